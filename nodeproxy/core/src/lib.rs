@@ -1,1 +1,19 @@
-//! Being written.
+//! What a node proxy forwards, without I/O: Services and endpoints in, kernel tables and packet answers out.
+//!
+//! ```text
+//!   Service, EndpointSlice, node facts          (input)
+//!        │  Model::apply: only what the event touches
+//!        ▼
+//!   frontends → effective endpoint lists        (model, policy)
+//!        │                      │
+//!        ▼                      ▼
+//!   elements of the kernel      oracle: packet → outcome, without a kernel
+//!   tables (table)
+//!        │  diff against what is programmed
+//!        ▼
+//!   Plan { widen, narrow }      (plan): two kernel transactions, each a list of element changes
+//! ```
+//!
+//! Nothing here assumes one address family, and nothing here can do I/O: Cargo.toml has no tokio and no kube.
+
+pub mod table;

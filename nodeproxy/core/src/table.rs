@@ -1,0 +1,234 @@
+//! The kernel's tables as data: what one element of our nf_tables maps says, and which chain a verdict names.
+//!
+//! This file owns the vocabulary that the model writes and every dataplane reads; it leaves to the model which elements
+//! there should be, and to the dataplane how they are encoded. A fixed skeleton of chains and maps stands in table
+//! `portico` of the families `ip` and `ip6`; every Service and endpoint event only changes elements of it (docs/nftables.md).
+//!
+//! A frontend is always one (address, protocol, port): a NodePort is one frontend for each node address it answers on.
+//! So ClusterIPs, NodePorts, load-balancer VIPs and external IPs share the same few maps.
+//!
+//! Invariant: a key belongs to exactly one map and one address family, and the kind of its value follows from the key.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+
+/// Layer-4 protocol of a Service port, with the number that IP headers carry (IANA protocol numbers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// TCP.
+    Tcp = 6,
+    /// UDP.
+    Udp = 17,
+    /// SCTP.
+    Sctp = 132,
+}
+
+/// Address family of a table, a Service or a node address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4, nf_tables family `ip`.
+    V4,
+    /// IPv6, nf_tables family `ip6`.
+    V6,
+}
+
+/// What clients dial: one address, protocol and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// Destination address of the packet.
+    pub address: IpAddr,
+    /// Destination protocol.
+    pub protocol: Protocol,
+    /// Destination port.
+    pub port: u16,
+}
+
+/// Where a connection is sent: an endpoint's address and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// Address of the endpoint, of the frontend's family.
+    pub address: IpAddr,
+    /// Port on the endpoint.
+    pub port: u16,
+}
+
+/// Which of a frontend's endpoint lists a chain picks from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum List {
+    /// The list that all clients, or those inside the cluster, use. Its slots start at 0.
+    Cluster,
+    /// Endpoints on this node, for external clients under `externalTrafficPolicy: Local`. Its slots start at
+    /// [`LOCAL_SLOTS`].
+    Local,
+}
+
+/// First slot of a frontend's [`List::Local`] in the maps `endpoints` and `affinity-slots`.
+pub const LOCAL_SLOTS: u32 = 0x10_0000;
+
+/// A chain that picks one of `endpoints` endpoints with equal probability and rewrites the destination to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Balance {
+    /// Number of slots to pick from, at least 1.
+    pub endpoints: u32,
+    /// Which list the slots belong to.
+    pub list: List,
+    /// Whether the connection's source is replaced with the node's own address.
+    pub masquerade: bool,
+    /// `ClientIP` session affinity: how long an unused client keeps its endpoint, in seconds.
+    pub affinity: Option<u32>,
+}
+
+/// What a dispatch map (`services`, `short`, `local`, `no-endpoints`) tells the kernel to do with a first packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// Go to a balancing chain.
+    Balance(Balance),
+    /// Go to chain `external`, which tells local from external clients by the maps `short` and `local`.
+    External,
+    /// Answer with ICMP port unreachable; a TCP client sees "connection refused".
+    Reject,
+    /// Say nothing.
+    Drop,
+}
+
+/// One element's map and key. Names of the maps are in [`Key::map`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// `services`: first lookup of every packet. Value: [`Value::Verdict`].
+    Service(Frontend),
+    /// `short`: clients on this node or in pods, for frontends whose verdict is [`Verdict::External`].
+    Short(Frontend),
+    /// `local`: all other clients of those frontends.
+    Local(Frontend),
+    /// `no-endpoints`: looked up in the filter hooks, for packets that no chain rewrote.
+    NoEndpoints(Frontend),
+    /// `endpoints`: (frontend, slot). Value: [`Value::Backend`].
+    Endpoint(Frontend, u32),
+    /// `affinity-slots`: (frontend, slot). Value: [`Value::Id`].
+    AffinitySlot(Frontend, u32),
+    /// `affinity-endpoints`: (frontend, id). Value: [`Value::Backend`].
+    AffinityEndpoint(Frontend, u32),
+    /// `cluster-ips`: every ClusterIP, to reject ports that its Service lacks.
+    ClusterIp(IpAddr),
+    /// `hairpin`: an endpoint on this node that may reach itself through a frontend and must then be masqueraded.
+    Hairpin(IpAddr, Protocol, u16),
+    /// `firewalled`: frontends with `loadBalancerSourceRanges`.
+    Firewalled(Frontend),
+    /// `source-ranges`: (frontend, who may come).
+    SourceRange(Frontend, IpNet),
+    /// `pod-cidrs`: sources that count as pods of this cluster.
+    PodCidr(IpNet),
+    /// `service-cidrs`: ranges of ClusterIPs; packets to unallocated ones are dropped.
+    ServiceCidr(IpNet),
+}
+
+/// What an element says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// A member of a set.
+    Present,
+    /// What to do.
+    Verdict(Verdict),
+    /// Where to send.
+    Backend(Backend),
+    /// An endpoint's affinity id: its name in the affinity maps, the same after every restart (see [`AFFINITY_TAG`]).
+    Id(u32),
+}
+
+/// Top byte of every affinity id, so that a packet mark that somebody else set cannot be taken for one.
+/// Bit 0x4000 (the default masquerade bit) is never set in an id.
+pub const AFFINITY_TAG: u32 = 0xA500_0000;
+
+impl Key {
+    /// Name of the kernel map or set that holds this key.
+    pub fn map(&self) -> &'static str {
+        match self {
+            Self::Service(_) => "services",
+            Self::Short(_) => "short",
+            Self::Local(_) => "local",
+            Self::NoEndpoints(_) => "no-endpoints",
+            Self::Endpoint(..) => "endpoints",
+            Self::AffinitySlot(..) => "affinity-slots",
+            Self::AffinityEndpoint(..) => "affinity-endpoints",
+            Self::ClusterIp(_) => "cluster-ips",
+            Self::Hairpin(..) => "hairpin",
+            Self::Firewalled(_) => "firewalled",
+            Self::SourceRange(..) => "source-ranges",
+            Self::PodCidr(_) => "pod-cidrs",
+            Self::ServiceCidr(_) => "service-cidrs",
+        }
+    }
+
+    /// Family of the table that holds this key.
+    pub fn family(&self) -> Family {
+        let address = match self {
+            Self::Service(f) | Self::Short(f) | Self::Local(f) | Self::NoEndpoints(f) | Self::Firewalled(f) => f.address,
+            Self::Endpoint(f, _) | Self::AffinitySlot(f, _) | Self::AffinityEndpoint(f, _) => f.address,
+            Self::SourceRange(f, _) => f.address,
+            Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
+            Self::PodCidr(net) | Self::ServiceCidr(net) => net.addr(),
+        };
+        Family::of(address)
+    }
+
+    /// Whether a packet may still hold this key from a lookup that it made before the current transaction. Such keys are
+    /// removed one transaction later than what points to them.
+    pub fn is_referenced_by_packets_in_flight(&self) -> bool {
+        matches!(self, Self::Endpoint(..) | Self::AffinitySlot(..) | Self::AffinityEndpoint(..))
+    }
+}
+
+impl Family {
+    /// Family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl Balance {
+    /// Name of the chain, for example `lb-3`, `lb-3-local`, `lb-3-masq`, `lb-3-local-masq-aff-10800`.
+    pub fn chain(&self) -> String {
+        let Self { endpoints, list, masquerade, affinity } = self;
+        let list = if *list == List::Local { "-local" } else { "" };
+        let masquerade = if *masquerade { "-masq" } else { "" };
+        let affinity = affinity.map(|seconds| format!("-aff-{seconds}")).unwrap_or_default();
+        format!("lb-{endpoints}{list}{masquerade}{affinity}")
+    }
+
+    /// First slot that the chain picks from.
+    pub fn first_slot(&self) -> u32 {
+        match self.list {
+            List::Cluster => 0,
+            List::Local => LOCAL_SLOTS,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, protocol, port } = self;
+        write!(f, "{}/{protocol}", std::net::SocketAddr::new(*address, *port))
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, port } = self;
+        write!(f, "{}", std::net::SocketAddr::new(*address, *port))
+    }
+}
