@@ -1,0 +1,66 @@
+# The only entry points; CI calls the same. Everything fetched or built is kept under target/.
+#
+#   make demo [MANIFESTS=file.yaml]   a whole cluster on this machine: one Service, every type, every address
+#   make test                         every test, on a real control plane and a real kernel
+#   make lint                         formatting, lints, licences, orphaned files, the chart
+#   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"]   side by side with kube-proxy
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test lint bench build setup fmt
+
+KUBERNETES := 1.36.3
+HELM := 3.22.0
+CARGO_DENY := 0.20.2
+
+TOOLS := target/tools
+E2E := target/debug/portico-e2e
+
+setup: target/tools/.packages $(TOOLS)/controlplane $(TOOLS)/helm
+
+target/tools/.packages: scripts/packages.sh
+	@scripts/packages.sh
+	@mkdir -p $(@D) && touch $@
+
+$(TOOLS)/controlplane: $(wildcard e2e/controlplane/*.go) e2e/controlplane/go.mod e2e/controlplane/go.sum
+	@echo "building etcd and Kubernetes $(KUBERNETES) from their Go modules (cold: about 5 minutes; once)"
+	@scripts/gobuild.sh controlplane $(KUBERNETES) $@
+
+$(TOOLS)/helm: Makefile
+	@echo "building helm $(HELM) from its Go module (cold: about a minute; once)"
+	@scripts/gobuild.sh helm $(HELM) $@
+
+$(TOOLS)/cargo-deny: Makefile
+	@echo "building cargo-deny $(CARGO_DENY) (cold: about 3 minutes; once)"
+	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_DENY) cargo-deny
+	@ln -sf cargo/bin/cargo-deny $@
+
+build:
+	@echo "building Portico"
+	@cargo build --workspace --bins
+
+demo: setup build
+	@$(E2E) demo $(if $(MANIFESTS),--manifests $(MANIFESTS))
+
+# --all-targets first: the cluster's scenarios run the binaries of all crates, and tests share the same build.
+test: setup
+	@cargo build --workspace --all-targets
+	@cargo test --workspace
+
+bench: setup
+	@cargo build --workspace --bins --release
+	@target/release/portico-e2e bench $(if $(BENCH),--bench $(BENCH)) $(if $(SERVICES),--services "$(SERVICES)") $(if $(SUBJECTS),--subjects "$(SUBJECTS)")
+
+lint: $(TOOLS)/helm $(TOOLS)/cargo-deny
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	scripts/orphans.sh
+	scripts/deny.sh
+	cd e2e/controlplane && test -z "$$(gofmt -l .)" && go vet ./...
+	$(TOOLS)/helm lint --strict --quiet helm/portico
+	scripts/chart.sh
+
+fmt:
+	cargo fmt --all
+	cd e2e/controlplane && gofmt -w .

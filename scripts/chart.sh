@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Renders the chart as the README and the cluster on this machine use it, and refuses wrong values.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+render() { target/tools/helm template portico helm/portico --namespace portico-system "$@"; }
+
+render >/dev/null
+render --set kubernetesApi.host=10.0.0.1 --set nodeproxy.clusterCIDR=10.244.0.0/16 >/dev/null
+local=(--set operator.provider=local --set operator.local.endpoint=http://10.0.0.2:9440 --set operator.local.tokenSecret.name=portico-lb)
+render "${local[@]}" >/dev/null
+
+refused() {
+  if render "$@" >/dev/null 2>&1; then
+    echo "chart: accepted wrong values: $*" >&2
+    exit 1
+  fi
+}
+refused --set operator.provider=azure
+refused --set operator.provider=local # without endpoint and token
+refused --set nodeproxy.clusterCIDR=ten
+refused --set nodeproxy.typo=1

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# gobuild.sh controlplane|helm VERSION OUTPUT: builds one Go program with the version stamped in that its releases carry.
+set -euo pipefail
+program=$1 version=$2 output=$(realpath -m "$3")
+mkdir -p "$(dirname "$output")"
+IFS=. read -r major minor _ <<<"$version"
+
+case $program in
+controlplane)
+  flags="-s -w -X k8s.io/client-go/pkg/version.gitVersion=v$version"
+  for pair in gitVersion=v$version gitMajor=$major gitMinor=$minor gitTreeState=clean; do
+    flags="$flags -X k8s.io/component-base/version.$pair"
+  done
+  cd "$(dirname "$0")/../e2e/controlplane"
+  go build -trimpath -ldflags "$flags" -o "$output" .
+  ;;
+helm)
+  # Without these two, helm takes the cluster that it renders for to be Kubernetes 1.20.
+  chartutil=helm.sh/helm/v3/pkg/chartutil
+  flags="-s -w -X $chartutil.k8sVersionMajor=1 -X $chartutil.k8sVersionMinor=36"
+  GOBIN=$(dirname "$output") go install -trimpath -ldflags "$flags" "helm.sh/helm/v3/cmd/helm@v$version"
+  touch "$output"
+  ;;
+*)
+  echo "gobuild.sh: unknown program $program" >&2
+  exit 2
+  ;;
+esac
