@@ -137,8 +137,8 @@ pub enum Value {
     Id(u32),
 }
 
-/// Top byte of every affinity id, so that a packet mark that somebody else set cannot be taken for one.
-/// Bit 0x4000 (the default masquerade bit) is never set in an id.
+/// Top byte of every affinity id, so that a packet priority that somebody else set cannot be taken for one. Between two of
+/// our chains the id is the packet's priority (`meta priority`), so it shares no bits with the packet mark.
 pub const AFFINITY_TAG: u32 = 0xA500_0000;
 
 impl Key {
