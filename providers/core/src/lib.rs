@@ -1,1 +1,29 @@
-//! Being written.
+//! What a load balancer is, and what every provider of one promises.
+//!
+//! ```text
+//!  Service, nodes, pods ──operator──▶ LoadBalancer ─┐
+//!                                                   ├─plan──▶ Plan<Step> ──execute──▶ the cloud
+//!  the cloud ──inventory / observe──▶ Observed ─────┤
+//!                                                   └─report─▶ Report ──operator──▶ Service status
+//! ```
+//!
+//! Owns: the [`LoadBalancerProvider`] trait, the desired model ([`LoadBalancer`]), [`Plan`], [`Report`],
+//! [`ProviderError`], and (feature `contract`) the suite every provider passes.
+//! Leaves to others: reading Services (the operator), talking to a cloud (a crate per provider).
+//! Invariant: pure. No runtime, no Kubernetes type, no SDK type; the manifest proves it.
+
+mod capabilities;
+#[cfg(feature = "contract")]
+pub mod contract;
+mod error;
+mod model;
+mod plan;
+mod provider;
+mod report;
+
+pub use capabilities::{Capabilities, Field, FieldRule, Mutability, OptionSpec, StatusKind, TargetKind};
+pub use error::{ProviderError, Retry};
+pub use model::*;
+pub use plan::{Blocked, Effect, Obstacle, Plan, PlannedStep, Waiting};
+pub use provider::{Desired, Inventory, LoadBalancerProvider, Outcome, Owned};
+pub use report::{Fact, Ingress, IngressAddress, IpMode, PortStatus, Report, Topic, Truth};

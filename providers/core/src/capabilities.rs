@@ -1,0 +1,178 @@
+//! What a provider can do, as data: the operator validates, documents and chooses targets by it.
+//!
+//! Owns: [`Capabilities`], the field table (law 7) and the option table. Leaves to others: acting on them.
+//! Invariant: every [`Field`] has exactly one [`Mutability`] per provider; the contract suite checks it.
+
+use std::fmt;
+
+use crate::model::{IpFamily, Protocol};
+
+/// What a provider can do. All of it is fixed at build time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Listeners it takes.
+    pub protocols: &'static [Protocol],
+    /// Whether one Service may have listeners of several protocols.
+    pub mixed_protocols: bool,
+    /// Kinds of targets, the preferred one first.
+    pub target_kinds: &'static [TargetKind],
+    /// Whether node targets are reached through their node ports, so that a Service with
+    /// `allocateLoadBalancerNodePorts: false` cannot have them (a passthrough load balancer needs none).
+    pub needs_node_ports: bool,
+    /// Families it gives addresses of.
+    pub ip_families: &'static [IpFamily],
+    /// What clients connect to.
+    pub status: StatusKind,
+    /// Whether it enforces `loadBalancerSourceRanges` itself (else the node proxy does).
+    pub source_ranges: bool,
+    /// Whether it keeps a client on one target.
+    pub session_affinity: bool,
+    /// Whether it can write PROXY protocol headers.
+    pub proxy_protocol: bool,
+    /// For each field: what a change costs.
+    pub fields: &'static [FieldRule],
+    /// Annotations it understands.
+    pub options: &'static [OptionSpec],
+}
+
+impl Capabilities {
+    /// What a change of `field` costs here; a field without a row cannot change.
+    pub fn mutability(&self, field: Field) -> Mutability {
+        self.fields
+            .iter()
+            .find(|rule| rule.field == field)
+            .map_or(Mutability::Immutable, |rule| rule.mutability)
+    }
+
+    /// The option that an annotation sets, if it is one of this provider's.
+    pub fn option(&self, annotation: &str) -> Option<&'static OptionSpec> {
+        self.options.iter().find(|spec| spec.matches(annotation))
+    }
+}
+
+/// What can be behind a load balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetKind {
+    /// Nodes.
+    Node,
+    /// Pods, by their own addresses.
+    Pod,
+}
+
+/// What a provider puts into `status.loadBalancer.ingress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusKind {
+    /// Addresses of the load balancer's own.
+    Ip,
+    /// A DNS name.
+    Hostname,
+    /// Addresses of nodes, or nothing.
+    Nodes,
+}
+
+/// A field of [`crate::LoadBalancer`] that a user can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Field {
+    /// `listeners`.
+    Listeners,
+    /// `targets`, within one kind.
+    Targets,
+    /// Nodes to pods, or back.
+    TargetKind,
+    /// `health_check`.
+    HealthCheck,
+    /// `source_ranges`.
+    SourceRanges,
+    /// `session_affinity`.
+    SessionAffinity,
+    /// `external_traffic_policy`.
+    ExternalTrafficPolicy,
+    /// `proxy_protocol`.
+    ProxyProtocol,
+    /// `ip_families`.
+    IpFamilies,
+    /// `requested_addresses`.
+    RequestedAddresses,
+    /// `scheme`.
+    Scheme,
+    /// One of `options`; its own row is in [`Capabilities::options`].
+    Options,
+}
+
+impl Field {
+    /// Every field.
+    pub const ALL: [Self; 12] = [
+        Self::Listeners,
+        Self::Targets,
+        Self::TargetKind,
+        Self::HealthCheck,
+        Self::SourceRanges,
+        Self::SessionAffinity,
+        Self::ExternalTrafficPolicy,
+        Self::ProxyProtocol,
+        Self::IpFamilies,
+        Self::RequestedAddresses,
+        Self::Scheme,
+        Self::Options,
+    ];
+}
+
+impl fmt::Display for Field {
+    /// The name a user knows it by.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Listeners => "spec.ports",
+            Self::Targets => "targets",
+            Self::TargetKind => "target kind",
+            Self::HealthCheck => "health check",
+            Self::SourceRanges => "spec.loadBalancerSourceRanges",
+            Self::SessionAffinity => "spec.sessionAffinity",
+            Self::ExternalTrafficPolicy => "spec.externalTrafficPolicy",
+            Self::ProxyProtocol => "PROXY protocol",
+            Self::IpFamilies => "spec.ipFamilies",
+            Self::RequestedAddresses => "requested address",
+            Self::Scheme => "scheme",
+            Self::Options => "annotation",
+        })
+    }
+}
+
+/// What a change of a field costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutability {
+    /// Nothing: it changes in place.
+    Mutable,
+    /// Another load balancer (or address), made first, with the user's consent.
+    Replace,
+    /// It cannot change, or cannot be set at all: the user deletes and makes anew, or leaves it.
+    Immutable,
+}
+
+/// A row of the field table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldRule {
+    /// Which field.
+    pub field: Field,
+    /// What a change costs.
+    pub mutability: Mutability,
+}
+
+/// A row of the option table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionSpec {
+    /// The annotation's full name; one that ends in `.` stands for all that begin with it.
+    pub key: &'static str,
+    /// What it may say, for docs: `duration such as 30s`.
+    pub value: &'static str,
+    /// What its absence means, for docs.
+    pub default: &'static str,
+    /// What a change costs.
+    pub mutability: Mutability,
+}
+
+impl OptionSpec {
+    /// Whether it is set by this annotation.
+    pub fn matches(&self, annotation: &str) -> bool {
+        if self.key.ends_with('.') { annotation.starts_with(self.key) } else { annotation == self.key }
+    }
+}

@@ -1,0 +1,77 @@
+//! The desired load balancer: what one Service asks for, in words that no cloud and no Kubernetes type owns.
+//!
+//! Owns: [`LoadBalancer`] and its parts. Leaves to others: where the values come from (the operator parses
+//! the Service once, at the edge) and what a provider cannot do (its plan says so, field by field).
+//! Invariant: one meaning has one form. Whatever has no order is a set, so equality and
+//! [`LoadBalancer::spec_hash`] do not depend on the order of an API list.
+
+mod hash;
+mod health;
+mod listener;
+mod options;
+mod owner;
+mod policy;
+mod target;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use hash::SpecHash;
+pub use health::{HealthCheck, Probe, ProbePort};
+pub use listener::{InvalidListener, Listener, ListenerKey, Port, Protocol};
+pub use options::{InvalidOption, OptionReader, Options};
+pub use owner::{ClusterUid, InvalidOwner, Owner, ServiceName, ServiceUid};
+pub use policy::{ExternalTrafficPolicy, IpFamily, ProxyProtocol, Replacement, Scheme, SessionAffinity};
+pub use target::{NodeName, NodeTarget, PodTarget, Targets};
+
+/// The load balancer one Service asks for.
+///
+/// Destructure it in full wherever it is compared or translated, so that a new field cannot be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadBalancer {
+    /// Whose it is: goes into every tag.
+    pub owner: Owner,
+    /// `spec.ports`; at least one, each (protocol, port) once.
+    pub listeners: BTreeSet<Listener>,
+    /// Where the traffic goes.
+    pub targets: Targets,
+    /// How a target shows that it can take traffic; `None`: every target counts as healthy.
+    pub health_check: Option<HealthCheck>,
+    /// `spec.loadBalancerSourceRanges`; empty means everybody.
+    pub source_ranges: BTreeSet<IpNet>,
+    /// `spec.sessionAffinity` and its timeout.
+    pub session_affinity: SessionAffinity,
+    /// `spec.externalTrafficPolicy`.
+    pub external_traffic_policy: ExternalTrafficPolicy,
+    /// Whether targets get a PROXY protocol header (TCP only).
+    pub proxy_protocol: ProxyProtocol,
+    /// `spec.ipFamilies`, the primary one first; at least one.
+    pub ip_families: Vec<IpFamily>,
+    /// Addresses the user asked for, at most one of each family; empty: the provider chooses.
+    pub requested_addresses: BTreeSet<IpAddr>,
+    /// Whether the whole world or only the own network can reach it.
+    pub scheme: Scheme,
+    /// Whether the user agreed that a change may replace the load balancer (and so its address).
+    pub replacement: Replacement,
+    /// Annotations that this provider listed in its [`crate::Capabilities::options`], by their full names.
+    pub options: Options,
+    /// The addresses the Service's status shows at this moment. Not a wish and not part of the spec hash:
+    /// a provider claims a free published address before it allocates another (law 6), and takes down a
+    /// replaced one only after it is no longer published here (law 7).
+    pub published: BTreeSet<IpAddr>,
+}
+
+impl LoadBalancer {
+    /// A digest of everything desired, equal across processes and releases of the compiler; see [`SpecHash`].
+    pub fn spec_hash(&self) -> SpecHash {
+        SpecHash::of(&Self { published: BTreeSet::new(), ..self.clone() })
+    }
+
+    /// The listener on `key`, if there is one.
+    pub fn listener(&self, key: ListenerKey) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.key() == key)
+    }
+}

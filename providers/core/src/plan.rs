@@ -1,0 +1,188 @@
+//! What a provider would do, as a value that prints itself.
+//!
+//! Owns: [`Plan`]. Leaves to others: making one (a provider's `plan`) and carrying it out (the operator, step by step).
+//! Invariant: a plan without steps, waits and obstacles says why there is nothing to do.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::capabilities::Field;
+
+/// What a provider would do next for one Service, in order.
+///
+/// A plan can have steps and obstacles at once: targets still change while a new scheme waits for consent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan<S> {
+    steps: Vec<PlannedStep<S>>,
+    waiting: Option<Waiting>,
+    blocked: Vec<Blocked>,
+    because: &'static str,
+}
+
+/// One step, with the reason for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedStep<S> {
+    /// What `execute` is given.
+    pub step: S,
+    /// Why: what is desired and what was found.
+    pub reason: String,
+    /// What it does to what already serves.
+    pub effect: Effect,
+}
+
+/// What a step does to what already serves (law 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Only adds: safe on an inventory snapshot.
+    Widen,
+    /// Takes something away, or changes it in place: to be planned from a fresh `observe`.
+    Narrow,
+}
+
+/// The provider is at work by itself; look again later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// For what.
+    pub what: String,
+    /// When to look again.
+    pub retry: Duration,
+}
+
+/// Something desired that this plan does not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// Which field.
+    pub field: Field,
+    /// Why not.
+    pub obstacle: Obstacle,
+    /// What is asked, why it cannot be, what the user can do.
+    pub message: String,
+}
+
+/// Why something desired is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// This provider cannot do it, or not with this value.
+    Unsupported,
+    /// It needs another load balancer, and so the user's consent.
+    ReplacementRequired,
+}
+
+impl Obstacle {
+    /// Condition reason, Event reason and metric label.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Unsupported => "Unsupported",
+            Self::ReplacementRequired => "ReplacementRequired",
+        }
+    }
+}
+
+impl<S> Plan<S> {
+    /// A plan to build on; `because` is what it says if nothing is added: "the load balancer is as desired".
+    pub fn nothing(because: &'static str) -> Self {
+        Self { steps: Vec::new(), waiting: None, blocked: Vec::new(), because }
+    }
+
+    /// With one more step.
+    #[must_use]
+    pub fn step(mut self, step: S, effect: Effect, reason: impl Into<String>) -> Self {
+        self.steps.push(PlannedStep { step, reason: reason.into(), effect });
+        self
+    }
+
+    /// With something to wait for.
+    #[must_use]
+    pub fn wait(mut self, what: impl Into<String>, retry: Duration) -> Self {
+        self.waiting = Some(Waiting { what: what.into(), retry });
+        self
+    }
+
+    /// With one more obstacle.
+    #[must_use]
+    pub fn block(mut self, field: Field, obstacle: Obstacle, message: impl Into<String>) -> Self {
+        self.blocked.push(Blocked { field, obstacle, message: message.into() });
+        self
+    }
+
+    /// The steps, in order.
+    pub fn steps(&self) -> &[PlannedStep<S>] {
+        &self.steps
+    }
+
+    /// What the provider is still busy with.
+    pub fn waiting(&self) -> Option<&Waiting> {
+        self.waiting.as_ref()
+    }
+
+    /// What it does not do.
+    pub fn blocked(&self) -> &[Blocked] {
+        &self.blocked
+    }
+
+    /// Why there is nothing to do, if there is nothing: no step, no wait, no obstacle.
+    pub fn nothing_because(&self) -> Option<&'static str> {
+        self.is_settled().then_some(self.because)
+    }
+
+    /// Nothing to do, nothing to wait for, nothing in the way.
+    pub fn is_settled(&self) -> bool {
+        let Self { steps, waiting, blocked, because: _ } = self;
+        steps.is_empty() && waiting.is_none() && blocked.is_empty()
+    }
+
+    /// Whether any step takes something away, so that a cached observation is not enough.
+    pub fn narrows(&self) -> bool {
+        self.steps.iter().any(|planned| planned.effect == Effect::Narrow)
+    }
+}
+
+impl<S: fmt::Display> fmt::Display for Plan<S> {
+    /// One line for each step, wait and obstacle, with its reason.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { steps, waiting, blocked, because } = self;
+        let mut lines: Vec<String> = steps
+            .iter()
+            .enumerate()
+            .map(|(index, PlannedStep { step, reason, effect: _ })| {
+                format!("{}. {step}: {reason}", index + 1)
+            })
+            .collect();
+        if let Some(Waiting { what, retry }) = waiting {
+            lines.push(format!("wait for {what}, look again in {retry:?}"));
+        }
+        for Blocked { field, obstacle, message } in blocked {
+            lines.push(format!("blocked by {field}: {}: {message}", obstacle.reason()));
+        }
+        if lines.is_empty() {
+            lines.push(format!("nothing to do, because {because}"));
+        }
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_prints_one_line_a_step_with_its_reason() {
+        let plan = Plan::nothing("unused")
+            .step("create", Effect::Widen, "none exists")
+            .wait("an address", Duration::from_secs(2))
+            .block(Field::Scheme, Obstacle::ReplacementRequired, "internal needs another one");
+        assert_eq!(
+            plan.to_string(),
+            "1. create: none exists\nwait for an address, look again in 2s\n\
+             blocked by scheme: ReplacementRequired: internal needs another one"
+        );
+        assert!(!plan.is_settled() && !plan.narrows() && plan.nothing_because().is_none());
+    }
+
+    #[test]
+    fn an_empty_plan_says_why() {
+        let plan = Plan::<&str>::nothing("the load balancer is as desired");
+        assert_eq!(plan.to_string(), "nothing to do, because the load balancer is as desired");
+        assert!(plan.is_settled());
+    }
+}

@@ -1,0 +1,141 @@
+//! The contract between the operator and a provider of load balancers.
+//!
+//! Owns: [`LoadBalancerProvider`], what goes in and what comes out. Leaves to others: when to call what.
+//! Invariant: the promises in the trait's doc comment; `contract` tests each of them.
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Display};
+use std::time::Duration;
+
+use crate::capabilities::Capabilities;
+use crate::error::ProviderError;
+use crate::model::{LoadBalancer, Owner, ServiceUid};
+use crate::plan::Plan;
+use crate::report::Report;
+
+/// Provides load balancers for the Services of one cluster.
+///
+/// An implementation is made for one cluster: its UID is part of its configuration, every thing it makes
+/// carries that UID and the Service's as tags, and it neither shows nor touches anything that carries another.
+///
+/// # What the operator does
+/// It reads [`inventory`](Self::inventory) once for all Services, plans each Service from its part of it, and
+/// calls [`observe`](Self::observe) first when the plan [narrows](Plan::narrows). It executes the steps of a
+/// plan in order, stops at the first error or [`Outcome::InProgress`], and begins again with `observe` and
+/// `plan`. It writes [`report`](Self::report) whenever there is something observed. A Service that goes away is
+/// planned as [`Desired::Absent`] until `observe` answers `None`; only then its finalizer goes. What the
+/// inventory shows without a Service in the cluster is deleted the same way.
+///
+/// # What a provider promises
+/// 1. `plan` is synchronous, total and deterministic: equal arguments, equal plan, no I/O, no clock, no panic.
+///    What it cannot do is [blocked](Plan::blocked), with field and remedy.
+/// 2. `plan(d, o)` of an `o` that already is as `d` wants has no steps; and after all steps of a plan are done
+///    and nothing is in progress, planning again from a fresh `observe` has none either.
+/// 3. Each step may be executed again, at any time and by another process: it then changes nothing.
+/// 4. Deleting the absent is `Ok(Done)`.
+/// 5. A crash after any step loses nothing: a fresh process converges from `observe` alone, to one load
+///    balancer. Where a cloud makes a thing and tags it in two calls, `execute` makes the name deterministic.
+/// 6. Steps widen before they narrow: add before remove, new before old (law 2).
+/// 7. Deleting lists what is owned: `plan(Absent, Some(o))` has a step for (or waits for) each thing left in
+///    `o`, and `observe` answers `None` only when a listing shows nothing at all (law 4).
+/// 8. `inventory` and `observe` agree: what one shows with an owner, the other shows with the same.
+/// 9. What exists, and what the Service's status already shows ([`LoadBalancer::published`]), is kept before
+///    anything new is allocated (law 6).
+/// 10. A change of a field marked [`Mutable`](crate::Mutability::Mutable) converges in place. One marked
+///     `Replace` makes the new first and needs [`Replacement::Allowed`](crate::Replacement); without it the plan
+///     is blocked by `ReplacementRequired`, and everything else still converges.
+/// 11. Waiting is data: `execute` never sleeps for a provider's work. It answers `InProgress`, and a plan made
+///     meanwhile says what it waits for.
+pub trait LoadBalancerProvider: Send + Sync + 'static {
+    /// All that exists for one Service: every owned thing, leftovers of a crash or a replacement included.
+    type Observed: Clone + Debug + PartialEq + Send + Sync;
+    /// One call, or a few that belong together and fail together. Display is a phrase: `create load balancer x`.
+    type Step: Clone + Debug + PartialEq + Display + Send + Sync;
+
+    /// The provider's name: metric label, `--provider` value, last part of its class (`portico.dev/local`).
+    fn name(&self) -> &'static str;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Everything this cluster owns, paged to the end, in one snapshot.
+    fn inventory(&self) -> impl Future<Output = Result<Inventory<Self::Observed>, ProviderError>> + Send;
+
+    /// A fresh read of one Service's things; `None` if there is none at all.
+    fn observe(
+        &self,
+        owner: &Owner,
+    ) -> impl Future<Output = Result<Option<Self::Observed>, ProviderError>> + Send;
+
+    /// What to do next, from what is desired and what was observed.
+    fn plan(&self, desired: Desired<'_>, observed: Option<&Self::Observed>) -> Plan<Self::Step>;
+
+    /// Does one step.
+    fn execute(&self, step: &Self::Step) -> impl Future<Output = Result<Outcome, ProviderError>> + Send;
+
+    /// What the Service's status should say. Total and deterministic, as `plan`. `None` observed: nothing of
+    /// it exists (yet), which is all a provider without load balancers ever sees.
+    fn report(&self, desired: &LoadBalancer, observed: Option<&Self::Observed>) -> Report;
+}
+
+/// What is wanted for one Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Desired<'a> {
+    /// This load balancer.
+    Present(&'a LoadBalancer),
+    /// None.
+    Absent(&'a Owner),
+}
+
+impl<'a> Desired<'a> {
+    /// Whose it is.
+    pub fn owner(self) -> &'a Owner {
+        match self {
+            Self::Present(load_balancer) => &load_balancer.owner,
+            Self::Absent(owner) => owner,
+        }
+    }
+}
+
+/// How a step went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// The provider accepted it and is at work.
+    InProgress {
+        /// When to look again.
+        retry: Duration,
+        /// What is being waited for.
+        what: String,
+    },
+}
+
+/// Everything one cluster owns at a provider.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inventory<O> {
+    /// By Service.
+    pub services: BTreeMap<ServiceUid, Owned<O>>,
+}
+
+/// One Service's part of an inventory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Owned<O> {
+    /// Whose it is, by its tags.
+    pub owner: Owner,
+    /// All of it.
+    pub observed: O,
+}
+
+impl<O> Inventory<O> {
+    /// One with nothing in it.
+    pub fn empty() -> Self {
+        Self { services: BTreeMap::new() }
+    }
+}
+
+impl<O> FromIterator<Owned<O>> for Inventory<O> {
+    fn from_iter<I: IntoIterator<Item = Owned<O>>>(items: I) -> Self {
+        Self { services: items.into_iter().map(|owned| (owned.owner.service.clone(), owned)).collect() }
+    }
+}

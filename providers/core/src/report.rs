@@ -1,0 +1,118 @@
+//! What a Service's status should say about its load balancer.
+//!
+//! Owns: [`Report`]. Leaves to others: writing it as status and conditions (the operator).
+//! Invariant: addresses are there as soon as the provider says so; target health is a fact beside them,
+//! never a gate (law 10).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::ListenerKey;
+
+/// What a Service's status should say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// `status.loadBalancer.ingress`, all of it, sorted.
+    pub ingress: Vec<Ingress>,
+    /// Whether the load balancer is provisioned: nothing of it is still on its way.
+    pub ready: bool,
+    /// Conditions for the user.
+    pub facts: Vec<Fact>,
+}
+
+/// One entry of `status.loadBalancer.ingress`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Ingress {
+    /// `ip` or `hostname`.
+    pub address: IngressAddress,
+    /// `ipMode`; `None` for a hostname, which has none.
+    pub ip_mode: Option<IpMode>,
+    /// `ports`; empty where there is nothing to say about single ports.
+    pub ports: Vec<PortStatus>,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IngressAddress {
+    /// An address.
+    Ip(IpAddr),
+    /// A DNS name.
+    Hostname(String),
+}
+
+impl fmt::Display for IngressAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Hostname(name) => f.write_str(name),
+        }
+    }
+}
+
+/// `ipMode` (KEP-1860): whether nodes may take a short cut past the load balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum IpMode {
+    /// Packets arrive with the load balancer's address as their destination, or could: short-circuit.
+    #[serde(rename = "VIP")]
+    Vip,
+    /// Traffic must pass the load balancer (PROXY protocol, TLS), or the address is a node's own.
+    Proxy,
+}
+
+/// `ports[]` of an ingress entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Which listener.
+    pub listener: ListenerKey,
+    /// `error`: a CamelCase word, when the port could not be provided.
+    pub error: Option<String>,
+}
+
+/// One condition: what it is about, whether it holds, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// The condition's type.
+    pub topic: Topic,
+    /// The condition's status.
+    pub holds: Truth,
+    /// The condition's reason: a CamelCase word.
+    pub reason: String,
+    /// One sentence for the user, with names, numbers and what to do.
+    pub message: String,
+}
+
+/// What a condition is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Topic {
+    /// The load balancer exists and has its addresses.
+    Provisioned,
+    /// Enough of its targets answer their health check.
+    TargetsHealthy,
+}
+
+impl Topic {
+    /// Every topic, for docs and tables.
+    pub const ALL: [Self; 2] = [Self::Provisioned, Self::TargetsHealthy];
+
+    /// The condition type on the Service.
+    pub fn condition_type(self) -> &'static str {
+        match self {
+            Self::Provisioned => "portico.dev/LoadBalancerProvisioned",
+            Self::TargetsHealthy => "portico.dev/TargetsHealthy",
+        }
+    }
+}
+
+/// A condition's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Truth {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// Nobody knows yet.
+    Unknown,
+}
