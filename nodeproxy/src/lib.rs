@@ -1,1 +1,3 @@
-//! Being written.
+//! `portico-nodeproxy`: makes the VIPs and NodePorts of Services carry traffic on one node.
+
+pub mod dataplane;

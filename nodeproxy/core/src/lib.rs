@@ -16,4 +16,5 @@
 //!
 //! Nothing here assumes one address family, and nothing here can do I/O: Cargo.toml has no tokio and no kube.
 
+pub mod plan;
 pub mod table;

@@ -164,7 +164,11 @@ impl Key {
     /// Family of the table that holds this key.
     pub fn family(&self) -> Family {
         let address = match self {
-            Self::Service(f) | Self::Short(f) | Self::Local(f) | Self::NoEndpoints(f) | Self::Firewalled(f) => f.address,
+            Self::Service(f)
+            | Self::Short(f)
+            | Self::Local(f)
+            | Self::NoEndpoints(f)
+            | Self::Firewalled(f) => f.address,
             Self::Endpoint(f, _) | Self::AffinitySlot(f, _) | Self::AffinityEndpoint(f, _) => f.address,
             Self::SourceRange(f, _) => f.address,
             Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
@@ -174,9 +178,18 @@ impl Key {
     }
 
     /// Whether a packet may still hold this key from a lookup that it made before the current transaction. Such keys are
-    /// removed one transaction later than what points to them.
+    /// removed one transaction later than what points to them. `no-endpoints` belongs here because a packet that missed
+    /// in `services` a moment before the first endpoint came looks there next; `short` and `local` follow a verdict.
     pub fn is_referenced_by_packets_in_flight(&self) -> bool {
-        matches!(self, Self::Endpoint(..) | Self::AffinitySlot(..) | Self::AffinityEndpoint(..))
+        matches!(
+            self,
+            Self::Endpoint(..)
+                | Self::AffinitySlot(..)
+                | Self::AffinityEndpoint(..)
+                | Self::NoEndpoints(_)
+                | Self::Short(_)
+                | Self::Local(_)
+        )
     }
 }
 
@@ -205,6 +218,59 @@ impl Balance {
         match self.list {
             List::Cluster => 0,
             List::Local => LOCAL_SLOTS,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        })
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(frontend)
+            | Self::Short(frontend)
+            | Self::Local(frontend)
+            | Self::NoEndpoints(frontend)
+            | Self::Firewalled(frontend) => write!(f, "{frontend}"),
+            Self::Endpoint(frontend, slot) | Self::AffinitySlot(frontend, slot) => {
+                write!(f, "{frontend} slot {slot:#x}")
+            }
+            Self::AffinityEndpoint(frontend, id) => write!(f, "{frontend} id {id:#010x}"),
+            Self::ClusterIp(address) => write!(f, "{address}"),
+            Self::Hairpin(address, protocol, port) => {
+                write!(f, "{}/{protocol}", std::net::SocketAddr::new(*address, *port))
+            }
+            Self::SourceRange(frontend, net) => write!(f, "{frontend} from {net}"),
+            Self::PodCidr(net) | Self::ServiceCidr(net) => write!(f, "{net}"),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present => f.write_str("present"),
+            Self::Verdict(verdict) => write!(f, "{verdict}"),
+            Self::Backend(backend) => write!(f, "{backend}"),
+            Self::Id(id) => write!(f, "id {id:#010x}"),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Balance(balance) => f.write_str(&balance.chain()),
+            Self::External => f.write_str("external"),
+            Self::Reject => f.write_str("reject"),
+            Self::Drop => f.write_str("drop"),
         }
     }
 }

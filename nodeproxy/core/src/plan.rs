@@ -1,0 +1,340 @@
+//! What stands in the kernel, what should, and the two transactions between them.
+//!
+//! Owns [`State`], [`Transaction`], [`Plan`] and the rule that says what may go at once and what only later. Leaves to the
+//! model which elements there should be, to the ledger the same difference kept up event by event, and to a dataplane
+//! how a transaction is encoded.
+//!
+//! **Widen, then narrow.** A packet walks several maps, and a transaction may fall between two of its lookups. Whatever a
+//! packet can still look up because of an earlier answer stays through [`Plan::widen`] and leaves with [`Plan::narrow`], a
+//! later transaction. So a frontend that has endpoints before and after never resolves to nothing in between.
+//!
+//! Invariants: `diff(s, s)` is empty; applying `widen` and then `narrow` of `diff(o, d)` to `o` gives `d`; the lists of a
+//! transaction are sorted, so equal differences are equal values.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
+
+use crate::table::{Balance, Family, Frontend, Key, Value, Verdict};
+
+#[cfg(test)]
+mod tests;
+
+/// A balancing chain of one family's table. Its name is [`Balance::chain`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Chain {
+    /// Which table.
+    pub family: Family,
+    /// What the chain does.
+    pub balance: Balance,
+}
+
+/// A dynamic map `affinity-<seconds>` of one family's table: client and frontend → endpoint id, filled by the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AffinityMap {
+    /// Which table.
+    pub family: Family,
+    /// Seconds until an unused entry goes.
+    pub seconds: u32,
+}
+
+/// Everything of ours beside the fixed skeleton that stands, or should stand, in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Elements of the maps and sets. The dynamic content of `affinity-<seconds>` maps is the kernel's and not in here.
+    pub elements: HashMap<Key, Value>,
+    /// Balancing chains.
+    pub chains: BTreeSet<Chain>,
+    /// Maps that remember clients.
+    pub affinity: BTreeSet<AffinityMap>,
+}
+
+/// One element to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// Which element.
+    pub key: Key,
+    /// What it is to say.
+    pub value: Value,
+    /// What it says now; `None` when there is no such element. nf_tables replaces by delete and add in one transaction.
+    pub was: Option<Value>,
+}
+
+/// Changes that the kernel takes all at once or not at all, in the order of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// Maps that chains of `chains_added` use.
+    pub affinity_added: Vec<AffinityMap>,
+    /// Chains that `puts` point to.
+    pub chains_added: Vec<Chain>,
+    /// Elements that go. Before `puts`, because a new range may cover an old one.
+    pub removals: Vec<Key>,
+    /// Elements that come or change: endpoints before the verdicts that lead to them.
+    pub puts: Vec<Put>,
+    /// Chains that nothing points to any more.
+    pub chains_removed: Vec<Chain>,
+    /// Maps that no chain uses any more.
+    pub affinity_removed: Vec<AffinityMap>,
+}
+
+/// The way from one [`State`] to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be applied now.
+    pub widen: Transaction,
+    /// To be applied once no packet can hold an answer from before `widen`: some 100 ms later.
+    pub narrow: Transaction,
+}
+
+/// Plans the way from what stands to what should.
+pub fn diff(observed: &State, desired: &State) -> Plan {
+    let mut plan = Plan::default();
+    for (key, value) in &desired.elements {
+        let was = observed.elements.get(key).copied();
+        if was != Some(*value) {
+            plan.widen.puts.push(Put { key: *key, value: *value, was });
+        }
+    }
+    for key in observed.elements.keys().filter(|key| !desired.elements.contains_key(*key)) {
+        plan.remove(*key, &desired.elements);
+    }
+    plan.widen.chains_added = desired.chains.difference(&observed.chains).copied().collect();
+    plan.narrow.chains_removed = observed.chains.difference(&desired.chains).copied().collect();
+    plan.widen.affinity_added = desired.affinity.difference(&observed.affinity).copied().collect();
+    plan.narrow.affinity_removed = observed.affinity.difference(&desired.affinity).copied().collect();
+    plan.sort();
+    plan
+}
+
+/// Whether the removal of `key` must wait for [`Plan::narrow`], given what is to stand.
+///
+/// Endpoints and affinity ids are read after a verdict that may be an old one. `no-endpoints` is read after a miss in
+/// `services` that may be an old one. `short` and `local` are read after [`Verdict::External`]; if that stays, a miss is
+/// what is wanted, at once. A source range must outlive its `firewalled` mark, but not a wider range that replaces it:
+/// interval sets refuse overlaps.
+pub(crate) fn leaves_late(key: &Key, desired: &HashMap<Key, Value>) -> bool {
+    match key {
+        Key::Short(f) | Key::Local(f) => {
+            desired.get(&Key::Service(*f)) != Some(&Value::Verdict(Verdict::External))
+        }
+        Key::SourceRange(f, _) => !desired.contains_key(&Key::Firewalled(*f)),
+        _ => key.is_referenced_by_packets_in_flight(),
+    }
+}
+
+impl State {
+    /// Adds an element, and the chain and affinity map that its verdict needs.
+    pub fn insert(&mut self, key: Key, value: Value) {
+        if let Value::Verdict(Verdict::Balance(balance)) = value {
+            self.insert_chain(Chain { family: key.family(), balance });
+        }
+        self.elements.insert(key, value);
+    }
+
+    fn insert_chain(&mut self, chain: Chain) {
+        self.affinity.extend(chain.affinity_map());
+        self.chains.insert(chain);
+    }
+
+    /// Makes the changes of a transaction, as a kernel would that refuses nothing.
+    pub fn apply(&mut self, transaction: &Transaction) {
+        let Transaction { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } =
+            transaction;
+        self.affinity.extend(affinity_added);
+        self.chains.extend(chains_added);
+        for key in removals {
+            self.elements.remove(key);
+        }
+        for put in puts {
+            self.elements.insert(put.key, put.value);
+        }
+        self.chains.retain(|chain| !chains_removed.contains(chain));
+        self.affinity.retain(|map| !affinity_removed.contains(map));
+    }
+}
+
+impl FromIterator<(Key, Value)> for State {
+    fn from_iter<T: IntoIterator<Item = (Key, Value)>>(elements: T) -> Self {
+        let mut state = Self::default();
+        for (key, value) in elements {
+            state.insert(key, value);
+        }
+        state
+    }
+}
+
+impl Chain {
+    /// The map in which the chain remembers its clients.
+    pub fn affinity_map(&self) -> Option<AffinityMap> {
+        let Self { family, balance } = *self;
+        balance.affinity.map(|seconds| AffinityMap { family, seconds })
+    }
+}
+
+impl AffinityMap {
+    /// Name of the map, for example `affinity-10800`.
+    pub fn name(&self) -> String {
+        format!("affinity-{}", self.seconds)
+    }
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let Self { widen, narrow } = self;
+        widen.is_empty() && narrow.is_empty()
+    }
+
+    pub(crate) fn remove(&mut self, key: Key, desired: &HashMap<Key, Value>) {
+        let half = if leaves_late(&key, desired) { &mut self.narrow } else { &mut self.widen };
+        half.removals.push(key);
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.widen.sort();
+        self.narrow.sort();
+    }
+}
+
+impl Transaction {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        let Self { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } = self;
+        affinity_added.len()
+            + chains_added.len()
+            + removals.len()
+            + puts.len()
+            + chains_removed.len()
+            + affinity_removed.len()
+    }
+
+    pub(crate) fn sort(&mut self) {
+        let Self { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } = self;
+        affinity_added.sort_unstable();
+        chains_added.sort_unstable();
+        removals.sort_unstable_by_key(|key| (rank(key), *key));
+        puts.sort_unstable_by_key(|put| (rank(&put.key), put.key));
+        chains_removed.sort_unstable();
+        affinity_removed.sort_unstable();
+    }
+}
+
+/// Order of puts: what is looked up last comes first, so that even a transaction that a dataplane has to split leads no
+/// packet to a missing element.
+fn rank(key: &Key) -> u8 {
+    match key {
+        Key::PodCidr(_) | Key::ServiceCidr(_) | Key::Hairpin(..) => 0,
+        Key::Endpoint(..) | Key::AffinityEndpoint(..) => 1,
+        Key::AffinitySlot(..) | Key::SourceRange(..) => 2,
+        Key::NoEndpoints(_) | Key::Firewalled(_) => 3,
+        Key::Short(_) | Key::Local(_) => 4,
+        Key::Service(_) => 5,
+        Key::ClusterIp(_) => 6,
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { widen, narrow } = self;
+        if self.is_empty() {
+            return writeln!(f, "nothing to do: the kernel has what it should have");
+        }
+        if !widen.is_empty() {
+            writeln!(f, "now:\n{widen}")?;
+        }
+        if !narrow.is_empty() {
+            writeln!(f, "later, when no packet is on its way there:\n{narrow}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } = self;
+        for map in affinity_added {
+            writeln!(f, "  + map {map}: first frontend with this affinity timeout")?;
+        }
+        for chain in chains_added {
+            writeln!(f, "  + chain {chain}: first frontend that balances like this")?;
+        }
+        for key in removals {
+            writeln!(f, "  - {} {key}: {}", key.map(), why_removed(key))?;
+        }
+        for Put { key, value, was } in puts {
+            match was {
+                None => writeln!(f, "  + {} {key} = {value}: {}", key.map(), why_added(key))?,
+                Some(was) => writeln!(f, "  ~ {} {key} = {value}: was {was}", key.map())?,
+            }
+        }
+        for chain in chains_removed {
+            writeln!(f, "  - chain {chain}: no frontend balances like this any more")?;
+        }
+        for map in affinity_removed {
+            writeln!(f, "  - map {map}: no frontend has this affinity timeout any more")?;
+        }
+        Ok(())
+    }
+}
+
+fn why_added(key: &Key) -> &'static str {
+    match key {
+        Key::Service(_) => "new frontend, or its first endpoint",
+        Key::Short(_) | Key::Local(_) => "externalTrafficPolicy: Local",
+        Key::NoEndpoints(_) => "no endpoint may serve it",
+        Key::Endpoint(..) => "one more endpoint",
+        Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "one more endpoint, with session affinity",
+        Key::ClusterIp(_) => "new ClusterIP",
+        Key::Hairpin(..) => "endpoint on this node that may call itself",
+        Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges",
+        Key::PodCidr(_) => "addresses of pods",
+        Key::ServiceCidr(_) => "range of ClusterIPs",
+    }
+}
+
+fn why_removed(key: &Key) -> &'static str {
+    match key {
+        Key::Service(_) => "frontend gone, or its last endpoint",
+        Key::Short(_) | Key::Local(_) => "no endpoint for these clients, or the policy changed",
+        Key::NoEndpoints(_) => "it has endpoints, or is gone",
+        Key::Endpoint(..) => "fewer endpoints",
+        Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "fewer endpoints, or no session affinity",
+        Key::ClusterIp(_) => "ClusterIP released",
+        Key::Hairpin(..) => "endpoint no longer on this node",
+        Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges changed",
+        Key::PodCidr(_) => "no longer a range of pods",
+        Key::ServiceCidr(_) => "no longer a range of ClusterIPs",
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, balance } = self;
+        write!(f, "{family} {}", balance.chain())
+    }
+}
+
+impl fmt::Display for AffinityMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, seconds: _ } = self;
+        write!(f, "{family} {}", self.name())
+    }
+}
+
+impl Key {
+    /// The frontend that the key is about; `None` for addresses, endpoints of this node and ranges.
+    pub fn frontend(&self) -> Option<Frontend> {
+        match self {
+            Self::Service(f) | Self::Short(f) | Self::Local(f) | Self::NoEndpoints(f) => Some(*f),
+            Self::Endpoint(f, _) | Self::AffinitySlot(f, _) | Self::AffinityEndpoint(f, _) => Some(*f),
+            Self::Firewalled(f) | Self::SourceRange(f, _) => Some(*f),
+            Self::ClusterIp(_) | Self::Hairpin(..) | Self::PodCidr(_) | Self::ServiceCidr(_) => None,
+        }
+    }
+}
