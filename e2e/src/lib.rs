@@ -1,1 +1,17 @@
-//! Being written.
+//! A Kubernetes cluster on one machine: the real control plane, nodes as network namespaces, pods as processes.
+//!
+//! ```text
+//! portico-e2e up|demo|test ──▶ sandbox (namespaces of its own; when its PID 1 ends, all of it is gone)
+//!                                ├─ fabric: a bridge that joins control plane, nodes, load balancer and outside host
+//!                                ├─ control plane: etcd, kube-apiserver, kube-controller-manager, kube-scheduler
+//!                                ├─ node-N: node agent ──▶ pods (portico-operator, portico-nodeproxy, backends, redis …)
+//!                                ├─ lb: portico-lb, the cloud of this machine
+//!                                └─ outside: a client that knows no route into the cluster
+//! ```
+//!
+//! Nothing of the machine's own network, firewall, mounts or sysctls is touched.
+
+pub mod account;
+pub mod args;
+pub mod sandbox;
+pub mod tools;

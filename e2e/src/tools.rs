@@ -1,0 +1,87 @@
+//! Where the programs are that a cluster is made of. Those of this workspace lie beside the running program
+//! (`target/debug`), the others under `target/tools`; `PORTICO_TOOLS` names another folder for these.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+
+/// The programs, and the folder under which clusters keep their files.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    bins: PathBuf,
+    tools: PathBuf,
+    root: PathBuf,
+}
+
+impl Tools {
+    /// Finds the programs from where the running program lies: `target/<profile>/[deps/]program`.
+    pub fn find() -> anyhow::Result<Self> {
+        let program = env::current_exe().context("finding the running program")?;
+        let mut bins = program.parent().context("the running program has no folder")?.to_path_buf();
+        if bins.ends_with("deps") {
+            bins.pop();
+        }
+        let root = bins.parent().context("the running program is not in target/<profile>")?.to_path_buf();
+        let tools = env::var_os("PORTICO_TOOLS").map_or_else(|| root.join("tools"), PathBuf::from);
+        Ok(Self { bins, tools, root })
+    }
+
+    /// Where cluster `name` keeps its files: `target/e2e/<name>`.
+    pub fn cluster_dir(&self, name: &str) -> PathBuf {
+        self.root.join("e2e").join(name)
+    }
+
+    /// The chart of this work tree.
+    pub fn chart(&self) -> PathBuf {
+        self.root.join("../helm/portico")
+    }
+
+    /// The multi-call binary of etcd and the Kubernetes components.
+    pub fn controlplane(&self) -> PathBuf {
+        self.tools.join("controlplane")
+    }
+
+    /// helm.
+    pub fn helm(&self) -> PathBuf {
+        self.tools.join("helm")
+    }
+
+    /// Kubernetes' agnhost, where it has been built.
+    pub fn agnhost(&self) -> Option<PathBuf> {
+        let path = self.tools.join("agnhost");
+        path.is_file().then_some(path)
+    }
+
+    /// This workspace's own program.
+    pub fn portico_e2e(&self) -> PathBuf {
+        self.bins.join("portico-e2e")
+    }
+
+    /// The operator.
+    pub fn operator(&self) -> PathBuf {
+        self.bins.join("portico-operator")
+    }
+
+    /// The node proxy.
+    pub fn nodeproxy(&self) -> PathBuf {
+        self.bins.join("portico-nodeproxy")
+    }
+
+    /// The load balancer of provider `local`.
+    pub fn lb(&self) -> PathBuf {
+        self.bins.join("portico-lb")
+    }
+
+    /// Fails, with the remedy, where one of `needed` is missing.
+    pub fn check(&self, needed: &[&Path]) -> anyhow::Result<()> {
+        for path in needed {
+            if !path.is_file() {
+                bail!("{} is missing: `make setup build` builds it", path.display());
+            }
+        }
+        Ok(())
+    }
+}
