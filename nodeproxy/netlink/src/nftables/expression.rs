@@ -1,0 +1,220 @@
+//! Expressions: the instructions of which a rule is made.
+//!
+//! A closed list of those that Portico uses; any other one, or a known one with options that are not known here, decodes
+//! to [`Expression::Other`] with its bytes. Registers are counted in words of four bytes, whatever way the kernel names
+//! them.
+
+use super::element::{Data, Verdict};
+
+mod decode;
+mod encode;
+#[cfg(test)]
+mod tests;
+
+/// A register: the index of a four-byte word, 0 to 15. Longer values occupy the words that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Register(pub u8);
+
+/// Where a payload offset counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum PayloadBase {
+    /// The IP header.
+    Network = 1,
+    /// The TCP, UDP or SCTP header.
+    Transport = 2,
+}
+
+/// Facts about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum MetaKey {
+    /// Queueing priority, a number in the machine's order.
+    Priority = 2,
+    /// Packet mark, a number in the machine's order.
+    Mark = 3,
+    /// Layer-4 protocol, one byte.
+    Layer4Protocol = 16,
+}
+
+/// Facts about a packet's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CtKey {
+    /// Bits of `enum ip_conntrack_info`; 8 is new.
+    State = 0,
+    /// Bits of `enum ip_conntrack_status`; 0x20 is dnat.
+    Status = 2,
+}
+
+/// How [`Expression::Compare`] compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Comparison {
+    /// The rule goes on if they are equal.
+    Equal = 0,
+    /// The rule goes on if they differ.
+    NotEqual = 1,
+}
+
+/// What a lookup does with what it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LookupResult {
+    /// The rule goes on if the key is a member.
+    Member,
+    /// The rule goes on if the key is no member.
+    NotMember,
+    /// The map's verdict is followed; a miss ends the rule.
+    Verdict,
+    /// The map's data goes to a register; a miss ends the rule.
+    Data(Register),
+}
+
+/// Looks a key up in a set or map.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Lookup {
+    /// Name of the set or map.
+    pub set: String,
+    /// First register of the key.
+    pub key: Register,
+    /// What to do with the result.
+    pub result: LookupResult,
+}
+
+/// Rewrites the destination of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Nat {
+    /// Register of the new address.
+    pub address: Register,
+    /// Register of the new port.
+    pub port: Register,
+    /// Family of the address.
+    pub family: super::Family,
+}
+
+/// What [`DynamicSet`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DynamicSetOperation {
+    /// Adds the element if there is none.
+    Add = 0,
+    /// Adds the element, or renews its timeout; keeps its data.
+    Update = 1,
+    /// Removes the element.
+    Delete = 2,
+}
+
+/// Changes a dynamic set or map from a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DynamicSet {
+    /// Name of the set or map.
+    pub set: String,
+    /// What to do.
+    pub operation: DynamicSetOperation,
+    /// First register of the key.
+    pub key: Register,
+    /// Register of the data, for maps; the kernel wants it for a removal as well.
+    pub data: Option<Register>,
+    /// Milliseconds until the element goes; `None` is the set's default.
+    pub timeout: Option<u64>,
+}
+
+/// One instruction of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Expression {
+    /// Loads bytes of the packet.
+    Payload {
+        /// Where the offset counts from.
+        base: PayloadBase,
+        /// Offset, in bytes.
+        offset: u32,
+        /// Length, in bytes.
+        length: u32,
+        /// First register written.
+        into: Register,
+    },
+    /// Loads a fact about the packet.
+    MetaLoad {
+        /// Which.
+        key: MetaKey,
+        /// Register written.
+        into: Register,
+    },
+    /// Changes a fact about the packet.
+    MetaStore {
+        /// Which.
+        key: MetaKey,
+        /// Register read.
+        from: Register,
+    },
+    /// Loads a fact about the connection.
+    Ct {
+        /// Which.
+        key: CtKey,
+        /// Register written.
+        into: Register,
+    },
+    /// Ends the rule unless a comparison holds.
+    Compare {
+        /// Which comparison.
+        how: Comparison,
+        /// Register read.
+        register: Register,
+        /// What it is compared with.
+        value: Vec<u8>,
+    },
+    /// `into = (from & mask) ^ xor`.
+    Bitwise {
+        /// Register read.
+        from: Register,
+        /// Register written.
+        into: Register,
+        /// Mask, as long as `xor`.
+        mask: Vec<u8>,
+        /// What is flipped afterwards.
+        xor: Vec<u8>,
+    },
+    /// Writes a constant.
+    Immediate {
+        /// Register written.
+        into: Register,
+        /// The constant.
+        value: Vec<u8>,
+    },
+    /// Decides.
+    Verdict(Verdict),
+    /// Looks a key up.
+    Lookup(Lookup),
+    /// Writes `offset` plus a random number below `modulus`.
+    RandomNumber {
+        /// Number of different values.
+        modulus: u32,
+        /// The smallest value.
+        offset: u32,
+        /// Register written.
+        into: Register,
+    },
+    /// Rewrites the destination.
+    DestinationNat(Nat),
+    /// Rewrites the source to the address of the outgoing interface, with a random port.
+    Masquerade,
+    /// Answers with an ICMP destination unreachable of a code.
+    Reject {
+        /// The code, of ICMP or of ICMP for IPv6.
+        code: u8,
+    },
+    /// Loads the type (`RTN_…`) of the route back to the packet's source.
+    SourceAddressType {
+        /// Register written.
+        into: Register,
+    },
+    /// Changes a dynamic set.
+    DynamicSet(DynamicSet),
+    /// An expression, or a use of one, that is not known here.
+    Other {
+        /// Its name.
+        name: String,
+        /// Its attributes as the kernel sent them.
+        data: Vec<u8>,
+    },
+}
