@@ -16,5 +16,17 @@
 //!
 //! Nothing here assumes one address family, and nothing here can do I/O: Cargo.toml has no tokio and no kube.
 
+pub mod claims;
+pub mod flows;
+pub mod input;
+pub mod ledger;
+pub mod model;
+pub mod oracle;
+pub mod packets;
 pub mod plan;
 pub mod table;
+pub mod walk;
+
+mod compile;
+mod select;
+mod slots;

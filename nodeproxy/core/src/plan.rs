@@ -214,6 +214,12 @@ impl Transaction {
             + affinity_removed.len()
     }
 
+    /// Every frontend whose elements change.
+    pub fn frontends(&self) -> BTreeSet<Frontend> {
+        let keys = self.removals.iter().chain(self.puts.iter().map(|put| &put.key));
+        keys.filter_map(Key::frontend).collect()
+    }
+
     pub(crate) fn sort(&mut self) {
         let Self { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } = self;
         affinity_added.sort_unstable();
@@ -331,9 +337,15 @@ impl Key {
     /// The frontend that the key is about; `None` for addresses, endpoints of this node and ranges.
     pub fn frontend(&self) -> Option<Frontend> {
         match self {
-            Self::Service(f) | Self::Short(f) | Self::Local(f) | Self::NoEndpoints(f) => Some(*f),
-            Self::Endpoint(f, _) | Self::AffinitySlot(f, _) | Self::AffinityEndpoint(f, _) => Some(*f),
-            Self::Firewalled(f) | Self::SourceRange(f, _) => Some(*f),
+            Self::Service(f)
+            | Self::Short(f)
+            | Self::Local(f)
+            | Self::NoEndpoints(f)
+            | Self::Endpoint(f, _)
+            | Self::AffinitySlot(f, _)
+            | Self::AffinityEndpoint(f, _)
+            | Self::Firewalled(f)
+            | Self::SourceRange(f, _) => Some(*f),
             Self::ClusterIp(_) | Self::Hairpin(..) | Self::PodCidr(_) | Self::ServiceCidr(_) => None,
         }
     }

@@ -5,7 +5,7 @@
 //! `portico` of the families `ip` and `ip6`; every Service and endpoint event only changes elements of it (docs/nftables.md).
 //!
 //! A frontend is always one (address, protocol, port): a NodePort is one frontend for each node address it answers on.
-//! So ClusterIPs, NodePorts, load-balancer VIPs and external IPs share the same few maps.
+//! So `ClusterIP`s, NodePorts, load-balancer VIPs and external IPs share the same few maps.
 //!
 //! Invariant: a key belongs to exactly one map and one address family, and the kind of its value follows from the key.
 
@@ -120,7 +120,7 @@ pub enum Key {
     SourceRange(Frontend, IpNet),
     /// `pod-cidrs`: sources that count as pods of this cluster.
     PodCidr(IpNet),
-    /// `service-cidrs`: ranges of ClusterIPs; packets to unallocated ones are dropped.
+    /// `service-cidrs`: ranges of `ClusterIP`s; packets to unallocated ones are dropped.
     ServiceCidr(IpNet),
 }
 
@@ -168,9 +168,11 @@ impl Key {
             | Self::Short(f)
             | Self::Local(f)
             | Self::NoEndpoints(f)
-            | Self::Firewalled(f) => f.address,
-            Self::Endpoint(f, _) | Self::AffinitySlot(f, _) | Self::AffinityEndpoint(f, _) => f.address,
-            Self::SourceRange(f, _) => f.address,
+            | Self::Firewalled(f)
+            | Self::Endpoint(f, _)
+            | Self::AffinitySlot(f, _)
+            | Self::AffinityEndpoint(f, _)
+            | Self::SourceRange(f, _) => f.address,
             Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
             Self::PodCidr(net) | Self::ServiceCidr(net) => net.addr(),
         };

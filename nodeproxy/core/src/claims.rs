@@ -1,0 +1,122 @@
+//! Who owns a frontend when several Services want it.
+//!
+//! Owns precedence and succession. Addresses that the API server allocates (`ClusterIP`s, NodePorts) cannot collide among
+//! themselves; a load balancer's VIP or an external IP can, and may not take over what was allocated to another. So the kind
+//! decides first, then age, then name: the same winner on every node and after every restart.
+//!
+//! Invariants: a frontend has a holder if anybody wants it; nobody who waits precedes the holder.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
+
+use crate::{input::ServiceName, table::Frontend};
+
+/// How a Service came to a frontend, strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// A node address with `spec.ports[].nodePort`.
+    NodePort,
+    /// `status.loadBalancer.ingress`.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+}
+
+/// A Service's wish for a frontend. The smaller one wins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// How it came to it.
+    pub kind: Kind,
+    /// Age of the Service: its creation in seconds since 1970.
+    pub created: i64,
+    /// The Service.
+    pub service: ServiceName,
+    /// Index of its port.
+    pub port: usize,
+}
+
+/// Two Services that want the same frontend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// What both want.
+    pub frontend: Frontend,
+    /// Who has it.
+    pub holder: ServiceName,
+    /// Who does not.
+    pub waiting: ServiceName,
+}
+
+/// All claims.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    holders: HashMap<Frontend, Claim>,
+    waiting: HashMap<Frontend, BTreeSet<Claim>>,
+}
+
+impl Claims {
+    /// Who has the frontend.
+    pub(crate) fn holder(&self, frontend: &Frontend) -> Option<&Claim> {
+        self.holders.get(frontend)
+    }
+
+    /// Enters a claim and returns the Service that loses the frontend by it, if any.
+    pub(crate) fn claim(&mut self, frontend: Frontend, claim: Claim) -> Option<ServiceName> {
+        let Some(holder) = self.holders.get_mut(&frontend) else {
+            self.holders.insert(frontend, claim);
+            return None;
+        };
+        let displaces = claim < *holder;
+        let waiting = if displaces { std::mem::replace(holder, claim) } else { claim };
+        let displaced = displaces.then(|| waiting.service.clone());
+        self.waiting.entry(frontend).or_default().insert(waiting);
+        displaced
+    }
+
+    /// Takes a Service's claim back and returns the Service that gains the frontend by it, if any.
+    pub(crate) fn release(&mut self, frontend: &Frontend, service: &ServiceName) -> Option<ServiceName> {
+        let mut heir = None;
+        if self.holders.get(frontend).is_some_and(|holder| holder.service == *service) {
+            self.holders.remove(frontend);
+            if let Some(next) = self.waiting.get_mut(frontend).and_then(BTreeSet::pop_first) {
+                heir = Some(next.service.clone());
+                self.holders.insert(*frontend, next);
+            }
+        } else if let Some(waiting) = self.waiting.get_mut(frontend) {
+            waiting.retain(|claim| claim.service != *service);
+        }
+        if self.waiting.get(frontend).is_some_and(BTreeSet::is_empty) {
+            self.waiting.remove(frontend);
+        }
+        heir
+    }
+
+    /// Everybody who waits, sorted.
+    pub(crate) fn conflicts(&self) -> impl Iterator<Item = Conflict> {
+        let mut conflicts = BTreeSet::new();
+        for (frontend, waiting) in &self.waiting {
+            if let Some(holder) = self.holders.get(frontend) {
+                conflicts.extend(waiting.iter().map(|claim| Conflict {
+                    frontend: *frontend,
+                    holder: holder.service.clone(),
+                    waiting: claim.service.clone(),
+                }));
+            }
+        }
+        conflicts.into_iter()
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frontend, holder, waiting } = self;
+        write!(
+            f,
+            "Services {holder} and {waiting} both claim {frontend}: {holder} keeps it, and {waiting} is not reachable \
+             there until it goes; give one of them another address or port"
+        )
+    }
+}

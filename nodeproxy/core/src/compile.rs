@@ -1,0 +1,281 @@
+//! One Service to the elements that serve it.
+//!
+//! Owns which frontends a Service wants, and what its policies make of its endpoint lists. Leaves contested frontends to
+//! [`Claims`] and the difference to what stands to the ledger.
+//!
+//! Invariant: the result depends only on the arguments; `before` only decides the order of slots.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    claims::{Claims, Kind},
+    input::{Config, EndpointSlice, Name, NodeFacts, Service, ServiceName, ServicePort, TrafficPolicy},
+    select::{self, Lists},
+    slots,
+    table::{Backend, Balance, Family, Frontend, Key, List, Protocol, Value, Verdict},
+};
+
+/// The slots of one Service port in one family, the same on each of its frontends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) port: (u16, Protocol, Family),
+    pub(crate) cluster: Box<[Backend]>,
+    pub(crate) local: Box<[Backend]>,
+}
+
+/// Something about a Service that is not served as its owner may expect.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// A NodePort that the configuration does not allow.
+    NodePortOutOfRange {
+        /// Whose.
+        service: ServiceName,
+        /// Which.
+        node_port: u16,
+    },
+    /// `spec.externalIPs` while they are off.
+    ExternalIps {
+        /// Whose.
+        service: ServiceName,
+    },
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Compiled {
+    pub(crate) elements: BTreeMap<Key, Value>,
+    pub(crate) placed: Vec<Placed>,
+    /// Ports under policy `Local` without an endpoint here though others have one: (internal, external).
+    pub(crate) no_local: (usize, usize),
+}
+
+/// What is the same for all Services.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) node: &'a NodeFacts,
+    pub(crate) config: &'a Config,
+    pub(crate) claims: &'a Claims,
+}
+
+/// Every frontend that a Service wants, each once, with the strongest reason and the index of its port.
+pub(crate) fn frontends(
+    service: &Service,
+    node: &NodeFacts,
+    config: &Config,
+) -> BTreeMap<Frontend, (Kind, usize)> {
+    let mut wanted = BTreeMap::new();
+    let families: BTreeSet<_> = service.cluster_ips.iter().map(|ip| Family::of(*ip)).collect();
+    for (index, port) in service.ports.iter().enumerate() {
+        let mut want = |kind: Kind, addresses: &[IpAddr], number: u16| {
+            for address in addresses.iter().filter(|a| families.contains(&Family::of(**a))) {
+                let frontend = Frontend { address: *address, protocol: port.protocol, port: number };
+                wanted.entry(frontend).or_insert((kind, index));
+            }
+        };
+        want(Kind::ClusterIp, &service.cluster_ips, port.port);
+        if let Some(number) = port.node_port.filter(|number| config.node_port_range.contains(number)) {
+            want(Kind::NodePort, &node.node_port_addresses, number);
+        }
+        want(Kind::LoadBalancer, &service.load_balancer_vips, port.port);
+        if config.external_ips {
+            want(Kind::ExternalIp, &service.external_ips, port.port);
+        }
+    }
+    wanted
+}
+
+/// What of a Service is not served, and why.
+pub(crate) fn refusals(service: &Service, config: &Config) -> Vec<Refusal> {
+    let numbers = service.ports.iter().filter_map(|port| port.node_port);
+    let mut refusals: Vec<_> = numbers
+        .filter(|number| !config.node_port_range.contains(number))
+        .map(|node_port| Refusal::NodePortOutOfRange { service: service.name.clone(), node_port })
+        .collect();
+    if !config.external_ips && !service.external_ips.is_empty() {
+        refusals.push(Refusal::ExternalIps { service: service.name.clone() });
+    }
+    refusals
+}
+
+/// Compiles a Service against the slices that name it.
+pub(crate) fn compile(
+    service: &Service,
+    slices: &BTreeMap<Name, EndpointSlice>,
+    before: &[Placed],
+    around: Surroundings<'_>,
+) -> Compiled {
+    let mut compiled = Compiled::default();
+    let frontends = frontends(service, around.node, around.config);
+    for cluster_ip in &service.cluster_ips {
+        let family = Family::of(*cluster_ip);
+        for (index, port) in service.ports.iter().enumerate() {
+            let lists = select::select(service, port, family, slices.values(), around.node, around.config);
+            let placed = place(port, family, &lists, before);
+            let mut writer =
+                Writer { service, port, lists: &lists, placed: &placed, compiled: &mut compiled };
+            writer.port(*cluster_ip);
+            for (frontend, (kind, _)) in frontends
+                .iter()
+                .filter(|(f, (_, i))| *i == index && Family::of(f.address) == family)
+                .filter(|(f, _)| around.claims.holder(f).is_some_and(|c| c.service == service.name))
+            {
+                writer.frontend(*frontend, *kind, around.node);
+            }
+            compiled.placed.push(placed);
+        }
+    }
+    compiled
+}
+
+fn place(port: &ServicePort, family: Family, lists: &Lists, before: &[Placed]) -> Placed {
+    let key = (port.port, port.protocol, family);
+    let before = before.iter().find(|placed| placed.port == key);
+    Placed {
+        port: key,
+        cluster: slots::place(before.map_or(&[], |b| &b.cluster), &lists.cluster).into(),
+        local: slots::place(before.map_or(&[], |b| &b.local), &lists.local).into(),
+    }
+}
+
+/// Writes the elements of one port.
+struct Writer<'a> {
+    service: &'a Service,
+    port: &'a ServicePort,
+    lists: &'a Lists,
+    placed: &'a Placed,
+    compiled: &'a mut Compiled,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, key: Key, value: Value) {
+        self.compiled.elements.insert(key, value);
+    }
+
+    fn verdict(&mut self, key: Key, verdict: Verdict) {
+        self.put(key, Value::Verdict(verdict));
+    }
+
+    /// What does not depend on a frontend.
+    fn port(&mut self, cluster_ip: IpAddr) {
+        self.put(Key::ClusterIp(cluster_ip), Value::Present);
+        for Backend { address, port } in &self.lists.here {
+            self.put(Key::Hairpin(*address, self.port.protocol, *port), Value::Present);
+        }
+    }
+
+    fn frontend(&mut self, frontend: Frontend, kind: Kind, node: &NodeFacts) {
+        if kind == Kind::ClusterIp {
+            self.internal(frontend);
+        } else {
+            self.external(frontend);
+        }
+        if kind == Kind::LoadBalancer {
+            self.firewall(frontend, node);
+        }
+    }
+
+    fn internal(&mut self, frontend: Frontend) {
+        let local = self.service.internal_policy == TrafficPolicy::Local;
+        let backends = if local { &self.placed.local } else { &self.placed.cluster };
+        if backends.is_empty() {
+            self.compiled.no_local.0 += usize::from(self.lists.any);
+            self.nothing(frontend);
+        } else {
+            let verdict = self.balance(frontend, backends, List::Cluster, false);
+            self.verdict(Key::Service(frontend), verdict);
+        }
+    }
+
+    /// Clients from outside under policy `Cluster` are masqueraded, since the endpoint may be on another node and its
+    /// answer must come back through this one.
+    fn external(&mut self, frontend: Frontend) {
+        if !self.lists.any {
+            return self.nothing(frontend);
+        }
+        let placed = self.placed;
+        if self.service.external_policy == TrafficPolicy::Cluster {
+            let verdict = self.balance(frontend, &placed.cluster, List::Cluster, true);
+            return self.verdict(Key::Service(frontend), verdict);
+        }
+        self.verdict(Key::Service(frontend), Verdict::External);
+        let short = self.balance(frontend, &placed.cluster, List::Cluster, false);
+        self.verdict(Key::Short(frontend), short);
+        if placed.local.is_empty() {
+            self.compiled.no_local.1 += 1;
+            self.nothing(frontend);
+        } else {
+            let local = self.balance(frontend, &placed.local, List::Local, false);
+            self.verdict(Key::Local(frontend), local);
+        }
+    }
+
+    /// No endpoint at all is an error that the client should see; none on this node means that a load balancer has not
+    /// noticed yet, and a client that is left to retry will reach another node.
+    fn nothing(&mut self, frontend: Frontend) {
+        let verdict = if self.lists.any { Verdict::Drop } else { Verdict::Reject };
+        self.verdict(Key::NoEndpoints(frontend), verdict);
+    }
+
+    fn balance(&mut self, frontend: Frontend, backends: &[Backend], list: List, masquerade: bool) -> Verdict {
+        let endpoints = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let balance = Balance { endpoints, list, masquerade, affinity: self.service.affinity };
+        let slots = (balance.first_slot()..).zip(backends);
+        if self.service.affinity.is_none() {
+            for (slot, backend) in slots {
+                self.put(Key::Endpoint(frontend, slot), Value::Backend(*backend));
+            }
+            return Verdict::Balance(balance);
+        }
+        let ids = slots::ids(&self.placed.cluster.iter().chain(&self.placed.local).copied().collect());
+        for (slot, backend) in slots {
+            if let Some(id) = ids.get(backend) {
+                self.put(Key::AffinitySlot(frontend, slot), Value::Id(*id));
+                self.put(Key::AffinityEndpoint(frontend, *id), Value::Backend(*backend));
+            }
+        }
+        Verdict::Balance(balance)
+    }
+
+    /// Overlapping ranges are merged, for interval sets refuse them. A load balancer often leaves its VIP on the node, and
+    /// then a request of the node itself has the VIP as its source: it may pass if the node's own address may.
+    fn firewall(&mut self, frontend: Frontend, node: &NodeFacts) {
+        let family = Family::of(frontend.address);
+        let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
+        let mut ranges: Vec<IpNet> =
+            self.service.source_ranges.iter().filter(of_family).map(IpNet::trunc).collect();
+        if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
+            return;
+        }
+        let may_node = node.addresses.iter().any(|address| ranges.iter().any(|net| net.contains(address)));
+        if may_node {
+            let vips = self.service.load_balancer_vips.iter().copied();
+            ranges.extend(vips.filter(|vip| Family::of(*vip) == family).map(IpNet::from));
+        }
+        self.put(Key::Firewalled(frontend), Value::Present);
+        for net in IpNet::aggregate(&ranges) {
+            self.put(Key::SourceRange(frontend, net), Value::Present);
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodePortOutOfRange { service, node_port } => write!(
+                f,
+                "Service {service}: spec.ports[].nodePort {node_port} is outside --node-port-range and not served; set \
+                 the flag to the API server's --service-node-port-range"
+            ),
+            Self::ExternalIps { service } => write!(
+                f,
+                "Service {service}: spec.externalIPs is not served, because anyone who may create Services could take any \
+                 address (CVE-2020-8554); --allow-external-ips serves it"
+            ),
+        }
+    }
+}

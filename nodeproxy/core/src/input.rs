@@ -1,0 +1,179 @@
+//! What the cluster says, in our own plain words: Services, `EndpointSlice`s, this node, and the configuration.
+//!
+//! Owns the shapes that the model is fed with. Leaves parsing of API objects to the daemon, which drops what we never
+//! look at before anything is kept.
+//!
+//! Invariant: everything here is already valid: addresses are addresses, ports are not 0, a Service that is headless or of
+//! type `ExternalName` has no `cluster_ips`.
+
+use std::{fmt, net::IpAddr, ops::RangeInclusive, sync::Arc};
+
+use ipnet::IpNet;
+
+use crate::table::Protocol;
+
+/// A name that many objects repeat: of a node, a zone, a namespace or a port. The model interns the repeated ones.
+pub type Name = Arc<str>;
+
+/// Namespace and name of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// Namespace.
+    pub namespace: Name,
+    /// Name.
+    pub name: Name,
+}
+
+/// `Cluster` or `Local`, for `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TrafficPolicy {
+    /// Any endpoint.
+    #[default]
+    Cluster,
+    /// Endpoints on this node only.
+    Local,
+}
+
+/// A Service that has `ClusterIP`s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// `metadata.creationTimestamp` in seconds since 1970: the older of two Services keeps a contested frontend.
+    pub created: i64,
+    /// `spec.clusterIPs`, at most one of each family; a family without one is not served. Empty: the Service is skipped.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses in `status.loadBalancer.ingress` with `ipMode: VIP` or none.
+    pub load_balancer_vips: Vec<IpAddr>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`.
+    pub external_policy: TrafficPolicy,
+    /// `ClientIP` session affinity, with its timeout in seconds.
+    pub affinity: Option<u32>,
+    /// `spec.loadBalancerSourceRanges`. A range of length 0 means that its family is open.
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.healthCheckNodePort`.
+    pub health_check_node_port: Option<u16>,
+}
+
+/// One of `spec.ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty for a single unnamed port.
+    pub name: Name,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port on every address but the node's own.
+    pub port: u16,
+    /// Port on the node's addresses.
+    pub node_port: Option<u16>,
+}
+
+/// An `EndpointSlice` of one Service (label `kubernetes.io/service-name`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// The Service that it belongs to.
+    pub service: ServiceName,
+    /// `metadata.name`.
+    pub name: Name,
+    /// Ports of every endpoint in it. The controller has resolved named target ports already.
+    pub ports: Vec<SlicePort>,
+    /// Endpoints, ready or not.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One of a slice's ports; a Service's port finds its own by name and protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Name of the Service's port.
+    pub name: Name,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port on the endpoint.
+    pub port: u16,
+}
+
+/// One endpoint: `addresses[0]` and what decides whether this node may use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// `conditions.ready`, true when absent. `publishNotReadyAddresses` has been worked in by the controller.
+    pub ready: bool,
+    /// `conditions.serving`, true when absent.
+    pub serving: bool,
+    /// `conditions.terminating`, false when absent.
+    pub terminating: bool,
+    /// `nodeName`.
+    pub node: Option<Name>,
+    /// `hints.forZones`.
+    pub zone_hints: Box<[Name]>,
+    /// `hints.forNodes`.
+    pub node_hints: Box<[Name]>,
+}
+
+/// What this node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// `metadata.name`; empty while unknown, and then no endpoint is local.
+    pub name: Name,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Name>,
+    /// The node's own address of each family (`InternalIP`), for `loadBalancerSourceRanges` that admit the node.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses on which NodePorts answer.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// Sources that count as pods of this cluster. Empty: no client is taken for a pod.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// What the operator of the cluster decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Ports that a NodePort may have; others are reported and not served, for they may be the node's own.
+    pub node_port_range: RangeInclusive<u16>,
+    /// Whether every connection to a `ClusterIP` is masqueraded.
+    pub masquerade_all: bool,
+    /// Whether `spec.externalIPs` is served.
+    pub external_ips: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { node_port_range: 30000..=32767, masquerade_all: false, external_ips: false }
+    }
+}
+
+/// One change that the model learns about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A Service is there, or changed.
+    Service(Service),
+    /// A Service is gone, or became one that is not served.
+    ServiceGone(ServiceName),
+    /// A slice is there, or changed.
+    Slice(EndpointSlice),
+    /// A slice is gone.
+    SliceGone {
+        /// Its Service.
+        service: ServiceName,
+        /// Its name.
+        name: Name,
+    },
+    /// The node changed.
+    Node(NodeFacts),
+    /// All ranges of `ClusterIP`s.
+    ServiceCidrs(Vec<IpNet>),
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, name } = self;
+        write!(f, "{namespace}/{name}")
+    }
+}

@@ -1,0 +1,404 @@
+//! All Services, endpoints and the node, and the kernel elements that follow from them.
+//!
+//! Owns [`Model`]: events in, a [`Ledger`] of edits out. An event compiles the Service concerned anew, and those that gain
+//! or lose a frontend by it; all others are not looked at. Leaves time and the kernel to the daemon.
+//!
+//! Invariants: after any events the desired elements are those of a fresh model fed with the final objects, up to the order
+//! of slots; a key that several Services need (a hairpin, a `ClusterIP`) stands while one of them does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt,
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    claims::{Claim, Claims, Conflict},
+    compile::{self, Compiled, Placed, Refusal, Surroundings},
+    input::{Config, EndpointSlice, Event, Name, NodeFacts, Service, ServiceName, TrafficPolicy},
+    ledger::Ledger,
+    plan::State,
+    select,
+    table::{Backend, Family, Frontend, Key, List, Value},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// A Service, its slices, and what came of them. A Service's slices may arrive before it.
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Service>,
+    slices: BTreeMap<Name, EndpointSlice>,
+    placed: Box<[Placed]>,
+    keys: Box<[Key]>,
+    claimed: Box<[Frontend]>,
+    no_local: (usize, usize),
+}
+
+/// What a health check node port answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`.
+    pub port: u16,
+    /// Ready endpoints on this node, by distinct address.
+    pub local_endpoints: usize,
+}
+
+/// Something that is not served as its owner may expect.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Problem {
+    /// Two Services want the same frontend.
+    Conflict(Conflict),
+    /// The configuration forbids it.
+    Refusal(Refusal),
+}
+
+/// Everything that this node knows.
+#[derive(Debug, Default)]
+pub struct Model {
+    config: Config,
+    node: NodeFacts,
+    service_cidrs: Vec<IpNet>,
+    entries: HashMap<ServiceName, Entry>,
+    claims: Claims,
+    shared: HashMap<Key, usize>,
+    refusals: BTreeMap<ServiceName, Vec<Refusal>>,
+    health: BTreeMap<ServiceName, HealthCheck>,
+    names: HashSet<Name>,
+    ledger: Ledger,
+}
+
+impl Model {
+    /// An empty model.
+    pub fn new(config: Config) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// Takes in one change.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Service(service) => self.service(service),
+            Event::ServiceGone(name) => {
+                if let Some(entry) = self.entries.get_mut(&name) {
+                    entry.service = None;
+                    self.refresh(&name);
+                }
+            }
+            Event::Slice(slice) => {
+                let slice = self.intern(slice);
+                let name = slice.service.clone();
+                self.entries.entry(name.clone()).or_default().slices.insert(slice.name.clone(), slice);
+                self.recompile(&BTreeSet::from([name]));
+            }
+            Event::SliceGone { service, name } => {
+                if let Some(entry) = self.entries.get_mut(&service) {
+                    entry.slices.remove(&name);
+                    self.recompile(&BTreeSet::from([service]));
+                }
+            }
+            Event::Node(node) => self.node(node),
+            Event::ServiceCidrs(nets) => {
+                let nets = IpNet::aggregate(&nets);
+                let before = std::mem::replace(&mut self.service_cidrs, nets);
+                self.ranges(&before, &self.service_cidrs.clone(), Key::ServiceCidr);
+            }
+        }
+    }
+
+    /// What should stand and where the kernel differs.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The same, to tell it what the kernel said.
+    pub fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// Takes over the slots that stand in the kernel, so that a restart changes nothing that is already right, and learns
+    /// the difference. To be called once the first full set of events is in.
+    pub fn adopt(&mut self, observed: &State) {
+        let mut changed = BTreeSet::new();
+        for (name, entry) in &mut self.entries {
+            let Some(service) = &entry.service else { continue };
+            for placed in &mut entry.placed {
+                if adopt_port(placed, service, &entry.claimed, observed) {
+                    changed.insert(name.clone());
+                }
+            }
+        }
+        self.recompile(&changed);
+        self.ledger.observe(observed);
+    }
+
+    /// The node as last told.
+    pub fn node_facts(&self) -> &NodeFacts {
+        &self.node
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Health check node ports to be served, by Service.
+    pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
+        &self.health
+    }
+
+    /// Number of Services that are known with their `ClusterIP`.
+    pub fn services(&self) -> usize {
+        self.entries.values().filter(|entry| entry.service.is_some()).count()
+    }
+
+    /// Service ports whose policy `Local` finds no endpoint here though others have one: (internal, external).
+    pub fn without_local_endpoints(&self) -> (usize, usize) {
+        self.entries.values().fold((0, 0), |sum, e| (sum.0 + e.no_local.0, sum.1 + e.no_local.1))
+    }
+
+    /// Everything that is not served as its owner may expect, sorted.
+    pub fn problems(&self) -> Vec<Problem> {
+        let refusals = self.refusals.values().flatten().cloned().map(Problem::Refusal);
+        self.claims.conflicts().map(Problem::Conflict).chain(refusals).collect()
+    }
+
+    /// Who serves a frontend, with the index of its port.
+    pub(crate) fn holder(&self, frontend: &Frontend) -> Option<(&Claim, &Service)> {
+        let claim = self.claims.holder(frontend)?;
+        let service = self.entries.get(&claim.service)?.service.as_ref()?;
+        Some((claim, service))
+    }
+
+    /// The slices that name a Service, in the order of their names.
+    pub(crate) fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &EndpointSlice> {
+        self.entries.get(service).into_iter().flat_map(|entry| entry.slices.values())
+    }
+
+    /// All Services, for the oracle.
+    pub(crate) fn all_services(&self) -> impl Iterator<Item = &Service> {
+        self.entries.values().filter_map(|entry| entry.service.as_ref())
+    }
+
+    /// Ranges of `ClusterIP`s, for the oracle.
+    pub(crate) fn service_cidrs(&self) -> &[IpNet] {
+        &self.service_cidrs
+    }
+
+    fn service(&mut self, service: Service) {
+        let name = service.name.clone();
+        if service.cluster_ips.is_empty() {
+            return self.apply(Event::ServiceGone(name));
+        }
+        self.entries.entry(name.clone()).or_default().service = Some(service);
+        self.refresh(&name);
+    }
+
+    fn node(&mut self, node: NodeFacts) {
+        let node = NodeFacts { pod_cidrs: IpNet::aggregate(&node.pod_cidrs), ..node };
+        if node == self.node {
+            return;
+        }
+        let before = std::mem::replace(&mut self.node, node);
+        let after = self.node.clone();
+        self.ranges(&before.pod_cidrs, &after.pod_cidrs, Key::PodCidr);
+        if before.node_port_addresses == after.node_port_addresses {
+            let all = self.entries.keys().cloned().collect();
+            self.recompile(&all);
+        } else {
+            let names: Vec<_> = self.entries.keys().cloned().collect();
+            for name in names {
+                self.refresh(&name);
+            }
+        }
+    }
+
+    fn ranges(&mut self, before: &[IpNet], after: &[IpNet], key: fn(IpNet) -> Key) {
+        for net in before.iter().filter(|net| !after.contains(net)) {
+            self.ledger.set(key(*net), None);
+        }
+        for net in after {
+            self.ledger.set(key(*net), Some(Value::Present));
+        }
+    }
+
+    /// Settles who has which frontend after a Service changed, and compiles all that are touched.
+    fn refresh(&mut self, name: &ServiceName) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let mut touched = BTreeSet::from([name.clone()]);
+        let (wanted, created, refusals) = match &entry.service {
+            Some(service) => (
+                compile::frontends(service, &self.node, &self.config),
+                service.created,
+                compile::refusals(service, &self.config),
+            ),
+            None => (BTreeMap::new(), 0, Vec::new()),
+        };
+        let before = std::mem::replace(&mut entry.claimed, wanted.keys().copied().collect());
+        for frontend in &before {
+            touched.extend(self.claims.release(frontend, name));
+        }
+        for (frontend, (kind, port)) in wanted {
+            let claim = Claim { kind, created, service: name.clone(), port };
+            touched.extend(self.claims.claim(frontend, claim));
+        }
+        if refusals.is_empty() {
+            self.refusals.remove(name);
+        } else {
+            self.refusals.insert(name.clone(), refusals);
+        }
+        self.recompile(&touched);
+    }
+
+    /// Compiles Services anew. What goes is taken out of all of them before anything comes in, since a frontend may pass
+    /// from one to another.
+    fn recompile(&mut self, names: &BTreeSet<ServiceName>) {
+        let mut written = Vec::with_capacity(names.len());
+        for name in names {
+            let Some(entry) = self.entries.get_mut(name) else { continue };
+            let around = Surroundings { node: &self.node, config: &self.config, claims: &self.claims };
+            let Compiled { elements, placed, no_local } = match &entry.service {
+                Some(service) => compile::compile(service, &entry.slices, &entry.placed, around),
+                None => Compiled::default(),
+            };
+            entry.placed = placed.into();
+            entry.no_local = no_local;
+            let before = std::mem::replace(&mut entry.keys, elements.keys().copied().collect());
+            for key in before.iter().filter(|key| is_shared(key) || !elements.contains_key(key)) {
+                self.unset(*key);
+            }
+            written.push(elements);
+            self.check_health(name);
+            self.forget(name);
+        }
+        for (key, value) in written.into_iter().flatten() {
+            if is_shared(&key) {
+                *self.shared.entry(key).or_default() += 1;
+            }
+            self.ledger.set(key, Some(value));
+        }
+    }
+
+    fn unset(&mut self, key: Key) {
+        if let Some(users) = self.shared.get_mut(&key) {
+            *users -= 1;
+            if *users > 0 {
+                return;
+            }
+            self.shared.remove(&key);
+        }
+        self.ledger.set(key, None);
+    }
+
+    fn check_health(&mut self, name: &ServiceName) {
+        let Some(entry) = self.entries.get(name) else { return };
+        match entry.service.as_ref().and_then(|service| service.health_check_node_port) {
+            Some(port) => {
+                let local_endpoints = select::local_ready(entry.slices.values(), &self.node);
+                self.health.insert(name.clone(), HealthCheck { port, local_endpoints });
+            }
+            None => {
+                self.health.remove(name);
+            }
+        }
+    }
+
+    fn forget(&mut self, name: &ServiceName) {
+        if self.entries.get(name).is_some_and(|e| e.service.is_none() && e.slices.is_empty()) {
+            self.entries.remove(name);
+        }
+    }
+
+    /// Nodes, zones and ports have few names and are named by every endpoint: each name is kept once.
+    fn intern(&mut self, mut slice: EndpointSlice) -> EndpointSlice {
+        for port in &mut slice.ports {
+            share(&mut self.names, &mut port.name);
+        }
+        for endpoint in &mut slice.endpoints {
+            let hints = endpoint.zone_hints.iter_mut().chain(&mut endpoint.node_hints);
+            for name in hints.chain(&mut endpoint.node) {
+                share(&mut self.names, name);
+            }
+        }
+        slice.endpoints.shrink_to_fit();
+        slice.ports.shrink_to_fit();
+        slice
+    }
+}
+
+fn share(names: &mut HashSet<Name>, name: &mut Name) {
+    if let Some(known) = names.get(name) {
+        *name = known.clone();
+    } else {
+        if names.len() == names.capacity() {
+            names.retain(|name| Name::strong_count(name) > 1);
+        }
+        names.insert(name.clone());
+    }
+}
+
+fn is_shared(key: &Key) -> bool {
+    matches!(key, Key::Hairpin(..) | Key::ClusterIp(_))
+}
+
+/// Whether the kernel had an order for the port's slots other than ours, which then is ours.
+fn adopt_port(placed: &mut Placed, service: &Service, claimed: &[Frontend], observed: &State) -> bool {
+    let (number, protocol, family) = placed.port;
+    let node_port = service.ports.iter().find(|p| (p.port, p.protocol) == (number, protocol));
+    let numbers = [Some(number), node_port.and_then(|p| p.node_port)];
+    let is_its = |f: &&Frontend| {
+        f.protocol == protocol && Family::of(f.address) == family && numbers.contains(&Some(f.port))
+    };
+    let frontends: Vec<_> = claimed.iter().filter(is_its).collect();
+    // A ClusterIP under `internalTrafficPolicy: Local` has the local list in the slots of the other one.
+    let internal_local = service.internal_policy == TrafficPolicy::Local;
+    let list_of =
+        |f: &Frontend, which: List| match (internal_local && service.cluster_ips.contains(&f.address), which)
+        {
+            (false, _) => observed.slots(f, which),
+            (true, List::Local) => observed.slots(f, List::Cluster),
+            (true, List::Cluster) => Vec::new(),
+        };
+    let adopt = |list: &mut Box<[Backend]>, which: List| {
+        let found = frontends.iter().map(|f| list_of(f, which)).find(|slots| !slots.is_empty());
+        let found = found.filter(|slots| **slots != **list);
+        found.map(|slots| *list = slots.into()).is_some()
+    };
+    let cluster = adopt(&mut placed.cluster, List::Cluster);
+    let local = adopt(&mut placed.local, List::Local);
+    cluster || local
+}
+
+impl State {
+    /// Backends of a frontend in the order of their slots, with or without affinity.
+    pub fn slots(&self, frontend: &Frontend, list: List) -> Vec<Backend> {
+        let first = match list {
+            List::Cluster => 0,
+            List::Local => crate::table::LOCAL_SLOTS,
+        };
+        (first..)
+            .map_while(|slot| match self.elements.get(&Key::Endpoint(*frontend, slot)) {
+                Some(Value::Backend(backend)) => Some(*backend),
+                _ => self.affinity_backend(frontend, slot),
+            })
+            .collect()
+    }
+
+    fn affinity_backend(&self, frontend: &Frontend, slot: u32) -> Option<Backend> {
+        let Some(Value::Id(id)) = self.elements.get(&Key::AffinitySlot(*frontend, slot)) else { return None };
+        match self.elements.get(&Key::AffinityEndpoint(*frontend, *id)) {
+            Some(Value::Backend(backend)) => Some(*backend),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Conflict(conflict) => conflict.fmt(f),
+            Self::Refusal(refusal) => refusal.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Which endpoints of a Service port this node may use, by the rules of kube-proxy (`CategorizeEndpoints`,
+//! `topologyModeFromHints` and the endpoint slice cache of Kubernetes 1.36).
+//!
+//! Owns readiness, the fallback to terminating endpoints, topology hints and the `Local` lists. Leaves to `compile` what
+//! an empty list means for a client.
+//!
+//! Invariant: lists are sorted and without duplicates, so they do not depend on the order of slices.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    input::{Config, Endpoint, EndpointSlice, NodeFacts, Service, ServicePort, TrafficPolicy},
+    table::{Backend, Family},
+};
+
+/// Endpoints of one Service port and family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lists {
+    /// For clients under policy `Cluster`; empty when no client of the port is.
+    pub(crate) cluster: Vec<Backend>,
+    /// For clients under policy `Local`; empty when no client of the port is.
+    pub(crate) local: Vec<Backend>,
+    /// Whether any node has an endpoint that could serve: an empty `local` then means drop, otherwise reject.
+    pub(crate) any: bool,
+    /// Members of either list that run on this node.
+    pub(crate) here: BTreeSet<Backend>,
+}
+
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    endpoint: &'a Endpoint,
+    here: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Topology {
+    Anywhere,
+    SameNode,
+    SameZone,
+}
+
+/// Whether anything but the `ClusterIP` leads to the port.
+pub(crate) fn is_external(service: &Service, port: &ServicePort, family: Family, config: &Config) -> bool {
+    let of = |addresses: &[std::net::IpAddr]| addresses.iter().any(|a| Family::of(*a) == family);
+    port.node_port.is_some()
+        || of(&service.load_balancer_vips)
+        || (config.external_ips && of(&service.external_ips))
+}
+
+/// Chooses the endpoints of one port for clients that reach this node.
+pub(crate) fn select<'a>(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node: &NodeFacts,
+    config: &Config,
+) -> Lists {
+    let candidates = candidates(port, family, slices, node);
+    let external = is_external(service, port, family, config);
+    let uses_cluster = service.internal_policy == TrafficPolicy::Cluster || external;
+    let uses_local = service.internal_policy == TrafficPolicy::Local
+        || (service.external_policy == TrafficPolicy::Local && external);
+    let mut lists = Lists::default();
+    if uses_cluster {
+        lists.cluster = cluster_list(&candidates, node);
+        lists.any = !lists.cluster.is_empty();
+    }
+    if uses_local {
+        lists.any |= candidates.values().any(|c| c.endpoint.ready || is_fallback(c));
+        lists.local = ready_or_fallback(&candidates, |c| c.here);
+    }
+    lists.here = lists
+        .cluster
+        .iter()
+        .chain(&lists.local)
+        .copied()
+        .filter(|backend| candidates.get(backend).is_some_and(|c| c.here))
+        .collect();
+    lists
+}
+
+/// Every endpoint of a port that still serves, ready or not, on any node: flows to those are left alone.
+pub(crate) fn serving<'a>(
+    port: &ServicePort,
+    family: Family,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node: &NodeFacts,
+) -> BTreeSet<Backend> {
+    let candidates = candidates(port, family, slices, node);
+    candidates
+        .into_iter()
+        .filter(|(_, c)| c.endpoint.serving || c.endpoint.ready)
+        .map(|(backend, _)| backend)
+        .collect()
+}
+
+/// Number of distinct addresses on this node that are ready: what a health check node port reports.
+pub(crate) fn local_ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, node: &NodeFacts) -> usize {
+    let endpoints = slices.filter(|slice| !slice.ports.is_empty()).flat_map(|slice| &slice.endpoints);
+    let ready = endpoints.filter(|e| e.ready && is_here(e, node)).map(|e| e.address);
+    ready.collect::<BTreeSet<_>>().len()
+}
+
+fn is_here(endpoint: &Endpoint, node: &NodeFacts) -> bool {
+    !node.name.is_empty() && endpoint.node.as_ref() == Some(&node.name)
+}
+
+/// The endpoint is seen in two slices while it moves, or an address is already a new pod's while the old one terminates:
+/// the one that does not terminate wins.
+fn candidates<'a>(
+    port: &ServicePort,
+    family: Family,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node: &NodeFacts,
+) -> BTreeMap<Backend, Candidate<'a>> {
+    let mut candidates = BTreeMap::new();
+    for slice in slices {
+        let ports = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
+        for number in ports.map(|p| p.port) {
+            for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
+                let backend = Backend { address: endpoint.address, port: number };
+                if !endpoint.terminating || !candidates.contains_key(&backend) {
+                    candidates.insert(backend, Candidate { endpoint, here: is_here(endpoint, node) });
+                }
+            }
+        }
+    }
+    candidates
+}
+
+fn cluster_list(candidates: &BTreeMap<Backend, Candidate<'_>>, node: &NodeFacts) -> Vec<Backend> {
+    let topology = topology(candidates, node);
+    let ready = candidates.iter().filter(|(_, c)| c.endpoint.ready);
+    let list: Vec<_> =
+        ready.filter(|(_, c)| is_in(c.endpoint, topology, node)).map(|(backend, _)| *backend).collect();
+    if list.is_empty() { ready_or_fallback(candidates, |_| true) } else { list }
+}
+
+fn ready_or_fallback(
+    candidates: &BTreeMap<Backend, Candidate<'_>>,
+    usable: impl Fn(&Candidate<'_>) -> bool,
+) -> Vec<Backend> {
+    let choose = |wanted: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<Backend> {
+        candidates.iter().filter(|(_, c)| usable(c) && wanted(c)).map(|(backend, _)| *backend).collect()
+    };
+    let ready = choose(&|c| c.endpoint.ready);
+    if ready.is_empty() { choose(&is_fallback) } else { ready }
+}
+
+fn is_fallback(candidate: &Candidate<'_>) -> bool {
+    let Endpoint { ready, serving, terminating, .. } = candidate.endpoint;
+    !ready && *serving && *terminating
+}
+
+/// Hints count only if every ready endpoint has some and at least one names this node or zone.
+fn topology(candidates: &BTreeMap<Backend, Candidate<'_>>, node: &NodeFacts) -> Topology {
+    let ready = || candidates.values().map(|c| c.endpoint).filter(|e| e.ready);
+    let hold = |topology, has_hints: fn(&Endpoint) -> bool| {
+        ready().all(has_hints) && ready().any(|e| is_in(e, topology, node))
+    };
+    if hold(Topology::SameNode, |e| !e.node_hints.is_empty()) {
+        Topology::SameNode
+    } else if hold(Topology::SameZone, |e| !e.zone_hints.is_empty()) {
+        Topology::SameZone
+    } else {
+        Topology::Anywhere
+    }
+}
+
+fn is_in(endpoint: &Endpoint, topology: Topology, node: &NodeFacts) -> bool {
+    match topology {
+        Topology::Anywhere => true,
+        Topology::SameNode => endpoint.node_hints.contains(&node.name),
+        Topology::SameZone => node.zone.as_ref().is_some_and(|zone| endpoint.zone_hints.contains(zone)),
+    }
+}

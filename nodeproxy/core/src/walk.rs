@@ -1,0 +1,204 @@
+//! A packet's way through our tables, as docs/nftables.md draws it, over elements instead of a kernel.
+//!
+//! Owns an interpreter of the fixed ruleset, so that what the model writes can be tested without root, and with transactions
+//! that fall between two of a packet's lookups ([`walk_torn`]). Leaves to the kernel tests that the rules really say this.
+//!
+//! Invariant: lookups happen in the order of the hooks: firewall, dispatch, balancing, then the filter hooks.
+
+use std::{cell::Cell, collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::{
+    oracle::{Outcome, Packet, Source},
+    plan::State,
+    table::{Backend, Balance, Family, Frontend, Key, List, Value, Verdict},
+};
+
+/// Tables of which a transaction replaces one by the other after `turn` lookups.
+struct Tables<'a> {
+    before: &'a State,
+    after: &'a State,
+    turn: usize,
+    lookups: Cell<usize>,
+}
+
+/// What one packet met.
+enum End {
+    Dnat(Backend, Source),
+    Refused,
+    Dropped,
+    NotOurs,
+}
+
+/// Everything that may become of a connection.
+pub fn walk(state: &State, masquerade_all: bool, packet: &Packet) -> Outcome {
+    let tables = Tables { before: state, after: state, turn: 0, lookups: Cell::new(0) };
+    outcome(&tables, masquerade_all, packet)
+}
+
+/// Everything that may become of a connection whose packet is between two lookups when a transaction turns `before` into
+/// `after`: one outcome for each such moment.
+pub fn walk_torn(before: &State, after: &State, masquerade_all: bool, packet: &Packet) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for turn in 0.. {
+        let tables = Tables { before, after, turn, lookups: Cell::new(0) };
+        outcomes.push(outcome(&tables, masquerade_all, packet));
+        if tables.lookups.get() < turn {
+            break;
+        }
+    }
+    outcomes
+}
+
+fn outcome(tables: &Tables<'_>, masquerade_all: bool, packet: &Packet) -> Outcome {
+    let mut backends = BTreeMap::new();
+    let mut pick = 0;
+    loop {
+        tables.lookups.set(0);
+        let mut picks = 0;
+        match (Walk { tables, masquerade_all, packet }).run(pick, &mut picks) {
+            End::Dnat(backend, source) => {
+                backends.insert(backend, source);
+            }
+            End::Refused => return Outcome::Refused,
+            End::Dropped => return Outcome::Dropped,
+            End::NotOurs => return Outcome::NotOurs,
+        }
+        pick += 1;
+        if pick >= picks {
+            return Outcome::Backends(backends);
+        }
+    }
+}
+
+impl Tables<'_> {
+    fn now(&self) -> &State {
+        let lookup = self.lookups.get();
+        self.lookups.set(lookup + 1);
+        if lookup < self.turn { self.before } else { self.after }
+    }
+
+    fn get(&self, key: Key) -> Option<Value> {
+        self.now().elements.get(&key).copied()
+    }
+
+    fn has(&self, key: Key) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Membership in an interval set.
+    fn covers(&self, address: IpAddr, of: impl Fn(IpNet) -> Key) -> bool {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let state = self.now();
+        (0..=longest)
+            .filter_map(|length| IpNet::new(address, length).ok())
+            .any(|net| state.elements.contains_key(&of(net.trunc())))
+    }
+}
+
+struct Walk<'a> {
+    tables: &'a Tables<'a>,
+    masquerade_all: bool,
+    packet: &'a Packet,
+}
+
+impl Walk<'_> {
+    fn run(&self, pick: u32, picks: &mut u32) -> End {
+        let Packet { source, from_node: _, to } = *self.packet;
+        if self.tables.has(Key::Firewalled(to))
+            && !self.tables.covers(source, |net| Key::SourceRange(to, net))
+        {
+            return End::Dropped;
+        }
+        match self.dispatch(pick, picks) {
+            Some((backend, marked)) => {
+                let hairpin = source == backend.address
+                    && self.tables.has(Key::Hairpin(backend.address, to.protocol, backend.port));
+                let source = if marked || hairpin { Source::Masqueraded } else { Source::Preserved };
+                End::Dnat(backend, source)
+            }
+            None => self.filter(),
+        }
+    }
+
+    /// Chain `dispatch`: the backend, and whether the packet is marked for masquerading.
+    fn dispatch(&self, pick: u32, picks: &mut u32) -> Option<(Backend, bool)> {
+        let to = self.packet.to;
+        let family = Family::of(to.address);
+        let is_pod_cidr = |key: &Key| matches!(key, Key::PodCidr(net) if Family::of(net.addr()) == family);
+        let has_detector = self.tables.after.elements.keys().any(is_pod_cidr);
+        let marked = self.tables.has(Key::ClusterIp(to.address))
+            && (self.masquerade_all || (has_detector && !self.is_from_pod()));
+        match self.tables.get(Key::Service(to))? {
+            Value::Verdict(Verdict::Balance(balance)) => self.balance(balance, marked, pick, picks),
+            Value::Verdict(Verdict::External) => self.external(pick, picks),
+            _ => None,
+        }
+    }
+
+    fn is_from_pod(&self) -> bool {
+        self.tables.covers(self.packet.source, Key::PodCidr)
+    }
+
+    /// Chain `external`: each lookup that misses falls through to the next rule.
+    fn external(&self, pick: u32, picks: &mut u32) -> Option<(Backend, bool)> {
+        let to = self.packet.to;
+        let balance = |key| match self.tables.get(key) {
+            Some(Value::Verdict(Verdict::Balance(balance))) => Some(balance),
+            _ => None,
+        };
+        if self.is_from_pod()
+            && let Some(short) = balance(Key::Short(to))
+        {
+            return self.balance(short, false, pick, picks);
+        }
+        let marked = self.packet.from_node;
+        if self.packet.from_node
+            && let Some(short) = balance(Key::Short(to))
+        {
+            return self.balance(short, marked, pick, picks);
+        }
+        self.balance(balance(Key::Local(to))?, marked, pick, picks)
+    }
+
+    /// Chain `lb-…`. A client without remembered endpoint takes a slot; a remembered one is one of the same endpoints.
+    fn balance(&self, balance: Balance, marked: bool, pick: u32, picks: &mut u32) -> Option<(Backend, bool)> {
+        let Balance { endpoints, list, masquerade, affinity } = balance;
+        *picks = endpoints;
+        let first = if list == List::Local { crate::table::LOCAL_SLOTS } else { 0 };
+        let slot = first + pick % endpoints.max(1);
+        let backend = self.slot(self.packet.to, slot, affinity.is_some())?;
+        Some((backend, marked || masquerade))
+    }
+
+    fn slot(&self, to: Frontend, slot: u32, affinity: bool) -> Option<Backend> {
+        let value = if affinity {
+            let Value::Id(id) = self.tables.get(Key::AffinitySlot(to, slot))? else { return None };
+            self.tables.get(Key::AffinityEndpoint(to, id))?
+        } else {
+            self.tables.get(Key::Endpoint(to, slot))?
+        };
+        match value {
+            Value::Backend(backend) => Some(backend),
+            _ => None,
+        }
+    }
+
+    /// The filter hooks, for packets that nothing rewrote.
+    fn filter(&self) -> End {
+        let to = self.packet.to;
+        match self.tables.get(Key::NoEndpoints(to)) {
+            Some(Value::Verdict(Verdict::Drop)) => return End::Dropped,
+            Some(_) => return End::Refused,
+            None => {}
+        }
+        if self.tables.has(Key::ClusterIp(to.address)) {
+            End::Refused
+        } else if self.tables.covers(to.address, Key::ServiceCidr) {
+            End::Dropped
+        } else {
+            End::NotOurs
+        }
+    }
+}
