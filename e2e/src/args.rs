@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::sandbox;
+use crate::{backend, enter, probe, sandbox, up};
 
 /// A Kubernetes cluster on one machine, for Portico's demo, tests and benches.
 #[derive(Debug, Parser)]
@@ -19,16 +19,34 @@ pub struct Args {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a cluster until Ctrl-C, for work by hand.
+    Up(up::UpArgs),
+    /// End a cluster, and remove what a killed one left.
+    Down(up::DownArgs),
+    /// Enter a node, a pod or the outside host of a running cluster.
+    Shell(up::ShellArgs),
     /// (internal) PID 1 of a cluster's sandbox: runs a command, reaps orphans, ends with the command's code.
     #[command(hide = true)]
     Sandboxed(sandbox::init::Args),
+    /// Run a program in the namespaces of a node, a pod or a process.
+    Enter(enter::Args),
+    /// The test backend: answers who it is and whom it sees.
+    Backend(backend::Args),
+    /// The test client: tries an address and says who answered.
+    Probe(probe::Args),
 }
 
 impl Command {
     /// Runs the subcommand to its end.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Up(args) => up::up(&args),
+            Self::Down(args) => up::down(&args),
+            Self::Shell(args) => up::shell(&args),
             Self::Sandboxed(args) => sandbox::init::run(&args),
+            Self::Enter(args) => enter::run(&args),
+            Self::Backend(args) => backend::run(&args),
+            Self::Probe(args) => probe::run(&args),
         }
     }
 }

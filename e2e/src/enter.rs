@@ -17,18 +17,30 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, sethostname, setsid};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, sethostname, setsid};
 use serde::{Deserialize, Serialize};
 
 pub use root::{Bind, Root};
 
 /// Where `ip netns add` keeps its names.
 pub const NETNS_DIR: &str = "/run/netns";
+
+/// Carries the [`Entry`] from the first stage to the second, which may no longer see the spec file.
+const ENTRY_VARIABLE: &str = "PORTICO_ENTRY";
+
+/// Exit code for a program that cannot be started, as a shell and a container runtime give it.
+const CANNOT_START: u8 = 127;
+
+/// For programs whose environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// `portico-e2e enter`: run a program in the namespaces of a node, a pod or a process.
 #[derive(clap::Args, Clone, Debug)]
@@ -55,7 +67,7 @@ pub struct Args {
     #[arg(long, hide = true, conflicts_with_all = ["netns", "join", "mount_ns", "bind", "cwd", "env_file"])]
     spec: Option<PathBuf>,
     /// Second stage: already inside, only the last steps are left
-    #[arg(long, hide = true, requires = "spec")]
+    #[arg(long, hide = true, conflicts_with = "spec")]
     inside: bool,
     /// The program and its arguments
     #[arg(last = true)]
@@ -93,7 +105,8 @@ impl Entry {
     /// What the flags mean, or a remedy.
     pub fn from_args(args: &Args) -> Result<Self> {
         if let Some(path) = &args.spec {
-            let text = std::fs::read(path).with_context(|| format!("--spec {}: cannot be read", path.display()))?;
+            let text =
+                std::fs::read(path).with_context(|| format!("--spec {}: cannot be read", path.display()))?;
             return serde_json::from_slice(&text).with_context(|| format!("--spec {}", path.display()));
         }
         if args.command.is_empty() {
@@ -120,17 +133,31 @@ pub fn netns_path(name: &str) -> PathBuf {
 
 /// Enters and becomes the program. Returns only where a parent has to stay, or with an error.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let entry = Entry::from_args(args)?;
     if args.inside {
-        return finish(&entry).map(|never| match never {});
+        let Err(error) = last_steps();
+        writeln!(std::io::stderr(), "{error:#}").context("say why")?;
+        return Ok(ExitCode::from(CANNOT_START));
+    }
+    let entry = Entry::from_args(args)?;
+    if args.spec.is_some() {
+        set_pdeathsig(Signal::SIGKILL).context("parent-death signal")?; // containers die with the agent
     }
     let exe = std::env::current_exe().context("own path")?;
     enter(&entry)?;
-    match (entry.pid || entry.join.is_some(), &args.spec) {
-        (true, Some(spec)) => supervise::second_stage(&exe, spec, &entry),
-        (true, None) => supervise::program(&entry),
-        (false, _) => finish(&entry).map(|never| match never {}),
+    if entry.pid || entry.join.is_some() {
+        return supervise::second_stage(&exe, &entry);
     }
+    finish(&entry).map(|never| match never {})
+}
+
+/// The second stage: a child, so it is in the process-id namespace that its parent made or joined.
+fn last_steps() -> Result<Infallible> {
+    set_pdeathsig(Signal::SIGKILL).context("parent-death signal")?;
+    let text = std::env::var(ENTRY_VARIABLE)
+        .with_context(|| format!("{ENTRY_VARIABLE}: set by the first stage only"))?;
+    let mut entry: Entry = serde_json::from_str(&text).context(ENTRY_VARIABLE)?;
+    entry.env.get_or_insert_with(|| std::env::vars().filter(|(key, _)| key != ENTRY_VARIABLE).collect());
+    finish(&entry)
 }
 
 fn enter(entry: &Entry) -> Result<()> {
@@ -170,7 +197,8 @@ fn join(pid: u32) -> Result<()> {
     let mut files = Vec::new();
     for (kind, flag) in kinds {
         let theirs = format!("/proc/{pid}/ns/{kind}");
-        let same = std::fs::read_link(&theirs).ok() == std::fs::read_link(format!("/proc/self/ns/{kind}")).ok();
+        let same =
+            std::fs::read_link(&theirs).ok() == std::fs::read_link(format!("/proc/self/ns/{kind}")).ok();
         if !same {
             let file = File::open(&theirs).with_context(|| format!("process {pid}: its {kind} namespace"))?;
             files.push((kind, flag, file));
@@ -197,42 +225,51 @@ fn finish(entry: &Entry) -> Result<Infallible> {
         }
         chdir(dir).with_context(|| format!("working directory {}", dir.display()))?;
     }
-    if let Some(env) = &entry.env
-        && entry.join.is_none()
-        && !entry.pid
-    {
-        return exec_with(env, &entry.argv);
-    }
-    exec(&entry.argv)
+    exec(&entry.argv, entry.env.as_ref())
 }
 
 /// In a new session the first terminal that is opened becomes the controlling one.
 fn take_terminal(path: &Path) -> Result<()> {
     setsid().context("setsid")?;
-    let file = File::options().read(true).write(true).open(path).with_context(|| format!("terminal {}", path.display()))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("terminal {}", path.display()))?;
     dup2_stdin(&file).context("stdin")?;
     dup2_stdout(&file).context("stdout")?;
     dup2_stderr(&file).context("stderr")?;
     Ok(())
 }
 
-fn exec(argv: &[String]) -> Result<Infallible> {
+/// Looks the program up in the PATH of its own environment, as a container runtime does.
+fn exec(argv: &[String], env: Option<&BTreeMap<String, String>>) -> Result<Infallible> {
     let argv = c_strings(argv)?;
     let program = argv.first().context("no program given")?;
-    let name = program.to_string_lossy();
-    execvp(program, &argv).with_context(|| format!("{name}: cannot be started"))
+    let env: Vec<String> = match env {
+        Some(env) => env.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+        None => std::env::vars().map(|(key, value)| format!("{key}={value}")).collect(),
+    };
+    let path = env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let program = look_up(&program.to_string_lossy(), path)?;
+    let name = program.display().to_string();
+    let file = CString::new(program.into_os_string().into_encoded_bytes()).context("program path")?;
+    execve(&file, &argv, &c_strings(&env)?).with_context(|| format!("{name}: cannot be started"))
 }
 
-fn exec_with(env: &BTreeMap<String, String>, argv: &[String]) -> Result<Infallible> {
-    let pairs: Vec<String> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let argv = c_strings(argv)?;
-    let program = argv.first().context("no program given")?;
-    let name = program.to_string_lossy();
-    nix::unistd::execvpe(program, &argv, &c_strings(&pairs)?).with_context(|| format!("{name}: cannot be started"))
+fn look_up(program: &str, path: &str) -> Result<PathBuf> {
+    if program.contains('/') {
+        return Ok(PathBuf::from(program));
+    }
+    let found = path.split(':').map(|dir| Path::new(dir).join(program)).find(|file| file.is_file());
+    found.with_context(|| format!("{program}: executable file not found in PATH ({path})"))
 }
 
 fn c_strings(words: &[String]) -> Result<Vec<CString>> {
-    words.iter().map(|word| CString::new(word.as_str()).with_context(|| format!("{word:?}: holds a zero byte"))).collect()
+    words
+        .iter()
+        .map(|word| CString::new(word.as_str()).with_context(|| format!("{word:?}: holds a zero byte")))
+        .collect()
 }
 
 fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>> {

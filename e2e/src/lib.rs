@@ -13,5 +13,22 @@
 
 pub mod account;
 pub mod args;
+pub mod backend;
+pub mod cluster;
+pub mod controlplane;
+pub mod enter;
+pub mod fabric;
+pub mod forward;
+pub mod home;
+pub mod images;
+pub mod kubeconfig;
+pub mod load_balancer;
+pub mod pki;
+pub mod portico;
+pub mod probe;
+pub mod process;
+pub mod runtime;
 pub mod sandbox;
+pub mod session;
 pub mod tools;
+pub mod up;

@@ -11,13 +11,17 @@ mod inside;
 use std::{
     env,
     ffi::OsString,
+    fs,
     os::unix::process::CommandExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
 };
 
 use anyhow::Context as _;
-use nix::unistd::geteuid;
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::{Pid, geteuid},
+};
 
 use crate::tools::Tools;
 
@@ -29,53 +33,55 @@ pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
 }
 
-/// The outer end of a sandbox. Dropping it ends the sandbox.
+/// The outer end of a sandbox.
 #[derive(Debug)]
 pub struct Sandbox {
     child: Child,
 }
 
+/// While this is held, the sandbox may live; dropping it asks for the end, with a grace period.
+#[derive(Debug)]
+pub struct Lifeline(#[expect(dead_code, reason = "held, and closed by being dropped")] ChildStdin);
+
 impl Sandbox {
     /// Starts `program` with `arguments` inside a new sandbox. Its stdout and stderr are this process's.
-    pub fn start(tools: &Tools, program: &Path, arguments: &[OsString]) -> anyhow::Result<Self> {
-        let child = command(tools, program, arguments)
+    pub fn start(
+        tools: &Tools,
+        program: &Path,
+        arguments: &[OsString],
+        environment: &[(&str, OsString)],
+    ) -> anyhow::Result<(Self, Lifeline)> {
+        let mut child = command(tools, program, arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .spawn()
             .context("starting `unshare`: it is part of util-linux; install that")?;
-        Ok(Self { child })
+        let lifeline = child.stdin.take().context("the sandbox has no stdin")?;
+        Ok((Self { child }, Lifeline(lifeline)))
     }
 
-    /// Asks for the end: closes the lifeline. The inside has a grace period to finish.
-    pub fn stop(&mut self) {
-        drop(self.child.stdin.take());
-    }
-
-    /// Host process id of the wrapper; killing it kills the sandbox.
+    /// Process id of the wrapper on the machine.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The code of the command inside, once it has ended.
-    pub fn try_wait(&mut self) -> anyhow::Result<Option<u8>> {
-        let status = self.child.try_wait().context("waiting for the sandbox")?;
-        Ok(status.map(|status| status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
-    }
-
-    /// Waits for the end and gives the code of the command inside. Keeps the lifeline.
+    /// Waits for the end and gives the code of the command inside.
     pub fn wait(&mut self) -> anyhow::Result<u8> {
-        let lifeline = self.child.stdin.take(); // std closes stdin before it waits
         let status = self.child.wait().context("waiting for the sandbox")?;
-        drop(lifeline);
         Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
     }
 }
 
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        self.stop();
-        if let Err(error) = self.child.wait() {
-            tracing::warn!(%error, "waiting for the sandbox's end");
-        }
-    }
+/// Ends a sandbox by its wrapper's process id, at once.
+pub fn kill(pid: u32) -> anyhow::Result<()> {
+    signal::kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL).context("killing the sandbox")
+}
+
+/// Process id, on the machine, of the PID 1 of the sandbox whose wrapper is `pid`.
+pub fn init_of(pid: u32) -> anyhow::Result<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let first = children.split_whitespace().next().context("the sandbox has no process")?;
+    first.parse().with_context(|| format!("a process id in {path}"))
 }
 
 /// The `unshare` command line. It runs in a process group of its own, so that Ctrl-C reaches the outer process alone and

@@ -1,0 +1,224 @@
+//! A running cluster, and what its users (demo, scenarios, benches) do with it. Starting goes bottom-up: network, control
+//! plane, nodes, load balancer, Portico. It runs inside a sandbox, which ends whatever [`Cluster::stop`] did not.
+
+pub mod nodes;
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use kube::Client;
+use tokio::{io::AsyncWriteExt as _, process::Command, task::JoinHandle, time::sleep};
+
+use crate::{
+    account::Account,
+    controlplane::{ControlPlane, Credentials},
+    fabric::{self, Host},
+    forward,
+    home::Home,
+    images,
+    load_balancer::LoadBalancer,
+    portico::{self, Parts},
+    process::{self, Crashes},
+    tools::Tools,
+};
+use nodes::Nodes;
+
+/// What a cluster consists of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many nodes, from 0 to 254.
+    pub nodes: u8,
+    /// Which parts of Portico are installed, and how.
+    pub portico: Parts,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 2, portico: Parts::default() }
+    }
+}
+
+/// A running cluster.
+pub struct Cluster {
+    tools: Tools,
+    home: Home,
+    client: Client,
+    crashes: Crashes,
+    control_plane: ControlPlane,
+    nodes: Nodes,
+    load_balancer: Option<LoadBalancer>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl Cluster {
+    /// Starts a cluster in `home` and waits until all of it works.
+    pub async fn start(home: &Home, options: &Options, account: &Account) -> anyhow::Result<Self> {
+        let tools = Tools::find()?;
+        let crashes = Crashes::new();
+        let (load_balancer, outside) = (Host::load_balancer(), Host::outside());
+        fabric::create().context("making the cluster's network")?;
+        for host in [&load_balancer, &outside] {
+            fabric::attach(host).with_context(|| format!("making the network of {}", host.name))?;
+        }
+        let credentials = Credentials::open(&home.pki())?;
+        account.step("starting etcd and kube-apiserver");
+        let (control_plane, client) = ControlPlane::start(&tools, home, &credentials, &crashes).await?;
+        account.step("the API server is ready");
+
+        images::write(&home.path("images.json"), &images::table(&tools))?;
+        let background = vec![
+            spawn("routes to pods", fabric::routes::follow(client.clone())),
+            spawn("port of the API server", {
+                let socket = home.api_socket();
+                async move { forward::inside(&socket).await }
+            }),
+        ];
+        let mut cluster = Self {
+            nodes: Nodes::new(credentials),
+            load_balancer: None,
+            tools,
+            home: home.clone(),
+            client,
+            crashes,
+            control_plane,
+            background,
+        };
+        cluster.populate(options, account).await?;
+        Ok(cluster)
+    }
+
+    async fn populate(&mut self, options: &Options, account: &Account) -> anyhow::Result<()> {
+        let Options { nodes, portico } = options;
+        for number in 1..=*nodes {
+            self.nodes.start(number, &self.tools, &self.home, &self.crashes)?;
+        }
+        if portico.needs_load_balancer() {
+            let started = LoadBalancer::start(&self.tools, &self.home, &self.crashes);
+            self.load_balancer = Some(self.crashes.or(started).await?);
+        }
+        self.crashes.or(self.nodes.ready(&self.client)).await?;
+        account.step(format!("{nodes} nodes are ready"));
+        if portico.is_empty() {
+            return Ok(());
+        }
+        let token = self.load_balancer.as_ref().map(|lb| lb.token().to_owned());
+        self.crashes.or(portico::install(self, portico, token.as_deref())).await?;
+        account.step(format!("Portico is installed: {portico}"));
+        Ok(())
+    }
+
+    /// A client with an administrator's rights.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The cluster's folder.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The programs.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// The nodes, in the order of their numbers.
+    pub fn nodes(&self) -> &[Host] {
+        self.nodes.hosts()
+    }
+
+    /// Adds a node and waits until it is ready.
+    pub async fn add_node(&mut self, number: u8) -> anyhow::Result<()> {
+        self.nodes.start(number, &self.tools, &self.home, &self.crashes)?;
+        self.crashes.or(self.nodes.ready(&self.client)).await
+    }
+
+    /// Where a process crashed that a cluster is made of.
+    pub fn crashes(&self) -> &Crashes {
+        &self.crashes
+    }
+
+    /// Runs kubectl as an administrator and gives its stdout.
+    pub async fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
+        process::output(self.kubectl_command().args(args)).await
+    }
+
+    /// `kubectl apply` of a manifest, which may hold several documents.
+    pub async fn apply(&self, manifest: &str) -> anyhow::Result<String> {
+        self.kubectl_stdin(&["apply", "-f", "-"], manifest).await
+    }
+
+    /// Runs kubectl with something on its stdin.
+    pub async fn kubectl_stdin(&self, args: &[&str], stdin: &str) -> anyhow::Result<String> {
+        let mut child = self
+            .kubectl_command()
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting kubectl")?;
+        let mut pipe = child.stdin.take().context("kubectl has no stdin")?;
+        pipe.write_all(stdin.as_bytes()).await.context("writing to kubectl")?;
+        drop(pipe);
+        let done = child.wait_with_output().await.context("waiting for kubectl")?;
+        if !done.status.success() {
+            bail!("`kubectl {}` failed: {}", args.join(" "), String::from_utf8_lossy(&done.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(self.tools.controlplane());
+        command.arg("kubectl").env("KUBECONFIG", self.home.admin_kubeconfig()).env("HOME", self.home.dir()); // its caches, and no settings of the person's own
+        command
+    }
+
+    /// Waits until `look` finds what it looks for. `look` says by `Err` why it has not, and the last of these is in the
+    /// error after `deadline`. Ends at once when a process of the cluster crashes.
+    pub async fn eventually<T>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        mut look: impl AsyncFnMut() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let end = Instant::now() + deadline;
+        let watched = async {
+            loop {
+                match look().await {
+                    Ok(found) => return Ok(found),
+                    Err(not_yet) if Instant::now() >= end => {
+                        return Err(not_yet.context(format!("{what}: not within {deadline:?}")));
+                    }
+                    Err(_not_yet) => sleep(Duration::from_millis(50)).await,
+                }
+            }
+        };
+        self.crashes.or(watched).await
+    }
+
+    /// Stops the control plane in order, so that its data can be used again. All else ends with the sandbox.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        for task in self.background {
+            task.abort();
+        }
+        self.nodes.stop().await?;
+        self.control_plane.stop().await
+    }
+}
+
+/// A background task whose end is a failure worth a line in the log; what depends on it will say so by a deadline.
+fn spawn(
+    what: &'static str,
+    work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = work.await {
+            tracing::error!(what, error = format!("{error:#}"), "a background task ended");
+        }
+    })
+}

@@ -1,0 +1,183 @@
+//! The network of a cluster: who has which address, and the namespaces and links that make it so. The sandbox's own
+//! namespace is the fabric, a bridge with the control plane on it; nodes, the load balancer and the outside host are
+//! namespaces with one `eth0` each on that bridge.
+//!
+//! What to do is made as text for `ip -batch` (pure), and run once per namespace. Pods' links belong to the node agents.
+
+pub mod routes;
+
+use std::{
+    io::Write as _,
+    net::Ipv4Addr,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail};
+
+/// Where the API server listens.
+pub const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+/// Where the cluster's load balancer takes orders.
+pub const LOAD_BALANCER: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
+/// A host outside the cluster.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 100);
+/// The addresses that the load balancer gives out.
+pub const LOAD_BALANCER_RANGE: &str = "172.30.10.0/24";
+/// Services' addresses.
+pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+/// The `kubernetes` Service's address: the first one of [`SERVICE_CIDR`].
+pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// Where pods are told to find DNS.
+pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// Pods' addresses; the controller-manager gives each node a /24 of it.
+pub const POD_CIDR: &str = "10.244.0.0/16";
+
+/// Length of the fabric's prefix.
+const PREFIX: u8 = 16;
+
+/// A network namespace on the fabric.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Host {
+    /// Its name, as `ip netns` shows it.
+    pub name: String,
+    /// The address of its `eth0`.
+    pub address: Ipv4Addr,
+    /// Whether it forwards for others and reaches what it has no route for by the fabric: a node.
+    pub is_router: bool,
+}
+
+impl Host {
+    /// Node `number`, from 1 to 254.
+    pub fn node(number: u8) -> Self {
+        Self { name: format!("node-{number}"), address: Ipv4Addr::new(172, 30, 1, number), is_router: true }
+    }
+
+    /// The host of `portico-lb`.
+    pub fn load_balancer() -> Self {
+        Self { name: "lb".to_owned(), address: LOAD_BALANCER, is_router: false }
+    }
+
+    /// The host outside the cluster: it shares the wire with the nodes, and knows no route to pods or Services.
+    pub fn outside() -> Self {
+        Self { name: "outside".to_owned(), address: OUTSIDE, is_router: false }
+    }
+
+    /// Path of its network namespace, inside the sandbox.
+    pub fn netns(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
+    fn outer_link(&self) -> String {
+        format!("v-{}", self.name)
+    }
+}
+
+/// Makes the bridge in the sandbox's own namespace.
+pub fn create() -> anyhow::Result<()> {
+    ip_batch(None, &bridge_batch())?;
+    // Where br_netfilter is loaded, bridged packets would pass the fabric's hooks and connection tracking a second time.
+    for family in ["iptables", "ip6tables"] {
+        let path = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
+        if std::path::Path::new(&path).exists() {
+            std::fs::write(&path, "0").with_context(|| format!("writing {path}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes `host`'s namespace and plugs it into the bridge.
+pub fn attach(host: &Host) -> anyhow::Result<()> {
+    run(Command::new("ip").args(["netns", "add", &host.name]))?;
+    ip_batch(None, &outer_batch(host))?;
+    ip_batch(Some(&host.name), &inner_batch(host))?;
+    let mut sysctls = vec!["net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0"];
+    if host.is_router {
+        sysctls.extend(["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]);
+    }
+    run(Command::new("nsenter")
+        .arg(format!("--net={}", host.netns()))
+        .args(["sysctl", "-q", "-w"])
+        .args(sysctls))
+}
+
+/// Takes `host` off the bridge, with its namespace.
+pub fn detach(host: &Host) -> anyhow::Result<()> {
+    ip_batch(None, &format!("link del {}\n", host.outer_link()))?;
+    run(Command::new("ip").args(["netns", "del", &host.name]))
+}
+
+fn bridge_batch() -> String {
+    format!("link add fabric type bridge\naddr add {CONTROL_PLANE}/{PREFIX} dev fabric\nlink set fabric up\n")
+}
+
+fn outer_batch(host: &Host) -> String {
+    let (link, name) = (host.outer_link(), &host.name);
+    format!(
+        "link add {link} type veth peer name eth0 netns {name}\nlink set {link} master fabric\nlink set {link} up\n"
+    )
+}
+
+fn inner_batch(host: &Host) -> String {
+    let mut batch =
+        format!("link set lo up\naddr add {}/{PREFIX} dev eth0\nlink set eth0 up\n", host.address);
+    if host.is_router {
+        // As on a real node. Without it the kernel would refuse a connection to a Service's address before the node
+        // proxy's rules see it. The fabric itself forwards nothing, so what has no rule gets no answer.
+        batch.push_str(&format!("route add default via {CONTROL_PLANE}\n"));
+    }
+    batch
+}
+
+/// Runs `ip -batch` in a named namespace, or in the sandbox's own.
+pub(crate) fn ip_batch(netns: Option<&str>, batch: &str) -> anyhow::Result<()> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let mut command = Command::new("ip");
+    if let Some(netns) = netns {
+        command.args(["-netns", netns]);
+    }
+    let mut child = command
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("starting `ip`: install iproute2")?;
+    child
+        .stdin
+        .take()
+        .context("`ip` has no stdin")?
+        .write_all(batch.as_bytes())
+        .context("writing to `ip -batch`")?;
+    let done = child.wait_with_output().context("waiting for `ip -batch`")?;
+    if !done.status.success() {
+        bail!("`ip -batch` failed: {}\nwith\n{batch}", String::from_utf8_lossy(&done.stderr).trim());
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let done = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
+    if !done.status.success() {
+        bail!("{command:?} ended with {}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nodes_have_a_default_route() {
+        assert!(inner_batch(&Host::node(1)).contains("route add default via 172.30.0.1"));
+        assert!(!inner_batch(&Host::outside()).contains("route"));
+    }
+
+    #[test]
+    fn link_names_fit_the_kernels_fifteen_bytes() {
+        for host in [Host::node(254), Host::load_balancer(), Host::outside()] {
+            assert!(host.outer_link().len() <= 15, "{}", host.outer_link());
+        }
+    }
+}

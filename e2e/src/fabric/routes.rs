@@ -1,0 +1,144 @@
+//! Routes to pods: every node and the control plane reach each node's podCIDR by that node's address. The cluster's
+//! controller-manager allocates the podCIDRs; this watches Nodes and keeps the kernel's routes equal to what they say,
+//! as the route controller of a cloud does. The outside host gets none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use anyhow::Context as _;
+use futures::{StreamExt as _, pin_mut};
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, Client, ResourceExt as _,
+    runtime::{WatchStreamExt as _, watcher},
+};
+
+use super::ip_batch;
+
+/// A node's pods, and the address that leads to them.
+type ByNode = BTreeMap<String, (Ipv4Net, Ipv4Addr)>;
+
+/// Namespace (none: the fabric) → destination → gateway.
+type Routes = BTreeMap<Option<String>, BTreeMap<Ipv4Net, Ipv4Addr>>;
+
+/// Follows the cluster's Nodes until the watch ends, which it does only with an error that retrying did not heal.
+pub async fn follow(client: Client) -> anyhow::Result<()> {
+    let events = watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff();
+    pin_mut!(events);
+    let (mut nodes, mut listed) = (ByNode::new(), ByNode::new());
+    let mut programmed = Routes::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Init) => listed.clear(),
+            Ok(watcher::Event::InitApply(node)) => apply(&mut listed, &node),
+            Ok(watcher::Event::InitDone) => nodes.clone_from(&listed),
+            Ok(watcher::Event::Apply(node)) => apply(&mut nodes, &node),
+            Ok(watcher::Event::Delete(node)) => drop(nodes.remove(&node.name_any())),
+            Err(error) => tracing::warn!(%error, "watching nodes for their routes"),
+        }
+        let desired = desired(&nodes);
+        for (netns, batch) in plan(&desired, &programmed) {
+            ip_batch(netns.as_deref(), &batch).context("setting routes to pods")?;
+        }
+        programmed = desired;
+    }
+    Ok(())
+}
+
+fn apply(nodes: &mut ByNode, node: &Node) {
+    let cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_ref()).and_then(|cidr| cidr.parse().ok());
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    let address = addresses
+        .and_then(|all| all.iter().find(|address| address.type_ == "InternalIP"))
+        .and_then(|address| address.address.parse().ok());
+    match (cidr, address) {
+        (Some(cidr), Some(address)) => drop(nodes.insert(node.name_any(), (cidr, address))),
+        _ => drop(nodes.remove(&node.name_any())),
+    }
+}
+
+/// Every namespace's routes: all podCIDRs but its own.
+fn desired(nodes: &ByNode) -> Routes {
+    let namespaces = nodes.keys().cloned().map(Some).chain([None]);
+    namespaces
+        .map(|namespace| {
+            let others = nodes.iter().filter(|(name, _)| namespace.as_ref() != Some(name));
+            let routes = others.map(|(_, (cidr, gateway))| (*cidr, *gateway)).collect();
+            (namespace, routes)
+        })
+        .collect()
+}
+
+/// The `ip -batch` text that leads from `programmed` to `desired`. A node that is gone takes its namespace's routes along.
+fn plan(desired: &Routes, programmed: &Routes) -> Vec<(Option<String>, String)> {
+    let nothing = BTreeMap::new();
+    let mut batches = Vec::new();
+    for (namespace, want) in desired {
+        let have = programmed.get(namespace).unwrap_or(&nothing);
+        let mut batch = String::new();
+        for (cidr, gateway) in want.iter().filter(|(cidr, gateway)| have.get(cidr) != Some(gateway)) {
+            batch.push_str(&format!("route replace {cidr} via {gateway}\n"));
+        }
+        let stale: BTreeSet<_> = have.keys().filter(|cidr| !want.contains_key(cidr)).collect();
+        for cidr in stale {
+            batch.push_str(&format!("route del {cidr}\n"));
+        }
+        if !batch.is_empty() {
+            batches.push((namespace.clone(), batch));
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_nodes(numbers: &[u8]) -> ByNode {
+        numbers
+            .iter()
+            .map(|&n| {
+                let cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, n, 0), 24);
+                (format!("node-{n}"), (cidr, Ipv4Addr::new(172, 30, 1, n)))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_node_has_routes_to_the_others_and_the_fabric_to_all() {
+        let plan = plan(&desired(&mk_nodes(&[1, 2])), &Routes::new());
+        let text: Vec<_> = plan.iter().map(|(ns, batch)| (ns.as_deref(), batch.as_str())).collect();
+        assert_eq!(
+            text,
+            [
+                (
+                    None,
+                    "route replace 10.244.1.0/24 via 172.30.1.1\nroute replace 10.244.2.0/24 via 172.30.1.2\n"
+                ),
+                (Some("node-1"), "route replace 10.244.2.0/24 via 172.30.1.2\n"),
+                (Some("node-2"), "route replace 10.244.1.0/24 via 172.30.1.1\n"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_right_already_is_left_alone() {
+        let routes = desired(&mk_nodes(&[1, 2, 3]));
+        assert_eq!(plan(&routes, &routes), []);
+    }
+
+    #[test]
+    fn a_node_that_went_takes_its_routes_along() {
+        let plan = plan(&desired(&mk_nodes(&[1])), &desired(&mk_nodes(&[1, 2])));
+        assert_eq!(
+            plan,
+            [
+                (None, "route del 10.244.2.0/24\n".to_owned()),
+                (Some("node-1".to_owned()), "route del 10.244.2.0/24\n".to_owned()),
+            ]
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! What a container image stands for on this machine: no image is ever pulled, each name is a program that is here. The
+//! table goes to the node agents as a file, `[{"image": "<glob>", "argv": ["program", …]}, …]`; the first rule that
+//! matches an image's name counts, and the container's own `args` follow the rule's argv.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::tools::Tools;
+
+/// One row of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Which images: `*` stands for any run of characters, slashes included.
+    pub image: String,
+    /// The program, and its first arguments.
+    pub argv: Vec<String>,
+}
+
+/// The table for a cluster of these programs.
+pub fn table(tools: &Tools) -> Vec<Rule> {
+    let program = |path: PathBuf| vec![path.display().to_string()];
+    // The guestbook's replicas name no master: its image finds it by the Service's environment variables.
+    let replica = [
+        "sh",
+        "-c",
+        r#"exec redis-server --replicaof "$REDIS_MASTER_SERVICE_HOST" "${REDIS_MASTER_SERVICE_PORT:-6379}" --save '' --appendonly no --protected-mode no --dir /tmp "$@""#,
+        "redis-server",
+    ];
+    let redis =
+        ["redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no", "--dir", "/tmp"];
+    let mut backend = program(tools.portico_e2e());
+    backend.push("backend".to_owned());
+    let mut rules = Vec::new();
+    for image in ["*redisslave*", "*redis-slave*", "*redis-follower*", "*redis-replica*"] {
+        rules.push(Rule { image: image.to_owned(), argv: replica.map(str::to_owned).to_vec() });
+    }
+    rules.push(Rule { image: "*redis*".to_owned(), argv: redis.map(str::to_owned).to_vec() });
+    rules.push(Rule { image: "*portico-operator*".to_owned(), argv: program(tools.operator()) });
+    rules.push(Rule { image: "*portico-nodeproxy*".to_owned(), argv: program(tools.nodeproxy()) });
+    if let Some(agnhost) = tools.agnhost() {
+        rules.push(Rule { image: "*agnhost*".to_owned(), argv: program(agnhost) });
+    }
+    rules.push(Rule { image: "*".to_owned(), argv: backend });
+    rules
+}
+
+/// Writes the table for the node agents.
+pub fn write(path: &Path, rules: &[Rule]) -> anyhow::Result<()> {
+    fs::write(path, serde_json::to_vec_pretty(rules)?).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_rule_takes_every_image_and_replicas_come_before_masters() -> anyhow::Result<()> {
+        let rules = table(&Tools::find()?);
+        assert_eq!(rules.last().map(|rule| rule.image.as_str()), Some("*"));
+        let position = |image: &str| rules.iter().position(|rule| rule.image == image);
+        assert!(position("*redisslave*") < position("*redis*"));
+        Ok(())
+    }
+}

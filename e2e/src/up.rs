@@ -1,0 +1,202 @@
+//! `up`, `down` and `shell`: a cluster to keep and work with by hand.
+
+use std::{os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+
+use crate::{
+    account::Account,
+    cluster::{Cluster, Options},
+    home::{Home, State},
+    kubeconfig,
+    pki::Authority,
+    portico::{Parts, Provider},
+    runtime, sandbox,
+    session::{self, Inside, Plan, Side, Signals},
+    tools::Tools,
+};
+
+/// A part of Portico that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// portico-nodeproxy; run another proxy in its place.
+    Nodeproxy,
+    /// portico-operator.
+    Operator,
+}
+
+/// Flags of `up`.
+#[derive(Debug, clap::Args)]
+pub struct UpArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=254))]
+    nodes: u8,
+    /// Leave a part of Portico out; may be given twice
+    #[arg(long, value_name = "PART")]
+    without: Vec<Part>,
+    /// What makes load balancers
+    #[arg(long, value_enum, default_value_t = Provider::Local)]
+    provider: Provider,
+    /// Name of the cluster, to have several
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// Keep the cluster's data in this folder, and use what is there
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl UpArgs {
+    fn options(&self) -> Options {
+        let operator = (!self.without.contains(&Part::Operator)).then_some(self.provider);
+        let nodeproxy = !self.without.contains(&Part::Nodeproxy);
+        Options { nodes: self.nodes, portico: Parts { operator, nodeproxy, ..Parts::default() } }
+    }
+}
+
+/// `up`: runs a cluster until Ctrl-C.
+pub fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
+    let plan = Plan { name: args.name.clone(), data_dir: args.data_dir.clone() };
+    match session::enter(&plan)? {
+        Side::Ended(code) => Ok(code),
+        Side::Inside(inside) => runtime::block_on(keep(args, &inside)),
+    }
+}
+
+async fn keep(args: &UpArgs, inside: &Inside) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let account = Account::new();
+    let home = &inside.home;
+    let options = args.options();
+    let cluster = tokio::select! {
+        cluster = Cluster::start(home, &options, &account) => cluster?,
+        () = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
+    let ca = Authority::open(&home.pki(), "ca")?.cert;
+    let server = format!("https://127.0.0.1:{}", inside.api_port);
+    let admin = crate::pki::Pair { cert: home.pki().join("admin.crt"), key: home.pki().join("admin.key") };
+    let kubeconfig = kubeconfig::write(&home.kubeconfig(), &server, &ca, &admin)?;
+    tell(&account, args, home, &kubeconfig, cluster.tools());
+    tokio::select! {
+        crash = cluster.crashes().first() => return Err(crash),
+        () = signals.next() => {}
+    }
+    account.step("stopping");
+    cluster.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How to use the cluster.
+fn tell(account: &Account, args: &UpArgs, home: &Home, kubeconfig: &std::path::Path, tools: &Tools) {
+    let program = tools.portico_e2e();
+    let (program, name) = (program.display(), &args.name);
+    let name = if name == "default" { String::new() } else { format!(" --name {name}") };
+    account.line(format!(
+        "\n\
+         export KUBECONFIG={}\n\
+         kubectl          {} kubectl get nodes\n\
+         enter a node     {program} shell{name} node-1\n\
+         enter a pod      {program} shell{name} NAMESPACE/POD\n\
+         be outside       {program} shell{name} outside\n\
+         logs             {}\n\
+         end              Ctrl-C, or {program} down{name}",
+        kubeconfig.display(),
+        tools.controlplane().display(),
+        home.logs().display(),
+    ));
+}
+
+/// Flags of `down`.
+#[derive(Debug, clap::Args)]
+pub struct DownArgs {
+    /// Name of the cluster
+    #[arg(long, default_value = "default")]
+    name: String,
+}
+
+/// `down`: ends a cluster that runs, and removes what a killed one left. Its folder is all that can be left.
+pub fn down(args: &DownArgs) -> anyhow::Result<ExitCode> {
+    let account = Account::new();
+    let home = Home::existing(&Tools::find()?.cluster_dir(&args.name));
+    if !home.dir().exists() {
+        account.line(format!("there is no cluster {:?}", args.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(state) = home.state() {
+        end(&state)?;
+    }
+    home.remove()?;
+    account.line(format!("cluster {:?} is gone", args.name));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the outer process to end, then kills the sandbox, if they still are those of the record.
+fn end(state: &State) -> anyhow::Result<()> {
+    use nix::{sys::signal, unistd::Pid};
+    let State { outer, sandbox } = state;
+    let wait_for = |running: &dyn Fn() -> bool| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while running() && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        running()
+    };
+    if outer.is_running() {
+        signal::kill(Pid::from_raw(i32::try_from(outer.pid)?), signal::Signal::SIGTERM)
+            .context("asking the cluster to end")?;
+        wait_for(&|| outer.is_running());
+    }
+    if let Some(sandbox) = sandbox
+        && sandbox.is_running()
+    {
+        sandbox::kill(sandbox.pid)?;
+        if wait_for(&|| sandbox.is_running()) {
+            bail!("process {} of the cluster does not end", sandbox.pid);
+        }
+    }
+    Ok(())
+}
+
+/// Flags of `shell`.
+#[derive(Debug, clap::Args)]
+pub struct ShellArgs {
+    /// Name of the cluster
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// Where: node-1, outside, lb, fabric (the control plane), or NAMESPACE/POD
+    place: String,
+    /// What to run there; a shell if nothing is given
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+/// `shell`: a shell, or a command, in the network of a node or pod of a running cluster.
+pub fn shell(args: &ShellArgs) -> anyhow::Result<ExitCode> {
+    let ShellArgs { name, place, command } = args;
+    let home = Home::existing(&Tools::find()?.cluster_dir(name));
+    let sandbox = home.state().and_then(|state| state.sandbox).filter(super::home::ProcessRecord::is_running);
+    let Some(sandbox) = sandbox else { bail!("cluster {name:?} does not run: `portico-e2e up` starts one") };
+    let init = sandbox::init_of(sandbox.pid)?;
+    let mut nsenter = std::process::Command::new("nsenter");
+    nsenter.args(["--target", &init.to_string(), "--mount", "--pid"]);
+    if !nix::unistd::geteuid().is_root() {
+        nsenter.args(["--user", "--preserve-credentials"]);
+    }
+    if place == "fabric" {
+        nsenter.arg("--net");
+    } else {
+        let netns = format!("/proc/{init}/root/run/netns/{}", place.replace('/', "_"));
+        if !std::path::Path::new(&netns).exists() {
+            bail!(
+                "there is no {place:?}: a place is node-1, node-2, …, outside, lb, fabric or NAMESPACE/POD"
+            );
+        }
+        nsenter.arg(format!("--net={netns}"));
+    }
+    nsenter.arg("--").env("KUBECONFIG", home.admin_kubeconfig());
+    if command.is_empty() {
+        nsenter.arg("bash").arg("--norc").env("PS1", format!("{place}# "));
+    } else {
+        nsenter.args(command);
+    }
+    Err(nsenter.exec()).context("starting nsenter: it is part of util-linux")
+}
