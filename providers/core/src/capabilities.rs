@@ -9,6 +9,10 @@ use crate::model::{IpFamily, Protocol};
 
 /// What a provider can do. All of it is fixed at build time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent yes-or-no facts that no caller ever passes by position"
+)]
 pub struct Capabilities {
     /// Listeners it takes.
     pub protocols: &'static [Protocol],

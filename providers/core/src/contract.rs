@@ -1,1 +1,117 @@
-//! Being written in the next commit.
+//! The suite every provider passes: each promise of [`crate::LoadBalancerProvider`], tried on the real thing.
+//!
+//! ```text
+//! let world = MyWorld::start();            // an emulator, a fake, a daemon on loopback
+//! contract::run(&world).await?;            // Err(Violation) names the promise and what was seen
+//! ```
+//! Owns: the checks. Leaves to others: the runtime, the clock and the cloud, behind [`World`].
+//! Invariant: a check judges through the trait alone, so that an emulator and a real cloud are judged alike;
+//! each has been seen to fail on a fake with that very bug (`contract/tests.rs`).
+
+pub mod change;
+pub mod crash;
+mod drive;
+pub mod life;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::capabilities::{Capabilities, Field, StatusKind};
+use crate::model::{ClusterUid, InvalidOwner, LoadBalancer, Owner, ServiceName};
+use crate::provider::LoadBalancerProvider;
+
+/// A provider under test and the cloud behind it.
+pub trait World: Sync {
+    /// The provider.
+    type Provider: LoadBalancerProvider;
+
+    /// A new process of the provider for this cluster, on the same cloud: no memory of an earlier one.
+    fn provider(&self, cluster: &ClusterUid) -> Self::Provider;
+
+    /// A load balancer that this provider can provide, with at least one listener and one target.
+    fn base(&self, owner: Owner) -> LoadBalancer;
+
+    /// `base`, changed in one field each; at least one for each field that is mutable or replaceable.
+    fn variations(&self, base: &LoadBalancer) -> Vec<Variation>;
+
+    /// `base`, with something that this provider cannot do, and the field that its plan must name.
+    fn unsupported(&self, base: &LoadBalancer) -> Vec<Variation>;
+
+    /// How many load balancers there are in an observation.
+    fn count(&self, observed: &<Self::Provider as LoadBalancerProvider>::Observed) -> usize;
+
+    /// Lets the cloud work for so long: sleeps, or moves its clock.
+    fn pause(&self, duration: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Has the cloud do the `n`th write from now (1 is the next) and lose its reply. `false`: not possible here.
+    fn lose_reply_of_write(&self, n: u32) -> bool {
+        let _not_possible = n;
+        false
+    }
+}
+
+/// A changed load balancer.
+#[derive(Clone, Debug)]
+pub struct Variation {
+    /// What differs.
+    pub field: Field,
+    /// All of it.
+    pub desired: LoadBalancer,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("promise broken: {promise}: {seen}")]
+pub struct Violation {
+    /// Which check.
+    pub promise: &'static str,
+    /// What was seen instead.
+    pub seen: String,
+}
+
+impl Violation {
+    fn new(promise: &'static str, seen: impl Into<String>) -> Self {
+        Self { promise, seen: seen.into() }
+    }
+}
+
+impl From<InvalidOwner> for Violation {
+    fn from(error: InvalidOwner) -> Self {
+        Self::new("the suite's owners are well-formed", error.to_string())
+    }
+}
+
+/// Runs every check; the first broken promise is the answer.
+pub async fn run<W: World>(world: &W) -> Result<(), Violation> {
+    change::the_field_table_is_complete(world)?;
+    life::a_created_one_is_in_the_inventory(world).await?;
+    life::deleting_ends_empty(world).await?;
+    life::deleting_the_absent_is_done(world).await?;
+    life::clusters_do_not_see_each_other(world).await?;
+    life::published_addresses_are_claimed(world).await?;
+    crash::steps_can_be_repeated(world).await?;
+    crash::a_crash_after_any_step_converges(world).await?;
+    crash::a_crash_while_deleting_leaves_nothing(world).await?;
+    crash::a_lost_reply_makes_no_second_one(world).await?;
+    change::every_field_converges(world).await?;
+    change::replacement_needs_consent(world).await?;
+    change::the_unsupported_is_blocked(world)
+}
+
+/// Whether the provider makes anything at all; one for bare metal does not, and must then do nothing.
+fn provides(capabilities: &Capabilities) -> bool {
+    match capabilities.status {
+        StatusKind::Ip | StatusKind::Hostname => true,
+        StatusKind::Nodes => false,
+    }
+}
+
+/// Cluster `cluster`'s Service `service`; the names are unlike any other suite's.
+fn mk_owner(cluster: &str, service: &str) -> Result<Owner, Violation> {
+    Ok(Owner {
+        cluster: format!("contract-{cluster}").parse()?,
+        service: format!("uid-{service}").parse()?,
+        name: ServiceName::new("contract", service)?,
+    })
+}

@@ -13,7 +13,7 @@
 //! Invariant: pure. No runtime, no Kubernetes type, no SDK type; the manifest proves it.
 
 mod capabilities;
-#[cfg(feature = "contract")]
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod error;
 mod model;

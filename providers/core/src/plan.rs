@@ -137,6 +137,13 @@ impl<S> Plan<S> {
     }
 }
 
+impl<S> Plan<S> {
+    /// Whether nothing is added after something was taken away (law 2).
+    pub fn widens_first(&self) -> bool {
+        self.steps.is_sorted_by_key(|planned| planned.effect == Effect::Narrow)
+    }
+}
+
 impl<S: fmt::Display> fmt::Display for Plan<S> {
     /// One line for each step, wait and obstacle, with its reason.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

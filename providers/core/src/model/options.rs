@@ -109,7 +109,7 @@ mod tests {
         let mut reader = options.reader();
         assert_eq!(reader.flag("a"), None);
         assert_eq!(reader.duration("b"), None);
-        assert_eq!(reader.duration("c"), Some(Duration::from_secs(300)));
+        assert_eq!(reader.duration("c"), Some(Duration::from_mins(5)));
         assert_eq!(reader.flag("absent"), None);
         let messages: Vec<String> = reader.finish().iter().map(ToString::to_string).collect();
         assert_eq!(messages.len(), 2);

@@ -1,0 +1,75 @@
+//! The provider: the trait, answered from configuration alone.
+//!
+//! Owns: [`BareMetalProvider`], [`Config`]. Leaves to others: `plan` and `report`, the two that have content.
+//! Invariant: no I/O.
+
+use std::convert::Infallible;
+use std::fmt;
+
+use portico_provider::{
+    Capabilities, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan,
+    ProviderError, Report,
+};
+
+/// How to answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Publish the addresses of nodes as `status.loadBalancer.ingress`, `ipMode: Proxy`.
+    pub publish_node_addresses: bool,
+}
+
+/// NodePort only.
+#[derive(Clone, Copy, Debug)]
+pub struct BareMetalProvider {
+    config: Config,
+}
+
+impl BareMetalProvider {
+    /// One that answers by `config`.
+    pub fn new(config: Config) -> Self {
+        Self { config }
+    }
+}
+
+/// The step that there never is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoStep {}
+
+impl fmt::Display for NoStep {
+    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}
+
+impl LoadBalancerProvider for BareMetalProvider {
+    type Observed = Infallible;
+    type Step = NoStep;
+
+    fn name(&self) -> &'static str {
+        "bare-metal"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        crate::capabilities::CAPABILITIES
+    }
+
+    async fn inventory(&self) -> Result<Inventory<Infallible>, ProviderError> {
+        Ok(Inventory::empty())
+    }
+
+    async fn observe(&self, _owner: &Owner) -> Result<Option<Infallible>, ProviderError> {
+        Ok(None)
+    }
+
+    fn plan(&self, desired: Desired<'_>, _observed: Option<&Infallible>) -> Plan<NoStep> {
+        crate::plan::plan(desired)
+    }
+
+    async fn execute(&self, step: &NoStep) -> Result<Outcome, ProviderError> {
+        match *step {}
+    }
+
+    fn report(&self, desired: &LoadBalancer, _observed: Option<&Infallible>) -> Report {
+        crate::report::report(self.config, desired)
+    }
+}

@@ -1,0 +1,187 @@
+//! The operator's loop, as the suite drives it: observe, plan, execute, until there is nothing left to do.
+//!
+//! Owns: the loop and its bounds. Leaves to others: what to judge.
+//! Invariant: bounded; a provider that never settles is a violation and not a hang.
+
+use std::time::Duration;
+
+use super::{Violation, World};
+use crate::capabilities::StatusKind;
+use crate::model::ClusterUid;
+use crate::plan::Plan;
+use crate::provider::{Desired, LoadBalancerProvider, Outcome};
+
+/// So many rounds of observe and plan are enough for anything that converges.
+const ROUNDS: usize = 60;
+
+type Provider<W> = <W as World>::Provider;
+type Observed<W> = <Provider<W> as LoadBalancerProvider>::Observed;
+type Step<W> = <Provider<W> as LoadBalancerProvider>::Step;
+
+/// What was seen and done on the way.
+pub(super) struct Driven<W: World> {
+    /// The last observation.
+    pub(super) observed: Option<Observed<W>>,
+    /// Every step executed, in order.
+    pub(super) steps: Vec<Step<W>>,
+}
+
+/// Runs until the plan has no steps and no waits, or `limit` steps are done (a crash). Every round is a new
+/// process, so nothing can depend on memory.
+pub(super) async fn drive<W: World>(
+    world: &W,
+    desired: Desired<'_>,
+    limit: Option<usize>,
+) -> Result<Driven<W>, Violation> {
+    let mut steps = Vec::new();
+    let mut last = String::new();
+    for _ in 0..ROUNDS {
+        let room = limit.map_or(usize::MAX, |limit| limit - steps.len());
+        let Round { observed, plan, done } = round(world, desired, room).await?;
+        let idle = plan.steps().is_empty() && plan.waiting().is_none();
+        if idle || room == 0 {
+            return Ok(Driven { observed, steps });
+        }
+        steps.extend(done);
+        last = plan.to_string();
+    }
+    let owner = desired.owner();
+    Err(Violation::new("a plan carried out leaves nothing to do", format!("{owner} still plans: {last}")))
+}
+
+/// One turn of the loop.
+pub(super) struct Round<W: World> {
+    /// What it saw.
+    pub(super) observed: Option<Observed<W>>,
+    /// What it planned.
+    pub(super) plan: Plan<Step<W>>,
+    /// What it did of that.
+    done: Vec<Step<W>>,
+}
+
+/// Observes, plans, does at most `room` steps, and waits as the plan says.
+pub(super) async fn round<W: World>(
+    world: &W,
+    desired: Desired<'_>,
+    room: usize,
+) -> Result<Round<W>, Violation> {
+    let provider = world.provider(&desired.owner().cluster);
+    let observed = observe(&provider, desired).await?;
+    let plan = plan_twice(&provider, desired, observed.as_ref())?;
+    let done = execute(world, &provider, &plan, room).await?;
+    if let (Some(waiting), true) = (plan.waiting(), room > 0) {
+        world.pause(bounded(waiting.retry)).await;
+    }
+    Ok(Round { observed, plan, done })
+}
+
+/// Drives to the end; anything blocked on the way is a violation.
+pub(super) async fn converge<W: World>(world: &W, desired: Desired<'_>) -> Result<Driven<W>, Violation> {
+    let driven = drive(world, desired, None).await?;
+    let provider = world.provider(&desired.owner().cluster);
+    let plan = plan_twice(&provider, desired, driven.observed.as_ref())?;
+    if plan.is_settled() {
+        Ok(driven)
+    } else {
+        Err(Violation::new("a plan carried out leaves nothing to do", plan.to_string()))
+    }
+}
+
+/// Deletes, to the end.
+pub(super) async fn remove<W: World>(world: &W, desired: Desired<'_>) -> Result<Driven<W>, Violation> {
+    converge(world, Desired::Absent(desired.owner())).await
+}
+
+/// A fresh read.
+pub(super) async fn observe<P: LoadBalancerProvider>(
+    provider: &P,
+    desired: Desired<'_>,
+) -> Result<Option<P::Observed>, Violation> {
+    provider
+        .observe(desired.owner())
+        .await
+        .map_err(|error| Violation::new("observe answers", format!("{error} ({})", error.reason())))
+}
+
+/// The plan, made twice: the same, and narrow only after wide.
+pub(super) fn plan_twice<P: LoadBalancerProvider>(
+    provider: &P,
+    desired: Desired<'_>,
+    observed: Option<&P::Observed>,
+) -> Result<Plan<P::Step>, Violation> {
+    let plan = provider.plan(desired, observed);
+    let again = provider.plan(desired, observed);
+    if plan != again {
+        return Err(Violation::new("a plan is deterministic", format!("{plan}\nand then\n{again}")));
+    }
+    if !plan.widens_first() {
+        return Err(Violation::new("a plan widens before it narrows", plan.to_string()));
+    }
+    Ok(plan)
+}
+
+async fn execute<W: World>(
+    world: &W,
+    provider: &Provider<W>,
+    plan: &Plan<Step<W>>,
+    room: usize,
+) -> Result<Vec<Step<W>>, Violation> {
+    let mut done = Vec::new();
+    for planned in plan.steps().iter().take(room) {
+        let outcome = provider.execute(&planned.step).await.map_err(|error| {
+            Violation::new("steps of a plan succeed", format!("{}: {error}", planned.step))
+        })?;
+        done.push(planned.step.clone());
+        if let Outcome::InProgress { retry, what: _ } = outcome {
+            world.pause(bounded(retry)).await;
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// How many there are; 1 expected. A provider without load balancers has none.
+pub(super) fn expect_one<W: World>(
+    world: &W,
+    promise: &'static str,
+    provider: &Provider<W>,
+    observed: Option<&Observed<W>>,
+) -> Result<(), Violation> {
+    let count = observed.map_or(0, |observed| world.count(observed));
+    let expected = usize::from(provider.capabilities().status != StatusKind::Nodes);
+    if count == expected {
+        Ok(())
+    } else {
+        Err(Violation::new(promise, format!("{count} load balancers, expected {expected}: {observed:?}")))
+    }
+}
+
+/// The provider of a cluster and an empty inventory check for one owner.
+pub(super) async fn expect_nothing<W: World>(
+    world: &W,
+    promise: &'static str,
+    desired: Desired<'_>,
+) -> Result<(), Violation> {
+    let owner = desired.owner();
+    let provider = world.provider(&owner.cluster);
+    let observed = observe(&provider, desired).await?;
+    let listed = inventory(world, &owner.cluster).await?.services.remove(&owner.service);
+    match (observed, listed) {
+        (None, None) => Ok(()),
+        (observed, listed) => Err(Violation::new(promise, format!("left: {observed:?}, listed: {listed:?}"))),
+    }
+}
+
+/// The inventory of a cluster.
+pub(super) async fn inventory<W: World>(
+    world: &W,
+    cluster: &ClusterUid,
+) -> Result<crate::provider::Inventory<Observed<W>>, Violation> {
+    let listed = world.provider(cluster).inventory().await;
+    listed.map_err(|error| Violation::new("inventory answers", error.to_string()))
+}
+
+/// A provider may ask for minutes; a test cloud is asked for no more than it needs.
+fn bounded(retry: Duration) -> Duration {
+    retry.clamp(Duration::from_millis(1), Duration::from_secs(5))
+}

@@ -1,0 +1,125 @@
+//! Making one, finding it again, and taking it away.
+//!
+//! Owns: promises 2, 4, 7, 8, 9 and the law of ownership. Leaves to others: crashes and changes.
+//! Invariant: each check removes what it made.
+
+use std::collections::BTreeSet;
+
+use super::drive::{converge, drive, expect_nothing, expect_one, inventory, observe, plan_twice, remove};
+use super::{Violation, World, mk_owner, provides};
+use crate::capabilities::StatusKind;
+use crate::model::LoadBalancer;
+use crate::provider::{Desired, LoadBalancerProvider, Outcome};
+use crate::report::{IngressAddress, Report};
+
+/// Create → the inventory shows it with its owner, agrees with `observe`, and nothing is left to do.
+pub async fn a_created_one_is_in_the_inventory<W: World>(world: &W) -> Result<(), Violation> {
+    const PROMISE: &str = "what was created is in the inventory, with its owner";
+    let desired = world.base(mk_owner("a", "created")?);
+    let wanted = Desired::Present(&desired);
+    let driven = converge(world, wanted).await?;
+    let provider = world.provider(&desired.owner.cluster);
+    expect_one(world, PROMISE, &provider, driven.observed.as_ref())?;
+    let listed = inventory(world, &desired.owner.cluster).await?;
+    match listed.services.get(&desired.owner.service) {
+        Some(owned) if owned.owner == desired.owner => {
+            let plan = plan_twice(&provider, wanted, Some(&owned.observed))?;
+            if !plan.is_settled() {
+                return Err(Violation::new(PROMISE, format!("planned from the inventory: {plan}")));
+            }
+        }
+        Some(owned) => return Err(Violation::new(PROMISE, format!("listed for {}", owned.owner))),
+        None if provides(&provider.capabilities()) => {
+            return Err(Violation::new(PROMISE, format!("{} is not listed", desired.owner)));
+        }
+        None => {}
+    }
+    remove(world, wanted).await.map(|_driven| ())
+}
+
+/// Delete → nothing is observed, nothing is listed, and a neighbour is as before.
+pub async fn deleting_ends_empty<W: World>(world: &W) -> Result<(), Violation> {
+    const PROMISE: &str = "deleting ends with an empty listing, and takes nothing else";
+    let doomed = world.base(mk_owner("a", "doomed")?);
+    let neighbour = world.base(mk_owner("a", "neighbour")?);
+    converge(world, Desired::Present(&doomed)).await?;
+    converge(world, Desired::Present(&neighbour)).await?;
+    remove(world, Desired::Present(&doomed)).await?;
+    expect_nothing(world, PROMISE, Desired::Present(&doomed)).await?;
+    let provider = world.provider(&neighbour.owner.cluster);
+    let kept = observe(&provider, Desired::Present(&neighbour)).await?;
+    expect_one(world, PROMISE, &provider, kept.as_ref())?;
+    remove(world, Desired::Present(&neighbour)).await.map(|_driven| ())
+}
+
+/// The steps of a finished deletion, once more, are done; and an absent one has nothing to plan.
+pub async fn deleting_the_absent_is_done<W: World>(world: &W) -> Result<(), Violation> {
+    const PROMISE: &str = "deleting the absent is done";
+    let desired = world.base(mk_owner("a", "absent")?);
+    converge(world, Desired::Present(&desired)).await?;
+    let deletion = remove(world, Desired::Present(&desired)).await?;
+    let provider = world.provider(&desired.owner.cluster);
+    for step in &deletion.steps {
+        match provider.execute(step).await {
+            Ok(Outcome::Done) => {}
+            other => return Err(Violation::new(PROMISE, format!("{step}: {other:?}"))),
+        }
+    }
+    let plan = plan_twice(&provider, Desired::Absent(&desired.owner), None)?;
+    if plan.is_settled() { Ok(()) } else { Err(Violation::new(PROMISE, plan.to_string())) }
+}
+
+/// Two clusters with the same Service UID: each sees and deletes only its own.
+pub async fn clusters_do_not_see_each_other<W: World>(world: &W) -> Result<(), Violation> {
+    const PROMISE: &str = "another cluster's things are neither shown nor touched";
+    let ours = world.base(mk_owner("a", "twin")?);
+    let theirs = world.base(mk_owner("b", "twin")?);
+    converge(world, Desired::Present(&theirs)).await?;
+    expect_nothing(world, PROMISE, Desired::Present(&ours)).await?;
+    let listed = inventory(world, &ours.owner.cluster).await?;
+    if let Some(foreign) = listed.services.values().find(|owned| owned.owner.cluster != ours.owner.cluster) {
+        return Err(Violation::new(PROMISE, format!("listed: {}", foreign.owner)));
+    }
+    converge(world, Desired::Present(&ours)).await?;
+    remove(world, Desired::Present(&ours)).await?;
+    let provider = world.provider(&theirs.owner.cluster);
+    let kept = observe(&provider, Desired::Present(&theirs)).await?;
+    expect_one(world, PROMISE, &provider, kept.as_ref())?;
+    remove(world, Desired::Present(&theirs)).await.map(|_driven| ())
+}
+
+/// What a Service's status shows is given to it again, although another address would come first.
+pub async fn published_addresses_are_claimed<W: World>(world: &W) -> Result<(), Violation> {
+    const PROMISE: &str = "a published address is claimed before another is allocated";
+    let first = world.base(mk_owner("a", "first")?);
+    let mut second = world.base(mk_owner("a", "second")?);
+    if world.provider(&first.owner.cluster).capabilities().status != StatusKind::Ip {
+        return Ok(());
+    }
+    converge(world, Desired::Present(&first)).await?;
+    let had = addresses_of(world, &second).await?;
+    remove(world, Desired::Present(&first)).await?;
+    remove(world, Desired::Present(&second)).await?;
+    second.published.clone_from(&had);
+    let has = addresses_of(world, &second).await?;
+    remove(world, Desired::Present(&second)).await?;
+    if has == had { Ok(()) } else { Err(Violation::new(PROMISE, format!("had {had:?}, now {has:?}"))) }
+}
+
+async fn addresses_of<W: World>(
+    world: &W,
+    desired: &LoadBalancer,
+) -> Result<BTreeSet<std::net::IpAddr>, Violation> {
+    let driven = drive(world, Desired::Present(desired), None).await?;
+    let report = world.provider(&desired.owner.cluster).report(desired, driven.observed.as_ref());
+    Ok(addresses(&report))
+}
+
+/// The IP addresses of a report.
+pub(super) fn addresses(report: &Report) -> BTreeSet<std::net::IpAddr> {
+    let ips = report.ingress.iter().filter_map(|ingress| match &ingress.address {
+        IngressAddress::Ip(address) => Some(*address),
+        IngressAddress::Hostname(_) => None,
+    });
+    ips.collect()
+}
