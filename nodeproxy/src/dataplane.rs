@@ -3,6 +3,8 @@
 //! Owns the trait, its errors and their classification. Leaves to [`portico_proxy_core`] what should stand, and to
 //! the sync loop when to read, apply and repair.
 
+pub mod nftables;
+
 use std::{fmt, time::Duration};
 
 use portico_proxy_core::{

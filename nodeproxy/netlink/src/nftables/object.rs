@@ -299,7 +299,7 @@ impl Set {
         }
         if !self.fields.is_empty() {
             w.nested(2, |list| {
-                self.fields.iter().for_each(|length| list.nested(1, |field| field.u32(1, *length)))
+                self.fields.iter().for_each(|length| list.nested(1, |field| field.u32(1, *length)));
             });
         }
     }

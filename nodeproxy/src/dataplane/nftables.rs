@@ -1,0 +1,211 @@
+//! The nftables dataplane: table `portico` in the families `ip` and `ip6`, written over raw netlink.
+//!
+//! ```text
+//!   Config ──► skeleton (rules, datatype): chains, maps, rules as data
+//!   Transaction ──► write (element, balance) ──► batches ──► kernel
+//!   kernel ──► read (element, balance) ──► State, or why to rebuild
+//! ```
+//!
+//! docs/nftables.md shows the table. This file owns the connection and the order of calls; it keeps no copy of what stands
+//! in the kernel, only whether it has looked since the last error and whether the skeleton has to be made anew.
+
+use std::{collections::BTreeSet, io, time::Instant};
+
+use portico_netlink::{
+    Errno, Error,
+    nftables::{Batch, Client, Family as KernelFamily},
+    probe,
+};
+use portico_proxy_core::{
+    plan::Transaction,
+    table::{Family, Key},
+};
+
+use super::{Applied, Capabilities, Dataplane, DataplaneError, Observed};
+
+mod balance;
+mod datatype;
+mod element;
+mod read;
+mod rivals;
+mod rules;
+mod skeleton;
+mod write;
+
+/// Both families, in the order in which they are written.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// What the fixed part of the table depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The bit of the packet mark that says "replace the source", as a mask. kube-proxy's default is 0x4000.
+    pub masquerade_mark: u32,
+    /// Whether every packet to a ClusterIP has its source replaced (`--masquerade-all`).
+    pub masquerade_all: bool,
+    /// Families whose pod addresses are known (`pod-cidrs`): there, only clients that are no pods have their source
+    /// replaced on the way to a ClusterIP. Elsewhere nobody has.
+    pub local_detector: BTreeSet<Family>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { masquerade_mark: 0x4000, masquerade_all: false, local_detector: BTreeSet::new() }
+    }
+}
+
+/// What is known of the kernel's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// Nothing: never looked, or something went wrong since.
+    Nothing,
+    /// They are what `read` said.
+    Whole,
+    /// They are to be made anew with the next transaction.
+    Rebuild,
+}
+
+/// The tables `portico` of one network namespace.
+#[derive(Debug)]
+pub struct Nftables {
+    client: Client,
+    config: Config,
+    known: Known,
+}
+
+/// The kernel's name for a family.
+fn kernel_family(family: Family) -> KernelFamily {
+    match family {
+        Family::V4 => KernelFamily::Ip,
+        Family::V6 => KernelFamily::Ip6,
+    }
+}
+
+impl Nftables {
+    /// Connects to the network namespace of the calling thread; changes nothing.
+    pub fn open(config: Config) -> Result<Self, DataplaneError> {
+        let client = Client::open().map_err(|error| convert(error, None))?;
+        Ok(Self { client, config, known: Known::Nothing })
+    }
+
+    /// Number of the kernel's current ruleset. Each of our transactions adds one; if it grew by more, somebody else changed
+    /// something, and `read` tells whether it was ours.
+    pub fn generation(&mut self) -> Result<u32, DataplaneError> {
+        self.client.generation().map_err(|error| convert(error, None))
+    }
+
+    fn try_family(&mut self, family: Family) -> Result<bool, DataplaneError> {
+        let missing =
+            probe::missing(&mut self.client, kernel_family(family)).map_err(|error| convert(error, None))?;
+        if !missing.is_empty() {
+            let lacks: Vec<_> = missing.iter().map(|feature| feature.describe()).collect();
+            tracing::warn!(%family, lacks = lacks.join("; "), "this kernel cannot forward Services of this family");
+            return Ok(false);
+        }
+        // All features are there; the whole skeleton must then be, too.
+        let mut batch = Batch::new();
+        write::skeleton(&mut batch, family, &self.config).map_err(|error| convert(error, None))?;
+        self.client.check(batch).map(|()| true).map_err(|error| convert(error, None))
+    }
+
+    fn commit(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
+        let rebuild = if self.known == Known::Rebuild { &FAMILIES[..] } else { &[] };
+        let limit = self.client.batch_limit();
+        let parts =
+            write::write(transaction, rebuild, &self.config, limit).map_err(|error| convert(error, None))?;
+        let start = Instant::now();
+        let mut applied = Applied::default();
+        for write::Part { batch, origins } in parts {
+            if batch.is_empty() {
+                continue;
+            }
+            applied.transactions += 1;
+            applied.bytes += batch.len();
+            self.client.commit(batch).map_err(|error| {
+                let key = match &error {
+                    Error::Refused { index: Some(operation), element: Some(element), .. } => {
+                        write::culprit(&origins, transaction, *operation, *element)
+                    }
+                    _ => None,
+                };
+                convert(error, key)
+            })?;
+        }
+        applied.took = start.elapsed();
+        Ok(applied)
+    }
+}
+
+impl Dataplane for Nftables {
+    fn probe(&mut self) -> Result<Capabilities, DataplaneError> {
+        let mut families = Vec::new();
+        for family in FAMILIES {
+            if self.try_family(family)? {
+                families.push(family);
+            }
+        }
+        let rivals = rivals::find(&mut self.client).map_err(|error| convert(error, None))?;
+        Ok(Capabilities { families, rivals })
+    }
+
+    fn read(&mut self) -> Result<Observed, DataplaneError> {
+        self.known = Known::Nothing;
+        match read::read(&mut self.client, &FAMILIES, &self.config).map_err(|error| convert(error, None))? {
+            read::Read::Whole(state) => {
+                self.known = Known::Whole;
+                Ok(Observed { state, rebuild: None })
+            }
+            read::Read::Rebuild(reason) => {
+                self.known = Known::Rebuild;
+                Ok(Observed { rebuild: Some(reason), ..Observed::default() })
+            }
+        }
+    }
+
+    fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
+        if self.known == Known::Nothing {
+            return Err(DataplaneError::Changed {
+                operation: "write to tables that were not read since the last error".into(),
+            });
+        }
+        let applied = self.commit(transaction);
+        self.known = if applied.is_ok() { Known::Whole } else { Known::Nothing };
+        applied
+    }
+
+    fn cleanup(&mut self) -> Result<(), DataplaneError> {
+        self.known = Known::Nothing;
+        let batch = write::cleanup(&FAMILIES).map_err(|error| convert(error, None))?;
+        self.client.commit(batch).map_err(|error| convert(error, None))
+    }
+}
+
+/// A kernel error in the words of the dataplane; `key` is the element at fault where the kernel named one.
+fn convert(error: Error, key: Option<Key>) -> DataplaneError {
+    let at_key = key.map(|key| format!(", at {} {key}", key.map())).unwrap_or_default();
+    let operation = match &error {
+        Error::Refused { operation, text, .. } => {
+            format!(
+                "{operation}{at_key}{}",
+                text.as_ref().map(|text| format!(" ({text})")).unwrap_or_default()
+            )
+        }
+        other => other.to_string(),
+    };
+    // Ranges that overlap look to the kernel like elements that exist, and reading again would not help.
+    let ranges = matches!(key, Some(Key::PodCidr(_) | Key::ServiceCidr(_) | Key::SourceRange(..)));
+    let Some(errno) = error.errno() else {
+        return DataplaneError::Transport { operation, source: io::Error::other(error) };
+    };
+    let source = io::Error::from(errno);
+    match errno {
+        Errno::EPERM | Errno::EACCES => DataplaneError::Permission { operation },
+        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
+            DataplaneError::Unsupported { feature: operation }
+        }
+        Errno::ENOENT | Errno::EEXIST | Errno::EBUSY if !ranges => {
+            DataplaneError::Changed { operation: format!("cannot {operation}: {}", errno.desc()) }
+        }
+        _ if matches!(error, Error::Refused { .. }) => DataplaneError::Refused { operation, source },
+        _ => DataplaneError::Transport { operation, source },
+    }
+}

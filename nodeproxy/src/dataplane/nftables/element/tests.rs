@@ -1,0 +1,114 @@
+//! Every element reads back as it was written.
+
+use std::collections::BTreeSet;
+
+use portico_proxy_core::table::{AFFINITY_TAG, Balance, List};
+use proptest::prelude::*;
+
+use super::*;
+
+fn mk_address(v6: bool) -> impl Strategy<Value = IpAddr> {
+    any::<u128>().prop_map(move |bits| {
+        if v6 {
+            IpAddr::V6(bits.into())
+        } else {
+            IpAddr::V4(u32::try_from(bits >> 96).unwrap_or_default().into())
+        }
+    })
+}
+
+fn mk_frontend(v6: bool) -> impl Strategy<Value = Frontend> {
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
+    (mk_address(v6), protocol, any::<u16>()).prop_map(|(address, protocol, port)| Frontend {
+        address,
+        protocol,
+        port,
+    })
+}
+
+fn mk_net(v6: bool) -> impl Strategy<Value = IpNet> {
+    (mk_address(v6), 0..=if v6 { 128u8 } else { 32 })
+        .prop_map(|(address, prefix)| IpNet::new(address, prefix).expect("in range").trunc())
+}
+
+fn mk_verdict() -> impl Strategy<Value = Value> {
+    let balance = (1u32..5000, any::<bool>(), any::<bool>(), proptest::option::of(1u32..90_000)).prop_map(
+        |(endpoints, local, masquerade, affinity)| {
+            let list = if local { List::Local } else { List::Cluster };
+            Verdict::Balance(Balance { endpoints, list, masquerade, affinity })
+        },
+    );
+    prop_oneof![balance, Just(Verdict::External), Just(Verdict::Reject), Just(Verdict::Drop)]
+        .prop_map(Value::Verdict)
+}
+
+fn mk_backend(v6: bool) -> impl Strategy<Value = Value> {
+    (mk_address(v6), any::<u16>()).prop_map(|(address, port)| Value::Backend(Backend { address, port }))
+}
+
+fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
+    let verdict = (0..4usize, mk_frontend(v6), mk_verdict()).prop_map(|(map, f, value)| {
+        ([Key::Service(f), Key::Short(f), Key::Local(f), Key::NoEndpoints(f)][map], value)
+    });
+    let backend = (any::<bool>(), mk_frontend(v6), any::<u32>(), mk_backend(v6)).prop_map(
+        |(by_id, f, number, value)| {
+            (if by_id { Key::AffinityEndpoint(f, number) } else { Key::Endpoint(f, number) }, value)
+        },
+    );
+    let slot = (mk_frontend(v6), any::<u32>(), 0..1u32 << 24)
+        .prop_map(|(f, slot, hash)| (Key::AffinitySlot(f, slot), Value::Id(AFFINITY_TAG | hash)));
+    let member = (0..4usize, mk_frontend(v6), mk_net(v6)).prop_map(|(set, f, net)| {
+        let keys = [
+            Key::ClusterIp(f.address),
+            Key::Hairpin(f.address, f.protocol, f.port),
+            Key::Firewalled(f),
+            Key::SourceRange(f, net),
+        ];
+        (keys[set], Value::Present)
+    });
+    prop_oneof![verdict, backend, slot, member].boxed()
+}
+
+/// Neighbouring networks of eight bits, among them the very last, which has no end.
+fn mk_range(v6: bool, byte: u8) -> IpNet {
+    let text = if v6 { format!("{byte:02x}00::/8") } else { format!("{byte}.0.0.0/8") };
+    text.parse().expect("a network")
+}
+
+proptest! {
+    #[test]
+    fn an_element_reads_back_as_it_was_written((key, value) in prop_oneof![mk_pair(false), mk_pair(true)]) {
+        let elements = encode(&key, Some(&value));
+        prop_assert_eq!(decode(key.family(), key.map(), elements), Ok(vec![(key, value)]));
+    }
+
+    #[test]
+    fn ranges_read_back_in_whatever_order_the_kernel_lists_them(
+        v6 in any::<bool>(),
+        bytes in proptest::collection::btree_set(prop_oneof![any::<u8>(), Just(254), Just(255)], 0..8),
+        rotate in 0usize..16,
+    ) {
+        let all: BTreeSet<IpNet> = bytes.into_iter().map(|byte| mk_range(v6, byte)).collect();
+        let mut elements: Vec<_> = all.iter().flat_map(|net| encode(&Key::PodCidr(*net), None)).collect();
+        let by = rotate % elements.len().max(1);
+        elements.rotate_left(by);
+        let family = if v6 { Family::V6 } else { Family::V4 };
+        let mut read = decode(family, "pod-cidrs", elements).expect("ranges");
+        read.sort_unstable();
+        let wanted: Vec<_> = all.into_iter().map(|net| (Key::PodCidr(net), Value::Present)).collect();
+        prop_assert_eq!(read, wanted);
+    }
+
+    #[test]
+    fn arbitrary_elements_never_panic(
+        key in proptest::collection::vec(any::<u8>(), 0..60),
+        key_end in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..60)),
+        data in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..30)),
+        interval_end in any::<bool>(),
+        map in "(services|endpoints|affinity-slots|hairpin|source-ranges|pod-cidrs|unknown)",
+    ) {
+        let element = Element { key, key_end, data: data.map(Data::Value), interval_end };
+        drop(decode(Family::V4, &map, vec![element.clone(), element.clone()]));
+        drop(decode(Family::V6, &map, vec![element]));
+    }
+}

@@ -1,0 +1,155 @@
+//! What stands in the kernel, as a [`State`], or why it has to be built anew.
+//!
+//! A table is taken over only if every chain, rule, set and element of it is exactly what this version would have written
+//! under this configuration. Anything else is a reason to rebuild, in words.
+
+use std::collections::BTreeMap;
+
+use portico_netlink::nftables::{Client, Rule};
+use portico_proxy_core::{
+    plan::{AffinityMap, Chain, State},
+    table::Family,
+};
+
+use super::{
+    Config, balance, element, kernel_family,
+    skeleton::{self, Skeleton},
+};
+
+/// Attempts at one consistent picture while other programs change their own tables.
+const TRIES: usize = 5;
+
+/// What reading a table came to.
+pub(super) enum Read {
+    /// It is ours and whole.
+    Whole(State),
+    /// It must be built anew, because.
+    Rebuild(String),
+}
+
+/// Reads the tables of all families.
+pub(super) fn read(
+    client: &mut Client,
+    families: &[Family],
+    config: &Config,
+) -> portico_netlink::Result<Read> {
+    for _ in 1..TRIES {
+        let generation = client.generation()?;
+        let found = read_once(client, families, config)?;
+        if client.generation()? == generation {
+            return Ok(found);
+        }
+    }
+    // Somebody writes all the time. Each dump was consistent in itself; a picture that does not fit together is rebuilt
+    // or refused when it is written to.
+    read_once(client, families, config)
+}
+
+fn read_once(client: &mut Client, families: &[Family], config: &Config) -> portico_netlink::Result<Read> {
+    let mut state = State::default();
+    for family in families {
+        if let Err(reason) = read_family(client, *family, config, &mut state)? {
+            return Ok(Read::Rebuild(format!("table {family} {}: {reason}", skeleton::TABLE)));
+        }
+    }
+    Ok(Read::Whole(state))
+}
+
+/// Adds one family's table to `state`; the inner error is a reason to rebuild.
+fn read_family(
+    client: &mut Client,
+    family: Family,
+    config: &Config,
+    state: &mut State,
+) -> portico_netlink::Result<Result<(), String>> {
+    let table = skeleton::table(kernel_family(family));
+    if !client.tables(table.family)?.contains(&table) {
+        return Ok(Err("there is none yet".to_owned()));
+    }
+    let skeleton = Skeleton::new(table.family, config);
+    if let Err(reason) = read_chains(client, family, config, &skeleton, state)? {
+        return Ok(Err(reason));
+    }
+    if let Err(reason) = read_sets(client, family, &skeleton, state)? {
+        return Ok(Err(reason));
+    }
+    for name in skeleton.sets.keys() {
+        let elements = client.elements(&table, name, Some)?;
+        match element::decode(family, name, elements) {
+            Ok(elements) => state.elements.extend(elements),
+            Err(reason) => return Ok(Err(format!("unknown element: {reason}"))),
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn read_chains(
+    client: &mut Client,
+    family: Family,
+    config: &Config,
+    skeleton: &Skeleton,
+    state: &mut State,
+) -> portico_netlink::Result<Result<(), String>> {
+    let chains = client.chains(&skeleton.table)?;
+    let mut rules: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
+    for rule in client.rules(&skeleton.table)? {
+        rules.entry(rule.chain.clone()).or_default().push(rule);
+    }
+    let mut fixed = 0;
+    for chain in chains {
+        let found = rules.remove(&chain.name).unwrap_or_default();
+        let (wanted, wanted_rules) = match (skeleton.chains.get(&chain.name), balance::parse(&chain.name)) {
+            (Some((wanted, rules)), _) => {
+                fixed += 1;
+                (wanted.clone(), rules.clone())
+            }
+            (None, Some(balance)) => {
+                state.chains.insert(Chain { family, balance });
+                let rules = balance::rules(chain.table.family, &balance, config.masquerade_mark);
+                (balance::chain(chain.table.family, &balance), rules)
+            }
+            (None, None) => return Ok(Err(format!("chain {} is not ours", chain.name))),
+        };
+        if chain != wanted {
+            return Ok(Err(format!("chain {} hangs elsewhere", chain.name)));
+        }
+        if let Some(reason) = different_rules(&chain.name, &found, &wanted_rules) {
+            return Ok(Err(reason));
+        }
+    }
+    Ok(if fixed == skeleton.chains.len() { Ok(()) } else { Err("some of its chains are missing".to_owned()) })
+}
+
+fn different_rules(chain: &str, found: &[Rule], wanted: &[Rule]) -> Option<String> {
+    if found.len() != wanted.len() {
+        return Some(format!("chain {chain} has {} rules and not {}", found.len(), wanted.len()));
+    }
+    let position = found.iter().zip(wanted).position(|(found, wanted)| found != wanted)?;
+    Some(format!("rule {} of chain {chain} is another one", position + 1))
+}
+
+fn read_sets(
+    client: &mut Client,
+    family: Family,
+    skeleton: &Skeleton,
+    state: &mut State,
+) -> portico_netlink::Result<Result<(), String>> {
+    let mut fixed = 0;
+    for set in client.sets(&skeleton.table)? {
+        let wanted = match (skeleton.sets.get(&set.name), balance::parse_map_name(&set.name)) {
+            (Some(wanted), _) => {
+                fixed += 1;
+                wanted.clone()
+            }
+            (None, Some(seconds)) => {
+                state.affinity.insert(AffinityMap { family, seconds });
+                skeleton::affinity_map(set.table.family, set.name.clone(), seconds)
+            }
+            (None, None) => return Ok(Err(format!("set {} is not ours", set.name))),
+        };
+        if set != wanted {
+            return Ok(Err(format!("set {} is declared differently", set.name)));
+        }
+    }
+    Ok(if fixed == skeleton.sets.len() { Ok(()) } else { Err("some of its sets are missing".to_owned()) })
+}

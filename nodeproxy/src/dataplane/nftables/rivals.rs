@@ -1,0 +1,25 @@
+//! Other programs that forward Services on this node. Two of them at once work, until they disagree; so a warning names them.
+
+use portico_netlink::nftables::{Client, Family, Table};
+
+/// What is found beside our tables, in words. iptables rules are seen if they are nf_tables underneath (`iptables-nft`).
+pub(super) fn find(client: &mut Client) -> portico_netlink::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for family in [Family::Ip, Family::Ip6] {
+        for Table { family, name } in client.tables(family)? {
+            match name.as_str() {
+                "kube-proxy" => found.push(format!("kube-proxy's table {family} {name} (nftables mode)")),
+                "nat" => {
+                    let chains = client.chains(&Table { family, name })?;
+                    if chains.iter().any(|chain| chain.name == "KUBE-SERVICES") {
+                        found.push(format!(
+                            "kube-proxy's chain KUBE-SERVICES in table {family} nat (iptables mode)"
+                        ));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}

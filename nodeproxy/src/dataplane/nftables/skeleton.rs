@@ -1,0 +1,220 @@
+//! The fixed part of our table, as data: chains on hooks, maps and sets, and the rules between them.
+//!
+//! docs/nftables.md shows it as nft prints it; this file is that page in code, and says why each rule sits on its hook. A
+//! skeleton depends only on the family and the [`Config`]; two that differ are `!=`, which is how `read` notices another
+//! version or other settings.
+
+use std::collections::BTreeMap;
+
+use portico_netlink::nftables::{
+    BaseChain, Chain, ChainKind, Expression, Family, Hook, Rule, Set, SetKind, Table,
+};
+use portico_proxy_core::table::AFFINITY_TAG;
+
+use super::{
+    Config,
+    datatype::{self, Field},
+    kernel_family,
+    rules::{self, FRONTEND, Part, Words},
+};
+
+/// Name of our table in both families.
+pub(super) const TABLE: &str = "portico";
+/// Chain that tells local from external clients.
+pub(super) const EXTERNAL: &str = "external";
+/// Chain that answers with a refusal. (`reject` is a word of nft's language.)
+pub(super) const REFUSE: &str = "refuse";
+
+/// Most clients that one affinity map remembers. Beyond, a new client is balanced without being remembered.
+const AFFINITY_SIZE: u32 = 1 << 18;
+/// The key of every map that is looked up by frontend.
+const FRONTEND_FIELDS: [Field; 3] = [Field::Address, Field::Protocol, Field::Port];
+
+/// The fixed part of one family's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Skeleton {
+    /// Our table.
+    pub(super) table: Table,
+    /// Maps and sets, by name.
+    pub(super) sets: BTreeMap<String, Set>,
+    /// Chains and their rules, by name.
+    pub(super) chains: BTreeMap<String, (Chain, Vec<Rule>)>,
+}
+
+/// The table of a family.
+pub(super) fn table(family: Family) -> Table {
+    Table { family, name: TABLE.to_owned() }
+}
+
+/// The dynamic map that remembers clients for `seconds`.
+pub(super) fn affinity_map(family: Family, name: String, seconds: u32) -> Set {
+    let key = [Field::Address, Field::Address, Field::Protocol, Field::Port];
+    let set = keyed(family, &name, &key, Some(&[Field::Id]));
+    Set { timeout: Some(u64::from(seconds) * 1000), size: Some(AFFINITY_SIZE), ..set }
+}
+
+/// A rule of one of our chains.
+pub(super) fn rule<const N: usize>(family: Family, chain: &str, words: [Vec<Expression>; N]) -> Rule {
+    Rule { table: table(family), chain: chain.to_owned(), expressions: words.concat() }
+}
+
+/// A set (`data` is `None`) or a map of data.
+fn keyed(family: Family, name: &str, key: &[Field], data: Option<&[Field]>) -> Set {
+    Set {
+        table: table(family),
+        name: name.to_owned(),
+        key_datatype: datatype::datatype(key, family),
+        key_length: datatype::length(key, family),
+        kind: datatype::data_kind(data.unwrap_or_default(), family),
+        intervals: false,
+        fields: Vec::new(),
+        timeout: None,
+        size: None,
+        userdata: datatype::userdata(key, data, family),
+    }
+}
+
+fn verdicts(family: Family, name: &str) -> Set {
+    let userdata = datatype::userdata(&FRONTEND_FIELDS, Some(&[]), family);
+    Set { kind: SetKind::Verdicts, userdata, ..keyed(family, name, &FRONTEND_FIELDS, None) }
+}
+
+fn sets(family: Family) -> Vec<Set> {
+    let [address, protocol, port] = FRONTEND_FIELDS;
+    let slot = [address, protocol, port, Field::Slot];
+    let id = [address, protocol, port, Field::Id];
+    let pair = [address, address, protocol, port];
+    let backend = Some(&[Field::Address, Field::Port][..]);
+    let range = [address, protocol, port, address];
+    let ranges = |name| Set { intervals: true, ..keyed(family, name, &[address], None) };
+    let fields = range.iter().map(|field| field.length(family)).collect();
+    vec![
+        verdicts(family, "services"),
+        verdicts(family, "short"),
+        verdicts(family, "local"),
+        verdicts(family, "no-endpoints"),
+        keyed(family, "endpoints", &slot, backend),
+        keyed(family, "affinity-slots", &slot, Some(&[Field::Id])),
+        keyed(family, "affinity-endpoints", &id, backend),
+        keyed(family, "cluster-ips", &[address], None),
+        keyed(family, "hairpin", &pair, None),
+        keyed(family, "firewalled", &FRONTEND_FIELDS, None),
+        Set { intervals: true, fields, ..keyed(family, "source-ranges", &range, None) },
+        ranges("pod-cidrs"),
+        ranges("service-cidrs"),
+    ]
+}
+
+impl Skeleton {
+    /// The skeleton of a family under a configuration.
+    pub(super) fn new(family: Family, config: &Config) -> Self {
+        let sets = sets(family).into_iter().map(|set| (set.name.clone(), set)).collect();
+        let mut skeleton = Self { table: table(family), sets, chains: BTreeMap::new() };
+        skeleton.firewall(family);
+        skeleton.dispatch(family, config);
+        skeleton.postrouting(family, config.masquerade_mark);
+        skeleton.filter(family);
+        skeleton
+    }
+
+    fn chain<const N: usize>(&mut self, name: &str, base: Option<BaseChain>, rules: [Vec<Expression>; N]) {
+        let table = self.table.clone();
+        let rules =
+            rules.map(|expressions| Rule { table: table.clone(), chain: name.to_owned(), expressions });
+        self.chains.insert(name.to_owned(), (Chain { table, name: name.to_owned(), base }, rules.into()));
+    }
+
+    /// `loadBalancerSourceRanges`: before destinations are rewritten (priority -100), while the packet still has the
+    /// frontend's address; on prerouting for what arrives and on output for this node's own clients.
+    fn firewall(&mut self, family: Family) {
+        let w = Words { family };
+        let to_firewall = || [[rules::first_packet(), rules::jump("firewall")].concat()];
+        self.chain("prerouting-firewall", base(ChainKind::Filter, Hook::Prerouting, -110), to_firewall());
+        self.chain("output-firewall", base(ChainKind::Filter, Hook::Output, -110), to_firewall());
+        let client = [FRONTEND[0], FRONTEND[1], FRONTEND[2], Part::Source];
+        let denied =
+            [w.member(&FRONTEND, "firewalled"), w.no_member(&client, "source-ranges"), rules::drop_packet()];
+        self.chain("firewall", None, [denied.concat()]);
+    }
+
+    /// Destination rewriting: nat hooks see the first packet of each connection only, so what follows costs nothing later.
+    fn dispatch(&mut self, family: Family, config: &Config) {
+        let w = Words { family };
+        let bit = config.masquerade_mark;
+        self.chain("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100), [rules::jump("dispatch")]);
+        self.chain("output", base(ChainKind::Nat, Hook::Output, -100), [rules::jump("dispatch")]);
+        // An answer must come back through this node, so a client that is no pod must not be seen by the endpoint.
+        let masquerade = if config.masquerade_all {
+            Some([w.member(&[Part::Destination], "cluster-ips"), rules::mark(bit)].concat())
+        } else if config.local_detector.iter().any(|known| kernel_family(*known) == family) {
+            let outsider = w.no_member(&[Part::Source], "pod-cidrs");
+            Some([w.member(&[Part::Destination], "cluster-ips"), outsider, rules::mark(bit)].concat())
+        } else {
+            None
+        };
+        let services = w.verdict_of(&FRONTEND, "services");
+        match masquerade {
+            Some(masquerade) => self.chain("dispatch", None, [masquerade, services]),
+            None => self.chain("dispatch", None, [services]),
+        }
+        // `externalTrafficPolicy: Local` is for clients outside; pods and this node itself use all endpoints.
+        let to_short = || w.verdict_of(&FRONTEND, "short");
+        self.chain(
+            EXTERNAL,
+            None,
+            [
+                [w.member(&[Part::Source], "pod-cidrs"), to_short()].concat(),
+                [rules::from_this_node(), rules::mark(bit)].concat(),
+                [rules::from_this_node(), to_short()].concat(),
+                w.verdict_of(&FRONTEND, "local"),
+            ],
+        );
+        // Session affinity carries an endpoint's id in the priority; nobody behind us may see it.
+        let clean = || {
+            [[rules::first_packet(), rules::priority_is(0xff00_0000, AFFINITY_TAG), rules::forget_priority()]
+                .concat()]
+        };
+        self.chain("prerouting-clean", base(ChainKind::Filter, Hook::Prerouting, -90), clean());
+        self.chain("output-clean", base(ChainKind::Filter, Hook::Output, -90), clean());
+    }
+
+    /// Source rewriting: the last hook, where the outgoing interface is known. The mark goes before the packet does, so
+    /// that no later tunnel or second stack on this node takes it for its own.
+    fn postrouting(&mut self, family: Family, bit: u32) {
+        let w = Words { family };
+        let hairpin = [Part::Source, Part::Destination, Part::Protocol, Part::Port];
+        self.chain(
+            "postrouting",
+            base(ChainKind::Nat, Hook::Postrouting, 100),
+            [
+                [rules::marked(bit), rules::flip_mark(bit), rules::masquerade()].concat(),
+                [rules::rewritten(), w.member(&hairpin, "hairpin"), rules::masquerade()].concat(),
+            ],
+        );
+    }
+
+    /// Refusals: in the filter hooks, where kernels before 5.9 can reject, for packets that no chain above rewrote.
+    fn filter(&mut self, family: Family) {
+        let w = Words { family };
+        let no_endpoints = || [rules::first_packet(), w.verdict_of(&FRONTEND, "no-endpoints")].concat();
+        let no_such_port =
+            || [rules::first_packet(), w.member(&[Part::Destination], "cluster-ips"), w.reject()].concat();
+        let unallocated = || {
+            [rules::first_packet(), w.member(&[Part::Destination], "service-cidrs"), rules::drop_packet()]
+                .concat()
+        };
+        let all = || [no_endpoints(), no_such_port(), unallocated()];
+        self.chain(REFUSE, None, [w.reject()]);
+        self.chain("input", base(ChainKind::Filter, Hook::Input, 0), [no_endpoints()]);
+        self.chain("forward", base(ChainKind::Filter, Hook::Forward, 0), all());
+        self.chain("output-filter", base(ChainKind::Filter, Hook::Output, 0), all());
+    }
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "every caller wants an Option, as chains without a hook have none"
+)]
+fn base(kind: ChainKind, hook: Hook, priority: i32) -> Option<BaseChain> {
+    Some(BaseChain { kind, hook, priority })
+}

@@ -1,0 +1,231 @@
+//! A transaction of the model to batches of the kernel.
+//!
+//! One batch, unless the machine's socket buffer is too small for it: then several, in the transaction's order, so that no
+//! verdict stands without what it leads to. An element that changes its value is deleted and added in the same batch.
+//! Elements are encoded as they are written; nothing is copied beside the batch itself.
+
+use std::ops::Range;
+
+use portico_netlink::nftables::{Batch, Table};
+use portico_proxy_core::{
+    plan::Transaction,
+    table::{Family, Key},
+};
+
+use super::{
+    Config, balance, element, kernel_family,
+    skeleton::{self, Skeleton},
+};
+
+/// Elements written at once.
+const CHUNK: usize = 256;
+/// Bytes that two messages of so many elements may need, at most.
+const CHUNK_BYTES: usize = 2 * 60_000;
+
+/// A batch, and what its messages are about.
+#[derive(Default)]
+pub(super) struct Part {
+    /// What is committed.
+    pub(super) batch: Batch,
+    /// Where its elements come from.
+    pub(super) origins: Vec<Origin>,
+}
+
+/// Where the elements of one message come from.
+pub(super) struct Origin {
+    operation: usize,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Removals(Range<usize>),
+    Replaced(Range<usize>),
+    Puts(Range<usize>),
+}
+
+struct Writer<'a> {
+    transaction: &'a Transaction,
+    parts: Vec<Part>,
+    limit: usize,
+}
+
+/// Writes a transaction as batches of at most `limit` bytes, in the order in which they are to be committed; `rebuild`
+/// names the families whose tables are made anew first.
+pub(super) fn write(
+    transaction: &Transaction,
+    rebuild: &[Family],
+    config: &Config,
+    limit: usize,
+) -> portico_netlink::Result<Vec<Part>> {
+    let mut writer = Writer { transaction, parts: vec![Part::default()], limit };
+    for family in rebuild {
+        skeleton(&mut writer.room(0).batch, *family, config)?;
+    }
+    writer.objects_added(config)?;
+    writer.removals()?;
+    writer.puts()?;
+    writer.objects_removed()?;
+    Ok(writer.parts)
+}
+
+/// The key that the kernel's answer to one operation of a part, and one element of it, is about.
+pub(super) fn culprit(
+    origins: &[Origin],
+    transaction: &Transaction,
+    operation: usize,
+    element: usize,
+) -> Option<Key> {
+    let origin = origins.iter().find(|origin| origin.operation == operation)?;
+    // A key may be more than one element, and the kernel counts elements.
+    let elements = |key: &Key| vec![*key; element::encode(key, None).len()];
+    origin.source.keys(transaction).flat_map(elements).nth(element)
+}
+
+/// Writes the batch that deletes the tables of all families, whether they exist or not.
+pub(super) fn cleanup(families: &[Family]) -> portico_netlink::Result<Batch> {
+    let mut batch = Batch::new();
+    for family in families {
+        let table = skeleton::table(kernel_family(*family));
+        batch.add_table(&table)?;
+        batch.delete_table(&table)?;
+    }
+    Ok(batch)
+}
+
+/// Writes a family's table as it is when nothing is in it, in place of whatever table there is.
+pub(super) fn skeleton(batch: &mut Batch, family: Family, config: &Config) -> portico_netlink::Result<()> {
+    let Skeleton { table, sets, chains } = Skeleton::new(kernel_family(family), config);
+    batch.add_table(&table)?;
+    batch.delete_table(&table)?;
+    batch.add_table(&table)?;
+    for set in sets.values() {
+        batch.add_set(set)?;
+    }
+    for (chain, _) in chains.values() {
+        batch.add_chain(chain)?;
+    }
+    for (_, rules) in chains.values() {
+        for rule in rules {
+            batch.add_rule(rule)?;
+        }
+    }
+    Ok(())
+}
+
+impl Source {
+    fn keys<'a>(&self, transaction: &'a Transaction) -> Box<dyn Iterator<Item = &'a Key> + 'a> {
+        let Transaction { removals, puts, .. } = transaction;
+        match self {
+            Self::Removals(range) => Box::new(removals[range.clone()].iter()),
+            Self::Puts(range) => Box::new(puts[range.clone()].iter().map(|put| &put.key)),
+            Self::Replaced(range) => {
+                Box::new(puts[range.clone()].iter().filter(|put| put.was.is_some()).map(|put| &put.key))
+            }
+        }
+    }
+}
+
+/// Ranges of at most [`CHUNK`] neighbours whose keys are in the same map of the same family.
+fn runs<'a>(length: usize, key: impl Fn(usize) -> &'a Key) -> Vec<Range<usize>> {
+    let place = |index| (key(index).family(), key(index).map());
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for index in 0..length {
+        match ranges.last_mut() {
+            Some(range) if range.len() < CHUNK && place(range.start) == place(index) => range.end = index + 1,
+            _ => ranges.push(index..index + 1),
+        }
+    }
+    ranges
+}
+
+fn table_of(key: &Key) -> Table {
+    skeleton::table(kernel_family(key.family()))
+}
+
+impl Writer<'_> {
+    /// The part that is written to, with room for `bytes` more if any part can have that.
+    fn room(&mut self, bytes: usize) -> &mut Part {
+        let fits = |part: &Part| part.batch.is_empty() || part.batch.len() + bytes <= self.limit;
+        if !self.parts.last().is_some_and(fits) {
+            self.parts.push(Part::default());
+        }
+        let last = self.parts.len() - 1;
+        &mut self.parts[last]
+    }
+
+    fn objects_added(&mut self, config: &Config) -> portico_netlink::Result<()> {
+        let Transaction { affinity_added, chains_added, .. } = self.transaction;
+        for map in affinity_added {
+            let set = skeleton::affinity_map(kernel_family(map.family), map.name(), map.seconds);
+            self.room(CHUNK_BYTES).batch.add_set(&set)?;
+        }
+        for chain in chains_added {
+            let family = kernel_family(chain.family);
+            let batch = &mut self.room(CHUNK_BYTES).batch;
+            batch.add_chain(&balance::chain(family, &chain.balance))?;
+            for rule in balance::rules(family, &chain.balance, config.masquerade_mark) {
+                batch.add_rule(&rule)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn removals(&mut self) -> portico_netlink::Result<()> {
+        let removals = &self.transaction.removals;
+        for range in runs(removals.len(), |index| &removals[index]) {
+            self.room(CHUNK_BYTES);
+            self.delete(Source::Removals(range))?;
+        }
+        Ok(())
+    }
+
+    fn puts(&mut self) -> portico_netlink::Result<()> {
+        let puts = &self.transaction.puts;
+        for range in runs(puts.len(), |index| &puts[index].key) {
+            // Room for both messages of a chunk: an element is never away between two batches.
+            self.room(CHUNK_BYTES);
+            self.delete(Source::Replaced(range.clone()))?;
+            self.add(range)?;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, source: Source) -> portico_netlink::Result<()> {
+        let transaction = self.transaction;
+        let Some(first) = source.keys(transaction).next() else { return Ok(()) };
+        let elements = source.keys(transaction).flat_map(|key| element::encode(key, None));
+        let Part { batch, origins } = self.room(0);
+        let messages = batch.delete_elements(&table_of(first), first.map(), elements)?;
+        origins.extend(
+            messages.iter().map(|message| Origin { operation: message.operation, source: source.clone() }),
+        );
+        Ok(())
+    }
+
+    fn add(&mut self, range: Range<usize>) -> portico_netlink::Result<()> {
+        let puts = &self.transaction.puts[range.clone()];
+        let Some(first) = puts.first() else { return Ok(()) };
+        let elements = puts.iter().flat_map(|put| element::encode(&put.key, Some(&put.value)));
+        let Part { batch, origins } = self.room(0);
+        let messages = batch.add_elements(&table_of(&first.key), first.key.map(), elements)?;
+        let source = Source::Puts(range);
+        origins.extend(
+            messages.iter().map(|message| Origin { operation: message.operation, source: source.clone() }),
+        );
+        Ok(())
+    }
+
+    fn objects_removed(&mut self) -> portico_netlink::Result<()> {
+        let Transaction { chains_removed, affinity_removed, .. } = self.transaction;
+        for chain in chains_removed {
+            let table = skeleton::table(kernel_family(chain.family));
+            self.room(CHUNK_BYTES).batch.delete_chain(&table, &chain.balance.chain())?;
+        }
+        for map in affinity_removed {
+            let table = skeleton::table(kernel_family(map.family));
+            self.room(CHUNK_BYTES).batch.delete_set(&table, &map.name())?;
+        }
+        Ok(())
+    }
+}
