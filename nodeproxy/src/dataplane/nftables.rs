@@ -209,3 +209,33 @@ fn convert(error: Error, key: Option<Key>) -> DataplaneError {
         _ => DataplaneError::Transport { operation, source },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_refused(source: Errno) -> Error {
+        Error::Refused { operation: "add a thing".into(), index: None, element: None, text: None, source }
+    }
+
+    #[test]
+    fn without_permission_the_error_names_the_capability() {
+        let error = convert(mk_refused(Errno::EPERM), None);
+        assert!(matches!(error, DataplaneError::Permission { .. }), "{error:?}");
+        assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    }
+
+    #[test]
+    fn only_surprises_about_what_exists_count_as_changes_by_others() {
+        for (errno, changed) in [
+            (Errno::ENOENT, true),
+            (Errno::EEXIST, true),
+            (Errno::EBUSY, true),
+            (Errno::ENOMEM, false),
+            (Errno::EINVAL, false),
+        ] {
+            let error = convert(mk_refused(errno), None);
+            assert_eq!(matches!(error, DataplaneError::Changed { .. }), changed, "{error:?}");
+        }
+    }
+}

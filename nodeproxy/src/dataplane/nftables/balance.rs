@@ -30,10 +30,10 @@ pub(super) fn rules(family: Family, balance: &Balance, masquerade_mark: u32) -> 
     let slot = [FRONTEND[0], FRONTEND[1], FRONTEND[2], random];
     let mut all = Vec::new();
     if balance.masquerade {
-        all.push(rule(family, &name, [rules::mark(masquerade_mark)]));
+        all.push(rule(family, &name, &[rules::mark(masquerade_mark)]));
     }
     match balance.affinity {
-        None => all.push(rule(family, &name, [w.dnat_to(&slot, "endpoints")])),
+        None => all.push(rule(family, &name, &[w.dnat_to(&slot, "endpoints")])),
         Some(seconds) => {
             let map = map_name(seconds);
             let remember = |operation, seconds| w.remember(operation, &map, &CLIENT, seconds);
@@ -41,14 +41,14 @@ pub(super) fn rules(family: Family, balance: &Balance, masquerade_mark: u32) -> 
             all.push(rule(
                 family,
                 &name,
-                [w.priority_from(&CLIENT, &map), remember(DynamicSetOperation::Update, Some(seconds))],
+                &[w.priority_from(&CLIENT, &map), remember(DynamicSetOperation::Update, Some(seconds))],
             ));
-            all.push(rule(family, &name, [w.dnat_to(&ENDPOINT_ID, "affinity-endpoints")]));
+            all.push(rule(family, &name, &[w.dnat_to(&ENDPOINT_ID, "affinity-endpoints")]));
             // Otherwise pick one and remember it. An update would keep the data of an existing element.
-            all.push(rule(family, &name, [w.priority_from(&slot, "affinity-slots")]));
-            all.push(rule(family, &name, [remember(DynamicSetOperation::Delete, None)]));
-            all.push(rule(family, &name, [remember(DynamicSetOperation::Add, Some(seconds))]));
-            all.push(rule(family, &name, [w.dnat_to(&ENDPOINT_ID, "affinity-endpoints")]));
+            all.push(rule(family, &name, &[w.priority_from(&slot, "affinity-slots")]));
+            all.push(rule(family, &name, &[remember(DynamicSetOperation::Delete, None)]));
+            all.push(rule(family, &name, &[remember(DynamicSetOperation::Add, Some(seconds))]));
+            all.push(rule(family, &name, &[w.dnat_to(&ENDPOINT_ID, "affinity-endpoints")]));
         }
     }
     all

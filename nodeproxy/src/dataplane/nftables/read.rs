@@ -143,7 +143,7 @@ fn read_sets(
             }
             (None, Some(seconds)) => {
                 state.affinity.insert(AffinityMap { family, seconds });
-                skeleton::affinity_map(set.table.family, set.name.clone(), seconds)
+                skeleton::affinity_map(set.table.family, &set.name, seconds)
             }
             (None, None) => return Ok(Err(format!("set {} is not ours", set.name))),
         };

@@ -47,14 +47,14 @@ pub(super) fn table(family: Family) -> Table {
 }
 
 /// The dynamic map that remembers clients for `seconds`.
-pub(super) fn affinity_map(family: Family, name: String, seconds: u32) -> Set {
+pub(super) fn affinity_map(family: Family, name: &str, seconds: u32) -> Set {
     let key = [Field::Address, Field::Address, Field::Protocol, Field::Port];
-    let set = keyed(family, &name, &key, Some(&[Field::Id]));
+    let set = keyed(family, name, &key, Some(&[Field::Id]));
     Set { timeout: Some(u64::from(seconds) * 1000), size: Some(AFFINITY_SIZE), ..set }
 }
 
 /// A rule of one of our chains.
-pub(super) fn rule<const N: usize>(family: Family, chain: &str, words: [Vec<Expression>; N]) -> Rule {
+pub(super) fn rule<const N: usize>(family: Family, chain: &str, words: &[Vec<Expression>; N]) -> Rule {
     Rule { table: table(family), chain: chain.to_owned(), expressions: words.concat() }
 }
 

@@ -157,7 +157,7 @@ impl Writer<'_> {
     fn objects_added(&mut self, config: &Config) -> portico_netlink::Result<()> {
         let Transaction { affinity_added, chains_added, .. } = self.transaction;
         for map in affinity_added {
-            let set = skeleton::affinity_map(kernel_family(map.family), map.name(), map.seconds);
+            let set = skeleton::affinity_map(kernel_family(map.family), &map.name(), map.seconds);
             self.room(CHUNK_BYTES).batch.add_set(&set)?;
         }
         for chain in chains_added {
@@ -175,7 +175,7 @@ impl Writer<'_> {
         let removals = &self.transaction.removals;
         for range in runs(removals.len(), |index| &removals[index]) {
             self.room(CHUNK_BYTES);
-            self.delete(Source::Removals(range))?;
+            self.delete(&Source::Removals(range))?;
         }
         Ok(())
     }
@@ -185,13 +185,13 @@ impl Writer<'_> {
         for range in runs(puts.len(), |index| &puts[index].key) {
             // Room for both messages of a chunk: an element is never away between two batches.
             self.room(CHUNK_BYTES);
-            self.delete(Source::Replaced(range.clone()))?;
+            self.delete(&Source::Replaced(range.clone()))?;
             self.add(range)?;
         }
         Ok(())
     }
 
-    fn delete(&mut self, source: Source) -> portico_netlink::Result<()> {
+    fn delete(&mut self, source: &Source) -> portico_netlink::Result<()> {
         let transaction = self.transaction;
         let Some(first) = source.keys(transaction).next() else { return Ok(()) };
         let elements = source.keys(transaction).flat_map(|key| element::encode(key, None));
@@ -227,5 +227,47 @@ impl Writer<'_> {
             self.room(CHUNK_BYTES).batch.delete_set(&table, &map.name())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use portico_proxy_core::{
+        plan::Put,
+        table::{Backend, Frontend, Protocol, Value},
+    };
+
+    use super::*;
+
+    fn mk_put(number: u32) -> Put {
+        let address = IpAddr::V4(Ipv4Addr::from_bits(0x0a60_0000 + number));
+        let backend = Value::Backend(Backend { address, port: 1 });
+        let key = Key::Endpoint(Frontend { address, protocol: Protocol::Tcp, port: 80 }, 0);
+        Put { key, value: backend, was: Some(backend) }
+    }
+
+    #[test]
+    fn a_transaction_too_large_for_the_socket_is_split_and_no_element_is_away_between_two_parts() {
+        let transaction = Transaction { puts: (0..10_000).map(mk_put).collect(), ..Transaction::default() };
+        let limit = 212_992;
+        let parts = write(&transaction, &[Family::V4, Family::V6], &Config::default(), limit).expect("fits");
+        assert!(parts.len() > 2, "{} parts", parts.len());
+        for Part { batch, origins } in &parts {
+            assert!(batch.len() <= limit, "{} bytes", batch.len());
+            let replaced: Vec<_> = origins.iter().filter(|o| matches!(o.source, Source::Replaced(_))).collect();
+            assert_eq!(replaced.len() * 2, origins.len(), "each deletion has its addition beside it");
+        }
+    }
+
+    #[test]
+    fn an_error_at_an_element_names_its_key() {
+        let transaction = Transaction { puts: (0..600).map(mk_put).collect(), ..Transaction::default() };
+        let parts = write(&transaction, &[], &Config::default(), usize::MAX).expect("fits");
+        // Messages: delete and add of the first 256, of the next 256, and so on.
+        assert_eq!(culprit(&parts[0].origins, &transaction, 3, 7), Some(mk_put(256 + 7).key));
+        assert_eq!(culprit(&parts[0].origins, &transaction, 0, 9), Some(mk_put(9).key));
+        assert_eq!(culprit(&parts[0].origins, &transaction, 99, 0), None);
     }
 }

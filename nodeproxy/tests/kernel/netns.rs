@@ -1,0 +1,92 @@
+//! Network namespaces for tests: a thread that lives in one and runs what it is handed.
+//!
+//! Sockets belong to the namespace in which they were made, and programs start in that of their parent thread; so running a
+//! closure on the namespace's thread is all that it takes.
+
+use std::{
+    process::Command,
+    sync::mpsc::{Sender, channel},
+    thread,
+};
+
+use nix::sched::{CloneFlags, unshare};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace. It goes when this goes.
+pub(crate) struct Namespace {
+    jobs: Sender<Job>,
+    thread: nix::unistd::Pid,
+}
+
+impl Namespace {
+    /// Makes an empty namespace with its loopback up; `None`, after saying why, where that is not permitted.
+    pub(crate) fn new() -> Option<Self> {
+        let (jobs, queue) = channel::<Job>();
+        let (ready, made) = channel();
+        thread::spawn(move || {
+            let result = unshare(CloneFlags::CLONE_NEWNET).map(|()| nix::unistd::gettid());
+            let ok = result.is_ok();
+            ready.send(result).expect("the test waits");
+            while ok && let Ok(job) = queue.recv() {
+                job();
+            }
+        });
+        match made.recv().expect("the thread answers") {
+            Ok(thread) => {
+                let namespace = Self { jobs, thread };
+                namespace.sh("ip link set lo up");
+                Some(namespace)
+            }
+            Err(error) => {
+                skip(&format!("no network namespace: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Thread id, by which `ip link set … netns` finds the namespace.
+    pub(crate) fn id(&self) -> nix::unistd::Pid {
+        self.thread
+    }
+
+    /// Runs `work` in the namespace and waits for it. A panic in it is a panic here.
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (send, result) = channel();
+        let job = move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            send.send(outcome).expect("the test waits");
+        };
+        self.jobs.send(Box::new(job)).expect("the namespace lives");
+        result.recv().expect("the job answers").unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Runs a shell script that must succeed; returns what it prints.
+    pub(crate) fn sh(&self, script: &str) -> String {
+        let (ok, out, err) = self.try_sh(script);
+        assert!(ok, "{script}\n{out}{err}");
+        out
+    }
+
+    /// Runs a shell script; returns whether it succeeded, its output and its errors.
+    pub(crate) fn try_sh(&self, script: &str) -> (bool, String, String) {
+        let script = script.to_owned();
+        self.run(move || {
+            let output = Command::new("sh").args(["-ec", &script]).output().expect("sh runs");
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            (output.status.success(), text(output.stdout), text(output.stderr))
+        })
+    }
+}
+
+/// Says that a test did nothing, and why.
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+pub(crate) fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
+/// Says something that was measured.
+#[expect(clippy::print_stderr, reason = "a number for whoever runs the test with --nocapture; nothing depends on it")]
+pub(crate) fn note(what: &str) {
+    eprintln!("measured: {what}");
+}
