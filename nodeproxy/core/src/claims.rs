@@ -69,9 +69,9 @@ impl Claims {
             self.holders.insert(frontend, claim);
             return None;
         };
-        let displaces = claim < *holder;
-        let waiting = if displaces { std::mem::replace(holder, claim) } else { claim };
-        let displaced = displaces.then(|| waiting.service.clone());
+        let wins = claim < *holder;
+        let waiting = if wins { std::mem::replace(holder, claim) } else { claim };
+        let displaced = wins.then(|| waiting.service.clone());
         self.waiting.entry(frontend).or_default().insert(waiting);
         displaced
     }
