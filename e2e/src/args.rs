@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{backend, enter, probe, sandbox, up};
+use crate::{backend, bench, demo, enter, probe, sandbox, up};
 
 /// A Kubernetes cluster on one machine, for Portico's demo, tests and benches.
 #[derive(Debug, Parser)]
@@ -19,12 +19,16 @@ pub struct Args {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show a Service of every type on a cluster made for it.
+    Demo(demo::Args),
     /// Run a cluster until Ctrl-C, for work by hand.
     Up(up::UpArgs),
     /// End a cluster, and remove what a killed one left.
     Down(up::DownArgs),
     /// Enter a node, a pod or the outside host of a running cluster.
     Shell(up::ShellArgs),
+    /// Measure Portico and its peers in turn on the same cluster.
+    Bench(bench::Args),
     /// (internal) PID 1 of a cluster's sandbox: runs a command, reaps orphans, ends with the command's code.
     #[command(hide = true)]
     Sandboxed(sandbox::init::Args),
@@ -40,9 +44,11 @@ impl Command {
     /// Runs the subcommand to its end.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Demo(args) => demo::run(&args),
             Self::Up(args) => up::up(&args),
             Self::Down(args) => up::down(&args),
             Self::Shell(args) => up::shell(&args),
+            Self::Bench(args) => bench::run(&args),
             Self::Sandboxed(args) => sandbox::init::run(&args),
             Self::Enter(args) => enter::run(&args),
             Self::Backend(args) => backend::run(&args),

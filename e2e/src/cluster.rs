@@ -1,7 +1,9 @@
 //! A running cluster, and what its users (demo, scenarios, benches) do with it. Starting goes bottom-up: network, control
 //! plane, nodes, load balancer, Portico. It runs inside a sandbox, which ends whatever [`Cluster::stop`] did not.
 
-pub mod nodes;
+mod dump;
+mod nodes;
+pub mod vantage;
 
 use std::{
     process::Stdio,
@@ -65,7 +67,8 @@ impl Cluster {
         }
         let credentials = Credentials::open(&home.pki())?;
         account.step("starting etcd and kube-apiserver");
-        let (control_plane, client) = ControlPlane::start(&tools, home, &credentials, &crashes).await?;
+        let started = ControlPlane::start(&tools, home, &credentials, &crashes);
+        let (control_plane, client) = Box::pin(started).await?;
         account.step("the API server is ready");
 
         images::write(&home.path("images.json"), &images::table(&tools))?;
@@ -86,7 +89,7 @@ impl Cluster {
             control_plane,
             background,
         };
-        cluster.populate(options, account).await?;
+        Box::pin(cluster.populate(options, account)).await?;
         Ok(cluster)
     }
 

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long the API server may take to be ready. It takes 3 to 5 seconds on an idle machine.
-const READY_DEADLINE: Duration = Duration::from_secs(120);
+const READY_DEADLINE: Duration = Duration::from_mins(2);
 
 /// The certificates of a control plane.
 #[derive(Debug)]

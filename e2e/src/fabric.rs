@@ -117,14 +117,14 @@ fn outer_batch(host: &Host) -> String {
 }
 
 fn inner_batch(host: &Host) -> String {
-    let mut batch =
-        format!("link set lo up\naddr add {}/{PREFIX} dev eth0\nlink set eth0 up\n", host.address);
-    if host.is_router {
-        // As on a real node. Without it the kernel would refuse a connection to a Service's address before the node
-        // proxy's rules see it. The fabric itself forwards nothing, so what has no rule gets no answer.
-        batch.push_str(&format!("route add default via {CONTROL_PLANE}\n"));
+    let address = host.address;
+    let link = format!("link set lo up\naddr add {address}/{PREFIX} dev eth0\nlink set eth0 up\n");
+    if !host.is_router {
+        return link;
     }
-    batch
+    // As on a real node. Without it the kernel would refuse a connection to a Service's address before the node proxy's
+    // rules see it. The fabric itself forwards nothing, so what has no rule gets no answer.
+    format!("{link}route add default via {CONTROL_PLANE}\n")
 }
 
 /// Runs `ip -batch` in a named namespace, or in the sandbox's own.
@@ -157,7 +157,7 @@ pub(crate) fn ip_batch(netns: Option<&str>, batch: &str) -> anyhow::Result<()> {
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
-    let done = command.output().with_context(|| format!("starting {:?}", command.get_program()))?;
+    let done = command.output().with_context(|| format!("starting {}", command.get_program().display()))?;
     if !done.status.success() {
         bail!("{command:?} ended with {}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
     }

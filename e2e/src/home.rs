@@ -128,10 +128,7 @@ impl Home {
 
     /// Whether the cluster of this folder runs.
     pub fn is_running(&self) -> bool {
-        let State { outer, sandbox } = match self.state() {
-            Some(state) => state,
-            None => return false,
-        };
+        let Some(State { outer, sandbox }) = self.state() else { return false };
         outer.is_running() || sandbox.is_some_and(|sandbox| sandbox.is_running())
     }
 

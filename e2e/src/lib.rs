@@ -14,8 +14,10 @@
 pub mod account;
 pub mod args;
 pub mod backend;
+pub mod bench;
 pub mod cluster;
 pub mod controlplane;
+pub mod demo;
 pub mod enter;
 pub mod fabric;
 pub mod forward;

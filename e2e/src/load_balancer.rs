@@ -79,9 +79,9 @@ async fn listens() -> anyhow::Result<()> {
 }
 
 fn random_token() -> anyhow::Result<String> {
-    let mut bytes = [0_u8; 24];
+    let mut bytes = [0_u8; 16];
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut bytes))
         .context("reading /dev/urandom")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }

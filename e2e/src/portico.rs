@@ -1,5 +1,5 @@
 //! Portico's own installation, the way a user does it: the chart rendered by helm, applied by kubectl. What runs then are
-//! pods of the chart's Deployment and DaemonSet, with the chart's service accounts and exactly its RBAC.
+//! pods of the chart's Deployment and `DaemonSet`, with the chart's service accounts and exactly its RBAC.
 
 use std::fmt;
 

@@ -63,7 +63,7 @@ impl Crashes {
     /// The outcome of `work`, or the first crash if that comes earlier.
     pub async fn or<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         tokio::select! {
-            done = work => done,
+            done = Box::pin(work) => done,
             crash = self.first() => Err(crash),
         }
     }

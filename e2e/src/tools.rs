@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 #[derive(Clone, Debug)]
 pub struct Tools {
     bins: PathBuf,
-    tools: PathBuf,
+    others: PathBuf,
     root: PathBuf,
 }
 
@@ -25,13 +25,18 @@ impl Tools {
             bins.pop();
         }
         let root = bins.parent().context("the running program is not in target/<profile>")?.to_path_buf();
-        let tools = env::var_os("PORTICO_TOOLS").map_or_else(|| root.join("tools"), PathBuf::from);
-        Ok(Self { bins, tools, root })
+        let others = env::var_os("PORTICO_TOOLS").map_or_else(|| root.join("tools"), PathBuf::from);
+        Ok(Self { bins, others, root })
     }
 
     /// Where cluster `name` keeps its files: `target/e2e/<name>`.
     pub fn cluster_dir(&self, name: &str) -> PathBuf {
         self.root.join("e2e").join(name)
+    }
+
+    /// Where benches leave their results: `target/bench`.
+    pub fn bench_dir(&self) -> PathBuf {
+        self.root.join("bench")
     }
 
     /// The chart of this work tree.
@@ -41,17 +46,17 @@ impl Tools {
 
     /// The multi-call binary of etcd and the Kubernetes components.
     pub fn controlplane(&self) -> PathBuf {
-        self.tools.join("controlplane")
+        self.others.join("controlplane")
     }
 
     /// helm.
     pub fn helm(&self) -> PathBuf {
-        self.tools.join("helm")
+        self.others.join("helm")
     }
 
     /// Kubernetes' agnhost, where it has been built.
     pub fn agnhost(&self) -> Option<PathBuf> {
-        let path = self.tools.join("agnhost");
+        let path = self.others.join("agnhost");
         path.is_file().then_some(path)
     }
 

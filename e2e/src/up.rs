@@ -7,14 +7,17 @@ use anyhow::{Context as _, bail};
 use crate::{
     account::Account,
     cluster::{Cluster, Options},
-    home::{Home, State},
+    controlplane::Credentials,
+    home::{Home, ProcessRecord, State},
     kubeconfig,
-    pki::Authority,
     portico::{Parts, Provider},
     runtime, sandbox,
     session::{self, Inside, Plan, Side, Signals},
     tools::Tools,
 };
+
+/// The cluster that is meant where none is named.
+const DEFAULT_NAME: &str = "default";
 
 /// A part of Portico that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -38,7 +41,7 @@ pub struct UpArgs {
     #[arg(long, value_enum, default_value_t = Provider::Local)]
     provider: Provider,
     /// Name of the cluster, to have several
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = DEFAULT_NAME)]
     name: String,
     /// Keep the cluster's data in this folder, and use what is there
     #[arg(long, value_name = "DIR")]
@@ -71,11 +74,7 @@ async fn keep(args: &UpArgs, inside: &Inside) -> anyhow::Result<ExitCode> {
         cluster = Cluster::start(home, &options, &account) => cluster?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    let ca = Authority::open(&home.pki(), "ca")?.cert;
-    let server = format!("https://127.0.0.1:{}", inside.api_port);
-    let admin = crate::pki::Pair { cert: home.pki().join("admin.crt"), key: home.pki().join("admin.key") };
-    let kubeconfig = kubeconfig::write(&home.kubeconfig(), &server, &ca, &admin)?;
-    tell(&account, args, home, &kubeconfig, cluster.tools());
+    tell(&account, &args.name, inside)?;
     tokio::select! {
         crash = cluster.crashes().first() => return Err(crash),
         () = signals.next() => {}
@@ -85,11 +84,16 @@ async fn keep(args: &UpArgs, inside: &Inside) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How to use the cluster.
-fn tell(account: &Account, args: &UpArgs, home: &Home, kubeconfig: &std::path::Path, tools: &Tools) {
+/// Makes the KUBECONFIG that works from the machine, and says how to use the cluster.
+pub fn tell(account: &Account, name: &str, inside: &Inside) -> anyhow::Result<()> {
+    let Inside { home, api_port } = inside;
+    let tools = Tools::find()?;
+    let pki = Credentials::open(&home.pki())?;
+    let server = format!("https://127.0.0.1:{api_port}");
+    let kubeconfig = kubeconfig::write(&home.kubeconfig(), &server, &pki.ca.cert, &pki.admin)?;
     let program = tools.portico_e2e();
-    let (program, name) = (program.display(), &args.name);
-    let name = if name == "default" { String::new() } else { format!(" --name {name}") };
+    let program = program.display();
+    let name = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
     account.line(format!(
         "\n\
          export KUBECONFIG={}\n\
@@ -103,13 +107,14 @@ fn tell(account: &Account, args: &UpArgs, home: &Home, kubeconfig: &std::path::P
         tools.controlplane().display(),
         home.logs().display(),
     ));
+    Ok(())
 }
 
 /// Flags of `down`.
 #[derive(Debug, clap::Args)]
 pub struct DownArgs {
     /// Name of the cluster
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = DEFAULT_NAME)]
     name: String,
 }
 
@@ -160,7 +165,7 @@ fn end(state: &State) -> anyhow::Result<()> {
 #[derive(Debug, clap::Args)]
 pub struct ShellArgs {
     /// Name of the cluster
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = DEFAULT_NAME)]
     name: String,
     /// Where: node-1, outside, lb, fabric (the control plane), or NAMESPACE/POD
     place: String,
@@ -173,7 +178,7 @@ pub struct ShellArgs {
 pub fn shell(args: &ShellArgs) -> anyhow::Result<ExitCode> {
     let ShellArgs { name, place, command } = args;
     let home = Home::existing(&Tools::find()?.cluster_dir(name));
-    let sandbox = home.state().and_then(|state| state.sandbox).filter(super::home::ProcessRecord::is_running);
+    let sandbox = home.state().and_then(|state| state.sandbox).filter(ProcessRecord::is_running);
     let Some(sandbox) = sandbox else { bail!("cluster {name:?} does not run: `portico-e2e up` starts one") };
     let init = sandbox::init_of(sandbox.pid)?;
     let mut nsenter = std::process::Command::new("nsenter");

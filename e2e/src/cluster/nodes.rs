@@ -24,7 +24,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(90);
 
 /// The nodes, and what their certificates are made from.
 #[derive(Debug)]
-pub struct Nodes {
+pub(super) struct Nodes {
     credentials: Credentials,
     hosts: Vec<Host>,
     agents: Vec<Process>,

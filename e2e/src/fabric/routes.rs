@@ -78,16 +78,16 @@ fn plan(desired: &Routes, programmed: &Routes) -> Vec<(Option<String>, String)> 
     let mut batches = Vec::new();
     for (namespace, want) in desired {
         let have = programmed.get(namespace).unwrap_or(&nothing);
-        let mut batch = String::new();
+        let mut lines = Vec::new();
         for (cidr, gateway) in want.iter().filter(|(cidr, gateway)| have.get(cidr) != Some(gateway)) {
-            batch.push_str(&format!("route replace {cidr} via {gateway}\n"));
+            lines.push(format!("route replace {cidr} via {gateway}\n"));
         }
         let stale: BTreeSet<_> = have.keys().filter(|cidr| !want.contains_key(cidr)).collect();
         for cidr in stale {
-            batch.push_str(&format!("route del {cidr}\n"));
+            lines.push(format!("route del {cidr}\n"));
         }
-        if !batch.is_empty() {
-            batches.push((namespace.clone(), batch));
+        if !lines.is_empty() {
+            batches.push((namespace.clone(), lines.concat()));
         }
     }
     batches

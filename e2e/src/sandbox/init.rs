@@ -71,23 +71,20 @@ enum Event {
 
 /// Waits for the command's end, passing on the end of the lifeline.
 fn wait(main: Pid, events: &mpsc::Receiver<Event>) -> ExitCode {
-    loop {
-        match events.recv() {
-            Ok(Event::Exited(status)) => return code(status),
-            Ok(Event::LifelineClosed(error)) => {
-                if let Some(error) = error {
-                    tracing::warn!(%error, "lifeline broke");
-                }
-                if kill(main, Signal::SIGTERM).is_err() {
-                    return ExitCode::FAILURE;
-                }
-                return match events.recv_timeout(GRACE) {
-                    Ok(Event::Exited(status)) => code(status),
-                    _ => ExitCode::FAILURE,
-                };
-            }
-            Err(mpsc::RecvError) => return ExitCode::FAILURE,
-        }
+    let closed = match events.recv() {
+        Ok(Event::Exited(status)) => return code(status),
+        Ok(Event::LifelineClosed(error)) => error,
+        Err(mpsc::RecvError) => return ExitCode::FAILURE,
+    };
+    if let Some(error) = closed {
+        tracing::warn!(%error, "lifeline broke");
+    }
+    if kill(main, Signal::SIGTERM).is_err() {
+        return ExitCode::FAILURE;
+    }
+    match events.recv_timeout(GRACE) {
+        Ok(Event::Exited(status)) => code(status),
+        _ => ExitCode::FAILURE,
     }
 }
 

@@ -1,0 +1,96 @@
+//! `demo`: a whole cluster on this machine with Portico in it, and what its clients get. With the guestbook, Service
+//! `frontend` goes ClusterIP → NodePort → LoadBalancer and back; with any other manifest every Service that has ready
+//! endpoints is asked on every address it has. The last line is `demo: ok`, or there is a reason and the state.
+
+pub mod addresses;
+mod guestbook;
+mod manifests;
+mod probing;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+
+use crate::{
+    account::Account,
+    cluster::{Cluster, Options},
+    home::Home,
+    runtime,
+    session::{self, Plan, Side, Signals},
+};
+
+/// Where everything of the demo is applied that names no namespace.
+const NAMESPACE: &str = "default";
+
+/// The name of the pod that clients' questions are asked from.
+const CLIENT: &str = "demo-client";
+
+/// Flags of `demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A manifest of your own in place of the guestbook
+    #[arg(long, value_name = "FILE")]
+    manifests: Option<PathBuf>,
+}
+
+/// Runs the demo to its end.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &args.manifests {
+        // Before a cluster is started for it.
+        fs::File::open(path).with_context(|| format!("--manifests {}: cannot be read", path.display()))?;
+    }
+    let name = format!("demo-{}", std::process::id());
+    match session::enter(&Plan { name, data_dir: None })? {
+        Side::Ended(code) => Ok(code),
+        Side::Inside(inside) => runtime::block_on(show(args, &inside.home)),
+    }
+}
+
+async fn show(args: &Args, home: &Home) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let account = Account::new();
+    let code = tokio::select! {
+        done = play(args, home, &account) => {
+            done?;
+            account.line("demo: ok");
+            ExitCode::SUCCESS
+        }
+        () = signals.next() => {
+            account.failure("interrupted");
+            ExitCode::FAILURE
+        }
+    };
+    Ok(code)
+}
+
+async fn play(args: &Args, home: &Home, account: &Account) -> anyhow::Result<()> {
+    account.line("Portico demo: a Kubernetes cluster in network namespaces of its own");
+    let cluster = Cluster::start(home, &Options::default(), account).await?;
+    let played = async {
+        start_client(&cluster).await?;
+        match &args.manifests {
+            Some(path) => manifests::play(&cluster, account, path).await,
+            None => guestbook::play(&cluster, account).await,
+        }
+    };
+    if let Err(error) = cluster.crashes().or(played).await {
+        account.failure(&format!("state of the cluster:{}", cluster.dump(NAMESPACE).await));
+        return Err(error);
+    }
+    account.step(format!("all of it took {:.0} s; nothing of it stays", account.elapsed().as_secs_f32()));
+    cluster.stop().await
+}
+
+/// A pod to ask from. It is no endpoint of any Service of the manifest, so no answer comes from where the question does.
+async fn start_client(cluster: &Cluster) -> anyhow::Result<()> {
+    let pod = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": CLIENT, "namespace": NAMESPACE, "labels": {"portico.dev/demo": "client"}},
+        "spec": {"containers": [{"name": "client", "image": "portico/backend"}], "terminationGracePeriodSeconds": 1},
+    });
+    cluster.apply(&pod.to_string()).await?;
+    let wait = ["-n", NAMESPACE, "wait", "--for=condition=Ready", "--timeout=60s", "pod", CLIENT];
+    cluster.kubectl(&wait).await.context("waiting for the client pod")?;
+    Ok(())
+}
