@@ -15,8 +15,9 @@ use crate::{
     account::Account,
     cluster::{Cluster, Options},
     home::Home,
-    runtime,
+    runtime, sandbox,
     session::{self, Plan, Side, Signals},
+    tools::Tools,
 };
 
 /// Where everything of the demo is applied that names no namespace.
@@ -24,6 +25,9 @@ const NAMESPACE: &str = "default";
 
 /// The name of the pod that clients' questions are asked from.
 const CLIENT: &str = "demo-client";
+
+/// Demos have folders of their own, so that several can run at once.
+const FOLDER: &str = "demo-";
 
 /// Flags of `demo`.
 #[derive(Debug, clap::Args)]
@@ -39,11 +43,29 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         // Before a cluster is started for it.
         fs::File::open(path).with_context(|| format!("--manifests {}: cannot be read", path.display()))?;
     }
-    let name = format!("demo-{}", std::process::id());
+    let name = format!("{FOLDER}{}", std::process::id());
+    if !sandbox::is_inside() {
+        forget_former()?;
+    }
     match session::enter(&Plan { name, data_dir: None })? {
         Side::Ended(code) => Ok(code),
         Side::Inside(inside) => runtime::block_on(show(args, &inside.home)),
     }
+}
+
+/// Removes the folders of demos that were killed, and the logs of those that failed.
+fn forget_former() -> anyhow::Result<()> {
+    let clusters = Tools::find()?.cluster_dir("");
+    let Ok(folders) = fs::read_dir(&clusters) else { return Ok(()) }; // not one yet
+    for folder in folders {
+        let folder = folder.with_context(|| format!("listing {}", clusters.display()))?;
+        let home = Home::existing(&folder.path());
+        let is_demo = folder.file_name().to_string_lossy().starts_with(FOLDER);
+        if is_demo && home.state().is_some() && !home.is_running() {
+            home.remove()?;
+        }
+    }
+    Ok(())
 }
 
 async fn show(args: &Args, home: &Home) -> anyhow::Result<ExitCode> {

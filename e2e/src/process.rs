@@ -52,11 +52,11 @@ impl Crashes {
     /// Waits for the first crash. Pends forever if there is none.
     pub async fn first(&self) -> anyhow::Error {
         let mut seen = self.0.subscribe();
-        match seen.wait_for(Option::is_some).await {
-            Ok(crash) => {
-                crash.as_ref().map_or_else(|| anyhow!("a process crashed"), |crash| anyhow!("{crash}"))
-            }
-            Err(_) => std::future::pending().await, // this sender lives as long as the receiver, so never
+        // Owned before the next await: a guard held across one would make every wait in this crate non-`Send`.
+        let crash = seen.wait_for(Option::is_some).await.ok().and_then(|crash| crash.clone());
+        match crash {
+            Some(crash) => anyhow!("{crash}"),
+            None => std::future::pending().await, // this sender lives as long as the receiver, so never
         }
     }
 

@@ -63,9 +63,8 @@ pub fn enter(plan: &Plan) -> anyhow::Result<Side> {
     let home = Home::existing(&dir);
     if home.is_running() {
         bail!(
-            "a cluster runs in {}: end it with `portico-e2e down --name {}`, or choose another --name",
-            dir.display(),
-            plan.name
+            "a cluster runs in {}: end it with `portico-e2e down`, or choose another --name or --data-dir",
+            dir.display()
         );
     }
     if plan.data_dir.is_none() {

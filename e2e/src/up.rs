@@ -40,12 +40,38 @@ pub struct UpArgs {
     /// What makes load balancers
     #[arg(long, value_enum, default_value_t = Provider::Local)]
     provider: Provider,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Which cluster is meant.
+#[derive(Clone, Debug, clap::Args)]
+struct Which {
     /// Name of the cluster, to have several
-    #[arg(long, default_value = DEFAULT_NAME)]
+    #[arg(long, default_value = DEFAULT_NAME, conflicts_with = "data_dir")]
     name: String,
-    /// Keep the cluster's data in this folder, and use what is there
+    /// Folder of a cluster whose data is kept, and used again
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+}
+
+impl Which {
+    /// Its folder.
+    fn home(&self) -> anyhow::Result<Home> {
+        Ok(match &self.data_dir {
+            Some(dir) => Home::existing(dir),
+            None => Home::existing(&Tools::find()?.cluster_dir(&self.name)),
+        })
+    }
+
+    /// How other subcommands name the same cluster: with a leading blank, or nothing.
+    fn flag(&self) -> String {
+        match &self.data_dir {
+            Some(dir) => format!(" --data-dir {}", dir.display()),
+            None if self.name == DEFAULT_NAME => String::new(),
+            None => format!(" --name {}", self.name),
+        }
+    }
 }
 
 impl UpArgs {
@@ -58,7 +84,8 @@ impl UpArgs {
 
 /// `up`: runs a cluster until Ctrl-C.
 pub fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
-    let plan = Plan { name: args.name.clone(), data_dir: args.data_dir.clone() };
+    let Which { name, data_dir } = args.which.clone();
+    let plan = Plan { name, data_dir };
     match session::enter(&plan)? {
         Side::Ended(code) => Ok(code),
         Side::Inside(inside) => runtime::block_on(keep(args, &inside)),
@@ -74,7 +101,7 @@ async fn keep(args: &UpArgs, inside: &Inside) -> anyhow::Result<ExitCode> {
         cluster = Cluster::start(home, &options, &account) => cluster?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
-    tell(&account, &args.name, inside)?;
+    explain(&account, &args.which, inside)?;
     tokio::select! {
         crash = cluster.crashes().first() => return Err(crash),
         () = signals.next() => {}
@@ -86,6 +113,10 @@ async fn keep(args: &UpArgs, inside: &Inside) -> anyhow::Result<ExitCode> {
 
 /// Makes the KUBECONFIG that works from the machine, and says how to use the cluster.
 pub fn tell(account: &Account, name: &str, inside: &Inside) -> anyhow::Result<()> {
+    explain(account, &Which { name: name.to_owned(), data_dir: None }, inside)
+}
+
+fn explain(account: &Account, which: &Which, inside: &Inside) -> anyhow::Result<()> {
     let Inside { home, api_port } = inside;
     let tools = Tools::find()?;
     let pki = Credentials::open(&home.pki())?;
@@ -93,16 +124,16 @@ pub fn tell(account: &Account, name: &str, inside: &Inside) -> anyhow::Result<()
     let kubeconfig = kubeconfig::write(&home.kubeconfig(), &server, &pki.ca.cert, &pki.admin)?;
     let program = tools.portico_e2e();
     let program = program.display();
-    let name = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
+    let which = which.flag();
     account.line(format!(
         "\n\
          export KUBECONFIG={}\n\
          kubectl          {} kubectl get nodes\n\
-         enter a node     {program} shell{name} node-1\n\
-         enter a pod      {program} shell{name} NAMESPACE/POD\n\
-         be outside       {program} shell{name} outside\n\
+         enter a node     {program} shell{which} node-1\n\
+         enter a pod      {program} shell{which} NAMESPACE/POD\n\
+         be outside       {program} shell{which} outside\n\
          logs             {}\n\
-         end              Ctrl-C, or {program} down{name}",
+         end              Ctrl-C, or {program} down{which}",
         kubeconfig.display(),
         tools.controlplane().display(),
         home.logs().display(),
@@ -113,24 +144,26 @@ pub fn tell(account: &Account, name: &str, inside: &Inside) -> anyhow::Result<()
 /// Flags of `down`.
 #[derive(Debug, clap::Args)]
 pub struct DownArgs {
-    /// Name of the cluster
-    #[arg(long, default_value = DEFAULT_NAME)]
-    name: String,
+    #[command(flatten)]
+    which: Which,
 }
 
-/// `down`: ends a cluster that runs, and removes what a killed one left. Its folder is all that can be left.
+/// `down`: ends a cluster that runs, and removes what a killed one left: its folder is all that can be left. A folder that
+/// was asked to be kept stays.
 pub fn down(args: &DownArgs) -> anyhow::Result<ExitCode> {
     let account = Account::new();
-    let home = Home::existing(&Tools::find()?.cluster_dir(&args.name));
+    let home = args.which.home()?;
     if !home.dir().exists() {
-        account.line(format!("there is no cluster {:?}", args.name));
+        account.line(format!("there is no cluster in {}", home.dir().display()));
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(state) = home.state() {
         end(&state)?;
     }
-    home.remove()?;
-    account.line(format!("cluster {:?} is gone", args.name));
+    if args.which.data_dir.is_none() {
+        home.remove()?;
+    }
+    account.line(format!("the cluster in {} has ended", home.dir().display()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -164,9 +197,8 @@ fn end(state: &State) -> anyhow::Result<()> {
 /// Flags of `shell`.
 #[derive(Debug, clap::Args)]
 pub struct ShellArgs {
-    /// Name of the cluster
-    #[arg(long, default_value = DEFAULT_NAME)]
-    name: String,
+    #[command(flatten)]
+    which: Which,
     /// Where: node-1, outside, lb, fabric (the control plane), or NAMESPACE/POD
     place: String,
     /// What to run there; a shell if nothing is given
@@ -176,10 +208,12 @@ pub struct ShellArgs {
 
 /// `shell`: a shell, or a command, in the network of a node or pod of a running cluster.
 pub fn shell(args: &ShellArgs) -> anyhow::Result<ExitCode> {
-    let ShellArgs { name, place, command } = args;
-    let home = Home::existing(&Tools::find()?.cluster_dir(name));
+    let ShellArgs { which, place, command } = args;
+    let home = which.home()?;
     let sandbox = home.state().and_then(|state| state.sandbox).filter(ProcessRecord::is_running);
-    let Some(sandbox) = sandbox else { bail!("cluster {name:?} does not run: `portico-e2e up` starts one") };
+    let Some(sandbox) = sandbox else {
+        bail!("no cluster runs in {}: `portico-e2e up` starts one", home.dir().display())
+    };
     let init = sandbox::init_of(sandbox.pid)?;
     let mut nsenter = std::process::Command::new("nsenter");
     nsenter.args(["--target", &init.to_string(), "--mount", "--pid"]);
