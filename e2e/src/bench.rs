@@ -1,0 +1,126 @@
+//! The benches: Portico and its peers in turn on the same cluster, measured by the same client.
+//!
+//! ```text
+//! bench ──▶ sandbox ──▶ testbed (control plane, two nodes, endpoints, client)
+//!                         └─ for each size, for each subject: trial ──▶ report ──▶ table, target/bench/<bench>.tsv
+//! ```
+//!
+//! A bench has no thresholds: it says what is. How each number is taken, and what it is not, is in docs/benchmarks.md.
+
+pub mod client;
+pub mod footprint;
+pub mod layout;
+pub mod namespace;
+pub mod objects;
+pub mod proxy;
+pub mod report;
+pub mod responder;
+pub mod statistics;
+pub mod subject;
+pub mod testbed;
+pub mod trial;
+
+use std::process::ExitCode;
+
+use subject::Subject;
+
+use crate::{
+    runtime,
+    session::{self, Inside, Plan, Side},
+};
+
+/// Endpoint changes of a full run.
+const FULL: usize = 50;
+
+/// Endpoint changes of a run that measures the empty cluster alone: a smoke test that ends in about a minute.
+const SMOKE: usize = 10;
+
+/// A bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Bench {
+    /// Node proxies: how soon a change works, cold start, memory, connections.
+    Proxy,
+}
+
+/// Flags of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which bench
+    #[arg(long, value_enum, default_value_t = Bench::Proxy)]
+    bench: Bench,
+    /// Numbers of Services to measure at, as in "0 1000 5000"
+    #[arg(long, value_delimiter = ' ', default_value = "0 1000 5000")]
+    services: Vec<u32>,
+    /// Whom to measure, as in "portico kube-proxy-nftables"
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ' ',
+        default_value = "portico kube-proxy-nftables kube-proxy-iptables"
+    )]
+    subjects: Vec<Subject>,
+    /// Endpoint changes to measure, from 1; cold starts (1 to 3) and connection windows follow from it. Default: 50, or 10
+    /// where 0 is the only number of Services
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
+}
+
+impl Args {
+    fn effort(&self) -> trial::Effort {
+        let default = if self.services.iter().all(|services| *services == 0) { SMOKE } else { FULL };
+        trial::Effort::of(self.rounds.map_or(default, usize::from))
+    }
+}
+
+/// `bench`: measures in a sandbox, prints a table and leaves a TSV file.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    args.services.iter().try_for_each(|services| objects::check_size(*services))?;
+    let Inside { home, api_port: _ } =
+        match session::enter(&Plan { name: "bench".to_owned(), data_dir: None })? {
+            Side::Ended(code) => return Ok(code),
+            Side::Inside(inside) => inside,
+        };
+    let Args { bench, services, subjects, rounds: _ } = args;
+    match bench {
+        Bench::Proxy => {
+            let plan =
+                proxy::Plan { services: services.clone(), subjects: subjects.clone(), effort: args.effort() };
+            runtime::block_on(proxy::run(&plan, &home))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn mk_args(line: &[&str]) -> Args {
+        Line::parse_from([&["bench"], line].concat()).args
+    }
+
+    #[test]
+    fn without_flags_all_subjects_run_at_all_sizes() {
+        let args = mk_args(&[]);
+        assert_eq!(args.services, [0, 1000, 5000]);
+        assert_eq!(args.subjects, [Subject::Portico, Subject::KubeProxyNftables, Subject::KubeProxyIptables]);
+        assert_eq!(args.effort().updates, FULL);
+    }
+
+    #[test]
+    fn lists_are_one_argument_as_make_gives_them_and_the_empty_cluster_alone_is_a_smoke_run() {
+        let args = mk_args(&["--services", "0", "--subjects", "portico kube-proxy-nftables"]);
+        assert_eq!(args.subjects, [Subject::Portico, Subject::KubeProxyNftables]);
+        assert_eq!(args.effort().updates, SMOKE);
+        assert_eq!(mk_args(&["--services", "0", "--rounds", "30"]).effort().updates, 30);
+        assert!(Line::try_parse_from(["bench", "--subjects", "ipvs"]).is_err());
+    }
+}

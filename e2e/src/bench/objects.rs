@@ -1,0 +1,199 @@
+//! The API objects of a bench: nodes, filler Services with their EndpointSlices, and the two Services that are measured. All of
+//! them are written straight to the API server, with an administrator's rights, by a bounded number of writers.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, bail};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use super::{
+    layout::{self, ENDPOINTS},
+    responder,
+};
+use crate::account::Account;
+
+/// Where all Services of a bench live.
+const NAMESPACE: &str = "bench";
+
+/// How many objects are written at the same time.
+const WRITERS: usize = 32;
+
+/// The port of every Service.
+const SERVICE_PORT: u16 = 80;
+
+/// After how many fillers a line tells how far it is.
+const PROGRESS: u32 = 1000;
+
+/// A Service and what is behind it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its ClusterIP and port.
+    pub frontend: SocketAddr,
+    /// Its endpoints.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// The objects of a bench in the API server.
+pub struct Objects {
+    client: Client,
+    nodes: [layout::Node; 2],
+    fillers: Vec<Target>,
+}
+
+impl Objects {
+    /// Makes the nodes and the namespace.
+    pub async fn create(client: Client, nodes: [layout::Node; 2]) -> anyhow::Result<Self> {
+        let api = Api::<Node>::all(client.clone());
+        for node in &nodes {
+            let name = &node.host.name;
+            api.create(&PostParams::default(), &mk_node(node)?)
+                .await
+                .with_context(|| format!("creating node {name}"))?;
+        }
+        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
+        let api = Api::<Namespace>::all(client.clone());
+        api.create(&PostParams::default(), &namespace).await.context("creating the bench's namespace")?;
+        Ok(Self { client, nodes, fillers: Vec::new() })
+    }
+
+    /// Makes filler Services until there are `count`; those that are there stay as they are.
+    pub async fn grow_to(&mut self, count: u32, account: &Account) -> anyhow::Result<()> {
+        let mut next = u32::try_from(self.fillers.len())?;
+        while next < count {
+            let end = (next + PROGRESS).min(count);
+            let these = &*self;
+            // Pinned into a Vec: in order, so that the last one is among the last made.
+            let made: Vec<Target> = stream::iter(next..end)
+                .map(|index| these.filler(index))
+                .buffered(WRITERS)
+                .try_collect()
+                .await?;
+            self.fillers.extend(made);
+            next = end;
+            account.detail(format_args!("{next} of {count} Services created"));
+        }
+        Ok(())
+    }
+
+    /// A Service that is measured, with these endpoints (each with its node).
+    pub async fn service(
+        &self,
+        name: &str,
+        endpoints: &[(Ipv4Addr, &layout::Node)],
+    ) -> anyhow::Result<Target> {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {"ports": [{"name": "main", "port": SERVICE_PORT, "targetPort": responder::PORT}]},
+        }))?;
+        let services = Api::<Service>::namespaced(self.client.clone(), NAMESPACE);
+        let made = services.create(&PostParams::default(), &service).await;
+        let made = made.with_context(|| format!("creating Service {name}"))?;
+        let address = made.spec.and_then(|spec| spec.cluster_ip).context("a new Service has no ClusterIP")?;
+        let address: IpAddr =
+            address.parse().with_context(|| format!("Service {name}: ClusterIP {address}"))?;
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {
+                "kubernetes.io/service-name": name,
+                "endpointslice.kubernetes.io/managed-by": "bench.portico.dev",
+            }},
+            "addressType": "IPv4",
+            "ports": [{"name": "main", "protocol": "TCP", "port": responder::PORT}],
+            "endpoints": mk_endpoints(endpoints),
+        }))?;
+        let made = self.slices().create(&PostParams::default(), &slice).await;
+        made.with_context(|| format!("creating EndpointSlice {name}"))?;
+        let endpoints =
+            endpoints.iter().map(|(address, _)| SocketAddr::from((*address, responder::PORT))).collect();
+        Ok(Target { frontend: SocketAddr::from((address, SERVICE_PORT)), endpoints })
+    }
+
+    /// Makes `endpoint` the only one of the Service `name`. Returns when the API server has accepted it.
+    pub async fn point(&self, name: &str, endpoint: (Ipv4Addr, &layout::Node)) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({"endpoints": mk_endpoints(&[endpoint])}));
+        let done = self.slices().patch(name, &PatchParams::default(), &patch).await;
+        done.with_context(|| format!("updating EndpointSlice {name}"))?;
+        Ok(())
+    }
+
+    /// At most `count` fillers, evenly spread from the first to the last made; the last one is always among them.
+    pub fn sample(&self, count: usize) -> Vec<Target> {
+        spread(self.fillers.len(), count)
+            .into_iter()
+            .filter_map(|index| self.fillers.get(index).cloned())
+            .collect()
+    }
+
+    async fn filler(&self, index: u32) -> anyhow::Result<Target> {
+        self.service(&format!("filler-{index}"), &layout::endpoints(&self.nodes, index)).await
+    }
+
+    fn slices(&self) -> Api<EndpointSlice> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+}
+
+/// Fails, with the remedy, where the address ranges do not hold so many fillers.
+pub fn check_size(services: u32) -> anyhow::Result<()> {
+    if services > layout::MAX_SERVICES {
+        let (most, each) = (layout::MAX_SERVICES, ENDPOINTS);
+        bail!(
+            "--services {services}: there are addresses for {most} Services of {each} endpoints; give at most that"
+        );
+    }
+    Ok(())
+}
+
+/// `count` indexes of `0..len`, evenly spread, the last one included.
+fn spread(len: usize, count: usize) -> Vec<usize> {
+    let count = count.min(len);
+    (1..=count).map(|nth| nth * len / count - 1).collect()
+}
+
+fn mk_endpoints(endpoints: &[(Ipv4Addr, &layout::Node)]) -> Value {
+    let one = |(address, node): &(Ipv4Addr, &layout::Node)| json!({"addresses": [address], "conditions": {"ready": true, "serving": true}, "nodeName": node.host.name});
+    endpoints.iter().map(one).collect()
+}
+
+/// A node as its kubelet would register it; nobody heartbeats for it, and no pod is bound to it.
+fn mk_node(node: &layout::Node) -> anyhow::Result<Node> {
+    let name = &node.host.name;
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
+        "spec": {"podCIDR": node.pod_cidr(), "podCIDRs": [node.pod_cidr()]},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": node.host.address},
+                {"type": "Hostname", "address": name},
+            ],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Bench", "message": "a network namespace"}],
+        },
+    }))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_spread_and_has_the_last_one() {
+        assert_eq!(spread(5000, 4), [1249, 2499, 3749, 4999]);
+        assert_eq!(spread(2, 20), [0, 1]);
+        assert!(spread(0, 20).is_empty());
+    }
+
+    #[test]
+    fn too_many_services_are_refused_with_the_limit() {
+        assert!(check_size(8000).is_ok());
+        let error = check_size(8001).unwrap_err().to_string();
+        assert!(error.contains("--services 8001") && error.contains("8000"), "{error}");
+    }
+}

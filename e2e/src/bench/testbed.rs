@@ -1,0 +1,128 @@
+//! What the proxies are measured on: a real control plane, two nodes as network namespaces, and pods' namespaces with a client
+//! and real endpoints in them. No Portico is installed and no node agent runs: nothing but the measured proxy uses the
+//! nodes, and the two processors are left to it.
+
+use anyhow::Context as _;
+use tokio::process::Command;
+
+use super::{
+    client::Identity,
+    layout::{Node, Pod},
+    namespace::Resident,
+    objects::{Objects, Target},
+    responder,
+    subject::NODE,
+};
+use crate::{
+    account::Account,
+    controlplane::{ControlPlane, Credentials},
+    fabric::{self, ip_batch},
+    home::Home,
+    process::{Crashes, output},
+    tools::Tools,
+};
+
+/// The Service whose endpoint changes.
+pub const PROBE: &str = "probe";
+
+/// A testbed, ready for a subject.
+pub struct Testbed {
+    /// Where the programs are.
+    pub tools: Tools,
+    /// Files and logs.
+    pub home: Home,
+    /// Of the control plane.
+    pub crashes: Crashes,
+    /// What is in the API server.
+    pub objects: Objects,
+    /// The nodes; the first one is [`NODE`].
+    pub nodes: [Node; 2],
+    /// The thread in the client's pod.
+    pub client: Resident,
+    /// The Service whose only endpoint changes between the nodes' endpoint pods.
+    pub probe: Target,
+    /// A Service with an endpoint on each node, to which nothing happens.
+    pub steady: Target,
+    control_plane: ControlPlane,
+}
+
+impl Testbed {
+    /// Builds it, in the sandbox that this process is in.
+    pub async fn start(tools: Tools, home: Home, account: &Account) -> anyhow::Result<Self> {
+        let crashes = Crashes::new();
+        fabric::create()?;
+        let credentials = Credentials::open(&home.pki())?;
+        let nodes = Node::both();
+        let client = build_network(&nodes).await?;
+        account.step("starting etcd and the Kubernetes control plane");
+        let (control_plane, api) = ControlPlane::start(&tools, &home, &credentials, &crashes).await?;
+        let objects = Objects::create(api, nodes.clone()).await?;
+        let [here, there] = &nodes;
+        let (first, second) = ((here.endpoints().address, here), (there.endpoints().address, there));
+        let probe = objects.service(PROBE, &[first]).await?;
+        let steady = objects.service("steady", &[first, second]).await?;
+        Ok(Self { tools, home, crashes, objects, nodes, client, probe, steady, control_plane })
+    }
+
+    /// Makes node `index` (0 or 1) hold the probe's only endpoint; who then answers.
+    pub async fn point_probe(&self, index: usize) -> anyhow::Result<Identity> {
+        let node = self.nodes.get(index).with_context(|| format!("there is no node {index}"))?;
+        self.objects.point(PROBE, (node.endpoints().address, node)).await?;
+        identity(index)
+    }
+
+    /// Runs a program on [`NODE`] to its end; its stdout.
+    pub async fn on_node(&self, program: &[&str]) -> anyhow::Result<String> {
+        output(&mut self.node_command(program)).await
+    }
+
+    /// The command that runs a program on [`NODE`]; the process it starts becomes the program.
+    pub fn node_command(&self, program: &[impl AsRef<std::ffi::OsStr>]) -> Command {
+        let mut command = Command::new(self.tools.portico_e2e());
+        command.args(["enter", "--netns", NODE, "--"]).args(program);
+        command
+    }
+
+    /// Ends the control plane. The rest ends with the sandbox.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.control_plane.stop().await
+    }
+}
+
+/// Nodes, pods, their links and routes, and the endpoints. Gives the thread in the client's pod.
+async fn build_network(nodes: &[Node; 2]) -> anyhow::Result<Resident> {
+    for node in nodes {
+        fabric::attach(&node.host)?;
+    }
+    let mut client = None;
+    for (index, node) in nodes.iter().enumerate() {
+        let others = nodes.iter().filter(|other| other.host != node.host);
+        let routes: String = others.map(|other| node.route_to(other)).collect();
+        ip_batch(Some(&node.host.name), &routes)?;
+        responder::start(&add_pod(node, &node.endpoints())?, identity(index)?).await?;
+        if let Some(pod) = node.client() {
+            forget_closed_connections(&Resident::enter(node.host.netns().as_ref())?).await?;
+            client = Some(add_pod(node, &pod)?);
+        }
+    }
+    client.with_context(|| format!("no node is called {NODE}"))
+}
+
+fn add_pod(node: &Node, pod: &Pod) -> anyhow::Result<Resident> {
+    // Not from within the node: `ip -netns` has mounts of its own, and the name would be seen there only.
+    ip_batch(None, &format!("netns add {}\n", pod.name))?;
+    ip_batch(Some(&node.host.name), &node.node_side(pod))?;
+    ip_batch(Some(&pod.name), &node.pod_side(pod))?;
+    Resident::enter(format!("/run/netns/{}", pod.name).as_ref())
+}
+
+/// The client opens tens of thousands of connections a second for as long as it is asked to; kept for the usual 10 seconds
+/// they would fill the table of connections, and its eviction would be measured.
+async fn forget_closed_connections(node: &Resident) -> anyhow::Result<()> {
+    let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close";
+    node.run(move || std::fs::write(path, "1")).await?.with_context(|| format!("writing {path}"))
+}
+
+fn identity(node: usize) -> anyhow::Result<Identity> {
+    Ok(Identity(u8::try_from(node)?))
+}
