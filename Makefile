@@ -3,7 +3,7 @@
 #   make demo [MANIFESTS=file.yaml]   a whole cluster on this machine: one Service, every type, every address
 #   make test                         every test, on a real control plane and a real kernel
 #   make lint                         formatting, lints, licences, orphaned files, the chart
-#   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"]   side by side with kube-proxy
+#   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -49,8 +49,10 @@ test: setup
 	@cargo test --workspace
 
 bench: setup
-	@cargo build --workspace --bins --release
-	@target/release/portico-e2e bench $(if $(BENCH),--bench $(BENCH)) $(if $(SERVICES),--services "$(SERVICES)") $(if $(SUBJECTS),--subjects "$(SUBJECTS)")
+	@echo "building Portico for release (cold: several minutes)"
+	@cargo build --release --bins -p portico-nodeproxy -p portico-e2e
+	@target/release/portico-e2e bench $(if $(BENCH),--bench $(BENCH)) $(if $(SERVICES),--services "$(SERVICES)") \
+	  $(if $(SUBJECTS),--subjects "$(SUBJECTS)") $(if $(ROUNDS),--rounds $(ROUNDS))
 
 lint: $(TOOLS)/helm $(TOOLS)/cargo-deny
 	cargo fmt --all --check

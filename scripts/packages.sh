@@ -3,7 +3,7 @@
 set -euo pipefail
 
 declare -A package=([ip]=iproute2 [nft]=nftables [redis-server]=redis-server [redis-cli]=redis-tools [unshare]=util-linux
-  [sysctl]=procps [conntrack]=conntrack [cc]=gcc)
+  [sysctl]=procps [conntrack]=conntrack [iptables]=iptables [cc]=gcc)
 missing=()
 for program in "${!package[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing+=("${package[$program]}")
