@@ -1,13 +1,83 @@
 //! Scenarios on a real cluster: what a user of Services does, and what a client gets, from a pod, a node and outside.
 //!
-//! One sandboxed cluster serves the whole run; each scenario has a Kubernetes namespace of its own. This suite was first
-//! listed in the brief of the cluster's own code; it is a part of its own, and uses the cluster through the library only.
+//! ```text
+//! cargo test -p portico-e2e --test cluster [FILTER] [-- --list|--skip S|--test-threads N]
+//!   └─ sandbox ─▶ one cluster (starts with the first trial) ─▶ a Kubernetes namespace per scenario
+//! ```
+//! Scenarios that keep to their namespace run a few at once; those that kill a part of the cluster run alone, after them.
+//! A failed one leaves `target/e2e/scenarios/evidence/<scenario>.txt`; `PORTICO_E2E_KEEP=1` keeps its namespace, and the
+//! cluster until Ctrl-C. The suite uses the cluster through the library; what the sandbox leaves behind is another test's
+//! matter (`tests/leaves_nothing.rs`), because that one has to look from the machine.
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Trial};
+use anyhow::Context as _;
+use libtest_mimic::{Arguments, Conclusion};
+use portico_e2e::{
+    account::Account,
+    runtime,
+    session::{self, Inside, Plan, Side, Signals},
+};
+use tokio::runtime::Handle;
+
+use cluster::harness::{self, Theatre};
+
+mod cluster {
+    pub(crate) mod cloud;
+    pub(crate) mod evidence;
+    pub(crate) mod harness;
+    pub(crate) mod objects;
+    pub(crate) mod observe;
+    pub(crate) mod parts;
+    pub(crate) mod scene;
+    pub(crate) mod stage;
+    pub(crate) mod traffic;
+
+    pub(crate) mod scenarios;
+}
+
+/// How to look at a cluster that is kept.
+const KEPT: &str = "\
+the cluster is kept until Ctrl-C; to look at it:
+  target/debug/portico-e2e shell --name scenarios fabric -- target/tools/controlplane kubectl get pods -A
+  target/debug/portico-e2e shell --name scenarios node-1";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    libtest_mimic::run(&arguments, Vec::<Trial>::new()).exit_code()
+    match run(Arguments::from_args()) {
+        Ok(code) => code,
+        Err(error) => {
+            Account::new().failure(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
+    arguments.test_threads.get_or_insert(harness::PARALLEL);
+    if arguments.list {
+        return runtime::block_on(play(arguments, None)).map(|conclusion| conclusion.exit_code());
+    }
+    match session::enter(&Plan { name: "scenarios".to_owned(), data_dir: None })? {
+        Side::Ended(code) => Ok(code),
+        Side::Inside(inside) => {
+            runtime::block_on(play(arguments, Some(inside))).map(|conclusion| conclusion.exit_code())
+        }
+    }
+}
+
+/// Runs the trials. The harness blocks its threads, so it has one beside the runtime's.
+async fn play(arguments: Arguments, inside: Option<Inside>) -> anyhow::Result<Conclusion> {
+    let theatre = Theatre::new(inside);
+    let trials = harness::trials(cluster::scenarios::all(), &theatre, &Handle::current());
+    let conclusion = tokio::task::spawn_blocking(move || libtest_mimic::run(&arguments, trials))
+        .await
+        .context("running the trials")?;
+    if let Some(stage) = theatre.started() {
+        if harness::keeps_state() {
+            Account::new().line(KEPT);
+            Signals::new()?.next().await;
+        }
+        stage.close().await;
+    }
+    Ok(conclusion)
 }

@@ -1,0 +1,53 @@
+//! portico-lb as its own API shows it: the truth about which load balancers exist, whatever the Services say.
+
+use std::fs;
+
+use anyhow::{Context as _, ensure};
+use portico_e2e::{cluster::Cluster, fabric::LOAD_BALANCER, load_balancer};
+use serde_json::Value;
+
+use super::scene::Scene;
+
+/// A client of portico-lb's API.
+pub(crate) struct Cloud {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Cloud {
+    /// By the token that the cluster gave portico-lb.
+    pub(crate) fn new(cluster: &Cluster) -> anyhow::Result<Self> {
+        let file = cluster.home().path("lb").join("token");
+        let token = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let url = format!("http://{LOAD_BALANCER}:{}/v1/load-balancers", load_balancer::PORT);
+        Ok(Self { http: reqwest::Client::new(), url, token: token.trim().to_owned() })
+    }
+
+    /// All load balancers, as the API gives them.
+    pub(crate) async fn list(&self) -> anyhow::Result<Vec<Value>> {
+        let answer =
+            self.http.get(&self.url).bearer_auth(&self.token).send().await.context("asking portico-lb")?;
+        let answer = answer.error_for_status().context("portico-lb's answer")?;
+        let body: Value = serde_json::from_slice(&answer.bytes().await?).context("portico-lb's list")?;
+        let list = body.get("items").unwrap_or(&body).as_array().cloned();
+        list.context("portico-lb's list is not a list")
+    }
+
+    /// Those that a scenario's Services own.
+    pub(crate) async fn of(&self, scene: &Scene) -> anyhow::Result<Vec<Value>> {
+        let owned = |balancer: &Value| balancer["owner"]["service"]["namespace"] == scene.namespace.as_str();
+        Ok(self.list().await?.into_iter().filter(owned).collect())
+    }
+
+    /// An error unless the scenario's Services own so many.
+    pub(crate) async fn holds(&self, scene: &Scene, count: usize) -> anyhow::Result<()> {
+        let found = self.of(scene).await?;
+        ensure!(
+            found.len() == count,
+            "portico-lb holds {} load balancers of this namespace, not {count}: {found:#?}",
+            found.len()
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! The scenarios, by subject. Each file lists its own; the last of all looks at what the whole suite left.
+
+mod affinity;
+mod annotations;
+mod classes;
+mod endpoints;
+mod lifecycle;
+mod node_proxy;
+mod operator;
+mod policies;
+mod ports;
+mod provisioning;
+mod reach;
+mod remains;
+mod rollout;
+
+use super::harness::Scenario;
+
+/// All scenarios, in the order in which they should run.
+pub(crate) fn all() -> Vec<Scenario> {
+    [
+        lifecycle::scenarios(),
+        endpoints::scenarios(),
+        ports::scenarios(),
+        affinity::scenarios(),
+        policies::scenarios(),
+        reach::scenarios(),
+        classes::scenarios(),
+        annotations::scenarios(),
+        provisioning::scenarios(),
+        rollout::scenarios(),
+        node_proxy::scenarios(),
+        operator::scenarios(),
+        remains::scenarios(),
+    ]
+    .concat()
+}

@@ -1,0 +1,173 @@
+//! A Service's way up and down through its types, and its end: at each stage what spec, status, finalizer, conditions and
+//! Events say, and what clients get.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, ensure};
+use k8s_openapi::api::core::v1::Service;
+use serde_json::json;
+
+use crate::cluster::{
+    harness::Scenario,
+    objects::{Workload, mk_service},
+    observe,
+    scene::Scene,
+    traffic::{By, Client},
+};
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("a service goes up through all types and back to ClusterIP", |s| {
+            Box::pin(up_and_down(s))
+        }),
+        Scenario::new("a load balancer service becomes NodePort and keeps its node port", |s| {
+            Box::pin(one_down(s))
+        }),
+        Scenario::new("deleting a load balancer service releases everything", |s| Box::pin(deleted(s))),
+        Scenario::new("changing the type and deleting at once leaves nothing", |s| {
+            Box::pin(changed_and_deleted(s))
+        }),
+    ]
+}
+
+/// A Service of a type, with two pods behind it.
+async fn web(scene: &Scene, kind: &str) -> anyhow::Result<Service> {
+    scene.deploy(&Workload::web("web").replicas(2)).await?;
+    scene.create(&mk_service("web", json!({"type": kind, "ports": [{"port": 80}]}))?).await
+}
+
+/// Waits until the Service has its load balancer; gives its address.
+async fn provisioned(scene: &Scene) -> anyhow::Result<SocketAddr> {
+    scene
+        .eventually("a load balancer", async || {
+            let address = observe::provisioned(&scene.service("web").await?)?;
+            scene.stage.cloud.holds(scene, 1).await?;
+            Ok(address)
+        })
+        .await
+}
+
+/// Waits until nothing of a load balancer is left: in the Service, in the cloud, on the wire.
+async fn released(scene: &Scene, address: SocketAddr) -> anyhow::Result<()> {
+    scene
+        .eventually("the load balancer is released", async || {
+            observe::without_load_balancer(&scene.service("web").await?)?;
+            scene.stage.cloud.holds(scene, 0).await
+        })
+        .await?;
+    gone(scene, &scene.everybody(), &[address]).await
+}
+
+/// Waits until no client gets an answer at any of the addresses.
+async fn gone(scene: &Scene, clients: &[Client], addresses: &[SocketAddr]) -> anyhow::Result<()> {
+    for client in clients {
+        for &address in addresses {
+            scene
+                .eventually("no answer any more", async || client.hears_nothing(By::Http, address).await)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// A port's address on every node.
+fn on_nodes(scene: &Scene, port: u16) -> Vec<SocketAddr> {
+    let nodes = scene.stage.cluster.nodes().iter();
+    nodes.map(|node| SocketAddr::new(IpAddr::V4(node.address), port)).collect()
+}
+
+async fn up_and_down(scene: &Scene) -> anyhow::Result<()> {
+    let service = web(scene, "ClusterIP").await?;
+    let cluster_ip = observe::cluster_ip(&service, 0)?;
+    scene.answered(&scene.insiders(), By::Http, cluster_ip).await.context("as ClusterIP")?;
+    scene.outside().hears_nothing(By::Http, cluster_ip).await.context("a ClusterIP is for insiders")?;
+    observe::without_load_balancer(&scene.service("web").await?).context("as ClusterIP")?;
+
+    let service: Service = scene.patch("web", &json!({"spec": {"type": "NodePort"}})).await?;
+    let node_port = observe::node_port(&service, 0).context("the API server allocated no node port")?;
+    for address in on_nodes(scene, node_port) {
+        scene.answered(&scene.everybody(), By::Http, address).await.context("as NodePort")?;
+    }
+    observe::without_load_balancer(&scene.service("web").await?).context("as NodePort")?;
+
+    let _changed: Service = scene.patch("web", &json!({"spec": {"type": "LoadBalancer"}})).await?;
+    let address = provisioned(scene).await?;
+    scene.answered(&scene.everybody(), By::Http, address).await.context("as LoadBalancer")?;
+    scene
+        .answered(&scene.insiders(), By::Http, cluster_ip)
+        .await
+        .context("the ClusterIP of a LoadBalancer")?;
+    for node_address in on_nodes(scene, node_port) {
+        let everybody = scene.everybody();
+        scene
+            .answered(&everybody, By::Http, node_address)
+            .await
+            .context("the node port of a LoadBalancer")?;
+    }
+    let said = scene
+        .eventually("an Event that names the address", async || {
+            let events = observe::events(scene, "web").await?;
+            let named = events.iter().any(|event| event.contains(&address.ip().to_string()));
+            ensure!(named, "only {events:#?}");
+            Ok(events)
+        })
+        .await?;
+    ensure!(said.iter().all(|event| event.starts_with("Normal ")), "a warning without a reason: {said:#?}");
+
+    let service: Service = scene.patch("web", &json!({"spec": {"type": "ClusterIP"}})).await?;
+    ensure!(observe::node_port(&service, 0).is_none(), "the API server kept the node port");
+    released(scene, address).await?;
+    let said = observe::conditions(&scene.service("web").await?).len();
+    ensure!(said == 0, "{said} conditions of ours stay on a ClusterIP Service");
+    gone(scene, &scene.everybody(), &on_nodes(scene, node_port)).await.context("the node port is closed")?;
+    scene.answered(&scene.insiders(), By::Http, cluster_ip).await.context("as ClusterIP again")?;
+    Ok(())
+}
+
+async fn one_down(scene: &Scene) -> anyhow::Result<()> {
+    let service = web(scene, "LoadBalancer").await?;
+    let node_port = observe::node_port(&service, 0).context("no node port")?;
+    let address = provisioned(scene).await?;
+    scene.answered(&[scene.outside()], By::Http, address).await?;
+
+    let service: Service = scene.patch("web", &json!({"spec": {"type": "NodePort"}})).await?;
+    ensure!(observe::node_port(&service, 0) == Some(node_port), "the node port changed");
+    released(scene, address).await?;
+    for address in on_nodes(scene, node_port) {
+        scene.answered(&scene.everybody(), By::Http, address).await.context("as NodePort")?;
+    }
+    Ok(())
+}
+
+async fn deleted(scene: &Scene) -> anyhow::Result<()> {
+    let service = web(scene, "LoadBalancer").await?;
+    let node_port = observe::node_port(&service, 0).context("no node port")?;
+    let address = provisioned(scene).await?;
+    scene.answered(&[scene.outside(), scene.pod()], By::Http, address).await?;
+
+    scene.delete::<Service>("web").await?;
+    went_away(scene).await?;
+    gone(scene, &scene.everybody(), &[address]).await?;
+    gone(scene, &scene.everybody(), &on_nodes(scene, node_port)).await?;
+    gone(scene, &scene.insiders(), &[observe::cluster_ip(&service, 0)?]).await
+}
+
+async fn changed_and_deleted(scene: &Scene) -> anyhow::Result<()> {
+    web(scene, "LoadBalancer").await?;
+    let address = provisioned(scene).await?;
+    let _changed: Service = scene.patch("web", &json!({"spec": {"type": "ClusterIP"}})).await?;
+    scene.delete::<Service>("web").await?;
+    went_away(scene).await?;
+    gone(scene, &scene.everybody(), &[address]).await
+}
+
+/// Waits until the Service is gone, finalizer and all, and the cloud holds nothing of it.
+async fn went_away(scene: &Scene) -> anyhow::Result<()> {
+    scene
+        .eventually("the Service and its load balancer are gone", async || {
+            let seen = scene.api::<Service>().get_opt("web").await?;
+            ensure!(seen.is_none(), "finalizers {:?}", seen.map(|service| service.metadata.finalizers));
+            scene.stage.cloud.holds(scene, 0).await
+        })
+        .await
+}

@@ -1,0 +1,122 @@
+//! Who may reach a Service, at which address, and whom it sees: hairpin, source addresses, source ranges, external IPs.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, ensure};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use portico_e2e::fabric::OUTSIDE;
+use serde_json::json;
+
+use crate::cluster::{
+    harness::Scenario,
+    objects::{Workload, mk_service},
+    observe,
+    scene::Scene,
+    traffic::By,
+};
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("a pod reaches itself through its service", |s| Box::pin(hairpin(s))),
+        Scenario::new("a ClusterIP service sees pods by their own addresses", |s| Box::pin(source_seen(s))),
+        Scenario::new("loadBalancerSourceRanges let in those named and nobody else", |s| {
+            Box::pin(source_ranges(s))
+        }),
+        Scenario::new("externalIPs are not served unless allowed", |s| Box::pin(external_ips(s))),
+    ]
+}
+
+fn pod_ip(pod: &Pod) -> anyhow::Result<IpAddr> {
+    let ip = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.pod_ip.as_deref())
+        .context("a pod without an address")?;
+    ip.parse().context("a pod's address")
+}
+
+async fn hairpin(scene: &Scene) -> anyhow::Result<()> {
+    scene.deploy(&Workload::new("web").port("http", 80, "TCP").port("dns", 53, "UDP")).await?;
+    let ports = json!([{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+    scene.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": ports}))?).await?;
+    let balancer = scene
+        .eventually("a load balancer", async || observe::provisioned(&scene.service("web").await?))
+        .await?;
+    let service = scene.service("web").await?;
+    let pods = scene.pods("app=web").await?;
+    let (name, pod) = pods.first_key_value().context("no pod")?;
+    let itself = scene.as_pod(name);
+    let node =
+        pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).context("a pod without a node")?;
+    let host =
+        scene.stage.cluster.nodes().iter().find(|host| host.name == node).context("an unknown node")?;
+    let node_port = observe::node_port(&service, 0).context("no node port")?;
+    for to in [observe::cluster_ip(&service, 0)?, (host.address, node_port).into(), balancer] {
+        let answers = scene.answered(std::slice::from_ref(&itself), By::Http, to).await?;
+        ensure!(answers.iter().all(|answer| &answer.pod == name), "answered by another pod: {answers:?}");
+    }
+    scene.answered(&[itself], By::Udp, observe::cluster_ip(&service, 1)?).await.map(drop)
+}
+
+async fn source_seen(scene: &Scene) -> anyhow::Result<()> {
+    scene.deploy(&Workload::web("web").on("node-1")).await?;
+    let service = scene.create(&mk_service("web", json!({"ports": [{"port": 80}]}))?).await?;
+    let to = observe::cluster_ip(&service, 0)?;
+    for node in scene.stage.node_names() {
+        scene.deploy(&Workload::web(&format!("client-{node}")).on(&node)).await?;
+        let clients = scene.pods(&format!("app=client-{node}")).await?;
+        let (name, pod) = clients.first_key_value().context("no client pod")?;
+        let own = pod_ip(pod)?;
+        let answers = scene.answered(&[scene.as_pod(name)], By::Http, to).await?;
+        let masked = answers.iter().find(|answer| answer.client.ip() != own);
+        ensure!(masked.is_none(), "a pod on {node} is {own}, and was seen as {masked:?}");
+    }
+    Ok(())
+}
+
+async fn source_ranges(scene: &Scene) -> anyhow::Result<()> {
+    scene.deploy(&Workload::web("web")).await?;
+    let outside_only = json!([format!("{OUTSIDE}/32")]);
+    let spec = json!({
+        "type": "LoadBalancer",
+        "ports": [{"port": 80}],
+        "loadBalancerSourceRanges": outside_only,
+    });
+    let service = scene.create(&mk_service("web", spec)?).await?;
+    let balancer = scene
+        .eventually("a load balancer", async || observe::provisioned(&scene.service("web").await?))
+        .await?;
+    scene.answered(&[scene.outside()], By::Http, balancer).await.context("named in the ranges")?;
+    scene
+        .answered(&scene.insiders(), By::Http, observe::cluster_ip(&service, 0)?)
+        .await
+        .context("the ClusterIP")?;
+    let pod = scene.pod();
+    scene
+        .eventually("a pod, in no range, is shut out", async || pod.hears_nothing(By::Http, balancer).await)
+        .await?;
+
+    let nobody = json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24"]}});
+    let _changed: Service = scene.patch("web", &nobody).await?;
+    let outside = scene.outside();
+    scene
+        .eventually("the outside host is shut out", async || outside.hears_nothing(By::Http, balancer).await)
+        .await?;
+    pod.hears_nothing(By::Http, balancer).await?;
+
+    let everybody = json!({"spec": {"loadBalancerSourceRanges": null}});
+    let _changed: Service = scene.patch("web", &everybody).await?;
+    scene.answered(&scene.everybody(), By::Http, balancer).await.context("without ranges")?;
+    Ok(())
+}
+
+async fn external_ips(scene: &Scene) -> anyhow::Result<()> {
+    scene.deploy(&Workload::web("web")).await?;
+    let spec = json!({"ports": [{"port": 80}], "externalIPs": ["172.30.20.1"]});
+    let service = scene.create(&mk_service("web", spec)?).await?;
+    scene.answered(&scene.insiders(), By::Http, observe::cluster_ip(&service, 0)?).await?;
+    for client in scene.everybody() {
+        client.hears_nothing(By::Http, "172.30.20.1:80".parse()?).await?;
+    }
+    Ok(())
+}

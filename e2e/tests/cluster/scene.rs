@@ -1,0 +1,230 @@
+//! One scenario's place: its Kubernetes namespace, what it makes there, and the clients it asks from.
+
+use std::{collections::BTreeMap, fmt::Debug, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Pod, Service},
+    },
+};
+use kube::{
+    Api, Resource,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    objects::Workload,
+    observe,
+    stage::Stage,
+    traffic::{Answer, By, Client, Silence, Vantage},
+};
+
+/// How long the cluster may take for what normally takes a second; two cores and a debug build are slow.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// One scenario's place.
+pub(crate) struct Scene {
+    /// What all scenarios share.
+    pub(crate) stage: Arc<Stage>,
+    /// Its namespace.
+    pub(crate) namespace: String,
+}
+
+impl Scene {
+    /// Makes the namespace, named after the scenario.
+    pub(crate) async fn open(stage: Arc<Stage>, scenario: &str) -> anyhow::Result<Self> {
+        let namespace = slug(scenario);
+        stage.cluster.kubectl(&["create", "namespace", &namespace]).await?;
+        observe::service_account(&stage.cluster, &namespace).await?;
+        Ok(Self { stage, namespace })
+    }
+
+    /// Removes the namespace and all in it.
+    pub(crate) async fn close(self) {
+        self.stage.remove_namespace(self.namespace).await;
+    }
+
+    /// Objects of a kind in the namespace.
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.stage.cluster.client(), &self.namespace)
+    }
+
+    /// Makes an object.
+    pub(crate) async fn create<K>(&self, object: &K) -> anyhow::Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        let kind = K::kind(&K::DynamicType::default()).into_owned();
+        self.api().create(&PostParams::default(), object).await.with_context(|| format!("making a {kind}"))
+    }
+
+    /// Makes a Deployment and waits until all its pods are ready.
+    pub(crate) async fn deploy(&self, workload: &Workload) -> anyhow::Result<()> {
+        let deployment = self.create(&workload.deployment()?).await?;
+        self.rolled_out(deployment.metadata.name.as_deref().unwrap_or_default()).await
+    }
+
+    /// Waits until a Deployment's pods are those of its newest template, and ready.
+    pub(crate) async fn rolled_out(&self, deployment: &str) -> anyhow::Result<()> {
+        let what = format!("deployment {deployment} rolls out");
+        self.eventually(&what, async || {
+            let seen = self.api::<Deployment>().get(deployment).await?;
+            let wanted = seen.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            let status = seen.status.unwrap_or_default();
+            ensure!(status.observed_generation >= seen.metadata.generation, "not yet observed");
+            let (updated, ready) = (status.updated_replicas.unwrap_or(0), status.ready_replicas.unwrap_or(0));
+            let total = status.replicas.unwrap_or(0);
+            ensure!(
+                [updated, ready, total] == [wanted; 3],
+                "{updated} updated, {ready} ready, {total} in all, {wanted} wanted"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sets a Deployment's number of pods, without waiting.
+    pub(crate) async fn scale(&self, deployment: &str, replicas: u32) -> anyhow::Result<()> {
+        self.patch::<Deployment>(deployment, &json!({"spec": {"replicas": replicas}})).await.map(drop)
+    }
+
+    /// Changes fields of an object, by a merge patch.
+    pub(crate) async fn patch<K>(&self, name: &str, fields: &Value) -> anyhow::Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        let patch = Patch::Merge(fields);
+        self.api::<K>()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .with_context(|| format!("changing {name}"))
+    }
+
+    /// Asks for an object's deletion.
+    pub(crate) async fn delete<K>(&self, name: &str) -> anyhow::Result<()>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K::DynamicType: Default,
+    {
+        self.api::<K>()
+            .delete(name, &DeleteParams::default())
+            .await
+            .with_context(|| format!("deleting {name}"))?;
+        Ok(())
+    }
+
+    /// A Service as it is now.
+    pub(crate) async fn service(&self, name: &str) -> anyhow::Result<Service> {
+        self.api::<Service>().get(name).await.with_context(|| format!("reading Service {name}"))
+    }
+
+    /// The pods with a label, by name.
+    pub(crate) async fn pods(&self, selector: &str) -> anyhow::Result<BTreeMap<String, Pod>> {
+        let pods = self.api::<Pod>().list(&ListParams::default().labels(selector)).await?;
+        Ok(pods.into_iter().map(|pod| (pod.metadata.name.clone().unwrap_or_default(), pod)).collect())
+    }
+
+    /// Waits for what comes soon.
+    pub(crate) async fn eventually<T>(
+        &self,
+        what: &str,
+        look: impl AsyncFnMut() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        self.within(SOON, what, look).await
+    }
+
+    /// Waits for what comes within a time.
+    pub(crate) async fn within<T>(
+        &self,
+        deadline: Duration,
+        what: &str,
+        look: impl AsyncFnMut() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        self.stage.cluster.eventually(what, deadline, look).await
+    }
+
+    /// The client pod on the first node.
+    pub(crate) fn pod(&self) -> Client {
+        self.stage.pod_on("node-1")
+    }
+
+    /// A pod of this scenario as a client.
+    pub(crate) fn as_pod(&self, name: &str) -> Client {
+        self.stage.client_at(Vantage::Pod(self.namespace.clone(), name.to_owned()))
+    }
+
+    /// A node as a client.
+    pub(crate) fn node(&self, name: &str) -> Client {
+        self.stage.client_at(Vantage::Node(name.to_owned()))
+    }
+
+    /// The host outside the cluster as a client.
+    pub(crate) fn outside(&self) -> Client {
+        self.stage.client_at(Vantage::Outside)
+    }
+
+    /// A pod and a node, on each node: those who reach ClusterIPs.
+    pub(crate) fn insiders(&self) -> Vec<Client> {
+        let names = self.stage.node_names();
+        names.iter().flat_map(|name| [self.stage.pod_on(name), self.node(name)]).collect()
+    }
+
+    /// Everybody: [`Scene::insiders`], and the host outside.
+    pub(crate) fn everybody(&self) -> Vec<Client> {
+        let mut clients = self.insiders();
+        clients.push(self.outside());
+        clients
+    }
+
+    /// Waits until each client gets an answer, then wants every one of some more requests answered.
+    pub(crate) async fn answered(
+        &self,
+        clients: &[Client],
+        by: By,
+        to: SocketAddr,
+    ) -> anyhow::Result<Vec<Answer>> {
+        let mut answers = Vec::new();
+        for client in clients {
+            self.eventually("an answer", async || client.answer(by, to).await).await?;
+            answers.extend(client.answers(by, to, 5).await.context("after the first answer, all must come")?);
+        }
+        Ok(answers)
+    }
+
+    /// Waits until each client hears `silence`, then wants it heard again.
+    pub(crate) async fn silent(
+        &self,
+        clients: &[Client],
+        by: By,
+        to: SocketAddr,
+        silence: Silence,
+    ) -> anyhow::Result<()> {
+        for client in clients {
+            let what = format!("{silence} instead of an answer");
+            self.eventually(&what, async || client.hears(by, to, silence.clone()).await).await?;
+            client.hears(by, to, silence.clone()).await.context("once silent, silent again")?;
+        }
+        Ok(())
+    }
+}
+
+/// A namespace's name from a scenario's: a DNS label, short enough for the names of pods behind it.
+fn slug(scenario: &str) -> String {
+    let label: String = scenario
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .collect();
+    let short: String = label.chars().take(48).collect();
+    short.trim_matches('-').to_owned()
+}

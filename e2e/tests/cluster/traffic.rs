@@ -1,0 +1,281 @@
+//! What a client gets: who asks (a pod, a node, a host outside), by which protocol, and what came back. Each question is a
+//! real connection by `portico-e2e probe` in the client's network namespace; this file owns reading its answers.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+};
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Vantage {
+    /// A pod, by namespace and name.
+    Pod(String, String),
+    /// A node, by name.
+    Node(String),
+    /// The host outside the cluster.
+    Outside,
+}
+
+impl Vantage {
+    fn netns(&self) -> PathBuf {
+        let name = match self {
+            Self::Pod(namespace, name) => format!("{namespace}_{name}"),
+            Self::Node(name) => name.clone(),
+            Self::Outside => "outside".to_owned(),
+        };
+        Path::new("/run/netns").join(name)
+    }
+}
+
+impl fmt::Display for Vantage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(namespace, name) => write!(f, "pod {namespace}/{name}"),
+            Self::Node(name) => f.write_str(name),
+            Self::Outside => f.write_str("outside"),
+        }
+    }
+}
+
+/// How it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Http,
+    Tcp,
+    Udp,
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// Who answered, and whom it saw.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Answer {
+    /// The pod that answered.
+    pub(crate) pod: String,
+    /// Its node.
+    pub(crate) node: String,
+    /// The client's address as the pod saw it.
+    pub(crate) client: SocketAddr,
+    /// The address the pod was reached at.
+    pub(crate) server: SocketAddr,
+}
+
+/// Why there was no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Reset or ICMP: nobody serves this.
+    Refused,
+    /// Nothing at all.
+    Timeout,
+    /// Anything else, in the probe's words.
+    Other(String),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("refused"),
+            Self::Timeout => f.write_str("timeout"),
+            Self::Other(words) => f.write_str(words),
+        }
+    }
+}
+
+/// What came back.
+pub(crate) type Reply = Result<Answer, Silence>;
+
+/// One line of `portico-e2e probe`.
+#[derive(Deserialize)]
+struct Line {
+    ok: bool,
+    answer: Option<Answer>,
+    error: Option<String>,
+}
+
+fn read_line(line: &str) -> anyhow::Result<Reply> {
+    let line: Line = serde_json::from_str(line).with_context(|| format!("the probe's line {line}"))?;
+    Ok(match line {
+        Line { ok: true, answer: Some(answer), .. } => Ok(answer),
+        Line { ok: true, answer: None, .. } => {
+            Err(Silence::Other("an answer that is not the backend's".to_owned()))
+        }
+        Line { error, .. } => Err(match error.as_deref() {
+            Some("refused") => Silence::Refused,
+            Some("timeout") => Silence::Timeout,
+            other => Silence::Other(other.unwrap_or("no reason given").to_owned()),
+        }),
+    })
+}
+
+/// A client program's place: the probe, and the namespace it asks from.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    program: PathBuf,
+    vantage: Vantage,
+}
+
+impl Client {
+    /// A client at `vantage` that asks by `program`, the portico-e2e binary.
+    pub(crate) fn new(program: PathBuf, vantage: Vantage) -> Self {
+        Self { program, vantage }
+    }
+
+    fn probe(&self, by: By, to: SocketAddr, more: &[String]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.vantage.netns().display()))
+            .arg(&self.program)
+            .args(["probe", &by.to_string(), &to.to_string()])
+            .args(more)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Asks `count` times, one after the other, each with a second to answer.
+    pub(crate) async fn ask_times(&self, by: By, to: SocketAddr, count: u32) -> anyhow::Result<Vec<Reply>> {
+        self.ask_with(by, to, &["--count".to_owned(), count.to_string()]).await
+    }
+
+    /// Asks by the probe's own flags.
+    pub(crate) async fn ask_with(
+        &self,
+        by: By,
+        to: SocketAddr,
+        flags: &[String],
+    ) -> anyhow::Result<Vec<Reply>> {
+        let mut all =
+            vec!["--timeout".to_owned(), "1000".to_owned(), "--interval".to_owned(), "0".to_owned()];
+        all.extend_from_slice(flags);
+        let done = self.probe(by, to, &all).output().await.context("starting a probe")?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        let replies: Vec<Reply> = text.lines().map(read_line).collect::<anyhow::Result<_>>()?;
+        ensure!(
+            !replies.is_empty(),
+            "the probe from {} to {to} said nothing: {}",
+            self.vantage,
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(replies)
+    }
+
+    /// Asks once.
+    pub(crate) async fn ask(&self, by: By, to: SocketAddr) -> anyhow::Result<Reply> {
+        self.ask_times(by, to, 1).await?.pop().context("no reply")
+    }
+
+    /// Asks once; silence is an error.
+    pub(crate) async fn answer(&self, by: By, to: SocketAddr) -> anyhow::Result<Answer> {
+        match self.ask(by, to).await? {
+            Ok(answer) => Ok(answer),
+            Err(silence) => bail!("{by} {to} from {}: {silence}", self.vantage),
+        }
+    }
+
+    /// Asks `count` times; a single silence is an error.
+    pub(crate) async fn answers(&self, by: By, to: SocketAddr, count: u32) -> anyhow::Result<Vec<Answer>> {
+        let replies = self.ask_times(by, to, count).await?;
+        let asked = replies.len();
+        let answers: Result<Vec<_>, _> = replies.into_iter().collect();
+        answers.map_err(|silence| {
+            anyhow::anyhow!("{by} {to} from {}: one of {asked} got {silence}", self.vantage)
+        })
+    }
+
+    /// Asks once; anything but `silence` is an error.
+    pub(crate) async fn hears(&self, by: By, to: SocketAddr, silence: Silence) -> anyhow::Result<()> {
+        let from = &self.vantage;
+        match self.ask(by, to).await? {
+            Err(heard) if heard == silence => Ok(()),
+            Err(heard) => bail!("{by} {to} from {from}: {heard}, expected {silence}"),
+            Ok(answer) => bail!("{by} {to} from {from}: answered by {}, expected {silence}", answer.pod),
+        }
+    }
+
+    /// Asks once; an answer is an error, whatever kind of silence else.
+    pub(crate) async fn hears_nothing(&self, by: By, to: SocketAddr) -> anyhow::Result<()> {
+        match self.ask(by, to).await? {
+            Err(_) => Ok(()),
+            Ok(answer) => bail!("{by} {to} from {}: answered by {}", self.vantage, answer.pod),
+        }
+    }
+
+    /// Starts to ask without end.
+    pub(crate) fn keep_asking(&self, by: By, to: SocketAddr) -> anyhow::Result<Traffic> {
+        let flags = ["--timeout", "5000", "--interval", "5", "--duration", "600000"].map(str::to_owned);
+        let mut child =
+            self.probe(by, to, &flags).stdout(Stdio::piped()).spawn().context("starting a probe")?;
+        let lines = BufReader::new(child.stdout.take().context("a probe without stdout")?).lines();
+        let from = format!("{by} {to} from {}", self.vantage);
+        Ok(Traffic { child, reader: tokio::spawn(collect(lines)), from })
+    }
+}
+
+async fn collect(
+    mut lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+) -> anyhow::Result<Vec<Reply>> {
+    let mut replies = Vec::new();
+    while let Some(line) = lines.next_line().await.context("reading a probe")? {
+        replies.push(read_line(&line)?);
+    }
+    Ok(replies)
+}
+
+/// Requests without end, one after the other, until stopped.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    child: Child,
+    reader: JoinHandle<anyhow::Result<Vec<Reply>>>,
+    from: String,
+}
+
+impl Traffic {
+    /// Ends it and gives all answers; a single failed request is an error, and so is too little traffic to mean anything.
+    pub(crate) async fn stop(mut self, at_least: usize) -> anyhow::Result<Vec<Answer>> {
+        self.child.start_kill().context("ending a probe")?;
+        self.child.wait().await.context("waiting for a probe's end")?;
+        let replies = self.reader.await.context("reading a probe")??;
+        let (tried, from) = (replies.len(), self.from);
+        let failed: Vec<String> = replies
+            .iter()
+            .enumerate()
+            .filter_map(|(number, reply)| Some(format!("request {number}: {}", reply.as_ref().err()?)))
+            .collect();
+        ensure!(
+            failed.is_empty(),
+            "{from}: {} of {tried} requests failed: {}",
+            failed.len(),
+            failed.join(", ")
+        );
+        ensure!(
+            tried >= at_least,
+            "{from}: only {tried} requests, fewer than {at_least}: too few to mean anything"
+        );
+        Ok(replies.into_iter().flatten().collect())
+    }
+}
+
+/// The pods among `answers`.
+pub(crate) fn pods(answers: &[Answer]) -> BTreeSet<&str> {
+    answers.iter().map(|answer| answer.pod.as_str()).collect()
+}
