@@ -5,6 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, ResourceExt as _};
+use serde_json::Value;
 
 use super::{addresses::ingress, probing};
 use crate::{account::Account, cluster::Cluster};
@@ -16,10 +17,10 @@ const DEADLINE: Duration = Duration::from_mins(2);
 pub(super) async fn play(cluster: &Cluster, account: &Account, path: &Path) -> anyhow::Result<()> {
     let manifest = fs::read_to_string(path).with_context(|| format!("--manifests {}", path.display()))?;
     account.step(format!("applying {}", path.display()));
-    let applied = cluster.kubectl_stdin(&["apply", "-f", "-", "-o", "name"], &manifest).await?;
+    let applied = cluster.apply(&manifest).await?;
     account.detail(applied.trim_end());
-    for workload in applied.lines().filter(|name| is_workload(name)) {
-        wait_for(cluster, &manifest, workload).await?;
+    for object in objects(cluster, &manifest).await? {
+        wait_for(cluster, &object).await?;
     }
     account.step("its workloads are ready");
     let services = services(cluster, &manifest).await?;
@@ -43,31 +44,28 @@ pub(super) async fn play(cluster: &Cluster, account: &Account, path: &Path) -> a
     Ok(())
 }
 
-fn is_workload(name: &str) -> bool {
-    ["deployment.apps/", "statefulset.apps/", "daemonset.apps/"].iter().any(|kind| name.starts_with(kind))
-}
-
-/// Waits for one workload's rollout, in whatever namespace the manifest puts it.
-async fn wait_for(cluster: &Cluster, manifest: &str, workload: &str) -> anyhow::Result<()> {
-    let all = objects(cluster, manifest).await?;
-    let (_, name) = workload.split_once('/').unwrap_or_default();
-    let namespaces = all
-        .iter()
-        .filter(|object| object["metadata"]["name"] == name && object["kind"] != "Service")
-        .filter_map(|object| object["metadata"]["namespace"].as_str());
-    for namespace in namespaces {
-        let args = ["-n", namespace, "rollout", "status", workload, "--timeout=120s"];
-        cluster.kubectl(&args).await.with_context(|| format!("waiting for {workload} in {namespace}"))?;
-    }
+/// Waits until an object that makes pods, or is one, has them ready.
+async fn wait_for(cluster: &Cluster, object: &Value) -> anyhow::Result<()> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let kind = text(&object["kind"]).to_lowercase();
+    let name = format!("{kind}/{}", text(&object["metadata"]["name"]));
+    let namespace = text(&object["metadata"]["namespace"]);
+    let args: &[&str] = match kind.as_str() {
+        "deployment" | "daemonset" | "statefulset" => &["rollout", "status", "--timeout=120s"],
+        "pod" => &["wait", "--for=condition=Ready", "--timeout=120s"],
+        _ => return Ok(()),
+    };
+    let args: Vec<&str> = args.iter().copied().chain(["-n", &namespace, &name]).collect();
+    cluster.kubectl(&args).await.with_context(|| format!("waiting for {name} in {namespace}"))?;
     Ok(())
 }
 
 /// The objects of a manifest as they are in the cluster.
-async fn objects(cluster: &Cluster, manifest: &str) -> anyhow::Result<Vec<serde_json::Value>> {
+async fn objects(cluster: &Cluster, manifest: &str) -> anyhow::Result<Vec<Value>> {
     let text = cluster.kubectl_stdin(&["get", "-f", "-", "-o", "json"], manifest).await?;
-    let mut list: serde_json::Value = serde_json::from_str(&text).context("reading what kubectl says")?;
+    let mut list: Value = serde_json::from_str(&text).context("reading what kubectl says")?;
     Ok(match list["items"].take() {
-        serde_json::Value::Array(items) => items,
+        Value::Array(items) => items,
         _ => vec![list], // a manifest of one object
     })
 }

@@ -121,15 +121,43 @@ async fn look(cluster: &Cluster, service: &Service) -> anyhow::Result<Frontends>
     let pods = Api::<Pod>::namespaced(cluster.client(), NAMESPACE);
     let client = pods.get(CLIENT).await.context("reading the client pod")?;
     let client_node = client.spec.and_then(|spec| spec.node_name).context("the client pod has no node")?;
-    let namespace = service.namespace().unwrap_or_default();
-    let endpoints = endpoints(cluster, &namespace, &service.name_any()).await?;
+    let what = format!("endpoints of Service {}", service.name_any());
+    let endpoints = cluster
+        .eventually(&what, FIRST_ANSWER, async || {
+            let (ready, endpoints) =
+                (ready_pods(cluster, service).await?, endpoints(cluster, service).await?);
+            ensure!(endpoints.count >= ready, "{} endpoints for {ready} ready pods", endpoints.count);
+            Ok(endpoints)
+        })
+        .await?;
     let around = Surroundings { nodes: cluster.nodes(), client_node: &client_node };
     Ok(frontends(service, &endpoints, &around))
 }
 
+/// How many ready pods a Service selects. The endpoints follow them at a small distance.
+async fn ready_pods(cluster: &Cluster, service: &Service) -> anyhow::Result<usize> {
+    let selector = service.spec.iter().flat_map(|spec| spec.selector.iter().flatten());
+    let selector: Vec<String> = selector.map(|(key, value)| format!("{key}={value}")).collect();
+    if selector.is_empty() {
+        return Ok(0);
+    }
+    let namespace = service.namespace().unwrap_or_default();
+    let pods = Api::<Pod>::namespaced(cluster.client(), &namespace);
+    let selected =
+        pods.list(&ListParams::default().labels(&selector.join(","))).await.context("listing pods")?;
+    Ok(selected.iter().filter(|pod| is_ready(pod)).count())
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    ready && pod.metadata.deletion_timestamp.is_none()
+}
+
 /// A Service's ready endpoints.
-pub(super) async fn endpoints(cluster: &Cluster, namespace: &str, name: &str) -> anyhow::Result<Endpoints> {
-    let slices = Api::<EndpointSlice>::namespaced(cluster.client(), namespace);
+async fn endpoints(cluster: &Cluster, service: &Service) -> anyhow::Result<Endpoints> {
+    let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
+    let slices = Api::<EndpointSlice>::namespaced(cluster.client(), &namespace);
     let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
     let slices = slices.list(&of_service).await.context("listing endpoint slices")?;
     let ready = slices
