@@ -107,7 +107,15 @@ fn command(tools: &Tools, program: &Path, arguments: &[OsString]) -> Command {
         .arg("sandboxed")
         .arg(program)
         .args(arguments)
+        .env("PATH", path())
         .stdin(Stdio::piped())
         .process_group(0);
     command
+}
+
+/// The search path with the folders of `ip`, `nft` and `sysctl`, which Debian leaves out for those who are not root.
+fn path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
 }
