@@ -21,7 +21,7 @@ use nix::{
 use portico_e2e::tools::Tools;
 
 /// How long a cluster may take to start on two busy cores.
-const STARTED: Duration = Duration::from_secs(180);
+const STARTED: Duration = Duration::from_mins(3);
 
 /// How long it may take to end.
 const ENDED: Duration = Duration::from_secs(40);

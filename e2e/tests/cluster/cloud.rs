@@ -30,13 +30,15 @@ impl Cloud {
             self.http.get(&self.url).bearer_auth(&self.token).send().await.context("asking portico-lb")?;
         let answer = answer.error_for_status().context("portico-lb's answer")?;
         let body: Value = serde_json::from_slice(&answer.bytes().await?).context("portico-lb's list")?;
-        let list = body.get("items").unwrap_or(&body).as_array().cloned();
-        list.context("portico-lb's list is not a list")
+        body.as_array().cloned().context("portico-lb's list is not a list")
     }
 
     /// Those that a scenario's Services own.
     pub(crate) async fn of(&self, scene: &Scene) -> anyhow::Result<Vec<Value>> {
-        let owned = |balancer: &Value| balancer["owner"]["service"]["namespace"] == scene.namespace.as_str();
+        let prefix = format!("{}/", scene.namespace);
+        let owned = |balancer: &Value| {
+            balancer["owner"]["name"].as_str().is_some_and(|name| name.starts_with(&prefix))
+        };
         Ok(self.list().await?.into_iter().filter(owned).collect())
     }
 

@@ -43,12 +43,12 @@ pub(crate) struct Scenario {
 impl Scenario {
     /// A scenario that keeps to its own namespace.
     pub(crate) const fn new(name: &'static str, script: Script) -> Self {
-        Self { name, company: Company::Others, limit: Duration::from_secs(120), script }
+        Self { name, company: Company::Others, limit: Duration::from_mins(2), script }
     }
 
     /// A scenario that disturbs the cluster: it runs after the others, and alone.
     pub(crate) const fn alone(name: &'static str, script: Script) -> Self {
-        Self { name, company: Company::Alone, limit: Duration::from_secs(120), script }
+        Self { name, company: Company::Alone, limit: Duration::from_mins(2), script }
     }
 }
 

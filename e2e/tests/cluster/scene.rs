@@ -174,7 +174,7 @@ impl Scene {
         self.stage.client_at(Vantage::Outside)
     }
 
-    /// A pod and a node, on each node: those who reach ClusterIPs.
+    /// A pod and a node, on each node: those who reach a `ClusterIP`.
     pub(crate) fn insiders(&self) -> Vec<Client> {
         let names = self.stage.node_names();
         names.iter().flat_map(|name| [self.stage.pod_on(name), self.node(name)]).collect()

@@ -73,7 +73,7 @@ async fn steered(scene: &Scene) -> anyhow::Result<()> {
         .eventually("a load balancer", async || observe::provisioned(&scene.service("web").await?))
         .await?;
     let outside = scene.outside();
-    all_on(&scene.answered(&[outside.clone()], By::Http, balancer).await?, "node-1")?;
+    all_on(&scene.answered(std::slice::from_ref(&outside), By::Http, balancer).await?, "node-1")?;
     // Once it knows which node has endpoints, not a single request may go to the other.
     scene.eventually("steady answers", async || outside.answers(By::Http, balancer, 20).await).await?;
     all_on(&outside.answers(By::Http, balancer, 50).await?, "node-1")?;

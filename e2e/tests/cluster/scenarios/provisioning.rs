@@ -73,7 +73,7 @@ async fn slow(scene: &Scene) -> anyhow::Result<()> {
         scene.answered(&[scene.outside()], By::Http, address).await?;
     }
     let slow = scene
-        .within(Duration::from_secs(60), "the slow one", async || {
+        .within(Duration::from_mins(1), "the slow one", async || {
             observe::provisioned(&scene.service("slow").await?)
         })
         .await?;
