@@ -31,6 +31,9 @@ pub trait Dataplane: Send {
     fn read(&mut self) -> Result<Observed, DataplaneError>;
     /// Makes the changes of one transaction, all or none. An empty one still rebuilds what `read` asked for.
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError>;
+    /// Number of the kernel's current ruleset: each of our transactions adds one, and so does everybody else's, so a number
+    /// that grew by more than we added means that somebody changed something, perhaps ours.
+    fn generation(&mut self) -> Result<u32, DataplaneError>;
     /// Removes every trace of ours.
     fn cleanup(&mut self) -> Result<(), DataplaneError>;
 }

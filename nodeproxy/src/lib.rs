@@ -1,3 +1,23 @@
 //! `portico-nodeproxy`: makes the VIPs and NodePorts of Services carry traffic on one node.
+//!
+//! ```text
+//!   API server ─► watch ─► convert ─┐                       ┌─► dataplane (nftables) ─► kernel
+//!   this node's addresses ──────────┴─► facts ─► sync ──────┼─► flows (conntrack)
+//!                                                 │ model   └─► health, health checks, metrics ─► HTTP
+//! ```
+//!
+//! One task owns the model and the dataplane ([`sync`]); everything else sends it facts or reads what it publishes.
 
+pub mod args;
+pub mod conntrack;
+pub mod convert;
 pub mod dataplane;
+pub mod facts;
+pub mod health;
+pub mod health_check;
+pub mod metrics;
+pub mod node;
+pub mod run;
+pub mod serve;
+pub mod sync;
+pub mod watch;

@@ -67,6 +67,8 @@ pub struct Model {
     refusals: BTreeMap<ServiceName, Vec<Refusal>>,
     health: BTreeMap<ServiceName, HealthCheck>,
     names: HashSet<Name>,
+    services: usize,
+    no_local: (usize, usize),
     ledger: Ledger,
 }
 
@@ -82,7 +84,7 @@ impl Model {
             Event::Service(service) => self.service(service),
             Event::ServiceGone(name) => {
                 if let Some(entry) = self.entries.get_mut(&name) {
-                    entry.service = None;
+                    self.services -= usize::from(entry.service.take().is_some());
                     self.refresh(&name);
                 }
             }
@@ -150,12 +152,12 @@ impl Model {
 
     /// Number of Services that are known with their `ClusterIP`.
     pub fn services(&self) -> usize {
-        self.entries.values().filter(|entry| entry.service.is_some()).count()
+        self.services
     }
 
     /// Service ports whose policy `Local` finds no endpoint here though others have one: (internal, external).
     pub fn without_local_endpoints(&self) -> (usize, usize) {
-        self.entries.values().fold((0, 0), |sum, e| (sum.0 + e.no_local.0, sum.1 + e.no_local.1))
+        self.no_local
     }
 
     /// Everything that is not served as its owner may expect, sorted.
@@ -191,7 +193,8 @@ impl Model {
         if service.cluster_ips.is_empty() {
             return self.apply(Event::ServiceGone(name));
         }
-        self.entries.entry(name.clone()).or_default().service = Some(service);
+        let before = self.entries.entry(name.clone()).or_default().service.replace(service);
+        self.services += usize::from(before.is_none());
         self.refresh(&name);
     }
 
@@ -263,7 +266,9 @@ impl Model {
                 None => Compiled::default(),
             };
             entry.placed = placed.into();
-            entry.no_local = no_local;
+            let was = std::mem::replace(&mut entry.no_local, no_local);
+            self.no_local.0 = self.no_local.0 + no_local.0 - was.0;
+            self.no_local.1 = self.no_local.1 + no_local.1 - was.1;
             let before = std::mem::replace(&mut entry.keys, elements.keys().copied().collect());
             for key in before.iter().filter(|key| is_shared(key) || !elements.contains_key(key)) {
                 self.unset(*key);

@@ -87,12 +87,6 @@ impl Nftables {
         Ok(Self { client, config, known: Known::Nothing })
     }
 
-    /// Number of the kernel's current ruleset. Each of our transactions adds one; if it grew by more, somebody else changed
-    /// something, and `read` tells whether it was ours.
-    pub fn generation(&mut self) -> Result<u32, DataplaneError> {
-        self.client.generation().map_err(|error| convert(error, None))
-    }
-
     fn try_family(&mut self, family: Family) -> Result<bool, DataplaneError> {
         let missing =
             probe::missing(&mut self.client, kernel_family(family)).map_err(|error| convert(error, None))?;
@@ -136,6 +130,10 @@ impl Nftables {
 }
 
 impl Dataplane for Nftables {
+    fn generation(&mut self) -> Result<u32, DataplaneError> {
+        self.client.generation().map_err(|error| convert(error, None))
+    }
+
     fn probe(&mut self) -> Result<Capabilities, DataplaneError> {
         let mut families = Vec::new();
         for family in FAMILIES {

@@ -256,7 +256,8 @@ mod tests {
         assert!(parts.len() > 2, "{} parts", parts.len());
         for Part { batch, origins } in &parts {
             assert!(batch.len() <= limit, "{} bytes", batch.len());
-            let replaced: Vec<_> = origins.iter().filter(|o| matches!(o.source, Source::Replaced(_))).collect();
+            let replaced: Vec<_> =
+                origins.iter().filter(|o| matches!(o.source, Source::Replaced(_))).collect();
             assert_eq!(replaced.len() * 2, origins.len(), "each deletion has its addition beside it");
         }
     }

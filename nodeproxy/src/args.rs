@@ -1,0 +1,251 @@
+//! The command line, with kube-proxy's names where kube-proxy has the flag.
+//!
+//! Owns parsing and the messages a person sees for a wrong value. Leaves meaning to the modules that take the values.
+
+use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, ValueEnum};
+use ipnet::IpNet;
+
+/// Makes Services reachable on this node: ClusterIPs, NodePorts, load-balancer VIPs.
+#[derive(Clone, Debug, Parser)]
+#[command(version, about)]
+pub struct Args {
+    /// Remove every trace of Portico from this node's kernel and exit.
+    #[arg(long)]
+    pub cleanup: bool,
+    /// What carries the packets.
+    #[arg(long, value_enum, default_value_t = DataplaneKind::Nftables)]
+    pub dataplane: DataplaneKind,
+    /// The API server and this node's name.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What is forwarded.
+    #[command(flatten)]
+    pub traffic: TrafficArgs,
+    /// Ports that this process listens on.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// Where the API server is and who we are.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// Name of this node's Node object.
+    #[arg(long, env = "NODE_NAME")]
+    pub hostname_override: Option<String>,
+    /// Path of a kubeconfig. Without it: KUBECONFIG, or the service account of the pod.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Serve only Services whose label `service.kubernetes.io/service-proxy-name` has this value. Without it: only those
+    /// that lack the label.
+    #[arg(long)]
+    pub service_proxy_name: Option<String>,
+}
+
+/// What is forwarded, and how.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Traffic")]
+pub struct TrafficArgs {
+    /// Ports that NodePorts may have: the API server's --service-node-port-range.
+    #[arg(long, default_value = "30000-32767")]
+    pub node_port_range: PortRange,
+    /// Node addresses on which NodePorts answer: `primary` (the node's own), `all`, or CIDRs, comma separated.
+    #[arg(long, default_value = "primary")]
+    pub nodeport_addresses: NodePortAddresses,
+    /// Addresses of pods, comma separated. Other clients of a `ClusterIP` are masqueraded, and pods reach
+    /// `externalTrafficPolicy: Local` Services from any node.
+    #[arg(long, value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+    /// How to tell pods from other clients.
+    #[arg(long, value_enum, default_value_t = DetectLocalMode::ClusterCidr, ignore_case = true)]
+    pub detect_local_mode: DetectLocalMode,
+    /// Masquerade all traffic to `ClusterIP`s.
+    #[arg(long)]
+    pub masquerade_all: bool,
+    /// Bit of the packet mark, 0 to 31, that marks packets to be masqueraded. No other program on the node may use it.
+    #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(u8).range(0..32))]
+    pub masquerade_bit: u8,
+    /// Serve `spec.externalIPs`. Anyone who may create Services can then take any address (CVE-2020-8554).
+    #[arg(long)]
+    pub allow_external_ips: bool,
+}
+
+/// Ports that this process listens on.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Listening")]
+pub struct ListenArgs {
+    /// Address of /healthz (for load balancers) and /livez.
+    #[arg(long, default_value = "0.0.0.0:10256")]
+    pub healthz_bind_address: SocketAddr,
+    /// Address of /metrics and /proxyMode.
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: SocketAddr,
+    /// Seconds to wait for those ports, which a predecessor may still hold.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub bind_timeout: Duration,
+}
+
+/// Logs.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+#[command(next_help_heading = "Logs")]
+pub struct LogArgs {
+    /// How log lines look. RUST_LOG chooses which.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// What carries the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DataplaneKind {
+    /// nf_tables, through netlink.
+    Nftables,
+}
+
+/// How to tell pods from other clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DetectLocalMode {
+    /// By --cluster-cidr.
+    #[value(name = "ClusterCIDR")]
+    ClusterCidr,
+    /// By this node's `spec.podCIDRs`.
+    #[value(name = "NodeCIDR")]
+    NodeCidr,
+    /// Not at all.
+    #[value(name = "None")]
+    None,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A range of ports, both ends included, written `30000-32767`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRange(pub RangeInclusive<u16>);
+
+/// On which of the node's addresses NodePorts answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// The `InternalIP`s of the Node object.
+    Primary,
+    /// Every address of the node but loopback and link-local ones.
+    All,
+    /// Those in one of these ranges.
+    Cidrs(Vec<IpNet>),
+}
+
+/// A value that does not parse, in words for the person who typed it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
+
+impl FromStr for PortRange {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        let unreadable = || Unreadable(format!("\"{text}\" is no range of ports; write it like 30000-32767"));
+        let (first, last) = text.split_once('-').ok_or_else(unreadable)?;
+        let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+        let (first, last) = port(first).zip(port(last)).ok_or_else(unreadable)?;
+        if first > last {
+            return Err(Unreadable(format!(
+                "\"{text}\" ends before it begins; write the smaller port first"
+            )));
+        }
+        Ok(Self(first..=last))
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
+    }
+}
+
+impl FromStr for NodePortAddresses {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        match text {
+            "primary" => Ok(Self::Primary),
+            "all" => Ok(Self::All),
+            _ => text
+                .split(',')
+                .map(|cidr| {
+                    cidr.trim().parse().map_err(|error| {
+                        Unreadable(format!(
+                            "\"{cidr}\" is neither primary, nor all, nor a CIDR like 192.0.2.0/24 ({error})"
+                        ))
+                    })
+                })
+                .collect::<Result<_, _>>()
+                .map(Self::Cidrs),
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, Unreadable> {
+    let seconds = text.trim_end_matches('s').parse();
+    seconds
+        .map(Duration::from_secs)
+        .map_err(|error| Unreadable(format!("\"{text}\" is no number of seconds ({error})")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn error(args: &[&str]) -> String {
+        let args = ["portico-nodeproxy"].iter().chain(args);
+        Args::try_parse_from(args).expect_err("should be refused").to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_kube_proxy() {
+        let args = Args::try_parse_from(["portico-nodeproxy"]).expect("no flag is needed");
+        assert_eq!(args.listen.healthz_bind_address.port(), 10256);
+        assert_eq!(args.listen.metrics_bind_address.to_string(), "127.0.0.1:10249");
+        assert_eq!(args.traffic.nodeport_addresses, NodePortAddresses::Primary);
+        assert_eq!(args.traffic.masquerade_bit, 14);
+    }
+
+    #[test]
+    fn cidrs_of_both_families_are_taken() {
+        let args =
+            ["portico-nodeproxy", "--cluster-cidr=10.1.0.0/16,fd01::/48", "--detect-local-mode=clustercidr"];
+        let args = Args::try_parse_from(args).expect("two CIDRs");
+        assert_eq!(args.traffic.cluster_cidr.len(), 2);
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_flag_and_the_remedy() {
+        let cases: [(&[&str], &str, &str); 5] = [
+            (&["--node-port-range=32767-30000"], "--node-port-range", "smaller port first"),
+            (&["--node-port-range=high"], "--node-port-range", "30000-32767"),
+            (&["--nodeport-addresses=eth0"], "--nodeport-addresses", "192.0.2.0/24"),
+            (&["--masquerade-bit=32"], "--masquerade-bit", "0..32"),
+            (&["--cluster-cidr=10.1.0.0"], "--cluster-cidr", "10.1.0.0"),
+        ];
+        for (args, flag, remedy) in cases {
+            let error = error(args);
+            assert!(error.contains(flag) && error.contains(remedy), "{args:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Objects as the API server sends them, and as it should not.
+
+use serde_json::json;
+
+use super::*;
+
+fn mk_service(spec: serde_json::Value, status: serde_json::Value) -> ApiService {
+    let metadata =
+        json!({"namespace": "default", "name": "web", "creationTimestamp": "2026-01-02T03:04:05Z"});
+    let object =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec, "status": status});
+    serde_json::from_value(object).expect("a Service")
+}
+
+#[test]
+fn a_load_balancer_service_is_read_whole() {
+    let object = mk_service(
+        json!({
+            "type": "LoadBalancer", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd96::7"],
+            "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "dns", "port": 53, "protocol": "UDP"}],
+            "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999, "sessionAffinity": "ClientIP",
+            "loadBalancerSourceRanges": [" 192.0.2.1/24 ", ""]
+        }),
+        json!({"loadBalancer": {"ingress": [
+            {"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "lb.example"}
+        ]}}),
+    );
+    let (service, bad) = service(&object);
+    assert!(bad.is_empty(), "{bad:?}");
+    assert_eq!(service.cluster_ips.len(), 2);
+    assert_eq!(service.load_balancer_vips, ["203.0.113.1".parse::<IpAddr>().expect("an address")]);
+    assert_eq!(service.ports[0].node_port, Some(30080));
+    assert_eq!(service.ports[1].protocol, Protocol::Udp);
+    assert_eq!(service.affinity, Some(10_800));
+    assert_eq!(service.source_ranges[0].to_string(), "192.0.2.0/24");
+    assert_eq!(service.health_check_node_port, Some(30999));
+    assert_eq!(service.created, 1_767_323_045);
+}
+
+#[test]
+fn headless_and_external_name_services_have_no_address() {
+    for spec in [
+        json!({"clusterIP": "None", "clusterIPs": ["None"]}),
+        json!({"type": "ExternalName", "externalName": "example.com", "clusterIP": "10.96.0.9"}),
+    ] {
+        assert!(service(&mk_service(spec, json!({}))).0.cluster_ips.is_empty());
+    }
+}
+
+#[test]
+fn a_bad_field_costs_itself_and_names_object_and_field() {
+    let object = mk_service(
+        json!({"clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}], "externalIPs": ["010.1", "192.0.2.1"]}),
+        json!({}),
+    );
+    let (service, bad) = service(&object);
+    assert_eq!(service.external_ips.len(), 1);
+    let text = bad[0].to_string();
+    assert!(
+        text.contains("Service default/web") && text.contains("spec.externalIPs") && text.contains("010.1"),
+        "{text}"
+    );
+}
+
+#[test]
+fn absent_conditions_mean_ready() {
+    let object: ApiSlice = serde_json::from_value(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": "default", "name": "web-x", "labels": {"kubernetes.io/service-name": "web"},
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05Z"}},
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [
+            {"addresses": ["10.1.0.1"], "nodeName": "a", "hints": {"forZones": [{"name": "z"}]}},
+            {"addresses": ["nonsense"]},
+            {"addresses": ["10.1.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}}
+        ]
+    }))
+    .expect("a slice");
+    let owner = slice_owner(&object).expect("a Service");
+    assert_eq!(owner.to_string(), "default/web");
+    assert!(trigger_time(&object).is_some());
+    let (slice, bad) = slice(&object, owner);
+    assert_eq!(bad.len(), 1);
+    assert_eq!(slice.endpoints.len(), 2);
+    assert!(slice.endpoints[0].ready && slice.endpoints[0].serving && !slice.endpoints[0].terminating);
+    assert!(!slice.endpoints[1].ready && slice.endpoints[1].terminating);
+    assert_eq!(&*slice.endpoints[0].zone_hints[0], "z");
+}
+
+#[test]
+fn a_node_on_its_way_out_is_leaving() {
+    let object: Node = serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": "a", "labels": {"topology.kubernetes.io/zone": "z"}},
+        "spec": {"podCIDRs": ["10.1.3.0/24"], "taints": [{"key": TO_BE_DELETED, "effect": "NoSchedule"}]},
+        "status": {"addresses": [{"type": "Hostname", "address": "a"}, {"type": "InternalIP", "address": "192.0.2.1"}]}
+    }))
+    .expect("a Node");
+    let (node, bad) = node(&object);
+    assert!(bad.is_empty());
+    assert!(node.leaving);
+    assert_eq!((node.addresses.len(), node.pod_cidrs.len()), (1, 1));
+}

@@ -1,0 +1,159 @@
+//! Is the node proxy well, and should load balancers use this node? State for /healthz, /livez and health check node ports.
+//!
+//! Owns the decision and the JSON, which are kube-proxy's (`pkg/proxy/healthcheck/proxy_health.go`), with one difference:
+//! until the first sync /healthz says 503, since a node without rules serves nobody. /livez does not, so a slow start is no
+//! reason to be killed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use portico_proxy_core::table::Family;
+use serde::Serialize;
+use tokio::time::Instant;
+
+/// A change that has waited this long without reaching the kernel makes the proxy unhealthy (kube-proxy: twice its sync
+/// period of 30 s).
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Health, shared by the sync loop that writes it and the servers that read it.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    oldest_pending: Option<Instant>,
+    updated: Option<Timestamp>,
+    eligible: bool,
+    families: Vec<Family>,
+}
+
+/// The answer of /healthz or /livez.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    last_updated: Timestamp,
+    current_time: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    /// Whether the answer is 200.
+    pub healthy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<&'static str, FamilyReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyReport {
+    last_updated: Timestamp,
+    healthy: bool,
+}
+
+/// kube-proxy's name of a family.
+pub fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+impl Health {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Families that the dataplane serves.
+    pub fn set_families(&self, families: Vec<Family>) {
+        self.state().families = families;
+    }
+
+    /// Whether load balancers may use the node.
+    pub fn set_eligible(&self, eligible: bool) {
+        self.state().eligible = eligible;
+    }
+
+    /// A change has come in that the kernel does not have yet.
+    pub fn queued(&self) {
+        self.state().oldest_pending.get_or_insert_with(Instant::now);
+    }
+
+    /// The kernel has everything.
+    pub fn updated(&self) {
+        let mut state = self.state();
+        state.oldest_pending = None;
+        state.updated = Some(Timestamp::now());
+    }
+
+    /// Whether changes reach the kernel in time.
+    pub fn is_live(&self) -> bool {
+        self.state().oldest_pending.is_none_or(|since| since.elapsed() < TIMEOUT)
+    }
+
+    /// The answer of /livez.
+    pub fn livez(&self) -> Report {
+        self.report(self.is_live(), None)
+    }
+
+    /// The answer of /healthz.
+    pub fn healthz(&self) -> Report {
+        let live = self.is_live();
+        let (eligible, synced) = {
+            let state = self.state();
+            (state.eligible, state.updated.is_some())
+        };
+        self.report(live && eligible && synced, Some(eligible))
+    }
+
+    fn report(&self, healthy: bool, node_eligible: Option<bool>) -> Report {
+        let live = self.is_live();
+        let state = self.state();
+        let now = Timestamp::now();
+        let updated = state.updated.unwrap_or(Timestamp::UNIX_EPOCH);
+        let families = state.families.iter().filter(|_| state.updated.is_some());
+        let status = families
+            .map(|family| (family_name(*family), FamilyReport { last_updated: updated, healthy: live }))
+            .collect();
+        // kube-proxy: a healthy proxy is always up to date, so old monitors see a recent time.
+        let last_updated = if healthy { now } else { updated };
+        Report { last_updated, current_time: now, node_eligible, healthy, status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_does_not_reach_the_kernel_in_time_is_unhealthy() {
+        let health = Health::default();
+        health.set_eligible(true);
+        assert!(!health.healthz().healthy, "no rules yet");
+        assert!(health.livez().healthy, "a slow start is no reason to be killed");
+        health.updated();
+        assert!(health.healthz().healthy);
+        health.queued();
+        tokio::time::advance(TIMEOUT / 2).await;
+        health.queued();
+        assert!(health.healthz().healthy);
+        tokio::time::advance(TIMEOUT / 2).await;
+        assert!(!health.healthz().healthy && !health.livez().healthy);
+        health.updated();
+        assert!(health.healthz().healthy && health.livez().healthy);
+    }
+
+    #[tokio::test]
+    async fn a_leaving_node_is_live_but_not_healthy() {
+        let health = Health::default();
+        health.set_families(vec![Family::V4]);
+        health.updated();
+        assert!(!health.healthz().healthy);
+        assert!(health.livez().healthy);
+        let json = serde_json::to_value(health.healthz()).expect("JSON");
+        assert_eq!(json["nodeEligible"], false);
+        assert_eq!(json["status"]["IPv4"]["healthy"], true);
+        assert!(serde_json::to_value(health.livez()).expect("JSON").get("nodeEligible").is_none());
+    }
+}

@@ -1,0 +1,19 @@
+//! The process: arguments in, exit code out. Everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use portico_nodeproxy::{args::Args, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    run::init_logging(args.logs.log_format);
+    match run::run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "portico-nodeproxy ends");
+            ExitCode::FAILURE
+        }
+    }
+}

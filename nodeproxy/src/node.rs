@@ -1,0 +1,149 @@
+//! This node as the model wants to know it: from the Node object, the kernel's addresses and the flags.
+//!
+//! Owns which addresses NodePorts answer on and which sources are pods. Invariant: [`Node::facts`] depends on the last of
+//! each fact only.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use portico_proxy_core::{
+    input::{Name, NodeFacts},
+    table::Family,
+};
+
+use crate::args::{DetectLocalMode, NodePortAddresses, TrafficArgs};
+
+/// Taint that the cluster autoscaler sets before it removes a node: load balancers should turn away now.
+pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// What the Node object says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Name>,
+    /// Addresses of type `InternalIP`, or of type `ExternalIP` if there are none.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Whether the node is going away: it is being deleted or has taint [`TO_BE_DELETED`].
+    pub leaving: bool,
+}
+
+/// Everything that decides the facts.
+#[derive(Clone, Debug)]
+pub struct Node {
+    name: Name,
+    flags: TrafficArgs,
+    object: Option<NodeState>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Node {
+    /// A node of which only the name is known.
+    pub fn new(name: Name, flags: TrafficArgs) -> Self {
+        Self { name, flags, object: None, addresses: Vec::new() }
+    }
+
+    /// Learns what the Node object says; `None` when there is none.
+    pub fn set_object(&mut self, object: Option<NodeState>) {
+        self.object = object;
+    }
+
+    /// Learns the addresses of this network namespace.
+    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.addresses = addresses;
+    }
+
+    /// Whether load balancers may send traffic here.
+    pub fn is_eligible(&self) -> bool {
+        self.object.as_ref().is_some_and(|object| !object.leaving)
+    }
+
+    /// What the model is told.
+    pub fn facts(&self) -> NodeFacts {
+        let object = self.object.clone().unwrap_or_default();
+        NodeFacts {
+            name: self.name.clone(),
+            zone: object.zone,
+            node_port_addresses: self.node_port_addresses(&object.addresses),
+            addresses: object.addresses,
+            pod_cidrs: match self.flags.detect_local_mode {
+                DetectLocalMode::ClusterCidr => self.flags.cluster_cidr.clone(),
+                DetectLocalMode::NodeCidr => object.pod_cidrs,
+                DetectLocalMode::None => Vec::new(),
+            },
+        }
+    }
+
+    fn node_port_addresses(&self, primary: &[IpAddr]) -> Vec<IpAddr> {
+        let of_kernel = || self.addresses.iter().copied();
+        let chosen: BTreeSet<IpAddr> = match &self.flags.nodeport_addresses {
+            NodePortAddresses::Primary => primary.iter().copied().collect(),
+            NodePortAddresses::All => of_kernel().collect(),
+            NodePortAddresses::Cidrs(nets) => {
+                of_kernel().filter(|a| nets.iter().any(|net| net.contains(a))).collect()
+            }
+        };
+        chosen.into_iter().collect()
+    }
+}
+
+/// Families in which pods can be told from other clients, as the dataplane wants to know at its start.
+pub fn local_detector(flags: &TrafficArgs) -> BTreeSet<Family> {
+    match flags.detect_local_mode {
+        DetectLocalMode::ClusterCidr => flags.cluster_cidr.iter().map(|net| Family::of(net.addr())).collect(),
+        DetectLocalMode::NodeCidr => BTreeSet::from([Family::V4, Family::V6]),
+        DetectLocalMode::None => BTreeSet::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Args;
+
+    fn mk_node(flags: &[&str]) -> Node {
+        let args = ["portico-nodeproxy"].iter().chain(flags);
+        let mut node = Node::new("here".into(), Args::parse_from(args).traffic);
+        node.set_object(Some(NodeState {
+            addresses: vec!["192.0.2.1".parse().expect("an address")],
+            pod_cidrs: vec!["10.1.3.0/24".parse().expect("a CIDR")],
+            ..NodeState::default()
+        }));
+        let kernel = ["192.0.2.1", "198.51.100.1"].map(|a| a.parse().expect("an address"));
+        node.set_addresses(kernel.to_vec());
+        node
+    }
+
+    fn addresses(flags: &[&str]) -> Vec<String> {
+        mk_node(flags).facts().node_port_addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn node_ports_answer_where_the_flag_says() {
+        assert_eq!(addresses(&[]), ["192.0.2.1"]);
+        assert_eq!(addresses(&["--nodeport-addresses=all"]), ["192.0.2.1", "198.51.100.1"]);
+        assert_eq!(addresses(&["--nodeport-addresses=198.51.100.0/24"]), ["198.51.100.1"]);
+    }
+
+    #[test]
+    fn pods_are_told_by_the_cluster_the_node_or_not_at_all() {
+        let cidrs = |flags: &[&str]| mk_node(flags).facts().pod_cidrs.len();
+        assert_eq!(cidrs(&[]), 0);
+        assert_eq!(cidrs(&["--cluster-cidr=10.1.0.0/16,fd01::/48"]), 2);
+        assert_eq!(cidrs(&["--detect-local-mode=NodeCIDR"]), 1);
+        assert_eq!(cidrs(&["--detect-local-mode=None", "--cluster-cidr=10.1.0.0/16"]), 0);
+    }
+
+    #[test]
+    fn a_node_that_leaves_or_is_unknown_is_not_eligible() {
+        let mut node = mk_node(&[]);
+        assert!(node.is_eligible());
+        node.set_object(Some(NodeState { leaving: true, ..NodeState::default() }));
+        assert!(!node.is_eligible());
+        node.set_object(None);
+        assert!(!node.is_eligible());
+    }
+}

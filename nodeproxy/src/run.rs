@@ -1,0 +1,253 @@
+//! Starts everything, one named task for each watch and server, and ends when one of them does.
+//!
+//! Owns the wiring and the shutdown: SIGTERM and SIGINT end the process and leave the rules, so traffic goes on while a
+//! successor starts. Invariant: a task that ends before it is told to ends the process.
+
+use std::{future::Future, time::Duration};
+
+use anyhow::{Context, bail};
+use futures::FutureExt;
+use kube::{Client, Config as KubeConfig, config::KubeConfigOptions, config::Kubeconfig};
+use portico_proxy_core::{input::Config, model::Model};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch as channel},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    args::{Args, ClusterArgs, DataplaneKind, DetectLocalMode, LogFormat, TrafficArgs},
+    conntrack,
+    dataplane::{
+        Dataplane,
+        nftables::{self, Nftables},
+    },
+    health::Health,
+    health_check,
+    metrics::{self, Metrics},
+    node::{self, Node},
+    serve,
+    sync::{Outside, Sync},
+    watch::{self, Telling},
+};
+
+/// Facts that may wait for the loop. Watches wait when it is full, so memory is bounded while a large list comes in.
+const FACTS: usize = 1024;
+/// How long tasks may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the process until a signal, or until something ends that must not.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let mut dataplane = dataplane(&args)?;
+    if args.cleanup {
+        tokio::task::spawn_blocking(move || dataplane.cleanup())
+            .await?
+            .context("--cleanup left something behind")?;
+        tracing::info!("every trace of Portico is gone from this node's kernel");
+        return Ok(());
+    }
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    start(&args, dataplane, &mut tasks, &stop).await?;
+    let ended = wait(&mut tasks).await;
+    stop.cancel();
+    let drained = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!("some tasks did not end in time");
+    }
+    ended
+}
+
+fn dataplane(args: &Args) -> anyhow::Result<Box<dyn Dataplane>> {
+    match args.dataplane {
+        DataplaneKind::Nftables => {
+            let config = nftables::Config {
+                masquerade_mark: 1 << args.traffic.masquerade_bit,
+                masquerade_all: args.traffic.masquerade_all,
+                local_detector: node::local_detector(&args.traffic),
+            };
+            Ok(Box::new(Nftables::open(config).context("cannot open the nftables dataplane")?))
+        }
+    }
+}
+
+async fn start(
+    args: &Args,
+    dataplane: Box<dyn Dataplane>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let name = args.cluster.hostname_override.clone().context(
+        "the name of this node's Node object is not known: set --hostname-override or the environment variable NODE_NAME",
+    )?;
+    warn_about(&args.traffic);
+    let (health, metrics) = (Health::default(), Metrics::default());
+    let client = client(&args.cluster).await?;
+    let node = Node::new(name.as_str().into(), args.traffic.clone());
+    let (sync, published) = sync(args, node, dataplane, &health, &metrics).await?;
+    let (facts, inbox) = mpsc::channel(FACTS);
+    let telling = Telling::new(facts, metrics.clone());
+    start_servers(args, &health, &metrics, tasks, stop).await?;
+    start_watches(&args.cluster, client, name, telling, tasks, stop);
+    let (token, checks) = (stop.clone(), health.clone());
+    spawn(tasks, "health-checks", stop, health_check::follow(published, checks).map(Ok));
+    tasks.spawn(async move { sync.run(inbox, token).await.context("sync") });
+    Ok(())
+}
+
+async fn sync(
+    args: &Args,
+    node: Node,
+    mut dataplane: Box<dyn Dataplane>,
+    health: &Health,
+    metrics: &Metrics,
+) -> anyhow::Result<(Sync, channel::Receiver<health_check::Published>)> {
+    let (dataplane, found) = tokio::task::spawn_blocking(move || {
+        let found = dataplane.probe();
+        (dataplane, found)
+    })
+    .await?;
+    let found = found.context("this machine cannot forward Services")?;
+    for rival in &found.rivals {
+        tracing::warn!(rival, "another Service proxy's rules stand beside ours; remove them");
+    }
+    if found.families.is_empty() {
+        bail!("this kernel can forward Services of neither IPv4 nor IPv6");
+    }
+    let config = Config {
+        node_port_range: args.traffic.node_port_range.0.clone(),
+        masquerade_all: args.traffic.masquerade_all,
+        external_ips: args.traffic.allow_external_ips,
+    };
+    let (health_checks, published) = channel::channel(health_check::Published::default());
+    let outside = Outside {
+        dataplane,
+        flows: Box::new(conntrack::Kernel),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        health_checks,
+    };
+    Ok((Sync::new(Model::new(config), node, found.families, outside), published))
+}
+
+async fn start_servers(
+    args: &Args,
+    health: &Health,
+    metrics: &Metrics,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listen = &args.listen;
+    let healthz =
+        serve::bind("--healthz-bind-address", listen.healthz_bind_address, listen.bind_timeout).await?;
+    let exposed =
+        serve::bind("--metrics-bind-address", listen.metrics_bind_address, listen.bind_timeout).await?;
+    let mode = match args.dataplane {
+        DataplaneKind::Nftables => "nftables",
+    };
+    let health_router = serve::health_router(health.clone(), metrics.clone());
+    let metrics_router = serve::metrics_router(metrics::registry(metrics), mode);
+    let (first, second) = (stop.clone(), stop.clone());
+    tasks.spawn(async move { serve::serve(healthz, health_router, first).await.context("healthz server") });
+    tasks.spawn(async move { serve::serve(exposed, metrics_router, second).await.context("metrics server") });
+    Ok(())
+}
+
+fn start_watches(
+    cluster: &ClusterArgs,
+    client: Client,
+    node: String,
+    telling: Telling,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) {
+    let proxy_name = &cluster.service_proxy_name;
+    let services = watch::services(client.clone(), proxy_name.clone(), telling.clone());
+    let slices = watch::slices(client.clone(), proxy_name.clone(), telling.clone());
+    let node = watch::node(client.clone(), node, telling.clone());
+    let service_cidrs = watch::service_cidrs(client, telling.clone());
+    spawn(tasks, "services", stop, services.map(Ok));
+    spawn(tasks, "slices", stop, slices.map(Ok));
+    spawn(tasks, "node", stop, node.map(Ok));
+    spawn(tasks, "service-cidrs", stop, service_cidrs.map(Ok));
+    spawn(tasks, "addresses", stop, async move { Ok(watch::addresses(telling).await?) });
+}
+
+/// Spawns a task that should not end before `stop`.
+fn spawn(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    name: &'static str,
+    stop: &CancellationToken,
+    task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) {
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = task => match ended.context(name) {
+                Ok(()) => bail!("task {name} ended"),
+                Err(error) => Err(error),
+            },
+        }
+    });
+}
+
+async fn wait(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        ended = tasks.join_next() => {
+            return match ended {
+                Some(ended) => ended?.and_then(|()| bail!("a task ended by itself")),
+                None => Ok(()),
+            };
+        }
+    };
+    tracing::info!(signal = name, "ending; the rules stay");
+    Ok(())
+}
+
+async fn client(cluster: &ClusterArgs) -> anyhow::Result<Client> {
+    let config = match &cluster.kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read --kubeconfig {}", path.display()))?;
+            KubeConfig::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.with_context(
+                || format!("--kubeconfig {} does not say how to reach a cluster", path.display()),
+            )?
+        }
+        None => KubeConfig::infer()
+            .await
+            .context("no way to the API server: set --kubeconfig or KUBECONFIG, or run in a pod")?,
+    };
+    Client::try_from(config).context("cannot make a client for the API server")
+}
+
+fn warn_about(traffic: &TrafficArgs) {
+    if traffic.detect_local_mode == DetectLocalMode::ClusterCidr && traffic.cluster_cidr.is_empty() {
+        tracing::warn!(
+            "--cluster-cidr is not set: no client is taken for a pod, so clients of ClusterIPs outside the cluster are not \
+             masqueraded, and pods reach externalTrafficPolicy: Local Services only where these have endpoints"
+        );
+    }
+}
+
+/// Writes to stderr what RUST_LOG chooses, by default `info`.
+pub fn init_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// An error with all its causes on one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,450 @@
+//! The one task that owns the model and the dataplane: facts in, kernel transactions out.
+//!
+//! Owns when things happen: the first sync waits until every source has told what it began with, reads the kernel once and
+//! changes only what differs; afterwards a change waits [`COALESCE`] for company and goes out as one transaction; removals
+//! that must wait follow after [`NARROW_AFTER`]; a failure, or somebody else's change, leads to a fresh read and a full
+//! difference, with growing pauses. Leaves what should stand to the model.
+//!
+//! Invariants: nothing is written before the first sync; after an error nothing is written before a read; the model takes
+//! facts in all the time.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use jiff::Timestamp;
+use portico_proxy_core::{
+    flows::{self, StaleFlows},
+    input::Event,
+    ledger::Moment,
+    model::{Model, Problem},
+    plan::Transaction,
+    table::Family,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, sleep_until, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    conntrack::Flows,
+    dataplane::{Applied, Dataplane, DataplaneError, Observed, Retry},
+    facts::{Fact, SOURCES, Source},
+    health::Health,
+    health_check::Published,
+    metrics::Metrics,
+    node::Node,
+};
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+/// How long a change waits for others.
+pub const COALESCE: Duration = Duration::from_millis(2);
+/// How long after a transaction no packet can hold an answer from before it: far longer than a packet takes through our
+/// hooks.
+pub const NARROW_AFTER: Duration = Duration::from_millis(100);
+/// How often to ask whether somebody else changed the kernel's tables.
+pub const AUDIT_EVERY: Duration = Duration::from_secs(5);
+
+/// Why the loop ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// Trying again is pointless.
+    #[error("the dataplane cannot work on this machine")]
+    Dataplane(#[source] DataplaneError),
+    /// Nobody sends facts any more.
+    #[error("all watches ended")]
+    NoSources,
+    /// A call into the kernel panicked.
+    #[error("a call into the kernel did not return")]
+    Worker(#[source] tokio::task::JoinError),
+}
+
+/// What stands between the loop and the outside.
+pub struct Outside {
+    /// Where rules stand.
+    pub dataplane: Box<dyn Dataplane>,
+    /// Connection tracking.
+    pub flows: Box<dyn Flows>,
+    /// Health, which the loop writes.
+    pub health: Health,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Health check node ports.
+    pub health_checks: watch::Sender<Published>,
+}
+
+/// What the loop knows of the kernel.
+enum Kernel {
+    /// Not read since the last error; read again at this moment.
+    Unknown(Instant),
+    /// As the ledger says, at this number of the ruleset.
+    Known(u32),
+}
+
+/// The loop's state.
+pub struct Sync {
+    model: Model,
+    node: Node,
+    outside: Option<Outside>,
+    health: Health,
+    metrics: Metrics,
+    families: Vec<Family>,
+    kernel: Kernel,
+    backoff: ExponentialBackoff,
+    failed_before: bool,
+    narrow_at: Option<Instant>,
+    /// UDP flows to be looked at again once their affinity ids are gone.
+    stale: Vec<StaleFlows>,
+    triggers: Vec<Timestamp>,
+    missing: BTreeSet<Source>,
+    problems: Vec<Problem>,
+    start: Instant,
+}
+
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(30))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+impl Sync {
+    /// A loop that has not read or written anything.
+    pub fn new(model: Model, node: Node, families: Vec<Family>, outside: Outside) -> Self {
+        let (health, metrics) = (outside.health.clone(), outside.metrics.clone());
+        health.set_families(families.clone());
+        Self {
+            model,
+            node,
+            outside: Some(outside),
+            health,
+            metrics,
+            families,
+            kernel: Kernel::Unknown(Instant::now()),
+            backoff: backoff(),
+            failed_before: false,
+            narrow_at: None,
+            stale: Vec::new(),
+            triggers: Vec::new(),
+            missing: SOURCES.into(),
+            problems: Vec::new(),
+            start: Instant::now(),
+        }
+    }
+
+    /// Runs until `stop`. What stands in the kernel then stays there, and traffic goes on.
+    pub async fn run(
+        mut self,
+        mut facts: mpsc::Receiver<Fact>,
+        stop: CancellationToken,
+    ) -> Result<(), SyncError> {
+        while !self.missing.is_empty() {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                fact = facts.recv() => self.learn(fact.ok_or(SyncError::NoSources)?),
+            }
+        }
+        let mut audit = tokio::time::interval(AUDIT_EVERY);
+        audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let (repair_at, narrow_at) = (self.repair_at(), self.narrow_at);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                () = at(repair_at) => self.repair().await?,
+                () = at(narrow_at) => self.narrow().await?,
+                fact = facts.recv() => {
+                    self.learn(fact.ok_or(SyncError::NoSources)?);
+                    self.gather(&mut facts).await;
+                    self.widen().await?;
+                }
+                _ = audit.tick() => self.audit().await?,
+            }
+        }
+    }
+
+    fn repair_at(&self) -> Option<Instant> {
+        match self.kernel {
+            Kernel::Unknown(at) => Some(at),
+            Kernel::Known(_) => None,
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment::try_from(self.start.elapsed().as_millis()).unwrap_or(Moment::MAX)
+    }
+
+    /// Takes one fact into the model.
+    fn learn(&mut self, fact: Fact) {
+        match fact {
+            Fact::Listed(source) => {
+                self.missing.remove(&source);
+                tracing::debug!(?source, "listed");
+            }
+            Fact::Node(object) => {
+                self.node.set_object(object);
+                self.health.set_eligible(self.node.is_eligible());
+                self.change(Event::Node(self.node.facts()));
+            }
+            Fact::Addresses(addresses) => {
+                self.node.set_addresses(addresses);
+                self.change(Event::Node(self.node.facts()));
+            }
+            Fact::Event(event, trigger) => {
+                match &*event {
+                    Event::Slice(_) | Event::SliceGone { .. } => self.metrics.endpoint_changes.came(),
+                    Event::Service(_) | Event::ServiceGone(_) => self.metrics.service_changes.came(),
+                    Event::Node(_) | Event::ServiceCidrs(_) => {}
+                }
+                // Older triggers are those of a predecessor.
+                let recent = trigger.filter(|_| self.missing.is_empty());
+                self.triggers.extend(recent);
+                self.change(*event);
+            }
+        }
+    }
+
+    fn change(&mut self, event: Event) {
+        self.model.apply(event);
+        self.metrics.queued(&self.families);
+        self.health.queued();
+    }
+
+    /// Takes in what else arrives within [`COALESCE`].
+    async fn gather(&mut self, facts: &mut mpsc::Receiver<Fact>) {
+        let deadline = Instant::now() + COALESCE;
+        while let Ok(Some(fact)) = timeout_at(deadline, facts.recv()).await {
+            self.learn(fact);
+        }
+    }
+
+    /// Makes at once what may be made at once.
+    async fn widen(&mut self) -> Result<(), SyncError> {
+        if matches!(self.kernel, Kernel::Unknown(_)) {
+            return Ok(());
+        }
+        let transaction = self.model.ledger().widen();
+        if transaction.is_empty() {
+            self.settled();
+            return Ok(());
+        }
+        tracing::debug!(plan = %self.model.ledger().plan(), "sync");
+        self.commit(transaction, false).await
+    }
+
+    /// Removes what nothing leads to any more.
+    async fn narrow(&mut self) -> Result<(), SyncError> {
+        self.narrow_at = None;
+        if matches!(self.kernel, Kernel::Unknown(_)) {
+            return Ok(());
+        }
+        let ripe = self.now().saturating_sub(Moment::try_from(NARROW_AFTER.as_millis()).unwrap_or(0));
+        let transaction = self.model.ledger().narrow(ripe);
+        if !transaction.is_empty() {
+            tracing::debug!(%transaction, "narrow");
+            self.commit(transaction, false).await?;
+        }
+        let stale = std::mem::take(&mut self.stale);
+        self.delete_flows(stale).await?;
+        self.schedule_narrow();
+        Ok(())
+    }
+
+    /// Reads the kernel and changes whatever differs.
+    async fn repair(&mut self) -> Result<(), SyncError> {
+        let read = self.call(|outside| {
+            let generation = outside.dataplane.generation()?;
+            Ok((generation, outside.dataplane.read()?))
+        });
+        let (generation, observed) = match read.await? {
+            Ok(read) => read,
+            Err(error) => return self.fail(error),
+        };
+        let Observed { state, rebuild } = observed;
+        self.model.adopt(&state);
+        self.kernel = Kernel::Known(generation);
+        let transaction = self.model.ledger().widen();
+        tracing::info!(
+            found = state.elements.len(),
+            wanted = self.model.ledger().desired().elements.len(),
+            changes = transaction.len(),
+            rebuild,
+            "read the kernel"
+        );
+        if transaction.is_empty() && rebuild.is_none() {
+            self.succeeded();
+            self.schedule_narrow();
+            return Ok(());
+        }
+        self.commit(transaction, true).await
+    }
+
+    /// Asks whether somebody else changed something, and repairs if so.
+    async fn audit(&mut self) -> Result<(), SyncError> {
+        let Kernel::Known(expected) = self.kernel else { return Ok(()) };
+        match self.call(|outside| outside.dataplane.generation()).await? {
+            Ok(generation) if generation == expected => Ok(()),
+            Ok(_) => self.repair().await,
+            Err(error) => self.fail(error),
+        }
+    }
+
+    async fn commit(&mut self, transaction: Transaction, full: bool) -> Result<(), SyncError> {
+        let began = Instant::now();
+        let (transaction, applied) = self
+            .call(|outside| {
+                let applied = outside.dataplane.apply(&transaction);
+                (transaction, applied)
+            })
+            .await?;
+        let applied = match applied {
+            Ok(applied) => applied,
+            Err(error) => return self.fail(error),
+        };
+        let now = self.now();
+        self.model.ledger_mut().applied(&transaction, now);
+        self.account(&applied, began, full);
+        let stale = flows::stale_flows(&self.model, &transaction);
+        self.stale.extend(stale.iter().cloned());
+        self.delete_flows(stale).await?;
+        self.schedule_narrow();
+        Ok(())
+    }
+
+    fn account(&mut self, applied: &Applied, began: Instant, full: bool) {
+        if let Kernel::Known(generation) = &mut self.kernel {
+            *generation = generation.wrapping_add(u32::try_from(applied.transactions).unwrap_or(0));
+        }
+        self.metrics.synced(&self.families, began.elapsed(), full);
+        tracing::debug!(%applied, "programmed");
+        self.succeeded();
+    }
+
+    fn succeeded(&mut self) {
+        self.backoff = backoff();
+        self.failed_before = false;
+        self.settled();
+    }
+
+    /// The kernel has all that we know: tells everybody.
+    fn settled(&mut self) {
+        for trigger in self.triggers.drain(..) {
+            self.metrics.programmed(&self.families, trigger);
+        }
+        self.metrics.endpoint_changes.done();
+        self.metrics.service_changes.done();
+        self.metrics.set_no_local_endpoints(self.model.without_local_endpoints());
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.services.set(gauge(self.model.services()));
+        self.metrics.elements.set(gauge(self.model.ledger().desired().elements.len()));
+        self.health.updated();
+        self.publish_checks();
+        self.report_problems();
+    }
+
+    fn publish_checks(&self) {
+        let Some(outside) = &self.outside else { return };
+        let addresses = &self.model.node_facts().node_port_addresses;
+        outside.health_checks.send_if_modified(|published| {
+            let same = published.checks == *self.model.health_checks()
+                && published.addresses.iter().eq(addresses.iter());
+            if !same {
+                let checks = self.model.health_checks().clone();
+                *published = Published { checks, addresses: addresses.iter().copied().collect() };
+            }
+            !same
+        });
+    }
+
+    fn report_problems(&mut self) {
+        let problems = self.model.problems();
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            tracing::warn!(%problem, "not served as its owner may expect");
+        }
+        self.metrics.problems.set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
+        self.problems = problems;
+    }
+
+    fn schedule_narrow(&mut self) {
+        if !(self.model.ledger().is_settled() && self.stale.is_empty()) {
+            self.narrow_at.get_or_insert_with(|| Instant::now() + NARROW_AFTER);
+        }
+    }
+
+    async fn delete_flows(&mut self, stale: Vec<StaleFlows>) -> Result<(), SyncError> {
+        for family in [Family::V4, Family::V6] {
+            let of_family: Vec<_> =
+                stale.iter().filter(|s| Family::of(s.frontend.address) == family).cloned().collect();
+            if of_family.is_empty() {
+                continue;
+            }
+            match self.call(move |outside| outside.flows.delete(&of_family)).await? {
+                Ok(count) => self.metrics.deleted_flows(family, count),
+                Err(error) => {
+                    let reason = error.reason();
+                    tracing::warn!(error = %crate::run::chain(&error), reason, "stale UDP flows stay until they time out");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: DataplaneError) -> Result<(), SyncError> {
+        self.metrics.failed(&self.families, error.reason());
+        let pause = match error.retry() {
+            Retry::Never => return Err(SyncError::Dataplane(error)),
+            Retry::Now if !self.failed_before => Duration::ZERO,
+            Retry::Now | Retry::Backoff => self.backoff.next().unwrap_or(Duration::from_secs(30)),
+        };
+        self.failed_before = true;
+        tracing::warn!(error = %crate::run::chain(&error), reason = error.reason(), ?pause, "reading the kernel anew");
+        self.health.queued();
+        self.kernel = Kernel::Unknown(Instant::now() + pause);
+        Ok(())
+    }
+
+    /// Runs a blocking call on a thread of its own. The loop waits, so nobody edits the model meanwhile.
+    async fn call<R: Send + 'static>(
+        &mut self,
+        call: impl FnOnce(&mut Outside) -> R + Send + 'static,
+    ) -> Result<R, SyncError> {
+        let Some(mut outside) = self.outside.take() else { return Err(SyncError::NoSources) };
+        let work = tokio::task::spawn_blocking(move || {
+            let result = call(&mut outside);
+            (outside, result)
+        });
+        let (outside, result) = work.await.map_err(SyncError::Worker)?;
+        self.outside = Some(outside);
+        Ok(result)
+    }
+}
+
+/// Waits for a moment, or for ever.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl SyncError {
+    /// One word for a log field.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Dataplane(error) => error.reason(),
+            Self::NoSources => "NoSources",
+            Self::Worker(_) => "Worker",
+        }
+    }
+
+    /// Whether a new process may do better.
+    pub fn retry(&self) -> bool {
+        !matches!(self, Self::Dataplane(_))
+    }
+}

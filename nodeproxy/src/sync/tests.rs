@@ -1,0 +1,286 @@
+//! The loop against a kernel in memory, with a paused clock.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use clap::Parser;
+use portico_proxy_core::{
+    input::{Config, Endpoint, EndpointSlice, Service, ServiceName, ServicePort, SlicePort, TrafficPolicy},
+    plan::State,
+    table::{Frontend, Key, List, Protocol},
+};
+use tokio::task::JoinHandle;
+
+use super::{fake::FakeKernel, *};
+use crate::{args::Args, node::NodeState};
+
+struct Bench {
+    kernel: FakeKernel,
+    facts: mpsc::Sender<Fact>,
+    health: Health,
+    checks: watch::Receiver<Published>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), SyncError>>,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn mk_bench(kernel: FakeKernel) -> Bench {
+    let (facts, inbox) = mpsc::channel(64);
+    let (health_checks, checks) = watch::channel(Published::default());
+    let health = Health::default();
+    let outside = Outside {
+        dataplane: Box::new(kernel.clone()),
+        flows: Box::new(kernel.clone()),
+        health: health.clone(),
+        metrics: Metrics::default(),
+        health_checks,
+    };
+    let node = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);
+    let sync = Sync::new(Model::new(Config::default()), node, vec![Family::V4], outside);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(sync.run(inbox, stop.clone()));
+    Bench { kernel, facts, health, checks, stop, task }
+}
+
+fn mk_name() -> ServiceName {
+    ServiceName { namespace: "default".into(), name: "web".into() }
+}
+
+fn mk_service(protocol: Protocol) -> Fact {
+    let service = Service {
+        name: mk_name(),
+        created: 1,
+        cluster_ips: vec![ip("10.96.0.1")],
+        external_ips: Vec::new(),
+        load_balancer_vips: Vec::new(),
+        ports: vec![ServicePort { name: "".into(), protocol, port: 80, node_port: Some(30080) }],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        source_ranges: Vec::new(),
+        health_check_node_port: Some(30999),
+    };
+    Fact::Event(Box::new(Event::Service(service)), None)
+}
+
+fn mk_slice(protocol: Protocol, addresses: &[&str]) -> Fact {
+    let endpoint = |address: &&str| Endpoint {
+        address: ip(address),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some("here".into()),
+        zone_hints: Box::default(),
+        node_hints: Box::default(),
+    };
+    let slice = EndpointSlice {
+        service: mk_name(),
+        name: "web-x".into(),
+        ports: vec![SlicePort { name: "".into(), protocol, port: 8080 }],
+        endpoints: addresses.iter().map(endpoint).collect(),
+    };
+    Fact::Event(Box::new(Event::Slice(slice)), None)
+}
+
+fn mk_node() -> Fact {
+    Fact::Node(Some(NodeState { addresses: vec![ip("192.0.2.1")], ..NodeState::default() }))
+}
+
+fn mk_vip(protocol: Protocol) -> Frontend {
+    Frontend { address: ip("10.96.0.1"), protocol, port: 80 }
+}
+
+impl Bench {
+    async fn tell(&self, facts: impl IntoIterator<Item = Fact>) {
+        for fact in facts {
+            self.facts.send(fact).await.expect("the loop listens");
+        }
+    }
+
+    async fn list_all(&self) {
+        self.tell(SOURCES.map(Fact::Listed)).await;
+    }
+
+    /// With a paused clock this returns once the loop has nothing to do but wait.
+    async fn settle(&self) {
+        tokio::time::sleep(NARROW_AFTER * 3).await;
+    }
+
+    async fn started(protocol: Protocol, addresses: &[&str]) -> Self {
+        let bench = mk_bench(FakeKernel::default());
+        bench.tell([mk_node(), mk_service(protocol), mk_slice(protocol, addresses)]).await;
+        bench.list_all().await;
+        bench.settle().await;
+        bench
+    }
+
+    fn has(&self, key: Key) -> bool {
+        self.kernel.inside().state.elements.contains_key(&key)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_before_every_source_has_told_what_it_began_with() {
+    let bench = mk_bench(FakeKernel::default());
+    bench.tell([mk_node(), mk_service(Protocol::Tcp), Fact::Listed(Source::Services)]).await;
+    bench.settle().await;
+    assert_eq!(bench.kernel.inside().reads, 0);
+    assert!(!bench.health.healthz().healthy);
+    bench.list_all().await;
+    bench.settle().await;
+    let inside = bench.kernel.inside();
+    assert_eq!((inside.reads, inside.applied.len()), (1, 1), "one read, one transaction");
+    assert!(bench.health.healthz().healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_changes_nothing_that_is_right() {
+    let first = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
+    first.stop.cancel();
+    first.task.await.expect("no panic").expect("stopped");
+    let before = first.kernel.inside().state.clone();
+    let transactions = first.kernel.inside().applied.len();
+
+    let second = mk_bench(first.kernel.clone());
+    second
+        .tell([mk_slice(Protocol::Tcp, &["10.1.0.2", "10.1.0.1"]), mk_service(Protocol::Tcp), mk_node()])
+        .await;
+    second.list_all().await;
+    second.settle().await;
+    let inside = second.kernel.inside();
+    assert_eq!((inside.applied.len(), &inside.state), (transactions, &before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_come_together_go_out_together_within_milliseconds() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
+    let (began, before) = (Instant::now(), bench.kernel.inside().applied.len());
+    bench
+        .tell([
+            mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]),
+            mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.2", "10.1.0.3"]),
+        ])
+        .await;
+    bench.settle().await;
+    let inside = bench.kernel.inside();
+    let (moment, _) = inside.applied[before];
+    assert!(moment - began <= COALESCE * 2, "took {:?}", moment - began);
+    assert_eq!(inside.state.slots(&mk_vip(Protocol::Tcp), List::Cluster).len(), 3);
+    let puts = inside.applied[before..].iter().filter(|(_, t)| !t.puts.is_empty()).count();
+    assert_eq!(puts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_surplus_slot_stays_until_no_packet_can_be_on_its_way_there() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
+    let surplus = Key::Endpoint(mk_vip(Protocol::Tcp), 1);
+    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
+    tokio::time::sleep(NARROW_AFTER / 2).await;
+    assert!(bench.has(surplus), "a packet may still come");
+    bench.settle().await;
+    assert!(!bench.has(surplus));
+    let inside = bench.kernel.inside();
+    let [.., (widened, _), (narrowed, _)] = &inside.applied[..] else { panic!("two transactions") };
+    assert!(*narrowed - *widened >= NARROW_AFTER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_transaction_leads_to_a_fresh_read_and_the_right_state() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
+    let reads = bench.kernel.inside().reads;
+    for _ in 0..3 {
+        let source = std::io::ErrorKind::WouldBlock.into();
+        let error = DataplaneError::Refused { operation: "put".to_owned(), source };
+        bench.kernel.inside().failures.push_back(error);
+    }
+    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"])]).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(bench.has(Key::Endpoint(mk_vip(Protocol::Tcp), 1)));
+    assert_eq!(bench.kernel.inside().reads, reads + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tables_that_somebody_flushes_come_back() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
+    let before = bench.kernel.inside().state.clone();
+    bench.kernel.flush();
+    tokio::time::sleep(AUDIT_EVERY * 2).await;
+    assert_eq!(bench.kernel.inside().state, before);
+    let reads = bench.kernel.inside().reads;
+    tokio::time::sleep(AUDIT_EVERY * 5).await;
+    assert_eq!(bench.kernel.inside().reads, reads, "nobody changed anything since");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_after_a_flush_repairs_at_once() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
+    bench.kernel.flush();
+    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.9"])]).await;
+    tokio::time::sleep(NARROW_AFTER / 2).await;
+    assert!(bench.has(Key::Service(mk_vip(Protocol::Tcp))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_cannot_work_ends_the_loop() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
+    let error = DataplaneError::Permission { operation: "put".to_owned() };
+    bench.kernel.inside().failures.push_back(error);
+    bench.tell([mk_slice(Protocol::Tcp, &[])]).await;
+    let ended = bench.task.await.expect("no panic").expect_err("the loop ends");
+    assert_eq!((ended.reason(), ended.retry()), ("Permission", false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn udp_flows_to_a_removed_endpoint_are_deleted_and_others_kept() {
+    let bench = Bench::started(Protocol::Udp, &["10.1.0.1", "10.1.0.2"]).await;
+    bench.kernel.inside().stale.clear();
+    bench.tell([mk_slice(Protocol::Udp, &["10.1.0.2"])]).await;
+    bench.settle().await;
+    let by_frontend: BTreeMap<_, _> =
+        bench.kernel.inside().stale.iter().map(|s| (s.frontend, s.keep.clone())).collect();
+    assert_eq!(by_frontend.len(), 2, "the ClusterIP and the NodePort");
+    for keep in by_frontend.values() {
+        assert_eq!(keep.iter().map(|b| b.address).collect::<Vec<_>>(), [ip("10.1.0.2")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tcp_flows_are_left_alone() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
+    bench.tell([mk_slice(Protocol::Tcp, &[])]).await;
+    bench.settle().await;
+    assert!(bench.kernel.inside().stale.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_node_address_moves_the_node_ports() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
+    let at = |address| Key::Service(Frontend { address: ip(address), protocol: Protocol::Tcp, port: 30080 });
+    assert!(bench.has(at("192.0.2.1")));
+    let moved = NodeState { addresses: vec![ip("192.0.2.7")], leaving: true, ..NodeState::default() };
+    bench.tell([Fact::Node(Some(moved))]).await;
+    bench.settle().await;
+    assert!(bench.has(at("192.0.2.7")) && !bench.has(at("192.0.2.1")));
+    assert!(!bench.health.healthz().healthy, "the node leaves");
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_check_node_ports_are_published_with_their_endpoints() {
+    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
+    let published = bench.checks.borrow().clone();
+    let check = published.checks[&mk_name()];
+    assert_eq!((check.port, check.local_endpoints), (30999, 2));
+    assert!(published.addresses.contains(&ip("192.0.2.1")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_service_leaves_nothing_behind() {
+    let bench = Bench::started(Protocol::Udp, &["10.1.0.1"]).await;
+    let gone = [Event::ServiceGone(mk_name()), Event::SliceGone { service: mk_name(), name: "web-x".into() }];
+    bench.tell(gone.map(|event| Fact::Event(Box::new(event), None))).await;
+    bench.settle().await;
+    assert_eq!(bench.kernel.inside().state, State::default());
+    assert!(!bench.has(Key::ClusterIp(ip("10.96.0.1"))));
+}
