@@ -1,1 +1,49 @@
-//! Being written.
+//! The operator: takes each Service through its stages, and provisions the load balancers of those that ask.
+//!
+//! ```text
+//!  API server ──watch──▶ world ──stages──▶ Work ──plan──▶ a go: observe, execute ──▶ provider
+//!                          │                  │                     │
+//!                          └──▶ queue ──▶ reconcile ◀───────────────┘
+//!                                             └──▶ finalizer, status, conditions, Events
+//!  leader: all of it only while the lease is held        gc: what no Service claims
+//! ```
+//!
+//! Owns: the binary `portico-operator`. Leaves to others: how a load balancer comes to be (`providers/`), how packets
+//! get there (`nodeproxy/`).
+//! Invariant: everything is recoverable from the cluster and the provider; memory only saves work.
+
+mod admin;
+mod args;
+mod backoff;
+mod cluster;
+mod desired;
+mod events;
+mod fence;
+mod gc;
+mod inventory;
+mod leader;
+mod log;
+mod metrics;
+mod operation;
+mod options;
+mod problem;
+mod progress;
+mod queue;
+mod reconcile;
+mod run;
+mod service;
+mod stages;
+mod status;
+mod table;
+mod targets;
+mod tasks;
+#[cfg(test)]
+mod testing;
+mod watch;
+mod work;
+mod world;
+
+pub use args::Args;
+pub use log::init as init_log;
+pub use options::{ANNOTATIONS, AnnotationSpec};
+pub use run::run;

@@ -1,0 +1,265 @@
+//! The command line, by groups, each checked and turned into what the rest of the crate speaks.
+//!
+//! Owns: flags, their defaults and what is wrong with them. Leaves to others: acting on them (`run`).
+//! Invariant: each group is destructured in full, so that a flag nobody reads does not compile.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as Group, Parser, ValueEnum};
+use k8s_openapi::jiff::SignedDuration;
+
+use crate::leader::Candidate;
+use crate::service::ClassRule;
+
+/// Takes Services through their stages, and provisions their load balancers.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "portico-operator", version)]
+pub struct Args {
+    #[command(flatten)]
+    pub(crate) classes: ClassArgs,
+    #[command(flatten)]
+    pub(crate) provider: ProviderArgs,
+    #[command(flatten)]
+    pub(crate) election: ElectionArgs,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+}
+
+/// Who makes load balancers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProviderKind {
+    /// NodePort only.
+    BareMetal,
+    /// A portico-lb process.
+    Local,
+}
+
+impl ProviderKind {
+    fn class(self) -> &'static str {
+        match self {
+            Self::BareMetal => "portico.dev/bare-metal",
+            Self::Local => "portico.dev/local",
+        }
+    }
+}
+
+/// Which Services are served.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Services")]
+pub(crate) struct ClassArgs {
+    /// spec.loadBalancerClass of the Services to serve [default: portico.dev/<provider>]
+    #[arg(long)]
+    load_balancer_class: Option<String>,
+    /// Serve LoadBalancer Services that name no class, too. Only one controller of a cluster may do so
+    #[arg(long)]
+    default_class: bool,
+}
+
+/// The provider and what it needs.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Provider")]
+pub(crate) struct ProviderArgs {
+    /// Who makes load balancers
+    #[arg(long, value_enum)]
+    pub(crate) provider: ProviderKind,
+    /// portico-lb's address, such as http://10.0.0.1:9440
+    #[arg(long, required_if_eq("provider", "local"))]
+    pub(crate) local_endpoint: Option<String>,
+    /// File with portico-lb's bearer token
+    #[arg(long, required_if_eq("provider", "local"))]
+    pub(crate) local_token_file: Option<PathBuf>,
+    /// Write the addresses of ready nodes to status.loadBalancer.ingress (ipMode Proxy)
+    #[arg(long)]
+    pub(crate) bare_metal_publish_node_addresses: bool,
+}
+
+/// Leader election.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Leader election")]
+pub(crate) struct ElectionArgs {
+    /// Whether to work only while holding the lease
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    leader_elect: bool,
+    /// Name of the Lease
+    #[arg(long, default_value = "portico-operator")]
+    lease_name: String,
+    /// Namespace of the Lease
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-system")]
+    lease_namespace: String,
+    /// Unique name of this process among those that share the lease
+    #[arg(long, env = "POD_NAME")]
+    identity: Option<String>,
+    /// How long others wait after the last renewal they saw
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    lease_duration: Duration,
+    /// How long a leader tries to renew before it ends
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    lease_renew_deadline: Duration,
+    /// From one try to the next
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    lease_retry_period: Duration,
+}
+
+/// How work is done.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Work")]
+pub(crate) struct WorkArgs {
+    /// Services looked at at the same time; provider calls do not count
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) workers: u16,
+    /// From one complete listing of the provider to the next
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub(crate) resync: Duration,
+    /// How long a load balancer may be claimed by no Service before it is deleted
+    #[arg(long, default_value = "2m", value_parser = duration)]
+    pub(crate) orphan_grace: Duration,
+    /// How long provider calls may take to finish on SIGTERM
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub(crate) shutdown_grace: Duration,
+}
+
+/// The process.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Process")]
+pub(crate) struct ProcessArgs {
+    /// Where /livez, /readyz and /metrics are served
+    #[arg(long, default_value = "[::]:8080")]
+    pub(crate) admin_address: SocketAddr,
+    /// How log lines look; RUST_LOG chooses which
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Flags that contradict each other.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum ArgsError {
+    /// The timings of the election.
+    #[error(
+        "--lease-duration {duration:?} must be longer than --lease-renew-deadline {deadline:?}, \
+         and that longer than --lease-retry-period {period:?}"
+    )]
+    LeaseTimings { duration: Duration, deadline: Duration, period: Duration },
+    /// Two processes with one name would both lead.
+    #[error(
+        "--identity (or environment POD_NAME) is missing: leader election needs a name that no other process has"
+    )]
+    NoIdentity,
+    /// A flag whose value cannot be.
+    #[error("{flag} must not be {value}")]
+    Value { flag: &'static str, value: &'static str },
+}
+
+/// The Lease to compete for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Election {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) candidate: Candidate,
+}
+
+impl ClassArgs {
+    /// Which Services are ours.
+    pub(crate) fn rule(self, provider: ProviderKind) -> Result<ClassRule, ArgsError> {
+        let Self { load_balancer_class, default_class } = self;
+        let class = load_balancer_class.unwrap_or_else(|| provider.class().to_owned());
+        if class.is_empty() {
+            return Err(ArgsError::Value { flag: "--load-balancer-class", value: "empty" });
+        }
+        Ok(ClassRule { class, default: default_class })
+    }
+}
+
+impl ElectionArgs {
+    /// The election; `None`: there is none, and this process always leads.
+    pub(crate) fn election(self) -> Result<Option<Election>, ArgsError> {
+        let Self {
+            leader_elect,
+            lease_name: name,
+            lease_namespace: namespace,
+            identity,
+            lease_duration: duration,
+            lease_renew_deadline: deadline,
+            lease_retry_period: period,
+        } = self;
+        if !leader_elect {
+            return Ok(None);
+        }
+        if duration <= deadline || deadline <= period || period.is_zero() {
+            return Err(ArgsError::LeaseTimings { duration, deadline, period });
+        }
+        let identity = identity.filter(|it| !it.is_empty()).ok_or(ArgsError::NoIdentity)?;
+        let candidate =
+            Candidate { identity, lease_duration: duration, renew_deadline: deadline, retry_period: period };
+        Ok(Some(Election { namespace, name, candidate }))
+    }
+
+    /// What Events call this process.
+    pub(crate) fn instance(&self) -> String {
+        self.identity.clone().filter(|it| !it.is_empty()).unwrap_or_else(|| "portico-operator".to_owned())
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = |_error| format!("{text:?} is no duration such as 15s, 500ms or 10m");
+    text.parse::<SignedDuration>().map_err(wrong).and_then(|span| Duration::try_from(span).map_err(wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(flags: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(["portico-operator"].iter().chain(flags))
+    }
+
+    #[test]
+    fn the_class_follows_the_provider_unless_it_is_given() {
+        let rule = |flags: &[&str]| {
+            let Args { classes, provider, .. } = parsed(flags).unwrap();
+            classes.rule(provider.provider).unwrap()
+        };
+        let plain = rule(&["--provider", "bare-metal"]);
+        assert_eq!(plain, ClassRule { class: "portico.dev/bare-metal".to_owned(), default: false });
+        let given = rule(&["--provider=bare-metal", "--load-balancer-class=a/b", "--default-class"]);
+        assert_eq!(given, ClassRule { class: "a/b".to_owned(), default: true });
+    }
+
+    #[test]
+    fn the_local_provider_names_what_it_is_missing() {
+        let error = parsed(&["--provider", "local"]).unwrap_err().to_string();
+        assert!(error.contains("--local-endpoint") && error.contains("--local-token-file"), "{error}");
+    }
+
+    #[test]
+    fn an_election_needs_a_name_and_sane_timings() {
+        let election = |flags: &[&str]| {
+            let flags = [&["--provider=bare-metal"], flags].concat();
+            parsed(&flags).unwrap().election.election()
+        };
+        assert_eq!(election(&["--leader-elect=false"]), Ok(None));
+        assert!(election(&["--identity=a"]).unwrap().is_some());
+        assert_eq!(election(&["--identity="]), Err(ArgsError::NoIdentity));
+        let wrong = election(&["--identity=a", "--lease-duration=5s"]);
+        assert!(matches!(wrong, Err(ArgsError::LeaseTimings { .. })), "{wrong:?}");
+    }
+
+    #[test]
+    fn durations_are_read_with_their_units_and_refused_without() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert!(duration("10").is_err() && duration("-5s").is_err());
+    }
+}

@@ -1,0 +1,81 @@
+//! The seam to the cluster: everything that this operator reads by name, and everything that it writes.
+//!
+//! Owns: [`Cluster`] and its errors. Leaves to others: watching (`watch`), deciding what to write.
+//! Invariants: each write names the object's UID or resource version, so that nothing meant for one Service hits
+//! another of the same name; writing what is there already, and to what is gone, is not a failure worth a retry.
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::events::Notice;
+use crate::service::ServiceKey;
+use crate::status::StatusPatch;
+
+mod api;
+
+pub(crate) use api::ApiServer;
+
+/// What this operator does to the cluster.
+pub(crate) trait Cluster: Send + Sync + 'static {
+    /// Adds or removes our finalizer, and answers with the Service as it is then. Refused as [`ClusterError::Conflict`]
+    /// if the Service is no longer as it was seen.
+    fn set_finalizer(
+        &self,
+        seen: &Service,
+        present: bool,
+    ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
+
+    /// Makes all that we own of the status be as given, by server-side apply: what is not given and ours, goes.
+    fn apply_status(
+        &self,
+        seen: &Service,
+        status: &StatusPatch,
+    ) -> impl Future<Output = Result<(), ClusterError>> + Send;
+
+    /// A Service as it is now, past all caches; `None`: there is none of that name.
+    fn service(&self, key: &ServiceKey)
+    -> impl Future<Output = Result<Option<Service>, ClusterError>> + Send;
+
+    /// Tells something about a Service; never fails, never waits.
+    fn tell(&self, about: &Service, notice: Notice);
+}
+
+/// A write or read that failed. Display names the operation; the cause is the source.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClusterError {
+    /// The object changed meanwhile; its next event brings it back.
+    #[error("{operation}: the Service changed meanwhile")]
+    Conflict { operation: &'static str },
+    /// The object is gone.
+    #[error("{operation}: the Service is gone")]
+    Gone { operation: &'static str },
+    /// This process does not lead.
+    #[error("{operation}: this operator does not lead")]
+    NotLeading { operation: &'static str },
+    /// The API server said no, or nothing.
+    #[error("{operation}")]
+    Failed {
+        operation: &'static str,
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+impl ClusterError {
+    /// Log field.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Conflict { .. } => "Conflict",
+            Self::Gone { .. } => "Gone",
+            Self::NotLeading { .. } => "NotLeading",
+            Self::Failed { .. } => "ApiServer",
+        }
+    }
+
+    /// Whether looking at the same Service again can help: not when it is gone, and its event says so, too.
+    pub(crate) fn retry(&self) -> bool {
+        match self {
+            Self::Gone { .. } => false,
+            Self::Conflict { .. } | Self::NotLeading { .. } | Self::Failed { .. } => true,
+        }
+    }
+}

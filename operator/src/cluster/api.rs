@@ -1,0 +1,132 @@
+//! The cluster behind a real API server.
+//!
+//! Owns: the requests. Leaves to others: when.
+//! Invariant: no write leaves once the fence is closed.
+
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::{Cluster, ClusterError};
+use crate::events::{Notice, Reporter};
+use crate::fence::Fence;
+use crate::service::{self, FINALIZER, ServiceKey};
+use crate::status::StatusPatch;
+
+/// Who owns our fields of a Service's status.
+const FIELD_MANAGER: &str = "portico-operator";
+
+/// An API server.
+#[derive(Clone)]
+pub(crate) struct ApiServer {
+    client: Client,
+    fence: Fence,
+    reporter: Reporter,
+}
+
+impl ApiServer {
+    /// Writes go through `client` while `fence` is open, Events through `reporter`.
+    pub(crate) fn new(client: Client, fence: Fence, reporter: Reporter) -> Self {
+        Self { client, fence, reporter }
+    }
+
+    fn api(&self, service: &Service) -> (Api<Service>, ServiceKey) {
+        let key = ServiceKey::of(service);
+        (Api::namespaced(self.client.clone(), &key.namespace), key)
+    }
+
+    fn check(&self, operation: &'static str) -> Result<(), ClusterError> {
+        if self.fence.is_open() { Ok(()) } else { Err(ClusterError::NotLeading { operation }) }
+    }
+}
+
+impl Cluster for ApiServer {
+    async fn set_finalizer(&self, seen: &Service, present: bool) -> Result<Service, ClusterError> {
+        let operation = if present { "add finalizer" } else { "remove finalizer" };
+        self.check(operation)?;
+        let (api, ServiceKey { namespace: _, name }) = self.api(seen);
+        let patch = Patch::Merge(finalizer_patch(seen, present));
+        api.patch(&name, &PatchParams::default(), &patch).await.map_err(|error| told(operation, error))
+    }
+
+    async fn apply_status(&self, seen: &Service, status: &StatusPatch) -> Result<(), ClusterError> {
+        let operation = "apply status";
+        self.check(operation)?;
+        let (api, ServiceKey { namespace: _, name }) = self.api(seen);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(status_patch(seen, status));
+        api.patch_status(&name, &params, &patch).await.map_err(|error| told(operation, error))?;
+        Ok(())
+    }
+
+    async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {
+        let api: Api<Service> = Api::namespaced(self.client.clone(), &key.namespace);
+        api.get_opt(&key.name).await.map_err(|error| told("get Service", error))
+    }
+
+    fn tell(&self, about: &Service, notice: Notice) {
+        if self.fence.is_open() {
+            self.reporter.tell(service::reference(about), notice);
+        }
+    }
+}
+
+/// A merge patch replaces the whole list, so it is bound to the version that the list was read from.
+fn finalizer_patch(seen: &Service, present: bool) -> Value {
+    let others = seen.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != FINALIZER);
+    let mut finalizers: Vec<&str> = others.map(String::as_str).collect();
+    if present {
+        finalizers.push(FINALIZER);
+    }
+    json!({ "metadata": { "resourceVersion": seen.metadata.resource_version, "finalizers": finalizers } })
+}
+
+/// The UID makes a Service of the same name, made meanwhile, a conflict.
+fn status_patch(seen: &Service, StatusPatch { ingress, conditions }: &StatusPatch) -> Value {
+    let mut status = serde_json::Map::new();
+    if !ingress.is_empty() {
+        status.insert("loadBalancer".to_owned(), json!({ "ingress": ingress }));
+    }
+    if !conditions.is_empty() {
+        status.insert("conditions".to_owned(), json!(conditions));
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "name": seen.metadata.name, "namespace": seen.metadata.namespace, "uid": seen.metadata.uid },
+        "status": status,
+    })
+}
+
+fn told(operation: &'static str, error: kube::Error) -> ClusterError {
+    match &error {
+        kube::Error::Api(status) if status.code == 404 => ClusterError::Gone { operation },
+        kube::Error::Api(status) if status.code == 409 => ClusterError::Conflict { operation },
+        _ => ClusterError::Failed { operation, source: Box::new(error) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::mk_service;
+
+    #[test]
+    fn the_finalizer_patch_keeps_others_and_is_bound_to_what_was_seen() {
+        let mut seen = mk_service("web");
+        seen.metadata.resource_version = Some("7".to_owned());
+        seen.metadata.finalizers = Some(vec!["other/one".to_owned(), FINALIZER.to_owned()]);
+        let removed = json!({ "metadata": { "resourceVersion": "7", "finalizers": ["other/one"] } });
+        assert_eq!(finalizer_patch(&seen, false), removed);
+        let kept = &finalizer_patch(&seen, true)["metadata"]["finalizers"];
+        assert_eq!(*kept, json!(["other/one", FINALIZER]));
+    }
+
+    #[test]
+    fn an_empty_status_patch_gives_up_all_that_is_ours() {
+        let patch = status_patch(&mk_service("web"), &StatusPatch::default());
+        assert_eq!(patch["status"], json!({}));
+        assert!(patch["metadata"]["uid"].is_string());
+    }
+}

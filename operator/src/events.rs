@@ -1,0 +1,142 @@
+//! Events (`events.k8s.io/v1`) on Services, in the background.
+//!
+//! Owns: [`Notice`], its Event, and sending it. Leaves to others: what is worth one (`status`, `reconcile`).
+//! Invariants: telling costs a reconcile nothing: a full channel or a failing API server loses an Event, counts it,
+//! and stops nobody. kube-runtime's Recorder is not used: it folds Events of one reason into a series that keeps
+//! the first note, so that the second of two different steps would never be told.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+
+use crate::metrics::Metrics;
+
+/// Limits of the API: `reason` and `action` 128, `note` 1 KiB, `reportingInstance` 128.
+const LONGEST_NOTE: usize = 1_024;
+const LONGEST_WORD: usize = 128;
+const BACKLOG: usize = 1_024;
+
+/// `type` of an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// As it should be.
+    Normal,
+    /// A user should look.
+    Warning,
+}
+
+/// Something to tell about a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Notice {
+    pub(crate) severity: Severity,
+    /// A CamelCase word: why.
+    pub(crate) reason: String,
+    /// What was being done.
+    pub(crate) action: String,
+    /// A sentence.
+    pub(crate) note: String,
+}
+
+/// Where Events are handed in.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    channel: mpsc::Sender<(ObjectReference, Notice)>,
+    metrics: Metrics,
+}
+
+/// Sends them.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    channel: mpsc::Receiver<(ObjectReference, Notice)>,
+    metrics: Metrics,
+    instance: String,
+}
+
+/// Both ends; `instance` is this process's identity.
+pub(crate) fn reporter(instance: &str, metrics: &Metrics) -> (Reporter, Sender) {
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let instance = cut(instance.to_owned(), LONGEST_WORD);
+    (
+        Reporter { channel: sender, metrics: metrics.clone() },
+        Sender { channel: receiver, metrics: metrics.clone(), instance },
+    )
+}
+
+impl Reporter {
+    /// Tells something, if there is room.
+    pub(crate) fn tell(&self, about: ObjectReference, notice: Notice) {
+        if self.channel.try_send((about, notice)).is_err() {
+            self.metrics.event_dropped();
+        }
+    }
+}
+
+impl Sender {
+    /// Sends until nobody can hand in any more.
+    pub(crate) async fn run(mut self, client: Client) {
+        while let Some((about, notice)) = self.channel.recv().await {
+            let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+            let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+            let event = event(about, notice, &self.instance, Timestamp::now());
+            if let Err(error) = api.create(&PostParams::default(), &event).await {
+                self.metrics.event_dropped();
+                tracing::warn!(%error, reason = event.reason, "event not sent");
+            }
+        }
+    }
+}
+
+fn event(about: ObjectReference, notice: Notice, instance: &str, now: Timestamp) -> Event {
+    let Notice { severity, reason, action, note } = notice;
+    let type_ = match severity {
+        Severity::Normal => "Normal",
+        Severity::Warning => "Warning",
+    };
+    let subject = about.name.as_deref().unwrap_or_default();
+    Event {
+        action: Some(cut(action, LONGEST_WORD)),
+        event_time: Some(MicroTime(now)),
+        metadata: ObjectMeta {
+            // As client-go names them: unique by time, found by the object's name. Names end at 253.
+            name: Some(format!("{}.{:x}", cut(subject.to_owned(), 200), now.as_nanosecond())),
+            namespace: about.namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        note: Some(cut(note, LONGEST_NOTE)),
+        reason: Some(cut(reason, LONGEST_WORD)),
+        regarding: Some(about),
+        reporting_controller: Some("portico.dev/operator".to_owned()),
+        reporting_instance: Some(instance.to_owned()),
+        type_: Some(type_.to_owned()),
+        ..Event::default()
+    }
+}
+
+fn cut(mut text: String, longest: usize) -> String {
+    text.truncate(text.floor_char_boundary(longest));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_keeps_within_the_limits_of_the_api() {
+        let about = ObjectReference { name: Some("web".to_owned()), ..ObjectReference::default() };
+        let notice = Notice {
+            severity: Severity::Warning,
+            reason: "QuotaExceeded".to_owned(),
+            action: "Provisioned".to_owned(),
+            note: "ü".repeat(2_000),
+        };
+        let event = event(about, notice, "pod-1", Timestamp::UNIX_EPOCH);
+        assert_eq!(event.note.unwrap().len(), LONGEST_NOTE);
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+        assert!(event.metadata.name.unwrap().starts_with("web."));
+    }
+}

@@ -1,0 +1,169 @@
+//! Load balancers that no Service claims: a Service deleted by force, a finalizer stripped by hand.
+//!
+//! Owns: suspecting, waiting, and ordering their deletion. Leaves to others: deleting (the same go as a release).
+//! Invariants: nothing is deleted before it was unclaimed in two looks, a grace period apart, and the API server
+//! itself, past all caches, still knows no Service that claims it; what belongs to another cluster is never seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use portico_provider::{LoadBalancerProvider, Owner, ServiceUid};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::cluster::Cluster;
+use crate::metrics::Collected;
+use crate::operation::Want;
+use crate::progress::Decision;
+use crate::reconcile::Operator;
+use crate::service::ServiceKey;
+
+/// Remembers since when what is unclaimed.
+#[derive(Debug, Default)]
+pub(crate) struct Suspects {
+    since: BTreeMap<ServiceUid, Instant>,
+}
+
+/// What one look came to.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Verdict {
+    /// Unclaimed for the first time.
+    suspected: Vec<Owner>,
+    /// Unclaimed for longer than the grace period.
+    doomed: Vec<Owner>,
+    /// No longer there, or claimed again.
+    cleared: Vec<ServiceUid>,
+}
+
+impl Suspects {
+    /// One look at what exists and what is claimed.
+    pub(crate) fn look(
+        &mut self,
+        existing: Vec<Owner>,
+        claimed: &BTreeSet<ServiceUid>,
+        now: Instant,
+        grace: Duration,
+    ) -> Verdict {
+        let mut verdict = Verdict::default();
+        let unclaimed: Vec<Owner> =
+            existing.into_iter().filter(|owner| !claimed.contains(&owner.service)).collect();
+        let still: BTreeSet<&ServiceUid> = unclaimed.iter().map(|owner| &owner.service).collect();
+        verdict.cleared = self.since.keys().filter(|uid| !still.contains(uid)).cloned().collect();
+        self.since.retain(|uid, _| still.contains(uid));
+        for owner in unclaimed {
+            match self.since.get(&owner.service) {
+                None => {
+                    self.since.insert(owner.service.clone(), now);
+                    verdict.suspected.push(owner);
+                }
+                Some(since) if now.duration_since(*since) >= grace => verdict.doomed.push(owner),
+                Some(_) => {}
+            }
+        }
+        verdict
+    }
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
+    /// Looks once every half grace period, for ever.
+    pub(crate) async fn collect(self: Arc<Self>, grace: Duration) {
+        let mut suspects = Suspects::default();
+        let mut ticks = interval((grace / 2).max(Duration::from_millis(100)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if self.world.is_synced() && self.inventory.is_loaded() && self.fence.is_open() {
+                self.collect_once(&mut suspects, grace).await;
+            }
+        }
+    }
+
+    /// One look, and what follows from it.
+    pub(crate) async fn collect_once(self: &Arc<Self>, suspects: &mut Suspects, grace: Duration) {
+        // What exists first: a Service made between the two reads is then claimed and its load balancer not seen.
+        let existing = self.inventory.owners();
+        let claimed = self.claimed();
+        let Verdict { suspected, doomed, cleared } = suspects.look(existing, &claimed, Instant::now(), grace);
+        for owner in suspected {
+            tracing::warn!(%owner, "load balancer that no Service claims");
+            self.metrics.collected(Collected::Suspected);
+        }
+        for uid in cleared.iter().filter(|uid| !claimed.contains(uid)) {
+            self.drop_track(uid);
+        }
+        for owner in doomed {
+            if self.is_unclaimed(&owner).await {
+                self.collect_one(owner);
+            }
+        }
+    }
+
+    fn claimed(&self) -> BTreeSet<ServiceUid> {
+        let claims = |service: &Arc<Service>| self.settings.classes.claims(service);
+        let services = self.world.services();
+        let uids =
+            services.iter().filter(|service| claims(service)).filter_map(|it| it.metadata.uid.as_deref());
+        uids.filter_map(|uid| uid.parse().ok()).collect()
+    }
+
+    async fn is_unclaimed(&self, owner: &Owner) -> bool {
+        let Owner { cluster: _, service: uid, name } = owner;
+        let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
+        match self.cluster.service(&key).await {
+            Ok(Some(service)) => {
+                let same = service.metadata.uid.as_deref() == Some(uid.as_str());
+                !(same && self.settings.classes.claims(&service))
+            }
+            Ok(None) => true,
+            Err(error) => {
+                tracing::warn!(%error, reason = error.reason(), %owner, "not collected: its Service cannot be read");
+                false
+            }
+        }
+    }
+
+    fn collect_one(self: &Arc<Self>, owner: Owner) {
+        let want = Want::Absent(owner.clone());
+        let observed = self.inventory.get(&owner.service);
+        let plan = self.provider.plan(want.desired(), observed.as_ref());
+        let go = self.track(&owner, |track| {
+            let go = track.decide(&want, &plan, Instant::now()) == Decision::Go;
+            track.running |= go;
+            go
+        });
+        if go {
+            tracing::warn!(%owner, "deleting a load balancer that no Service claims");
+            self.metrics.collected(Collected::Deleted);
+            let name = owner.name;
+            let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
+            self.go(key, want);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::mk_owner;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_unclaimed_in_two_looks_a_grace_period_apart_is_doomed() {
+        let (grace, start) = (Duration::from_secs(60), Instant::now());
+        let (kept, orphan) = (mk_owner("kept"), mk_owner("orphan"));
+        let claimed = BTreeSet::from([kept.service.clone()]);
+        let both = || vec![kept.clone(), orphan.clone()];
+        let mut suspects = Suspects::default();
+        let first = suspects.look(both(), &claimed, start, grace);
+        assert_eq!((first.suspected, first.doomed), (vec![orphan.clone()], vec![]));
+        let early = suspects.look(both(), &claimed, start + grace / 2, grace);
+        assert_eq!(early, Verdict::default());
+        let late = suspects.look(both(), &claimed, start + grace, grace);
+        assert_eq!(late.doomed, [orphan.clone()]);
+        let claimed_again = BTreeSet::from([kept.service.clone(), orphan.service.clone()]);
+        let cleared = suspects.look(both(), &claimed_again, start + grace, grace);
+        assert_eq!(cleared.cleared, [orphan.service.clone()]);
+        let anew = suspects.look(both(), &claimed, start + grace * 9, grace);
+        assert_eq!(anew.doomed, [], "the grace period begins anew");
+    }
+}

@@ -1,0 +1,112 @@
+//! What we own at the provider, as last read: one snapshot for all Services, kept fresh by single reads.
+//!
+//! Owns: [`Inventory`], and which of two reads counts. Leaves to others: reading, planning.
+//! Invariant: an older read never replaces a newer one, so a slow listing cannot bring a deleted load balancer
+//! back, nor hide one that was made while it ran.
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use portico_provider::{Inventory as Listing, Owned, Owner, ServiceUid};
+use tokio::time::Instant;
+
+/// Everything this cluster owns, by Service.
+#[derive(Debug)]
+pub(crate) struct Inventory<O> {
+    state: RwLock<State<O>>,
+}
+
+#[derive(Debug)]
+struct State<O> {
+    entries: BTreeMap<ServiceUid, Entry<O>>,
+    /// When the last complete listing began.
+    listed: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry<O> {
+    owner: Owner,
+    /// `None`: a read showed that nothing is left.
+    observed: Option<O>,
+    read: Instant,
+}
+
+impl<O> Default for Inventory<O> {
+    fn default() -> Self {
+        Self { state: RwLock::new(State { entries: BTreeMap::new(), listed: None }) }
+    }
+}
+
+impl<O: Clone> Inventory<O> {
+    /// Whether a complete listing has been read. Before that, "nothing there" means "nobody looked".
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.read().listed.is_some()
+    }
+
+    /// What exists for one Service.
+    pub(crate) fn get(&self, service: &ServiceUid) -> Option<O> {
+        self.read().entries.get(service).and_then(|entry| entry.observed.clone())
+    }
+
+    /// Owners of everything that exists.
+    pub(crate) fn owners(&self) -> Vec<Owner> {
+        let state = self.read();
+        let existing = state.entries.values().filter(|entry| entry.observed.is_some());
+        existing.map(|entry| entry.owner.clone()).collect()
+    }
+
+    /// Takes in a read of one Service that began at `read`.
+    pub(crate) fn put(&self, owner: &Owner, observed: Option<O>, read: Instant) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let newer = state.entries.get(&owner.service).is_some_and(|entry| entry.read > read);
+        if !newer {
+            state.entries.insert(owner.service.clone(), Entry { owner: owner.clone(), observed, read });
+        }
+    }
+
+    /// Takes in a complete listing that began at `read`.
+    pub(crate) fn replace(&self, listing: Listing<O>, read: Instant) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.entries.retain(|_, entry| entry.read > read);
+        for (service, Owned { owner, observed }) in listing.services {
+            state.entries.entry(service).or_insert(Entry { owner, observed: Some(observed), read });
+        }
+        state.listed = Some(read);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State<O>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::mk_owner;
+
+    fn listing(owners: &[&Owner]) -> Listing<u8> {
+        owners.iter().map(|owner| Owned { owner: (*owner).clone(), observed: 1 }).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_that_began_earlier_does_not_undo_a_later_read() {
+        let (made, deleted, old) = (mk_owner("made"), mk_owner("deleted"), mk_owner("old"));
+        let inventory = Inventory::default();
+        let began = Instant::now();
+        let later = began + Duration::from_secs(1);
+        inventory.put(&old, Some(9), began - Duration::from_secs(1));
+        inventory.put(&made, Some(2), later);
+        inventory.put(&deleted, None, later);
+        assert!(!inventory.is_loaded());
+        inventory.replace(listing(&[&deleted]), began);
+        assert!(inventory.is_loaded());
+        assert_eq!(inventory.get(&made.service), Some(2));
+        assert_eq!(inventory.get(&deleted.service), None);
+        assert_eq!(inventory.get(&old.service), None, "the listing is newer and does not have it");
+        inventory.put(&made, Some(3), began);
+        assert_eq!(inventory.get(&made.service), Some(2));
+        assert_eq!(inventory.owners(), [made]);
+    }
+}

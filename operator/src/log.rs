@@ -1,0 +1,18 @@
+//! Log lines on standard error, for people or as JSON.
+//!
+//! Owns: setting it up. Leaves to others: what is logged.
+//! Invariant: set up once, before anything is logged.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Args, LogFormat};
+
+/// Sets logging up by the flags; `RUST_LOG` chooses lines.
+pub fn init(args: &Args) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.process.log_format {
+        LogFormat::Human => subscriber.init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+}

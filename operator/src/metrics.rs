@@ -1,0 +1,197 @@
+//! What the operator counts and times.
+//!
+//! Owns: names, labels and buckets. Leaves to others: serving them (`admin`).
+//! Invariant: no label carries a name that users choose, so series do not grow with the cluster.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Seconds; a cloud takes minutes.
+const BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// How a look at a Service ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Reconciled {
+    /// As desired, or nothing to do.
+    Settled,
+    /// Something is under way.
+    Progress,
+    /// The user has to change something.
+    UserError,
+    /// Something failed that may pass.
+    Error,
+    /// A fault of ours.
+    Panic,
+}
+
+/// How a provider call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum CallResult {
+    /// Well.
+    Ok,
+    /// With an error.
+    Error,
+    /// With none at all.
+    Timeout,
+}
+
+/// What happened to something that no Service claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Collected {
+    /// It was seen for the first time.
+    Suspected,
+    /// Its deletion began.
+    Deleted,
+}
+
+/// How a Service with a load balancer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum State {
+    /// As desired.
+    Settled,
+    /// Being made or changed.
+    Progress,
+    /// The user has to change something.
+    Refused,
+    /// A call failed.
+    Failed,
+    /// Being taken down.
+    Releasing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Reconciled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    operation: &'static str,
+    result: CallResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabel {
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CollectedLabel {
+    what: Collected,
+}
+
+type Times<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// All of the operator's metrics; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    reconciles: Family<OutcomeLabel, Counter>,
+    reconcile_seconds: Times<OutcomeLabel>,
+    queue_depth: Gauge,
+    calls: Family<CallLabels, Counter>,
+    call_seconds: Times<OperationLabel>,
+    services: Family<StateLabel, Gauge>,
+    leader: Gauge,
+    collected: Family<CollectedLabel, Counter>,
+    events_dropped: Counter,
+    inventory_age: Gauge<f64, AtomicU64>,
+}
+
+fn times<L: Clone + std::hash::Hash + Eq>() -> Times<L> {
+    Family::new_with_constructor(|| Histogram::new(BUCKETS))
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            reconciles: Family::default(),
+            reconcile_seconds: times(),
+            queue_depth: Gauge::default(),
+            calls: Family::default(),
+            call_seconds: times(),
+            services: Family::default(),
+            leader: Gauge::default(),
+            collected: Family::default(),
+            events_dropped: Counter::default(),
+            inventory_age: Gauge::default(),
+        };
+        let it = metrics.clone();
+        let registry = registry.sub_registry_with_prefix("portico_operator");
+        registry.register("reconciles", "Looks at a Service, by outcome", it.reconciles);
+        registry.register(
+            "reconcile_seconds",
+            "How long a look took, without provider calls",
+            it.reconcile_seconds,
+        );
+        registry.register("queue_depth", "Services that wait for a worker", it.queue_depth);
+        registry.register("provider_calls", "Calls to the provider, by result", it.calls);
+        registry.register("provider_call_seconds", "How long a provider call took", it.call_seconds);
+        registry.register("services", "Services with a load balancer, by state", it.services);
+        registry.register("leader", "1 while this process leads", it.leader);
+        registry.register("orphans", "Load balancers that no Service claims", it.collected);
+        registry.register("events_dropped", "Events that could not be delivered", it.events_dropped);
+        registry.register("inventory_listed_seconds", "How long the last listing took", it.inventory_age);
+        metrics
+    }
+
+    /// A look at a Service ended.
+    pub(crate) fn reconciled(&self, outcome: Reconciled, took: Duration) {
+        let label = OutcomeLabel { outcome };
+        self.reconciles.get_or_create(&label).inc();
+        self.reconcile_seconds.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// A provider call ended.
+    pub(crate) fn provider_call(&self, operation: &'static str, result: CallResult, took: Duration) {
+        self.calls.get_or_create(&CallLabels { operation, result }).inc();
+        self.call_seconds.get_or_create(&OperationLabel { operation }).observe(took.as_secs_f64());
+    }
+
+    /// A complete listing was read.
+    pub(crate) fn listed(&self, took: Duration) {
+        self.inventory_age.set(took.as_secs_f64());
+    }
+
+    /// A Service went from one state to another; `None`: it is not ours (any more).
+    pub(crate) fn service_state(&self, from: Option<State>, to: Option<State>) {
+        if let Some(state) = from {
+            self.services.get_or_create(&StateLabel { state }).dec();
+        }
+        if let Some(state) = to {
+            self.services.get_or_create(&StateLabel { state }).inc();
+        }
+    }
+
+    /// How many Services wait for a worker.
+    pub(crate) fn queue_depth(&self, depth: usize) {
+        self.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    /// Whether this process leads.
+    pub(crate) fn leading(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// Something nobody claims.
+    pub(crate) fn collected(&self, what: Collected) {
+        self.collected.get_or_create(&CollectedLabel { what }).inc();
+    }
+
+    /// An Event got lost.
+    pub(crate) fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+}

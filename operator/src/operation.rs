@@ -1,0 +1,175 @@
+//! One go at one Service's load balancer: look, plan, execute, look again.
+//!
+//! Owns: the order of provider calls and how each may end. Leaves to others: when to have a go, what to tell the user.
+//! Invariants: nothing is executed that was not planned from a fresh read; each call is bounded in time; a go ends
+//! [`End::Settled`] only if a read made after the last step plans nothing, which for an absent load balancer means
+//! that the read showed nothing at all.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use portico_provider::{
+    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, ProviderError, Retry,
+};
+use tokio::time::{Instant, timeout};
+
+use crate::fence::Fence;
+use crate::metrics::{CallResult, Metrics};
+
+/// A provider that plans anew after each round converges in two or three; more is a fault of its plan.
+const ROUNDS: usize = 6;
+/// The longest a single call may take; what it did shows in the next read.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is wanted for a Service.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Want {
+    /// This.
+    Present(Box<LoadBalancer>),
+    /// Nothing.
+    Absent(Owner),
+}
+
+impl Want {
+    /// As the provider takes it.
+    pub(crate) fn desired(&self) -> Desired<'_> {
+        match self {
+            Self::Present(load_balancer) => Desired::Present(load_balancer),
+            Self::Absent(owner) => Desired::Absent(owner),
+        }
+    }
+
+    /// Whether the same is wanted; what the status shows at the moment is no wish.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Present(mine), Self::Present(theirs)) => mine.spec_hash() == theirs.spec_hash(),
+            (Self::Absent(mine), Self::Absent(theirs)) => mine.service == theirs.service,
+            _ => false,
+        }
+    }
+}
+
+/// How a go ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// There is nothing (more) to do, or nothing that may be done.
+    Settled,
+    /// The provider is at work.
+    InProgress { what: String, retry: Duration },
+    /// A call failed.
+    Failed { reason: &'static str, message: String, retry: Retry },
+}
+
+/// What a go did and found.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Report<O> {
+    /// The last read, and when it began; `None`: there was none.
+    pub(crate) observed: Option<(Option<O>, Instant)>,
+    /// The steps that were executed, each with its reason.
+    pub(crate) steps: Vec<String>,
+    /// How it ended.
+    pub(crate) end: End,
+}
+
+/// The provider, as a go sees it.
+pub(crate) struct Operation<'a, P> {
+    /// Who does it.
+    pub(crate) provider: &'a P,
+    /// Whether we still may.
+    pub(crate) fence: &'a Fence,
+    /// Where calls are counted.
+    pub(crate) metrics: &'a Metrics,
+}
+
+impl<P: LoadBalancerProvider> Operation<'_, P> {
+    /// Has a go.
+    pub(crate) async fn run(&self, want: &Want) -> Report<P::Observed> {
+        let mut report = Report { observed: None, steps: Vec::new(), end: End::Settled };
+        for _ in 0..ROUNDS {
+            let read = Instant::now();
+            let owner = want.desired().owner();
+            match self.call("observe", self.provider.observe(owner)).await {
+                Ok(observed) => report.observed = Some((observed, read)),
+                Err(end) => return Report { end, ..report },
+            }
+            let observed = report.observed.as_ref().and_then(|(observed, _)| observed.as_ref());
+            let plan = self.provider.plan(want.desired(), observed);
+            if plan.steps().is_empty() {
+                return Report { end: without_steps(&plan, want, observed.is_some()), ..report };
+            }
+            tracing::info!(service = %owner.name, plan = %plan, "executing");
+            if let Err(end) = self.execute(&plan, &mut report.steps).await {
+                return Report { end, ..report };
+            }
+        }
+        let message =
+            format!("still not as desired after {ROUNDS} rounds of steps; the provider's plan is at fault");
+        Report { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
+    }
+
+    async fn execute(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
+        for planned in plan.steps() {
+            if !self.fence.is_open() {
+                let message = "this operator no longer leads".to_owned();
+                return Err(End::Failed { reason: "NotLeading", message, retry: Retry::Backoff });
+            }
+            let outcome = self.call("execute", self.provider.execute(&planned.step)).await?;
+            done.push(format!("{}: {}", planned.step, planned.reason));
+            if let Outcome::InProgress { retry, what } = outcome {
+                return Err(End::InProgress { what, retry });
+            }
+        }
+        Ok(())
+    }
+
+    /// One call, timed, counted and bounded.
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, ProviderError>>,
+    ) -> Result<T, End> {
+        let began = Instant::now();
+        let (result, outcome) = match timeout(CALL_TIMEOUT, call).await {
+            Ok(Ok(value)) => (CallResult::Ok, Ok(value)),
+            Ok(Err(error)) => (CallResult::Error, Err(failed(&error))),
+            Err(_elapsed) => {
+                let message = format!("{operation}: no answer within {CALL_TIMEOUT:?}");
+                (CallResult::Timeout, Err(End::Failed { reason: "Timeout", message, retry: Retry::Backoff }))
+            }
+        };
+        self.metrics.provider_call(operation, result, began.elapsed());
+        outcome
+    }
+}
+
+/// A plan without steps: waiting, obstacles (which the caller reads off the plan), or nothing left to do.
+fn without_steps<S>(plan: &Plan<S>, want: &Want, exists: bool) -> End {
+    match (plan.waiting(), want) {
+        (Some(waiting), _) => End::InProgress { what: waiting.what.clone(), retry: waiting.retry },
+        (None, Want::Absent(_)) if exists => End::Failed {
+            reason: "NotDeleted",
+            message: "something is left that the provider does not delete".to_owned(),
+            retry: Retry::Backoff,
+        },
+        (None, _) => End::Settled,
+    }
+}
+
+/// A provider's error with all its causes, for a user.
+pub(crate) fn failed(error: &ProviderError) -> End {
+    End::Failed { reason: error.reason(), message: chain(error), retry: error.retry() }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Writing to a String cannot fail.
+        if write!(text, ": {cause}").is_err() {
+            break;
+        }
+        source = cause.source();
+    }
+    text
+}

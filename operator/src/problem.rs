@@ -1,0 +1,54 @@
+//! What is wrong with a Service, in words for the one who wrote it.
+//!
+//! Owns: [`Problem`]. Leaves to others: finding them, telling them (conditions and Events).
+//! Invariant: each names a field or annotation, what is wrong with it, and what to do.
+
+/// Something a user has to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub(crate) struct Problem {
+    kind: ProblemKind,
+    field: String,
+    message: String,
+}
+
+/// What kind of problem it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProblemKind {
+    /// An annotation's value does not parse.
+    InvalidAnnotation,
+    /// An annotation under our domain that nobody reads.
+    UnknownAnnotation,
+    /// A field of `spec` that cannot be, or contradicts another.
+    InvalidField,
+    /// Targets need node ports, and the Service has none.
+    NodePortsRequired,
+    /// The provider cannot do it.
+    Unsupported,
+    /// It needs another load balancer, and so the user's consent.
+    ReplacementRequired,
+}
+
+impl Problem {
+    /// `message` follows the field's name and a colon.
+    pub(crate) fn new(kind: ProblemKind, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind, field: field.into(), message: message.into() }
+    }
+
+    /// Condition reason, Event reason and metric label.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self.kind {
+            ProblemKind::InvalidAnnotation => "InvalidAnnotation",
+            ProblemKind::UnknownAnnotation => "UnknownAnnotation",
+            ProblemKind::InvalidField => "InvalidField",
+            ProblemKind::NodePortsRequired => "NodePortsRequired",
+            ProblemKind::Unsupported => "Unsupported",
+            ProblemKind::ReplacementRequired => "ReplacementRequired",
+        }
+    }
+}
+
+/// All of them in one message.
+pub(crate) fn sentence(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,195 @@
+//! Whether to have a go at a Service's load balancer now, later, or not at all.
+//!
+//! Owns: [`Track`], what is remembered of one Service between two looks, and the decision. Leaves to others: going.
+//! Invariants: pure; all that is remembered only saves work: forgetting it (a restart) leads to the same end. A
+//! failure keeps back only what failed: whoever changes the Service gets a new try at once.
+
+use std::time::Duration;
+
+use portico_provider::{Plan, Retry};
+use tokio::time::Instant;
+
+use crate::backoff;
+use crate::metrics::State;
+use crate::operation::{End, Want};
+use crate::status::{Progress, StatusPatch};
+
+/// How long until targets that are not healthy are looked at again.
+pub(crate) const UNHEALTHY_LOOK: Duration = Duration::from_secs(30);
+
+/// What is remembered of a Service.
+#[derive(Debug, Default)]
+pub(crate) struct Track {
+    /// A go is under way.
+    pub(crate) running: bool,
+    /// How the last one ended.
+    pub(crate) last: Option<Ended>,
+    /// Failures in a row.
+    failures: u32,
+    /// The status as written last, and when.
+    pub(crate) written: Option<(StatusPatch, Instant)>,
+    /// What the metrics count it as.
+    pub(crate) state: Option<State>,
+}
+
+/// How a go ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ended {
+    /// What was wanted.
+    pub(crate) want: Want,
+    /// How.
+    pub(crate) end: End,
+    /// When to have another, if nothing changes; `None`: no need.
+    pub(crate) again: Option<Instant>,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Have a go.
+    Go,
+    /// One is under way; it brings the Service back when it ends.
+    Under,
+    /// Not before.
+    Hold(Instant),
+    /// All is well, as far as was read; look again then.
+    Rest(Option<Instant>),
+}
+
+impl Track {
+    /// Decides, by a plan that was made from the snapshot.
+    pub(crate) fn decide<S>(&self, want: &Want, plan: &Plan<S>, now: Instant) -> Decision {
+        if self.running {
+            return Decision::Under;
+        }
+        let last = self.last.as_ref().filter(|last| last.want.same(want));
+        match last {
+            Some(Ended { end: End::Settled, again, .. }) if plan.steps().is_empty() => match again {
+                Some(again) if *again <= now => Decision::Go,
+                again => Decision::Rest(*again),
+            },
+            Some(Ended { again: Some(again), .. }) if *again > now => Decision::Hold(*again),
+            Some(Ended { end: End::InProgress { .. } | End::Failed { .. }, .. }) => Decision::Go,
+            _ if plan.steps().is_empty() && plan.waiting().is_none() && matches!(want, Want::Present(_)) => {
+                Decision::Rest(None)
+            }
+            _ => Decision::Go,
+        }
+    }
+
+    /// Takes in how a go ended. `slow`: when to try again what should not be tried again by itself.
+    pub(crate) fn ended(&mut self, want: Want, end: End, now: Instant, slow: Duration) {
+        let again = match &end {
+            End::Settled => None,
+            End::InProgress { retry, .. } => Some(now + *retry),
+            End::Failed { retry, .. } => {
+                self.failures = self.failures.saturating_add(1);
+                let owner = &want.desired().owner().service;
+                Some(
+                    now + match retry {
+                        Retry::Never => slow,
+                        Retry::After(after) => *after,
+                        Retry::Backoff => backoff::delay(owner, self.failures),
+                    },
+                )
+            }
+        };
+        if !matches!(end, End::Failed { .. }) {
+            self.failures = 0;
+        }
+        self.running = false;
+        self.last = Some(Ended { want, end, again });
+    }
+
+    /// How it goes, for the status.
+    pub(crate) fn progress<S: std::fmt::Display>(&self, want: &Want, plan: &Plan<S>) -> Progress {
+        let last = self.last.as_ref().filter(|last| !self.running && last.want.same(want));
+        match last.map(|last| &last.end) {
+            Some(End::InProgress { what, .. }) => Progress::Waiting(what.clone()),
+            Some(End::Failed { reason, message, .. }) => {
+                Progress::Failed { reason, message: message.clone() }
+            }
+            Some(End::Settled) if plan.steps().is_empty() => Progress::Settled,
+            None if !self.running && plan.is_settled() => Progress::Settled,
+            _ => Progress::Working(doing(plan)),
+        }
+    }
+}
+
+fn doing<S: std::fmt::Display>(plan: &Plan<S>) -> String {
+    match (plan.steps().first(), plan.waiting()) {
+        (Some(planned), _) => planned.step.to_string(),
+        (None, Some(waiting)) => format!("waiting for {}", waiting.what),
+        (None, None) => "reading what is there".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portico_provider::Effect;
+
+    use super::*;
+    use crate::testing::{mk_load_balancer, mk_owner};
+
+    fn present() -> Want {
+        Want::Present(Box::new(mk_load_balancer("web")))
+    }
+
+    fn steps() -> Plan<&'static str> {
+        Plan::nothing("").step("create", Effect::Widen, "none exists")
+    }
+
+    fn after(end: End, now: Instant) -> Track {
+        let mut track = Track { running: true, ..Track::default() };
+        track.ended(present(), end, now, Duration::from_secs(600));
+        track
+    }
+
+    fn failure(retry: Retry) -> End {
+        End::Failed { reason: "Throttled", message: String::new(), retry }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_as_desired_costs_no_go_and_what_is_not_gets_one() {
+        let now = Instant::now();
+        let nothing = Plan::<&str>::nothing("as desired");
+        let track = Track::default();
+        assert_eq!(track.decide(&present(), &nothing, now), Decision::Rest(None));
+        assert_eq!(track.decide(&present(), &steps(), now), Decision::Go);
+        assert_eq!(
+            track.decide(&Want::Absent(mk_owner("web")), &nothing, now),
+            Decision::Go,
+            "a snapshot may be old"
+        );
+        assert_eq!(Track { running: true, ..track }.decide(&present(), &steps(), now), Decision::Under);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_keeps_back_what_failed_and_nothing_else() {
+        let now = Instant::now();
+        for (retry, least, most) in
+            [(Retry::Never, 600, 600), (Retry::After(Duration::from_secs(7)), 7, 7), (Retry::Backoff, 0, 2)]
+        {
+            let track = after(failure(retry), now);
+            let Decision::Hold(until) = track.decide(&present(), &steps(), now) else { panic!("{retry:?}") };
+            let held = (until - now).as_secs();
+            assert!(held >= least && held <= most, "{retry:?}: {held}");
+            assert_eq!(track.decide(&present(), &steps(), until), Decision::Go);
+            let mut changed = mk_load_balancer("web");
+            changed.source_ranges.insert("10.0.0.0/8".parse().unwrap());
+            assert_eq!(track.decide(&Want::Present(Box::new(changed)), &steps(), now), Decision::Go);
+            assert_eq!(track.decide(&Want::Absent(mk_owner("web")), &steps(), now), Decision::Go);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_is_waited_for_and_ends_the_row_of_failures() {
+        let now = Instant::now();
+        let mut track = after(failure(Retry::Backoff), now);
+        let waiting = End::InProgress { what: "an address".to_owned(), retry: Duration::from_secs(2) };
+        track.ended(present(), waiting, now, Duration::ZERO);
+        assert_eq!(track.failures, 0);
+        assert_eq!(track.decide(&present(), &steps(), now), Decision::Hold(now + Duration::from_secs(2)));
+        assert_eq!(track.progress(&present(), &steps()), Progress::Waiting("an address".to_owned()));
+    }
+}

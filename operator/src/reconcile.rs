@@ -1,0 +1,434 @@
+//! One look at one Service: stages, plan, and what follows for status, finalizer and provider.
+//!
+//! ```text
+//! world ─▶ stages ─▶ Work ─▶ plan (snapshot) ─▶ Decision ─▶ a go in a task of its own ─▶ queue ─▶ the next look
+//!                                  └──────────▶ status, conditions, Events
+//! ```
+//! Owns: the order of cluster writes around provider calls. Leaves to others: every decision it is made of.
+//! Invariants: the finalizer is on before the first provider call, and off only after a read showed that nothing is
+//! left; a look never waits for the provider, so however slow that is, every other Service goes on; a Service that
+//! is not ours is not read, written or mentioned.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
+use portico_provider::{
+    Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Obstacle, Owner, Plan, Report, ServiceUid,
+    Topic, Truth,
+};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::cluster::{Cluster, ClusterError};
+use crate::desired::Backing;
+use crate::events::{Notice, Severity};
+use crate::fence::Fence;
+use crate::inventory::Inventory;
+use crate::metrics::{Metrics, Reconciled, State};
+use crate::operation::{self, End, Operation, Want};
+use crate::problem::{Problem, ProblemKind};
+use crate::progress::{Decision, Ended, Track, UNHEALTHY_LOOK};
+use crate::queue::Queue;
+use crate::service::{self, ClassRule, ServiceKey};
+use crate::stages::{self, Context, Staged, Work};
+use crate::status::{self, Progress, Situation, StatusPatch};
+use crate::world::World;
+
+/// How long a watch may take to show what was written.
+const WATCH_LAG: Duration = Duration::from_secs(10);
+
+/// What stays the same while the process runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Which Services are ours.
+    pub(crate) classes: ClassRule,
+    /// The cluster.
+    pub(crate) cluster: ClusterUid,
+    /// The longest that a user error, or anything else that will not pass by itself, waits for another try.
+    pub(crate) resync: Duration,
+}
+
+/// Everything that looks at Services share.
+pub(crate) struct Operator<P: LoadBalancerProvider, C> {
+    pub(crate) provider: P,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) cluster: C,
+    pub(crate) world: Arc<World>,
+    pub(crate) inventory: Inventory<P::Observed>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) settings: Settings,
+    pub(crate) fence: Fence,
+    pub(crate) metrics: Metrics,
+    /// Goes that are under way; shutting down waits for them.
+    pub(crate) goes: TaskTracker,
+    tracks: Mutex<HashMap<ServiceUid, Track>>,
+}
+
+/// What a look came to: its metric, and when the next one is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Looked {
+    pub(crate) outcome: Reconciled,
+    pub(crate) again: Option<Instant>,
+}
+
+impl Looked {
+    const NOTHING: Self = Self { outcome: Reconciled::Settled, again: None };
+}
+
+/// Outside parts of an [`Operator`].
+pub(crate) struct Parts<P, C> {
+    pub(crate) provider: P,
+    pub(crate) cluster: C,
+    pub(crate) world: Arc<World>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) fence: Fence,
+    pub(crate) metrics: Metrics,
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
+    pub(crate) fn new(parts: Parts<P, C>, settings: Settings) -> Arc<Self> {
+        let Parts { provider, cluster, world, queue, fence, metrics } = parts;
+        Arc::new(Self {
+            capabilities: provider.capabilities(),
+            provider,
+            cluster,
+            world,
+            inventory: Inventory::default(),
+            queue,
+            settings,
+            fence,
+            metrics,
+            goes: TaskTracker::new(),
+            tracks: Mutex::default(),
+        })
+    }
+
+    /// Looks at one Service.
+    pub(crate) async fn reconcile(self: &Arc<Self>, key: &ServiceKey) -> Result<Looked, ClusterError> {
+        let Some(service) = self.world.service(key) else { return Ok(Looked::NOTHING) };
+        let staged = self.stages(&service);
+        tracing::debug!(service = %key, stages = %staged, "looked");
+        match staged.work {
+            Work::Nothing => Ok(self.forget(&service)),
+            Work::Wait => Ok(Looked { outcome: Reconciled::Progress, again: None }),
+            Work::Refuse { owner, problems, warnings } => {
+                self.refuse(&service, &owner, &problems, &warnings).await
+            }
+            Work::Provide { load_balancer, warnings } => {
+                self.provide(&service, load_balancer, &warnings).await
+            }
+            Work::Release { owner, because } => self.release(&service, owner, because).await,
+        }
+    }
+
+    fn stages(&self, service: &Service) -> Staged {
+        let (nodes, slices) = (self.world.nodes(), self.world.slices(&ServiceKey::of(service)));
+        let backing = Backing { nodes: &nodes, slices: &slices };
+        let Settings { classes, cluster, resync: _ } = &self.settings;
+        stages::walk(service, Context { classes, capabilities: &self.capabilities, cluster, backing })
+    }
+
+    /// Not ours, or no longer. What may exist of it, although nothing says so, is found by the collector.
+    fn forget(&self, service: &Service) -> Looked {
+        if let Some(uid) = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok()) {
+            self.drop_track(&uid);
+        }
+        Looked::NOTHING
+    }
+
+    async fn refuse(
+        &self,
+        service: &Service,
+        owner: &Owner,
+        problems: &[Problem],
+        warnings: &[Problem],
+    ) -> Result<Looked, ClusterError> {
+        self.state(owner, State::Refused);
+        let situation = Situation { service, report: None, problems, warnings, progress: &Progress::Settled };
+        self.write_status(&owner.service, situation).await?;
+        Ok(Looked { outcome: Reconciled::UserError, again: None })
+    }
+
+    async fn provide(
+        self: &Arc<Self>,
+        service: &Service,
+        load_balancer: Box<LoadBalancer>,
+        warnings: &[Problem],
+    ) -> Result<Looked, ClusterError> {
+        let held;
+        let service = if service::has_finalizer(service) {
+            service
+        } else {
+            held = self.cluster.set_finalizer(service, true).await?;
+            self.world.renew(held.clone());
+            &held
+        };
+        if !self.inventory.is_loaded() {
+            return self.unread(service, &load_balancer.owner, warnings).await;
+        }
+        let want = Want::Present(load_balancer.clone());
+        let observed = self.inventory.get(&load_balancer.owner.service);
+        let plan = self.provider.plan(want.desired(), observed.as_ref());
+        let report = self.provider.report(&load_balancer, observed.as_ref());
+        self.watch_health(&load_balancer.owner, &want, &report);
+        let decision = self.begin(service, &want, &plan);
+        let progress = self.track(&load_balancer.owner, |track| track.progress(&want, &plan));
+        let problems = obstacles(&plan);
+        self.state(&load_balancer.owner, state(&progress, &problems));
+        let situation =
+            Situation { service, report: Some(&report), problems: &problems, warnings, progress: &progress };
+        self.write_status(&load_balancer.owner.service, situation).await?;
+        Ok(looked(decision, &progress, &problems))
+    }
+
+    /// Nobody has read what exists, so nothing can be planned; the listing brings every Service back.
+    async fn unread(
+        &self,
+        service: &Service,
+        owner: &Owner,
+        warnings: &[Problem],
+    ) -> Result<Looked, ClusterError> {
+        let provisioned =
+            |it: &Condition| it.type_ == Topic::Provisioned.condition_type() && it.status == "True";
+        if service::our_conditions(service).iter().any(provisioned) {
+            return Ok(Looked { outcome: Reconciled::Progress, again: None });
+        }
+        let message = "what exists at the provider has not been read yet".to_owned();
+        let progress = Progress::Failed { reason: "ProviderUnavailable", message };
+        self.state(owner, State::Progress);
+        let situation = Situation { service, report: None, problems: &[], warnings, progress: &progress };
+        self.write_status(&owner.service, situation).await?;
+        Ok(Looked { outcome: Reconciled::Progress, again: None })
+    }
+
+    async fn release(
+        self: &Arc<Self>,
+        service: &Service,
+        owner: Owner,
+        because: &'static str,
+    ) -> Result<Looked, ClusterError> {
+        self.state(&owner, State::Releasing);
+        let want = Want::Absent(owner.clone());
+        let gone = |track: &mut Track| {
+            let last = track.last.as_ref().filter(|_| !track.running);
+            last.is_some_and(|last| last.end == End::Settled && last.want.same(&want))
+        };
+        if self.track(&owner, gone) {
+            return self.let_go(service, &owner).await;
+        }
+        let observed = self.inventory.get(&owner.service);
+        let plan = self.provider.plan(want.desired(), observed.as_ref());
+        let decision = self.begin(service, &want, &plan);
+        let progress = self.track(&owner, |track| track.progress(&want, &plan));
+        let what = match &progress {
+            Progress::Failed { reason, message } => Some(format!("{because}; {reason}: {message}")),
+            Progress::Waiting(what) => Some(format!("{because}; waiting for {what}")),
+            // A go that is just under way is most likely done in a moment, and needs no word.
+            Progress::Settled | Progress::Working(_) | Progress::Releasing(_) => None,
+        };
+        if let Some(what) = what {
+            let progress = Progress::Releasing(what);
+            let situation =
+                Situation { service, report: None, problems: &[], warnings: &[], progress: &progress };
+            self.write_status(&owner.service, situation).await?;
+        }
+        Ok(looked(decision, &progress, &[]))
+    }
+
+    /// Nothing is left: gives up the status, then the Service.
+    async fn let_go(&self, service: &Service, owner: &Owner) -> Result<Looked, ClusterError> {
+        let mut newest = service.clone();
+        if !service::is_deleting(service) {
+            self.cluster.apply_status(service, &StatusPatch::default()).await?;
+            // The status write made a new version; the one to let go is the newest.
+            let Some(read) = self.cluster.service(&ServiceKey::of(service)).await? else {
+                return Ok(Looked::NOTHING);
+            };
+            newest = read;
+        }
+        // Another Service of that name by now, or ours again: its own events tell.
+        if newest.metadata.uid != service.metadata.uid || self.settings.classes.wants(&newest) {
+            return Ok(Looked::NOTHING);
+        }
+        self.world.renew(self.cluster.set_finalizer(&newest, false).await?);
+        self.drop_track(&owner.service);
+        let note = "the load balancer and all that belonged to it are gone".to_owned();
+        self.tell(service, Severity::Normal, "Released", "Release", note);
+        Ok(Looked::NOTHING)
+    }
+
+    /// Decides, and has a go if it is time.
+    fn begin(self: &Arc<Self>, service: &Service, want: &Want, plan: &Plan<P::Step>) -> Decision {
+        let owner = want.desired().owner();
+        let decision = self.track(owner, |track| {
+            let decision = track.decide(want, plan, Instant::now());
+            track.running |= decision == Decision::Go;
+            decision
+        });
+        if decision == Decision::Go {
+            self.go(ServiceKey::of(service), want.clone());
+        }
+        decision
+    }
+
+    /// Has a go, in a task of its own. The Service must be marked as running.
+    pub(crate) fn go(self: &Arc<Self>, key: ServiceKey, want: Want) {
+        let operator = Arc::clone(self);
+        self.goes.spawn(async move {
+            let finish = Finish { operator: Arc::clone(&operator), key, want };
+            let Operator { provider, fence, metrics, .. } = &*operator;
+            let report = Operation { provider, fence, metrics }.run(&finish.want).await;
+            finish.with(report);
+        });
+    }
+
+    /// Asks for another look at targets that are not all healthy; nothing else would bring the news.
+    fn watch_health(&self, owner: &Owner, want: &Want, report: &Report) {
+        let unhealthy =
+            |fact: &portico_provider::Fact| fact.topic == Topic::TargetsHealthy && fact.holds != Truth::True;
+        if !report.facts.iter().any(unhealthy) {
+            return;
+        }
+        let soon = Some(Instant::now() + UNHEALTHY_LOOK);
+        self.track(owner, |track| match &mut track.last {
+            Some(Ended { want: last, end: End::Settled, again }) if last.same(want) => {
+                *again = again.or(soon)
+            }
+            None if !track.running => {
+                track.last = Some(Ended { want: want.clone(), end: End::Settled, again: soon });
+            }
+            _ => {}
+        });
+    }
+
+    async fn write_status(&self, uid: &ServiceUid, situation: Situation<'_>) -> Result<(), ClusterError> {
+        let service = situation.service;
+        let shown = StatusPatch::shown(service);
+        // What this process wrote a moment ago is newer than what its watch may have shown so far.
+        let written = self.tracks().get(uid).and_then(|track| track.written.clone());
+        let fresh = written.filter(|(_, at)| at.elapsed() < WATCH_LAG).map(|(status, _)| status);
+        let before = fresh.as_ref().unwrap_or(&shown);
+        let status = situation.status(&before.conditions, Timestamp::now());
+        if *before == status {
+            return Ok(());
+        }
+        self.cluster.apply_status(service, &status).await?;
+        for notice in status::notices(&before.conditions, &status.conditions) {
+            self.cluster.tell(service, notice);
+        }
+        self.tracks().entry(uid.clone()).or_default().written = Some((status, Instant::now()));
+        Ok(())
+    }
+
+    fn tell(&self, about: &Service, severity: Severity, reason: &str, action: &str, note: String) {
+        self.cluster
+            .tell(about, Notice { severity, reason: reason.to_owned(), action: action.to_owned(), note });
+    }
+
+    fn state(&self, owner: &Owner, state: State) {
+        let before = self.track(owner, |track| track.state.replace(state));
+        self.metrics.service_state(before, Some(state));
+    }
+
+    pub(crate) fn drop_track(&self, uid: &ServiceUid) {
+        if let Some(track) = self.tracks().remove(uid) {
+            self.metrics.service_state(track.state, None);
+        }
+    }
+
+    /// Reads or changes what is remembered of one Service.
+    pub(crate) fn track<T>(&self, owner: &Owner, with: impl FnOnce(&mut Track) -> T) -> T {
+        with(self.tracks().entry(owner.service.clone()).or_default())
+    }
+
+    fn tracks(&self) -> MutexGuard<'_, HashMap<ServiceUid, Track>> {
+        self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a go owes when it ends, however it ends: a go that panics must not leave its Service marked as running.
+struct Finish<P: LoadBalancerProvider, C: Cluster> {
+    operator: Arc<Operator<P, C>>,
+    key: ServiceKey,
+    want: Want,
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
+    fn with(&self, report: operation::Report<P::Observed>) {
+        let operation::Report { observed, steps, end } = report;
+        let Self { operator, key, want } = self;
+        let owner = want.desired().owner();
+        if let Some((observed, read)) = observed {
+            operator.inventory.put(owner, observed, read);
+        }
+        if let Some(service) = operator.world.service(key) {
+            for step in steps {
+                operator.tell(&service, Severity::Normal, "Executed", "Execute", step);
+            }
+        }
+        self.end(end);
+    }
+
+    fn end(&self, end: End) {
+        let Self { operator, key: _, want } = self;
+        if let End::Failed { reason, message, retry } = &end {
+            tracing::warn!(service = %want.desired().owner().name, reason, message, ?retry, "provider call failed");
+        }
+        let slow = operator.settings.resync;
+        operator.track(want.desired().owner(), |track| track.ended(want.clone(), end, Instant::now(), slow));
+    }
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Drop for Finish<P, C> {
+    fn drop(&mut self) {
+        let Self { operator, key, want } = &*self;
+        if operator.track(want.desired().owner(), |track| track.running) {
+            let message = "a fault in the provider's code; see the operator's log".to_owned();
+            self.end(End::Failed { reason: "Panicked", message, retry: portico_provider::Retry::Backoff });
+        }
+        operator.queue.add(key.clone());
+    }
+}
+
+fn obstacles<S>(plan: &Plan<S>) -> Vec<Problem> {
+    let problem = |blocked: &portico_provider::Blocked| {
+        let kind = match blocked.obstacle {
+            Obstacle::Unsupported => ProblemKind::Unsupported,
+            Obstacle::ReplacementRequired => ProblemKind::ReplacementRequired,
+        };
+        Problem::new(kind, blocked.field.to_string(), blocked.message.clone())
+    };
+    plan.blocked().iter().map(problem).collect()
+}
+
+fn state(progress: &Progress, problems: &[Problem]) -> State {
+    match progress {
+        Progress::Failed { .. } => State::Failed,
+        _ if !problems.is_empty() => State::Refused,
+        Progress::Settled => State::Settled,
+        Progress::Working(_) | Progress::Waiting(_) => State::Progress,
+        Progress::Releasing(_) => State::Releasing,
+    }
+}
+
+fn looked(decision: Decision, progress: &Progress, problems: &[Problem]) -> Looked {
+    let again = match decision {
+        Decision::Go | Decision::Under => None,
+        Decision::Hold(until) => Some(until),
+        Decision::Rest(again) => again,
+    };
+    let outcome = match progress {
+        Progress::Failed { .. } => Reconciled::Error,
+        _ if !problems.is_empty() => Reconciled::UserError,
+        Progress::Settled => Reconciled::Settled,
+        Progress::Working(_) | Progress::Waiting(_) | Progress::Releasing(_) => Reconciled::Progress,
+    };
+    Looked { outcome, again }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! What a Service is to the operator: its key, its type in nesting order, whose it is, what its status shows.
+//!
+//! Owns: [`ServiceKey`], [`ServiceType`], [`ClassRule`], and reading a Service's metadata and status.
+//! Leaves to others: `spec` in detail (`desired`), annotations (`options`).
+//! Invariant: every question has an answer for every Service the API server may send; nothing here fails.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, ObjectReference, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+/// Ours alone: upstream's `service.kubernetes.io/load-balancer-cleanup` could be taken off by a cloud controller
+/// manager that runs beside us.
+pub(crate) const FINALIZER: &str = "portico.dev/load-balancer";
+
+/// `namespace/name` of a Service: what queues, maps and logs know it by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ServiceKey {
+    /// `metadata.namespace`.
+    pub(crate) namespace: String,
+    /// `metadata.name`.
+    pub(crate) name: String,
+}
+
+impl ServiceKey {
+    /// The key of an object; objects from the API server always have both parts.
+    pub(crate) fn of(service: &Service) -> Self {
+        Self {
+            namespace: service.metadata.namespace.clone().unwrap_or_default(),
+            name: service.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, name } = self;
+        write!(f, "{namespace}/{name}")
+    }
+}
+
+/// `spec.type`, with the headless kind of ClusterIP told apart. The last three nest, each in the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ServiceType {
+    /// A CNAME; there is nothing to forward.
+    ExternalName,
+    /// `clusterIP: None`; clients get the pods' addresses.
+    Headless,
+    /// A virtual IP inside the cluster.
+    ClusterIp,
+    /// And a port on every node.
+    NodePort,
+    /// And a load balancer before the nodes.
+    LoadBalancer,
+}
+
+impl ServiceType {
+    /// Absent means ClusterIP, as the API server defaults it. A type we do not know is left alone, as ClusterIP is.
+    pub(crate) fn of(service: &Service) -> Self {
+        let Some(spec) = &service.spec else { return Self::ClusterIp };
+        match spec.type_.as_deref() {
+            Some("ExternalName") => Self::ExternalName,
+            Some("NodePort") => Self::NodePort,
+            Some("LoadBalancer") => Self::LoadBalancer,
+            _ if spec.cluster_ip.as_deref() == Some("None") => Self::Headless,
+            _ => Self::ClusterIp,
+        }
+    }
+}
+
+/// Which LoadBalancer Services are ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClassRule {
+    /// `spec.loadBalancerClass` that is ours.
+    pub(crate) class: String,
+    /// Whether a Service that names no class is ours, too.
+    pub(crate) default: bool,
+}
+
+impl ClassRule {
+    /// Whether a Service of type LoadBalancer asks for us.
+    pub(crate) fn owns(&self, service: &Service) -> bool {
+        let Self { class, default } = self;
+        let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
+        ServiceType::of(service) == ServiceType::LoadBalancer
+            && asked.map_or(*default, |asked| asked == class)
+    }
+
+    /// Whether there is, or may be, anything of ours behind it.
+    pub(crate) fn claims(&self, service: &Service) -> bool {
+        has_finalizer(service) || self.wants(service)
+    }
+
+    /// Whether there shall be something of ours behind it.
+    pub(crate) fn wants(&self, service: &Service) -> bool {
+        self.owns(service) && !is_deleting(service)
+    }
+}
+
+/// Whether our finalizer holds it.
+pub(crate) fn has_finalizer(service: &Service) -> bool {
+    service.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Whether its deletion has begun.
+pub(crate) fn is_deleting(service: &Service) -> bool {
+    service.metadata.deletion_timestamp.is_some()
+}
+
+/// `status.loadBalancer.ingress`.
+pub(crate) fn ingress(service: &Service) -> &[LoadBalancerIngress] {
+    service
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref())
+        .and_then(|load_balancer| load_balancer.ingress.as_deref())
+        .unwrap_or_default()
+}
+
+/// The addresses among them. Hostnames resolve to what they resolve to; nobody claims those.
+pub(crate) fn published(service: &Service) -> BTreeSet<IpAddr> {
+    ingress(service).iter().filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect()
+}
+
+/// Conditions under our domain; others' are none of our business.
+pub(crate) fn our_conditions(service: &Service) -> Vec<Condition> {
+    service
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .filter(|condition| condition.type_.starts_with("portico.dev/"))
+        .cloned()
+        .collect()
+}
+
+/// What Events about it regard.
+pub(crate) fn reference(service: &Service) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Service".to_owned()),
+        namespace: service.metadata.namespace.clone(),
+        name: service.metadata.name.clone(),
+        uid: service.metadata.uid.clone(),
+        resource_version: service.metadata.resource_version.clone(),
+        ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{mk_service, with};
+
+    #[test]
+    fn a_class_is_ours_by_name_or_by_default_and_nobody_elses() {
+        let ours = ClassRule { class: "portico.dev/local".to_owned(), default: false };
+        let default = ClassRule { default: true, ..ours.clone() };
+        let classed = |class: Option<&str>| {
+            with(mk_service("web"), |spec| spec.load_balancer_class = class.map(str::to_owned))
+        };
+        for (class, by_name, by_default) in
+            [(None, false, true), (Some("portico.dev/local"), true, true), (Some("other/nlb"), false, false)]
+        {
+            assert_eq!(ours.owns(&classed(class)), by_name, "{class:?}");
+            assert_eq!(default.owns(&classed(class)), by_default, "{class:?}");
+        }
+        let node_port = with(mk_service("web"), |spec| spec.type_ = Some("NodePort".to_owned()));
+        assert!(!default.owns(&node_port), "a class says nothing without the type");
+    }
+
+    #[test]
+    fn types_nest_in_order_and_headless_is_told_apart() {
+        let typed = |type_: &str, ip: &str| {
+            ServiceType::of(&with(mk_service("web"), |spec| {
+                spec.type_ = Some(type_.to_owned());
+                spec.cluster_ip = Some(ip.to_owned());
+            }))
+        };
+        assert_eq!(typed("ClusterIP", "None"), ServiceType::Headless);
+        assert_eq!(typed("ExternalName", ""), ServiceType::ExternalName);
+        assert!(typed("ClusterIP", "10.0.0.1") < typed("NodePort", "10.0.0.1"));
+        assert!(typed("NodePort", "10.0.0.1") < typed("LoadBalancer", "10.0.0.1"));
+    }
+}

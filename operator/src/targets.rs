@@ -1,0 +1,168 @@
+//! Who can take a Service's traffic: eligible nodes, and nodes and pods with ready endpoints.
+//!
+//! Owns: reading Nodes and EndpointSlices into what load balancers need of them, and choosing among them.
+//! Leaves to others: health checks (the load balancer's), which kind of target is wanted (`desired`).
+//! Invariant: equal inputs in any order give equal targets. When no node is ready, all that are not excluded
+//! stay targets: a control plane that lost its kubelets must not take the traffic away from nodes that serve.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use portico_provider::{
+    ExternalTrafficPolicy, Listener, ListenerKey, NodeName, NodeTarget, PodTarget, Port, Protocol, Targets,
+};
+
+use crate::service::ServiceKey;
+
+const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// Whether a node may be behind load balancers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Eligibility {
+    /// Yes.
+    Ready,
+    /// Only if no node is ready.
+    NotReady,
+    /// Never: it is labelled so, is being deleted, or the autoscaler is about to.
+    Excluded,
+}
+
+/// What load balancers need of a Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeState {
+    /// As a target, without endpoints.
+    target: NodeTarget,
+    eligibility: Eligibility,
+}
+
+impl NodeState {
+    /// Reads a Node; addresses that do not parse (a hostname) are no addresses.
+    pub(crate) fn of(node: &Node) -> Option<(NodeName, Self)> {
+        let name = NodeName(node.metadata.name.clone()?);
+        let addresses = |kind: &str| -> BTreeSet<IpAddr> {
+            let status = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+            status.filter(|address| address.type_ == kind).filter_map(|a| a.address.parse().ok()).collect()
+        };
+        let target = NodeTarget {
+            name: name.clone(),
+            addresses: addresses("InternalIP"),
+            external_addresses: addresses("ExternalIP"),
+            provider_id: node.spec.as_ref().and_then(|spec| spec.provider_id.clone()),
+            zone: node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL).cloned()),
+            has_ready_endpoints: true,
+        };
+        Some((name, Self { target, eligibility: eligibility(node) }))
+    }
+}
+
+fn eligibility(node: &Node) -> Eligibility {
+    let excluded = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDE_LABEL));
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let leaving = node.metadata.deletion_timestamp.is_some()
+        || taints.into_iter().any(|taint| taint.key == AUTOSCALER_TAINT);
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    match conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+        _ if excluded || leaving => Eligibility::Excluded,
+        true => Eligibility::Ready,
+        false => Eligibility::NotReady,
+    }
+}
+
+/// An EndpointSlice, found by its Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SliceKey {
+    /// Whose it is.
+    pub(crate) service: ServiceKey,
+    /// `metadata.name`.
+    pub(crate) slice: String,
+}
+
+/// What load balancers need of an EndpointSlice: ready endpoints, and their ports by name and protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SliceState {
+    endpoints: BTreeSet<EndpointState>,
+    ports: BTreeMap<(Protocol, String), Port>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct EndpointState {
+    address: IpAddr,
+    node: Option<NodeName>,
+    zone: Option<String>,
+}
+
+impl SliceState {
+    /// Reads a slice; one that names no Service is nobody's.
+    pub(crate) fn of(slice: &EndpointSlice) -> Option<(SliceKey, Self)> {
+        let namespace = slice.metadata.namespace.clone()?;
+        let name = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?.clone();
+        let key = SliceKey { service: ServiceKey { namespace, name }, slice: slice.metadata.name.clone()? };
+        // No condition means ready: https://kubernetes.io/docs/reference/kubernetes-api/service-resources/endpoint-slice-v1/
+        let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
+            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+        });
+        let endpoints = ready.filter_map(|endpoint| {
+            // Consumers take the first address only; the API says so.
+            let address = endpoint.addresses.first()?.parse().ok()?;
+            let node = endpoint.node_name.clone().map(NodeName);
+            Some(EndpointState { address, node, zone: endpoint.zone.clone() })
+        });
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            let protocol = port.protocol.as_deref().unwrap_or("TCP").parse().ok()?;
+            Some(((protocol, port.name.clone().unwrap_or_default()), port.port?.try_into().ok()?))
+        });
+        Some((key, Self { endpoints: endpoints.collect(), ports: ports.collect() }))
+    }
+}
+
+/// Nodes to send a Service's traffic to. Under `Cluster` every node serves every Service, so where endpoints run
+/// makes no difference, and moving a pod changes no load balancer.
+pub(crate) fn nodes(nodes: &[NodeState], slices: &[SliceState], policy: ExternalTrafficPolicy) -> Targets {
+    let any_ready = nodes.iter().any(|node| node.eligibility == Eligibility::Ready);
+    let wanted = if any_ready { Eligibility::Ready } else { Eligibility::NotReady };
+    let serving: BTreeSet<&NodeName> = slices
+        .iter()
+        .flat_map(|slice| &slice.endpoints)
+        .filter_map(|endpoint| endpoint.node.as_ref())
+        .collect();
+    let eligible = nodes.iter().filter(|node| node.eligibility == wanted);
+    Targets::Nodes(
+        eligible
+            .map(|NodeState { target, eligibility: _ }| NodeTarget {
+                has_ready_endpoints: policy == ExternalTrafficPolicy::Cluster
+                    || serving.contains(&target.name),
+                ..target.clone()
+            })
+            .collect(),
+    )
+}
+
+/// Pods to send a Service's traffic to, each with its port for each listener.
+pub(crate) fn pods(slices: &[SliceState], listeners: &BTreeSet<Listener>) -> Targets {
+    let mut pods: BTreeMap<IpAddr, PodTarget> = BTreeMap::new();
+    for SliceState { endpoints, ports } in slices {
+        let reachable: BTreeMap<ListenerKey, Port> = listeners
+            .iter()
+            .filter_map(|it| ports.get(&(it.protocol, it.name.clone())).map(|port| (it.key(), *port)))
+            .collect();
+        for EndpointState { address, node, zone } in endpoints {
+            // A pod with differing ports for one name is split over several slices.
+            let pod = pods.entry(*address).or_insert_with(|| PodTarget {
+                address: *address,
+                ports: BTreeMap::new(),
+                node: node.clone(),
+                zone: zone.clone(),
+            });
+            pod.ports.extend(reachable.iter().map(|(key, port)| (*key, *port)));
+        }
+    }
+    Targets::Pods(pods.into_values().filter(|pod| !pod.ports.is_empty()).collect())
+}
+
+#[cfg(test)]
+mod tests;

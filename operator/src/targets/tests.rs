@@ -1,0 +1,70 @@
+//! Which nodes and pods are chosen.
+
+use k8s_openapi::api::core::v1::{NodeSpec, Taint};
+
+use super::*;
+use crate::testing::{mk_node, mk_slice};
+
+fn states(nodes: &[Node]) -> Vec<NodeState> {
+    nodes.iter().filter_map(|node| NodeState::of(node).map(|(_, state)| state)).collect()
+}
+
+fn names(targets: &Targets) -> Vec<String> {
+    match targets {
+        Targets::Nodes(nodes) => nodes.iter().map(|node| node.name.0.clone()).collect(),
+        Targets::Pods(pods) => pods.iter().map(|pod| pod.address.to_string()).collect(),
+    }
+}
+
+fn tainted(mut node: Node) -> Node {
+    let taint =
+        Taint { key: AUTOSCALER_TAINT.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+    node.spec = Some(NodeSpec { taints: Some(vec![taint]), ..NodeSpec::default() });
+    node
+}
+
+#[test]
+fn only_nodes_that_are_ready_and_stay_are_targets() {
+    let mut excluded = mk_node("b", "10.0.0.2", true);
+    excluded.metadata.labels.get_or_insert_default().insert(EXCLUDE_LABEL.to_owned(), String::new());
+    let all = states(&[
+        mk_node("a", "10.0.0.1", true),
+        excluded,
+        tainted(mk_node("c", "10.0.0.3", true)),
+        mk_node("d", "10.0.0.4", false),
+    ]);
+    assert_eq!(names(&nodes(&all, &[], ExternalTrafficPolicy::Cluster)), ["a"]);
+}
+
+#[test]
+fn when_no_node_is_ready_traffic_is_not_taken_from_those_that_may_still_serve() {
+    let all = states(&[mk_node("a", "10.0.0.1", false), tainted(mk_node("b", "10.0.0.2", true))]);
+    assert_eq!(names(&nodes(&all, &[], ExternalTrafficPolicy::Cluster)), ["a"]);
+}
+
+#[test]
+fn moving_a_pod_changes_targets_under_local_only() {
+    let all = states(&[mk_node("a", "10.0.0.1", true), mk_node("b", "10.0.0.2", true)]);
+    let on = |node: &str| SliceState::of(&mk_slice("web", "web-1", &[("10.1.0.1", node, true)])).unwrap().1;
+    let (first, second) = ([on("a")], [on("b")]);
+    let cluster = |slices| nodes(&all, slices, ExternalTrafficPolicy::Cluster);
+    let local = |slices| nodes(&all, slices, ExternalTrafficPolicy::Local);
+    assert_eq!(cluster(&first), cluster(&second));
+    assert_ne!(local(&first), local(&second));
+    let Targets::Nodes(targets) = local(&first) else { panic!("nodes were asked for") };
+    assert_eq!(targets.iter().map(|node| node.has_ready_endpoints).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
+fn pods_that_are_not_ready_or_lack_every_port_are_no_targets() {
+    let listener = |name: &str| Listener {
+        protocol: Protocol::Tcp,
+        port: 80i32.try_into().unwrap(),
+        name: name.to_owned(),
+        node_port: None,
+    };
+    let slice = mk_slice("web", "web-1", &[("10.1.0.1", "a", true), ("10.1.0.2", "a", false)]);
+    let slices = [SliceState::of(&slice).unwrap().1];
+    assert_eq!(names(&pods(&slices, &BTreeSet::from([listener("http")]))), ["10.1.0.1"]);
+    assert!(pods(&slices, &BTreeSet::from([listener("other")])).is_empty());
+}

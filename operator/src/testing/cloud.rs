@@ -1,0 +1,221 @@
+//! A cloud in memory: load balancers that take their time, fail, or never answer, as tests ask.
+//!
+//! Owns: the fake provider. Leaves to others: nothing is recorded but what a real cloud would know and bill.
+//! Invariant: it keeps the provider's contract; two load balancers for one Service would be two entries.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use portico_provider::{
+    Capabilities, Desired, Effect, Ingress, IngressAddress, Inventory, IpMode, LoadBalancer,
+    LoadBalancerProvider, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid,
+};
+use tokio::time::{Instant, sleep};
+
+use super::CAPABILITIES;
+
+/// Where the cloud is asked again.
+const POLL: Duration = Duration::from_secs(2);
+
+/// How long a call is on its way, and its answer again.
+const LATENCY: Duration = Duration::from_millis(5);
+
+/// A handle; clones share the cloud.
+#[derive(Clone, Default)]
+pub(crate) struct FakeCloud {
+    state: Arc<Mutex<CloudState>>,
+    cut: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+pub(crate) struct CloudState {
+    /// By a number each creation takes: a second one for the same owner would show.
+    pub(crate) existing: BTreeMap<u8, (LoadBalancer, Instant)>,
+    next: u8,
+    pub(crate) provisioning: Duration,
+    /// Answers to the next executions, last first; then all is well.
+    pub(crate) failures: Vec<ProviderError>,
+    /// Executions for these never end.
+    pub(crate) hanging: HashSet<ServiceUid>,
+    /// Whether nothing at all answers.
+    pub(crate) down: bool,
+    pub(crate) reads: u32,
+    pub(crate) writes: u32,
+}
+
+/// A load balancer as read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FakeLb {
+    pub(crate) spec: LoadBalancer,
+    number: u8,
+    active: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum FakeStep {
+    Create(Box<LoadBalancer>),
+    Update(u8, Box<LoadBalancer>),
+    Delete(Owner),
+}
+
+impl fmt::Display for FakeStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(spec) => write!(f, "create load balancer for {}", spec.owner.name),
+            Self::Update(_, spec) => write!(f, "update load balancer of {}", spec.owner.name),
+            Self::Delete(owner) => write!(f, "delete load balancer of {}", owner.name),
+        }
+    }
+}
+
+fn bare(spec: &LoadBalancer) -> LoadBalancer {
+    LoadBalancer { published: BTreeSet::new(), ..spec.clone() }
+}
+
+impl CloudState {
+    fn of(&self, uid: &ServiceUid) -> Option<FakeLb> {
+        let found = self.existing.iter().find(|(_, (spec, _))| spec.owner.service == *uid);
+        found.map(|(number, (spec, ready))| FakeLb {
+            spec: spec.clone(),
+            number: *number,
+            active: Instant::now() >= *ready,
+        })
+    }
+
+    fn apply(&mut self, step: &FakeStep) -> Outcome {
+        self.writes += 1;
+        match step {
+            FakeStep::Create(spec) if self.of(&spec.owner.service).is_none() => {
+                self.next += 1;
+                self.existing.insert(self.next, (bare(spec), Instant::now() + self.provisioning));
+                if !self.provisioning.is_zero() {
+                    return Outcome::InProgress { retry: POLL, what: "an address".to_owned() };
+                }
+            }
+            FakeStep::Create(_) => {}
+            FakeStep::Update(number, spec) => {
+                if let Some((old, _)) = self.existing.get_mut(number) {
+                    *old = bare(spec);
+                }
+            }
+            FakeStep::Delete(owner) => {
+                self.existing.retain(|_, (spec, _)| spec.owner.service != owner.service)
+            }
+        }
+        Outcome::Done
+    }
+}
+
+impl FakeCloud {
+    /// Looks at or changes the cloud behind the operator's back.
+    pub(crate) fn with<T>(&self, with: impl FnOnce(&mut CloudState) -> T) -> T {
+        with(&mut self.state.lock().unwrap())
+    }
+
+    /// Another handle to the same cloud, for another process.
+    pub(crate) fn connect(&self) -> Self {
+        Self { state: Arc::clone(&self.state), cut: Arc::default() }
+    }
+
+    /// The process of this handle is dead: its calls never arrive, and what did is never answered.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    async fn line(&self) {
+        sleep(LATENCY).await;
+        if self.cut.load(Ordering::Relaxed) {
+            pending::<()>().await;
+        }
+    }
+
+    async fn read<T>(&self, read: impl FnOnce(&CloudState) -> T + Send) -> Result<T, ProviderError> {
+        self.line().await;
+        let answer = self.with(|state| {
+            state.reads += 1;
+            if state.down { Err(ProviderError::unavailable("read", "down")) } else { Ok(read(state)) }
+        });
+        self.line().await;
+        answer
+    }
+}
+
+impl LoadBalancerProvider for FakeCloud {
+    type Observed = FakeLb;
+    type Step = FakeStep;
+
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    async fn inventory(&self) -> Result<Inventory<FakeLb>, ProviderError> {
+        self.read(|state| {
+            let owners = state.existing.values().map(|(spec, _)| spec.owner.clone());
+            owners.filter_map(|owner| Some(Owned { observed: state.of(&owner.service)?, owner })).collect()
+        })
+        .await
+    }
+
+    async fn observe(&self, owner: &Owner) -> Result<Option<FakeLb>, ProviderError> {
+        self.read(|state| state.of(&owner.service)).await
+    }
+
+    fn plan(&self, desired: Desired<'_>, observed: Option<&FakeLb>) -> Plan<FakeStep> {
+        let plan = Plan::nothing("it is as desired");
+        match (desired, observed) {
+            (Desired::Absent(_), None) => plan,
+            (Desired::Absent(owner), Some(_)) => {
+                plan.step(FakeStep::Delete(owner.clone()), Effect::Narrow, "nobody wants it")
+            }
+            (Desired::Present(spec), None) => {
+                plan.step(FakeStep::Create(Box::new(spec.clone())), Effect::Widen, "there is none")
+            }
+            (Desired::Present(spec), Some(lb)) if bare(spec) != lb.spec => {
+                plan.step(FakeStep::Update(lb.number, Box::new(spec.clone())), Effect::Narrow, "it differs")
+            }
+            (Desired::Present(_), Some(lb)) if !lb.active => plan.wait("an address", POLL),
+            (Desired::Present(_), Some(_)) => plan,
+        }
+    }
+
+    async fn execute(&self, step: &FakeStep) -> Result<Outcome, ProviderError> {
+        let owner = match step {
+            FakeStep::Create(spec) | FakeStep::Update(_, spec) => &spec.owner,
+            FakeStep::Delete(owner) => owner,
+        };
+        if self.with(|state| state.hanging.contains(&owner.service)) {
+            pending::<()>().await;
+        }
+        self.line().await;
+        let answer = self.with(|state| match state.failures.pop() {
+            Some(error) => Err(error),
+            None if state.down => Err(ProviderError::unavailable("execute", "down")),
+            None => Ok(state.apply(step)),
+        });
+        self.line().await;
+        answer
+    }
+
+    fn report(&self, _desired: &LoadBalancer, observed: Option<&FakeLb>) -> Report {
+        let ingress = |lb: &FakeLb| Ingress {
+            address: IngressAddress::Ip(IpAddr::V4(Ipv4Addr::new(192, 0, 2, lb.number))),
+            ip_mode: Some(IpMode::Vip),
+            ports: Vec::new(),
+        };
+        let active = observed.filter(|lb| lb.active);
+        Report {
+            ingress: active.map(ingress).into_iter().collect(),
+            ready: active.is_some(),
+            facts: Vec::new(),
+        }
+    }
+}

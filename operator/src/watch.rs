@@ -1,0 +1,102 @@
+//! Watches that keep the world, and what a change sets in motion.
+//!
+//! Owns: one stream per kind, trimming, and fanning out. Leaves to others: what is kept (`world`), the work.
+//! Invariant: changes that come in a burst (a rollout's endpoints, a node pool's nodes) are looked at once.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::queue::Queue;
+use crate::service::{ClassRule, ServiceKey};
+use crate::world::{Change, Concern, Followed, World};
+
+/// How long a burst of node changes is gathered.
+const NODES_SETTLE: Duration = Duration::from_millis(250);
+/// How long changes of one Service's endpoints are gathered.
+pub(crate) const ENDPOINTS_SETTLE: Duration = Duration::from_millis(50);
+
+/// Where changes go.
+#[derive(Clone)]
+pub(crate) struct Router {
+    world: Arc<World>,
+    queue: Arc<Queue>,
+    everyone: Arc<Notify>,
+}
+
+impl Router {
+    /// Changes go into `world`, Services they concern into `queue`.
+    pub(crate) fn new(world: Arc<World>, queue: Arc<Queue>) -> Self {
+        Self { world, queue, everyone: Arc::default() }
+    }
+
+    /// Takes one change in.
+    pub(crate) fn take<K: Followed>(&self, change: Change<K>, settle: Duration) {
+        match K::follow(&self.world, change) {
+            None => {}
+            Some(Concern::Everyone) => self.everyone.notify_one(),
+            Some(Concern::Services(keys)) if settle.is_zero() => {
+                keys.into_iter().for_each(|key| self.queue.add(key));
+            }
+            Some(Concern::Services(keys)) => {
+                let due = Instant::now() + settle;
+                keys.into_iter().for_each(|key| self.queue.add_at(key, due));
+            }
+        }
+    }
+
+    /// Brings every Service back that has, or shall have, a load balancer, each time something concerns them all.
+    pub(crate) async fn fan_out(self, classes: ClassRule) {
+        loop {
+            self.everyone.notified().await;
+            sleep(NODES_SETTLE).await;
+            self.bring_back(&classes);
+        }
+    }
+
+    /// Brings them back now.
+    pub(crate) fn bring_back(&self, classes: &ClassRule) {
+        let services = self.world.services();
+        let ours = services.iter().filter(|service| classes.claims(service));
+        ours.for_each(|service| self.queue.add(ServiceKey::of(service)));
+    }
+}
+
+/// Follows one kind of object, for ever; a broken watch begins anew, with growing delays.
+pub(crate) async fn follow<K>(api: Api<K>, router: Router, settle: Duration)
+where
+    K: Followed + Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K::DynamicType: Default,
+{
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => router.take(change(event), settle),
+            Err(error) => {
+                tracing::warn!(kind, error = crate::operation::chain(&error), "watch broken; it begins anew")
+            }
+        }
+    }
+}
+
+fn change<K: Followed>(event: watcher::Event<K>) -> Change<K> {
+    let trimmed = |mut object: K| {
+        object.trim();
+        object
+    };
+    match event {
+        watcher::Event::Apply(object) => Change::Put(trimmed(object)),
+        watcher::Event::Delete(object) => Change::Remove(trimmed(object)),
+        watcher::Event::Init => Change::Begin,
+        watcher::Event::InitApply(object) => Change::Stage(trimmed(object)),
+        watcher::Event::InitDone => Change::Finish,
+    }
+}
