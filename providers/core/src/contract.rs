@@ -44,10 +44,10 @@ pub trait World: Sync {
     /// Lets the cloud work for so long: sleeps, or moves its clock.
     fn pause(&self, duration: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Has the cloud do the `n`th write from now (1 is the next) and lose its reply. `false`: not possible here.
+    /// Has the cloud do the `n`th write from now (1 is the next) and lose its reply. `false`: not possible
+    /// here, as by default.
     fn lose_reply_of_write(&self, n: u32) -> bool {
-        let _not_possible = n;
-        false
+        n == 0
     }
 }
 

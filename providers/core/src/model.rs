@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use hash::SpecHash;
 pub use health::{HealthCheck, Probe, ProbePort};
 pub use listener::{InvalidListener, Listener, ListenerKey, Port, Protocol};
-pub use options::{InvalidOption, OptionReader, Options};
+pub use options::{InvalidOption, OptionReader, Options, parse_duration};
 pub use owner::{ClusterUid, InvalidOwner, Owner, ServiceName, ServiceUid};
 pub use policy::{ExternalTrafficPolicy, IpFamily, ProxyProtocol, Replacement, Scheme, SessionAffinity};
 pub use target::{NodeName, NodeTarget, PodTarget, Targets};

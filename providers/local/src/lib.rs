@@ -1,1 +1,22 @@
-//! Being written.
+//! The cloud of a laptop: a real TCP and UDP load balancer for one machine, and the provider that uses it.
+//!
+//! ```text
+//!  operator ── LocalProvider ── HTTP/JSON ──▶ portico-lb
+//!               plan, report      api          daemon: api → registry (ipam, store) → dataplane
+//!                                              clients ──▶ address:port ──▶ healthy targets
+//! ```
+//! Owns: [`LocalProvider`], the API between the two ([`api`]), and the daemon ([`daemon`], [`dataplane`]).
+//! Leaves to others: what is behind a target (the node proxy).
+//! Invariant: the daemon knows addresses, listeners and targets, and nothing of Kubernetes.
+
+pub mod api;
+mod capabilities;
+mod client;
+pub mod daemon;
+pub mod dataplane;
+mod plan;
+mod provider;
+mod report;
+mod translate;
+
+pub use provider::{Config, LocalProvider, Step};

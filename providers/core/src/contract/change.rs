@@ -95,9 +95,9 @@ pub async fn replacement_needs_consent<W: World>(world: &W) -> Result<(), Violat
             .blocked()
             .iter()
             .any(|blocked| blocked.field == field && blocked.obstacle == Obstacle::ReplacementRequired);
-        let serves = provider.report(&base, after.as_ref()).ingress;
-        if !shown || serves != served {
-            return Err(Violation::new(PROMISE, format!("{field}: {plan}; {served:?} became {serves:?}")));
+        let now = provider.report(&base, after.as_ref()).ingress;
+        if !shown || now != served {
+            return Err(Violation::new(PROMISE, format!("{field}: {plan}; {served:?} became {now:?}")));
         }
     }
     remove(world, Desired::Present(&base)).await.map(|_driven| ())

@@ -5,7 +5,6 @@
 //! Invariant: a value that does not parse is an error that names key, value and remedy; never a default.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -56,14 +55,17 @@ impl OptionReader<'_> {
 
     /// A duration such as `30s`, `500ms`, `5m`.
     pub fn duration(&mut self, key: &str) -> Option<Duration> {
-        self.parsed::<Span>(key, "a duration such as \"30s\", \"500ms\" or \"5m\"")
-            .map(|Span(duration)| duration)
+        self.read(key, "a duration such as \"30s\", \"500ms\" or \"5m\"", parse_duration)
     }
 
     /// Anything that parses; `expected` completes the sentence "must be …".
     pub fn parsed<T: FromStr>(&mut self, key: &str, expected: &'static str) -> Option<T> {
+        self.read(key, expected, |text| text.parse().ok())
+    }
+
+    fn read<T>(&mut self, key: &str, expected: &'static str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let value = self.options.0.get(key)?;
-        let parsed = value.trim().parse().ok();
+        let parsed = parse(value.trim());
         if parsed.is_none() {
             self.invalid.push(InvalidOption { key: key.to_owned(), value: value.clone(), expected });
         }
@@ -76,23 +78,19 @@ impl OptionReader<'_> {
     }
 }
 
-struct Span(Duration);
-
-impl FromStr for Span {
-    type Err = fmt::Error;
-    fn from_str(text: &str) -> Result<Self, fmt::Error> {
-        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or(fmt::Error)?;
-        let (number, unit) = text.split_at(split);
-        let number: u64 = number.parse().map_err(|_not_a_number| fmt::Error)?;
-        let milliseconds = match unit {
-            "ms" => Some(number),
-            "s" => number.checked_mul(1_000),
-            "m" => number.checked_mul(60_000),
-            "h" => number.checked_mul(3_600_000),
-            _ => None,
-        };
-        milliseconds.map(Duration::from_millis).map(Self).ok_or(fmt::Error)
-    }
+/// Reads `30s`, `500ms`, `5m`, `1h`: what annotations and flags write. `None` for anything else, too large included.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().ok()?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    };
+    milliseconds.map(Duration::from_millis)
 }
 
 #[cfg(test)]

@@ -1,0 +1,120 @@
+//! The API of `portico-lb`: JSON over HTTP, the same types on both sides.
+//!
+//! ```text
+//! GET    /v1/load-balancers?cluster=UID          → [View]
+//! GET    /v1/load-balancers/{cluster}/{service}  → View | 404
+//! PUT    /v1/load-balancers/{cluster}/{service}  Put → View (idempotent: the owner is the key)
+//! DELETE /v1/load-balancers/{cluster}/{service}  → 204, absent or not
+//! ```
+//! Owns: the wire types. Leaves to others: serving and calling. All but `/healthz` and `/metrics` need
+//! `Authorization: Bearer TOKEN`. An answer that is not 2xx carries a [`Failure`].
+//! Invariant: a spec is complete; what it does not say has a default that is written here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use portico_provider::{
+    HealthCheck, IpFamily, ListenerKey, Owner, ProxyProtocol, ServiceName, SessionAffinity,
+};
+use serde::{Deserialize, Serialize};
+
+/// What a load balancer shall be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Where each listener's traffic goes; at least one listener, TCP or UDP.
+    pub listeners: BTreeMap<ListenerKey, BTreeSet<SocketAddr>>,
+    /// How a target shows that it can take traffic; `null`: every target counts as healthy.
+    pub health_check: Option<HealthCheck>,
+    /// Who may connect; empty: everybody.
+    pub source_ranges: BTreeSet<IpNet>,
+    /// Whether a client stays with its target.
+    pub session_affinity: SessionAffinity,
+    /// Whether TCP targets get a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
+    /// Of which families it has addresses, one each.
+    pub ip_families: BTreeSet<IpFamily>,
+    /// Addresses that it must have, at most one of a family.
+    pub requested: BTreeSet<IpAddr>,
+    /// Addresses that it had and that go on serving beside the new ones.
+    pub retain: BTreeSet<IpAddr>,
+    /// How long a new one stays `provisioning`; `null`: as the daemon was told.
+    pub provisioning_delay: Option<Duration>,
+}
+
+/// The body of a PUT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// The Service, for people.
+    pub name: ServiceName,
+    /// What it shall be.
+    pub spec: Spec,
+    /// Addresses to take, if they are free, before any other: what the Service's status already shows.
+    pub claim: BTreeSet<IpAddr>,
+}
+
+/// A load balancer as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Whose it is.
+    pub owner: Owner,
+    /// What was last asked.
+    pub spec: Spec,
+    /// Whether it serves yet.
+    pub state: State,
+    /// Its addresses; none while provisioning.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Earlier addresses that still serve, as `spec.retain` asked.
+    pub retained: BTreeSet<IpAddr>,
+    /// Listeners that could not be opened, and why.
+    pub listener_errors: BTreeMap<ListenerKey, String>,
+    /// Targets that are healthy.
+    pub healthy_targets: BTreeSet<SocketAddr>,
+}
+
+/// Whether a load balancer serves yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Being made; look again later.
+    Provisioning,
+    /// It has its addresses and serves.
+    Active,
+}
+
+/// Which load balancers to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Only this cluster's.
+    pub cluster: Option<portico_provider::ClusterUid>,
+}
+
+/// Why a request was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its kind.
+    pub reason: FailureReason,
+    /// Which field, what is wrong, what to do.
+    pub message: String,
+}
+
+/// The kinds of failure, each with its HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureReason {
+    /// 400: the request can never succeed.
+    Invalid,
+    /// 401: no or a wrong token.
+    Unauthorized,
+    /// 404: there is no such load balancer.
+    NotFound,
+    /// 409: the address belongs to another load balancer.
+    Conflict,
+    /// 507: no address is free.
+    Exhausted,
+    /// 500: this machine failed; the same request may succeed later.
+    Internal,
+}

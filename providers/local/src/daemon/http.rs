@@ -1,0 +1,165 @@
+//! The API over HTTP: routes, the token, and errors with their status.
+//!
+//! Owns: what `api` describes, as a service. Leaves to others: doing it (`registry`).
+//! Invariant: without the token nothing is shown and nothing changes; every refusal says why as JSON.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header::AUTHORIZATION};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use portico_provider::{Owner, Protocol};
+
+use super::ipam::NoAddress;
+use super::registry::{Registry, RegistryError};
+use super::store::Key;
+use crate::api::{Failure, FailureReason, Filter, Put, Spec, View};
+use crate::dataplane::metrics::Metrics;
+
+/// What a request needs.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The load balancers.
+    pub registry: Registry,
+    /// The bearer token.
+    pub token: Arc<str>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The routes.
+pub fn router(api: Api) -> Router {
+    let one = get(get_one).put(put_one).delete(delete_one);
+    Router::new()
+        .route("/v1/load-balancers", get(list))
+        .route("/v1/load-balancers/{cluster}/{service}", one)
+        .route_layer(from_fn_with_state(api.clone(), authorize))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(metrics))
+        .with_state(api)
+}
+
+async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    if same(token.as_bytes(), api.token.as_bytes()) {
+        return next.run(request).await;
+    }
+    let message = "no bearer token, or not the one in this daemon's --token-file";
+    Failure { reason: FailureReason::Unauthorized, message: message.to_owned() }.into_response()
+}
+
+/// Compares in a time that depends on the length only.
+fn same(given: &[u8], token: &[u8]) -> bool {
+    let differing = given.iter().zip(token).fold(0, |differing, (a, b)| differing | (a ^ b));
+    given.len() == token.len() && differing == 0
+}
+
+async fn metrics(State(api): State<Api>) -> String {
+    api.metrics.text(api.registry.len().await)
+}
+
+async fn list(
+    State(api): State<Api>,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Json<Vec<View>>, Failure> {
+    let Query(filter) = filter.map_err(|rejection| invalid(rejection.body_text()))?;
+    Ok(Json(api.registry.list(filter.cluster.as_ref()).await))
+}
+
+async fn get_one(State(api): State<Api>, Path(path): Path<(String, String)>) -> Result<Json<View>, Failure> {
+    let key = key(&path)?;
+    let absent = || Failure { reason: FailureReason::NotFound, message: "no such load balancer".to_owned() };
+    api.registry.get(&key).await.map(Json).ok_or_else(absent)
+}
+
+async fn put_one(
+    State(api): State<Api>,
+    Path(path): Path<(String, String)>,
+    body: Result<Json<Put>, JsonRejection>,
+) -> Result<Json<View>, Failure> {
+    let (cluster, service) = key(&path)?;
+    let Json(put) = body.map_err(|rejection| invalid(rejection.body_text()))?;
+    let owner = Owner { cluster, service, name: put.name.clone() };
+    Ok(Json(api.registry.put(owner, put).await?))
+}
+
+async fn delete_one(
+    State(api): State<Api>,
+    Path(path): Path<(String, String)>,
+) -> Result<StatusCode, Failure> {
+    api.registry.delete(&key(&path)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn key((cluster, service): &(String, String)) -> Result<Key, Failure> {
+    let cluster = cluster.parse().map_err(|error| invalid(format!("{error}")))?;
+    let service = service.parse().map_err(|error| invalid(format!("{error}")))?;
+    Ok((cluster, service))
+}
+
+/// What can be wrong with a spec on its own; addresses are the IPAM's matter.
+pub(super) fn check_spec(spec: &Spec) -> Result<(), String> {
+    let Spec { listeners, health_check, ip_families, requested, .. } = spec;
+    if listeners.is_empty() {
+        return Err("listeners: there must be at least one".to_owned());
+    }
+    if let Some(key) = listeners.keys().find(|key| key.protocol == Protocol::Sctp) {
+        return Err(format!("listeners: {key} cannot be served: use TCP or UDP"));
+    }
+    if ip_families.is_empty() {
+        return Err("ip_families: there must be at least one of IPv4, IPv6".to_owned());
+    }
+    if let Some(check) = health_check.as_ref().filter(|check| !check.is_sane()) {
+        return Err(format!("health_check: {check}: nothing may be zero, and a path begins with /"));
+    }
+    for family in [portico_provider::IpFamily::IPv4, portico_provider::IpFamily::IPv6] {
+        let asked =
+            requested.iter().filter(|address| portico_provider::IpFamily::of(**address) == family).count();
+        if asked > 1 || (asked == 1 && !ip_families.contains(&family)) {
+            return Err(format!(
+                "requested: at most one {family} address, and only if ip_families has {family}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn invalid(message: String) -> Failure {
+    Failure { reason: FailureReason::Invalid, message }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let reason = match &error {
+            RegistryError::Invalid(_) | RegistryError::Address(NoAddress::OutOfRange { .. }) => {
+                FailureReason::Invalid
+            }
+            RegistryError::Address(NoAddress::Taken(_)) => FailureReason::Conflict,
+            RegistryError::Address(NoAddress::Exhausted { .. }) => FailureReason::Exhausted,
+            RegistryError::Store(_) | RegistryError::Placement(_) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "request failed");
+                FailureReason::Internal
+            }
+        };
+        Self { reason, message: error.to_string() }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = match self.reason {
+            FailureReason::Invalid => StatusCode::BAD_REQUEST,
+            FailureReason::Unauthorized => StatusCode::UNAUTHORIZED,
+            FailureReason::NotFound => StatusCode::NOT_FOUND,
+            FailureReason::Conflict => StatusCode::CONFLICT,
+            FailureReason::Exhausted => StatusCode::INSUFFICIENT_STORAGE,
+            FailureReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(self)).into_response()
+    }
+}
