@@ -7,7 +7,7 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use ipnet::IpNet;
 
-/// Makes Services reachable on this node: ClusterIPs, NodePorts, load-balancer VIPs.
+/// Makes Services reachable on this node: cluster IPs, node ports, load-balancer VIPs.
 #[derive(Clone, Debug, Parser)]
 #[command(version, about)]
 pub struct Args {
@@ -94,7 +94,7 @@ pub struct ListenArgs {
 #[derive(Clone, Copy, Debug, ClapArgs)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
-    /// How log lines look. RUST_LOG chooses which.
+    /// How log lines look. The variable `RUST_LOG` chooses which.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }

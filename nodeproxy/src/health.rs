@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 /// A change that has waited this long without reaching the kernel makes the proxy unhealthy (kube-proxy: twice its sync
 /// period of 30 s).
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Health, shared by the sync loop that writes it and the servers that read it.
 #[derive(Clone, Debug, Default)]

@@ -208,7 +208,7 @@ impl Metrics {
     /// A sync went through.
     pub fn synced(&self, families: &[IpFamily], took: Duration, full: bool) {
         let part = if full { &self.sync_full } else { &self.sync_partial };
-        for label in families.iter().map(label) {
+        for label in families.iter().copied().map(label) {
             self.sync.get_or_create(&label).observe(took.as_secs_f64());
             part.get_or_create(&label).observe(took.as_secs_f64());
             self.last_synced.get_or_create(&label).set(now());
@@ -217,7 +217,7 @@ impl Metrics {
 
     /// A change came in.
     pub fn queued(&self, families: &[IpFamily]) {
-        for label in families.iter().map(label) {
+        for label in families.iter().copied().map(label) {
             self.last_queued.get_or_create(&label).set(now());
         }
     }
@@ -225,7 +225,7 @@ impl Metrics {
     /// A change of `since` has reached the kernel.
     pub fn programmed(&self, families: &[IpFamily], since: Timestamp) {
         let took = Timestamp::now().duration_since(since).as_secs_f64().max(0.0);
-        for label in families.iter().map(label) {
+        for label in families.iter().copied().map(label) {
             self.programming.get_or_create(&label).observe(took);
         }
     }
@@ -233,7 +233,7 @@ impl Metrics {
     /// A call to the dataplane failed.
     pub fn failed(&self, families: &[IpFamily], reason: &'static str) {
         self.failures.get_or_create(&ReasonLabel { reason }).inc();
-        for label in families.iter().map(label) {
+        for label in families.iter().copied().map(label) {
             self.sync_failures.get_or_create(&label).inc();
         }
     }
@@ -248,7 +248,7 @@ impl Metrics {
 
     /// Stale flows were deleted.
     pub fn deleted_flows(&self, family: IpFamily, count: usize) {
-        self.conntrack_deleted.get_or_create(&label(&family)).inc_by(count as u64);
+        self.conntrack_deleted.get_or_create(&label(family)).inc_by(count as u64);
     }
 
     /// A field could not be read.
@@ -274,8 +274,8 @@ pub fn registry(metrics: &Metrics) -> Arc<Registry> {
     Arc::new(registry)
 }
 
-fn label(family: &IpFamily) -> FamilyLabel {
-    FamilyLabel { ip_family: family_name(*family) }
+fn label(family: IpFamily) -> FamilyLabel {
+    FamilyLabel { ip_family: family_name(family) }
 }
 
 fn now() -> f64 {

@@ -236,7 +236,7 @@ fn warn_about(traffic: &TrafficArgs) {
     }
 }
 
-/// Writes to stderr what RUST_LOG chooses, by default `info`.
+/// Writes to stderr what `RUST_LOG` chooses, by default `info`.
 pub fn init_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

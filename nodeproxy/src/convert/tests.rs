@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn mk_service(spec: serde_json::Value, status: serde_json::Value) -> ApiService {
+fn mk_service(spec: &serde_json::Value, status: &serde_json::Value) -> ApiService {
     let metadata =
         json!({"namespace": "default", "name": "web", "creationTimestamp": "2026-01-02T03:04:05Z"});
     let object =
@@ -15,13 +15,13 @@ fn mk_service(spec: serde_json::Value, status: serde_json::Value) -> ApiService 
 #[test]
 fn a_load_balancer_service_is_read_whole() {
     let object = mk_service(
-        json!({
+        &json!({
             "type": "LoadBalancer", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd96::7"],
             "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "dns", "port": 53, "protocol": "UDP"}],
             "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999, "sessionAffinity": "ClientIP",
             "loadBalancerSourceRanges": [" 192.0.2.1/24 ", ""]
         }),
-        json!({"loadBalancer": {"ingress": [
+        &json!({"loadBalancer": {"ingress": [
             {"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "lb.example"}
         ]}}),
     );
@@ -43,15 +43,15 @@ fn headless_and_external_name_services_have_no_address() {
         json!({"clusterIP": "None", "clusterIPs": ["None"]}),
         json!({"type": "ExternalName", "externalName": "example.com", "clusterIP": "10.96.0.9"}),
     ] {
-        assert!(service(&mk_service(spec, json!({}))).0.cluster_ips.is_empty());
+        assert!(service(&mk_service(&spec, &json!({}))).0.cluster_ips.is_empty());
     }
 }
 
 #[test]
 fn a_bad_field_costs_itself_and_names_object_and_field() {
     let object = mk_service(
-        json!({"clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}], "externalIPs": ["010.1", "192.0.2.1"]}),
-        json!({}),
+        &json!({"clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}], "externalIPs": ["010.1", "192.0.2.1"]}),
+        &json!({}),
     );
     let (service, bad) = service(&object);
     assert_eq!(service.external_ips.len(), 1);
