@@ -49,6 +49,12 @@ pub(crate) fn ingress(service: &Service) -> Vec<IpAddr> {
     ingress.into_iter().flatten().filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect()
 }
 
+/// `ipMode` of the first address in `status.loadBalancer.ingress`.
+pub(crate) fn ip_mode(service: &Service) -> Option<&str> {
+    let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
+    ingress.first()?.ip_mode.as_deref()
+}
+
 /// A Service's finalizers.
 pub(crate) fn finalizers(service: &Service) -> &[String] {
     service.metadata.finalizers.as_deref().unwrap_or_default()
@@ -71,6 +77,7 @@ pub(crate) fn condition(service: &Service, kind: &str) -> Option<String> {
 pub(crate) fn provisioned(service: &Service) -> anyhow::Result<SocketAddr> {
     let seen = ingress(service);
     let &[ip] = seen.as_slice() else { bail!("ingress addresses {seen:?}, expected one") };
+    ensure!(ip_mode(service).is_some(), "the address has no ipMode");
     ensure!(finalizers(service).iter().any(|name| name == FINALIZER), "no finalizer {FINALIZER}");
     let condition = condition(service, PROVISIONED).context("no condition that it is provisioned")?;
     ensure!(condition.starts_with("True "), "{PROVISIONED}: {condition}");

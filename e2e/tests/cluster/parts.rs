@@ -58,6 +58,11 @@ pub(crate) fn signal_operator(pod: &str, signal: Signal) -> anyhow::Result<()> {
     kill(pid, signal).with_context(|| format!("{signal} to the operator of {pod}"))
 }
 
+/// Whether the operator of a pod runs, hanging or not.
+pub(crate) fn operator_runs(pod: &str) -> anyhow::Result<bool> {
+    Ok(!processes(OPERATOR, &format!("{NAMESPACE}_{pod}"))?.is_empty())
+}
+
 /// Names of the operator's pods that are not on their way out.
 pub(crate) async fn operators(stage: &Stage) -> anyhow::Result<Vec<String>> {
     let pods = Api::<Pod>::namespaced(stage.cluster.client(), NAMESPACE);

@@ -78,6 +78,8 @@ pub(crate) struct Answer {
     pub(crate) client: SocketAddr,
     /// The address the pod was reached at.
     pub(crate) server: SocketAddr,
+    /// The client's address by a PROXY protocol header, where there was one.
+    pub(crate) proxied_client: Option<SocketAddr>,
 }
 
 /// Why there was no answer.

@@ -172,7 +172,9 @@ async fn hangs(scene: &Scene) -> anyhow::Result<()> {
         works(scene, "meanwhile").await
     };
     let taken = taken.await;
-    parts::signal_operator(&first, Signal::SIGCONT)?; // unless its liveness probe had it replaced already
+    if parts::operator_runs(&first)? {
+        parts::signal_operator(&first, Signal::SIGCONT)?; // else its liveness probe had it replaced already
+    }
     taken?;
     works(scene, "after").await?;
     scene.stage.cloud.holds(scene, 2).await?;

@@ -22,6 +22,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("loadBalancerSourceRanges let in those named and nobody else", |s| {
             Box::pin(source_ranges(s))
         }),
+        Scenario::new("the PROXY protocol tells the pod its client, and nobody takes a short cut", |s| {
+            Box::pin(proxy_protocol(s))
+        }),
         Scenario::new("externalIPs are not served unless allowed", |s| Box::pin(external_ips(s))),
     ]
 }
@@ -107,6 +110,30 @@ async fn source_ranges(scene: &Scene) -> anyhow::Result<()> {
     let everybody = json!({"spec": {"loadBalancerSourceRanges": null}});
     let _changed: Service = scene.patch("web", &everybody).await?;
     scene.answered(&scene.everybody(), By::Http, balancer).await.context("without ranges")?;
+    Ok(())
+}
+
+async fn proxy_protocol(scene: &Scene) -> anyhow::Result<()> {
+    scene.deploy(&Workload::web("web")).await?;
+    let mut service = mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?;
+    service.metadata.annotations = Some([("portico.dev/proxy-protocol".to_owned(), "v2".to_owned())].into());
+    scene.create(&service).await?;
+    let balancer = scene
+        .eventually("a load balancer", async || observe::provisioned(&scene.service("web").await?))
+        .await?;
+    let mode = scene.service("web").await?;
+    ensure!(
+        observe::ip_mode(&mode) == Some("Proxy"),
+        "ipMode is {:?}: nodes would go past it",
+        observe::ip_mode(&mode)
+    );
+    let node = scene.stage.cluster.nodes()[0].address;
+    for (client, address) in [(scene.outside(), OUTSIDE), (scene.node("node-1"), node)] {
+        for answer in scene.answered(&[client], By::Http, balancer).await? {
+            let told = answer.proxied_client.map(|client| client.ip());
+            ensure!(told == Some(IpAddr::V4(address)), "the pod was told {told:?}, and {address} asked");
+        }
+    }
     Ok(())
 }
 
