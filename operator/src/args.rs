@@ -66,7 +66,7 @@ pub(crate) struct ProviderArgs {
     /// Who makes load balancers
     #[arg(long, value_enum)]
     pub(crate) provider: ProviderKind,
-    /// portico-lb's address, such as http://10.0.0.1:9440
+    /// `portico-lb`'s address, such as <http://10.0.0.1:9440>
     #[arg(long, required_if_eq("provider", "local"))]
     pub(crate) local_endpoint: Option<String>,
     /// File with portico-lb's bearer token
@@ -129,7 +129,7 @@ pub(crate) struct ProcessArgs {
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, default_value = "[::]:8080")]
     pub(crate) admin_address: SocketAddr,
-    /// How log lines look; RUST_LOG chooses which
+    /// How log lines look; `RUST_LOG` chooses which
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,
 }
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn durations_are_read_with_their_units_and_refused_without() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("10m"), Ok(Duration::from_mins(10)));
         assert!(duration("10").is_err() && duration("-5s").is_err());
     }
 }

@@ -225,14 +225,12 @@ impl SpecReader<'_> {
         }
         let config = self.spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
         let seconds = config.and_then(|client| client.timeout_seconds).unwrap_or(AFFINITY_TIMEOUT_SECONDS);
-        match u64::try_from(seconds) {
-            Ok(seconds @ 1..=86_400) => SessionAffinity::ClientIp { timeout: Duration::from_secs(seconds) },
-            _ => {
-                let message = format!("is {seconds}, but must be 1 to 86400");
-                self.refuse("spec.sessionAffinityConfig.clientIP.timeoutSeconds", message);
-                SessionAffinity::None
-            }
+        if let Ok(seconds @ 1..=86_400) = u64::try_from(seconds) {
+            return SessionAffinity::ClientIp { timeout: Duration::from_secs(seconds) };
         }
+        let message = format!("is {seconds}, but must be 1 to 86400");
+        self.refuse("spec.sessionAffinityConfig.clientIP.timeoutSeconds", message);
+        SessionAffinity::None
     }
 
     fn ip_families(&mut self) -> Vec<IpFamily> {

@@ -19,7 +19,7 @@ use crate::metrics::{CallResult, Metrics};
 /// A provider that plans anew after each round converges in two or three; more is a fault of its plan.
 const ROUNDS: usize = 6;
 /// The longest a single call may take; what it did shows in the next read.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What is wanted for a Service.
 #[derive(Clone, Debug, PartialEq)]

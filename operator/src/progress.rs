@@ -141,7 +141,7 @@ mod tests {
 
     fn after(end: End, now: Instant) -> Track {
         let mut track = Track { running: true, ..Track::default() };
-        track.ended(present(), end, now, Duration::from_secs(600));
+        track.ended(present(), end, now, Duration::from_mins(10));
         track
     }
 

@@ -71,8 +71,8 @@ impl Queue {
         match state.due.get(&key) {
             Some(earlier) if *earlier <= due => return,
             Some(later) => {
-                let stale = (*later, key.clone());
-                state.later.remove(&stale);
+                let put_off = (*later, key.clone());
+                state.later.remove(&put_off);
             }
             None => {}
         }
@@ -166,7 +166,7 @@ mod tests {
     async fn of_two_moments_the_earlier_counts() {
         let queue = Queue::default();
         let start = Instant::now();
-        queue.add_at(key("a"), start + Duration::from_secs(60));
+        queue.add_at(key("a"), start + Duration::from_mins(1));
         queue.add_at(key("a"), start + Duration::from_secs(5));
         queue.add_at(key("a"), start + Duration::from_secs(30));
         assert_eq!(queue.next().await, Some(key("a")));

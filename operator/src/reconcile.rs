@@ -296,7 +296,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let soon = Some(Instant::now() + UNHEALTHY_LOOK);
         self.track(owner, |track| match &mut track.last {
             Some(Ended { want: last, end: End::Settled, again }) if last.same(want) => {
-                *again = again.or(soon)
+                *again = again.or(soon);
             }
             None if !track.running => {
                 track.last = Some(Ended { want: want.clone(), end: End::Settled, again: soon });

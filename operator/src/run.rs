@@ -179,7 +179,7 @@ async fn elect(
 ) -> anyhow::Result<()> {
     let Some(Election { namespace, name, candidate }) = election else {
         // Alone by decree: open for as long as any process lives.
-        keeper.open(Instant::now() + Duration::from_secs(100 * 365 * 86_400));
+        keeper.open(Instant::now() + Duration::from_hours(876_000));
         metrics.leading(true);
         stop.cancelled().await;
         keeper.close();

@@ -43,11 +43,15 @@ impl Router {
             None => {}
             Some(Concern::Everyone) => self.everyone.notify_one(),
             Some(Concern::Services(keys)) if settle.is_zero() => {
-                keys.into_iter().for_each(|key| self.queue.add(key));
+                for key in keys {
+                    self.queue.add(key);
+                }
             }
             Some(Concern::Services(keys)) => {
                 let due = Instant::now() + settle;
-                keys.into_iter().for_each(|key| self.queue.add_at(key, due));
+                for key in keys {
+                    self.queue.add_at(key, due);
+                }
             }
         }
     }
@@ -81,7 +85,7 @@ where
         match event {
             Ok(event) => router.take(change(event), settle),
             Err(error) => {
-                tracing::warn!(kind, error = crate::operation::chain(&error), "watch broken; it begins anew")
+                tracing::warn!(kind, error = crate::operation::chain(&error), "watch broken; it begins anew");
             }
         }
     }

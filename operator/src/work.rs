@@ -22,7 +22,7 @@ use crate::service::ServiceKey;
 use crate::watch::Router;
 
 /// The longest a complete listing may take, all pages together.
-const LISTING_TIMEOUT: Duration = Duration::from_secs(120);
+const LISTING_TIMEOUT: Duration = Duration::from_mins(2);
 /// From one look at whether all lists have arrived to the next.
 const SYNC_POLL: Duration = Duration::from_millis(20);
 

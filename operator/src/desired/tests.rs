@@ -96,7 +96,7 @@ fn defaults_are_those_of_the_api() {
     assert_eq!(plain.ip_families, [IpFamily::IPv4]);
     assert!(plain.source_ranges.is_empty() && plain.requested_addresses.is_empty());
     let sticky = accepted(|spec| spec.session_affinity = Some("ClientIP".to_owned()));
-    assert_eq!(sticky.session_affinity, SessionAffinity::ClientIp { timeout: Duration::from_secs(10_800) });
+    assert_eq!(sticky.session_affinity, SessionAffinity::ClientIp { timeout: Duration::from_hours(3) });
 }
 
 #[test]

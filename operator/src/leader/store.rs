@@ -75,7 +75,7 @@ impl LeaseStore for ApiLease {
             resource_version: version,
             ..ObjectMeta::default()
         };
-        let lease = Lease { metadata, spec: Some(spec(record)), ..Lease::default() };
+        let lease = Lease { metadata, spec: Some(spec(record)) };
         let params = PostParams::default();
         let written = if fresh {
             self.api.create(&params, &lease).await.map_err(|error| failed("create Lease", &error))?

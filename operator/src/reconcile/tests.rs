@@ -16,7 +16,7 @@ use crate::testing::{CLUSTER, FakeCloud, FakeCluster, mk_node, mk_service, with}
 use crate::watch::Router;
 use crate::world::Change;
 
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 /// A running operator; dropping it is `kill -9`.
 struct Running {
@@ -45,7 +45,7 @@ impl Stage {
         let settings = Settings {
             classes: ClassRule { class: "portico.dev/fake".to_owned(), default: true },
             cluster: CLUSTER.parse().unwrap(),
-            resync: Duration::from_secs(600),
+            resync: Duration::from_mins(10),
         };
         let operator = Operator::new(Parts { provider, cluster, world, queue, fence, metrics }, settings);
         let first = operator.list().await;
@@ -109,7 +109,7 @@ impl Running {
 
 /// Long enough for all that is due soon, short of a resync.
 async fn settle() {
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
 }
 
 fn typed(name: &str, type_: &str) -> Service {
@@ -201,7 +201,7 @@ async fn a_provider_call_that_never_ends_holds_up_nobody_else() {
 #[tokio::test(start_paused = true)]
 async fn provisioning_that_takes_minutes_is_waited_for_and_survives_a_crash_without_a_second_one() {
     let stage = Stage::new();
-    stage.cloud.with(|cloud| cloud.provisioning = Duration::from_secs(180));
+    stage.cloud.with(|cloud| cloud.provisioning = Duration::from_mins(3));
     let first = stage.start().await;
     stage.cluster.apply(mk_service("web"));
     settle().await;
@@ -247,7 +247,7 @@ async fn user_errors_are_told_once_and_not_tried_again_and_take_nothing_away() {
     assert_eq!(stage.conditions("web")["Accepted"], "False/InvalidAnnotation");
     assert_eq!(stage.conditions("web")["LoadBalancerProvisioned"], "True/Provisioned");
     assert_eq!(stage.addresses("web"), ["192.0.2.1"], "what serves goes on serving");
-    sleep(Duration::from_secs(300)).await;
+    sleep(Duration::from_mins(5)).await;
     assert_eq!((stage.costs(), stage.reasons("web")), (costs, events));
     stage.cluster.apply(mk_service("web"));
     settle().await;
@@ -262,7 +262,7 @@ async fn a_quota_is_told_and_tried_again_only_when_the_service_changes() {
         || ProviderError::Exhausted { operation: "create", message: "0 of 5 addresses are free".to_owned() };
     stage.cloud.with(|cloud| cloud.failures = vec![full()]);
     stage.cluster.apply(mk_service("web"));
-    sleep(Duration::from_secs(300)).await;
+    sleep(Duration::from_mins(5)).await;
     assert_eq!(stage.conditions("web")["LoadBalancerProvisioned"], "False/QuotaExceeded");
     assert!(stage.existing().is_empty(), "not tried again by itself");
     assert_eq!(stage.reasons("web").iter().filter(|reason| *reason == "QuotaExceeded").count(), 1);
@@ -432,7 +432,7 @@ async fn play(events: Vec<Event>) {
                 stage.cluster.apply(with(typed(name, type_), |spec| {
                     spec.load_balancer_class = foreign.then(|| "other/nlb".to_owned());
                     spec.ports.as_mut().unwrap()[0].port = port;
-                }))
+                }));
             }
             Event::Delete(name) => stage.cluster.delete(name),
             Event::Fail => {
@@ -440,7 +440,7 @@ async fn play(events: Vec<Event>) {
             }
             Event::FailWrites(count) => stage.cluster.with(|cluster| cluster.failing = count),
             Event::Node(index, ready) => {
-                running.node(mk_node(&format!("n{index}"), &format!("10.0.0.{index}"), ready))
+                running.node(mk_node(&format!("n{index}"), &format!("10.0.0.{index}"), ready));
             }
             Event::Restart => {
                 drop(running);

@@ -104,7 +104,7 @@ impl CloudState {
                 }
             }
             FakeStep::Delete(owner) => {
-                self.existing.retain(|_, (spec, _)| spec.owner.service != owner.service)
+                self.existing.retain(|_, (spec, _)| spec.owner.service != owner.service);
             }
         }
         Outcome::Done
@@ -172,7 +172,6 @@ impl LoadBalancerProvider for FakeCloud {
     fn plan(&self, desired: Desired<'_>, observed: Option<&FakeLb>) -> Plan<FakeStep> {
         let plan = Plan::nothing("it is as desired");
         match (desired, observed) {
-            (Desired::Absent(_), None) => plan,
             (Desired::Absent(owner), Some(_)) => {
                 plan.step(FakeStep::Delete(owner.clone()), Effect::Narrow, "nobody wants it")
             }
@@ -183,7 +182,7 @@ impl LoadBalancerProvider for FakeCloud {
                 plan.step(FakeStep::Update(lb.number, Box::new(spec.clone())), Effect::Narrow, "it differs")
             }
             (Desired::Present(_), Some(lb)) if !lb.active => plan.wait("an address", POLL),
-            (Desired::Present(_), Some(_)) => plan,
+            (Desired::Absent(_), None) | (Desired::Present(_), Some(_)) => plan,
         }
     }
 
