@@ -20,6 +20,13 @@ pub async fn a_created_one_is_in_the_inventory<W: World>(world: &W) -> Result<()
     let driven = converge(world, wanted).await?;
     let provider = world.provider(&desired.owner.cluster);
     expect_one(world, PROMISE, &provider, driven.observed.as_ref())?;
+    let report = provider.report(&desired, driven.observed.as_ref());
+    if !report.ready || (report.ingress.is_empty() && provides(&provider.capabilities())) {
+        return Err(Violation::new(
+            "what converged is reported ready, with its address",
+            format!("{report:?}"),
+        ));
+    }
     let listed = inventory(world, &desired.owner.cluster).await?;
     match listed.services.get(&desired.owner.service) {
         Some(owned) if owned.owner == desired.owner => {
