@@ -95,7 +95,7 @@ pub struct ListenArgs {
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
     /// How log lines look. The variable `RUST_LOG` chooses which.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
 }
 
@@ -124,7 +124,7 @@ pub enum DetectLocalMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
-    Text,
+    Human,
     /// One JSON object a line.
     Json,
 }

@@ -79,7 +79,7 @@ async fn start(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let name = args.cluster.hostname_override.clone().context(
+    let name = args.cluster.hostname_override.clone().filter(|name| !name.trim().is_empty()).context(
         "the name of this node's Node object is not known: set --hostname-override or the environment variable NODE_NAME",
     )?;
     warn_about(&args.traffic);
@@ -241,7 +241,7 @@ pub fn init_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Human => builder.with_ansi(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
 }

@@ -22,7 +22,7 @@ use portico_proxy_core::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,9 @@ pub const COALESCE: Duration = Duration::from_millis(2);
 /// hooks.
 pub const NARROW_AFTER: Duration = Duration::from_millis(100);
 /// How often to ask whether somebody else changed the kernel's tables.
-pub const AUDIT_EVERY: Duration = Duration::from_secs(5);
+pub const AUDIT_EVERY: Duration = Duration::from_secs(1);
+/// If somebody did, reading may take at most one part in so many of our time: on some nodes others change theirs all day.
+const READ_SHARE: u32 = 50;
 
 /// Why the loop ended.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +99,7 @@ pub struct Sync {
     backoff: ExponentialBackoff,
     failed_before: bool,
     narrow_at: Option<Instant>,
+    audit_at: Instant,
     /// UDP flows to be looked at again once their affinity ids are gone.
     stale: Vec<StaleFlows>,
     triggers: Vec<Timestamp>,
@@ -130,6 +133,7 @@ impl Sync {
             backoff: backoff(),
             failed_before: false,
             narrow_at: None,
+            audit_at: Instant::now() + AUDIT_EVERY,
             stale: Vec::new(),
             triggers: Vec::new(),
             missing: SOURCES.into(),
@@ -150,21 +154,19 @@ impl Sync {
                 fact = facts.recv() => self.learn(fact.ok_or(SyncError::NoSources)?),
             }
         }
-        let mut audit = tokio::time::interval(AUDIT_EVERY);
-        audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (repair_at, narrow_at) = (self.repair_at(), self.narrow_at);
+            let (repair_at, narrow_at, audit_at) = (self.repair_at(), self.narrow_at, self.audit_at);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 () = at(repair_at) => self.repair().await?,
                 () = at(narrow_at) => self.narrow().await?,
+                () = sleep_until(audit_at) => self.audit().await?,
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
                     self.gather(&mut facts).await;
                     self.widen().await?;
                 }
-                _ = audit.tick() => self.audit().await?,
             }
         }
     }
@@ -287,10 +289,16 @@ impl Sync {
 
     /// Asks whether somebody else changed something, and repairs if so.
     async fn audit(&mut self) -> Result<(), SyncError> {
+        self.audit_at = Instant::now() + AUDIT_EVERY;
         let Kernel::Known(expected) = self.kernel else { return Ok(()) };
         match self.call(|outside| outside.dataplane.generation()).await? {
             Ok(generation) if generation == expected => Ok(()),
-            Ok(_) => self.repair().await,
+            Ok(_) => {
+                let began = Instant::now();
+                self.repair().await?;
+                self.audit_at += began.elapsed() * READ_SHARE;
+                Ok(())
+            }
             Err(error) => self.fail(error),
         }
     }

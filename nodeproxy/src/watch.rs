@@ -93,7 +93,7 @@ impl Telling {
 pub async fn services(client: Client, proxy_name: Option<String>, telling: Telling) {
     let config =
         watcher::Config::default().labels(&ours(proxy_name.as_deref())).fields("spec.clusterIP!=None");
-    let stream = stream::<Service>(Api::all(client), config.streaming_lists());
+    let stream = stream::<Service>(Api::all(client), config);
     let fact = |seen: Seen<Service>| {
         let event = match seen {
             Seen::Applied(object) => {
@@ -112,7 +112,7 @@ pub async fn services(client: Client, proxy_name: Option<String>, telling: Telli
 pub async fn slices(client: Client, proxy_name: Option<String>, telling: Telling) {
     let labels = format!("!service.kubernetes.io/headless,{}", ours(proxy_name.as_deref()));
     let config = watcher::Config::default().labels(&labels);
-    let stream = stream::<EndpointSlice>(Api::all(client), config.streaming_lists());
+    let stream = stream::<EndpointSlice>(Api::all(client), config);
     let key = |slice: &EndpointSlice| Some((convert::slice_owner(slice)?, Name::from(slice.name_any())));
     let fact = |seen: Seen<EndpointSlice, (ServiceName, Name)>| match seen {
         Seen::Applied(object) => {
@@ -128,7 +128,7 @@ pub async fn slices(client: Client, proxy_name: Option<String>, telling: Telling
 /// This node's Node object.
 pub async fn node(client: Client, name: String, telling: Telling) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let stream = stream::<Node>(Api::all(client), config.streaming_lists());
+    let stream = stream::<Node>(Api::all(client), config);
     let fact = |seen: Seen<Node>| {
         let state = match seen {
             Seen::Applied(object) => {
@@ -146,8 +146,7 @@ pub async fn node(client: Client, name: String, telling: Telling) {
 /// Ranges of `ClusterIP`s. Clusters before Kubernetes 1.33 do not have them, and then unallocated `ClusterIP`s are not told
 /// from other addresses.
 pub async fn service_cidrs(client: Client, telling: Telling) {
-    let config = watcher::Config::default().streaming_lists();
-    let stream = stream::<ServiceCIDR>(Api::all(client), config);
+    let stream = stream::<ServiceCIDR>(Api::all(client), watcher::Config::default());
     let mut all = BTreeMap::<ServiceName, Vec<IpNet>>::new();
     let fact = |seen: Seen<ServiceCIDR>| {
         match seen {
@@ -203,13 +202,26 @@ enum Seen<K, N = ServiceName> {
     Gone(N),
 }
 
+/// Lists as streams spare the server and us the whole list in memory. Servers before 1.34 may have them switched off, and
+/// say so with "sendInitialEvents is forbidden"; then pages do.
+fn lacks_streaming_lists(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) | watcher::Error::WatchError(status) => {
+            status.code == 422
+        }
+        _ => false,
+    }
+}
+
 type Guarded<K> = watcher::Result<watcher::Event<DeserializeGuard<K>>>;
 
 fn stream<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> impl Stream<Item = Guarded<K>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    watcher(api, config).default_backoff()
+    let streaming = watcher(api.clone(), config.clone().streaming_lists())
+        .take_while(|event| std::future::ready(!event.as_ref().is_err_and(lacks_streaming_lists)));
+    streaming.chain(watcher(api, config)).default_backoff()
 }
 
 /// Follows a watch for ever and tells what changes.

@@ -1,7 +1,12 @@
 //! A transaction of the model to batches of the kernel.
 //!
-//! One batch, unless the machine's socket buffer is too small for it: then several, in the transaction's order, so that no
-//! verdict stands without what it leads to. An element that changes its value is deleted and added in the same batch.
+//! New chains go ahead in a batch of their own. A packet notes which of two generations of rules is current when it enters a
+//! hook, but every lookup sees the newest elements; so a verdict that came in one batch with its chain may send a packet
+//! that was already under way to the chain's previous generation, which is empty. A chain that is one batch older has its
+//! rules in both. (`nft_do_chain` and `nf_tables_commit_chain` in the kernel; the storm tests see it happen.)
+//!
+//! The rest is one batch, unless the machine's socket buffer is too small for it: then several, in the transaction's order, so
+//! that no verdict stands without what it leads to. An element that changes its value is deleted and added in one batch.
 //! Elements are encoded as they are written; nothing is copied beside the batch itself.
 
 use std::ops::Range;
@@ -63,6 +68,9 @@ pub(super) fn write(
         skeleton(&mut writer.room(0).batch, *family, config)?;
     }
     writer.objects_added(config)?;
+    if rebuild.is_empty() {
+        writer.parts.push(Part::default());
+    }
     writer.removals()?;
     writer.puts()?;
     writer.objects_removed()?;
