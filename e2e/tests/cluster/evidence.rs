@@ -1,9 +1,9 @@
-//! What is written down when a scenario fails, before its namespace goes: objects, Events, Portico's logs, each node's
-//! ruleset, and the load balancers. The essence is part of the failure, the whole is in a file.
+//! What is written down when a scenario fails, before its namespace goes: the library's
+//! dump, the lease, and the load balancers. The essence is part of the failure, the whole is in a file.
 
 use std::{fmt::Write as _, fs};
 
-use portico_e2e::{portico, process::tail};
+use portico_e2e::portico;
 use tokio::process::Command;
 
 use super::scene::Scene;
@@ -19,37 +19,10 @@ pub(crate) async fn gather(scene: &Scene, scenario: &str) -> String {
     ] {
         add(&mut essence, &format!("kubectl {}", args.join(" ")), cluster.kubectl(&args).await);
     }
-    let mut whole = essence.clone();
-    for args in [
-        vec!["-n", ours, "get", "services,endpointslices,pods,deployments", "-o", "yaml"],
-        vec!["-n", portico::NAMESPACE, "get", "pods,leases", "-o", "wide"],
-        vec!["get", "nodes", "-o", "wide"],
-        vec![
-            "-n",
-            portico::NAMESPACE,
-            "logs",
-            "-l",
-            "app.kubernetes.io/component=operator",
-            "--tail=300",
-            "--prefix",
-        ],
-        vec![
-            "-n",
-            portico::NAMESPACE,
-            "logs",
-            "-l",
-            "app.kubernetes.io/component=nodeproxy",
-            "--tail=300",
-            "--prefix",
-        ],
-    ] {
-        add(&mut whole, &format!("kubectl {}", args.join(" ")), cluster.kubectl(&args).await);
-    }
+    let mut whole = cluster.dump(ours).await;
+    let args = ["-n", portico::NAMESPACE, "get", "leases", "-o", "yaml"];
+    add(&mut whole, "leases", cluster.kubectl(&args).await);
     add(&mut whole, "load balancers", scene.stage.cloud.list().await.map(|list| format!("{list:#?}")));
-    add(&mut whole, "portico-lb.log", Ok(tail(&cluster.home().logs().join("portico-lb.log"), 100)));
-    for node in scene.stage.node_names() {
-        add(&mut whole, &format!("nft list ruleset on {node}"), ruleset(&node).await);
-    }
     essence.push_str(&keep(scene, scenario, &whole));
     essence
 }

@@ -21,7 +21,7 @@ use super::{
     objects::Workload,
     observe,
     stage::Stage,
-    traffic::{Answer, By, Client, Silence, Vantage},
+    traffic::{Answer, By, Client, Silence},
 };
 
 /// How long the cluster may take for what normally takes a second; two cores and a debug build are slow.
@@ -161,17 +161,17 @@ impl Scene {
 
     /// A pod of this scenario as a client.
     pub(crate) fn as_pod(&self, name: &str) -> Client {
-        self.stage.client_at(Vantage::Pod(self.namespace.clone(), name.to_owned()))
+        self.stage.pod(&self.namespace, name)
     }
 
     /// A node as a client.
     pub(crate) fn node(&self, name: &str) -> Client {
-        self.stage.client_at(Vantage::Node(name.to_owned()))
+        self.stage.node(name)
     }
 
     /// The host outside the cluster as a client.
     pub(crate) fn outside(&self) -> Client {
-        self.stage.client_at(Vantage::Outside)
+        self.stage.outside()
     }
 
     /// A pod and a node, on each node: those who reach a `ClusterIP`.

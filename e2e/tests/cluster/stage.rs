@@ -1,23 +1,18 @@
 //! What all scenarios share: the cluster, and a client pod on each node, so that no scenario has to start its own.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::PostParams};
 use portico_e2e::{
     account::Account,
-    cluster::{Cluster, Options},
+    cluster::{Cluster, Options, vantage::Vantage},
     session::Inside,
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
-use super::{
-    cloud::Cloud,
-    objects::Workload,
-    observe,
-    traffic::{Client, Vantage},
-};
+use super::{cloud::Cloud, objects::Workload, observe, traffic::Client};
 
 /// The namespace of the client pods.
 const CLIENTS: &str = "clients";
@@ -60,18 +55,28 @@ impl Stage {
         self.cluster.nodes().iter().map(|host| host.name.clone()).collect()
     }
 
-    /// A client at any vantage.
-    pub(crate) fn client_at(&self, vantage: Vantage) -> Client {
-        Client::new(self.program(), vantage)
+    /// A client on a node.
+    pub(crate) fn node(&self, name: &str) -> Client {
+        self.client_at(self.cluster.from_node(name))
+    }
+
+    /// A client on the host outside.
+    pub(crate) fn outside(&self) -> Client {
+        self.client_at(self.cluster.from_outside())
+    }
+
+    /// A client in any pod.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Client {
+        self.client_at(self.cluster.from_pod(namespace, name))
     }
 
     /// The client pod on a node.
     pub(crate) fn pod_on(&self, node: &str) -> Client {
-        self.client_at(Vantage::Pod(CLIENTS.to_owned(), format!("on-{node}")))
+        self.pod(CLIENTS, &format!("on-{node}"))
     }
 
-    fn program(&self) -> PathBuf {
-        self.cluster.tools().portico_e2e()
+    fn client_at(&self, vantage: Vantage) -> Client {
+        Client::new(self.cluster.tools().portico_e2e(), vantage)
     }
 
     /// Removes a namespace without anybody waiting for it. [`Stage::settle`] waits for it.

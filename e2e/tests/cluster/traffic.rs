@@ -1,53 +1,16 @@
-//! What a client gets: who asks (a pod, a node, a host outside), by which protocol, and what came back. Each question is a
-//! real connection by `portico-e2e probe` in the client's network namespace; this file owns reading its answers.
+//! What a client gets, request by request: who answered, whom it saw, or which kind of silence there was. The library's
+//! vantages say from where; this file owns reading the probe's line for each try, and traffic without end.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, process::Stdio};
 
 use anyhow::{Context as _, bail, ensure};
+use portico_e2e::cluster::vantage::Vantage;
 use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
     task::JoinHandle,
 };
-
-/// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Vantage {
-    /// A pod, by namespace and name.
-    Pod(String, String),
-    /// A node, by name.
-    Node(String),
-    /// The host outside the cluster.
-    Outside,
-}
-
-impl Vantage {
-    fn netns(&self) -> PathBuf {
-        let name = match self {
-            Self::Pod(namespace, name) => format!("{namespace}_{name}"),
-            Self::Node(name) => name.clone(),
-            Self::Outside => "outside".to_owned(),
-        };
-        Path::new("/run/netns").join(name)
-    }
-}
-
-impl fmt::Display for Vantage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pod(namespace, name) => write!(f, "pod {namespace}/{name}"),
-            Self::Node(name) => f.write_str(name),
-            Self::Outside => f.write_str("outside"),
-        }
-    }
-}
 
 /// How it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,10 +106,8 @@ impl Client {
     }
 
     fn probe(&self, by: By, to: SocketAddr, more: &[String]) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = self.vantage.command(&self.program);
         command
-            .arg(format!("--net={}", self.vantage.netns().display()))
-            .arg(&self.program)
             .args(["probe", &by.to_string(), &to.to_string()])
             .args(more)
             .stdin(Stdio::null())
