@@ -11,8 +11,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use portico_provider::{
-    Capabilities, ClusterUid, ExternalTrafficPolicy, HealthCheck, InvalidListener, InvalidOwner, IpFamily,
-    Listener, LoadBalancer, Owner, Port, Protocol, ServiceName, SessionAffinity, TargetKind, Targets,
+    Capabilities, ClusterUid, ExternalTrafficPolicy, HealthCheck, IngressAddress, InvalidListener,
+    InvalidOwner, IpFamily, Listener, LoadBalancer, Owner, Port, Protocol, ServiceName, SessionAffinity,
+    TargetKind, Targets,
 };
 
 use crate::options::{self, Annotated};
@@ -86,7 +87,7 @@ impl SpecReader<'_> {
         annotated: Annotated,
         capabilities: &Capabilities,
         backing: Backing<'_>,
-        published: BTreeSet<IpAddr>,
+        published: BTreeSet<IngressAddress>,
     ) -> LoadBalancer {
         let Annotated { addresses, proxy_protocol, scheme, target_kind, replacement, source_ranges, options } =
             annotated;

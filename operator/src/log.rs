@@ -3,6 +3,8 @@
 //! Owns: setting it up. Leaves to others: what is logged.
 //! Invariant: set up once, before anything is logged.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, LogFormat};
@@ -11,6 +13,7 @@ use crate::args::{Args, LogFormat};
 pub fn init(args: &Args) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
     match args.process.log_format {
         LogFormat::Human => subscriber.init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),

@@ -63,16 +63,15 @@ impl Track {
             return Decision::Under;
         }
         let last = self.last.as_ref().filter(|last| last.want.same(want));
+        let idle = plan.steps().is_empty() && plan.waiting().is_none();
         match last {
-            Some(Ended { end: End::Settled, again, .. }) if plan.steps().is_empty() => match again {
+            Some(Ended { end: End::Settled, again, .. }) if idle => match again {
                 Some(again) if *again <= now => Decision::Go,
                 again => Decision::Rest(*again),
             },
             Some(Ended { again: Some(again), .. }) if *again > now => Decision::Hold(*again),
             Some(Ended { end: End::InProgress { .. } | End::Failed { .. }, .. }) => Decision::Go,
-            _ if plan.steps().is_empty() && plan.waiting().is_none() && matches!(want, Want::Present(_)) => {
-                Decision::Rest(None)
-            }
+            _ if idle && matches!(want, Want::Present(_)) => Decision::Rest(None),
             _ => Decision::Go,
         }
     }
@@ -109,8 +108,8 @@ impl Track {
             Some(End::Failed { reason, message, .. }) => {
                 Progress::Failed { reason, message: message.clone() }
             }
-            Some(End::Settled) if plan.steps().is_empty() => Progress::Settled,
-            None if !self.running && plan.is_settled() => Progress::Settled,
+            Some(End::Settled) if plan.steps().is_empty() && plan.waiting().is_none() => Progress::Settled,
+            None if !self.running && plan.steps().is_empty() && plan.waiting().is_none() => Progress::Settled,
             _ => Progress::Working(doing(plan)),
         }
     }

@@ -174,8 +174,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let observed = self.inventory.get(&load_balancer.owner.service);
         let plan = self.provider.plan(want.desired(), observed.as_ref());
         let report = self.provider.report(&load_balancer, observed.as_ref());
-        self.watch_health(&load_balancer.owner, &want, &report);
-        let decision = self.begin(service, &want, &plan);
+        let mut decision = self.begin(service, &want, &plan);
+        if let Decision::Rest(again) = &mut decision {
+            *again = self.watch_health(&load_balancer.owner, &want, &report);
+        }
         let progress = self.track(&load_balancer.owner, |track| track.progress(&want, &plan));
         let problems = obstacles(&plan);
         self.state(&load_balancer.owner, state(&progress, &problems));
@@ -286,23 +288,17 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         });
     }
 
-    /// Asks for another look at targets that are not all healthy; nothing else would bring the news.
-    fn watch_health(&self, owner: &Owner, want: &Want, report: &Report) {
+    /// When to look again at targets that are not all healthy; nothing else would bring the news.
+    fn watch_health(&self, owner: &Owner, want: &Want, report: &Report) -> Option<Instant> {
         let unhealthy =
             |fact: &portico_provider::Fact| fact.topic == Topic::TargetsHealthy && fact.holds != Truth::True;
-        if !report.facts.iter().any(unhealthy) {
-            return;
-        }
-        let soon = Some(Instant::now() + UNHEALTHY_LOOK);
-        self.track(owner, |track| match &mut track.last {
-            Some(Ended { want: last, end: End::Settled, again }) if last.same(want) => {
-                *again = again.or(soon);
-            }
-            None if !track.running => {
-                track.last = Some(Ended { want: want.clone(), end: End::Settled, again: soon });
-            }
-            _ => {}
-        });
+        let wanted = report.facts.iter().any(unhealthy);
+        self.track(owner, |track| {
+            let due = track.last.as_ref().and_then(|last| last.again);
+            let again = wanted.then(|| due.unwrap_or_else(|| Instant::now() + UNHEALTHY_LOOK));
+            track.last = Some(Ended { want: want.clone(), end: End::Settled, again });
+            again
+        })
     }
 
     async fn write_status(&self, uid: &ServiceUid, situation: Situation<'_>) -> Result<(), ClusterError> {

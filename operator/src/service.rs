@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, ObjectReference, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use portico_provider::IngressAddress;
 
 /// Ours alone: upstream's `service.kubernetes.io/load-balancer-cleanup` could be taken off by a cloud controller
 /// manager that runs beside us.
@@ -119,9 +119,13 @@ pub(crate) fn ingress(service: &Service) -> &[LoadBalancerIngress] {
         .unwrap_or_default()
 }
 
-/// The addresses among them. Hostnames resolve to what they resolve to; nobody claims those.
-pub(crate) fn published(service: &Service) -> BTreeSet<IpAddr> {
-    ingress(service).iter().filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect()
+/// Where clients connect by its status: what a provider keeps until something else is published.
+pub(crate) fn published(service: &Service) -> BTreeSet<IngressAddress> {
+    let address = |entry: &LoadBalancerIngress| match (&entry.ip, &entry.hostname) {
+        (Some(ip), _) => ip.parse().ok().map(IngressAddress::Ip),
+        (None, hostname) => hostname.clone().map(IngressAddress::Hostname),
+    };
+    ingress(service).iter().filter_map(address).collect()
 }
 
 /// Conditions under our domain; others' are none of our business.

@@ -129,6 +129,10 @@ fn provisioned(
         (Progress::Failed { reason, message }, _, _) if !ready => {
             (topic, Truth::False, (*reason).to_owned(), message.clone())
         }
+        // "None has been made yet" is true and no news while it is being made.
+        (Progress::Working(what), _, _) if !ready && problems.is_empty() => {
+            (topic, Truth::False, "Provisioning".to_owned(), what.clone())
+        }
         (_, Some(Fact { topic: _, holds, reason, message }), _) => {
             (topic, *holds, reason.clone(), message.clone())
         }

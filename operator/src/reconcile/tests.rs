@@ -209,7 +209,11 @@ async fn provisioning_that_takes_minutes_is_waited_for_and_survives_a_crash_with
     assert!(stage.addresses("web").is_empty());
     drop(first);
     let _second = stage.start().await;
-    sleep(Duration::from_secs(200)).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(stage.conditions("web")["Synced"], "False/InProgress");
+    sleep(Duration::from_secs(118)).await;
+    assert!(stage.addresses("web").is_empty());
+    sleep(Duration::from_secs(4)).await;
     assert_eq!(stage.existing(), ["web"]);
     assert_eq!(stage.addresses("web"), ["192.0.2.1"]);
     assert_eq!(stage.conditions("web")["Synced"], "True/AsDesired");

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portico_provider::{
-    Capabilities, Desired, Effect, Ingress, IngressAddress, Inventory, IpMode, LoadBalancer,
-    LoadBalancerProvider, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid,
+    Capabilities, Desired, Effect, Fact, Ingress, IngressAddress, Inventory, IpMode, LoadBalancer,
+    LoadBalancerProvider, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid, Topic, Truth,
 };
 use tokio::time::{Instant, sleep};
 
