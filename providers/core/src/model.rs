@@ -19,6 +19,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::report::IngressAddress;
+
 pub use hash::SpecHash;
 pub use health::{HealthCheck, Probe, ProbePort};
 pub use listener::{InvalidListener, Listener, ListenerKey, Port, Protocol};
@@ -58,16 +60,25 @@ pub struct LoadBalancer {
     pub replacement: Replacement,
     /// Annotations that this provider listed in its [`crate::Capabilities::options`], by their full names.
     pub options: Options,
-    /// The addresses the Service's status shows at this moment. Not a wish and not part of the spec hash:
+    /// Where clients connect by the Service's status at this moment. Not a wish and not part of the spec hash:
     /// a provider claims a free published address before it allocates another (law 6), and takes down a
     /// replaced one only after it is no longer published here (law 7).
-    pub published: BTreeSet<IpAddr>,
+    pub published: BTreeSet<IngressAddress>,
 }
 
 impl LoadBalancer {
     /// A digest of everything desired, equal across processes and releases of the compiler; see [`SpecHash`].
     pub fn spec_hash(&self) -> SpecHash {
         SpecHash::of(&Self { published: BTreeSet::new(), ..self.clone() })
+    }
+
+    /// The IP addresses among [`LoadBalancer::published`].
+    pub fn published_ips(&self) -> BTreeSet<IpAddr> {
+        let ips = self.published.iter().filter_map(|address| match address {
+            IngressAddress::Ip(ip) => Some(*ip),
+            IngressAddress::Hostname(_) => None,
+        });
+        ips.collect()
     }
 
     /// The listener on `key`, if there is one.

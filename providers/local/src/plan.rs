@@ -60,8 +60,8 @@ fn present(desired: &LoadBalancer, observed: Option<&View>) -> Plan<Step> {
 }
 
 fn put(desired: &LoadBalancer, spec: Spec) -> Step {
-    let put = Put { name: desired.owner.name.clone(), spec, claim: desired.published.clone() };
-    Step::Put { owner: desired.owner.clone(), put }
+    let put = Put { name: desired.owner.name.clone(), spec, claim: desired.published_ips() };
+    Step::Put { owner: desired.owner.clone(), put: Box::new(put) }
 }
 
 /// Whether the requested addresses may be taken: they are there, or the user consents.
@@ -90,7 +90,8 @@ fn retain(desired: &LoadBalancer, spec: &Spec, view: &View) -> BTreeSet<IpAddr> 
         let stays = asked.map_or_else(|| view.addresses.contains(address), |asked| asked == *address);
         !(stays && spec.ip_families.contains(&family))
     };
-    held.filter(leaves).filter(|address| desired.published.contains(address)).copied().collect()
+    let published = desired.published_ips();
+    held.filter(leaves).filter(|address| published.contains(address)).copied().collect()
 }
 
 fn waits(plan: Plan<Step>, spec: &Spec, view: &View) -> Plan<Step> {

@@ -71,7 +71,7 @@ pub enum Step {
         /// Whose.
         owner: Owner,
         /// What it shall be.
-        put: Put,
+        put: Box<Put>,
     },
     /// Delete it.
     Delete {

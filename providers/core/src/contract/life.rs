@@ -116,17 +116,13 @@ pub async fn published_addresses_are_claimed<W: World>(world: &W) -> Result<(), 
 async fn addresses_of<W: World>(
     world: &W,
     desired: &LoadBalancer,
-) -> Result<BTreeSet<std::net::IpAddr>, Violation> {
+) -> Result<BTreeSet<IngressAddress>, Violation> {
     let driven = drive(world, Desired::Present(desired), None).await?;
     let report = world.provider(&desired.owner.cluster).report(desired, driven.observed.as_ref());
     Ok(addresses(&report))
 }
 
-/// The IP addresses of a report.
-pub(super) fn addresses(report: &Report) -> BTreeSet<std::net::IpAddr> {
-    let ips = report.ingress.iter().filter_map(|ingress| match &ingress.address {
-        IngressAddress::Ip(address) => Some(*address),
-        IngressAddress::Hostname(_) => None,
-    });
-    ips.collect()
+/// The addresses of a report.
+pub(super) fn addresses(report: &Report) -> BTreeSet<IngressAddress> {
+    report.ingress.iter().map(|ingress| ingress.address.clone()).collect()
 }

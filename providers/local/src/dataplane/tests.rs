@@ -174,8 +174,8 @@ async fn new_traffic_leaves_an_unhealthy_target_and_comes_back() {
     let port = Port::try_from(31_000u16).unwrap();
     spec.health_check =
         Some(mk_check(Probe::Http { port: ProbePort::Fixed(port), path: "/healthz".to_owned() }));
-    let healthy = mk_healthz("127.213.1.1:31000", "200 OK").await;
-    let failing = mk_healthz("127.213.1.2:31000", "503 Service Unavailable").await;
+    let healthy = mk_healthz("127.213.1.1:31000", "200 OK");
+    let failing = mk_healthz("127.213.1.2:31000", "503 Service Unavailable");
     let bench = Bench::new("127.213.0.1", &spec, PATIENCE).await;
     let only_first = [backends[0].address].into();
     eventually("only the first is healthy", async || bench.balancer.healthy_targets() == only_first).await;
@@ -184,7 +184,7 @@ async fn new_traffic_leaves_an_unhealthy_target_and_comes_back() {
     }
     failing.abort();
     assert!(failing.await.unwrap_err().is_cancelled());
-    let recovered = mk_healthz("127.213.1.2:31000", "200 OK").await;
+    let recovered = mk_healthz("127.213.1.2:31000", "200 OK");
     eventually("the second recovers", async || bench.balancer.healthy_targets().contains(&sick)).await;
     let seen = [who(&bench, 80).await.unwrap(), who(&bench, 80).await.unwrap()];
     assert!(seen.contains(&sick), "{seen:?}");
@@ -196,7 +196,7 @@ async fn new_traffic_leaves_an_unhealthy_target_and_comes_back() {
     who(&bench, 80).await.expect("with no healthy target it fails open");
 }
 
-async fn mk_healthz(address: &str, status: &str) -> JoinHandle<()> {
+fn mk_healthz(address: &str, status: &str) -> JoinHandle<()> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(address.parse().unwrap()).unwrap();
@@ -205,7 +205,9 @@ async fn mk_healthz(address: &str, status: &str) -> JoinHandle<()> {
     tokio::spawn(async move {
         while let Ok((mut stream, _peer)) = listener.accept().await {
             let mut request = [0; 1024];
-            stream.read(&mut request).await.ok();
+            if !matches!(stream.read(&mut request).await, Ok(length) if length > 0) {
+                continue;
+            }
             assert!(request.starts_with(b"GET /healthz HTTP/1.1\r\n"));
             stream.write_all(answer.as_bytes()).await.ok();
         }
