@@ -28,9 +28,34 @@ use crate::tools::Tools;
 /// Set in the environment of whatever runs inside a sandbox.
 const INSIDE: &str = "PORTICO_SANDBOX";
 
+/// Flags of `unshare` for a sandbox.
+const NAMESPACES: [&str; 8] =
+    ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"];
+
+/// Further ones for those who are not root.
+const OWN_USERS: [&str; 2] = ["--user", "--map-root-user"];
+
 /// Whether this process runs inside a sandbox.
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
+}
+
+/// Why this machine lets no sandbox be made, in words for a person; `None` where it does. Tests are skipped by it.
+pub fn refusal() -> anyhow::Result<Option<String>> {
+    let mut command = Command::new("unshare");
+    command.args(NAMESPACES);
+    if !geteuid().is_root() {
+        command.args(OWN_USERS);
+    }
+    let done =
+        command.arg("true").output().context("starting `unshare`: it is part of util-linux; install that")?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    Ok((!done.status.success()).then(|| {
+        format!(
+            "no namespaces of one's own here ({}): be root, or let the kernel have user namespaces",
+            said.trim()
+        )
+    }))
 }
 
 /// The outer end of a sandbox.
@@ -88,18 +113,9 @@ pub fn init_of(pid: u32) -> anyhow::Result<u32> {
 /// the end is orderly.
 fn command(tools: &Tools, program: &Path, arguments: &[OsString]) -> Command {
     let mut command = Command::new("unshare");
-    command.args([
-        "--net",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "--propagation",
-        "private",
-    ]);
+    command.args(NAMESPACES);
     if !geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
+        command.args(OWN_USERS);
     }
     command
         .arg("--")

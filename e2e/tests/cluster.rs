@@ -15,12 +15,12 @@ use anyhow::Context as _;
 use libtest_mimic::{Arguments, Conclusion};
 use portico_e2e::{
     account::Account,
-    runtime,
-    session::{self, Inside, Plan, Side, Signals},
+    runtime, sandbox,
+    session::{self, Plan, Side, Signals},
 };
 use tokio::runtime::Handle;
 
-use cluster::harness::{self, Theatre};
+use cluster::harness::{self, Place, Theatre};
 
 mod cluster {
     pub(crate) mod cloud;
@@ -54,30 +54,35 @@ fn main() -> ExitCode {
 
 fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     arguments.test_threads.get_or_insert(harness::PARALLEL);
-    if arguments.list {
-        return runtime::block_on(play(arguments, None)).map(|conclusion| conclusion.exit_code());
-    }
-    match session::enter(&Plan { name: "scenarios".to_owned(), data_dir: None })? {
-        Side::Ended(code) => Ok(code),
-        Side::Inside(inside) => {
-            runtime::block_on(play(arguments, Some(inside))).map(|conclusion| conclusion.exit_code())
+    let place = if arguments.list {
+        Place::Listing
+    } else if let Some(reason) = refusal()? {
+        Place::Refused(reason)
+    } else {
+        match session::enter(&Plan { name: "scenarios".to_owned(), data_dir: None })? {
+            Side::Ended(code) => return Ok(code),
+            Side::Inside(inside) => Place::Inside(inside),
         }
-    }
+    };
+    runtime::block_on(play(arguments, place)).map(|conclusion| conclusion.exit_code())
 }
 
-/// Runs the trials. The harness blocks its threads, so it has one beside the runtime's.
-async fn play(arguments: Arguments, inside: Option<Inside>) -> anyhow::Result<Conclusion> {
-    let theatre = Theatre::new(inside);
+/// Why no sandbox can be made; inside of one the question is settled.
+fn refusal() -> anyhow::Result<Option<String>> {
+    if sandbox::is_inside() { Ok(None) } else { sandbox::refusal() }
+}
+
+/// Runs the trials. The harness blocks its threads, so it has one beside the runtime's. The cluster is not stopped in
+/// order at the end: nothing of it is kept, and the sandbox's end is its end.
+async fn play(arguments: Arguments, place: Place) -> anyhow::Result<Conclusion> {
+    let theatre = Theatre::new(place);
     let trials = harness::trials(cluster::scenarios::all(), &theatre, &Handle::current());
     let conclusion = tokio::task::spawn_blocking(move || libtest_mimic::run(&arguments, trials))
         .await
         .context("running the trials")?;
-    if let Some(stage) = theatre.started() {
-        if harness::keeps_state() {
-            Account::new().line(KEPT);
-            Signals::new()?.next().await;
-        }
-        stage.close().await;
+    if theatre.has_started() && harness::keeps_state() {
+        Account::new().line(KEPT);
+        Signals::new()?.next().await;
     }
     Ok(conclusion)
 }

@@ -9,16 +9,17 @@ use std::{
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use portico_e2e::tools::Tools;
+use portico_e2e::{sandbox, tools::Tools};
 
 /// How long a cluster may take to start on two busy cores.
 const STARTED: Duration = Duration::from_mins(3);
@@ -26,15 +27,27 @@ const STARTED: Duration = Duration::from_mins(3);
 /// How long it may take to end.
 const ENDED: Duration = Duration::from_secs(40);
 
-#[test]
-fn a_cluster_that_is_asked_to_end_leaves_nothing() -> anyhow::Result<()> {
-    leaves_nothing("asked", Signal::SIGTERM)
-}
-
-#[test]
-fn a_cluster_whose_outer_process_is_killed_leaves_only_its_folder_and_down_removes_that() -> anyhow::Result<()>
-{
-    leaves_nothing("killed", Signal::SIGKILL)
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1); // two clusters at once would only slow each other down
+    let trial = |title: &str, name: &'static str, signal: Signal| {
+        Trial::ignorable_test(title, move || {
+            let tried = sandbox::refusal().and_then(|refusal| match refusal {
+                Some(reason) => Ok(Completion::ignored_with(reason)),
+                None => leaves_nothing(name, signal).map(|()| Completion::Completed),
+            });
+            tried.map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    };
+    let trials = vec![
+        trial("a cluster that is asked to end leaves nothing", "asked", Signal::SIGTERM),
+        trial(
+            "a cluster whose outer process is killed leaves its folder, for down",
+            "killed",
+            Signal::SIGKILL,
+        ),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn leaves_nothing(name: &str, signal: Signal) -> anyhow::Result<()> {

@@ -6,9 +6,9 @@
 
 use std::{env, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use futures::{FutureExt as _, future::LocalBoxFuture};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Completion, Failed, Trial};
 use portico_e2e::session::Inside;
 use tokio::{
     runtime::Handle,
@@ -60,19 +60,29 @@ pub(crate) fn keeps_state() -> bool {
 /// The cluster that all trials share. It starts with the first trial that runs, so that a filter that meets nothing
 /// starts nothing.
 pub(crate) struct Theatre {
-    inside: Option<Inside>,
+    place: Place,
     stage: OnceCell<Result<Arc<Stage>, String>>,
     gate: RwLock<()>,
 }
 
+/// Where the trials would run.
+pub(crate) enum Place {
+    /// In a sandbox.
+    Inside(Inside),
+    /// Nowhere, because this machine lets no sandbox be made: they are skipped for this reason.
+    Refused(String),
+    /// Nowhere, as they are only listed.
+    Listing,
+}
+
 impl Theatre {
-    /// Without `inside` (as for `--list`) no trial can run.
-    pub(crate) fn new(inside: Option<Inside>) -> Arc<Self> {
-        Arc::new(Self { inside, stage: OnceCell::new(), gate: RwLock::new(()) })
+    /// One whose cluster has not started yet.
+    pub(crate) fn new(place: Place) -> Arc<Self> {
+        Arc::new(Self { place, stage: OnceCell::new(), gate: RwLock::new(()) })
     }
 
     async fn stage(&self) -> anyhow::Result<Arc<Stage>> {
-        let inside = self.inside.as_ref().context("outside of a sandbox no scenario can run")?;
+        let Place::Inside(inside) = &self.place else { bail!("outside of a sandbox no scenario can run") };
         let start =
             || async { Stage::start(inside).await.map(Arc::new).map_err(|error| format!("{error:#}")) };
         self.stage
@@ -82,9 +92,9 @@ impl Theatre {
             .map_err(|error| anyhow!("the cluster did not start: {error}"))
     }
 
-    /// The cluster, if a trial started it.
-    pub(crate) fn started(&self) -> Option<Arc<Stage>> {
-        self.stage.get().and_then(|stage| stage.as_ref().ok()).cloned()
+    /// Whether a trial started the cluster.
+    pub(crate) fn has_started(&self) -> bool {
+        self.stage.get().is_some_and(Result::is_ok)
     }
 }
 
@@ -93,8 +103,12 @@ pub(crate) fn trials(mut scenarios: Vec<Scenario>, theatre: &Arc<Theatre>, runti
     scenarios.sort_by_key(|scenario| scenario.company == Company::Alone); // stable: listed order within each half
     let trial = |scenario: Scenario| {
         let (theatre, runtime) = (theatre.clone(), runtime.clone());
-        Trial::test(scenario.name, move || {
-            runtime.block_on(play(scenario, &theatre)).map_err(|error| Failed::from(format!("{error:#}")))
+        Trial::ignorable_test(scenario.name, move || {
+            if let Place::Refused(reason) = &theatre.place {
+                return Ok(Completion::ignored_with(reason));
+            }
+            let played = runtime.block_on(play(scenario, &theatre));
+            played.map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}")))
         })
     };
     scenarios.into_iter().map(trial).collect()

@@ -103,14 +103,4 @@ impl Stage {
     pub(crate) async fn leftovers(&self) -> Vec<String> {
         self.leftovers.lock().await.clone()
     }
-
-    /// Ends the cluster in order. Whatever is left ends with the sandbox.
-    pub(crate) async fn close(self: Arc<Self>) {
-        if let Some(Self { cluster, .. }) = Arc::into_inner(self)
-            && let Some(cluster) = Arc::into_inner(cluster)
-            && let Err(error) = cluster.stop().await
-        {
-            Account::new().failure(&format!("stopping the cluster: {error:#}"));
-        }
-    }
 }
