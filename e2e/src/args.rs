@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{backend, bench, demo, enter, probe, sandbox, up};
+use crate::{agent, backend, bench, demo, enter, probe, sandbox, up};
 
 /// A Kubernetes cluster on one machine, for Portico's demo, tests and benches.
 #[derive(Debug, Parser)]
@@ -34,6 +34,8 @@ pub enum Command {
     Sandboxed(sandbox::init::Args),
     /// Run a program in the namespaces of a node, a pod or a process.
     Enter(enter::Args),
+    /// Stand in for the kubelet of one node.
+    NodeAgent(agent::Args),
     /// The test backend: answers who it is and whom it sees.
     Backend(backend::Args),
     /// The test client: tries an address and says who answered.
@@ -51,6 +53,7 @@ impl Command {
             Self::Bench(args) => bench::run(&args),
             Self::Sandboxed(args) => sandbox::init::run(&args),
             Self::Enter(args) => enter::run(&args),
+            Self::NodeAgent(args) => agent::run(&args),
             Self::Backend(args) => backend::run(&args),
             Self::Probe(args) => probe::run(&args),
         }

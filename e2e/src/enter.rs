@@ -60,6 +60,9 @@ pub struct Args {
     /// Working directory of the program
     #[arg(long)]
     cwd: Option<PathBuf>,
+    /// Terminal that becomes the program's
+    #[arg(long, hide = true)]
+    tty: Option<PathBuf>,
     /// KEY=VALUE lines that replace the environment
     #[arg(long)]
     env_file: Option<PathBuf>,
@@ -119,6 +122,7 @@ impl Entry {
             mount_ns: args.mount_ns,
             binds: args.bind.clone(),
             cwd: args.cwd.clone(),
+            tty: args.tty.clone(),
             env,
             argv: args.command.clone(),
             ..Self::default()

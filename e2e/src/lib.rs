@@ -12,6 +12,7 @@
 //! Nothing of the machine's own network, firewall, mounts or sysctls is touched.
 
 pub mod account;
+pub mod agent;
 pub mod args;
 pub mod backend;
 pub mod bench;
@@ -26,6 +27,7 @@ pub mod images;
 pub mod kubeconfig;
 pub mod load_balancer;
 pub mod pki;
+mod pods;
 pub mod portico;
 pub mod probe;
 pub mod process;

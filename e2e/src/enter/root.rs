@@ -6,6 +6,7 @@
 //! it goes with the mount namespace, so there is nothing to clean up. Works in a user namespace too (Linux 5.11, `userxattr`).
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -89,8 +90,7 @@ impl Root {
     fn kernel_file_systems(&self, root: &Path) -> Result<()> {
         let inside = |path: &str| root.join(path);
         bind(Path::new("/proc"), &inside("proc"), true)?;
-        bind(Path::new("/dev"), &inside("dev"), true)?;
-        plain("tmpfs", &inside("dev/shm"), "tmpfs", MsFlags::empty(), "mode=1777")?;
+        devices(&inside("dev"))?;
         plain("tmpfs", &inside("run"), "tmpfs", MsFlags::empty(), "mode=755")?;
         plain("tmpfs", &inside("tmp"), "tmpfs", MsFlags::empty(), "mode=1777")?;
         let sys = inside("sys");
@@ -109,6 +109,33 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// A /dev of its own, since the machine's may not be written to, with the devices that every container has.
+fn devices(dev: &Path) -> Result<()> {
+    plain("tmpfs", dev, "tmpfs", MsFlags::empty(), "mode=755")?;
+    for name in ["null", "zero", "full", "random", "urandom", "tty", "net/tun"] {
+        let (source, target) = (Path::new("/dev").join(name), dev.join(name));
+        if source.exists() {
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).context("make /dev")?;
+            }
+            fs::File::create(&target).with_context(|| format!("make /dev/{name}"))?;
+            bind(&source, &target, false)?;
+        }
+    }
+    fs::create_dir(dev.join("shm")).context("make /dev/shm")?;
+    plain("tmpfs", &dev.join("shm"), "tmpfs", MsFlags::empty(), "mode=1777")?;
+    if Path::new("/dev/pts").is_dir() {
+        fs::create_dir(dev.join("pts")).context("make /dev/pts")?;
+        bind(Path::new("/dev/pts"), &dev.join("pts"), true)?;
+        symlink("pts/ptmx", dev.join("ptmx")).context("make /dev/ptmx")?;
+    }
+    for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        symlink(format!("/proc/self/fd{target}"), dev.join(name))
+            .with_context(|| format!("make /dev/{name}"))?;
+    }
+    Ok(())
 }
 
 impl Bind {

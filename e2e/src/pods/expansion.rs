@@ -33,7 +33,8 @@ mod tests {
 
     #[test]
     fn known_names_are_replaced_and_all_else_stays() {
-        let variables = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())]);
+        let variables =
+            BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "$(A)".to_owned())]);
         let cases = [
             ("$(A)-$(A)", "1-1"),
             ("$(B)", "$(A)"), // once only

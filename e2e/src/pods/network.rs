@@ -107,3 +107,17 @@ async fn ip(args: &[&str], input: &str) -> Result<()> {
     }
     Ok(())
 }
+
+impl Link {
+    /// As kept in the pod's directory, for an agent after this one.
+    pub(crate) fn to_line(&self) -> String {
+        let Self { netns, device } = self;
+        format!("{netns} {device}")
+    }
+
+    /// Reads [`Link::to_line`].
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (netns, device) = text.trim().split_once(' ')?;
+        Some(Self { netns: netns.to_owned(), device: device.to_owned() })
+    }
+}

@@ -182,8 +182,10 @@ mod tests {
 
     #[test]
     fn network_first_then_init_containers_one_by_one_then_all_applications() {
-        let desired =
-            mk_desired(&[("i1", Role::Init), ("i2", Role::Init), ("a", Role::App), ("b", Role::App)], Restart::Always);
+        let desired = mk_desired(
+            &[("i1", Role::Init), ("i2", Role::Init), ("a", Role::App), ("b", Role::App)],
+            Restart::Always,
+        );
         assert_eq!(plan(&desired, &Observed::default(), NOW).actions, [Action::Connect]);
         let mut observed = mk_connected();
         assert_eq!(plan(&desired, &observed, NOW).actions, [start("i1")]);

@@ -50,7 +50,8 @@ fn add(variables: &mut BTreeMap<String, String>, name: &str, spec: &ServiceSpec,
             variables.insert(format!("{prefix}_PORT"), url.clone());
         }
         if let Some(port_name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-            variables.insert(format!("{prefix}_SERVICE_PORT_{}", variable_name(port_name)), number.to_string());
+            variables
+                .insert(format!("{prefix}_SERVICE_PORT_{}", variable_name(port_name)), number.to_string());
         }
         let port_prefix = format!("{prefix}_PORT_{number}_{}", protocol.to_uppercase());
         variables.insert(format!("{port_prefix}_PROTO"), scheme);
@@ -90,7 +91,8 @@ mod tests {
             ("REDIS_MASTER_SERVICE_PORT", "6379"),
             ("REDIS_MASTER_SERVICE_PORT_MAIN_PORT", "6379"),
         ];
-        let found: Vec<(&str, &str)> = found.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let found: Vec<(&str, &str)> =
+            found.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(found, expect);
     }
 

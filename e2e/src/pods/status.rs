@@ -6,8 +6,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod,
-    PodCondition, PodIP, PodStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::net::IpAddr;
@@ -66,7 +66,10 @@ fn conditions(pod: &Pod, desired: &Desired, observed: &Observed, now: Timestamp)
         Some(Verdict::Succeeded) => Claim::no("PodCompleted", String::new()),
         Some(Verdict::Failed) => Claim::no("PodFailed", String::new()),
         None if unready.is_empty() => Claim::YES,
-        None => Claim::no("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
+        None => Claim::no(
+            "ContainersNotReady",
+            format!("containers with unready status: [{}]", unready.join(" ")),
+        ),
     };
     let gates = open_gates(pod);
     let ready = if containers.holds && !gates.is_empty() {
@@ -97,7 +100,9 @@ fn open_gates(pod: &Pod) -> Vec<String> {
     let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
     gates
         .map(|gate| gate.condition_type.clone())
-        .filter(|kind| !conditions.iter().any(|condition| condition.type_ == *kind && condition.status == "True"))
+        .filter(|kind| {
+            !conditions.iter().any(|condition| condition.type_ == *kind && condition.status == "True")
+        })
         .collect()
 }
 
@@ -144,7 +149,8 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 fn container_status(pod: &Pod, wanted: &Wanted, observed: &Observed, now: Timestamp) -> ContainerStatus {
     let Wanted { name, role, restart } = wanted;
     let record = observed.record(name);
-    let image = pod.spec.as_ref().and_then(|spec| container(spec, name)).and_then(|found| found.image.clone());
+    let image =
+        pod.spec.as_ref().and_then(|spec| container(spec, name)).and_then(|found| found.image.clone());
     let image = image.unwrap_or_default();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let Record { state, last, restarts, attempt, started, ready, stopping: _, not_before, .. } = &record;
@@ -177,7 +183,8 @@ fn container_status(pod: &Pod, wanted: &Wanted, observed: &Observed, now: Timest
 }
 
 fn waiting(reason: &str, message: Option<&str>) -> ContainerState {
-    let waiting = ContainerStateWaiting { reason: Some(reason.to_owned()), message: message.map(str::to_owned) };
+    let waiting =
+        ContainerStateWaiting { reason: Some(reason.to_owned()), message: message.map(str::to_owned) };
     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 
@@ -209,7 +216,8 @@ mod tests {
     }
 
     fn mk_running() -> Observed {
-        let mut observed = Observed { ips: vec![[10, 0, 0, 2].into()], initialized: true, ..Observed::default() };
+        let mut observed =
+            Observed { ips: vec![[10, 0, 0, 2].into()], initialized: true, ..Observed::default() };
         observed.record_mut("a").begin(Timestamp::UNIX_EPOCH, false, false);
         observed
     }

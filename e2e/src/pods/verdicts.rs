@@ -72,7 +72,8 @@ mod tests {
     fn thresholds_count_results_in_a_row() {
         let probe = Probe { failure_threshold: Some(2), success_threshold: Some(1), ..Probe::default() };
         let mut tally = Tally::new(Rhythm::of(&probe));
-        let verdicts: Vec<Option<bool>> = [false, true, false, false, false, true].map(|good| tally.add(good)).into();
+        let verdicts: Vec<Option<bool>> =
+            [false, true, false, false, false, true].map(|good| tally.add(good)).into();
         assert_eq!(verdicts, [None, Some(true), None, Some(false), Some(false), Some(true)]);
     }
 
