@@ -44,7 +44,14 @@ pub trait World: Sync {
     /// Lets the cloud work for so long: sleeps, or moves its clock.
     fn pause(&self, duration: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Has the cloud do the `n`th write from now (1 is the next) and lose its reply. `false`: not possible
+    /// What the cloud itself still holds for this owner, read past the provider, which may be blind to its own
+    /// leaks. Empty where there is no such view.
+    fn left_in_the_cloud(&self, owner: &Owner) -> Vec<String> {
+        let Owner { cluster: _, service: _, name: _ } = owner;
+        Vec::new()
+    }
+
+    /// Has the cloud do the `n`th write from now (1 is the next, 0 disarms) and lose its reply. `false`: not possible
     /// here, as by default.
     fn lose_reply_of_write(&self, n: u32) -> bool {
         n == 0

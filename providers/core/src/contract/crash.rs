@@ -3,7 +3,7 @@
 //! Owns: promises 3 and 5. Leaves to others: faults inside a cloud (emulators have their own).
 //! Invariant: after each crash the next process knows nothing but the cloud.
 
-use super::drive::{Driven, converge, drive, expect_nothing, expect_one, remove};
+use super::drive::{Driven, converge, drive, expect_nothing, expect_one, observe, remove};
 use super::{Violation, World, mk_owner};
 use crate::model::LoadBalancer;
 use crate::provider::{Desired, LoadBalancerProvider, Outcome};
@@ -19,6 +19,11 @@ pub async fn steps_can_be_repeated<W: World>(world: &W) -> Result<(), Violation>
         let Some(step) = steps.last() else { break };
         for _ in 0..2 {
             again(world, PROMISE, &desired, step).await?;
+        }
+        let seen = observe(&world.provider(&desired.owner.cluster), wanted).await?;
+        let count = seen.map_or(0, |observed| world.count(&observed));
+        if count > 1 {
+            return Err(Violation::new(PROMISE, format!("{count} load balancers after {step} again")));
         }
         done += 1;
     }
@@ -91,10 +96,13 @@ pub async fn a_lost_reply_makes_no_second_one<W: World>(world: &W) -> Result<(),
         }
         // The lost reply is an error of some step, or (beyond the last write) of none: either may be.
         drop(drive(world, wanted, None).await);
+        world.lose_reply_of_write(0);
         let driven = converge(world, wanted).await?;
         let provider = world.provider(&desired.owner.cluster);
         expect_one(world, PROMISE, &provider, driven.observed.as_ref())?;
+        world.lose_reply_of_write(nth);
         drop(remove(world, wanted).await);
+        world.lose_reply_of_write(0);
         remove(world, wanted).await?;
         expect_nothing(world, PROMISE, wanted).await?;
     }

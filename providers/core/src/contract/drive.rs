@@ -166,10 +166,12 @@ pub(super) async fn expect_nothing<W: World>(
     let provider = world.provider(&owner.cluster);
     let observed = observe(&provider, desired).await?;
     let listed = inventory(world, &owner.cluster).await?.services.remove(&owner.service);
-    match (observed, listed) {
-        (None, None) => Ok(()),
-        (observed, listed) => Err(Violation::new(promise, format!("left: {observed:?}, listed: {listed:?}"))),
+    let left = world.left_in_the_cloud(owner);
+    if observed.is_none() && listed.is_none() && left.is_empty() {
+        return Ok(());
     }
+    let seen = format!("observed: {observed:?}, listed: {listed:?}, in the cloud: {left:?}");
+    Err(Violation::new(promise, seen))
 }
 
 /// The inventory of a cluster.
