@@ -16,12 +16,12 @@ pub(crate) use api::ApiServer;
 
 /// What this operator does to the cluster.
 pub(crate) trait Cluster: Send + Sync + 'static {
-    /// Adds or removes our finalizer, and answers with the Service as it is then. Refused as [`ClusterError::Conflict`]
+    /// Adds our finalizer with the class it is for, or removes both (`None`), and answers with the Service as it is then. Refused as [`ClusterError::Conflict`]
     /// if the Service is no longer as it was seen.
     fn set_finalizer(
         &self,
         seen: &Service,
-        present: bool,
+        class: Option<&str>,
     ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
 
     /// Makes all that we own of the status be as given, by server-side apply: what is not given and ours, goes.

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use portico_provider::{Capabilities, Options, ProxyProtocol, Replacement, Scheme, TargetKind};
 
 use crate::problem::{Problem, ProblemKind};
+use crate::service::HELD_BY;
 
 const DOMAIN: &str = "portico.dev/";
 
@@ -121,7 +122,7 @@ fn provider_options(annotations: &BTreeMap<String, String>, capabilities: &Capab
 
 fn unknown(annotations: &BTreeMap<String, String>, capabilities: &Capabilities) -> Vec<Problem> {
     let shared = |key: &str| ANNOTATIONS.iter().any(|spec| spec.key == key);
-    let ours = annotations.keys().filter(|key| key.starts_with(DOMAIN));
+    let ours = annotations.keys().filter(|key| key.starts_with(DOMAIN) && *key != HELD_BY);
     ours.filter(|key| !shared(key) && capabilities.option(key).is_none())
         .map(|key| {
             let shared = ANNOTATIONS.iter().map(|spec| spec.key).filter(|known| known.starts_with(DOMAIN));

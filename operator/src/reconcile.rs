@@ -33,7 +33,7 @@ use crate::operation::{self, End, Operation, Want};
 use crate::problem::{Problem, ProblemKind};
 use crate::progress::{Decision, Ended, Track, UNHEALTHY_LOOK};
 use crate::queue::Queue;
-use crate::service::{self, ClassRule, ServiceKey};
+use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
 use crate::status::{self, Progress, Situation, StatusPatch};
 use crate::world::World;
@@ -113,7 +113,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let staged = self.stages(&service);
         tracing::debug!(service = %key, stages = %staged, "looked");
         match staged.work {
-            Work::Nothing => Ok(self.forget(&service)),
+            Work::Nothing => self.forget(&service).await,
             Work::Wait => Ok(Looked { outcome: Reconciled::Progress, again: None }),
             Work::Refuse { owner, problems, warnings } => {
                 self.refuse(&service, &owner, &problems, &warnings).await
@@ -133,11 +133,17 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Not ours, or no longer. What may exist of it, although nothing says so, is found by the collector.
-    fn forget(&self, service: &Service) -> Looked {
+    /// What was said of a Service that never got as far as a load balancer is taken back.
+    async fn forget(&self, service: &Service) -> Result<Looked, ClusterError> {
         if let Some(uid) = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok()) {
             self.drop_track(&uid);
         }
-        Looked::NOTHING
+        let nobodys =
+            ServiceType::of(service) != ServiceType::LoadBalancer && !service::has_finalizer(service);
+        if nobodys && !service::is_deleting(service) && !service::our_conditions(service).is_empty() {
+            self.cluster.apply_status(service, &StatusPatch::default()).await?;
+        }
+        Ok(Looked::NOTHING)
     }
 
     async fn refuse(
@@ -160,10 +166,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         warnings: &[Problem],
     ) -> Result<Looked, ClusterError> {
         let held;
-        let service = if service::has_finalizer(service) {
+        let service = if self.settings.classes.holds(service) {
             service
         } else {
-            held = self.cluster.set_finalizer(service, true).await?;
+            held = self.cluster.set_finalizer(service, Some(&self.settings.classes.class)).await?;
             self.world.renew(held.clone());
             &held
         };
@@ -256,7 +262,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         if newest.metadata.uid != service.metadata.uid || self.settings.classes.wants(&newest) {
             return Ok(Looked::NOTHING);
         }
-        self.world.renew(self.cluster.set_finalizer(&newest, false).await?);
+        self.world.renew(self.cluster.set_finalizer(&newest, None).await?);
         self.drop_track(&owner.service);
         let note = "the load balancer and all that belonged to it are gone".to_owned();
         self.tell(service, Severity::Normal, "Released", "Release", note);

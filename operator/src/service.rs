@@ -15,6 +15,10 @@ use portico_provider::IngressAddress;
 /// manager that runs beside us.
 pub(crate) const FINALIZER: &str = "portico.dev/load-balancer";
 
+/// The class of the operator whose finalizer it is, written in the same patch. Several Portico operators may serve
+/// one cluster, a class each; without this the first to see a Service deleted would let it go for all of them.
+pub(crate) const HELD_BY: &str = "portico.dev/held-by";
+
 /// `namespace/name` of a Service: what queues, maps and logs know it by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ServiceKey {
@@ -90,7 +94,15 @@ impl ClassRule {
 
     /// Whether there is, or may be, anything of ours behind it.
     pub(crate) fn claims(&self, service: &Service) -> bool {
-        has_finalizer(service) || self.wants(service)
+        self.holds(service) || self.wants(service)
+    }
+
+    /// Whether our finalizer holds it. One that does not say whose it is counts as ours.
+    pub(crate) fn holds(&self, service: &Service) -> bool {
+        let Self { class, default: _ } = self;
+        let annotations = service.metadata.annotations.as_ref();
+        let holder = annotations.and_then(|annotations| annotations.get(HELD_BY));
+        has_finalizer(service) && holder.is_none_or(|holder| holder == class)
     }
 
     /// Whether there shall be something of ours behind it.
@@ -99,7 +111,7 @@ impl ClassRule {
     }
 }
 
-/// Whether our finalizer holds it.
+/// Whether the finalizer of any Portico operator holds it.
 pub(crate) fn has_finalizer(service: &Service) -> bool {
     service.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Cluster, ClusterError};
 use crate::events::{Notice, Reporter};
 use crate::fence::Fence;
-use crate::service::{self, FINALIZER, ServiceKey};
+use crate::service::{self, FINALIZER, HELD_BY, ServiceKey};
 use crate::status::StatusPatch;
 
 /// Who owns our fields of a Service's status.
@@ -42,11 +42,11 @@ impl ApiServer {
 }
 
 impl Cluster for ApiServer {
-    async fn set_finalizer(&self, seen: &Service, present: bool) -> Result<Service, ClusterError> {
-        let operation = if present { "add finalizer" } else { "remove finalizer" };
+    async fn set_finalizer(&self, seen: &Service, class: Option<&str>) -> Result<Service, ClusterError> {
+        let operation = if class.is_some() { "add finalizer" } else { "remove finalizer" };
         self.check(operation)?;
         let (api, ServiceKey { namespace: _, name }) = self.api(seen);
-        let patch = Patch::Merge(finalizer_patch(seen, present));
+        let patch = Patch::Merge(finalizer_patch(seen, class));
         api.patch(&name, &PatchParams::default(), &patch).await.map_err(|error| told(operation, error))
     }
 
@@ -73,13 +73,17 @@ impl Cluster for ApiServer {
 }
 
 /// A merge patch replaces the whole list, so it is bound to the version that the list was read from.
-fn finalizer_patch(seen: &Service, present: bool) -> Value {
+fn finalizer_patch(seen: &Service, class: Option<&str>) -> Value {
     let others = seen.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != FINALIZER);
     let mut finalizers: Vec<&str> = others.map(String::as_str).collect();
-    if present {
+    if class.is_some() {
         finalizers.push(FINALIZER);
     }
-    json!({ "metadata": { "resourceVersion": seen.metadata.resource_version, "finalizers": finalizers } })
+    json!({ "metadata": {
+        "resourceVersion": seen.metadata.resource_version,
+        "finalizers": finalizers,
+        "annotations": { HELD_BY: class },
+    } })
 }
 
 /// The UID makes a Service of the same name, made meanwhile, a conflict.
@@ -117,10 +121,13 @@ mod tests {
         let mut seen = mk_service("web");
         seen.metadata.resource_version = Some("7".to_owned());
         seen.metadata.finalizers = Some(vec!["other/one".to_owned(), FINALIZER.to_owned()]);
-        let removed = json!({ "metadata": { "resourceVersion": "7", "finalizers": ["other/one"] } });
-        assert_eq!(finalizer_patch(&seen, false), removed);
-        let kept = &finalizer_patch(&seen, true)["metadata"]["finalizers"];
-        assert_eq!(*kept, json!(["other/one", FINALIZER]));
+        let removed = finalizer_patch(&seen, None);
+        assert_eq!(removed["metadata"]["resourceVersion"], "7");
+        assert_eq!(removed["metadata"]["finalizers"], json!(["other/one"]));
+        assert_eq!(removed["metadata"]["annotations"], json!({ HELD_BY: null }));
+        let added = finalizer_patch(&seen, Some("portico.dev/local"));
+        assert_eq!(added["metadata"]["finalizers"], json!(["other/one", FINALIZER]));
+        assert_eq!(added["metadata"]["annotations"], json!({ HELD_BY: "portico.dev/local" }));
     }
 
     #[test]

@@ -310,6 +310,38 @@ async fn somebody_elses_class_is_not_touched() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_another_portico_operator_holds_is_left_to_it() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    for type_ in ["LoadBalancer", "NodePort"] {
+        let mut theirs = typed(type_, type_);
+        theirs.metadata.finalizers = Some(vec![service::FINALIZER.to_owned()]);
+        let held_by = (service::HELD_BY.to_owned(), "portico.dev/other".to_owned());
+        theirs.metadata.annotations = Some(BTreeMap::from([held_by]));
+        theirs.spec.as_mut().unwrap().load_balancer_class = Some("portico.dev/other".to_owned());
+        stage.cluster.apply(theirs);
+        settle().await;
+        stage.cluster.delete(type_);
+        settle().await;
+        assert!(stage.cluster.get(type_).is_some(), "only its holder lets it go");
+    }
+    assert_eq!(stage.costs(), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_of_a_refused_service_is_taken_back_when_it_goes_down() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    stage.cluster.apply(with(mk_service("web"), |spec| spec.ports = None));
+    settle().await;
+    assert_eq!(stage.conditions("web")["Accepted"], "False/InvalidField");
+    assert!(!service::has_finalizer(&stage.cluster.get("web").unwrap()), "nothing to hold");
+    stage.cluster.apply(typed("web", "ClusterIP"));
+    settle().await;
+    assert!(stage.conditions("web").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_class_that_is_no_longer_ours_is_released_to_whose_it_is() {
     let stage = Stage::new();
     let _running = stage.start().await;

@@ -22,7 +22,7 @@ pub(super) enum Role {
 }
 
 pub(super) fn role(service: &Service, classes: &ClassRule) -> Role {
-    let held = service::has_finalizer(service);
+    let held = classes.holds(service);
     let deleting = service::is_deleting(service);
     let is_load_balancer = ServiceType::of(service) == ServiceType::LoadBalancer;
     match (held, classes.owns(service)) {

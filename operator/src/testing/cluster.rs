@@ -16,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::cluster::{Cluster, ClusterError};
 use crate::events::Notice;
 use crate::queue::Queue;
-use crate::service::{FINALIZER, ServiceKey, ServiceType};
+use crate::service::{FINALIZER, HELD_BY, ServiceKey, ServiceType};
 use crate::status::StatusPatch;
 use crate::watch::Router;
 use crate::world::{Change, World};
@@ -66,6 +66,10 @@ impl FakeCluster {
             if let Some(old) = state.services.get(&ServiceKey::of(&service)) {
                 service.metadata.finalizers.clone_from(&old.metadata.finalizers);
                 service.metadata.uid.clone_from(&old.metadata.uid);
+                if let Some(class) = old.metadata.annotations.as_ref().and_then(|all| all.get(HELD_BY)) {
+                    let annotations = service.metadata.annotations.get_or_insert_default();
+                    annotations.insert(HELD_BY.to_owned(), class.clone());
+                }
                 service.metadata.deletion_timestamp.clone_from(&old.metadata.deletion_timestamp);
                 service.status.clone_from(&old.status);
                 if let Some(status) = service.status.as_mut()
@@ -143,7 +147,7 @@ impl ClusterState {
 }
 
 impl Cluster for FakeCluster {
-    async fn set_finalizer(&self, seen: &Service, present: bool) -> Result<Service, ClusterError> {
+    async fn set_finalizer(&self, seen: &Service, class: Option<&str>) -> Result<Service, ClusterError> {
         let operation = "finalizer";
         self.with(|state| {
             let mut service = state.written(operation, seen)?;
@@ -152,8 +156,11 @@ impl Cluster for FakeCluster {
             }
             let finalizers = service.metadata.finalizers.get_or_insert_default();
             finalizers.retain(|finalizer| finalizer != FINALIZER);
-            if present {
+            let annotations = service.metadata.annotations.get_or_insert_default();
+            annotations.remove(HELD_BY);
+            if let Some(class) = class {
                 finalizers.push(FINALIZER.to_owned());
+                annotations.insert(HELD_BY.to_owned(), class.to_owned());
             }
             state.store(service.clone());
             let stored = state.services.get(&ServiceKey::of(&service)).cloned();
