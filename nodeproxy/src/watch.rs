@@ -9,10 +9,9 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt::Debug,
-    pin::pin,
 };
 
-use futures::{Stream, StreamExt};
+use futures::{StreamExt, stream::BoxStream};
 use ipnet::IpNet;
 use k8s_openapi::api::{
     core::v1::{Node, Service},
@@ -215,18 +214,18 @@ fn lacks_streaming_lists(error: &watcher::Error) -> bool {
 
 type Guarded<K> = watcher::Result<watcher::Event<DeserializeGuard<K>>>;
 
-fn stream<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> impl Stream<Item = Guarded<K>> + Send
+fn stream<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> BoxStream<'static, Guarded<K>>
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let streaming = watcher(api.clone(), config.clone().streaming_lists())
         .take_while(|event| std::future::ready(!event.as_ref().is_err_and(lacks_streaming_lists)));
-    streaming.chain(watcher(api, config)).default_backoff()
+    streaming.chain(watcher(api, config)).default_backoff().boxed()
 }
 
 /// Follows a watch for ever and tells what changes.
 async fn follow<K, N>(
-    stream: impl Stream<Item = Guarded<K>> + Send,
+    mut stream: BoxStream<'static, Guarded<K>>,
     source: Source,
     telling: &Telling,
     name: impl Fn(&K) -> Option<N> + Send,
@@ -235,7 +234,6 @@ async fn follow<K, N>(
     K: Resource<DynamicType = ()> + Clone + Send,
     N: Clone + Eq + Send,
 {
-    let mut stream = pin!(stream);
     let mut known = Known { told: HashMap::new(), listing: HashSet::new() };
     let mut listed = false;
     while let Some(event) = stream.next().await {
