@@ -49,7 +49,7 @@ pub(super) async fn ask_all(
             let vantage = vantage(cluster, place);
             let said = ask(cluster, &vantage, protocol, *address).await?;
             account.detail(format!(
-                "{:<14}{:<13}{address:<22} {said}",
+                "{:<18}{:<13}{address:<22} {said}",
                 format!("{vantage} →"),
                 kind.to_string()
             ));
@@ -104,7 +104,7 @@ pub(super) async fn is_silent(
             Ok(answers.failed.into_keys().collect::<Vec<_>>().join(", "))
         })
         .await?;
-    account.detail(format!("{:<14}{what:<13}{address:<22} {silent}, as it should", format!("{vantage} →")));
+    account.detail(format!("{:<18}{what:<13}{address:<22} {silent}, as it should", format!("{vantage} →")));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
-//! Routes to pods: every node and the control plane reach each node's podCIDR by that node's address. The cluster's
-//! controller-manager allocates the podCIDRs; this watches Nodes and keeps the kernel's routes equal to what they say,
-//! as the route controller of a cloud does. The outside host gets none.
+//! Routes to pods: every node, the control plane and the load balancer reach each node's podCIDR by that node's address,
+//! as hosts of a cloud's private network do. The cluster's controller-manager allocates the podCIDRs; this watches Nodes
+//! and keeps the kernel's routes equal to what they say, as a cloud's route controller does. The outside host gets none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 
-use super::ip_batch;
+use super::{Host, ip_batch};
 
 /// A node's pods, and the address that leads to them.
 type ByNode = BTreeMap<String, (Ipv4Net, Ipv4Addr)>;
@@ -60,9 +60,10 @@ fn apply(nodes: &mut ByNode, node: &Node) {
     }
 }
 
-/// Every namespace's routes: all podCIDRs but its own.
+/// Every namespace's routes: all podCIDRs but its own, which the node agent's links lead to.
 fn desired(nodes: &ByNode) -> Routes {
-    let namespaces = nodes.keys().cloned().map(Some).chain([None]);
+    let others = [None, Some(Host::load_balancer().name)];
+    let namespaces = nodes.keys().cloned().map(Some).chain(others);
     namespaces
         .map(|namespace| {
             let others = nodes.iter().filter(|(name, _)| namespace.as_ref() != Some(name));
@@ -108,16 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn a_node_has_routes_to_the_others_and_the_fabric_to_all() {
+    fn a_node_has_routes_to_the_others_and_fabric_and_load_balancer_to_all() {
+        let all = "route replace 10.244.1.0/24 via 172.30.1.1\nroute replace 10.244.2.0/24 via 172.30.1.2\n";
         let plan = plan(&desired(&mk_nodes(&[1, 2])), &Routes::new());
         let text: Vec<_> = plan.iter().map(|(ns, batch)| (ns.as_deref(), batch.as_str())).collect();
         assert_eq!(
             text,
             [
-                (
-                    None,
-                    "route replace 10.244.1.0/24 via 172.30.1.1\nroute replace 10.244.2.0/24 via 172.30.1.2\n"
-                ),
+                (None, all),
+                (Some("lb"), all),
                 (Some("node-1"), "route replace 10.244.2.0/24 via 172.30.1.2\n"),
                 (Some("node-2"), "route replace 10.244.1.0/24 via 172.30.1.1\n"),
             ]
@@ -137,6 +137,7 @@ mod tests {
             plan,
             [
                 (None, "route del 10.244.2.0/24\n".to_owned()),
+                (Some("lb".to_owned()), "route del 10.244.2.0/24\n".to_owned()),
                 (Some("node-1".to_owned()), "route del 10.244.2.0/24\n".to_owned()),
             ]
         );
