@@ -35,6 +35,8 @@ impl Namespace {
         match made.recv().expect("the thread answers") {
             Ok(thread) => {
                 let namespace = Self { jobs, thread };
+                // Without duplicate address detection an IPv6 address is usable at once, and not after a second.
+                namespace.sh("for d in all default; do echo 0 > /proc/sys/net/ipv6/conf/$d/accept_dad; done");
                 namespace.sh("ip link set lo up");
                 Some(namespace)
             }
@@ -86,7 +88,10 @@ pub(crate) fn skip(why: &str) {
 }
 
 /// Says something that was measured.
-#[expect(clippy::print_stderr, reason = "a number for whoever runs the test with --nocapture; nothing depends on it")]
+#[expect(
+    clippy::print_stderr,
+    reason = "a number for whoever runs the test with --nocapture; nothing depends on it"
+)]
 pub(crate) fn note(what: &str) {
     eprintln!("measured: {what}");
 }

@@ -1,1 +1,91 @@
-//! Being written.
+//! Under a storm of connections, endpoints come and go and no connection is lost.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use portico_nodeproxy::dataplane::Dataplane;
+use portico_proxy_core::{
+    plan::{State, diff},
+    table::{Backend, Balance, Key, Value},
+};
+
+use crate::{
+    netns::note,
+    world::{Addresses, Got, PLAIN, World, addresses, dial_here, endpoints},
+};
+
+/// How often the number of endpoints changes.
+const CHANGES: usize = 300;
+
+fn mk_state(a: Addresses, backends: &[Backend], affinity: Option<u32>) -> State {
+    let f = a.frontend(1);
+    let mut state = a.base();
+    let verdict = endpoints(&mut state, f, Balance { affinity, ..PLAIN }, backends);
+    state.insert(Key::Service(f), verdict);
+    state.insert(Key::ClusterIp(f.address), Value::Present);
+    state
+}
+
+/// Dials from the client without pause while the endpoints change between the lists, and counts what got no answer.
+fn storm(world: &mut World, states: [&State; 2]) -> (usize, Vec<Got>) {
+    let f = addresses(false).frontend(1);
+    world.sync(states[0]);
+    let (stop, dialled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let dialler = {
+        let (stop, dialled) = (stop.clone(), dialled.clone());
+        // A thread lives in the namespace of the one that starts it.
+        world.client.run(move || {
+            std::thread::spawn(move || {
+                let mut lost = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    lost.extend(Some(dial_here(f)).filter(|got| !matches!(got, Got::Pod(..))));
+                    dialled.fetch_add(1, Ordering::Relaxed);
+                }
+                lost
+            })
+        })
+    };
+    for change in 0..CHANGES {
+        let plan = diff(states[change % 2], states[(change + 1) % 2]);
+        world.tables.apply(&plan.widen).expect("widens");
+        // The daemon waits longer than a packet takes; here, until some more packets have gone through.
+        let so_far = dialled.load(Ordering::Relaxed);
+        while dialled.load(Ordering::Relaxed) < so_far + 2 && !dialler.is_finished() {
+            std::thread::yield_now();
+        }
+        world.tables.apply(&plan.narrow).expect("narrows");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let lost = dialler.join().expect("no panic");
+    (dialled.load(Ordering::Relaxed), lost)
+}
+
+#[test]
+fn scaling_up_and_down_loses_no_connection() {
+    let Some(mut world) = World::new() else { return };
+    let a = addresses(false);
+    let (two, one) = (mk_state(a, &[a.pod(0), a.pod(1)], None), mk_state(a, &[a.pod(1)], None));
+    let (dialled, lost) = storm(&mut world, [&two, &one]);
+    note(&format!("{dialled} connections during {CHANGES} changes of the number of endpoints"));
+    assert_eq!(lost, []);
+}
+
+#[test]
+fn scaling_with_session_affinity_loses_no_connection() {
+    let Some(mut world) = World::new() else { return };
+    let a = addresses(false);
+    let (two, one) = (mk_state(a, &[a.pod(0), a.pod(1)], Some(60)), mk_state(a, &[a.pod(1)], Some(60)));
+    let (_, lost) = storm(&mut world, [&two, &one]);
+    assert_eq!(lost, []);
+}
+
+#[test]
+fn replacing_every_endpoint_loses_no_connection() {
+    let Some(mut world) = World::new() else { return };
+    let a = addresses(false);
+    let (before, after) = (mk_state(a, &[a.pod(0)], None), mk_state(a, &[a.pod(1)], None));
+    let (_, lost) = storm(&mut world, [&before, &after]);
+    assert_eq!(lost, []);
+}
