@@ -15,17 +15,17 @@ mod supervise;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::ffi::CString;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, sethostname, setsid};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid};
 use serde::{Deserialize, Serialize};
 
 pub use root::{Bind, Root};
@@ -246,19 +246,20 @@ fn take_terminal(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Looks the program up in the PATH of its own environment, as a container runtime does.
+/// Looks the program up in the PATH of its own environment, as a container runtime does. The standard library's `exec` also
+/// gives SIGPIPE its default action back, which Rust's runtime ignores.
 fn exec(argv: &[String], env: Option<&BTreeMap<String, String>>) -> Result<Infallible> {
-    let argv = c_strings(argv)?;
-    let program = argv.first().context("no program given")?;
-    let env: Vec<String> = match env {
-        Some(env) => env.iter().map(|(key, value)| format!("{key}={value}")).collect(),
-        None => std::env::vars().map(|(key, value)| format!("{key}={value}")).collect(),
-    };
-    let path = env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
-    let program = look_up(&program.to_string_lossy(), path)?;
-    let name = program.display().to_string();
-    let file = CString::new(program.into_os_string().into_encoded_bytes()).context("program path")?;
-    execve(&file, &argv, &c_strings(&env)?).with_context(|| format!("{name}: cannot be started"))
+    let (name, args) = argv.split_first().context("no program given")?;
+    let own_path = std::env::var("PATH").ok();
+    let path = env.map_or(own_path.as_ref(), |env| env.get("PATH"));
+    let program = look_up(name, path.map_or(DEFAULT_PATH, String::as_str))?;
+    let mut command = Command::new(program);
+    command.arg0(name).args(args);
+    if let Some(env) = env {
+        command.env_clear().envs(env);
+    }
+    SigSet::empty().thread_set_mask().context("unblock signals")?; // the first stage's are blocked
+    Err(command.exec()).with_context(|| format!("{name}: cannot be started"))
 }
 
 fn look_up(program: &str, path: &str) -> Result<PathBuf> {
@@ -267,13 +268,6 @@ fn look_up(program: &str, path: &str) -> Result<PathBuf> {
     }
     let found = path.split(':').map(|dir| Path::new(dir).join(program)).find(|file| file.is_file());
     found.with_context(|| format!("{program}: executable file not found in PATH ({path})"))
-}
-
-fn c_strings(words: &[String]) -> Result<Vec<CString>> {
-    words
-        .iter()
-        .map(|word| CString::new(word.as_str()).with_context(|| format!("{word:?}: holds a zero byte")))
-        .collect()
 }
 
 fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>> {

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use futures::stream::SplitStream;
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -68,7 +68,9 @@ async fn write_frames(
             return; // the client is gone
         }
     }
-    sink.close().await.ok();
+    // Without a code of its own a Go client takes the end for an error.
+    let normal = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+    sink.send(Message::Close(Some(normal))).await.ok();
 }
 
 async fn on_pipes(

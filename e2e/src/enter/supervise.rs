@@ -31,7 +31,7 @@ pub(super) fn second_stage(exe: &Path, entry: &Entry) -> Result<ExitCode> {
     Ok(ExitCode::from(code(status)))
 }
 
-/// Blocked here, so that they wait for [`wait`]; the standard library empties the mask of what it starts.
+/// Blocked here, so that they wait for [`wait`]. The second stage inherits the mask and empties it before the program starts.
 fn blocked_signals() -> Result<SigSet> {
     let mut signals = SigSet::empty();
     for signal in PASSED_ON {
