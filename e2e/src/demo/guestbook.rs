@@ -16,7 +16,7 @@ use super::{
     addresses::{From, ingress},
     probing,
 };
-use crate::{account::Account, cluster::Cluster, process};
+use crate::{account::Account, cluster::Cluster};
 
 const GUESTBOOK: &str = include_str!("../../manifests/guestbook.yaml");
 
@@ -127,7 +127,7 @@ async fn closed(
 /// way to the master is the same address.
 async fn redis(cluster: &Cluster, account: &Account) -> anyhow::Result<()> {
     account.line("");
-    account.step("redis, from a pod through the addresses of its Services");
+    account.step("redis, by kubectl exec in a pod, through the addresses of its Services");
     let services = Api::<Service>::namespaced(cluster.client(), NAMESPACE);
     let master = cluster_ip(&services.get("redis-master").await.context("reading Service redis-master")?);
     let replica = cluster_ip(&services.get("redis-replica").await.context("reading Service redis-replica")?);
@@ -149,8 +149,8 @@ async fn redis(cluster: &Cluster, account: &Account) -> anyhow::Result<()> {
 }
 
 async fn redis_cli(cluster: &Cluster, address: &str, args: &[&str]) -> anyhow::Result<String> {
-    let mut command = cluster.from_pod(NAMESPACE, CLIENT).command("redis-cli");
-    let said = process::output(command.args(["-t", "2", "-h", address]).args(args)).await?;
+    let exec = ["-n", NAMESPACE, "exec", CLIENT, "--", "timeout", "3", "redis-cli", "-h", address];
+    let said = cluster.kubectl(&[&exec, args].concat()).await?;
     Ok(said.trim().to_owned())
 }
 
