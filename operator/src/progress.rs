@@ -102,14 +102,18 @@ impl Track {
 
     /// How it goes, for the status.
     pub(crate) fn progress<S: std::fmt::Display>(&self, want: &Want, plan: &Plan<S>) -> Progress {
-        let last = self.last.as_ref().filter(|last| !self.running && last.want.same(want));
+        // A go that is another try at the same says nothing new until it ends: each poll would be two status writes.
+        let last = self.last.as_ref().filter(|last| last.want.same(want));
         match last.map(|last| &last.end) {
             Some(End::InProgress { what, .. }) => Progress::Waiting(what.clone()),
             Some(End::Failed { reason, message, .. }) => {
                 Progress::Failed { reason, message: message.clone() }
             }
-            Some(End::Settled) if plan.steps().is_empty() && plan.waiting().is_none() => Progress::Settled,
-            None if !self.running && plan.steps().is_empty() && plan.waiting().is_none() => Progress::Settled,
+            Some(End::Settled) | None
+                if !self.running && plan.steps().is_empty() && plan.waiting().is_none() =>
+            {
+                Progress::Settled
+            }
             _ => Progress::Working(doing(plan)),
         }
     }

@@ -133,6 +133,9 @@ fn provisioned(
         (Progress::Working(what), _, _) if !ready && problems.is_empty() => {
             (topic, Truth::False, "Provisioning".to_owned(), what.clone())
         }
+        (Progress::Waiting(what), _, _) if !ready && problems.is_empty() => {
+            (topic, Truth::False, "Provisioning".to_owned(), format!("waiting for {what}"))
+        }
         (_, Some(Fact { topic: _, holds, reason, message }), _) => {
             (topic, *holds, reason.clone(), message.clone())
         }
@@ -140,9 +143,6 @@ fn provisioned(
         _ if !problems.is_empty() => {
             let message = format!("not before the Service is accepted: {}", sentence(problems));
             (topic, Truth::False, "NotAccepted".to_owned(), message)
-        }
-        (Progress::Working(what) | Progress::Waiting(what), _, _) => {
-            (topic, Truth::False, "Provisioning".to_owned(), what.clone())
         }
         _ => (topic, Truth::False, "NotReady".to_owned(), "the provider has not finished it".to_owned()),
     }
@@ -229,7 +229,8 @@ pub(crate) fn notices(before: &[Condition], after: &[Condition]) -> Vec<Notice> 
         let same = old.is_some_and(|old| {
             (&old.status, &old.reason, &old.message) == (&new.status, &new.reason, &new.message)
         });
-        let quiet = matches!(new.reason.as_str(), "Accepted" | "InProgress" | "NotAccepted");
+        let quiet = matches!(new.reason.as_str(), "Accepted" | "InProgress" | "NotAccepted")
+            || new.status == "Unknown";
         let first_sync =
             new.type_ == SYNCED && new.status == "True" && old.is_none_or(|old| old.reason == "InProgress");
         (!same && !quiet && !first_sync).then(|| notice(new))

@@ -165,6 +165,20 @@ async fn the_finalizer_is_there_before_anything_exists_and_goes_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_that_stays_is_told_once_however_often_it_is_tried() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    let failure = || ProviderError::unavailable("create", "x");
+    stage.cloud.with(|cloud| cloud.failures = (0..50).map(|_| failure()).collect());
+    stage.cluster.apply(mk_service("web"));
+    settle().await;
+    let (writes, told) = (stage.costs().2, stage.reasons("web"));
+    sleep(Duration::from_mins(8)).await;
+    assert_eq!((stage.costs().2, stage.reasons("web")), (writes, told));
+    assert!(stage.cloud.with(|cloud| cloud.failures.len()) < 46, "it was tried again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_as_desired_costs_nothing_however_often_it_is_looked_at() {
     let stage = Stage::new();
     let running = stage.start().await;
@@ -204,14 +218,17 @@ async fn provisioning_that_takes_minutes_is_waited_for_and_survives_a_crash_with
     stage.cloud.with(|cloud| cloud.provisioning = Duration::from_mins(3));
     let first = stage.start().await;
     stage.cluster.apply(mk_service("web"));
+    sleep(Duration::from_secs(10)).await;
+    let (writes, told) = (stage.costs().2, stage.reasons("web"));
     settle().await;
+    assert_eq!((stage.costs().2, &stage.reasons("web")), (writes, &told), "waiting is told once");
     assert_eq!(stage.conditions("web")["LoadBalancerProvisioned"], "False/Provisioning");
     assert!(stage.addresses("web").is_empty());
     drop(first);
     let _second = stage.start().await;
     sleep(Duration::from_secs(1)).await;
     assert_eq!(stage.conditions("web")["Synced"], "False/InProgress");
-    sleep(Duration::from_secs(118)).await;
+    sleep(Duration::from_secs(108)).await;
     assert!(stage.addresses("web").is_empty());
     sleep(Duration::from_secs(4)).await;
     assert_eq!(stage.existing(), ["web"]);

@@ -211,10 +211,17 @@ impl LoadBalancerProvider for FakeCloud {
             ports: Vec::new(),
         };
         let active = observed.filter(|lb| lb.active);
+        // As of the last read; nobody knows how targets are before there is something that checks them.
+        let health = observed.map(|lb| Fact {
+            topic: Topic::TargetsHealthy,
+            holds: if lb.active { Truth::True } else { Truth::Unknown },
+            reason: "Checked".to_owned(),
+            message: String::new(),
+        });
         Report {
             ingress: active.map(ingress).into_iter().collect(),
             ready: active.is_some(),
-            facts: Vec::new(),
+            facts: health.into_iter().collect(),
         }
     }
 }
