@@ -45,7 +45,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// `portico-e2e enter`: run a program in the namespaces of a node, a pod or a process.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// Network namespace: a name in /run/netns (a node, or NAMESPACE_POD) or a path
+    /// Network namespace: a name in /run/netns (a node, or `NAMESPACE_POD`) or a path
     #[arg(long, value_name = "NAME|PATH")]
     netns: Option<String>,
     /// Join all namespaces of this process (its user namespace first, where it has one of its own)
@@ -249,12 +249,12 @@ fn take_terminal(path: &Path) -> Result<()> {
 /// Looks the program up in the PATH of its own environment, as a container runtime does. The standard library's `exec` also
 /// gives SIGPIPE its default action back, which Rust's runtime ignores.
 fn exec(argv: &[String], env: Option<&BTreeMap<String, String>>) -> Result<Infallible> {
-    let (name, args) = argv.split_first().context("no program given")?;
+    let (name, rest) = argv.split_first().context("no program given")?;
     let own_path = std::env::var("PATH").ok();
     let path = env.map_or(own_path.as_ref(), |env| env.get("PATH"));
     let program = look_up(name, path.map_or(DEFAULT_PATH, String::as_str))?;
     let mut command = Command::new(program);
-    command.arg0(name).args(args);
+    command.arg0(name).args(rest);
     if let Some(env) = env {
         command.env_clear().envs(env);
     }

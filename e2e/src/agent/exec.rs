@@ -25,8 +25,6 @@ use super::terminal::Terminal;
 pub(super) struct Request {
     pub(super) command: Vec<String>,
     pub(super) stdin: bool,
-    pub(super) stdout: bool,
-    pub(super) stderr: bool,
     pub(super) tty: bool,
 }
 

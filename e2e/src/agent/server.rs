@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
 use axum::extract::{Path as Segments, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -79,11 +79,14 @@ fn tls(cert: &Path, key: &Path, client_ca: &Path) -> Result<rustls::ServerConfig
 /// Namespace, pod, container.
 type Names = Segments<(String, String, String)>;
 
-fn find(host: &Host, (namespace, pod, container): &(String, String, String)) -> Result<Slot, Response> {
+/// The answer to a request that cannot be served.
+type Refusal = (StatusCode, String);
+
+fn find(host: &Host, (namespace, pod, container): &(String, String, String)) -> Result<Slot, Refusal> {
     host.shelf.get(namespace, pod, container).ok_or_else(|| {
-        let text =
-            format!("container {container:?} of pod {namespace}/{pod} has not started on node {}", host.name);
-        (StatusCode::NOT_FOUND, text).into_response()
+        let node = &host.name;
+        let text = format!("container {container:?} of pod {namespace}/{pod} has not started on node {node}");
+        (StatusCode::NOT_FOUND, text)
     })
 }
 
@@ -155,7 +158,7 @@ fn truth(value: &str) -> bool {
 async fn logs(State(host): State<Arc<Host>>, Segments(names): Names, RawQuery(query): RawQuery) -> Response {
     let slot = match find(&host, &names) {
         Ok(slot) => slot,
-        Err(response) => return response,
+        Err(refusal) => return refusal.into_response(),
     };
     let (wanted, previous) = match log_request(&parameters(query.as_deref()), Timestamp::now()) {
         Ok(request) => request,
@@ -184,8 +187,6 @@ fn stream_request(query: Option<&str>) -> Request {
         match name.as_str() {
             "command" => request.command.push(value),
             "input" | "stdin" => request.stdin = truth(&value),
-            "output" | "stdout" => request.stdout = truth(&value),
-            "error" | "stderr" => request.stderr = truth(&value),
             "tty" => request.tty = truth(&value),
             _ => {}
         }
@@ -193,23 +194,28 @@ fn stream_request(query: Option<&str>) -> Request {
     request
 }
 
+/// What axum says of a request that is no WebSocket's, kept until the names have been looked at: kubectl asks again by SPDY
+/// and shows the second answer.
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
 async fn run_command(
     State(host): State<Arc<Host>>,
     Segments(names): Names,
     RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
 ) -> Response {
     let request = stream_request(query.as_deref());
     if request.command.is_empty() {
         return (StatusCode::BAD_REQUEST, "you must specify at least 1 command for the container")
             .into_response();
     }
-    match find(&host, &names).map(|slot| slot.process) {
-        Ok(Some(process)) => {
+    match (find(&host, &names).map(|slot| slot.process), upgrade) {
+        (Ok(Some(process)), Ok(upgrade)) => {
             upgrade.protocols(PROTOCOLS).on_upgrade(move |socket| exec::exec(socket, process, request))
         }
-        Ok(None) => not_running(&names.2),
-        Err(response) => response,
+        (Ok(Some(_)), Err(rejection)) => rejection.into_response(),
+        (Ok(None), _) => not_running(&names.2),
+        (Err(refusal), _) => refusal.into_response(),
     }
 }
 
@@ -221,15 +227,16 @@ async fn attach(
     State(host): State<Arc<Host>>,
     Segments(names): Names,
     RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
 ) -> Response {
     let request = stream_request(query.as_deref());
-    match find(&host, &names) {
-        Ok(Slot { process: Some(_), log: Some(log), previous: _, stdin }) => {
+    match (find(&host, &names), upgrade) {
+        (Ok(Slot { process: Some(_), log: Some(log), previous: _, stdin }), Ok(upgrade)) => {
             upgrade.protocols(PROTOCOLS).on_upgrade(move |socket| exec::attach(socket, log, stdin, request))
         }
-        Ok(_) => not_running(&names.2),
-        Err(response) => response,
+        (Ok(Slot { process: Some(_), .. }), Err(rejection)) => rejection.into_response(),
+        (Ok(_), _) => not_running(&names.2),
+        (Err(refusal), _) => refusal.into_response(),
     }
 }
 
@@ -242,7 +249,7 @@ mod tests {
         let request =
             stream_request(Some("command=sh&command=-c&command=echo%20a+b%26c&input=1&output=1&tty=false"));
         assert_eq!(request.command, ["sh", "-c", "echo a b&c"]);
-        assert!(request.stdin && request.stdout && !request.stderr && !request.tty);
+        assert!(request.stdin && !request.tty);
     }
 
     #[test]

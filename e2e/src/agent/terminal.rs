@@ -43,7 +43,8 @@ impl Terminal {
     /// Through stty, since the ioctl has no safe wrapper here.
     pub(super) async fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         let [columns, rows] = [columns, rows].map(|side| side.to_string());
-        let status = Command::new("stty").arg("-F").arg(&self.path).args(["cols", &columns, "rows", &rows]).status();
+        let status =
+            Command::new("stty").arg("-F").arg(&self.path).args(["cols", &columns, "rows", &rows]).status();
         status.await.map(drop).context("stty")
     }
 }

@@ -47,28 +47,35 @@ pub(super) fn write(host: &Host, pod: &Pod, spec: &PodSpec, ips: &[IpAddr], dir:
 }
 
 fn hosts(pod: &Pod, spec: &PodSpec, ips: &[IpAddr], node: &str) -> String {
-    let mut text =
-        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-            .to_owned();
+    let head = [
+        "# Kubernetes-managed hosts file.",
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+    ];
+    let mut lines: Vec<String> = head.map(str::to_owned).to_vec();
     let name = hostname(pod, node);
     let names = match spec.subdomain.as_deref().zip(pod.metadata.namespace.as_deref()) {
         Some((subdomain, namespace)) => format!("{name}.{subdomain}.{namespace}.svc.cluster.local\t{name}"),
         None => name,
     };
     for ip in ips {
-        text.push_str(&format!("{ip}\t{names}\n"));
+        lines.push(format!("{ip}\t{names}"));
     }
     for alias in spec.host_aliases.iter().flatten() {
         let names = alias.hostnames.clone().unwrap_or_default().join("\t");
-        text.push_str(&format!("{}\t{names}\n", alias.ip));
+        lines.push(format!("{}\t{names}", alias.ip));
     }
-    text
+    joined(&lines)
+}
+
+fn joined(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
 }
 
 /// None: the machine's.
 fn resolv_conf(spec: &PodSpec, namespace: &str, dns: Option<IpAddr>, domain: &str) -> Option<String> {
     let on_node = spec.host_network == Some(true);
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let cluster = match spec.dns_policy.as_deref() {
         Some("None") => false,
         Some("Default") => return None,
@@ -80,13 +87,13 @@ fn resolv_conf(spec: &PodSpec, namespace: &str, dns: Option<IpAddr>, domain: &st
     let mut searches = Vec::new();
     let mut options = Vec::new();
     if cluster {
-        text.push_str(&format!("nameserver {}\n", dns?));
+        lines.push(format!("nameserver {}", dns?));
         searches.extend([format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()]);
         options.push("ndots:5".to_owned());
     }
     if let Some(config) = config {
         for server in config.nameservers.iter().flatten() {
-            text.push_str(&format!("nameserver {server}\n"));
+            lines.push(format!("nameserver {server}"));
         }
         searches.extend(config.searches.iter().flatten().cloned());
         options.extend(config.options.iter().flatten().filter_map(|option| {
@@ -96,10 +103,10 @@ fn resolv_conf(spec: &PodSpec, namespace: &str, dns: Option<IpAddr>, domain: &st
     }
     for (word, list) in [("search", searches), ("options", options)] {
         if !list.is_empty() {
-            text.push_str(&format!("{word} {}\n", list.join(" ")));
+            lines.push(format!("{word} {}", list.join(" ")));
         }
     }
-    Some(text)
+    Some(joined(&lines))
 }
 
 #[cfg(test)]

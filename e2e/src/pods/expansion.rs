@@ -1,4 +1,4 @@
-//! `$(NAME)` in commands, arguments and values, as Kubernetes expands it (third_party/forked/golang/expansion of 1.36).
+//! `$(NAME)` in commands, arguments and values, as Kubernetes expands it (`third_party/forked/golang/expansion` of 1.36).
 //! Pure. Invariant: an unknown name stays as it is written, and `$$` is one `$` that starts nothing.
 
 use std::collections::BTreeMap;

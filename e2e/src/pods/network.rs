@@ -121,3 +121,6 @@ impl Link {
         Some(Self { netns: netns.to_owned(), device: device.to_owned() })
     }
 }
+
+#[cfg(test)]
+mod tests;

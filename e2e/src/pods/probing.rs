@@ -44,6 +44,7 @@ impl Teller {
 
 /// Probes until aborted.
 pub(super) async fn watch(subject: Arc<Subject>, teller: Teller) {
+    subject.process.appeared().await;
     let hook = subject.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
     if let Some(hook) = hook
         && let Err(why) = Check::of_hook(&hook).run(&subject, HOOK_LIMIT).await

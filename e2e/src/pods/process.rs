@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -30,6 +31,13 @@ impl Process {
         let Self { parent, .. } = self;
         let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
         children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Waits until the first process is there, or can no longer come.
+    pub(crate) async fn appeared(&self) {
+        while self.first().is_none() && Path::new(&format!("/proc/{}", self.parent)).exists() {
+            tokio::time::sleep(Duration::from_millis(2)).await; // the kernel tells nobody
+        }
     }
 
     /// Sends a signal; to one that is gone, nothing happens.

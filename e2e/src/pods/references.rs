@@ -1,9 +1,10 @@
-//! The ConfigMaps and Secrets that a pod refers to, fetched when a container starts or a volume is refreshed.
+//! The `ConfigMap`s and Secrets that a pod refers to, fetched when a container starts or a volume is refreshed.
 //!
 //! Owns the reads; leaves what is made of the data to `environment.rs` and `volumes.rs`. Invariant: an absent object is `None`,
 //! not an error: only the reference knows whether it is optional.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Secret};
@@ -39,10 +40,10 @@ impl Found {
     pub(crate) async fn fetch(client: &Client, namespace: &str, wanted: Vec<Reference>) -> Result<Self> {
         let mut found = BTreeMap::new();
         for reference in wanted {
-            if !found.contains_key(&reference) {
-                let data =
-                    fetch(client, namespace, &reference).await.with_context(|| format!("get {reference}"))?;
-                found.insert(reference, data);
+            if let Entry::Vacant(place) = found.entry(reference) {
+                let data = fetch(client, namespace, place.key()).await;
+                let data = data.with_context(|| format!("get {}", place.key()))?;
+                place.insert(data);
             }
         }
         Ok(Self(found))

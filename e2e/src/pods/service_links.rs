@@ -1,5 +1,5 @@
 //! The environment variables by which containers find Services, exactly as the kubelet makes them
-//! (pkg/kubelet/envvars and getServiceEnvVarMap in kubelet_pods.go of Kubernetes 1.36; the names are Docker's of 2015).
+//! (pkg/kubelet/envvars and `getServiceEnvVarMap` in `kubelet_pods.go` of Kubernetes 1.36; the names are Docker's of 2015).
 //! Pure. Invariant: `kubernetes` in `default` is always there, other Services only of the pod's namespace and when wanted.
 
 use std::collections::BTreeMap;

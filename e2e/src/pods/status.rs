@@ -1,6 +1,6 @@
 //! A pod's status, as the kubelet would report it. Pure: from the pod as the API server has it and what is observed here.
 //!
-//! Owns phase, conditions, addresses and container statuses. Leaves conditions of others (readiness gates, PodScheduled) as
+//! Owns phase, conditions, addresses and container statuses. Leaves conditions of others (readiness gates, `PodScheduled`) as
 //! they are: the result names only our own, for a strategic merge patch by type.
 //! Invariant: equal input gives an equal result, and a condition's transition time moves only when its status does.
 

@@ -198,7 +198,7 @@ impl Volumes<'_> {
         }
         let own = self.host_dir.join(relative(path.trim_start_matches('/'))?);
         match kind {
-            Some("DirectoryOrCreate") | Some("") | None => fs::create_dir_all(&own).context("hostPath")?,
+            Some("DirectoryOrCreate" | "") | None => fs::create_dir_all(&own).context("hostPath")?,
             Some("FileOrCreate") => {
                 if let Some(parent) = own.parent() {
                     fs::create_dir_all(parent).context("hostPath")?;

@@ -35,8 +35,8 @@ use super::verdicts::Kind;
 use super::volumes::Volumes;
 use super::{Host, desired};
 
-/// ConfigMaps, Secrets and tokens in volumes are written again so often (the kubelet: about a minute).
-const REFRESH: Duration = Duration::from_secs(60);
+/// `ConfigMap`s, Secrets and tokens in volumes are written again so often (the kubelet: about a minute).
+const REFRESH: Duration = Duration::from_mins(1);
 
 /// Pause after a start that failed.
 const RETRY: SignedDuration = SignedDuration::from_secs(2);
@@ -316,7 +316,6 @@ impl Worker {
                 record.started = true;
                 record.ready = container.readiness_probe.is_none();
             }
-            (Kind::Liveness, true) => {}
             (Kind::Startup | Kind::Liveness, false) if !deleting && !record.stopping => {
                 let probe =
                     if kind == Kind::Startup { &container.startup_probe } else { &container.liveness_probe };
@@ -326,7 +325,7 @@ impl Worker {
                 let text = format!("Container {name} failed {kind:?} probe, will be restarted");
                 self.tell(EventType::Normal, "Killing", &text).await;
             }
-            (Kind::Startup | Kind::Liveness, false) => {}
+            (Kind::Liveness, true) | (Kind::Startup | Kind::Liveness, false) => {}
         }
         if !good {
             self.tell(EventType::Warning, "Unhealthy", &format!("{kind:?} probe failed: {why}")).await;
