@@ -1,10 +1,11 @@
 //! The nftables dataplane against this machine's kernel, in network namespaces of its own.
 //!
-//! Needs CAP_SYS_ADMIN and CAP_NET_ADMIN; where it may not make a namespace, each test says so and does nothing. The
+//! Needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`; where it may not make a namespace, each test says so and does nothing. The
 //! namespaces have no names and die with the threads that made them, so nothing is left behind however a test ends.
 
 mod netns;
 mod packets;
 mod storm;
+mod table;
 mod tables;
 mod world;

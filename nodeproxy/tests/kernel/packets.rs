@@ -21,7 +21,7 @@ fn in_both_families(test: impl Fn(&mut World, Addresses)) {
     }
 }
 
-/// A ClusterIP over both pods.
+/// A `ClusterIP` over both pods.
 fn mk_cluster_ip(a: Addresses, f: Frontend) -> State {
     let mut state = a.base();
     let verdict = endpoints(&mut state, f, PLAIN, &[a.pod(0), a.pod(1)]);
@@ -181,7 +181,7 @@ fn only_those_in_the_source_ranges_may_come() {
     });
 }
 
-/// A ClusterIP with session affinity over both pods.
+/// A `ClusterIP` with session affinity over both pods.
 fn mk_sticky(a: Addresses, pods: &[usize]) -> State {
     let f = a.frontend(1);
     let mut state = a.base();
@@ -260,7 +260,7 @@ fn expires(world: &World, a: Addresses) -> u64 {
     let map =
         json["nftables"].as_array().and_then(|all| all.iter().find_map(|o| o.get("map"))).expect("a map");
     let expires = &map["elem"][0][0]["elem"]["expires"];
-    expires.as_u64().unwrap_or_else(|| panic!("no expiry: {map}"))
+    expires.as_u64().expect("an expiry")
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn a_udp_flow_stays_with_its_pod_until_it_is_forgotten() {
 fn pod_of(got: Got) -> usize {
     match got {
         Got::Pod(number, _) => number,
-        other => panic!("no pod answered: {other:?}"),
+        other => unreachable!("a pod should have answered: {other:?}"),
     }
 }
 

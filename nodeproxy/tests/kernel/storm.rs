@@ -33,15 +33,15 @@ fn storm(world: &mut World, states: [&State; 2]) -> (usize, Vec<Got>) {
     let f = addresses(false).frontend(1);
     world.sync(states[0]);
     let (stop, dialled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let dialler = {
-        let (stop, dialled) = (stop.clone(), dialled.clone());
+    let client = {
+        let (end, count) = (stop.clone(), dialled.clone());
         // A thread lives in the namespace of the one that starts it.
         world.client.run(move || {
             std::thread::spawn(move || {
                 let mut lost = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
+                while !end.load(Ordering::Relaxed) {
                     lost.extend(Some(dial_here(f)).filter(|got| !matches!(got, Got::Pod(..))));
-                    dialled.fetch_add(1, Ordering::Relaxed);
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
                 lost
             })
@@ -52,13 +52,13 @@ fn storm(world: &mut World, states: [&State; 2]) -> (usize, Vec<Got>) {
         world.tables.apply(&plan.widen).expect("widens");
         // The daemon waits longer than a packet takes; here, until some more packets have gone through.
         let so_far = dialled.load(Ordering::Relaxed);
-        while dialled.load(Ordering::Relaxed) < so_far + 2 && !dialler.is_finished() {
+        while dialled.load(Ordering::Relaxed) < so_far + 2 && !client.is_finished() {
             std::thread::yield_now();
         }
         world.tables.apply(&plan.narrow).expect("narrows");
     }
     stop.store(true, Ordering::Relaxed);
-    let lost = dialler.join().expect("no panic");
+    let lost = client.join().expect("no panic");
     (dialled.load(Ordering::Relaxed), lost)
 }
 

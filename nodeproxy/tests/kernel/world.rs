@@ -75,7 +75,7 @@ pub(crate) fn addresses(v6: bool) -> Addresses {
 }
 
 impl Addresses {
-    /// A ClusterIP.
+    /// A `ClusterIP`.
     pub(crate) fn vip(&self, number: u8) -> IpAddr {
         if self.v6 {
             IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(number)])
@@ -92,7 +92,7 @@ impl Addresses {
         Backend { address: self.pods[number], port: POD_PORT }
     }
 
-    /// What every node has: its pods' range and the range of ClusterIPs.
+    /// What every node has: its pods' range and the range of `ClusterIP`s.
     pub(crate) fn base(&self) -> State {
         let net = |v4: &str, six: &str| if self.v6 { six.parse() } else { v4.parse() }.expect("a network");
         [
@@ -140,36 +140,11 @@ impl World {
     pub(crate) fn new() -> Option<Self> {
         let (client, node) = (Namespace::new()?, Namespace::new()?);
         let pods = [Namespace::new()?, Namespace::new()?];
-        node.sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
-        node.sh("ip addr add 169.254.1.1/32 scope host dev lo");
-        node.sh(&format!("ip link add c0 type veth peer name eth0 netns {}", client.id()));
-        node.sh(
-            "ip addr add 192.0.2.1/24 dev c0; ip addr add 2001:db8::1/64 dev c0 nodad; ip link set c0 up",
-        );
-        client.sh("ip addr add 192.0.2.10/24 dev eth0; ip addr add 2001:db8::10/64 dev eth0 nodad; ip link set eth0 up");
-        client.sh("ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8::1");
-        // A way out that leads nowhere, so that packets that nobody rewrites get as far as the forward and output hooks.
-        node.sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
-        for (ip, gateway, onlink) in [("ip", "203.0.113.1", "onlink"), ("ip -6", "fe80::99", "")] {
-            node.sh(&format!("{ip} neigh add {gateway} lladdr 02:00:00:00:00:01 dev up0"));
-            node.sh(&format!("{ip} route add default via {gateway} dev up0 {onlink}"));
-        }
+        let a = [addresses(false), addresses(true)];
+        forwards(&node);
+        connect_client(&node, &client, a.map(|a| (a.node, a.client)));
         for (number, pod) in pods.iter().enumerate() {
-            let last = number + 2;
-            node.sh(&format!("ip link add p{number} type veth peer name eth0 netns {}", pod.id()));
-            node.sh(&format!("ip link set p{number} up; ip addr add fe80::1/64 dev p{number} nodad"));
-            pod.sh(&format!(
-                "ip addr add 10.244.0.{last}/32 dev eth0; ip addr add fd01::{last}/128 dev eth0 nodad"
-            ));
-            pod.sh("ip link set eth0 up; ip route add 169.254.1.1 dev eth0; ip route add default via 169.254.1.1");
-            pod.sh("ip -6 route add default via fe80::1 dev eth0");
-            node.sh(&format!(
-                "ip route add 10.244.0.{last} dev p{number}; ip -6 route add fd01::{last} dev p{number}"
-            ));
-            for v6 in [false, true] {
-                let at = SocketAddr::new(addresses(v6).pods[number], POD_PORT);
-                pod.run(move || serve(number, at));
-            }
+            connect_pod(&node, pod, number, &a.map(|a| a.pods[number]));
         }
         let config = Config { local_detector: BTreeSet::from([Family::V4, Family::V6]), ..Config::default() };
         let tables = node.run(move || Nftables::open(config)).expect("opens");
@@ -183,6 +158,49 @@ impl World {
         self.tables.apply(&plan.widen).expect("widens");
         self.tables.apply(&plan.narrow).expect("narrows");
     }
+}
+
+/// Lets a node forward, with a way out that leads nowhere, so that packets that nobody rewrites get as far as the forward and
+/// output hooks.
+pub(crate) fn forwards(node: &Namespace) {
+    node.sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+    node.sh("ip addr add 169.254.1.1/32 scope host dev lo");
+    node.sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
+    for (ip, gateway, onlink) in [("ip", "203.0.113.254", "onlink"), ("ip -6", "fe80::99", "")] {
+        node.sh(&format!("{ip} neigh add {gateway} lladdr 02:00:00:00:00:01 dev up0"));
+        node.sh(&format!("{ip} route add default via {gateway} dev up0 {onlink}"));
+    }
+}
+
+/// Puts a client on the node's network; each pair is the node's and the client's address there.
+pub(crate) fn connect_client<const N: usize>(
+    node: &Namespace,
+    client: &Namespace,
+    pairs: [(IpAddr, IpAddr); N],
+) {
+    node.sh(&format!("ip link add c0 type veth peer name eth0 netns {}; ip link set c0 up", client.id()));
+    client.sh("ip link set eth0 up");
+    for (gateway, address) in pairs {
+        let (prefix, ip, nodad) = if address.is_ipv6() { (64, "ip -6", "nodad") } else { (24, "ip", "") };
+        node.sh(&format!("ip addr add {gateway}/{prefix} dev c0 {nodad}"));
+        client.sh(&format!("ip addr add {address}/{prefix} dev eth0 {nodad}"));
+        client.sh(&format!("{ip} route add default via {gateway}"));
+    }
+}
+
+/// Puts a pod behind the node and lets it serve on its addresses.
+pub(crate) fn connect_pod(node: &Namespace, pod: &Namespace, number: usize, addresses: &[IpAddr]) {
+    node.sh(&format!("ip link add p{number} type veth peer name eth0 netns {}", pod.id()));
+    node.sh(&format!("ip link set p{number} up; ip addr add fe80::1/64 dev p{number} nodad"));
+    pod.sh("ip link set eth0 up; ip route add 169.254.1.1 dev eth0; ip -6 route add default via fe80::1 dev eth0");
+    for address in addresses {
+        let (prefix, ip, nodad) = if address.is_ipv6() { (128, "ip -6", "nodad") } else { (32, "ip", "") };
+        pod.sh(&format!("ip addr add {address}/{prefix} dev eth0 {nodad}"));
+        node.sh(&format!("{ip} route add {address} dev p{number}"));
+        let at = SocketAddr::new(*address, POD_PORT);
+        pod.run(move || serve(number, at));
+    }
+    pod.sh("ip route add default via 169.254.1.1");
 }
 
 /// Answers on a pod's address, for as long as the test runs.
@@ -219,29 +237,23 @@ fn fail(error: &std::io::Error) -> Got {
         ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied => Got::Refused,
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Got::Silence,
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => Got::NoRoute,
-        kind => panic!("unexpected: {kind:?} {error}"),
+        kind => unreachable!("a client sees only the above, and not {kind:?}: {error}"),
     }
 }
 
 /// Dials a frontend once, from the namespace of the calling thread.
 pub(crate) fn dial_here(f: Frontend) -> Got {
-    match f.protocol {
-        Protocol::Udp => {
-            let any: IpAddr = if f.address.is_ipv6() { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
-            let socket = UdpSocket::bind((any, 0)).expect("binds");
-            ask(&socket, f)
-        }
-        _ => {
-            let text = TcpStream::connect_timeout(&SocketAddr::new(f.address, f.port), PATIENCE).and_then(
-                |mut stream| {
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    let mut text = String::new();
-                    stream.read_to_string(&mut text).map(|_| text)
-                },
-            );
-            text.map_or_else(|error| fail(&error), |text| parse(&text))
-        }
+    if f.protocol == Protocol::Udp {
+        let any: IpAddr = if f.address.is_ipv6() { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+        return ask(&UdpSocket::bind((any, 0)).expect("binds"), f);
     }
+    let text =
+        TcpStream::connect_timeout(&SocketAddr::new(f.address, f.port), PATIENCE).and_then(|mut stream| {
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        });
+    text.map_or_else(|error| fail(&error), |text| parse(&text))
 }
 
 /// Sends one datagram from a socket that may have a flow already, and hears the answer.

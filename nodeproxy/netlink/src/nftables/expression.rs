@@ -203,6 +203,8 @@ pub enum Expression {
         /// The code, of ICMP or of ICMP for IPv6.
         code: u8,
     },
+    /// Answers a TCP segment with a reset.
+    TcpReset,
     /// Loads the type (`RTN_…`) of the route back to the packet's source.
     SourceAddressType {
         /// Register written.

@@ -85,7 +85,11 @@ impl Expression {
             "numgen" => Self::random_number(f),
             "nat" => Nat::decode(f).map(Self::DestinationNat),
             "masq" => (f.u32(1)? == 0x10 && f.get(2).is_none()).then_some(Self::Masquerade),
-            "reject" => (f.u32(1)? == 0).then_some(Self::Reject { code: f.get(2)?.u8().ok()? }),
+            "reject" => match f.u32(1)? {
+                ICMP_UNREACHABLE => Some(Self::Reject { code: f.get(2)?.u8().ok()? }),
+                TCP_RESET => Some(Self::TcpReset),
+                _ => None,
+            },
             "fib" => Self::source_address_type(f),
             "dynset" => DynamicSet::decode(f).map(Self::DynamicSet),
             _ => None,

@@ -32,7 +32,7 @@ impl Expression {
             Self::RandomNumber { .. } => "numgen",
             Self::DestinationNat(_) => "nat",
             Self::Masquerade => "masq",
-            Self::Reject { .. } => "reject",
+            Self::Reject { .. } | Self::TcpReset => "reject",
             Self::SourceAddressType { .. } => "fib",
             Self::DynamicSet(_) => "dynset",
             Self::Other { name, .. } => name,
@@ -99,6 +99,10 @@ impl Expression {
             Self::Reject { code } => {
                 w.u32(1, 0); // NFT_REJECT_ICMP_UNREACH
                 w.bytes(2, &[*code]);
+            }
+            Self::TcpReset => {
+                w.u32(1, TCP_RESET);
+                w.bytes(2, &[0]); // the kernel reads no code, but tells one, and nft writes it
             }
             Self::SourceAddressType { into } => {
                 into.encode(w, 1);
