@@ -96,7 +96,7 @@ async fn play(args: &Args, home: &Home, account: &Account) -> anyhow::Result<()>
         }
     };
     if let Err(error) = cluster.crashes().or(played).await {
-        account.failure(&format!("state of the cluster:{}", cluster.dump(NAMESPACE).await));
+        account.failure(&format!("state of the cluster:{}", cluster.dump_all().await));
         return Err(error);
     }
     account.step(format!("all of it took {:.0} s; nothing of it stays", account.elapsed().as_secs_f32()));

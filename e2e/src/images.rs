@@ -32,15 +32,17 @@ pub fn table(tools: &Tools) -> Vec<Rule> {
         r#"exec redis-server --replicaof "$REDIS_MASTER_SERVICE_HOST" "${REDIS_MASTER_SERVICE_PORT:-6379}" --save '' --appendonly no --protected-mode no --dir /tmp "$@""#,
         "redis-server",
     ];
+    // Replicas are served at once: the delay waits for more of them to come.
     let redis =
-        ["redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no", "--dir", "/tmp"];
+        "redis-server --appendonly no --protected-mode no --dir /tmp --repl-diskless-sync-delay 0 --save";
+    let redis: Vec<String> = redis.split(' ').chain([""]).map(str::to_owned).collect();
     let mut backend = program(tools.portico_e2e());
     backend.push("backend".to_owned());
     let mut rules = Vec::new();
     for image in ["*redisslave*", "*redis-slave*", "*redis-follower*", "*redis-replica*"] {
         rules.push(Rule { image: image.to_owned(), argv: replica.map(str::to_owned).to_vec() });
     }
-    rules.push(Rule { image: "*redis*".to_owned(), argv: redis.map(str::to_owned).to_vec() });
+    rules.push(Rule { image: "*redis*".to_owned(), argv: redis });
     rules.push(Rule { image: "*portico-operator*".to_owned(), argv: program(tools.operator()) });
     rules.push(Rule { image: "*portico-nodeproxy*".to_owned(), argv: program(tools.nodeproxy()) });
     if let Some(agnhost) = tools.agnhost() {

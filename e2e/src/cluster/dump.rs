@@ -9,15 +9,25 @@ use crate::{portico::NAMESPACE, process};
 impl Cluster {
     /// Everything that may tell why something in `namespace` does not work.
     pub async fn dump(&self, namespace: &str) -> String {
+        self.dump_where(&["-n", namespace]).await
+    }
+
+    /// The same of all namespaces.
+    pub async fn dump_all(&self) -> String {
+        self.dump_where(&["-A"]).await
+    }
+
+    /// `place` says to kubectl which namespaces are meant.
+    async fn dump_where(&self, place: &[&str]) -> String {
         let mut text = String::new();
         for args in [
-            &["-n", namespace, "get", "services", "-o", "yaml", "--show-managed-fields=false"][..],
-            &["-n", namespace, "get", "endpointslices,pods", "-o", "wide"],
-            &["-n", namespace, "get", "events", "--sort-by=.metadata.creationTimestamp"],
-            &["-n", NAMESPACE, "get", "pods", "-o", "wide"],
+            &["get", "services", "-o", "yaml", "--show-managed-fields=false"][..],
+            &["get", "endpointslices,pods", "-o", "wide"],
+            &["get", "events", "--sort-by=.metadata.creationTimestamp"],
             &["get", "nodes", "-o", "wide"],
         ] {
-            section(&mut text, &format!("kubectl {}", args.join(" ")), self.kubectl(args).await);
+            let args = [args, place].concat();
+            section(&mut text, &format!("kubectl {}", args.join(" ")), self.kubectl(&args).await);
         }
         for node in self.nodes() {
             let rules =

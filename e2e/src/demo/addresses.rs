@@ -136,9 +136,10 @@ fn add_port(
     let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     let holds = |node: &str| endpoints.nodes.contains(node);
+    let asked = &mut all.ask;
     let mut push = |kind, ip: IpAddr, port: i32, from: Vec<From>| {
         if let Some(port) = number(port).filter(|_| !from.is_empty()) {
-            all.ask.push(Frontend { kind, address: SocketAddr::new(ip, port), protocol, from });
+            asked.push(Frontend { kind, address: SocketAddr::new(ip, port), protocol, from });
         }
     };
     let inside = |local: bool| {
@@ -149,12 +150,18 @@ fn add_port(
     for ip in spec.cluster_ips.iter().flatten().filter_map(|ip| ip.parse().ok()) {
         push(Kind::ClusterIp, ip, port.port, inside(internal_local));
     }
-    // Clients inside the cluster take a short cut to any endpoint, whatever the external policy says.
     if let Some(node_port) = port.node_port {
         for node in around.nodes.iter().filter(|node| !external_local || holds(&node.name)) {
-            let from = vec![From::Pod, From::Node(node.name.clone()), From::Outside];
+            // Proxies let a pod take a short cut to any endpoint, whatever the external policy says. Of a pod on another
+            // node, which this network does not masquerade, an endpoint on a third place would answer past this node.
+            let pod = (!external_local || node.name == around.client_node).then_some(From::Pod);
+            let from = pod.into_iter().chain([From::Node(node.name.clone()), From::Outside]).collect();
             push(Kind::NodePort, node.address.into(), node_port, from);
         }
+    }
+    if external_local && port.node_port.is_some() {
+        let why = "with externalTrafficPolicy Local a pod is not sure of an answer from another node's port";
+        all.skipped.push(format!("port {}: {why} (kube-proxy: the same)", port.port));
     }
     for ip in ingress(service) {
         let mut from = inside(false);
@@ -192,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    fn mk_service(spec: Value, status: Value) -> Service {
+    fn mk_service(spec: &Value, status: &Value) -> Service {
         serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": spec, "status": status}))
             .expect("a Service")
     }
@@ -207,8 +214,8 @@ mod tests {
     #[test]
     fn a_load_balancer_service_has_addresses_of_all_three_kinds() {
         let service = mk_service(
-            json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80, "nodePort": 30080}]}),
-            json!({"loadBalancer": {"ingress": [{"ip": "172.30.10.1"}]}}),
+            &json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80, "nodePort": 30080}]}),
+            &json!({"loadBalancer": {"ingress": [{"ip": "172.30.10.1"}]}}),
         );
         let all = mk_frontends(&service, &["node-2"]);
         let addresses: Vec<_> = all.ask.iter().map(|f| format!("{} {}", f.kind, f.address)).collect();
@@ -227,9 +234,9 @@ mod tests {
     #[test]
     fn with_a_local_policy_only_nodes_with_endpoints_are_asked() {
         let service = mk_service(
-            json!({"type": "NodePort", "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local",
+            &json!({"type": "NodePort", "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local",
                    "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80, "nodePort": 30080}]}),
-            json!({}),
+            &json!({}),
         );
         let all = mk_frontends(&service, &["node-2"]);
         let node_ports: Vec<_> =
@@ -240,9 +247,9 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_said_with_its_reason() {
-        let headless = mk_service(json!({"clusterIP": "None"}), json!({}));
+        let headless = mk_service(&json!({"clusterIP": "None"}), &json!({}));
         assert!(mk_frontends(&headless, &["node-1"]).skipped[0].contains("headless"));
-        let web = mk_service(json!({"clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}]}), json!({}));
+        let web = mk_service(&json!({"clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}]}), &json!({}));
         assert!(mk_frontends(&web, &[]).skipped[0].contains("no ready endpoint"));
     }
 }
