@@ -14,6 +14,8 @@ const FIRST: Register = Register(0);
 const NEW: u32 = 8;
 /// `IPS_DST_NAT`.
 const DESTINATION_NAT: u32 = 0x20;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 
@@ -143,7 +145,8 @@ impl Words {
         expressions
     }
 
-    /// `reject`, with the code for an unreachable port.
+    /// `reject` by ICMP, with the code for an unreachable port. The kernel tells a host no more than six of these at once
+    /// and one a second after that (`icmp_ratelimit`); what may be refused more often needs [`reset`].
     pub(super) fn reject(self) -> Vec<Expression> {
         let code = match self.family {
             Family::Ip => 3,
@@ -159,6 +162,20 @@ fn bits(load: Expression, mask: u32, how: Comparison, value: u32) -> Vec<Express
         Expression::Bitwise { from: FIRST, into: FIRST, mask: mask.to_ne_bytes().to_vec(), xor: vec![0; 4] },
         Expression::Compare { how, register: FIRST, value: value.to_ne_bytes().to_vec() },
     ]
+}
+
+/// `meta l4proto tcp reject with tcp reset`.
+pub(super) fn reset() -> Vec<Expression> {
+    vec![
+        Expression::MetaLoad { key: MetaKey::Layer4Protocol, into: FIRST },
+        Expression::Compare { how: Comparison::Equal, register: FIRST, value: vec![TCP] },
+        Expression::TcpReset,
+    ]
+}
+
+/// `goto chain`.
+pub(super) fn goto(chain: &str) -> Vec<Expression> {
+    vec![Expression::Verdict(Verdict::Goto(chain.to_owned()))]
 }
 
 /// `ct state new`.

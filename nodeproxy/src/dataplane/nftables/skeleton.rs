@@ -197,14 +197,16 @@ impl Skeleton {
     fn filter(&mut self, family: Family) {
         let w = Words { family };
         let no_endpoints = || [rules::first_packet(), w.verdict_of(&FRONTEND, "no-endpoints")].concat();
-        let no_such_port =
-            || [rules::first_packet(), w.member(&[Part::Destination], "cluster-ips"), w.reject()].concat();
+        let no_such_port = || {
+            [rules::first_packet(), w.member(&[Part::Destination], "cluster-ips"), rules::goto(REFUSE)]
+                .concat()
+        };
         let unallocated = || {
             [rules::first_packet(), w.member(&[Part::Destination], "service-cidrs"), rules::drop_packet()]
                 .concat()
         };
         let all = || [no_endpoints(), no_such_port(), unallocated()];
-        self.chain(REFUSE, None, [w.reject()]);
+        self.chain(REFUSE, None, [rules::reset(), w.reject()]);
         self.chain("input", base(ChainKind::Filter, Hook::Input, 0), [no_endpoints()]);
         self.chain("forward", base(ChainKind::Filter, Hook::Forward, 0), all());
         self.chain("output-filter", base(ChainKind::Filter, Hook::Output, 0), all());

@@ -4,6 +4,7 @@
 use super::{
     Comparison, CtKey, Data, DynamicSet, DynamicSetOperation, Expression, Lookup, LookupResult, MetaKey, Nat,
     PayloadBase, Register,
+    encode::{ICMP_UNREACHABLE, TCP_RESET},
 };
 use crate::{
     Error, Result,

@@ -7,6 +7,10 @@ use crate::attribute::Writer;
 const FIRST_WORD: u32 = 8;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const FULLY_RANDOM: u32 = 0x10;
+/// `NFT_REJECT_ICMP_UNREACH`.
+pub(super) const ICMP_UNREACHABLE: u32 = 0;
+/// `NFT_REJECT_TCP_RST`.
+pub(super) const TCP_RESET: u32 = 1;
 
 impl Register {
     fn encode(self, writer: &mut Writer, kind: u16) {
@@ -97,13 +101,10 @@ impl Expression {
             Self::DestinationNat(nat) => nat.encode(w),
             Self::Masquerade => w.u32(1, FULLY_RANDOM),
             Self::Reject { code } => {
-                w.u32(1, 0); // NFT_REJECT_ICMP_UNREACH
+                w.u32(1, ICMP_UNREACHABLE);
                 w.bytes(2, &[*code]);
             }
-            Self::TcpReset => {
-                w.u32(1, TCP_RESET);
-                w.bytes(2, &[0]); // the kernel reads no code, but tells one, and nft writes it
-            }
+            Self::TcpReset => w.u32(1, TCP_RESET),
             Self::SourceAddressType { into } => {
                 into.encode(w, 1);
                 w.u32(2, 3); // NFT_FIB_RESULT_ADDRTYPE
