@@ -95,7 +95,13 @@ async fn missing_port(scene: &Scene) -> anyhow::Result<()> {
     scene.answered(&scene.insiders(), By::Http, address).await?;
     address.set_port(81);
     scene.silent(&scene.insiders(), By::Http, address, Silence::Refused).await?;
-    scene.silent(&scene.insiders(), By::Udp, address, Silence::Refused).await
+    scene.silent(&scene.insiders(), By::Udp, address, Silence::Refused).await?;
+    for client in scene.insiders() {
+        let replies = client.ask_times(By::Http, address, 30).await?;
+        let late = replies.iter().filter(|reply| **reply != Err(Silence::Refused)).count();
+        ensure!(late == 0, "{late} of 30 quick attempts were not refused at once");
+    }
+    Ok(())
 }
 
 async fn selectorless(scene: &Scene) -> anyhow::Result<()> {
