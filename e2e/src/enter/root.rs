@@ -74,17 +74,50 @@ impl Root {
         fs::remove_dir(OLD_ROOT).context("remove the old root's mount point")
     }
 
+    /// One overlay over all of the machine's root; where a user namespace forbids that, one for each of its directories.
     fn overlay(&self) -> Result<PathBuf> {
         plain("tmpfs", &self.scratch, "tmpfs", MsFlags::empty(), "mode=755")?;
-        let [upper, work, root] = ["upper", "work", "root"].map(|name| self.scratch.join(name));
-        for dir in [&upper, &work, &root] {
-            fs::create_dir(dir).with_context(|| format!("make {}", dir.display()))?;
+        let root = self.scratch.join("root");
+        fs::create_dir(&root).with_context(|| format!("make {}", root.display()))?;
+        if let Err(error) = self.layer(Path::new("/"), &root) {
+            self.layers(&root).with_context(|| format!("no overlay of / either ({error:#})"))?;
         }
-        let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
-        plain("overlay", &root, "overlay", MsFlags::empty(), &options).or_else(|_| {
-            plain("overlay", &root, "overlay", MsFlags::empty(), &format!("{options},userxattr"))
-        })?;
         Ok(root)
+    }
+
+    /// Shows `lower` at `target`, with writes going to memory.
+    fn layer(&self, lower: &Path, target: &Path) -> Result<()> {
+        let name = lower.file_name().unwrap_or("all".as_ref());
+        let [upper, work] = ["upper", "work"].map(|kind| self.scratch.join(kind).join(name));
+        for dir in [&upper, &work] {
+            fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+        }
+        let options =
+            format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        plain("overlay", target, "overlay", MsFlags::empty(), &options).or_else(|_| {
+            plain("overlay", target, "overlay", MsFlags::empty(), &format!("{options},userxattr"))
+        })
+    }
+
+    /// The kernel makes no overlay, in a user namespace, of a directory with mounts below it that came from outside
+    /// (`clone_private_mount`); `/` always has some. Those directories are shown read-only.
+    fn layers(&self, root: &Path) -> Result<()> {
+        plain("tmpfs", root, "tmpfs", MsFlags::empty(), "mode=755")?;
+        for entry in fs::read_dir("/").context("list /")? {
+            let entry = entry.context("list /")?;
+            let (source, kind) = (entry.path(), entry.file_type().context("list /")?);
+            let target = root.join(entry.file_name());
+            if kind.is_symlink() {
+                symlink(fs::read_link(&source).context("read a link")?, &target).context("make a link")?;
+            } else if kind.is_dir() {
+                fs::create_dir(&target).with_context(|| format!("make {}", target.display()))?;
+                let fresh = FRESH.iter().any(|fresh| source == Path::new(fresh));
+                if !fresh && self.layer(&source, &target).is_err() {
+                    show_read_only(&source, &target)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn kernel_file_systems(&self, root: &Path) -> Result<()> {
@@ -188,10 +221,17 @@ fn machine_file_systems(root: &Path) -> Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
     for point in top_mounts(&table) {
         let target = root.join(point.trim_start_matches('/'));
-        let shown = target.exists() && bind(Path::new(&point), &target, true).is_ok();
-        if shown && make_read_only(&target).is_err() {
-            umount2(&target, MntFlags::MNT_DETACH).with_context(|| format!("hide {point}"))?; // rather absent than writable
+        if target.exists() {
+            show_read_only(Path::new(&point), &target)?;
         }
+    }
+    Ok(())
+}
+
+/// Rather absent than writable.
+fn show_read_only(source: &Path, target: &Path) -> Result<()> {
+    if bind(source, target, true).is_ok() && make_read_only(target).is_err() {
+        umount2(target, MntFlags::MNT_DETACH).with_context(|| format!("hide {}", source.display()))?;
     }
     Ok(())
 }

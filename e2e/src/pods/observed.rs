@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 
 /// Longest pause before a restart, as the kubelet's.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
@@ -132,6 +133,22 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
+    /// What an agent before us had started has died with it; how often it was restarted is kept.
+    pub(crate) fn adopt(pod: &Pod, now: Timestamp) -> Self {
+        let mut observed = Self::default();
+        let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+        for status in statuses.filter(|status| status.container_id.is_some()) {
+            let record = observed.record_mut(&status.name);
+            record.restarts = status.restart_count;
+            let ended = status.state.as_ref().and_then(|state| state.terminated.clone());
+            let (code, reason) = ended.map_or((255, "ContainerStatusUnknown".to_owned()), |ended| {
+                (ended.exit_code, ended.reason.unwrap_or_default())
+            });
+            record.state = State::Ended(Ended { code, reason, message: None, started: None, finished: now });
+        }
+        observed
+    }
+
     /// A container's record; one that was never touched waits.
     pub(crate) fn record(&self, name: &str) -> Record {
         self.containers.get(name).cloned().unwrap_or_default()
@@ -175,5 +192,19 @@ mod tests {
         record.begin(Timestamp::UNIX_EPOCH, false, false);
         record.end(mk_ended(601), SignedDuration::from_secs(10));
         assert_eq!(record.not_before.expect("set").as_second(), 601);
+    }
+
+    #[test]
+    fn after_an_agent_s_restart_a_container_has_ended_and_its_restarts_go_on() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"status": {"containerStatuses": [
+            {"name": "a", "containerID": "x", "restartCount": 2, "image": "", "imageID": "", "ready": true, "state": {"running": {}}},
+            {"name": "new", "restartCount": 0, "image": "", "imageID": "", "ready": false, "state": {"waiting": {}}},
+        ]}}))
+        .expect("a pod");
+        let mut observed = Observed::adopt(&pod, Timestamp::UNIX_EPOCH);
+        assert!(matches!(&observed.record("a").state, State::Ended(ended) if ended.code == 255));
+        assert_eq!(observed.record("new"), Record::default());
+        observed.record_mut("a").begin(Timestamp::UNIX_EPOCH, false, false);
+        assert_eq!(observed.record("a").restarts, 3);
     }
 }

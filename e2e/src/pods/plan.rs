@@ -78,10 +78,13 @@ pub(crate) fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Pl
 }
 
 impl Plan {
+    /// Sidecars serve the others, so they are stopped last.
     fn stop<'a>(&mut self, containers: impl Iterator<Item = &'a Wanted>, observed: &Observed) {
-        for Wanted { name, role: _, restart: _ } in containers {
-            let record = observed.record(name);
-            if record.is_running() && !record.stopping {
+        let running = containers.filter(|wanted| observed.record(&wanted.name).is_running());
+        let (sidecars, others): (Vec<&Wanted>, Vec<&Wanted>) =
+            running.partition(|wanted| wanted.role == Role::Sidecar);
+        for Wanted { name, role: _, restart: _ } in if others.is_empty() { sidecars } else { others } {
+            if !observed.record(name).stopping {
                 self.actions.push(Action::Stop(name.clone()));
             }
         }
@@ -208,6 +211,18 @@ mod tests {
         end(&mut observed, "a", 0);
         assert_eq!(plan(&desired, &observed, NOW).actions, [Action::Stop("s".to_owned())]);
         assert_eq!(verdict(&desired, &observed), Some(Verdict::Succeeded));
+    }
+
+    #[test]
+    fn a_deleted_pod_stops_its_sidecars_after_its_applications() {
+        let mut desired = mk_desired(&[("s", Role::Sidecar), ("a", Role::App)], Restart::Always);
+        desired.deleting = true;
+        let mut observed = mk_connected();
+        run(&mut observed, "s");
+        run(&mut observed, "a");
+        assert_eq!(plan(&desired, &observed, NOW).actions, [Action::Stop("a".to_owned())]);
+        end(&mut observed, "a", 0);
+        assert_eq!(plan(&desired, &observed, NOW).actions, [Action::Stop("s".to_owned())]);
     }
 
     #[test]

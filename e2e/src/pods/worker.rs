@@ -84,7 +84,7 @@ impl Worker {
         events: mpsc::UnboundedReceiver<Event>,
     ) -> Self {
         let dir = host.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
-        let observed = adopt(&pod);
+        let observed = Observed::adopt(&pod, Timestamp::now());
         let (link, running) = (None, BTreeMap::new());
         Self { host, pod, observed, link, dir, running, to_self, events, reported: None, deadline: None }
     }
@@ -440,23 +440,6 @@ impl Worker {
             tracing::debug!(pod = ?self.name(), %error, "event");
         }
     }
-}
-
-/// What an agent before us had started has died with it.
-fn adopt(pod: &Pod) -> Observed {
-    let mut observed = Observed::default();
-    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    for status in statuses.filter(|status| status.container_id.is_some()) {
-        let record = observed.record_mut(&status.name);
-        record.restarts = status.restart_count;
-        let ended = status.state.as_ref().and_then(|state| state.terminated.clone());
-        let (code, reason) = ended.map_or((255, "ContainerStatusUnknown".to_owned()), |ended| {
-            (ended.exit_code, ended.reason.unwrap_or_default())
-        });
-        record.state =
-            State::Ended(Ended { code, reason, message: None, started: None, finished: Timestamp::now() });
-    }
-    observed
 }
 
 /// Tells how a process ended, and its last word (at most 4096 bytes, as the kubelet takes).
