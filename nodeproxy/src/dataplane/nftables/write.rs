@@ -274,9 +274,13 @@ mod tests {
     fn an_error_at_an_element_names_its_key() {
         let transaction = Transaction { puts: (0..600).map(mk_put).collect(), ..Transaction::default() };
         let parts = write(&transaction, &[], &Config::default(), usize::MAX).expect("fits");
+        let [Part { batch: chains, .. }, Part { origins, .. }] = &parts[..] else {
+            unreachable!("chains, then the rest")
+        };
+        assert!(chains.is_empty());
         // Messages: delete and add of the first 256, of the next 256, and so on.
-        assert_eq!(culprit(&parts[0].origins, &transaction, 3, 7), Some(mk_put(256 + 7).key));
-        assert_eq!(culprit(&parts[0].origins, &transaction, 0, 9), Some(mk_put(9).key));
-        assert_eq!(culprit(&parts[0].origins, &transaction, 99, 0), None);
+        assert_eq!(culprit(origins, &transaction, 3, 7), Some(mk_put(256 + 7).key));
+        assert_eq!(culprit(origins, &transaction, 0, 9), Some(mk_put(9).key));
+        assert_eq!(culprit(origins, &transaction, 99, 0), None);
     }
 }
