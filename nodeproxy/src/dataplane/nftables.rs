@@ -88,17 +88,18 @@ impl Nftables {
     }
 
     fn try_family(&mut self, family: Family) -> Result<bool, DataplaneError> {
-        let missing =
-            probe::missing(&mut self.client, kernel_family(family)).map_err(|error| convert(error, None))?;
-        if !missing.is_empty() {
-            let lacks: Vec<_> = missing.iter().map(|feature| feature.describe()).collect();
-            tracing::warn!(%family, lacks = lacks.join("; "), "this kernel cannot forward Services of this family");
-            return Ok(false);
-        }
-        // All features are there; the whole skeleton must then be, too.
+        // All at once: the kernel takes some 20 ms to take back each try, so what is missing is asked only if something is.
         let mut batch = Batch::new();
         write::skeleton(&mut batch, family, &self.config).map_err(|error| convert(error, None))?;
-        self.client.check(batch).map(|()| true).map_err(|error| convert(error, None))
+        let Err(refused) = self.client.check(batch) else { return Ok(true) };
+        let missing =
+            probe::missing(&mut self.client, kernel_family(family)).map_err(|error| convert(error, None))?;
+        if missing.is_empty() {
+            return Err(convert(refused, None)); // no feature of ours is to blame
+        }
+        let lacks: Vec<_> = missing.iter().map(|feature| feature.describe()).collect();
+        tracing::warn!(%family, lacks = lacks.join("; "), "this kernel cannot forward Services of this family");
+        Ok(false)
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
