@@ -28,7 +28,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid};
 use serde::{Deserialize, Serialize};
 
-pub use root::{Bind, Root};
+pub use root::{Bind, Root, is_hidden};
 
 /// Where `ip netns add` keeps its names.
 pub const NETNS_DIR: &str = "/run/netns";

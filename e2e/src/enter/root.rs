@@ -22,6 +22,11 @@ const OLD_ROOT: &str = "/.machine";
 /// File systems that a container gets fresh, so the machine's are not bound.
 const FRESH: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
+/// Whether what lies at `path` on the machine is hidden in a container by a file system of the container's own.
+pub fn is_hidden(path: &Path) -> bool {
+    FRESH.iter().any(|fresh| path.starts_with(fresh))
+}
+
 /// A root of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {

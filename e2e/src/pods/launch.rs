@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::enter::{Bind, Entry, Root};
+use crate::enter::{Bind, Entry, Root, is_hidden};
 
 use super::environment::{Variables, argv, environment};
 use super::fields::Fields;
@@ -108,6 +108,7 @@ impl Launch<'_> {
             self.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
         let mut binds = etc::write(self.host, self.pod, self.spec, self.ips, self.dir)?;
         binds.extend(image_binds(program));
+        binds.extend(hidden_programs(&self.host.exe, program));
         binds.push(Bind { source: last_word.clone(), target: message_path.into(), read_only: false });
         let mut mounts = volumes.binds(self.container)?;
         mounts.sort_by(|a, b| a.target.cmp(&b.target)); // outer ones first
@@ -156,6 +157,16 @@ impl Launch<'_> {
         let process = Process { parent, exe: self.host.exe.clone(), environment, cwd: entry.cwd.clone() };
         Ok(Launched { process, child, stdin, log, last_word })
     }
+}
+
+/// In a work tree under /tmp, containers would see neither their program nor ours: they have a /tmp of their own.
+fn hidden_programs(exe: &Path, program: &[String]) -> Vec<Bind> {
+    let program = program.first().map(PathBuf::from).filter(|program| program != exe);
+    let programs = program.into_iter().chain([exe.to_path_buf()]);
+    programs
+        .filter(|program| is_hidden(program))
+        .map(|program| Bind { source: program.clone(), target: program, read_only: true })
+        .collect()
 }
 
 /// Images have their program at the root (`/agnhost`), and pods call it so.
