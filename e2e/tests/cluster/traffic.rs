@@ -99,6 +99,12 @@ pub(crate) struct Client {
     vantage: Vantage,
 }
 
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.vantage.fmt(f)
+    }
+}
+
 impl Client {
     /// A client at `vantage` that asks by `program`, the portico-e2e binary.
     pub(crate) fn new(program: PathBuf, vantage: Vantage) -> Self {

@@ -43,7 +43,7 @@ async fn sticky(scene: &Scene, kind: &str, timeout: u32) -> anyhow::Result<Servi
 async fn one_pod(client: &Client, to: SocketAddr, count: u32) -> anyhow::Result<String> {
     let answers = client.answers(By::Http, to, count).await?;
     let seen = pods(&answers);
-    ensure!(seen.len() == 1, "{count} requests were answered by {seen:?}");
+    ensure!(seen.len() == 1, "{count} requests from {client} were answered by {seen:?}");
     seen.first().map(|&pod| pod.to_owned()).context("no answer")
 }
 
@@ -93,8 +93,11 @@ async fn from_outside(scene: &Scene) -> anyhow::Result<()> {
     let on_node = (scene.stage.cluster.nodes()[0].address, node_port).into();
     for to in [on_node, balancer] {
         for client in scene.everybody() {
-            scene.eventually("an answer", async || client.answer(By::Http, to).await).await?;
-            one_pod(&client, to, 10).await.with_context(|| format!("at {to}"))?;
+            // A node knows the load balancer's address a moment later than the Service's status: until then its clients
+            // go there over the wire, and then to whom its own affinity picks. After that nothing may change.
+            let first = scene.eventually("one pod", async || one_pod(&client, to, 10).await).await?;
+            let then = one_pod(&client, to, 30).await.with_context(|| format!("at {to}"))?;
+            ensure!(first == then, "at {to} a client moved from {first} to {then}");
         }
     }
     Ok(())

@@ -95,7 +95,8 @@ async fn missing_port(scene: &Scene) -> anyhow::Result<()> {
     scene.answered(&scene.insiders(), By::Http, address).await?;
     address.set_port(81);
     scene.silent(&scene.insiders(), By::Http, address, Silence::Refused).await?;
-    scene.silent(&scene.insiders(), By::Udp, address, Silence::Refused).await?;
+    scene.silent(&[scene.pod()], By::Udp, address, Silence::Refused).await?;
+    scene.node("node-1").hears_nothing(By::Udp, address).await?; // on the node itself, sending is "not permitted"
     for client in scene.insiders() {
         let replies = client.ask_times(By::Http, address, 30).await?;
         let late = replies.iter().filter(|reply| **reply != Err(Silence::Refused)).count();
