@@ -59,7 +59,7 @@ lint: $(TOOLS)/helm $(TOOLS)/cargo-deny
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	scripts/orphans.sh
 	scripts/deny.sh
-	cd e2e/controlplane && test -z "$$(gofmt -l .)" && go vet ./...
+	cd e2e/controlplane && test -z "$$(gofmt -l .)" && go vet -trimpath ./...
 	$(TOOLS)/helm lint --strict --quiet helm/portico
 	scripts/chart.sh
 
