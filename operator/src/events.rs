@@ -14,6 +14,7 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
+use crate::operation::chain;
 
 /// Limits of the API: `reason` and `action` 128, `note` 1 KiB, `reportingInstance` 128.
 const LONGEST_NOTE: usize = 1_024;
@@ -83,11 +84,22 @@ impl Sender {
             let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
             let event = event(about, notice, &self.instance, Timestamp::now());
             if let Err(error) = api.create(&PostParams::default(), &event).await {
+                if is_end_of_namespace(&error) {
+                    tracing::debug!(namespace, reason = event.reason, "nobody left to tell");
+                    continue;
+                }
                 self.metrics.event_dropped();
-                tracing::warn!(%error, reason = event.reason, "event not sent");
+                tracing::warn!(error = chain(&error), reason = event.reason, "event not sent");
             }
         }
     }
+}
+
+/// A namespace that is being deleted takes no more Events, and its Services say their last word in it: no fault.
+fn is_end_of_namespace(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 fn event(about: ObjectReference, notice: Notice, instance: &str, now: Timestamp) -> Event {
@@ -124,6 +136,20 @@ fn cut(mut text: String, longest: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_end_of_a_namespace_excuses_an_event_that_is_not_sent() {
+        // The answer of kube-apiserver 1.36 to an Event in a namespace that is being deleted.
+        let answer = |cause: &str| {
+            let status = serde_json::json!({
+                "status": "Failure", "code": 403, "reason": "Forbidden", "message": "events is forbidden",
+                "details": {"kind": "events", "causes": [{"reason": cause, "field": "metadata.namespace"}]},
+            });
+            kube::Error::Api(serde_json::from_value(status).unwrap())
+        };
+        assert!(is_end_of_namespace(&answer("NamespaceTerminating")));
+        assert!(!is_end_of_namespace(&answer("FieldValueForbidden")));
+    }
 
     #[test]
     fn an_event_keeps_within_the_limits_of_the_api() {

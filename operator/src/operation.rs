@@ -5,7 +5,7 @@
 //! [`End::Settled`] only if a read made after the last step plans nothing, which for an absent load balancer means
 //! that the read showed nothing at all.
 
-use std::fmt::Write;
+use std::error::Error;
 use std::time::Duration;
 
 use portico_provider::{
@@ -160,16 +160,17 @@ pub(crate) fn failed(error: &ProviderError) -> End {
     End::Failed { reason: error.reason(), message: chain(error), retry: error.retry() }
 }
 
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Writing to a String cannot fail.
-        if write!(text, ": {cause}").is_err() {
+/// An error and its causes in one line. Of an API server's refusal only its message: kube prints the whole answer.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut texts = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+            texts.push(format!("{} ({} {})", status.message, status.code, status.reason));
             break;
         }
-        source = cause.source();
+        texts.push(error.to_string());
+        next = error.source();
     }
-    text
+    texts.join(": ")
 }
