@@ -1,7 +1,8 @@
 //! What a cluster leaves on the machine: nothing, however it ended. It looks from the machine, so it is not one of the
 //! scenarios, which live inside a sandbox.
 //!
-//! A whole cluster is started twice: once it ends by SIGTERM, once by a SIGKILL of the process that a person started.
+//! A whole cluster is started three times: once by the README's demo, which ends by itself, once it ends by SIGTERM, and
+//! once by a SIGKILL of the process that a person started.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,24 +31,44 @@ const ENDED: Duration = Duration::from_secs(40);
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1); // two clusters at once would only slow each other down
-    let trial = |title: &str, name: &'static str, signal: Signal| {
-        Trial::ignorable_test(title, move || {
-            let tried = sandbox::refusal().and_then(|refusal| match refusal {
-                Some(reason) => Ok(Completion::ignored_with(reason)),
-                None => leaves_nothing(name, signal).map(|()| Completion::Completed),
-            });
-            tried.map_err(|error| Failed::from(format!("{error:#}")))
-        })
-    };
     let trials = vec![
-        trial("a cluster that is asked to end leaves nothing", "asked", Signal::SIGTERM),
-        trial(
-            "a cluster whose outer process is killed leaves its folder, for down",
-            "killed",
-            Signal::SIGKILL,
-        ),
+        trial("the demo ends with demo: ok and leaves nothing", demo),
+        trial("a cluster that is asked to end leaves nothing", || leaves_nothing("asked", Signal::SIGTERM)),
+        trial("a cluster whose outer process is killed leaves its folder, for down", || {
+            leaves_nothing("killed", Signal::SIGKILL)
+        }),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(title: &str, test: fn() -> anyhow::Result<()>) -> Trial {
+    Trial::ignorable_test(title, move || {
+        let tried = sandbox::refusal().and_then(|refusal| match refusal {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => test().map(|()| Completion::Completed),
+        });
+        tried.map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+fn demo() -> anyhow::Result<()> {
+    let tools = Tools::find()?;
+    let before = Machine::now()?;
+    let child = Command::new(tools.portico_e2e())
+        .arg("demo")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting portico-e2e demo")?;
+    let dir = tools.cluster_dir(&format!("demo-{}", child.id()));
+    let output = child.wait_with_output().context("waiting for the demo")?;
+    let account = String::from_utf8_lossy(&output.stdout);
+    let well = output.status.success() && account.lines().last() == Some("demo: ok");
+    ensure!(well, "{}: {account}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    before.without_the_comings_and_goings(&Machine::now()?).context("after the demo")?;
+    ensure!(processes_of(&dir)?.is_empty() && !dir.exists(), "{} is still in use", dir.display());
+    Ok(())
 }
 
 fn leaves_nothing(name: &str, signal: Signal) -> anyhow::Result<()> {
