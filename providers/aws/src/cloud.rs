@@ -159,8 +159,8 @@ pub trait Cloud: Send + Sync + 'static {
     /// `elbv2:AddTags`.
     fn add_tags(&self, id: &Id, tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
 
-    /// `DescribeSecurityGroups` by ID.
-    fn security_groups(&self, ids: &[Id]) -> impl Future<Output = Answer<Vec<Firewall>>> + Send;
+    /// `DescribeSecurityGroups` with all of these tags.
+    fn security_groups(&self, tags: &Tags) -> impl Future<Output = Answer<Vec<Firewall>>> + Send;
     /// `DescribeSecurityGroups` by VPC and name.
     fn security_group_named(
         &self,

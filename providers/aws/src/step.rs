@@ -9,7 +9,7 @@ use std::fmt;
 use portico_provider::{Owner, Scheme};
 
 use crate::cloud::resources::{
-    AddressType, GroupHealth, Id, ListenerSpec, NewGroup, Rule, SubnetMapping, Tags, Target,
+    AddressType, GroupHealth, Id, ListenerSpec, NewGroup, Rule, Tags, Target,
 };
 use crate::wanted::Placement;
 
@@ -108,7 +108,7 @@ pub enum Action {
         /// Of which.
         load_balancer: Named,
         /// All of them.
-        subnets: Vec<SubnetMapping>,
+        placement: Placement,
     },
     /// Changes the security groups.
     SetSecurityGroups {
@@ -215,9 +215,7 @@ impl fmt::Display for Step {
             Action::SetAttributes { load_balancer, attributes } => {
                 write!(f, "set {} on {load_balancer}", pairs(attributes))
             }
-            Action::SetSubnets { load_balancer, subnets } => {
-                write!(f, "put {load_balancer} into {}", counted(subnets.len(), "subnet"))
-            }
+            Action::SetSubnets { load_balancer, placement: _ } => write!(f, "put {load_balancer} into more subnets"),
             Action::SetSecurityGroups { load_balancer, groups } => {
                 write!(f, "put {} in front of {load_balancer}", words(groups))
             }

@@ -17,7 +17,7 @@ use crate::tags;
 use crate::wanted::{Addressing, Frontend, Placement, Wanted};
 
 /// Inbound rules of one security group; the default quota for each family.
-const RULES_A_GROUP: usize = 60;
+pub(crate) const RULES_A_GROUP: usize = 60;
 
 /// AWS's defaults, which an attribute returns to when it is no longer asked for.
 const LOAD_BALANCER_DEFAULTS: [(&str, &str); 4] = [
@@ -28,6 +28,8 @@ const LOAD_BALANCER_DEFAULTS: [(&str, &str); 4] = [
 ];
 /// Only ever switched on here.
 pub(crate) const DELETION_PROTECTION: &str = "deletion_protection.enabled";
+
+pub(crate) use listener::defaults as group_defaults;
 
 /// What cannot be done: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;
@@ -196,9 +198,12 @@ fn sources(ranges: &BTreeSet<IpNet>, asked: Option<AddressType>, families: &[IpF
     all
 }
 
+pub(crate) fn balancer_defaults() -> BTreeMap<String, String> {
+    LOAD_BALANCER_DEFAULTS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
 fn attributes(choices: &Choices) -> BTreeMap<String, String> {
-    let defaults = LOAD_BALANCER_DEFAULTS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    let mut attributes: BTreeMap<String, String> = defaults.collect();
+    let mut attributes = balancer_defaults();
     attributes.extend(choices.attributes.clone());
     // Saying "false" does not switch it off: only a person does.
     if attributes.get(DELETION_PROTECTION).is_some_and(|value| value != "true") {

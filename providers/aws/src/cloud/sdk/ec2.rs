@@ -49,13 +49,11 @@ fn items<'a, 'b>(node: Node<'a, 'b>, name: &str) -> impl Iterator<Item = Node<'a
     child(node, name).into_iter().flat_map(|list| list.children().filter(Node::is_element))
 }
 
-/// By filter and not by ID: a filter leaves out what is not there, where IDs would fail together.
-pub(super) async fn security_groups(query: &Query, ids: &[Id]) -> Answer<Vec<Firewall>> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ids = ids.iter().map(|id| id.0.as_str()).collect();
-    let answer = query.call(DESCRIBE_GROUPS, filters(&[("group-id", ids)])).await?;
+pub(super) async fn security_groups(query: &Query, tags: &Tags) -> Answer<Vec<Firewall>> {
+    let names: Vec<(String, &str)> =
+        tags.iter().map(|(key, value)| (format!("tag:{key}"), value.as_str())).collect();
+    let wanted: Vec<(&str, Vec<&str>)> = names.iter().map(|(name, value)| (name.as_str(), vec![*value])).collect();
+    let answer = query.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
     read_groups(&answer)
 }
 
