@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_credential_types::Credentials;
 use aws_sdk_resourcegroupstagging::types::TagFilter;
 use aws_smithy_http_client::{Builder, tls};
 
@@ -35,9 +36,9 @@ pub struct Sdk {
 }
 
 impl Sdk {
-    /// Clients of `region`, or of what stands at `endpoint`. Credentials are found as every AWS SDK finds them:
-    /// environment, profile, web identity (IRSA), container (EKS Pod Identity), instance.
-    pub async fn connect(region: String, endpoint: Option<String>) -> Self {
+    /// Clients of `region`, or of what stands at `endpoint`. Without `credentials` they are found as every AWS SDK
+    /// finds them: environment, profile, web identity (IRSA), container (EKS Pod Identity), instance.
+    pub async fn connect(region: String, endpoint: Option<String>, credentials: Option<Credentials>) -> Self {
         let http =
             Builder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).build_https();
         let timeouts = TimeoutConfig::builder().operation_timeout(CALL_TIMEOUT).build();
@@ -48,6 +49,9 @@ impl Sdk {
             .timeout_config(timeouts);
         if let Some(endpoint) = endpoint {
             loader = loader.endpoint_url(endpoint);
+        }
+        if let Some(credentials) = credentials {
+            loader = loader.credentials_provider(credentials);
         }
         let config = loader.load().await;
         Self {

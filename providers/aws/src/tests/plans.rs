@@ -1,0 +1,3 @@
+//! Plans, without a cloud.
+//!
+//! Owns: what a plan says. Leaves to others: whether AWS agrees.
