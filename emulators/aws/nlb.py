@@ -370,6 +370,9 @@ _mtg = B.modify_target_group
 
 def modify_target_group(self, arn, *a, **k):
     tg = _mtg(self, arn, *a, **k)
+    if len(a) > 7 and a[7] is not None:
+        # moto keeps a matcher only where the traffic is HTTP; an NLB has one where the check is.
+        tg.matcher = {"HttpCode": a[7]}
     if tg.health_check_protocol == "TCP":
         tg.health_check_path = None
         tg.matcher = None

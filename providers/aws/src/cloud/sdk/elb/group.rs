@@ -14,7 +14,7 @@ use portico_provider::IpFamily;
 
 use super::{failed, need, optional, sdk_tags, word};
 use crate::cloud::Answer;
-use crate::cloud::resources::{GroupHealth, GroupShape, Health, Id, NewGroup, Target, TargetGroup};
+use crate::cloud::resources::{GroupHealth, GroupShape, Health, HealthProtocol, Id, NewGroup, Target, TargetGroup};
 
 pub(crate) async fn target_groups(client: &Client, ids: &[Id]) -> Answer<Vec<TargetGroup>> {
     const OPERATION: &str = "DescribeTargetGroups";
@@ -39,11 +39,14 @@ pub(crate) async fn named(client: &Client, name: &str) -> Answer<Option<TargetGr
 
 fn read(operation: &'static str, found: &Found) -> Answer<TargetGroup> {
     let number = |what, value: Option<i32>| need(operation, what, value);
+    let protocol = word(operation, "health check", found.health_check_protocol().map(ProtocolEnum::as_str))?;
+    // What an HTTP check left behind means nothing to a TCP one.
+    let http = |text: &&str| protocol != HealthProtocol::Tcp && !text.is_empty();
     let health = GroupHealth {
-        protocol: word(operation, "health check", found.health_check_protocol().map(ProtocolEnum::as_str))?,
+        protocol,
         port: found.health_check_port().and_then(|port| port.parse().ok()),
-        path: found.health_check_path().map(str::to_owned),
-        codes: found.matcher().and_then(Matcher::http_code).map(str::to_owned),
+        path: found.health_check_path().filter(http).map(str::to_owned),
+        codes: found.matcher().and_then(Matcher::http_code).filter(http).map(str::to_owned),
         interval: number("health check interval", found.health_check_interval_seconds())?,
         timeout: number("health check timeout", found.health_check_timeout_seconds())?,
         healthy: number("healthy threshold", found.healthy_threshold_count())?,
