@@ -50,12 +50,18 @@ pub(crate) const TAGS: &str = key!("additional-resource-tags");
 pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
     (key!("ipv6-addresses"), "AWS chooses the IPv6 addresses; remove it"),
     (key!("disable-nlb-sg"), "a load balancer made without security groups can never have any; remove it"),
-    (key!("security-group-prefix-lists"), "use spec.loadBalancerSourceRanges, or security groups of your own"),
+    (
+        key!("security-group-prefix-lists"),
+        "use spec.loadBalancerSourceRanges, or security groups of your own",
+    ),
     (
         key!("manage-backend-security-group-rules"),
         "rules towards nodes are static here: see --aws-backend-security-group; remove it",
     ),
-    (key!("target-node-labels"), "label nodes node.kubernetes.io/exclude-from-external-load-balancers instead"),
+    (
+        key!("target-node-labels"),
+        "label nodes node.kubernetes.io/exclude-from-external-load-balancers instead",
+    ),
     (key!("access-log-enabled"), "use …-attributes with access_logs.s3.enabled=true"),
     (key!("multi-cluster-target-group"), "a target group is one cluster's here; remove it"),
     (key!("enable-prefix-for-ipv6-source-nat"), "UDP over IPv6 is not offered; remove it"),
@@ -83,11 +89,21 @@ use Mutability::{Immutable, Mutable, Replace};
 
 const OPTIONS: &[OptionSpec] = &[
     option(TYPE, "external, nlb or nlb-ip", "external", Mutable),
-    option(TARGET_TYPE, "instance or ip, in agreement with portico.dev/target-kind", "portico.dev/target-kind", Mutable),
+    option(
+        TARGET_TYPE,
+        "instance or ip, in agreement with portico.dev/target-kind",
+        "portico.dev/target-kind",
+        Mutable,
+    ),
     option(SCHEME, "internet-facing or internal", "portico.dev/scheme", Replace),
     option(INTERNAL, "true or false", "portico.dev/scheme", Replace),
     option(NAME, "1 to 30 letters, digits and hyphens", "made from the Service's UID", Replace),
-    option(SUBNETS, "IDs or names, separated by commas; adding is in place, removing replaces", "by tag", Replace),
+    option(
+        SUBNETS,
+        "IDs or names, separated by commas; adding is in place, removing replaces",
+        "by tag",
+        Replace,
+    ),
     option(EIPS, "eipalloc-… for each subnet, separated by commas", "AWS chooses", Replace),
     option(PRIVATE_ADDRESSES, "IPv4 for each subnet, separated by commas", "AWS chooses", Replace),
     option(ADDRESS_TYPE, "ipv4 or dualstack", "spec.ipFamilies", Mutable),

@@ -134,11 +134,7 @@ pub trait Cloud: Send + Sync + 'static {
     /// `CreateTargetGroup`.
     fn create_target_group(&self, new: &NewGroup) -> impl Future<Output = Answer<Id>> + Send;
     /// `ModifyTargetGroup`: the health check.
-    fn modify_health_check(
-        &self,
-        id: &Id,
-        health: &GroupHealth,
-    ) -> impl Future<Output = Answer<()>> + Send;
+    fn modify_health_check(&self, id: &Id, health: &GroupHealth) -> impl Future<Output = Answer<()>> + Send;
     /// `ModifyTargetGroupAttributes`.
     fn modify_target_group_attributes(
         &self,

@@ -50,7 +50,9 @@ impl<C: Cloud> Executor<'_, C> {
         self.memory.changed(owner);
         match action {
             Action::Look => {}
-            Action::CreateSecurityGroup { name, tags } => self.create_security_group(owner, name, tags).await?,
+            Action::CreateSecurityGroup { name, tags } => {
+                self.create_security_group(owner, name, tags).await?
+            }
             Action::Authorize { group, rules } => self.authorize(owner, group, rules).await?,
             Action::CreateTargetGroup(new) => self.create_target_group(owner, new).await?,
             Action::SetGroupAttributes { group, attributes } => {
@@ -110,7 +112,9 @@ impl<C: Cloud> Executor<'_, C> {
             return Ok(id);
         }
         let found = self.look_up(owner, name, find).await?;
-        found.ok_or_else(|| ProviderError::unavailable("find by name", format!("{name} is not there (any more)")))
+        found.ok_or_else(|| {
+            ProviderError::unavailable("find by name", format!("{name} is not there (any more)"))
+        })
     }
 
     /// A thing of ours by its name; somebody else's is a conflict.
@@ -149,7 +153,12 @@ impl<C: Cloud> Executor<'_, C> {
         Ok(ids)
     }
 
-    async fn create_security_group(&self, owner: &Owner, name: &str, tags: &Tags) -> Result<(), ProviderError> {
+    async fn create_security_group(
+        &self,
+        owner: &Owner,
+        name: &str,
+        tags: &Tags,
+    ) -> Result<(), ProviderError> {
         let description = format!("Clients of Service {}, by Portico", owner.name);
         let made = self.cloud.create_security_group(&self.config.vpc, name, &description, tags).await;
         self.remember(owner, name, made, Find::SecurityGroup).await
@@ -227,7 +236,8 @@ impl<C: Cloud> Executor<'_, C> {
         match self.cloud.authorize(&id, rules).await {
             Err(error) if error.trouble == Trouble::Duplicate => {
                 let present = self.rules(owner, &id).await?;
-                let missing: Vec<Rule> = rules.iter().filter(|rule| !present.contains(rule)).copied().collect();
+                let missing: Vec<Rule> =
+                    rules.iter().filter(|rule| !present.contains(rule)).copied().collect();
                 if missing.is_empty() { Ok(()) } else { Ok(self.cloud.authorize(&id, &missing).await?) }
             }
             other => Ok(other?),
@@ -259,7 +269,12 @@ impl<C: Cloud> Executor<'_, C> {
         Ok(())
     }
 
-    async fn deregister(&self, owner: &Owner, group: &Named, targets: &[Target]) -> Result<(), ProviderError> {
+    async fn deregister(
+        &self,
+        owner: &Owner,
+        group: &Named,
+        targets: &[Target],
+    ) -> Result<(), ProviderError> {
         let id = self.find(owner, group, Find::TargetGroup).await?;
         for chunk in targets.chunks(TARGETS_A_CALL) {
             unless(self.cloud.deregister(&id, chunk).await, Trouble::NotFound)?;

@@ -74,7 +74,8 @@ impl Memory {
         let balancers = load_balancers.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
         let groups = groups.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
         let firewalls = firewalls.iter().map(|(name, it)| (name.clone(), it.id.clone()));
-        let known = Known { ids: balancers.chain(groups).chain(firewalls).collect(), view: Some(view.clone()) };
+        let known =
+            Known { ids: balancers.chain(groups).chain(firewalls).collect(), view: Some(view.clone()) };
         self.services().insert(owner.service.clone(), known);
     }
 

@@ -32,7 +32,8 @@ impl FromStr for Pairs {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         let List(words) = text.parse()?;
-        let pair = |word: &String| word.split_once('=').map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()));
+        let pair =
+            |word: &String| word.split_once('=').map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()));
         let pairs: Option<BTreeMap<_, _>> = words.iter().map(pair).collect();
         pairs.filter(|pairs| !pairs.contains_key("")).map(Self).ok_or(())
     }
@@ -165,7 +166,12 @@ impl Reader<'_> {
         self.reader.parsed::<Pairs>(key, "key=value pairs separated by commas").unwrap_or_default().0
     }
 
-    fn number(&mut self, key: &str, range: std::ops::RangeInclusive<i32>, expected: &'static str) -> Option<i32> {
+    fn number(
+        &mut self,
+        key: &str,
+        range: std::ops::RangeInclusive<i32>,
+        expected: &'static str,
+    ) -> Option<i32> {
         let number: i32 = self.reader.parsed(key, expected)?;
         if range.contains(&number) {
             return Some(number);
@@ -200,7 +206,10 @@ impl Reader<'_> {
         let addresses: Vec<Ipv4Addr> = words.iter().filter_map(|word| word.parse().ok()).collect();
         if addresses.len() < words.len() {
             let said = words.join(", ");
-            self.wrong.push(format!("annotation {} is {said:?}, but must be IPv4 addresses", key::PRIVATE_ADDRESSES));
+            self.wrong.push(format!(
+                "annotation {} is {said:?}, but must be IPv4 addresses",
+                key::PRIVATE_ADDRESSES
+            ));
         }
         addresses
     }
@@ -210,7 +219,8 @@ impl Reader<'_> {
         let ports: BTreeSet<u16> = words.iter().filter_map(|word| word.parse().ok()).collect();
         if ports.len() < words.len() {
             let said = words.join(", ");
-            self.wrong.push(format!("annotation {} is {said:?}, but must be distinct ports", key::PROXY_PORTS));
+            self.wrong
+                .push(format!("annotation {} is {said:?}, but must be distinct ports", key::PROXY_PORTS));
         }
         ports
     }
@@ -250,7 +260,8 @@ impl Reader<'_> {
             (_, Ok(number)) if number > 0 => Some(Some(number)),
             _ => {
                 let expected = "a port or traffic-port";
-                self.wrong.push(format!("annotation {} is {text:?}, but must be {expected}", key::CHECK_PORT));
+                self.wrong
+                    .push(format!("annotation {} is {text:?}, but must be {expected}", key::CHECK_PORT));
                 None
             }
         });
@@ -298,7 +309,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_name_for_every_option_that_is_not_free_text() {
-        let free = [key::SUBNETS, key::EIPS, key::TLS_PORTS, key::TLS_POLICY, key::CHECK_PATH, key::CHECK_CODES];
+        let free =
+            [key::SUBNETS, key::EIPS, key::TLS_PORTS, key::TLS_POLICY, key::CHECK_PATH, key::CHECK_CODES];
         for spec in key::CAPABILITIES.options {
             let name = if spec.key.ends_with('.') { format!("{}80", spec.key) } else { spec.key.to_owned() };
             if free.contains(&spec.key) || spec.key == key::SECURITY_GROUPS {

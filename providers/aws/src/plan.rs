@@ -18,8 +18,8 @@ use crate::step::{Action, Named, Step};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::Wanted;
-use choice::{Choice, choose};
 pub(crate) use choice::mismatch;
+use choice::{Choice, choose};
 use draft::Draft;
 
 /// A load balancer takes two or three minutes; targets take seconds.
@@ -85,7 +85,8 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
     if let Some((field, message)) = blocked {
         draft.block(field, Obstacle::ReplacementRequired, message);
     }
-    let parts = balancer::Parts { site, owner: &desired.owner, wanted, view, name: &name, current, keeps_shape };
+    let parts =
+        balancer::Parts { site, owner: &desired.owner, wanted, view, name: &name, current, keeps_shape };
     parts.plan(&mut draft);
     let mut kept = parts.group_names();
     for (old_name, old) in &others {
@@ -93,7 +94,10 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
             remove_balancer(&mut draft, old_name, old, "another one has taken its place");
         } else {
             kept.extend(parts.upkeep(&mut draft, old_name, old));
-            draft.wait(format!("the Service's status to show the new load balancer instead of {old_name}"), LOOK_AGAIN);
+            draft.wait(
+                format!("the Service's status to show the new load balancer instead of {old_name}"),
+                LOOK_AGAIN,
+            );
         }
     }
     for (name, group) in view.groups.iter().filter(|(name, _)| !kept.contains(*name)) {
@@ -109,7 +113,8 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
 
 /// Whether an old load balancer may go: the new one serves, and no status shows the old one.
 fn goes(desired: &LoadBalancer, current: Option<&Balancer>, old: &Balancer) -> bool {
-    let serves = current.is_some_and(|new| matches!(new.facts.state, LifeState::Active | LifeState::Impaired(_)));
+    let serves =
+        current.is_some_and(|new| matches!(new.facts.state, LifeState::Active | LifeState::Impaired(_)));
     serves && !desired.published.contains(&IngressAddress::Hostname(old.facts.hostname.clone()))
 }
 
@@ -119,7 +124,8 @@ fn state(draft: &mut Draft<'_>, balancer: &Balancer) {
         LifeState::Active | LifeState::Impaired(_) => {}
         LifeState::Provisioning => draft.wait(format!("load balancer {name} to be active"), LOOK_AGAIN),
         LifeState::Failed(reason) => {
-            let what = format!("load balancer {name}, which AWS could not make ({reason}), to be deleted by hand");
+            let what =
+                format!("load balancer {name}, which AWS could not make ({reason}), to be deleted by hand");
             draft.wait(what, NOT_SOON);
         }
     }

@@ -14,11 +14,9 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>) -> Rep
     match observed {
         None => unmade(),
         Some(Observed::Snapshot(snapshot)) => match &snapshot.sealed {
-            Some((_, hostname)) => Report {
-                ingress: vec![ingress(hostname)],
-                ready: true,
-                facts: vec![provisioned(hostname)],
-            },
+            Some((_, hostname)) => {
+                Report { ingress: vec![ingress(hostname)], ready: true, facts: vec![provisioned(hostname)] }
+            }
             None => {
                 let message = "not all of it has been made or read yet".to_owned();
                 let facts = vec![fact(Topic::Provisioned, Truth::Unknown, "Unfinished", message)];
@@ -57,10 +55,13 @@ fn full(desired: &LoadBalancer, view: &View) -> Report {
         }
         LifeState::Impaired(why) => {
             let message = format!("load balancer {name} serves, but AWS cannot scale it: {why}");
-            let facts = vec![fact(Topic::Provisioned, Truth::True, "Impaired", message), healthy(view, balancer)];
+            let facts =
+                vec![fact(Topic::Provisioned, Truth::True, "Impaired", message), healthy(view, balancer)];
             return Report { ingress: vec![ingress(&balancer.facts.hostname)], ready: true, facts };
         }
-        LifeState::Provisioning => (Truth::False, "Provisioning", format!("load balancer {name} is being made")),
+        LifeState::Provisioning => {
+            (Truth::False, "Provisioning", format!("load balancer {name} is being made"))
+        }
         LifeState::Failed(why) => {
             (Truth::False, "ProvisioningFailed", format!("AWS could not make load balancer {name}: {why}"))
         }

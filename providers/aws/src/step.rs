@@ -8,9 +8,7 @@ use std::fmt;
 
 use portico_provider::{Owner, Scheme};
 
-use crate::cloud::resources::{
-    AddressType, GroupHealth, Id, ListenerSpec, NewGroup, Rule, Tags, Target,
-};
+use crate::cloud::resources::{AddressType, GroupHealth, Id, ListenerSpec, NewGroup, Rule, Tags, Target};
 use crate::wanted::Placement;
 
 /// A thing by its name, and by its ID once it exists.
@@ -203,7 +201,9 @@ impl fmt::Display for Step {
             Action::CreateTargetGroup(new) => {
                 write!(f, "create target group {} ({}, {})", new.name, new.shape.protocol, new.shape.targets)
             }
-            Action::SetGroupAttributes { group, attributes } => write!(f, "set {} on {group}", pairs(attributes)),
+            Action::SetGroupAttributes { group, attributes } => {
+                write!(f, "set {} on {group}", pairs(attributes))
+            }
             Action::SetHealthCheck { group, health: _ } => write!(f, "change the health check of {group}"),
             Action::Register { group, targets } => {
                 write!(f, "register {} in {group}", counted(targets.len(), "target"))
@@ -215,7 +215,9 @@ impl fmt::Display for Step {
             Action::SetAttributes { load_balancer, attributes } => {
                 write!(f, "set {} on {load_balancer}", pairs(attributes))
             }
-            Action::SetSubnets { load_balancer, placement: _ } => write!(f, "put {load_balancer} into more subnets"),
+            Action::SetSubnets { load_balancer, placement: _ } => {
+                write!(f, "put {load_balancer} into more subnets")
+            }
             Action::SetSecurityGroups { load_balancer, groups } => {
                 write!(f, "put {} in front of {load_balancer}", words(groups))
             }

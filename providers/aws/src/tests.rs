@@ -21,7 +21,12 @@ fn mk_port(number: u16) -> Port {
 }
 
 fn mk_listener(protocol: Protocol, port: u16) -> Listener {
-    Listener { protocol, port: mk_port(port), name: format!("p{port}"), node_port: Some(mk_port(30_000 + port)) }
+    Listener {
+        protocol,
+        port: mk_port(port),
+        name: format!("p{port}"),
+        node_port: Some(mk_port(30_000 + port)),
+    }
 }
 
 fn mk_nodes(instances: &[String]) -> Targets {

@@ -40,7 +40,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
         owner,
         listeners,
         targets,
-        health_check: _,            // with the listeners
+        health_check: _, // with the listeners
         source_ranges,
         session_affinity: _,        // with the listeners
         external_traffic_policy: _, // its health check says it all
@@ -57,7 +57,8 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
         .map_err(|wrong| wrong.into_iter().map(|message| (Field::Options, message)).collect::<Obstacles>())?;
     let mut obstacles = Obstacles::new();
     if !requested_addresses.is_empty() {
-        let message = format!("AWS takes elastic addresses by their allocation: use annotation {}", key::EIPS);
+        let message =
+            format!("AWS takes elastic addresses by their allocation: use annotation {}", key::EIPS);
         obstacles.push((Field::RequestedAddresses, message));
     }
     obstacles.extend(wrong_kind(&choices, targets));
@@ -95,7 +96,8 @@ fn address_type(choices: &Choices, families: &[IpFamily], obstacles: &mut Obstac
         [IpFamily::IPv4] => AddressType::Ipv4,
         families if families.contains(&IpFamily::IPv4) => AddressType::Dualstack,
         _ => {
-            let message = "an NLB always has IPv4: add IPv4 to spec.ipFamilies (ipFamilyPolicy: RequireDualStack)";
+            let message =
+                "an NLB always has IPv4: add IPv4 to spec.ipFamilies (ipFamilyPolicy: RequireDualStack)";
             obstacles.push((Field::IpFamilies, message.to_owned()));
             AddressType::Dualstack
         }
@@ -107,7 +109,8 @@ fn placement(choices: &Choices, scheme: Scheme, obstacles: &mut Obstacles) -> Pl
     let Choices { subnets, eips, private_addresses, .. } = choices;
     let refuse = |message: String| (Field::Options, message);
     if !eips.is_empty() && (scheme == Scheme::Internal || !private_addresses.is_empty()) {
-        let message = "elastic addresses are for internet-facing load balancers, and without private addresses";
+        let message =
+            "elastic addresses are for internet-facing load balancers, and without private addresses";
         obstacles.push(refuse(format!("annotation {}: {message}", key::EIPS)));
     }
     if !private_addresses.is_empty() && scheme == Scheme::External {
@@ -124,7 +127,8 @@ fn placement(choices: &Choices, scheme: Scheme, obstacles: &mut Obstacles) -> Pl
         (true, false) => Placement::Addressed(chosen),
         (false, none_chosen) => {
             if !none_chosen && chosen.len() != subnets.len() {
-                let message = format!("{} addresses for {} subnets: name one for each", chosen.len(), subnets.len());
+                let message =
+                    format!("{} addresses for {} subnets: name one for each", chosen.len(), subnets.len());
                 obstacles.push(refuse(format!("annotation {}: {message}", key::SUBNETS)));
             }
             let mut chosen = chosen.into_iter();
@@ -151,7 +155,10 @@ fn frontend(
 ) -> Frontend {
     if !choices.security_groups.is_empty() {
         if !ranges.is_empty() {
-            let message = format!("cannot be enforced in security groups of your own: remove annotation {}", key::SECURITY_GROUPS);
+            let message = format!(
+                "cannot be enforced in security groups of your own: remove annotation {}",
+                key::SECURITY_GROUPS
+            );
             obstacles.push((Field::SourceRanges, message));
         }
         if choices.security_groups.len() > 4 {

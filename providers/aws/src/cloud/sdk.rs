@@ -39,8 +39,9 @@ impl Sdk {
     /// Clients of `region`, or of what stands at `endpoint`. Without `credentials` they are found as every AWS SDK
     /// finds them: environment, profile, web identity (IRSA), container (EKS Pod Identity), instance.
     pub async fn connect(region: String, endpoint: Option<String>, credentials: Option<Credentials>) -> Self {
-        let http =
-            Builder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).build_https();
+        let http = Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .build_https();
         let timeouts = TimeoutConfig::builder().operation_timeout(CALL_TIMEOUT).build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region))
@@ -63,7 +64,8 @@ impl Sdk {
 
     async fn page(&self, tags: &Tags, token: Option<String>) -> Answer<(Vec<(Id, Tags)>, Option<String>)> {
         let filters = tags.iter().map(|(key, value)| TagFilter::builder().key(key).values(value).build());
-        let types = ["elasticloadbalancing:loadbalancer", "elasticloadbalancing:targetgroup", "ec2:security-group"];
+        let types =
+            ["elasticloadbalancing:loadbalancer", "elasticloadbalancing:targetgroup", "ec2:security-group"];
         let page = self
             .tagging
             .get_resources()
@@ -75,11 +77,12 @@ impl Sdk {
             .await
             .map_err(|error| failed("GetResources", error))?;
         let next = page.pagination_token().filter(|token| !token.is_empty()).map(str::to_owned);
-        let resources = page.resource_tag_mapping_list.unwrap_or_default().into_iter().filter_map(|resource| {
-            let tags = resource.tags.unwrap_or_default();
-            let tags = tags.into_iter().map(|tag| (tag.key, tag.value)).collect();
-            Some((id_of(&resource.resource_arn?), tags))
-        });
+        let resources =
+            page.resource_tag_mapping_list.unwrap_or_default().into_iter().filter_map(|resource| {
+                let tags = resource.tags.unwrap_or_default();
+                let tags = tags.into_iter().map(|tag| (tag.key, tag.value)).collect();
+                Some((id_of(&resource.resource_arn?), tags))
+            });
         Ok((resources.collect(), next))
     }
 }

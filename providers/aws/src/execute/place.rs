@@ -96,9 +96,8 @@ fn discovered<'a>(all: &'a [Subnet], scheme: Scheme, cluster: Option<&str>) -> V
         let mut marks = subnet.tags.keys().filter_map(|key| key.strip_prefix(CLUSTER_TAG)).peekable();
         marks.peek().is_none() || cluster.is_none_or(|cluster| marks.any(|mark| mark == cluster))
     };
-    let has_role = |subnet: &Subnet| {
-        subnet.tags.get(role(scheme)).is_some_and(|value| value.is_empty() || value == "1")
-    };
+    let has_role =
+        |subnet: &Subnet| subnet.tags.get(role(scheme)).is_some_and(|value| value.is_empty() || value == "1");
     let mut zones: BTreeMap<&str, &Subnet> = BTreeMap::new();
     for subnet in all.iter().filter(|subnet| has_role(subnet) && is_ours(subnet)) {
         let chosen = zones.entry(subnet.zone.as_str()).or_insert(subnet);

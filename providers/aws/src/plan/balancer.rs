@@ -88,7 +88,8 @@ impl Parts<'_> {
         }
         let missing: Vec<Rule> = rules.difference(present).copied().collect();
         if !missing.is_empty() {
-            draft.widen(Action::Authorize { group: group.clone(), rules: missing }, "they are not let in yet");
+            draft
+                .widen(Action::Authorize { group: group.clone(), rules: missing }, "they are not let in yet");
         }
         let stale: Vec<Rule> = present.difference(rules).copied().collect();
         if !stale.is_empty() {
@@ -115,7 +116,10 @@ impl Parts<'_> {
         };
         for (name, firewall) in &self.view.firewalls {
             if Some(name) != own.as_ref() && alone {
-                draft.narrow(Action::DeleteSecurityGroup(named(name, &firewall.id)), "no load balancer needs it");
+                draft.narrow(
+                    Action::DeleteSecurityGroup(named(name, &firewall.id)),
+                    "no load balancer needs it",
+                );
             }
         }
     }
@@ -124,7 +128,9 @@ impl Parts<'_> {
 
     fn group(&self, draft: &mut Draft<'_>, port: u16, listener: &WantedListener) {
         let name = self.group_name(self.name, port, listener);
-        let Some(group) = self.view.groups.get(&name) else { return self.create_group(draft, name, port, listener) };
+        let Some(group) = self.view.groups.get(&name) else {
+            return self.create_group(draft, name, port, listener);
+        };
         let WantedListener { spec: _, shape: _, health, attributes, targets } = listener;
         if group.facts.health != *health {
             let action = Action::SetHealthCheck { group: self.group_named(&name), health: health.clone() };
@@ -152,7 +158,10 @@ impl Parts<'_> {
         draft.widen(Action::CreateTargetGroup(Box::new(new)), format!("for listener {port}"));
         let attributes = differing(attributes, &group_defaults(*shape));
         if !attributes.is_empty() {
-            draft.widen(Action::SetGroupAttributes { group: group.clone(), attributes }, "AWS's defaults are others");
+            draft.widen(
+                Action::SetGroupAttributes { group: group.clone(), attributes },
+                "AWS's defaults are others",
+            );
         }
         if !targets.is_empty() {
             let targets = targets.iter().cloned().collect();
@@ -166,8 +175,9 @@ impl Parts<'_> {
         let stale: Vec<Target> =
             group.targets.keys().filter(|target| !wanted.contains(*target)).cloned().collect();
         let unasked = group.targets.iter();
-        let unasked =
-            unasked.filter(|(target, health)| **health == Health::Initial && wanted.contains(*target)).count();
+        let unasked = unasked
+            .filter(|(target, health)| **health == Health::Initial && wanted.contains(*target))
+            .count();
         let new = missing.len() + unasked;
         if !missing.is_empty() {
             let action = Action::Register { group: self.group_named(name), targets: missing };
@@ -180,7 +190,8 @@ impl Parts<'_> {
                 draft.narrow(action, "they are no targets any more");
             }
             (false, new) => {
-                let what = format!("{new} new targets of {name} to be asked for their health before old ones go");
+                let what =
+                    format!("{new} new targets of {name} to be asked for their health before old ones go");
                 draft.wait(what, LOOK_AGAIN);
             }
         }
@@ -194,7 +205,8 @@ impl Parts<'_> {
                 self.targets(draft, &group_name, group, &listener.targets);
             }
         }
-        let used: BTreeSet<&Id> = old.listeners.values().filter_map(|listener| listener.group.as_ref()).collect();
+        let used: BTreeSet<&Id> =
+            old.listeners.values().filter_map(|listener| listener.group.as_ref()).collect();
         let groups = self.view.groups.iter().filter(|(_, group)| used.contains(&group.facts.id));
         groups.map(|(name, _)| name.clone()).collect()
     }
@@ -202,7 +214,8 @@ impl Parts<'_> {
     // ---- the load balancer
 
     fn create(&self, draft: &mut Draft<'_>) {
-        let Wanted { name, scheme, address_type, placement, frontend: _, attributes, listeners: _, tags } = self.wanted;
+        let Wanted { name, scheme, address_type, placement, frontend: _, attributes, listeners: _, tags } =
+            self.wanted;
         let action = Action::CreateLoadBalancer {
             name: self.name.to_owned(),
             name_is_given: name.is_some(),
@@ -221,7 +234,8 @@ impl Parts<'_> {
     }
 
     fn change(&self, draft: &mut Draft<'_>, current: &Balancer) {
-        let attributes = differing(&self.wanted.attributes, &filled(balancer_defaults(), &current.attributes));
+        let attributes =
+            differing(&self.wanted.attributes, &filled(balancer_defaults(), &current.attributes));
         if !attributes.is_empty() {
             let action = Action::SetAttributes { load_balancer: self.itself(), attributes };
             draft.narrow(action, "they are not as the Service asks");
@@ -282,22 +296,31 @@ impl Parts<'_> {
 }
 
 /// What AWS does not show is at its default.
-fn filled(mut defaults: BTreeMap<String, String>, shown: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn filled(
+    mut defaults: BTreeMap<String, String>,
+    shown: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     defaults.extend(shown.clone());
     defaults
 }
 
 /// Those of `wanted` that `present` has otherwise.
-fn differing(wanted: &BTreeMap<String, String>, present: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn differing(
+    wanted: &BTreeMap<String, String>,
+    present: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let differ = wanted.iter().filter(|(key, value)| present.get(*key) != Some(value));
     differ.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// New rules are let in before old ones go, so both must have room.
 fn too_many(present: &BTreeSet<Rule>, wanted: &BTreeSet<Rule>) -> Option<String> {
-    let of = |v6: bool| present.union(wanted).filter(|rule| matches!(rule.source, IpNet::V6(_)) == v6).count();
+    let of =
+        |v6: bool| present.union(wanted).filter(|rule| matches!(rule.source, IpNet::V6(_)) == v6).count();
     let needed = of(false).max(of(true));
     (needed > RULES_A_GROUP).then(|| {
-        format!("old and new rules together are {needed}, quota {RULES_A_GROUP}: change the ranges in two steps")
+        format!(
+            "old and new rules together are {needed}, quota {RULES_A_GROUP}: change the ranges in two steps"
+        )
     })
 }

@@ -63,13 +63,17 @@ pub(crate) fn mismatch(
     balancer: &Balancer,
     subnet_names: &BTreeMap<String, String>,
 ) -> Option<(Field, String)> {
-    let Wanted { name, scheme, address_type: _, placement, frontend, attributes: _, listeners: _, tags: _ } = wanted;
+    let Wanted { name, scheme, address_type: _, placement, frontend, attributes: _, listeners: _, tags: _ } =
+        wanted;
     if balancer.facts.scheme != *scheme {
         let word = |scheme: Scheme| match scheme {
             Scheme::External => "internet-facing",
             Scheme::Internal => "internal",
         };
-        return Some((Field::Scheme, format!("is {}, and {} is wanted", word(balancer.facts.scheme), word(*scheme))));
+        return Some((
+            Field::Scheme,
+            format!("is {}, and {} is wanted", word(balancer.facts.scheme), word(*scheme)),
+        ));
     }
     let bears = |n: u32| names::load_balancer(owner, name.as_deref(), n) == balancer.facts.name;
     if !(0..GENERATIONS).any(bears) {
@@ -96,7 +100,8 @@ fn misplaced(
             (!same).then(|| "has other addresses than are wanted".to_owned())
         }
         Placement::Named(named) => {
-            let of = |subnet: &SubnetMapping| named.iter().find(|it| is_named(it, &subnet.subnet, subnet_names));
+            let of =
+                |subnet: &SubnetMapping| named.iter().find(|it| is_named(it, &subnet.subnet, subnet_names));
             let wrong = |subnet: &&SubnetMapping| match of(subnet) {
                 None => true,
                 Some(SubnetMapping { subnet: _, allocation, private_address }) => {
@@ -105,7 +110,10 @@ fn misplaced(
                 }
             };
             let subnet = present.iter().find(wrong)?;
-            Some(format!("is in {} with another address than is wanted, or that subnet is not", subnet.subnet))
+            Some(format!(
+                "is in {} with another address than is wanted, or that subnet is not",
+                subnet.subnet
+            ))
         }
     }
 }

@@ -57,7 +57,9 @@ impl<'a> Draft<'a> {
         if let Some((what, retry)) = waiting {
             plan = plan.wait(what, retry);
         }
-        blocked.into_iter().fold(plan, |plan, (field, obstacle, message)| plan.block(field, obstacle, message))
+        blocked
+            .into_iter()
+            .fold(plan, |plan, (field, obstacle, message)| plan.block(field, obstacle, message))
     }
 }
 

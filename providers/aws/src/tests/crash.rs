@@ -34,7 +34,11 @@ fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
     pods.health_check = Some(HealthCheck::tcp_traffic());
     let replaced =
         LoadBalancer { scheme: Scheme::Internal, replacement: Replacement::Allowed, ..base.clone() };
-    let scenario = |name, from: Option<&LoadBalancer>, to: Option<LoadBalancer>| Scenario { name, from: from.cloned(), to };
+    let scenario = |name, from: Option<&LoadBalancer>, to: Option<LoadBalancer>| Scenario {
+        name,
+        from: from.cloned(),
+        to,
+    };
     vec![
         scenario("create", None, Some(base.clone())),
         scenario("update", Some(&base), Some(update)),

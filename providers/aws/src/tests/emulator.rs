@@ -42,7 +42,9 @@ impl Emulator {
     #[expect(clippy::print_stderr, reason = "a skip prints its reason")]
     pub(super) async fn start() -> Option<Self> {
         if !python().exists() {
-            eprintln!("skipped: no emulator of AWS: run scripts/emulators.sh, which needs pip and its registry");
+            eprintln!(
+                "skipped: no emulator of AWS: run scripts/emulators.sh, which needs pip and its registry"
+            );
             return None;
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -64,7 +64,11 @@ impl Translation<'_> {
             _ => Transport::Tcp,
         };
         if protocol == Transport::TcpUdp && tls.is_some() {
-            let message = format!("port {} is both TCP and UDP, and cannot end TLS: name others in {}", self.port, key::TLS_PORTS);
+            let message = format!(
+                "port {} is both TCP and UDP, and cannot end TLS: name others in {}",
+                self.port,
+                key::TLS_PORTS
+            );
             obstacles.push((Field::Options, message));
         }
         let shape = GroupShape {
@@ -148,7 +152,8 @@ impl Translation<'_> {
     }
 
     fn attributes(&self, shape: GroupShape, obstacles: &mut Obstacles) -> BTreeMap<String, String> {
-        let Choices { proxy_everywhere, proxy_ports, group_attributes, group_attributes_of, .. } = self.choices;
+        let Choices { proxy_everywhere, proxy_ports, group_attributes, group_attributes_of, .. } =
+            self.choices;
         let mut attributes = defaults(shape);
         let mut set = |key: &str, value: &str| attributes.insert(key.to_owned(), value.to_owned());
         if let SessionAffinity::ClientIp { timeout: _aws_has_its_own } = self.desired.session_affinity {
@@ -161,7 +166,8 @@ impl Translation<'_> {
             set("proxy_protocol_v2.enabled", "true");
         }
         if proxied && matches!(shape.protocol, Transport::Udp | Transport::TcpUdp) {
-            let message = format!("port {} is UDP and cannot have PROXY headers, which are for TCP", self.port);
+            let message =
+                format!("port {} is UDP and cannot have PROXY headers, which are for TCP", self.port);
             obstacles.push((Field::ProxyProtocol, message));
         }
         attributes.extend(group_attributes.clone());
@@ -200,7 +206,11 @@ impl Translation<'_> {
 }
 
 /// A node without an AWS instance (another cloud's, or a test's) is no target.
-fn on_nodes(listener: &Listener, nodes: &BTreeSet<NodeTarget>, obstacles: &mut Obstacles) -> BTreeSet<Target> {
+fn on_nodes(
+    listener: &Listener,
+    nodes: &BTreeSet<NodeTarget>,
+    obstacles: &mut Obstacles,
+) -> BTreeSet<Target> {
     let Some(port) = listener.node_port else {
         let key = listener.key();
         let message = format!(

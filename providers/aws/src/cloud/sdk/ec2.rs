@@ -52,7 +52,8 @@ fn items<'a, 'b>(node: Node<'a, 'b>, name: &str) -> impl Iterator<Item = Node<'a
 pub(super) async fn security_groups(query: &Query, tags: &Tags) -> Answer<Vec<Firewall>> {
     let names: Vec<(String, &str)> =
         tags.iter().map(|(key, value)| (format!("tag:{key}"), value.as_str())).collect();
-    let wanted: Vec<(&str, Vec<&str>)> = names.iter().map(|(name, value)| (name.as_str(), vec![*value])).collect();
+    let wanted: Vec<(&str, Vec<&str>)> =
+        names.iter().map(|(name, value)| (name.as_str(), vec![*value])).collect();
     let answer = query.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
     read_groups(&answer)
 }
@@ -89,7 +90,10 @@ fn rules(permission: Node<'_, '_>) -> Vec<Rule> {
 
 fn read_tags(node: Node<'_, '_>) -> Tags {
     let tags = items(node, "tagSet");
-    tags.filter_map(|tag| Some((text(tag, "key")?.to_owned(), text(tag, "value").unwrap_or_default().to_owned()))).collect()
+    tags.filter_map(|tag| {
+        Some((text(tag, "key")?.to_owned(), text(tag, "value").unwrap_or_default().to_owned()))
+    })
+    .collect()
 }
 
 fn permissions(group: &Id, rules: &[Rule]) -> Parameters {
@@ -157,7 +161,8 @@ pub(super) async fn subnets(query: &Query, vpc: &str) -> Answer<Vec<Subnet>> {
         let answer = query.call(DESCRIBE_SUBNETS, parameters).await?;
         let document = parse(DESCRIBE_SUBNETS, &answer)?;
         all.extend(items(document.root_element(), "subnetSet").filter_map(|subnet| {
-            let (id, zone) = (text(subnet, "subnetId")?.to_owned(), text(subnet, "availabilityZone")?.to_owned());
+            let (id, zone) =
+                (text(subnet, "subnetId")?.to_owned(), text(subnet, "availabilityZone")?.to_owned());
             Some(Subnet { id, zone, tags: read_tags(subnet) })
         }));
         token = text(document.root_element(), "nextToken").map(str::to_owned);

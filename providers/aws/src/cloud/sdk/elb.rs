@@ -201,7 +201,9 @@ pub(super) async fn tags(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tag
             // One that is gone hides the others.
             Err(error) if error.trouble == Trouble::NotFound => {
                 for id in chunk {
-                    all.extend(optional(tags_of(client, std::slice::from_ref(id)).await)?.unwrap_or_default());
+                    all.extend(
+                        optional(tags_of(client, std::slice::from_ref(id)).await)?.unwrap_or_default(),
+                    );
                 }
             }
             Err(error) => return Err(error),

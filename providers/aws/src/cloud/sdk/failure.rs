@@ -31,14 +31,29 @@ where
 /// What a code means. Endings are used where a family of codes shares them.
 pub(super) fn trouble(code: &str) -> Trouble {
     match code {
-        "Throttling" | "ThrottlingException" | "ThrottledException" | "RequestLimitExceeded" | "TooManyRequests"
-        | "TooManyRequestsException" | "BandwidthLimitExceeded" => Trouble::Throttled,
-        "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" | "AuthFailure"
-        | "InvalidClientTokenId" | "ExpiredToken" | "ExpiredTokenException" | "SignatureDoesNotMatch"
+        "Throttling"
+        | "ThrottlingException"
+        | "ThrottledException"
+        | "RequestLimitExceeded"
+        | "TooManyRequests"
+        | "TooManyRequestsException"
+        | "BandwidthLimitExceeded" => Trouble::Throttled,
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "UnauthorizedOperation"
+        | "AuthFailure"
+        | "InvalidClientTokenId"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "SignatureDoesNotMatch"
         | "OptInRequired" => Trouble::Denied,
         "ResourceInUse" | "DependencyViolation" | "ResourceInUseException" => Trouble::InUse,
         // Security groups are found by ID before a load balancer names them; EC2 is only eventually consistent.
-        "InternalFailure" | "InternalError" | "ServiceUnavailable" | "Unavailable" | "RequestTimeout"
+        "InternalFailure"
+        | "InternalError"
+        | "ServiceUnavailable"
+        | "Unavailable"
+        | "RequestTimeout"
         | "InvalidSecurityGroup" => Trouble::Unavailable,
         _ if code.ends_with("LimitExceeded") || code.starts_with("TooMany") => Trouble::Limit,
         _ if code.ends_with("AssociationLimit") => Trouble::InUse,

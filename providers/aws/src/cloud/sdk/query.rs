@@ -40,7 +40,8 @@ impl Query {
     pub(super) fn new(config: &SdkConfig) -> Self {
         let region = config.region().map(ToString::to_string).unwrap_or_default();
         let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        let endpoint = config.endpoint_url().map_or_else(|| format!("https://ec2.{region}.{suffix}"), str::to_owned);
+        let endpoint =
+            config.endpoint_url().map_or_else(|| format!("https://ec2.{region}.{suffix}"), str::to_owned);
         Self {
             connector: Connector::builder()
                 .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
@@ -69,22 +70,22 @@ impl Query {
             let bytes = body.map_err(|error| error.to_string())?.into_bytes();
             Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
         });
-        let (status, text) = sent
-            .await
-            .map_err(|_elapsed| broken("no answer in time".to_owned()))?
-            .map_err(broken)?;
+        let (status, text) =
+            sent.await.map_err(|_elapsed| broken("no answer in time".to_owned()))?.map_err(broken)?;
         if (200..300).contains(&status) { Ok(text) } else { Err(refusal(operation, status, &text)) }
     }
 
     async fn credentials(&self, operation: &'static str) -> Answer<Credentials> {
-        let fresh = |it: &Credentials| {
-            it.expiry().is_none_or(|expiry| SystemTime::now() + EXPIRY_MARGIN < expiry)
-        };
+        let fresh =
+            |it: &Credentials| it.expiry().is_none_or(|expiry| SystemTime::now() + EXPIRY_MARGIN < expiry);
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(kept) = kept.filter(fresh) {
             return Ok(kept);
         }
-        let provider = self.credentials.as_ref().ok_or_else(|| no_answer(operation, "there are no credentials".to_owned()))?;
+        let provider = self
+            .credentials
+            .as_ref()
+            .ok_or_else(|| no_answer(operation, "there are no credentials".to_owned()))?;
         let new = provider.provide_credentials().await;
         let new = new.map_err(|error| no_answer(operation, format!("no credentials: {error}")))?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(new.clone());

@@ -14,7 +14,9 @@ use portico_provider::IpFamily;
 
 use super::{failed, need, optional, sdk_tags, word};
 use crate::cloud::Answer;
-use crate::cloud::resources::{GroupHealth, GroupShape, Health, HealthProtocol, Id, NewGroup, Target, TargetGroup};
+use crate::cloud::resources::{
+    GroupHealth, GroupShape, Health, HealthProtocol, Id, NewGroup, Target, TargetGroup,
+};
 
 pub(crate) async fn target_groups(client: &Client, ids: &[Id]) -> Answer<Vec<TargetGroup>> {
     const OPERATION: &str = "DescribeTargetGroups";
@@ -72,7 +74,8 @@ pub(crate) async fn create(client: &Client, new: &NewGroup) -> Answer<Id> {
     const OPERATION: &str = "CreateTargetGroup";
     let NewGroup { name, vpc, shape, port, health, tags } = new;
     let GroupShape { protocol, targets, family } = shape;
-    let GroupHealth { protocol: check, port: check_port, path, codes, interval, timeout, healthy, unhealthy } = health;
+    let GroupHealth { protocol: check, port: check_port, path, codes, interval, timeout, healthy, unhealthy } =
+        health;
     let family = match family {
         IpFamily::IPv4 => TargetGroupIpAddressTypeEnum::Ipv4,
         IpFamily::IPv6 => TargetGroupIpAddressTypeEnum::Ipv6,
@@ -152,7 +155,9 @@ pub(crate) async fn health(client: &Client, group: &Id) -> Answer<BTreeMap<Targe
         let port = u16::try_from(target.port?).ok()?;
         let state = match described.target_health.and_then(|health| health.state) {
             Some(TargetHealthStateEnum::Healthy) => Health::Healthy,
-            Some(TargetHealthStateEnum::Draining | TargetHealthStateEnum::UnhealthyDraining) => Health::Draining,
+            Some(TargetHealthStateEnum::Draining | TargetHealthStateEnum::UnhealthyDraining) => {
+                Health::Draining
+            }
             Some(TargetHealthStateEnum::Initial) => Health::Initial,
             Some(TargetHealthStateEnum::Unused) => Health::Unused,
             _ => Health::Unhealthy,
@@ -163,7 +168,8 @@ pub(crate) async fn health(client: &Client, group: &Id) -> Answer<BTreeMap<Targe
 }
 
 fn described(targets: &[Target]) -> Option<Vec<TargetDescription>> {
-    let each = |Target { id, port }: &Target| TargetDescription::builder().id(id).port(i32::from(*port)).build();
+    let each =
+        |Target { id, port }: &Target| TargetDescription::builder().id(id).port(i32::from(*port)).build();
     Some(targets.iter().map(each).collect())
 }
 

@@ -35,7 +35,12 @@ fn read(operation: &'static str, found: &Found) -> Answer<Listener> {
     let port = found.port().and_then(|port| u16::try_from(port).ok());
     let tls = match protocol {
         Transport::Tls => Some(TlsSpec {
-            certificate: found.certificates().first().and_then(|it| it.certificate_arn()).unwrap_or_default().to_owned(),
+            certificate: found
+                .certificates()
+                .first()
+                .and_then(|it| it.certificate_arn())
+                .unwrap_or_default()
+                .to_owned(),
             policy: found.ssl_policy().unwrap_or_default().to_owned(),
             alpn: match found.alpn_policy().first() {
                 Some(policy) => word(operation, "ALPN policy", Some(policy))?,
@@ -47,7 +52,11 @@ fn read(operation: &'static str, found: &Found) -> Answer<Listener> {
     Ok(Listener {
         id: Id(need(operation, "ARN", found.listener_arn())?.to_owned()),
         spec: ListenerSpec { port: port.ok_or_else(|| incomplete(operation, "port"))?, protocol, tls },
-        group: found.default_actions().first().and_then(Action::target_group_arn).map(|arn| Id(arn.to_owned())),
+        group: found
+            .default_actions()
+            .first()
+            .and_then(Action::target_group_arn)
+            .map(|arn| Id(arn.to_owned())),
     })
 }
 
