@@ -8,7 +8,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench build setup fmt
+.PHONY: demo test lint bench build setup emulators fmt
 
 KUBERNETES := 1.36.3
 HELM := 3.22.0
@@ -19,9 +19,14 @@ E2E := target/debug/portico-e2e
 
 setup: target/tools/.packages $(TOOLS)/controlplane $(TOOLS)/helm
 
+emulators: $(TOOLS)/aws/.ready
+
 target/tools/.packages: scripts/packages.sh
 	@scripts/packages.sh
 	@mkdir -p $(@D) && touch $@
+
+$(TOOLS)/aws/.ready: scripts/emulators.sh
+	@scripts/emulators.sh aws
 
 $(TOOLS)/controlplane: $(wildcard e2e/controlplane/*.go) e2e/controlplane/go.mod e2e/controlplane/go.sum
 	@echo "building etcd and Kubernetes $(KUBERNETES) from their Go modules (cold: about 5 minutes; once)"
@@ -44,7 +49,7 @@ demo: setup build
 	@$(E2E) demo $(if $(MANIFESTS),--manifests $(MANIFESTS))
 
 # --all-targets first: the cluster's scenarios run the binaries of all crates, and tests share the same build.
-test: setup
+test: setup emulators
 	@cargo build --workspace --all-targets
 	@cargo test --workspace
 

@@ -36,6 +36,8 @@ pub(crate) enum ProviderKind {
     BareMetal,
     /// A portico-lb process.
     Local,
+    /// Network Load Balancers.
+    Aws,
 }
 
 impl ProviderKind {
@@ -43,6 +45,7 @@ impl ProviderKind {
         match self {
             Self::BareMetal => "portico.dev/bare-metal",
             Self::Local => "portico.dev/local",
+            Self::Aws => "portico.dev/aws-nlb",
         }
     }
 }
@@ -75,6 +78,29 @@ pub(crate) struct ProviderArgs {
     /// Write the addresses of ready nodes to status.loadBalancer.ingress (ipMode Proxy)
     #[arg(long)]
     pub(crate) bare_metal_publish_node_addresses: bool,
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+}
+
+/// Where the AWS provider makes load balancers.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Provider: aws")]
+pub(crate) struct AwsArgs {
+    /// Region, such as eu-west-1
+    #[arg(long, env = "AWS_REGION", required_if_eq("provider", "aws"))]
+    pub(crate) aws_region: Option<String>,
+    /// VPC of the cluster's nodes and pods, such as vpc-0123456789abcdef0
+    #[arg(long, required_if_eq("provider", "aws"))]
+    pub(crate) aws_vpc_id: Option<String>,
+    /// Leave out subnets that are tagged kubernetes.io/cluster/<NAME> for other clusters only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) aws_cluster_name: Option<String>,
+    /// A security group that the nodes let in, put in front of every load balancer
+    #[arg(long, value_name = "ID")]
+    pub(crate) aws_backend_security_group: Option<String>,
+    /// Call this instead of AWS: for tests
+    #[arg(long, value_name = "URL")]
+    pub(crate) aws_endpoint_url: Option<String>,
 }
 
 /// Leader election.
@@ -241,6 +267,15 @@ mod tests {
     fn the_local_provider_names_what_it_is_missing() {
         let error = parsed(&["--provider", "local"]).unwrap_err().to_string();
         assert!(error.contains("--local-endpoint") && error.contains("--local-token-file"), "{error}");
+    }
+
+    #[test]
+    fn the_aws_provider_names_what_it_is_missing() {
+        let error = parsed(&["--provider", "aws"]).unwrap_err().to_string();
+        assert!(error.contains("--aws-vpc-id"), "{error}");
+        let flags = ["--provider=aws", "--aws-region=eu-west-1", "--aws-vpc-id=vpc-1"];
+        let Args { classes, provider, .. } = parsed(&flags).unwrap();
+        assert_eq!(classes.rule(provider.provider).unwrap().class, "portico.dev/aws-nlb");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
 use portico_provider::{ClusterUid, LoadBalancerProvider};
+use portico_provider_aws::AwsProvider;
 use portico_provider_bare_metal::BareMetalProvider;
 use portico_provider_local::LocalProvider;
 use prometheus_client::registry::Registry;
@@ -33,7 +34,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::args::{Args, Election, ProcessArgs, ProviderArgs, ProviderKind, WorkArgs};
+use crate::args::{Args, AwsArgs, Election, ProcessArgs, ProviderArgs, ProviderKind, WorkArgs};
 use crate::cluster::ApiServer;
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
@@ -67,6 +68,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         local_endpoint,
         local_token_file,
         bare_metal_publish_node_addresses: publish_node_addresses,
+        aws,
     } = provider;
     match provider {
         ProviderKind::BareMetal => {
@@ -82,7 +84,26 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let config = portico_provider_local::Config { endpoint, token: token.trim().to_owned(), cluster };
             setup.operate(LocalProvider::new(config)?).await
         }
+        ProviderKind::Aws => {
+            let provider = aws_provider(aws, cluster).await?;
+            setup.operate(provider).await
+        }
     }
+}
+
+async fn aws_provider(args: AwsArgs, cluster: ClusterUid) -> anyhow::Result<AwsProvider> {
+    let AwsArgs {
+        aws_region,
+        aws_vpc_id,
+        aws_cluster_name: cluster_name,
+        aws_backend_security_group: backend_security_group,
+        aws_endpoint_url,
+    } = args;
+    let region = aws_region.context("--aws-region is missing")?;
+    let vpc = aws_vpc_id.context("--aws-vpc-id is missing")?;
+    let cloud = portico_provider_aws::cloud::Sdk::connect(region, aws_endpoint_url, None).await;
+    let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster };
+    Ok(AwsProvider::new(cloud, config)?)
 }
 
 /// The cluster's UID: that of a Namespace which nobody can delete.

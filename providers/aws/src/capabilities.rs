@@ -1,0 +1,184 @@
+//! What this provider can do, and the annotations it reads, under the names of the AWS Load Balancer Controller.
+//!
+//! Owns: the capability, field and option tables. Leaves to others: reading values (`options`).
+//! Invariant: an annotation of that controller which is not honoured here is in [`NOT_HONOURED`] with the reason, and
+//! stops the Service's plan; none is silently ignored.
+
+use portico_provider::{
+    Capabilities, Field, FieldRule, IpFamily, Mutability, OptionSpec, Protocol, StatusKind, TargetKind,
+};
+
+/// Prefixes a name as the AWS Load Balancer Controller does.
+macro_rules! key {
+    ($name:literal) => {
+        concat!("service.beta.kubernetes.io/aws-load-balancer-", $name)
+    };
+}
+
+pub(crate) const TYPE: &str = key!("type");
+pub(crate) const TARGET_TYPE: &str = key!("nlb-target-type");
+pub(crate) const SCHEME: &str = key!("scheme");
+pub(crate) const INTERNAL: &str = key!("internal");
+pub(crate) const NAME: &str = key!("name");
+pub(crate) const SUBNETS: &str = key!("subnets");
+pub(crate) const EIPS: &str = key!("eip-allocations");
+pub(crate) const PRIVATE_ADDRESSES: &str = key!("private-ipv4-addresses");
+pub(crate) const ADDRESS_TYPE: &str = key!("ip-address-type");
+pub(crate) const PROXY: &str = key!("proxy-protocol");
+pub(crate) const PROXY_PORTS: &str = key!("proxy-protocol-per-target-group");
+pub(crate) const CERTIFICATE: &str = key!("ssl-cert");
+pub(crate) const TLS_PORTS: &str = key!("ssl-ports");
+pub(crate) const TLS_POLICY: &str = key!("ssl-negotiation-policy");
+pub(crate) const BACKEND_PROTOCOL: &str = key!("backend-protocol");
+pub(crate) const ALPN: &str = key!("alpn-policy");
+pub(crate) const CHECK_PROTOCOL: &str = key!("healthcheck-protocol");
+pub(crate) const CHECK_PORT: &str = key!("healthcheck-port");
+pub(crate) const CHECK_PATH: &str = key!("healthcheck-path");
+pub(crate) const CHECK_INTERVAL: &str = key!("healthcheck-interval");
+pub(crate) const CHECK_TIMEOUT: &str = key!("healthcheck-timeout");
+pub(crate) const CHECK_HEALTHY: &str = key!("healthcheck-healthy-threshold");
+pub(crate) const CHECK_UNHEALTHY: &str = key!("healthcheck-unhealthy-threshold");
+pub(crate) const CHECK_CODES: &str = key!("healthcheck-success-codes");
+pub(crate) const GROUP_ATTRIBUTES: &str = key!("target-group-attributes");
+pub(crate) const GROUP_ATTRIBUTES_OF: &str = key!("target-group-attributes.");
+pub(crate) const ATTRIBUTES: &str = key!("attributes");
+pub(crate) const CROSS_ZONE: &str = key!("cross-zone-load-balancing-enabled");
+pub(crate) const SECURITY_GROUPS: &str = key!("security-groups");
+pub(crate) const TAGS: &str = key!("additional-resource-tags");
+
+/// Known, and refused with what to do instead.
+pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
+    (key!("ipv6-addresses"), "AWS chooses the IPv6 addresses; remove it"),
+    (key!("disable-nlb-sg"), "a load balancer made without security groups can never have any; remove it"),
+    (
+        key!("security-group-prefix-lists"),
+        "use spec.loadBalancerSourceRanges, or security groups of your own",
+    ),
+    (
+        key!("manage-backend-security-group-rules"),
+        "rules towards nodes are static here: see --aws-backend-security-group; remove it",
+    ),
+    (
+        key!("target-node-labels"),
+        "label nodes node.kubernetes.io/exclude-from-external-load-balancers instead",
+    ),
+    (key!("access-log-enabled"), "use …-attributes with access_logs.s3.enabled=true"),
+    (key!("multi-cluster-target-group"), "a target group is one cluster's here; remove it"),
+    (key!("enable-prefix-for-ipv6-source-nat"), "UDP over IPv6 is not offered; remove it"),
+];
+
+const fn rule(field: Field, mutability: Mutability) -> FieldRule {
+    FieldRule { field, mutability }
+}
+
+const fn option(
+    key: &'static str,
+    value: &'static str,
+    default: &'static str,
+    mutability: Mutability,
+) -> OptionSpec {
+    OptionSpec { key, value, default, mutability }
+}
+
+/// A row of an annotation that is refused; listed, so that the operator hands it over.
+const fn refused(index: usize) -> OptionSpec {
+    option(NOT_HONOURED[index].0, "not honoured", "", Mutability::Immutable)
+}
+
+use Mutability::{Immutable, Mutable, Replace};
+
+const OPTIONS: &[OptionSpec] = &[
+    option(TYPE, "external, nlb or nlb-ip", "external", Mutable),
+    option(
+        TARGET_TYPE,
+        "instance or ip, in agreement with portico.dev/target-kind",
+        "portico.dev/target-kind",
+        Mutable,
+    ),
+    option(SCHEME, "internet-facing or internal", "portico.dev/scheme", Replace),
+    option(INTERNAL, "true or false", "portico.dev/scheme", Replace),
+    option(NAME, "1 to 30 letters, digits and hyphens", "made from the Service's UID", Replace),
+    option(
+        SUBNETS,
+        "IDs or names, separated by commas; adding is in place, removing replaces",
+        "by tag",
+        Replace,
+    ),
+    option(EIPS, "eipalloc-… for each subnet, separated by commas", "AWS chooses", Replace),
+    option(PRIVATE_ADDRESSES, "IPv4 for each subnet, separated by commas", "AWS chooses", Replace),
+    option(ADDRESS_TYPE, "ipv4 or dualstack", "spec.ipFamilies", Mutable),
+    option(PROXY, "*", "portico.dev/proxy-protocol", Mutable),
+    option(PROXY_PORTS, "ports, separated by commas", "none", Mutable),
+    option(CERTIFICATE, "one ARN of ACM or IAM", "no TLS", Mutable),
+    option(TLS_PORTS, "port numbers or names, separated by commas, or *", "*", Mutable),
+    option(TLS_POLICY, "an SSL policy's name", "ELBSecurityPolicy-TLS13-1-2-2021-06", Mutable),
+    option(BACKEND_PROTOCOL, "tcp or ssl", "tcp", Mutable),
+    option(ALPN, "HTTP1Only, HTTP2Only, HTTP2Optional, HTTP2Preferred or None", "None", Mutable),
+    option(CHECK_PROTOCOL, "tcp, http or https", "from spec.externalTrafficPolicy", Mutable),
+    option(CHECK_PORT, "a port, or traffic-port", "from spec.externalTrafficPolicy", Mutable),
+    option(CHECK_PATH, "a path", "from spec.externalTrafficPolicy", Mutable),
+    option(CHECK_INTERVAL, "5 to 300 seconds", "5", Mutable),
+    option(CHECK_TIMEOUT, "2 to 120 seconds", "2", Mutable),
+    option(CHECK_HEALTHY, "2 to 10", "2", Mutable),
+    option(CHECK_UNHEALTHY, "2 to 10", "2", Mutable),
+    option(CHECK_CODES, "such as 200-399", "200-399", Mutable),
+    option(GROUP_ATTRIBUTES, "key=value, separated by commas", "AWS's", Mutable),
+    option(GROUP_ATTRIBUTES_OF, "the same, for the port at the end of the key", "AWS's", Mutable),
+    option(ATTRIBUTES, "key=value, separated by commas", "AWS's", Mutable),
+    option(CROSS_ZONE, "true or false", "false", Mutable),
+    option(SECURITY_GROUPS, "sg-…, separated by commas", "one that Portico makes", Mutable),
+    option(TAGS, "key=value, separated by commas; on what is made from now on", "none", Mutable),
+    refused(0),
+    refused(1),
+    refused(2),
+    refused(3),
+    refused(4),
+    refused(5),
+    refused(6),
+    refused(7),
+];
+
+pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+    protocols: &[Protocol::Tcp, Protocol::Udp],
+    mixed_protocols: true,
+    target_kinds: &[TargetKind::Node, TargetKind::Pod],
+    needs_node_ports: true,
+    ip_families: &[IpFamily::IPv4, IpFamily::IPv6],
+    status: StatusKind::Hostname,
+    source_ranges: true,
+    session_affinity: true,
+    proxy_protocol: true,
+    fields: &[
+        rule(Field::Listeners, Mutable),
+        rule(Field::Targets, Mutable),
+        rule(Field::TargetKind, Mutable),
+        rule(Field::HealthCheck, Mutable),
+        rule(Field::SourceRanges, Mutable),
+        rule(Field::SessionAffinity, Mutable),
+        rule(Field::ExternalTrafficPolicy, Mutable),
+        rule(Field::ProxyProtocol, Mutable),
+        rule(Field::IpFamilies, Mutable),
+        // Addresses are elastic allocations here, named by an option.
+        rule(Field::RequestedAddresses, Immutable),
+        rule(Field::Scheme, Replace),
+        rule(Field::Options, Mutable),
+    ],
+    options: OPTIONS,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refused_annotation_is_handed_over_and_every_key_is_there_once() {
+        for (key, remedy) in NOT_HONOURED {
+            assert!(CAPABILITIES.option(key).is_some() && !remedy.is_empty(), "{key}");
+        }
+        let mut keys: Vec<&str> = OPTIONS.iter().map(|spec| spec.key).collect();
+        keys.sort_unstable();
+        let all = keys.len();
+        keys.dedup();
+        assert_eq!(keys.len(), all);
+    }
+}

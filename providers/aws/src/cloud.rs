@@ -1,0 +1,182 @@
+//! The seam to AWS: exactly the calls this provider makes, in its own words.
+//!
+//! Owns: [`Cloud`] and [`CloudError`]. Leaves to others: deciding (`plan`), idempotence (`execute`), retrying (the
+//! operator's scheduler: each call is made once). Invariant: no SDK type passes this trait, so that a fault can be
+//! put before or after any call.
+
+pub mod resources;
+mod sdk;
+
+use std::collections::BTreeMap;
+
+use portico_provider::ProviderError;
+
+use resources::{
+    AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
+    NewLoadBalancer, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+};
+pub use sdk::Sdk;
+
+/// How a call ended badly, as far as anybody acts on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Too many calls.
+    Throttled,
+    /// The thing is not there.
+    NotFound,
+    /// A thing of this name, port or rule is there already.
+    Duplicate,
+    /// Something still holds on to it.
+    InUse,
+    /// A quota.
+    Limit,
+    /// A permission.
+    Denied,
+    /// The request can never succeed as it stands.
+    Invalid,
+    /// No answer, or a failure on AWS's side.
+    Unavailable,
+}
+
+/// A call that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: {code}: {message}")]
+pub struct CloudError {
+    /// The API's name of the call: `CreateLoadBalancer`.
+    pub operation: &'static str,
+    /// What to make of it.
+    pub trouble: Trouble,
+    /// AWS's code: `DuplicateLoadBalancerName`.
+    pub code: String,
+    /// AWS's words.
+    pub message: String,
+}
+
+impl From<CloudError> for ProviderError {
+    fn from(error: CloudError) -> Self {
+        let CloudError { operation, trouble, code, message } = &error;
+        let said = format!("{code}: {message}");
+        match trouble {
+            Trouble::Throttled => Self::Throttled { operation, after: None },
+            Trouble::Duplicate => Self::Conflict { operation, message: said },
+            Trouble::Limit => Self::Exhausted { operation, message: said },
+            Trouble::Denied => Self::Denied { operation, message: said },
+            Trouble::Invalid => Self::Invalid { operation, message: said },
+            // What a plan saw has changed under it: look again.
+            Trouble::NotFound | Trouble::InUse | Trouble::Unavailable => Self::unavailable(operation, error),
+        }
+    }
+}
+
+/// What a call answers.
+pub type Answer<T> = Result<T, CloudError>;
+
+/// The calls. Each is one API call, or one listing paged to its end; reads leave out what is not there.
+pub trait Cloud: Send + Sync + 'static {
+    /// `tag:GetResources` for load balancers, target groups and security groups with all of these tags.
+    fn tagged(&self, tags: &Tags) -> impl Future<Output = Answer<Vec<(Id, Tags)>>> + Send;
+
+    /// `DescribeLoadBalancers` by ARN.
+    fn load_balancers(&self, ids: &[Id]) -> impl Future<Output = Answer<Vec<LoadBalancer>>> + Send;
+    /// `DescribeLoadBalancers` by name.
+    fn load_balancer_named(&self, name: &str) -> impl Future<Output = Answer<Option<LoadBalancer>>> + Send;
+    /// `DescribeLoadBalancerAttributes`; `None`: there is no such load balancer.
+    fn load_balancer_attributes(
+        &self,
+        id: &Id,
+    ) -> impl Future<Output = Answer<Option<BTreeMap<String, String>>>> + Send;
+    /// `CreateLoadBalancer`.
+    fn create_load_balancer(&self, new: &NewLoadBalancer) -> impl Future<Output = Answer<Id>> + Send;
+    /// `ModifyLoadBalancerAttributes`.
+    fn modify_load_balancer_attributes(
+        &self,
+        id: &Id,
+        attributes: &BTreeMap<String, String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// `SetSubnets`.
+    fn set_subnets(&self, id: &Id, subnets: &[SubnetMapping]) -> impl Future<Output = Answer<()>> + Send;
+    /// `SetSecurityGroups`.
+    fn set_security_groups(&self, id: &Id, groups: &[Id]) -> impl Future<Output = Answer<()>> + Send;
+    /// `SetIpAddressType`.
+    fn set_address_type(&self, id: &Id, kind: AddressType) -> impl Future<Output = Answer<()>> + Send;
+    /// `DeleteLoadBalancer`, with its listeners.
+    fn delete_load_balancer(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
+
+    /// `DescribeListeners`.
+    fn listeners(&self, load_balancer: &Id) -> impl Future<Output = Answer<Vec<Listener>>> + Send;
+    /// `CreateListener`.
+    fn create_listener(
+        &self,
+        load_balancer: &Id,
+        spec: &ListenerSpec,
+        group: &Id,
+        tags: &Tags,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// `ModifyListener`; the port stays.
+    fn modify_listener(
+        &self,
+        id: &Id,
+        spec: &ListenerSpec,
+        group: &Id,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// `DeleteListener`.
+    fn delete_listener(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
+
+    /// `DescribeTargetGroups` by ARN.
+    fn target_groups(&self, ids: &[Id]) -> impl Future<Output = Answer<Vec<TargetGroup>>> + Send;
+    /// `DescribeTargetGroups` by name.
+    fn target_group_named(&self, name: &str) -> impl Future<Output = Answer<Option<TargetGroup>>> + Send;
+    /// `DescribeTargetGroupAttributes`; `None`: there is no such group.
+    fn target_group_attributes(
+        &self,
+        id: &Id,
+    ) -> impl Future<Output = Answer<Option<BTreeMap<String, String>>>> + Send;
+    /// `CreateTargetGroup`.
+    fn create_target_group(&self, new: &NewGroup) -> impl Future<Output = Answer<Id>> + Send;
+    /// `ModifyTargetGroup`: the health check.
+    fn modify_health_check(&self, id: &Id, health: &GroupHealth) -> impl Future<Output = Answer<()>> + Send;
+    /// `ModifyTargetGroupAttributes`.
+    fn modify_target_group_attributes(
+        &self,
+        id: &Id,
+        attributes: &BTreeMap<String, String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// `DeleteTargetGroup`.
+    fn delete_target_group(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
+    /// `DescribeTargetHealth`: every target that is registered or draining.
+    fn target_health(&self, group: &Id) -> impl Future<Output = Answer<BTreeMap<Target, Health>>> + Send;
+    /// `RegisterTargets`; at most [`resources::TARGETS_A_CALL`].
+    fn register(&self, group: &Id, targets: &[Target]) -> impl Future<Output = Answer<()>> + Send;
+    /// `DeregisterTargets`; at most [`resources::TARGETS_A_CALL`].
+    fn deregister(&self, group: &Id, targets: &[Target]) -> impl Future<Output = Answer<()>> + Send;
+
+    /// `elbv2:DescribeTags`, by ARN; what is not there has none.
+    fn tags(&self, ids: &[Id]) -> impl Future<Output = Answer<BTreeMap<Id, Tags>>> + Send;
+    /// `elbv2:AddTags`.
+    fn add_tags(&self, id: &Id, tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
+
+    /// `DescribeSecurityGroups` with all of these tags.
+    fn security_groups(&self, tags: &Tags) -> impl Future<Output = Answer<Vec<Firewall>>> + Send;
+    /// `DescribeSecurityGroups` by VPC and name.
+    fn security_group_named(
+        &self,
+        vpc: &str,
+        name: &str,
+    ) -> impl Future<Output = Answer<Option<Firewall>>> + Send;
+    /// `CreateSecurityGroup`.
+    fn create_security_group(
+        &self,
+        vpc: &str,
+        name: &str,
+        description: &str,
+        tags: &Tags,
+    ) -> impl Future<Output = Answer<Id>> + Send;
+    /// `AuthorizeSecurityGroupIngress`.
+    fn authorize(&self, group: &Id, rules: &[Rule]) -> impl Future<Output = Answer<()>> + Send;
+    /// `RevokeSecurityGroupIngress`.
+    fn revoke(&self, group: &Id, rules: &[Rule]) -> impl Future<Output = Answer<()>> + Send;
+    /// `DeleteSecurityGroup`.
+    fn delete_security_group(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
+    /// `DescribeSubnets` of a VPC.
+    fn subnets(&self, vpc: &str) -> impl Future<Output = Answer<Vec<Subnet>>> + Send;
+}

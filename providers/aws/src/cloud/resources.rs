@@ -1,0 +1,382 @@
+//! The things of AWS as this provider knows them: what is read, and what is asked for.
+//!
+//! Owns: their shapes. Leaves to others: which there should be. Invariant: closed enums where AWS has words;
+//! what this provider never makes (a Gateway Load Balancer) does not exist here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use portico_provider::{IpFamily, Scheme};
+
+/// So many targets go into one `RegisterTargets`.
+pub const TARGETS_A_CALL: usize = 200;
+
+/// An ARN of ELBv2, or the ID of a security group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub String);
+
+impl Id {
+    /// What kind of thing it names.
+    pub fn kind(&self) -> Option<Kind> {
+        match self.0.as_str() {
+            id if id.starts_with("sg-") => Some(Kind::SecurityGroup),
+            arn if arn.contains(":loadbalancer/net/") => Some(Kind::LoadBalancer),
+            arn if arn.contains(":targetgroup/") => Some(Kind::TargetGroup),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The kinds of things that carry owner tags of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A Network Load Balancer.
+    LoadBalancer,
+    /// A target group.
+    TargetGroup,
+    /// A security group.
+    SecurityGroup,
+}
+
+/// Tags by key.
+pub type Tags = BTreeMap<String, String>;
+
+/// Defines an enum of AWS's words.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// AWS's word for it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = ();
+            fn from_str(text: &str) -> Result<Self, ()> {
+                match text { $($word => Ok(Self::$variant),)+ _ => Err(()) }
+            }
+        }
+    };
+}
+
+words!(
+    /// A protocol of a listener or a target group.
+    Transport {
+        /// TCP.
+        Tcp = "TCP",
+        /// UDP.
+        Udp = "UDP",
+        /// Both on one port.
+        TcpUdp = "TCP_UDP",
+        /// TLS, ended at the load balancer.
+        Tls = "TLS",
+    }
+);
+words!(
+    /// What a target group's targets are.
+    TargetType {
+        /// Instances, each with a node port.
+        Instance = "instance",
+        /// Addresses: pods.
+        Ip = "ip",
+    }
+);
+words!(
+    /// Which addresses a load balancer has.
+    AddressType {
+        /// IPv4 only.
+        Ipv4 = "ipv4",
+        /// Both families.
+        Dualstack = "dualstack",
+    }
+);
+words!(
+    /// How a target is asked for its health.
+    HealthProtocol {
+        /// A connection opens.
+        Tcp = "TCP",
+        /// A GET answers as the matcher says.
+        Http = "HTTP",
+        /// The same over TLS; the certificate is not checked.
+        Https = "HTTPS",
+    }
+);
+words!(
+    /// The preference among application protocols in TLS.
+    Alpn {
+        /// HTTP/1 only.
+        Http1Only = "HTTP1Only",
+        /// HTTP/2 only.
+        Http2Only = "HTTP2Only",
+        /// HTTP/1 rather.
+        Http2Optional = "HTTP2Optional",
+        /// HTTP/2 rather.
+        Http2Preferred = "HTTP2Preferred",
+        /// No negotiation.
+        None = "None",
+    }
+);
+
+/// A load balancer's `State.Code`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LifeState {
+    /// Being made.
+    Provisioning,
+    /// It serves.
+    Active,
+    /// It serves, but AWS could not scale it.
+    Impaired(String),
+    /// It could not be made.
+    Failed(String),
+}
+
+/// A load balancer that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadBalancer {
+    /// Its ARN.
+    pub id: Id,
+    /// Its name.
+    pub name: String,
+    /// Where clients connect.
+    pub hostname: String,
+    /// Who can.
+    pub scheme: Scheme,
+    /// With which families.
+    pub address_type: AddressType,
+    /// One for each zone.
+    pub subnets: BTreeSet<SubnetMapping>,
+    /// Empty: made without, and can never have any.
+    pub security_groups: BTreeSet<Id>,
+    /// How far it is.
+    pub state: LifeState,
+}
+
+/// A subnet of a load balancer, with the address it has there if that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SubnetMapping {
+    /// `subnet-…`.
+    pub subnet: String,
+    /// `eipalloc-…`.
+    pub allocation: Option<String>,
+    /// Of an internal one.
+    pub private_address: Option<Ipv4Addr>,
+}
+
+/// A load balancer to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewLoadBalancer {
+    /// 1–32 letters, digits and hyphens.
+    pub name: String,
+    /// Who can reach it.
+    pub scheme: Scheme,
+    /// With which families.
+    pub address_type: AddressType,
+    /// One for each zone.
+    pub subnets: Vec<SubnetMapping>,
+    /// At most five.
+    pub security_groups: Vec<Id>,
+    /// Set in the same call.
+    pub tags: Tags,
+}
+
+/// What a listener is, apart from where it sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSpec {
+    /// Its port.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Transport,
+    /// With [`Transport::Tls`].
+    pub tls: Option<TlsSpec>,
+}
+
+/// How TLS is ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSpec {
+    /// ACM's or IAM's ARN.
+    pub certificate: String,
+    /// `SslPolicy`.
+    pub policy: String,
+    /// `AlpnPolicy`.
+    pub alpn: Alpn,
+}
+
+/// A listener that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its ARN.
+    pub id: Id,
+    /// What it is.
+    pub spec: ListenerSpec,
+    /// Where it sends.
+    pub group: Option<Id>,
+}
+
+/// A target group's health check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupHealth {
+    /// How it asks.
+    pub protocol: HealthProtocol,
+    /// `None`: the traffic port.
+    pub port: Option<u16>,
+    /// For HTTP.
+    pub path: Option<String>,
+    /// For HTTP: `200-399`.
+    pub codes: Option<String>,
+    /// Seconds: 5 to 300.
+    pub interval: i32,
+    /// Seconds: 2 to 120.
+    pub timeout: i32,
+    /// 2 to 10.
+    pub healthy: i32,
+    /// 2 to 10.
+    pub unhealthy: i32,
+}
+
+/// What a target group is and cannot cease to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupShape {
+    /// What its targets speak.
+    pub protocol: Transport,
+    /// What they are.
+    pub targets: TargetType,
+    /// Of which family.
+    pub family: IpFamily,
+}
+
+/// A target group that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetGroup {
+    /// Its ARN.
+    pub id: Id,
+    /// Its name.
+    pub name: String,
+    /// How it asks.
+    pub health: GroupHealth,
+}
+
+/// A target group to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewGroup {
+    /// 1–32 letters, digits and hyphens.
+    pub name: String,
+    /// `vpc-…`.
+    pub vpc: String,
+    /// What it is.
+    pub shape: GroupShape,
+    /// Where targets are that name no port; ours always do.
+    pub port: u16,
+    /// How it asks.
+    pub health: GroupHealth,
+    /// Set in the same call.
+    pub tags: Tags,
+}
+
+/// A target: an instance or an address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// `i-…`, or an address.
+    pub id: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Target {
+    /// A pod.
+    pub fn at(address: IpAddr, port: u16) -> Self {
+        Self { id: address.to_string(), port }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, port } = self;
+        if id.contains(':') { write!(f, "[{id}]:{port}") } else { write!(f, "{id}:{port}") }
+    }
+}
+
+/// A target's `TargetHealth.State`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nobody has asked it yet.
+    Initial,
+    /// It answers.
+    Healthy,
+    /// It does not.
+    Unhealthy,
+    /// It is no target any more; its connections end.
+    Draining,
+    /// No listener sends there.
+    Unused,
+}
+
+/// A security group that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firewall {
+    /// `sg-…`.
+    pub id: Id,
+    /// Its name.
+    pub name: String,
+    /// What comes in, as far as this provider writes such rules.
+    pub rules: BTreeSet<Rule>,
+    /// Its tags.
+    pub tags: Tags,
+}
+
+words!(
+    /// The protocol of a rule.
+    RuleProtocol {
+        /// TCP.
+        Tcp = "tcp",
+        /// UDP.
+        Udp = "udp",
+    }
+);
+
+/// Who may come in where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rule {
+    /// With which protocol.
+    pub protocol: RuleProtocol,
+    /// To which port.
+    pub port: u16,
+    /// From where.
+    pub source: IpNet,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, port, source } = self;
+        write!(f, "{protocol}/{port} from {source}")
+    }
+}
+
+/// A subnet that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// `subnet-…`.
+    pub id: String,
+    /// Its zone's name.
+    pub zone: String,
+    /// With `Name` and those for discovery.
+    pub tags: Tags,
+}

@@ -1,0 +1,230 @@
+//! `ELBv2`: load balancers and tags; listeners and target groups in their own files.
+//!
+//! Owns: requests and reading answers. Leaves to others: everything else.
+//! Invariant: an answer that lacks what every load balancer has is an error, never a guess.
+
+pub(super) mod group;
+pub(super) mod listener;
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use aws_sdk_elasticloadbalancingv2::Client;
+use aws_sdk_elasticloadbalancingv2::types::{
+    IpAddressType, LoadBalancer as Found, LoadBalancerAttribute, LoadBalancerSchemeEnum,
+    LoadBalancerStateEnum, LoadBalancerTypeEnum, SubnetMapping as Mapping, Tag,
+};
+use portico_provider::Scheme;
+
+use super::failure::failed;
+use crate::cloud::resources::{
+    AddressType, Id, LifeState, LoadBalancer, NewLoadBalancer, SubnetMapping, Tags,
+};
+use crate::cloud::{Answer, CloudError, Trouble};
+
+/// `DescribeTags` takes so many ARNs.
+const TAGS_A_CALL: usize = 20;
+
+/// Turns "not there" into `None`.
+fn optional<T>(answer: Answer<T>) -> Answer<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.trouble == Trouble::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// An answer without something that is always in it.
+fn incomplete(operation: &'static str, what: &str) -> CloudError {
+    let message = format!("the answer has no usable {what}");
+    CloudError { operation, trouble: Trouble::Unavailable, code: "IncompleteAnswer".to_owned(), message }
+}
+
+fn word<T: FromStr>(operation: &'static str, what: &str, text: Option<&str>) -> Answer<T> {
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| incomplete(operation, what))
+}
+
+fn need<T>(operation: &'static str, what: &str, value: Option<T>) -> Answer<T> {
+    value.ok_or_else(|| incomplete(operation, what))
+}
+
+fn sdk_tags(tags: &Tags) -> Option<Vec<Tag>> {
+    let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
+    Some(tags.collect())
+}
+
+pub(super) async fn load_balancers(client: &Client, ids: &[Id]) -> Answer<Vec<LoadBalancer>> {
+    const OPERATION: &str = "DescribeLoadBalancers";
+    let mut all = Vec::new();
+    // A Service has one, or two for a while; together a missing one would hide the other.
+    for id in ids {
+        let sent = client.describe_load_balancers().load_balancer_arns(&id.0).send().await;
+        let found = optional(sent.map_err(|error| failed(OPERATION, error)))?;
+        for found in found.into_iter().flat_map(|answer| answer.load_balancers.unwrap_or_default()) {
+            all.push(read(OPERATION, &found)?);
+        }
+    }
+    Ok(all)
+}
+
+pub(super) async fn load_balancer_named(client: &Client, name: &str) -> Answer<Option<LoadBalancer>> {
+    const OPERATION: &str = "DescribeLoadBalancers";
+    let sent = client.describe_load_balancers().names(name).send().await;
+    let found = optional(sent.map_err(|error| failed(OPERATION, error)))?;
+    let first = found.and_then(|answer| answer.load_balancers.unwrap_or_default().into_iter().next());
+    first.map(|found| read(OPERATION, &found)).transpose()
+}
+
+fn read(operation: &'static str, found: &Found) -> Answer<LoadBalancer> {
+    let zones = found.availability_zones().iter().filter_map(|zone| {
+        let address = zone.load_balancer_addresses().first();
+        Some(SubnetMapping {
+            subnet: zone.subnet_id()?.to_owned(),
+            allocation: address.and_then(|it| it.allocation_id()).map(str::to_owned),
+            private_address: address.and_then(|it| it.private_ipv4_address()).and_then(|it| it.parse().ok()),
+        })
+    });
+    let scheme = match found.scheme() {
+        Some(LoadBalancerSchemeEnum::Internal) => Scheme::Internal,
+        _ => Scheme::External,
+    };
+    let reason = || found.state().and_then(|state| state.reason()).unwrap_or("no reason given").to_owned();
+    let state = match found.state().and_then(|state| state.code()) {
+        Some(LoadBalancerStateEnum::Active) => LifeState::Active,
+        Some(LoadBalancerStateEnum::ActiveImpaired) => LifeState::Impaired(reason()),
+        Some(LoadBalancerStateEnum::Failed) => LifeState::Failed(reason()),
+        _ => LifeState::Provisioning,
+    };
+    Ok(LoadBalancer {
+        id: Id(need(operation, "ARN", found.load_balancer_arn())?.to_owned()),
+        name: need(operation, "name", found.load_balancer_name())?.to_owned(),
+        hostname: need(operation, "DNS name", found.dns_name())?.to_ascii_lowercase(),
+        scheme,
+        address_type: word(operation, "address type", found.ip_address_type().map(IpAddressType::as_str))?,
+        subnets: zones.collect(),
+        security_groups: found.security_groups().iter().cloned().map(Id).collect(),
+        state,
+    })
+}
+
+pub(super) async fn load_balancer_attributes(
+    client: &Client,
+    id: &Id,
+) -> Answer<Option<BTreeMap<String, String>>> {
+    let sent = client.describe_load_balancer_attributes().load_balancer_arn(&id.0).send().await;
+    let answer = optional(sent.map_err(|error| failed("DescribeLoadBalancerAttributes", error)))?;
+    Ok(answer.map(|answer| {
+        let attributes = answer.attributes.unwrap_or_default().into_iter();
+        attributes.filter_map(|attribute| Some((attribute.key?, attribute.value?))).collect()
+    }))
+}
+
+fn sdk_mapping(mapping: &SubnetMapping) -> Mapping {
+    let SubnetMapping { subnet, allocation, private_address } = mapping;
+    Mapping::builder()
+        .subnet_id(subnet)
+        .set_allocation_id(allocation.clone())
+        .set_private_ipv4_address(private_address.map(|address| address.to_string()))
+        .build()
+}
+
+fn sdk_address_type(kind: AddressType) -> IpAddressType {
+    match kind {
+        AddressType::Ipv4 => IpAddressType::Ipv4,
+        AddressType::Dualstack => IpAddressType::Dualstack,
+    }
+}
+
+pub(super) async fn create_load_balancer(client: &Client, new: &NewLoadBalancer) -> Answer<Id> {
+    const OPERATION: &str = "CreateLoadBalancer";
+    let NewLoadBalancer { name, scheme, address_type, subnets, security_groups, tags } = new;
+    let scheme = match scheme {
+        Scheme::External => LoadBalancerSchemeEnum::InternetFacing,
+        Scheme::Internal => LoadBalancerSchemeEnum::Internal,
+    };
+    let groups: Vec<String> = security_groups.iter().map(|id| id.0.clone()).collect();
+    let sent = client
+        .create_load_balancer()
+        .name(name)
+        .r#type(LoadBalancerTypeEnum::Network)
+        .scheme(scheme)
+        .ip_address_type(sdk_address_type(*address_type))
+        .set_subnet_mappings(Some(subnets.iter().map(sdk_mapping).collect()))
+        .set_security_groups((!groups.is_empty()).then_some(groups))
+        .set_tags(sdk_tags(tags))
+        .send()
+        .await;
+    let answer = sent.map_err(|error| failed(OPERATION, error))?;
+    let made = answer.load_balancers().first().and_then(|made| made.load_balancer_arn());
+    Ok(Id(need(OPERATION, "ARN", made)?.to_owned()))
+}
+
+pub(super) async fn modify_load_balancer_attributes(
+    client: &Client,
+    id: &Id,
+    attributes: &BTreeMap<String, String>,
+) -> Answer<()> {
+    let attributes =
+        attributes.iter().map(|(key, value)| LoadBalancerAttribute::builder().key(key).value(value).build());
+    let call = client.modify_load_balancer_attributes().load_balancer_arn(&id.0);
+    let sent = call.set_attributes(Some(attributes.collect())).send().await;
+    sent.map(drop).map_err(|error| failed("ModifyLoadBalancerAttributes", error))
+}
+
+pub(super) async fn set_subnets(client: &Client, id: &Id, subnets: &[SubnetMapping]) -> Answer<()> {
+    let mappings = subnets.iter().map(sdk_mapping).collect();
+    let call = client.set_subnets().load_balancer_arn(&id.0).set_subnet_mappings(Some(mappings));
+    call.send().await.map(drop).map_err(|error| failed("SetSubnets", error))
+}
+
+pub(super) async fn set_security_groups(client: &Client, id: &Id, groups: &[Id]) -> Answer<()> {
+    let groups = groups.iter().map(|group| group.0.clone()).collect();
+    let call = client.set_security_groups().load_balancer_arn(&id.0).set_security_groups(Some(groups));
+    call.send().await.map(drop).map_err(|error| failed("SetSecurityGroups", error))
+}
+
+pub(super) async fn set_address_type(client: &Client, id: &Id, kind: AddressType) -> Answer<()> {
+    let call = client.set_ip_address_type().load_balancer_arn(&id.0).ip_address_type(sdk_address_type(kind));
+    call.send().await.map(drop).map_err(|error| failed("SetIpAddressType", error))
+}
+
+pub(super) async fn delete_load_balancer(client: &Client, id: &Id) -> Answer<()> {
+    let sent = client.delete_load_balancer().load_balancer_arn(&id.0).send().await;
+    sent.map(drop).map_err(|error| failed("DeleteLoadBalancer", error))
+}
+
+pub(super) async fn tags(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
+    let mut all = BTreeMap::new();
+    for chunk in ids.chunks(TAGS_A_CALL) {
+        match tags_of(client, chunk).await {
+            Ok(found) => all.extend(found),
+            // One that is gone hides the others.
+            Err(error) if error.trouble == Trouble::NotFound => {
+                for id in chunk {
+                    all.extend(
+                        optional(tags_of(client, std::slice::from_ref(id)).await)?.unwrap_or_default(),
+                    );
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+async fn tags_of(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
+    let arns = ids.iter().map(|id| id.0.clone()).collect();
+    let sent = client.describe_tags().set_resource_arns(Some(arns)).send().await;
+    let answer = sent.map_err(|error| failed("DescribeTags", error))?;
+    let found = answer.tag_descriptions.unwrap_or_default().into_iter().filter_map(|described| {
+        let tags = described.tags.unwrap_or_default().into_iter();
+        let tags = tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect();
+        Some((Id(described.resource_arn?), tags))
+    });
+    Ok(found.collect())
+}
+
+pub(super) async fn add_tags(client: &Client, id: &Id, tags: &Tags) -> Answer<()> {
+    let sent = client.add_tags().resource_arns(&id.0).set_tags(sdk_tags(tags)).send().await;
+    sent.map(drop).map_err(|error| failed("AddTags", error))
+}

@@ -1,0 +1,108 @@
+//! `ELBv2`: listeners.
+//!
+//! Owns: requests and reading answers. Leaves to others: which there should be.
+//! Invariant: each listener forwards to one target group.
+
+use aws_sdk_elasticloadbalancingv2::Client;
+use aws_sdk_elasticloadbalancingv2::types::{
+    Action, ActionTypeEnum, Certificate, Listener as Found, ProtocolEnum,
+};
+
+use super::{failed, incomplete, need, optional, sdk_tags, word};
+use crate::cloud::Answer;
+use crate::cloud::resources::{Alpn, Id, Listener, ListenerSpec, Tags, TlsSpec, Transport};
+
+pub(crate) async fn listeners(client: &Client, load_balancer: &Id) -> Answer<Vec<Listener>> {
+    const OPERATION: &str = "DescribeListeners";
+    let mut all = Vec::new();
+    let mut marker = None;
+    loop {
+        let call = client.describe_listeners().load_balancer_arn(&load_balancer.0).set_marker(marker);
+        let answer = optional(call.send().await.map_err(|error| failed(OPERATION, error)))?;
+        let Some(answer) = answer else { return Ok(Vec::new()) };
+        for found in answer.listeners() {
+            all.push(read(OPERATION, found)?);
+        }
+        marker = answer.next_marker().filter(|next| !next.is_empty()).map(str::to_owned);
+        if marker.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
+fn read(operation: &'static str, found: &Found) -> Answer<Listener> {
+    let protocol: Transport = word(operation, "protocol", found.protocol().map(ProtocolEnum::as_str))?;
+    let port = found.port().and_then(|port| u16::try_from(port).ok());
+    let tls = match protocol {
+        Transport::Tls => Some(TlsSpec {
+            certificate: found
+                .certificates()
+                .first()
+                .and_then(|it| it.certificate_arn())
+                .unwrap_or_default()
+                .to_owned(),
+            policy: found.ssl_policy().unwrap_or_default().to_owned(),
+            alpn: match found.alpn_policy().first() {
+                Some(policy) => word(operation, "ALPN policy", Some(policy))?,
+                None => Alpn::None,
+            },
+        }),
+        Transport::Tcp | Transport::Udp | Transport::TcpUdp => None,
+    };
+    Ok(Listener {
+        id: Id(need(operation, "ARN", found.listener_arn())?.to_owned()),
+        spec: ListenerSpec { port: port.ok_or_else(|| incomplete(operation, "port"))?, protocol, tls },
+        group: found
+            .default_actions()
+            .first()
+            .and_then(Action::target_group_arn)
+            .map(|arn| Id(arn.to_owned())),
+    })
+}
+
+fn forward(group: &Id) -> Action {
+    let mut action = Action::builder().target_group_arn(&group.0);
+    action = action.r#type(ActionTypeEnum::Forward);
+    action.build()
+}
+
+pub(crate) async fn create(
+    client: &Client,
+    load_balancer: &Id,
+    spec: &ListenerSpec,
+    group: &Id,
+    tags: &Tags,
+) -> Answer<()> {
+    let ListenerSpec { port, protocol, tls } = spec;
+    let mut call = client
+        .create_listener()
+        .load_balancer_arn(&load_balancer.0)
+        .port(i32::from(*port))
+        .protocol(ProtocolEnum::from(protocol.as_str()))
+        .default_actions(forward(group))
+        .set_tags(sdk_tags(tags));
+    if let Some(TlsSpec { certificate, policy, alpn }) = tls {
+        let certificate = Certificate::builder().certificate_arn(certificate).build();
+        call = call.certificates(certificate).ssl_policy(policy).alpn_policy(alpn.as_str());
+    }
+    call.send().await.map(drop).map_err(|error| failed("CreateListener", error))
+}
+
+pub(crate) async fn modify(client: &Client, id: &Id, spec: &ListenerSpec, group: &Id) -> Answer<()> {
+    let ListenerSpec { port: _, protocol, tls } = spec;
+    let mut call = client
+        .modify_listener()
+        .listener_arn(&id.0)
+        .protocol(ProtocolEnum::from(protocol.as_str()))
+        .default_actions(forward(group));
+    if let Some(TlsSpec { certificate, policy, alpn }) = tls {
+        let certificate = Certificate::builder().certificate_arn(certificate).build();
+        call = call.certificates(certificate).ssl_policy(policy).alpn_policy(alpn.as_str());
+    }
+    call.send().await.map(drop).map_err(|error| failed("ModifyListener", error))
+}
+
+pub(crate) async fn delete(client: &Client, id: &Id) -> Answer<()> {
+    let sent = client.delete_listener().listener_arn(&id.0).send().await;
+    sent.map(drop).map_err(|error| failed("DeleteListener", error))
+}

@@ -1,0 +1,312 @@
+//! Doing one step, so that doing it again changes nothing.
+//!
+//! Owns: one `match` on the step, and what makes each call repeatable. Leaves to others: deciding; where subnets are
+//! (`execute/place`). Invariant: a thing found by its name is used only if its tags are ours.
+
+mod place;
+
+use std::collections::BTreeSet;
+
+use portico_provider::{Outcome, Owner, ProviderError};
+
+use crate::cloud::resources::{
+    Id, ListenerSpec, NewGroup, NewLoadBalancer, Rule, TARGETS_A_CALL, Tags, Target,
+};
+use crate::cloud::{Cloud, CloudError, Trouble};
+use crate::memory::Memory;
+use crate::plan::LOOK_AGAIN;
+use crate::provider::Config;
+use crate::step::{Action, Named, Step};
+use crate::tags;
+
+type Done = Result<Outcome, ProviderError>;
+
+/// Everything a step is done with.
+pub(crate) struct Executor<'a, C> {
+    pub(crate) cloud: &'a C,
+    pub(crate) memory: &'a Memory,
+    pub(crate) config: &'a Config,
+}
+
+/// Things that are found by name.
+#[derive(Clone, Copy)]
+enum Find {
+    LoadBalancer,
+    TargetGroup,
+    SecurityGroup,
+}
+
+/// Takes an expected trouble for done.
+fn unless(answer: Result<(), CloudError>, expected: Trouble) -> Result<(), CloudError> {
+    match answer {
+        Err(error) if error.trouble == expected => Ok(()),
+        other => other,
+    }
+}
+
+impl<C: Cloud> Executor<'_, C> {
+    pub(crate) async fn execute(&self, step: &Step) -> Done {
+        let Step { owner, action } = step;
+        self.memory.changed(owner);
+        match action {
+            Action::Look => {}
+            Action::CreateSecurityGroup { name, tags } => {
+                self.create_security_group(owner, name, tags).await?
+            }
+            Action::Authorize { group, rules } => self.authorize(owner, group, rules).await?,
+            Action::CreateTargetGroup(new) => self.create_target_group(owner, new).await?,
+            Action::SetGroupAttributes { group, attributes } => {
+                let id = self.find(owner, group, Find::TargetGroup).await?;
+                self.cloud.modify_target_group_attributes(&id, attributes).await?;
+            }
+            Action::SetHealthCheck { group, health } => {
+                let id = self.find(owner, group, Find::TargetGroup).await?;
+                self.cloud.modify_health_check(&id, health).await?;
+            }
+            Action::Register { group, targets } => self.register(owner, group, targets).await?,
+            Action::CreateLoadBalancer { .. } => self.create_load_balancer(owner, action).await?,
+            Action::SetAttributes { load_balancer, attributes } => {
+                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                self.cloud.modify_load_balancer_attributes(&id, attributes).await?;
+            }
+            Action::SetSubnets { load_balancer, placement } => {
+                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                let subnets = self.named_subnets(placement).await?;
+                self.cloud.set_subnets(&id, &subnets).await?;
+            }
+            Action::SetSecurityGroups { load_balancer, groups } => {
+                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                self.cloud.set_security_groups(&id, &self.groups(owner, groups).await?).await?;
+            }
+            Action::SetAddressType { load_balancer, kind } => {
+                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                self.cloud.set_address_type(&id, *kind).await?;
+            }
+            Action::CreateListener { load_balancer, spec, group, tags } => {
+                self.create_listener(owner, load_balancer, spec, group, tags).await?;
+            }
+            Action::ModifyListener { id, spec, group } => {
+                let group = self.find(owner, group, Find::TargetGroup).await?;
+                self.cloud.modify_listener(id, spec, &group).await?;
+            }
+            Action::Deregister { group, targets } => self.deregister(owner, group, targets).await?,
+            Action::Revoke { group, rules } => self.revoke(owner, group, rules).await?,
+            Action::DeleteListener { id, port: _ } => {
+                unless(self.cloud.delete_listener(id).await, Trouble::NotFound)?;
+            }
+            Action::DeleteLoadBalancer(_) | Action::DeleteTargetGroup(_) | Action::DeleteSecurityGroup(_) => {
+                return self.delete(owner, action).await;
+            }
+            Action::Seal { load_balancer, tags } => {
+                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                self.cloud.add_tags(&id, tags).await?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The ID of a thing: from the plan, from memory, or by its name, and then with a look at its tags.
+    async fn find(&self, owner: &Owner, named: &Named, find: Find) -> Result<Id, ProviderError> {
+        let Named { name, id } = named;
+        if let Some(id) = id.clone().or_else(|| self.memory.id(owner, name)) {
+            return Ok(id);
+        }
+        let found = self.look_up(owner, name, find).await?;
+        found.ok_or_else(|| {
+            ProviderError::unavailable("find by name", format!("{name} is not there (any more)"))
+        })
+    }
+
+    /// A thing of ours by its name; somebody else's is a conflict.
+    async fn look_up(&self, owner: &Owner, name: &str, find: Find) -> Result<Option<Id>, ProviderError> {
+        let (id, tags) = match find {
+            Find::SecurityGroup => match self.cloud.security_group_named(&self.config.vpc, name).await? {
+                Some(group) => (group.id, Some(group.tags)),
+                None => return Ok(None),
+            },
+            Find::LoadBalancer => match self.cloud.load_balancer_named(name).await? {
+                Some(found) => (found.id, None),
+                None => return Ok(None),
+            },
+            Find::TargetGroup => match self.cloud.target_group_named(name).await? {
+                Some(found) => (found.id, None),
+                None => return Ok(None),
+            },
+        };
+        let tags = match tags {
+            Some(tags) => tags,
+            None => self.cloud.tags(std::slice::from_ref(&id)).await?.remove(&id).unwrap_or_default(),
+        };
+        if tags::are_of(&tags, owner) {
+            self.memory.made(owner, name, &id);
+            return Ok(Some(id));
+        }
+        let message = format!("{name} ({id}) is there and not of {owner}: delete or rename it");
+        Err(ProviderError::Conflict { operation: "find by name", message })
+    }
+
+    async fn groups(&self, owner: &Owner, groups: &[Named]) -> Result<Vec<Id>, ProviderError> {
+        let mut ids = Vec::new();
+        for group in groups {
+            ids.push(self.find(owner, group, Find::SecurityGroup).await?);
+        }
+        Ok(ids)
+    }
+
+    async fn create_security_group(
+        &self,
+        owner: &Owner,
+        name: &str,
+        tags: &Tags,
+    ) -> Result<(), ProviderError> {
+        let description = format!("Clients of Service {}, by Portico", owner.name);
+        let made = self.cloud.create_security_group(&self.config.vpc, name, &description, tags).await;
+        self.remember(owner, name, made, Find::SecurityGroup).await
+    }
+
+    async fn create_target_group(&self, owner: &Owner, new: &NewGroup) -> Result<(), ProviderError> {
+        let made = self.cloud.create_target_group(new).await;
+        self.remember(owner, &new.name, made, Find::TargetGroup).await
+    }
+
+    /// Of a thing that was made, or was there by that name already.
+    async fn remember(
+        &self,
+        owner: &Owner,
+        name: &str,
+        made: Result<Id, CloudError>,
+        find: Find,
+    ) -> Result<(), ProviderError> {
+        match made {
+            Ok(id) => self.memory.made(owner, name, &id),
+            Err(error) if error.trouble == Trouble::Duplicate => {
+                self.look_up(owner, name, find).await?.ok_or(error)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    async fn create_load_balancer(&self, owner: &Owner, action: &Action) -> Result<(), ProviderError> {
+        let Action::CreateLoadBalancer {
+            name,
+            name_is_given,
+            scheme,
+            address_type,
+            placement,
+            security_groups,
+            tags,
+        } = action
+        else {
+            return Ok(());
+        };
+        // AWS answers a second creation like the first: a name of the user's might be somebody else's.
+        if *name_is_given && self.look_up(owner, name, Find::LoadBalancer).await?.is_some() {
+            return Ok(());
+        }
+        let new = NewLoadBalancer {
+            name: name.clone(),
+            scheme: *scheme,
+            address_type: *address_type,
+            subnets: self.place(*scheme, placement).await?,
+            security_groups: self.groups(owner, security_groups).await?,
+            tags: tags.clone(),
+        };
+        let made = self.cloud.create_load_balancer(&new).await;
+        self.remember(owner, name, made, Find::LoadBalancer).await
+    }
+
+    async fn create_listener(
+        &self,
+        owner: &Owner,
+        load_balancer: &Named,
+        spec: &ListenerSpec,
+        group: &Named,
+        tags: &Tags,
+    ) -> Result<(), ProviderError> {
+        let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+        let group = self.find(owner, group, Find::TargetGroup).await?;
+        // A duplicate is ours, as the load balancer is; the next plan compares it.
+        Ok(unless(self.cloud.create_listener(&id, spec, &group, tags).await, Trouble::Duplicate)?)
+    }
+
+    /// One rule that is there already makes AWS refuse all: then only the missing ones are sent.
+    async fn authorize(&self, owner: &Owner, group: &Named, rules: &[Rule]) -> Result<(), ProviderError> {
+        let id = self.find(owner, group, Find::SecurityGroup).await?;
+        match self.cloud.authorize(&id, rules).await {
+            Err(error) if error.trouble == Trouble::Duplicate => {
+                let present = self.rules(owner, &id).await?;
+                let missing: Vec<Rule> =
+                    rules.iter().filter(|rule| !present.contains(rule)).copied().collect();
+                if missing.is_empty() { Ok(()) } else { Ok(self.cloud.authorize(&id, &missing).await?) }
+            }
+            other => Ok(other?),
+        }
+    }
+
+    async fn revoke(&self, owner: &Owner, group: &Named, rules: &[Rule]) -> Result<(), ProviderError> {
+        let id = self.find(owner, group, Find::SecurityGroup).await?;
+        match self.cloud.revoke(&id, rules).await {
+            Err(error) if error.trouble == Trouble::NotFound => {
+                let present = self.rules(owner, &id).await?;
+                let stale: Vec<Rule> = rules.iter().filter(|rule| present.contains(rule)).copied().collect();
+                if stale.is_empty() { Ok(()) } else { Ok(self.cloud.revoke(&id, &stale).await?) }
+            }
+            other => Ok(other?),
+        }
+    }
+
+    async fn rules(&self, owner: &Owner, id: &Id) -> Result<BTreeSet<Rule>, ProviderError> {
+        let groups = self.cloud.security_groups(&tags::identity(owner)).await?;
+        Ok(groups.into_iter().find(|group| group.id == *id).map(|group| group.rules).unwrap_or_default())
+    }
+
+    async fn register(&self, owner: &Owner, group: &Named, targets: &[Target]) -> Result<(), ProviderError> {
+        let id = self.find(owner, group, Find::TargetGroup).await?;
+        for chunk in targets.chunks(TARGETS_A_CALL) {
+            self.cloud.register(&id, chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn deregister(
+        &self,
+        owner: &Owner,
+        group: &Named,
+        targets: &[Target],
+    ) -> Result<(), ProviderError> {
+        let id = self.find(owner, group, Find::TargetGroup).await?;
+        for chunk in targets.chunks(TARGETS_A_CALL) {
+            unless(self.cloud.deregister(&id, chunk).await, Trouble::NotFound)?;
+        }
+        Ok(())
+    }
+
+    /// What something still holds on to is let go by AWS in a while: network interfaces, listeners.
+    async fn delete(&self, owner: &Owner, action: &Action) -> Done {
+        let (named, answer) = match action {
+            Action::DeleteLoadBalancer(Named { name, id: Some(id) }) => {
+                ((name, id), self.cloud.delete_load_balancer(id).await)
+            }
+            Action::DeleteTargetGroup(Named { name, id: Some(id) }) => {
+                ((name, id), self.cloud.delete_target_group(id).await)
+            }
+            Action::DeleteSecurityGroup(Named { name, id: Some(id) }) => {
+                ((name, id), self.cloud.delete_security_group(id).await)
+            }
+            _ => return Ok(Outcome::Done),
+        };
+        let (name, id) = named;
+        match unless(answer, Trouble::NotFound) {
+            Ok(()) => {
+                self.memory.gone(owner, id);
+                Ok(Outcome::Done)
+            }
+            Err(error) if error.trouble == Trouble::InUse => {
+                let what = format!("AWS to let go of {name} ({})", error.message);
+                Ok(Outcome::InProgress { retry: LOOK_AGAIN, what })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Network Load Balancers on AWS.
+//!
+//! ```text
+//!  LoadBalancer ─translate─▶ Wanted ─┐
+//!                                    ├─plan──▶ Plan<Step> ─execute─▶ Cloud ─▶ ELBv2, EC2, tagging
+//!  Cloud ─observe─▶ Observed ────────┘                               the SDKs, or a faulty one in tests
+//! ```
+//! Owns: [`AwsProvider`]. Leaves to others: DNS records, certificates, subnets, instances, elastic addresses: the
+//! user makes those, and names them. Invariants: nothing without this cluster's owner tags is touched; deletion
+//! protection is never switched off; the pure half (options, translate, plan, report) knows no SDK.
+
+mod capabilities;
+pub mod cloud;
+mod execute;
+mod memory;
+mod names;
+mod observe;
+mod observed;
+mod options;
+mod plan;
+mod provider;
+mod report;
+mod step;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod translate;
+mod wanted;
+
+pub use observed::{Observed, Snapshot, View};
+pub use provider::{AwsProvider, Config};
+pub use step::Step;

@@ -1,0 +1,67 @@
+//! Names: digests of whose a thing is and what it is for, so that a lost reply finds the same name again.
+//!
+//! Owns: the names. Leaves to others: whether what bears one is ours (its tags say).
+//! Invariant: at most 32 characters, letters, digits and hyphens; equal in every process.
+
+use portico_provider::Owner;
+
+use crate::cloud::resources::GroupShape;
+
+/// The name of a load balancer: the user's, or a digest; a replacement's has the generation.
+pub(crate) fn load_balancer(owner: &Owner, asked: Option<&str>, generation: u32) -> String {
+    match (asked, generation) {
+        (Some(name), 0) => name.to_owned(),
+        (Some(name), more) => format!("{name}-{more}"),
+        (None, _) => named(owner, &format!("load balancer {generation}")),
+    }
+}
+
+/// The name of the target group behind one port of a load balancer.
+pub(crate) fn target_group(owner: &Owner, load_balancer: &str, port: u16, shape: GroupShape) -> String {
+    let GroupShape { protocol, targets, family } = shape;
+    named(owner, &format!("target group {load_balancer} {port} {protocol} {targets} {family}"))
+}
+
+/// The name of the security group in front of a Service's load balancers.
+pub(crate) fn security_group(owner: &Owner) -> String {
+    named(owner, "security group")
+}
+
+/// `p-<namespace>-<name>-<digest>`, the first two cut to size: for people.
+fn named(owner: &Owner, what: &str) -> String {
+    let Owner { cluster, service, name } = owner;
+    let cut = |text: &str, length: usize| -> String {
+        text.chars().filter(char::is_ascii_alphanumeric).take(length).collect()
+    };
+    let digest = digest(&format!("{cluster}\n{service}\n{what}"));
+    format!("p-{}-{}-{digest:016x}", cut(name.namespace(), 5), cut(name.name(), 7))
+}
+
+/// FNV-1a, 64 bits (RFC 9923): stable across processes and compilers. Nobody gains by a collision in his own Services.
+fn digest(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_and_differ_by_owner_and_generation() {
+        let mk = |service: &str| Owner {
+            cluster: "c".parse().unwrap(),
+            service: service.parse().unwrap(),
+            name: portico_provider::ServiceName::new("a-long-namespace", "a.long.name").unwrap(),
+        };
+        let names = [
+            load_balancer(&mk("1"), None, 0),
+            load_balancer(&mk("1"), None, 1),
+            load_balancer(&mk("2"), None, 0),
+            security_group(&mk("1")),
+        ];
+        assert!(names.iter().all(|name| name.len() <= 32), "{names:?}");
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+    }
+}

@@ -1,0 +1,331 @@
+//! Annotations, parsed once.
+//!
+//! Owns: what each says and what is wrong with it. Leaves to others: what it means for a load balancer
+//! (`translate`). Invariant: every wrong value is named with its remedy, all in one pass.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use portico_provider::{OptionReader, Options, Port, Scheme, TargetKind};
+
+use crate::capabilities as key;
+use crate::cloud::resources::{AddressType, Alpn, HealthProtocol, Id};
+
+/// Words separated by commas; none is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct List(Vec<String>);
+
+impl FromStr for List {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let words: Vec<String> = text.split(',').map(|word| word.trim().to_owned()).collect();
+        if words.iter().any(String::is_empty) { Err(()) } else { Ok(Self(words)) }
+    }
+}
+
+/// `key=value`, separated by commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Pairs(BTreeMap<String, String>);
+
+impl FromStr for Pairs {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let List(words) = text.parse()?;
+        let pair =
+            |word: &String| word.split_once('=').map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()));
+        let pairs: Option<BTreeMap<_, _>> = words.iter().map(pair).collect();
+        pairs.filter(|pairs| !pairs.contains_key("")).map(Self).ok_or(())
+    }
+}
+
+/// Which listeners end TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum TlsPorts {
+    /// Each that is TCP.
+    #[default]
+    All,
+    /// These, by number or name.
+    Named(BTreeSet<String>),
+}
+
+/// A wish for the health check; `None` where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CheckChoice {
+    pub(crate) protocol: Option<HealthProtocol>,
+    /// Inner `None`: the traffic port.
+    pub(crate) port: Option<Option<u16>>,
+    pub(crate) path: Option<String>,
+    pub(crate) codes: Option<String>,
+    pub(crate) interval: Option<i32>,
+    pub(crate) timeout: Option<i32>,
+    pub(crate) healthy: Option<i32>,
+    pub(crate) unhealthy: Option<i32>,
+}
+
+/// What the annotations say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Choices {
+    pub(crate) target_kind: Option<TargetKind>,
+    pub(crate) scheme: Option<Scheme>,
+    pub(crate) name: Option<String>,
+    pub(crate) subnets: Vec<String>,
+    pub(crate) eips: Vec<String>,
+    pub(crate) private_addresses: Vec<Ipv4Addr>,
+    pub(crate) address_type: Option<AddressType>,
+    pub(crate) proxy_everywhere: bool,
+    pub(crate) proxy_ports: BTreeSet<u16>,
+    pub(crate) certificate: Option<String>,
+    pub(crate) tls_ports: TlsPorts,
+    pub(crate) tls_policy: Option<String>,
+    pub(crate) tls_to_targets: bool,
+    pub(crate) alpn: Option<Alpn>,
+    pub(crate) check: CheckChoice,
+    pub(crate) group_attributes: BTreeMap<String, String>,
+    pub(crate) group_attributes_of: BTreeMap<u16, BTreeMap<String, String>>,
+    pub(crate) attributes: BTreeMap<String, String>,
+    pub(crate) security_groups: Vec<Id>,
+    pub(crate) tags: BTreeMap<String, String>,
+}
+
+/// Reads them; `ports` are the Service's, for options that are said of one port.
+pub(crate) fn read(options: &Options, ports: &[Port]) -> Result<Choices, Vec<String>> {
+    let mut reader = Reader { reader: options.reader(), wrong: Vec::new() };
+    let choices = reader.choices(ports);
+    let Reader { reader, mut wrong } = reader;
+    wrong.extend(reader.finish().iter().map(ToString::to_string));
+    if wrong.is_empty() { Ok(choices) } else { Err(wrong) }
+}
+
+struct Reader<'a> {
+    reader: OptionReader<'a>,
+    wrong: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn choices(&mut self, ports: &[Port]) -> Choices {
+        self.refuse();
+        self.word(key::TYPE, "external, nlb or nlb-ip", &[("external", ()), ("nlb", ()), ("nlb-ip", ())]);
+        let attributes = self.attributes();
+        Choices {
+            target_kind: self.word(
+                key::TARGET_TYPE,
+                "instance or ip",
+                &[("instance", TargetKind::Node), ("ip", TargetKind::Pod)],
+            ),
+            scheme: self.scheme(),
+            name: self.name(),
+            subnets: self.list(key::SUBNETS),
+            eips: self.list(key::EIPS),
+            private_addresses: self.addresses(),
+            address_type: self.word(
+                key::ADDRESS_TYPE,
+                "ipv4 or dualstack",
+                &[("ipv4", AddressType::Ipv4), ("dualstack", AddressType::Dualstack)],
+            ),
+            proxy_everywhere: self.word(key::PROXY, "*", &[("*", ())]).is_some(),
+            proxy_ports: self.ports(),
+            certificate: self.certificate(),
+            tls_ports: self.tls_ports(),
+            tls_policy: self.reader.parsed(key::TLS_POLICY, "an SSL policy's name"),
+            tls_to_targets: self
+                .word(key::BACKEND_PROTOCOL, "tcp or ssl", &[("tcp", false), ("ssl", true), ("tls", true)])
+                .unwrap_or(false),
+            alpn: self.alpn(),
+            check: self.check(),
+            group_attributes: self.pairs(key::GROUP_ATTRIBUTES),
+            group_attributes_of: self.attributes_of(ports),
+            attributes,
+            security_groups: self.list(key::SECURITY_GROUPS).into_iter().map(Id).collect(),
+            tags: self.pairs(key::TAGS),
+        }
+    }
+
+    fn refuse(&mut self) {
+        for (key, remedy) in key::NOT_HONOURED {
+            if self.reader.parsed::<String>(key, "").is_some() {
+                self.wrong.push(format!("annotation {key} is not honoured by this provider: {remedy}"));
+            }
+        }
+    }
+
+    fn word<T: Copy>(&mut self, key: &str, expected: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let text: String = self.reader.parsed(key, expected)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            self.wrong.push(format!("annotation {key} is {text:?}, but must be {expected}"));
+        }
+        found
+    }
+
+    fn list(&mut self, key: &str) -> Vec<String> {
+        self.reader.parsed::<List>(key, "words separated by commas").unwrap_or_default().0
+    }
+
+    fn pairs(&mut self, key: &str) -> BTreeMap<String, String> {
+        self.reader.parsed::<Pairs>(key, "key=value pairs separated by commas").unwrap_or_default().0
+    }
+
+    fn number(
+        &mut self,
+        key: &str,
+        range: std::ops::RangeInclusive<i32>,
+        expected: &'static str,
+    ) -> Option<i32> {
+        let number: i32 = self.reader.parsed(key, expected)?;
+        if range.contains(&number) {
+            return Some(number);
+        }
+        self.wrong.push(format!("annotation {key} is {number}, but must be {expected}"));
+        None
+    }
+
+    fn scheme(&mut self) -> Option<Scheme> {
+        let words = [("internet-facing", Scheme::External), ("internal", Scheme::Internal)];
+        let scheme = self.word(key::SCHEME, "internet-facing or internal", &words);
+        let legacy = [("true", Scheme::Internal), ("false", Scheme::External)];
+        let internal = self.word(key::INTERNAL, "true or false", &legacy);
+        scheme.or(internal)
+    }
+
+    fn name(&mut self) -> Option<String> {
+        let name: String = self.reader.parsed(key::NAME, "a name")?;
+        let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let ends = name.starts_with('-') || name.ends_with('-') || name.starts_with("internal-");
+        // Two characters are for the generation, should it be replaced.
+        if name.is_empty() || name.len() > 30 || !letters || ends {
+            let expected = "1 to 30 letters, digits and inner hyphens, not beginning with internal-";
+            self.wrong.push(format!("annotation {} is {name:?}, but must be {expected}", key::NAME));
+            return None;
+        }
+        Some(name)
+    }
+
+    fn addresses(&mut self) -> Vec<Ipv4Addr> {
+        let words = self.list(key::PRIVATE_ADDRESSES);
+        let addresses: Vec<Ipv4Addr> = words.iter().filter_map(|word| word.parse().ok()).collect();
+        if addresses.len() < words.len() {
+            let said = words.join(", ");
+            self.wrong.push(format!(
+                "annotation {} is {said:?}, but must be IPv4 addresses",
+                key::PRIVATE_ADDRESSES
+            ));
+        }
+        addresses
+    }
+
+    fn ports(&mut self) -> BTreeSet<u16> {
+        let words = self.list(key::PROXY_PORTS);
+        let ports: BTreeSet<u16> = words.iter().filter_map(|word| word.parse().ok()).collect();
+        if ports.len() < words.len() {
+            let said = words.join(", ");
+            self.wrong
+                .push(format!("annotation {} is {said:?}, but must be distinct ports", key::PROXY_PORTS));
+        }
+        ports
+    }
+
+    fn certificate(&mut self) -> Option<String> {
+        let arns = self.list(key::CERTIFICATE);
+        if arns.len() > 1 || arns.iter().any(|arn| !arn.starts_with("arn:")) {
+            let message = "must be one ARN of ACM or IAM; several for one listener (SNI) are not offered";
+            self.wrong.push(format!("annotation {} {message}", key::CERTIFICATE));
+        }
+        arns.into_iter().next()
+    }
+
+    fn tls_ports(&mut self) -> TlsPorts {
+        match self.list(key::TLS_PORTS) {
+            words if words.is_empty() || words == ["*"] => TlsPorts::All,
+            words => TlsPorts::Named(words.into_iter().collect()),
+        }
+    }
+
+    fn alpn(&mut self) -> Option<Alpn> {
+        let expected = "HTTP1Only, HTTP2Only, HTTP2Optional, HTTP2Preferred or None";
+        let text: String = self.reader.parsed(key::ALPN, expected)?;
+        let alpn = parsed(text.clone());
+        if alpn.is_none() {
+            self.wrong.push(format!("annotation {} is {text:?}, but must be {expected}", key::ALPN));
+        }
+        alpn
+    }
+
+    fn check(&mut self) -> CheckChoice {
+        let protocols =
+            [("tcp", HealthProtocol::Tcp), ("http", HealthProtocol::Http), ("https", HealthProtocol::Https)];
+        let port: Option<String> = self.reader.parsed(key::CHECK_PORT, "a port or traffic-port");
+        let port = port.and_then(|text| match (text.as_str(), text.parse::<u16>()) {
+            ("traffic-port", _) => Some(None),
+            (_, Ok(number)) if number > 0 => Some(Some(number)),
+            _ => {
+                let expected = "a port or traffic-port";
+                self.wrong
+                    .push(format!("annotation {} is {text:?}, but must be {expected}", key::CHECK_PORT));
+                None
+            }
+        });
+        CheckChoice {
+            protocol: self.word(key::CHECK_PROTOCOL, "tcp, http or https", &protocols),
+            port,
+            path: self.reader.parsed(key::CHECK_PATH, "a path"),
+            codes: self.reader.parsed(key::CHECK_CODES, "codes such as 200-399"),
+            interval: self.number(key::CHECK_INTERVAL, 5..=300, "5 to 300 seconds"),
+            timeout: self.number(key::CHECK_TIMEOUT, 2..=120, "2 to 120 seconds"),
+            healthy: self.number(key::CHECK_HEALTHY, 2..=10, "2 to 10"),
+            unhealthy: self.number(key::CHECK_UNHEALTHY, 2..=10, "2 to 10"),
+        }
+    }
+
+    fn attributes(&mut self) -> BTreeMap<String, String> {
+        let mut attributes = self.pairs(key::ATTRIBUTES);
+        if let Some(enabled) = self.reader.flag(key::CROSS_ZONE) {
+            attributes.entry("load_balancing.cross_zone.enabled".to_owned()).or_insert(enabled.to_string());
+        }
+        attributes
+    }
+
+    fn attributes_of(&mut self, ports: &[Port]) -> BTreeMap<u16, BTreeMap<String, String>> {
+        let each = ports.iter().map(|port| {
+            let key = format!("{}{port}", key::GROUP_ATTRIBUTES_OF);
+            (port.get(), self.pairs(&key))
+        });
+        each.filter(|(_, pairs)| !pairs.is_empty()).collect()
+    }
+}
+
+fn parsed<T: FromStr>(text: String) -> Option<T> {
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_one(key: &str, value: &str) -> Result<Choices, Vec<String>> {
+        let options: Options = [(key.to_owned(), value.to_owned())].into_iter().collect();
+        read(&options, &[Port::try_from(80).unwrap()])
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name_for_every_option_that_is_not_free_text() {
+        let free =
+            [key::SUBNETS, key::EIPS, key::TLS_PORTS, key::TLS_POLICY, key::CHECK_PATH, key::CHECK_CODES];
+        for spec in key::CAPABILITIES.options {
+            let name = if spec.key.ends_with('.') { format!("{}80", spec.key) } else { spec.key.to_owned() };
+            if free.contains(&spec.key) || spec.key == key::SECURITY_GROUPS {
+                continue;
+            }
+            let wrong = read_one(&name, "non,,sense").unwrap_err().join("; ");
+            assert!(wrong.contains(&name), "{name}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_well_said_is_read() {
+        let choices = read_one(&format!("{}80", key::GROUP_ATTRIBUTES_OF), "a.b=1, c = 2").unwrap();
+        assert_eq!(choices.group_attributes_of[&80].len(), 2);
+        assert_eq!(read_one(key::CHECK_PORT, "traffic-port").unwrap().check.port, Some(None));
+        assert_eq!(read_one(key::INTERNAL, "true").unwrap().scheme, Some(Scheme::Internal));
+    }
+}

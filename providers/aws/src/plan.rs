@@ -1,0 +1,186 @@
+//! What to do next: widen, then narrow; new before old; and nothing that deletion protection forbids.
+//!
+//! Owns: the plan's outline: which load balancer is the one, and when an old one goes. Leaves to others: the parts of
+//! one load balancer (`plan/balancer`), collecting steps in order (`plan/draft`).
+//! Invariant: pure and total; steps come from a full view only, never from a snapshot of tags.
+
+mod balancer;
+mod choice;
+mod draft;
+
+use std::time::Duration;
+
+use portico_provider::{Desired, Effect, IngressAddress, LoadBalancer, Obstacle, Owner, Plan};
+
+use crate::cloud::resources::{Id, LifeState};
+use crate::observed::{Balancer, Observed, Snapshot, View};
+use crate::step::{Action, Named, Step};
+use crate::tags;
+use crate::translate::{DELETION_PROTECTION, translate};
+use crate::wanted::Wanted;
+pub(crate) use choice::mismatch;
+use choice::{Choice, choose};
+use draft::Draft;
+
+/// A load balancer takes two or three minutes; targets take seconds.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Somebody has to do something first.
+const NOT_SOON: Duration = Duration::from_mins(2);
+
+/// What a plan needs to know of the account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    /// `vpc-…`.
+    pub(crate) vpc: String,
+    /// A security group that nodes let in, put in front of every load balancer.
+    pub(crate) backend_group: Option<Id>,
+}
+
+pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
+    match (desired, observed) {
+        (Desired::Absent(_), None) => Plan::nothing("there is nothing to delete"),
+        (Desired::Absent(owner), Some(Observed::Snapshot(_))) => {
+            look(owner, "the Service wants none any more")
+        }
+        (Desired::Absent(owner), Some(Observed::Full(view))) => remove(owner, view),
+        (Desired::Present(desired), observed) => present(site, desired, observed),
+    }
+}
+
+/// Tags are not enough to act on.
+fn look(owner: &Owner, reason: &str) -> Plan<Step> {
+    Plan::nothing("").step(Step { owner: owner.clone(), action: Action::Look }, Effect::Narrow, reason)
+}
+
+fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> Plan<Step> {
+    let wanted = match translate(desired) {
+        Ok(wanted) => wanted,
+        Err(obstacles) => {
+            return obstacles.into_iter().fold(Plan::nothing(""), |plan, (field, message)| {
+                plan.block(field, Obstacle::Unsupported, message)
+            });
+        }
+    };
+    match observed {
+        Some(Observed::Snapshot(snapshot)) => present_by_tags(desired, snapshot),
+        Some(Observed::Full(view)) => converge(site, desired, &wanted, view),
+        None => converge(site, desired, &wanted, &View::default()),
+    }
+}
+
+fn present_by_tags(desired: &LoadBalancer, snapshot: &Snapshot) -> Plan<Step> {
+    match &snapshot.sealed {
+        Some((hash, _)) if *hash == desired.spec_hash().to_string() => {
+            Plan::nothing("its tags say that this very spec was finished")
+        }
+        Some(_) => look(&desired.owner, "the Service changed"),
+        None => look(&desired.owner, "something of it is unfinished"),
+    }
+}
+
+fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -> Plan<Step> {
+    let mut draft = Draft::new(&desired.owner);
+    let Choice { name, current, others, blocked } = choose(desired, wanted, view);
+    let keeps_shape = blocked.is_some();
+    if let Some((field, message)) = blocked {
+        draft.block(field, Obstacle::ReplacementRequired, message);
+    }
+    let parts =
+        balancer::Parts { site, owner: &desired.owner, wanted, view, name: &name, current, keeps_shape };
+    parts.plan(&mut draft);
+    let mut kept = parts.group_names();
+    for (old_name, old) in &others {
+        if goes(desired, current, old) {
+            remove_balancer(&mut draft, old_name, old, "another one has taken its place");
+        } else {
+            kept.extend(parts.upkeep(&mut draft, old_name, old));
+            draft.wait(
+                format!("the Service's status to show the new load balancer instead of {old_name}"),
+                LOOK_AGAIN,
+            );
+        }
+    }
+    for (name, group) in view.groups.iter().filter(|(name, _)| !kept.contains(*name)) {
+        draft.narrow(Action::DeleteTargetGroup(named(name, &group.facts.id)), "no listener needs it");
+    }
+    parts.leftover_firewalls(&mut draft, others.is_empty());
+    if let Some(current) = current {
+        state(&mut draft, current);
+        seal(&mut draft, desired, current);
+    }
+    draft.plan("everything is as the Service asks")
+}
+
+/// Whether an old load balancer may go: the new one serves, and no status shows the old one.
+fn goes(desired: &LoadBalancer, current: Option<&Balancer>, old: &Balancer) -> bool {
+    let serves =
+        current.is_some_and(|new| matches!(new.facts.state, LifeState::Active | LifeState::Impaired(_)));
+    serves && !desired.published.contains(&IngressAddress::Hostname(old.facts.hostname.clone()))
+}
+
+fn state(draft: &mut Draft<'_>, balancer: &Balancer) {
+    let name = &balancer.facts.name;
+    match &balancer.facts.state {
+        LifeState::Active | LifeState::Impaired(_) => {}
+        LifeState::Provisioning => draft.wait(format!("load balancer {name} to be active"), LOOK_AGAIN),
+        LifeState::Failed(reason) => {
+            let what =
+                format!("load balancer {name}, which AWS could not make ({reason}), to be deleted by hand");
+            draft.wait(what, NOT_SOON);
+        }
+    }
+}
+
+/// Notes on the load balancer that all is done, once it is.
+fn seal(draft: &mut Draft<'_>, desired: &LoadBalancer, current: &Balancer) {
+    let (hash, hostname) = (desired.spec_hash(), &current.facts.hostname);
+    let done = current.sealed.as_ref() == Some(&(hash.to_string(), hostname.clone()));
+    if done || !draft.is_unhindered() {
+        return;
+    }
+    let load_balancer = named(&current.facts.name, &current.facts.id);
+    let tags = tags::seal(hash, hostname);
+    draft.narrow(Action::Seal { load_balancer, tags }, "so that a restart need not read it in full");
+}
+
+fn remove(owner: &Owner, view: &View) -> Plan<Step> {
+    let mut draft = Draft::new(owner);
+    if let Some((name, _)) = view.load_balancers.iter().find(|(_, balancer)| is_protected(balancer)) {
+        draft.wait(protected(name), NOT_SOON);
+        return draft.plan("");
+    }
+    const REASON: &str = "the Service wants none any more";
+    for (name, balancer) in &view.load_balancers {
+        remove_balancer(&mut draft, name, balancer, REASON);
+    }
+    for (name, group) in &view.groups {
+        draft.narrow(Action::DeleteTargetGroup(named(name, &group.facts.id)), REASON);
+    }
+    for (name, firewall) in &view.firewalls {
+        draft.narrow(Action::DeleteSecurityGroup(named(name, &firewall.id)), REASON);
+    }
+    draft.plan("there is nothing to delete")
+}
+
+fn remove_balancer(draft: &mut Draft<'_>, name: &str, balancer: &Balancer, reason: &str) {
+    if is_protected(balancer) {
+        draft.wait(protected(name), NOT_SOON);
+    } else {
+        draft.narrow(Action::DeleteLoadBalancer(named(name, &balancer.facts.id)), reason);
+    }
+}
+
+fn is_protected(balancer: &Balancer) -> bool {
+    balancer.attributes.get(DELETION_PROTECTION).is_some_and(|value| value == "true")
+}
+
+fn protected(name: &str) -> String {
+    format!(
+        "deletion protection of load balancer {name} to be switched off by hand (aws elbv2 \
+         modify-load-balancer-attributes --attributes Key={DELETION_PROTECTION},Value=false)"
+    )
+}
+
+fn named(name: &str, id: &Id) -> Named {
+    Named { name: name.to_owned(), id: Some(id.clone()) }
+}

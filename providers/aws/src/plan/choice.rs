@@ -1,0 +1,131 @@
+//! Which load balancer is the one: what exists and fits, or a new one with consent.
+//!
+//! Owns: what cannot change in place. Leaves to others: changing what can.
+//! Invariant: without consent what serves stays; with it the new one comes first.
+
+use std::collections::BTreeMap;
+
+use portico_provider::{Field, LoadBalancer, Owner, Replacement, Scheme};
+
+use crate::cloud::resources::SubnetMapping;
+use crate::names;
+use crate::observed::{Balancer, View};
+use crate::wanted::{Addressing, Frontend, Placement, Wanted};
+
+/// So many replacements can be told apart by name; the first free one is taken, so two are enough.
+const GENERATIONS: u32 = 8;
+
+/// The one, and the others.
+pub(super) struct Choice<'a> {
+    /// Its name.
+    pub(super) name: String,
+    /// Itself, if it exists.
+    pub(super) current: Option<&'a Balancer>,
+    /// Those that it replaces.
+    pub(super) others: Vec<(&'a String, &'a Balancer)>,
+    /// Why it is not the one that is wanted.
+    pub(super) blocked: Option<(Field, String)>,
+}
+
+pub(super) fn choose<'a>(desired: &LoadBalancer, wanted: &Wanted, view: &'a View) -> Choice<'a> {
+    let all = &view.load_balancers;
+    let fits = |balancer: &Balancer| mismatch(&desired.owner, wanted, balancer, &view.subnet_names);
+    let mut misfits = all.iter().filter_map(|(name, balancer)| Some((name, balancer, fits(balancer)?)));
+    let fitting = all.iter().find(|(_, balancer)| fits(balancer).is_none());
+    let others_than = |chosen: &str| all.iter().filter(|(name, _)| *name != chosen).collect();
+    if let Some((name, balancer)) = fitting {
+        let others = others_than(name);
+        return Choice { name: name.clone(), current: Some(balancer), others, blocked: None };
+    }
+    match (misfits.next(), desired.replacement) {
+        (Some((name, balancer, (field, why))), Replacement::NeedsConsent) => {
+            let message = format!(
+                "load balancer {name} {why}: to replace it, set annotation portico.dev/allow-replacement to \"true\"; \
+                 the new one (with another hostname) serves before the old one goes"
+            );
+            let others = others_than(name);
+            Choice { name: name.clone(), current: Some(balancer), others, blocked: Some((field, message)) }
+        }
+        _ => {
+            let names =
+                (0..GENERATIONS).map(|n| names::load_balancer(&desired.owner, wanted.name.as_deref(), n));
+            let name = names.into_iter().find(|name| !all.contains_key(name)).unwrap_or_default();
+            let others = others_than(&name);
+            Choice { name, current: None, others, blocked: None }
+        }
+    }
+}
+
+/// What makes a load balancer another one; the phrase follows its name.
+pub(crate) fn mismatch(
+    owner: &Owner,
+    wanted: &Wanted,
+    balancer: &Balancer,
+    subnet_names: &BTreeMap<String, String>,
+) -> Option<(Field, String)> {
+    let Wanted { name, scheme, address_type: _, placement, frontend, attributes: _, listeners: _, tags: _ } =
+        wanted;
+    if balancer.facts.scheme != *scheme {
+        let word = |scheme: Scheme| match scheme {
+            Scheme::External => "internet-facing",
+            Scheme::Internal => "internal",
+        };
+        return Some((
+            Field::Scheme,
+            format!("is {}, and {} is wanted", word(balancer.facts.scheme), word(*scheme)),
+        ));
+    }
+    let bears = |n: u32| names::load_balancer(owner, name.as_deref(), n) == balancer.facts.name;
+    if !(0..GENERATIONS).any(bears) {
+        return Some((Field::Options, "has another name than is wanted".to_owned()));
+    }
+    let given_none = matches!(frontend, Frontend::Given(groups) if groups.is_empty());
+    if balancer.facts.security_groups.is_empty() && !given_none {
+        return Some((Field::Options, "was made without security groups and can never have any".to_owned()));
+    }
+    misplaced(placement, balancer, subnet_names).map(|why| (Field::Options, why))
+}
+
+fn misplaced(
+    placement: &Placement,
+    balancer: &Balancer,
+    subnet_names: &BTreeMap<String, String>,
+) -> Option<String> {
+    let present = &balancer.facts.subnets;
+    match placement {
+        Placement::Discovered => None,
+        Placement::Addressed(addresses) => {
+            let has = |address: &Addressing| present.iter().any(|subnet| is_at(subnet, address));
+            let same = addresses.len() == present.len() && addresses.iter().all(has);
+            (!same).then(|| "has other addresses than are wanted".to_owned())
+        }
+        Placement::Named(named) => {
+            let of =
+                |subnet: &SubnetMapping| named.iter().find(|it| is_named(it, &subnet.subnet, subnet_names));
+            let wrong = |subnet: &&SubnetMapping| match of(subnet) {
+                None => true,
+                Some(SubnetMapping { subnet: _, allocation, private_address }) => {
+                    (allocation.is_some() && *allocation != subnet.allocation)
+                        || (private_address.is_some() && *private_address != subnet.private_address)
+                }
+            };
+            let subnet = present.iter().find(wrong)?;
+            Some(format!(
+                "is in {} with another address than is wanted, or that subnet is not",
+                subnet.subnet
+            ))
+        }
+    }
+}
+
+fn is_at(subnet: &SubnetMapping, address: &Addressing) -> bool {
+    match address {
+        Addressing::Allocation(id) => subnet.allocation.as_ref() == Some(id),
+        Addressing::Private(address) => subnet.private_address == Some(*address),
+    }
+}
+
+/// Whether a wish, by ID or name, is for this subnet.
+pub(super) fn is_named(wish: &SubnetMapping, id: &str, names: &BTreeMap<String, String>) -> bool {
+    wish.subnet == id || names.get(id) == Some(&wish.subnet)
+}

@@ -1,0 +1,91 @@
+//! A plan in the making: steps in any order, sorted by what they need of one another.
+//!
+//! Owns: the order laws. Leaves to others: which steps. Invariant: what widens comes before what narrows; a thing is
+//! made before it is named, and deleted after nothing names it.
+
+use std::time::Duration;
+
+use portico_provider::{Effect, Field, Obstacle, Owner, Plan};
+
+use crate::step::{Action, Step};
+
+/// Collects steps for one owner.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    owner: &'a Owner,
+    steps: Vec<(Action, Effect, String)>,
+    waiting: Option<(String, Duration)>,
+    blocked: Vec<(Field, Obstacle, String)>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(owner: &'a Owner) -> Self {
+        Self { owner, steps: Vec::new(), waiting: None, blocked: Vec::new() }
+    }
+
+    pub(super) fn widen(&mut self, action: Action, reason: impl Into<String>) {
+        self.steps.push((action, Effect::Widen, reason.into()));
+    }
+
+    pub(super) fn narrow(&mut self, action: Action, reason: impl Into<String>) {
+        self.steps.push((action, Effect::Narrow, reason.into()));
+    }
+
+    /// The first thing waited for is told; the soonest look counts.
+    pub(super) fn wait(&mut self, what: String, retry: Duration) {
+        self.waiting = Some(match self.waiting.take() {
+            Some((first, soonest)) => (first, soonest.min(retry)),
+            None => (what, retry),
+        });
+    }
+
+    pub(super) fn block(&mut self, field: Field, obstacle: Obstacle, message: String) {
+        self.blocked.push((field, obstacle, message));
+    }
+
+    /// Whether nothing waits or stands in the way.
+    pub(super) fn is_unhindered(&self) -> bool {
+        self.waiting.is_none() && self.blocked.is_empty()
+    }
+
+    pub(super) fn plan(self, because: &'static str) -> Plan<Step> {
+        let Self { owner, mut steps, waiting, blocked } = self;
+        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Narrow, rank(action)));
+        let mut plan = steps.into_iter().fold(Plan::nothing(because), |plan, (action, effect, reason)| {
+            plan.step(Step { owner: owner.clone(), action }, effect, reason)
+        });
+        if let Some((what, retry)) = waiting {
+            plan = plan.wait(what, retry);
+        }
+        blocked
+            .into_iter()
+            .fold(plan, |plan, (field, obstacle, message)| plan.block(field, obstacle, message))
+    }
+}
+
+/// Makers before users, then users before deleters.
+fn rank(action: &Action) -> u8 {
+    match action {
+        Action::Look => 0,
+        Action::CreateSecurityGroup { .. } => 1,
+        Action::Authorize { .. } => 2,
+        Action::CreateTargetGroup(_) => 3,
+        Action::SetGroupAttributes { .. } => 4,
+        Action::SetHealthCheck { .. } => 5,
+        Action::Register { .. } => 6,
+        Action::CreateLoadBalancer { .. } => 7,
+        Action::SetAttributes { .. } => 8,
+        Action::SetSubnets { .. } => 9,
+        Action::SetSecurityGroups { .. } => 10,
+        Action::SetAddressType { .. } => 11,
+        Action::CreateListener { .. } => 12,
+        Action::ModifyListener { .. } => 13,
+        Action::Deregister { .. } => 14,
+        Action::Revoke { .. } => 15,
+        Action::DeleteListener { .. } => 16,
+        Action::DeleteLoadBalancer(_) => 17,
+        Action::DeleteTargetGroup(_) => 18,
+        Action::DeleteSecurityGroup(_) => 19,
+        Action::Seal { .. } => 20,
+    }
+}

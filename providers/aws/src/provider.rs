@@ -1,0 +1,110 @@
+//! The provider: the trait, on a cloud.
+//!
+//! Owns: [`AwsProvider`], [`Config`]. Leaves to others: planning and reporting, which are pure; reading and doing.
+//! Invariant: everything is scoped by the configured cluster UID.
+
+use std::fmt;
+
+use portico_provider::{
+    Capabilities, ClusterUid, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan,
+    ProviderError, Report,
+};
+
+use crate::capabilities::CAPABILITIES;
+use crate::cloud::resources::Id;
+use crate::cloud::{Cloud, Sdk};
+use crate::execute::Executor;
+use crate::memory::Memory;
+use crate::observe;
+use crate::observed::Observed;
+use crate::plan::Site;
+use crate::step::Step;
+
+/// Where load balancers are made, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `vpc-…` of the cluster's nodes and pods.
+    pub vpc: String,
+    /// `sg-…`: a security group that the nodes let in, made once by whoever made the nodes, put in front of every
+    /// load balancer. `None`: the nodes let everybody in, or what a load balancer's own group is.
+    pub backend_security_group: Option<String>,
+    /// Subnets that are tagged as another cluster's, by `kubernetes.io/cluster/<name>`, are not discovered.
+    pub cluster_name: Option<String>,
+    /// The cluster whose Services these are.
+    pub cluster: ClusterUid,
+}
+
+/// Network Load Balancers.
+pub struct AwsProvider<C = Sdk> {
+    cloud: C,
+    memory: Memory,
+    config: Config,
+    site: Site,
+}
+
+impl<C> fmt::Debug for AwsProvider<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsProvider").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl<C: Cloud> AwsProvider<C> {
+    /// Calls nothing yet. An ID that cannot be one is [`ProviderError::Invalid`].
+    pub fn new(cloud: C, config: Config) -> Result<Self, ProviderError> {
+        let Config { vpc, backend_security_group, cluster_name: _, cluster: _ } = &config;
+        let invalid = |message| Err(ProviderError::Invalid { operation: "read the configuration", message });
+        if !vpc.starts_with("vpc-") {
+            return invalid(format!("VPC {vpc:?} must be an ID such as vpc-0123456789abcdef0"));
+        }
+        if let Some(group) = backend_security_group.as_ref().filter(|group| !group.starts_with("sg-")) {
+            return invalid(format!("security group {group:?} must be an ID such as sg-0123456789abcdef0"));
+        }
+        let site = Site { vpc: vpc.clone(), backend_group: backend_security_group.clone().map(Id) };
+        Ok(Self { cloud, memory: Memory::default(), config, site })
+    }
+
+    fn own(&self, operation: &'static str, owner: &Owner) -> Result<(), ProviderError> {
+        if owner.cluster == self.config.cluster {
+            return Ok(());
+        }
+        let message = format!("{owner} is not of cluster {}", self.config.cluster);
+        Err(ProviderError::Conflict { operation, message })
+    }
+}
+
+impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
+    type Observed = Observed;
+    type Step = Step;
+
+    fn name(&self) -> &'static str {
+        "aws"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    async fn inventory(&self) -> Result<Inventory<Observed>, ProviderError> {
+        Ok(observe::inventory(&self.cloud, &self.memory, &self.config.cluster).await?)
+    }
+
+    async fn observe(&self, owner: &Owner) -> Result<Option<Observed>, ProviderError> {
+        self.own("observe", owner)?;
+        let view = observe::observe(&self.cloud, &self.memory, &self.config.vpc, owner).await?;
+        Ok((!view.is_empty()).then_some(Observed::Full(view)))
+    }
+
+    fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
+        crate::plan::plan(&self.site, desired, observed)
+    }
+
+    async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {
+        self.own("execute", &step.owner)?;
+        let Self { cloud, memory, config, site: _ } = self;
+        Executor { cloud, memory, config }.execute(step).await
+    }
+
+    fn report(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
+        crate::report::report(desired, observed)
+    }
+}

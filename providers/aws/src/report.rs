@@ -1,0 +1,102 @@
+//! What the Service's status says about its load balancer.
+//!
+//! Owns: the report. Leaves to others: writing it. Invariants: the hostname as soon as the load balancer is active,
+//! whatever its targets' health; during a replacement the old hostname until then (law 10).
+
+use portico_provider::{Fact, Ingress, IngressAddress, LoadBalancer, Report, Topic, Truth};
+
+use crate::cloud::resources::{Health, LifeState};
+use crate::observed::{Balancer, Observed, View};
+use crate::plan::mismatch;
+use crate::translate::translate;
+
+pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
+    match observed {
+        None => unmade(),
+        Some(Observed::Snapshot(snapshot)) => match &snapshot.sealed {
+            Some((_, hostname)) => {
+                Report { ingress: vec![ingress(hostname)], ready: true, facts: vec![provisioned(hostname)] }
+            }
+            None => {
+                let message = "not all of it has been made or read yet".to_owned();
+                let facts = vec![fact(Topic::Provisioned, Truth::Unknown, "Unfinished", message)];
+                Report { facts, ..Report::default() }
+            }
+        },
+        Some(Observed::Full(view)) => full(desired, view),
+    }
+}
+
+fn unmade() -> Report {
+    let message = "no load balancer has been made yet".to_owned();
+    Report { facts: vec![fact(Topic::Provisioned, Truth::False, "NotCreated", message)], ..Report::default() }
+}
+
+fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {
+    Fact { topic, holds, reason: reason.to_owned(), message }
+}
+
+fn ingress(hostname: &str) -> Ingress {
+    Ingress { address: IngressAddress::Hostname(hostname.to_owned()), ip_mode: None, ports: Vec::new() }
+}
+
+fn provisioned(hostname: &str) -> Fact {
+    fact(Topic::Provisioned, Truth::True, "Provisioned", format!("serving at {hostname}"))
+}
+
+fn full(desired: &LoadBalancer, view: &View) -> Report {
+    let Some(balancer) = shown(desired, view) else { return unmade() };
+    let name = &balancer.facts.name;
+    let (truth, reason, message) = match &balancer.facts.state {
+        LifeState::Active => {
+            let hostname = &balancer.facts.hostname;
+            let facts = vec![provisioned(hostname), healthy(view, balancer)];
+            return Report { ingress: vec![ingress(hostname)], ready: true, facts };
+        }
+        LifeState::Impaired(why) => {
+            let message = format!("load balancer {name} serves, but AWS cannot scale it: {why}");
+            let facts =
+                vec![fact(Topic::Provisioned, Truth::True, "Impaired", message), healthy(view, balancer)];
+            return Report { ingress: vec![ingress(&balancer.facts.hostname)], ready: true, facts };
+        }
+        LifeState::Provisioning => {
+            (Truth::False, "Provisioning", format!("load balancer {name} is being made"))
+        }
+        LifeState::Failed(why) => {
+            (Truth::False, "ProvisioningFailed", format!("AWS could not make load balancer {name}: {why}"))
+        }
+    };
+    Report { facts: vec![fact(Topic::Provisioned, truth, reason, message)], ..Report::default() }
+}
+
+/// The one clients should use: it serves, and fits if any does.
+fn shown<'a>(desired: &LoadBalancer, view: &'a View) -> Option<&'a Balancer> {
+    let wanted = translate(desired).ok();
+    let rank = |balancer: &&Balancer| {
+        let serves = matches!(balancer.facts.state, LifeState::Active | LifeState::Impaired(_));
+        let fits = wanted
+            .as_ref()
+            .is_some_and(|wanted| mismatch(&desired.owner, wanted, balancer, &view.subnet_names).is_none());
+        (!serves, !fits)
+    };
+    view.load_balancers.values().min_by_key(rank)
+}
+
+fn healthy(view: &View, balancer: &Balancer) -> Fact {
+    let used = |id| balancer.listeners.values().any(|listener| listener.group.as_ref() == Some(id));
+    let groups = view.groups.values().filter(|group| used(&group.facts.id));
+    let health: Vec<Health> = groups.flat_map(|group| group.targets.values().copied()).collect();
+    let (all, good) = (health.len(), health.iter().filter(|health| **health == Health::Healthy).count());
+    let unasked = health.iter().filter(|health| **health == Health::Initial).count();
+    let message = format!("{good} of {all} targets pass their health check");
+    let topic = Topic::TargetsHealthy;
+    match (all, good, unasked) {
+        (0, ..) => fact(topic, Truth::False, "NoTargets", "there is no target to send to".to_owned()),
+        (_, 0, 0) => {
+            let open = format!("{message}: traffic goes to all of them, as a health check can be wrong too");
+            fact(topic, Truth::False, "AllUnhealthy", open)
+        }
+        (_, 0, _) => fact(topic, Truth::Unknown, "Registering", message),
+        _ => fact(topic, Truth::True, "TargetsHealthy", message),
+    }
+}

@@ -1,0 +1,242 @@
+//! What this provider does, step by step.
+//!
+//! Owns: [`Step`] and its words. Leaves to others: doing it (`execute`).
+//! Invariant: a step names things by names that are the same in every process, with the ID where it is known.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use portico_provider::{Owner, Scheme};
+
+use crate::cloud::resources::{AddressType, GroupHealth, Id, ListenerSpec, NewGroup, Rule, Tags, Target};
+use crate::wanted::Placement;
+
+/// A thing by its name, and by its ID once it exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+    /// Its ARN or ID; `None`: made by an earlier step of the same plan.
+    pub id: Option<Id>,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// A step: whose it is, and what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Whose things it changes.
+    pub owner: Owner,
+    /// What it does.
+    pub action: Action,
+}
+
+/// One call, with the reads that make it repeatable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Reads everything afresh.
+    Look,
+    /// Makes a security group.
+    CreateSecurityGroup {
+        /// Its name.
+        name: String,
+        /// In the same call.
+        tags: Tags,
+    },
+    /// Lets them in.
+    Authorize {
+        /// Where.
+        group: Named,
+        /// Who.
+        rules: Vec<Rule>,
+    },
+    /// Makes a target group.
+    CreateTargetGroup(Box<NewGroup>),
+    /// Sets attributes of a target group.
+    SetGroupAttributes {
+        /// Which.
+        group: Named,
+        /// Those that differ.
+        attributes: BTreeMap<String, String>,
+    },
+    /// Changes a health check.
+    SetHealthCheck {
+        /// Whose.
+        group: Named,
+        /// To what.
+        health: GroupHealth,
+    },
+    /// Adds targets.
+    Register {
+        /// Where.
+        group: Named,
+        /// Which.
+        targets: Vec<Target>,
+    },
+    /// Makes a load balancer.
+    CreateLoadBalancer {
+        /// Its name.
+        name: String,
+        /// Whether the user chose the name, so that it may be somebody else's.
+        name_is_given: bool,
+        /// Who can reach it.
+        scheme: Scheme,
+        /// With which families.
+        address_type: AddressType,
+        /// Where.
+        placement: Placement,
+        /// In front of it.
+        security_groups: Vec<Named>,
+        /// In the same call.
+        tags: Tags,
+    },
+    /// Sets attributes of a load balancer.
+    SetAttributes {
+        /// Which.
+        load_balancer: Named,
+        /// Those that differ.
+        attributes: BTreeMap<String, String>,
+    },
+    /// Adds subnets.
+    SetSubnets {
+        /// Of which.
+        load_balancer: Named,
+        /// All of them.
+        placement: Placement,
+    },
+    /// Changes the security groups.
+    SetSecurityGroups {
+        /// Of which.
+        load_balancer: Named,
+        /// All of them.
+        groups: Vec<Named>,
+    },
+    /// Changes the families.
+    SetAddressType {
+        /// Of which.
+        load_balancer: Named,
+        /// To what.
+        kind: AddressType,
+    },
+    /// Makes a listener.
+    CreateListener {
+        /// On which.
+        load_balancer: Named,
+        /// What.
+        spec: ListenerSpec,
+        /// Where to.
+        group: Named,
+        /// In the same call.
+        tags: Tags,
+    },
+    /// Changes a listener.
+    ModifyListener {
+        /// Which.
+        id: Id,
+        /// To what.
+        spec: ListenerSpec,
+        /// Where to.
+        group: Named,
+    },
+    /// Takes targets away; their connections drain.
+    Deregister {
+        /// From where.
+        group: Named,
+        /// Which.
+        targets: Vec<Target>,
+    },
+    /// Lets them in no longer.
+    Revoke {
+        /// Where.
+        group: Named,
+        /// Who.
+        rules: Vec<Rule>,
+    },
+    /// Deletes a listener.
+    DeleteListener {
+        /// Which.
+        id: Id,
+        /// For people.
+        port: u16,
+    },
+    /// Deletes a load balancer and its listeners.
+    DeleteLoadBalancer(Named),
+    /// Deletes a target group.
+    DeleteTargetGroup(Named),
+    /// Deletes a security group.
+    DeleteSecurityGroup(Named),
+    /// Notes that all is as a spec asks.
+    Seal {
+        /// On which.
+        load_balancer: Named,
+        /// What.
+        tags: Tags,
+    },
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+fn pairs(attributes: &BTreeMap<String, String>) -> String {
+    let pairs: Vec<String> = attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(", ")
+}
+
+fn words<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, action } = self;
+        match action {
+            Action::Look => write!(f, "read all that belongs to {}", owner.name),
+            Action::CreateSecurityGroup { name, tags: _ } => write!(f, "create security group {name}"),
+            Action::Authorize { group, rules } => write!(f, "allow {} in {group}", words(rules)),
+            Action::CreateTargetGroup(new) => {
+                write!(f, "create target group {} ({}, {})", new.name, new.shape.protocol, new.shape.targets)
+            }
+            Action::SetGroupAttributes { group, attributes } => {
+                write!(f, "set {} on {group}", pairs(attributes))
+            }
+            Action::SetHealthCheck { group, health: _ } => write!(f, "change the health check of {group}"),
+            Action::Register { group, targets } => {
+                write!(f, "register {} in {group}", counted(targets.len(), "target"))
+            }
+            Action::CreateLoadBalancer { name, scheme, .. } => match scheme {
+                Scheme::External => write!(f, "create internet-facing load balancer {name}"),
+                Scheme::Internal => write!(f, "create internal load balancer {name}"),
+            },
+            Action::SetAttributes { load_balancer, attributes } => {
+                write!(f, "set {} on {load_balancer}", pairs(attributes))
+            }
+            Action::SetSubnets { load_balancer, placement: _ } => {
+                write!(f, "put {load_balancer} into more subnets")
+            }
+            Action::SetSecurityGroups { load_balancer, groups } => {
+                write!(f, "put {} in front of {load_balancer}", words(groups))
+            }
+            Action::SetAddressType { load_balancer, kind } => write!(f, "make {load_balancer} {kind}"),
+            Action::CreateListener { load_balancer, spec, group, tags: _ } => {
+                write!(f, "create listener {}/{} of {load_balancer} to {group}", spec.protocol, spec.port)
+            }
+            Action::ModifyListener { id: _, spec, group } => {
+                write!(f, "change listener {} to {}, to {group}", spec.port, spec.protocol)
+            }
+            Action::Deregister { group, targets } => {
+                write!(f, "deregister {} from {group}", counted(targets.len(), "target"))
+            }
+            Action::Revoke { group, rules } => write!(f, "no longer allow {} in {group}", words(rules)),
+            Action::DeleteListener { id: _, port } => write!(f, "delete listener {port}"),
+            Action::DeleteLoadBalancer(named) => write!(f, "delete load balancer {named}"),
+            Action::DeleteTargetGroup(named) => write!(f, "delete target group {named}"),
+            Action::DeleteSecurityGroup(named) => write!(f, "delete security group {named}"),
+            Action::Seal { load_balancer, tags: _ } => write!(f, "note on {load_balancer} that all is done"),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The provider against its contract, against crashes, and its plans word by word.
+//!
+//! Owns: what all of these share. Leaves to others: the emulator (`emulator`), faults (`faulty`).
+//! Invariant: a test that needs the emulator and cannot have it prints why it is skipped.
+
+mod contract;
+mod crash;
+mod emulator;
+mod faulty;
+mod plans;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portico_provider::{
+    ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, LoadBalancer, NodeName, NodeTarget, Options,
+    Owner, PodTarget, Port, Protocol, ProxyProtocol, Replacement, Scheme, SessionAffinity, Targets,
+};
+
+fn mk_port(number: u16) -> Port {
+    Port::try_from(number).unwrap()
+}
+
+fn mk_listener(protocol: Protocol, port: u16) -> Listener {
+    Listener {
+        protocol,
+        port: mk_port(port),
+        name: format!("p{port}"),
+        node_port: Some(mk_port(30_000 + port)),
+    }
+}
+
+fn mk_nodes(instances: &[String]) -> Targets {
+    let node = |id: &String| NodeTarget {
+        name: NodeName(format!("node-{id}")),
+        addresses: BTreeSet::new(),
+        external_addresses: BTreeSet::new(),
+        provider_id: Some(format!("aws:///us-east-1a/{id}")),
+        zone: Some("us-east-1a".to_owned()),
+        has_ready_endpoints: true,
+    };
+    Targets::Nodes(instances.iter().map(node).collect())
+}
+
+fn mk_pods(addresses: &[&str], listeners: &BTreeSet<Listener>) -> Targets {
+    let ports: BTreeMap<_, _> = listeners.iter().map(|listener| (listener.key(), mk_port(8080))).collect();
+    let pod = |address: &&str| PodTarget {
+        address: address.parse().unwrap(),
+        ports: ports.clone(),
+        node: None,
+        zone: None,
+    };
+    Targets::Pods(addresses.iter().map(pod).collect())
+}
+
+fn mk_options(pairs: &[(&str, &str)]) -> Options {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn mk_load_balancer(owner: Owner, instances: &[String]) -> LoadBalancer {
+    LoadBalancer {
+        owner,
+        listeners: [mk_listener(Protocol::Tcp, 80)].into(),
+        targets: mk_nodes(instances),
+        health_check: HealthCheck::node_proxy(),
+        source_ranges: BTreeSet::new(),
+        session_affinity: SessionAffinity::None,
+        external_traffic_policy: ExternalTrafficPolicy::Cluster,
+        proxy_protocol: ProxyProtocol::Off,
+        ip_families: vec![IpFamily::IPv4],
+        requested_addresses: BTreeSet::new(),
+        scheme: Scheme::External,
+        replacement: Replacement::NeedsConsent,
+        options: Options::default(),
+        published: BTreeSet::new(),
+    }
+}

@@ -1,0 +1,122 @@
+//! The contract suite, on the emulator; and somebody else's things, which are the same afterwards.
+//!
+//! Owns: this provider's base and variations. Leaves to others: what is promised (`portico_provider::contract`).
+//! Invariant: `left_in_the_cloud` reads past the provider, by the tags of everything there is.
+
+use std::time::Duration;
+
+use portico_provider::contract::{self, Variation, World};
+use portico_provider::{
+    ClusterUid, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, LoadBalancer, Owner, Protocol,
+    ProxyProtocol, Scheme, SessionAffinity,
+};
+
+use super::emulator::Emulator;
+use super::faulty::{Fault, Faults, Faulty};
+use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
+use crate::cloud::{Cloud, Sdk};
+use crate::{AwsProvider, Observed};
+
+pub(super) struct Aws {
+    pub(super) emulator: Emulator,
+    pub(super) faults: Faults,
+}
+
+impl World for Aws {
+    type Provider = AwsProvider<Faulty<Sdk>>;
+
+    fn provider(&self, cluster: &ClusterUid) -> Self::Provider {
+        let cloud = Faulty { cloud: self.emulator.sdk.clone(), faults: self.faults.clone() };
+        AwsProvider::new(cloud, self.emulator.config(cluster)).unwrap()
+    }
+
+    fn base(&self, owner: Owner) -> LoadBalancer {
+        mk_load_balancer(owner, &self.emulator.instances[..2])
+    }
+
+    fn variations(&self, base: &LoadBalancer) -> Vec<Variation> {
+        let mut all = Vec::new();
+        let mut vary = |field, change: &dyn Fn(&mut LoadBalancer)| {
+            let mut desired = base.clone();
+            change(&mut desired);
+            all.push(Variation { field, desired });
+        };
+        vary(Field::Listeners, &|it| {
+            it.listeners = [mk_listener(Protocol::Udp, 53), mk_listener(Protocol::Tcp, 443)].into();
+        });
+        vary(Field::Targets, &|it| it.targets = mk_nodes(&self.emulator.instances[1..]));
+        vary(Field::TargetKind, &|it| {
+            it.targets = mk_pods(&["10.0.0.7", "10.0.1.7"], &it.listeners);
+            it.health_check = Some(HealthCheck::tcp_traffic());
+        });
+        vary(Field::HealthCheck, &|it| it.health_check = Some(HealthCheck::tcp_traffic()));
+        vary(Field::SourceRanges, &|it| {
+            it.source_ranges = ["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()].into();
+        });
+        vary(Field::SessionAffinity, &|it| {
+            it.session_affinity = SessionAffinity::ClientIp { timeout: Duration::from_hours(3) };
+        });
+        vary(Field::ExternalTrafficPolicy, &|it| {
+            it.external_traffic_policy = ExternalTrafficPolicy::Local;
+            it.health_check = Some(HealthCheck::local_endpoints(mk_port(31_000)));
+        });
+        vary(Field::ProxyProtocol, &|it| it.proxy_protocol = ProxyProtocol::V2);
+        vary(Field::IpFamilies, &|it| it.ip_families = vec![IpFamily::IPv4, IpFamily::IPv6]);
+        vary(Field::Scheme, &|it| it.scheme = Scheme::Internal);
+        vary(Field::Options, &|it| {
+            it.options = mk_options(&[
+                (crate::capabilities::ATTRIBUTES, "load_balancing.cross_zone.enabled=true"),
+                (crate::capabilities::SUBNETS, "net-a,net-b,net-c"),
+            ]);
+        });
+        all
+    }
+
+    fn unsupported(&self, base: &LoadBalancer) -> Vec<Variation> {
+        let sctp = [mk_listener(Protocol::Sctp, 80)].into();
+        let nonsense = mk_options(&[(crate::capabilities::CHECK_INTERVAL, "1")]);
+        let refused = mk_options(&[(crate::capabilities::NOT_HONOURED[0].0, "x")]);
+        let many = (0..61).map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
+        let variation = |field, desired| Variation { field, desired };
+        vec![
+            variation(Field::Listeners, LoadBalancer { listeners: sctp, ..base.clone() }),
+            variation(Field::Options, LoadBalancer { options: nonsense, ..base.clone() }),
+            variation(Field::Options, LoadBalancer { options: refused, ..base.clone() }),
+            variation(Field::SourceRanges, LoadBalancer { source_ranges: many, ..base.clone() }),
+            variation(Field::IpFamilies, LoadBalancer { ip_families: vec![IpFamily::IPv6], ..base.clone() }),
+            variation(
+                Field::RequestedAddresses,
+                LoadBalancer { requested_addresses: ["192.0.2.1".parse().unwrap()].into(), ..base.clone() },
+            ),
+        ]
+    }
+
+    fn count(&self, observed: &Observed) -> usize {
+        observed.load_balancers()
+    }
+
+    async fn pause(&self, _duration: Duration) {
+        // The emulator's time passes with each look.
+        tokio::task::yield_now().await;
+    }
+
+    fn left_in_the_cloud(&self, owner: &Owner) -> Vec<String> {
+        let read = async { self.emulator.sdk.tagged(&crate::tags::identity(owner)).await };
+        let found = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(read));
+        found.unwrap().into_iter().map(|(id, _)| id.0).collect()
+    }
+
+    fn lose_reply_of_write(&self, n: u32) -> bool {
+        self.faults.arm((n > 0).then_some(Fault::LoseReply(n as usize)));
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_holds_and_other_peoples_things_stay_as_they_are() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let before = emulator.account("list");
+    let world = Aws { emulator, faults: Faults::default() };
+    contract::run(&world).await.unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
+}

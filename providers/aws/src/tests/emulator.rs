@@ -1,0 +1,97 @@
+//! moto with the NLB overlay, started by the test on a free port of loopback, and an account in it.
+//!
+//! Owns: the process, its account, and reading it past the provider, by boto3 or by the plain SDK.
+//! Leaves to others: what it answers (`emulators/aws`). Invariant: it ends with the test, whatever happens.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use aws_credential_types::Credentials;
+use serde_json::Value;
+
+use crate::Config;
+use crate::cloud::Sdk;
+
+/// A running emulator; drop ends it.
+pub(super) struct Emulator {
+    server: Child,
+    endpoint: String,
+    pub(super) vpc: String,
+    pub(super) instances: Vec<String>,
+    pub(super) sdk: Sdk,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn python() -> PathBuf {
+    root().join("target/tools/aws/bin/python")
+}
+
+fn script(name: &str) -> Command {
+    let mut command = Command::new(python());
+    command.arg("-B").arg(root().join("emulators/aws").join(name));
+    command
+}
+
+impl Emulator {
+    /// `None`, with the reason printed: there is no emulator on this machine.
+    #[expect(clippy::print_stderr, reason = "a skip prints its reason")]
+    pub(super) async fn start() -> Option<Self> {
+        if !python().exists() {
+            eprintln!(
+                "skipped: no emulator of AWS: run scripts/emulators.sh, which needs pip and its registry"
+            );
+            return None;
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let mut serve = script("nlb.py");
+        serve.args(["-H", "127.0.0.1", "-p", &port.to_string()]).env("NLB_PROVISION_POLLS", "1");
+        let server = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let credentials = Credentials::new("test", "test", None, None, "test");
+        let sdk = Sdk::connect("us-east-1".to_owned(), Some(endpoint.clone()), Some(credentials)).await;
+        let mut emulator = Self { server, endpoint, vpc: String::new(), instances: Vec::new(), sdk };
+        emulator.answers(port).await;
+        let account = emulator.account("make");
+        emulator.vpc = account["vpc"].as_str().unwrap().to_owned();
+        let instances = account["instances"].as_array().unwrap();
+        emulator.instances = instances.iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+        Some(emulator)
+    }
+
+    async fn answers(&mut self, port: u16) {
+        let deadline = Instant::now() + Duration::from_mins(2);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "the emulator does not answer on port {port}");
+            assert!(self.server.try_wait().unwrap().is_none(), "the emulator ended; try nlb.py by hand");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What boto3 makes or sees.
+    pub(super) fn account(&self, command: &str) -> Value {
+        let output = script("account.py").arg(&self.endpoint).arg(command).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub(super) fn config(&self, cluster: &portico_provider::ClusterUid) -> Config {
+        Config {
+            vpc: self.vpc.clone(),
+            backend_security_group: None,
+            cluster_name: None,
+            cluster: cluster.clone(),
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        drop(self.server.kill());
+        drop(self.server.wait());
+    }
+}

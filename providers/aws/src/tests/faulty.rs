@@ -1,0 +1,155 @@
+//! A cloud whose caller dies before or after any one call, or never gets the reply to one write.
+//!
+//! Owns: counting and failing. Leaves to others: the cloud behind it.
+//! Invariant: after its death no call of this process reaches the cloud.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use crate::cloud::resources::{
+    AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
+    NewLoadBalancer, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+};
+use crate::cloud::{Answer, Cloud, CloudError, Trouble};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read,
+    Write,
+}
+
+/// When the process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Before call `k` (from 1) reaches the cloud.
+    Before(usize),
+    /// After it took effect, before its reply.
+    After(usize),
+    /// It lives, and the reply to write `k` is lost.
+    LoseReply(usize),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fault: Option<Fault>,
+    calls: usize,
+    writes: usize,
+    dead: bool,
+    /// Every call, for counting.
+    log: Vec<(&'static str, Kind)>,
+}
+
+/// The fault, shared by all clones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults(Arc<Mutex<State>>);
+
+impl Faults {
+    pub(super) fn arm(&self, fault: Option<Fault>) {
+        *self.0.lock().unwrap() = State { fault, ..State::default() };
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.0.lock().unwrap().dead
+    }
+
+    pub(super) fn log(&self) -> Vec<(&'static str, Kind)> {
+        self.0.lock().unwrap().log.clone()
+    }
+
+    /// Whether the call may be sent, and whether its reply arrives.
+    fn enter(&self, name: &'static str, kind: Kind) -> (bool, bool) {
+        let mut state = self.0.lock().unwrap();
+        if state.dead {
+            return (false, false);
+        }
+        state.calls += 1;
+        state.writes += usize::from(kind == Kind::Write);
+        state.log.push((name, kind));
+        match state.fault {
+            Some(Fault::Before(k)) if k == state.calls => {
+                state.dead = true;
+                (false, false)
+            }
+            Some(Fault::After(k)) if k == state.calls => {
+                state.dead = true;
+                (true, false)
+            }
+            Some(Fault::LoseReply(k)) if kind == Kind::Write && k == state.writes => (true, false),
+            _ => (true, true),
+        }
+    }
+}
+
+/// The cloud, with faults.
+pub(super) struct Faulty<C> {
+    pub(super) cloud: C,
+    pub(super) faults: Faults,
+}
+
+impl<C> Faulty<C> {
+    async fn pass<T>(
+        &self,
+        operation: &'static str,
+        kind: Kind,
+        call: impl Future<Output = Answer<T>> + Send,
+    ) -> Answer<T> {
+        let (sent, heard) = self.faults.enter(operation, kind);
+        let gone = || CloudError {
+            operation,
+            trouble: Trouble::Unavailable,
+            code: "Fault".to_owned(),
+            message: "this process died, or the reply was lost".to_owned(),
+        };
+        if !sent {
+            return Err(gone());
+        }
+        let answer = call.await;
+        if heard { answer } else { Err(gone()) }
+    }
+}
+
+macro_rules! through {
+    ($($kind:ident $name:ident($($argument:ident: $type:ty),*) -> $out:ty;)+) => {
+        impl<C: Cloud> Cloud for Faulty<C> {
+            $(async fn $name(&self, $($argument: $type),*) -> Answer<$out> {
+                self.pass(stringify!($name), Kind::$kind, self.cloud.$name($($argument),*)).await
+            })+
+        }
+    };
+}
+
+through! {
+    Read tagged(tags: &Tags) -> Vec<(Id, Tags)>;
+    Read load_balancers(ids: &[Id]) -> Vec<LoadBalancer>;
+    Read load_balancer_named(name: &str) -> Option<LoadBalancer>;
+    Read load_balancer_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
+    Write create_load_balancer(new: &NewLoadBalancer) -> Id;
+    Write modify_load_balancer_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
+    Write set_subnets(id: &Id, subnets: &[SubnetMapping]) -> ();
+    Write set_security_groups(id: &Id, groups: &[Id]) -> ();
+    Write set_address_type(id: &Id, kind: AddressType) -> ();
+    Write delete_load_balancer(id: &Id) -> ();
+    Read listeners(load_balancer: &Id) -> Vec<Listener>;
+    Write create_listener(load_balancer: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> ();
+    Write modify_listener(id: &Id, spec: &ListenerSpec, group: &Id) -> ();
+    Write delete_listener(id: &Id) -> ();
+    Read target_groups(ids: &[Id]) -> Vec<TargetGroup>;
+    Read target_group_named(name: &str) -> Option<TargetGroup>;
+    Read target_group_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
+    Write create_target_group(new: &NewGroup) -> Id;
+    Write modify_health_check(id: &Id, health: &GroupHealth) -> ();
+    Write modify_target_group_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
+    Write delete_target_group(id: &Id) -> ();
+    Read target_health(group: &Id) -> BTreeMap<Target, Health>;
+    Write register(group: &Id, targets: &[Target]) -> ();
+    Write deregister(group: &Id, targets: &[Target]) -> ();
+    Read tags(ids: &[Id]) -> BTreeMap<Id, Tags>;
+    Write add_tags(id: &Id, tags: &Tags) -> ();
+    Read security_groups(tags: &Tags) -> Vec<Firewall>;
+    Read security_group_named(vpc: &str, name: &str) -> Option<Firewall>;
+    Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
+    Write authorize(group: &Id, rules: &[Rule]) -> ();
+    Write revoke(group: &Id, rules: &[Rule]) -> ();
+    Write delete_security_group(id: &Id) -> ();
+    Read subnets(vpc: &str) -> Vec<Subnet>;
+}

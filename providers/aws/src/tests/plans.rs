@@ -1,0 +1,225 @@
+//! Plans, without a cloud: what is said, in which order, and what is not done.
+//!
+//! Owns: a view that is as a Service asks (`mk_view`), and departures from it. Leaves to others: whether AWS agrees.
+//! Invariant: a view as asked has nothing to plan, so that each departure is the only cause of its plan.
+
+use std::collections::BTreeMap;
+
+use portico_provider::{
+    Desired, Field, IngressAddress, LoadBalancer, Obstacle, Owner, Plan, Protocol, Replacement, Scheme,
+    ServiceName,
+};
+
+use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
+use crate::capabilities as key;
+use crate::cloud::resources::{
+    Firewall, Health, Id, LifeState, Listener, LoadBalancer as Facts, SubnetMapping, Target, TargetGroup,
+    Transport,
+};
+use crate::names;
+use crate::observed::{Balancer, Group, Observed, Snapshot, View};
+use crate::plan::{Site, plan};
+use crate::step::Step;
+use crate::tags;
+use crate::translate::{DELETION_PROTECTION, translate};
+use crate::wanted::Frontend;
+
+fn mk_site() -> Site {
+    Site { vpc: "vpc-1".to_owned(), backend_group: None }
+}
+
+fn mk_base() -> LoadBalancer {
+    let owner = Owner {
+        cluster: "cluster".parse().unwrap(),
+        service: "uid".parse().unwrap(),
+        name: ServiceName::new("shop", "web").unwrap(),
+    };
+    mk_load_balancer(owner, &["i-1".to_owned(), "i-2".to_owned()])
+}
+
+fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
+    plan(&mk_site(), Desired::Present(desired), Some(&Observed::Full(view.clone())))
+}
+
+/// Everything as `desired` asks, active, healthy and sealed.
+fn mk_view(desired: &LoadBalancer) -> View {
+    let wanted = translate(desired).unwrap();
+    let owner = &desired.owner;
+    let name = names::load_balancer(owner, wanted.name.as_deref(), 0);
+    let mut view = View::default();
+    let mut security_groups = std::collections::BTreeSet::new();
+    if let Frontend::Own(rules) = &wanted.frontend {
+        let name = names::security_group(owner);
+        let firewall = Firewall {
+            id: Id("sg-1".to_owned()),
+            name: name.clone(),
+            rules: rules.clone(),
+            tags: tags::of(owner),
+        };
+        security_groups.insert(firewall.id.clone());
+        view.firewalls.insert(name, firewall);
+    }
+    let mut listeners = BTreeMap::new();
+    for (port, wanted) in &wanted.listeners {
+        let group_name = names::target_group(owner, &name, *port, wanted.shape);
+        let id = Id(format!("arn:aws:x:targetgroup/{group_name}"));
+        let listener = Listener {
+            id: Id(format!("listener-{port}")),
+            spec: wanted.spec.clone(),
+            group: Some(id.clone()),
+        };
+        listeners.insert(*port, listener);
+        let facts = TargetGroup { id, name: group_name.clone(), health: wanted.health.clone() };
+        let targets = wanted.targets.iter().map(|target| (target.clone(), Health::Healthy)).collect();
+        view.groups.insert(group_name, Group { facts, attributes: wanted.attributes.clone(), targets });
+    }
+    let hostname = format!("{name}.example");
+    let facts = Facts {
+        id: Id(format!("arn:aws:x:loadbalancer/net/{name}")),
+        name: name.clone(),
+        hostname: hostname.clone(),
+        scheme: wanted.scheme,
+        address_type: wanted.address_type,
+        subnets: [SubnetMapping { subnet: "subnet-a".to_owned(), allocation: None, private_address: None }]
+            .into(),
+        security_groups,
+        state: LifeState::Active,
+    };
+    let sealed = Some((desired.spec_hash().to_string(), hostname));
+    let balancer = Balancer { facts, attributes: wanted.attributes.clone(), listeners, sealed };
+    view.load_balancers.insert(name, balancer);
+    view
+}
+
+fn lines(plan: &Plan<Step>) -> Vec<String> {
+    plan.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_creation_reads_like_this() {
+    let plan = plan(&mk_site(), Desired::Present(&mk_base()), None);
+    assert_eq!(plan.to_string(), include_str!("golden/create.txt").trim_end());
+}
+
+#[test]
+fn a_view_as_asked_has_nothing_to_plan() {
+    let mut tls = mk_base();
+    tls.options = mk_options(&[
+        (key::CERTIFICATE, "arn:aws:acm:x"),
+        (key::ALPN, "HTTP2Preferred"),
+        (key::ATTRIBUTES, "load_balancing.cross_zone.enabled=true"),
+        (key::GROUP_ATTRIBUTES, "deregistration_delay.timeout_seconds=30"),
+    ]);
+    let mut dns = mk_base();
+    dns.listeners = [mk_listener(Protocol::Tcp, 53), mk_listener(Protocol::Udp, 53)].into();
+    let mut pods = mk_base();
+    pods.targets = mk_pods(&["10.0.0.7"], &pods.listeners);
+    for desired in [mk_base(), tls, dns, pods] {
+        let plan = planned(&desired, &mk_view(&desired));
+        assert!(plan.is_settled(), "{plan}");
+    }
+}
+
+#[test]
+fn tcp_and_udp_on_one_port_are_one_listener_and_tls_ends_where_it_is_asked_to() {
+    let mut dns = mk_base();
+    dns.listeners = [mk_listener(Protocol::Tcp, 53), mk_listener(Protocol::Udp, 53)].into();
+    assert_eq!(translate(&dns).unwrap().listeners[&53].spec.protocol, Transport::TcpUdp);
+    let mut other = mk_listener(Protocol::Udp, 53);
+    other.node_port = Some(mk_port(31_111));
+    dns.listeners = [mk_listener(Protocol::Tcp, 53), other].into();
+    let wrong = translate(&dns).unwrap_err();
+    assert!(wrong[0].1.contains("give both the same nodePort"), "{wrong:?}");
+
+    let mut web = mk_base();
+    web.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Tcp, 443)].into();
+    web.options = mk_options(&[(key::CERTIFICATE, "arn:aws:acm:x"), (key::TLS_PORTS, "443")]);
+    let listeners = translate(&web).unwrap().listeners;
+    assert_eq!(listeners[&80].spec.protocol, Transport::Tcp);
+    assert_eq!(listeners[&443].spec.protocol, Transport::Tls);
+    assert_eq!(listeners[&443].shape.protocol, Transport::Tcp, "in the clear to the targets");
+}
+
+#[test]
+fn old_targets_go_only_after_new_ones_were_asked_for_their_health() {
+    let desired = LoadBalancer { targets: mk_nodes(&["i-2".to_owned(), "i-3".to_owned()]), ..mk_base() };
+    let mut view = mk_view(&mk_base());
+    let plan = planned(&desired, &view);
+    let told = lines(&plan);
+    assert!(
+        told[0].starts_with("1. register 1 target in") && told[1].starts_with("wait for 1 new targets"),
+        "{plan}"
+    );
+    assert_eq!(told.len(), 2, "nothing is deregistered or sealed yet: {plan}");
+
+    let group = view.groups.values_mut().next().unwrap();
+    let new = Target { id: "i-3".to_owned(), port: 30_080 };
+    group.targets.insert(new.clone(), Health::Initial);
+    assert!(!planned(&desired, &view).narrows(), "still being asked");
+    view.groups.values_mut().next().unwrap().targets.insert(new, Health::Unhealthy);
+    let plan = planned(&desired, &view);
+    assert!(lines(&plan)[0].starts_with("1. deregister 1 target from"), "{plan}");
+}
+
+#[test]
+fn clients_are_let_in_before_others_are_shut_out() {
+    let before = LoadBalancer { source_ranges: ["192.0.2.0/24".parse().unwrap()].into(), ..mk_base() };
+    let after = LoadBalancer { source_ranges: ["198.51.100.0/24".parse().unwrap()].into(), ..mk_base() };
+    let plan = planned(&after, &mk_view(&before));
+    let told = lines(&plan);
+    assert!(told[0].contains("allow tcp/80 from 198.51.100.0/24"), "{plan}");
+    assert!(told[1].contains("no longer allow tcp/80 from 192.0.2.0/24"), "{plan}");
+    assert!(plan.widens_first());
+}
+
+#[test]
+fn a_replacement_is_new_first_and_needs_consent() {
+    let desired = LoadBalancer { scheme: Scheme::Internal, ..mk_base() };
+    let view = mk_view(&mk_base());
+    let plan = planned(&desired, &view);
+    assert!(plan.steps().is_empty(), "{plan}");
+    assert_eq!(
+        (plan.blocked()[0].field, plan.blocked()[0].obstacle),
+        (Field::Scheme, Obstacle::ReplacementRequired)
+    );
+
+    let old = view.load_balancers.values().next().unwrap().facts.hostname.clone();
+    let consenting = LoadBalancer {
+        replacement: Replacement::Allowed,
+        published: [IngressAddress::Hostname(old)].into(),
+        ..desired
+    };
+    let plan = planned(&consenting, &view);
+    assert_eq!(plan.to_string(), include_str!("golden/replace.txt").trim_end());
+    assert!(!plan.narrows(), "the old one serves until the status shows the new one");
+}
+
+#[test]
+fn deletion_protection_is_never_switched_off() {
+    let desired = mk_base();
+    let mut view = mk_view(&desired);
+    for balancer in view.load_balancers.values_mut() {
+        balancer.attributes.insert(DELETION_PROTECTION.to_owned(), "true".to_owned());
+    }
+    let off = format!("{DELETION_PROTECTION}=false");
+    let asked = LoadBalancer { options: mk_options(&[(key::ATTRIBUTES, &off)]), ..desired.clone() };
+    let told = planned(&asked, &view).to_string();
+    assert!(!told.contains(DELETION_PROTECTION), "{told}");
+    let plan = plan(&mk_site(), Desired::Absent(&desired.owner), Some(&Observed::Full(view)));
+    assert!(
+        plan.steps().is_empty() && plan.waiting().is_some_and(|it| it.what.contains("by hand")),
+        "{plan}"
+    );
+}
+
+#[test]
+fn an_unchanged_service_needs_no_more_than_its_tags() {
+    let desired = mk_base();
+    let sealed = Some((desired.spec_hash().to_string(), "lb.example".to_owned()));
+    let snapshot = Observed::Snapshot(Snapshot { load_balancers: 1, others: 2, sealed });
+    let settled = plan(&mk_site(), Desired::Present(&desired), Some(&snapshot));
+    assert!(settled.is_settled(), "{settled}");
+    let changed = LoadBalancer { scheme: Scheme::Internal, ..desired };
+    let look = plan(&mk_site(), Desired::Present(&changed), Some(&snapshot));
+    assert!(look.narrows() && look.to_string().contains("the Service changed"), "{look}");
+}

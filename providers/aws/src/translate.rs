@@ -1,0 +1,234 @@
+//! From the desired load balancer to AWS's things, field by field.
+//!
+//! Owns: the translation and everything that cannot be translated. Leaves to others: what exists (`plan`); listeners
+//! and their groups (`translate/listener`). Invariant: pure; destructures the model in full.
+
+mod listener;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use portico_provider::{Field, IpFamily, LoadBalancer, Port, Protocol, Scheme, TargetKind, Targets};
+
+use crate::capabilities as key;
+use crate::cloud::resources::{AddressType, Rule, RuleProtocol, SubnetMapping};
+use crate::options::{self, Choices};
+use crate::tags;
+use crate::wanted::{Addressing, Frontend, Placement, Wanted};
+
+/// Inbound rules of one security group; the default quota for each family.
+pub(crate) const RULES_A_GROUP: usize = 60;
+
+/// AWS's defaults, which an attribute returns to when it is no longer asked for.
+const LOAD_BALANCER_DEFAULTS: [(&str, &str); 4] = [
+    ("access_logs.s3.enabled", "false"),
+    ("dns_record.client_routing_policy", "any_availability_zone"),
+    ("load_balancing.cross_zone.enabled", "false"),
+    ("zonal_shift.config.enabled", "false"),
+];
+/// Only ever switched on here.
+pub(crate) const DELETION_PROTECTION: &str = "deletion_protection.enabled";
+
+pub(crate) use listener::defaults as group_defaults;
+
+/// What cannot be done: field and message.
+pub(crate) type Obstacles = Vec<(Field, String)>;
+
+/// The wanted things, or everything that stands against them.
+pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
+    let LoadBalancer {
+        owner,
+        listeners,
+        targets,
+        health_check: _, // with the listeners
+        source_ranges,
+        session_affinity: _,        // with the listeners
+        external_traffic_policy: _, // its health check says it all
+        proxy_protocol: _,          // with the listeners
+        ip_families,
+        requested_addresses,
+        scheme,
+        replacement: _,
+        options,
+        published: _,
+    } = desired;
+    let ports: Vec<Port> = listeners.iter().map(|listener| listener.port).collect();
+    let choices = options::read(options, &ports)
+        .map_err(|wrong| wrong.into_iter().map(|message| (Field::Options, message)).collect::<Obstacles>())?;
+    let mut obstacles = Obstacles::new();
+    if !requested_addresses.is_empty() {
+        let message =
+            format!("AWS takes elastic addresses by their allocation: use annotation {}", key::EIPS);
+        obstacles.push((Field::RequestedAddresses, message));
+    }
+    obstacles.extend(wrong_kind(&choices, targets));
+    let scheme = choices.scheme.unwrap_or(*scheme);
+    let wanted = Wanted {
+        name: choices.name.clone(),
+        scheme,
+        address_type: address_type(&choices, ip_families, &mut obstacles),
+        placement: placement(&choices, scheme, &mut obstacles),
+        frontend: frontend(&choices, source_ranges, desired, &mut obstacles),
+        attributes: attributes(&choices),
+        listeners: listener::listeners(desired, &choices, &mut obstacles),
+        tags: own_tags(&choices, tags::of(owner), &mut obstacles),
+    };
+    if obstacles.is_empty() { Ok(wanted) } else { Err(obstacles) }
+}
+
+/// The kind of targets is chosen before a provider is asked; an annotation that says otherwise is told so.
+fn wrong_kind(choices: &Choices, targets: &Targets) -> Option<(Field, String)> {
+    let (kind, word) = match targets {
+        Targets::Nodes(_) => (TargetKind::Node, "pod"),
+        Targets::Pods(_) => (TargetKind::Pod, "node"),
+    };
+    choices.target_kind.filter(|asked| *asked != kind).map(|_asked| {
+        let message = format!(
+            "annotation {} asks for other targets than there are: set portico.dev/target-kind to {word} as well",
+            key::TARGET_TYPE
+        );
+        (Field::TargetKind, message)
+    })
+}
+
+fn address_type(choices: &Choices, families: &[IpFamily], obstacles: &mut Obstacles) -> AddressType {
+    let asked = match families {
+        [IpFamily::IPv4] => AddressType::Ipv4,
+        families if families.contains(&IpFamily::IPv4) => AddressType::Dualstack,
+        _ => {
+            let message =
+                "an NLB always has IPv4: add IPv4 to spec.ipFamilies (ipFamilyPolicy: RequireDualStack)";
+            obstacles.push((Field::IpFamilies, message.to_owned()));
+            AddressType::Dualstack
+        }
+    };
+    choices.address_type.unwrap_or(asked)
+}
+
+fn placement(choices: &Choices, scheme: Scheme, obstacles: &mut Obstacles) -> Placement {
+    let Choices { subnets, eips, private_addresses, .. } = choices;
+    let refuse = |message: String| (Field::Options, message);
+    if !eips.is_empty() && (scheme == Scheme::Internal || !private_addresses.is_empty()) {
+        let message =
+            "elastic addresses are for internet-facing load balancers, and without private addresses";
+        obstacles.push(refuse(format!("annotation {}: {message}", key::EIPS)));
+    }
+    if !private_addresses.is_empty() && scheme == Scheme::External {
+        let message = "private addresses are for internal load balancers: set the scheme, or remove it";
+        obstacles.push(refuse(format!("annotation {}: {message}", key::PRIVATE_ADDRESSES)));
+    }
+    let chosen: Vec<Addressing> = if eips.is_empty() {
+        private_addresses.iter().copied().map(Addressing::Private).collect()
+    } else {
+        eips.iter().cloned().map(Addressing::Allocation).collect()
+    };
+    match (subnets.is_empty(), chosen.is_empty()) {
+        (true, true) => Placement::Discovered,
+        (true, false) => Placement::Addressed(chosen),
+        (false, none_chosen) => {
+            if !none_chosen && chosen.len() != subnets.len() {
+                let message =
+                    format!("{} addresses for {} subnets: name one for each", chosen.len(), subnets.len());
+                obstacles.push(refuse(format!("annotation {}: {message}", key::SUBNETS)));
+            }
+            let mut chosen = chosen.into_iter();
+            Placement::Named(subnets.iter().map(|subnet| mapping(subnet, chosen.next())).collect())
+        }
+    }
+}
+
+/// A subnet with its address.
+pub(crate) fn mapping(subnet: &str, address: Option<Addressing>) -> SubnetMapping {
+    let (allocation, private_address) = match address {
+        Some(Addressing::Allocation(id)) => (Some(id), None),
+        Some(Addressing::Private(address)) => (None, Some(address)),
+        None => (None, None),
+    };
+    SubnetMapping { subnet: subnet.to_owned(), allocation, private_address }
+}
+
+fn frontend(
+    choices: &Choices,
+    ranges: &BTreeSet<IpNet>,
+    desired: &LoadBalancer,
+    obstacles: &mut Obstacles,
+) -> Frontend {
+    if !choices.security_groups.is_empty() {
+        if !ranges.is_empty() {
+            let message = format!(
+                "cannot be enforced in security groups of your own: remove annotation {}",
+                key::SECURITY_GROUPS
+            );
+            obstacles.push((Field::SourceRanges, message));
+        }
+        if choices.security_groups.len() > 4 {
+            let message = format!("annotation {}: at most 4 security groups", key::SECURITY_GROUPS);
+            obstacles.push((Field::Options, message));
+        }
+        return Frontend::Given(choices.security_groups.clone());
+    }
+    let sources = sources(ranges, choices.address_type, &desired.ip_families);
+    let mut rules = BTreeSet::new();
+    for listener in &desired.listeners {
+        let protocol = match listener.protocol {
+            Protocol::Tcp => RuleProtocol::Tcp,
+            Protocol::Udp => RuleProtocol::Udp,
+            Protocol::Sctp => continue, // refused with the listeners
+        };
+        let port = listener.port.get();
+        rules.extend(sources.iter().map(|source| Rule { protocol, port, source: *source }));
+    }
+    for v6 in [false, true] {
+        let needed = rules.iter().filter(|rule| matches!(rule.source, IpNet::V6(_)) == v6).count();
+        if needed > RULES_A_GROUP {
+            let message = format!(
+                "needs {needed} rules (ports times ranges), quota {RULES_A_GROUP}: use fewer and wider ranges, or \
+                 security groups of your own by annotation {}",
+                key::SECURITY_GROUPS
+            );
+            obstacles.push((Field::SourceRanges, message));
+        }
+    }
+    Frontend::Own(rules)
+}
+
+/// The ranges, merged; everybody where there are none.
+fn sources(ranges: &BTreeSet<IpNet>, asked: Option<AddressType>, families: &[IpFamily]) -> Vec<IpNet> {
+    if !ranges.is_empty() {
+        return IpNet::aggregate(&ranges.iter().copied().collect());
+    }
+    let mut all = vec![IpNet::V4(Ipv4Net::default())];
+    let dual = asked.map_or(families.contains(&IpFamily::IPv6), |kind| kind == AddressType::Dualstack);
+    if dual {
+        all.push(IpNet::V6(Ipv6Net::default()));
+    }
+    all
+}
+
+pub(crate) fn balancer_defaults() -> BTreeMap<String, String> {
+    LOAD_BALANCER_DEFAULTS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn attributes(choices: &Choices) -> BTreeMap<String, String> {
+    let mut attributes = balancer_defaults();
+    attributes.extend(choices.attributes.clone());
+    // Saying "false" does not switch it off: only a person does.
+    if attributes.get(DELETION_PROTECTION).is_some_and(|value| value != "true") {
+        attributes.remove(DELETION_PROTECTION);
+    }
+    attributes
+}
+
+fn own_tags(
+    choices: &Choices,
+    owner: BTreeMap<String, String>,
+    obstacles: &mut Obstacles,
+) -> BTreeMap<String, String> {
+    let mut tags = choices.tags.clone();
+    if let Some(key) = tags.keys().find(|key| key.starts_with("portico.dev/") || key.starts_with("aws:")) {
+        let message = format!("annotation {}: tag {key} is not yours to set: remove it", key::TAGS);
+        obstacles.push((Field::Options, message));
+    }
+    tags.extend(owner);
+    tags
+}

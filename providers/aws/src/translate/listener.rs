@@ -1,0 +1,248 @@
+//! Listeners and the target groups behind them.
+//!
+//! Owns: TCP and UDP on one port, TLS, health checks, target-group attributes, targets. Leaves to others: the load
+//! balancer itself. Invariant: one listener for each port, one target group for each listener.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use portico_provider::{
+    Field, HealthCheck, IpFamily, Listener, LoadBalancer, NodeTarget, Probe, ProbePort, Protocol,
+    ProxyProtocol, SessionAffinity, Targets,
+};
+
+use super::Obstacles;
+use crate::capabilities as key;
+use crate::cloud::resources::{
+    Alpn, GroupHealth, GroupShape, HealthProtocol, ListenerSpec, Target, TargetType, TlsSpec, Transport,
+};
+use crate::options::{Choices, TlsPorts};
+use crate::wanted::WantedListener;
+
+const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
+/// An AWS instance in a Node's `spec.providerID`: `aws:///eu-west-1a/i-0123`.
+const PROVIDER_ID: &str = "aws://";
+
+pub(super) fn listeners(
+    desired: &LoadBalancer,
+    choices: &Choices,
+    obstacles: &mut Obstacles,
+) -> BTreeMap<u16, WantedListener> {
+    let mut by_port: BTreeMap<u16, Vec<&Listener>> = BTreeMap::new();
+    for listener in &desired.listeners {
+        if listener.protocol == Protocol::Sctp {
+            let message = format!("{} cannot be served: an NLB takes TCP and UDP", listener.key());
+            obstacles.push((Field::Listeners, message));
+            continue;
+        }
+        by_port.entry(listener.port.get()).or_default().push(listener);
+    }
+    if desired.listeners.is_empty() {
+        obstacles.push((Field::Listeners, "there must be at least one port".to_owned()));
+    }
+    let each = by_port.into_iter().map(|(port, listeners)| {
+        (port, Translation { desired, choices, port, listeners }.listener(obstacles))
+    });
+    each.collect()
+}
+
+/// One port: one listener of the Service, or a TCP and a UDP one.
+struct Translation<'a> {
+    desired: &'a LoadBalancer,
+    choices: &'a Choices,
+    port: u16,
+    listeners: Vec<&'a Listener>,
+}
+
+impl Translation<'_> {
+    fn listener(&self, obstacles: &mut Obstacles) -> WantedListener {
+        let tls = self.tls();
+        let protocol = match (self.listeners.as_slice(), &tls) {
+            ([_, _, ..], _) => Transport::TcpUdp,
+            ([one], _) if one.protocol == Protocol::Udp => Transport::Udp,
+            (_, Some(_)) => Transport::Tls,
+            _ => Transport::Tcp,
+        };
+        if protocol == Transport::TcpUdp && tls.is_some() {
+            let message = format!(
+                "port {} is both TCP and UDP, and cannot end TLS: name others in {}",
+                self.port,
+                key::TLS_PORTS
+            );
+            obstacles.push((Field::Options, message));
+        }
+        let shape = GroupShape {
+            protocol: match protocol {
+                Transport::Tls if self.choices.tls_to_targets => Transport::Tls,
+                Transport::Tls => Transport::Tcp,
+                plain => plain,
+            },
+            targets: match self.desired.targets {
+                Targets::Nodes(_) => TargetType::Instance,
+                Targets::Pods(_) => TargetType::Ip,
+            },
+            family: self.family(),
+        };
+        WantedListener {
+            spec: ListenerSpec { port: self.port, protocol, tls: tls.filter(|_| protocol == Transport::Tls) },
+            shape,
+            health: self.health(obstacles),
+            attributes: self.attributes(shape, obstacles),
+            targets: self.targets(obstacles),
+        }
+    }
+
+    /// Instances are reached by IPv4, pods by the Service's first family.
+    fn family(&self) -> IpFamily {
+        match self.desired.targets {
+            Targets::Nodes(_) => IpFamily::IPv4,
+            Targets::Pods(_) => self.desired.ip_families.first().copied().unwrap_or(IpFamily::IPv4),
+        }
+    }
+
+    fn tls(&self) -> Option<TlsSpec> {
+        let Choices { certificate, tls_ports, tls_policy, alpn, .. } = self.choices;
+        let tcp = self.listeners.iter().find(|listener| listener.protocol == Protocol::Tcp)?;
+        let asked = match tls_ports {
+            TlsPorts::All => self.listeners.len() == 1,
+            TlsPorts::Named(ports) => ports.contains(&tcp.name) || ports.contains(&self.port.to_string()),
+        };
+        let certificate = certificate.clone().filter(|_| asked)?;
+        let policy = tls_policy.clone().unwrap_or_else(|| TLS_POLICY.to_owned());
+        Some(TlsSpec { certificate, policy, alpn: alpn.unwrap_or(Alpn::None) })
+    }
+
+    fn health(&self, obstacles: &mut Obstacles) -> GroupHealth {
+        let choice = &self.choices.check;
+        let check = self.desired.health_check.clone();
+        if check.is_none() && choice.port.is_none() {
+            let message = format!(
+                "an NLB cannot do without a health check, and nothing answers on TCP: name a port that does in {}",
+                key::CHECK_PORT
+            );
+            obstacles.push((Field::HealthCheck, message));
+        }
+        let check = check.unwrap_or_else(HealthCheck::tcp_traffic);
+        if !check.is_sane() {
+            let message = format!("{check}: nothing may be zero, and a path begins with /");
+            obstacles.push((Field::HealthCheck, message));
+        }
+        let HealthCheck { probe, interval, timeout, healthy_threshold, unhealthy_threshold } = check;
+        let (protocol, port, path) = match probe {
+            Probe::Tcp { port } => (HealthProtocol::Tcp, port, None),
+            Probe::Http { port, path } => (HealthProtocol::Http, port, Some(path)),
+        };
+        let port = match port {
+            ProbePort::Traffic => None,
+            ProbePort::Fixed(port) => Some(port.get()),
+        };
+        let protocol = choice.protocol.unwrap_or(protocol);
+        let http = protocol != HealthProtocol::Tcp;
+        let bounded = |value: u32| i32::try_from(value.clamp(2, 10)).unwrap_or(10);
+        GroupHealth {
+            protocol,
+            port: choice.port.unwrap_or(port),
+            path: http.then(|| choice.path.clone().or(path).unwrap_or_else(|| "/".to_owned())),
+            codes: http.then(|| choice.codes.clone().unwrap_or_else(|| "200-399".to_owned())),
+            interval: choice.interval.unwrap_or_else(|| seconds(interval, 5, 300)),
+            timeout: choice.timeout.unwrap_or_else(|| seconds(timeout, 2, 120)),
+            healthy: choice.healthy.unwrap_or_else(|| bounded(healthy_threshold)),
+            unhealthy: choice.unhealthy.unwrap_or_else(|| bounded(unhealthy_threshold)),
+        }
+    }
+
+    fn attributes(&self, shape: GroupShape, obstacles: &mut Obstacles) -> BTreeMap<String, String> {
+        let Choices { proxy_everywhere, proxy_ports, group_attributes, group_attributes_of, .. } =
+            self.choices;
+        let mut attributes = defaults(shape);
+        let mut set = |key: &str, value: &str| attributes.insert(key.to_owned(), value.to_owned());
+        if let SessionAffinity::ClientIp { timeout: _aws_has_its_own } = self.desired.session_affinity {
+            set("stickiness.enabled", "true");
+        }
+        let proxied = self.desired.proxy_protocol == ProxyProtocol::V2
+            || *proxy_everywhere
+            || proxy_ports.contains(&self.port);
+        if proxied {
+            set("proxy_protocol_v2.enabled", "true");
+        }
+        if proxied && matches!(shape.protocol, Transport::Udp | Transport::TcpUdp) {
+            let message =
+                format!("port {} is UDP and cannot have PROXY headers, which are for TCP", self.port);
+            obstacles.push((Field::ProxyProtocol, message));
+        }
+        attributes.extend(group_attributes.clone());
+        attributes.extend(group_attributes_of.get(&self.port).cloned().unwrap_or_default());
+        attributes
+    }
+
+    fn targets(&self, obstacles: &mut Obstacles) -> BTreeSet<Target> {
+        let sets: Vec<BTreeSet<Target>> = match &self.desired.targets {
+            Targets::Nodes(nodes) => self.listeners.iter().map(|it| on_nodes(it, nodes, obstacles)).collect(),
+            Targets::Pods(pods) => {
+                let family = self.family();
+                let of = |listener: &&Listener| {
+                    let own = pods.iter().filter(|pod| IpFamily::of(pod.address) == family);
+                    let ports = own.filter_map(|pod| Some((pod.address, pod.ports.get(&listener.key())?)));
+                    ports.map(|(address, port)| Target::at(address, port.get())).collect()
+                };
+                self.listeners.iter().map(of).collect()
+            }
+        };
+        if let [tcp, udp, ..] = sets.as_slice()
+            && tcp != udp
+        {
+            let message = format!(
+                "TCP and UDP on port {} share one target group: give both the same {}",
+                self.port,
+                match self.desired.targets {
+                    Targets::Nodes(_) => "nodePort",
+                    Targets::Pods(_) => "targetPort",
+                }
+            );
+            obstacles.push((Field::Listeners, message));
+        }
+        sets.into_iter().next().unwrap_or_default()
+    }
+}
+
+/// A node without an AWS instance (another cloud's, or a test's) is no target.
+fn on_nodes(
+    listener: &Listener,
+    nodes: &BTreeSet<NodeTarget>,
+    obstacles: &mut Obstacles,
+) -> BTreeSet<Target> {
+    let Some(port) = listener.node_port else {
+        let key = listener.key();
+        let message = format!(
+            "{key} has no node port to send to: set allocateLoadBalancerNodePorts to true, or portico.dev/target-kind \
+             to pod"
+        );
+        obstacles.push((Field::Listeners, message));
+        return BTreeSet::new();
+    };
+    let instances = nodes.iter().filter_map(|node| {
+        let id = node.provider_id.as_deref()?.strip_prefix(PROVIDER_ID)?;
+        id.rsplit('/').next().filter(|id| id.starts_with("i-"))
+    });
+    instances.map(|id| Target { id: id.to_owned(), port: port.get() }).collect()
+}
+
+fn seconds(duration: Duration, least: u64, most: u64) -> i32 {
+    i32::try_from(duration.as_secs().clamp(least, most)).unwrap_or(i32::MAX)
+}
+
+/// AWS's defaults, which an attribute returns to when it is no longer asked for.
+pub(crate) fn defaults(shape: GroupShape) -> BTreeMap<String, String> {
+    let GroupShape { protocol, targets, family: _ } = shape;
+    let udp = matches!(protocol, Transport::Udp | Transport::TcpUdp);
+    let keeps_client = targets == TargetType::Instance || udp;
+    let defaults = [
+        ("deregistration_delay.timeout_seconds", "300"),
+        ("deregistration_delay.connection_termination.enabled", "false"),
+        ("stickiness.enabled", "false"),
+        ("proxy_protocol_v2.enabled", "false"),
+        ("preserve_client_ip.enabled", if keeps_client { "true" } else { "false" }),
+        ("load_balancing.cross_zone.enabled", "use_load_balancer_configuration"),
+    ];
+    defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}

@@ -1,0 +1,66 @@
+//! What a Service wants, in AWS's things.
+//!
+//! Owns: the shapes between `translate` and `plan`. Leaves to others: filling and comparing them.
+//! Invariant: everything in it is decided; nothing is left to a default that AWS might change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cloud::resources::{
+    AddressType, GroupHealth, GroupShape, Id, ListenerSpec, Rule, SubnetMapping, Tags, Target,
+};
+use portico_provider::Scheme;
+
+/// Where a load balancer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// In the subnets that are tagged for its scheme, one for each zone.
+    Discovered,
+    /// In these, by ID or by tag `Name`, each with the address to have there, if one was chosen.
+    Named(Vec<SubnetMapping>),
+    /// In the tagged ones, in the order of their zones, each with one of these addresses.
+    Addressed(Vec<Addressing>),
+}
+
+/// A chosen address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// `eipalloc-…`.
+    Allocation(String),
+    /// Of an internal one.
+    Private(std::net::Ipv4Addr),
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Frontend {
+    /// One security group of ours, with these rules.
+    Own(BTreeSet<Rule>),
+    /// The user's security groups.
+    Given(Vec<Id>),
+}
+
+/// The load balancer of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// A name of the user's.
+    pub(crate) name: Option<String>,
+    pub(crate) scheme: Scheme,
+    pub(crate) address_type: AddressType,
+    pub(crate) placement: Placement,
+    pub(crate) frontend: Frontend,
+    pub(crate) attributes: BTreeMap<String, String>,
+    /// By port.
+    pub(crate) listeners: BTreeMap<u16, WantedListener>,
+    /// On everything that is made: the owner's and the user's.
+    pub(crate) tags: Tags,
+}
+
+/// A listener and what is behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WantedListener {
+    pub(crate) spec: ListenerSpec,
+    pub(crate) shape: GroupShape,
+    pub(crate) health: GroupHealth,
+    pub(crate) attributes: BTreeMap<String, String>,
+    pub(crate) targets: BTreeSet<Target>,
+}
