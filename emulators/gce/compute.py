@@ -312,7 +312,9 @@ class Compute:
                 item["healths"] = [{"healthState": self.health.get(name, "HEALTHY"),
                                     "backendService": {"backendService": services[0]["selfLink"]}}]
             items.append(item)
-        return self._page(path, query, items, "compute#networkEndpointGroupsListNetworkEndpoints") | {}
+        page = self._page(path, query, items, "compute#networkEndpointGroupsListNetworkEndpoints")
+        del page["selfLink"]
+        return page
 
     def _get_health(self, collection, resource, body):
         if collection != "backendServices":

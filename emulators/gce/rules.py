@@ -56,7 +56,7 @@ class OperationFailure(Exception):
 
 
 def fingerprint(value):
-    return base64.b64encode(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8]).decode()
+    return base64.urlsafe_b64encode(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8]).decode()
 
 
 def relative(url, project):

@@ -141,7 +141,7 @@ async fn read<C: Cloud>(
     filter: &OperationFilter,
 ) -> Result<(Vec<(Owner, Id, Resource)>, Vec<Operation>), CloudError> {
     let operations = cloud.operations(filter).await?;
-    let lists = try_join_all(Kind::ALL.map(|kind| cloud.list(kind, names))).await?;
+    let lists = try_join_all(Kind::ALL.map(|kind| Box::pin(cloud.list(kind, names)))).await?;
     let marked = |Found { resource, description }| {
         names::owner_of(&description).map(|owner| (owner, resource.id(), resource))
     };

@@ -258,13 +258,14 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
     }
 
     async fn inventory(&self) -> Result<Inventory<Observed>, ProviderError> {
-        let all = observed::inventory(&self.cloud, &self.config.cluster).await?;
+        let all = Box::pin(observed::inventory(&self.cloud, &self.config.cluster)).await?;
         Ok(all.into_iter().map(|(owner, observed)| Owned { owner, observed }).collect())
     }
 
     async fn observe(&self, owner: &Owner) -> Result<Option<Observed>, ProviderError> {
         self.own("read load balancer", owner)?;
-        observed::observe(&self.cloud, owner).await
+        // The SDK's futures are large: boxed, they do not grow those of every caller.
+        Box::pin(observed::observe(&self.cloud, owner)).await
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
@@ -279,7 +280,7 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
             return Err(error.during(operation));
         }
         let in_progress = Outcome::InProgress { retry: LOOK_AGAIN, what: step.to_string() };
-        match self.start(owner, call).await {
+        match Box::pin(self.start(owner, call)).await {
             Ok(None) => Ok(Outcome::Done),
             Ok(Some(started)) => match started.state {
                 OperationState::Failed(error) => Err(error.during(operation)),
