@@ -8,6 +8,8 @@ render >/dev/null
 render --set kubernetesApi.host=10.0.0.1 --set nodeproxy.clusterCIDR=10.244.0.0/16 >/dev/null
 local=(--set operator.provider=local --set operator.local.endpoint=http://10.0.0.2:9440 --set operator.local.tokenSecret.name=portico-lb)
 render "${local[@]}" >/dev/null
+gce=(--set operator.provider=gce --set operator.gce.project=shop-1 --set operator.gce.region=europe-west1)
+render "${gce[@]}" >/dev/null
 
 refused() {
   if render "$@" >/dev/null 2>&1; then
@@ -17,5 +19,7 @@ refused() {
 }
 refused --set operator.provider=azure
 refused --set operator.provider=local # without endpoint and token
+refused --set operator.provider=gce   # without project and region
+refused --set operator.gce.region=here
 refused --set nodeproxy.clusterCIDR=ten
 refused --set nodeproxy.typo=1

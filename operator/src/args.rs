@@ -36,6 +36,8 @@ pub(crate) enum ProviderKind {
     BareMetal,
     /// A portico-lb process.
     Local,
+    /// Google Cloud's passthrough load balancers.
+    Gce,
 }
 
 impl ProviderKind {
@@ -43,6 +45,7 @@ impl ProviderKind {
         match self {
             Self::BareMetal => "portico.dev/bare-metal",
             Self::Local => "portico.dev/local",
+            Self::Gce => "portico.dev/gce",
         }
     }
 }
@@ -75,6 +78,29 @@ pub(crate) struct ProviderArgs {
     /// Write the addresses of ready nodes to status.loadBalancer.ingress (ipMode Proxy)
     #[arg(long)]
     pub(crate) bare_metal_publish_node_addresses: bool,
+    #[command(flatten)]
+    pub(crate) gce: GceArgs,
+}
+
+/// Google Cloud.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Google Cloud")]
+pub(crate) struct GceArgs {
+    /// ID of the project with the cluster's nodes
+    #[arg(long, required_if_eq("provider", "gce"))]
+    pub(crate) gce_project: Option<String>,
+    /// Region of the cluster's nodes, such as europe-west1
+    #[arg(long, required_if_eq("provider", "gce"))]
+    pub(crate) gce_region: Option<String>,
+    /// VPC network of the cluster's nodes
+    #[arg(long, default_value = "default")]
+    pub(crate) gce_network: String,
+    /// Subnetwork of the cluster's nodes; internal addresses come from it unless an annotation names another
+    #[arg(long, default_value = "default")]
+    pub(crate) gce_subnetwork: String,
+    /// For tests: Compute Engine's counterpart, `http://127.0.0.1:PORT`. No credentials are looked for
+    #[arg(long)]
+    pub(crate) gce_endpoint: Option<String>,
 }
 
 /// Leader election.
@@ -241,6 +267,13 @@ mod tests {
     fn the_local_provider_names_what_it_is_missing() {
         let error = parsed(&["--provider", "local"]).unwrap_err().to_string();
         assert!(error.contains("--local-endpoint") && error.contains("--local-token-file"), "{error}");
+    }
+
+    #[test]
+    fn the_gce_provider_names_what_it_is_missing() {
+        let error = parsed(&["--provider", "gce"]).unwrap_err().to_string();
+        assert!(error.contains("--gce-project") && error.contains("--gce-region"), "{error}");
+        assert!(parsed(&["--provider=gce", "--gce-project=p", "--gce-region=r"]).is_ok());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
 use portico_provider::{ClusterUid, LoadBalancerProvider};
 use portico_provider_bare_metal::BareMetalProvider;
+use portico_provider_gce::GceProvider;
 use portico_provider_local::LocalProvider;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,7 +34,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::args::{Args, Election, ProcessArgs, ProviderArgs, ProviderKind, WorkArgs};
+use crate::args::{Args, Election, GceArgs, ProcessArgs, ProviderArgs, ProviderKind, WorkArgs};
 use crate::cluster::ApiServer;
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
@@ -67,6 +68,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         local_endpoint,
         local_token_file,
         bare_metal_publish_node_addresses: publish_node_addresses,
+        gce,
     } = provider;
     match provider {
         ProviderKind::BareMetal => {
@@ -82,7 +84,32 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let config = portico_provider_local::Config { endpoint, token: token.trim().to_owned(), cluster };
             setup.operate(LocalProvider::new(config)?).await
         }
+        ProviderKind::Gce => {
+            let internal = setup.settings.classes.class == GKE_INTERNAL_CLASS;
+            let config = gce_config(gce, internal, cluster)?;
+            setup.operate(GceProvider::connect(config).await?).await
+        }
     }
+}
+
+/// GKE's class for internal load balancers: `--load-balancer-class` takes it over.
+const GKE_INTERNAL_CLASS: &str = "networking.gke.io/l4-regional-internal";
+
+fn gce_config(
+    args: GceArgs,
+    internal: bool,
+    cluster: ClusterUid,
+) -> anyhow::Result<portico_provider_gce::Config> {
+    let GceArgs { gce_project, gce_region, gce_network, gce_subnetwork, gce_endpoint } = args;
+    Ok(portico_provider_gce::Config {
+        project: gce_project.context("--gce-project is missing")?,
+        region: gce_region.context("--gce-region is missing")?,
+        network: gce_network,
+        subnetwork: gce_subnetwork,
+        internal,
+        endpoint: gce_endpoint,
+        cluster,
+    })
 }
 
 /// The cluster's UID: that of a Namespace which nobody can delete.

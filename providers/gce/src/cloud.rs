@@ -178,7 +178,7 @@ impl CloudError {
     }
 
     /// From the code of a failed operation.
-    pub(crate) fn of_operation(code: &str, message: String) -> Self {
+    pub(crate) fn of_operation(code: &str, message: &str) -> Self {
         let kind = match code {
             "RESOURCE_NOT_FOUND" => CloudErrorKind::NotFound,
             "RESOURCE_ALREADY_EXISTS" | "IP_IN_USE_BY_ANOTHER_RESOURCE" => CloudErrorKind::Taken,
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(http(409, "alreadyExists").retry(), Retry::Never);
         assert_eq!(http(412, "conditionNotMet").retry(), Retry::Backoff);
         assert_eq!(http(503, "backendError").retry(), Retry::Backoff);
-        let failed = |code| CloudError::of_operation(code, "why".to_owned()).during("x");
+        let failed = |code| CloudError::of_operation(code, "why").during("x");
         assert_eq!(failed("RESOURCE_IN_USE_BY_ANOTHER_RESOURCE").retry(), Retry::Backoff);
         assert_eq!(failed("QUOTA_EXCEEDED").to_string(), "x: QUOTA_EXCEEDED: why");
         assert_eq!(failed("INVALID_USAGE").reason(), "InvalidRequest");

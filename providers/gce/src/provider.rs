@@ -31,6 +31,8 @@ pub struct Config {
     pub network: String,
     /// Their subnetwork, which internal addresses come from unless an annotation names another.
     pub subnetwork: String,
+    /// Whether every load balancer is internal, as GKE's class `networking.gke.io/l4-regional-internal` has it.
+    pub internal: bool,
     /// Compute Engine's counterpart for tests, `http://127.0.0.1:PORT`; `None`: Google's, with Application Default
     /// Credentials.
     pub endpoint: Option<String>,
@@ -221,8 +223,8 @@ impl Call {
             Self::Insert { .. } => "insert",
             Self::Patch(_) => "patch",
             Self::Delete(_) => "delete",
-            Self::Attach { .. } => "attach endpoints",
-            Self::Detach { .. } => "detach endpoints",
+            Self::Attach { .. } => "attach nodes to",
+            Self::Detach { .. } => "detach nodes from",
         }
     }
 }
@@ -233,7 +235,7 @@ impl fmt::Display for Step {
         write!(f, "{} {}", call.operation(), call.target())?;
         match call {
             Call::Insert { resource: Resource::ForwardingRule(rule), .. } => {
-                write!(f, " for {}", rule.forwards)?
+                write!(f, " for {}", rule.forwards)?;
             }
             Call::Attach { endpoints, .. } | Call::Detach { endpoints, .. } => {
                 let names: Vec<&str> = endpoints.iter().map(|it| it.instance.as_str()).collect();
@@ -284,9 +286,8 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
             Ok(None) => Ok(Outcome::Done),
             Ok(Some(started)) => match started.state {
                 OperationState::Failed(error) => Err(error.during(operation)),
-                OperationState::Done => Ok(Outcome::Done),
                 OperationState::Running if *waits => Ok(in_progress),
-                OperationState::Running => Ok(Outcome::Done),
+                OperationState::Running | OperationState::Done => Ok(Outcome::Done),
             },
             // Another operation is at work on it: ours from before, or one of another process.
             Err(error) if error.kind == CloudErrorKind::NotReady => Ok(in_progress),

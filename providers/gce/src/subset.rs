@@ -77,7 +77,9 @@ mod tests {
     fn mk_node(number: u16) -> NodeTarget {
         NodeTarget {
             name: NodeName(format!("node-{number}")),
-            addresses: BTreeSet::from([IpAddr::from([10, 128, (number / 250) as u8, (number % 250) as u8])]),
+            addresses: BTreeSet::from(
+                [std::net::Ipv4Addr::from_bits(0x0a80_0000 | u32::from(number)).into()],
+            ),
             external_addresses: BTreeSet::new(),
             provider_id: Some(format!("gce://p/zone-{}/node-{number}", number % 3)),
             zone: None,

@@ -115,7 +115,8 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
     }
     let ports: BTreeSet<_> = listeners.iter().map(|it| (it.protocol, it.port.get())).collect();
     let check = checking(health_check.as_ref(), &ports, names.part("hc"), &mut wrong);
-    let chosen = Chosen::read(options, *scheme, &mut wrong);
+    let scheme = if config.internal { Scheme::Internal } else { *scheme };
+    let chosen = Chosen::read(options, scheme, &mut wrong);
     let frontend = frontend(&chosen, requested_addresses, config, &mut wrong);
     let sources = senders(source_ranges, &mut wrong);
     let zones = match targets {

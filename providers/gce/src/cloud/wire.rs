@@ -331,7 +331,7 @@ pub(super) fn read_operation(wire: model::Operation) -> Option<Operation> {
     let state = match (wire.status.as_ref().and_then(|status| status.name()), failed) {
         (Some("DONE"), Some(error)) => OperationState::Failed(CloudError::of_operation(
             &error.code.unwrap_or_default(),
-            error.message.unwrap_or_default(),
+            &error.message.unwrap_or_default(),
         )),
         (Some("DONE"), None) => OperationState::Done,
         _ => OperationState::Running,

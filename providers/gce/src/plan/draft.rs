@@ -59,14 +59,14 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn attach(&mut self, group: Id, endpoints: Vec<Endpoint>) {
         if !endpoints.is_empty() {
-            let reason = format!("{} of its nodes are not in it", endpoints.len());
+            let reason = "they belong there and are not in it".to_owned();
             self.push(Call::Attach { group, endpoints }, Effect::Widen, reason);
         }
     }
 
     pub(crate) fn detach(&mut self, group: Id, endpoints: Vec<Endpoint>) {
         if !endpoints.is_empty() {
-            let reason = format!("{} nodes in it do not belong there any more", endpoints.len());
+            let reason = "they do not belong there any more".to_owned();
             self.push(Call::Detach { group, endpoints }, Effect::Narrow, reason);
         }
     }

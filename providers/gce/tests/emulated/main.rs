@@ -3,6 +3,8 @@
 //! Owns: the contract suite, crashes at every call, foreign resources, failed operations. Leaves to others: the pure
 //! half (unit tests). Needs `scripts/emulator-gce.sh setup`; without it each test says that it is skipped.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests end so, and clippy exempts only #[test] functions")]
+
 mod crash;
 mod emulator;
 mod stoppable;
