@@ -17,7 +17,7 @@ CARGO_DENY := 0.20.2
 TOOLS := target/tools
 E2E := target/debug/portico-e2e
 
-setup: target/tools/.packages $(TOOLS)/controlplane $(TOOLS)/helm
+setup: target/tools/.packages $(TOOLS)/controlplane $(TOOLS)/helm $(TOOLS)/gce/.complete
 
 emulators: $(TOOLS)/aws/.ready
 
@@ -40,6 +40,11 @@ $(TOOLS)/cargo-deny: Makefile
 	@echo "building cargo-deny $(CARGO_DENY) (cold: about 3 minutes; once)"
 	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_DENY) cargo-deny
 	@ln -sf cargo/bin/cargo-deny $@
+
+# Without a Python package index the tests that need it are skipped, and say so.
+$(TOOLS)/gce/.complete: scripts/emulator-gce.sh
+	@echo "fetching Google's discovery document and Python clients (cold: about a minute; once)"
+	@scripts/emulator-gce.sh setup || true
 
 build:
 	@echo "building Portico"

@@ -38,6 +38,8 @@ pub(crate) enum ProviderKind {
     Local,
     /// Network Load Balancers.
     Aws,
+    /// Google Cloud's passthrough load balancers.
+    Gce,
 }
 
 impl ProviderKind {
@@ -46,6 +48,7 @@ impl ProviderKind {
             Self::BareMetal => "portico.dev/bare-metal",
             Self::Local => "portico.dev/local",
             Self::Aws => "portico.dev/aws-nlb",
+            Self::Gce => "portico.dev/gce",
         }
     }
 }
@@ -80,6 +83,8 @@ pub(crate) struct ProviderArgs {
     pub(crate) bare_metal_publish_node_addresses: bool,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
+    #[command(flatten)]
+    pub(crate) gce: GceArgs,
 }
 
 /// Where the AWS provider makes load balancers.
@@ -101,6 +106,27 @@ pub(crate) struct AwsArgs {
     /// Call this instead of AWS: for tests
     #[arg(long, value_name = "URL")]
     pub(crate) aws_endpoint_url: Option<String>,
+}
+
+/// Google Cloud.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Google Cloud")]
+pub(crate) struct GceArgs {
+    /// ID of the project with the cluster's nodes
+    #[arg(long, required_if_eq("provider", "gce"))]
+    pub(crate) gce_project: Option<String>,
+    /// Region of the cluster's nodes, such as europe-west1
+    #[arg(long, required_if_eq("provider", "gce"))]
+    pub(crate) gce_region: Option<String>,
+    /// VPC network of the cluster's nodes
+    #[arg(long, default_value = "default")]
+    pub(crate) gce_network: String,
+    /// Subnetwork of the cluster's nodes; internal addresses come from it unless an annotation names another
+    #[arg(long, default_value = "default")]
+    pub(crate) gce_subnetwork: String,
+    /// For tests: Compute Engine's counterpart, `http://127.0.0.1:PORT`. No credentials are looked for
+    #[arg(long)]
+    pub(crate) gce_endpoint: Option<String>,
 }
 
 /// Leader election.
@@ -276,6 +302,13 @@ mod tests {
         let flags = ["--provider=aws", "--aws-region=eu-west-1", "--aws-vpc-id=vpc-1"];
         let Args { classes, provider, .. } = parsed(&flags).unwrap();
         assert_eq!(classes.rule(provider.provider).unwrap().class, "portico.dev/aws-nlb");
+    }
+
+    #[test]
+    fn the_gce_provider_names_what_it_is_missing() {
+        let error = parsed(&["--provider", "gce"]).unwrap_err().to_string();
+        assert!(error.contains("--gce-project") && error.contains("--gce-region"), "{error}");
+        assert!(parsed(&["--provider=gce", "--gce-project=p", "--gce-region=r"]).is_ok());
     }
 
     #[test]

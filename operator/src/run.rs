@@ -27,6 +27,7 @@ use kube::{Api, Client};
 use portico_provider::{ClusterUid, LoadBalancerProvider};
 use portico_provider_aws::AwsProvider;
 use portico_provider_bare_metal::BareMetalProvider;
+use portico_provider_gce::GceProvider;
 use portico_provider_local::LocalProvider;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +35,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::args::{Args, AwsArgs, Election, ProcessArgs, ProviderArgs, ProviderKind, WorkArgs};
+use crate::args::{Args, AwsArgs, Election, GceArgs, ProcessArgs, ProviderArgs, ProviderKind, WorkArgs};
 use crate::cluster::ApiServer;
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
@@ -69,6 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         local_token_file,
         bare_metal_publish_node_addresses: publish_node_addresses,
         aws,
+        gce,
     } = provider;
     match provider {
         ProviderKind::BareMetal => {
@@ -88,6 +90,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let provider = aws_provider(aws, cluster).await?;
             setup.operate(provider).await
         }
+        ProviderKind::Gce => {
+            let internal = setup.settings.classes.class == GKE_INTERNAL_CLASS;
+            let config = gce_config(gce, internal, cluster)?;
+            setup.operate(GceProvider::connect(config).await?).await
+        }
     }
 }
 
@@ -104,6 +111,26 @@ async fn aws_provider(args: AwsArgs, cluster: ClusterUid) -> anyhow::Result<AwsP
     let cloud = portico_provider_aws::cloud::Sdk::connect(region, aws_endpoint_url, None).await;
     let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster };
     Ok(AwsProvider::new(cloud, config)?)
+}
+
+/// GKE's class for internal load balancers: `--load-balancer-class` takes it over.
+const GKE_INTERNAL_CLASS: &str = "networking.gke.io/l4-regional-internal";
+
+fn gce_config(
+    args: GceArgs,
+    internal: bool,
+    cluster: ClusterUid,
+) -> anyhow::Result<portico_provider_gce::Config> {
+    let GceArgs { gce_project, gce_region, gce_network, gce_subnetwork, gce_endpoint } = args;
+    Ok(portico_provider_gce::Config {
+        project: gce_project.context("--gce-project is missing")?,
+        region: gce_region.context("--gce-region is missing")?,
+        network: gce_network,
+        subnetwork: gce_subnetwork,
+        internal,
+        endpoint: gce_endpoint,
+        cluster,
+    })
 }
 
 /// The cluster's UID: that of a Namespace which nobody can delete.

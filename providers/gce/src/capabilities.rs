@@ -1,0 +1,97 @@
+//! What Google's passthrough load balancers can do here.
+//!
+//! Owns: the capability, field and option tables. Leaves to others: acting on them (`wanted`, `plan`).
+//! Invariant: an option that is listed and not implemented is refused with a message, never ignored.
+
+use portico_provider::{
+    Capabilities, Field, FieldRule, IpFamily, Mutability, OptionSpec, Protocol, StatusKind, TargetKind,
+};
+
+pub(crate) const TYPE: &str = "networking.gke.io/load-balancer-type";
+pub(crate) const OLD_TYPE: &str = "cloud.google.com/load-balancer-type";
+pub(crate) const TIER: &str = "cloud.google.com/network-tier";
+pub(crate) const GLOBAL_ACCESS: &str = "networking.gke.io/internal-load-balancer-allow-global-access";
+pub(crate) const INTERNAL_SUBNET: &str = "networking.gke.io/internal-load-balancer-subnet";
+pub(crate) const SUBNET: &str = "networking.gke.io/load-balancer-subnet";
+pub(crate) const ADDRESSES: &str = "networking.gke.io/load-balancer-ip-addresses";
+pub(crate) const RBS: &str = "cloud.google.com/l4-rbs";
+pub(crate) const DENY_FIREWALL: &str = "portico.dev/gce-deny-firewall";
+/// Known to GKE's users, and not done here.
+pub(crate) const NOT_IMPLEMENTED: [&str; 5] = [
+    "networking.gke.io/weighted-load-balancing",
+    "networking.gke.io/l4-strong-session-affinity",
+    "networking.gke.io/custom-forwarding-rule",
+    "networking.gke.io/ip-collection-v6",
+    "networking.gke.io/l4lb-config",
+];
+
+const fn rule(field: Field, mutability: Mutability) -> FieldRule {
+    FieldRule { field, mutability }
+}
+
+const fn option(
+    key: &'static str,
+    value: &'static str,
+    default: &'static str,
+    mutability: Mutability,
+) -> OptionSpec {
+    OptionSpec { key, value, default, mutability }
+}
+
+const fn refused(index: usize) -> OptionSpec {
+    option(NOT_IMPLEMENTED[index], "nothing: not implemented", "off", Mutability::Immutable)
+}
+
+pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+    protocols: &[Protocol::Tcp, Protocol::Udp],
+    mixed_protocols: true,
+    target_kinds: &[TargetKind::Node],
+    // Packets reach a node with the load balancer's address as their destination.
+    needs_node_ports: false,
+    ip_families: &[IpFamily::IPv4],
+    status: StatusKind::Ip,
+    source_ranges: true,
+    session_affinity: true,
+    proxy_protocol: false,
+    fields: &[
+        rule(Field::Listeners, Mutability::Mutable),
+        rule(Field::Targets, Mutability::Mutable),
+        rule(Field::TargetKind, Mutability::Immutable),
+        rule(Field::HealthCheck, Mutability::Mutable),
+        rule(Field::SourceRanges, Mutability::Mutable),
+        rule(Field::SessionAffinity, Mutability::Mutable),
+        // The health check that comes with it, and how many nodes are chosen.
+        rule(Field::ExternalTrafficPolicy, Mutability::Mutable),
+        rule(Field::ProxyProtocol, Mutability::Immutable),
+        rule(Field::IpFamilies, Mutability::Immutable),
+        rule(Field::RequestedAddresses, Mutability::Replace),
+        rule(Field::Scheme, Mutability::Replace),
+        rule(Field::Options, Mutability::Mutable),
+    ],
+    options: &[
+        option(TYPE, "Internal or External", "portico.dev/scheme", Mutability::Replace),
+        option(OLD_TYPE, "Internal or External", "portico.dev/scheme", Mutability::Replace),
+        option(TIER, "Premium or Standard", "Premium", Mutability::Replace),
+        option(GLOBAL_ACCESS, "true or false; internal only", "false", Mutability::Mutable),
+        option(
+            INTERNAL_SUBNET,
+            "name of a subnetwork; internal only",
+            "--gce-subnetwork",
+            Mutability::Replace,
+        ),
+        option(SUBNET, "name of a subnetwork; internal only", "--gce-subnetwork", Mutability::Replace),
+        option(
+            ADDRESSES,
+            "name of a reserved IPv4 address of the region",
+            "one is reserved",
+            Mutability::Replace,
+        ),
+        option(RBS, "enabled, which is always so", "enabled", Mutability::Mutable),
+        option(DENY_FIREWALL, "true or false", "false", Mutability::Mutable),
+        refused(0),
+        refused(1),
+        refused(2),
+        refused(3),
+        refused(4),
+    ],
+};

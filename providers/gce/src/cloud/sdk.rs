@@ -1,0 +1,384 @@
+//! Compute Engine through `google-cloud-compute-v1`.
+//!
+//! Owns: clients, credentials, the calls and the translation of their errors. Leaves to others: when to call.
+//! Invariants: with an endpoint given (for tests) it is on loopback and the credentials are anonymous, so that neither
+//! a metadata server nor Google is ever asked; no call is retried here (the operator's scheduler does that) or outlives
+//! [`TIMEOUT`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use google_cloud_auth::credentials::{Credentials, anonymous};
+use google_cloud_compute_v1::client::{
+    Addresses, Firewalls, ForwardingRules, GlobalOperations, NetworkEndpointGroups, RegionBackendServices,
+    RegionHealthChecks,
+};
+use google_cloud_compute_v1::model;
+use google_cloud_gax::paginator::ItemPaginator;
+use google_cloud_gax::retry_policy::NeverRetry;
+
+use super::wire::{self, Urls};
+use super::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationFilter};
+use crate::resource::{Endpoint, Health, Id, Kind, Resource};
+
+/// No answer to a single call within this is none.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The clients, one for each collection.
+pub struct SdkCloud {
+    project: String,
+    urls: Urls,
+    addresses: Addresses,
+    firewalls: Firewalls,
+    rules: ForwardingRules,
+    services: RegionBackendServices,
+    checks: RegionHealthChecks,
+    groups: NetworkEndpointGroups,
+    operations: GlobalOperations,
+}
+
+impl fmt::Debug for SdkCloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SdkCloud").field("project", &self.project).finish_non_exhaustive()
+    }
+}
+
+macro_rules! client {
+    ($client:ident, $endpoint:expr, $credentials:expr) => {{
+        let mut builder = $client::builder().with_retry_policy(NeverRetry);
+        if let Some(endpoint) = $endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if let Some(credentials) = $credentials {
+            builder = builder.with_credentials(credentials);
+        }
+        builder.build().await.map_err(|error| {
+            CloudError::new(CloudErrorKind::Denied, format!("no client can be made: {error}"))
+        })?
+    }};
+}
+
+impl SdkCloud {
+    /// Clients of a project and region. Without an endpoint: Google's, with Application Default Credentials.
+    pub async fn connect(project: &str, region: &str, endpoint: Option<&str>) -> Result<Self, CloudError> {
+        if endpoint.is_some_and(|endpoint| !is_loopback(endpoint)) {
+            let message = "a test endpoint must be http://127.0.0.1:PORT";
+            return Err(CloudError::new(CloudErrorKind::Invalid, message));
+        }
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Losing the race to another installer is as good.
+            drop(rustls::crypto::ring::default_provider().install_default());
+        }
+        let credentials: Option<Credentials> = endpoint.map(|_loopback| anonymous::Builder::new().build());
+        Ok(Self {
+            project: project.to_owned(),
+            urls: Urls { region: region.to_owned() },
+            addresses: client!(Addresses, endpoint, credentials.clone()),
+            firewalls: client!(Firewalls, endpoint, credentials.clone()),
+            rules: client!(ForwardingRules, endpoint, credentials.clone()),
+            services: client!(RegionBackendServices, endpoint, credentials.clone()),
+            checks: client!(RegionHealthChecks, endpoint, credentials.clone()),
+            groups: client!(NetworkEndpointGroups, endpoint, credentials.clone()),
+            operations: client!(GlobalOperations, endpoint, credentials),
+        })
+    }
+
+    fn region(&self) -> &str {
+        &self.urls.region
+    }
+
+    async fn list_groups(&self, filter: &str) -> Result<Vec<Found>, CloudError> {
+        let mut items = self.groups.aggregated_list().set_project(&self.project).set_filter(filter).by_item();
+        let mut found = Vec::new();
+        while let Some((_scope, scoped)) = bounded(async { items.next().await.transpose() }).await? {
+            found.extend(scoped.network_endpoint_groups.into_iter().filter_map(wire::read_endpoint_group));
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a URL stays on this machine, by address and not by a name that somebody could resolve otherwise.
+fn is_loopback(endpoint: &str) -> bool {
+    let port = endpoint.strip_prefix("http://127.0.0.1:").map(|rest| rest.trim_end_matches('/'));
+    port.is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
+async fn bounded<T>(
+    call: impl Future<Output = google_cloud_compute_v1::Result<T>> + Send,
+) -> Result<T, CloudError> {
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(|error| cloud_error(&error)),
+        Err(_elapsed) => {
+            Err(CloudError::new(CloudErrorKind::Unavailable, format!("no answer within {TIMEOUT:?}")))
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct ErrorBody {
+    error: ErrorStatus,
+}
+
+#[derive(serde::Deserialize)]
+struct ErrorStatus {
+    message: String,
+    #[serde(default)]
+    errors: Vec<ErrorItem>,
+}
+
+#[derive(serde::Deserialize)]
+struct ErrorItem {
+    #[serde(default)]
+    reason: String,
+}
+
+/// By HTTP status and the body's own reason: the SDK's status code is `Unknown` for most of Compute Engine's errors.
+fn cloud_error(error: &google_cloud_compute_v1::Error) -> CloudError {
+    let Some(status) = error.http_status_code() else {
+        let kind =
+            if error.is_authentication() { CloudErrorKind::Denied } else { CloudErrorKind::Unavailable };
+        return CloudError::new(kind, error.to_string());
+    };
+    let body = error.http_payload().and_then(|body| serde_json::from_slice::<ErrorBody>(body).ok());
+    let (reason, message) = match (body, error.status()) {
+        (Some(ErrorBody { error: ErrorStatus { message, errors } }), _) => {
+            (errors.into_iter().next().map(|item| item.reason).unwrap_or_default(), message)
+        }
+        (None, Some(status)) => (reason_in(&format!("{status:?}")), status.message.clone()),
+        (None, None) => (String::new(), error.to_string()),
+    };
+    CloudError::of_http(status, &reason, message)
+}
+
+/// The SDK keeps `errors[].reason` of a body it understood only among the details of its status.
+fn reason_in(details: &str) -> String {
+    const REASONS: [&str; 6] = [
+        "quotaExceeded",
+        "userRateLimitExceeded",
+        "rateLimitExceeded",
+        "limitExceeded",
+        "resourceNotReady",
+        "resourceInUseByAnotherResource",
+    ];
+    REASONS.into_iter().find(|reason| details.contains(reason)).unwrap_or_default().to_owned()
+}
+
+/// What a call started; an operation on a kind that is not ours cannot come back from a call of ours.
+fn started(operation: model::Operation) -> Result<Operation, CloudError> {
+    wire::read_operation(operation).ok_or_else(|| {
+        CloudError::new(CloudErrorKind::Unavailable, "an operation without a target came back")
+    })
+}
+
+fn zone(id: &Id) -> &str {
+    id.zone.as_deref().unwrap_or_default()
+}
+
+macro_rules! regional_list {
+    ($self:ident, $client:ident, $filter:expr, $read:path) => {{
+        let request = $self.$client.list().set_project(&$self.project).set_region($self.region());
+        let mut items = request.set_filter($filter).by_item();
+        let mut found = Vec::new();
+        while let Some(item) = bounded(async { items.next().await.transpose() }).await? {
+            found.extend($read(item));
+        }
+        Ok(found)
+    }};
+}
+
+/// One call on a regional collection, up to its answer.
+macro_rules! regional {
+    ($self:ident, $call:expr) => {
+        bounded($call.set_project(&$self.project).set_region($self.region()).send()).await
+    };
+}
+
+impl Cloud for SdkCloud {
+    async fn list(&self, kind: Kind, names: &str) -> Result<Vec<Found>, CloudError> {
+        let filter = format!("name eq \"{names}\"");
+        match kind {
+            Kind::Address => regional_list!(self, addresses, &filter, wire::read_address),
+            Kind::ForwardingRule => regional_list!(self, rules, &filter, wire::read_forwarding_rule),
+            Kind::BackendService => regional_list!(self, services, &filter, wire::read_backend_service),
+            Kind::HealthCheck => regional_list!(self, checks, &filter, wire::read_health_check),
+            Kind::EndpointGroup => self.list_groups(&filter).await,
+            Kind::Firewall => {
+                let mut items =
+                    self.firewalls.list().set_project(&self.project).set_filter(&filter).by_item();
+                let mut found = Vec::new();
+                while let Some(item) = bounded(async { items.next().await.transpose() }).await? {
+                    found.extend(wire::read_firewall(item));
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    async fn get(&self, id: &Id) -> Result<Option<Found>, CloudError> {
+        let name = id.name.as_str();
+        let answer = match id.kind {
+            Kind::Address => regional!(self, self.addresses.get().set_address(name)).map(wire::read_address),
+            Kind::ForwardingRule => {
+                regional!(self, self.rules.get().set_forwarding_rule(name)).map(wire::read_forwarding_rule)
+            }
+            Kind::BackendService => {
+                regional!(self, self.services.get().set_backend_service(name)).map(wire::read_backend_service)
+            }
+            Kind::HealthCheck => {
+                regional!(self, self.checks.get().set_health_check(name)).map(wire::read_health_check)
+            }
+            Kind::Firewall => {
+                let call = self.firewalls.get().set_project(&self.project).set_firewall(name);
+                bounded(call.send()).await.map(wire::read_firewall)
+            }
+            Kind::EndpointGroup => {
+                let call = self.groups.get().set_project(&self.project).set_zone(zone(id));
+                bounded(call.set_network_endpoint_group(name).send()).await.map(wire::read_endpoint_group)
+            }
+        };
+        match answer {
+            Err(CloudError { kind: CloudErrorKind::NotFound, .. }) => Ok(None),
+            Err(error) => Err(error),
+            Ok(Some(found)) => Ok(Some(found)),
+            // Something is there, and it is not of a shape that we make.
+            Ok(None) => {
+                Err(CloudError::new(CloudErrorKind::Taken, format!("{id} exists and is not Portico's")))
+            }
+        }
+    }
+
+    async fn insert(&self, resource: &Resource, description: &str) -> Result<Operation, CloudError> {
+        let answer = match resource {
+            Resource::Address(it) => {
+                regional!(self, self.addresses.insert().set_body(self.urls.address(it, description)))
+            }
+            Resource::ForwardingRule(it) => {
+                regional!(self, self.rules.insert().set_body(self.urls.forwarding_rule(it, description)))
+            }
+            Resource::BackendService(it) => {
+                regional!(self, self.services.insert().set_body(self.urls.backend_service(it, description)))
+            }
+            Resource::HealthCheck(it) => {
+                regional!(self, self.checks.insert().set_body(wire::health_check(it, description)))
+            }
+            Resource::Firewall(it) => {
+                let call = self.firewalls.insert().set_project(&self.project);
+                bounded(call.set_body(wire::firewall(it, description)).send()).await
+            }
+            Resource::EndpointGroup(it) => {
+                let call = self.groups.insert().set_project(&self.project).set_zone(&it.zone);
+                bounded(call.set_body(wire::endpoint_group(&self.urls, it, description)).send()).await
+            }
+        };
+        answer.and_then(started)
+    }
+
+    async fn patch(&self, resource: &Resource) -> Result<Operation, CloudError> {
+        let answer = match resource {
+            Resource::ForwardingRule(it) => {
+                // The other fields of a rule are fixed, and a patch may not even repeat some of them.
+                let body = model::ForwardingRule::new().set_allow_global_access(it.global_access);
+                regional!(self, self.rules.patch().set_forwarding_rule(&it.name).set_body(body))
+            }
+            Resource::BackendService(it) => {
+                let get = self.services.get().set_backend_service(&it.name);
+                let current = regional!(self, get)?;
+                let description = current.description.clone().unwrap_or_default();
+                let body = self
+                    .urls
+                    .backend_service(it, &description)
+                    .set_or_clear_fingerprint(current.fingerprint.clone());
+                regional!(self, self.services.patch().set_backend_service(&it.name).set_body(body))
+            }
+            Resource::HealthCheck(it) => {
+                let body = wire::health_check(it, "").set_or_clear_description(None::<String>);
+                regional!(self, self.checks.patch().set_health_check(&it.name).set_body(body))
+            }
+            Resource::Firewall(it) => {
+                let body = wire::firewall(it, "").set_or_clear_description(None::<String>);
+                let call = self.firewalls.patch().set_project(&self.project).set_firewall(&it.name);
+                bounded(call.set_body(body).send()).await
+            }
+            Resource::Address(_) | Resource::EndpointGroup(_) => {
+                let message = format!("{} cannot be changed", resource.id());
+                Err(CloudError::new(CloudErrorKind::Invalid, message))
+            }
+        };
+        answer.and_then(started)
+    }
+
+    async fn delete(&self, id: &Id) -> Result<Operation, CloudError> {
+        let name = id.name.as_str();
+        let answer = match id.kind {
+            Kind::Address => regional!(self, self.addresses.delete().set_address(name)),
+            Kind::ForwardingRule => regional!(self, self.rules.delete().set_forwarding_rule(name)),
+            Kind::BackendService => regional!(self, self.services.delete().set_backend_service(name)),
+            Kind::HealthCheck => regional!(self, self.checks.delete().set_health_check(name)),
+            Kind::Firewall => {
+                let call = self.firewalls.delete().set_project(&self.project).set_firewall(name);
+                bounded(call.send()).await
+            }
+            Kind::EndpointGroup => {
+                let call = self.groups.delete().set_project(&self.project).set_zone(zone(id));
+                bounded(call.set_network_endpoint_group(name).send()).await
+            }
+        };
+        answer.and_then(started)
+    }
+
+    async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Health>, CloudError> {
+        let body = model::NetworkEndpointGroupsListEndpointsRequest::new().set_health_status("SHOW");
+        let call = self.groups.list_network_endpoints().set_project(&self.project).set_zone(zone(group));
+        let mut items = call.set_network_endpoint_group(&group.name).set_body(body).by_item();
+        let mut found = BTreeMap::new();
+        while let Some(item) = bounded(async { items.next().await.transpose() }).await? {
+            found.extend(wire::read_endpoint(item));
+        }
+        Ok(found)
+    }
+
+    async fn attach(&self, group: &Id, endpoints: &[Endpoint]) -> Result<Operation, CloudError> {
+        let body = model::NetworkEndpointGroupsAttachEndpointsRequest::new()
+            .set_network_endpoints(endpoints.iter().map(wire::endpoint));
+        let call = self.groups.attach_network_endpoints().set_project(&self.project).set_zone(zone(group));
+        bounded(call.set_network_endpoint_group(&group.name).set_body(body).send()).await.and_then(started)
+    }
+
+    async fn detach(&self, group: &Id, endpoints: &[Endpoint]) -> Result<Operation, CloudError> {
+        let body = model::NetworkEndpointGroupsDetachEndpointsRequest::new()
+            .set_network_endpoints(endpoints.iter().map(wire::endpoint));
+        let call = self.groups.detach_network_endpoints().set_project(&self.project).set_zone(zone(group));
+        bounded(call.set_network_endpoint_group(&group.name).set_body(body).send()).await.and_then(started)
+    }
+
+    async fn operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>, CloudError> {
+        let OperationFilter { names, running_only } = filter;
+        let mut text = format!("targetLink eq \".*/{names}\"");
+        if *running_only {
+            text = format!("({text}) (status ne \"DONE\")");
+        }
+        let mut items =
+            self.operations.aggregated_list().set_project(&self.project).set_filter(text).by_item();
+        let mut found = Vec::new();
+        while let Some((_scope, scoped)) = bounded(async { items.next().await.transpose() }).await? {
+            found.extend(scoped.operations.into_iter().filter_map(wire::read_operation));
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_test_endpoint_that_is_not_loopback_is_refused() {
+        for endpoint in
+            ["https://compute.googleapis.com", "http://127.0.0.1.example.com:80", "http://10.0.0.1:80"]
+        {
+            let error = SdkCloud::connect("p", "r", Some(endpoint)).await.unwrap_err();
+            assert_eq!(error.kind, CloudErrorKind::Invalid, "{endpoint}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Between our resources and the SDK's: one pair of functions for each kind.
+//!
+//! Owns: the translation. Leaves to others: the calls (`sdk`).
+//! Invariant: what is written and then read back is equal; what cannot be read (a foreign shape under a name like
+//! ours) is `None`, and so never taken for ours.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use google_cloud_compute_v1::model;
+use ipnet::IpNet;
+use portico_provider::{Protocol, Scheme};
+
+use super::{CloudError, Found, Operation, OperationState};
+use crate::resource::{
+    Address, AddressRef, BackendService, Endpoint, EndpointGroup, Firewall, ForwardingRule, Forwards, Health,
+    HealthCheck, Id, Kind, Place, Resource, Tier, Verdict,
+};
+
+/// Seconds that connections to a node that leaves may go on, as GKE has it.
+const DRAINING_SECONDS: i32 = 30;
+
+/// Partial URLs of this project and region.
+#[derive(Clone, Debug)]
+pub(super) struct Urls {
+    pub(super) region: String,
+}
+
+impl Urls {
+    fn regional(&self, collection: &str, name: &str) -> String {
+        format!("regions/{}/{collection}/{name}", self.region)
+    }
+
+    fn network(name: &str) -> String {
+        format!("global/networks/{name}")
+    }
+
+    pub(super) fn address(&self, address: &Address, description: &str) -> model::Address {
+        let Address { name, scheme, tier, subnetwork, ip } = address;
+        let mut wire = model::Address::new()
+            .set_name(name)
+            .set_description(description)
+            .set_address_type(scheme_name(*scheme))
+            .set_or_clear_network_tier(tier.map(Tier::as_str))
+            .set_or_clear_address(ip.map(|ip| ip.to_string()));
+        if let Some(subnetwork) = subnetwork {
+            // Rules of several protocols share it.
+            wire = wire
+                .set_subnetwork(self.regional("subnetworks", subnetwork))
+                .set_purpose("SHARED_LOADBALANCER_VIP");
+        }
+        wire
+    }
+
+    pub(super) fn forwarding_rule(&self, rule: &ForwardingRule, description: &str) -> model::ForwardingRule {
+        let ForwardingRule { name, scheme, forwards, address, backend_service, tier, place, global_access } =
+            rule;
+        let mut wire = model::ForwardingRule::new()
+            .set_name(name)
+            .set_description(description)
+            .set_load_balancing_scheme(scheme_name(*scheme))
+            .set_backend_service(self.regional("backendServices", backend_service))
+            .set_or_clear_network_tier(tier.map(Tier::as_str))
+            .set_ip_address(match address {
+                AddressRef::Ip(ip) => ip.to_string(),
+                AddressRef::Named(name) => self.regional("addresses", name),
+            });
+        wire = match forwards {
+            Forwards::Ports(protocol, ports) => wire
+                .set_ip_protocol(protocol.to_string().as_str())
+                .set_ports(ports.iter().map(ToString::to_string)),
+            Forwards::AllPorts(protocol) => {
+                wire.set_ip_protocol(protocol.to_string().as_str()).set_all_ports(true)
+            }
+            Forwards::Everything => wire.set_ip_protocol("L3_DEFAULT").set_all_ports(true),
+        };
+        match place {
+            Some(Place { network, subnetwork }) => wire
+                .set_network(Self::network(network))
+                .set_subnetwork(self.regional("subnetworks", subnetwork))
+                .set_allow_global_access(*global_access),
+            None => wire,
+        }
+    }
+
+    pub(super) fn backend_service(
+        &self,
+        service: &BackendService,
+        description: &str,
+    ) -> model::BackendService {
+        let BackendService { name, scheme, network, client_ip_affinity, health_check, groups } = service;
+        let backend = |(zone, group): &(String, String)| {
+            model::Backend::new()
+                .set_group(format!("zones/{zone}/networkEndpointGroups/{group}"))
+                .set_balancing_mode("CONNECTION")
+        };
+        model::BackendService::new()
+            .set_name(name)
+            .set_description(description)
+            .set_load_balancing_scheme(scheme_name(*scheme))
+            .set_protocol("UNSPECIFIED")
+            .set_or_clear_network(network.as_deref().map(Self::network))
+            .set_session_affinity(if *client_ip_affinity { "CLIENT_IP" } else { "NONE" })
+            .set_health_checks([self.regional("healthChecks", health_check)])
+            .set_connection_draining(
+                model::ConnectionDraining::new().set_draining_timeout_sec(DRAINING_SECONDS),
+            )
+            .set_backends(groups.iter().map(backend))
+    }
+}
+
+pub(super) fn health_check(check: &HealthCheck, description: &str) -> model::HealthCheck {
+    let HealthCheck { name, path, port, interval, timeout, healthy, unhealthy } = check;
+    let whole = |seconds: u32| i32::try_from(seconds).unwrap_or(i32::MAX);
+    let wire = model::HealthCheck::new()
+        .set_name(name)
+        .set_description(description)
+        .set_check_interval_sec(whole(*interval))
+        .set_timeout_sec(whole(*timeout))
+        .set_healthy_threshold(whole(*healthy))
+        .set_unhealthy_threshold(whole(*unhealthy));
+    match path {
+        Some(path) => wire.set_type("HTTP").set_http_health_check(
+            model::HTTPHealthCheck::new().set_port(i32::from(*port)).set_request_path(path),
+        ),
+        None => {
+            wire.set_type("TCP").set_tcp_health_check(model::TCPHealthCheck::new().set_port(i32::from(*port)))
+        }
+    }
+}
+
+pub(super) fn firewall(firewall: &Firewall, description: &str) -> model::Firewall {
+    let Firewall { name, network, priority, sources, destinations, verdict } = firewall;
+    let wire = model::Firewall::new()
+        .set_name(name)
+        .set_description(description)
+        .set_network(Urls::network(network))
+        .set_direction("INGRESS")
+        .set_priority(i32::try_from(*priority).unwrap_or(i32::MAX))
+        .set_source_ranges(sources.iter().map(ToString::to_string))
+        .set_destination_ranges(destinations.iter().map(ToString::to_string));
+    match verdict {
+        Verdict::DenyAll => wire.set_denied([model::firewall::Denied::new().set_ip_protocol("all")]),
+        Verdict::Allow(ports) => {
+            wire.set_allowed([Protocol::Tcp, Protocol::Udp].into_iter().filter_map(|protocol| {
+                let own: Vec<String> = ports
+                    .iter()
+                    .filter(|(it, _)| *it == protocol)
+                    .map(|(_, port)| port.to_string())
+                    .collect();
+                let name = protocol.to_string().to_lowercase();
+                (!own.is_empty())
+                    .then(|| model::firewall::Allowed::new().set_ip_protocol(name).set_ports(own))
+            }))
+        }
+    }
+}
+
+pub(super) fn endpoint_group(
+    urls: &Urls,
+    group: &EndpointGroup,
+    description: &str,
+) -> model::NetworkEndpointGroup {
+    let EndpointGroup { name, zone: _, place: Place { network, subnetwork } } = group;
+    model::NetworkEndpointGroup::new()
+        .set_name(name)
+        .set_description(description)
+        .set_network_endpoint_type("GCE_VM_IP")
+        .set_network(Urls::network(network))
+        .set_subnetwork(urls.regional("subnetworks", subnetwork))
+}
+
+pub(super) fn endpoint(Endpoint { instance, ip }: &Endpoint) -> model::NetworkEndpoint {
+    model::NetworkEndpoint::new().set_instance(instance).set_ip_address(ip.to_string())
+}
+
+fn scheme_name(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::External => "EXTERNAL",
+        Scheme::Internal => "INTERNAL",
+    }
+}
+
+fn scheme_of(name: Option<&str>) -> Option<Scheme> {
+    match name? {
+        "EXTERNAL" => Some(Scheme::External),
+        "INTERNAL" => Some(Scheme::Internal),
+        _ => None,
+    }
+}
+
+/// The last segment of a URL.
+fn last(url: &str) -> String {
+    url.rsplit('/').next().unwrap_or(url).to_owned()
+}
+
+fn found(resource: Resource, description: Option<String>) -> Found {
+    Found { resource, description: description.unwrap_or_default() }
+}
+
+pub(super) fn read_address(wire: model::Address) -> Option<Found> {
+    let address = Address {
+        name: wire.name?,
+        scheme: scheme_of(wire.address_type.as_ref()?.name())?,
+        tier: wire.network_tier.as_ref().and_then(|tier| tier.name()?.parse().ok()),
+        subnetwork: wire.subnetwork.as_deref().map(last),
+        ip: wire.address.and_then(|text| text.parse().ok()),
+    };
+    Some(found(Resource::Address(address), wire.description))
+}
+
+pub(super) fn read_forwarding_rule(wire: model::ForwardingRule) -> Option<Found> {
+    let forwards = match (wire.ip_protocol.as_ref()?.name()?, wire.all_ports) {
+        ("L3_DEFAULT", _) => Forwards::Everything,
+        (protocol, Some(true)) => Forwards::AllPorts(protocol.parse().ok()?),
+        (protocol, _) => {
+            let ports = wire.ports.iter().filter_map(|port| port.parse().ok());
+            Forwards::Ports(protocol.parse().ok()?, ports.collect())
+        }
+    };
+    let place = match (&wire.network, &wire.subnetwork) {
+        (Some(network), Some(subnetwork)) => {
+            Some(Place { network: last(network), subnetwork: last(subnetwork) })
+        }
+        _ => None,
+    };
+    let rule = ForwardingRule {
+        name: wire.name?,
+        scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
+        forwards,
+        address: AddressRef::Ip(wire.ip_address?.parse().ok()?),
+        backend_service: last(wire.backend_service.as_deref()?),
+        tier: wire.network_tier.as_ref().and_then(|tier| tier.name()?.parse().ok()),
+        place,
+        global_access: wire.allow_global_access.unwrap_or_default(),
+    };
+    Some(found(Resource::ForwardingRule(rule), wire.description))
+}
+
+pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found> {
+    let service = BackendService {
+        name: wire.name?,
+        scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
+        network: wire.network.as_deref().map(last),
+        client_ip_affinity: wire.session_affinity.is_some_and(|it| it.name() == Some("CLIENT_IP")),
+        health_check: wire.health_checks.first().map(|url| last(url))?,
+        groups: wire.backends.iter().filter_map(|backend| zonal(backend.group.as_deref()?)).collect(),
+    };
+    Some(found(Resource::BackendService(service), wire.description))
+}
+
+/// Zone and name of `…/zones/ZONE/COLLECTION/NAME`.
+fn zonal(url: &str) -> Option<(String, String)> {
+    let (_, rest) = url.split_once("zones/")?;
+    let (zone, rest) = rest.split_once('/')?;
+    Some((zone.to_owned(), last(rest)))
+}
+
+pub(super) fn read_health_check(wire: model::HealthCheck) -> Option<Found> {
+    let (path, port) = match (wire.http_health_check, wire.tcp_health_check) {
+        (Some(http), _) => (Some(http.request_path?), http.port?),
+        (None, tcp) => (None, tcp?.port?),
+    };
+    let seconds = |value: Option<i32>| u32::try_from(value?).ok();
+    let check = HealthCheck {
+        name: wire.name?,
+        path,
+        port: u16::try_from(port).ok()?,
+        interval: seconds(wire.check_interval_sec)?,
+        timeout: seconds(wire.timeout_sec)?,
+        healthy: seconds(wire.healthy_threshold)?,
+        unhealthy: seconds(wire.unhealthy_threshold)?,
+    };
+    Some(found(Resource::HealthCheck(check), wire.description))
+}
+
+pub(super) fn read_firewall(wire: model::Firewall) -> Option<Found> {
+    let verdict = if wire.denied.is_empty() {
+        let mut ports = BTreeSet::new();
+        for allowed in &wire.allowed {
+            let protocol: Protocol = allowed.ip_protocol.as_ref()?.to_uppercase().parse().ok()?;
+            ports.extend(allowed.ports.iter().filter_map(|port| Some((protocol, port.parse().ok()?))));
+        }
+        Verdict::Allow(ports)
+    } else {
+        Verdict::DenyAll
+    };
+    let firewall = Firewall {
+        name: wire.name?,
+        network: last(wire.network.as_deref()?),
+        priority: u32::try_from(wire.priority?).ok()?,
+        sources: ranges(&wire.source_ranges),
+        destinations: ranges(&wire.destination_ranges),
+        verdict,
+    };
+    Some(found(Resource::Firewall(firewall), wire.description))
+}
+
+/// CIDRs; a single address stands for itself.
+fn ranges(texts: &[String]) -> BTreeSet<IpNet> {
+    let range = |text: &String| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    texts.iter().filter_map(range).collect()
+}
+
+pub(super) fn read_endpoint_group(wire: model::NetworkEndpointGroup) -> Option<Found> {
+    let place =
+        Place { network: last(wire.network.as_deref()?), subnetwork: last(wire.subnetwork.as_deref()?) };
+    let group = EndpointGroup { name: wire.name?, zone: last(wire.zone.as_deref()?), place };
+    Some(found(Resource::EndpointGroup(group), wire.description))
+}
+
+pub(super) fn read_endpoint(wire: model::NetworkEndpointWithHealthStatus) -> Option<(Endpoint, Health)> {
+    let states: Vec<&str> =
+        wire.healths.iter().filter_map(|health| health.health_state.as_ref()?.name()).collect();
+    let health = if states.contains(&"HEALTHY") {
+        Health::Healthy
+    } else if states.contains(&"UNHEALTHY") {
+        Health::Unhealthy
+    } else {
+        Health::Unknown
+    };
+    let endpoint = wire.network_endpoint?;
+    let ip = endpoint.ip_address?.parse().ok()?;
+    Some((Endpoint { instance: last(endpoint.instance.as_deref()?), ip }, health))
+}
+
+/// `None` for operations on kinds that we do not know.
+pub(super) fn read_operation(wire: model::Operation) -> Option<Operation> {
+    let target = target(wire.target_link.as_deref()?)?;
+    let failed = wire.error.and_then(|error| error.errors.into_iter().next());
+    let state = match (wire.status.as_ref().and_then(|status| status.name()), failed) {
+        (Some("DONE"), Some(error)) => OperationState::Failed(CloudError::of_operation(
+            &error.code.unwrap_or_default(),
+            &error.message.unwrap_or_default(),
+        )),
+        (Some("DONE"), None) => OperationState::Done,
+        _ => OperationState::Running,
+    };
+    Some(Operation {
+        name: wire.name?,
+        verb: wire.operation_type.unwrap_or_default(),
+        target,
+        started: wire.insert_time.unwrap_or_default(),
+        state,
+    })
+}
+
+fn target(url: &str) -> Option<Id> {
+    let (head, name) = url.rsplit_once('/')?;
+    let collection = head.rsplit('/').next()?;
+    let kind = Kind::ALL.into_iter().find(|kind| kind.collection() == collection)?;
+    let zone = (kind == Kind::EndpointGroup).then(|| zonal(url)).flatten().map(|(zone, _)| zone);
+    Some(Id { kind, zone, name: name.to_owned() })
+}

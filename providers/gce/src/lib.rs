@@ -1,0 +1,26 @@
+//! Google Cloud's regional passthrough load balancers, external and internal.
+//!
+//! ```text
+//!  operator ── GceProvider ── Cloud (trait) ── SdkCloud ── google-cloud-compute-v1 ──▶ Compute Engine
+//!               wanted → plan (pure) → one step at a time          (or emulators/gce, on loopback)
+//! ```
+//! One load balancer: an address, forwarding rules, a backend service, a health check, an endpoint group (`GCE_VM_IP`)
+//! per zone, firewalls. Packets reach a node with the load balancer's address as destination.
+//!
+//! Owns: [`GceProvider`], the seam [`cloud::Cloud`]. Leaves to others: serving those packets (the node proxy).
+//! Invariants: only what carries the cluster's UID is shown or touched; operations are the operator's to wait for.
+
+mod capabilities;
+pub mod cloud;
+mod names;
+mod observed;
+mod plan;
+mod provider;
+mod report;
+pub mod resource;
+mod subset;
+mod wanted;
+
+pub use cloud::sdk::SdkCloud;
+pub use observed::Observed;
+pub use provider::{Call, Config, Failure, GceProvider, Step};

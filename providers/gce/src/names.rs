@@ -1,0 +1,126 @@
+//! Resource names and ownership marks.
+//!
+//! Owns: what our resources are called, how they are found again by name, and whose a description says they are.
+//! Leaves to others: what is in them. Invariants: a name is a function of the owner and the part (law 5: a lost reply
+//! finds the same name), at most 63 characters of RFC 1035; a name alone never makes a thing ours (law 3): its
+//! description must carry both UIDs.
+
+use portico_provider::{ClusterUid, Owner};
+use serde::{Deserialize, Serialize};
+
+/// The limit of every Compute Engine name.
+const NAME_LIMIT: usize = 63;
+/// The longest part that a name ends with: `-1a2b3c-tcp-0f0f`, with its dash.
+const PART_LIMIT: usize = 16;
+
+/// Names of one Service's resources: `portico-<cluster>-<namespace>-<name>-<service>-<part>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    base: String,
+    filter: String,
+}
+
+impl Names {
+    /// Of this owner; the two digests make it unique, the words between are for people.
+    pub(crate) fn of(owner: &Owner) -> Self {
+        let Owner { cluster, service, name } = owner;
+        let prefix = prefix(cluster);
+        let digest = format!("{:010x}", fnv(&[cluster.as_str(), service.as_str()]) & 0xff_ffff_ffff);
+        let room = NAME_LIMIT - PART_LIMIT - prefix.len() - digest.len() - 1;
+        let words: String = format!("{}-{}", name.namespace(), name.name())
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .take(room)
+            .collect();
+        Self { base: format!("{prefix}{words}-{digest}"), filter: format!("{prefix}.*-{digest}-.*") }
+    }
+
+    /// The name of one part, such as `hc`.
+    pub(crate) fn part(&self, part: &str) -> String {
+        format!("{}-{part}", self.base)
+    }
+
+    /// A regular expression that all of them match, and (but for a collision of digests) nothing else.
+    pub(crate) fn pattern(&self) -> &str {
+        &self.filter
+    }
+}
+
+/// A regular expression that all names of a cluster match.
+pub(crate) fn cluster_pattern(cluster: &ClusterUid) -> String {
+    format!("{}.*", prefix(cluster))
+}
+
+fn prefix(cluster: &ClusterUid) -> String {
+    format!("portico-{:08x}-", fnv(&[cluster.as_str()]) & 0xffff_ffff)
+}
+
+/// FNV-1a of 64 bits (RFC 9923) over the parts, with a separator that no UID contains; equal in every process.
+pub(crate) fn fnv(parts: &[&str]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What our descriptions say, as JSON. The Service's name stands under the key that GKE uses.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    #[serde(rename = "networking.gke.io/service-name")]
+    name: String,
+    #[serde(rename = "portico.dev/cluster-uid")]
+    cluster: String,
+    #[serde(rename = "portico.dev/service-uid")]
+    service: String,
+}
+
+/// The description of everything that is this owner's.
+pub(crate) fn description(owner: &Owner) -> String {
+    let Owner { cluster, service, name } = owner;
+    let value = serde_json::json!({
+        "networking.gke.io/service-name": name.to_string(),
+        "portico.dev/cluster-uid": cluster,
+        "portico.dev/service-uid": service,
+    });
+    value.to_string()
+}
+
+/// Whose it is, by its description; `None`: not Portico's.
+pub(crate) fn owner_of(description: &str) -> Option<Owner> {
+    let Mark { name, cluster, service } = serde_json::from_str(description).ok()?;
+    Some(Owner {
+        cluster: cluster.parse().ok()?,
+        service: service.parse().ok()?,
+        name: name.try_into().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use portico_provider::ServiceName;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_name_is_valid_and_every_mark_is_read_back(
+            cluster in "[A-Za-z0-9-]{1,40}", service in "[A-Za-z0-9.-]{1,40}",
+            namespace in "[a-z0-9-]{1,63}", name in "[a-z0-9.-]{1,63}",
+        ) {
+            let owner = Owner {
+                cluster: cluster.parse().unwrap(),
+                service: service.parse().unwrap(),
+                name: ServiceName::new(&namespace, &name).unwrap(),
+            };
+            let longest = Names::of(&owner).part("1a2b3c-tcp-0f0f");
+            prop_assert!(longest.len() <= 63, "{longest}");
+            prop_assert!(longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
+            prop_assert_eq!(owner_of(&description(&owner)), Some(owner));
+        }
+    }
+
+    #[test]
+    fn a_description_that_is_not_ours_has_no_owner() {
+        assert_eq!(owner_of(""), None);
+        assert_eq!(owner_of(r#"{"networking.gke.io/service-name":"a/b"}"#), None);
+    }
+}

@@ -1,0 +1,372 @@
+//! What to do next for one Service: foundations, targets, frontends, and only then what is left over.
+//!
+//! Owns: the order of everything. Leaves to others: what should exist (`wanted`), which frontend serves (`plan/frontend`),
+//! the calls (`provider`). Invariants: pure and total. While an operation is under way nothing else is begun. A stage
+//! begins when nothing of the one before is left to do, so that what is referred to exists before what refers to it,
+//! and goes after it; nothing is taken away while anything is still to be added (law 2).
+
+pub(crate) mod draft;
+pub(crate) mod frontend;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use portico_provider::{Desired, Effect, LoadBalancer, Obstacle, Owner, Plan, Protocol, Scheme, Targets};
+
+use crate::observed::Observed;
+use crate::plan::draft::Draft;
+use crate::plan::frontend::{Choice, standing};
+use crate::provider::{Config, Step};
+use crate::resource::{Address, BackendService, EndpointGroup, Firewall, Id, Kind, Place, Resource, Verdict};
+use crate::subset::choose;
+use crate::wanted::{Source, Wanted, translate};
+
+/// How soon to look again at an operation; GKE polls as often.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where Google's probes come from.
+/// <https://cloud.google.com/load-balancing/docs/health-check-concepts#ip-ranges>
+const PROBES: [[u8; 5]; 4] =
+    [[35, 191, 0, 0, 16], [130, 211, 0, 0, 22], [209, 85, 152, 0, 22], [209, 85, 204, 0, 22]];
+
+/// Stronger than the deny-all below it, and than the default of a thousand.
+const ALLOW: u32 = 999;
+const DENY: u32 = 1000;
+
+pub(crate) fn plan(desired: Desired<'_>, observed: Option<&Observed>, config: &Config) -> Plan<Step> {
+    let nothing = Observed::default();
+    let observed = observed.unwrap_or(&nothing);
+    match desired {
+        Desired::Absent(owner) => absent(owner, observed),
+        Desired::Present(desired) => match translate(desired, config) {
+            Ok(wanted) => present(desired, wanted, observed, config),
+            Err(obstacles) => obstacles
+                .into_iter()
+                .fold(Plan::nothing("the load balancer is as the Service asks"), |plan, (field, message)| {
+                    plan.block(field, Obstacle::Unsupported, message)
+                }),
+        },
+    }
+}
+
+fn absent(owner: &Owner, observed: &Observed) -> Plan<Step> {
+    let plan = Plan::nothing("there is nothing to delete");
+    if let Some(operation) = observed.running() {
+        return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
+    }
+    let mut draft = Draft::new(owner, observed);
+    for id in observed.resources.keys().filter(|id| !observed.is_referred_to(id)) {
+        draft.delete(id.clone(), "the Service wants none any more");
+    }
+    draft.finish(plan)
+}
+
+fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, config: &Config) -> Plan<Step> {
+    let Choice { frontend, refused } = frontend::choose(desired, &wanted, observed);
+    let mut plan = Plan::nothing("the load balancer is as the Service asks");
+    if let Some((field, message)) = refused {
+        plan = plan.block(field, Obstacle::ReplacementRequired, message);
+    }
+    if frontend.scheme != wanted.frontend.scheme
+        && let Targets::Nodes(nodes) = &desired.targets
+    {
+        let policy = desired.external_traffic_policy;
+        wanted.zones = choose(nodes, &desired.owner.service, frontend.scheme, policy);
+    }
+    wanted.global_access &= frontend.scheme == Scheme::Internal;
+    wanted.frontend = frontend;
+    if let Some(operation) = observed.running() {
+        return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
+    }
+    let stages = Stages { desired, wanted: &wanted, observed, config };
+    let mut draft = Draft::new(&desired.owner, observed);
+    for stage in Stage::IN_ORDER {
+        stages.draft(stage, &mut draft);
+        if !draft.is_empty() {
+            return draft.finish(plan);
+        }
+    }
+    stages.wait_for_status(plan)
+}
+
+/// What is done together; each stage needs what the ones before it made.
+#[derive(Clone, Copy)]
+enum Stage {
+    Foundations,
+    Targets,
+    Frontends,
+    Outsiders,
+    Narrow,
+    Leftovers,
+}
+
+impl Stage {
+    const IN_ORDER: [Self; 6] =
+        [Self::Foundations, Self::Targets, Self::Frontends, Self::Outsiders, Self::Narrow, Self::Leftovers];
+}
+
+/// The arguments of every stage.
+struct Stages<'a> {
+    desired: &'a LoadBalancer,
+    wanted: &'a Wanted,
+    observed: &'a Observed,
+    config: &'a Config,
+}
+
+impl Stages<'_> {
+    fn draft(&self, stage: Stage, draft: &mut Draft<'_>) {
+        match stage {
+            Stage::Foundations => self.foundations(draft),
+            Stage::Targets => self.targets(draft),
+            Stage::Frontends => self.frontends(draft),
+            Stage::Outsiders => self.outsiders(draft),
+            Stage::Narrow => self.narrow(draft),
+            Stage::Leftovers => self.leftovers(draft),
+        }
+    }
+
+    fn part(&self, part: &str) -> String {
+        self.wanted.names.part(part)
+    }
+
+    fn place(&self) -> Place {
+        Place { network: self.config.network.clone(), subnetwork: self.config.subnetwork.clone() }
+    }
+
+    fn service_name(&self) -> String {
+        self.part(match self.wanted.frontend.scheme {
+            Scheme::External => "ext",
+            Scheme::Internal => "int",
+        })
+    }
+
+    fn group(&self, zone: &str) -> Id {
+        Id { kind: Kind::EndpointGroup, zone: Some(zone.to_owned()), name: self.part("neg") }
+    }
+
+    fn firewall_id(&self, part: &str) -> Id {
+        Id { kind: Kind::Firewall, zone: None, name: self.part(part) }
+    }
+
+    /// The address of the frontend that is to serve, once it is known.
+    fn ip(&self) -> Option<IpAddr> {
+        frontend::ip(&self.wanted.frontend, self.observed)
+    }
+
+    /// What nothing else has to exist for.
+    fn foundations(&self, draft: &mut Draft<'_>) {
+        draft.ensure(Resource::HealthCheck(self.wanted.check.clone()));
+        for zone in self.wanted.zones.keys() {
+            let group = EndpointGroup { name: self.part("neg"), zone: zone.clone(), place: self.place() };
+            draft.ensure(Resource::EndpointGroup(group));
+        }
+        draft.ensure(Resource::Firewall(Firewall {
+            name: self.part("hc-fw"),
+            network: self.config.network.clone(),
+            priority: ALLOW,
+            sources: PROBES
+                .iter()
+                .filter_map(|[a, b, c, d, length]| IpNet::new(IpAddr::from([*a, *b, *c, *d]), *length).ok())
+                .collect(),
+            destinations: BTreeSet::new(),
+            verdict: Verdict::Allow(BTreeSet::from([(Protocol::Tcp, self.wanted.check.port)])),
+        }));
+        self.address(draft);
+    }
+
+    fn address(&self, draft: &mut Draft<'_>) {
+        let frontend = &self.wanted.frontend;
+        let name = self.part(&format!("{}-ip", frontend.id));
+        let id = Id { kind: Kind::Address, zone: None, name: name.clone() };
+        if !frontend.reserves() || self.observed.resources.contains_key(&id) {
+            return;
+        }
+        let address = |ip| {
+            Resource::Address(Address {
+                name: name.clone(),
+                scheme: frontend.scheme,
+                tier: frontend.tier,
+                subnetwork: frontend.subnetwork.clone(),
+                ip,
+            })
+        };
+        match (&frontend.source, frontend::claim(self.desired, frontend, self.observed)) {
+            (Source::Exactly(ip), _) => draft.insert(address(Some(*ip)), "the Service asks for it"),
+            // Refused once: whatever had it, has it still.
+            (_, Some(ip)) if self.observed.failure(&id).is_none() => {
+                draft.insert_or(address(Some(ip)), address(None), "clients know it");
+            }
+            (_, Some(_)) => draft.insert_anew(address(None), "the one that clients know cannot be had"),
+            (_, None) => draft.insert(address(None), "there is none"),
+        }
+    }
+
+    /// Nodes into their groups, and groups into the backend service. Nothing leaves it here.
+    fn targets(&self, draft: &mut Draft<'_>) {
+        let mut groups: BTreeSet<(String, String)> =
+            self.wanted.zones.keys().map(|zone| (zone.clone(), self.part("neg"))).collect();
+        for (zone, endpoints) in &self.wanted.zones {
+            let id = self.group(zone);
+            let present = self.observed.endpoints.get(&id);
+            let missing = endpoints.iter().filter(|it| !present.is_some_and(|all| all.contains_key(*it)));
+            draft.attach(id.clone(), missing.cloned().collect());
+        }
+        let service = self.service(&groups);
+        let kept = self.observed.services().find(|existing| existing.name == service.name);
+        groups.extend(kept.into_iter().flat_map(|existing| existing.groups.iter().cloned()));
+        draft.ensure(Resource::BackendService(BackendService { groups, ..service }));
+    }
+
+    fn service(&self, groups: &BTreeSet<(String, String)>) -> BackendService {
+        let scheme = self.wanted.frontend.scheme;
+        BackendService {
+            name: self.service_name(),
+            scheme,
+            network: (scheme == Scheme::Internal).then(|| self.config.network.clone()),
+            client_ip_affinity: self.wanted.client_ip_affinity,
+            health_check: self.wanted.check.name.clone(),
+            groups: groups.clone(),
+        }
+    }
+
+    /// Senders in, and a rule for each port that none forwards yet.
+    fn frontends(&self, draft: &mut Draft<'_>) {
+        let exact = self.allow();
+        if let Some(exact) = exact {
+            draft.ensure(Resource::Firewall(self.widened(exact)));
+        }
+        for rule in rules::missing(self.wanted, self.observed, self.place(), &self.service_name()) {
+            draft.insert(Resource::ForwardingRule(rule), "no rule forwards these ports yet");
+        }
+        for rule in rules::of(&self.wanted.frontend, self.observed) {
+            if self.wanted.global_access && !rule.global_access {
+                draft.ensure(Resource::ForwardingRule(rules::with_access(rule, true)));
+            }
+        }
+    }
+
+    /// What shall be allowed; `None` as long as the address is not known.
+    fn allow(&self) -> Option<Firewall> {
+        let mut destinations = BTreeSet::from([IpNet::from(self.ip()?)]);
+        destinations.extend(standing(self.observed).iter().map(|other| IpNet::from(other.ip)));
+        Some(Firewall {
+            name: self.part("fw"),
+            network: self.config.network.clone(),
+            priority: ALLOW,
+            sources: self.wanted.sources.clone(),
+            destinations,
+            verdict: Verdict::Allow(self.wanted.ports.clone()),
+        })
+    }
+
+    /// It, with all that is let in now.
+    fn widened(&self, exact: Firewall) -> Firewall {
+        let Some(Resource::Firewall(now)) = self.observed.resources.get(&self.firewall_id("fw")) else {
+            return exact;
+        };
+        let mut wide = exact;
+        wide.sources.extend(now.sources.iter().copied());
+        wide.destinations.extend(now.destinations.iter().copied());
+        if let (Verdict::Allow(ports), Verdict::Allow(now)) = (&mut wide.verdict, &now.verdict) {
+            ports.extend(now.iter().copied());
+        }
+        wide
+    }
+
+    /// Everybody else out, once those who may come are in.
+    fn outsiders(&self, draft: &mut Draft<'_>) {
+        if let (true, Some(allow)) = (self.wanted.deny_others, self.allow()) {
+            let deny = Firewall {
+                name: self.part("deny"),
+                priority: DENY,
+                sources: BTreeSet::from([IpNet::default()]),
+                verdict: Verdict::DenyAll,
+                ..allow
+            };
+            draft.ensure(Resource::Firewall(deny));
+        }
+    }
+
+    /// Takes away what no longer belongs to things that stay.
+    fn narrow(&self, draft: &mut Draft<'_>) {
+        self.old_rules(draft);
+        let deny = self.firewall_id("deny");
+        if !self.wanted.deny_others && self.observed.resources.contains_key(&deny) {
+            draft.delete(deny, "others need not be shut out any more");
+        }
+        if let Some(exact) = self.allow() {
+            draft.shrink(Resource::Firewall(exact));
+        }
+        for rule in rules::of(&self.wanted.frontend, self.observed) {
+            if rule.global_access && !self.wanted.global_access {
+                draft.shrink(Resource::ForwardingRule(rules::with_access(rule, false)));
+            }
+        }
+        for (zone, endpoints) in &self.wanted.zones {
+            let id = self.group(zone);
+            let present = self.observed.endpoints.get(&id).into_iter().flat_map(|all| all.keys());
+            let gone = present.filter(|it| !endpoints.contains(*it)).cloned().collect();
+            draft.detach(id.clone(), gone);
+        }
+        let groups = self.wanted.zones.keys().map(|zone| (zone.clone(), self.part("neg"))).collect();
+        draft.shrink(Resource::BackendService(self.service(&groups)));
+    }
+
+    /// Rules that forward nothing that is wanted, and rules of a replaced frontend that no client is told of any more.
+    fn old_rules(&self, draft: &mut Draft<'_>) {
+        let published = self.desired.published_ips();
+        for other in standing(self.observed) {
+            let replaced = other.id != self.wanted.frontend.id;
+            for rule in other.rules {
+                let useful =
+                    self.wanted.ports.iter().any(|(protocol, port)| rule.forwards.covers(*protocol, *port));
+                let id = Resource::ForwardingRule(rule.clone()).id();
+                if replaced && !published.contains(&other.ip) {
+                    draft.delete(id, "it is replaced, and the Service's status does not show its address");
+                } else if !replaced && !useful {
+                    draft.delete(id, "the Service has none of its ports any more");
+                }
+            }
+        }
+    }
+
+    /// Deletes what nothing refers to and nobody wants.
+    fn leftovers(&self, draft: &mut Draft<'_>) {
+        let frontend = &self.wanted.frontend;
+        for (id, resource) in &self.observed.resources {
+            let wanted = match resource {
+                Resource::HealthCheck(_) | Resource::Firewall(_) | Resource::ForwardingRule(_) => true,
+                Resource::BackendService(service) => service.name == self.service_name(),
+                Resource::EndpointGroup(group) => self.wanted.zones.contains_key(&group.zone),
+                Resource::Address(address) => address.name == self.part(&format!("{}-ip", frontend.id)),
+            };
+            if !wanted && !self.observed.is_referred_to(id) {
+                draft.delete(id.clone(), "nothing uses it any more");
+            }
+        }
+    }
+
+    fn wait_for_status(&self, plan: Plan<Step>) -> Plan<Step> {
+        let published = self.desired.published_ips();
+        let old = standing(self.observed)
+            .into_iter()
+            .find(|other| other.id != self.wanted.frontend.id && published.contains(&other.ip));
+        match old {
+            Some(other) => plan.wait(
+                format!("the Service's status to show the new address instead of {}", other.ip),
+                LOOK_AGAIN,
+            ),
+            None => plan,
+        }
+    }
+}
+
+/// Whether a plan has nothing left to add.
+pub(crate) fn only_narrows(plan: &Plan<Step>) -> bool {
+    plan.steps().iter().all(|planned| planned.effect == Effect::Narrow)
+}

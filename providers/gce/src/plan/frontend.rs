@@ -1,0 +1,141 @@
+//! Which frontend serves: the one that is wanted, or the one that is there until the user agrees to replace it.
+//!
+//! Owns: that choice, and what is claimed for a new address. Leaves to others: making and removing frontends.
+//! Invariants: what serves is kept unless the user consents (law 7); an address that clients know is tried before
+//! another is allocated (law 6).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use portico_provider::{Field, LoadBalancer, Replacement, Scheme};
+
+use crate::observed::Observed;
+use crate::resource::{AddressRef, ForwardingRule, Tier};
+use crate::wanted::{Frontend, Source, Wanted};
+
+/// A frontend that exists: an address with at least one rule.
+pub(crate) struct Standing<'a> {
+    pub(crate) id: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) rules: Vec<&'a ForwardingRule>,
+    scheme: Scheme,
+    tier: Option<Tier>,
+    subnetwork: Option<String>,
+}
+
+/// The outcome.
+pub(crate) struct Choice {
+    pub(crate) frontend: Frontend,
+    /// Why it is not the wanted one.
+    pub(crate) refused: Option<(Field, String)>,
+}
+
+/// Part `back` from the end of a name, between dashes: rules end in `-ID-PROTOCOL-DIGEST`, addresses in `-ID-ip`.
+fn id_in(name: &str, back: usize) -> Option<&str> {
+    name.rsplit('-').nth(back)
+}
+
+pub(crate) fn standing(observed: &Observed) -> Vec<Standing<'_>> {
+    let mut all: BTreeMap<&str, Standing<'_>> = BTreeMap::new();
+    for rule in observed.rules() {
+        let (Some(id), AddressRef::Ip(ip)) = (id_in(&rule.name, 2), &rule.address) else { continue };
+        let new = || Standing {
+            id: id.to_owned(),
+            ip: *ip,
+            rules: Vec::new(),
+            scheme: rule.scheme,
+            tier: rule.tier,
+            subnetwork: rule.place.as_ref().map(|place| place.subnetwork.clone()),
+        };
+        all.entry(id).or_insert_with(new).rules.push(rule);
+    }
+    all.into_values().collect()
+}
+
+pub(crate) fn choose(desired: &LoadBalancer, wanted: &Wanted, observed: &Observed) -> Choice {
+    let frontends = standing(observed);
+    let want = &wanted.frontend;
+    let chosen = |frontend| Choice { frontend, refused: None };
+    if frontends.is_empty() || frontends.iter().any(|it| it.id == want.id) {
+        return chosen(want.clone());
+    }
+    // A user who writes down the address that the Service has got already asks for nothing new.
+    let pinned = |it: &&Standing<'_>| want.source == Source::Exactly(it.ip) && alike(it, want);
+    if let Some(same) = frontends.iter().find(pinned) {
+        return chosen(kept(same));
+    }
+    let published = desired.published_ips();
+    let serving = frontends.iter().find(|it| published.contains(&it.ip)).or(frontends.first());
+    match (desired.replacement, serving) {
+        (Replacement::Allowed, _) | (_, None) => chosen(want.clone()),
+        (Replacement::NeedsConsent, Some(serving)) => {
+            Choice { frontend: kept(serving), refused: Some(refusal(serving, want)) }
+        }
+    }
+}
+
+fn alike(it: &Standing<'_>, want: &Frontend) -> bool {
+    it.scheme == want.scheme && it.tier == want.tier && it.subnetwork == want.subnetwork
+}
+
+/// As it is: whoever reserved its address.
+fn kept(it: &Standing<'_>) -> Frontend {
+    Frontend {
+        id: it.id.clone(),
+        scheme: it.scheme,
+        tier: it.tier,
+        subnetwork: it.subnetwork.clone(),
+        source: Source::Kept(it.ip),
+    }
+}
+
+fn refusal(serving: &Standing<'_>, want: &Frontend) -> (Field, String) {
+    let (field, what) = if serving.scheme != want.scheme {
+        (
+            Field::Scheme,
+            format!("{:?} was asked for, and the load balancer is {:?}", want.scheme, serving.scheme),
+        )
+    } else if serving.tier != want.tier || serving.subnetwork != want.subnetwork {
+        (Field::Options, "another network tier or subnetwork was asked for".to_owned())
+    } else {
+        match &want.source {
+            Source::Named(name) => (Field::Options, format!("address {name} was asked for")),
+            Source::Exactly(ip) => (Field::RequestedAddresses, format!("{ip} was asked for")),
+            Source::Own | Source::Kept(_) => {
+                (Field::RequestedAddresses, "no certain address is asked for any more".to_owned())
+            }
+        }
+    };
+    let message = format!(
+        "{what}, while clients use {}: to move, set annotation portico.dev/allow-replacement to \"true\"; the new address \
+         serves before the old one goes",
+        serving.ip
+    );
+    (field, message)
+}
+
+/// The address of a frontend, as far as it is known.
+pub(crate) fn ip(frontend: &Frontend, observed: &Observed) -> Option<IpAddr> {
+    let own = observed.addresses().find(|it| id_in(&it.name, 1) == Some(frontend.id.as_str()));
+    let rule = || standing(observed).into_iter().find(|it| it.id == frontend.id).map(|it| it.ip);
+    let given = || match &frontend.source {
+        Source::Exactly(ip) | Source::Kept(ip) => Some(*ip),
+        Source::Own | Source::Named(_) => None,
+    };
+    own.and_then(|address| address.ip).or_else(rule).or_else(given)
+}
+
+/// What to ask for: the address that its rules have already, or one that clients were told of and nothing of ours has.
+pub(crate) fn claim(desired: &LoadBalancer, frontend: &Frontend, observed: &Observed) -> Option<IpAddr> {
+    if let Some(ip) = ip(frontend, observed) {
+        return Some(ip);
+    }
+    let inside = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_private() == (frontend.scheme == Scheme::Internal),
+        IpAddr::V6(_) => false,
+    };
+    let taken = |ip: &IpAddr| {
+        observed.addresses().any(|it| it.ip == Some(*ip)) || standing(observed).iter().any(|it| it.ip == *ip)
+    };
+    desired.published_ips().into_iter().find(|ip| inside(ip) && !taken(ip))
+}

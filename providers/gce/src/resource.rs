@@ -1,0 +1,330 @@
+//! The Compute Engine resources of a passthrough load balancer, in our own words.
+//!
+//! Owns: one struct for each kind, with the fields that Portico sets and compares, and nothing else.
+//! Leaves to others: the SDK's types (`cloud/wire`), what they should say (`wanted`).
+//! Invariant: references are names, not URLs; what has no order is a set, so equality means "as it should be".
+//! Source: <https://cloud.google.com/compute/docs/reference/rest/v1>.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use portico_provider::{Protocol, Scheme};
+
+/// A collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// `addresses`, regional.
+    Address,
+    /// `forwardingRules`, regional.
+    ForwardingRule,
+    /// `regionBackendServices`.
+    BackendService,
+    /// `regionHealthChecks`.
+    HealthCheck,
+    /// `firewalls`, of a network.
+    Firewall,
+    /// `networkEndpointGroups`, zonal.
+    EndpointGroup,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
+        Self::Address,
+        Self::ForwardingRule,
+        Self::BackendService,
+        Self::HealthCheck,
+        Self::Firewall,
+        Self::EndpointGroup,
+    ];
+
+    /// Its collection in a URL.
+    pub(crate) fn collection(self) -> &'static str {
+        match self {
+            Self::Address => "addresses",
+            Self::ForwardingRule => "forwardingRules",
+            Self::BackendService => "backendServices",
+            Self::HealthCheck => "healthChecks",
+            Self::Firewall => "firewalls",
+            Self::EndpointGroup => "networkEndpointGroups",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address => "address",
+            Self::ForwardingRule => "forwarding rule",
+            Self::BackendService => "backend service",
+            Self::HealthCheck => "health check",
+            Self::Firewall => "firewall",
+            Self::EndpointGroup => "endpoint group",
+        })
+    }
+}
+
+/// What tells one resource from another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its zone, if the kind is zonal.
+    pub zone: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, zone, name } = self;
+        write!(f, "{kind} {name}")?;
+        zone.as_ref().map_or(Ok(()), |zone| write!(f, " in {zone}"))
+    }
+}
+
+/// Any of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// A reserved address.
+    Address(Address),
+    /// A frontend.
+    ForwardingRule(ForwardingRule),
+    /// What frontends send to.
+    BackendService(BackendService),
+    /// How backends are probed.
+    HealthCheck(HealthCheck),
+    /// Who may send.
+    Firewall(Firewall),
+    /// Nodes of one zone.
+    EndpointGroup(EndpointGroup),
+}
+
+impl Resource {
+    /// What it is called.
+    pub fn id(&self) -> Id {
+        let (kind, name, zone) = match self {
+            Self::Address(it) => (Kind::Address, &it.name, None),
+            Self::ForwardingRule(it) => (Kind::ForwardingRule, &it.name, None),
+            Self::BackendService(it) => (Kind::BackendService, &it.name, None),
+            Self::HealthCheck(it) => (Kind::HealthCheck, &it.name, None),
+            Self::Firewall(it) => (Kind::Firewall, &it.name, None),
+            Self::EndpointGroup(it) => (Kind::EndpointGroup, &it.name, Some(it.zone.clone())),
+        };
+        Id { kind, zone, name: name.clone() }
+    }
+}
+
+/// `networkTier`, of external addresses and rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Google's backbone.
+    Premium,
+    /// The public Internet.
+    Standard,
+}
+
+impl Tier {
+    /// As the API spells it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Premium => "PREMIUM",
+            Self::Standard => "STANDARD",
+        }
+    }
+}
+
+impl std::str::FromStr for Tier {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "Premium" | "PREMIUM" => Ok(Self::Premium),
+            "Standard" | "STANDARD" => Ok(Self::Standard),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A reserved regional IPv4 address. An internal one may be shared by several rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Its name.
+    pub name: String,
+    /// Inside or outside.
+    pub scheme: Scheme,
+    /// External ones only.
+    pub tier: Option<Tier>,
+    /// Internal ones only.
+    pub subnetwork: Option<String>,
+    /// What it is; for one to be made: what it should be.
+    pub ip: Option<IpAddr>,
+}
+
+/// A forwarding rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardingRule {
+    /// Its name.
+    pub name: String,
+    /// Inside or outside.
+    pub scheme: Scheme,
+    /// What it forwards.
+    pub forwards: Forwards,
+    /// Where it listens.
+    pub address: AddressRef,
+    /// The name of its backend service.
+    pub backend_service: String,
+    /// External ones only.
+    pub tier: Option<Tier>,
+    /// Internal ones only: network and subnetwork.
+    pub place: Option<Place>,
+    /// Whether clients of other regions reach it; internal ones only.
+    pub global_access: bool,
+}
+
+/// A network and a subnetwork in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its name.
+    pub network: String,
+    /// Its name.
+    pub subnetwork: String,
+}
+
+/// Protocol and ports of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forwards {
+    /// Up to five ports.
+    Ports(Protocol, BTreeSet<u16>),
+    /// All ports of a protocol.
+    AllPorts(Protocol),
+    /// Everything: `L3_DEFAULT`.
+    Everything,
+}
+
+impl Forwards {
+    /// Whether packets to this port are forwarded.
+    pub fn covers(&self, protocol: Protocol, port: u16) -> bool {
+        match self {
+            Self::Ports(own, ports) => *own == protocol && ports.contains(&port),
+            Self::AllPorts(own) => *own == protocol,
+            Self::Everything => true,
+        }
+    }
+}
+
+impl fmt::Display for Forwards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ports(protocol, ports) => {
+                let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+                write!(f, "{protocol} {}", ports.join(","))
+            }
+            Self::AllPorts(protocol) => write!(f, "{protocol}, all ports"),
+            Self::Everything => f.write_str("L3_DEFAULT"),
+        }
+    }
+}
+
+/// How a rule names its address; reading one always gives the number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressRef {
+    /// The number.
+    Ip(IpAddr),
+    /// The name of a reserved address of this region.
+    Named(String),
+}
+
+/// A backend service of protocol `UNSPECIFIED`, which fits rules of any protocol, so that it never has to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendService {
+    /// Its name.
+    pub name: String,
+    /// Inside or outside.
+    pub scheme: Scheme,
+    /// Internal ones only.
+    pub network: Option<String>,
+    /// Whether a client's address stays with one node.
+    pub client_ip_affinity: bool,
+    /// The name of its health check.
+    pub health_check: String,
+    /// Its endpoint groups: zone and name.
+    pub groups: BTreeSet<(String, String)>,
+}
+
+/// What is asked of nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Its name.
+    pub name: String,
+    /// The path of an HTTP check; `None`: a TCP connection.
+    pub path: Option<String>,
+    /// The port.
+    pub port: u16,
+    /// Seconds from one probe to the next.
+    pub interval: u32,
+    /// Seconds an answer may take.
+    pub timeout: u32,
+    /// Good answers in a row.
+    pub healthy: u32,
+    /// Bad answers in a row.
+    pub unhealthy: u32,
+}
+
+/// An ingress firewall rule of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firewall {
+    /// Its name.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// Less is stronger.
+    pub priority: u32,
+    /// Senders.
+    pub sources: BTreeSet<IpNet>,
+    /// Receivers; empty: any.
+    pub destinations: BTreeSet<IpNet>,
+    /// What happens.
+    pub verdict: Verdict,
+}
+
+/// What a firewall does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Lets these protocols and ports in.
+    Allow(BTreeSet<(Protocol, u16)>),
+    /// Drops everything.
+    DenyAll,
+}
+
+/// A group of type `GCE_VM_IP`; its endpoints are listed apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointGroup {
+    /// Its name.
+    pub name: String,
+    /// Its zone.
+    pub zone: String,
+    /// Network and subnetwork of its nodes.
+    pub place: Place,
+}
+
+/// A node in an endpoint group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The instance's name.
+    pub instance: String,
+    /// The address of its first interface.
+    pub ip: IpAddr,
+}
+
+/// What probes say about an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Healthy,
+    /// It does not.
+    Unhealthy,
+    /// Nobody has asked it yet, or it belongs to no load balancer yet.
+    Unknown,
+}

@@ -1,0 +1,307 @@
+//! From the desired load balancer to what should exist, field by field.
+//!
+//! Owns: the translation and what cannot be translated. Leaves to others: what exists already (`plan`).
+//! Invariant: pure; destructures the model in full, so that a new field cannot be forgotten.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use portico_provider::{
+    Field, HealthCheck as Probing, IpFamily, LoadBalancer, Options, Probe, ProbePort, Protocol,
+    ProxyProtocol, Scheme, SessionAffinity, Targets,
+};
+
+use crate::capabilities as keys;
+use crate::names::{Names, fnv};
+use crate::provider::Config;
+use crate::resource::{HealthCheck, Tier};
+use crate::subset::{Zones, choose};
+
+/// What cannot be done: field and message.
+pub(crate) type Obstacles = Vec<(Field, String)>;
+
+/// All that should exist for a Service, but for what depends on addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) names: Names,
+    pub(crate) frontend: Frontend,
+    pub(crate) ports: BTreeSet<(Protocol, u16)>,
+    pub(crate) global_access: bool,
+    pub(crate) deny_others: bool,
+    pub(crate) client_ip_affinity: bool,
+    pub(crate) check: HealthCheck,
+    pub(crate) sources: BTreeSet<IpNet>,
+    pub(crate) zones: Zones,
+}
+
+/// An address and its rules: what is replaced as a whole. Everything in it is fixed once it exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frontend {
+    /// Part of the names of its address and rules; a digest of the rest.
+    pub(crate) id: String,
+    pub(crate) scheme: Scheme,
+    pub(crate) tier: Option<Tier>,
+    pub(crate) subnetwork: Option<String>,
+    pub(crate) source: Source,
+}
+
+/// Where a frontend's address comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Portico reserves one, and gives it back.
+    Own,
+    /// This one. An external one is the user's, reserved before; an internal one is reserved by Portico.
+    Exactly(IpAddr),
+    /// One that the user reserved, by name.
+    Named(String),
+    /// That of a frontend which serves already, whoever reserved it.
+    Kept(IpAddr),
+}
+
+impl Frontend {
+    fn new(scheme: Scheme, tier: Option<Tier>, subnetwork: Option<String>, source: Source) -> Self {
+        let digest = fnv(&[
+            &format!("{scheme:?}"),
+            &format!("{tier:?}"),
+            &format!("{subnetwork:?}"),
+            &format!("{source:?}"),
+        ]);
+        Self { id: format!("{:06x}", digest & 0xff_ffff), scheme, tier, subnetwork, source }
+    }
+
+    /// Whether Portico reserves its address.
+    pub(crate) fn reserves(&self) -> bool {
+        match self.source {
+            Source::Own => true,
+            Source::Exactly(_) => self.scheme == Scheme::Internal,
+            Source::Named(_) | Source::Kept(_) => false,
+        }
+    }
+}
+
+/// What should exist, or everything that stands against it.
+pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wanted, Obstacles> {
+    let LoadBalancer {
+        owner,
+        listeners,
+        targets,
+        health_check,
+        source_ranges,
+        session_affinity,
+        external_traffic_policy,
+        proxy_protocol,
+        ip_families,
+        requested_addresses,
+        scheme,
+        replacement: _,
+        options,
+        published: _,
+    } = desired;
+    let names = Names::of(owner);
+    let mut wrong = Obstacles::new();
+    if listeners.is_empty() || listeners.iter().any(|listener| listener.protocol == Protocol::Sctp) {
+        wrong.push((Field::Listeners, "there must be at least one port, of protocol TCP or UDP".to_owned()));
+    }
+    if *proxy_protocol != ProxyProtocol::Off {
+        let message =
+            "a passthrough load balancer does not touch the data: set portico.dev/proxy-protocol to off";
+        wrong.push((Field::ProxyProtocol, message.to_owned()));
+    }
+    if ip_families.as_slice() != [IpFamily::IPv4] {
+        let message = "IPv4 only: set spec.ipFamilies to [IPv4] and spec.ipFamilyPolicy to SingleStack";
+        wrong.push((Field::IpFamilies, message.to_owned()));
+    }
+    let ports: BTreeSet<_> = listeners.iter().map(|it| (it.protocol, it.port.get())).collect();
+    let check = checking(health_check.as_ref(), &ports, names.part("hc"), &mut wrong);
+    let scheme = if config.internal { Scheme::Internal } else { *scheme };
+    let chosen = Chosen::read(options, scheme, &mut wrong);
+    let frontend = frontend(&chosen, requested_addresses, config, &mut wrong);
+    let sources = senders(source_ranges, &mut wrong);
+    let zones = match targets {
+        Targets::Nodes(nodes) => choose(nodes, &owner.service, chosen.scheme, *external_traffic_policy),
+        Targets::Pods(_) => {
+            let message = "nodes only: set portico.dev/target-kind to node";
+            wrong.push((Field::TargetKind, message.to_owned()));
+            Zones::new()
+        }
+    };
+    match check {
+        Some(check) if wrong.is_empty() => Ok(Wanted {
+            names,
+            frontend,
+            ports,
+            global_access: chosen.global_access,
+            deny_others: chosen.deny_others,
+            client_ip_affinity: *session_affinity != SessionAffinity::None,
+            check,
+            sources,
+            zones,
+        }),
+        _ => Err(wrong),
+    }
+}
+
+/// What annotations say.
+struct Chosen {
+    scheme: Scheme,
+    tier: Option<Tier>,
+    subnetwork: Option<String>,
+    named: Option<String>,
+    global_access: bool,
+    deny_others: bool,
+}
+
+/// An internal or external load balancer, as GKE's annotation writes it.
+struct Type(Scheme);
+
+impl std::str::FromStr for Type {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.to_ascii_lowercase().as_str() {
+            "internal" => Ok(Self(Scheme::Internal)),
+            "external" => Ok(Self(Scheme::External)),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A resource's name.
+struct Name(String);
+
+impl std::str::FromStr for Name {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let named = text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(valid);
+        if named && text.len() <= 63 { Ok(Self(text.to_owned())) } else { Err(()) }
+    }
+}
+
+impl Chosen {
+    fn read(options: &Options, scheme: Scheme, wrong: &mut Obstacles) -> Self {
+        const NAME: &str = "one name of lower-case letters, digits and '-'";
+        let mut reader = options.reader();
+        let kind = reader.parsed::<Type>(keys::TYPE, "\"Internal\" or \"External\"");
+        let kind = kind.or(reader.parsed::<Type>(keys::OLD_TYPE, "\"Internal\" or \"External\""));
+        let subnetwork = reader.parsed::<Name>(keys::SUBNET, NAME);
+        let subnetwork = subnetwork.or(reader.parsed::<Name>(keys::INTERNAL_SUBNET, NAME));
+        let chosen = Self {
+            scheme: kind.map_or(scheme, |Type(scheme)| scheme),
+            tier: reader.parsed(keys::TIER, "\"Premium\" or \"Standard\""),
+            subnetwork: subnetwork.map(|Name(name)| name),
+            named: reader.parsed::<Name>(keys::ADDRESSES, NAME).map(|Name(name)| name),
+            global_access: reader.flag(keys::GLOBAL_ACCESS).unwrap_or_default(),
+            deny_others: reader.flag(keys::DENY_FIREWALL).unwrap_or_default(),
+        };
+        let enabled = reader.parsed::<String>(keys::RBS, "\"enabled\"");
+        if enabled.is_some_and(|text| text != "enabled") {
+            wrong.push((
+                Field::Options,
+                format!("annotation {} must be \"enabled\", which is always so", keys::RBS),
+            ));
+        }
+        for key in keys::NOT_IMPLEMENTED {
+            if reader.parsed::<String>(key, "absent").is_some() {
+                wrong.push((Field::Options, format!("annotation {key} is not implemented: remove it")));
+            }
+        }
+        wrong.extend(reader.finish().into_iter().map(|error| (Field::Options, error.to_string())));
+        chosen
+    }
+}
+
+fn frontend(
+    chosen: &Chosen,
+    requested: &BTreeSet<IpAddr>,
+    config: &Config,
+    wrong: &mut Obstacles,
+) -> Frontend {
+    let Chosen { scheme, tier, subnetwork, named, global_access, deny_others: _ } = chosen;
+    let mut only = |key: &str, scheme: &str| {
+        wrong.push((Field::Options, format!("annotation {key} is for {scheme} load balancers: remove it")));
+    };
+    match scheme {
+        Scheme::External if subnetwork.is_some() => only(keys::SUBNET, "internal"),
+        Scheme::External if *global_access => only(keys::GLOBAL_ACCESS, "internal"),
+        Scheme::Internal if tier.is_some() => only(keys::TIER, "external"),
+        _ => {}
+    }
+    let source = match (named, requested.first()) {
+        (Some(name), None) => Source::Named(name.clone()),
+        (None, Some(ip)) => Source::Exactly(*ip),
+        (None, None) => Source::Own,
+        (Some(_), Some(_)) => {
+            let message =
+                format!("an address and annotation {} exclude each other: keep one", keys::ADDRESSES);
+            wrong.push((Field::RequestedAddresses, message));
+            Source::Own
+        }
+    };
+    if requested.len() > 1 || requested.iter().any(|ip| IpFamily::of(*ip) != IpFamily::IPv4) {
+        wrong.push((Field::RequestedAddresses, "one IPv4 address can be requested".to_owned()));
+    }
+    match scheme {
+        Scheme::External => Frontend::new(*scheme, Some(tier.unwrap_or(Tier::Premium)), None, source),
+        Scheme::Internal => {
+            let subnetwork = subnetwork.clone().unwrap_or_else(|| config.subnetwork.clone());
+            Frontend::new(*scheme, None, Some(subnetwork), source)
+        }
+    }
+}
+
+/// IPv4 senders; nobody named means everybody.
+fn senders(ranges: &BTreeSet<IpNet>, wrong: &mut Obstacles) -> BTreeSet<IpNet> {
+    if ranges.is_empty() {
+        return BTreeSet::from([IpNet::default()]);
+    }
+    let v4: BTreeSet<IpNet> = ranges.iter().filter(|range| matches!(range, IpNet::V4(_))).copied().collect();
+    if v4.is_empty() {
+        let message = "only IPv6 ranges, for an IPv4 address: nobody could connect. Add an IPv4 range";
+        wrong.push((Field::SourceRanges, message.to_owned()));
+    }
+    v4
+}
+
+/// The service needs a check; a Service without one gets that of the node proxy.
+fn checking(
+    check: Option<&Probing>,
+    ports: &BTreeSet<(Protocol, u16)>,
+    name: String,
+    wrong: &mut Obstacles,
+) -> Option<HealthCheck> {
+    let fallback = Probing::node_proxy();
+    let check = check.or(fallback.as_ref())?;
+    let Probing { probe, interval, timeout, healthy_threshold, unhealthy_threshold } = check;
+    let (port, path) = match probe {
+        Probe::Tcp { port } => (port, None),
+        Probe::Http { port, path } => (port, Some(path.clone())),
+    };
+    let tcp = ports.iter().find(|(protocol, _)| *protocol == Protocol::Tcp).map(|(_, port)| *port);
+    let port = match port {
+        ProbePort::Fixed(port) => Some(port.get()),
+        ProbePort::Traffic => tcp,
+    };
+    let whole = |duration: &Duration| {
+        let seconds = u32::try_from(duration.as_secs()).ok().filter(|seconds| (1..=300).contains(seconds));
+        seconds.filter(|_| duration.subsec_nanos() == 0)
+    };
+    let thresholds = (1..=10).contains(healthy_threshold) && (1..=10).contains(unhealthy_threshold);
+    match (port, whole(interval), whole(timeout)) {
+        (Some(port), Some(interval), Some(timeout))
+            if timeout <= interval && thresholds && check.is_sane() =>
+        {
+            let (healthy, unhealthy) = (*healthy_threshold, *unhealthy_threshold);
+            Some(HealthCheck { name, path, port, interval, timeout, healthy, unhealthy })
+        }
+        _ => {
+            let message = format!(
+                "{check}: whole seconds from 1 to 300, a timeout no longer than the interval, thresholds from 1 to 10, \
+                 and a TCP port to ask"
+            );
+            wrong.push((Field::HealthCheck, message));
+            None
+        }
+    }
+}

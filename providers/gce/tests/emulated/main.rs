@@ -1,0 +1,131 @@
+//! The provider against emulators/gce, which judges every message by Google's discovery document.
+//!
+//! Owns: the contract suite, crashes at every call, foreign resources, failed operations. Leaves to others: the pure
+//! half (unit tests). Needs `scripts/emulator-gce.sh setup`; without it each test says that it is skipped.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests end so, and clippy exempts only #[test] functions")]
+
+mod crash;
+mod emulator;
+mod stoppable;
+mod world;
+
+use portico_provider::{Desired, LoadBalancerProvider, ProviderError, contract};
+
+use crate::emulator::Emulator;
+use crate::world::GceWorld;
+
+#[tokio::test]
+async fn the_provider_keeps_every_promise_of_the_contract() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let foreign = world.emulator.foreign();
+    Box::pin(contract::run(&world)).await.unwrap();
+    assert_eq!(world.emulator.foreign(), foreign, "somebody else's resources were touched");
+    world.emulator.assert_no_violations();
+}
+
+#[test]
+fn the_emulator_satisfies_googles_own_clients() {
+    let Some(emulator) = Emulator::start() else { return };
+    let judged = emulator.python("judge.py").arg(&emulator.url).output().unwrap();
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
+}
+
+#[tokio::test]
+async fn a_failed_operation_is_an_error_with_its_text_and_is_then_tried_again() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let fault = r#"{"match": "regionHealthChecks.insert", "code": "QUOTA_EXCEEDED", "message": "no more", "http": 403}"#;
+    world.emulator.hook("fault", Some(fault));
+    let desired = world.desired("failing");
+    let wanted = Desired::Present(&desired);
+    let provider = world.one(&desired.owner.cluster);
+    let mut error = None;
+    for _ in 0..20 {
+        match world::round(&provider, wanted).await {
+            Ok(settled) if settled => break,
+            Ok(_) => {}
+            Err(failed) => error = Some(failed),
+        }
+    }
+    let error = error.expect("the failure was told");
+    assert!(
+        matches!(&error, ProviderError::Exhausted { message, .. } if message.contains("no more")),
+        "{error}"
+    );
+    let observed = provider.observe(&desired.owner).await.unwrap();
+    assert!(provider.report(&desired, observed.as_ref()).ready);
+    world.emulator.assert_no_violations();
+}
+
+#[tokio::test]
+async fn a_quota_is_told_with_its_name_and_limit() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    world.emulator.hook("quota", Some(r#"{"forwardingRules": 0}"#));
+    let desired = world.desired("quota");
+    let provider = world.one(&desired.owner.cluster);
+    let error = world::settle(&provider, Desired::Present(&desired)).await.unwrap_err();
+    assert!(
+        matches!(&error, ProviderError::Exhausted { message, .. } if message.contains("FORWARDING_RULES")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_foreign_resource_under_our_name_is_an_error_and_stays() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let desired = world.desired("squatted");
+    let provider = world.one(&desired.owner.cluster);
+    let plan = provider.plan(Desired::Present(&desired), None);
+    let first = plan.steps().first().unwrap().to_owned();
+    let name = first.step.to_string().rsplit(' ').next().unwrap().to_owned();
+    world.emulator.squat(&name);
+    let foreign = world.emulator.foreign();
+    let error = world::settle(&provider, Desired::Present(&desired)).await.unwrap_err();
+    assert_eq!(error.reason(), "Conflict", "{error}");
+    assert!(error.to_string().contains(&name), "{error}");
+    world::settle(&provider, Desired::Absent(&desired.owner)).await.unwrap();
+    assert_eq!(world.emulator.foreign(), foreign);
+}
+
+#[tokio::test]
+async fn an_internal_one_has_tcp_and_udp_on_one_address_and_global_access_in_place() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let mut desired = world.desired("internal");
+    let options = |global: &str| {
+        let pairs = [
+            ("networking.gke.io/load-balancer-type", "Internal"),
+            ("networking.gke.io/internal-load-balancer-allow-global-access", global),
+        ];
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    for global in ["true", "false"] {
+        desired.options = options(global);
+        let provider = world.one(&desired.owner.cluster);
+        world::settle(&provider, Desired::Present(&desired)).await.unwrap();
+        let rules = world.emulator.of("forwardingRules");
+        assert_eq!(rules.len(), 2, "{rules:?}");
+        assert_eq!(rules[0]["IPAddress"], rules[1]["IPAddress"]);
+        assert!(rules.iter().all(|rule| rule["allowGlobalAccess"] == (global == "true")), "{rules:?}");
+    }
+    world.emulator.assert_no_violations();
+}
+
+#[tokio::test]
+async fn an_unchanged_load_balancer_costs_no_write() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let desired = world.desired("quiet");
+    world::settle(&world.one(&desired.owner.cluster), Desired::Present(&desired)).await.unwrap();
+    let before = world.emulator.writes();
+    let provider = world.one(&desired.owner.cluster);
+    let inventory = provider.inventory().await.unwrap();
+    let observed = &inventory.services[&desired.owner.service].observed;
+    assert!(provider.plan(Desired::Present(&desired), Some(observed)).is_settled());
+    world::settle(&provider, Desired::Present(&desired)).await.unwrap();
+    assert_eq!(world.emulator.writes(), before);
+}
