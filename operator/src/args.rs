@@ -92,20 +92,20 @@ pub(crate) struct ProviderArgs {
 #[command(next_help_heading = "Provider: aws")]
 pub(crate) struct AwsArgs {
     /// Region, such as eu-west-1
-    #[arg(long, env = "AWS_REGION", required_if_eq("provider", "aws"))]
-    pub(crate) aws_region: Option<String>,
+    #[arg(long = "aws-region", env = "AWS_REGION", required_if_eq("provider", "aws"))]
+    pub(crate) region: Option<String>,
     /// VPC of the cluster's nodes and pods, such as vpc-0123456789abcdef0
-    #[arg(long, required_if_eq("provider", "aws"))]
-    pub(crate) aws_vpc_id: Option<String>,
+    #[arg(long = "aws-vpc-id", required_if_eq("provider", "aws"))]
+    pub(crate) vpc_id: Option<String>,
     /// Leave out subnets that are tagged kubernetes.io/cluster/<NAME> for other clusters only
-    #[arg(long, value_name = "NAME")]
-    pub(crate) aws_cluster_name: Option<String>,
+    #[arg(long = "aws-cluster-name", value_name = "NAME")]
+    pub(crate) cluster_name: Option<String>,
     /// A security group that the nodes let in, put in front of every load balancer
-    #[arg(long, value_name = "ID")]
-    pub(crate) aws_backend_security_group: Option<String>,
+    #[arg(long = "aws-backend-security-group", value_name = "ID")]
+    pub(crate) backend_security_group: Option<String>,
     /// Call this instead of AWS: for tests
-    #[arg(long, value_name = "URL")]
-    pub(crate) aws_endpoint_url: Option<String>,
+    #[arg(long = "aws-endpoint-url", value_name = "URL")]
+    pub(crate) endpoint_url: Option<String>,
 }
 
 /// Google Cloud.

@@ -99,16 +99,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn aws_provider(args: AwsArgs, cluster: ClusterUid) -> anyhow::Result<AwsProvider> {
-    let AwsArgs {
-        aws_region,
-        aws_vpc_id,
-        aws_cluster_name: cluster_name,
-        aws_backend_security_group: backend_security_group,
-        aws_endpoint_url,
-    } = args;
-    let region = aws_region.context("--aws-region is missing")?;
-    let vpc = aws_vpc_id.context("--aws-vpc-id is missing")?;
-    let cloud = portico_provider_aws::cloud::Sdk::connect(region, aws_endpoint_url, None).await;
+    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, endpoint_url } = args;
+    let region = region.context("--aws-region is missing")?;
+    let vpc = vpc_id.context("--aws-vpc-id is missing")?;
+    let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None).await;
     let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster };
     Ok(AwsProvider::new(cloud, config)?)
 }

@@ -51,7 +51,7 @@ impl<C: Cloud> Executor<'_, C> {
         match action {
             Action::Look => {}
             Action::CreateSecurityGroup { name, tags } => {
-                self.create_security_group(owner, name, tags).await?
+                self.create_security_group(owner, name, tags).await?;
             }
             Action::Authorize { group, rules } => self.authorize(owner, group, rules).await?,
             Action::CreateTargetGroup(new) => self.create_target_group(owner, new).await?,

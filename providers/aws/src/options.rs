@@ -49,12 +49,30 @@ pub(crate) enum TlsPorts {
     Named(BTreeSet<String>),
 }
 
+/// Where a health check goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckPort {
+    /// Where the traffic goes.
+    Traffic,
+    /// Here.
+    Fixed(u16),
+}
+
+impl CheckPort {
+    /// The port, if it is a fixed one.
+    pub(crate) fn fixed(self) -> Option<u16> {
+        match self {
+            Self::Traffic => None,
+            Self::Fixed(port) => Some(port),
+        }
+    }
+}
+
 /// A wish for the health check; `None` where nothing is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CheckChoice {
     pub(crate) protocol: Option<HealthProtocol>,
-    /// Inner `None`: the traffic port.
-    pub(crate) port: Option<Option<u16>>,
+    pub(crate) port: Option<CheckPort>,
     pub(crate) path: Option<String>,
     pub(crate) codes: Option<String>,
     pub(crate) interval: Option<i32>,
@@ -244,7 +262,7 @@ impl Reader<'_> {
     fn alpn(&mut self) -> Option<Alpn> {
         let expected = "HTTP1Only, HTTP2Only, HTTP2Optional, HTTP2Preferred or None";
         let text: String = self.reader.parsed(key::ALPN, expected)?;
-        let alpn = parsed(text.clone());
+        let alpn = text.parse().ok();
         if alpn.is_none() {
             self.wrong.push(format!("annotation {} is {text:?}, but must be {expected}", key::ALPN));
         }
@@ -256,8 +274,8 @@ impl Reader<'_> {
             [("tcp", HealthProtocol::Tcp), ("http", HealthProtocol::Http), ("https", HealthProtocol::Https)];
         let port: Option<String> = self.reader.parsed(key::CHECK_PORT, "a port or traffic-port");
         let port = port.and_then(|text| match (text.as_str(), text.parse::<u16>()) {
-            ("traffic-port", _) => Some(None),
-            (_, Ok(number)) if number > 0 => Some(Some(number)),
+            ("traffic-port", _) => Some(CheckPort::Traffic),
+            (_, Ok(number)) if number > 0 => Some(CheckPort::Fixed(number)),
             _ => {
                 let expected = "a port or traffic-port";
                 self.wrong
@@ -294,10 +312,6 @@ impl Reader<'_> {
     }
 }
 
-fn parsed<T: FromStr>(text: String) -> Option<T> {
-    text.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,7 +339,7 @@ mod tests {
     fn what_is_well_said_is_read() {
         let choices = read_one(&format!("{}80", key::GROUP_ATTRIBUTES_OF), "a.b=1, c = 2").unwrap();
         assert_eq!(choices.group_attributes_of[&80].len(), 2);
-        assert_eq!(read_one(key::CHECK_PORT, "traffic-port").unwrap().check.port, Some(None));
+        assert_eq!(read_one(key::CHECK_PORT, "traffic-port").unwrap().check.port, Some(CheckPort::Traffic));
         assert_eq!(read_one(key::INTERNAL, "true").unwrap().scheme, Some(Scheme::Internal));
     }
 }

@@ -144,12 +144,12 @@ fn seal(draft: &mut Draft<'_>, desired: &LoadBalancer, current: &Balancer) {
 }
 
 fn remove(owner: &Owner, view: &View) -> Plan<Step> {
+    const REASON: &str = "the Service wants none any more";
     let mut draft = Draft::new(owner);
     if let Some((name, _)) = view.load_balancers.iter().find(|(_, balancer)| is_protected(balancer)) {
         draft.wait(protected(name), NOT_SOON);
         return draft.plan("");
     }
-    const REASON: &str = "the Service wants none any more";
     for (name, balancer) in &view.load_balancers {
         remove_balancer(&mut draft, name, balancer, REASON);
     }

@@ -6,25 +6,26 @@
 use portico_provider::{Fact, Ingress, IngressAddress, LoadBalancer, Report, Topic, Truth};
 
 use crate::cloud::resources::{Health, LifeState};
-use crate::observed::{Balancer, Observed, View};
+use crate::observed::{Balancer, Observed, Snapshot, View};
 use crate::plan::mismatch;
 use crate::translate::translate;
 
 pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
     match observed {
         None => unmade(),
-        Some(Observed::Snapshot(snapshot)) => match &snapshot.sealed {
-            Some((_, hostname)) => {
-                Report { ingress: vec![ingress(hostname)], ready: true, facts: vec![provisioned(hostname)] }
-            }
-            None => {
-                let message = "not all of it has been made or read yet".to_owned();
-                let facts = vec![fact(Topic::Provisioned, Truth::Unknown, "Unfinished", message)];
-                Report { facts, ..Report::default() }
-            }
-        },
+        Some(Observed::Snapshot(snapshot)) => by_tags(snapshot),
         Some(Observed::Full(view)) => full(desired, view),
     }
+}
+
+/// A seal says that all was done, and where; how targets are is read with the first change, or never needs to be.
+fn by_tags(snapshot: &Snapshot) -> Report {
+    if let Some((_, hostname)) = &snapshot.sealed {
+        return Report { ingress: vec![ingress(hostname)], ready: true, facts: vec![provisioned(hostname)] };
+    }
+    let message = "not all of it has been made or read yet".to_owned();
+    let facts = vec![fact(Topic::Provisioned, Truth::Unknown, "Unfinished", message)];
+    Report { facts, ..Report::default() }
 }
 
 fn unmade() -> Report {

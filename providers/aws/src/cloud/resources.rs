@@ -13,7 +13,7 @@ use portico_provider::{IpFamily, Scheme};
 /// So many targets go into one `RegisterTargets`.
 pub const TARGETS_A_CALL: usize = 200;
 
-/// An ARN of ELBv2, or the ID of a security group.
+/// An ARN of `ELBv2`, or the ID of a security group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub String);
 

@@ -73,15 +73,11 @@ impl Parts<'_> {
         let Frontend::Own(rules) = &self.wanted.frontend else { return };
         let group = self.own_firewall();
         let nothing = BTreeSet::new();
-        let present = match self.view.firewalls.get(&group.name) {
-            Some(firewall) => &firewall.rules,
-            None => {
-                let action =
-                    Action::CreateSecurityGroup { name: group.name.clone(), tags: self.wanted.tags.clone() };
-                draft.widen(action, "clients come in by its rules");
-                &nothing
-            }
-        };
+        let present = self.view.firewalls.get(&group.name).map_or(&nothing, |firewall| &firewall.rules);
+        if !self.view.firewalls.contains_key(&group.name) {
+            let (name, tags) = (group.name.clone(), self.wanted.tags.clone());
+            draft.widen(Action::CreateSecurityGroup { name, tags }, "clients come in by its rules");
+        }
         if let Some(message) = too_many(present, rules) {
             draft.block(Field::SourceRanges, Obstacle::Unsupported, message);
             return;

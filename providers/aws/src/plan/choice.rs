@@ -37,23 +37,24 @@ pub(super) fn choose<'a>(desired: &LoadBalancer, wanted: &Wanted, view: &'a View
         let others = others_than(name);
         return Choice { name: name.clone(), current: Some(balancer), others, blocked: None };
     }
-    match (misfits.next(), desired.replacement) {
-        (Some((name, balancer, (field, why))), Replacement::NeedsConsent) => {
-            let message = format!(
-                "load balancer {name} {why}: to replace it, set annotation portico.dev/allow-replacement to \"true\"; \
-                 the new one (with another hostname) serves before the old one goes"
-            );
-            let others = others_than(name);
-            Choice { name: name.clone(), current: Some(balancer), others, blocked: Some((field, message)) }
-        }
-        _ => {
-            let names =
-                (0..GENERATIONS).map(|n| names::load_balancer(&desired.owner, wanted.name.as_deref(), n));
-            let name = names.into_iter().find(|name| !all.contains_key(name)).unwrap_or_default();
-            let others = others_than(&name);
-            Choice { name, current: None, others, blocked: None }
-        }
+    if let (Some((name, balancer, (field, why))), Replacement::NeedsConsent) =
+        (misfits.next(), desired.replacement)
+    {
+        let message = format!(
+            "load balancer {name} {why}: to replace it, set annotation portico.dev/allow-replacement to \"true\"; the \
+             new one (with another hostname) serves before the old one goes"
+        );
+        let others = others_than(name);
+        return Choice {
+            name: name.clone(),
+            current: Some(balancer),
+            others,
+            blocked: Some((field, message)),
+        };
     }
+    let mut names = (0..GENERATIONS).map(|n| names::load_balancer(&desired.owner, wanted.name.as_deref(), n));
+    let name = names.find(|name| !all.contains_key(name)).unwrap_or_default();
+    Choice { current: None, others: others_than(&name), name, blocked: None }
 }
 
 /// What makes a load balancer another one; the phrase follows its name.

@@ -120,7 +120,6 @@ async fn calls(world: &Aws, owner: &Owner, scenario: &Scenario) -> Vec<(&'static
     log
 }
 
-#[expect(clippy::print_stdout, reason = "the count is what a reader of the test run wants")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_before_or_after_any_call_converges_and_leaks_nothing() {
     let Some(emulator) = Emulator::start().await else { return };

@@ -39,7 +39,6 @@ fn script(name: &str) -> Command {
 
 impl Emulator {
     /// `None`, with the reason printed: there is no emulator on this machine.
-    #[expect(clippy::print_stderr, reason = "a skip prints its reason")]
     pub(super) async fn start() -> Option<Self> {
         if !python().exists() {
             eprintln!(

@@ -195,6 +195,28 @@ fn a_replacement_is_new_first_and_needs_consent() {
 }
 
 #[test]
+fn an_old_load_balancer_goes_when_no_status_shows_it_and_not_before() {
+    let mut view = mk_view(&mk_base());
+    let old = view.load_balancers.values().next().unwrap().clone();
+    let desired = LoadBalancer { scheme: Scheme::Internal, replacement: Replacement::Allowed, ..mk_base() };
+    let name = names::load_balancer(&desired.owner, None, 1);
+    let mut new = old.clone();
+    new.facts.name.clone_from(&name);
+    new.facts.hostname = "new.example".to_owned();
+    new.facts.scheme = Scheme::Internal;
+    view.load_balancers.insert(name, new);
+    let shown = |hostname: &str| LoadBalancer {
+        published: [IngressAddress::Hostname(hostname.to_owned())].into(),
+        ..desired.clone()
+    };
+    let delete = format!("delete load balancer {}", old.facts.name);
+    let early = planned(&shown(&old.facts.hostname), &view).to_string();
+    assert!(!early.contains(&delete) && early.contains("instead of"), "{early}");
+    let late = planned(&shown("new.example"), &view).to_string();
+    assert!(late.contains(&delete), "{late}");
+}
+
+#[test]
 fn deletion_protection_is_never_switched_off() {
     let desired = mk_base();
     let mut view = mk_view(&desired);

@@ -16,7 +16,7 @@ use crate::capabilities as key;
 use crate::cloud::resources::{
     Alpn, GroupHealth, GroupShape, HealthProtocol, ListenerSpec, Target, TargetType, TlsSpec, Transport,
 };
-use crate::options::{Choices, TlsPorts};
+use crate::options::{CheckPort, Choices, TlsPorts};
 use crate::wanted::WantedListener;
 
 const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
@@ -141,7 +141,7 @@ impl Translation<'_> {
         let bounded = |value: u32| i32::try_from(value.clamp(2, 10)).unwrap_or(10);
         GroupHealth {
             protocol,
-            port: choice.port.unwrap_or(port),
+            port: choice.port.map_or(port, CheckPort::fixed),
             path: http.then(|| choice.path.clone().or(path).unwrap_or_else(|| "/".to_owned())),
             codes: http.then(|| choice.codes.clone().unwrap_or_else(|| "200-399".to_owned())),
             interval: choice.interval.unwrap_or_else(|| seconds(interval, 5, 300)),

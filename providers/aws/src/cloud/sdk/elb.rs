@@ -48,9 +48,8 @@ fn need<T>(operation: &'static str, what: &str, value: Option<T>) -> Answer<T> {
     value.ok_or_else(|| incomplete(operation, what))
 }
 
-fn sdk_tags(tags: &Tags) -> Option<Vec<Tag>> {
-    let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build());
-    Some(tags.collect())
+fn sdk_tags(tags: &Tags) -> Vec<Tag> {
+    tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect()
 }
 
 pub(super) async fn load_balancers(client: &Client, ids: &[Id]) -> Answer<Vec<LoadBalancer>> {
@@ -151,7 +150,7 @@ pub(super) async fn create_load_balancer(client: &Client, new: &NewLoadBalancer)
         .ip_address_type(sdk_address_type(*address_type))
         .set_subnet_mappings(Some(subnets.iter().map(sdk_mapping).collect()))
         .set_security_groups((!groups.is_empty()).then_some(groups))
-        .set_tags(sdk_tags(tags))
+        .set_tags(Some(sdk_tags(tags)))
         .send()
         .await;
     let answer = sent.map_err(|error| failed(OPERATION, error))?;
@@ -225,6 +224,6 @@ async fn tags_of(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
 }
 
 pub(super) async fn add_tags(client: &Client, id: &Id, tags: &Tags) -> Answer<()> {
-    let sent = client.add_tags().resource_arns(&id.0).set_tags(sdk_tags(tags)).send().await;
+    let sent = client.add_tags().resource_arns(&id.0).set_tags(Some(sdk_tags(tags))).send().await;
     sent.map(drop).map_err(|error| failed("AddTags", error))
 }

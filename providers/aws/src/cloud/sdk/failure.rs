@@ -1,7 +1,7 @@
 //! From an SDK's error to [`CloudError`].
 //!
 //! Owns: which code means what. Leaves to others: acting on it. Invariant: what is not known to be the request's
-//! own fault is `Unavailable`, and so is tried again. Codes: the "Errors" of each call in the ELBv2 API reference
+//! own fault is `Unavailable`, and so is tried again. Codes: the "Errors" of each call in the `ELBv2` API reference
 //! and EC2's "Error codes" page.
 
 use aws_sdk_elasticloadbalancingv2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};

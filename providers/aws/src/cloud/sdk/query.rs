@@ -1,6 +1,6 @@
 //! The EC2 Query protocol: one signed POST a call.
 //!
-//! Owns: encoding, signing (SigV4), sending, and what an error answer means. Leaves to others: the calls (`ec2`).
+//! Owns: encoding, signing (`SigV4`), sending, and what an error answer means. Leaves to others: the calls (`ec2`).
 //! Invariant: bounded in time; credentials are kept only until shortly before they expire.
 //! <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Query-Requests.html>
 

@@ -97,7 +97,7 @@ pub(crate) async fn create(client: &Client, new: &NewGroup) -> Answer<Id> {
         .health_check_timeout_seconds(*timeout)
         .healthy_threshold_count(*healthy)
         .unhealthy_threshold_count(*unhealthy)
-        .set_tags(sdk_tags(tags))
+        .set_tags(Some(sdk_tags(tags)))
         .send()
         .await;
     let answer = sent.map_err(|error| failed(OPERATION, error))?;
@@ -167,18 +167,18 @@ pub(crate) async fn health(client: &Client, group: &Id) -> Answer<BTreeMap<Targe
     Ok(targets.collect())
 }
 
-fn described(targets: &[Target]) -> Option<Vec<TargetDescription>> {
+fn described(targets: &[Target]) -> Vec<TargetDescription> {
     let each =
         |Target { id, port }: &Target| TargetDescription::builder().id(id).port(i32::from(*port)).build();
-    Some(targets.iter().map(each).collect())
+    targets.iter().map(each).collect()
 }
 
 pub(crate) async fn register(client: &Client, group: &Id, targets: &[Target]) -> Answer<()> {
-    let call = client.register_targets().target_group_arn(&group.0).set_targets(described(targets));
+    let call = client.register_targets().target_group_arn(&group.0).set_targets(Some(described(targets)));
     call.send().await.map(drop).map_err(|error| failed("RegisterTargets", error))
 }
 
 pub(crate) async fn deregister(client: &Client, group: &Id, targets: &[Target]) -> Answer<()> {
-    let call = client.deregister_targets().target_group_arn(&group.0).set_targets(described(targets));
+    let call = client.deregister_targets().target_group_arn(&group.0).set_targets(Some(described(targets)));
     call.send().await.map(drop).map_err(|error| failed("DeregisterTargets", error))
 }

@@ -80,7 +80,7 @@ pub(crate) async fn create(
         .port(i32::from(*port))
         .protocol(ProtocolEnum::from(protocol.as_str()))
         .default_actions(forward(group))
-        .set_tags(sdk_tags(tags));
+        .set_tags(Some(sdk_tags(tags)));
     if let Some(TlsSpec { certificate, policy, alpn }) = tls {
         let certificate = Certificate::builder().certificate_arn(certificate).build();
         call = call.certificates(certificate).ssl_policy(policy).alpn_policy(alpn.as_str());
