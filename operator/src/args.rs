@@ -113,20 +113,20 @@ pub(crate) struct AwsArgs {
 #[command(next_help_heading = "Google Cloud")]
 pub(crate) struct GceArgs {
     /// ID of the project with the cluster's nodes
-    #[arg(long, required_if_eq("provider", "gce"))]
-    pub(crate) gce_project: Option<String>,
+    #[arg(long = "gce-project", required_if_eq("provider", "gce"))]
+    pub(crate) project: Option<String>,
     /// Region of the cluster's nodes, such as europe-west1
-    #[arg(long, required_if_eq("provider", "gce"))]
-    pub(crate) gce_region: Option<String>,
+    #[arg(long = "gce-region", required_if_eq("provider", "gce"))]
+    pub(crate) region: Option<String>,
     /// VPC network of the cluster's nodes
-    #[arg(long, default_value = "default")]
-    pub(crate) gce_network: String,
+    #[arg(long = "gce-network", default_value = "default")]
+    pub(crate) network: String,
     /// Subnetwork of the cluster's nodes; internal addresses come from it unless an annotation names another
-    #[arg(long, default_value = "default")]
-    pub(crate) gce_subnetwork: String,
+    #[arg(long = "gce-subnetwork", default_value = "default")]
+    pub(crate) subnetwork: String,
     /// For tests: Compute Engine's counterpart, `http://127.0.0.1:PORT`. No credentials are looked for
-    #[arg(long)]
-    pub(crate) gce_endpoint: Option<String>,
+    #[arg(long = "gce-endpoint")]
+    pub(crate) endpoint: Option<String>,
 }
 
 /// Leader election.

@@ -115,14 +115,14 @@ fn gce_config(
     internal: bool,
     cluster: ClusterUid,
 ) -> anyhow::Result<portico_provider_gce::Config> {
-    let GceArgs { gce_project, gce_region, gce_network, gce_subnetwork, gce_endpoint } = args;
+    let GceArgs { project, region, network, subnetwork, endpoint } = args;
     Ok(portico_provider_gce::Config {
-        project: gce_project.context("--gce-project is missing")?,
-        region: gce_region.context("--gce-region is missing")?,
-        network: gce_network,
-        subnetwork: gce_subnetwork,
+        project: project.context("--gce-project is missing")?,
+        region: region.context("--gce-region is missing")?,
+        network,
+        subnetwork,
         internal,
-        endpoint: gce_endpoint,
+        endpoint,
         cluster,
     })
 }

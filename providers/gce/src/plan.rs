@@ -78,6 +78,11 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
         let policy = desired.external_traffic_policy;
         wanted.zones = choose(nodes, &desired.owner.service, frontend.scheme, policy);
     }
+    if wanted.zones.is_empty() {
+        // Without nodes the groups stay, empty: a patch cannot leave a backend service without any.
+        let groups = observed.resources.keys().filter(|id| id.kind == Kind::EndpointGroup);
+        wanted.zones = groups.filter_map(|id| Some((id.zone.clone()?, BTreeSet::new()))).collect();
+    }
     wanted.global_access &= frontend.scheme == Scheme::Internal;
     wanted.frontend = frontend;
     if let Some(operation) = observed.running() {
@@ -160,12 +165,21 @@ impl Stages<'_> {
 
     /// What nothing else has to exist for.
     fn foundations(&self, draft: &mut Draft<'_>) {
-        draft.ensure(Resource::HealthCheck(self.wanted.check.clone()));
+        let check = Resource::HealthCheck(self.wanted.check.clone());
+        if !self.observed.resources.contains_key(&check.id()) {
+            draft.ensure(check);
+        }
         for zone in self.wanted.zones.keys() {
             let group = EndpointGroup { name: self.part("neg"), zone: zone.clone(), place: self.place() };
             draft.ensure(Resource::EndpointGroup(group));
         }
-        draft.ensure(Resource::Firewall(Firewall {
+        draft.ensure(Resource::Firewall(self.widened(self.probes())));
+        self.address(draft);
+    }
+
+    /// Google's probes, to the port that is asked.
+    fn probes(&self) -> Firewall {
+        Firewall {
             name: self.part("hc-fw"),
             network: self.config.network.clone(),
             priority: ALLOW,
@@ -175,8 +189,7 @@ impl Stages<'_> {
                 .collect(),
             destinations: BTreeSet::new(),
             verdict: Verdict::Allow(BTreeSet::from([(Protocol::Tcp, self.wanted.check.port)])),
-        }));
-        self.address(draft);
+        }
     }
 
     fn address(&self, draft: &mut Draft<'_>) {
@@ -208,6 +221,8 @@ impl Stages<'_> {
 
     /// Nodes into their groups, and groups into the backend service. Nothing leaves it here.
     fn targets(&self, draft: &mut Draft<'_>) {
+        // Asks another port only once probes may go there.
+        draft.ensure(Resource::HealthCheck(self.wanted.check.clone()));
         let mut groups: BTreeSet<(String, String)> =
             self.wanted.zones.keys().map(|zone| (zone.clone(), self.part("neg"))).collect();
         for (zone, endpoints) in &self.wanted.zones {
@@ -266,7 +281,9 @@ impl Stages<'_> {
 
     /// It, with all that is let in now.
     fn widened(&self, exact: Firewall) -> Firewall {
-        let Some(Resource::Firewall(now)) = self.observed.resources.get(&self.firewall_id("fw")) else {
+        let Some(Resource::Firewall(now)) =
+            self.observed.resources.get(&Resource::Firewall(exact.clone()).id())
+        else {
             return exact;
         };
         let mut wide = exact;
@@ -299,6 +316,7 @@ impl Stages<'_> {
         if !self.wanted.deny_others && self.observed.resources.contains_key(&deny) {
             draft.delete(deny, "others need not be shut out any more");
         }
+        draft.shrink(Resource::Firewall(self.probes()));
         if let Some(exact) = self.allow() {
             draft.shrink(Resource::Firewall(exact));
         }

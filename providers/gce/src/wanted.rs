@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portico_provider::{
-    Field, HealthCheck as Probing, IpFamily, LoadBalancer, Options, Probe, ProbePort, Protocol,
+    Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, Options, Probe, ProbePort, Protocol,
     ProxyProtocol, Scheme, SessionAffinity, Targets,
 };
 
@@ -100,19 +100,7 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
         published: _,
     } = desired;
     let names = Names::of(owner);
-    let mut wrong = Obstacles::new();
-    if listeners.is_empty() || listeners.iter().any(|listener| listener.protocol == Protocol::Sctp) {
-        wrong.push((Field::Listeners, "there must be at least one port, of protocol TCP or UDP".to_owned()));
-    }
-    if *proxy_protocol != ProxyProtocol::Off {
-        let message =
-            "a passthrough load balancer does not touch the data: set portico.dev/proxy-protocol to off";
-        wrong.push((Field::ProxyProtocol, message.to_owned()));
-    }
-    if ip_families.as_slice() != [IpFamily::IPv4] {
-        let message = "IPv4 only: set spec.ipFamilies to [IPv4] and spec.ipFamilyPolicy to SingleStack";
-        wrong.push((Field::IpFamilies, message.to_owned()));
-    }
+    let mut wrong = unsupported(listeners, *proxy_protocol, ip_families);
     let ports: BTreeSet<_> = listeners.iter().map(|it| (it.protocol, it.port.get())).collect();
     let check = checking(health_check.as_ref(), &ports, names.part("hc"), &mut wrong);
     let scheme = if config.internal { Scheme::Internal } else { *scheme };
@@ -141,6 +129,28 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
         }),
         _ => Err(wrong),
     }
+}
+
+/// What no passthrough load balancer of this provider can be.
+fn unsupported(
+    listeners: &BTreeSet<Listener>,
+    proxy_protocol: ProxyProtocol,
+    ip_families: &[IpFamily],
+) -> Obstacles {
+    let mut wrong = Obstacles::new();
+    if listeners.is_empty() || listeners.iter().any(|listener| listener.protocol == Protocol::Sctp) {
+        wrong.push((Field::Listeners, "there must be at least one port, of protocol TCP or UDP".to_owned()));
+    }
+    if proxy_protocol != ProxyProtocol::Off {
+        let message =
+            "a passthrough load balancer does not touch the data: set portico.dev/proxy-protocol to off";
+        wrong.push((Field::ProxyProtocol, message.to_owned()));
+    }
+    if ip_families != [IpFamily::IPv4] {
+        let message = "IPv4 only: set spec.ipFamilies to [IPv4] and spec.ipFamilyPolicy to SingleStack";
+        wrong.push((Field::IpFamilies, message.to_owned()));
+    }
+    wrong
 }
 
 /// What annotations say.

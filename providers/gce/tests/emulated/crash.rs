@@ -39,7 +39,6 @@ fn changes(world: &GceWorld) -> Vec<Change> {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the line that closes the run")]
 async fn a_crash_at_any_call_converges_and_leaves_nothing() {
     let Some(emulator) = Emulator::start() else { return };
     let world = GceWorld::new(emulator).await;

@@ -3,7 +3,11 @@
 //! Owns: the contract suite, crashes at every call, foreign resources, failed operations. Leaves to others: the pure
 //! half (unit tests). Needs `scripts/emulator-gce.sh setup`; without it each test says that it is skipped.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests end so, and clippy exempts only #[test] functions")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests end so, and clippy exempts only #[test] functions"
+)]
 
 mod crash;
 mod emulator;
@@ -128,4 +132,19 @@ async fn an_unchanged_load_balancer_costs_no_write() {
     assert!(provider.plan(Desired::Present(&desired), Some(observed)).is_settled());
     world::settle(&provider, Desired::Present(&desired)).await.unwrap();
     assert_eq!(world.emulator.writes(), before);
+}
+
+#[tokio::test]
+async fn without_nodes_the_load_balancer_stays_and_is_empty() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let mut desired = world.desired("scaled-to-zero");
+    let provider = world.one(&desired.owner.cluster);
+    for nodes in [[].as_slice(), &[0, 1, 2], &[], &[2]] {
+        desired.targets = world::mk_nodes(nodes);
+        world::settle(&provider, Desired::Present(&desired)).await.unwrap();
+        let observed = provider.observe(&desired.owner).await.unwrap().unwrap();
+        assert_eq!(observed.endpoints.values().flatten().count(), nodes.len(), "{observed:?}");
+    }
+    world.emulator.assert_no_violations();
 }

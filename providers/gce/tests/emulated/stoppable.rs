@@ -84,11 +84,11 @@ impl Cloud for Stoppable {
     }
 
     async fn insert(&self, resource: &Resource, description: &str) -> Result<Operation, CloudError> {
-        self.write(self.cloud.insert(resource, description)).await
+        Box::pin(self.write(self.cloud.insert(resource, description))).await
     }
 
     async fn patch(&self, resource: &Resource) -> Result<Operation, CloudError> {
-        self.write(self.cloud.patch(resource)).await
+        Box::pin(self.write(self.cloud.patch(resource))).await
     }
 
     async fn delete(&self, id: &Id) -> Result<Operation, CloudError> {

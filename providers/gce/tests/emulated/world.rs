@@ -195,7 +195,7 @@ impl World for GceWorld {
         vary(Field::Options, &|it| it.options = option("networking.gke.io/l4lb-config", "x"));
         vary(Field::Options, &|it| it.options = option("cloud.google.com/network-tier", "fast"));
         vary(Field::SourceRanges, &|it| {
-            it.source_ranges = BTreeSet::from(["2001:db8::/32".parse().unwrap()])
+            it.source_ranges = BTreeSet::from(["2001:db8::/32".parse().unwrap()]);
         });
         all
     }
