@@ -17,9 +17,9 @@ CARGO_DENY := 0.20.2
 TOOLS := target/tools
 E2E := target/debug/portico-e2e
 
-setup: target/tools/.packages $(TOOLS)/controlplane $(TOOLS)/helm $(TOOLS)/gce/.complete
+setup: target/tools/.packages $(TOOLS)/controlplane $(TOOLS)/helm
 
-emulators: $(TOOLS)/aws/.ready
+emulators: $(TOOLS)/aws/.ready $(TOOLS)/gce/.complete
 
 target/tools/.packages: scripts/packages.sh
 	@scripts/packages.sh
