@@ -72,8 +72,9 @@ fn mk_desired(ports: &[(Protocol, u16)], nodes: &[u8]) -> LoadBalancer {
     }
 }
 
-/// Does a step, as a cloud would that needs no time.
-fn apply(observed: &mut Observed, step: &Step, next: &mut u8) {
+/// Does a step, as a cloud would that needs no time, but judges deletions by what was there `before` the plan: its
+/// steps run side by side.
+fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8) {
     match &step.call {
         Call::Insert { resource, otherwise: _ } | Call::Patch(resource) => {
             let mut resource = resource.clone();
@@ -88,10 +89,16 @@ fn apply(observed: &mut Observed, step: &Step, next: &mut u8) {
             observed.resources.insert(resource.id(), resource);
         }
         Call::Delete(id) => {
+            // By the paper cloud's own eyes: the planner's might be what is wrong.
             assert!(
-                id.kind == Kind::Firewall || !observed.is_referred_to(id),
-                "{step} while something refers to it"
+                before.rules().all(|rule| rule.backend_service != id.name),
+                "{step} while a rule uses it"
             );
+            let used = |it: &BackendService| {
+                it.health_check == id.name
+                    || it.groups.iter().any(|(zone, name)| (Some(zone), name) == (id.zone.as_ref(), &id.name))
+            };
+            assert!(!before.services().any(used), "{step} while a backend service uses it");
             observed.resources.remove(id);
             observed.endpoints.remove(id);
         }
@@ -120,8 +127,9 @@ fn carry_out(desired: &mut LoadBalancer, observed: &mut Observed, next: &mut u8)
         }
         text += &plan.to_string();
         text += "\n--\n";
+        let before = observed.clone();
         for planned in plan.steps() {
-            apply(observed, &planned.step, next);
+            apply(&before, observed, &planned.step, next);
         }
     }
     unreachable!("never settles:\n{text}")
@@ -232,8 +240,9 @@ proptest! {
         let owner = mk_desired(&[TCP80], &[]).owner;
         for _ in 0..10 {
             let plan = plan(Desired::Absent(&owner), Some(&observed), &mk_config());
+            let before = observed.clone();
             for planned in plan.steps() {
-                apply(&mut observed, &planned.step, &mut next);
+                apply(&before, &mut observed, &planned.step, &mut next);
             }
         }
         prop_assert!(observed.is_empty(), "{:?}", observed);
