@@ -92,19 +92,19 @@ pub(crate) struct ProviderArgs {
 #[command(next_help_heading = "Provider: aws")]
 pub(crate) struct AwsArgs {
     /// Region, such as eu-west-1
-    #[arg(long = "aws-region", env = "AWS_REGION", required_if_eq("provider", "aws"))]
+    #[arg(id = "aws-region", long, env = "AWS_REGION", required_if_eq("provider", "aws"))]
     pub(crate) region: Option<String>,
     /// VPC of the cluster's nodes and pods, such as vpc-0123456789abcdef0
-    #[arg(long = "aws-vpc-id", required_if_eq("provider", "aws"))]
+    #[arg(id = "aws-vpc-id", long, required_if_eq("provider", "aws"))]
     pub(crate) vpc_id: Option<String>,
     /// Leave out subnets that are tagged kubernetes.io/cluster/<NAME> for other clusters only
-    #[arg(long = "aws-cluster-name", value_name = "NAME")]
+    #[arg(id = "aws-cluster-name", long, value_name = "NAME")]
     pub(crate) cluster_name: Option<String>,
     /// A security group that the nodes let in, put in front of every load balancer
-    #[arg(long = "aws-backend-security-group", value_name = "ID")]
+    #[arg(id = "aws-backend-security-group", long, value_name = "ID")]
     pub(crate) backend_security_group: Option<String>,
     /// Call this instead of AWS: for tests
-    #[arg(long = "aws-endpoint-url", value_name = "URL")]
+    #[arg(id = "aws-endpoint-url", long, value_name = "URL")]
     pub(crate) endpoint_url: Option<String>,
 }
 
@@ -113,19 +113,19 @@ pub(crate) struct AwsArgs {
 #[command(next_help_heading = "Google Cloud")]
 pub(crate) struct GceArgs {
     /// ID of the project with the cluster's nodes
-    #[arg(long = "gce-project", required_if_eq("provider", "gce"))]
+    #[arg(id = "gce-project", long, required_if_eq("provider", "gce"))]
     pub(crate) project: Option<String>,
     /// Region of the cluster's nodes, such as europe-west1
-    #[arg(long = "gce-region", required_if_eq("provider", "gce"))]
+    #[arg(id = "gce-region", long, required_if_eq("provider", "gce"))]
     pub(crate) region: Option<String>,
     /// VPC network of the cluster's nodes
-    #[arg(long = "gce-network", default_value = "default")]
+    #[arg(id = "gce-network", long, default_value = "default")]
     pub(crate) network: String,
     /// Subnetwork of the cluster's nodes; internal addresses come from it unless an annotation names another
-    #[arg(long = "gce-subnetwork", default_value = "default")]
+    #[arg(id = "gce-subnetwork", long, default_value = "default")]
     pub(crate) subnetwork: String,
     /// For tests: Compute Engine's counterpart, `http://127.0.0.1:PORT`. No credentials are looked for
-    #[arg(long = "gce-endpoint")]
+    #[arg(id = "gce-endpoint", long)]
     pub(crate) endpoint: Option<String>,
 }
 
