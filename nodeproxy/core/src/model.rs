@@ -125,8 +125,11 @@ impl Model {
         let mut changed = BTreeSet::new();
         for (name, entry) in &mut self.entries {
             let Some(service) = &entry.service else { continue };
+            // On a contested frontend stand the slots of whoever holds it, in an order that says nothing about this Service.
+            let is_held = |f: &&Frontend| self.claims.holder(f).is_some_and(|claim| claim.service == *name);
+            let held: Vec<_> = entry.claimed.iter().filter(is_held).copied().collect();
             for placed in &mut entry.placed {
-                if adopt_port(placed, service, &entry.claimed, observed) {
+                if adopt_port(placed, service, &held, observed) {
                     changed.insert(name.clone());
                 }
             }
@@ -348,14 +351,14 @@ fn is_shared(key: &Key) -> bool {
 }
 
 /// Whether the kernel had an order for the port's slots other than ours, which then is ours.
-fn adopt_port(placed: &mut Placed, service: &Service, claimed: &[Frontend], observed: &State) -> bool {
+fn adopt_port(placed: &mut Placed, service: &Service, held: &[Frontend], observed: &State) -> bool {
     let (number, protocol, family) = placed.port;
     let node_port = service.ports.iter().find(|p| (p.port, p.protocol) == (number, protocol));
     let numbers = [Some(number), node_port.and_then(|p| p.node_port)];
     let is_its = |f: &&Frontend| {
         f.protocol == protocol && Family::of(f.address) == family && numbers.contains(&Some(f.port))
     };
-    let frontends: Vec<_> = claimed.iter().filter(is_its).collect();
+    let frontends: Vec<_> = held.iter().filter(is_its).collect();
     // A ClusterIP under `internalTrafficPolicy: Local` has the local list in the slots of the other one.
     let internal_local = service.internal_policy == TrafficPolicy::Local;
     let list_of =
