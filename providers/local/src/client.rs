@@ -22,6 +22,9 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(endpoint: &str, token: &str) -> Result<Self, ProviderError> {
+        // No TLS is spoken here, but another crate of the same build may switch it on in reqwest, whose clients then
+        // insist on a crypto provider. Losing the race to another installer is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let http = Http::builder()
             .timeout(TIMEOUT)
             .build()
