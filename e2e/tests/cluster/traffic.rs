@@ -1,7 +1,7 @@
 //! What a client gets, request by request: who answered, whom it saw, or which kind of silence there was. The library's
 //! vantages say from where; this file owns reading the probe's line for each try, and traffic without end.
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, process::Stdio};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use portico_e2e::cluster::vantage::Vantage;
@@ -9,7 +9,9 @@ use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
+    sync::watch,
     task::JoinHandle,
+    time::timeout,
 };
 
 /// How it asks.
@@ -196,31 +198,41 @@ impl Client {
             self.probe(by, to, &flags).stdout(Stdio::piped()).spawn().context("starting a probe")?;
         let lines = BufReader::new(child.stdout.take().context("a probe without stdout")?).lines();
         let from = format!("{by} {to} from {}", self.vantage);
-        Ok(Traffic { child, reader: tokio::spawn(collect(lines)), from })
+        let (count, tried) = watch::channel(0);
+        Ok(Traffic { child, reader: tokio::spawn(collect(lines, count)), tried, from })
     }
 }
 
 async fn collect(
     mut lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+    count: watch::Sender<usize>,
 ) -> anyhow::Result<Vec<Reply>> {
     let mut replies = Vec::new();
     while let Some(line) = lines.next_line().await.context("reading a probe")? {
         replies.push(read_line(&line)?);
+        count.send_replace(replies.len());
     }
     Ok(replies)
 }
+
+/// How long it may take until there was enough traffic, on two busy cores.
+const ENOUGH: Duration = Duration::from_secs(30);
 
 /// Requests without end, one after the other, until stopped.
 #[derive(Debug)]
 pub(crate) struct Traffic {
     child: Child,
     reader: JoinHandle<anyhow::Result<Vec<Reply>>>,
+    tried: watch::Receiver<usize>,
     from: String,
 }
 
 impl Traffic {
-    /// Ends it and gives all answers; a single failed request is an error, and so is too little traffic to mean anything.
+    /// Ends it, once there was enough traffic to mean anything, and gives all answers; a single failed request is an error.
     pub(crate) async fn stop(mut self, at_least: usize) -> anyhow::Result<Vec<Answer>> {
+        let enough = self.tried.wait_for(|&tried| tried >= at_least);
+        // An ended or stuck probe is told below, with what it said.
+        let _in_time = timeout(ENOUGH, enough).await.is_ok_and(|tried| tried.is_ok());
         self.child.start_kill().context("ending a probe")?;
         self.child.wait().await.context("waiting for a probe's end")?;
         let replies = self.reader.await.context("reading a probe")??;
