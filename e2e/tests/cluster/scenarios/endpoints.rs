@@ -58,6 +58,13 @@ async fn come_and_go(scene: &Scene) -> anyhow::Result<()> {
     ensure!(pods(&answers).len() == 2, "of two endpoints only {:?} answered 20 requests", pods(&answers));
 
     scene.scale("web", 0).await?;
+    // A pod that dies refuses by itself, and its address is dead before the proxy hears of it: that is not yet the proxy's word.
+    let gone = async || {
+        let left = scene.pods("app=web").await?;
+        ensure!(left.is_empty(), "pods that still are there: {:?}", left.keys());
+        Ok(())
+    };
+    scene.eventually("pods that vanish", gone).await?;
     scene
         .silent(&scene.insiders(), By::Http, cluster_ip, Silence::Refused)
         .await
