@@ -73,6 +73,8 @@ pub struct View {
     pub listener_errors: BTreeMap<ListenerKey, String>,
     /// Targets that are healthy.
     pub healthy_targets: BTreeSet<SocketAddr>,
+    /// Targets that have not answered often enough to tell.
+    pub unknown_targets: BTreeSet<SocketAddr>,
 }
 
 /// Whether a load balancer serves yet.

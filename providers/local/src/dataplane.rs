@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::Spec;
-use health::HealthTable;
+use health::{HealthTable, Verdict};
 use metrics::Metrics;
 use pool::Pool;
 
@@ -164,9 +164,9 @@ impl LiveBalancer {
         Ok(())
     }
 
-    /// Targets that are healthy now.
-    pub fn healthy_targets(&self) -> BTreeSet<SocketAddr> {
-        self.pools.values().flat_map(|pool| pool.healthy()).collect()
+    /// Targets of which this is found now.
+    pub fn targets(&self, verdict: Verdict) -> BTreeSet<SocketAddr> {
+        self.pools.values().flat_map(|pool| pool.targets(verdict)).collect()
     }
 
     /// Accepts nothing new, lets connections end by themselves until the drain timeout, then ends them.

@@ -71,17 +71,34 @@ fn provisioned(view: &View) -> Fact {
 
 fn healthy(view: &View) -> Fact {
     let targets: BTreeSet<_> = view.spec.listeners.values().flatten().collect();
-    let (healthy, all) = (view.healthy_targets.len(), targets.len());
+    judged(view.state, targets.len(), view.healthy_targets.len(), view.unknown_targets.len())
+}
+
+/// What so many targets say, of which so many are healthy and so many not known yet.
+fn judged(state: State, all: usize, healthy: usize, unknown: usize) -> Fact {
     let message = format!("{healthy} of {all} targets pass their health check");
-    match (view.state, healthy, all) {
-        (State::Provisioning, ..) => fact(Topic::TargetsHealthy, Truth::Unknown, "Provisioning", message),
-        (_, _, 0) => {
-            fact(Topic::TargetsHealthy, Truth::False, "NoTargets", "there is no target to send to".to_owned())
-        }
-        (_, 0, _) => {
+    let (holds, reason, message) = match (state, all, healthy, unknown) {
+        (State::Provisioning, ..) => (Truth::Unknown, "Provisioning", message),
+        (_, 0, ..) => (Truth::False, "NoTargets", "there is no target to send to".to_owned()),
+        (_, _, 0, 0) => {
             let open = format!("{message}: traffic goes to all of them, as a health check can be wrong too");
-            fact(Topic::TargetsHealthy, Truth::False, "AllUnhealthy", open)
+            (Truth::False, "AllUnhealthy", open)
         }
-        _ => fact(Topic::TargetsHealthy, Truth::True, "TargetsHealthy", message),
+        (_, _, 0, _) => (Truth::Unknown, "Registering", message),
+        _ => (Truth::True, "TargetsHealthy", message),
+    };
+    fact(Topic::TargetsHealthy, holds, reason, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_that_have_not_answered_yet_are_no_reason_to_warn() {
+        assert_eq!(judged(State::Active, 2, 0, 2).holds, Truth::Unknown);
+        assert_eq!(judged(State::Active, 2, 0, 1).holds, Truth::Unknown);
+        assert_eq!(judged(State::Active, 2, 0, 0).reason, "AllUnhealthy");
+        assert_eq!(judged(State::Active, 2, 1, 1).holds, Truth::True);
     }
 }

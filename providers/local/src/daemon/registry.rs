@@ -16,6 +16,7 @@ use super::ipam::{Ask, Ipam, NoAddress};
 use super::placement::{Placement, PlacementError};
 use super::store::{Key, Record, Store, StoreError};
 use crate::api::{Put, State, View};
+use crate::dataplane::health::Verdict;
 use crate::dataplane::{LiveBalancer, Shared};
 
 /// A request that was not done.
@@ -240,6 +241,7 @@ impl Inner {
         let Record { owner, spec, addresses, retained, active_at: _ } = record.clone();
         let live = self.live.get(&record.key());
         let active = live.is_some();
+        let found = |verdict: Verdict| live.map(|live| live.balancer.targets(verdict)).unwrap_or_default();
         View {
             owner,
             spec,
@@ -247,7 +249,8 @@ impl Inner {
             addresses: if active { addresses } else { BTreeSet::new() },
             retained: if active { retained } else { BTreeSet::new() },
             listener_errors: live.map(|live| live.errors.clone()).unwrap_or_default(),
-            healthy_targets: live.map(|live| live.balancer.healthy_targets()).unwrap_or_default(),
+            healthy_targets: found(Verdict::Healthy),
+            unknown_targets: found(Verdict::Unknown),
         }
     }
 }

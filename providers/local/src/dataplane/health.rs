@@ -1,8 +1,9 @@
 //! Active health checks: a probe task for each target, and what they found.
 //!
 //! Owns: probing and the verdicts. Leaves to others: what an unhealthy target means for traffic (`pool`).
-//! Invariant: the first answer decides at once; after that a verdict changes after the threshold of equal
-//! answers in a row. Before the first answer a target is not healthy. Without a health check all are.
+//! Invariant: the first good answer decides at once, so that a new target serves; any other verdict comes after the
+//! threshold of equal answers in a row, as one bad answer may only be a node that is still being programmed. Before
+//! its first verdict a target is neither healthy nor unhealthy. Without a health check all are healthy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,6 +16,17 @@ use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::api::Spec;
+
+/// What the probes found of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// New traffic should go there.
+    Healthy,
+    /// New traffic should go elsewhere.
+    Unhealthy,
+    /// Too few answers so far.
+    Unknown,
+}
 
 /// Verdicts and the probes behind them.
 #[derive(Debug)]
@@ -51,10 +63,13 @@ impl HealthTable {
         }
     }
 
-    /// Whether new traffic should go there.
-    pub fn is_healthy(&self, target: SocketAddr) -> bool {
-        let verdict = lock(&self.verdicts).get(&target).copied();
-        verdict.unwrap_or_else(|| !lock(&self.inner).probes.contains_key(&target))
+    /// What is known of a target; one that nobody probes is healthy.
+    pub fn verdict(&self, target: SocketAddr) -> Verdict {
+        match lock(&self.verdicts).get(&target) {
+            Some(false) => Verdict::Unhealthy,
+            None if lock(&self.inner).probes.contains_key(&target) => Verdict::Unknown,
+            Some(true) | None => Verdict::Healthy,
+        }
     }
 
     fn start(&self, check: HealthCheck, target: SocketAddr) -> DropGuard {
@@ -123,7 +138,7 @@ impl Streak {
         }
         self.against += 1;
         let needed = if good { check.healthy_threshold } else { check.unhealthy_threshold };
-        let decided = self.healthy.is_none() || self.against >= needed;
+        let decided = (self.healthy.is_none() && good) || self.against >= needed;
         if decided {
             *self = Self { healthy: Some(good), against: 0 };
         }
@@ -164,13 +179,23 @@ async fn get(address: SocketAddr, path: &str) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_first_answer_decides_and_then_the_thresholds_do() {
+    /// Which of the answers made a new verdict.
+    fn changes<const N: usize>(answers: [bool; N]) -> [bool; N] {
         let check =
             HealthCheck { healthy_threshold: 2, unhealthy_threshold: 3, ..HealthCheck::tcp_traffic() };
         let mut streak = Streak { healthy: None, against: 0 };
+        answers.map(|good| streak.count(good, &check))
+    }
+
+    #[test]
+    fn the_first_good_answer_decides_and_then_the_thresholds_do() {
         let answers = [true, false, false, true, false, false, false, true, true];
-        let changed: Vec<bool> = answers.iter().map(|good| streak.count(*good, &check)).collect();
-        assert_eq!(changed, [true, false, false, false, false, false, true, false, true]);
+        assert_eq!(changes(answers), [true, false, false, false, false, false, true, false, true]);
+    }
+
+    #[test]
+    fn a_new_target_is_not_unhealthy_before_the_threshold() {
+        assert_eq!(changes([false, false, true]), [false, false, true]);
+        assert_eq!(changes([false, false, false]), [false, false, true]);
     }
 }

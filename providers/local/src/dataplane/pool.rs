@@ -15,7 +15,7 @@ use portico_provider::{ProxyProtocol, SessionAffinity};
 use tokio::sync::watch;
 
 use super::affinity::AffinityTable;
-use super::health::HealthTable;
+use super::health::{HealthTable, Verdict};
 use crate::api::Spec;
 
 /// The targets of one listener.
@@ -115,15 +115,16 @@ impl Pool {
         drop(rules.wait_for(|rules| !rules.targets.contains(&target)).await);
     }
 
-    /// The healthy ones.
-    pub fn healthy(&self) -> Vec<SocketAddr> {
+    /// Those of which this is found now.
+    pub fn targets(&self, verdict: Verdict) -> Vec<SocketAddr> {
         let rules = self.rules();
-        rules.targets.iter().copied().filter(|target| self.health.is_healthy(*target)).collect()
+        rules.targets.iter().copied().filter(|target| self.health.verdict(*target) == verdict).collect()
     }
 
     fn serving(&self, rules: &Rules) -> Vec<SocketAddr> {
         let all = || rules.targets.iter().copied();
-        let healthy: Vec<SocketAddr> = all().filter(|target| self.health.is_healthy(*target)).collect();
+        let healthy: Vec<SocketAddr> =
+            all().filter(|target| self.health.verdict(*target) == Verdict::Healthy).collect();
         if healthy.is_empty() { all().collect() } else { healthy }
     }
 

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::health::Verdict;
 use super::metrics::Metrics;
 use super::proxy_header::parser;
 use super::{LiveBalancer, Shared, Timing};
@@ -178,21 +179,23 @@ async fn new_traffic_leaves_an_unhealthy_target_and_comes_back() {
     let failing = mk_healthz("127.213.1.2:31000", "503 Service Unavailable");
     let bench = Bench::new("127.213.0.1", &spec, PATIENCE).await;
     let only_first = [backends[0].address].into();
-    eventually("only the first is healthy", async || bench.balancer.healthy_targets() == only_first).await;
+    eventually("only the first is healthy", async || bench.balancer.targets(Verdict::Healthy) == only_first)
+        .await;
     for _ in 0..4 {
         assert_eq!(who(&bench, 80).await.unwrap(), backends[0].address);
     }
     failing.abort();
     assert!(failing.await.unwrap_err().is_cancelled());
     let recovered = mk_healthz("127.213.1.2:31000", "200 OK");
-    eventually("the second recovers", async || bench.balancer.healthy_targets().contains(&sick)).await;
+    eventually("the second recovers", async || bench.balancer.targets(Verdict::Healthy).contains(&sick))
+        .await;
     let seen = [who(&bench, 80).await.unwrap(), who(&bench, 80).await.unwrap()];
     assert!(seen.contains(&sick), "{seen:?}");
     for probe in [healthy, recovered] {
         probe.abort();
         assert!(probe.await.unwrap_err().is_cancelled());
     }
-    eventually("none is healthy", async || bench.balancer.healthy_targets().is_empty()).await;
+    eventually("none is healthy", async || bench.balancer.targets(Verdict::Healthy).is_empty()).await;
     who(&bench, 80).await.expect("with no healthy target it fails open");
 }
 
