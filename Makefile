@@ -3,12 +3,13 @@
 #   make demo [MANIFESTS=file.yaml]   a whole cluster on this machine: one Service, every type, every address
 #   make test                         every test, on a real control plane and a real kernel
 #   make lint                         formatting, lints, licences, orphaned files, the chart
+#   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench build setup emulators fmt
+.PHONY: demo test lint bench conformance build setup emulators fmt
 
 KUBERNETES := 1.36.3
 HELM := 3.22.0
@@ -16,6 +17,7 @@ CARGO_DENY := 0.20.2
 
 TOOLS := target/tools
 E2E := target/debug/portico-e2e
+CONFORMANCE := $(addprefix $(TOOLS)/,agnhost e2e.test ginkgo coredns)
 
 setup: target/tools/.packages $(TOOLS)/controlplane $(TOOLS)/helm
 
@@ -64,12 +66,25 @@ bench: setup
 	@target/release/portico-e2e bench $(if $(BENCH),--bench $(BENCH)) $(if $(SERVICES),--services "$(SERVICES)") \
 	  $(if $(SUBJECTS),--subjects "$(SUBJECTS)") $(if $(ROUNDS),--rounds $(ROUNDS))
 
+conformance: setup build target/tools/.conformance-packages $(CONFORMANCE)
+	@$(E2E) conformance $(if $(FOCUS),--focus '$(FOCUS)')
+
+# What agnhost's image holds beside agnhost, and tests run in it.
+target/tools/.conformance-packages: scripts/packages.sh
+	@scripts/packages.sh conformance
+	@mkdir -p $(@D) && touch $@
+
+$(CONFORMANCE): e2e/conformance/go.mod e2e/conformance/go.sum $(wildcard e2e/conformance/coredns/*.go)
+	@echo "building $(@F) from its Go module (e2e.test cold: about 5 minutes; once)"
+	@scripts/gobuild.sh $(@F) $(KUBERNETES) $@
+
 lint: $(TOOLS)/helm $(TOOLS)/cargo-deny
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	scripts/orphans.sh
 	scripts/deny.sh
 	cd e2e/controlplane && test -z "$$(gofmt -l .)" && go vet -trimpath ./...
+	test -z "$$(gofmt -l e2e/conformance)"
 	$(TOOLS)/helm lint --strict --quiet helm/portico
 	scripts/chart.sh
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# gobuild.sh controlplane|helm VERSION OUTPUT: builds one Go program with the version stamped in that its releases carry.
+# gobuild.sh PROGRAM VERSION OUTPUT: builds one Go program with the version stamped in that its releases carry.
 set -euo pipefail
 program=$1 version=$2 output=$(realpath -m "$3")
 mkdir -p "$(dirname "$output")"
@@ -13,6 +13,15 @@ controlplane)
   done
   cd "$(dirname "$0")/../e2e/controlplane"
   go build -trimpath -ldflags "$flags" -o "$output" .
+  ;;
+agnhost | e2e.test | ginkgo | coredns)
+  cd "$(dirname "$0")/../e2e/conformance"
+  case $program in
+  agnhost) go build -trimpath -ldflags "-s -w" -o "$output" k8s.io/kubernetes/test/images/agnhost ;;
+  e2e.test) go test -c -trimpath -ldflags "-s -w" -o "$output" k8s.io/kubernetes/test/e2e ;;
+  ginkgo) go build -trimpath -ldflags "-s -w" -o "$output" github.com/onsi/ginkgo/v2/ginkgo ;;
+  coredns) go build -trimpath -ldflags "-s -w" -o "$output" ./coredns ;;
+  esac
   ;;
 helm)
   # Without these two, helm takes the cluster that it renders for to be Kubernetes 1.20.

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sees to the Debian packages that the cluster on this machine needs, or says which are missing.
+# packages.sh [conformance]: sees to the Debian packages that the cluster on this machine needs, or says which are missing.
 set -euo pipefail
 
 declare -A package=([ip]=iproute2 [nft]=nftables [redis-server]=redis-server [redis-cli]=redis-tools [unshare]=util-linux
   [sysctl]=procps [conntrack]=conntrack [iptables]=iptables [cc]=gcc)
+[ "${1:-}" != conformance ] || package+=([dig]=bind9-dnsutils [nc]=netcat-openbsd [curl]=curl)
 missing=()
 for program in "${!package[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing+=("${package[$program]}")

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{agent, backend, bench, demo, enter, probe, sandbox, up};
+use crate::{agent, backend, bench, conformance, demo, enter, probe, sandbox, up};
 
 /// A Kubernetes cluster on one machine, for Portico's demo, tests and benches.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ pub enum Command {
     Shell(up::ShellArgs),
     /// Measure Portico and its peers in turn on the same cluster.
     Bench(bench::Args),
+    /// Run Kubernetes' own tests of Services with Portico and with kube-proxy.
+    Conformance(conformance::Args),
     /// (internal) PID 1 of a cluster's sandbox: runs a command, reaps orphans, ends with the command's code.
     #[command(hide = true)]
     Sandboxed(sandbox::init::Args),
@@ -51,6 +53,7 @@ impl Command {
             Self::Down(args) => up::down(&args),
             Self::Shell(args) => up::shell(&args),
             Self::Bench(args) => bench::run(&args),
+            Self::Conformance(args) => conformance::run(&args),
             Self::Sandboxed(args) => sandbox::init::run(&args),
             Self::Enter(args) => enter::run(&args),
             Self::NodeAgent(args) => agent::run(&args),

@@ -45,8 +45,12 @@ pub fn table(tools: &Tools) -> Vec<Rule> {
     rules.push(Rule { image: "*redis*".to_owned(), argv: redis });
     rules.push(Rule { image: "*portico-operator*".to_owned(), argv: program(tools.operator()) });
     rules.push(Rule { image: "*portico-nodeproxy*".to_owned(), argv: program(tools.nodeproxy()) });
-    if let Some(agnhost) = tools.agnhost() {
-        rules.push(Rule { image: "*agnhost*".to_owned(), argv: program(agnhost) });
+    rules.push(Rule {
+        image: "kube-proxy".to_owned(),
+        argv: vec![tools.controlplane().display().to_string(), "kube-proxy".to_owned()],
+    });
+    for name in ["agnhost", "coredns"] {
+        rules.push(Rule { image: format!("*{name}*"), argv: program(tools.conformance_program(name)) });
     }
     rules.push(Rule { image: "*".to_owned(), argv: backend });
     rules

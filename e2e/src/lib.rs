@@ -17,6 +17,7 @@ pub mod args;
 pub mod backend;
 pub mod bench;
 pub mod cluster;
+pub mod conformance;
 pub mod controlplane;
 pub mod demo;
 pub mod enter;

@@ -39,6 +39,16 @@ impl Tools {
         self.root.join("bench")
     }
 
+    /// Where conformance runs leave their results: `target/conformance`.
+    pub fn conformance_dir(&self) -> PathBuf {
+        self.root.join("conformance")
+    }
+
+    /// A program that only conformance runs need: ginkgo, e2e.test, agnhost, coredns. `make conformance` builds them.
+    pub fn conformance_program(&self, name: &str) -> PathBuf {
+        self.others.join(name)
+    }
+
     /// The chart of this work tree.
     pub fn chart(&self) -> PathBuf {
         self.root.join("../helm/portico")
@@ -52,12 +62,6 @@ impl Tools {
     /// helm.
     pub fn helm(&self) -> PathBuf {
         self.others.join("helm")
-    }
-
-    /// Kubernetes' agnhost, where it has been built.
-    pub fn agnhost(&self) -> Option<PathBuf> {
-        let path = self.others.join("agnhost");
-        path.is_file().then_some(path)
     }
 
     /// This workspace's own program.

@@ -1,0 +1,60 @@
+//! The control: kube-proxy in our node proxy's place, as clusters run it, a `DaemonSet` on the nodes' own network.
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::Cluster,
+    fabric::{CONTROL_PLANE, POD_CIDR},
+};
+
+/// Installs it and waits until it runs on every node.
+pub(super) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "kube-proxy", "namespace": "kube-system"},
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "kube-proxy"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-proxier"},
+        "subjects": [{"kind": "ServiceAccount", "name": "kube-proxy", "namespace": "kube-system"}],
+    });
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"name": "kube-proxy", "namespace": "kube-system"},
+        "spec": {
+            "selector": {"matchLabels": {"k8s-app": "kube-proxy"}},
+            "template": {"metadata": {"labels": {"k8s-app": "kube-proxy"}}, "spec": pod()},
+        },
+    });
+    let all = json!({"apiVersion": "v1", "kind": "List", "items": [account, binding, set]});
+    cluster.apply(&all.to_string()).await.context("installing kube-proxy")?;
+    let args = ["-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=120s"];
+    cluster.kubectl(&args).await.context("kube-proxy did not get ready").map(drop)
+}
+
+fn pod() -> Value {
+    json!({
+        "serviceAccountName": "kube-proxy",
+        "hostNetwork": true,
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [{
+            "name": "kube-proxy",
+            "image": "kube-proxy",
+            "securityContext": {"privileged": true},
+            "env": [
+                {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                // Not through the API server's VIP: that is what the proxy is there to serve.
+                {"name": "KUBERNETES_SERVICE_HOST", "value": CONTROL_PLANE.to_string()},
+                {"name": "KUBERNETES_SERVICE_PORT", "value": "6443"},
+            ],
+            "args": [
+                "--proxy-mode=nftables", "--hostname-override=$(NODE_NAME)", format!("--cluster-cidr={POD_CIDR}"),
+                "--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0",
+                "--conntrack-tcp-timeout-close-wait=0",
+            ],
+            "readinessProbe": {"httpGet": {"path": "/healthz", "port": 10256}},
+        }],
+    })
+}
