@@ -270,6 +270,7 @@ async fn shut_down<P: LoadBalancerProvider>(
 ) {
     operator.queue.close();
     tasks.stop("work");
+    operator.turns.close();
     operator.goes.close();
     if timeout(grace, operator.goes.wait()).await.is_err() {
         tracing::warn!(unfinished = operator.goes.len(), "provider calls did not finish in time");
