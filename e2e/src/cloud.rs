@@ -67,6 +67,14 @@ pub fn free_address() -> anyhow::Result<SocketAddr> {
     listener.local_addr().context("reading the port that was taken")
 }
 
+/// A client without a proxy of the machine's, and with a connection for each call: one that the other side is about to close
+/// would be a fault that nobody asked for.
+fn http_client() -> anyhow::Result<reqwest::Client> {
+    // The client wants TLS although nothing here has any; fails where another was installed, which is as good.
+    let _first = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().context("making an HTTP client")
+}
+
 /// Waits until something listens.
 async fn listens(address: SocketAddr, crashes: &Crashes) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_DEADLINE;

@@ -4,7 +4,8 @@
 usage: account.py ENDPOINT make               a VPC, tagged subnets, instances and somebody else's look-alikes; their IDs as JSON
        account.py ENDPOINT list               every load balancer, target group, listener and security group, with tags, as JSON
        account.py ENDPOINT nodes VPC N        N more instances, in the zones in turn: id, zone, private address and name
-       account.py ENDPOINT strangers VPC N    N load balancers of another cluster, named and tagged like ours
+       account.py ENDPOINT strangers VPC NAMESPACE N
+                                          N load balancers of another cluster, named and tagged like ours
 """
 import json
 import sys
@@ -73,7 +74,7 @@ def nodes(endpoint, vpc, count):
     return made
 
 
-def strangers(endpoint, vpc, count):
+def strangers(endpoint, vpc, namespace, count):
     """What has names like ours, and tags like ours but for the cluster; and what has only the Service's name."""
     ec2, elb = clients(endpoint)
     found = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
@@ -81,11 +82,11 @@ def strangers(endpoint, vpc, count):
     arns = []
     for number in range(int(count)):
         service = f"s{number:03}"
-        tags = [{"Key": "portico.dev/service", "Value": f"chaos/{service}"}]
+        tags = [{"Key": "portico.dev/service", "Value": f"{namespace}/{service}"}]
         if number % 2:
             tags += [{"Key": "portico.dev/cluster-uid", "Value": "00000000-0000-4000-8000-000000000000"},
                      {"Key": "portico.dev/service-uid", "Value": f"00000000-0000-4000-8000-{number:012}"}]
-        name = f"p-chaos-{service}-{number:016x}"
+        name = f"p-{namespace[:5]}-{service}-{number:016x}"
         group = ec2.create_security_group(GroupName=name, Description="theirs", VpcId=vpc)["GroupId"]
         ec2.create_tags(Resources=[group], Tags=tags)
         balancer = elb.create_load_balancer(Name=name, Type="network", Subnets=subnets, SecurityGroups=[group], Tags=tags)
@@ -117,7 +118,7 @@ def listing(endpoint):
 
 
 if __name__ == "__main__":
-    commands = {"make": (make, 3), "list": (listing, 3), "nodes": (nodes, 5), "strangers": (strangers, 5)}
+    commands = {"make": (make, 3), "list": (listing, 3), "nodes": (nodes, 5), "strangers": (strangers, 6)}
     command, length = commands.get((sys.argv + [""] * 3)[2], (None, 0))
     if len(sys.argv) != length:
         sys.exit(__doc__)

@@ -84,9 +84,9 @@ impl Aws {
         serde_json::from_value(made).context("reading the instances that were made")
     }
 
-    /// Load balancers of others, with names and tags like those of Services `chaos/s000` …
-    pub async fn add_strangers(&self, count: usize) -> anyhow::Result<()> {
-        self.account(&["strangers", &self.vpc, &count.to_string()]).await.map(drop)
+    /// Load balancers of others, with names and tags like those of Services `<namespace>/s000` …
+    pub async fn add_strangers(&self, namespace: &str, count: usize) -> anyhow::Result<()> {
+        self.account(&["strangers", &self.vpc, namespace, &count.to_string()]).await.map(drop)
     }
 
     /// Everything there is: load balancers (with their listeners), target groups and security groups, by ARN or ID.

@@ -16,7 +16,7 @@ use tokio::process::Command;
 
 use crate::{process::Process, tools::Tools};
 
-use super::{Place, listens};
+use super::{Place, http_client, listens};
 
 /// The emulator's only project.
 pub const PROJECT: &str = "project";
@@ -60,8 +60,7 @@ impl Gce {
         serve.current_dir(work_tree).stdout(Stdio::null());
         let process = Process::start("gce", serve, place.logs, place.crashes)?;
         listens(address, place.crashes).await?;
-        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
-        Ok(Some(Self { process, address, client }))
+        Ok(Some(Self { process, address, client: http_client()? }))
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -89,10 +88,10 @@ impl Gce {
         Ok(made)
     }
 
-    /// Resources of others with names and descriptions like those of Services `chaos/s000` …
-    pub async fn add_strangers(&self, count: usize) -> anyhow::Result<()> {
+    /// Resources of others with names and descriptions like those of Services `<namespace>/s000` …
+    pub async fn add_strangers(&self, namespace: &str, count: usize) -> anyhow::Result<()> {
         for number in 0..count {
-            let service = format!("chaos/s{number:03}");
+            let service = format!("{namespace}/s{number:03}");
             // GKE's mark, and ours but for another cluster.
             let mark = if number % 2 == 0 {
                 json!({"networking.gke.io/service-name": service})
@@ -103,7 +102,8 @@ impl Gce {
                     "portico.dev/service-uid": format!("00000000-0000-4000-8000-{number:012}"),
                 })
             };
-            let named = |part: &str| format!("portico-{number:08x}-chaos-s{number:03}-{number:010x}-{part}");
+            let named =
+                |part: &str| format!("portico-{number:08x}-{namespace}-s{number:03}-{number:010x}-{part}");
             let address = json!({"name": named("1a2b3c-ip"), "description": mark.to_string()});
             self.insert(&format!("regions/{REGION}/addresses"), &address).await?;
             let check = json!({"name": named("hc"), "description": mark.to_string(), "type": "TCP",

@@ -29,6 +29,7 @@ use super::{
     call::{Call, Effect},
     control,
     faults::{Fate, Faults, Judge, Verdict, refusal},
+    http_client,
     ledger::Ledger,
     record::{Counts, Logged, Record},
     trap::{Moment, Trap, Traps},
@@ -85,8 +86,6 @@ impl FaultProxy {
     pub async fn start(listen: SocketAddr, upstream: &str, seed: u64) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
         let address = listener.local_addr().context("reading the proxy's address")?;
-        // A connection for each call: one that the emulator is about to close would be a fault that nobody asked for.
-        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build();
         let state = State {
             faults: Faults::none(),
             record: Record::default(),
@@ -97,7 +96,7 @@ impl FaultProxy {
         };
         let shared = Arc::new(Shared {
             upstream: upstream.trim_end_matches('/').to_owned(),
-            client: client.context("making the proxy's HTTP client")?,
+            client: http_client()?,
             started: Instant::now(),
             traps: Traps::default(),
             state: Mutex::new(state),

@@ -37,7 +37,7 @@ impl Stage {
         let url = format!("http://{}", listener.local_addr()?);
         let upstream = tokio::spawn(async move { axum::serve(listener, router).await.unwrap_or_default() });
         let proxy = FaultProxy::start(free_address()?, &url, 1).await?;
-        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build()?;
+        let client = http_client()?;
         Ok(Self { proxy, asked, client, upstream })
     }
 
