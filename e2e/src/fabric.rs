@@ -71,6 +71,11 @@ impl Host {
     }
 }
 
+/// Whether an address is one of the fabric's.
+fn is_on_fabric(address: &Ipv4Addr) -> bool {
+    address.octets()[..2] == CONTROL_PLANE.octets()[..2] // its prefix is a /16
+}
+
 /// Makes the bridge in the sandbox's own namespace.
 pub fn create() -> anyhow::Result<()> {
     ip_batch(None, &bridge_batch())?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args as Group, Parser, ValueEnum};
 use k8s_openapi::jiff::SignedDuration;
+use portico_limits::Pace;
 
 use crate::leader::Candidate;
 use crate::service::ClassRule;
@@ -81,6 +82,9 @@ pub(crate) struct ProviderArgs {
     /// Write the addresses of ready nodes to status.loadBalancer.ingress (ipMode Proxy)
     #[arg(long)]
     pub(crate) bare_metal_publish_node_addresses: bool,
+    /// How fast a cloud is called to begin with, in multiples of its documented limits; what it allows is then learnt
+    #[arg(long, default_value = "1", value_name = "TIMES", value_parser = pace)]
+    pub(crate) api_rate: Pace,
     #[command(flatten)]
     pub(crate) aws: AwsArgs,
     #[command(flatten)]
@@ -269,6 +273,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<SignedDuration>().map_err(wrong).and_then(|span| Duration::try_from(span).map_err(wrong))
 }
 
+fn pace(text: &str) -> Result<Pace, String> {
+    let times = text.parse().ok().and_then(Pace::new);
+    times.ok_or_else(|| format!("{text:?} is no number from 0.01 to 1000, such as 2 or 0.5"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,6 +318,16 @@ mod tests {
         let error = parsed(&["--provider", "gce"]).unwrap_err().to_string();
         assert!(error.contains("--gce-project") && error.contains("--gce-region"), "{error}");
         assert!(parsed(&["--provider=gce", "--gce-project=p", "--gce-region=r"]).is_ok());
+    }
+
+    #[test]
+    fn an_api_rate_is_a_sensible_number_or_refused_with_the_range() {
+        let rate = |text: &str| parsed(&["--provider=bare-metal", "--api-rate", text]);
+        assert_eq!(rate("0.5").unwrap().provider.api_rate, Pace::new(0.5).unwrap());
+        for wrong in ["0", "fast", "NaN", "5000"] {
+            let error = rate(wrong).unwrap_err().to_string();
+            assert!(error.contains("0.01 to 1000"), "{error}");
+        }
     }
 
     #[test]

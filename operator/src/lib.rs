@@ -39,6 +39,7 @@ mod targets;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod turns;
 mod watch;
 mod work;
 mod world;

@@ -3,6 +3,8 @@
 //! Owns: names, labels and buckets. Leaves to others: serving them (`admin`).
 //! Invariant: no label carries a name that users choose, so series do not grow with the cluster.
 
+pub(crate) mod limits;
+
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 

@@ -18,8 +18,9 @@ use crate::metrics::{CallResult, Metrics};
 
 /// A provider that plans anew after each round converges in two or three; more is a fault of its plan.
 const ROUNDS: usize = 6;
-/// The longest a single call may take; what it did shows in the next read.
-const CALL_TIMEOUT: Duration = Duration::from_mins(1);
+/// The longest a single call of the provider's may take, waits for its cloud's limits included; what it did shows in the
+/// next read. Providers bound each request by themselves.
+const CALL_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// What is wanted for a Service.
 #[derive(Clone, Debug, PartialEq)]

@@ -36,6 +36,7 @@ use crate::queue::Queue;
 use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
 use crate::status::{self, Progress, Situation, StatusPatch};
+use crate::turns::{Lane, Turns};
 use crate::world::World;
 
 /// How long a watch may take to show what was written.
@@ -65,6 +66,8 @@ pub(crate) struct Operator<P: LoadBalancerProvider, C> {
     pub(crate) metrics: Metrics,
     /// Goes that are under way; shutting down waits for them.
     pub(crate) goes: TaskTracker,
+    /// Who of them may call the provider.
+    pub(crate) turns: Turns,
     tracks: Mutex<HashMap<ServiceUid, Track>>,
 }
 
@@ -103,6 +106,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             fence,
             metrics,
             goes: TaskTracker::new(),
+            turns: Turns::default(),
             tracks: Mutex::default(),
         })
     }
@@ -283,10 +287,14 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         decision
     }
 
-    /// Has a go, in a task of its own. The Service must be marked as running.
+    /// Has a go, in a task of its own and when it is its turn. The Service must be marked as running.
     pub(crate) fn go(self: &Arc<Self>, key: ServiceKey, want: Want) {
         let operator = Arc::clone(self);
         self.goes.spawn(async move {
+            let exists = || operator.inventory.get(&want.desired().owner().service).is_some();
+            let lane =
+                if matches!(want, Want::Present(_)) && exists() { Lane::Serving } else { Lane::Building };
+            let Some(_turn) = operator.turns.take(lane).await else { return }; // the process is ending
             let finish = Finish { operator: Arc::clone(&operator), key, want };
             let Operator { provider, fence, metrics, .. } = &*operator;
             let report = Operation { provider, fence, metrics }.run(&finish.want).await;

@@ -24,6 +24,7 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
+use portico_limits::{Limiter, Pace};
 use portico_provider::{ClusterUid, LoadBalancerProvider};
 use portico_provider_aws::AwsProvider;
 use portico_provider_bare_metal::BareMetalProvider;
@@ -41,6 +42,7 @@ use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
 use crate::leader::{self, store::ApiLease};
 use crate::metrics::Metrics;
+use crate::metrics::limits::Limits;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
 use crate::tasks::Tasks;
@@ -69,13 +71,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         local_endpoint,
         local_token_file,
         bare_metal_publish_node_addresses: publish_node_addresses,
+        api_rate,
         aws,
         gce,
     } = provider;
     match provider {
         ProviderKind::BareMetal => {
             let config = portico_provider_bare_metal::Config { publish_node_addresses };
-            setup.operate(BareMetalProvider::new(config)).await
+            setup.operate(BareMetalProvider::new(config), Vec::new()).await
         }
         ProviderKind::Local => {
             let endpoint = local_endpoint.context("--local-endpoint is missing")?;
@@ -84,27 +87,34 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             let token =
                 read.with_context(|| format!("--local-token-file {} cannot be read", file.display()))?;
             let config = portico_provider_local::Config { endpoint, token: token.trim().to_owned(), cluster };
-            setup.operate(LocalProvider::new(config)?).await
+            setup.operate(LocalProvider::new(config)?, Vec::new()).await
         }
         ProviderKind::Aws => {
-            let provider = aws_provider(aws, cluster).await?;
-            setup.operate(provider).await
+            let (provider, limiters) = aws_provider(aws, cluster, api_rate).await?;
+            setup.operate(provider, limiters).await
         }
         ProviderKind::Gce => {
             let internal = setup.settings.classes.class == GKE_INTERNAL_CLASS;
             let config = gce_config(gce, internal, cluster)?;
-            setup.operate(GceProvider::connect(config).await?).await
+            let provider = GceProvider::connect(config, api_rate).await?;
+            let limiters = provider.limiters();
+            setup.operate(provider, limiters).await
         }
     }
 }
 
-async fn aws_provider(args: AwsArgs, cluster: ClusterUid) -> anyhow::Result<AwsProvider> {
+async fn aws_provider(
+    args: AwsArgs,
+    cluster: ClusterUid,
+    pace: Pace,
+) -> anyhow::Result<(AwsProvider, Vec<Arc<Limiter>>)> {
     let AwsArgs { region, vpc_id, cluster_name, backend_security_group, endpoint_url } = args;
     let region = region.context("--aws-region is missing")?;
     let vpc = vpc_id.context("--aws-vpc-id is missing")?;
-    let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None).await;
+    let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None, pace).await;
+    let limiters = cloud.limiters();
     let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster };
-    Ok(AwsProvider::new(cloud, config)?)
+    Ok((AwsProvider::new(cloud, config)?, limiters))
 }
 
 /// GKE's class for internal load balancers: `--load-balancer-class` takes it over.
@@ -151,11 +161,16 @@ struct Setup {
 }
 
 impl Setup {
-    async fn operate<P: LoadBalancerProvider>(self, provider: P) -> anyhow::Result<()> {
+    async fn operate<P: LoadBalancerProvider>(
+        self,
+        provider: P,
+        limiters: Vec<Arc<Limiter>>,
+    ) -> anyhow::Result<()> {
         let Self { client, election, instance, work, process, settings } = self;
         let ProcessArgs { admin_address, log_format: _ } = process;
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
+        registry.register_collector(Box::new(Limits(limiters)));
         let (keeper, fence) = fence();
         let (reporter, sender) = events::reporter(&instance, &metrics);
         let (world, queue) = (Arc::new(World::default()), Arc::new(Queue::default()));
@@ -255,6 +270,7 @@ async fn shut_down<P: LoadBalancerProvider>(
 ) {
     operator.queue.close();
     tasks.stop("work");
+    operator.turns.close();
     operator.goes.close();
     if timeout(grace, operator.goes.wait()).await.is_err() {
         tracing::warn!(unfinished = operator.goes.len(), "provider calls did not finish in time");

@@ -16,7 +16,7 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 
-use super::{Host, ip_batch};
+use super::{Host, ip_batch, is_on_fabric};
 
 /// A node's pods, and the address that leads to them.
 type ByNode = BTreeMap<String, (Ipv4Net, Ipv4Addr)>;
@@ -53,7 +53,8 @@ fn apply(nodes: &mut ByNode, node: &Node) {
     let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
     let address = addresses
         .and_then(|all| all.iter().find(|address| address.type_ == "InternalIP"))
-        .and_then(|address| address.address.parse().ok());
+        .and_then(|address| address.address.parse().ok())
+        .filter(is_on_fabric); // a node that stands for a cloud's instance is nowhere here
     match (cidr, address) {
         (Some(cidr), Some(address)) => drop(nodes.insert(node.name_any(), (cidr, address))),
         _ => drop(nodes.remove(&node.name_any())),

@@ -8,7 +8,7 @@ use portico_provider::{ClusterUid, Owner, ServiceName, SpecHash};
 use crate::cloud::resources::Tags;
 
 const CLUSTER: &str = "portico.dev/cluster-uid";
-const SERVICE_UID: &str = "portico.dev/service-uid";
+pub(crate) const SERVICE_UID: &str = "portico.dev/service-uid";
 const SERVICE: &str = "portico.dev/service";
 const SPEC_HASH: &str = "portico.dev/spec-hash";
 const HOSTNAME: &str = "portico.dev/hostname";

@@ -5,6 +5,7 @@
 //! operation is accepted and never waits for its end; a failed operation is data here and an error one level up,
 //! because the SDK's own `until_done` answers `Ok` for it.
 
+pub mod limited;
 pub mod sdk;
 mod wire;
 

@@ -1,7 +1,7 @@
 //! Google Cloud's regional passthrough load balancers, external and internal.
 //!
 //! ```text
-//!  operator ── GceProvider ── Cloud (trait) ── SdkCloud ── google-cloud-compute-v1 ──▶ Compute Engine
+//!  operator ── GceProvider ── Cloud (trait) ── Limited ── SdkCloud ── google-cloud-compute-v1 ──▶ Compute Engine
 //!               wanted → plan (pure) → one step at a time          (or emulators/gce, on loopback)
 //! ```
 //! One load balancer: an address, forwarding rules, a backend service, a health check, an endpoint group (`GCE_VM_IP`)
@@ -21,6 +21,7 @@ pub mod resource;
 mod subset;
 mod wanted;
 
+pub use cloud::limited::Limited;
 pub use cloud::sdk::SdkCloud;
 pub use observed::Observed;
 pub use provider::{Call, Config, Failure, GceProvider, Step};

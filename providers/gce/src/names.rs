@@ -51,6 +51,11 @@ pub(crate) fn cluster_pattern(cluster: &ClusterUid) -> String {
     format!("{}.*", prefix(cluster))
 }
 
+/// Whether a pattern is a whole cluster's.
+pub(crate) fn is_of_cluster(pattern: &str) -> bool {
+    pattern.matches(".*").count() == 1
+}
+
 fn prefix(cluster: &ClusterUid) -> String {
     format!("portico-{:08x}-", fnv(&[cluster.as_str()]) & 0xffff_ffff)
 }
@@ -116,6 +121,15 @@ mod tests {
             prop_assert!(longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
             prop_assert_eq!(owner_of(&description(&owner)), Some(owner));
         }
+    }
+
+    #[test]
+    fn the_pattern_of_a_cluster_is_told_from_that_of_a_service() {
+        let cluster: ClusterUid = "c".parse().unwrap();
+        assert!(is_of_cluster(&cluster_pattern(&cluster)));
+        let name = ServiceName::new("a", "b").unwrap();
+        let owner = Owner { cluster, service: "s".parse().unwrap(), name };
+        assert!(!is_of_cluster(Names::of(&owner).pattern()));
     }
 
     #[test]

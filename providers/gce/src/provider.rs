@@ -6,13 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use portico_limits::{Limiter, Pace};
 use portico_provider::{
     Capabilities, ClusterUid, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned, Owner,
     Plan, ProviderError, Report,
 };
 
+use crate::cloud::limited::Limited;
 use crate::cloud::sdk::SdkCloud;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationState};
 use crate::names;
@@ -41,7 +43,7 @@ pub struct Config {
 }
 
 /// Passthrough load balancers of Google Cloud.
-pub struct GceProvider<C = SdkCloud> {
+pub struct GceProvider<C = Limited<SdkCloud>> {
     cloud: C,
     config: Config,
     /// Failed operations that were told already: the next try is for real.
@@ -54,14 +56,19 @@ impl<C> fmt::Debug for GceProvider<C> {
     }
 }
 
-impl GceProvider<SdkCloud> {
+impl GceProvider {
     /// With Google's SDK. Connects to nothing yet but, without an endpoint, looks for credentials.
-    pub async fn connect(config: Config) -> Result<Self, ProviderError> {
+    pub async fn connect(config: Config, pace: Pace) -> Result<Self, ProviderError> {
         let Config { project, region, endpoint, .. } = &config;
         let cloud = SdkCloud::connect(project, region, endpoint.as_deref())
             .await
             .map_err(|error| error.during("set up Compute Engine's clients"))?;
-        Ok(Self::new(cloud, config))
+        Ok(Self::new(Limited::new(cloud, pace), config))
+    }
+
+    /// What limits its calls, a limiter for each class; for metrics.
+    pub fn limiters(&self) -> Vec<Arc<Limiter>> {
+        self.cloud.limiters()
     }
 }
 

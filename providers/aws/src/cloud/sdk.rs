@@ -1,21 +1,23 @@
 //! The seam, on the AWS SDKs.
 //!
-//! Owns: clients, credentials, time limits, paging. Leaves to others: which error means what (`failure`), the calls
-//! of each API (`elb`, `ec2`). Invariant: one attempt a call and a bound on each; TLS by rustls with ring.
+//! Owns: clients, credentials, paging. Leaves to others: which error means what (`failure`), the calls of each API (`elb`,
+//! `ec2`), their rate and time limits (`limited`). Invariant: one attempt a call, but for throttled ones, and a bound on
+//! each; TLS by rustls with ring.
 
 mod ec2;
 mod elb;
 mod failure;
+mod limited;
 mod query;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;
 use aws_sdk_resourcegroupstagging::types::TagFilter;
-use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_http_client::{Builder, Connector, tls};
+use portico_limits::{Limiter, Pace};
 
 use super::resources::{
     AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
@@ -23,9 +25,7 @@ use super::resources::{
 };
 use super::{Answer, Cloud};
 use failure::failed;
-
-/// AWS answers most calls within a second, and creations within ten.
-const CALL_TIMEOUT: Duration = Duration::from_secs(25);
+use limited::{Limited, Limits};
 
 /// The three APIs.
 #[derive(Clone, Debug)]
@@ -33,21 +33,26 @@ pub struct Sdk {
     elb: aws_sdk_elasticloadbalancingv2::Client,
     ec2: Arc<query::Query>,
     tagging: aws_sdk_resourcegroupstagging::Client,
+    limits: Arc<Limits>,
 }
 
 impl Sdk {
     /// Clients of `region`, or of what stands at `endpoint`. Without `credentials` they are found as every AWS SDK
     /// finds them: environment, profile, web identity (IRSA), container (EKS Pod Identity), instance.
-    pub async fn connect(region: String, endpoint: Option<String>, credentials: Option<Credentials>) -> Self {
-        let http = Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build_https();
-        let timeouts = TimeoutConfig::builder().operation_timeout(CALL_TIMEOUT).build();
+    pub async fn connect(
+        region: String,
+        endpoint: Option<String>,
+        credentials: Option<Credentials>,
+        pace: Pace,
+    ) -> Self {
+        let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+        let limits = Arc::new(Limits::at(pace));
+        let http = Builder::new().tls_provider(tls.clone()).build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region))
-            .http_client(http)
+            .http_client(Limited::client(http, Arc::clone(&limits)))
             .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts);
+            .timeout_config(TimeoutConfig::disabled());
         if let Some(endpoint) = endpoint {
             loader = loader.endpoint_url(endpoint);
         }
@@ -55,11 +60,18 @@ impl Sdk {
             loader = loader.credentials_provider(credentials);
         }
         let config = loader.load().await;
+        let connector = Limited::new(Connector::builder().tls_provider(tls).build(), Arc::clone(&limits));
         Self {
             elb: aws_sdk_elasticloadbalancingv2::Client::new(&config),
-            ec2: Arc::new(query::Query::new(&config)),
+            ec2: Arc::new(query::Query::new(&config, connector)),
             tagging: aws_sdk_resourcegroupstagging::Client::new(&config),
+            limits,
         }
+    }
+
+    /// What limits its calls, a limiter for each class; for metrics.
+    pub fn limiters(&self) -> Vec<Arc<Limiter>> {
+        self.limits.all()
     }
 
     async fn page(&self, tags: &Tags, token: Option<String>) -> Answer<(Vec<(Id, Tags)>, Option<String>)> {

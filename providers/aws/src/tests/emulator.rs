@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aws_credential_types::Credentials;
+use portico_limits::Pace;
 use serde_json::Value;
 
 use crate::Config;
@@ -52,7 +53,9 @@ impl Emulator {
         serve.args(["-H", "127.0.0.1", "-p", &port.to_string()]).env("NLB_PROVISION_POLLS", "1");
         let server = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let credentials = Credentials::new("test", "test", None, None, "test");
-        let sdk = Sdk::connect("us-east-1".to_owned(), Some(endpoint.clone()), Some(credentials)).await;
+        // The emulator has no limits; where it has, that is another test's matter.
+        let pace = Pace::new(1_000.0).unwrap();
+        let sdk = Sdk::connect("us-east-1".to_owned(), Some(endpoint.clone()), Some(credentials), pace).await;
         let mut emulator = Self { server, endpoint, vpc: String::new(), instances: Vec::new(), sdk };
         emulator.answers(port).await;
         let account = emulator.account("make");

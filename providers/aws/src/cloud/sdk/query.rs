@@ -1,7 +1,7 @@
 //! The EC2 Query protocol: one signed POST a call.
 //!
-//! Owns: encoding, signing (`SigV4`), sending, and what an error answer means. Leaves to others: the calls (`ec2`).
-//! Invariant: bounded in time; credentials are kept only until shortly before they expire.
+//! Owns: encoding, signing (`SigV4`), sending, and what an error answer means. Leaves to others: the calls (`ec2`), their
+//! rate and time limit (`limited`). Invariant: credentials are kept only until shortly before they expire.
 //! <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Query-Requests.html>
 
 use std::sync::{Mutex, PoisonError};
@@ -12,24 +12,23 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
-use aws_smithy_http_client::{Connector, tls};
-use aws_smithy_runtime_api::client::http::HttpConnector;
+use aws_smithy_runtime_api::client::http::HttpConnector as _;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::byte_stream::ByteStream;
 use roxmltree::Document;
 
 use super::failure::trouble;
+use super::limited::Limited;
 use crate::cloud::{Answer, CloudError, Trouble};
 
-const VERSION: &str = "2016-11-15";
+pub(super) const VERSION: &str = "2016-11-15";
 /// Credentials that are about to expire are asked for anew.
 const EXPIRY_MARGIN: Duration = Duration::from_mins(5);
 
 /// A client of EC2.
 #[derive(Debug)]
 pub(super) struct Query {
-    connector: Connector,
+    connector: Limited,
     credentials: Option<SharedCredentialsProvider>,
     kept: Mutex<Option<Credentials>>,
     region: String,
@@ -37,15 +36,13 @@ pub(super) struct Query {
 }
 
 impl Query {
-    pub(super) fn new(config: &SdkConfig) -> Self {
+    pub(super) fn new(config: &SdkConfig, connector: Limited) -> Self {
         let region = config.region().map(ToString::to_string).unwrap_or_default();
         let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
         let endpoint =
             config.endpoint_url().map_or_else(|| format!("https://ec2.{region}.{suffix}"), str::to_owned);
         Self {
-            connector: Connector::builder()
-                .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-                .build(),
+            connector,
             credentials: config.credentials_provider(),
             kept: Mutex::new(None),
             region,
@@ -63,15 +60,9 @@ impl Query {
         let body = form(operation, &parameters);
         let credentials = self.credentials(operation).await?;
         let request = self.signed(body, credentials).map_err(broken)?;
-        let sent = tokio::time::timeout(super::CALL_TIMEOUT, async {
-            let response = self.connector.call(request).await.map_err(|error| format!("{error:?}"))?;
-            let status = response.status().as_u16();
-            let body = ByteStream::new(response.into_body()).collect().await;
-            let bytes = body.map_err(|error| error.to_string())?.into_bytes();
-            Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
-        });
-        let (status, text) =
-            sent.await.map_err(|_elapsed| broken("no answer in time".to_owned()))?.map_err(broken)?;
+        let response = self.connector.call(request).await.map_err(|error| broken(format!("{error:?}")))?;
+        let status = response.status().as_u16();
+        let text = String::from_utf8_lossy(response.body().bytes().unwrap_or_default()).into_owned();
         if (200..300).contains(&status) { Ok(text) } else { Err(refusal(operation, status, &text)) }
     }
 

@@ -1,0 +1,19 @@
+//! How fast a cloud is called: one limiter for each class of its API.
+//!
+//! ```text
+//! call ─▶ queue (targets, provisioning, background) ─▶ bucket ─▶ the cloud
+//!                                                        ▲          │
+//!                                                        └─ throttled: slower · passed: faster
+//! ```
+//! Owns: admission, learning the rate, trying a throttled call again. Leaves to others: which call is of which class and
+//! priority (each provider's cloud), retrying anything else (the operator's scheduler), showing numbers (its metrics).
+//! Invariants: never more calls than the bucket's burst and rate allow; nobody waits for ever while calls are admitted;
+//! a caller that goes away while waiting takes nothing along.
+
+mod bucket;
+mod limiter;
+mod queue;
+
+pub use bucket::{Limit, Pace};
+pub use limiter::{Limiter, Snapshot};
+pub use queue::Priority;
