@@ -16,6 +16,7 @@ pub mod agent;
 pub mod args;
 pub mod backend;
 pub mod bench;
+pub mod cloud;
 pub mod cluster;
 pub mod controlplane;
 pub mod demo;

@@ -60,6 +60,23 @@ impl Tools {
         path.is_file().then_some(path)
     }
 
+    /// Python with the emulator of AWS; `None`: `scripts/emulators.sh` could not install it.
+    pub fn aws_python(&self) -> Option<PathBuf> {
+        let path = self.others.join("aws/bin/python");
+        path.is_file().then_some(path)
+    }
+
+    /// Python with Google's clients and discovery document; `None`: `scripts/emulator-gce.sh setup` could not install them.
+    pub fn gce_python(&self) -> Option<PathBuf> {
+        let path = self.others.join("gce/bin/python");
+        (path.is_file() && self.others.join("gce/.complete").is_file()).then_some(path)
+    }
+
+    /// The emulators' programs in this work tree.
+    pub fn emulators(&self) -> PathBuf {
+        self.root.join("../emulators")
+    }
+
     /// This workspace's own program.
     pub fn portico_e2e(&self) -> PathBuf {
         self.bins.join("portico-e2e")

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """An account to test in, made and read by boto3: a second client, that knows nothing of Portico.
 
-usage: account.py ENDPOINT make     a VPC, tagged subnets, instances and somebody else's look-alikes; their IDs as JSON
-       account.py ENDPOINT list     every load balancer, target group, listener and security group, with tags, as JSON
+usage: account.py ENDPOINT make               a VPC, tagged subnets, instances and somebody else's look-alikes; their IDs as JSON
+       account.py ENDPOINT list               every load balancer, target group, listener and security group, with tags, as JSON
+       account.py ENDPOINT nodes VPC N        N more instances, in the zones in turn: id, zone, private address and name
+       account.py ENDPOINT strangers VPC N    N load balancers of another cluster, named and tagged like ours
 """
 import json
 import sys
@@ -57,24 +59,66 @@ def look_alikes(ec2, elb, vpc, subnets):
     elb.create_target_group(Name="nobodys", Protocol="UDP", Port=53, VpcId=vpc, TargetType="instance")
 
 
+def nodes(endpoint, vpc, count):
+    ec2, _ = clients(endpoint)
+    found = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    subnets = sorted(found, key=lambda subnet: subnet["AvailabilityZone"])
+    image = ec2.describe_images()["Images"][0]["ImageId"]
+    made = []
+    for number in range(int(count)):
+        subnet = subnets[number % len(subnets)]
+        run = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet["SubnetId"])["Instances"][0]
+        made.append({"id": run["InstanceId"], "zone": subnet["AvailabilityZone"], "address": run["PrivateIpAddress"],
+                     "name": run["PrivateDnsName"]})
+    return made
+
+
+def strangers(endpoint, vpc, count):
+    """What has names like ours, and tags like ours but for the cluster; and what has only the Service's name."""
+    ec2, elb = clients(endpoint)
+    found = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    subnets = [subnet["SubnetId"] for subnet in sorted(found, key=lambda subnet: subnet["AvailabilityZone"])][:2]
+    arns = []
+    for number in range(int(count)):
+        service = f"s{number:03}"
+        tags = [{"Key": "portico.dev/service", "Value": f"chaos/{service}"}]
+        if number % 2:
+            tags += [{"Key": "portico.dev/cluster-uid", "Value": "00000000-0000-4000-8000-000000000000"},
+                     {"Key": "portico.dev/service-uid", "Value": f"00000000-0000-4000-8000-{number:012}"}]
+        name = f"p-chaos-{service}-{number:016x}"
+        group = ec2.create_security_group(GroupName=name, Description="theirs", VpcId=vpc)["GroupId"]
+        ec2.create_tags(Resources=[group], Tags=tags)
+        balancer = elb.create_load_balancer(Name=name, Type="network", Subnets=subnets, SecurityGroups=[group], Tags=tags)
+        arns.append(balancer["LoadBalancers"][0]["LoadBalancerArn"])
+        target_group = elb.create_target_group(Name=name, Protocol="TCP", Port=80, VpcId=vpc, TargetType="ip", Tags=tags)
+        forward = [{"Type": "forward", "TargetGroupArn": target_group["TargetGroups"][0]["TargetGroupArn"]}]
+        elb.create_listener(LoadBalancerArn=arns[-1], Protocol="TCP", Port=80, DefaultActions=forward)
+    return arns
+
+
 def listing(endpoint):
     ec2, elb = clients(endpoint)
     things = {}
-    for balancer in elb.describe_load_balancers()["LoadBalancers"]:
-        balancer.pop("State", None)
-        balancer["Listeners"] = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
-        things[balancer["LoadBalancerArn"]] = balancer
-    for group in elb.describe_target_groups()["TargetGroups"]:
-        things[group["TargetGroupArn"]] = group
-    for described in elb.describe_tags(ResourceArns=list(things))["TagDescriptions"] if things else []:
-        things[described["ResourceArn"]]["Tags"] = described["Tags"]
+    for page in elb.get_paginator("describe_load_balancers").paginate():
+        for balancer in page["LoadBalancers"]:
+            balancer.pop("State", None)
+            balancer["Listeners"] = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+            things[balancer["LoadBalancerArn"]] = balancer
+    for page in elb.get_paginator("describe_target_groups").paginate():
+        for group in page["TargetGroups"]:
+            things[group["TargetGroupArn"]] = group
+    arns = list(things)
+    for start in range(0, len(arns), 20):
+        for described in elb.describe_tags(ResourceArns=arns[start : start + 20])["TagDescriptions"]:
+            things[described["ResourceArn"]]["Tags"] = described["Tags"]
     for group in ec2.describe_security_groups()["SecurityGroups"]:
         things[group["GroupId"]] = group
     return things
 
 
 if __name__ == "__main__":
-    commands = {"make": make, "list": listing}
-    if len(sys.argv) != 3 or sys.argv[2] not in commands:
+    commands = {"make": (make, 3), "list": (listing, 3), "nodes": (nodes, 5), "strangers": (strangers, 5)}
+    command, length = commands.get((sys.argv + [""] * 3)[2], (None, 0))
+    if len(sys.argv) != length:
         sys.exit(__doc__)
-    print(json.dumps(commands[sys.argv[2]](sys.argv[1]), default=str, sort_keys=True))
+    print(json.dumps(command(sys.argv[1], *sys.argv[3:]), default=str, sort_keys=True))

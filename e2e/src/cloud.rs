@@ -1,0 +1,84 @@
+//! Clouds on this machine, for tests and benches: emulators of AWS and Compute Engine, accounts in them, and a proxy in
+//! front that counts calls and makes them fail.
+//!
+//! ```text
+//! operator ──▶ FaultProxy ──▶ emulator (moto with the NLB overlay, or emulators/gce)
+//!                │ names each call, and the Service it is about (`call`, `ledger`)
+//!                │ throttles, fails, delays, loses, answers what was true a moment ago (`faults`)
+//!                └ counts, keeps a log, stops a call until the test has killed its caller (`record`, `trap`)
+//! ```
+//! Owns: starting them, what is in the accounts, and the faults. Leaves to others: what the emulators answer (`emulators/`).
+//! Invariants: a process started here ends with its value; nothing but loopback or an address of the caller's is listened
+//! on; the n-th call of a kind meets the same random fault in every run of the same seed.
+
+pub mod aws;
+pub mod call;
+mod control;
+pub mod faults;
+pub mod gce;
+mod ledger;
+pub mod proxy;
+pub mod record;
+mod trap;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use tokio::{net::TcpStream, time::sleep};
+
+use crate::process::Crashes;
+
+pub use aws::Aws;
+pub use faults::{Faults, Limits};
+pub use gce::Gce;
+pub use proxy::FaultProxy;
+pub use trap::{Moment, Trap};
+
+/// How long an emulator may take to listen; Python reads half of botocore first.
+const READY_DEADLINE: Duration = Duration::from_mins(2);
+
+/// Where an emulator's process belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Where its log is put.
+    pub logs: &'a Path,
+    /// Where its death is told.
+    pub crashes: &'a Crashes,
+    /// Where it listens; `None`: a free port of loopback.
+    pub address: Option<SocketAddr>,
+}
+
+impl Place<'_> {
+    fn address(&self) -> anyhow::Result<SocketAddr> {
+        match self.address {
+            Some(address) => Ok(address),
+            None => free_address(),
+        }
+    }
+}
+
+/// An address of loopback that nobody listens on.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("taking a port of loopback")?;
+    listener.local_addr().context("reading the port that was taken")
+}
+
+/// Waits until something listens.
+async fn listens(address: SocketAddr, crashes: &Crashes) -> anyhow::Result<()> {
+    let deadline = Instant::now() + READY_DEADLINE;
+    crashes
+        .or(async {
+            while let Err(error) = TcpStream::connect(address).await {
+                if Instant::now() >= deadline {
+                    bail!("nothing listens on {address} after {READY_DEADLINE:?}: {error}");
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,62 @@
+//! The proxy's own endpoint, for what is not in its process.
+//!
+//! ```text
+//! GET  /_faults/counts  {"calls": {"elb:CreateListener": {…}}, "services": {"shop/web": {…}}}
+//! POST /_faults/reset   the counts as they were; they begin anew
+//! GET  /_faults/faults  the switches      PUT /_faults/faults  sets all of them; what is left out is off
+//! ```
+//! Owns: these. Invariant: none of it is counted as a call.
+
+use std::{collections::BTreeMap, convert::Infallible};
+
+use axum::{
+    Json,
+    body::Body,
+    http::{Method, Response, StatusCode},
+    response::IntoResponse as _,
+};
+use serde::Serialize;
+
+use super::{
+    proxy::State,
+    record::{Counts, Tally},
+};
+
+/// Where it is.
+pub(super) const PREFIX: &str = "/_faults/";
+
+#[derive(Serialize)]
+struct Shown {
+    calls: BTreeMap<String, Tally>,
+    services: BTreeMap<String, Tally>,
+}
+
+fn shown(counts: &Counts) -> Shown {
+    let Counts { kinds, services } = counts;
+    let name = |service: &Option<String>| service.clone().unwrap_or_else(|| "(none)".to_owned());
+    Shown {
+        calls: kinds.iter().map(|(kind, tally)| (kind.to_string(), tally.clone())).collect(),
+        services: services.iter().map(|(service, tally)| (name(service), tally.clone())).collect(),
+    }
+}
+
+pub(super) fn answer(
+    state: &mut State,
+    method: &Method,
+    asked: &str,
+    body: &[u8],
+) -> Result<Response<Body>, Infallible> {
+    Ok(match (method.as_str(), asked) {
+        ("GET", "counts") => Json(shown(&state.record.counts)).into_response(),
+        ("POST", "reset") => Json(shown(&std::mem::take(&mut state.record.counts))).into_response(),
+        ("GET", "faults") => Json(&state.faults).into_response(),
+        ("PUT", "faults") => match serde_json::from_slice(body) {
+            Ok(faults) => {
+                state.faults = faults;
+                Json(&state.faults).into_response()
+            }
+            Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+        },
+        _ => (StatusCode::NOT_FOUND, "GET counts, POST reset, GET or PUT faults\n").into_response(),
+    })
+}
