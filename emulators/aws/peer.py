@@ -2,7 +2,7 @@
 """What Kubernetes' cloud provider for AWS wants of an account beyond what Portico does.
 
 usage: peer.py ENDPOINT VPC CLUSTER    tags subnets, instances and their security groups as CLUSTER's, and makes the subnets
-                                       public, which that provider tells by their routes
+                                       public, which that provider tells by their routes; prints one of the subnets
 """
 import sys
 
@@ -25,6 +25,7 @@ def main(endpoint, vpc, cluster):
     groups = {group["GroupId"] for instance in instances for group in instance["SecurityGroups"]}
     tags = [{"Key": f"kubernetes.io/cluster/{cluster}", "Value": "owned"}]
     ec2.create_tags(Resources=subnets + ids + sorted(groups), Tags=tags)
+    print(subnets[0])
 
 
 if __name__ == "__main__":

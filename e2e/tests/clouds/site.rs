@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Service;
 use portico_e2e::{
     cloud::{Aws, FaultProxy, Gce, Place, aws, gce},
     cluster::{Cluster, Member},
-    fabric::CONTROL_PLANE,
+    fabric::{CONTROL_PLANE, Host},
     portico::release::Release,
 };
 use serde_json::{Value, json};
@@ -66,10 +66,11 @@ impl Sites {
         let (aws, gce) =
             tokio::try_join!(Aws::start(cluster.tools(), &place), Gce::start(cluster.tools(), &place))?;
         let (aws, gce) = (aws.context("no emulator of AWS")?, gce.context("no emulator of Google Cloud")?);
-        let (aws_machines, gce_machines) = tokio::try_join!(
-            aws.add_instances(MACHINES.into()),
-            gce.add_instances("machine", 10, MACHINES)
-        )?;
+        let aws_machines = aws.add_instances(MACHINES.into()).await?;
+        let gce_machines: Vec<_> = (0..MACHINES).map(google_machine).collect();
+        for machine in &gce_machines {
+            gce.add_instance(machine).await?;
+        }
         tokio::try_join!(aws.add_strangers(STRANGERS), gce.add_strangers(STRANGERS))?;
         let listen = (CONTROL_PLANE, 0).into();
         let mut sites = Self {
@@ -209,5 +210,15 @@ impl Sites {
         let (mut all, gce) = tokio::try_join!(self.aws.things(), self.gce.things())?;
         all.extend(gce);
         Ok(all)
+    }
+}
+
+/// Google's machine behind node `2 * (index + 1)`, whose address it has: an endpoint is a machine and an address of its own.
+fn google_machine(index: u8) -> gce::Instance {
+    let zone = ["b", "c", "d"].into_iter().cycle().nth(index.into()).unwrap_or("b");
+    gce::Instance {
+        name: format!("machine-{index}"),
+        zone: format!("{}-{zone}", gce::REGION),
+        address: Host::node(2 * (index + 1)).address,
     }
 }

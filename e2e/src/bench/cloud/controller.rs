@@ -35,6 +35,17 @@ impl fmt::Display for Controller {
     }
 }
 
+/// The account that a controller works in.
+#[derive(Clone, Copy, Debug)]
+pub struct Whereabouts<'a> {
+    /// The emulator with it.
+    pub aws: &'a Aws,
+    /// One of its subnets.
+    pub subnet: &'a str,
+    /// Where it is called, `http://HOST:PORT`.
+    pub endpoint: &'a str,
+}
+
 impl Controller {
     /// Why it cannot run here, with the remedy.
     pub fn obstacle(self, tools: &Tools) -> Option<String> {
@@ -50,10 +61,10 @@ impl Controller {
         self,
         tools: &Tools,
         kubeconfig: &Path,
-        aws: &Aws,
-        endpoint: &str,
+        whereabouts: &Whereabouts<'_>,
         dir: &Path,
     ) -> anyhow::Result<Command> {
+        let Whereabouts { aws, subnet, endpoint } = *whereabouts;
         let mut command = match self {
             Self::Portico => {
                 let mut command = Command::new(tools.operator());
@@ -66,7 +77,7 @@ impl Controller {
             }
             Self::CloudProviderAws => {
                 let config = dir.join("cloud.conf");
-                fs::write(&config, cloud_conf(aws.vpc(), endpoint))
+                fs::write(&config, cloud_conf(aws.vpc(), subnet, endpoint))
                     .with_context(|| format!("writing {}", config.display()))?;
                 let mut command = Command::new(tools.aws_controller());
                 command
@@ -84,7 +95,7 @@ impl Controller {
 }
 
 /// Every service name that this provider has had for the APIs, sent to `endpoint`.
-fn cloud_conf(vpc: &str, endpoint: &str) -> String {
+fn cloud_conf(vpc: &str, subnet: &str, endpoint: &str) -> String {
     let services = [
         ("EC2", "ec2"),
         ("ec2", "ec2"),
@@ -99,8 +110,11 @@ fn cloud_conf(vpc: &str, endpoint: &str) -> String {
              SigningRegion={REGION}\nSigningMethod=v4\nSigningName={signing}\n"
         )
     });
-    format!("[Global]\nZone={REGION}a\nRegion={REGION}\nVPC={vpc}\nKubernetesClusterID={CLUSTER}\n")
-        + &overrides.collect::<String>()
+    // With VPC and subnet it does not ask the machine it runs on which instance that is.
+    let global = format!(
+        "[Global]\nZone={REGION}a\nRegion={REGION}\nVPC={vpc}\nSubnetID={subnet}\nKubernetesClusterID={CLUSTER}\n"
+    );
+    global + &overrides.collect::<String>()
 }
 
 #[cfg(test)]
@@ -109,7 +123,7 @@ mod tests {
 
     #[test]
     fn no_api_of_the_peer_is_left_at_aws_itself() {
-        let text = cloud_conf("vpc-1", "http://127.0.0.1:1");
+        let text = cloud_conf("vpc-1", "subnet-1", "http://127.0.0.1:1");
         assert_eq!(text.matches("URL=http://127.0.0.1:1\n").count(), 6, "{text}");
         assert!(text.contains("VPC=vpc-1\n"), "{text}");
     }

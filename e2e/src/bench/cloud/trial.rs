@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Service;
 use tokio::{process::Command, time::sleep};
 
 use super::{
-    controller::{CLUSTER, Controller},
+    controller::{CLUSTER, Controller, Whereabouts},
     report::{Measured, Report},
     testbed::Testbed,
 };
@@ -87,6 +87,8 @@ struct Cloud {
     /// When the proxy's clock began.
     since: Instant,
     dir: PathBuf,
+    /// One of the account's.
+    subnet: String,
     /// Of the controller.
     crashes: Crashes,
 }
@@ -99,9 +101,9 @@ impl<'a> Trial<'a> {
 
     /// All phases, in an account that is thrown away afterwards.
     pub async fn run(&self, report: &mut Report) -> anyhow::Result<()> {
-        let cloud = self.cloud().await?;
+        let mut cloud = self.cloud().await?;
         let instances = cloud.aws.add_instances(NODES + 1).await?;
-        prepare(&cloud.aws, &self.testbed.tools).await?;
+        cloud.subnet = prepare(&cloud.aws, &self.testbed.tools).await?;
         let measured = self.phases(&cloud, &instances, report).await;
         self.testbed.strip().await?;
         self.testbed.delete_all().await?;
@@ -122,7 +124,7 @@ impl<'a> Trial<'a> {
         let aws = aws.context("no emulator of AWS: `make emulators` installs it, by pip and its registry")?;
         let since = Instant::now();
         let proxy = FaultProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &aws.url(), 0).await?;
-        Ok(Cloud { aws, proxy, since, dir, crashes: Crashes::new() })
+        Ok(Cloud { aws, proxy, since, dir, subnet: String::new(), crashes: Crashes::new() })
     }
 
     async fn phases(
@@ -158,9 +160,9 @@ impl<'a> Trial<'a> {
 
     fn start(&self, cloud: &Cloud) -> anyhow::Result<Process> {
         let Testbed { tools, home, .. } = self.testbed;
-        let Cloud { aws, proxy, since: _, dir, crashes } = cloud;
-        let command =
-            self.controller.command(tools, &home.admin_kubeconfig(), aws, &proxy.url(), dir)?;
+        let Cloud { aws, proxy, since: _, dir, subnet, crashes } = cloud;
+        let place = Whereabouts { aws, subnet, endpoint: &proxy.url() };
+        let command = self.controller.command(tools, &home.admin_kubeconfig(), &place, dir)?;
         Process::start("controller", command, dir, crashes)
     }
 
@@ -255,12 +257,13 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// What the peer wants of an account beyond what Portico does; both get the same.
-async fn prepare(aws: &Aws, tools: &Tools) -> anyhow::Result<()> {
+/// What the peer wants of an account beyond what Portico does; both get the same. Gives a subnet's ID.
+async fn prepare(aws: &Aws, tools: &Tools) -> anyhow::Result<String> {
     let python = tools.aws_python().context("no Python of the emulator of AWS")?;
     let mut command = Command::new(python);
     command.arg("-B").arg(tools.emulators().join("aws/peer.py")).args([&aws.url(), aws.vpc(), CLUSTER]);
-    output(&mut command).await.context("preparing the account").map(drop)
+    let subnet = output(&mut command).await.context("preparing the account")?;
+    Ok(subnet.trim().to_owned())
 }
 
 fn has_status(service: &Service) -> bool {
