@@ -1,20 +1,18 @@
 //! What went over the wire, in its order: the targets of a Service as the calls made them, and whether new ones came before
 //! old ones went. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use portico_e2e::cloud::{faults::Fate, record::Logged};
 
 /// The targets of one Service, call by call: instances, machines, or pods' addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Targets {
-    /// Registered now.
-    pub(crate) now: BTreeSet<String>,
+    /// Registered now, each with its group: a target group, or an endpoint group of a zone.
+    groups: BTreeMap<String, String>,
     /// Registered, and their health not yet read since.
     unread: BTreeSet<String>,
-    /// Everything that ever was registered.
-    pub(crate) ever: BTreeSet<String>,
 }
 
 impl Targets {
@@ -29,14 +27,15 @@ impl Targets {
         };
         for call in log.iter().filter(happened) {
             match call.kind.name.as_str() {
-                "RegisterTargets" => targets.come(named(call, ".Id")),
-                "DescribeTargetHealth" => targets.unread.clear(),
+                "RegisterTargets" => targets.come(call, named(call, ".Id")),
+                "networkEndpointGroups.attachNetworkEndpoints" => targets.come(call, named(call, "instance")),
+                "DescribeTargetHealth" | "networkEndpointGroups.listNetworkEndpoints" => targets.unread.clear(),
                 "DeregisterTargets" => targets.go(call, &named(call, ".Id"))?,
-                "networkEndpointGroups.attachNetworkEndpoints" => targets.come(named(call, "instance")),
-                "networkEndpointGroups.listNetworkEndpoints" => targets.unread.clear(),
                 "networkEndpointGroups.detachNetworkEndpoints" => {
                     targets.go(call, &named(call, "instance"))?;
                 }
+                // With a zone's last node its group goes, and the node with it.
+                "networkEndpointGroups.delete" => targets.go(call, &targets.of(&group(call)))?,
                 "DeleteLoadBalancer" | "forwardingRules.delete" => targets = Self::default(),
                 _ => {}
             }
@@ -44,22 +43,43 @@ impl Targets {
         Ok(targets)
     }
 
-    fn come(&mut self, new: BTreeSet<String>) {
-        self.now.extend(new.iter().cloned());
-        self.ever.extend(new.iter().cloned());
+    /// Those that are registered now.
+    pub(crate) fn now(&self) -> BTreeSet<String> {
+        self.groups.keys().cloned().collect()
+    }
+
+    fn of(&self, group: &str) -> BTreeSet<String> {
+        let members = self.groups.iter().filter(|(_, its)| *its == group);
+        members.map(|(target, _)| target.clone()).collect()
+    }
+
+    fn come(&mut self, call: &Logged, new: BTreeSet<String>) {
+        let group = group(call);
+        self.groups.extend(new.iter().map(|target| (target.clone(), group.clone())));
         self.unread.extend(new);
     }
 
     fn go(&mut self, call: &Logged, old: &BTreeSet<String>) -> anyhow::Result<()> {
+        if !self.groups.keys().any(|target| old.contains(target)) {
+            return Ok(()); // nobody was there: the end of a Service that is no longer served
+        }
         let number = call.number;
         let unread: Vec<&String> = self.unread.difference(old).collect();
         ensure!(unread.is_empty(), "call {number} takes {old:?} away, and nobody has looked at {unread:?} yet");
-        self.now.retain(|target| !old.contains(target));
-        if self.now.is_empty() {
-            bail!("call {number} takes the last targets away: {old:?}");
-        }
+        self.groups.retain(|target, _| !old.contains(target));
+        ensure!(!self.groups.is_empty(), "call {number} takes the last targets away: {old:?}");
         Ok(())
     }
+}
+
+/// The group that a call is about: an ARN, or zone and name.
+fn group(call: &Logged) -> String {
+    let arn = call.words.iter().find(|(name, _)| name == "TargetGroupArn").map(|(_, arn)| arn.clone());
+    let path = || {
+        let parts = call.words.iter().filter(|(name, _)| name == "path").map(|(_, part)| part.as_str());
+        parts.take(5).collect::<Vec<&str>>().join("/")
+    };
+    arn.unwrap_or_else(path)
 }
 
 /// The last parts of the values whose names end so.

@@ -55,7 +55,8 @@ async fn each_its_own(scene: &Scene) -> anyhow::Result<()> {
         scene
             .eventually("the cloud's own nodes are the targets", async || {
                 let targets = Targets::replay(&scene.stage.sites.proxy(cloud).log(), &service)?;
-                ensure!(targets.now == wanted, "{:?} instead of {wanted:?}", targets.now);
+                let now = targets.now();
+                ensure!(now == wanted, "{now:?} instead of {wanted:?}");
                 Ok(())
             })
             .await?;

@@ -76,7 +76,8 @@ async fn targets(scene: &Scene, with_guest: bool) -> anyhow::Result<()> {
         scene
             .within(PATIENCE, &what, async || {
                 let targets = Targets::replay(&scene.stage.sites.proxy(cloud).log(), &service)?;
-                ensure!(targets.now == wanted, "{:?} instead of {wanted:?}", targets.now);
+                let now = targets.now();
+                ensure!(now == wanted, "{now:?} instead of {wanted:?}");
                 Ok(())
             })
             .await?;

@@ -61,7 +61,8 @@ async fn targets_are_the_pods(scene: &Scene) -> anyhow::Result<BTreeSet<String>>
             let staying = pods.values().filter(|pod| pod.metadata.deletion_timestamp.is_none());
             let wanted = staying.map(address).collect::<anyhow::Result<BTreeSet<String>>>()?;
             let targets = Targets::replay(&scene.stage.sites.proxy(Cloud::Aws).log(), &service)?;
-            ensure!(targets.now == wanted, "{:?} instead of {wanted:?}", targets.now);
+            let now = targets.now();
+            ensure!(now == wanted, "{now:?} instead of {wanted:?}");
             Ok(wanted)
         })
         .await
