@@ -5,6 +5,7 @@
 #   make lint                         formatting, lints, licences, orphaned files, the chart
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
+#   make bench BENCH=cloud [SERVICES="50 200"] [CONTROLLERS="…"] [CROWD=10000]   … and with AWS's cloud provider
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,6 +15,7 @@ SHELL := /bin/bash
 KUBERNETES := 1.36.3
 HELM := 3.22.0
 CARGO_DENY := 0.20.2
+CLOUD_PROVIDER_AWS := 1.37.0
 
 TOOLS := target/tools
 E2E := target/debug/portico-e2e
@@ -38,6 +40,11 @@ $(TOOLS)/helm: Makefile
 	@echo "building helm $(HELM) from its Go module (cold: about a minute; once)"
 	@scripts/gobuild.sh helm $(HELM) $@
 
+# For `make bench BENCH=cloud` only.
+$(TOOLS)/aws-cloud-controller-manager: Makefile
+	@echo "building cloud-provider-aws $(CLOUD_PROVIDER_AWS) from its Go module (cold: about 5 minutes; once)"
+	@scripts/gobuild.sh aws-cloud-controller-manager $(CLOUD_PROVIDER_AWS) $@
+
 $(TOOLS)/cargo-deny: Makefile
 	@echo "building cargo-deny $(CARGO_DENY) (cold: about 3 minutes; once)"
 	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_DENY) cargo-deny
@@ -60,11 +67,12 @@ test: setup emulators
 	@cargo build --workspace --all-targets
 	@cargo test --workspace
 
-bench: setup
+bench: setup $(if $(filter cloud,$(BENCH)),$(TOOLS)/aws/.ready $(TOOLS)/aws-cloud-controller-manager)
 	@echo "building Portico for release (cold: several minutes)"
-	@cargo build --release --bins -p portico-nodeproxy -p portico-e2e
+	@cargo build --release --bins -p portico-e2e -p $(if $(filter cloud,$(BENCH)),portico-operator,portico-nodeproxy)
 	@target/release/portico-e2e bench $(if $(BENCH),--bench $(BENCH)) $(if $(SERVICES),--services "$(SERVICES)") \
-	  $(if $(SUBJECTS),--subjects "$(SUBJECTS)") $(if $(ROUNDS),--rounds $(ROUNDS))
+	  $(if $(SUBJECTS),--subjects "$(SUBJECTS)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(CROWD),--crowd $(CROWD))
 
 conformance: setup build target/tools/.conformance-packages $(CONFORMANCE)
 	@$(E2E) conformance $(if $(FOCUS),--focus '$(FOCUS)')

@@ -10,6 +10,7 @@ local=(--set operator.provider=local --set operator.local.endpoint=http://10.0.0
 render "${local[@]}" >/dev/null
 aws=(--set operator.provider=aws --set operator.aws.region=eu-west-1 --set operator.aws.vpcId=vpc-0123456789abcdef0)
 render "${aws[@]}" >/dev/null
+render "${aws[@]}" --set-json 'operator.extraEnv=[{"name":"AWS_PROFILE","value":"portico"}]' | grep -q 'name: AWS_PROFILE'
 gce=(--set operator.provider=gce --set operator.gce.project=shop-1 --set operator.gce.region=europe-west1)
 render "${gce[@]}" >/dev/null
 
@@ -23,6 +24,7 @@ refused --set operator.provider=azure
 refused --set operator.provider=local # without endpoint and token
 refused --set operator.provider=aws # without region and VPC
 refused "${aws[@]}" --set operator.aws.vpcId=mine
+refused "${aws[@]}" --set-json 'operator.extraEnv=[{"value":"of no name"}]'
 refused --set operator.provider=gce   # without project and region
 refused --set operator.gce.region=here
 refused --set nodeproxy.clusterCIDR=ten

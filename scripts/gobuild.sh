@@ -30,6 +30,13 @@ helm)
   GOBIN=$(dirname "$output") go install -trimpath -ldflags "$flags" "helm.sh/helm/v3/cmd/helm@v$version"
   touch "$output"
   ;;
+aws-cloud-controller-manager)
+  # The module has a go.mod without replacements, so it builds by itself, outside of ours.
+  flags="-s -w -X k8s.io/component-base/version.gitVersion=v$version"
+  GOBIN=$(dirname "$output") go install -trimpath -ldflags "$flags" \
+    "k8s.io/cloud-provider-aws/cmd/aws-cloud-controller-manager@v$version"
+  touch "$output"
+  ;;
 *)
   echo "gobuild.sh: unknown program $program" >&2
   exit 2

@@ -76,6 +76,9 @@ pub struct Args {
     /// Zone of the Node (topology.kubernetes.io/zone)
     #[arg(long)]
     zone: Option<String>,
+    /// The machine of a cloud that the Node is (spec.providerID)
+    #[arg(long, value_name = "ID")]
+    provider_id: Option<String>,
     /// First pause of a crash loop, in milliseconds (the kubelet: 10 s)
     #[arg(long, default_value_t = 10_000, value_name = "MS")]
     crash_backoff: i64,
@@ -139,7 +142,7 @@ async fn serve(args: &Args) -> Result<()> {
     });
     let node = node::run(
         client.clone(),
-        node::Identity::new(&args.node_name, &args.node_ip, args.labels()?),
+        node::Identity::new(&args.node_name, &args.node_ip, args.labels()?, args.provider_id.clone()),
         cidr_known,
     );
     let https =

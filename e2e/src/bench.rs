@@ -4,10 +4,12 @@
 //! bench ──▶ sandbox ──▶ testbed (control plane, two nodes, endpoints, client)
 //!                         └─ for each size, for each subject: trial ──▶ report ──▶ table, target/bench/<bench>.tsv
 //! ```
+//! The bench `cloud` has a testbed, trial and report of its own; its subjects are controllers of load balancers.
 //!
 //! A bench has no thresholds: it says what is. How each number is taken, and what it is not, is in docs/benchmarks.md.
 
 pub mod client;
+pub mod cloud;
 pub mod footprint;
 pub mod layout;
 pub mod namespace;
@@ -22,6 +24,7 @@ pub mod trial;
 
 use std::process::ExitCode;
 
+use cloud::controller::Controller;
 use subject::Subject;
 
 use crate::{
@@ -40,6 +43,18 @@ const SMOKE: usize = 10;
 pub enum Bench {
     /// Node proxies: how soon a change works, cold start, memory, connections.
     Proxy,
+    /// Controllers of AWS load balancers: calls and time to create, restart, follow nodes and delete.
+    Cloud,
+}
+
+impl Bench {
+    /// Numbers of Services where none are given.
+    fn services(self) -> Vec<u32> {
+        match self {
+            Self::Proxy => vec![0, 1000, 5000],
+            Self::Cloud => vec![50, 200],
+        }
+    }
 }
 
 /// Flags of `bench`.
@@ -48,10 +63,10 @@ pub struct Args {
     /// Which bench
     #[arg(long, value_enum, default_value_t = Bench::Proxy)]
     bench: Bench,
-    /// Numbers of Services to measure at, as in "0 1000 5000"
-    #[arg(long, value_delimiter = ' ', default_value = "0 1000 5000")]
+    /// Numbers of Services to measure at, as in "0 1000 5000". Default: that, or "50 200" for the bench `cloud`
+    #[arg(long, value_delimiter = ' ')]
     services: Vec<u32>,
-    /// Whom to measure, as in "portico kube-proxy-nftables"
+    /// Node proxies to measure, as in "portico kube-proxy-nftables"
     #[arg(
         long,
         value_enum,
@@ -63,29 +78,49 @@ pub struct Args {
     /// where 0 is the only number of Services
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
+    /// Controllers of load balancers to measure
+    #[arg(long, value_enum, value_delimiter = ' ', default_value = "portico cloud-provider-aws")]
+    controllers: Vec<Controller>,
+    /// Services for the operator's memory in the bench `cloud`; 0: not measured
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    crowd: u32,
 }
 
 impl Args {
+    fn services(&self) -> Vec<u32> {
+        if self.services.is_empty() { self.bench.services() } else { self.services.clone() }
+    }
+
     fn effort(&self) -> trial::Effort {
-        let default = if self.services.iter().all(|services| *services == 0) { SMOKE } else { FULL };
+        let default = if self.services().iter().all(|services| *services == 0) { SMOKE } else { FULL };
         trial::Effort::of(self.rounds.map_or(default, usize::from))
     }
 }
 
 /// `bench`: measures in a sandbox, prints a table and leaves a TSV file.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    args.services.iter().try_for_each(|services| objects::check_size(*services))?;
+    if args.bench == Bench::Proxy {
+        args.services().iter().try_for_each(|services| objects::check_size(*services))?;
+    }
     let Inside { home, api_port: _ } =
         match session::enter(&Plan { name: "bench".to_owned(), data_dir: None })? {
             Side::Ended(code) => return Ok(code),
             Side::Inside(inside) => inside,
         };
-    let Args { bench, services, subjects, rounds: _ } = args;
+    let Args { bench, services: _, subjects, rounds: _, controllers, crowd } = args;
     match bench {
         Bench::Proxy => {
             let plan =
-                proxy::Plan { services: services.clone(), subjects: subjects.clone(), effort: args.effort() };
+                proxy::Plan { services: args.services(), subjects: subjects.clone(), effort: args.effort() };
             runtime::block_on(proxy::run(&plan, &home))?;
+        }
+        Bench::Cloud => {
+            let plan = cloud::Plan {
+                services: args.services(),
+                controllers: controllers.clone(),
+                crowd: *crowd,
+            };
+            runtime::block_on(cloud::run(&plan, &home))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -110,9 +145,12 @@ mod tests {
     #[test]
     fn without_flags_all_subjects_run_at_all_sizes() {
         let args = mk_args(&[]);
-        assert_eq!(args.services, [0, 1000, 5000]);
+        assert_eq!(args.services(), [0, 1000, 5000]);
         assert_eq!(args.subjects, [Subject::Portico, Subject::KubeProxyNftables, Subject::KubeProxyIptables]);
         assert_eq!(args.effort().updates, FULL);
+        let cloud = mk_args(&["--bench", "cloud"]);
+        assert_eq!(cloud.services(), [50, 200]);
+        assert_eq!(cloud.controllers, [Controller::Portico, Controller::CloudProviderAws]);
     }
 
     #[test]

@@ -7,12 +7,13 @@ pub mod vantage;
 
 use std::{
     process::Stdio,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use kube::Client;
-use tokio::{io::AsyncWriteExt as _, process::Command, task::JoinHandle, time::sleep};
+use tokio::{io::AsyncWriteExt as _, process::Command, sync::Mutex, task::JoinHandle, time::sleep};
 
 use crate::{
     account::Account,
@@ -27,6 +28,8 @@ use crate::{
     tools::Tools,
 };
 use nodes::Nodes;
+
+pub use nodes::Member;
 
 /// What a cluster consists of.
 #[derive(Clone, Debug)]
@@ -51,6 +54,7 @@ pub struct Cluster {
     crashes: Crashes,
     control_plane: ControlPlane,
     nodes: Nodes,
+    guests: Mutex<Nodes>,
     load_balancer: Option<LoadBalancer>,
     background: Vec<JoinHandle<()>>,
 }
@@ -65,7 +69,7 @@ impl Cluster {
         for host in [&load_balancer, &outside] {
             fabric::attach(host).with_context(|| format!("making the network of {}", host.name))?;
         }
-        let credentials = Credentials::open(&home.pki())?;
+        let credentials = Arc::new(Credentials::open(&home.pki())?);
         account.step("starting etcd and kube-apiserver");
         let started = ControlPlane::start(&tools, home, &credentials, &crashes);
         let (control_plane, client) = Box::pin(started).await?;
@@ -80,7 +84,8 @@ impl Cluster {
             }),
         ];
         let mut cluster = Self {
-            nodes: Nodes::new(credentials),
+            nodes: Nodes::new(Arc::clone(&credentials)),
+            guests: Mutex::new(Nodes::new(credentials)),
             load_balancer: None,
             tools,
             home: home.clone(),
@@ -96,7 +101,7 @@ impl Cluster {
     async fn populate(&mut self, options: &Options, account: &Account) -> anyhow::Result<()> {
         let Options { nodes, portico } = options;
         for number in 1..=*nodes {
-            self.nodes.start(number, &self.tools, &self.home, &self.crashes)?;
+            self.nodes.start(&Member::plain(number), &self.tools, &self.home, &self.crashes)?;
         }
         if portico.needs_load_balancer() {
             let started = LoadBalancer::start(&self.tools, &self.home, &self.crashes);
@@ -133,10 +138,24 @@ impl Cluster {
         self.nodes.hosts()
     }
 
-    /// Adds a node and waits until it is ready.
-    pub async fn add_node(&mut self, number: u8) -> anyhow::Result<()> {
-        self.nodes.start(number, &self.tools, &self.home, &self.crashes)?;
+    /// Adds nodes for good, and waits until they are ready.
+    pub async fn add_nodes(&mut self, members: &[Member]) -> anyhow::Result<()> {
+        for member in members {
+            self.nodes.start(member, &self.tools, &self.home, &self.crashes)?;
+        }
         self.crashes.or(self.nodes.ready(&self.client)).await
+    }
+
+    /// Adds a node that may leave again, and is not among [`Cluster::nodes`]; waits until it is ready.
+    pub async fn join(&self, member: &Member) -> anyhow::Result<()> {
+        let mut guests = self.guests.lock().await;
+        guests.start(member, &self.tools, &self.home, &self.crashes)?;
+        self.crashes.or(guests.ready(&self.client)).await
+    }
+
+    /// Ends a node that joined: what is left of it is its Node object, if nobody has deleted that.
+    pub async fn leave(&self, name: &str) -> anyhow::Result<()> {
+        self.guests.lock().await.end(name).await
     }
 
     /// Where a process crashed that a cluster is made of.
@@ -209,6 +228,7 @@ impl Cluster {
         for task in self.background {
             task.abort();
         }
+        self.guests.into_inner().stop().await?;
         self.nodes.stop().await?;
         self.control_plane.stop().await
     }

@@ -1,6 +1,8 @@
 //! Portico's own installation, the way a user does it: the chart rendered by helm, applied by kubectl. What runs then are
 //! pods of the chart's Deployment and `DaemonSet`, with the chart's service accounts and exactly its RBAC.
 
+pub mod release;
+
 use std::fmt;
 
 use anyhow::Context as _;

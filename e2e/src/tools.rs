@@ -96,6 +96,11 @@ impl Tools {
         self.bins.join("portico-nodeproxy")
     }
 
+    /// Kubernetes' cloud provider for AWS, which benches compare with.
+    pub fn aws_controller(&self) -> PathBuf {
+        self.others.join("aws-cloud-controller-manager")
+    }
+
     /// The load balancer of provider `local`.
     pub fn lb(&self) -> PathBuf {
         self.bins.join("portico-lb")

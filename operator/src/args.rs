@@ -128,7 +128,7 @@ pub(crate) struct GceArgs {
     /// Subnetwork of the cluster's nodes; internal addresses come from it unless an annotation names another
     #[arg(id = "gce-subnetwork", long, default_value = "default")]
     pub(crate) subnetwork: String,
-    /// For tests: Compute Engine's counterpart, `http://127.0.0.1:PORT`. No credentials are looked for
+    /// For tests: Compute Engine's counterpart, `http://IP:PORT` of a private network. No credentials are looked for
     #[arg(id = "gce-endpoint", long)]
     pub(crate) endpoint: Option<String>,
 }

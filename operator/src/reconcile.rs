@@ -119,6 +119,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         match staged.work {
             Work::Nothing => self.forget(&service).await,
             Work::Wait => Ok(Looked { outcome: Reconciled::Progress, again: None }),
+            Work::Yield { owner, to } => Ok(self.yield_to(&service, &owner, &to)),
             Work::Refuse { owner, problems, warnings } => {
                 self.refuse(&service, &owner, &problems, &warnings).await
             }
@@ -148,6 +149,21 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             self.cluster.apply_status(service, &StatusPatch::default()).await?;
         }
         Ok(Looked::NOTHING)
+    }
+
+    /// Says once whom it waits for. Not in the status: that is the other's until it lets go.
+    fn yield_to(&self, service: &Service, owner: &Owner, class: &str) -> Looked {
+        let told = self.track(owner, |track| track.state == Some(State::Progress));
+        if !told {
+            let note = format!(
+                "the operator of class {class} has to release its load balancer first; if that operator is not \
+                 installed any more, remove annotation {} (what it made then stays where it is)",
+                service::HELD_BY
+            );
+            self.tell(service, Severity::Normal, "WaitingForRelease", "Provision", note);
+        }
+        self.state(owner, State::Progress);
+        Looked { outcome: Reconciled::Progress, again: None }
     }
 
     async fn refuse(

@@ -105,6 +105,14 @@ impl ClassRule {
         has_finalizer(service) && holder.is_none_or(|holder| holder == class)
     }
 
+    /// The class of another Portico operator whose finalizer holds it: that one has to let go first.
+    pub(crate) fn held_by_another<'a>(&self, service: &'a Service) -> Option<&'a str> {
+        if !has_finalizer(service) || self.holds(service) {
+            return None;
+        }
+        service.metadata.annotations.as_ref()?.get(HELD_BY).map(String::as_str)
+    }
+
     /// Whether there shall be something of ours behind it.
     pub(crate) fn wants(&self, service: &Service) -> bool {
         self.owns(service) && !is_deleting(service)

@@ -65,6 +65,8 @@ pub(crate) enum Work {
     Nothing,
     /// Ours, but something inside is not there yet; its next event brings it back.
     Wait,
+    /// Ours, once the operator of another class has released what it made; that one's last write brings it back.
+    Yield { owner: Owner, to: String },
     /// Ours, and wrong: what exists stays as it is.
     Refuse { owner: Owner, problems: Vec<Problem>, warnings: Vec<Problem> },
     /// Make it so.
@@ -109,6 +111,10 @@ pub(crate) fn walk(service: &Service, context: Context<'_>) -> Staged {
             Staged { stages, work: Work::Nothing }
         }
         load_balancer::Role::Provide => provide(service, owner, context),
+        load_balancer::Role::Yield(to) => {
+            let standing = Standing::Waiting("the operator of its former class to release what it made");
+            Staged { stages: vec![(load_balancer::NAME, standing)], work: Work::Yield { owner, to } }
+        }
     }
 }
 

@@ -34,16 +34,22 @@ pub(super) struct Identity {
     name: String,
     ips: Vec<IpAddr>,
     labels: BTreeMap<String, String>,
+    provider_id: Option<String>,
 }
 
 impl Identity {
-    pub(super) fn new(name: &str, ips: &[IpAddr], further: BTreeMap<String, String>) -> Self {
+    pub(super) fn new(
+        name: &str,
+        ips: &[IpAddr],
+        further: BTreeMap<String, String>,
+        provider_id: Option<String>,
+    ) -> Self {
         let own =
             [("kubernetes.io/hostname", name), ("kubernetes.io/os", "linux"), ("kubernetes.io/arch", arch())];
         let mut labels: BTreeMap<String, String> =
             own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         labels.extend(further);
-        Self { name: name.to_owned(), ips: ips.to_vec(), labels }
+        Self { name: name.to_owned(), ips: ips.to_vec(), labels, provider_id }
     }
 }
 
@@ -72,9 +78,10 @@ pub(super) async fn run(
 }
 
 async fn register(api: &Api<Node>, identity: &Identity) -> Result<Node> {
-    let Identity { name, ips: _, labels } = identity;
+    let Identity { name, ips: _, labels, provider_id } = identity;
+    let metadata = json!({"name": name, "labels": labels});
     let wanted: Node =
-        serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}, "spec": {}}))?;
+        serde_json::from_value(json!({"metadata": metadata, "spec": {"providerID": provider_id}}))?;
     match api.create(&PostParams::default(), &wanted).await {
         Ok(node) => Ok(node),
         Err(kube::Error::Api(error)) if error.code == 409 => {
@@ -173,7 +180,7 @@ async fn renew(leases: &Api<Lease>, identity: &Identity, node: &Node) -> Result<
 
 /// The status to write. `since`: when readiness changed last.
 fn status(identity: &Identity, ready: bool, since: Timestamp, now: Timestamp) -> Value {
-    let Identity { name, ips, labels: _ } = identity;
+    let Identity { name, ips, labels: _, provider_id: _ } = identity;
     let addresses: Vec<Value> = ips
         .iter()
         .map(|ip| json!({"type": "InternalIP", "address": ip}))
@@ -225,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_status_is_a_node_status_and_declares_websockets() {
-        let identity = Identity::new("node-1", &[[172, 30, 1, 1].into()], BTreeMap::new());
+        let identity = Identity::new("node-1", &[[172, 30, 1, 1].into()], BTreeMap::new(), None);
         let value = status(&identity, false, Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
         let status: k8s_openapi::api::core::v1::NodeStatus =
             serde_json::from_value(value).expect("a NodeStatus");

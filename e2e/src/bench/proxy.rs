@@ -92,7 +92,7 @@ impl Run<'_> {
 }
 
 /// Writes the file after each trial, so that a run that was cut short leaves what it has.
-fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(dir) = file.parent() {
         fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     }
@@ -100,7 +100,7 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// What the numbers were measured on.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("processors of an unknown model", |(_, model)| model);

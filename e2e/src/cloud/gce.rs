@@ -76,16 +76,22 @@ impl Gce {
             let address = Ipv4Addr::new(10, 128, 0, first.saturating_add(number));
             let zone = format!("{REGION}-{zone}");
             let instance = Instance { name: format!("{prefix}-{}", number + 1), zone, address };
-            let body = json!({
-                "name": instance.name,
-                "machineType": format!("zones/{}/machineTypes/e2-small", instance.zone),
-                "networkInterfaces": [{"network": "global/networks/default", "networkIP": address.to_string()}],
-            });
-            self.insert(&format!("zones/{}/instances", instance.zone), &body).await?;
+            self.add_instance(&instance).await?;
             made.push(instance);
         }
-        self.settle().await?;
         Ok(made)
+    }
+
+    /// One instance, with an address of the caller's.
+    pub async fn add_instance(&self, instance: &Instance) -> anyhow::Result<()> {
+        let Instance { name, zone, address } = instance;
+        let body = json!({
+            "name": name,
+            "machineType": format!("zones/{zone}/machineTypes/e2-small"),
+            "networkInterfaces": [{"network": "global/networks/default", "networkIP": address.to_string()}],
+        });
+        self.insert(&format!("zones/{zone}/instances"), &body).await?;
+        self.settle().await
     }
 
     /// Resources of others with names and descriptions like those of Services `<namespace>/s000` …

@@ -1,6 +1,6 @@
 //! The nodes of a cluster: a network namespace each, with a node agent in the kubelet's place.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use k8s_openapi::api::core::v1::Node;
@@ -22,17 +22,35 @@ use crate::{
 /// How long a node may take to register and be ready.
 const READY_DEADLINE: Duration = Duration::from_secs(90);
 
+/// A node that is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// From 1 to 254, and of no other node: its name is `node-<number>`.
+    pub number: u8,
+    /// The machine of a cloud that it is: `spec.providerID`.
+    pub provider_id: Option<String>,
+    /// Its zone.
+    pub zone: Option<String>,
+}
+
+impl Member {
+    /// Of no cloud.
+    pub fn plain(number: u8) -> Self {
+        Self { number, provider_id: None, zone: None }
+    }
+}
+
 /// The nodes, and what their certificates are made from.
 #[derive(Debug)]
 pub(super) struct Nodes {
-    credentials: Credentials,
+    credentials: Arc<Credentials>,
     hosts: Vec<Host>,
     agents: Vec<Process>,
 }
 
 impl Nodes {
     /// No node yet.
-    pub(super) fn new(credentials: Credentials) -> Self {
+    pub(super) fn new(credentials: Arc<Credentials>) -> Self {
         Self { credentials, hosts: Vec::new(), agents: Vec::new() }
     }
 
@@ -41,24 +59,24 @@ impl Nodes {
         &self.hosts
     }
 
-    /// Makes node `number` and starts its agent. It registers itself.
+    /// Makes a node and starts its agent. It registers itself.
     pub(super) fn start(
         &mut self,
-        number: u8,
+        member: &Member,
         tools: &Tools,
         home: &Home,
         crashes: &Crashes,
     ) -> anyhow::Result<()> {
-        let host = Host::node(number);
+        let host = Host::node(member.number);
         fabric::attach(&host).with_context(|| format!("making the network of {}", host.name))?;
-        let agent = Process::start(&host.name, self.agent(&host, tools, home)?, &home.logs(), crashes)?;
+        let agent = Process::start(&host.name, self.agent(&host, member, tools, home)?, &home.logs(), crashes)?;
         self.agents.push(agent);
         self.hosts.push(host);
         Ok(())
     }
 
     /// The agent's command line.
-    fn agent(&self, host: &Host, tools: &Tools, home: &Home) -> anyhow::Result<Command> {
+    fn agent(&self, host: &Host, member: &Member, tools: &Tools, home: &Home) -> anyhow::Result<Command> {
         let Host { name, address, is_router: _ } = host;
         let dir = home.node(name);
         fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
@@ -82,6 +100,9 @@ impl Nodes {
             .arg(format!("--client-ca={}", self.credentials.ca.cert.display()))
             .arg(format!("--cluster-dns={CLUSTER_DNS}"))
             .arg("--cluster-domain=cluster.local");
+        let Member { number: _, provider_id, zone } = member;
+        command.args(provider_id.iter().map(|id| format!("--provider-id={id}")));
+        command.args(zone.iter().map(|zone| format!("--zone={zone}")));
         Ok(command)
     }
 
@@ -96,6 +117,15 @@ impl Nodes {
                 .with_context(|| format!("watching {}", host.name))?;
         }
         Ok(())
+    }
+
+    /// Ends a node: its agent, and with it its pods, then its network.
+    pub(super) async fn end(&mut self, name: &str) -> anyhow::Result<()> {
+        let index = self.hosts.iter().position(|host| host.name == name);
+        let index = index.with_context(|| format!("there is no node {name} among those that may go"))?;
+        let (host, agent) = (self.hosts.remove(index), self.agents.remove(index));
+        agent.stop().await?;
+        fabric::detach(&host).with_context(|| format!("removing the network of {name}"))
     }
 
     /// Stops the agents, and with them their pods.

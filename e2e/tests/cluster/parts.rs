@@ -1,18 +1,18 @@
-//! Portico's running parts as processes: finding, signalling and replacing them. A process is known by its program and its
-//! network namespace, so that what is signalled is the program itself and not what starts it.
+//! Portico's running parts as processes: signalling and replacing them. Finding them is `parts/processes`.
 
-use std::{fs, os::linux::fs::MetadataExt as _, path::Path, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{Api, api::ListParams};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use portico_e2e::portico::{self, NAMESPACE};
 
 use super::stage::Stage;
+
+mod processes;
+
+pub(crate) use processes::{process, processes};
 
 /// The operator's program.
 pub(crate) const OPERATOR: &str = "portico-operator";
@@ -24,33 +24,6 @@ const LEASE: &str = "portico-operator";
 
 /// `--lease-duration`: after so long without renewal another operator may lead.
 pub(crate) const LEASE_DURATION: Duration = Duration::from_secs(15);
-
-/// The processes that run `program` in the network namespace `netns`.
-pub(crate) fn processes(program: &str, netns: &str) -> anyhow::Result<Vec<Pid>> {
-    let path = Path::new("/run/netns").join(netns);
-    let inode = fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?.st_ino();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("reading /proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let is_there = fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns.st_ino() == inode);
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let name = command.split(|&byte| byte == 0).next().unwrap_or_default();
-        if is_there && Path::new(&*String::from_utf8_lossy(name)).ends_with(program) {
-            found.push(Pid::from_raw(pid));
-        }
-    }
-    Ok(found)
-}
-
-/// The one process that runs `program` there.
-pub(crate) fn process(program: &str, netns: &str) -> anyhow::Result<Pid> {
-    match processes(program, netns)?.as_slice() {
-        &[pid] => Ok(pid),
-        all => bail!("{} processes of {program} in {netns}, expected one", all.len()),
-    }
-}
 
 /// Sends a signal to the operator of a pod.
 pub(crate) fn signal_operator(pod: &str, signal: Signal) -> anyhow::Result<()> {

@@ -346,6 +346,28 @@ async fn what_another_portico_operator_holds_is_left_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_became_ours_is_provided_when_its_former_operator_has_let_go() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    let mut moved = mk_service("web");
+    moved.metadata.finalizers = Some(vec![service::FINALIZER.to_owned()]);
+    let held_by = (service::HELD_BY.to_owned(), "portico.dev/other".to_owned());
+    moved.metadata.annotations = Some(BTreeMap::from([held_by]));
+    for _ in 0..2 {
+        stage.cluster.apply(moved.clone());
+        settle().await;
+    }
+    assert!(stage.existing().is_empty() && stage.conditions("web").is_empty(), "the other still holds it");
+    assert_eq!(stage.reasons("web"), ["WaitingForRelease"], "said once");
+    // The fake keeps the annotation on apply, as a user's kubectl does; the other operator takes both off.
+    let seen = stage.cluster.get("web").unwrap();
+    Cluster::set_finalizer(&stage.cluster, &seen, None).await.unwrap();
+    settle().await;
+    assert_eq!(stage.existing().len(), 1);
+    assert_eq!(stage.conditions("web")["LoadBalancerProvisioned"], "True/Provisioned");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_said_of_a_refused_service_is_taken_back_when_it_goes_down() {
     let stage = Stage::new();
     let _running = stage.start().await;

@@ -17,6 +17,8 @@ pub(super) enum Role {
     None(&'static str),
     /// There shall be one.
     Provide,
+    /// There shall be one, when the operator of this class has released its own.
+    Yield(String),
     /// There may be one, and shall not be, because.
     Release(&'static str),
 }
@@ -28,7 +30,11 @@ pub(super) fn role(service: &Service, classes: &ClassRule) -> Role {
     match (held, classes.owns(service)) {
         (true, _) if deleting => Role::Release("the Service is being deleted"),
         (false, _) if deleting => Role::None("the Service is being deleted, and nothing of ours holds it"),
-        (_, true) => Role::Provide,
+        // Two load balancers of one Service would have one status and one finalizer between them.
+        (_, true) => match classes.held_by_another(service) {
+            Some(class) => Role::Yield(class.to_owned()),
+            None => Role::Provide,
+        },
         (true, false) if is_load_balancer => Role::Release("spec.loadBalancerClass is no longer ours"),
         (true, false) => Role::Release("spec.type is no longer LoadBalancer"),
         (false, false) if is_load_balancer => Role::None("spec.loadBalancerClass is somebody else's"),

@@ -35,7 +35,7 @@ pub struct Config {
     pub subnetwork: String,
     /// Whether every load balancer is internal, as GKE's class `networking.gke.io/l4-regional-internal` has it.
     pub internal: bool,
-    /// Compute Engine's counterpart for tests, `http://127.0.0.1:PORT`; `None`: Google's, with Application Default
+    /// Compute Engine's counterpart for tests, `http://IP:PORT`; `None`: Google's, with Application Default
     /// Credentials.
     pub endpoint: Option<String>,
     /// The cluster whose Services these are.

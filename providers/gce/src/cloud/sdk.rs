@@ -1,12 +1,13 @@
 //! Compute Engine through `google-cloud-compute-v1`.
 //!
 //! Owns: clients, credentials, the calls and the translation of their errors. Leaves to others: when to call.
-//! Invariants: with an endpoint given (for tests) it is on loopback and the credentials are anonymous, so that neither
-//! a metadata server nor Google is ever asked; no call is retried here (the operator's scheduler does that) or outlives
+//! Invariants: with an endpoint given (for tests) it is on loopback or a private network and the credentials are
+//! anonymous, so that neither a metadata server nor Google is ever asked; no call is retried here (the operator's scheduler does that) or outlives
 //! [`TIMEOUT`].
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use google_cloud_auth::credentials::{Credentials, anonymous};
@@ -62,15 +63,15 @@ macro_rules! client {
 impl SdkCloud {
     /// Clients of a project and region. Without an endpoint: Google's, with Application Default Credentials.
     pub async fn connect(project: &str, region: &str, endpoint: Option<&str>) -> Result<Self, CloudError> {
-        if endpoint.is_some_and(|endpoint| !is_loopback(endpoint)) {
-            let message = "a test endpoint must be http://127.0.0.1:PORT";
+        if endpoint.is_some_and(|endpoint| !is_private(endpoint)) {
+            let message = "a test endpoint must be http://IP:PORT, with an address of loopback or of a private network";
             return Err(CloudError::new(CloudErrorKind::Invalid, message));
         }
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             // Losing the race to another installer is as good.
             drop(rustls::crypto::ring::default_provider().install_default());
         }
-        let credentials: Option<Credentials> = endpoint.map(|_loopback| anonymous::Builder::new().build());
+        let credentials: Option<Credentials> = endpoint.map(|_private| anonymous::Builder::new().build());
         Ok(Self {
             project: project.to_owned(),
             urls: Urls { region: region.to_owned() },
@@ -98,10 +99,13 @@ impl SdkCloud {
     }
 }
 
-/// Whether a URL stays on this machine, by address and not by a name that somebody could resolve otherwise.
-fn is_loopback(endpoint: &str) -> bool {
-    let port = endpoint.strip_prefix("http://127.0.0.1:").map(|rest| rest.trim_end_matches('/'));
-    port.is_some_and(|port| port.parse::<u16>().is_ok())
+/// Whether a URL stays on this machine or its private network, by address and not by a name that somebody could resolve
+/// otherwise: what is called there without credentials is never Google.
+fn is_private(endpoint: &str) -> bool {
+    let address = endpoint.strip_prefix("http://").map(|rest| rest.trim_end_matches('/').parse());
+    address.is_some_and(|address: Result<SocketAddrV4, _>| {
+        address.is_ok_and(|address| address.ip().is_loopback() || address.ip().is_private())
+    })
 }
 
 async fn bounded<T>(
@@ -373,12 +377,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_test_endpoint_that_is_not_loopback_is_refused() {
+    async fn a_test_endpoint_is_an_address_of_this_machine_or_a_private_network() {
         for endpoint in
-            ["https://compute.googleapis.com", "http://127.0.0.1.example.com:80", "http://10.0.0.1:80"]
+            ["https://compute.googleapis.com", "http://127.0.0.1.example.com:80", "http://8.8.8.8:80", "http://10.0.0.1"]
         {
             let error = SdkCloud::connect("p", "r", Some(endpoint)).await.unwrap_err();
             assert_eq!(error.kind, CloudErrorKind::Invalid, "{endpoint}");
         }
+        assert!(["http://127.0.0.1:80", "http://172.30.0.1:9100/"].into_iter().all(is_private));
     }
 }

@@ -49,12 +49,11 @@ pub(super) fn trouble(code: &str) -> Trouble {
         | "OptInRequired" => Trouble::Denied,
         "ResourceInUse" | "DependencyViolation" | "ResourceInUseException" => Trouble::InUse,
         // Security groups are found by ID before a load balancer names them; EC2 is only eventually consistent.
-        "InternalFailure"
-        | "InternalError"
-        | "ServiceUnavailable"
-        | "Unavailable"
-        | "RequestTimeout"
-        | "InvalidSecurityGroup" => Trouble::Unavailable,
+        "Unavailable" | "RequestTimeout" | "PaginationTokenExpiredException" | "InvalidSecurityGroup" => {
+            Trouble::Unavailable
+        }
+        // InternalFailure of ELB, InternalError of EC2, InternalServiceException of the tagging API.
+        _ if code.starts_with("Internal") || code.starts_with("ServiceUnavailable") => Trouble::Unavailable,
         _ if code.ends_with("LimitExceeded") || code.starts_with("TooMany") => Trouble::Limit,
         _ if code.ends_with("AssociationLimit") => Trouble::InUse,
         _ if code.ends_with("NotFound") || code.ends_with("NotFoundException") => Trouble::NotFound,
@@ -86,6 +85,9 @@ mod tests {
             ("UnauthorizedOperation", Trouble::Denied),
             ("InvalidConfigurationRequest", Trouble::Invalid),
             ("ServiceUnavailable", Trouble::Unavailable),
+            ("InternalFailure", Trouble::Unavailable),
+            ("InternalServiceException", Trouble::Unavailable),
+            ("PaginationTokenExpiredException", Trouble::Unavailable),
         ];
         for (code, expected) in table {
             assert_eq!(trouble(code), expected, "{code}");

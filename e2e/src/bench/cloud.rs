@@ -1,0 +1,83 @@
+//! The bench `cloud`: controllers of AWS load balancers in turn, on the same API server and the same emulator, seen through
+//! a proxy that counts their calls. Then one more: how much of a machine the operator takes with thousands of Services.
+//!
+//! ```text
+//! testbed (control plane, Nodes with heartbeats) ─▶ for each size, for each controller, in an account of its own: trial
+//!                                                └▶ crowd: thousands of Services, a provider that costs nothing
+//! ```
+//! Owns the order of things and where results go. Leaves to others: one controller at one size (`trial`), the crowd.
+
+pub mod controller;
+pub mod crowd;
+pub mod report;
+pub mod testbed;
+pub mod trial;
+
+use std::{fs, path::Path};
+
+use anyhow::Context as _;
+
+use self::{controller::Controller, report::Report, testbed::Testbed, trial::Trial};
+use super::proxy::{machine, write};
+use crate::{account::Account, home::Home, tools::Tools};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Numbers of Services, each made from nothing.
+    pub services: Vec<u32>,
+    /// In this order at each size.
+    pub controllers: Vec<Controller>,
+    /// How many Services the operator is shown for its memory; 0: not measured.
+    pub crowd: u32,
+}
+
+/// Measures, prints the tables, and leaves the TSV file.
+pub async fn run(plan: &Plan, home: &Home) -> anyhow::Result<()> {
+    let (account, tools) = (Account::new(), Tools::find()?);
+    let file = tools.bench_dir().join("cloud.tsv");
+    let mut report = Report::default();
+    account.line(machine());
+    let testbed = Testbed::start(tools, home.clone(), &account).await?;
+    let crashes = testbed.crashes.clone();
+    let measured = crashes.or(all(plan, &testbed, &file, &mut report, &account)).await;
+    account.line(report.table());
+    account.line(format_args!("\n{}", file.display()));
+    let stopped = testbed.stop().await;
+    measured.and(stopped)
+}
+
+async fn all(
+    plan: &Plan,
+    testbed: &Testbed,
+    file: &Path,
+    report: &mut Report,
+    account: &Account,
+) -> anyhow::Result<()> {
+    let Plan { services, controllers, crowd } = plan;
+    for &services in services {
+        for &controller in controllers {
+            if let Some(obstacle) = controller.obstacle(&testbed.tools) {
+                report.remark(format!("{controller} at {services}: not measured: {obstacle}"));
+                continue;
+            }
+            account.step(format_args!("{controller} with {services} Services ({})", load()));
+            // That a controller fails is a result, and no reason to stop.
+            if let Err(error) = Trial::new(testbed, controller, services, account).run(report).await {
+                report.remark(format!("{controller} at {services}: failed: {error:#}"));
+            }
+            write(file, &report.tsv())?;
+        }
+    }
+    if *crowd > 0 {
+        account.step(format_args!("portico with {crowd} Services that cost no cloud ({})", load()));
+        crowd::run(testbed, *crowd, report, account).await?;
+        write(file, &report.tsv())?;
+    }
+    Ok(())
+}
+
+fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").context("reading the load").unwrap_or_default();
+    format!("load of the machine: {}", load.split_whitespace().next().unwrap_or("unknown"))
+}

@@ -1,0 +1,57 @@
+//! A release of the chart by helm itself, with values of the caller's: several on one cluster, changed and uninstalled as
+//! users do it.
+
+use std::fs;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::NAMESPACE;
+use crate::{cluster::Cluster, fabric::CONTROL_PLANE, process::output};
+
+/// A release in Portico's namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Release {
+    /// What helm, and everything in it, is called.
+    pub name: String,
+    /// Values beside those that say where the API server is.
+    pub values: Value,
+}
+
+impl Release {
+    /// Installs it, or changes it to these values, and waits until its pods are ready.
+    pub async fn install(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let Self { name, values } = self;
+        let mut all = json!({
+            "kubernetesApi": {"host": CONTROL_PLANE, "port": 6443},
+            "operator": {"logFormat": "human"},
+            "nodeproxy": {"enabled": false, "logFormat": "human"},
+        });
+        super::merge(&mut all, values);
+        let file = cluster.home().path(&format!("values-{name}.json"));
+        fs::write(&file, serde_json::to_vec_pretty(&all)?)
+            .with_context(|| format!("writing {}", file.display()))?;
+        let mut helm = self.helm(cluster);
+        helm.args(["upgrade", "--install", name, "--create-namespace", "--wait", "--timeout=150s"])
+            .arg(cluster.tools().chart())
+            .arg("--values")
+            .arg(&file);
+        output(&mut helm).await.with_context(|| format!("installing release {name}")).map(drop)
+    }
+
+    /// Uninstalls it, and waits until what helm made is gone.
+    pub async fn uninstall(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let mut helm = self.helm(cluster);
+        helm.args(["uninstall", &self.name, "--wait", "--timeout=150s"]);
+        output(&mut helm).await.with_context(|| format!("uninstalling release {}", self.name)).map(drop)
+    }
+
+    fn helm(&self, cluster: &Cluster) -> Command {
+        let mut helm = Command::new(cluster.tools().helm());
+        helm.args(["--namespace", NAMESPACE])
+            .env("KUBECONFIG", cluster.home().admin_kubeconfig())
+            .env("HOME", cluster.home().dir()); // its caches
+        helm
+    }
+}
