@@ -7,7 +7,9 @@ except that an inserted resource shows at once. A resource with a running operat
 """
 
 import copy
+import hashlib
 import itertools
+import json
 import re
 import time
 
@@ -28,7 +30,8 @@ class Compute:
     def reset(self):
         self.resources, self.members, self.health = {}, {}, {}
         self.operations, self.busy = {}, {}
-        self.polls, self.quotas, self.faults = 1, {}, []
+        self.polls, self.quotas, self.faults, self.largest_page = 1, {}, [], 500
+        self.saved = {}
         self.numbers = itertools.count(1)
         self._seed()
 
@@ -41,6 +44,21 @@ class Compute:
         places[subnet] = {"ipCidrRange": "10.128.0.0/20", "network": f"{ROOT}{base}/global/networks/default"}
         for path, fields in places.items():
             self._store(path, dict(fields, name=path.rsplit("/", 1)[1]))
+
+    # --- states to come back to
+
+    def save(self):
+        """Keeps all that there is, and answers with a digest: the same for the same state."""
+        state = (self.resources, self.members, self.health, self.operations, self.busy)
+        under_way = {path: [operation["name"], polls] for path, (operation, polls, *_) in self.busy.items()}
+        text = json.dumps([self.resources, self.members, self.health, self.operations, under_way], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if digest not in self.saved:
+            self.saved[digest] = copy.deepcopy(state)  # in one piece: `busy` and `operations` share their items
+        return digest
+
+    def restore(self, digest):
+        self.resources, self.members, self.health, self.operations, self.busy = copy.deepcopy(self.saved[digest])
 
     # --- storage, as rules.py sees it
 
@@ -182,7 +200,7 @@ class Compute:
     def _page(self, path, query, items, kind=None):
         collection = path.split("/")[-1]
         items = _filtered(items, query.get("filter"))
-        size, start = int(query.get("maxResults", 500)), int(query.get("pageToken") or 0)
+        size, start = min(int(query.get("maxResults", 500)), self.largest_page), int(query.get("pageToken") or 0)
         page = {"kind": kind or KINDS[collection] + "List", "id": path, "selfLink": ROOT + path}
         if items[start:start + size]:
             page["items"] = items[start:start + size]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portico_provider::{Desired, Effect, LoadBalancer, Obstacle, Owner, Plan, Protocol, Scheme, Targets};
 
-use crate::observed::Observed;
+use crate::observed::{Observed, seal};
 use crate::plan::draft::Draft;
 use crate::plan::frontend::{Choice, standing};
 use crate::provider::{Config, Step};
@@ -89,6 +89,9 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
         return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
     }
     let stages = Stages { desired, wanted: &wanted, observed, config };
+    if !observed.is_listed() && !observed.holds(&stages.part("neg"), &wanted.zones) {
+        return plan.wait("a look at the nodes in its endpoint groups", LOOK_AGAIN);
+    }
     let mut draft = Draft::new(&desired.owner, observed);
     for stage in Stage::IN_ORDER {
         stages.draft(stage, &mut draft);
@@ -106,13 +109,21 @@ enum Stage {
     Targets,
     Frontends,
     Outsiders,
+    Seal,
     Narrow,
     Leftovers,
 }
 
 impl Stage {
-    const IN_ORDER: [Self; 6] =
-        [Self::Foundations, Self::Targets, Self::Frontends, Self::Outsiders, Self::Narrow, Self::Leftovers];
+    const IN_ORDER: [Self; 7] = [
+        Self::Foundations,
+        Self::Targets,
+        Self::Frontends,
+        Self::Outsiders,
+        Self::Seal,
+        Self::Narrow,
+        Self::Leftovers,
+    ];
 }
 
 /// The arguments of every stage.
@@ -130,6 +141,7 @@ impl Stages<'_> {
             Stage::Targets => self.targets(draft),
             Stage::Frontends => self.frontends(draft),
             Stage::Outsiders => self.outsiders(draft),
+            Stage::Seal => self.seal(draft),
             Stage::Narrow => self.narrow(draft),
             Stage::Leftovers => self.leftovers(draft),
         }
@@ -228,11 +240,13 @@ impl Stages<'_> {
         for (zone, endpoints) in &self.wanted.zones {
             let id = self.group(zone);
             let present = self.observed.endpoints.get(&id);
+            // Not listed, but there is a group: its seal says that they are in it.
+            let sealed = present.is_none() && self.observed.resources.contains_key(&id);
             let missing = endpoints.iter().filter(|it| !present.is_some_and(|all| all.contains_key(*it)));
-            draft.attach(id.clone(), missing.cloned().collect());
+            draft.attach(id, missing.filter(|_| !sealed).cloned().collect());
         }
         let service = self.service(&groups);
-        let kept = self.observed.services().find(|existing| existing.name == service.name);
+        let kept = self.present_service();
         groups.extend(kept.into_iter().flat_map(|existing| existing.groups.iter().cloned()));
         draft.ensure(Resource::BackendService(BackendService { groups, ..service }));
     }
@@ -246,6 +260,22 @@ impl Stages<'_> {
             client_ip_affinity: self.wanted.client_ip_affinity,
             health_check: self.wanted.check.name.clone(),
             groups: groups.clone(),
+            seal: self.present_service().and_then(|service| service.seal.clone()),
+        }
+    }
+
+    fn present_service(&self) -> Option<&BackendService> {
+        let name = self.service_name();
+        self.observed.services().find(|service| service.name == name)
+    }
+
+    /// Writes down which nodes are in the groups, so that nobody needs to read them after a restart: when all that
+    /// are wanted are in, and before others leave.
+    fn seal(&self, draft: &mut Draft<'_>) {
+        let seal = Some(seal(&self.wanted.zones));
+        if let Some(service) = self.present_service().filter(|service| service.seal != seal) {
+            let sealed = Resource::BackendService(BackendService { seal, ..service.clone() });
+            draft.change(sealed, "its description is to say which nodes it has");
         }
     }
 

@@ -48,7 +48,9 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
         }
     };
     let ingress = serving.map(|ip| ingress(desired, ip)).into_iter().collect();
-    Report { ingress, ready, facts: vec![provisioned, healthy(observed)] }
+    // A snapshot knows nothing of health, and says nothing.
+    let healthy = observed.is_listed().then(|| healthy(observed));
+    Report { ingress, ready, facts: std::iter::once(provisioned).chain(healthy).collect() }
 }
 
 fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {

@@ -251,6 +251,8 @@ pub struct BackendService {
     pub health_check: String,
     /// Its endpoint groups: zone and name.
     pub groups: BTreeSet<(String, String)>,
+    /// A digest of the nodes that are in the groups, written when they are; see [`crate::Observed::holds`].
+    pub seal: Option<String>,
 }
 
 /// What is asked of nodes.

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use portico_provider::{Protocol, Scheme};
 
 use super::{CloudError, Found, Operation, OperationState};
+use crate::names;
 use crate::resource::{
     Address, AddressRef, BackendService, Endpoint, EndpointGroup, Firewall, ForwardingRule, Forwards, Health,
     HealthCheck, Id, Kind, Place, Resource, Tier, Verdict,
@@ -88,7 +89,8 @@ impl Urls {
         service: &BackendService,
         description: &str,
     ) -> model::BackendService {
-        let BackendService { name, scheme, network, client_ip_affinity, health_check, groups } = service;
+        let BackendService { name, scheme, network, client_ip_affinity, health_check, groups, seal } =
+            service;
         let backend = |(zone, group): &(String, String)| {
             model::Backend::new()
                 .set_group(format!("zones/{zone}/networkEndpointGroups/{group}"))
@@ -96,7 +98,7 @@ impl Urls {
         };
         model::BackendService::new()
             .set_name(name)
-            .set_description(description)
+            .set_description(names::sealed(description, seal.as_deref()))
             .set_load_balancing_scheme(scheme_name(*scheme))
             .set_protocol("UNSPECIFIED")
             .set_or_clear_network(network.as_deref().map(Self::network))
@@ -195,7 +197,7 @@ fn last(url: &str) -> String {
 }
 
 fn found(resource: Resource, description: Option<String>) -> Found {
-    Found { resource, description: description.unwrap_or_default() }
+    Found { resource, description: description.unwrap_or_default(), members: None }
 }
 
 pub(super) fn read_address(wire: model::Address) -> Option<Found> {
@@ -245,6 +247,7 @@ pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found>
         client_ip_affinity: wire.session_affinity.is_some_and(|it| it.name() == Some("CLIENT_IP")),
         health_check: wire.health_checks.first().map(|url| last(url))?,
         groups: wire.backends.iter().filter_map(|backend| zonal(backend.group.as_deref()?)).collect(),
+        seal: wire.description.as_deref().and_then(names::seal_of),
     };
     Some(found(Resource::BackendService(service), wire.description))
 }
@@ -306,7 +309,8 @@ pub(super) fn read_endpoint_group(wire: model::NetworkEndpointGroup) -> Option<F
     let place =
         Place { network: last(wire.network.as_deref()?), subnetwork: last(wire.subnetwork.as_deref()?) };
     let group = EndpointGroup { name: wire.name?, zone: last(wire.zone.as_deref()?), place };
-    Some(found(Resource::EndpointGroup(group), wire.description))
+    let members = wire.size.and_then(|size| usize::try_from(size).ok());
+    Some(Found { members, ..found(Resource::EndpointGroup(group), wire.description) })
 }
 
 pub(super) fn read_endpoint(wire: model::NetworkEndpointWithHealthStatus) -> Option<(Endpoint, Health)> {

@@ -86,6 +86,9 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
                 let ip = if external { [198, 51, 100, *next] } else { [10, 9, 9, *next] };
                 address.ip = Some(Ipv4Addr::from(ip).into());
             }
+            if let Resource::EndpointGroup(_) = &resource {
+                observed.endpoints.entry(resource.id()).or_default();
+            }
             observed.resources.insert(resource.id(), resource);
         }
         Call::Delete(id) => {
