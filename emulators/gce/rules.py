@@ -223,7 +223,7 @@ def _overlap(one, other):
     return bool(set(one.get("ports", [])) & set(other.get("ports", [])))
 
 
-def _backend_service(service, _store):
+def _backend_service(service, store):
     if service["loadBalancingScheme"] not in ("EXTERNAL", "INTERNAL"):
         raise _invalid("loadBalancingScheme", "this emulator knows passthrough load balancers only")
     if len(service.get("healthChecks", [])) != 1:
@@ -237,6 +237,31 @@ def _backend_service(service, _store):
         backend.setdefault("balancingMode", "CONNECTION")
     if service["loadBalancingScheme"] == "EXTERNAL" and service.get("network"):
         raise _invalid("network", "for internal backend services only")
+    _tracking(service)
+    _weights(service, store)
+
+
+def _tracking(service):
+    policy, external = service.get("connectionTrackingPolicy", {}), service["loadBalancingScheme"] == "EXTERNAL"
+    if policy.get("trackingMode") == "PER_SESSION" and service["sessionAffinity"] == "NONE":
+        raise _invalid("connectionTrackingPolicy", "PER_SESSION needs a session affinity")
+    if policy.get("enableStrongAffinity") and not external:
+        raise _invalid("connectionTrackingPolicy.enableStrongAffinity", "for external backend services only")
+    idle = policy.get("idleTimeoutSec")
+    if idle is not None and not (60 if external else 600) <= idle <= 57600:
+        raise _invalid("connectionTrackingPolicy.idleTimeoutSec", f"'{idle}' is out of range")
+    if idle is not None and policy.get("trackingMode") != "PER_SESSION":
+        raise _invalid("connectionTrackingPolicy.idleTimeoutSec", "needs PER_SESSION")
+
+
+def _weights(service, store):
+    policy = service.get("localityLbPolicy")
+    fits = {"WEIGHTED_MAGLEV": "EXTERNAL", "MAGLEV": "EXTERNAL", "WEIGHTED_GCP_RENDEZVOUS": "INTERNAL"}
+    if policy and fits.get(policy) != service["loadBalancingScheme"]:
+        raise _invalid("localityLbPolicy", f"'{policy}' is not for this scheme")
+    check_ = store.get(relative(service["healthChecks"][0], ""))
+    if policy and policy.startswith("WEIGHTED") and check_["type"] not in ("HTTP", "HTTPS", "HTTP2"):
+        raise _invalid("localityLbPolicy", f"'{policy}' needs an HTTP health check")
 
 
 def _health_check(check_, _store):

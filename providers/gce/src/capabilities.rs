@@ -16,10 +16,10 @@ pub(crate) const SUBNET: &str = "networking.gke.io/load-balancer-subnet";
 pub(crate) const ADDRESSES: &str = "networking.gke.io/load-balancer-ip-addresses";
 pub(crate) const RBS: &str = "cloud.google.com/l4-rbs";
 pub(crate) const DENY_FIREWALL: &str = "portico.dev/gce-deny-firewall";
+pub(crate) const WEIGHTED: &str = "networking.gke.io/weighted-load-balancing";
+pub(crate) const STRONG_AFFINITY: &str = "networking.gke.io/l4-strong-session-affinity";
 /// Known to GKE's users, and not done here.
-pub(crate) const NOT_IMPLEMENTED: [&str; 5] = [
-    "networking.gke.io/weighted-load-balancing",
-    "networking.gke.io/l4-strong-session-affinity",
+pub(crate) const NOT_IMPLEMENTED: [&str; 3] = [
     "networking.gke.io/custom-forwarding-rule",
     "networking.gke.io/ip-collection-v6",
     "networking.gke.io/l4lb-config",
@@ -88,10 +88,10 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
         ),
         option(RBS, "enabled, which is always so", "enabled", Mutability::Mutable),
         option(DENY_FIREWALL, "true or false", "false", Mutability::Mutable),
+        option(WEIGHTED, "pods-per-node; with externalTrafficPolicy: Local", "off", Mutability::Mutable),
+        option(STRONG_AFFINITY, "enabled; with sessionAffinity: ClientIP", "off", Mutability::Mutable),
         refused(0),
         refused(1),
         refused(2),
-        refused(3),
-        refused(4),
     ],
 };

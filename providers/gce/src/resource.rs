@@ -245,14 +245,30 @@ pub struct BackendService {
     pub scheme: Scheme,
     /// Internal ones only.
     pub network: Option<String>,
-    /// Whether a client's address stays with one node.
-    pub client_ip_affinity: bool,
+    /// What stays with one node.
+    pub affinity: Affinity,
+    /// Whether nodes get traffic by the weight that their health check answers with.
+    pub weighted: bool,
     /// The name of its health check.
     pub health_check: String,
     /// Its endpoint groups: zone and name.
     pub groups: BTreeSet<(String, String)>,
     /// A digest of the nodes that are in the groups, written when they are; see [`crate::Observed::holds`].
     pub seal: Option<String>,
+}
+
+/// What stays with one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// A connection.
+    Connection,
+    /// A client's address, as long as the set of nodes stays the same.
+    ClientIp,
+    /// A client's address, whatever becomes of the set, until it was idle for so many seconds.
+    Session {
+        /// Seconds.
+        idle: u32,
+    },
 }
 
 /// What is asked of nodes.

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portico_provider::{
-    Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, Options, Probe, ProbePort, Protocol,
-    ProxyProtocol, Scheme, SessionAffinity, Targets,
+    ExternalTrafficPolicy, Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, Options, Probe,
+    ProbePort, Protocol, ProxyProtocol, Scheme, SessionAffinity, Targets,
 };
 
 use crate::capabilities as keys;
 use crate::names::{Names, fnv};
 use crate::provider::Config;
-use crate::resource::{HealthCheck, Tier};
+use crate::resource::{Affinity, HealthCheck, Tier};
 use crate::subset::{Zones, choose};
 
 /// What cannot be done: field and message.
@@ -30,7 +30,8 @@ pub(crate) struct Wanted {
     pub(crate) ports: BTreeSet<(Protocol, u16)>,
     pub(crate) global_access: bool,
     pub(crate) deny_others: bool,
-    pub(crate) client_ip_affinity: bool,
+    pub(crate) affinity: Affinity,
+    pub(crate) weighted: bool,
     pub(crate) check: HealthCheck,
     pub(crate) sources: BTreeSet<IpNet>,
     pub(crate) zones: Zones,
@@ -106,6 +107,8 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
     let scheme = if config.internal { Scheme::Internal } else { *scheme };
     let chosen = Chosen::read(options, scheme, &mut wrong);
     let frontend = frontend(&chosen, requested_addresses, config, &mut wrong);
+    let affinity = affinity(*session_affinity, &chosen, &mut wrong);
+    weighing(&chosen, *external_traffic_policy, health_check.as_ref(), &mut wrong);
     let sources = senders(source_ranges, &mut wrong);
     let zones = match targets {
         Targets::Nodes(nodes) => choose(nodes, &owner.service, chosen.scheme, *external_traffic_policy),
@@ -122,7 +125,8 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
             ports,
             global_access: chosen.global_access,
             deny_others: chosen.deny_others,
-            client_ip_affinity: *session_affinity != SessionAffinity::None,
+            affinity,
+            weighted: chosen.weighted,
             check,
             sources,
             zones,
@@ -161,6 +165,28 @@ struct Chosen {
     named: Option<String>,
     global_access: bool,
     deny_others: bool,
+    weighted: bool,
+    strong_affinity: bool,
+}
+
+/// `enabled`.
+struct Enabled;
+
+impl std::str::FromStr for Enabled {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "enabled" { Ok(Self) } else { Err(()) }
+    }
+}
+
+/// `pods-per-node`.
+struct PodsPerNode;
+
+impl std::str::FromStr for PodsPerNode {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "pods-per-node" { Ok(Self) } else { Err(()) }
+    }
 }
 
 /// An internal or external load balancer, as GKE's annotation writes it.
@@ -204,14 +230,11 @@ impl Chosen {
             named: reader.parsed::<Name>(keys::ADDRESSES, NAME).map(|Name(name)| name),
             global_access: reader.flag(keys::GLOBAL_ACCESS).unwrap_or_default(),
             deny_others: reader.flag(keys::DENY_FIREWALL).unwrap_or_default(),
+            weighted: reader.parsed::<PodsPerNode>(keys::WEIGHTED, "\"pods-per-node\"").is_some(),
+            strong_affinity: reader.parsed::<Enabled>(keys::STRONG_AFFINITY, "\"enabled\"").is_some(),
         };
-        let enabled = reader.parsed::<String>(keys::RBS, "\"enabled\"");
-        if enabled.is_some_and(|text| text != "enabled") {
-            wrong.push((
-                Field::Options,
-                format!("annotation {} must be \"enabled\", which is always so", keys::RBS),
-            ));
-        }
+        // Every one is of that kind, so there is nothing to switch on.
+        let _always = reader.parsed::<Enabled>(keys::RBS, "\"enabled\", which is always so");
         for key in keys::NOT_IMPLEMENTED {
             if reader.parsed::<String>(key, "absent").is_some() {
                 wrong.push((Field::Options, format!("annotation {key} is not implemented: remove it")));
@@ -228,7 +251,7 @@ fn frontend(
     config: &Config,
     wrong: &mut Obstacles,
 ) -> Frontend {
-    let Chosen { scheme, tier, subnetwork, named, global_access, deny_others: _ } = chosen;
+    let Chosen { scheme, tier, subnetwork, named, global_access, .. } = chosen;
     let mut only = |key: &str, scheme: &str| {
         wrong.push((Field::Options, format!("annotation {key} is for {scheme} load balancers: remove it")));
     };
@@ -258,6 +281,47 @@ fn frontend(
             let subnetwork = subnetwork.clone().unwrap_or_else(|| config.subnetwork.clone());
             Frontend::new(*scheme, None, Some(subnetwork), source)
         }
+    }
+}
+
+/// Affinity, and how long a session may be idle: <https://cloud.google.com/load-balancing/docs/internal#tracking-mode>;
+/// for external ones the numbers are GKE's.
+fn affinity(asked: SessionAffinity, chosen: &Chosen, wrong: &mut Obstacles) -> Affinity {
+    const MOST: u64 = 16 * 60 * 60;
+    let least = match chosen.scheme {
+        Scheme::External => 60,
+        Scheme::Internal => 600,
+    };
+    match (asked, chosen.strong_affinity) {
+        (SessionAffinity::None, false) => Affinity::Connection,
+        (SessionAffinity::ClientIp { timeout: _ }, false) => Affinity::ClientIp,
+        (SessionAffinity::ClientIp { timeout }, true) if (least..=MOST).contains(&timeout.as_secs()) => {
+            Affinity::Session { idle: u32::try_from(timeout.as_secs()).unwrap_or_default() }
+        }
+        (asked, true) => {
+            let remedy = match asked {
+                SessionAffinity::None => "set spec.sessionAffinity to ClientIP".to_owned(),
+                SessionAffinity::ClientIp { timeout } => {
+                    let now = timeout.as_secs();
+                    format!("its timeoutSeconds is {now} and must be {least} to {MOST}")
+                }
+            };
+            let message = format!("annotation {} needs ClientIP affinity: {remedy}", keys::STRONG_AFFINITY);
+            wrong.push((Field::SessionAffinity, message));
+            Affinity::Connection
+        }
+    }
+}
+
+/// Only the health check of a Service counts the Service's pods, and only under `Local` there is one.
+fn weighing(chosen: &Chosen, policy: ExternalTrafficPolicy, check: Option<&Probing>, wrong: &mut Obstacles) {
+    let counts = check.is_some_and(|check| matches!(check.probe, Probe::Http { .. }));
+    if chosen.weighted && (policy != ExternalTrafficPolicy::Local || !counts) {
+        let message = format!(
+            "annotation {} weighs nodes by their own pods: set spec.externalTrafficPolicy to Local, or remove it",
+            keys::WEIGHTED
+        );
+        wrong.push((Field::ExternalTrafficPolicy, message));
     }
 }
 

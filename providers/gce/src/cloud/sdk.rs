@@ -248,12 +248,9 @@ impl Cloud for SdkCloud {
             Resource::BackendService(it) => {
                 let get = self.services.get().set_backend_service(&it.name);
                 let current = regional!(self, get)?;
-                let description = current.description.clone().unwrap_or_default();
-                let body = self
-                    .urls
-                    .backend_service(it, &description)
-                    .set_or_clear_fingerprint(current.fingerprint.clone());
-                regional!(self, self.services.patch().set_backend_service(&it.name).set_body(body))
+                // As a whole, with its fingerprint: a patch cannot take a policy away.
+                let body = self.urls.backend_service_over(it, current);
+                regional!(self, self.services.update().set_backend_service(&it.name).set_body(body))
             }
             Resource::HealthCheck(it) => {
                 let body = wire::health_check(it, "").set_or_clear_description(None::<String>);

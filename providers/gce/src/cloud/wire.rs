@@ -14,8 +14,8 @@ use portico_provider::{Protocol, Scheme};
 use super::{CloudError, Found, Operation, OperationState};
 use crate::names;
 use crate::resource::{
-    Address, AddressRef, BackendService, Endpoint, EndpointGroup, Firewall, ForwardingRule, Forwards, Health,
-    HealthCheck, Id, Kind, Place, Resource, Tier, Verdict,
+    Address, AddressRef, Affinity, BackendService, Endpoint, EndpointGroup, Firewall, ForwardingRule,
+    Forwards, Health, HealthCheck, Id, Kind, Place, Resource, Tier, Verdict,
 };
 
 /// Seconds that connections to a node that leaves may go on, as GKE has it.
@@ -89,25 +89,74 @@ impl Urls {
         service: &BackendService,
         description: &str,
     ) -> model::BackendService {
-        let BackendService { name, scheme, network, client_ip_affinity, health_check, groups, seal } =
+        let empty = model::BackendService::new().set_name(&service.name).set_description(description);
+        self.backend_service_over(service, empty)
+    }
+
+    /// One that exists, changed to be as it should; what Portico does not know of it stays.
+    pub(super) fn backend_service_over(
+        &self,
+        service: &BackendService,
+        current: model::BackendService,
+    ) -> model::BackendService {
+        let BackendService { name: _, scheme, network, affinity, weighted, health_check, groups, seal } =
             service;
         let backend = |(zone, group): &(String, String)| {
             model::Backend::new()
                 .set_group(format!("zones/{zone}/networkEndpointGroups/{group}"))
                 .set_balancing_mode("CONNECTION")
         };
-        model::BackendService::new()
-            .set_name(name)
-            .set_description(names::sealed(description, seal.as_deref()))
+        let description = names::sealed(current.description.as_deref().unwrap_or_default(), seal.as_deref());
+        current
+            .set_description(description)
             .set_load_balancing_scheme(scheme_name(*scheme))
             .set_protocol("UNSPECIFIED")
             .set_or_clear_network(network.as_deref().map(Self::network))
-            .set_session_affinity(if *client_ip_affinity { "CLIENT_IP" } else { "NONE" })
+            .set_session_affinity(if *affinity == Affinity::Connection { "NONE" } else { "CLIENT_IP" })
+            .set_or_clear_connection_tracking_policy(tracking(*affinity, *scheme))
+            .set_or_clear_locality_lb_policy(weighted.then(|| weighing(*scheme)))
             .set_health_checks([self.regional("healthChecks", health_check)])
             .set_connection_draining(
                 model::ConnectionDraining::new().set_draining_timeout_sec(DRAINING_SECONDS),
             )
             .set_backends(groups.iter().map(backend))
+    }
+}
+
+/// How sessions are kept; of external ones only in projects that Google allows it.
+fn tracking(affinity: Affinity, scheme: Scheme) -> Option<model::BackendServiceConnectionTrackingPolicy> {
+    let Affinity::Session { idle } = affinity else { return None };
+    let policy = model::BackendServiceConnectionTrackingPolicy::new()
+        .set_tracking_mode("PER_SESSION")
+        .set_idle_timeout_sec(i32::try_from(idle).unwrap_or(i32::MAX));
+    Some(match scheme {
+        Scheme::External => policy.set_enable_strong_affinity(true),
+        Scheme::Internal => policy,
+    })
+}
+
+/// The algorithm that takes weights from health checks.
+fn weighing(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::External => "WEIGHTED_MAGLEV",
+        Scheme::Internal => "WEIGHTED_GCP_RENDEZVOUS",
+    }
+}
+
+fn read_affinity(wire: &model::BackendService) -> Affinity {
+    if wire.session_affinity.as_ref().is_none_or(|it| it.name() != Some("CLIENT_IP")) {
+        return Affinity::Connection;
+    }
+    let policy = wire.connection_tracking_policy.as_ref();
+    let per_session = |policy: &&model::BackendServiceConnectionTrackingPolicy| {
+        policy.tracking_mode.as_ref().is_some_and(|mode| mode.name() == Some("PER_SESSION"))
+    };
+    match policy.filter(per_session) {
+        Some(policy) => {
+            let idle = policy.idle_timeout_sec.and_then(|seconds| u32::try_from(seconds).ok());
+            Affinity::Session { idle: idle.unwrap_or_default() }
+        }
+        None => Affinity::ClientIp,
     }
 }
 
@@ -240,11 +289,16 @@ pub(super) fn read_forwarding_rule(wire: model::ForwardingRule) -> Option<Found>
 }
 
 pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found> {
+    let affinity = read_affinity(&wire);
     let service = BackendService {
         name: wire.name?,
         scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
         network: wire.network.as_deref().map(last),
-        client_ip_affinity: wire.session_affinity.is_some_and(|it| it.name() == Some("CLIENT_IP")),
+        affinity,
+        weighted: wire
+            .locality_lb_policy
+            .as_ref()
+            .is_some_and(|it| matches!(it.name(), Some("WEIGHTED_MAGLEV" | "WEIGHTED_GCP_RENDEZVOUS"))),
         health_check: wire.health_checks.first().map(|url| last(url))?,
         groups: wire.backends.iter().filter_map(|backend| zonal(backend.group.as_deref()?)).collect(),
         seal: wire.description.as_deref().and_then(names::seal_of),

@@ -78,6 +78,11 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
     match &step.call {
         Call::Insert { resource, otherwise: _ } | Call::Patch(resource) => {
             let mut resource = resource.clone();
+            if let Resource::ForwardingRule(rule) = &mut resource
+                && let AddressRef::Named(_) = rule.address
+            {
+                rule.address = AddressRef::Ip(NAMED.into());
+            }
             if let Resource::Address(address) = &mut resource
                 && address.ip.is_none()
             {
@@ -118,6 +123,16 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
 
 /// All plans until nothing is left to do, as text; the status follows the report.
 fn carry_out(desired: &mut LoadBalancer, observed: &mut Observed, next: &mut u8) -> String {
+    carry_out_watched(desired, observed, next, |_, _| {})
+}
+
+/// The same, with a look at what is there after every step, and at what the status shows.
+fn carry_out_watched(
+    desired: &mut LoadBalancer,
+    observed: &mut Observed,
+    next: &mut u8,
+    mut look: impl FnMut(&LoadBalancer, &Observed),
+) -> String {
     let config = mk_config();
     let mut text = String::new();
     for _ in 0..30 {
@@ -133,10 +148,14 @@ fn carry_out(desired: &mut LoadBalancer, observed: &mut Observed, next: &mut u8)
         let before = observed.clone();
         for planned in plan.steps() {
             apply(&before, observed, &planned.step, next);
+            look(desired, observed);
         }
     }
     unreachable!("never settles:\n{text}")
 }
+
+/// The paper cloud's address of every name.
+const NAMED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 200);
 
 const TCP80: (Protocol, u16) = (Protocol::Tcp, 80);
 const UDP53: (Protocol, u16) = (Protocol::Udp, 53);
@@ -218,6 +237,8 @@ fn mk_any() -> impl Strategy<Value = LoadBalancer> {
         desired
     })
 }
+
+mod matrix;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]

@@ -94,7 +94,7 @@ async fn a_node_that_joins_or_leaves_costs_one_call_on_its_group_and_one_to_writ
         table(&calls).into_iter().map(|(method, count)| format!("{count} {method}")).collect::<Vec<_>>()
     };
     println!("created: {:?}", change(mk_nodes(&[0])).await);
-    let (seal, group) = ("1 compute.regionBackendServices.patch", "compute.networkEndpointGroups");
+    let (seal, group) = ("1 compute.regionBackendServices.update", "compute.networkEndpointGroups");
     let joined = change(mk_nodes(&[0, 1])).await;
     assert_eq!(joined, [format!("1 {group}.attachNetworkEndpoints"), seal.to_owned()]);
     let left = change(mk_nodes(&[1])).await;

@@ -12,6 +12,7 @@
 mod crash;
 mod economy;
 mod emulator;
+mod transitions;
 mod watched;
 mod world;
 
