@@ -13,7 +13,7 @@ import json
 import re
 import time
 
-from rules import KINDS, ROOT, Failure, OperationFailure, check, fill, fingerprint, normalize, references, relative
+from rules import EXTERNAL_POOL6, INTERNAL_POOL6, KINDS, ROOT, Failure, OperationFailure, check, fill, fingerprint, normalize, references, relative, users_of
 
 REASONS = {400: "BAD REQUEST", 403: "FORBIDDEN", 404: "NOT FOUND", 409: "CONFLICT", 412: "PRECONDITION FAILED",
            503: "SERVICE UNAVAILABLE"}
@@ -41,7 +41,11 @@ class Compute:
         places |= {f"{base}/zones/{zone}": {"status": "UP", "region": f"{ROOT}{base}/regions/{self.region}"}
                    for zone in self.zones}
         subnet = f"{base}/regions/{self.region}/subnetworks/default"
-        places[subnet] = {"ipCidrRange": "10.128.0.0/20", "network": f"{ROOT}{base}/global/networks/default"}
+        dual = {"ipCidrRange": "10.128.0.0/20", "network": f"{ROOT}{base}/global/networks/default",
+                "stackType": "IPV4_IPV6"}
+        places[subnet] = dict(dual, ipv6AccessType="EXTERNAL", externalIpv6Prefix=str(EXTERNAL_POOL6))
+        places[subnet.replace("/default", "/inside")] = dict(
+            dual, ipCidrRange="10.129.0.0/20", ipv6AccessType="INTERNAL", internalIpv6Prefix=str(INTERNAL_POOL6))
         for path, fields in places.items():
             self._store(path, dict(fields, name=path.rsplit("/", 1)[1]))
 
@@ -253,7 +257,7 @@ class Compute:
         users = [key for key, item in self.resources.items() if path in references(key.split("/")[-2], item)]
         resource, collection = self.get(path), path.split("/")[-2]
         if collection == "addresses":
-            users += [key for key, rule in self.of("forwardingRules") if rule["IPAddress"] == resource["address"]]
+            users += users_of(resource["address"], self)
         if users:
             raise OperationFailure("RESOURCE_IN_USE_BY_ANOTHER_RESOURCE",
                                    f"The {collection} resource '{path}' is already being used by '{users[0]}'")

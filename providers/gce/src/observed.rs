@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::{try_join, try_join_all};
-use portico_provider::{ClusterUid, Owner, ProviderError, ServiceUid};
+use portico_provider::{ClusterUid, IpFamily, Owner, ProviderError, ServiceUid};
 
 use crate::cloud::{Cloud, CloudError, Found, Operation, OperationFilter, OperationState};
 use crate::names;
@@ -115,7 +115,17 @@ impl Observed {
                 self.rules().any(|rule| ip.is_some_and(|ip| rule.address == AddressRef::Ip(ip)))
             }
             // Senders are shut out only when nothing listens any more.
-            Kind::Firewall => self.rules().next().is_some(),
+            Kind::Firewall => {
+                let sources = match self.resources.get(id) {
+                    Some(Resource::Firewall(firewall)) => firewall.sources.first(),
+                    _ => None,
+                };
+                let family = sources.map(|source| IpFamily::of(source.addr()));
+                self.rules().any(|rule| match rule.address {
+                    AddressRef::Ip(ip) => family.is_none_or(|family| family == IpFamily::of(ip)),
+                    AddressRef::Named(_) => true,
+                })
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portico_provider::{Protocol, Scheme};
+use portico_provider::{IpFamily, Protocol, Scheme};
 
 /// A collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,17 +147,22 @@ impl std::str::FromStr for Tier {
     }
 }
 
-/// A reserved regional IPv4 address. An internal one may be shared by several rules.
+/// A reserved regional address. An IPv6 one is a range of length 96, written by its first address; an internal IPv4
+/// one may be shared by several rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// Its name.
     pub name: String,
+    /// IPv4 or IPv6.
+    pub family: IpFamily,
     /// Inside or outside.
     pub scheme: Scheme,
     /// External ones only.
     pub tier: Option<Tier>,
-    /// Internal ones only.
+    /// Internal ones, and IPv6 ones.
     pub subnetwork: Option<String>,
+    /// The user's own prefix that an external IPv6 one comes from; known only to one that is to be made.
+    pub collection: Option<String>,
     /// What it is; for one to be made: what it should be.
     pub ip: Option<IpAddr>,
 }
@@ -177,7 +182,7 @@ pub struct ForwardingRule {
     pub backend_service: String,
     /// External ones only.
     pub tier: Option<Tier>,
-    /// Internal ones only: network and subnetwork.
+    /// Internal ones, and IPv6 ones: network and subnetwork.
     pub place: Option<Place>,
     /// Whether clients of other regions reach it; internal ones only.
     pub global_access: bool,

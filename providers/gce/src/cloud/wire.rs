@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use google_cloud_compute_v1::model;
 use ipnet::IpNet;
-use portico_provider::{Protocol, Scheme};
+use portico_provider::{IpFamily, Protocol, Scheme};
 
 use super::{CloudError, Found, Operation, OperationState};
 use crate::names;
@@ -20,6 +20,9 @@ use crate::resource::{
 
 /// Seconds that connections to a node that leaves may go on, as GKE has it.
 const DRAINING_SECONDS: i32 = 30;
+
+/// Addresses of IPv6 are ranges of this length.
+const RANGE_LENGTH: i32 = 96;
 
 /// Partial URLs of this project and region.
 #[derive(Clone, Debug)]
@@ -37,20 +40,24 @@ impl Urls {
     }
 
     pub(super) fn address(&self, address: &Address, description: &str) -> model::Address {
-        let Address { name, scheme, tier, subnetwork, ip } = address;
-        let mut wire = model::Address::new()
+        let Address { name, family, scheme, tier, subnetwork, collection, ip } = address;
+        let wire = model::Address::new()
             .set_name(name)
             .set_description(description)
             .set_address_type(scheme_name(*scheme))
             .set_or_clear_network_tier(tier.map(Tier::as_str))
-            .set_or_clear_address(ip.map(|ip| ip.to_string()));
-        if let Some(subnetwork) = subnetwork {
+            .set_or_clear_address(ip.map(|ip| ip.to_string()))
+            .set_or_clear_ip_collection(collection.clone())
+            .set_or_clear_subnetwork(subnetwork.as_ref().map(|name| self.regional("subnetworks", name)));
+        match (family, scheme) {
+            (IpFamily::IPv4, Scheme::External) => wire,
             // Rules of several protocols share it.
-            wire = wire
-                .set_subnetwork(self.regional("subnetworks", subnetwork))
-                .set_purpose("SHARED_LOADBALANCER_VIP");
+            (IpFamily::IPv4, Scheme::Internal) => wire.set_purpose("SHARED_LOADBALANCER_VIP"),
+            (IpFamily::IPv6, Scheme::External) => {
+                wire.set_ip_version("IPV6").set_ipv_6_endpoint_type("NETLB").set_prefix_length(RANGE_LENGTH)
+            }
+            (IpFamily::IPv6, Scheme::Internal) => wire.set_ip_version("IPV6").set_prefix_length(RANGE_LENGTH),
         }
-        wire
     }
 
     pub(super) fn forwarding_rule(&self, rule: &ForwardingRule, description: &str) -> model::ForwardingRule {
@@ -63,7 +70,8 @@ impl Urls {
             .set_backend_service(self.regional("backendServices", backend_service))
             .set_or_clear_network_tier(tier.map(Tier::as_str))
             .set_ip_address(match address {
-                AddressRef::Ip(ip) => ip.to_string(),
+                AddressRef::Ip(IpAddr::V4(ip)) => ip.to_string(),
+                AddressRef::Ip(IpAddr::V6(ip)) => format!("{ip}/{RANGE_LENGTH}"),
                 AddressRef::Named(name) => self.regional("addresses", name),
             });
         wire = match forwards {
@@ -75,12 +83,18 @@ impl Urls {
             }
             Forwards::Everything => wire.set_ip_protocol("L3_DEFAULT").set_all_ports(true),
         };
-        match place {
-            Some(Place { network, subnetwork }) => wire
+        if matches!(address, AddressRef::Ip(IpAddr::V6(_))) {
+            wire = wire.set_ip_version("IPV6");
+        }
+        match (place, scheme) {
+            (Some(Place { network, subnetwork }), Scheme::Internal) => wire
                 .set_network(Self::network(network))
                 .set_subnetwork(self.regional("subnetworks", subnetwork))
                 .set_allow_global_access(*global_access),
-            None => wire,
+            (Some(Place { network: _, subnetwork }), Scheme::External) => {
+                wire.set_subnetwork(self.regional("subnetworks", subnetwork))
+            }
+            (None, _) => wire,
         }
     }
 
@@ -249,13 +263,22 @@ fn found(resource: Resource, description: Option<String>) -> Found {
     Found { resource, description: description.unwrap_or_default(), members: None }
 }
 
+/// That of an address, or of a range.
+fn first_address(text: &str) -> Option<IpAddr> {
+    text.split('/').next()?.parse().ok()
+}
+
 pub(super) fn read_address(wire: model::Address) -> Option<Found> {
+    let ip = wire.address.as_deref().and_then(first_address);
+    let six = wire.ip_version.as_ref().is_some_and(|version| version.name() == Some("IPV6"));
     let address = Address {
+        family: if six { IpFamily::IPv6 } else { ip.map_or(IpFamily::IPv4, IpFamily::of) },
         name: wire.name?,
         scheme: scheme_of(wire.address_type.as_ref()?.name())?,
         tier: wire.network_tier.as_ref().and_then(|tier| tier.name()?.parse().ok()),
         subnetwork: wire.subnetwork.as_deref().map(last),
-        ip: wire.address.and_then(|text| text.parse().ok()),
+        collection: None,
+        ip,
     };
     Some(found(Resource::Address(address), wire.description))
 }
@@ -269,17 +292,13 @@ pub(super) fn read_forwarding_rule(wire: model::ForwardingRule) -> Option<Found>
             Forwards::Ports(protocol.parse().ok()?, ports.collect())
         }
     };
-    let place = match (&wire.network, &wire.subnetwork) {
-        (Some(network), Some(subnetwork)) => {
-            Some(Place { network: last(network), subnetwork: last(subnetwork) })
-        }
-        _ => None,
-    };
+    let network = wire.network.as_deref().map(last).unwrap_or_default();
+    let place = wire.subnetwork.as_deref().map(|subnetwork| Place { network, subnetwork: last(subnetwork) });
     let rule = ForwardingRule {
         name: wire.name?,
         scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
         forwards,
-        address: AddressRef::Ip(wire.ip_address?.parse().ok()?),
+        address: AddressRef::Ip(first_address(wire.ip_address.as_deref()?)?),
         backend_service: last(wire.backend_service.as_deref()?),
         tier: wire.network_tier.as_ref().and_then(|tier| tier.name()?.parse().ok()),
         place,

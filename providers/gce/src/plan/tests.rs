@@ -4,10 +4,10 @@
 //! Invariant: the paper cloud does exactly what a step says, and completes it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portico_provider::{
-    ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, NodeName, NodeTarget, Options, Port,
+    ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, NodeName, NodeTarget, Options, Port, Protocol,
     ProxyProtocol, Replacement, ServiceName, SessionAffinity,
 };
 use proptest::prelude::*;
@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::provider::Call;
 use crate::resource::{AddressRef, Endpoint, Health};
+use ipnet::IpNet;
 
 fn mk_config() -> Config {
     Config {
@@ -89,7 +90,11 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
                 *next += 1;
                 let external = address.scheme == Scheme::External;
                 let ip = if external { [198, 51, 100, *next] } else { [10, 9, 9, *next] };
-                address.ip = Some(Ipv4Addr::from(ip).into());
+                let net = if external { 0x2600_1900 } else { 0xfd20_0000_u128 };
+                address.ip = Some(match address.family {
+                    IpFamily::IPv4 => Ipv4Addr::from(ip).into(),
+                    IpFamily::IPv6 => Ipv6Addr::from_bits(net << 96 | u128::from(*next) << 32).into(),
+                });
             }
             if let Resource::EndpointGroup(_) = &resource {
                 observed.endpoints.entry(resource.id()).or_default();

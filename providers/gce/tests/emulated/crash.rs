@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, Owner, Protocol, Replacement, Scheme};
+use portico_provider::{
+    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Owner, Protocol, Replacement, Scheme,
+};
 
 use crate::emulator::Emulator;
 use crate::watched::{Point, Watched};
@@ -39,11 +41,14 @@ fn changes(world: &GceWorld) -> Vec<Change> {
     internal.replacement = Replacement::Allowed;
     let up = Change { name: "create", from: None, to: Some(base.clone()) };
     let update = Change { name: "update", from: Some(base.clone()), to: Some(updated.clone()) };
+    let mut dual = base.clone();
+    dual.ip_families = vec![IpFamily::IPv4, IpFamily::IPv6];
+    let second = Change { name: "second family", from: Some(base.clone()), to: Some(dual) };
     let replace = Change { name: "replacement", from: Some(base.clone()), to: Some(internal) };
     // Down in type: to the provider a deletion like any other, of whatever stands.
     let down = Change { name: "type change", from: Some(updated), to: None };
     let delete = Change { name: "delete", from: Some(base), to: None };
-    vec![up, update, replace, down, delete]
+    vec![up, update, second, replace, down, delete]
 }
 
 #[tokio::test]

@@ -3,11 +3,12 @@
 //! Owns: the order of calls as the cloud sees it. Leaves to others: the whole matrix (`plan/tests/matrix`, on paper).
 //! Invariant: within one change everything is made and attached before anything is detached or deleted.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, ExternalTrafficPolicy, HealthCheck, LoadBalancer, LoadBalancerProvider, Port, Replacement,
-    Scheme, SessionAffinity,
+    Desired, ExternalTrafficPolicy, HealthCheck, IpFamily, LoadBalancer, LoadBalancerProvider, Port,
+    Replacement, Scheme, SessionAffinity,
 };
 
 use crate::emulator::{Emulator, is_write};
@@ -44,6 +45,16 @@ fn specs(world: &GceWorld) -> Vec<(&'static str, LoadBalancer)> {
                 ..base.clone()
             },
         ),
+        ("dual-stack", LoadBalancer { ip_families: both_families(), ..base.clone() }),
+        (
+            "internal, IPv6",
+            LoadBalancer {
+                scheme: Scheme::Internal,
+                ip_families: vec![IpFamily::IPv6],
+                options: option("networking.gke.io/load-balancer-subnet", "inside"),
+                ..base.clone()
+            },
+        ),
         (
             "internal, weighted",
             LoadBalancer {
@@ -55,6 +66,10 @@ fn specs(world: &GceWorld) -> Vec<(&'static str, LoadBalancer)> {
             },
         ),
     ]
+}
+
+fn both_families() -> Vec<IpFamily> {
+    vec![IpFamily::IPv4, IpFamily::IPv6]
 }
 
 fn takes_away(line: &str) -> bool {
@@ -86,9 +101,45 @@ async fn each_change_adds_before_it_takes_away() {
             }
             let observed = provider.observe(&to.owner).await.unwrap();
             assert!(provider.report(to, observed.as_ref()).ready, "{from_name} to {to_name}");
-            assert_eq!(observed.as_ref().map(frontends), Some(1), "{from_name} to {to_name}");
+            let families = Some(to.ip_families.len());
+            assert_eq!(observed.as_ref().map(frontends), families, "{from_name} to {to_name}");
         }
     }
+    world.emulator.assert_no_violations();
+}
+
+#[tokio::test]
+async fn each_family_has_an_address_one_rule_suffices_ipv6_and_firewalls_do_not_mix_them() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let specs = specs(&world);
+    let (_, desired) = specs.iter().find(|(name, _)| *name == "dual-stack").unwrap();
+    let mut desired = desired.clone();
+    desired.source_ranges =
+        BTreeSet::from(["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+    let provider = world.one(&desired.owner.cluster);
+    settle(&provider, Desired::Present(&desired)).await.unwrap();
+    let observed = provider.observe(&desired.owner).await.unwrap();
+    let shown: Vec<String> = provider
+        .report(&desired, observed.as_ref())
+        .ingress
+        .iter()
+        .map(|it| it.address.to_string())
+        .collect();
+    assert!(shown.len() == 2 && shown[0].contains('.') && shown[1].starts_with("2600:"), "{shown:?}");
+    let rules = world.emulator.of("forwardingRules");
+    let six: Vec<_> = rules.iter().filter(|rule| rule["ipVersion"] == "IPV6").collect();
+    assert_eq!((rules.len(), six.len()), (3, 1));
+    assert_eq!(six[0]["IPProtocol"], "L3_DEFAULT");
+    assert_eq!(six[0]["IPAddress"], format!("{}/96", shown[1]));
+    let firewalls = world.emulator.of("firewalls");
+    assert_eq!(firewalls.len(), 4, "{firewalls:?}");
+    // One family is enough now: what the other had is gone.
+    desired.ip_families = vec![IpFamily::IPv4];
+    settle(&provider, Desired::Present(&desired)).await.unwrap();
+    assert_eq!(world.emulator.of("forwardingRules").len(), 2);
+    assert_eq!(world.emulator.of("addresses").len(), 1);
+    assert_eq!(world.emulator.of("firewalls").len(), 2);
     world.emulator.assert_no_violations();
 }
 

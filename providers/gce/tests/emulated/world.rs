@@ -4,6 +4,7 @@
 //! Invariant: every desired load balancer here fits the emulator's seeded nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use portico_provider::{
     LoadBalancerProvider, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError, ProxyProtocol,
     Replacement, Scheme, ServiceName, SessionAffinity, Targets,
 };
-use portico_provider_gce::resource::Resource;
+use portico_provider_gce::resource::{AddressRef, Resource};
 use portico_provider_gce::{Config, GceProvider, Observed, SdkCloud};
 
 use crate::emulator::{Emulator, PROJECT, REGION, STATIC};
@@ -180,6 +181,7 @@ impl World for GceWorld {
             it.requested_addresses = BTreeSet::from([STATIC.parse().unwrap()]);
         });
         vary(Field::Scheme, &|it| it.scheme = Scheme::Internal);
+        vary(Field::IpFamilies, &|it| it.ip_families = vec![IpFamily::IPv4, IpFamily::IPv6]);
         vary(Field::Options, &|it| it.options = deny.clone().into_iter().collect());
         all
     }
@@ -194,7 +196,6 @@ impl World for GceWorld {
         let option = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into_iter().collect();
         vary(Field::TargetKind, &|it| it.targets = Targets::Pods(BTreeSet::new()));
         vary(Field::ProxyProtocol, &|it| it.proxy_protocol = ProxyProtocol::V2);
-        vary(Field::IpFamilies, &|it| it.ip_families = vec![IpFamily::IPv6]);
         vary(Field::Listeners, &|it| it.listeners = BTreeSet::from([mk_listener(Protocol::Sctp, 80)]));
         vary(Field::Options, &|it| it.options = option("networking.gke.io/l4lb-config", "x"));
         vary(Field::Options, &|it| it.options = option("cloud.google.com/network-tier", "fast"));
@@ -204,8 +205,15 @@ impl World for GceWorld {
         all
     }
 
+    /// One has an address of each family.
     fn count(&self, observed: &Observed) -> usize {
-        frontends(observed)
+        let six = |resource: &Resource| {
+            let Resource::ForwardingRule(rule) = resource else { return false };
+            matches!(rule.address, AddressRef::Ip(IpAddr::V6(_)))
+        };
+        let mut four = observed.clone();
+        four.resources.retain(|_, resource| !six(resource));
+        frontends(&four).max(frontends(observed) - frontends(&four))
     }
 
     /// The emulator's operations end when they are looked at.

@@ -5,8 +5,15 @@
 //! after every single step.
 
 use super::*;
+use crate::plan::firewalls::ALLOW;
+use crate::resource::Verdict;
 
 const CLIENT: &str = "192.0.2.0/24";
+const CLIENT_V6: &str = "2001:db8::/64";
+
+fn both_families() -> Vec<IpFamily> {
+    vec![IpFamily::IPv4, IpFamily::IPv6]
+}
 
 /// A specification by name.
 fn specs() -> Vec<(&'static str, LoadBalancer)> {
@@ -63,6 +70,15 @@ fn specs() -> Vec<(&'static str, LoadBalancer)> {
                 option(it, &[("networking.gke.io/internal-load-balancer-allow-global-access", "true")]);
             }),
         ),
+        ("dual-stack", with(&|it| it.ip_families = both_families())),
+        ("IPv6", with(&|it| it.ip_families = vec![IpFamily::IPv6])),
+        (
+            "internal, dual-stack",
+            with(&|it| {
+                it.scheme = Scheme::Internal;
+                it.ip_families = both_families();
+            }),
+        ),
         ("standard tier", with(&|it| option(it, &[("cloud.google.com/network-tier", "Standard")]))),
         ("named", with(&|it| option(it, &[("networking.gke.io/load-balancer-ip-addresses", "front-door")]))),
         ("exact", with(&|it| it.requested_addresses = BTreeSet::from([[198, 51, 100, 77].into()]))),
@@ -71,7 +87,7 @@ fn specs() -> Vec<(&'static str, LoadBalancer)> {
 
 /// Whether a packet of the client to this port reaches a node.
 fn reaches(observed: &Observed, ip: IpAddr, protocol: Protocol, port: u16) -> bool {
-    let client: IpNet = CLIENT.parse().unwrap();
+    let client: IpNet = if ip.is_ipv4() { CLIENT } else { CLIENT_V6 }.parse().unwrap();
     let rules = observed.rules().filter(|rule| rule.address == AddressRef::Ip(ip));
     let mut services = rules
         .filter(|rule| rule.forwards.covers(protocol, port))
@@ -113,16 +129,25 @@ fn each_specification_becomes_each_other_one_without_losing_a_client() {
                 to.published = report.ingress.into_iter().map(|it| it.address).collect();
                 let text = carry_out_watched(&mut to, &mut observed, &mut next, |desired, observed| {
                     for listener in &both {
-                        for ip in desired.published_ips() {
+                        // A family that is wanted no more is no loss.
+                        let wanted = |ip: &IpAddr| desired.ip_families.contains(&IpFamily::of(*ip));
+                        for ip in desired.published_ips().into_iter().filter(wanted) {
                             let reached = reaches(observed, ip, listener.protocol, listener.port.get());
                             assert!(reached, "{from_name} to {to_name} loses {listener:?} at {ip}");
                         }
                     }
                 });
                 let frontends = standing(&observed);
-                assert_eq!(frontends.len(), 1, "{from_name} to {to_name}: {text}");
-                for listener in &to.listeners {
-                    let reached = reaches(&observed, frontends[0].ip, listener.protocol, listener.port.get());
+                let held_back =
+                    consent == Replacement::NeedsConsent && frontends.len() < to.ip_families.len();
+                assert!(
+                    held_back || frontends.len() == to.ip_families.len(),
+                    "{from_name} to {to_name}: {text}"
+                );
+                for (listener, frontend) in
+                    to.listeners.iter().flat_map(|it| frontends.iter().map(move |f| (it, f)))
+                {
+                    let reached = reaches(&observed, frontend.ip, listener.protocol, listener.port.get());
                     assert!(reached, "{from_name} to {to_name}: {listener:?}\n{text}");
                 }
                 transitions += 1;
