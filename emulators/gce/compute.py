@@ -7,11 +7,13 @@ except that an inserted resource shows at once. A resource with a running operat
 """
 
 import copy
+import hashlib
 import itertools
+import json
 import re
 import time
 
-from rules import KINDS, ROOT, Failure, OperationFailure, check, fill, fingerprint, normalize, references, relative
+from rules import EXTERNAL_POOL6, INTERNAL_POOL6, KINDS, ROOT, Failure, OperationFailure, check, fill, fingerprint, normalize, references, relative, users_of
 
 REASONS = {400: "BAD REQUEST", 403: "FORBIDDEN", 404: "NOT FOUND", 409: "CONFLICT", 412: "PRECONDITION FAILED",
            503: "SERVICE UNAVAILABLE"}
@@ -28,7 +30,8 @@ class Compute:
     def reset(self):
         self.resources, self.members, self.health = {}, {}, {}
         self.operations, self.busy = {}, {}
-        self.polls, self.quotas, self.faults = 1, {}, []
+        self.polls, self.quotas, self.faults, self.largest_page = 1, {}, [], 500
+        self.saved = {}
         self.numbers = itertools.count(1)
         self._seed()
 
@@ -38,9 +41,28 @@ class Compute:
         places |= {f"{base}/zones/{zone}": {"status": "UP", "region": f"{ROOT}{base}/regions/{self.region}"}
                    for zone in self.zones}
         subnet = f"{base}/regions/{self.region}/subnetworks/default"
-        places[subnet] = {"ipCidrRange": "10.128.0.0/20", "network": f"{ROOT}{base}/global/networks/default"}
+        dual = {"ipCidrRange": "10.128.0.0/20", "network": f"{ROOT}{base}/global/networks/default",
+                "stackType": "IPV4_IPV6"}
+        places[subnet] = dict(dual, ipv6AccessType="EXTERNAL", externalIpv6Prefix=str(EXTERNAL_POOL6))
+        places[subnet.replace("/default", "/inside")] = dict(
+            dual, ipCidrRange="10.129.0.0/20", ipv6AccessType="INTERNAL", internalIpv6Prefix=str(INTERNAL_POOL6))
         for path, fields in places.items():
             self._store(path, dict(fields, name=path.rsplit("/", 1)[1]))
+
+    # --- states to come back to
+
+    def save(self):
+        """Keeps all that there is, and answers with a digest: the same for the same state."""
+        state = (self.resources, self.members, self.health, self.operations, self.busy)
+        under_way = {path: [operation["name"], polls] for path, (operation, polls, *_) in self.busy.items()}
+        text = json.dumps([self.resources, self.members, self.health, self.operations, under_way], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if digest not in self.saved:
+            self.saved[digest] = copy.deepcopy(state)  # in one piece: `busy` and `operations` share their items
+        return digest
+
+    def restore(self, digest):
+        self.resources, self.members, self.health, self.operations, self.busy = copy.deepcopy(self.saved[digest])
 
     # --- storage, as rules.py sees it
 
@@ -182,7 +204,7 @@ class Compute:
     def _page(self, path, query, items, kind=None):
         collection = path.split("/")[-1]
         items = _filtered(items, query.get("filter"))
-        size, start = int(query.get("maxResults", 500)), int(query.get("pageToken") or 0)
+        size, start = min(int(query.get("maxResults", 500)), self.largest_page), int(query.get("pageToken") or 0)
         page = {"kind": kind or KINDS[collection] + "List", "id": path, "selfLink": ROOT + path}
         if items[start:start + size]:
             page["items"] = items[start:start + size]
@@ -235,7 +257,7 @@ class Compute:
         users = [key for key, item in self.resources.items() if path in references(key.split("/")[-2], item)]
         resource, collection = self.get(path), path.split("/")[-2]
         if collection == "addresses":
-            users += [key for key, rule in self.of("forwardingRules") if rule["IPAddress"] == resource["address"]]
+            users += users_of(resource["address"], self)
         if users:
             raise OperationFailure("RESOURCE_IN_USE_BY_ANOTHER_RESOURCE",
                                    f"The {collection} resource '{path}' is already being used by '{users[0]}'")

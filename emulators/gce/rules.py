@@ -9,12 +9,15 @@ recorded from the real service where there were any; what is only believed is li
 import base64
 import hashlib
 import ipaddress
+import itertools
 import json
 import re
 
 ROOT = "https://www.googleapis.com/compute/v1/"
 EXTERNAL_POOL = ipaddress.ip_network("198.51.100.0/24")
 INTERNAL_POOL = ipaddress.ip_network("10.128.0.0/20")  # the seeded subnetwork's range
+EXTERNAL_POOL6 = ipaddress.ip_network("2600:1900:4000:a::/64")  # of the seeded subnetwork `default`
+INTERNAL_POOL6 = ipaddress.ip_network("fd20:1:2:3::/64")  # of the seeded subnetwork `inside`
 
 # Outgoing references: they must exist on insert, and stop a deletion of what they point at.
 REFERENCES = {
@@ -133,7 +136,7 @@ def _invalid(field, message):
 
 
 def users_of(ip, store):
-    return [path for path, rule in store.of("forwardingRules") if rule.get("IPAddress") == ip]
+    return [path for path, rule in store.of("forwardingRules") if rule.get("IPAddress", "").removesuffix("/96") == ip]
 
 
 def _taken(ip, store):
@@ -143,8 +146,31 @@ def _taken(ip, store):
     return reserved or nodes or bool(users_of(ip, store))
 
 
-def _allocate(external, store):
-    pool = EXTERNAL_POOL if external else INTERNAL_POOL
+def _pool(external, six):
+    if six:
+        return EXTERNAL_POOL6 if external else INTERNAL_POOL6
+    return EXTERNAL_POOL if external else INTERNAL_POOL
+
+
+def _is_six(resource, ip):
+    return resource.get("ipVersion") == "IPV6" or ":" in (ip or "")
+
+
+def _dual_stack(resource, external, store):
+    """IPv6 needs a subnetwork with IPv6 addresses of the right access."""
+    if "subnetwork" not in resource:
+        raise _invalid("subnetwork", "IPv6 needs one")
+    subnet = store.get(relative(resource["subnetwork"], ""))
+    if subnet.get("stackType", "IPV4_ONLY") == "IPV4_ONLY" or \
+            subnet.get("ipv6AccessType") != ("EXTERNAL" if external else "INTERNAL"):
+        raise _invalid("subnetwork", f"'{resource['subnetwork']}' has no IPv6 range of this access type")
+
+
+def _allocate(external, store, six=False):
+    pool = _pool(external, six)
+    if six:
+        hosts = (f"{range_.network_address}" for range_ in itertools.islice(pool.subnets(new_prefix=96), 1, 5000))
+        return next(host for host in hosts if not _taken(host, store))
     for host in list(pool.hosts())[99:]:
         if not _taken(str(host), store):
             return str(host)
@@ -152,14 +178,25 @@ def _allocate(external, store):
 
 
 def _address(address, store):
-    external = address["addressType"] == "EXTERNAL"
+    external, wanted = address["addressType"] == "EXTERNAL", address.get("address")
+    six = _is_six(address, wanted)
     if not external and "subnetwork" not in address:
         raise _invalid("subnetwork", "an internal address needs one")
-    wanted = address.get("address")
+    if six:
+        _dual_stack(address, external, store)
+        address.update(ipVersion="IPV6", prefixLength=96)
+        if external and address.get("networkTier", "PREMIUM") != "PREMIUM":
+            raise _invalid("networkTier", "IPv6 is PREMIUM")
+        if external and address.get("ipv6EndpointType") != "NETLB":
+            raise _invalid("ipv6EndpointType", "must be NETLB for a forwarding rule")
+        if address.get("purpose") == "SHARED_LOADBALANCER_VIP":
+            raise _invalid("purpose", "for IPv4 addresses only")
+    elif external and "subnetwork" in address:
+        raise _invalid("subnetwork", "for internal and IPv6 addresses only")
     if wanted is None:
-        address["address"] = _allocate(external, store)
+        address["address"] = _allocate(external, store, six)
         return
-    if ipaddress.ip_address(wanted) not in (EXTERNAL_POOL if external else INTERNAL_POOL):
+    if ipaddress.ip_address(wanted) not in _pool(external, six):
         raise _invalid("address", f"'{wanted}'. The specified address is not in a range of this project.")
     others = [a for _, a in store.of("addresses") if a.get("address") == wanted and a["name"] != address["name"]]
     if others:
@@ -180,6 +217,9 @@ def _forwarding_rule(rule, store):
         raise _invalid("loadBalancingScheme", "not that of the backend service")
     if service["protocol"] not in (protocol, "UNSPECIFIED"):
         raise _invalid("IPProtocol", f"the backend service's protocol is {service['protocol']}")
+    if _is_six(rule, rule.get("IPAddress")):
+        _dual_stack(rule, external, store)
+        rule["ipVersion"] = "IPV6"
     if not external and not (rule.get("network") and rule.get("subnetwork")):
         raise _invalid("subnetwork", "an internal forwarding rule needs network and subnetwork")
     if external and rule.get("allowGlobalAccess"):
@@ -197,10 +237,15 @@ def _forwarding_rule(rule, store):
 
 def _resolve_address(rule, external, store):
     ip = rule.get("IPAddress")
+    six = _is_six(rule, ip)
     if ip is None:
-        rule["IPAddress"] = _allocate(external, store)
+        rule["IPAddress"] = _allocate(external, store, six) + ("/96" if six else "")
         return
-    if "/" in ip or not re.match(r"[\d.]+\Z", ip):
+    if six:
+        if not ip.endswith("/96"):
+            raise _invalid("IPAddress", f"'{ip}' is no range of length 96")
+        ip = ip.removesuffix("/96")
+    elif "/" in ip or not re.match(r"[\d.]+\Z", ip):
         path = relative(ip, rule["region"].split("/projects/")[1].split("/")[0])
         address = store.get(path)
         rule["IPAddress"] = ip = address["address"]
@@ -211,7 +256,7 @@ def _resolve_address(rule, external, store):
         raise _invalid("IPAddress", f"'{ip}' is of another type")
     if external and reserved[0].get("networkTier") != rule["networkTier"]:
         raise _invalid("networkTier", "not that of the address")
-    if not external and ipaddress.ip_address(ip) not in INTERNAL_POOL:
+    if not external and ipaddress.ip_address(ip) not in _pool(False, six):
         raise _invalid("IPAddress", f"'{ip}' is not in the subnetwork")
 
 
@@ -223,7 +268,7 @@ def _overlap(one, other):
     return bool(set(one.get("ports", [])) & set(other.get("ports", [])))
 
 
-def _backend_service(service, _store):
+def _backend_service(service, store):
     if service["loadBalancingScheme"] not in ("EXTERNAL", "INTERNAL"):
         raise _invalid("loadBalancingScheme", "this emulator knows passthrough load balancers only")
     if len(service.get("healthChecks", [])) != 1:
@@ -237,6 +282,31 @@ def _backend_service(service, _store):
         backend.setdefault("balancingMode", "CONNECTION")
     if service["loadBalancingScheme"] == "EXTERNAL" and service.get("network"):
         raise _invalid("network", "for internal backend services only")
+    _tracking(service)
+    _weights(service, store)
+
+
+def _tracking(service):
+    policy, external = service.get("connectionTrackingPolicy", {}), service["loadBalancingScheme"] == "EXTERNAL"
+    if policy.get("trackingMode") == "PER_SESSION" and service["sessionAffinity"] == "NONE":
+        raise _invalid("connectionTrackingPolicy", "PER_SESSION needs a session affinity")
+    if policy.get("enableStrongAffinity") and not external:
+        raise _invalid("connectionTrackingPolicy.enableStrongAffinity", "for external backend services only")
+    idle = policy.get("idleTimeoutSec")
+    if idle is not None and not (60 if external else 600) <= idle <= 57600:
+        raise _invalid("connectionTrackingPolicy.idleTimeoutSec", f"'{idle}' is out of range")
+    if idle is not None and policy.get("trackingMode") != "PER_SESSION":
+        raise _invalid("connectionTrackingPolicy.idleTimeoutSec", "needs PER_SESSION")
+
+
+def _weights(service, store):
+    policy = service.get("localityLbPolicy")
+    fits = {"WEIGHTED_MAGLEV": "EXTERNAL", "MAGLEV": "EXTERNAL", "WEIGHTED_GCP_RENDEZVOUS": "INTERNAL"}
+    if policy and fits.get(policy) != service["loadBalancingScheme"]:
+        raise _invalid("localityLbPolicy", f"'{policy}' is not for this scheme")
+    check_ = store.get(relative(service["healthChecks"][0], ""))
+    if policy and policy.startswith("WEIGHTED") and check_["type"] not in ("HTTP", "HTTPS", "HTTP2"):
+        raise _invalid("localityLbPolicy", f"'{policy}' needs an HTTP health check")
 
 
 def _health_check(check_, _store):
@@ -252,6 +322,9 @@ def _firewall(firewall, _store):
         raise _invalid("allowed", "exactly one of allowed and denied")
     if not firewall.get("sourceRanges") and not firewall.get("sourceTags"):
         firewall["sourceRanges"] = ["0.0.0.0/0"]
+    ranges = firewall.get("sourceRanges", []) + firewall.get("destinationRanges", [])
+    if len({":" in range_ for range_ in ranges}) > 1:
+        raise _invalid("sourceRanges", "IPv4 and IPv6 ranges cannot be mixed in one firewall")
 
 
 def _neg(group, _store):

@@ -1,7 +1,7 @@
 """Compute Engine on loopback: `server.py [PORT]`, for tests of what calls it. 127.0.0.1 only.
 
 Owns: HTTP, the check of every message in both directions, the hooks of tests. Leaves to others: meaning (compute.py).
-Hooks, under /_emulator/: GET state, violations, log; POST reset, fault, quota, polls, health, lose.
+Hooks, under /_emulator/: GET state, violations, log, save; POST reset, restore, fault, quota, polls, page, health, lose.
 Invariant: a request that Google's discovery document does not allow is a 400, an answer a 500; both are kept.
 """
 
@@ -26,12 +26,14 @@ class World:
     def hook(self, name, body):
         compute = self.compute
         reads = {"state": lambda: {"resources": compute.resources, "members": compute.members},
-                 "violations": lambda: self.violations, "log": lambda: self.log}
+                 "violations": lambda: self.violations, "log": lambda: self.log, "save": compute.save}
         if name in reads:
             return reads[name]()
         writes = {"reset": self.reset, "fault": lambda: compute.faults.append(body),
                   "quota": lambda: compute.quotas.update(body), "health": lambda: compute.health.update(body),
-                  "polls": lambda: setattr(compute, "polls", body), "lose": lambda: setattr(self, "lose", body)}
+                  "polls": lambda: setattr(compute, "polls", body), "restore": lambda: compute.restore(body),
+                  "page": lambda: setattr(compute, "largest_page", body),
+                  "lose": lambda: setattr(self, "lose", body)}
         writes[name]()
         return {}
 

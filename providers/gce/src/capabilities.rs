@@ -16,14 +16,12 @@ pub(crate) const SUBNET: &str = "networking.gke.io/load-balancer-subnet";
 pub(crate) const ADDRESSES: &str = "networking.gke.io/load-balancer-ip-addresses";
 pub(crate) const RBS: &str = "cloud.google.com/l4-rbs";
 pub(crate) const DENY_FIREWALL: &str = "portico.dev/gce-deny-firewall";
+pub(crate) const COLLECTION_V6: &str = "networking.gke.io/ip-collection-v6";
+pub(crate) const WEIGHTED: &str = "networking.gke.io/weighted-load-balancing";
+pub(crate) const STRONG_AFFINITY: &str = "networking.gke.io/l4-strong-session-affinity";
 /// Known to GKE's users, and not done here.
-pub(crate) const NOT_IMPLEMENTED: [&str; 5] = [
-    "networking.gke.io/weighted-load-balancing",
-    "networking.gke.io/l4-strong-session-affinity",
-    "networking.gke.io/custom-forwarding-rule",
-    "networking.gke.io/ip-collection-v6",
-    "networking.gke.io/l4lb-config",
-];
+pub(crate) const NOT_IMPLEMENTED: [&str; 2] =
+    ["networking.gke.io/custom-forwarding-rule", "networking.gke.io/l4lb-config"];
 
 const fn rule(field: Field, mutability: Mutability) -> FieldRule {
     FieldRule { field, mutability }
@@ -48,7 +46,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     target_kinds: &[TargetKind::Node],
     // Packets reach a node with the load balancer's address as their destination.
     needs_node_ports: false,
-    ip_families: &[IpFamily::IPv4],
+    ip_families: &[IpFamily::IPv4, IpFamily::IPv6],
     status: StatusKind::Ip,
     source_ranges: true,
     session_affinity: true,
@@ -63,7 +61,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
         // The health check that comes with it, and how many nodes are chosen.
         rule(Field::ExternalTrafficPolicy, Mutability::Mutable),
         rule(Field::ProxyProtocol, Mutability::Immutable),
-        rule(Field::IpFamilies, Mutability::Immutable),
+        rule(Field::IpFamilies, Mutability::Mutable),
         rule(Field::RequestedAddresses, Mutability::Replace),
         rule(Field::Scheme, Mutability::Replace),
         rule(Field::Options, Mutability::Mutable),
@@ -79,19 +77,29 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
             "--gce-subnetwork",
             Mutability::Replace,
         ),
-        option(SUBNET, "name of a subnetwork; internal only", "--gce-subnetwork", Mutability::Replace),
+        option(
+            SUBNET,
+            "name of a subnetwork; internal or IPv6 only",
+            "--gce-subnetwork",
+            Mutability::Replace,
+        ),
         option(
             ADDRESSES,
-            "name of a reserved IPv4 address of the region",
+            "name of a reserved address of the region; one family only",
             "one is reserved",
             Mutability::Replace,
         ),
         option(RBS, "enabled, which is always so", "enabled", Mutability::Mutable),
         option(DENY_FIREWALL, "true or false", "false", Mutability::Mutable),
+        option(WEIGHTED, "pods-per-node; with externalTrafficPolicy: Local", "off", Mutability::Mutable),
+        option(STRONG_AFFINITY, "enabled; with sessionAffinity: ClientIP", "off", Mutability::Mutable),
+        option(
+            COLLECTION_V6,
+            "URL of a public delegated prefix; external IPv6 only",
+            "Google's addresses",
+            Mutability::Replace,
+        ),
         refused(0),
         refused(1),
-        refused(2),
-        refused(3),
-        refused(4),
     ],
 };

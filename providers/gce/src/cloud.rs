@@ -23,6 +23,8 @@ pub struct Found {
     pub resource: Resource,
     /// Where the owner's mark is.
     pub description: String,
+    /// How many endpoints an endpoint group has; `None` for other kinds.
+    pub members: Option<usize>,
 }
 
 /// A call that Compute Engine is still at work on, or that ended.

@@ -75,6 +75,8 @@ struct Mark {
     cluster: String,
     #[serde(rename = "portico.dev/service-uid")]
     service: String,
+    #[serde(rename = "portico.dev/targets", default, skip_serializing_if = "Option::is_none")]
+    seal: Option<String>,
 }
 
 /// The description of everything that is this owner's.
@@ -88,9 +90,21 @@ pub(crate) fn description(owner: &Owner) -> String {
     value.to_string()
 }
 
+/// What a description says of the nodes behind its backend service.
+pub(crate) fn seal_of(description: &str) -> Option<String> {
+    serde_json::from_str::<Mark>(description).ok()?.seal
+}
+
+/// A description with another seal; one that is not ours stays as it is.
+pub(crate) fn sealed(description: &str, seal: Option<&str>) -> String {
+    let marked = serde_json::from_str::<Mark>(description).ok();
+    let marked = marked.map(|mark| Mark { seal: seal.map(str::to_owned), ..mark });
+    marked.and_then(|mark| serde_json::to_string(&mark).ok()).unwrap_or_else(|| description.to_owned())
+}
+
 /// Whose it is, by its description; `None`: not Portico's.
 pub(crate) fn owner_of(description: &str) -> Option<Owner> {
-    let Mark { name, cluster, service } = serde_json::from_str(description).ok()?;
+    let Mark { name, cluster, service, seal: _ } = serde_json::from_str(description).ok()?;
     Some(Owner {
         cluster: cluster.parse().ok()?,
         service: service.parse().ok()?,
@@ -119,7 +133,11 @@ mod tests {
             let longest = Names::of(&owner).part("1a2b3c-tcp-0f0f");
             prop_assert!(longest.len() <= 63, "{longest}");
             prop_assert!(longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
-            prop_assert_eq!(owner_of(&description(&owner)), Some(owner));
+            let with_seal = sealed(&description(&owner), Some("0f"));
+            prop_assert_eq!(seal_of(&with_seal), Some("0f".to_owned()));
+            prop_assert_eq!(&sealed(&with_seal, None), &sealed(&description(&owner), None));
+            prop_assert_eq!(owner_of(&with_seal), owner_of(&description(&owner)));
+            prop_assert_eq!(owner_of(&with_seal), Some(owner));
         }
     }
 
@@ -136,5 +154,6 @@ mod tests {
     fn a_description_that_is_not_ours_has_no_owner() {
         assert_eq!(owner_of(""), None);
         assert_eq!(owner_of(r#"{"networking.gke.io/service-name":"a/b"}"#), None);
+        assert_eq!(sealed("by hand", Some("0f")), "by hand");
     }
 }

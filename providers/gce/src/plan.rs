@@ -1,42 +1,32 @@
 //! What to do next for one Service: foundations, targets, frontends, and only then what is left over.
 //!
-//! Owns: the order of everything. Leaves to others: what should exist (`wanted`), which frontend serves (`plan/frontend`),
-//! the calls (`provider`). Invariants: pure and total. While an operation is under way nothing else is begun. A stage
+//! Owns: the order of everything. Leaves to others: what should exist (`wanted`), which frontends serve
+//! (`plan/frontend`), who may send (`plan/firewalls`), the calls (`provider`). Invariants: pure and total. While an operation is under way nothing else is begun. A stage
 //! begins when nothing of the one before is left to do, so that what is referred to exists before what refers to it,
 //! and goes after it; nothing is taken away while anything is still to be added (law 2).
 
 pub(crate) mod draft;
+mod firewalls;
 pub(crate) mod frontend;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use portico_provider::{Desired, Effect, LoadBalancer, Obstacle, Owner, Plan, Protocol, Scheme, Targets};
+use portico_provider::{Desired, Effect, LoadBalancer, Obstacle, Owner, Plan, Scheme, Targets};
 
-use crate::observed::Observed;
+use crate::observed::{Observed, seal};
 use crate::plan::draft::Draft;
-use crate::plan::frontend::{Choice, standing};
+use crate::plan::frontend::{Choice, Standing, standing};
 use crate::provider::{Config, Step};
-use crate::resource::{Address, BackendService, EndpointGroup, Firewall, Id, Kind, Place, Resource, Verdict};
+use crate::resource::{Address, BackendService, EndpointGroup, Firewall, Id, Kind, Place, Resource};
 use crate::subset::choose;
-use crate::wanted::{Source, Wanted, translate};
+use crate::wanted::{Frontend, Source, Wanted, translate};
 
 /// How soon to look again at an operation; GKE polls as often.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Where Google's probes come from.
-/// <https://cloud.google.com/load-balancing/docs/health-check-concepts#ip-ranges>
-const PROBES: [[u8; 5]; 4] =
-    [[35, 191, 0, 0, 16], [130, 211, 0, 0, 22], [209, 85, 152, 0, 22], [209, 85, 204, 0, 22]];
-
-/// Stronger than the deny-all below it, and than the default of a thousand.
-const ALLOW: u32 = 999;
-const DENY: u32 = 1000;
 
 pub(crate) fn plan(desired: Desired<'_>, observed: Option<&Observed>, config: &Config) -> Plan<Step> {
     let nothing = Observed::default();
@@ -67,28 +57,33 @@ fn absent(owner: &Owner, observed: &Observed) -> Plan<Step> {
 }
 
 fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, config: &Config) -> Plan<Step> {
-    let Choice { frontend, refused } = frontend::choose(desired, &wanted, observed);
+    let choices = frontend::choose(desired, &wanted, observed);
     let mut plan = Plan::nothing("the load balancer is as the Service asks");
-    if let Some((field, message)) = refused {
+    for (field, message) in choices.iter().filter_map(|choice| choice.refused.clone()) {
         plan = plan.block(field, Obstacle::ReplacementRequired, message);
     }
-    if frontend.scheme != wanted.frontend.scheme
+    let asked = scheme_of(&wanted);
+    wanted.frontends = choices.into_iter().map(|Choice { frontend, refused: _ }| frontend).collect();
+    let scheme = scheme_of(&wanted);
+    if scheme != asked
         && let Targets::Nodes(nodes) = &desired.targets
     {
         let policy = desired.external_traffic_policy;
-        wanted.zones = choose(nodes, &desired.owner.service, frontend.scheme, policy);
+        wanted.zones = choose(nodes, &desired.owner.service, scheme, policy);
     }
     if wanted.zones.is_empty() {
         // Without nodes the groups stay, empty: a patch cannot leave a backend service without any.
         let groups = observed.resources.keys().filter(|id| id.kind == Kind::EndpointGroup);
         wanted.zones = groups.filter_map(|id| Some((id.zone.clone()?, BTreeSet::new()))).collect();
     }
-    wanted.global_access &= frontend.scheme == Scheme::Internal;
-    wanted.frontend = frontend;
+    wanted.global_access &= scheme == Scheme::Internal;
     if let Some(operation) = observed.running() {
         return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
     }
     let stages = Stages { desired, wanted: &wanted, observed, config };
+    if !observed.is_listed() && !observed.holds(&stages.part("neg"), &wanted.zones) {
+        return plan.wait("a look at the nodes in its endpoint groups", LOOK_AGAIN);
+    }
     let mut draft = Draft::new(&desired.owner, observed);
     for stage in Stage::IN_ORDER {
         stages.draft(stage, &mut draft);
@@ -99,6 +94,11 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
     stages.wait_for_status(plan)
 }
 
+/// That of every frontend.
+fn scheme_of(wanted: &Wanted) -> Scheme {
+    wanted.frontends.first().map_or(Scheme::External, |frontend| frontend.scheme)
+}
+
 /// What is done together; each stage needs what the ones before it made.
 #[derive(Clone, Copy)]
 enum Stage {
@@ -106,13 +106,21 @@ enum Stage {
     Targets,
     Frontends,
     Outsiders,
+    Seal,
     Narrow,
     Leftovers,
 }
 
 impl Stage {
-    const IN_ORDER: [Self; 6] =
-        [Self::Foundations, Self::Targets, Self::Frontends, Self::Outsiders, Self::Narrow, Self::Leftovers];
+    const IN_ORDER: [Self; 7] = [
+        Self::Foundations,
+        Self::Targets,
+        Self::Frontends,
+        Self::Outsiders,
+        Self::Seal,
+        Self::Narrow,
+        Self::Leftovers,
+    ];
 }
 
 /// The arguments of every stage.
@@ -130,6 +138,7 @@ impl Stages<'_> {
             Stage::Targets => self.targets(draft),
             Stage::Frontends => self.frontends(draft),
             Stage::Outsiders => self.outsiders(draft),
+            Stage::Seal => self.seal(draft),
             Stage::Narrow => self.narrow(draft),
             Stage::Leftovers => self.leftovers(draft),
         }
@@ -144,7 +153,7 @@ impl Stages<'_> {
     }
 
     fn service_name(&self) -> String {
-        self.part(match self.wanted.frontend.scheme {
+        self.part(match scheme_of(self.wanted) {
             Scheme::External => "ext",
             Scheme::Internal => "int",
         })
@@ -152,15 +161,6 @@ impl Stages<'_> {
 
     fn group(&self, zone: &str) -> Id {
         Id { kind: Kind::EndpointGroup, zone: Some(zone.to_owned()), name: self.part("neg") }
-    }
-
-    fn firewall_id(&self, part: &str) -> Id {
-        Id { kind: Kind::Firewall, zone: None, name: self.part(part) }
-    }
-
-    /// The address of the frontend that is to serve, once it is known.
-    fn ip(&self) -> Option<IpAddr> {
-        frontend::ip(&self.wanted.frontend, self.observed)
     }
 
     /// What nothing else has to exist for.
@@ -173,27 +173,13 @@ impl Stages<'_> {
             let group = EndpointGroup { name: self.part("neg"), zone: zone.clone(), place: self.place() };
             draft.ensure(Resource::EndpointGroup(group));
         }
-        draft.ensure(Resource::Firewall(self.widened(self.probes())));
-        self.address(draft);
-    }
-
-    /// Google's probes, to the port that is asked.
-    fn probes(&self) -> Firewall {
-        Firewall {
-            name: self.part("hc-fw"),
-            network: self.config.network.clone(),
-            priority: ALLOW,
-            sources: PROBES
-                .iter()
-                .filter_map(|[a, b, c, d, length]| IpNet::new(IpAddr::from([*a, *b, *c, *d]), *length).ok())
-                .collect(),
-            destinations: BTreeSet::new(),
-            verdict: Verdict::Allow(BTreeSet::from([(Protocol::Tcp, self.wanted.check.port)])),
+        for frontend in &self.wanted.frontends {
+            draft.ensure(Resource::Firewall(self.widened(self.probes(frontend))));
+            self.address(frontend, draft);
         }
     }
 
-    fn address(&self, draft: &mut Draft<'_>) {
-        let frontend = &self.wanted.frontend;
+    fn address(&self, frontend: &Frontend, draft: &mut Draft<'_>) {
         let name = self.part(&format!("{}-ip", frontend.id));
         let id = Id { kind: Kind::Address, zone: None, name: name.clone() };
         if !frontend.reserves() || self.observed.resources.contains_key(&id) {
@@ -202,6 +188,8 @@ impl Stages<'_> {
         let address = |ip| {
             Resource::Address(Address {
                 name: name.clone(),
+                family: frontend.family,
+                collection: frontend.collection.clone(),
                 scheme: frontend.scheme,
                 tier: frontend.tier,
                 subnetwork: frontend.subnetwork.clone(),
@@ -228,101 +216,73 @@ impl Stages<'_> {
         for (zone, endpoints) in &self.wanted.zones {
             let id = self.group(zone);
             let present = self.observed.endpoints.get(&id);
+            // Not listed, but there is a group: its seal says that they are in it.
+            let sealed = present.is_none() && self.observed.resources.contains_key(&id);
             let missing = endpoints.iter().filter(|it| !present.is_some_and(|all| all.contains_key(*it)));
-            draft.attach(id.clone(), missing.cloned().collect());
+            draft.attach(id, missing.filter(|_| !sealed).cloned().collect());
         }
         let service = self.service(&groups);
-        let kept = self.observed.services().find(|existing| existing.name == service.name);
+        let kept = self.present_service();
         groups.extend(kept.into_iter().flat_map(|existing| existing.groups.iter().cloned()));
         draft.ensure(Resource::BackendService(BackendService { groups, ..service }));
     }
 
     fn service(&self, groups: &BTreeSet<(String, String)>) -> BackendService {
-        let scheme = self.wanted.frontend.scheme;
+        let scheme = scheme_of(self.wanted);
         BackendService {
             name: self.service_name(),
             scheme,
             network: (scheme == Scheme::Internal).then(|| self.config.network.clone()),
-            client_ip_affinity: self.wanted.client_ip_affinity,
+            affinity: self.wanted.affinity,
+            weighted: self.wanted.weighted,
             health_check: self.wanted.check.name.clone(),
             groups: groups.clone(),
+            seal: self.present_service().and_then(|service| service.seal.clone()),
+        }
+    }
+
+    fn present_service(&self) -> Option<&BackendService> {
+        let name = self.service_name();
+        self.observed.services().find(|service| service.name == name)
+    }
+
+    /// Writes down which nodes are in the groups, so that nobody needs to read them after a restart: when all that
+    /// are wanted are in, and before others leave.
+    fn seal(&self, draft: &mut Draft<'_>) {
+        let seal = Some(seal(&self.wanted.zones));
+        if let Some(service) = self.present_service().filter(|service| service.seal != seal) {
+            let sealed = Resource::BackendService(BackendService { seal, ..service.clone() });
+            draft.change(sealed, "its description is to say which nodes it has");
         }
     }
 
     /// Senders in, and a rule for each port that none forwards yet.
     fn frontends(&self, draft: &mut Draft<'_>) {
-        let exact = self.allow();
-        if let Some(exact) = exact {
-            draft.ensure(Resource::Firewall(self.widened(exact)));
-        }
-        for rule in rules::missing(self.wanted, self.observed, self.place(), &self.service_name()) {
-            draft.insert(Resource::ForwardingRule(rule), "no rule forwards these ports yet");
-        }
-        for rule in rules::of(&self.wanted.frontend, self.observed) {
-            if self.wanted.global_access && !rule.global_access {
-                draft.ensure(Resource::ForwardingRule(rules::with_access(rule, true)));
+        for frontend in &self.wanted.frontends {
+            if let Some(exact) = self.allow(frontend) {
+                draft.ensure(Resource::Firewall(self.widened(exact)));
             }
-        }
-    }
-
-    /// What shall be allowed; `None` as long as the address is not known.
-    fn allow(&self) -> Option<Firewall> {
-        let mut destinations = BTreeSet::from([IpNet::from(self.ip()?)]);
-        destinations.extend(standing(self.observed).iter().map(|other| IpNet::from(other.ip)));
-        Some(Firewall {
-            name: self.part("fw"),
-            network: self.config.network.clone(),
-            priority: ALLOW,
-            sources: self.wanted.sources.clone(),
-            destinations,
-            verdict: Verdict::Allow(self.wanted.ports.clone()),
-        })
-    }
-
-    /// It, with all that is let in now.
-    fn widened(&self, exact: Firewall) -> Firewall {
-        let Some(Resource::Firewall(now)) =
-            self.observed.resources.get(&Resource::Firewall(exact.clone()).id())
-        else {
-            return exact;
-        };
-        let mut wide = exact;
-        wide.sources.extend(now.sources.iter().copied());
-        wide.destinations.extend(now.destinations.iter().copied());
-        if let (Verdict::Allow(ports), Verdict::Allow(now)) = (&mut wide.verdict, &now.verdict) {
-            ports.extend(now.iter().copied());
-        }
-        wide
-    }
-
-    /// Everybody else out, once those who may come are in.
-    fn outsiders(&self, draft: &mut Draft<'_>) {
-        if let (true, Some(allow)) = (self.wanted.deny_others, self.allow()) {
-            let deny = Firewall {
-                name: self.part("deny"),
-                priority: DENY,
-                sources: BTreeSet::from([IpNet::default()]),
-                verdict: Verdict::DenyAll,
-                ..allow
-            };
-            draft.ensure(Resource::Firewall(deny));
+            let (place, service) = (self.place(), self.service_name());
+            for rule in rules::missing(self.wanted, frontend, self.observed, place, &service) {
+                draft.insert(Resource::ForwardingRule(rule), "no rule forwards these ports yet");
+            }
+            for rule in rules::of(frontend, self.observed) {
+                if self.wanted.global_access && !rule.global_access {
+                    draft.ensure(Resource::ForwardingRule(rules::with_access(rule, true)));
+                }
+            }
         }
     }
 
     /// Takes away what no longer belongs to things that stay.
     fn narrow(&self, draft: &mut Draft<'_>) {
         self.old_rules(draft);
-        let deny = self.firewall_id("deny");
-        if !self.wanted.deny_others && self.observed.resources.contains_key(&deny) {
-            draft.delete(deny, "others need not be shut out any more");
-        }
-        draft.shrink(Resource::Firewall(self.probes()));
-        if let Some(exact) = self.allow() {
-            draft.shrink(Resource::Firewall(exact));
-        }
-        for rule in rules::of(&self.wanted.frontend, self.observed) {
-            if rule.global_access && !self.wanted.global_access {
-                draft.shrink(Resource::ForwardingRule(rules::with_access(rule, false)));
+        for frontend in &self.wanted.frontends {
+            self.narrow_firewalls(frontend, draft);
+            for rule in rules::of(frontend, self.observed) {
+                if rule.global_access && !self.wanted.global_access {
+                    draft.shrink(Resource::ForwardingRule(rules::with_access(rule, false)));
+                }
             }
         }
         for (zone, endpoints) in &self.wanted.zones {
@@ -339,7 +299,7 @@ impl Stages<'_> {
     fn old_rules(&self, draft: &mut Draft<'_>) {
         let published = self.desired.published_ips();
         for other in standing(self.observed) {
-            let replaced = other.id != self.wanted.frontend.id;
+            let replaced = self.is_replaced(&other);
             for rule in other.rules {
                 let useful =
                     self.wanted.ports.iter().any(|(protocol, port)| rule.forwards.covers(*protocol, *port));
@@ -355,13 +315,20 @@ impl Stages<'_> {
 
     /// Deletes what nothing refers to and nobody wants.
     fn leftovers(&self, draft: &mut Draft<'_>) {
-        let frontend = &self.wanted.frontend;
+        let frontends = &self.wanted.frontends;
+        let kept: BTreeSet<String> = frontends
+            .iter()
+            .map(|it| self.part(&format!("{}-ip", it.id)))
+            .chain(frontends.iter().flat_map(|it| self.firewall_names(it.family)))
+            .collect();
         for (id, resource) in &self.observed.resources {
             let wanted = match resource {
-                Resource::HealthCheck(_) | Resource::Firewall(_) | Resource::ForwardingRule(_) => true,
+                Resource::HealthCheck(_) | Resource::ForwardingRule(_) => true,
                 Resource::BackendService(service) => service.name == self.service_name(),
                 Resource::EndpointGroup(group) => self.wanted.zones.contains_key(&group.zone),
-                Resource::Address(address) => address.name == self.part(&format!("{}-ip", frontend.id)),
+                Resource::Address(Address { name, .. }) | Resource::Firewall(Firewall { name, .. }) => {
+                    kept.contains(name)
+                }
             };
             if !wanted && !self.observed.is_referred_to(id) {
                 draft.delete(id.clone(), "nothing uses it any more");
@@ -369,11 +336,15 @@ impl Stages<'_> {
         }
     }
 
+    fn is_replaced(&self, other: &Standing<'_>) -> bool {
+        !self.wanted.frontends.iter().any(|wanted| wanted.id == other.id)
+    }
+
     fn wait_for_status(&self, plan: Plan<Step>) -> Plan<Step> {
         let published = self.desired.published_ips();
         let old = standing(self.observed)
             .into_iter()
-            .find(|other| other.id != self.wanted.frontend.id && published.contains(&other.ip));
+            .find(|other| self.is_replaced(other) && published.contains(&other.ip));
         match old {
             Some(other) => plan.wait(
                 format!("the Service's status to show the new address instead of {}", other.ip),

@@ -95,7 +95,9 @@ impl<C: Cloud> GceProvider<C> {
 
     /// What is there under this name, if it is this Service's.
     async fn mine(&self, owner: &Owner, id: &Id) -> Result<Option<Resource>, CloudError> {
-        let Some(Found { resource, description }) = self.cloud.get(id).await? else { return Ok(None) };
+        let Some(Found { resource, description, members: _ }) = self.cloud.get(id).await? else {
+            return Ok(None);
+        };
         let marked = names::owner_of(&description);
         if marked.is_some_and(|it| (&it.cluster, &it.service) == (&owner.cluster, &owner.service)) {
             return Ok(Some(resource));

@@ -7,7 +7,8 @@
 use std::net::IpAddr;
 
 use portico_provider::{
-    Desired, Fact, Ingress, IngressAddress, IpMode, LoadBalancer, Obstacle, PortStatus, Report, Topic, Truth,
+    Desired, Fact, Ingress, IngressAddress, IpFamily, IpMode, LoadBalancer, Obstacle, PortStatus, Report,
+    Topic, Truth,
 };
 
 use crate::observed::Observed;
@@ -25,21 +26,25 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
             ..Report::default()
         };
     };
-    let serving = serving(desired, observed, config);
+    let families = desired.ip_families.iter();
+    let serving: Vec<IpAddr> =
+        families.filter_map(|family| serving(desired, *family, observed, config)).collect();
     let plan = plan(Desired::Present(desired), Some(observed), config);
     let unsupported = plan.blocked().iter().find(|it| it.obstacle == Obstacle::Unsupported);
     let settled = observed.running().is_none() && only_narrows(&plan) && unsupported.is_none();
-    let ready = settled && serving.is_some();
+    let ready = settled && serving.len() == desired.ip_families.len();
     let failure = plan.steps().iter().find_map(|planned| planned.step.after.as_ref());
-    let provisioned = match (serving, failure) {
+    let provisioned = match (serving.is_empty(), failure) {
         (_, Some(failure)) => fact(
             Topic::Provisioned,
             Truth::False,
             "OperationFailed",
             format!("operation {} failed: {}", failure.operation, failure.error),
         ),
-        (Some(ip), None) if ready => {
-            fact(Topic::Provisioned, Truth::True, "Provisioned", format!("serving at {ip}"))
+        (false, None) if ready => {
+            let addresses: Vec<String> = serving.iter().map(ToString::to_string).collect();
+            let message = format!("serving at {}", addresses.join(" and "));
+            fact(Topic::Provisioned, Truth::True, "Provisioned", message)
         }
         _ => {
             let doing = observed.running().map(|it| format!("{} of {} is under way", it.verb, it.target));
@@ -47,8 +52,11 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
             fact(Topic::Provisioned, Truth::False, "Provisioning", message)
         }
     };
-    let ingress = serving.map(|ip| ingress(desired, ip)).into_iter().collect();
-    Report { ingress, ready, facts: vec![provisioned, healthy(observed)] }
+    let mut ingress: Vec<Ingress> = serving.into_iter().map(|ip| ingress(desired, ip)).collect();
+    ingress.sort();
+    // A snapshot knows nothing of health, and says nothing.
+    let healthy = observed.is_listed().then(|| healthy(observed));
+    Report { ingress, ready, facts: std::iter::once(provisioned).chain(healthy).collect() }
 }
 
 fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {
@@ -57,14 +65,18 @@ fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {
 
 /// The address that clients should use: that of the chosen frontend when it forwards every port, else of one that
 /// they know, else of any that does.
-fn serving(desired: &LoadBalancer, observed: &Observed, config: &Config) -> Option<IpAddr> {
-    let frontends = standing(observed);
+fn serving(desired: &LoadBalancer, family: IpFamily, observed: &Observed, config: &Config) -> Option<IpAddr> {
+    let mut frontends = standing(observed);
+    frontends.retain(|it| it.family() == family);
     let whole = |it: &&Standing<'_>| {
         desired.listeners.iter().all(|listener| {
             it.rules.iter().any(|rule| rule.forwards.covers(listener.protocol, listener.port.get()))
         })
     };
-    let chosen = translate(desired, config).ok().map(|wanted| choose(desired, &wanted, observed).frontend.id);
+    let wanted = translate(desired, config).ok();
+    let choices = wanted.map(|wanted| choose(desired, &wanted, observed)).unwrap_or_default();
+    let chosen = choices.into_iter().map(|choice| choice.frontend).find(|it| it.family == family);
+    let chosen = chosen.map(|frontend| frontend.id);
     let published = desired.published_ips();
     let ranked = [
         frontends.iter().find(|it| Some(&it.id) == chosen.as_ref() && whole(it)),

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portico_provider::{Protocol, Scheme};
+use portico_provider::{IpFamily, Protocol, Scheme};
 
 /// A collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,17 +147,22 @@ impl std::str::FromStr for Tier {
     }
 }
 
-/// A reserved regional IPv4 address. An internal one may be shared by several rules.
+/// A reserved regional address. An IPv6 one is a range of length 96, written by its first address; an internal IPv4
+/// one may be shared by several rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// Its name.
     pub name: String,
+    /// IPv4 or IPv6.
+    pub family: IpFamily,
     /// Inside or outside.
     pub scheme: Scheme,
     /// External ones only.
     pub tier: Option<Tier>,
-    /// Internal ones only.
+    /// Internal ones, and IPv6 ones.
     pub subnetwork: Option<String>,
+    /// The user's own prefix that an external IPv6 one comes from; known only to one that is to be made.
+    pub collection: Option<String>,
     /// What it is; for one to be made: what it should be.
     pub ip: Option<IpAddr>,
 }
@@ -177,7 +182,7 @@ pub struct ForwardingRule {
     pub backend_service: String,
     /// External ones only.
     pub tier: Option<Tier>,
-    /// Internal ones only: network and subnetwork.
+    /// Internal ones, and IPv6 ones: network and subnetwork.
     pub place: Option<Place>,
     /// Whether clients of other regions reach it; internal ones only.
     pub global_access: bool,
@@ -245,12 +250,30 @@ pub struct BackendService {
     pub scheme: Scheme,
     /// Internal ones only.
     pub network: Option<String>,
-    /// Whether a client's address stays with one node.
-    pub client_ip_affinity: bool,
+    /// What stays with one node.
+    pub affinity: Affinity,
+    /// Whether nodes get traffic by the weight that their health check answers with.
+    pub weighted: bool,
     /// The name of its health check.
     pub health_check: String,
     /// Its endpoint groups: zone and name.
     pub groups: BTreeSet<(String, String)>,
+    /// A digest of the nodes that are in the groups, written when they are; see [`crate::Observed::holds`].
+    pub seal: Option<String>,
+}
+
+/// What stays with one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// A connection.
+    Connection,
+    /// A client's address, as long as the set of nodes stays the same.
+    ClientIp,
+    /// A client's address, whatever becomes of the set, until it was idle for so many seconds.
+    Session {
+        /// Seconds.
+        idle: u32,
+    },
 }
 
 /// What is asked of nodes.

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portico_provider::{
-    Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, Options, Probe, ProbePort, Protocol,
-    ProxyProtocol, Scheme, SessionAffinity, Targets,
+    ExternalTrafficPolicy, Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, Options, Probe,
+    ProbePort, Protocol, ProxyProtocol, Scheme, SessionAffinity, Targets,
 };
 
 use crate::capabilities as keys;
 use crate::names::{Names, fnv};
 use crate::provider::Config;
-use crate::resource::{HealthCheck, Tier};
+use crate::resource::{Affinity, HealthCheck, Tier};
 use crate::subset::{Zones, choose};
 
 /// What cannot be done: field and message.
@@ -26,11 +26,13 @@ pub(crate) type Obstacles = Vec<(Field, String)>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) names: Names,
-    pub(crate) frontend: Frontend,
+    /// One for each family.
+    pub(crate) frontends: Vec<Frontend>,
     pub(crate) ports: BTreeSet<(Protocol, u16)>,
     pub(crate) global_access: bool,
     pub(crate) deny_others: bool,
-    pub(crate) client_ip_affinity: bool,
+    pub(crate) affinity: Affinity,
+    pub(crate) weighted: bool,
     pub(crate) check: HealthCheck,
     pub(crate) sources: BTreeSet<IpNet>,
     pub(crate) zones: Zones,
@@ -41,9 +43,11 @@ pub(crate) struct Wanted {
 pub(crate) struct Frontend {
     /// Part of the names of its address and rules; a digest of the rest.
     pub(crate) id: String,
+    pub(crate) family: IpFamily,
     pub(crate) scheme: Scheme,
     pub(crate) tier: Option<Tier>,
     pub(crate) subnetwork: Option<String>,
+    pub(crate) collection: Option<String>,
     pub(crate) source: Source,
 }
 
@@ -61,14 +65,20 @@ pub(crate) enum Source {
 }
 
 impl Frontend {
-    fn new(scheme: Scheme, tier: Option<Tier>, subnetwork: Option<String>, source: Source) -> Self {
-        let digest = fnv(&[
-            &format!("{scheme:?}"),
-            &format!("{tier:?}"),
-            &format!("{subnetwork:?}"),
-            &format!("{source:?}"),
-        ]);
-        Self { id: format!("{:06x}", digest & 0xff_ffff), scheme, tier, subnetwork, source }
+    /// With its ID, which the rest of it decides.
+    fn new(rest: Self) -> Self {
+        let Self { id: _, family, scheme, tier, subnetwork, collection, source } = &rest;
+        let mut words = vec![
+            format!("{scheme:?}"),
+            format!("{tier:?}"),
+            format!("{subnetwork:?}"),
+            format!("{source:?}"),
+        ];
+        if *family == IpFamily::IPv6 {
+            words.push(format!("{collection:?}"));
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Self { id: format!("{:06x}", fnv(&words) & 0xff_ffff), ..rest }
     }
 
     /// Whether Portico reserves its address.
@@ -100,13 +110,15 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
         published: _,
     } = desired;
     let names = Names::of(owner);
-    let mut wrong = unsupported(listeners, *proxy_protocol, ip_families);
+    let mut wrong = unsupported(listeners, *proxy_protocol);
     let ports: BTreeSet<_> = listeners.iter().map(|it| (it.protocol, it.port.get())).collect();
     let check = checking(health_check.as_ref(), &ports, names.part("hc"), &mut wrong);
     let scheme = if config.internal { Scheme::Internal } else { *scheme };
     let chosen = Chosen::read(options, scheme, &mut wrong);
-    let frontend = frontend(&chosen, requested_addresses, config, &mut wrong);
-    let sources = senders(source_ranges, &mut wrong);
+    let frontends = frontends(&chosen, ip_families, requested_addresses, config, &mut wrong);
+    let affinity = affinity(*session_affinity, &chosen, &mut wrong);
+    weighing(&chosen, *external_traffic_policy, health_check.as_ref(), &mut wrong);
+    let sources = senders(source_ranges, ip_families, &mut wrong);
     let zones = match targets {
         Targets::Nodes(nodes) => choose(nodes, &owner.service, chosen.scheme, *external_traffic_policy),
         Targets::Pods(_) => {
@@ -118,11 +130,12 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
     match check {
         Some(check) if wrong.is_empty() => Ok(Wanted {
             names,
-            frontend,
+            frontends,
             ports,
             global_access: chosen.global_access,
             deny_others: chosen.deny_others,
-            client_ip_affinity: *session_affinity != SessionAffinity::None,
+            affinity,
+            weighted: chosen.weighted,
             check,
             sources,
             zones,
@@ -132,11 +145,7 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
 }
 
 /// What no passthrough load balancer of this provider can be.
-fn unsupported(
-    listeners: &BTreeSet<Listener>,
-    proxy_protocol: ProxyProtocol,
-    ip_families: &[IpFamily],
-) -> Obstacles {
+fn unsupported(listeners: &BTreeSet<Listener>, proxy_protocol: ProxyProtocol) -> Obstacles {
     let mut wrong = Obstacles::new();
     if listeners.is_empty() || listeners.iter().any(|listener| listener.protocol == Protocol::Sctp) {
         wrong.push((Field::Listeners, "there must be at least one port, of protocol TCP or UDP".to_owned()));
@@ -145,10 +154,6 @@ fn unsupported(
         let message =
             "a passthrough load balancer does not touch the data: set portico.dev/proxy-protocol to off";
         wrong.push((Field::ProxyProtocol, message.to_owned()));
-    }
-    if ip_families != [IpFamily::IPv4] {
-        let message = "IPv4 only: set spec.ipFamilies to [IPv4] and spec.ipFamilyPolicy to SingleStack";
-        wrong.push((Field::IpFamilies, message.to_owned()));
     }
     wrong
 }
@@ -159,8 +164,31 @@ struct Chosen {
     tier: Option<Tier>,
     subnetwork: Option<String>,
     named: Option<String>,
+    collection: Option<String>,
     global_access: bool,
     deny_others: bool,
+    weighted: bool,
+    strong_affinity: bool,
+}
+
+/// `enabled`.
+struct Enabled;
+
+impl std::str::FromStr for Enabled {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "enabled" { Ok(Self) } else { Err(()) }
+    }
+}
+
+/// `pods-per-node`.
+struct PodsPerNode;
+
+impl std::str::FromStr for PodsPerNode {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "pods-per-node" { Ok(Self) } else { Err(()) }
+    }
 }
 
 /// An internal or external load balancer, as GKE's annotation writes it.
@@ -172,6 +200,20 @@ impl std::str::FromStr for Type {
         match text.to_ascii_lowercase().as_str() {
             "internal" => Ok(Self(Scheme::Internal)),
             "external" => Ok(Self(Scheme::External)),
+            _ => Err(()),
+        }
+    }
+}
+
+/// The URL of a public delegated prefix.
+struct Prefix(String);
+
+impl std::str::FromStr for Prefix {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let path = text.strip_prefix("https://www.googleapis.com/compute/v1/").unwrap_or(text);
+        match path.split('/').collect::<Vec<_>>()[..] {
+            ["projects", _, "regions", _, "publicDelegatedPrefixes", _] => Ok(Self(path.to_owned())),
             _ => Err(()),
         }
     }
@@ -191,6 +233,7 @@ impl std::str::FromStr for Name {
 
 impl Chosen {
     fn read(options: &Options, scheme: Scheme, wrong: &mut Obstacles) -> Self {
+        const PREFIX: &str = "a URL such as projects/P/regions/R/publicDelegatedPrefixes/NAME";
         const NAME: &str = "one name of lower-case letters, digits and '-'";
         let mut reader = options.reader();
         let kind = reader.parsed::<Type>(keys::TYPE, "\"Internal\" or \"External\"");
@@ -202,16 +245,14 @@ impl Chosen {
             tier: reader.parsed(keys::TIER, "\"Premium\" or \"Standard\""),
             subnetwork: subnetwork.map(|Name(name)| name),
             named: reader.parsed::<Name>(keys::ADDRESSES, NAME).map(|Name(name)| name),
+            collection: reader.parsed::<Prefix>(keys::COLLECTION_V6, PREFIX).map(|Prefix(url)| url),
             global_access: reader.flag(keys::GLOBAL_ACCESS).unwrap_or_default(),
             deny_others: reader.flag(keys::DENY_FIREWALL).unwrap_or_default(),
+            weighted: reader.parsed::<PodsPerNode>(keys::WEIGHTED, "\"pods-per-node\"").is_some(),
+            strong_affinity: reader.parsed::<Enabled>(keys::STRONG_AFFINITY, "\"enabled\"").is_some(),
         };
-        let enabled = reader.parsed::<String>(keys::RBS, "\"enabled\"");
-        if enabled.is_some_and(|text| text != "enabled") {
-            wrong.push((
-                Field::Options,
-                format!("annotation {} must be \"enabled\", which is always so", keys::RBS),
-            ));
-        }
+        // Every one is of that kind, so there is nothing to switch on.
+        let _always = reader.parsed::<Enabled>(keys::RBS, "\"enabled\", which is always so");
         for key in keys::NOT_IMPLEMENTED {
             if reader.parsed::<String>(key, "absent").is_some() {
                 wrong.push((Field::Options, format!("annotation {key} is not implemented: remove it")));
@@ -222,56 +263,136 @@ impl Chosen {
     }
 }
 
-fn frontend(
+/// One for each family. Two with a name each would need to know which name is of which family.
+fn frontends(
     chosen: &Chosen,
+    families: &[IpFamily],
     requested: &BTreeSet<IpAddr>,
     config: &Config,
     wrong: &mut Obstacles,
-) -> Frontend {
-    let Chosen { scheme, tier, subnetwork, named, global_access, deny_others: _ } = chosen;
-    let mut only = |key: &str, scheme: &str| {
-        wrong.push((Field::Options, format!("annotation {key} is for {scheme} load balancers: remove it")));
-    };
-    match scheme {
-        Scheme::External if subnetwork.is_some() => only(keys::SUBNET, "internal"),
-        Scheme::External if *global_access => only(keys::GLOBAL_ACCESS, "internal"),
-        Scheme::Internal if tier.is_some() => only(keys::TIER, "external"),
-        _ => {}
+) -> Vec<Frontend> {
+    let Chosen { scheme, tier, subnetwork, named, collection, .. } = chosen;
+    misplaced(chosen, families, wrong);
+    if named.is_some() && (families.len() > 1 || !requested.is_empty()) {
+        let message = format!(
+            "annotation {} names one address: it does not go with a second family or a requested address",
+            keys::ADDRESSES
+        );
+        wrong.push((Field::RequestedAddresses, message));
     }
-    let source = match (named, requested.first()) {
-        (Some(name), None) => Source::Named(name.clone()),
-        (None, Some(ip)) => Source::Exactly(*ip),
-        (None, None) => Source::Own,
-        (Some(_), Some(_)) => {
-            let message =
-                format!("an address and annotation {} exclude each other: keep one", keys::ADDRESSES);
-            wrong.push((Field::RequestedAddresses, message));
-            Source::Own
+    let foreign = |ip: &&IpAddr| !families.contains(&IpFamily::of(**ip));
+    if requested.iter().any(|ip| foreign(&ip)) || requested.len() > families.len() {
+        let message = "at most one address of each of the Service's families can be requested";
+        wrong.push((Field::RequestedAddresses, message.to_owned()));
+    }
+    let subnetwork = subnetwork.clone().unwrap_or_else(|| config.subnetwork.clone());
+    let make = |family: &IpFamily| {
+        let source = match (named, requested.iter().find(|ip| IpFamily::of(**ip) == *family)) {
+            (Some(name), _) => Source::Named(name.clone()),
+            (None, Some(ip)) => Source::Exactly(*ip),
+            (None, None) => Source::Own,
+        };
+        let external = *scheme == Scheme::External;
+        Frontend::new(Frontend {
+            id: String::new(),
+            family: *family,
+            scheme: *scheme,
+            tier: external.then_some(tier.unwrap_or(Tier::Premium)),
+            subnetwork: (!external || *family == IpFamily::IPv6).then(|| subnetwork.clone()),
+            collection: collection.clone().filter(|_| *family == IpFamily::IPv6),
+            source,
+        })
+    };
+    families.iter().map(make).collect()
+}
+
+/// Annotations that mean nothing for a load balancer of this scheme and these families.
+fn misplaced(chosen: &Chosen, families: &[IpFamily], wrong: &mut Obstacles) {
+    let Chosen { scheme, tier, subnetwork, global_access, collection, .. } = chosen;
+    let six = families.contains(&IpFamily::IPv6);
+    let mut only = |key: &str, which: &str| {
+        wrong.push((Field::Options, format!("annotation {key} is for {which}: remove it")));
+    };
+    let external = *scheme == Scheme::External;
+    if external && subnetwork.is_some() && !six {
+        only(keys::SUBNET, "internal and IPv6 load balancers");
+    }
+    if external && *global_access {
+        only(keys::GLOBAL_ACCESS, "internal load balancers");
+    }
+    if !external && tier.is_some() {
+        only(keys::TIER, "external load balancers");
+    }
+    if six && *tier == Some(Tier::Standard) {
+        only(keys::TIER, "IPv4 where it says Standard");
+    }
+    if collection.is_some() && !(external && six) {
+        only(keys::COLLECTION_V6, "external IPv6 load balancers");
+    }
+}
+
+/// Affinity, and how long a session may be idle: <https://cloud.google.com/load-balancing/docs/internal#tracking-mode>;
+/// for external ones the numbers are GKE's.
+fn affinity(asked: SessionAffinity, chosen: &Chosen, wrong: &mut Obstacles) -> Affinity {
+    const MOST: u64 = 16 * 60 * 60;
+    let least = match chosen.scheme {
+        Scheme::External => 60,
+        Scheme::Internal => 600,
+    };
+    match (asked, chosen.strong_affinity) {
+        (SessionAffinity::None, false) => Affinity::Connection,
+        (SessionAffinity::ClientIp { timeout: _ }, false) => Affinity::ClientIp,
+        (SessionAffinity::ClientIp { timeout }, true) if (least..=MOST).contains(&timeout.as_secs()) => {
+            Affinity::Session { idle: u32::try_from(timeout.as_secs()).unwrap_or_default() }
         }
-    };
-    if requested.len() > 1 || requested.iter().any(|ip| IpFamily::of(*ip) != IpFamily::IPv4) {
-        wrong.push((Field::RequestedAddresses, "one IPv4 address can be requested".to_owned()));
-    }
-    match scheme {
-        Scheme::External => Frontend::new(*scheme, Some(tier.unwrap_or(Tier::Premium)), None, source),
-        Scheme::Internal => {
-            let subnetwork = subnetwork.clone().unwrap_or_else(|| config.subnetwork.clone());
-            Frontend::new(*scheme, None, Some(subnetwork), source)
+        (asked, true) => {
+            let remedy = match asked {
+                SessionAffinity::None => "set spec.sessionAffinity to ClientIP".to_owned(),
+                SessionAffinity::ClientIp { timeout } => {
+                    let now = timeout.as_secs();
+                    format!("its timeoutSeconds is {now} and must be {least} to {MOST}")
+                }
+            };
+            let message = format!("annotation {} needs ClientIP affinity: {remedy}", keys::STRONG_AFFINITY);
+            wrong.push((Field::SessionAffinity, message));
+            Affinity::Connection
         }
     }
 }
 
-/// IPv4 senders; nobody named means everybody.
-fn senders(ranges: &BTreeSet<IpNet>, wrong: &mut Obstacles) -> BTreeSet<IpNet> {
+/// Only the health check of a Service counts the Service's pods, and only under `Local` there is one.
+fn weighing(chosen: &Chosen, policy: ExternalTrafficPolicy, check: Option<&Probing>, wrong: &mut Obstacles) {
+    let counts = check.is_some_and(|check| matches!(check.probe, Probe::Http { .. }));
+    if chosen.weighted && (policy != ExternalTrafficPolicy::Local || !counts) {
+        let message = format!(
+            "annotation {} weighs nodes by their own pods: set spec.externalTrafficPolicy to Local, or remove it",
+            keys::WEIGHTED
+        );
+        wrong.push((Field::ExternalTrafficPolicy, message));
+    }
+}
+
+/// Senders of the Service's families; nobody named means everybody.
+fn senders(ranges: &BTreeSet<IpNet>, families: &[IpFamily], wrong: &mut Obstacles) -> BTreeSet<IpNet> {
     if ranges.is_empty() {
-        return BTreeSet::from([IpNet::default()]);
+        return families.iter().map(|family| everybody(*family)).collect();
     }
-    let v4: BTreeSet<IpNet> = ranges.iter().filter(|range| matches!(range, IpNet::V4(_))).copied().collect();
-    if v4.is_empty() {
-        let message = "only IPv6 ranges, for an IPv4 address: nobody could connect. Add an IPv4 range";
-        wrong.push((Field::SourceRanges, message.to_owned()));
+    for family in families {
+        if !ranges.iter().any(|range| IpFamily::of(range.addr()) == *family) {
+            let message =
+                format!("no {family} range, for an {family} address: nobody could connect. Add one");
+            wrong.push((Field::SourceRanges, message));
+        }
     }
-    v4
+    ranges.iter().filter(|range| families.contains(&IpFamily::of(range.addr()))).copied().collect()
+}
+
+/// All addresses of a family.
+pub(crate) fn everybody(family: IpFamily) -> IpNet {
+    match family {
+        IpFamily::IPv4 => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpFamily::IPv6 => IpNet::V6(ipnet::Ipv6Net::default()),
+    }
 }
 
 /// The service needs a check; a Service without one gets that of the node proxy.

@@ -5,6 +5,8 @@
 //! anonymous, so that neither a metadata server nor Google is ever asked; no call is retried here (the operator's scheduler does that) or outlives
 //! [`TIMEOUT`].
 
+mod listing;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddrV4;
@@ -16,7 +18,6 @@ use google_cloud_compute_v1::client::{
     RegionHealthChecks,
 };
 use google_cloud_compute_v1::model;
-use google_cloud_gax::paginator::ItemPaginator;
 use google_cloud_gax::retry_policy::NeverRetry;
 
 use super::wire::{self, Urls};
@@ -87,15 +88,6 @@ impl SdkCloud {
 
     fn region(&self) -> &str {
         &self.urls.region
-    }
-
-    async fn list_groups(&self, filter: &str) -> Result<Vec<Found>, CloudError> {
-        let mut items = self.groups.aggregated_list().set_project(&self.project).set_filter(filter).by_item();
-        let mut found = Vec::new();
-        while let Some((_scope, scoped)) = bounded(async { items.next().await.transpose() }).await? {
-            found.extend(scoped.network_endpoint_groups.into_iter().filter_map(wire::read_endpoint_group));
-        }
-        Ok(found)
     }
 }
 
@@ -179,18 +171,6 @@ fn zone(id: &Id) -> &str {
     id.zone.as_deref().unwrap_or_default()
 }
 
-macro_rules! regional_list {
-    ($self:ident, $client:ident, $filter:expr, $read:path) => {{
-        let request = $self.$client.list().set_project(&$self.project).set_region($self.region());
-        let mut items = request.set_filter($filter).by_item();
-        let mut found = Vec::new();
-        while let Some(item) = bounded(async { items.next().await.transpose() }).await? {
-            found.extend($read(item));
-        }
-        Ok(found)
-    }};
-}
-
 /// One call on a regional collection, up to its answer.
 macro_rules! regional {
     ($self:ident, $call:expr) => {
@@ -200,23 +180,7 @@ macro_rules! regional {
 
 impl Cloud for SdkCloud {
     async fn list(&self, kind: Kind, names: &str) -> Result<Vec<Found>, CloudError> {
-        let filter = format!("name eq \"{names}\"");
-        match kind {
-            Kind::Address => regional_list!(self, addresses, &filter, wire::read_address),
-            Kind::ForwardingRule => regional_list!(self, rules, &filter, wire::read_forwarding_rule),
-            Kind::BackendService => regional_list!(self, services, &filter, wire::read_backend_service),
-            Kind::HealthCheck => regional_list!(self, checks, &filter, wire::read_health_check),
-            Kind::EndpointGroup => self.list_groups(&filter).await,
-            Kind::Firewall => {
-                let mut items =
-                    self.firewalls.list().set_project(&self.project).set_filter(&filter).by_item();
-                let mut found = Vec::new();
-                while let Some(item) = bounded(async { items.next().await.transpose() }).await? {
-                    found.extend(wire::read_firewall(item));
-                }
-                Ok(found)
-            }
-        }
+        Box::pin(self.list_all(kind, format!("name eq \"{names}\""))).await
     }
 
     async fn get(&self, id: &Id) -> Result<Option<Found>, CloudError> {
@@ -288,12 +252,9 @@ impl Cloud for SdkCloud {
             Resource::BackendService(it) => {
                 let get = self.services.get().set_backend_service(&it.name);
                 let current = regional!(self, get)?;
-                let description = current.description.clone().unwrap_or_default();
-                let body = self
-                    .urls
-                    .backend_service(it, &description)
-                    .set_or_clear_fingerprint(current.fingerprint.clone());
-                regional!(self, self.services.patch().set_backend_service(&it.name).set_body(body))
+                // As a whole, with its fingerprint: a patch cannot take a policy away.
+                let body = self.urls.backend_service_over(it, current);
+                regional!(self, self.services.update().set_backend_service(&it.name).set_body(body))
             }
             Resource::HealthCheck(it) => {
                 let body = wire::health_check(it, "").set_or_clear_description(None::<String>);
@@ -332,14 +293,7 @@ impl Cloud for SdkCloud {
     }
 
     async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Health>, CloudError> {
-        let body = model::NetworkEndpointGroupsListEndpointsRequest::new().set_health_status("SHOW");
-        let call = self.groups.list_network_endpoints().set_project(&self.project).set_zone(zone(group));
-        let mut items = call.set_network_endpoint_group(&group.name).set_body(body).by_item();
-        let mut found = BTreeMap::new();
-        while let Some(item) = bounded(async { items.next().await.transpose() }).await? {
-            found.extend(wire::read_endpoint(item));
-        }
-        Ok(found)
+        Box::pin(self.list_endpoints(group)).await
     }
 
     async fn attach(&self, group: &Id, endpoints: &[Endpoint]) -> Result<Operation, CloudError> {
@@ -358,17 +312,8 @@ impl Cloud for SdkCloud {
 
     async fn operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>, CloudError> {
         let OperationFilter { names, running_only } = filter;
-        let mut text = format!("targetLink eq \".*/{names}\"");
-        if *running_only {
-            text = format!("({text}) (status ne \"DONE\")");
-        }
-        let mut items =
-            self.operations.aggregated_list().set_project(&self.project).set_filter(text).by_item();
-        let mut found = Vec::new();
-        while let Some((_scope, scoped)) = bounded(async { items.next().await.transpose() }).await? {
-            found.extend(scoped.operations.into_iter().filter_map(wire::read_operation));
-        }
-        Ok(found)
+        let ended = if *running_only { " (status ne \"DONE\")" } else { "" };
+        Box::pin(self.list_operations(format!("(targetLink eq \".*/{names}\"){ended}"))).await
     }
 }
 

@@ -9,16 +9,20 @@ use std::net::IpAddr;
 
 use google_cloud_compute_v1::model;
 use ipnet::IpNet;
-use portico_provider::{Protocol, Scheme};
+use portico_provider::{IpFamily, Protocol, Scheme};
 
 use super::{CloudError, Found, Operation, OperationState};
+use crate::names;
 use crate::resource::{
-    Address, AddressRef, BackendService, Endpoint, EndpointGroup, Firewall, ForwardingRule, Forwards, Health,
-    HealthCheck, Id, Kind, Place, Resource, Tier, Verdict,
+    Address, AddressRef, Affinity, BackendService, Endpoint, EndpointGroup, Firewall, ForwardingRule,
+    Forwards, Health, HealthCheck, Id, Kind, Place, Resource, Tier, Verdict,
 };
 
 /// Seconds that connections to a node that leaves may go on, as GKE has it.
 const DRAINING_SECONDS: i32 = 30;
+
+/// Addresses of IPv6 are ranges of this length.
+const RANGE_LENGTH: i32 = 96;
 
 /// Partial URLs of this project and region.
 #[derive(Clone, Debug)]
@@ -36,20 +40,24 @@ impl Urls {
     }
 
     pub(super) fn address(&self, address: &Address, description: &str) -> model::Address {
-        let Address { name, scheme, tier, subnetwork, ip } = address;
-        let mut wire = model::Address::new()
+        let Address { name, family, scheme, tier, subnetwork, collection, ip } = address;
+        let wire = model::Address::new()
             .set_name(name)
             .set_description(description)
             .set_address_type(scheme_name(*scheme))
             .set_or_clear_network_tier(tier.map(Tier::as_str))
-            .set_or_clear_address(ip.map(|ip| ip.to_string()));
-        if let Some(subnetwork) = subnetwork {
+            .set_or_clear_address(ip.map(|ip| ip.to_string()))
+            .set_or_clear_ip_collection(collection.clone())
+            .set_or_clear_subnetwork(subnetwork.as_ref().map(|name| self.regional("subnetworks", name)));
+        match (family, scheme) {
+            (IpFamily::IPv4, Scheme::External) => wire,
             // Rules of several protocols share it.
-            wire = wire
-                .set_subnetwork(self.regional("subnetworks", subnetwork))
-                .set_purpose("SHARED_LOADBALANCER_VIP");
+            (IpFamily::IPv4, Scheme::Internal) => wire.set_purpose("SHARED_LOADBALANCER_VIP"),
+            (IpFamily::IPv6, Scheme::External) => {
+                wire.set_ip_version("IPV6").set_ipv_6_endpoint_type("NETLB").set_prefix_length(RANGE_LENGTH)
+            }
+            (IpFamily::IPv6, Scheme::Internal) => wire.set_ip_version("IPV6").set_prefix_length(RANGE_LENGTH),
         }
-        wire
     }
 
     pub(super) fn forwarding_rule(&self, rule: &ForwardingRule, description: &str) -> model::ForwardingRule {
@@ -62,7 +70,8 @@ impl Urls {
             .set_backend_service(self.regional("backendServices", backend_service))
             .set_or_clear_network_tier(tier.map(Tier::as_str))
             .set_ip_address(match address {
-                AddressRef::Ip(ip) => ip.to_string(),
+                AddressRef::Ip(IpAddr::V4(ip)) => ip.to_string(),
+                AddressRef::Ip(IpAddr::V6(ip)) => format!("{ip}/{RANGE_LENGTH}"),
                 AddressRef::Named(name) => self.regional("addresses", name),
             });
         wire = match forwards {
@@ -74,12 +83,18 @@ impl Urls {
             }
             Forwards::Everything => wire.set_ip_protocol("L3_DEFAULT").set_all_ports(true),
         };
-        match place {
-            Some(Place { network, subnetwork }) => wire
+        if matches!(address, AddressRef::Ip(IpAddr::V6(_))) {
+            wire = wire.set_ip_version("IPV6");
+        }
+        match (place, scheme) {
+            (Some(Place { network, subnetwork }), Scheme::Internal) => wire
                 .set_network(Self::network(network))
                 .set_subnetwork(self.regional("subnetworks", subnetwork))
                 .set_allow_global_access(*global_access),
-            None => wire,
+            (Some(Place { network: _, subnetwork }), Scheme::External) => {
+                wire.set_subnetwork(self.regional("subnetworks", subnetwork))
+            }
+            (None, _) => wire,
         }
     }
 
@@ -88,24 +103,74 @@ impl Urls {
         service: &BackendService,
         description: &str,
     ) -> model::BackendService {
-        let BackendService { name, scheme, network, client_ip_affinity, health_check, groups } = service;
+        let empty = model::BackendService::new().set_name(&service.name).set_description(description);
+        self.backend_service_over(service, empty)
+    }
+
+    /// One that exists, changed to be as it should; what Portico does not know of it stays.
+    pub(super) fn backend_service_over(
+        &self,
+        service: &BackendService,
+        current: model::BackendService,
+    ) -> model::BackendService {
+        let BackendService { name: _, scheme, network, affinity, weighted, health_check, groups, seal } =
+            service;
         let backend = |(zone, group): &(String, String)| {
             model::Backend::new()
                 .set_group(format!("zones/{zone}/networkEndpointGroups/{group}"))
                 .set_balancing_mode("CONNECTION")
         };
-        model::BackendService::new()
-            .set_name(name)
+        let description = names::sealed(current.description.as_deref().unwrap_or_default(), seal.as_deref());
+        current
             .set_description(description)
             .set_load_balancing_scheme(scheme_name(*scheme))
             .set_protocol("UNSPECIFIED")
             .set_or_clear_network(network.as_deref().map(Self::network))
-            .set_session_affinity(if *client_ip_affinity { "CLIENT_IP" } else { "NONE" })
+            .set_session_affinity(if *affinity == Affinity::Connection { "NONE" } else { "CLIENT_IP" })
+            .set_or_clear_connection_tracking_policy(tracking(*affinity, *scheme))
+            .set_or_clear_locality_lb_policy(weighted.then(|| weighing(*scheme)))
             .set_health_checks([self.regional("healthChecks", health_check)])
             .set_connection_draining(
                 model::ConnectionDraining::new().set_draining_timeout_sec(DRAINING_SECONDS),
             )
             .set_backends(groups.iter().map(backend))
+    }
+}
+
+/// How sessions are kept; of external ones only in projects that Google allows it.
+fn tracking(affinity: Affinity, scheme: Scheme) -> Option<model::BackendServiceConnectionTrackingPolicy> {
+    let Affinity::Session { idle } = affinity else { return None };
+    let policy = model::BackendServiceConnectionTrackingPolicy::new()
+        .set_tracking_mode("PER_SESSION")
+        .set_idle_timeout_sec(i32::try_from(idle).unwrap_or(i32::MAX));
+    Some(match scheme {
+        Scheme::External => policy.set_enable_strong_affinity(true),
+        Scheme::Internal => policy,
+    })
+}
+
+/// The algorithm that takes weights from health checks.
+fn weighing(scheme: Scheme) -> &'static str {
+    match scheme {
+        Scheme::External => "WEIGHTED_MAGLEV",
+        Scheme::Internal => "WEIGHTED_GCP_RENDEZVOUS",
+    }
+}
+
+fn read_affinity(wire: &model::BackendService) -> Affinity {
+    if wire.session_affinity.as_ref().is_none_or(|it| it.name() != Some("CLIENT_IP")) {
+        return Affinity::Connection;
+    }
+    let policy = wire.connection_tracking_policy.as_ref();
+    let per_session = |policy: &&model::BackendServiceConnectionTrackingPolicy| {
+        policy.tracking_mode.as_ref().is_some_and(|mode| mode.name() == Some("PER_SESSION"))
+    };
+    match policy.filter(per_session) {
+        Some(policy) => {
+            let idle = policy.idle_timeout_sec.and_then(|seconds| u32::try_from(seconds).ok());
+            Affinity::Session { idle: idle.unwrap_or_default() }
+        }
+        None => Affinity::ClientIp,
     }
 }
 
@@ -195,16 +260,25 @@ fn last(url: &str) -> String {
 }
 
 fn found(resource: Resource, description: Option<String>) -> Found {
-    Found { resource, description: description.unwrap_or_default() }
+    Found { resource, description: description.unwrap_or_default(), members: None }
+}
+
+/// That of an address, or of a range.
+fn first_address(text: &str) -> Option<IpAddr> {
+    text.split('/').next()?.parse().ok()
 }
 
 pub(super) fn read_address(wire: model::Address) -> Option<Found> {
+    let ip = wire.address.as_deref().and_then(first_address);
+    let six = wire.ip_version.as_ref().is_some_and(|version| version.name() == Some("IPV6"));
     let address = Address {
+        family: if six { IpFamily::IPv6 } else { ip.map_or(IpFamily::IPv4, IpFamily::of) },
         name: wire.name?,
         scheme: scheme_of(wire.address_type.as_ref()?.name())?,
         tier: wire.network_tier.as_ref().and_then(|tier| tier.name()?.parse().ok()),
         subnetwork: wire.subnetwork.as_deref().map(last),
-        ip: wire.address.and_then(|text| text.parse().ok()),
+        collection: None,
+        ip,
     };
     Some(found(Resource::Address(address), wire.description))
 }
@@ -218,17 +292,13 @@ pub(super) fn read_forwarding_rule(wire: model::ForwardingRule) -> Option<Found>
             Forwards::Ports(protocol.parse().ok()?, ports.collect())
         }
     };
-    let place = match (&wire.network, &wire.subnetwork) {
-        (Some(network), Some(subnetwork)) => {
-            Some(Place { network: last(network), subnetwork: last(subnetwork) })
-        }
-        _ => None,
-    };
+    let network = wire.network.as_deref().map(last).unwrap_or_default();
+    let place = wire.subnetwork.as_deref().map(|subnetwork| Place { network, subnetwork: last(subnetwork) });
     let rule = ForwardingRule {
         name: wire.name?,
         scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
         forwards,
-        address: AddressRef::Ip(wire.ip_address?.parse().ok()?),
+        address: AddressRef::Ip(first_address(wire.ip_address.as_deref()?)?),
         backend_service: last(wire.backend_service.as_deref()?),
         tier: wire.network_tier.as_ref().and_then(|tier| tier.name()?.parse().ok()),
         place,
@@ -238,13 +308,19 @@ pub(super) fn read_forwarding_rule(wire: model::ForwardingRule) -> Option<Found>
 }
 
 pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found> {
+    let affinity = read_affinity(&wire);
     let service = BackendService {
         name: wire.name?,
         scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
         network: wire.network.as_deref().map(last),
-        client_ip_affinity: wire.session_affinity.is_some_and(|it| it.name() == Some("CLIENT_IP")),
+        affinity,
+        weighted: wire
+            .locality_lb_policy
+            .as_ref()
+            .is_some_and(|it| matches!(it.name(), Some("WEIGHTED_MAGLEV" | "WEIGHTED_GCP_RENDEZVOUS"))),
         health_check: wire.health_checks.first().map(|url| last(url))?,
         groups: wire.backends.iter().filter_map(|backend| zonal(backend.group.as_deref()?)).collect(),
+        seal: wire.description.as_deref().and_then(names::seal_of),
     };
     Some(found(Resource::BackendService(service), wire.description))
 }
@@ -306,7 +382,8 @@ pub(super) fn read_endpoint_group(wire: model::NetworkEndpointGroup) -> Option<F
     let place =
         Place { network: last(wire.network.as_deref()?), subnetwork: last(wire.subnetwork.as_deref()?) };
     let group = EndpointGroup { name: wire.name?, zone: last(wire.zone.as_deref()?), place };
-    Some(found(Resource::EndpointGroup(group), wire.description))
+    let members = wire.size.and_then(|size| usize::try_from(size).ok());
+    Some(Found { members, ..found(Resource::EndpointGroup(group), wire.description) })
 }
 
 pub(super) fn read_endpoint(wire: model::NetworkEndpointWithHealthStatus) -> Option<(Endpoint, Health)> {

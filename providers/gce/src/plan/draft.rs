@@ -36,8 +36,13 @@ impl<'a> Draft<'a> {
 
     /// Changes it to be so, if it exists, by taking something away.
     pub(crate) fn shrink(&mut self, resource: Resource) {
+        self.change(resource, "it has more than is wanted");
+    }
+
+    /// Changes it to be so, if it exists, as only a fresh read allows.
+    pub(crate) fn change(&mut self, resource: Resource, reason: &str) {
         if self.observed.resources.get(&resource.id()).is_some_and(|present| *present != resource) {
-            self.push(Call::Patch(resource), Effect::Narrow, "it has more than is wanted".to_owned());
+            self.push(Call::Patch(resource), Effect::Narrow, reason.to_owned());
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use portico_provider::{Field, LoadBalancer, Replacement, Scheme};
+use portico_provider::{Field, IpFamily, LoadBalancer, Replacement, Scheme};
 
 use crate::observed::Observed;
 use crate::resource::{AddressRef, ForwardingRule, Tier};
@@ -52,9 +52,27 @@ pub(crate) fn standing(observed: &Observed) -> Vec<Standing<'_>> {
     all.into_values().collect()
 }
 
-pub(crate) fn choose(desired: &LoadBalancer, wanted: &Wanted, observed: &Observed) -> Choice {
-    let frontends = standing(observed);
-    let want = &wanted.frontend;
+impl Standing<'_> {
+    pub(crate) fn family(&self) -> IpFamily {
+        IpFamily::of(self.ip)
+    }
+}
+
+/// One for each family; all of one scheme, as they share a backend service. While a change of the scheme waits for
+/// consent, a family that has none yet waits with it.
+pub(crate) fn choose(desired: &LoadBalancer, wanted: &Wanted, observed: &Observed) -> Vec<Choice> {
+    let mut all: Vec<Choice> =
+        wanted.frontends.iter().map(|want| choose_one(desired, want, observed)).collect();
+    let kept = all.iter().find(|choice| choice.refused.is_some()).or(all.first());
+    if let Some(scheme) = kept.map(|choice| choice.frontend.scheme) {
+        all.retain(|choice| choice.frontend.scheme == scheme);
+    }
+    all
+}
+
+fn choose_one(desired: &LoadBalancer, want: &Frontend, observed: &Observed) -> Choice {
+    let mut frontends = standing(observed);
+    frontends.retain(|it| it.family() == want.family);
     let chosen = |frontend| Choice { frontend, refused: None };
     if frontends.is_empty() || frontends.iter().any(|it| it.id == want.id) {
         return chosen(want.clone());
@@ -82,6 +100,8 @@ fn alike(it: &Standing<'_>, want: &Frontend) -> bool {
 fn kept(it: &Standing<'_>) -> Frontend {
     Frontend {
         id: it.id.clone(),
+        family: it.family(),
+        collection: None,
         scheme: it.scheme,
         tier: it.tier,
         subnetwork: it.subnetwork.clone(),
@@ -131,8 +151,12 @@ pub(crate) fn claim(desired: &LoadBalancer, frontend: &Frontend, observed: &Obse
         return Some(ip);
     }
     let inside = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => ip.is_private() == (frontend.scheme == Scheme::Internal),
-        IpAddr::V6(_) => false,
+        IpAddr::V4(ip) => {
+            frontend.family == IpFamily::IPv4 && ip.is_private() == (frontend.scheme == Scheme::Internal)
+        }
+        IpAddr::V6(ip) => {
+            frontend.family == IpFamily::IPv6 && ip.is_unique_local() == (frontend.scheme == Scheme::Internal)
+        }
     };
     let taken = |ip: &IpAddr| {
         observed.addresses().any(|it| it.ip == Some(*ip)) || standing(observed).iter().any(|it| it.ip == *ip)

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use portico_provider::{Protocol, Scheme};
+use portico_provider::{IpFamily, Protocol};
 
 use crate::names::fnv;
 use crate::observed::Observed;
@@ -30,29 +30,28 @@ pub(super) fn of<'a>(
 /// Rules for each port that none forwards yet.
 pub(super) fn missing(
     wanted: &Wanted,
+    frontend: &Frontend,
     observed: &Observed,
     place: Place,
     backend_service: &str,
 ) -> Vec<ForwardingRule> {
-    let present: Vec<&ForwardingRule> = of(&wanted.frontend, observed).collect();
+    let present: Vec<&ForwardingRule> = of(frontend, observed).collect();
     let covered = |(protocol, port): &(Protocol, u16)| {
         present.iter().any(|rule| rule.forwards.covers(*protocol, *port))
     };
     let uncovered: BTreeSet<_> = wanted.ports.iter().filter(|key| !covered(key)).copied().collect();
-    let Some(address) = address(&wanted.frontend, observed) else { return Vec::new() };
-    let place = (wanted.frontend.scheme == Scheme::Internal).then(|| Place {
-        subnetwork: wanted.frontend.subnetwork.clone().unwrap_or_else(|| place.subnetwork.clone()),
-        ..place
-    });
-    shapes(&uncovered, present.is_empty())
+    let Some(address) = address(frontend, observed) else { return Vec::new() };
+    let subnetwork = frontend.subnetwork.clone();
+    let place = subnetwork.map(|subnetwork| Place { subnetwork, ..place });
+    shapes(frontend.family, &uncovered, present.is_empty())
         .into_iter()
         .map(|forwards| ForwardingRule {
-            name: wanted.names.part(&suffix(&wanted.frontend.id, &forwards)),
-            scheme: wanted.frontend.scheme,
+            name: wanted.names.part(&suffix(&frontend.id, &forwards)),
+            scheme: frontend.scheme,
             forwards,
             address: address.clone(),
             backend_service: backend_service.to_owned(),
-            tier: wanted.frontend.tier,
+            tier: frontend.tier,
             place: place.clone(),
             global_access: wanted.global_access,
         })
@@ -68,7 +67,12 @@ fn address(wanted: &Frontend, observed: &Observed) -> Option<AddressRef> {
 
 /// On a new address: listed ports where they fit, else all of the protocol, else everything in one rule. Beside other
 /// rules: listed ports only, as overlapping rules conflict.
-fn shapes(ports: &BTreeSet<(Protocol, u16)>, alone: bool) -> Vec<Forwards> {
+///
+/// One rule is all that an IPv6 address ever has: nothing says that several could share one.
+fn shapes(family: IpFamily, ports: &BTreeSet<(Protocol, u16)>, alone: bool) -> Vec<Forwards> {
+    if family == IpFamily::IPv6 {
+        return if ports.is_empty() { Vec::new() } else { vec![Forwards::Everything] };
+    }
     let of = |protocol| -> Vec<u16> {
         ports.iter().filter(|(own, _)| *own == protocol).map(|(_, port)| *port).collect()
     };

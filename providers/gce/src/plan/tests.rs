@@ -4,10 +4,10 @@
 //! Invariant: the paper cloud does exactly what a step says, and completes it at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portico_provider::{
-    ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, NodeName, NodeTarget, Options, Port,
+    ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, NodeName, NodeTarget, Options, Port, Protocol,
     ProxyProtocol, Replacement, ServiceName, SessionAffinity,
 };
 use proptest::prelude::*;
@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::provider::Call;
 use crate::resource::{AddressRef, Endpoint, Health};
+use ipnet::IpNet;
 
 fn mk_config() -> Config {
     Config {
@@ -78,13 +79,25 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
     match &step.call {
         Call::Insert { resource, otherwise: _ } | Call::Patch(resource) => {
             let mut resource = resource.clone();
+            if let Resource::ForwardingRule(rule) = &mut resource
+                && let AddressRef::Named(_) = rule.address
+            {
+                rule.address = AddressRef::Ip(NAMED.into());
+            }
             if let Resource::Address(address) = &mut resource
                 && address.ip.is_none()
             {
                 *next += 1;
                 let external = address.scheme == Scheme::External;
                 let ip = if external { [198, 51, 100, *next] } else { [10, 9, 9, *next] };
-                address.ip = Some(Ipv4Addr::from(ip).into());
+                let net = if external { 0x2600_1900 } else { 0xfd20_0000_u128 };
+                address.ip = Some(match address.family {
+                    IpFamily::IPv4 => Ipv4Addr::from(ip).into(),
+                    IpFamily::IPv6 => Ipv6Addr::from_bits(net << 96 | u128::from(*next) << 32).into(),
+                });
+            }
+            if let Resource::EndpointGroup(_) = &resource {
+                observed.endpoints.entry(resource.id()).or_default();
             }
             observed.resources.insert(resource.id(), resource);
         }
@@ -115,6 +128,16 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
 
 /// All plans until nothing is left to do, as text; the status follows the report.
 fn carry_out(desired: &mut LoadBalancer, observed: &mut Observed, next: &mut u8) -> String {
+    carry_out_watched(desired, observed, next, |_, _| {})
+}
+
+/// The same, with a look at what is there after every step, and at what the status shows.
+fn carry_out_watched(
+    desired: &mut LoadBalancer,
+    observed: &mut Observed,
+    next: &mut u8,
+    mut look: impl FnMut(&LoadBalancer, &Observed),
+) -> String {
     let config = mk_config();
     let mut text = String::new();
     for _ in 0..30 {
@@ -130,10 +153,14 @@ fn carry_out(desired: &mut LoadBalancer, observed: &mut Observed, next: &mut u8)
         let before = observed.clone();
         for planned in plan.steps() {
             apply(&before, observed, &planned.step, next);
+            look(desired, observed);
         }
     }
     unreachable!("never settles:\n{text}")
 }
+
+/// The paper cloud's address of every name.
+const NAMED: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 200);
 
 const TCP80: (Protocol, u16) = (Protocol::Tcp, 80);
 const UDP53: (Protocol, u16) = (Protocol::Udp, 53);
@@ -215,6 +242,8 @@ fn mk_any() -> impl Strategy<Value = LoadBalancer> {
         desired
     })
 }
+
+mod matrix;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]

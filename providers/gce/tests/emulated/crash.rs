@@ -1,14 +1,18 @@
-//! The operator stops before and after each single write, and starts again.
+//! The operator stops before and after each single call, reads included, and starts again.
 //!
 //! Owns: law 5 at every call of every kind of change. Leaves to others: lost replies (the contract suite).
-//! Invariant: each point begins with a fresh project, and ends with an empty one.
+//! Invariants: a point is proven by a new process that begins with the very state of the project at that point, and ends
+//! with an empty one. Points that leave the same state behind (those around reads) are proven by the same restart.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, Protocol, Replacement, Scheme};
+use portico_provider::{
+    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Owner, Protocol, Replacement, Scheme,
+};
 
 use crate::emulator::Emulator;
-use crate::stoppable::{Side, Stoppable};
+use crate::watched::{Point, Watched};
 use crate::world::{GceWorld, frontends, mk_listener, mk_nodes, settle};
 
 /// From where to where; `None`: none is wanted.
@@ -16,6 +20,12 @@ struct Change {
     name: &'static str,
     from: Option<LoadBalancer>,
     to: Option<LoadBalancer>,
+}
+
+impl Change {
+    fn owner(&self) -> Owner {
+        self.from.as_ref().or(self.to.as_ref()).map(|it| it.owner.clone()).unwrap()
+    }
 }
 
 fn changes(world: &GceWorld) -> Vec<Change> {
@@ -31,59 +41,74 @@ fn changes(world: &GceWorld) -> Vec<Change> {
     internal.replacement = Replacement::Allowed;
     let up = Change { name: "create", from: None, to: Some(base.clone()) };
     let update = Change { name: "update", from: Some(base.clone()), to: Some(updated.clone()) };
+    let mut dual = base.clone();
+    dual.ip_families = vec![IpFamily::IPv4, IpFamily::IPv6];
+    let second = Change { name: "second family", from: Some(base.clone()), to: Some(dual) };
     let replace = Change { name: "replacement", from: Some(base.clone()), to: Some(internal) };
     // Down in type: to the provider a deletion like any other, of whatever stands.
     let down = Change { name: "type change", from: Some(updated), to: None };
     let delete = Change { name: "delete", from: Some(base), to: None };
-    vec![up, update, replace, down, delete]
+    vec![up, update, second, replace, down, delete]
 }
 
 #[tokio::test]
 async fn a_crash_at_any_call_converges_and_leaves_nothing() {
     let Some(emulator) = Emulator::start() else { return };
     let world = GceWorld::new(emulator).await;
-    let mut survived = 0;
+    let (mut total, mut survived) = (0, 0);
     for change in changes(&world) {
-        let mut writes = 0;
-        while stop_at(&world, &change, writes + 1, Side::Before).await {
-            assert!(stop_at(&world, &change, writes + 1, Side::After).await, "{}", change.name);
-            writes += 1;
+        let points = points(&world, &change).await;
+        total += points.len();
+        assert!(points.len() > 20, "{}: {} points", change.name, points.len());
+        let mut proven = BTreeMap::new();
+        for Point { at, state } in points {
+            if !proven.contains_key(&state) {
+                let at = format!("{}, stopped {at}", change.name);
+                restart_from(&world, &state, &change, &at).await;
+                proven.insert(state, at);
+            }
+            survived += 1;
         }
-        assert!(writes > 1, "{} makes {writes} writes", change.name);
-        survived += 2 * writes;
+        println!("{}: {} states", change.name, proven.len());
     }
-    println!("crash points survived: gce {survived} of {survived}");
+    println!("crash points survived: gce {survived} of {total}");
+    assert_eq!(survived, total);
 }
 
-/// One point; `false`: the change needs fewer writes than that.
-async fn stop_at(world: &GceWorld, change: &Change, write: usize, side: Side) -> bool {
+/// Makes the change once, and answers with every point before and after one of its calls.
+async fn points(world: &GceWorld, change: &Change) -> Vec<Point> {
     let Change { name, from, to } = change;
-    let at = format!("{name}, stopped {side:?} write {write}");
-    let owner = from.as_ref().or(to.as_ref()).map(|it| it.owner.clone()).unwrap();
-    let wanted = to.as_ref().map_or(Desired::Absent(&owner), Desired::Present);
+    let owner = change.owner();
     world.emulator.reset();
-    let foreign = world.emulator.foreign();
     if let Some(from) = from {
         settle(&world.one(&owner.cluster), Desired::Present(from)).await.unwrap();
     }
-    let cloud = Stoppable::stopping(Arc::clone(&world.cloud), write, side);
-    let ended = settle(&world.on(cloud.clone(), &owner.cluster), wanted).await;
-    if !cloud.is_stopped() {
-        assert!(ended.is_ok(), "{at}: {ended:?}");
-        return false;
-    }
+    let keep = world.emulator.keeper();
+    let cloud = Watched::keeping(Arc::clone(&world.cloud), keep);
+    let wanted = to.as_ref().map_or(Desired::Absent(&owner), Desired::Present);
+    settle(&world.on(cloud.clone(), &owner.cluster), wanted)
+        .await
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    cloud.points()
+}
+
+/// A new process, from what the crash left.
+async fn restart_from(world: &GceWorld, state: &str, change: &Change, at: &str) {
+    let owner = change.owner();
+    let wanted = change.to.as_ref().map_or(Desired::Absent(&owner), Desired::Present);
+    world.emulator.hook("restore", Some(&format!("{state:?}")));
+    let foreign = world.emulator.foreign();
     let provider = world.one(&owner.cluster);
     settle(&provider, wanted).await.unwrap_or_else(|error| panic!("{at}: {error}"));
-    if let Some(to) = to {
+    if let Some(to) = &change.to {
         let observed = provider.observe(&owner).await.unwrap();
         let report = provider.report(to, observed.as_ref());
-        assert!(report.ready && report.ingress.len() == 1, "{at}: {report:?}");
-        assert_eq!(observed.as_ref().map(frontends), Some(1), "{at}");
+        assert!(report.ready && report.ingress.len() == to.ip_families.len(), "{at}: {report:?}");
+        assert_eq!(observed.as_ref().map(frontends), Some(to.ip_families.len()), "{at}");
         settle(&provider, Desired::Absent(&owner)).await.unwrap();
     }
     assert_eq!(world.emulator.ours(""), Vec::<String>::new(), "{at}");
     assert_eq!(provider.observe(&owner).await.unwrap(), None, "{at}");
     assert_eq!(world.emulator.foreign(), foreign, "{at}");
     world.emulator.assert_no_violations();
-    true
 }

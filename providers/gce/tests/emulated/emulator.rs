@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::watched::Keep;
+
 pub(crate) const PROJECT: &str = "project";
 pub(crate) const REGION: &str = "europe-west1";
 
@@ -109,18 +111,14 @@ impl Emulator {
         self.seed();
     }
 
-    /// One request on a connection of its own; blocking, as hooks are a test's own business.
+    /// Keeps its state, whoever asks.
+    pub(crate) fn keeper(&self) -> Keep {
+        let url = self.url.clone();
+        Box::new(move || request(&url, "GET", "/_emulator/save", None).as_str().unwrap().to_owned())
+    }
+
     fn call(&self, verb: &str, path: &str, body: Option<&str>) -> Value {
-        let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).unwrap();
-        let body = body.unwrap_or_default();
-        let length = body.len();
-        let head = format!(
-            "{verb} {path} HTTP/1.1\r\nHost: emulator\r\nConnection: close\r\nContent-Length: {length}"
-        );
-        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+        request(&self.url, verb, path, body)
     }
 
     /// Every resource, by path.
@@ -156,17 +154,39 @@ impl Emulator {
         self.resources().into_iter().filter(|(_, value)| !is_ours(value)).collect()
     }
 
+    /// Every call so far: method and path.
+    pub(crate) fn log(&self) -> Vec<String> {
+        let log = self.hook("log", None);
+        log.as_array().unwrap().iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
     /// How many calls changed something.
     pub(crate) fn writes(&self) -> usize {
-        let log = self.hook("log", None);
-        let reads = [".get ", ".list ", ".aggregatedList ", ".listNetworkEndpoints "];
-        let calls = log.as_array().unwrap().iter().filter_map(Value::as_str);
-        calls.filter(|line| !reads.iter().any(|read| line.contains(read))).count()
+        self.log().iter().filter(|line| is_write(line)).count()
     }
 
     pub(crate) fn assert_no_violations(&self) {
         assert_eq!(self.hook("violations", None), Value::Array(Vec::new()));
     }
+}
+
+/// One request on a connection of its own; blocking, as hooks are a test's own business.
+fn request(url: &str, verb: &str, path: &str, body: Option<&str>) -> Value {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+    let body = body.unwrap_or_default();
+    let length = body.len();
+    let head =
+        format!("{verb} {path} HTTP/1.1\r\nHost: emulator\r\nConnection: close\r\nContent-Length: {length}");
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// Whether a line of the log is a call that changes something.
+pub(crate) fn is_write(line: &str) -> bool {
+    let reads = [".get ", ".list ", ".aggregatedList ", ".listNetworkEndpoints ", ".getHealth "];
+    !reads.iter().any(|read| line.contains(read))
 }
 
 fn is_ours(value: &Value) -> bool {

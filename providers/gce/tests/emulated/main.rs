@@ -10,8 +10,10 @@
 )]
 
 mod crash;
+mod economy;
 mod emulator;
-mod stoppable;
+mod transitions;
+mod watched;
 mod world;
 
 use portico_provider::{Desired, LoadBalancerProvider, ProviderError, contract};
@@ -48,7 +50,7 @@ async fn a_failed_operation_is_an_error_with_its_text_and_is_then_tried_again() 
     let mut error = None;
     for _ in 0..20 {
         match world::round(&provider, wanted).await {
-            Ok(settled) if settled => break,
+            Ok((true, _)) => break,
             Ok(_) => {}
             Err(failed) => error = Some(failed),
         }

@@ -4,6 +4,7 @@
 //! Invariant: every desired load balancer here fits the emulator's seeded nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,13 @@ use portico_provider::{
     LoadBalancerProvider, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError, ProxyProtocol,
     Replacement, Scheme, ServiceName, SessionAffinity, Targets,
 };
-use portico_provider_gce::resource::Resource;
+use portico_provider_gce::resource::{AddressRef, Resource};
 use portico_provider_gce::{Config, GceProvider, Observed, SdkCloud};
 
 use crate::emulator::{Emulator, PROJECT, REGION, STATIC};
-use crate::stoppable::Stoppable;
+use crate::watched::Watched;
 
-pub(crate) type Provider = GceProvider<Stoppable>;
+pub(crate) type Provider = GceProvider<Watched>;
 
 pub(crate) struct GceWorld {
     pub(crate) emulator: Emulator,
@@ -32,7 +33,7 @@ impl GceWorld {
         Self { emulator, cloud: Arc::new(cloud) }
     }
 
-    pub(crate) fn on(&self, cloud: Stoppable, cluster: &ClusterUid) -> Provider {
+    pub(crate) fn on(&self, cloud: Watched, cluster: &ClusterUid) -> Provider {
         let config = Config {
             project: PROJECT.to_owned(),
             region: REGION.to_owned(),
@@ -46,7 +47,7 @@ impl GceWorld {
     }
 
     pub(crate) fn one(&self, cluster: &ClusterUid) -> Provider {
-        self.on(Stoppable::new(Arc::clone(&self.cloud)), cluster)
+        self.on(Watched::new(Arc::clone(&self.cloud)), cluster)
     }
 
     pub(crate) fn desired(&self, service: &str) -> LoadBalancer {
@@ -80,37 +81,41 @@ pub(crate) fn mk_nodes(numbers: &[u8]) -> Targets {
     Targets::Nodes(numbers.iter().map(|number| mk_node(*number)).collect())
 }
 
-/// One turn of the operator's loop; whether it found nothing to do.
-pub(crate) async fn round(provider: &Provider, desired: Desired<'_>) -> Result<bool, ProviderError> {
+/// One turn of the operator's loop, with the status as an operator writes it; whether it found nothing to do.
+pub(crate) async fn round(
+    provider: &Provider,
+    desired: Desired<'_>,
+) -> Result<(bool, Option<LoadBalancer>), ProviderError> {
     let observed = provider.observe(desired.owner()).await?;
-    let plan = provider.plan(desired, observed.as_ref());
+    let mut now = match desired {
+        Desired::Present(load_balancer) => Some(load_balancer.clone()),
+        Desired::Absent(_) => None,
+    };
+    if let Some(load_balancer) = &mut now {
+        let report = provider.report(load_balancer, observed.as_ref());
+        if !report.ingress.is_empty() {
+            load_balancer.published = report.ingress.into_iter().map(|it| it.address).collect();
+        }
+    }
+    let plan = provider.plan(now.as_ref().map_or(desired, Desired::Present), observed.as_ref());
     assert!(plan.widens_first(), "{plan}");
     for planned in plan.steps() {
         if let Outcome::InProgress { .. } = provider.execute(&planned.step).await? {
             break;
         }
     }
-    Ok(plan.steps().is_empty() && plan.waiting().is_none())
+    Ok((plan.steps().is_empty() && plan.waiting().is_none(), now))
 }
 
-/// Until there is nothing to do; the Service's status follows the report, as an operator writes it.
+/// Until there is nothing to do.
 pub(crate) async fn settle(provider: &Provider, desired: Desired<'_>) -> Result<(), ProviderError> {
-    let mut current = match desired {
-        Desired::Present(load_balancer) => Some(load_balancer.clone()),
-        Desired::Absent(_) => None,
-    };
+    let mut current = None;
     for _ in 0..80 {
-        let wanted = current.as_ref().map_or(desired, Desired::Present);
-        if round(provider, wanted).await? {
+        let (settled, now) = round(provider, current.as_ref().map_or(desired, Desired::Present)).await?;
+        if settled {
             return Ok(());
         }
-        if let Some(load_balancer) = &mut current {
-            let observed = provider.observe(&load_balancer.owner).await?;
-            let report = provider.report(load_balancer, observed.as_ref());
-            if !report.ingress.is_empty() {
-                load_balancer.published = report.ingress.into_iter().map(|it| it.address).collect();
-            }
-        }
+        current = now;
     }
     Err(ProviderError::unavailable("settle", "still busy after 80 rounds"))
 }
@@ -176,6 +181,7 @@ impl World for GceWorld {
             it.requested_addresses = BTreeSet::from([STATIC.parse().unwrap()]);
         });
         vary(Field::Scheme, &|it| it.scheme = Scheme::Internal);
+        vary(Field::IpFamilies, &|it| it.ip_families = vec![IpFamily::IPv4, IpFamily::IPv6]);
         vary(Field::Options, &|it| it.options = deny.clone().into_iter().collect());
         all
     }
@@ -190,7 +196,6 @@ impl World for GceWorld {
         let option = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into_iter().collect();
         vary(Field::TargetKind, &|it| it.targets = Targets::Pods(BTreeSet::new()));
         vary(Field::ProxyProtocol, &|it| it.proxy_protocol = ProxyProtocol::V2);
-        vary(Field::IpFamilies, &|it| it.ip_families = vec![IpFamily::IPv6]);
         vary(Field::Listeners, &|it| it.listeners = BTreeSet::from([mk_listener(Protocol::Sctp, 80)]));
         vary(Field::Options, &|it| it.options = option("networking.gke.io/l4lb-config", "x"));
         vary(Field::Options, &|it| it.options = option("cloud.google.com/network-tier", "fast"));
@@ -200,8 +205,15 @@ impl World for GceWorld {
         all
     }
 
+    /// One has an address of each family.
     fn count(&self, observed: &Observed) -> usize {
-        frontends(observed)
+        let six = |resource: &Resource| {
+            let Resource::ForwardingRule(rule) = resource else { return false };
+            matches!(rule.address, AddressRef::Ip(IpAddr::V6(_)))
+        };
+        let mut four = observed.clone();
+        four.resources.retain(|_, resource| !six(resource));
+        frontends(&four).max(frontends(observed) - frontends(&four))
     }
 
     /// The emulator's operations end when they are looked at.

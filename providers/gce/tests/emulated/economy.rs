@@ -1,0 +1,102 @@
+//! What the provider costs in calls.
+//!
+//! Owns: the ceilings of a restart, of a change of nodes, of a quiet look. Leaves to others: rates (the cloud's client).
+//! Invariant: calls are counted by the emulator, not by the caller.
+
+use std::collections::BTreeMap;
+
+use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, Targets};
+
+use crate::emulator::{Emulator, is_write};
+use crate::world::{GceWorld, mk_nodes, settle};
+
+/// As many Services, and on each page of a listing as many times fewer things, as the thousand below.
+const SERVICES: usize = 40;
+const THOUSAND: usize = 1000;
+const PAGE: usize = 500;
+
+/// Calls by method.
+fn table(calls: &[String]) -> BTreeMap<String, usize> {
+    let mut table = BTreeMap::new();
+    for line in calls {
+        *table.entry(line.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    table
+}
+
+async fn made(world: &GceWorld) -> Vec<LoadBalancer> {
+    let mut all = Vec::new();
+    for number in 0..SERVICES {
+        let desired = world.desired(&format!("service-{number}"));
+        settle(&world.one(&desired.owner.cluster), Desired::Present(&desired)).await.unwrap();
+        all.push(desired);
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_restart_with_a_thousand_unchanged_services_costs_forty_reads_and_no_write() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    world.emulator.hook("polls", Some("0"));
+    let all = made(&world).await;
+    world.emulator.hook("page", Some(&(PAGE * SERVICES / THOUSAND).to_string()));
+    let before = world.emulator.log().len();
+    let provider = world.one(&all[0].owner.cluster);
+    let inventory = provider.inventory().await.unwrap();
+    assert_eq!(inventory.services.len(), SERVICES);
+    for desired in &all {
+        let observed = &inventory.services[&desired.owner.service].observed;
+        let plan = provider.plan(Desired::Present(desired), Some(observed));
+        assert!(plan.is_settled(), "{plan}");
+        let report = provider.report(desired, Some(observed));
+        assert!(report.ready && report.ingress.len() == 1, "{report:?}");
+    }
+    let calls = world.emulator.log().split_off(before);
+    println!(
+        "gce restart, {SERVICES} Services at {} a page: {:?}",
+        PAGE * SERVICES / THOUSAND,
+        table(&calls)
+    );
+    assert!(calls.len() <= 40, "{calls:?}");
+    assert!(!calls.iter().any(|line| is_write(line)), "{calls:?}");
+}
+
+#[tokio::test]
+async fn nodes_that_came_while_nobody_watched_are_noticed_by_a_restart() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let mut desired = world.desired("asleep");
+    desired.targets = mk_nodes(&[0, 2]);
+    let provider = world.one(&desired.owner.cluster);
+    settle(&provider, Desired::Present(&desired)).await.unwrap();
+    // As many in each zone, and others.
+    desired.targets = mk_nodes(&[1, 2]);
+    let inventory = provider.inventory().await.unwrap();
+    let observed = &inventory.services[&desired.owner.service].observed;
+    let plan = provider.plan(Desired::Present(&desired), Some(observed));
+    assert!(plan.waiting().is_some(), "{plan}");
+}
+
+#[tokio::test]
+async fn a_node_that_joins_or_leaves_costs_one_call_on_its_group_and_one_to_write_it_down() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let mut desired = world.desired("elastic");
+    let provider = world.one(&desired.owner.cluster);
+    let mut change = async |targets: Targets| {
+        desired.targets = targets;
+        let before = world.emulator.log().len();
+        settle(&provider, Desired::Present(&desired)).await.unwrap();
+        let mut calls = world.emulator.log().split_off(before);
+        calls.retain(|line| is_write(line));
+        println!("gce {:?}", table(&calls));
+        table(&calls).into_iter().map(|(method, count)| format!("{count} {method}")).collect::<Vec<_>>()
+    };
+    println!("created: {:?}", change(mk_nodes(&[0])).await);
+    let (seal, group) = ("1 compute.regionBackendServices.update", "compute.networkEndpointGroups");
+    let joined = change(mk_nodes(&[0, 1])).await;
+    assert_eq!(joined, [format!("1 {group}.attachNetworkEndpoints"), seal.to_owned()]);
+    let left = change(mk_nodes(&[1])).await;
+    assert_eq!(left, [format!("1 {group}.detachNetworkEndpoints"), seal.to_owned()]);
+}
