@@ -41,6 +41,8 @@ pub(crate) const CHECK_UNHEALTHY: &str = key!("healthcheck-unhealthy-threshold")
 pub(crate) const CHECK_CODES: &str = key!("healthcheck-success-codes");
 pub(crate) const GROUP_ATTRIBUTES: &str = key!("target-group-attributes");
 pub(crate) const GROUP_ATTRIBUTES_OF: &str = key!("target-group-attributes.");
+/// Ends in `<PROTOCOL>-<port>`: `TCP-80`.
+pub(crate) const LISTENER_ATTRIBUTES_OF: &str = key!("listener-attributes.");
 pub(crate) const ATTRIBUTES: &str = key!("attributes");
 pub(crate) const CROSS_ZONE: &str = key!("cross-zone-load-balancing-enabled");
 pub(crate) const SECURITY_GROUPS: &str = key!("security-groups");
@@ -109,7 +111,12 @@ const OPTIONS: &[OptionSpec] = &[
     option(ADDRESS_TYPE, "ipv4 or dualstack", "spec.ipFamilies", Mutable),
     option(PROXY, "*", "portico.dev/proxy-protocol", Mutable),
     option(PROXY_PORTS, "ports, separated by commas", "none", Mutable),
-    option(CERTIFICATE, "one ARN of ACM or IAM", "no TLS", Mutable),
+    option(
+        CERTIFICATE,
+        "ARNs of ACM or IAM, separated by commas; the first is the default, SNI picks",
+        "no TLS",
+        Mutable,
+    ),
     option(TLS_PORTS, "port numbers or names, separated by commas, or *", "*", Mutable),
     option(TLS_POLICY, "an SSL policy's name", "ELBSecurityPolicy-TLS13-1-2-2021-06", Mutable),
     option(BACKEND_PROTOCOL, "tcp or ssl", "tcp", Mutable),
@@ -124,6 +131,12 @@ const OPTIONS: &[OptionSpec] = &[
     option(CHECK_CODES, "such as 200-399", "200-399", Mutable),
     option(GROUP_ATTRIBUTES, "key=value, separated by commas", "AWS's", Mutable),
     option(GROUP_ATTRIBUTES_OF, "the same, for the port at the end of the key", "AWS's", Mutable),
+    option(
+        LISTENER_ATTRIBUTES_OF,
+        "key=value, separated by commas, for the listener at the end of the key: TCP-80",
+        "AWS's",
+        Mutable,
+    ),
     option(ATTRIBUTES, "key=value, separated by commas", "AWS's", Mutable),
     option(CROSS_ZONE, "true or false", "false", Mutable),
     option(SECURITY_GROUPS, "sg-…, separated by commas", "one that Portico makes", Mutable),

@@ -7,7 +7,7 @@
 pub mod resources;
 mod sdk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::ProviderError;
 
@@ -121,6 +121,29 @@ pub trait Cloud: Send + Sync + 'static {
     ) -> impl Future<Output = Answer<()>> + Send;
     /// `DeleteListener`.
     fn delete_listener(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
+
+    /// `DescribeListenerCertificates`: those beside the default one.
+    fn listener_certificates(&self, id: &Id) -> impl Future<Output = Answer<BTreeSet<String>>> + Send;
+    /// `AddListenerCertificates`; those that are there already change nothing.
+    fn add_listener_certificates(
+        &self,
+        id: &Id,
+        arns: &BTreeSet<String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// `RemoveListenerCertificates`; those that are not there change nothing.
+    fn remove_listener_certificates(
+        &self,
+        id: &Id,
+        arns: &BTreeSet<String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// `DescribeListenerAttributes`.
+    fn listener_attributes(&self, id: &Id) -> impl Future<Output = Answer<BTreeMap<String, String>>> + Send;
+    /// `ModifyListenerAttributes`.
+    fn modify_listener_attributes(
+        &self,
+        id: &Id,
+        attributes: &BTreeMap<String, String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
 
     /// `DescribeTargetGroups` by ARN.
     fn target_groups(&self, ids: &[Id]) -> impl Future<Output = Answer<Vec<TargetGroup>>> + Send;

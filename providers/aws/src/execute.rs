@@ -3,6 +3,7 @@
 //! Owns: one `match` on the step, and what makes each call repeatable. Leaves to others: deciding; where subnets are
 //! (`execute/place`). Invariant: a thing found by its name is used only if its tags are ours.
 
+mod listener;
 mod place;
 
 use std::collections::BTreeSet;
@@ -89,6 +90,13 @@ impl<C: Cloud> Executor<'_, C> {
                 let group = self.find(owner, group, Find::TargetGroup).await?;
                 self.cloud.modify_listener(id, spec, &group).await?;
             }
+            Action::Mark { load_balancer, tags } => {
+                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                self.cloud.add_tags(&id, tags).await?;
+            }
+            Action::AddCertificates { .. }
+            | Action::RemoveCertificates { .. }
+            | Action::SetListenerAttributes { .. } => self.on_listener(owner, action).await?,
             Action::Deregister { group, targets } => self.deregister(owner, group, targets).await?,
             Action::Revoke { group, rules } => self.revoke(owner, group, rules).await?,
             Action::DeleteListener { id, port: _ } => {

@@ -7,6 +7,7 @@
 mod balancer;
 mod choice;
 mod draft;
+mod listeners;
 
 use std::time::Duration;
 

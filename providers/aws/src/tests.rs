@@ -7,6 +7,7 @@ mod contract;
 mod crash;
 mod emulator;
 mod faulty;
+mod listeners;
 mod plans;
 
 use std::collections::{BTreeMap, BTreeSet};

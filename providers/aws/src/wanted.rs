@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cloud::resources::{
-    AddressType, GroupHealth, GroupShape, Id, ListenerSpec, Rule, SubnetMapping, Tags, Target,
+    AddressType, GroupHealth, GroupShape, Id, ListenerExtras, ListenerSpec, Rule, SubnetMapping, Tags, Target,
 };
 use portico_provider::Scheme;
 
@@ -59,6 +59,7 @@ pub(crate) struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WantedListener {
     pub(crate) spec: ListenerSpec,
+    pub(crate) extras: ListenerExtras,
     pub(crate) shape: GroupShape,
     pub(crate) health: GroupHealth,
     pub(crate) attributes: BTreeMap<String, String>,

@@ -231,6 +231,15 @@ pub struct Listener {
     pub group: Option<Id>,
 }
 
+/// What a listener has beside its specification.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerExtras {
+    /// ARNs beside the default one; a client's SNI picks among all.
+    pub certificates: BTreeSet<String>,
+    /// By AWS's keys, such as `tcp.idle_timeout.seconds`.
+    pub attributes: BTreeMap<String, String>,
+}
+
 /// A target group's health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupHealth {

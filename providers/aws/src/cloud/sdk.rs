@@ -8,7 +8,7 @@ mod elb;
 mod failure;
 mod query;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +157,26 @@ impl Cloud for Sdk {
 
     async fn delete_listener(&self, id: &Id) -> Answer<()> {
         elb::listener::delete(&self.elb, id).await
+    }
+
+    async fn listener_certificates(&self, id: &Id) -> Answer<BTreeSet<String>> {
+        elb::extras::certificates(&self.elb, id).await
+    }
+
+    async fn add_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
+        elb::extras::add_certificates(&self.elb, id, arns).await
+    }
+
+    async fn remove_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
+        elb::extras::remove_certificates(&self.elb, id, arns).await
+    }
+
+    async fn listener_attributes(&self, id: &Id) -> Answer<BTreeMap<String, String>> {
+        elb::extras::attributes(&self.elb, id).await
+    }
+
+    async fn modify_listener_attributes(&self, id: &Id, attributes: &BTreeMap<String, String>) -> Answer<()> {
+        elb::extras::modify_attributes(&self.elb, id, attributes).await
     }
 
     async fn target_groups(&self, ids: &[Id]) -> Answer<Vec<TargetGroup>> {

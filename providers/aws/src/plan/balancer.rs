@@ -11,10 +11,11 @@ use portico_provider::{Field, Obstacle, Owner};
 use super::choice::is_named;
 use super::draft::Draft;
 use super::{LOOK_AGAIN, Site, named};
-use crate::cloud::resources::{Health, Id, Listener, NewGroup, Rule, Target};
+use crate::cloud::resources::{Health, Id, NewGroup, Rule, Target};
 use crate::names;
 use crate::observed::{Balancer, Group, View};
 use crate::step::{Action, Named};
+use crate::tags;
 use crate::translate::{RULES_A_GROUP, balancer_defaults, group_defaults};
 use crate::wanted::{Frontend, Placement, Wanted, WantedListener};
 
@@ -49,15 +50,15 @@ impl Parts<'_> {
         each.map(|(port, listener)| self.group_name(self.name, *port, listener)).collect()
     }
 
-    fn group_name(&self, balancer: &str, port: u16, listener: &WantedListener) -> String {
+    pub(super) fn group_name(&self, balancer: &str, port: u16, listener: &WantedListener) -> String {
         names::target_group(self.owner, balancer, port, listener.shape)
     }
 
-    fn itself(&self) -> Named {
+    pub(super) fn itself(&self) -> Named {
         Named { name: self.name.to_owned(), id: self.current.map(|current| current.facts.id.clone()) }
     }
 
-    fn group_named(&self, name: &str) -> Named {
+    pub(super) fn group_named(&self, name: &str) -> Named {
         Named { name: name.to_owned(), id: self.view.groups.get(name).map(|group| group.facts.id.clone()) }
     }
 
@@ -127,7 +128,7 @@ impl Parts<'_> {
         let Some(group) = self.view.groups.get(&name) else {
             return self.create_group(draft, name, port, listener);
         };
-        let WantedListener { spec: _, shape: _, health, attributes, targets } = listener;
+        let WantedListener { spec: _, extras: _, shape: _, health, attributes, targets } = listener;
         if group.facts.health != *health {
             let action = Action::SetHealthCheck { group: self.group_named(&name), health: health.clone() };
             draft.narrow(action, "it is not as the Service's traffic policy or annotations ask");
@@ -141,7 +142,7 @@ impl Parts<'_> {
     }
 
     fn create_group(&self, draft: &mut Draft<'_>, name: String, port: u16, listener: &WantedListener) {
-        let WantedListener { spec: _, shape, health, attributes, targets } = listener;
+        let WantedListener { spec: _, extras: _, shape, health, attributes, targets } = listener;
         let group = Named { name: name.clone(), id: None };
         let new = NewGroup {
             name,
@@ -219,7 +220,11 @@ impl Parts<'_> {
             address_type: *address_type,
             placement: placement.clone(),
             security_groups: self.security_groups(),
-            tags: tags.clone(),
+            tags: if self.wants_extras() {
+                tags.clone().into_iter().chain(tags::with_extras()).collect()
+            } else {
+                tags.clone()
+            },
         };
         draft.widen(action, "the Service wants one and there is none like it");
         let attributes = differing(attributes, &balancer_defaults());
@@ -262,33 +267,6 @@ impl Parts<'_> {
             }
         }
     }
-
-    // ---- listeners
-
-    fn listeners(&self, draft: &mut Draft<'_>) {
-        let none = BTreeMap::new();
-        let present: &BTreeMap<u16, Listener> = self.current.map_or(&none, |current| &current.listeners);
-        for (port, wanted) in &self.wanted.listeners {
-            let group = self.group_named(&self.group_name(self.name, *port, wanted));
-            let spec = wanted.spec.clone();
-            match present.get(port) {
-                None => {
-                    let tags = self.wanted.tags.clone();
-                    let action = Action::CreateListener { load_balancer: self.itself(), spec, group, tags };
-                    draft.widen(action, format!("the Service has port {port}"));
-                }
-                Some(listener) if listener.spec != spec || listener.group != group.id => {
-                    let action = Action::ModifyListener { id: listener.id.clone(), spec, group };
-                    draft.narrow(action, "its protocol, certificate or target group differs");
-                }
-                Some(_) => {}
-            }
-        }
-        for (port, listener) in present.iter().filter(|(port, _)| !self.wanted.listeners.contains_key(port)) {
-            let action = Action::DeleteListener { id: listener.id.clone(), port: *port };
-            draft.narrow(action, "the Service has no such port");
-        }
-    }
 }
 
 /// What AWS does not show is at its default.
@@ -301,7 +279,7 @@ fn filled(
 }
 
 /// Those of `wanted` that `present` has otherwise.
-fn differing(
+pub(super) fn differing(
     wanted: &BTreeMap<String, String>,
     present: &BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {

@@ -69,6 +69,7 @@ impl World for Aws {
                 (crate::capabilities::SUBNETS, "net-a,net-b,net-c"),
             ]);
         });
+        vary(Field::Options, &|it| it.options = mk_options(&super::listeners::EXTRAS));
         all
     }
 

@@ -3,7 +3,7 @@
 //! Owns: counting and failing. Leaves to others: the cloud behind it.
 //! Invariant: after its death no call of this process reaches the cloud.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use crate::cloud::resources::{
@@ -133,6 +133,11 @@ through! {
     Write create_listener(load_balancer: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> ();
     Write modify_listener(id: &Id, spec: &ListenerSpec, group: &Id) -> ();
     Write delete_listener(id: &Id) -> ();
+    Read listener_certificates(id: &Id) -> BTreeSet<String>;
+    Write add_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
+    Write remove_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
+    Read listener_attributes(id: &Id) -> BTreeMap<String, String>;
+    Write modify_listener_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
     Read target_groups(ids: &[Id]) -> Vec<TargetGroup>;
     Read target_group_named(name: &str) -> Option<TargetGroup>;
     Read target_group_attributes(id: &Id) -> Option<BTreeMap<String, String>>;

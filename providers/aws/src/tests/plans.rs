@@ -13,8 +13,8 @@ use portico_provider::{
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
 use crate::capabilities as key;
 use crate::cloud::resources::{
-    Firewall, Health, Id, LifeState, Listener, LoadBalancer as Facts, SubnetMapping, Target, TargetGroup,
-    Transport,
+    Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer as Facts, SubnetMapping, Target,
+    TargetGroup, Transport,
 };
 use crate::names;
 use crate::observed::{Balancer, Group, Observed, Snapshot, View};
@@ -24,11 +24,11 @@ use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::Frontend;
 
-fn mk_site() -> Site {
+pub(super) fn mk_site() -> Site {
     Site { vpc: "vpc-1".to_owned(), backend_group: None }
 }
 
-fn mk_base() -> LoadBalancer {
+pub(super) fn mk_base() -> LoadBalancer {
     let owner = Owner {
         cluster: "cluster".parse().unwrap(),
         service: "uid".parse().unwrap(),
@@ -37,12 +37,12 @@ fn mk_base() -> LoadBalancer {
     mk_load_balancer(owner, &["i-1".to_owned(), "i-2".to_owned()])
 }
 
-fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
+pub(super) fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
     plan(&mk_site(), Desired::Present(desired), Some(&Observed::Full(view.clone())))
 }
 
 /// Everything as `desired` asks, active, healthy and sealed.
-fn mk_view(desired: &LoadBalancer) -> View {
+pub(super) fn mk_view(desired: &LoadBalancer) -> View {
     let wanted = translate(desired).unwrap();
     let owner = &desired.owner;
     let name = names::load_balancer(owner, wanted.name.as_deref(), 0);
@@ -86,12 +86,21 @@ fn mk_view(desired: &LoadBalancer) -> View {
         state: LifeState::Active,
     };
     let sealed = Some((desired.spec_hash().to_string(), hostname));
-    let balancer = Balancer { facts, attributes: wanted.attributes.clone(), listeners, sealed };
+    let extras: BTreeMap<_, _> =
+        wanted.listeners.iter().map(|(port, listener)| (*port, listener.extras.clone())).collect();
+    let marked = extras.values().any(|extras| *extras != ListenerExtras::default());
+    let balancer = Balancer {
+        facts,
+        attributes: wanted.attributes.clone(),
+        listeners,
+        extras: marked.then_some(extras),
+        sealed,
+    };
     view.load_balancers.insert(name, balancer);
     view
 }
 
-fn lines(plan: &Plan<Step>) -> Vec<String> {
+pub(super) fn lines(plan: &Plan<Step>) -> Vec<String> {
     plan.to_string().lines().map(str::to_owned).collect()
 }
 
@@ -105,7 +114,8 @@ fn a_creation_reads_like_this() {
 fn a_view_as_asked_has_nothing_to_plan() {
     let mut tls = mk_base();
     tls.options = mk_options(&[
-        (key::CERTIFICATE, "arn:aws:acm:x"),
+        (key::CERTIFICATE, "arn:aws:acm:x,arn:aws:acm:y"),
+        (&format!("{}TLS-80", key::LISTENER_ATTRIBUTES_OF), "tcp.idle_timeout.seconds=60"),
         (key::ALPN, "HTTP2Preferred"),
         (key::ATTRIBUTES, "load_balancing.cross_zone.enabled=true"),
         (key::GROUP_ATTRIBUTES, "deregistration_delay.timeout_seconds=30"),

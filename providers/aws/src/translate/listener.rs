@@ -14,7 +14,8 @@ use portico_provider::{
 use super::Obstacles;
 use crate::capabilities as key;
 use crate::cloud::resources::{
-    Alpn, GroupHealth, GroupShape, HealthProtocol, ListenerSpec, Target, TargetType, TlsSpec, Transport,
+    Alpn, GroupHealth, GroupShape, HealthProtocol, ListenerExtras, ListenerSpec, Target, TargetType, TlsSpec,
+    Transport,
 };
 use crate::options::{CheckPort, Choices, TlsPorts};
 use crate::wanted::WantedListener;
@@ -43,7 +44,24 @@ pub(super) fn listeners(
     let each = by_port.into_iter().map(|(port, listeners)| {
         (port, Translation { desired, choices, port, listeners }.listener(obstacles))
     });
-    each.collect()
+    let listeners: BTreeMap<u16, WantedListener> = each.collect();
+    obstacles.extend(homeless(choices, &listeners));
+    listeners
+}
+
+/// Attributes for a listener that is not there.
+fn homeless(choices: &Choices, listeners: &BTreeMap<u16, WantedListener>) -> Obstacles {
+    let of = |(protocol, port): &(Transport, u16)| {
+        let there = listeners.get(port).map(|listener| listener.spec.protocol);
+        let remedy = match there {
+            Some(there) if there == *protocol => return None,
+            Some(there) => format!("the listener of port {port} is {there}: end it in {there}-{port}"),
+            None => format!("the Service has no port {port}: remove it"),
+        };
+        let name = format!("{}{protocol}-{port}", key::LISTENER_ATTRIBUTES_OF);
+        Some((Field::Options, format!("annotation {name}: {remedy}")))
+    };
+    choices.listener_attributes_of.keys().filter_map(of).collect()
 }
 
 /// One port: one listener of the Service, or a TCP and a UDP one.
@@ -84,6 +102,7 @@ impl Translation<'_> {
             family: self.family(),
         };
         WantedListener {
+            extras: self.extras(protocol),
             spec: ListenerSpec { port: self.port, protocol, tls: tls.filter(|_| protocol == Transport::Tls) },
             shape,
             health: self.health(obstacles),
@@ -100,14 +119,24 @@ impl Translation<'_> {
         }
     }
 
+    /// What the listener has beside its specification.
+    fn extras(&self, protocol: Transport) -> ListenerExtras {
+        let Choices { certificates, listener_attributes_of, .. } = self.choices;
+        let further = certificates.iter().skip(1).filter(|_| protocol == Transport::Tls);
+        ListenerExtras {
+            certificates: further.cloned().collect(),
+            attributes: listener_attributes_of.get(&(protocol, self.port)).cloned().unwrap_or_default(),
+        }
+    }
+
     fn tls(&self) -> Option<TlsSpec> {
-        let Choices { certificate, tls_ports, tls_policy, alpn, .. } = self.choices;
+        let Choices { certificates, tls_ports, tls_policy, alpn, .. } = self.choices;
         let tcp = self.listeners.iter().find(|listener| listener.protocol == Protocol::Tcp)?;
         let asked = match tls_ports {
             TlsPorts::All => self.listeners.len() == 1,
             TlsPorts::Named(ports) => ports.contains(&tcp.name) || ports.contains(&self.port.to_string()),
         };
-        let certificate = certificate.clone().filter(|_| asked)?;
+        let certificate = certificates.first().filter(|_| asked)?.clone();
         let policy = tls_policy.clone().unwrap_or_else(|| TLS_POLICY.to_owned());
         Some(TlsSpec { certificate, policy, alpn: alpn.unwrap_or(Alpn::None) })
     }
