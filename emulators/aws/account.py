@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An account to test in, made and read by boto3: a second client, that knows nothing of Portico.
 
-usage: account.py ENDPOINT make     a VPC, tagged subnets, instances and somebody else's look-alikes; their IDs as JSON
+usage: account.py ENDPOINT make     a VPC, tagged subnets, instances, prefix lists and somebody else's look-alikes; their IDs as JSON
        account.py ENDPOINT list     every load balancer, target group, listener and security group, with tags, as JSON
 """
 import json
@@ -39,7 +39,16 @@ def make(endpoint):
     run = ec2.run_instances(ImageId=image, MinCount=4, MaxCount=4, SubnetId=subnets[0])
     instances = [instance["InstanceId"] for instance in run["Instances"]]
     look_alikes(ec2, elb, vpc, subnets)
-    return {"vpc": vpc, "subnets": subnets, "instances": instances}
+    lists = [
+        ec2.create_managed_prefix_list(PrefixListName=f"offices-{most}", MaxEntries=most, AddressFamily=family)
+        for most, family in ((50, "IPv4"), (40, "IPv4"), (10, "IPv6"))
+    ]
+    return {
+        "vpc": vpc,
+        "subnets": subnets,
+        "instances": instances,
+        "prefix_lists": [each["PrefixList"]["PrefixListId"] for each in lists],
+    }
 
 
 def look_alikes(ec2, elb, vpc, subnets):

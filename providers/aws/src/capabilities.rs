@@ -46,16 +46,13 @@ pub(crate) const LISTENER_ATTRIBUTES_OF: &str = key!("listener-attributes.");
 pub(crate) const ATTRIBUTES: &str = key!("attributes");
 pub(crate) const CROSS_ZONE: &str = key!("cross-zone-load-balancing-enabled");
 pub(crate) const SECURITY_GROUPS: &str = key!("security-groups");
+pub(crate) const PREFIX_LISTS: &str = key!("security-group-prefix-lists");
 pub(crate) const TAGS: &str = key!("additional-resource-tags");
 
 /// Known, and refused with what to do instead.
 pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
     (key!("ipv6-addresses"), "AWS chooses the IPv6 addresses; remove it"),
     (key!("disable-nlb-sg"), "a load balancer made without security groups can never have any; remove it"),
-    (
-        key!("security-group-prefix-lists"),
-        "use spec.loadBalancerSourceRanges, or security groups of your own",
-    ),
     (
         key!("manage-backend-security-group-rules"),
         "rules towards nodes are static here: see --aws-backend-security-group; remove it",
@@ -140,6 +137,7 @@ const OPTIONS: &[OptionSpec] = &[
     option(ATTRIBUTES, "key=value, separated by commas", "AWS's", Mutable),
     option(CROSS_ZONE, "true or false", "false", Mutable),
     option(SECURITY_GROUPS, "sg-…, separated by commas", "one that Portico makes", Mutable),
+    option(PREFIX_LISTS, "pl-…, separated by commas; who may come in, beside source ranges", "none", Mutable),
     option(TAGS, "key=value, separated by commas; on what is made from now on", "none", Mutable),
     refused(0),
     refused(1),
@@ -148,7 +146,6 @@ const OPTIONS: &[OptionSpec] = &[
     refused(4),
     refused(5),
     refused(6),
-    refused(7),
 ];
 
 pub(crate) const CAPABILITIES: Capabilities = Capabilities {

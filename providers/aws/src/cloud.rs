@@ -13,7 +13,7 @@ use portico_provider::ProviderError;
 
 use resources::{
     AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 pub use sdk::Sdk;
 
@@ -200,6 +200,8 @@ pub trait Cloud: Send + Sync + 'static {
     fn revoke(&self, group: &Id, rules: &[Rule]) -> impl Future<Output = Answer<()>> + Send;
     /// `DeleteSecurityGroup`.
     fn delete_security_group(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
+    /// `DescribeManagedPrefixLists` by ID; all of them where none is named.
+    fn prefix_lists(&self, ids: &BTreeSet<String>) -> impl Future<Output = Answer<Vec<PrefixList>>> + Send;
     /// `DescribeSubnets` of a VPC.
     fn subnets(&self, vpc: &str) -> impl Future<Output = Answer<Vec<Subnet>>> + Send;
 }

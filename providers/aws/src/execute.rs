@@ -51,6 +51,7 @@ impl<C: Cloud> Executor<'_, C> {
         self.memory.changed(owner);
         match action {
             Action::Look => {}
+            Action::ReadPrefixLists(ids) => self.read_prefix_lists(ids).await?,
             Action::CreateSecurityGroup { name, tags } => {
                 self.create_security_group(owner, name, tags).await?;
             }
@@ -245,7 +246,7 @@ impl<C: Cloud> Executor<'_, C> {
             Err(error) if error.trouble == Trouble::Duplicate => {
                 let present = self.rules(owner, &id).await?;
                 let missing: Vec<Rule> =
-                    rules.iter().filter(|rule| !present.contains(rule)).copied().collect();
+                    rules.iter().filter(|rule| !present.contains(rule)).cloned().collect();
                 if missing.is_empty() { Ok(()) } else { Ok(self.cloud.authorize(&id, &missing).await?) }
             }
             other => Ok(other?),
@@ -257,7 +258,7 @@ impl<C: Cloud> Executor<'_, C> {
         match self.cloud.revoke(&id, rules).await {
             Err(error) if error.trouble == Trouble::NotFound => {
                 let present = self.rules(owner, &id).await?;
-                let stale: Vec<Rule> = rules.iter().filter(|rule| present.contains(rule)).copied().collect();
+                let stale: Vec<Rule> = rules.iter().filter(|rule| present.contains(rule)).cloned().collect();
                 if stale.is_empty() { Ok(()) } else { Ok(self.cloud.revoke(&id, &stale).await?) }
             }
             other => Ok(other?),
@@ -267,6 +268,25 @@ impl<C: Cloud> Executor<'_, C> {
     async fn rules(&self, owner: &Owner, id: &Id) -> Result<BTreeSet<Rule>, ProviderError> {
         let groups = self.cloud.security_groups(&tags::identity(owner)).await?;
         Ok(groups.into_iter().find(|group| group.id == *id).map(|group| group.rules).unwrap_or_default())
+    }
+
+    async fn read_prefix_lists(&self, ids: &BTreeSet<String>) -> Result<(), ProviderError> {
+        let found = match self.cloud.prefix_lists(ids).await {
+            Err(error) if error.trouble == Trouble::NotFound => Vec::new(),
+            other => other?,
+        };
+        let unknown: Vec<&str> =
+            ids.iter().filter(|id| !found.iter().any(|list| list.id == **id)).map(String::as_str).collect();
+        if !unknown.is_empty() {
+            let key = crate::capabilities::PREFIX_LISTS;
+            let message = format!(
+                "not all of these prefix lists are there: {}: correct annotation {key}",
+                unknown.join(", ")
+            );
+            return Err(ProviderError::Invalid { operation: "read prefix lists", message });
+        }
+        self.memory.saw_prefix_lists(found);
+        Ok(())
     }
 
     async fn register(&self, owner: &Owner, group: &Named, targets: &[Target]) -> Result<(), ProviderError> {

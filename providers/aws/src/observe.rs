@@ -87,6 +87,13 @@ pub(crate) async fn observe<C: Cloud>(cloud: &C, memory: &Memory, vpc: &str, own
     Ok(view)
 }
 
+/// Sizes of prefix lists, once in a process. Who may not read them is told when a Service names one, and only then.
+pub(crate) async fn prefix_lists<C: Cloud>(cloud: &C, memory: &Memory) {
+    if memory.prefix_lists().is_none() {
+        memory.saw_prefix_lists(cloud.prefix_lists(&BTreeSet::new()).await.unwrap_or_default());
+    }
+}
+
 /// `None`: it went while we looked.
 async fn balancer<C: Cloud>(cloud: &C, found: &Tags, facts: LoadBalancer) -> Answer<Option<Balancer>> {
     let Some(attributes) = cloud.load_balancer_attributes(&facts.id).await? else { return Ok(None) };

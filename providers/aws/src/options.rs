@@ -105,6 +105,7 @@ pub(crate) struct Choices {
     pub(crate) listener_attributes_of: BTreeMap<(Transport, u16), BTreeMap<String, String>>,
     pub(crate) attributes: BTreeMap<String, String>,
     pub(crate) security_groups: Vec<Id>,
+    pub(crate) prefix_lists: BTreeSet<String>,
     pub(crate) tags: BTreeMap<String, String>,
 }
 
@@ -159,6 +160,7 @@ impl Reader<'_> {
             listener_attributes_of: self.listener_attributes_of(),
             attributes,
             security_groups: self.list(key::SECURITY_GROUPS).into_iter().map(Id).collect(),
+            prefix_lists: self.prefix_lists(),
             tags: self.pairs(key::TAGS),
         }
     }
@@ -256,6 +258,15 @@ impl Reader<'_> {
             self.wrong.push(format!("annotation {} is {said:?}, but must be {expected}", key::CERTIFICATE));
         }
         arns
+    }
+
+    fn prefix_lists(&mut self) -> BTreeSet<String> {
+        let lists = self.list(key::PREFIX_LISTS);
+        if let Some(odd) = lists.iter().find(|id| !id.starts_with("pl-")) {
+            let expected = "IDs of prefix lists such as pl-0123456789abcdef0, separated by commas";
+            self.wrong.push(format!("annotation {} is {odd:?}, but must be {expected}", key::PREFIX_LISTS));
+        }
+        lists.into_iter().collect()
     }
 
     fn tls_ports(&mut self) -> TlsPorts {

@@ -58,6 +58,8 @@ pub struct Step {
 pub enum Action {
     /// Reads everything afresh.
     Look,
+    /// Reads how many entries these prefix lists may have.
+    ReadPrefixLists(BTreeSet<String>),
     /// Makes a security group.
     CreateSecurityGroup {
         /// Its name.
@@ -258,6 +260,10 @@ impl fmt::Display for Step {
                 Scheme::External => write!(f, "create internet-facing load balancer {name}"),
                 Scheme::Internal => write!(f, "create internal load balancer {name}"),
             },
+            Action::ReadPrefixLists(ids) => {
+                let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+                write!(f, "read prefix lists {}", ids.join(", "))
+            }
             Action::SetAttributes { load_balancer, attributes } => {
                 write!(f, "set {} on {load_balancer}", pairs(attributes))
             }

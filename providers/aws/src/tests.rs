@@ -7,6 +7,7 @@ mod contract;
 mod crash;
 mod emulator;
 mod faulty;
+mod firewalls;
 mod listeners;
 mod plans;
 

@@ -19,7 +19,7 @@ use aws_smithy_http_client::{Builder, tls};
 
 use super::resources::{
     AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use super::{Answer, Cloud};
 use failure::failed;
@@ -259,6 +259,10 @@ impl Cloud for Sdk {
 
     async fn delete_security_group(&self, id: &Id) -> Answer<()> {
         ec2::delete_security_group(&self.ec2, id).await
+    }
+
+    async fn prefix_lists(&self, ids: &BTreeSet<String>) -> Answer<Vec<PrefixList>> {
+        ec2::prefix_lists(&self.ec2, ids).await
     }
 
     async fn subnets(&self, vpc: &str) -> Answer<Vec<Subnet>> {

@@ -5,19 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::IpNet;
-use portico_provider::{Field, Obstacle, Owner};
+use portico_provider::Owner;
 
 use super::choice::is_named;
 use super::draft::Draft;
-use super::{LOOK_AGAIN, Site, named};
-use crate::cloud::resources::{Health, Id, NewGroup, Rule, Target};
+use super::{LOOK_AGAIN, Site};
+use crate::cloud::resources::{Health, Id, NewGroup, Target};
 use crate::names;
 use crate::observed::{Balancer, Group, View};
 use crate::step::{Action, Named};
 use crate::tags;
-use crate::translate::{RULES_A_GROUP, balancer_defaults, group_defaults};
-use crate::wanted::{Frontend, Placement, Wanted, WantedListener};
+use crate::translate::{balancer_defaults, group_defaults};
+use crate::wanted::{Placement, Wanted, WantedListener};
 
 /// What is planned for, with all that is known.
 pub(super) struct Parts<'a> {
@@ -33,7 +32,9 @@ pub(super) struct Parts<'a> {
 
 impl Parts<'_> {
     pub(super) fn plan(&self, draft: &mut Draft<'_>) {
-        self.firewall(draft);
+        if !self.firewalls(draft) {
+            return;
+        }
         for (port, listener) in &self.wanted.listeners {
             self.group(draft, *port, listener);
         }
@@ -60,65 +61,6 @@ impl Parts<'_> {
 
     pub(super) fn group_named(&self, name: &str) -> Named {
         Named { name: name.to_owned(), id: self.view.groups.get(name).map(|group| group.facts.id.clone()) }
-    }
-
-    // ---- security groups
-
-    fn own_firewall(&self) -> Named {
-        let name = names::security_group(self.owner);
-        let id = self.view.firewalls.get(&name).map(|firewall| firewall.id.clone());
-        Named { name, id }
-    }
-
-    fn firewall(&self, draft: &mut Draft<'_>) {
-        let Frontend::Own(rules) = &self.wanted.frontend else { return };
-        let group = self.own_firewall();
-        let nothing = BTreeSet::new();
-        let present = self.view.firewalls.get(&group.name).map_or(&nothing, |firewall| &firewall.rules);
-        if !self.view.firewalls.contains_key(&group.name) {
-            let (name, tags) = (group.name.clone(), self.wanted.tags.clone());
-            draft.widen(Action::CreateSecurityGroup { name, tags }, "clients come in by its rules");
-        }
-        if let Some(message) = too_many(present, rules) {
-            draft.block(Field::SourceRanges, Obstacle::Unsupported, message);
-            return;
-        }
-        let missing: Vec<Rule> = rules.difference(present).copied().collect();
-        if !missing.is_empty() {
-            draft
-                .widen(Action::Authorize { group: group.clone(), rules: missing }, "they are not let in yet");
-        }
-        let stale: Vec<Rule> = present.difference(rules).copied().collect();
-        if !stale.is_empty() {
-            draft.narrow(Action::Revoke { group, rules: stale }, "the Service does not let them in");
-        }
-    }
-
-    /// All that is to be in front of the load balancer.
-    fn security_groups(&self) -> Vec<Named> {
-        let given = |id: &Id| Named { name: id.0.clone(), id: Some(id.clone()) };
-        let mut groups = match &self.wanted.frontend {
-            Frontend::Own(_) => vec![self.own_firewall()],
-            Frontend::Given(ids) => ids.iter().map(given).collect(),
-        };
-        groups.extend(self.site.backend_group.as_ref().map(given));
-        groups
-    }
-
-    /// Ours, where the user has brought others.
-    pub(super) fn leftover_firewalls(&self, draft: &mut Draft<'_>, alone: bool) {
-        let own = match self.wanted.frontend {
-            Frontend::Own(_) => Some(names::security_group(self.owner)),
-            Frontend::Given(_) => None,
-        };
-        for (name, firewall) in &self.view.firewalls {
-            if Some(name) != own.as_ref() && alone {
-                draft.narrow(
-                    Action::DeleteSecurityGroup(named(name, &firewall.id)),
-                    "no load balancer needs it",
-                );
-            }
-        }
     }
 
     // ---- target groups
@@ -285,16 +227,4 @@ pub(super) fn differing(
 ) -> BTreeMap<String, String> {
     let differ = wanted.iter().filter(|(key, value)| present.get(*key) != Some(value));
     differ.map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
-/// New rules are let in before old ones go, so both must have room.
-fn too_many(present: &BTreeSet<Rule>, wanted: &BTreeSet<Rule>) -> Option<String> {
-    let of =
-        |v6: bool| present.union(wanted).filter(|rule| matches!(rule.source, IpNet::V6(_)) == v6).count();
-    let needed = of(false).max(of(true));
-    (needed > RULES_A_GROUP).then(|| {
-        format!(
-            "old and new rules together are {needed}, quota {RULES_A_GROUP}: change the ranges in two steps"
-        )
-    })
 }

@@ -20,6 +20,7 @@ pub(super) struct Emulator {
     endpoint: String,
     pub(super) vpc: String,
     pub(super) instances: Vec<String>,
+    pub(super) prefix_lists: Vec<String>,
     pub(super) sdk: Sdk,
 }
 
@@ -53,12 +54,22 @@ impl Emulator {
         let server = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let credentials = Credentials::new("test", "test", None, None, "test");
         let sdk = Sdk::connect("us-east-1".to_owned(), Some(endpoint.clone()), Some(credentials)).await;
-        let mut emulator = Self { server, endpoint, vpc: String::new(), instances: Vec::new(), sdk };
+        let mut emulator = Self {
+            server,
+            endpoint,
+            vpc: String::new(),
+            instances: Vec::new(),
+            prefix_lists: Vec::new(),
+            sdk,
+        };
         emulator.answers(port).await;
         let account = emulator.account("make");
         emulator.vpc = account["vpc"].as_str().unwrap().to_owned();
-        let instances = account["instances"].as_array().unwrap();
-        emulator.instances = instances.iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+        let words = |name: &str| -> Vec<String> {
+            account[name].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+        };
+        emulator.instances = words("instances");
+        emulator.prefix_lists = words("prefix_lists");
         Some(emulator)
     }
 

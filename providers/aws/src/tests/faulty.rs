@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::cloud::resources::{
     AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use crate::cloud::{Answer, Cloud, CloudError, Trouble};
 
@@ -156,5 +156,6 @@ through! {
     Write authorize(group: &Id, rules: &[Rule]) -> ();
     Write revoke(group: &Id, rules: &[Rule]) -> ();
     Write delete_security_group(id: &Id) -> ();
+    Read prefix_lists(ids: &BTreeSet<String>) -> Vec<PrefixList>;
     Read subnets(vpc: &str) -> Vec<Subnet>;
 }

@@ -18,14 +18,14 @@ use crate::cloud::resources::{
 };
 use crate::names;
 use crate::observed::{Balancer, Group, Observed, Snapshot, View};
-use crate::plan::{Site, plan};
+use crate::plan::{PrefixLists, Site, plan};
 use crate::step::Step;
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::Frontend;
 
 pub(super) fn mk_site() -> Site {
-    Site { vpc: "vpc-1".to_owned(), backend_group: None }
+    Site { vpc: "vpc-1".to_owned(), backend_group: None, prefix_lists: PrefixLists::new() }
 }
 
 pub(super) fn mk_base() -> LoadBalancer {
@@ -49,7 +49,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
     let mut view = View::default();
     let mut security_groups = std::collections::BTreeSet::new();
     if let Frontend::Own(rules) = &wanted.frontend {
-        let name = names::security_group(owner);
+        let name = names::security_group(owner, 0);
         let firewall = Firewall {
             id: Id("sg-1".to_owned()),
             name: name.clone(),
