@@ -9,6 +9,7 @@ mod choice;
 mod draft;
 mod firewalls;
 mod listeners;
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

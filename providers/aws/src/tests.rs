@@ -10,6 +10,7 @@ mod faulty;
 mod firewalls;
 mod listeners;
 mod plans;
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,6 +4,7 @@
 //! and their groups (`translate/listener`). Invariant: pure; destructures the model in full.
 
 mod listener;
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -64,4 +64,6 @@ pub(crate) struct WantedListener {
     pub(crate) health: GroupHealth,
     pub(crate) attributes: BTreeMap<String, String>,
     pub(crate) targets: BTreeSet<Target>,
+    /// So many targets AWS lets it have, old and new together.
+    pub(crate) room: usize,
 }

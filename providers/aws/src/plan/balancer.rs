@@ -1,18 +1,18 @@
 //! One load balancer with its security group, target groups, targets and listeners.
 //!
 //! Owns: what changes in place. Leaves to others: which load balancer it is (`choice`), and the order (`draft`).
-//! Invariant: a target is taken away only when every wanted one of its group has been asked for its health.
+//! Invariant: what cannot change in place is left as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::Owner;
 
+use super::Site;
 use super::choice::is_named;
 use super::draft::Draft;
-use super::{LOOK_AGAIN, Site};
-use crate::cloud::resources::{Health, Id, NewGroup, Target};
+use crate::cloud::resources::{Id, NewGroup};
 use crate::names;
-use crate::observed::{Balancer, Group, View};
+use crate::observed::{Balancer, View};
 use crate::step::{Action, Named};
 use crate::tags;
 use crate::translate::{balancer_defaults, group_defaults};
@@ -70,7 +70,8 @@ impl Parts<'_> {
         let Some(group) = self.view.groups.get(&name) else {
             return self.create_group(draft, name, port, listener);
         };
-        let WantedListener { spec: _, extras: _, shape: _, health, attributes, targets } = listener;
+        let WantedListener { spec: _, extras: _, shape: _, health, attributes, targets: _, room: _ } =
+            listener;
         if group.facts.health != *health {
             let action = Action::SetHealthCheck { group: self.group_named(&name), health: health.clone() };
             draft.narrow(action, "it is not as the Service's traffic policy or annotations ask");
@@ -80,11 +81,11 @@ impl Parts<'_> {
             let action = Action::SetGroupAttributes { group: self.group_named(&name), attributes: differing };
             draft.narrow(action, "they are not as the Service asks");
         }
-        self.targets(draft, &name, group, targets);
+        self.targets(draft, &name, group, listener);
     }
 
     fn create_group(&self, draft: &mut Draft<'_>, name: String, port: u16, listener: &WantedListener) {
-        let WantedListener { spec: _, extras: _, shape, health, attributes, targets } = listener;
+        let WantedListener { spec: _, extras: _, shape, health, attributes, targets, room: _ } = listener;
         let group = Named { name: name.clone(), id: None };
         let new = NewGroup {
             name,
@@ -108,40 +109,12 @@ impl Parts<'_> {
         }
     }
 
-    fn targets(&self, draft: &mut Draft<'_>, name: &str, group: &Group, wanted: &BTreeSet<Target>) {
-        let missing: Vec<Target> =
-            wanted.iter().filter(|target| !group.targets.contains_key(*target)).cloned().collect();
-        let stale: Vec<Target> =
-            group.targets.keys().filter(|target| !wanted.contains(*target)).cloned().collect();
-        let unasked = group.targets.iter();
-        let unasked = unasked
-            .filter(|(target, health)| **health == Health::Initial && wanted.contains(*target))
-            .count();
-        let new = missing.len() + unasked;
-        if !missing.is_empty() {
-            let action = Action::Register { group: self.group_named(name), targets: missing };
-            draft.widen(action, "they are new");
-        }
-        match (stale.is_empty(), new) {
-            (true, _) => {}
-            (false, 0) => {
-                let action = Action::Deregister { group: self.group_named(name), targets: stale };
-                draft.narrow(action, "they are no targets any more");
-            }
-            (false, new) => {
-                let what =
-                    format!("{new} new targets of {name} to be asked for their health before old ones go");
-                draft.wait(what, LOOK_AGAIN);
-            }
-        }
-    }
-
     /// Keeps the targets of a load balancer that is being replaced; its groups' names.
     pub(super) fn upkeep(&self, draft: &mut Draft<'_>, name: &str, old: &Balancer) -> BTreeSet<String> {
         for (port, listener) in &self.wanted.listeners {
             let group_name = self.group_name(name, *port, listener);
             if let Some(group) = self.view.groups.get(&group_name) {
-                self.targets(draft, &group_name, group, &listener.targets);
+                self.targets(draft, &group_name, group, listener);
             }
         }
         let used: BTreeSet<&Id> =

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use portico_provider::subset::Room;
 use portico_provider::{
-    Field, HealthCheck, IpFamily, Listener, LoadBalancer, NodeTarget, Probe, ProbePort, Protocol,
-    ProxyProtocol, SessionAffinity, Targets,
+    Field, HealthCheck, IpFamily, Listener, LoadBalancer, Probe, ProbePort, Protocol, ProxyProtocol,
+    SessionAffinity, Targets,
 };
 
-use super::Obstacles;
+use super::{Obstacles, targets};
 use crate::capabilities as key;
 use crate::cloud::resources::{
     Alpn, GroupHealth, GroupShape, HealthProtocol, ListenerExtras, ListenerSpec, Target, TargetType, TlsSpec,
@@ -21,8 +22,6 @@ use crate::options::{CheckPort, Choices, TlsPorts};
 use crate::wanted::WantedListener;
 
 const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
-/// An AWS instance in a Node's `spec.providerID`: `aws:///eu-west-1a/i-0123`.
-const PROVIDER_ID: &str = "aws://";
 
 pub(super) fn listeners(
     desired: &LoadBalancer,
@@ -41,8 +40,10 @@ pub(super) fn listeners(
     if desired.listeners.is_empty() {
         obstacles.push((Field::Listeners, "there must be at least one port".to_owned()));
     }
+    let own = choices.group_attributes_of.values().chain([&choices.attributes, &choices.group_attributes]);
+    let room = targets::room(by_port.len(), targets::crosses_zones(own));
     let each = by_port.into_iter().map(|(port, listeners)| {
-        (port, Translation { desired, choices, port, listeners }.listener(obstacles))
+        (port, Translation { desired, choices, port, listeners, room }.listener(obstacles))
     });
     let listeners: BTreeMap<u16, WantedListener> = each.collect();
     obstacles.extend(homeless(choices, &listeners));
@@ -70,6 +71,7 @@ struct Translation<'a> {
     choices: &'a Choices,
     port: u16,
     listeners: Vec<&'a Listener>,
+    room: Room,
 }
 
 impl Translation<'_> {
@@ -108,6 +110,7 @@ impl Translation<'_> {
             health: self.health(obstacles),
             attributes: self.attributes(shape, obstacles),
             targets: self.targets(obstacles),
+            room: self.room.total,
         }
     }
 
@@ -205,18 +208,10 @@ impl Translation<'_> {
     }
 
     fn targets(&self, obstacles: &mut Obstacles) -> BTreeSet<Target> {
-        let sets: Vec<BTreeSet<Target>> = match &self.desired.targets {
-            Targets::Nodes(nodes) => self.listeners.iter().map(|it| on_nodes(it, nodes, obstacles)).collect(),
-            Targets::Pods(pods) => {
-                let family = self.family();
-                let of = |listener: &&Listener| {
-                    let own = pods.iter().filter(|pod| IpFamily::of(pod.address) == family);
-                    let ports = own.filter_map(|pod| Some((pod.address, pod.ports.get(&listener.key())?)));
-                    ports.map(|(address, port)| Target::at(address, port.get())).collect()
-                };
-                self.listeners.iter().map(of).collect()
-            }
+        let one = |listener: &&Listener| {
+            targets::of_listener(self.desired, listener, self.family(), self.room, obstacles)
         };
+        let sets: Vec<BTreeSet<Target>> = self.listeners.iter().map(one).collect();
         if let [tcp, udp, ..] = sets.as_slice()
             && tcp != udp
         {
@@ -232,28 +227,6 @@ impl Translation<'_> {
         }
         sets.into_iter().next().unwrap_or_default()
     }
-}
-
-/// A node without an AWS instance (another cloud's, or a test's) is no target.
-fn on_nodes(
-    listener: &Listener,
-    nodes: &BTreeSet<NodeTarget>,
-    obstacles: &mut Obstacles,
-) -> BTreeSet<Target> {
-    let Some(port) = listener.node_port else {
-        let key = listener.key();
-        let message = format!(
-            "{key} has no node port to send to: set allocateLoadBalancerNodePorts to true, or portico.dev/target-kind \
-             to pod"
-        );
-        obstacles.push((Field::Listeners, message));
-        return BTreeSet::new();
-    };
-    let instances = nodes.iter().filter_map(|node| {
-        let id = node.provider_id.as_deref()?.strip_prefix(PROVIDER_ID)?;
-        id.rsplit('/').next().filter(|id| id.starts_with("i-"))
-    });
-    instances.map(|id| Target { id: id.to_owned(), port: port.get() }).collect()
 }
 
 fn seconds(duration: Duration, least: u64, most: u64) -> i32 {
