@@ -10,7 +10,9 @@ mod faulty;
 mod firewalls;
 mod listeners;
 mod plans;
+mod simulated;
 mod targets;
+mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
