@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use portico_provider::{Field, IpFamily, LoadBalancer, Port, Protocol, Scheme, TargetKind, Targets};
 
 use crate::capabilities as key;
-use crate::cloud::resources::{AddressType, Rule, RuleProtocol, Source, SubnetMapping};
+use crate::cloud::resources::{AddressType, Rule, RuleProtocol, Source, SubnetMapping, Transport};
 use crate::options::{self, Choices};
 use crate::tags;
 use crate::wanted::{Addressing, Frontend, Placement, Wanted};
@@ -32,7 +32,7 @@ const LOAD_BALANCER_DEFAULTS: [(&str, &str); 4] = [
 /// Only ever switched on here.
 pub(crate) const DELETION_PROTECTION: &str = "deletion_protection.enabled";
 
-pub(crate) use listener::defaults as group_defaults;
+pub(crate) use listener::{PRESERVE_CLIENT, defaults as group_defaults};
 
 /// What cannot be done: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;
@@ -48,7 +48,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
         session_affinity: _,        // with the listeners
         external_traffic_policy: _, // its health check says it all
         proxy_protocol: _,          // with the listeners
-        ip_families,
+        ip_families: _,             // with the listeners, and in the type of its addresses
         requested_addresses,
         scheme,
         replacement: _,
@@ -69,13 +69,14 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
     let wanted = Wanted {
         name: choices.name.clone(),
         scheme,
-        address_type: address_type(&choices, ip_families, &mut obstacles),
+        address_type: address_type(&choices, desired, &mut obstacles),
         placement: placement(&choices, scheme, &mut obstacles),
         frontend: frontend(&choices, source_ranges, desired, &mut obstacles),
         attributes: attributes(&choices),
         listeners: listener::listeners(desired, &choices, &mut obstacles),
         tags: own_tags(&choices, tags::of(owner), &mut obstacles),
     };
+    obstacles.extend(udp_over_ipv6(&wanted));
     if obstacles.is_empty() { Ok(wanted) } else { Err(obstacles) }
 }
 
@@ -94,8 +95,8 @@ fn wrong_kind(choices: &Choices, targets: &Targets) -> Option<(Field, String)> {
     })
 }
 
-fn address_type(choices: &Choices, families: &[IpFamily], obstacles: &mut Obstacles) -> AddressType {
-    let asked = match families {
+fn address_type(choices: &Choices, desired: &LoadBalancer, obstacles: &mut Obstacles) -> AddressType {
+    let asked = match desired.ip_families.as_slice() {
         [IpFamily::IPv4] => AddressType::Ipv4,
         families if families.contains(&IpFamily::IPv4) => AddressType::Dualstack,
         _ => {
@@ -105,7 +106,27 @@ fn address_type(choices: &Choices, families: &[IpFamily], obstacles: &mut Obstac
             AddressType::Dualstack
         }
     };
-    choices.address_type.unwrap_or(asked)
+    let kind = choices.address_type.unwrap_or(asked);
+    if kind == AddressType::Ipv4 && listener::family(desired) == IpFamily::IPv6 {
+        let message =
+            format!("IPv6 pods need {}: set it in annotation {}", AddressType::Dualstack, key::ADDRESS_TYPE);
+        obstacles.push((Field::Options, message));
+    }
+    kind
+}
+
+/// AWS translates UDP's sources to IPv6 prefixes that the load balancer was given; none of ours is.
+fn udp_over_ipv6(wanted: &Wanted) -> Option<(Field, String)> {
+    let udp = |protocol| matches!(protocol, Transport::Udp | Transport::TcpUdp);
+    let port = wanted.listeners.values().find(|it| udp(it.spec.protocol)).map(|it| it.spec.port)?;
+    (wanted.address_type == AddressType::Dualstack).then(|| {
+        let message = format!(
+            "port {port} is UDP, which AWS serves over IPv6 only by source prefixes, not offered here: use IPv4 alone \
+             (spec.ipFamilyPolicy: SingleStack, or annotation {} set to ipv4), or another Service for UDP",
+            key::ADDRESS_TYPE
+        );
+        (Field::IpFamilies, message)
+    })
 }
 
 fn placement(choices: &Choices, scheme: Scheme, obstacles: &mut Obstacles) -> Placement {

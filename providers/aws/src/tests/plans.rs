@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use portico_provider::{
     Desired, Field, IngressAddress, LoadBalancer, Obstacle, Owner, Plan, Protocol, Replacement, Scheme,
-    ServiceName,
+    ServiceName, Topic,
 };
 
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
@@ -19,6 +19,7 @@ use crate::cloud::resources::{
 use crate::names;
 use crate::observed::{Balancer, Group, Observed, Snapshot, View};
 use crate::plan::{PrefixLists, Site, plan};
+use crate::report::report;
 use crate::step::Step;
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
@@ -102,6 +103,39 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
 
 pub(super) fn lines(plan: &Plan<Step>) -> Vec<String> {
     plan.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn who_would_connect_to_himself_in_vain_is_told_so() {
+    let told = |desired: &LoadBalancer| {
+        let report = report(desired, Some(&Observed::Full(mk_view(desired))));
+        let mut facts = report.facts.into_iter();
+        facts.find(|fact| fact.topic == Topic::ReachableFromTargets).map(|fact| fact.message)
+    };
+    let internal = LoadBalancer { scheme: Scheme::Internal, ..mk_base() };
+    assert!(told(&internal).unwrap().contains("port 80"));
+    assert_eq!(told(&mk_base()), None, "from outside, addresses are a gateway's");
+    let off = mk_options(&[(key::GROUP_ATTRIBUTES, "preserve_client_ip.enabled=false")]);
+    assert_eq!(told(&LoadBalancer { options: off, ..internal.clone() }), None);
+    let pods = mk_pods(&["10.0.0.7"], &internal.listeners);
+    assert_eq!(told(&LoadBalancer { targets: pods, ..internal }), None, "TCP to pods hides clients");
+}
+
+#[test]
+fn ipv6_that_aws_cannot_serve_is_refused_before_anything_is_made() {
+    let dual = vec![portico_provider::IpFamily::IPv4, portico_provider::IpFamily::IPv6];
+    let udp = LoadBalancer {
+        ip_families: dual.clone(),
+        listeners: [mk_listener(Protocol::Udp, 53)].into(),
+        ..mk_base()
+    };
+    let wrong = translate(&udp).unwrap_err();
+    assert!(wrong[0].0 == Field::IpFamilies && wrong[0].1.contains("port 53 is UDP"), "{wrong:?}");
+    let mut pods = LoadBalancer { ip_families: dual.into_iter().rev().collect(), ..mk_base() };
+    pods.targets = mk_pods(&["2001:db8::7"], &pods.listeners);
+    assert_eq!(translate(&pods).unwrap().listeners[&80].targets.len(), 1);
+    pods.options = mk_options(&[(key::ADDRESS_TYPE, "ipv4")]);
+    assert!(translate(&pods).unwrap_err()[0].1.contains("IPv6 pods need dualstack"));
 }
 
 #[test]

@@ -21,6 +21,8 @@ use crate::cloud::resources::{
 use crate::options::{CheckPort, Choices, TlsPorts};
 use crate::wanted::WantedListener;
 
+/// Whether targets see who connects.
+pub(crate) const PRESERVE_CLIENT: &str = "preserve_client_ip.enabled";
 const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
 
 pub(super) fn listeners(
@@ -101,7 +103,7 @@ impl Translation<'_> {
                 Targets::Nodes(_) => TargetType::Instance,
                 Targets::Pods(_) => TargetType::Ip,
             },
-            family: self.family(),
+            family: family(self.desired),
         };
         WantedListener {
             extras: self.extras(protocol),
@@ -111,14 +113,6 @@ impl Translation<'_> {
             attributes: self.attributes(shape, obstacles),
             targets: self.targets(obstacles),
             room: self.room.total,
-        }
-    }
-
-    /// Instances are reached by IPv4, pods by the Service's first family.
-    fn family(&self) -> IpFamily {
-        match self.desired.targets {
-            Targets::Nodes(_) => IpFamily::IPv4,
-            Targets::Pods(_) => self.desired.ip_families.first().copied().unwrap_or(IpFamily::IPv4),
         }
     }
 
@@ -209,7 +203,7 @@ impl Translation<'_> {
 
     fn targets(&self, obstacles: &mut Obstacles) -> BTreeSet<Target> {
         let one = |listener: &&Listener| {
-            targets::of_listener(self.desired, listener, self.family(), self.room, obstacles)
+            targets::of_listener(self.desired, listener, family(self.desired), self.room, obstacles)
         };
         let sets: Vec<BTreeSet<Target>> = self.listeners.iter().map(one).collect();
         if let [tcp, udp, ..] = sets.as_slice()
@@ -229,6 +223,14 @@ impl Translation<'_> {
     }
 }
 
+/// Instances are reached by IPv4, pods by the Service's first family.
+pub(super) fn family(desired: &LoadBalancer) -> IpFamily {
+    match desired.targets {
+        Targets::Nodes(_) => IpFamily::IPv4,
+        Targets::Pods(_) => desired.ip_families.first().copied().unwrap_or(IpFamily::IPv4),
+    }
+}
+
 fn seconds(duration: Duration, least: u64, most: u64) -> i32 {
     i32::try_from(duration.as_secs().clamp(least, most)).unwrap_or(i32::MAX)
 }
@@ -243,7 +245,7 @@ pub(crate) fn defaults(shape: GroupShape) -> BTreeMap<String, String> {
         ("deregistration_delay.connection_termination.enabled", "false"),
         ("stickiness.enabled", "false"),
         ("proxy_protocol_v2.enabled", "false"),
-        ("preserve_client_ip.enabled", if keeps_client { "true" } else { "false" }),
+        (PRESERVE_CLIENT, if keeps_client { "true" } else { "false" }),
         ("load_balancing.cross_zone.enabled", "use_load_balancer_configuration"),
     ];
     defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
