@@ -2,6 +2,7 @@
 """An account to test in, made and read by boto3: a second client, that knows nothing of Portico.
 
 usage: account.py ENDPOINT make     a VPC, tagged subnets, instances, prefix lists and somebody else's look-alikes; their IDs as JSON
+       account.py ENDPOINT controllers   what the AWS Load Balancer Controller would have made for two Services
        account.py ENDPOINT list     every load balancer, target group, listener and security group, with tags, as JSON
 """
 import json
@@ -66,6 +67,41 @@ def look_alikes(ec2, elb, vpc, subnets):
     elb.create_target_group(Name="nobodys", Protocol="UDP", Port=53, VpcId=vpc, TargetType="instance")
 
 
+def controllers(endpoint):
+    """What the AWS Load Balancer Controller makes for Service shop/web of cluster blue; and the same for shop/other."""
+    ec2, elb = clients(endpoint)
+    vpc = next(vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"] if vpc["CidrBlock"] == "10.0.0.0/16")
+    subnets = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    made = {}
+    for service in ("web", "other"):
+        tags = {"elbv2.k8s.aws/cluster": "blue", "service.k8s.aws/stack": f"shop/{service}"}
+        of = lambda resource: [
+            {"Key": key, "Value": value} for key, value in {**tags, "service.k8s.aws/resource": resource}.items()
+        ]
+        name = f"k8s-shop-{service}-0123456789"
+        group = ec2.create_security_group(GroupName=name, Description="managed", VpcId=vpc)["GroupId"]
+        ec2.create_tags(Resources=[group], Tags=of("ManagedLBSecurityGroup"))
+        balancer = elb.create_load_balancer(
+            Name=name,
+            Type="network",
+            Subnets=[subnet["SubnetId"] for subnet in subnets[:2]],
+            SecurityGroups=[group],
+            Tags=of("LoadBalancer"),
+        )["LoadBalancers"][0]
+        target_group = elb.create_target_group(
+            Name=name, Protocol="TCP", Port=1, VpcId=vpc, TargetType="instance", Tags=of(f"shop/{service}:80")
+        )["TargetGroups"][0]["TargetGroupArn"]
+        elb.create_listener(
+            LoadBalancerArn=balancer["LoadBalancerArn"],
+            Protocol="TCP",
+            Port=80,
+            DefaultActions=[{"Type": "forward", "TargetGroupArn": target_group}],
+            Tags=of("80"),
+        )
+        made[service] = {"name": name, "arn": balancer["LoadBalancerArn"], "hostname": balancer["DNSName"]}
+    return made
+
+
 def listing(endpoint):
     ec2, elb = clients(endpoint)
     things = {}
@@ -83,7 +119,7 @@ def listing(endpoint):
 
 
 if __name__ == "__main__":
-    commands = {"make": make, "list": listing}
+    commands = {"make": make, "list": listing, "controllers": controllers}
     if len(sys.argv) != 3 or sys.argv[2] not in commands:
         sys.exit(__doc__)
     print(json.dumps(commands[sys.argv[2]](sys.argv[1]), default=str, sort_keys=True))

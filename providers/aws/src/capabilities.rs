@@ -15,6 +15,7 @@ macro_rules! key {
     };
 }
 
+pub(crate) const ADOPT: &str = "portico.dev/adopt";
 pub(crate) const TYPE: &str = key!("type");
 pub(crate) const TARGET_TYPE: &str = key!("nlb-target-type");
 pub(crate) const SCHEME: &str = key!("scheme");
@@ -87,6 +88,12 @@ const fn refused(index: usize) -> OptionSpec {
 use Mutability::{Immutable, Mutable, Replace};
 
 const OPTIONS: &[OptionSpec] = &[
+    option(
+        ADOPT,
+        "name or ARN of a load balancer that the AWS Load Balancer Controller made for this Service",
+        "one is made",
+        Immutable,
+    ),
     option(TYPE, "external, nlb or nlb-ip", "external", Mutable),
     option(
         TARGET_TYPE,

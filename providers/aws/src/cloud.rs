@@ -194,6 +194,8 @@ pub trait Cloud: Send + Sync + 'static {
         description: &str,
         tags: &Tags,
     ) -> impl Future<Output = Answer<Id>> + Send;
+    /// `ec2:CreateTags` on a security group.
+    fn add_security_group_tags(&self, id: &Id, tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
     /// `AuthorizeSecurityGroupIngress`.
     fn authorize(&self, group: &Id, rules: &[Rule]) -> impl Future<Output = Answer<()>> + Send;
     /// `RevokeSecurityGroupIngress`.

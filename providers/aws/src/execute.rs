@@ -3,6 +3,7 @@
 //! Owns: one `match` on the step, and what makes each call repeatable. Leaves to others: deciding; where subnets are
 //! (`execute/place`). Invariant: a thing found by its name is used only if its tags are ours.
 
+mod adopt;
 mod listener;
 mod place;
 
@@ -51,6 +52,7 @@ impl<C: Cloud> Executor<'_, C> {
         self.memory.changed(owner);
         match action {
             Action::Look => {}
+            Action::Adopt { asked, tags } => self.adopt(owner, asked, tags).await?,
             Action::ReadPrefixLists(ids) => self.read_prefix_lists(ids).await?,
             Action::CreateSecurityGroup { name, tags } => {
                 self.create_security_group(owner, name, tags).await?;

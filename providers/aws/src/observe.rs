@@ -101,7 +101,8 @@ async fn balancer<C: Cloud>(cloud: &C, found: &Tags, facts: LoadBalancer) -> Ans
     let listeners: BTreeMap<u16, Listener> =
         listeners.into_iter().map(|listener| (listener.spec.port, listener)).collect();
     let extras = if tags::has_extras(found) { Some(extras(cloud, &listeners).await?) } else { None };
-    Ok(Some(Balancer { attributes, listeners, extras, sealed: tags::sealed(found), facts }))
+    let adopted = tags::is_adopted(found);
+    Ok(Some(Balancer { attributes, listeners, extras, adopted, sealed: tags::sealed(found), facts }))
 }
 
 /// What listeners have beside their specification.

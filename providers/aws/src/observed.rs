@@ -71,6 +71,8 @@ pub struct Balancer {
     pub listeners: BTreeMap<u16, Listener>,
     /// Further certificates and attributes of its listeners, by port; `None`: none was ever set here, so none was read.
     pub extras: Option<BTreeMap<u16, ListenerExtras>>,
+    /// Whether another controller made it, so that its name is not ours.
+    pub adopted: bool,
     /// Hash and hostname of its seal.
     pub sealed: Option<(String, String)>,
 }

@@ -84,6 +84,8 @@ pub(crate) struct CheckChoice {
 /// What the annotations say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Choices {
+    /// A name or an ARN.
+    pub(crate) adopt: Option<String>,
     pub(crate) target_kind: Option<TargetKind>,
     pub(crate) scheme: Option<Scheme>,
     pub(crate) name: Option<String>,
@@ -130,6 +132,7 @@ impl Reader<'_> {
         self.word(key::TYPE, "external, nlb or nlb-ip", &[("external", ()), ("nlb", ()), ("nlb-ip", ())]);
         let attributes = self.attributes();
         Choices {
+            adopt: self.adopt(),
             target_kind: self.word(
                 key::TARGET_TYPE,
                 "instance or ip",
@@ -223,6 +226,17 @@ impl Reader<'_> {
             return None;
         }
         Some(name)
+    }
+
+    fn adopt(&mut self) -> Option<String> {
+        let asked: String = self.reader.parsed(key::ADOPT, "a load balancer's name or ARN")?;
+        let named = !asked.is_empty() && asked.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if named || (asked.starts_with("arn:") && asked.contains(":loadbalancer/net/")) {
+            return Some(asked);
+        }
+        let expected = "the name or the ARN of a Network Load Balancer";
+        self.wrong.push(format!("annotation {} is {asked:?}, but must be {expected}", key::ADOPT));
+        None
     }
 
     fn addresses(&mut self) -> Vec<Ipv4Addr> {

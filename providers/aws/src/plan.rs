@@ -78,10 +78,20 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
     };
     let unread = unread_lists(site, &wanted, view);
     if unread.is_empty() {
+        if let Some(asked) = wanted.adopt.as_ref().filter(|_| view.load_balancers.is_empty()) {
+            return adopt(desired, asked);
+        }
         return converge(site, desired, &wanted, view);
     }
     let step = Step { owner: desired.owner.clone(), action: Action::ReadPrefixLists(unread) };
     Plan::nothing("").step(step, Effect::Widen, "their sizes count against quotas")
+}
+
+/// Nothing else before: what there is then is planned for like our own.
+fn adopt(desired: &LoadBalancer, asked: &str) -> Plan<Step> {
+    let action = Action::Adopt { asked: asked.to_owned(), tags: tags::of(&desired.owner) };
+    let step = Step { owner: desired.owner.clone(), action };
+    Plan::nothing("").step(step, Effect::Widen, "the Service asks for it, and has no load balancer yet")
 }
 
 /// Prefix lists whose sizes nobody knows yet and that somebody must: where a rule is to be put beside them.

@@ -58,6 +58,13 @@ pub struct Step {
 pub enum Action {
     /// Reads everything afresh.
     Look,
+    /// Makes another controller's load balancer ours, if its tags prove that it was made for this Service.
+    Adopt {
+        /// Its name or ARN.
+        asked: String,
+        /// Ours.
+        tags: Tags,
+    },
     /// Reads how many entries these prefix lists may have.
     ReadPrefixLists(BTreeSet<String>),
     /// Makes a security group.
@@ -260,6 +267,7 @@ impl fmt::Display for Step {
                 Scheme::External => write!(f, "create internet-facing load balancer {name}"),
                 Scheme::Internal => write!(f, "create internal load balancer {name}"),
             },
+            Action::Adopt { asked, tags: _ } => write!(f, "adopt load balancer {asked}"),
             Action::ReadPrefixLists(ids) => {
                 let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
                 write!(f, "read prefix lists {}", ids.join(", "))

@@ -12,6 +12,7 @@ const SERVICE_UID: &str = "portico.dev/service-uid";
 const SERVICE: &str = "portico.dev/service";
 const SPEC_HASH: &str = "portico.dev/spec-hash";
 const EXTRAS: &str = "portico.dev/listener-extras";
+const ADOPTED: &str = "portico.dev/adopted";
 const HOSTNAME: &str = "portico.dev/hostname";
 
 /// What every thing of this Service carries.
@@ -60,6 +61,16 @@ pub(crate) fn with_extras() -> Tags {
 /// Whether certificates and attributes of its listeners are to be read.
 pub(crate) fn has_extras(tags: &Tags) -> bool {
     tags.contains_key(EXTRAS)
+}
+
+/// Written on a load balancer that another controller made.
+pub(crate) fn adopted() -> Tags {
+    Tags::from([(ADOPTED.to_owned(), "true".to_owned())])
+}
+
+/// Whether another controller made it.
+pub(crate) fn is_adopted(tags: &Tags) -> bool {
+    tags.contains_key(ADOPTED)
 }
 
 /// What was sealed: the spec's hash and the hostname.

@@ -67,6 +67,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
     obstacles.extend(wrong_kind(&choices, targets));
     let scheme = choices.scheme.unwrap_or(*scheme);
     let wanted = Wanted {
+        adopt: choices.adopt.clone(),
         name: choices.name.clone(),
         scheme,
         address_type: address_type(&choices, desired, &mut obstacles),

@@ -42,6 +42,8 @@ pub(crate) enum Frontend {
 /// The load balancer of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
+    /// Another controller's load balancer to begin with, by name or ARN.
+    pub(crate) adopt: Option<String>,
     /// A name of the user's.
     pub(crate) name: Option<String>,
     pub(crate) scheme: Scheme,

@@ -249,6 +249,10 @@ impl Cloud for Sdk {
         ec2::create_security_group(&self.ec2, vpc, name, description, tags).await
     }
 
+    async fn add_security_group_tags(&self, id: &Id, tags: &Tags) -> Answer<()> {
+        ec2::add_tags(&self.ec2, id, tags).await
+    }
+
     async fn authorize(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
         ec2::authorize(&self.ec2, group, rules).await
     }

@@ -126,8 +126,17 @@ impl Parts<'_> {
     // ---- the load balancer
 
     fn create(&self, draft: &mut Draft<'_>) {
-        let Wanted { name, scheme, address_type, placement, frontend: _, attributes, listeners: _, tags } =
-            self.wanted;
+        let Wanted {
+            adopt: _,
+            name,
+            scheme,
+            address_type,
+            placement,
+            frontend: _,
+            attributes,
+            listeners: _,
+            tags,
+        } = self.wanted;
         let action = Action::CreateLoadBalancer {
             name: self.name.to_owned(),
             name_is_given: name.is_some(),

@@ -66,7 +66,7 @@ impl<'a> Draft<'a> {
 /// Makers before users, then users before deleters.
 fn rank(action: &Action) -> u8 {
     match action {
-        Action::Look | Action::ReadPrefixLists(_) | Action::Mark { .. } => 0,
+        Action::Look | Action::Adopt { .. } | Action::ReadPrefixLists(_) | Action::Mark { .. } => 0,
         Action::CreateSecurityGroup { .. } => 1,
         Action::Authorize { .. } => 2,
         Action::CreateTargetGroup(_) => 3,

@@ -153,6 +153,7 @@ through! {
     Read security_groups(tags: &Tags) -> Vec<Firewall>;
     Read security_group_named(vpc: &str, name: &str) -> Option<Firewall>;
     Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
+    Write add_security_group_tags(id: &Id, tags: &Tags) -> ();
     Write authorize(group: &Id, rules: &[Rule]) -> ();
     Write revoke(group: &Id, rules: &[Rule]) -> ();
     Write delete_security_group(id: &Id) -> ();

@@ -95,6 +95,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         attributes: wanted.attributes.clone(),
         listeners,
         extras: marked.then_some(extras),
+        adopted: false,
         sealed,
     };
     view.load_balancers.insert(name, balancer);

@@ -209,6 +209,7 @@ impl Simulated {
             attributes: balancer_defaults(),
             listeners: BTreeMap::new(),
             extras: tags::has_extras(tags).then(BTreeMap::new),
+            adopted: false,
             sealed: None,
         };
         none(self.view.load_balancers.insert(name.clone(), balancer).is_some(), "the name is taken")
