@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """An account to test in, made and read by boto3: a second client, that knows nothing of Portico.
 
-usage: account.py ENDPOINT make               a VPC, tagged subnets, instances and somebody else's look-alikes; their IDs as JSON
+usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, prefix lists and somebody else's look-alikes; their IDs as JSON
+       account.py ENDPOINT controllers        what the AWS Load Balancer Controller would have made for two Services
        account.py ENDPOINT list               every load balancer, target group, listener and security group, with tags, as JSON
        account.py ENDPOINT nodes VPC N        N more instances, in the zones in turn: id, zone, private address and name
        account.py ENDPOINT strangers VPC NAMESPACE N
@@ -42,7 +43,16 @@ def make(endpoint):
     run = ec2.run_instances(ImageId=image, MinCount=4, MaxCount=4, SubnetId=subnets[0])
     instances = [instance["InstanceId"] for instance in run["Instances"]]
     look_alikes(ec2, elb, vpc, subnets)
-    return {"vpc": vpc, "subnets": subnets, "instances": instances}
+    lists = [
+        ec2.create_managed_prefix_list(PrefixListName=f"offices-{most}", MaxEntries=most, AddressFamily=family)
+        for most, family in ((50, "IPv4"), (40, "IPv4"), (10, "IPv6"))
+    ]
+    return {
+        "vpc": vpc,
+        "subnets": subnets,
+        "instances": instances,
+        "prefix_lists": [each["PrefixList"]["PrefixListId"] for each in lists],
+    }
 
 
 def look_alikes(ec2, elb, vpc, subnets):
@@ -97,6 +107,41 @@ def strangers(endpoint, vpc, namespace, count):
     return arns
 
 
+def controllers(endpoint):
+    """What the AWS Load Balancer Controller makes for Service shop/web of cluster blue; and the same for shop/other."""
+    ec2, elb = clients(endpoint)
+    vpc = next(vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"] if vpc["CidrBlock"] == "10.0.0.0/16")
+    subnets = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    made = {}
+    for service in ("web", "other"):
+        tags = {"elbv2.k8s.aws/cluster": "blue", "service.k8s.aws/stack": f"shop/{service}"}
+        of = lambda resource: [
+            {"Key": key, "Value": value} for key, value in {**tags, "service.k8s.aws/resource": resource}.items()
+        ]
+        name = f"k8s-shop-{service}-0123456789"
+        group = ec2.create_security_group(GroupName=name, Description="managed", VpcId=vpc)["GroupId"]
+        ec2.create_tags(Resources=[group], Tags=of("ManagedLBSecurityGroup"))
+        balancer = elb.create_load_balancer(
+            Name=name,
+            Type="network",
+            Subnets=[subnet["SubnetId"] for subnet in subnets[:2]],
+            SecurityGroups=[group],
+            Tags=of("LoadBalancer"),
+        )["LoadBalancers"][0]
+        target_group = elb.create_target_group(
+            Name=name, Protocol="TCP", Port=1, VpcId=vpc, TargetType="instance", Tags=of(f"shop/{service}:80")
+        )["TargetGroups"][0]["TargetGroupArn"]
+        elb.create_listener(
+            LoadBalancerArn=balancer["LoadBalancerArn"],
+            Protocol="TCP",
+            Port=80,
+            DefaultActions=[{"Type": "forward", "TargetGroupArn": target_group}],
+            Tags=of("80"),
+        )
+        made[service] = {"name": name, "arn": balancer["LoadBalancerArn"], "hostname": balancer["DNSName"]}
+    return made
+
+
 def listing(endpoint):
     ec2, elb = clients(endpoint)
     things = {}
@@ -118,7 +163,8 @@ def listing(endpoint):
 
 
 if __name__ == "__main__":
-    commands = {"make": (make, 3), "list": (listing, 3), "nodes": (nodes, 5), "strangers": (strangers, 6)}
+    commands = {"make": (make, 3), "list": (listing, 3), "controllers": (controllers, 3),
+                "nodes": (nodes, 5), "strangers": (strangers, 6)}
     command, length = commands.get((sys.argv + [""] * 3)[2], (None, 0))
     if len(sys.argv) != length:
         sys.exit(__doc__)

@@ -710,6 +710,7 @@ def call_action(self):
 
 
 R.ELBV2Response.call_action = call_action
+import listeners  # further certificates, attributes of listeners
 import moto.server as MS, moto.moto_server.werkzeug_app as WA
 
 _app = WA.DomainDispatcherApplication.__call__

@@ -71,7 +71,7 @@ impl Sites {
         for machine in &gce_machines {
             gce.add_instance(machine).await?;
         }
-        tokio::try_join!(aws.add_strangers(STRANGERS), gce.add_strangers(STRANGERS))?;
+        tokio::try_join!(aws.add_strangers("clouds", STRANGERS), gce.add_strangers("clouds", STRANGERS))?;
         let listen = (CONTROL_PLANE, 0).into();
         let mut sites = Self {
             aws_proxy: FaultProxy::start(listen, &aws.url(), 1).await?,

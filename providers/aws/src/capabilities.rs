@@ -15,6 +15,7 @@ macro_rules! key {
     };
 }
 
+pub(crate) const ADOPT: &str = "portico.dev/adopt";
 pub(crate) const TYPE: &str = key!("type");
 pub(crate) const TARGET_TYPE: &str = key!("nlb-target-type");
 pub(crate) const SCHEME: &str = key!("scheme");
@@ -41,19 +42,18 @@ pub(crate) const CHECK_UNHEALTHY: &str = key!("healthcheck-unhealthy-threshold")
 pub(crate) const CHECK_CODES: &str = key!("healthcheck-success-codes");
 pub(crate) const GROUP_ATTRIBUTES: &str = key!("target-group-attributes");
 pub(crate) const GROUP_ATTRIBUTES_OF: &str = key!("target-group-attributes.");
+/// Ends in `<PROTOCOL>-<port>`: `TCP-80`.
+pub(crate) const LISTENER_ATTRIBUTES_OF: &str = key!("listener-attributes.");
 pub(crate) const ATTRIBUTES: &str = key!("attributes");
 pub(crate) const CROSS_ZONE: &str = key!("cross-zone-load-balancing-enabled");
 pub(crate) const SECURITY_GROUPS: &str = key!("security-groups");
+pub(crate) const PREFIX_LISTS: &str = key!("security-group-prefix-lists");
 pub(crate) const TAGS: &str = key!("additional-resource-tags");
 
 /// Known, and refused with what to do instead.
 pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
     (key!("ipv6-addresses"), "AWS chooses the IPv6 addresses; remove it"),
     (key!("disable-nlb-sg"), "a load balancer made without security groups can never have any; remove it"),
-    (
-        key!("security-group-prefix-lists"),
-        "use spec.loadBalancerSourceRanges, or security groups of your own",
-    ),
     (
         key!("manage-backend-security-group-rules"),
         "rules towards nodes are static here: see --aws-backend-security-group; remove it",
@@ -88,6 +88,12 @@ const fn refused(index: usize) -> OptionSpec {
 use Mutability::{Immutable, Mutable, Replace};
 
 const OPTIONS: &[OptionSpec] = &[
+    option(
+        ADOPT,
+        "name or ARN of a load balancer that the AWS Load Balancer Controller made for this Service",
+        "one is made",
+        Immutable,
+    ),
     option(TYPE, "external, nlb or nlb-ip", "external", Mutable),
     option(
         TARGET_TYPE,
@@ -109,7 +115,12 @@ const OPTIONS: &[OptionSpec] = &[
     option(ADDRESS_TYPE, "ipv4 or dualstack", "spec.ipFamilies", Mutable),
     option(PROXY, "*", "portico.dev/proxy-protocol", Mutable),
     option(PROXY_PORTS, "ports, separated by commas", "none", Mutable),
-    option(CERTIFICATE, "one ARN of ACM or IAM", "no TLS", Mutable),
+    option(
+        CERTIFICATE,
+        "ARNs of ACM or IAM, separated by commas; the first is the default, SNI picks",
+        "no TLS",
+        Mutable,
+    ),
     option(TLS_PORTS, "port numbers or names, separated by commas, or *", "*", Mutable),
     option(TLS_POLICY, "an SSL policy's name", "ELBSecurityPolicy-TLS13-1-2-2021-06", Mutable),
     option(BACKEND_PROTOCOL, "tcp or ssl", "tcp", Mutable),
@@ -124,9 +135,16 @@ const OPTIONS: &[OptionSpec] = &[
     option(CHECK_CODES, "such as 200-399", "200-399", Mutable),
     option(GROUP_ATTRIBUTES, "key=value, separated by commas", "AWS's", Mutable),
     option(GROUP_ATTRIBUTES_OF, "the same, for the port at the end of the key", "AWS's", Mutable),
+    option(
+        LISTENER_ATTRIBUTES_OF,
+        "key=value, separated by commas, for the listener at the end of the key: TCP-80",
+        "AWS's",
+        Mutable,
+    ),
     option(ATTRIBUTES, "key=value, separated by commas", "AWS's", Mutable),
     option(CROSS_ZONE, "true or false", "false", Mutable),
     option(SECURITY_GROUPS, "sg-…, separated by commas", "one that Portico makes", Mutable),
+    option(PREFIX_LISTS, "pl-…, separated by commas; who may come in, beside source ranges", "none", Mutable),
     option(TAGS, "key=value, separated by commas; on what is made from now on", "none", Mutable),
     refused(0),
     refused(1),
@@ -135,7 +153,6 @@ const OPTIONS: &[OptionSpec] = &[
     refused(4),
     refused(5),
     refused(6),
-    refused(7),
 ];
 
 pub(crate) const CAPABILITIES: Capabilities = Capabilities {

@@ -7,13 +7,13 @@
 pub mod resources;
 mod sdk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::ProviderError;
 
 use resources::{
     AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 pub use sdk::Sdk;
 
@@ -122,6 +122,29 @@ pub trait Cloud: Send + Sync + 'static {
     /// `DeleteListener`.
     fn delete_listener(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
 
+    /// `DescribeListenerCertificates`: those beside the default one.
+    fn listener_certificates(&self, id: &Id) -> impl Future<Output = Answer<BTreeSet<String>>> + Send;
+    /// `AddListenerCertificates`; those that are there already change nothing.
+    fn add_listener_certificates(
+        &self,
+        id: &Id,
+        arns: &BTreeSet<String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// `RemoveListenerCertificates`; those that are not there change nothing.
+    fn remove_listener_certificates(
+        &self,
+        id: &Id,
+        arns: &BTreeSet<String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// `DescribeListenerAttributes`.
+    fn listener_attributes(&self, id: &Id) -> impl Future<Output = Answer<BTreeMap<String, String>>> + Send;
+    /// `ModifyListenerAttributes`.
+    fn modify_listener_attributes(
+        &self,
+        id: &Id,
+        attributes: &BTreeMap<String, String>,
+    ) -> impl Future<Output = Answer<()>> + Send;
+
     /// `DescribeTargetGroups` by ARN.
     fn target_groups(&self, ids: &[Id]) -> impl Future<Output = Answer<Vec<TargetGroup>>> + Send;
     /// `DescribeTargetGroups` by name.
@@ -171,12 +194,16 @@ pub trait Cloud: Send + Sync + 'static {
         description: &str,
         tags: &Tags,
     ) -> impl Future<Output = Answer<Id>> + Send;
+    /// `ec2:CreateTags` on a security group.
+    fn add_security_group_tags(&self, id: &Id, tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
     /// `AuthorizeSecurityGroupIngress`.
     fn authorize(&self, group: &Id, rules: &[Rule]) -> impl Future<Output = Answer<()>> + Send;
     /// `RevokeSecurityGroupIngress`.
     fn revoke(&self, group: &Id, rules: &[Rule]) -> impl Future<Output = Answer<()>> + Send;
     /// `DeleteSecurityGroup`.
     fn delete_security_group(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
+    /// `DescribeManagedPrefixLists` by ID; all of them where none is named.
+    fn prefix_lists(&self, ids: &BTreeSet<String>) -> impl Future<Output = Answer<Vec<PrefixList>>> + Send;
     /// `DescribeSubnets` of a VPC.
     fn subnets(&self, vpc: &str) -> impl Future<Output = Answer<Vec<Subnet>>> + Send;
 }

@@ -3,6 +3,8 @@
 //! Owns: one `match` on the step, and what makes each call repeatable. Leaves to others: deciding; where subnets are
 //! (`execute/place`). Invariant: a thing found by its name is used only if its tags are ours.
 
+mod adopt;
+mod listener;
 mod place;
 
 use std::collections::BTreeSet;
@@ -50,6 +52,8 @@ impl<C: Cloud> Executor<'_, C> {
         self.memory.changed(owner);
         match action {
             Action::Look => {}
+            Action::Adopt { asked, tags } => self.adopt(owner, asked, tags).await?,
+            Action::ReadPrefixLists(ids) => self.read_prefix_lists(ids).await?,
             Action::CreateSecurityGroup { name, tags } => {
                 self.create_security_group(owner, name, tags).await?;
             }
@@ -89,6 +93,13 @@ impl<C: Cloud> Executor<'_, C> {
                 let group = self.find(owner, group, Find::TargetGroup).await?;
                 self.cloud.modify_listener(id, spec, &group).await?;
             }
+            Action::Mark { load_balancer, tags } => {
+                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                self.cloud.add_tags(&id, tags).await?;
+            }
+            Action::AddCertificates { .. }
+            | Action::RemoveCertificates { .. }
+            | Action::SetListenerAttributes { .. } => self.on_listener(owner, action).await?,
             Action::Deregister { group, targets } => self.deregister(owner, group, targets).await?,
             Action::Revoke { group, rules } => self.revoke(owner, group, rules).await?,
             Action::DeleteListener { id, port: _ } => {
@@ -237,7 +248,7 @@ impl<C: Cloud> Executor<'_, C> {
             Err(error) if error.trouble == Trouble::Duplicate => {
                 let present = self.rules(owner, &id).await?;
                 let missing: Vec<Rule> =
-                    rules.iter().filter(|rule| !present.contains(rule)).copied().collect();
+                    rules.iter().filter(|rule| !present.contains(rule)).cloned().collect();
                 if missing.is_empty() { Ok(()) } else { Ok(self.cloud.authorize(&id, &missing).await?) }
             }
             other => Ok(other?),
@@ -249,7 +260,7 @@ impl<C: Cloud> Executor<'_, C> {
         match self.cloud.revoke(&id, rules).await {
             Err(error) if error.trouble == Trouble::NotFound => {
                 let present = self.rules(owner, &id).await?;
-                let stale: Vec<Rule> = rules.iter().filter(|rule| present.contains(rule)).copied().collect();
+                let stale: Vec<Rule> = rules.iter().filter(|rule| present.contains(rule)).cloned().collect();
                 if stale.is_empty() { Ok(()) } else { Ok(self.cloud.revoke(&id, &stale).await?) }
             }
             other => Ok(other?),
@@ -259,6 +270,25 @@ impl<C: Cloud> Executor<'_, C> {
     async fn rules(&self, owner: &Owner, id: &Id) -> Result<BTreeSet<Rule>, ProviderError> {
         let groups = self.cloud.security_groups(&tags::identity(owner)).await?;
         Ok(groups.into_iter().find(|group| group.id == *id).map(|group| group.rules).unwrap_or_default())
+    }
+
+    async fn read_prefix_lists(&self, ids: &BTreeSet<String>) -> Result<(), ProviderError> {
+        let found = match self.cloud.prefix_lists(ids).await {
+            Err(error) if error.trouble == Trouble::NotFound => Vec::new(),
+            other => other?,
+        };
+        let unknown: Vec<&str> =
+            ids.iter().filter(|id| !found.iter().any(|list| list.id == **id)).map(String::as_str).collect();
+        if !unknown.is_empty() {
+            let key = crate::capabilities::PREFIX_LISTS;
+            let message = format!(
+                "not all of these prefix lists are there: {}: correct annotation {key}",
+                unknown.join(", ")
+            );
+            return Err(ProviderError::Invalid { operation: "read prefix lists", message });
+        }
+        self.memory.saw_prefix_lists(found);
+        Ok(())
     }
 
     async fn register(&self, owner: &Owner, group: &Named, targets: &[Target]) -> Result<(), ProviderError> {

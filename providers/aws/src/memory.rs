@@ -8,8 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use portico_provider::{Owner, ServiceUid};
 
-use crate::cloud::resources::{Id, Subnet};
+use crate::cloud::resources::{Id, PrefixList, Subnet};
 use crate::observed::View;
+use crate::plan::PrefixLists;
 
 /// One Service's part.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,7 @@ struct Known {
 pub(crate) struct Memory {
     services: Mutex<BTreeMap<ServiceUid, Known>>,
     subnets: Mutex<Vec<Subnet>>,
+    prefix_lists: Mutex<Option<PrefixLists>>,
 }
 
 impl Memory {
@@ -82,6 +84,18 @@ impl Memory {
     /// The last full view, if nothing was changed since.
     pub(crate) fn view(&self, service: &ServiceUid) -> Option<View> {
         self.services().get(service)?.view.clone()
+    }
+
+    /// Sizes of prefix lists, as last read; `None`: never yet.
+    pub(crate) fn prefix_lists(&self) -> Option<PrefixLists> {
+        self.prefix_lists.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Prefix lists were read.
+    pub(crate) fn saw_prefix_lists(&self, lists: Vec<PrefixList>) {
+        let sizes = lists.into_iter().map(|PrefixList { id, family, most }| (id, (family, most)));
+        let mut known = self.prefix_lists.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get_or_insert_default().extend(sizes);
     }
 
     /// Subnets as last read.

@@ -22,9 +22,12 @@ pub(crate) fn target_group(owner: &Owner, load_balancer: &str, port: u16, shape:
     named(owner, &format!("target group {load_balancer} {port} {protocol} {targets} {family}"))
 }
 
-/// The name of the security group in front of a Service's load balancers.
-pub(crate) fn security_group(owner: &Owner) -> String {
-    named(owner, "security group")
+/// The name of the `shard`th security group in front of a Service's load balancers, from 0.
+pub(crate) fn security_group(owner: &Owner, shard: usize) -> String {
+    match shard {
+        0 => named(owner, "security group"),
+        more => named(owner, &format!("security group {more}")),
+    }
 }
 
 /// `p-<namespace>-<name>-<digest>`, the first two cut to size: for people.
@@ -59,9 +62,10 @@ mod tests {
             load_balancer(&mk("1"), None, 0),
             load_balancer(&mk("1"), None, 1),
             load_balancer(&mk("2"), None, 0),
-            security_group(&mk("1")),
+            security_group(&mk("1"), 0),
+            security_group(&mk("1"), 1),
         ];
         assert!(names.iter().all(|name| name.len() <= 32), "{names:?}");
-        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 5);
     }
 }

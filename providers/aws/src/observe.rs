@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::{ClusterUid, Inventory, Owned, Owner};
 
-use crate::cloud::resources::{Health, Id, Kind, LoadBalancer, Tags, TargetGroup};
+use crate::cloud::resources::{
+    Health, Id, Kind, Listener, ListenerExtras, LoadBalancer, Tags, TargetGroup, Transport,
+};
 use crate::cloud::{Answer, Cloud};
 use crate::memory::Memory;
 use crate::observed::{Balancer, Group, Observed, Snapshot, View};
@@ -85,12 +87,39 @@ pub(crate) async fn observe<C: Cloud>(cloud: &C, memory: &Memory, vpc: &str, own
     Ok(view)
 }
 
+/// Sizes of prefix lists, once in a process. Who may not read them is told when a Service names one, and only then.
+pub(crate) async fn prefix_lists<C: Cloud>(cloud: &C, memory: &Memory) {
+    if memory.prefix_lists().is_none() {
+        memory.saw_prefix_lists(cloud.prefix_lists(&BTreeSet::new()).await.unwrap_or_default());
+    }
+}
+
 /// `None`: it went while we looked.
 async fn balancer<C: Cloud>(cloud: &C, found: &Tags, facts: LoadBalancer) -> Answer<Option<Balancer>> {
     let Some(attributes) = cloud.load_balancer_attributes(&facts.id).await? else { return Ok(None) };
     let listeners = cloud.listeners(&facts.id).await?;
-    let listeners = listeners.into_iter().map(|listener| (listener.spec.port, listener)).collect();
-    Ok(Some(Balancer { attributes, listeners, sealed: tags::sealed(found), facts }))
+    let listeners: BTreeMap<u16, Listener> =
+        listeners.into_iter().map(|listener| (listener.spec.port, listener)).collect();
+    let extras = if tags::has_extras(found) { Some(extras(cloud, &listeners).await?) } else { None };
+    let adopted = tags::is_adopted(found);
+    Ok(Some(Balancer { attributes, listeners, extras, adopted, sealed: tags::sealed(found), facts }))
+}
+
+/// What listeners have beside their specification.
+async fn extras<C: Cloud>(
+    cloud: &C,
+    listeners: &BTreeMap<u16, Listener>,
+) -> Answer<BTreeMap<u16, ListenerExtras>> {
+    let mut all = BTreeMap::new();
+    for (port, Listener { id, spec, group: _ }) in listeners {
+        let certificates = match spec.protocol {
+            Transport::Tls => cloud.listener_certificates(id).await?,
+            Transport::Tcp | Transport::Udp | Transport::TcpUdp => BTreeSet::new(),
+        };
+        let attributes = cloud.listener_attributes(id).await?;
+        all.insert(*port, ListenerExtras { certificates, attributes });
+    }
+    Ok(all)
 }
 
 /// `None`: it went while we looked.

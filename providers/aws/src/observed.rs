@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::cloud::resources::{Firewall, Health, Listener, LoadBalancer, Target, TargetGroup};
+use crate::cloud::resources::{
+    Firewall, Health, Listener, ListenerExtras, LoadBalancer, Target, TargetGroup,
+};
 
 /// What exists for one Service, as far as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +69,10 @@ pub struct Balancer {
     pub attributes: BTreeMap<String, String>,
     /// Its listeners, by port.
     pub listeners: BTreeMap<u16, Listener>,
+    /// Further certificates and attributes of its listeners, by port; `None`: none was ever set here, so none was read.
+    pub extras: Option<BTreeMap<u16, ListenerExtras>>,
+    /// Whether another controller made it, so that its name is not ours.
+    pub adopted: bool,
     /// Hash and hostname of its seal.
     pub sealed: Option<(String, String)>,
 }

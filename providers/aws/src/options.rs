@@ -10,7 +10,7 @@ use std::str::FromStr;
 use portico_provider::{OptionReader, Options, Port, Scheme, TargetKind};
 
 use crate::capabilities as key;
-use crate::cloud::resources::{AddressType, Alpn, HealthProtocol, Id};
+use crate::cloud::resources::{AddressType, Alpn, HealthProtocol, Id, Transport};
 
 /// Words separated by commas; none is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +84,8 @@ pub(crate) struct CheckChoice {
 /// What the annotations say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Choices {
+    /// A name or an ARN.
+    pub(crate) adopt: Option<String>,
     pub(crate) target_kind: Option<TargetKind>,
     pub(crate) scheme: Option<Scheme>,
     pub(crate) name: Option<String>,
@@ -93,7 +95,8 @@ pub(crate) struct Choices {
     pub(crate) address_type: Option<AddressType>,
     pub(crate) proxy_everywhere: bool,
     pub(crate) proxy_ports: BTreeSet<u16>,
-    pub(crate) certificate: Option<String>,
+    /// The default one first.
+    pub(crate) certificates: Vec<String>,
     pub(crate) tls_ports: TlsPorts,
     pub(crate) tls_policy: Option<String>,
     pub(crate) tls_to_targets: bool,
@@ -101,21 +104,24 @@ pub(crate) struct Choices {
     pub(crate) check: CheckChoice,
     pub(crate) group_attributes: BTreeMap<String, String>,
     pub(crate) group_attributes_of: BTreeMap<u16, BTreeMap<String, String>>,
+    pub(crate) listener_attributes_of: BTreeMap<(Transport, u16), BTreeMap<String, String>>,
     pub(crate) attributes: BTreeMap<String, String>,
     pub(crate) security_groups: Vec<Id>,
+    pub(crate) prefix_lists: BTreeSet<String>,
     pub(crate) tags: BTreeMap<String, String>,
 }
 
 /// Reads them; `ports` are the Service's, for options that are said of one port.
 pub(crate) fn read(options: &Options, ports: &[Port]) -> Result<Choices, Vec<String>> {
-    let mut reader = Reader { reader: options.reader(), wrong: Vec::new() };
+    let mut reader = Reader { options, reader: options.reader(), wrong: Vec::new() };
     let choices = reader.choices(ports);
-    let Reader { reader, mut wrong } = reader;
+    let Reader { options: _, reader, mut wrong } = reader;
     wrong.extend(reader.finish().iter().map(ToString::to_string));
     if wrong.is_empty() { Ok(choices) } else { Err(wrong) }
 }
 
 struct Reader<'a> {
+    options: &'a Options,
     reader: OptionReader<'a>,
     wrong: Vec<String>,
 }
@@ -126,6 +132,7 @@ impl Reader<'_> {
         self.word(key::TYPE, "external, nlb or nlb-ip", &[("external", ()), ("nlb", ()), ("nlb-ip", ())]);
         let attributes = self.attributes();
         Choices {
+            adopt: self.adopt(),
             target_kind: self.word(
                 key::TARGET_TYPE,
                 "instance or ip",
@@ -143,7 +150,7 @@ impl Reader<'_> {
             ),
             proxy_everywhere: self.word(key::PROXY, "*", &[("*", ())]).is_some(),
             proxy_ports: self.ports(),
-            certificate: self.certificate(),
+            certificates: self.certificates(),
             tls_ports: self.tls_ports(),
             tls_policy: self.reader.parsed(key::TLS_POLICY, "an SSL policy's name"),
             tls_to_targets: self
@@ -153,8 +160,10 @@ impl Reader<'_> {
             check: self.check(),
             group_attributes: self.pairs(key::GROUP_ATTRIBUTES),
             group_attributes_of: self.attributes_of(ports),
+            listener_attributes_of: self.listener_attributes_of(),
             attributes,
             security_groups: self.list(key::SECURITY_GROUPS).into_iter().map(Id).collect(),
+            prefix_lists: self.prefix_lists(),
             tags: self.pairs(key::TAGS),
         }
     }
@@ -219,6 +228,17 @@ impl Reader<'_> {
         Some(name)
     }
 
+    fn adopt(&mut self) -> Option<String> {
+        let asked: String = self.reader.parsed(key::ADOPT, "a load balancer's name or ARN")?;
+        let named = !asked.is_empty() && asked.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if named || (asked.starts_with("arn:") && asked.contains(":loadbalancer/net/")) {
+            return Some(asked);
+        }
+        let expected = "the name or the ARN of a Network Load Balancer";
+        self.wrong.push(format!("annotation {} is {asked:?}, but must be {expected}", key::ADOPT));
+        None
+    }
+
     fn addresses(&mut self) -> Vec<Ipv4Addr> {
         let words = self.list(key::PRIVATE_ADDRESSES);
         let addresses: Vec<Ipv4Addr> = words.iter().filter_map(|word| word.parse().ok()).collect();
@@ -243,13 +263,24 @@ impl Reader<'_> {
         ports
     }
 
-    fn certificate(&mut self) -> Option<String> {
+    fn certificates(&mut self) -> Vec<String> {
         let arns = self.list(key::CERTIFICATE);
-        if arns.len() > 1 || arns.iter().any(|arn| !arn.starts_with("arn:")) {
-            let message = "must be one ARN of ACM or IAM; several for one listener (SNI) are not offered";
-            self.wrong.push(format!("annotation {} {message}", key::CERTIFICATE));
+        let distinct: BTreeSet<&String> = arns.iter().collect();
+        if distinct.len() < arns.len() || arns.iter().any(|arn| !arn.starts_with("arn:")) {
+            let said = arns.join(", ");
+            let expected = "distinct ARNs of ACM or IAM, separated by commas";
+            self.wrong.push(format!("annotation {} is {said:?}, but must be {expected}", key::CERTIFICATE));
         }
-        arns.into_iter().next()
+        arns
+    }
+
+    fn prefix_lists(&mut self) -> BTreeSet<String> {
+        let lists = self.list(key::PREFIX_LISTS);
+        if let Some(odd) = lists.iter().find(|id| !id.starts_with("pl-")) {
+            let expected = "IDs of prefix lists such as pl-0123456789abcdef0, separated by commas";
+            self.wrong.push(format!("annotation {} is {odd:?}, but must be {expected}", key::PREFIX_LISTS));
+        }
+        lists.into_iter().collect()
     }
 
     fn tls_ports(&mut self) -> TlsPorts {
@@ -303,6 +334,24 @@ impl Reader<'_> {
         attributes
     }
 
+    fn listener_attributes_of(&mut self) -> BTreeMap<(Transport, u16), BTreeMap<String, String>> {
+        let mut all = BTreeMap::new();
+        for name in self.options.keys() {
+            let Some(end) = name.strip_prefix(key::LISTENER_ATTRIBUTES_OF) else { continue };
+            let parts = end.rsplit_once('-').and_then(|(protocol, port)| {
+                Some((protocol.parse::<Transport>().ok()?, port.parse::<u16>().ok()?))
+            });
+            let pairs = self.pairs(name);
+            match parts {
+                Some(listener) => drop(all.insert(listener, pairs)),
+                None => self.wrong.push(format!(
+                    "annotation {name} must end in the listener's protocol and port, such as TCP-80 or TLS-443"
+                )),
+            }
+        }
+        all
+    }
+
     fn attributes_of(&mut self, ports: &[Port]) -> BTreeMap<u16, BTreeMap<String, String>> {
         let each = ports.iter().map(|port| {
             let key = format!("{}{port}", key::GROUP_ATTRIBUTES_OF);
@@ -326,7 +375,11 @@ mod tests {
         let free =
             [key::SUBNETS, key::EIPS, key::TLS_PORTS, key::TLS_POLICY, key::CHECK_PATH, key::CHECK_CODES];
         for spec in key::CAPABILITIES.options {
-            let name = if spec.key.ends_with('.') { format!("{}80", spec.key) } else { spec.key.to_owned() };
+            let name = match spec.key {
+                family @ key::LISTENER_ATTRIBUTES_OF => format!("{family}TCP-80"),
+                family if family.ends_with('.') => format!("{family}80"),
+                whole => whole.to_owned(),
+            };
             if free.contains(&spec.key) || spec.key == key::SECURITY_GROUPS {
                 continue;
             }
@@ -339,6 +392,15 @@ mod tests {
     fn what_is_well_said_is_read() {
         let choices = read_one(&format!("{}80", key::GROUP_ATTRIBUTES_OF), "a.b=1, c = 2").unwrap();
         assert_eq!(choices.group_attributes_of[&80].len(), 2);
+        let idle = format!("{}TCP_UDP-53", key::LISTENER_ATTRIBUTES_OF);
+        let choices = read_one(&idle, "tcp.idle_timeout.seconds=60").unwrap();
+        assert_eq!(choices.listener_attributes_of[&(Transport::TcpUdp, 53)].len(), 1);
+        for end in ["80", "HTTP-80", "TCP-port", "TCP-70000"] {
+            let wrong = read_one(&format!("{}{end}", key::LISTENER_ATTRIBUTES_OF), "a=b").unwrap_err();
+            assert!(wrong[0].contains(end) && wrong[0].contains("TLS-443"), "{wrong:?}");
+        }
+        assert_eq!(read_one(key::CERTIFICATE, "arn:a, arn:b").unwrap().certificates, ["arn:a", "arn:b"]);
+        assert!(read_one(key::CERTIFICATE, "arn:a, arn:a").is_err());
         assert_eq!(read_one(key::CHECK_PORT, "traffic-port").unwrap().check.port, Some(CheckPort::Traffic));
         assert_eq!(read_one(key::INTERNAL, "true").unwrap().scheme, Some(Scheme::Internal));
     }

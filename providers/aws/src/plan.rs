@@ -7,17 +7,21 @@
 mod balancer;
 mod choice;
 mod draft;
+mod firewalls;
+mod listeners;
+mod targets;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use portico_provider::{Desired, Effect, IngressAddress, LoadBalancer, Obstacle, Owner, Plan};
+use portico_provider::{Desired, Effect, IngressAddress, IpFamily, LoadBalancer, Obstacle, Owner, Plan};
 
-use crate::cloud::resources::{Id, LifeState};
+use crate::cloud::resources::{Id, LifeState, Source};
 use crate::observed::{Balancer, Observed, Snapshot, View};
 use crate::step::{Action, Named, Step};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
-use crate::wanted::Wanted;
+use crate::wanted::{Frontend, Wanted};
 pub(crate) use choice::mismatch;
 use choice::{Choice, choose};
 use draft::Draft;
@@ -34,7 +38,12 @@ pub(crate) struct Site {
     pub(crate) vpc: String,
     /// A security group that nodes let in, put in front of every load balancer.
     pub(crate) backend_group: Option<Id>,
+    /// Sizes of users' prefix lists, as far as this process has read any.
+    pub(crate) prefix_lists: PrefixLists,
 }
+
+/// The family of each prefix list, and how many entries it may ever have.
+pub(crate) type PrefixLists = BTreeMap<String, (IpFamily, usize)>;
 
 pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
     match (desired, observed) {
@@ -61,11 +70,42 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
             });
         }
     };
-    match observed {
-        Some(Observed::Snapshot(snapshot)) => present_by_tags(desired, snapshot),
-        Some(Observed::Full(view)) => converge(site, desired, &wanted, view),
-        None => converge(site, desired, &wanted, &View::default()),
+    let nothing = View::default();
+    let view = match observed {
+        Some(Observed::Snapshot(snapshot)) => return present_by_tags(desired, snapshot),
+        Some(Observed::Full(view)) => view,
+        None => &nothing,
+    };
+    let unread = unread_lists(site, &wanted, view);
+    if unread.is_empty() {
+        if let Some(asked) = wanted.adopt.as_ref().filter(|_| view.load_balancers.is_empty()) {
+            return adopt(desired, asked);
+        }
+        return converge(site, desired, &wanted, view);
     }
+    let step = Step { owner: desired.owner.clone(), action: Action::ReadPrefixLists(unread) };
+    Plan::nothing("").step(step, Effect::Widen, "their sizes count against quotas")
+}
+
+/// Nothing else before: what there is then is planned for like our own.
+fn adopt(desired: &LoadBalancer, asked: &str) -> Plan<Step> {
+    let action = Action::Adopt { asked: asked.to_owned(), tags: tags::of(&desired.owner) };
+    let step = Step { owner: desired.owner.clone(), action };
+    Plan::nothing("").step(step, Effect::Widen, "the Service asks for it, and has no load balancer yet")
+}
+
+/// Prefix lists whose sizes nobody knows yet and that somebody must: where a rule is to be put beside them.
+fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
+    let Frontend::Own(rules) = &wanted.frontend else { return BTreeSet::new() };
+    let present: BTreeSet<_> = view.firewalls.values().flat_map(|firewall| &firewall.rules).collect();
+    if rules.iter().all(|rule| present.contains(rule)) {
+        return BTreeSet::new();
+    }
+    let lists = rules.iter().chain(present).filter_map(|rule| match &rule.source {
+        Source::PrefixList(id) => Some(id),
+        Source::Range(_) => None,
+    });
+    lists.filter(|id| !site.prefix_lists.contains_key(*id)).cloned().collect()
 }
 
 fn present_by_tags(desired: &LoadBalancer, snapshot: &Snapshot) -> Plan<Step> {

@@ -17,7 +17,7 @@ use crate::execute::Executor;
 use crate::memory::Memory;
 use crate::observe;
 use crate::observed::Observed;
-use crate::plan::Site;
+use crate::plan::{PrefixLists, Site};
 use crate::step::Step;
 
 /// Where load balancers are made, and for whom.
@@ -59,7 +59,11 @@ impl<C: Cloud> AwsProvider<C> {
         if let Some(group) = backend_security_group.as_ref().filter(|group| !group.starts_with("sg-")) {
             return invalid(format!("security group {group:?} must be an ID such as sg-0123456789abcdef0"));
         }
-        let site = Site { vpc: vpc.clone(), backend_group: backend_security_group.clone().map(Id) };
+        let site = Site {
+            vpc: vpc.clone(),
+            backend_group: backend_security_group.clone().map(Id),
+            prefix_lists: PrefixLists::new(),
+        };
         Ok(Self { cloud, memory: Memory::default(), config, site })
     }
 
@@ -90,12 +94,14 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
 
     async fn observe(&self, owner: &Owner) -> Result<Option<Observed>, ProviderError> {
         self.own("observe", owner)?;
+        observe::prefix_lists(&self.cloud, &self.memory).await;
         let view = observe::observe(&self.cloud, &self.memory, &self.config.vpc, owner).await?;
         Ok((!view.is_empty()).then_some(Observed::Full(view)))
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
-        crate::plan::plan(&self.site, desired, observed)
+        let site = Site { prefix_lists: self.memory.prefix_lists().unwrap_or_default(), ..self.site.clone() };
+        crate::plan::plan(&site, desired, observed)
     }
 
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {

@@ -3,19 +3,50 @@
 //! Owns: the report. Leaves to others: writing it. Invariants: the hostname as soon as the load balancer is active,
 //! whatever its targets' health; during a replacement the old hostname until then (law 10).
 
-use portico_provider::{Fact, Ingress, IngressAddress, LoadBalancer, Report, Topic, Truth};
+use portico_provider::{Fact, Ingress, IngressAddress, LoadBalancer, Report, Scheme, Targets, Topic, Truth};
 
 use crate::cloud::resources::{Health, LifeState};
 use crate::observed::{Balancer, Observed, Snapshot, View};
 use crate::plan::mismatch;
-use crate::translate::translate;
+use crate::translate::{PRESERVE_CLIENT, translate};
+use crate::wanted::WantedListener;
 
 pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
-    match observed {
+    let mut report = match observed {
         None => unmade(),
         Some(Observed::Snapshot(snapshot)) => by_tags(snapshot),
         Some(Observed::Full(view)) => full(desired, view),
+    };
+    if report.ready {
+        report.facts.extend(hairpin(desired));
     }
+    report
+}
+
+/// An internal load balancer that keeps clients' addresses: where it picks the machine that a connection comes from,
+/// source and destination are the same there, and the connection times out. From outside, clients have come through
+/// a gateway by then.
+fn hairpin(desired: &LoadBalancer) -> Option<Fact> {
+    let wanted = translate(desired).ok()?;
+    let keeps = |listener: &&WantedListener| {
+        listener.attributes.get(PRESERVE_CLIENT).is_some_and(|value| value == "true")
+    };
+    let ports: Vec<String> =
+        wanted.listeners.values().filter(keeps).map(|listener| listener.spec.port.to_string()).collect();
+    if wanted.scheme != Scheme::Internal || ports.is_empty() {
+        return None;
+    }
+    let what = match desired.targets {
+        Targets::Nodes(_) => "nodes, and pods on them,",
+        Targets::Pods(_) => "pods behind it",
+    };
+    let message = format!(
+        "{what} that connect to port {} time out whenever they are given themselves as the target, as their address is \
+         kept: let them use the cluster IP, or set annotation {} to {PRESERVE_CLIENT}=false (not possible for UDP)",
+        ports.join(", "),
+        crate::capabilities::GROUP_ATTRIBUTES
+    );
+    Some(fact(Topic::ReachableFromTargets, Truth::False, "ClientAddressKept", message))
 }
 
 /// A seal says that all was done, and where; how targets are is read with the first change, or never needs to be.

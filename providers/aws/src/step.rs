@@ -3,7 +3,7 @@
 //! Owns: [`Step`] and its words. Leaves to others: doing it (`execute`).
 //! Invariant: a step names things by names that are the same in every process, with the ID where it is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use portico_provider::{Owner, Scheme};
@@ -26,6 +26,24 @@ impl fmt::Display for Named {
     }
 }
 
+/// A listener by its load balancer and port, and by its ID once it exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerRef {
+    /// Whose.
+    pub load_balancer: Named,
+    /// Its port.
+    pub port: u16,
+    /// Its ARN; `None`: made by an earlier step of the same plan.
+    pub id: Option<Id>,
+}
+
+impl fmt::Display for ListenerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { load_balancer, port, id: _ } = self;
+        write!(f, "listener {port} of {load_balancer}")
+    }
+}
+
 /// A step: whose it is, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -40,6 +58,15 @@ pub struct Step {
 pub enum Action {
     /// Reads everything afresh.
     Look,
+    /// Makes another controller's load balancer ours, if its tags prove that it was made for this Service.
+    Adopt {
+        /// Its name or ARN.
+        asked: String,
+        /// Ours.
+        tags: Tags,
+    },
+    /// Reads how many entries these prefix lists may have.
+    ReadPrefixLists(BTreeSet<String>),
     /// Makes a security group.
     CreateSecurityGroup {
         /// Its name.
@@ -142,6 +169,34 @@ pub enum Action {
         /// Where to.
         group: Named,
     },
+    /// Notes on a load balancer what is to be read of it from now on.
+    Mark {
+        /// Which.
+        load_balancer: Named,
+        /// The note.
+        tags: Tags,
+    },
+    /// Adds certificates beside the default one.
+    AddCertificates {
+        /// Where.
+        listener: ListenerRef,
+        /// ARNs.
+        arns: BTreeSet<String>,
+    },
+    /// Takes certificates away.
+    RemoveCertificates {
+        /// From where.
+        listener: ListenerRef,
+        /// ARNs.
+        arns: BTreeSet<String>,
+    },
+    /// Sets attributes of a listener.
+    SetListenerAttributes {
+        /// Of which.
+        listener: ListenerRef,
+        /// Those that differ.
+        attributes: BTreeMap<String, String>,
+    },
     /// Takes targets away; their connections drain.
     Deregister {
         /// From where.
@@ -212,6 +267,11 @@ impl fmt::Display for Step {
                 Scheme::External => write!(f, "create internet-facing load balancer {name}"),
                 Scheme::Internal => write!(f, "create internal load balancer {name}"),
             },
+            Action::Adopt { asked, tags: _ } => write!(f, "adopt load balancer {asked}"),
+            Action::ReadPrefixLists(ids) => {
+                let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+                write!(f, "read prefix lists {}", ids.join(", "))
+            }
             Action::SetAttributes { load_balancer, attributes } => {
                 write!(f, "set {} on {load_balancer}", pairs(attributes))
             }
@@ -227,6 +287,16 @@ impl fmt::Display for Step {
             }
             Action::ModifyListener { id: _, spec, group } => {
                 write!(f, "change listener {} to {}, to {group}", spec.port, spec.protocol)
+            }
+            Action::Mark { load_balancer, tags } => write!(f, "note {} on {load_balancer}", pairs(tags)),
+            Action::AddCertificates { listener, arns } => {
+                write!(f, "add {} to {listener}", counted(arns.len(), "certificate"))
+            }
+            Action::RemoveCertificates { listener, arns } => {
+                write!(f, "take {} from {listener}", counted(arns.len(), "certificate"))
+            }
+            Action::SetListenerAttributes { listener, attributes } => {
+                write!(f, "set {} on {listener}", pairs(attributes))
             }
             Action::Deregister { group, targets } => {
                 write!(f, "deregister {} from {group}", counted(targets.len(), "target"))

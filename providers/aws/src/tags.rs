@@ -11,6 +11,8 @@ const CLUSTER: &str = "portico.dev/cluster-uid";
 pub(crate) const SERVICE_UID: &str = "portico.dev/service-uid";
 const SERVICE: &str = "portico.dev/service";
 const SPEC_HASH: &str = "portico.dev/spec-hash";
+const EXTRAS: &str = "portico.dev/listener-extras";
+const ADOPTED: &str = "portico.dev/adopted";
 const HOSTNAME: &str = "portico.dev/hostname";
 
 /// What every thing of this Service carries.
@@ -49,6 +51,26 @@ pub(crate) fn owner(tags: &Tags) -> Option<Owner> {
 /// Written on a load balancer when everything around it is as a spec asks.
 pub(crate) fn seal(hash: SpecHash, hostname: &str) -> Tags {
     Tags::from([(SPEC_HASH.to_owned(), hash.to_string()), (HOSTNAME.to_owned(), hostname.to_owned())])
+}
+
+/// Written on a load balancer before a listener of it gets further certificates or attributes.
+pub(crate) fn with_extras() -> Tags {
+    Tags::from([(EXTRAS.to_owned(), "compared".to_owned())])
+}
+
+/// Whether certificates and attributes of its listeners are to be read.
+pub(crate) fn has_extras(tags: &Tags) -> bool {
+    tags.contains_key(EXTRAS)
+}
+
+/// Written on a load balancer that another controller made.
+pub(crate) fn adopted() -> Tags {
+    Tags::from([(ADOPTED.to_owned(), "true".to_owned())])
+}
+
+/// Whether another controller made it.
+pub(crate) fn is_adopted(tags: &Tags) -> bool {
+    tags.contains_key(ADOPTED)
 }
 
 /// What was sealed: the spec's hash and the hostname.

@@ -3,11 +3,17 @@
 //! Owns: what all of these share. Leaves to others: the emulator (`emulator`), faults (`faulty`).
 //! Invariant: a test that needs the emulator and cannot have it prints why it is skipped.
 
+mod adoption;
 mod contract;
 mod crash;
 mod emulator;
 mod faulty;
+mod firewalls;
+mod listeners;
 mod plans;
+mod simulated;
+mod targets;
+mod transitions;
 
 use std::collections::{BTreeMap, BTreeSet};
 

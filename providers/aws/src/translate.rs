@@ -4,6 +4,7 @@
 //! and their groups (`translate/listener`). Invariant: pure; destructures the model in full.
 
 mod listener;
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +12,15 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use portico_provider::{Field, IpFamily, LoadBalancer, Port, Protocol, Scheme, TargetKind, Targets};
 
 use crate::capabilities as key;
-use crate::cloud::resources::{AddressType, Rule, RuleProtocol, SubnetMapping};
+use crate::cloud::resources::{AddressType, Rule, RuleProtocol, Source, SubnetMapping, Transport};
 use crate::options::{self, Choices};
 use crate::tags;
 use crate::wanted::{Addressing, Frontend, Placement, Wanted};
 
 /// Inbound rules of one security group; the default quota for each family.
 pub(crate) const RULES_A_GROUP: usize = 60;
+/// A load balancer takes five security groups; one is for the group that nodes let in.
+pub(crate) const SHARDS: usize = 4;
 
 /// AWS's defaults, which an attribute returns to when it is no longer asked for.
 const LOAD_BALANCER_DEFAULTS: [(&str, &str); 4] = [
@@ -29,7 +32,7 @@ const LOAD_BALANCER_DEFAULTS: [(&str, &str); 4] = [
 /// Only ever switched on here.
 pub(crate) const DELETION_PROTECTION: &str = "deletion_protection.enabled";
 
-pub(crate) use listener::defaults as group_defaults;
+pub(crate) use listener::{PRESERVE_CLIENT, defaults as group_defaults};
 
 /// What cannot be done: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;
@@ -45,7 +48,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
         session_affinity: _,        // with the listeners
         external_traffic_policy: _, // its health check says it all
         proxy_protocol: _,          // with the listeners
-        ip_families,
+        ip_families: _,             // with the listeners, and in the type of its addresses
         requested_addresses,
         scheme,
         replacement: _,
@@ -64,15 +67,17 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
     obstacles.extend(wrong_kind(&choices, targets));
     let scheme = choices.scheme.unwrap_or(*scheme);
     let wanted = Wanted {
+        adopt: choices.adopt.clone(),
         name: choices.name.clone(),
         scheme,
-        address_type: address_type(&choices, ip_families, &mut obstacles),
+        address_type: address_type(&choices, desired, &mut obstacles),
         placement: placement(&choices, scheme, &mut obstacles),
         frontend: frontend(&choices, source_ranges, desired, &mut obstacles),
         attributes: attributes(&choices),
         listeners: listener::listeners(desired, &choices, &mut obstacles),
         tags: own_tags(&choices, tags::of(owner), &mut obstacles),
     };
+    obstacles.extend(udp_over_ipv6(&wanted));
     if obstacles.is_empty() { Ok(wanted) } else { Err(obstacles) }
 }
 
@@ -91,8 +96,8 @@ fn wrong_kind(choices: &Choices, targets: &Targets) -> Option<(Field, String)> {
     })
 }
 
-fn address_type(choices: &Choices, families: &[IpFamily], obstacles: &mut Obstacles) -> AddressType {
-    let asked = match families {
+fn address_type(choices: &Choices, desired: &LoadBalancer, obstacles: &mut Obstacles) -> AddressType {
+    let asked = match desired.ip_families.as_slice() {
         [IpFamily::IPv4] => AddressType::Ipv4,
         families if families.contains(&IpFamily::IPv4) => AddressType::Dualstack,
         _ => {
@@ -102,7 +107,27 @@ fn address_type(choices: &Choices, families: &[IpFamily], obstacles: &mut Obstac
             AddressType::Dualstack
         }
     };
-    choices.address_type.unwrap_or(asked)
+    let kind = choices.address_type.unwrap_or(asked);
+    if kind == AddressType::Ipv4 && listener::family(desired) == IpFamily::IPv6 {
+        let message =
+            format!("IPv6 pods need {}: set it in annotation {}", AddressType::Dualstack, key::ADDRESS_TYPE);
+        obstacles.push((Field::Options, message));
+    }
+    kind
+}
+
+/// AWS translates UDP's sources to IPv6 prefixes that the load balancer was given; none of ours is.
+fn udp_over_ipv6(wanted: &Wanted) -> Option<(Field, String)> {
+    let udp = |protocol| matches!(protocol, Transport::Udp | Transport::TcpUdp);
+    let port = wanted.listeners.values().find(|it| udp(it.spec.protocol)).map(|it| it.spec.port)?;
+    (wanted.address_type == AddressType::Dualstack).then(|| {
+        let message = format!(
+            "port {port} is UDP, which AWS serves over IPv6 only by source prefixes, not offered here: use IPv4 alone \
+             (spec.ipFamilyPolicy: SingleStack, or annotation {} set to ipv4), or another Service for UDP",
+            key::ADDRESS_TYPE
+        );
+        (Field::IpFamilies, message)
+    })
 }
 
 fn placement(choices: &Choices, scheme: Scheme, obstacles: &mut Obstacles) -> Placement {
@@ -154,20 +179,22 @@ fn frontend(
     obstacles: &mut Obstacles,
 ) -> Frontend {
     if !choices.security_groups.is_empty() {
-        if !ranges.is_empty() {
+        let ranged = (!ranges.is_empty()).then_some(Field::SourceRanges);
+        let listed = (!choices.prefix_lists.is_empty()).then_some(Field::Options);
+        for field in ranged.into_iter().chain(listed) {
             let message = format!(
                 "cannot be enforced in security groups of your own: remove annotation {}",
                 key::SECURITY_GROUPS
             );
-            obstacles.push((Field::SourceRanges, message));
+            obstacles.push((field, message));
         }
-        if choices.security_groups.len() > 4 {
+        if choices.security_groups.len() > SHARDS {
             let message = format!("annotation {}: at most 4 security groups", key::SECURITY_GROUPS);
             obstacles.push((Field::Options, message));
         }
         return Frontend::Given(choices.security_groups.clone());
     }
-    let sources = sources(ranges, choices.address_type, &desired.ip_families);
+    let sources = sources(choices, ranges, &desired.ip_families);
     let mut rules = BTreeSet::new();
     for listener in &desired.listeners {
         let protocol = match listener.protocol {
@@ -176,31 +203,43 @@ fn frontend(
             Protocol::Sctp => continue, // refused with the listeners
         };
         let port = listener.port.get();
-        rules.extend(sources.iter().map(|source| Rule { protocol, port, source: *source }));
+        rules.extend(sources.iter().map(|source| Rule { protocol, port, source: source.clone() }));
     }
-    for v6 in [false, true] {
-        let needed = rules.iter().filter(|rule| matches!(rule.source, IpNet::V6(_)) == v6).count();
-        if needed > RULES_A_GROUP {
-            let message = format!(
-                "needs {needed} rules (ports times ranges), quota {RULES_A_GROUP}: use fewer and wider ranges, or \
-                 security groups of your own by annotation {}",
-                key::SECURITY_GROUPS
-            );
-            obstacles.push((Field::SourceRanges, message));
-        }
-    }
+    obstacles.extend(too_many(&rules));
     Frontend::Own(rules)
 }
 
-/// The ranges, merged; everybody where there are none.
-fn sources(ranges: &BTreeSet<IpNet>, asked: Option<AddressType>, families: &[IpFamily]) -> Vec<IpNet> {
-    if !ranges.is_empty() {
-        return IpNet::aggregate(&ranges.iter().copied().collect());
+/// Told before anything is made; what prefix lists count as is known later, and told then.
+fn too_many(rules: &BTreeSet<Rule>) -> Option<(Field, String)> {
+    let of = |v6: bool| {
+        let ranges = rules
+            .iter()
+            .filter(|rule| matches!(&rule.source, Source::Range(range) if v6 == range.addr().is_ipv6()));
+        ranges.count()
+    };
+    let needed = of(false).max(of(true));
+    (needed > RULES_A_GROUP * SHARDS).then(|| {
+        let message = format!(
+            "needs {needed} rules (ports times ranges), quota {RULES_A_GROUP} × {SHARDS} security groups: use fewer and \
+             wider ranges, prefix lists by annotation {}, or security groups of your own by annotation {}",
+            key::PREFIX_LISTS,
+            key::SECURITY_GROUPS
+        );
+        (Field::SourceRanges, message)
+    })
+}
+
+/// Prefix lists and the ranges, merged; everybody where there is neither.
+fn sources(choices: &Choices, ranges: &BTreeSet<IpNet>, families: &[IpFamily]) -> Vec<Source> {
+    let lists = choices.prefix_lists.iter().cloned().map(Source::PrefixList);
+    if !ranges.is_empty() || !choices.prefix_lists.is_empty() {
+        let merged = IpNet::aggregate(&ranges.iter().copied().collect());
+        return merged.into_iter().map(Source::Range).chain(lists).collect();
     }
-    let mut all = vec![IpNet::V4(Ipv4Net::default())];
-    let dual = asked.map_or(families.contains(&IpFamily::IPv6), |kind| kind == AddressType::Dualstack);
-    if dual {
-        all.push(IpNet::V6(Ipv6Net::default()));
+    let mut all = vec![Source::Range(IpNet::V4(Ipv4Net::default()))];
+    let asked = choices.address_type;
+    if asked.map_or(families.contains(&IpFamily::IPv6), |kind| kind == AddressType::Dualstack) {
+        all.push(Source::Range(IpNet::V6(Ipv6Net::default())));
     }
     all
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cloud::resources::{
-    AddressType, GroupHealth, GroupShape, Id, ListenerSpec, Rule, SubnetMapping, Tags, Target,
+    AddressType, GroupHealth, GroupShape, Id, ListenerExtras, ListenerSpec, Rule, SubnetMapping, Tags, Target,
 };
 use portico_provider::Scheme;
 
@@ -42,6 +42,8 @@ pub(crate) enum Frontend {
 /// The load balancer of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
+    /// Another controller's load balancer to begin with, by name or ARN.
+    pub(crate) adopt: Option<String>,
     /// A name of the user's.
     pub(crate) name: Option<String>,
     pub(crate) scheme: Scheme,
@@ -59,8 +61,11 @@ pub(crate) struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WantedListener {
     pub(crate) spec: ListenerSpec,
+    pub(crate) extras: ListenerExtras,
     pub(crate) shape: GroupShape,
     pub(crate) health: GroupHealth,
     pub(crate) attributes: BTreeMap<String, String>,
     pub(crate) targets: BTreeSet<Target>,
+    /// So many targets AWS lets it have, old and new together.
+    pub(crate) room: usize,
 }

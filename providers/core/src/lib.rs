@@ -20,6 +20,7 @@ mod model;
 mod plan;
 mod provider;
 mod report;
+pub mod subset;
 
 pub use capabilities::{Capabilities, Field, FieldRule, Mutability, OptionSpec, StatusKind, TargetKind};
 pub use error::{ProviderError, Retry};

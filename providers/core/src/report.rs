@@ -91,17 +91,20 @@ pub enum Topic {
     Provisioned,
     /// Enough of its targets answer their health check.
     TargetsHealthy,
+    /// Clients that run on a target themselves can connect. Said only where they cannot.
+    ReachableFromTargets,
 }
 
 impl Topic {
     /// Every topic, for docs and tables.
-    pub const ALL: [Self; 2] = [Self::Provisioned, Self::TargetsHealthy];
+    pub const ALL: [Self; 3] = [Self::Provisioned, Self::TargetsHealthy, Self::ReachableFromTargets];
 
     /// The condition type on the Service.
     pub fn condition_type(self) -> &'static str {
         match self {
             Self::Provisioned => "portico.dev/LoadBalancerProvisioned",
             Self::TargetsHealthy => "portico.dev/TargetsHealthy",
+            Self::ReachableFromTargets => "portico.dev/ReachableFromTargets",
         }
     }
 }

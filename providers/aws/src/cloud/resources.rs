@@ -231,6 +231,15 @@ pub struct Listener {
     pub group: Option<Id>,
 }
 
+/// What a listener has beside its specification.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerExtras {
+    /// ARNs beside the default one; a client's SNI picks among all.
+    pub certificates: BTreeSet<String>,
+    /// By AWS's keys, such as `tcp.idle_timeout.seconds`.
+    pub attributes: BTreeMap<String, String>,
+}
+
 /// A target group's health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupHealth {
@@ -352,15 +361,44 @@ words!(
     }
 );
 
+/// Where clients come from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// From these addresses.
+    Range(IpNet),
+    /// From those on a prefix list: `pl-…`.
+    PrefixList(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Range(range) => range.fmt(f),
+            Self::PrefixList(id) => f.write_str(id),
+        }
+    }
+}
+
+/// A prefix list that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixList {
+    /// `pl-…`.
+    pub id: String,
+    /// Of its entries.
+    pub family: IpFamily,
+    /// So many entries it may have; it counts as so many rules, whatever it has.
+    pub most: usize,
+}
+
 /// Who may come in where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     /// With which protocol.
     pub protocol: RuleProtocol,
     /// To which port.
     pub port: u16,
     /// From where.
-    pub source: IpNet,
+    pub source: Source,
 }
 
 impl fmt::Display for Rule {

@@ -10,7 +10,7 @@ mod failure;
 mod limited;
 mod query;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
@@ -21,7 +21,7 @@ use portico_limits::{Limiter, Pace};
 
 use super::resources::{
     AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use super::{Answer, Cloud};
 use failure::failed;
@@ -171,6 +171,26 @@ impl Cloud for Sdk {
         elb::listener::delete(&self.elb, id).await
     }
 
+    async fn listener_certificates(&self, id: &Id) -> Answer<BTreeSet<String>> {
+        elb::extras::certificates(&self.elb, id).await
+    }
+
+    async fn add_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
+        elb::extras::add_certificates(&self.elb, id, arns).await
+    }
+
+    async fn remove_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
+        elb::extras::remove_certificates(&self.elb, id, arns).await
+    }
+
+    async fn listener_attributes(&self, id: &Id) -> Answer<BTreeMap<String, String>> {
+        elb::extras::attributes(&self.elb, id).await
+    }
+
+    async fn modify_listener_attributes(&self, id: &Id, attributes: &BTreeMap<String, String>) -> Answer<()> {
+        elb::extras::modify_attributes(&self.elb, id, attributes).await
+    }
+
     async fn target_groups(&self, ids: &[Id]) -> Answer<Vec<TargetGroup>> {
         elb::group::target_groups(&self.elb, ids).await
     }
@@ -241,6 +261,10 @@ impl Cloud for Sdk {
         ec2::create_security_group(&self.ec2, vpc, name, description, tags).await
     }
 
+    async fn add_security_group_tags(&self, id: &Id, tags: &Tags) -> Answer<()> {
+        ec2::add_tags(&self.ec2, id, tags).await
+    }
+
     async fn authorize(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
         ec2::authorize(&self.ec2, group, rules).await
     }
@@ -251,6 +275,10 @@ impl Cloud for Sdk {
 
     async fn delete_security_group(&self, id: &Id) -> Answer<()> {
         ec2::delete_security_group(&self.ec2, id).await
+    }
+
+    async fn prefix_lists(&self, ids: &BTreeSet<String>) -> Answer<Vec<PrefixList>> {
+        ec2::prefix_lists(&self.ec2, ids).await
     }
 
     async fn subnets(&self, vpc: &str) -> Answer<Vec<Subnet>> {

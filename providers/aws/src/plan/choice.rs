@@ -64,8 +64,17 @@ pub(crate) fn mismatch(
     balancer: &Balancer,
     subnet_names: &BTreeMap<String, String>,
 ) -> Option<(Field, String)> {
-    let Wanted { name, scheme, address_type: _, placement, frontend, attributes: _, listeners: _, tags: _ } =
-        wanted;
+    let Wanted {
+        adopt: _,
+        name,
+        scheme,
+        address_type: _,
+        placement,
+        frontend,
+        attributes: _,
+        listeners: _,
+        tags: _,
+    } = wanted;
     if balancer.facts.scheme != *scheme {
         let word = |scheme: Scheme| match scheme {
             Scheme::External => "internet-facing",
@@ -77,7 +86,9 @@ pub(crate) fn mismatch(
         ));
     }
     let bears = |n: u32| names::load_balancer(owner, name.as_deref(), n) == balancer.facts.name;
-    if !(0..GENERATIONS).any(bears) {
+    // An adopted one keeps its name, unless another is asked for.
+    let kept = balancer.adopted && name.as_ref().is_none_or(|name| *name == balancer.facts.name);
+    if !kept && !(0..GENERATIONS).any(bears) {
         return Some((Field::Options, "has another name than is wanted".to_owned()));
     }
     let given_none = matches!(frontend, Frontend::Given(groups) if groups.is_empty());

@@ -66,7 +66,7 @@ impl<'a> Draft<'a> {
 /// Makers before users, then users before deleters.
 fn rank(action: &Action) -> u8 {
     match action {
-        Action::Look => 0,
+        Action::Look | Action::Adopt { .. } | Action::ReadPrefixLists(_) | Action::Mark { .. } => 0,
         Action::CreateSecurityGroup { .. } => 1,
         Action::Authorize { .. } => 2,
         Action::CreateTargetGroup(_) => 3,
@@ -80,12 +80,15 @@ fn rank(action: &Action) -> u8 {
         Action::SetAddressType { .. } => 11,
         Action::CreateListener { .. } => 12,
         Action::ModifyListener { .. } => 13,
-        Action::Deregister { .. } => 14,
-        Action::Revoke { .. } => 15,
-        Action::DeleteListener { .. } => 16,
-        Action::DeleteLoadBalancer(_) => 17,
-        Action::DeleteTargetGroup(_) => 18,
-        Action::DeleteSecurityGroup(_) => 19,
-        Action::Seal { .. } => 20,
+        Action::AddCertificates { .. } => 14,
+        Action::SetListenerAttributes { .. } => 15,
+        Action::Deregister { .. } => 16,
+        Action::Revoke { .. } => 17,
+        Action::RemoveCertificates { .. } => 18,
+        Action::DeleteListener { .. } => 19,
+        Action::DeleteLoadBalancer(_) => 20,
+        Action::DeleteTargetGroup(_) => 21,
+        Action::DeleteSecurityGroup(_) => 22,
+        Action::Seal { .. } => 23,
     }
 }

@@ -53,6 +53,13 @@ impl World for Aws {
         vary(Field::SourceRanges, &|it| {
             it.source_ranges = ["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()].into();
         });
+        vary(Field::SourceRanges, &|it| {
+            it.source_ranges = (0..140).map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
+        });
+        let lists = &self.emulator.prefix_lists;
+        vary(Field::Options, &|it| {
+            it.options = mk_options(&[(crate::capabilities::PREFIX_LISTS, &lists.join(","))]);
+        });
         vary(Field::SessionAffinity, &|it| {
             it.session_affinity = SessionAffinity::ClientIp { timeout: Duration::from_hours(3) };
         });
@@ -69,6 +76,7 @@ impl World for Aws {
                 (crate::capabilities::SUBNETS, "net-a,net-b,net-c"),
             ]);
         });
+        vary(Field::Options, &|it| it.options = mk_options(&super::listeners::EXTRAS));
         all
     }
 
@@ -76,7 +84,7 @@ impl World for Aws {
         let sctp = [mk_listener(Protocol::Sctp, 80)].into();
         let nonsense = mk_options(&[(crate::capabilities::CHECK_INTERVAL, "1")]);
         let refused = mk_options(&[(crate::capabilities::NOT_HONOURED[0].0, "x")]);
-        let many = (0..61).map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
+        let many = (0..241).map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
         let variation = |field, desired| Variation { field, desired };
         vec![
             variation(Field::Listeners, LoadBalancer { listeners: sctp, ..base.clone() }),

@@ -13,7 +13,7 @@ use portico_provider::{
 use super::contract::Aws;
 use super::emulator::Emulator;
 use super::faulty::{Fault, Faults, Kind};
-use super::{mk_listener, mk_nodes, mk_pods};
+use super::{mk_listener, mk_nodes, mk_options, mk_pods};
 use crate::cloud::Cloud;
 
 /// What is there, and what shall be.
@@ -34,6 +34,8 @@ fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
     pods.health_check = Some(HealthCheck::tcp_traffic());
     let replaced =
         LoadBalancer { scheme: Scheme::Internal, replacement: Replacement::Allowed, ..base.clone() };
+    let mut certificates = base.clone();
+    certificates.options = mk_options(&super::listeners::EXTRAS);
     let scenario = |name, from: Option<&LoadBalancer>, to: Option<LoadBalancer>| Scenario {
         name,
         from: from.cloned(),
@@ -43,6 +45,7 @@ fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
         scenario("create", None, Some(base.clone())),
         scenario("update", Some(&base), Some(update)),
         scenario("target kind", Some(&base), Some(pods)),
+        scenario("certificates", Some(&base), Some(certificates)),
         scenario("replacement", Some(&base), Some(replaced)),
         scenario("delete", Some(&base), None),
     ]

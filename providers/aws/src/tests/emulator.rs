@@ -21,6 +21,7 @@ pub(super) struct Emulator {
     endpoint: String,
     pub(super) vpc: String,
     pub(super) instances: Vec<String>,
+    pub(super) prefix_lists: Vec<String>,
     pub(super) sdk: Sdk,
 }
 
@@ -56,12 +57,22 @@ impl Emulator {
         // The emulator has no limits; where it has, that is another test's matter.
         let pace = Pace::new(1_000.0).unwrap();
         let sdk = Sdk::connect("us-east-1".to_owned(), Some(endpoint.clone()), Some(credentials), pace).await;
-        let mut emulator = Self { server, endpoint, vpc: String::new(), instances: Vec::new(), sdk };
+        let mut emulator = Self {
+            server,
+            endpoint,
+            vpc: String::new(),
+            instances: Vec::new(),
+            prefix_lists: Vec::new(),
+            sdk,
+        };
         emulator.answers(port).await;
         let account = emulator.account("make");
         emulator.vpc = account["vpc"].as_str().unwrap().to_owned();
-        let instances = account["instances"].as_array().unwrap();
-        emulator.instances = instances.iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+        let words = |name: &str| -> Vec<String> {
+            account[name].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+        };
+        emulator.instances = words("instances");
+        emulator.prefix_lists = words("prefix_lists");
         Some(emulator)
     }
 

@@ -3,12 +3,12 @@
 //! Owns: counting and failing. Leaves to others: the cloud behind it.
 //! Invariant: after its death no call of this process reaches the cloud.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use crate::cloud::resources::{
     AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use crate::cloud::{Answer, Cloud, CloudError, Trouble};
 
@@ -133,6 +133,11 @@ through! {
     Write create_listener(load_balancer: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> ();
     Write modify_listener(id: &Id, spec: &ListenerSpec, group: &Id) -> ();
     Write delete_listener(id: &Id) -> ();
+    Read listener_certificates(id: &Id) -> BTreeSet<String>;
+    Write add_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
+    Write remove_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
+    Read listener_attributes(id: &Id) -> BTreeMap<String, String>;
+    Write modify_listener_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
     Read target_groups(ids: &[Id]) -> Vec<TargetGroup>;
     Read target_group_named(name: &str) -> Option<TargetGroup>;
     Read target_group_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
@@ -148,8 +153,10 @@ through! {
     Read security_groups(tags: &Tags) -> Vec<Firewall>;
     Read security_group_named(vpc: &str, name: &str) -> Option<Firewall>;
     Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
+    Write add_security_group_tags(id: &Id, tags: &Tags) -> ();
     Write authorize(group: &Id, rules: &[Rule]) -> ();
     Write revoke(group: &Id, rules: &[Rule]) -> ();
     Write delete_security_group(id: &Id) -> ();
+    Read prefix_lists(ids: &BTreeSet<String>) -> Vec<PrefixList>;
     Read subnets(vpc: &str) -> Vec<Subnet>;
 }

@@ -7,28 +7,29 @@ use std::collections::BTreeMap;
 
 use portico_provider::{
     Desired, Field, IngressAddress, LoadBalancer, Obstacle, Owner, Plan, Protocol, Replacement, Scheme,
-    ServiceName,
+    ServiceName, Topic,
 };
 
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
 use crate::capabilities as key;
 use crate::cloud::resources::{
-    Firewall, Health, Id, LifeState, Listener, LoadBalancer as Facts, SubnetMapping, Target, TargetGroup,
-    Transport,
+    Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer as Facts, SubnetMapping, Target,
+    TargetGroup, Transport,
 };
 use crate::names;
 use crate::observed::{Balancer, Group, Observed, Snapshot, View};
-use crate::plan::{Site, plan};
+use crate::plan::{PrefixLists, Site, plan};
+use crate::report::report;
 use crate::step::Step;
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::Frontend;
 
-fn mk_site() -> Site {
-    Site { vpc: "vpc-1".to_owned(), backend_group: None }
+pub(super) fn mk_site() -> Site {
+    Site { vpc: "vpc-1".to_owned(), backend_group: None, prefix_lists: PrefixLists::new() }
 }
 
-fn mk_base() -> LoadBalancer {
+pub(super) fn mk_base() -> LoadBalancer {
     let owner = Owner {
         cluster: "cluster".parse().unwrap(),
         service: "uid".parse().unwrap(),
@@ -37,19 +38,19 @@ fn mk_base() -> LoadBalancer {
     mk_load_balancer(owner, &["i-1".to_owned(), "i-2".to_owned()])
 }
 
-fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
+pub(super) fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
     plan(&mk_site(), Desired::Present(desired), Some(&Observed::Full(view.clone())))
 }
 
 /// Everything as `desired` asks, active, healthy and sealed.
-fn mk_view(desired: &LoadBalancer) -> View {
+pub(super) fn mk_view(desired: &LoadBalancer) -> View {
     let wanted = translate(desired).unwrap();
     let owner = &desired.owner;
     let name = names::load_balancer(owner, wanted.name.as_deref(), 0);
     let mut view = View::default();
     let mut security_groups = std::collections::BTreeSet::new();
     if let Frontend::Own(rules) = &wanted.frontend {
-        let name = names::security_group(owner);
+        let name = names::security_group(owner, 0);
         let firewall = Firewall {
             id: Id("sg-1".to_owned()),
             name: name.clone(),
@@ -86,13 +87,56 @@ fn mk_view(desired: &LoadBalancer) -> View {
         state: LifeState::Active,
     };
     let sealed = Some((desired.spec_hash().to_string(), hostname));
-    let balancer = Balancer { facts, attributes: wanted.attributes.clone(), listeners, sealed };
+    let extras: BTreeMap<_, _> =
+        wanted.listeners.iter().map(|(port, listener)| (*port, listener.extras.clone())).collect();
+    let marked = extras.values().any(|extras| *extras != ListenerExtras::default());
+    let balancer = Balancer {
+        facts,
+        attributes: wanted.attributes.clone(),
+        listeners,
+        extras: marked.then_some(extras),
+        adopted: false,
+        sealed,
+    };
     view.load_balancers.insert(name, balancer);
     view
 }
 
-fn lines(plan: &Plan<Step>) -> Vec<String> {
+pub(super) fn lines(plan: &Plan<Step>) -> Vec<String> {
     plan.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn who_would_connect_to_himself_in_vain_is_told_so() {
+    let told = |desired: &LoadBalancer| {
+        let report = report(desired, Some(&Observed::Full(mk_view(desired))));
+        let mut facts = report.facts.into_iter();
+        facts.find(|fact| fact.topic == Topic::ReachableFromTargets).map(|fact| fact.message)
+    };
+    let internal = LoadBalancer { scheme: Scheme::Internal, ..mk_base() };
+    assert!(told(&internal).unwrap().contains("port 80"));
+    assert_eq!(told(&mk_base()), None, "from outside, addresses are a gateway's");
+    let off = mk_options(&[(key::GROUP_ATTRIBUTES, "preserve_client_ip.enabled=false")]);
+    assert_eq!(told(&LoadBalancer { options: off, ..internal.clone() }), None);
+    let pods = mk_pods(&["10.0.0.7"], &internal.listeners);
+    assert_eq!(told(&LoadBalancer { targets: pods, ..internal }), None, "TCP to pods hides clients");
+}
+
+#[test]
+fn ipv6_that_aws_cannot_serve_is_refused_before_anything_is_made() {
+    let dual = vec![portico_provider::IpFamily::IPv4, portico_provider::IpFamily::IPv6];
+    let udp = LoadBalancer {
+        ip_families: dual.clone(),
+        listeners: [mk_listener(Protocol::Udp, 53)].into(),
+        ..mk_base()
+    };
+    let wrong = translate(&udp).unwrap_err();
+    assert!(wrong[0].0 == Field::IpFamilies && wrong[0].1.contains("port 53 is UDP"), "{wrong:?}");
+    let mut pods = LoadBalancer { ip_families: dual.into_iter().rev().collect(), ..mk_base() };
+    pods.targets = mk_pods(&["2001:db8::7"], &pods.listeners);
+    assert_eq!(translate(&pods).unwrap().listeners[&80].targets.len(), 1);
+    pods.options = mk_options(&[(key::ADDRESS_TYPE, "ipv4")]);
+    assert!(translate(&pods).unwrap_err()[0].1.contains("IPv6 pods need dualstack"));
 }
 
 #[test]
@@ -105,7 +149,8 @@ fn a_creation_reads_like_this() {
 fn a_view_as_asked_has_nothing_to_plan() {
     let mut tls = mk_base();
     tls.options = mk_options(&[
-        (key::CERTIFICATE, "arn:aws:acm:x"),
+        (key::CERTIFICATE, "arn:aws:acm:x,arn:aws:acm:y"),
+        (&format!("{}TLS-80", key::LISTENER_ATTRIBUTES_OF), "tcp.idle_timeout.seconds=60"),
         (key::ALPN, "HTTP2Preferred"),
         (key::ATTRIBUTES, "load_balancing.cross_zone.enabled=true"),
         (key::GROUP_ATTRIBUTES, "deregistration_delay.timeout_seconds=30"),

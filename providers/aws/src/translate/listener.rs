@@ -6,22 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use portico_provider::subset::Room;
 use portico_provider::{
-    Field, HealthCheck, IpFamily, Listener, LoadBalancer, NodeTarget, Probe, ProbePort, Protocol,
-    ProxyProtocol, SessionAffinity, Targets,
+    Field, HealthCheck, IpFamily, Listener, LoadBalancer, Probe, ProbePort, Protocol, ProxyProtocol,
+    SessionAffinity, Targets,
 };
 
-use super::Obstacles;
+use super::{Obstacles, targets};
 use crate::capabilities as key;
 use crate::cloud::resources::{
-    Alpn, GroupHealth, GroupShape, HealthProtocol, ListenerSpec, Target, TargetType, TlsSpec, Transport,
+    Alpn, GroupHealth, GroupShape, HealthProtocol, ListenerExtras, ListenerSpec, Target, TargetType, TlsSpec,
+    Transport,
 };
 use crate::options::{CheckPort, Choices, TlsPorts};
 use crate::wanted::WantedListener;
 
+/// Whether targets see who connects.
+pub(crate) const PRESERVE_CLIENT: &str = "preserve_client_ip.enabled";
 const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
-/// An AWS instance in a Node's `spec.providerID`: `aws:///eu-west-1a/i-0123`.
-const PROVIDER_ID: &str = "aws://";
 
 pub(super) fn listeners(
     desired: &LoadBalancer,
@@ -40,10 +42,29 @@ pub(super) fn listeners(
     if desired.listeners.is_empty() {
         obstacles.push((Field::Listeners, "there must be at least one port".to_owned()));
     }
+    let own = choices.group_attributes_of.values().chain([&choices.attributes, &choices.group_attributes]);
+    let room = targets::room(by_port.len(), targets::crosses_zones(own));
     let each = by_port.into_iter().map(|(port, listeners)| {
-        (port, Translation { desired, choices, port, listeners }.listener(obstacles))
+        (port, Translation { desired, choices, port, listeners, room }.listener(obstacles))
     });
-    each.collect()
+    let listeners: BTreeMap<u16, WantedListener> = each.collect();
+    obstacles.extend(homeless(choices, &listeners));
+    listeners
+}
+
+/// Attributes for a listener that is not there.
+fn homeless(choices: &Choices, listeners: &BTreeMap<u16, WantedListener>) -> Obstacles {
+    let of = |(protocol, port): &(Transport, u16)| {
+        let there = listeners.get(port).map(|listener| listener.spec.protocol);
+        let remedy = match there {
+            Some(there) if there == *protocol => return None,
+            Some(there) => format!("the listener of port {port} is {there}: end it in {there}-{port}"),
+            None => format!("the Service has no port {port}: remove it"),
+        };
+        let name = format!("{}{protocol}-{port}", key::LISTENER_ATTRIBUTES_OF);
+        Some((Field::Options, format!("annotation {name}: {remedy}")))
+    };
+    choices.listener_attributes_of.keys().filter_map(of).collect()
 }
 
 /// One port: one listener of the Service, or a TCP and a UDP one.
@@ -52,6 +73,7 @@ struct Translation<'a> {
     choices: &'a Choices,
     port: u16,
     listeners: Vec<&'a Listener>,
+    room: Room,
 }
 
 impl Translation<'_> {
@@ -81,33 +103,37 @@ impl Translation<'_> {
                 Targets::Nodes(_) => TargetType::Instance,
                 Targets::Pods(_) => TargetType::Ip,
             },
-            family: self.family(),
+            family: family(self.desired),
         };
         WantedListener {
+            extras: self.extras(protocol),
             spec: ListenerSpec { port: self.port, protocol, tls: tls.filter(|_| protocol == Transport::Tls) },
             shape,
             health: self.health(obstacles),
             attributes: self.attributes(shape, obstacles),
             targets: self.targets(obstacles),
+            room: self.room.total,
         }
     }
 
-    /// Instances are reached by IPv4, pods by the Service's first family.
-    fn family(&self) -> IpFamily {
-        match self.desired.targets {
-            Targets::Nodes(_) => IpFamily::IPv4,
-            Targets::Pods(_) => self.desired.ip_families.first().copied().unwrap_or(IpFamily::IPv4),
+    /// What the listener has beside its specification.
+    fn extras(&self, protocol: Transport) -> ListenerExtras {
+        let Choices { certificates, listener_attributes_of, .. } = self.choices;
+        let further = certificates.iter().skip(1).filter(|_| protocol == Transport::Tls);
+        ListenerExtras {
+            certificates: further.cloned().collect(),
+            attributes: listener_attributes_of.get(&(protocol, self.port)).cloned().unwrap_or_default(),
         }
     }
 
     fn tls(&self) -> Option<TlsSpec> {
-        let Choices { certificate, tls_ports, tls_policy, alpn, .. } = self.choices;
+        let Choices { certificates, tls_ports, tls_policy, alpn, .. } = self.choices;
         let tcp = self.listeners.iter().find(|listener| listener.protocol == Protocol::Tcp)?;
         let asked = match tls_ports {
             TlsPorts::All => self.listeners.len() == 1,
             TlsPorts::Named(ports) => ports.contains(&tcp.name) || ports.contains(&self.port.to_string()),
         };
-        let certificate = certificate.clone().filter(|_| asked)?;
+        let certificate = certificates.first().filter(|_| asked)?.clone();
         let policy = tls_policy.clone().unwrap_or_else(|| TLS_POLICY.to_owned());
         Some(TlsSpec { certificate, policy, alpn: alpn.unwrap_or(Alpn::None) })
     }
@@ -176,18 +202,10 @@ impl Translation<'_> {
     }
 
     fn targets(&self, obstacles: &mut Obstacles) -> BTreeSet<Target> {
-        let sets: Vec<BTreeSet<Target>> = match &self.desired.targets {
-            Targets::Nodes(nodes) => self.listeners.iter().map(|it| on_nodes(it, nodes, obstacles)).collect(),
-            Targets::Pods(pods) => {
-                let family = self.family();
-                let of = |listener: &&Listener| {
-                    let own = pods.iter().filter(|pod| IpFamily::of(pod.address) == family);
-                    let ports = own.filter_map(|pod| Some((pod.address, pod.ports.get(&listener.key())?)));
-                    ports.map(|(address, port)| Target::at(address, port.get())).collect()
-                };
-                self.listeners.iter().map(of).collect()
-            }
+        let one = |listener: &&Listener| {
+            targets::of_listener(self.desired, listener, family(self.desired), self.room, obstacles)
         };
+        let sets: Vec<BTreeSet<Target>> = self.listeners.iter().map(one).collect();
         if let [tcp, udp, ..] = sets.as_slice()
             && tcp != udp
         {
@@ -205,26 +223,12 @@ impl Translation<'_> {
     }
 }
 
-/// A node without an AWS instance (another cloud's, or a test's) is no target.
-fn on_nodes(
-    listener: &Listener,
-    nodes: &BTreeSet<NodeTarget>,
-    obstacles: &mut Obstacles,
-) -> BTreeSet<Target> {
-    let Some(port) = listener.node_port else {
-        let key = listener.key();
-        let message = format!(
-            "{key} has no node port to send to: set allocateLoadBalancerNodePorts to true, or portico.dev/target-kind \
-             to pod"
-        );
-        obstacles.push((Field::Listeners, message));
-        return BTreeSet::new();
-    };
-    let instances = nodes.iter().filter_map(|node| {
-        let id = node.provider_id.as_deref()?.strip_prefix(PROVIDER_ID)?;
-        id.rsplit('/').next().filter(|id| id.starts_with("i-"))
-    });
-    instances.map(|id| Target { id: id.to_owned(), port: port.get() }).collect()
+/// Instances are reached by IPv4, pods by the Service's first family.
+pub(super) fn family(desired: &LoadBalancer) -> IpFamily {
+    match desired.targets {
+        Targets::Nodes(_) => IpFamily::IPv4,
+        Targets::Pods(_) => desired.ip_families.first().copied().unwrap_or(IpFamily::IPv4),
+    }
 }
 
 fn seconds(duration: Duration, least: u64, most: u64) -> i32 {
@@ -241,7 +245,7 @@ pub(crate) fn defaults(shape: GroupShape) -> BTreeMap<String, String> {
         ("deregistration_delay.connection_termination.enabled", "false"),
         ("stickiness.enabled", "false"),
         ("proxy_protocol_v2.enabled", "false"),
-        ("preserve_client_ip.enabled", if keeps_client { "true" } else { "false" }),
+        (PRESERVE_CLIENT, if keeps_client { "true" } else { "false" }),
         ("load_balancing.cross_zone.enabled", "use_load_balancer_configuration"),
     ];
     defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into()

@@ -20,6 +20,11 @@ impl Options {
     pub fn reader(&self) -> OptionReader<'_> {
         OptionReader { options: self, invalid: Vec::new() }
     }
+
+    /// The full names of those that are set, in order; for options that are a family of keys.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
 }
 
 impl FromIterator<(String, String)> for Options {

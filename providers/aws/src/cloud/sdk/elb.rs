@@ -3,6 +3,7 @@
 //! Owns: requests and reading answers. Leaves to others: everything else.
 //! Invariant: an answer that lacks what every load balancer has is an error, never a guess.
 
+pub(super) mod extras;
 pub(super) mod group;
 pub(super) mod listener;
 

@@ -1,0 +1,193 @@
+//! Which rule is in which of the security groups that we own, and what changes them.
+//!
+//! Owns: sharding. Leaves to others: which rules there should be (`translate`), other people's groups.
+//! Invariants: a rule that is there stays where it is; a new one goes where old and new together have room, so that
+//! it comes before others go; a group that no wanted rule is in leaves the load balancer, then goes.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use portico_provider::{Field, IpFamily, Obstacle};
+
+use super::balancer::Parts;
+use super::draft::Draft;
+use super::{PrefixLists, named};
+use crate::cloud::resources::{Id, Rule, Source};
+use crate::names;
+use crate::step::{Action, Named};
+use crate::translate::{RULES_A_GROUP, SHARDS};
+use crate::wanted::Frontend;
+
+/// One security group of ours: as it is, and as it should be.
+struct Shard<'a> {
+    name: String,
+    id: Option<Id>,
+    present: Option<&'a BTreeSet<Rule>>,
+    wanted: BTreeSet<Rule>,
+}
+
+/// So many rules of one family a rule counts as: a prefix list as many as it may ever have entries.
+fn weight(rule: &Rule, lists: &PrefixLists) -> (IpFamily, usize) {
+    match &rule.source {
+        Source::Range(IpNet::V4(_)) => (IpFamily::IPv4, 1),
+        Source::Range(IpNet::V6(_)) => (IpFamily::IPv6, 1),
+        Source::PrefixList(id) => lists.get(id).copied().unwrap_or((IpFamily::IPv4, 1)),
+    }
+}
+
+fn weigh<'a>(rules: impl Iterator<Item = &'a Rule>, lists: &PrefixLists) -> BTreeMap<IpFamily, usize> {
+    let mut sums = BTreeMap::new();
+    for (family, weight) in rules.map(|rule| weight(rule, lists)) {
+        *sums.entry(family).or_default() += weight;
+    }
+    sums
+}
+
+impl Shard<'_> {
+    fn has_room(&self, rule: &Rule, lists: &PrefixLists) -> bool {
+        let there = self.present.into_iter().flatten();
+        let new = self.wanted.iter().filter(|rule| self.present.is_none_or(|there| !there.contains(rule)));
+        let (family, more) = weight(rule, lists);
+        let used = weigh(there.chain(new), lists).get(&family).copied().unwrap_or_default();
+        used + more <= RULES_A_GROUP
+    }
+}
+
+/// Puts each rule into a group; the first that finds no room is returned.
+fn distribute<'a>(
+    shards: &mut [Shard<'_>],
+    rules: &'a BTreeSet<Rule>,
+    lists: &PrefixLists,
+) -> Result<(), &'a Rule> {
+    let mut missing = Vec::new();
+    for rule in rules {
+        let holds = |shard: &&mut Shard<'_>| shard.present.is_some_and(|there| there.contains(rule));
+        match shards.iter_mut().find(holds) {
+            Some(shard) => drop(shard.wanted.insert(rule.clone())),
+            None => missing.push(rule),
+        }
+    }
+    // The largest first, which finds room wherever there is some; groups that exist before new ones.
+    missing.sort_by_key(|rule| Reverse(weight(rule, lists).1));
+    for rule in missing {
+        let mut order: Vec<&mut Shard<'_>> = shards.iter_mut().collect();
+        order.sort_by_key(|shard| shard.present.is_none() && shard.wanted.is_empty());
+        let shard = order.into_iter().find(|shard| shard.has_room(rule, lists)).ok_or(rule)?;
+        shard.wanted.insert(rule.clone());
+    }
+    Ok(())
+}
+
+impl Parts<'_> {
+    /// Our security groups, each with its rules; or why they cannot be.
+    fn shards(&self, rules: &BTreeSet<Rule>) -> Result<Vec<Shard<'_>>, String> {
+        let lists = &self.site.prefix_lists;
+        let mk_shard = |n: usize| {
+            let name = names::security_group(self.owner, n);
+            let firewall = self.view.firewalls.get(&name);
+            let (id, present) = (firewall.map(|it| it.id.clone()), firewall.map(|firewall| &firewall.rules));
+            Shard { name, id, present, wanted: BTreeSet::new() }
+        };
+        let mut shards: Vec<_> = (0..SHARDS).map(mk_shard).collect();
+        if distribute(&mut shards, rules, lists).is_ok() {
+            shards.retain(|shard| !shard.wanted.is_empty());
+            return Ok(shards);
+        }
+        let empty = |n: usize| Shard { id: None, present: None, wanted: BTreeSet::new(), ..mk_shard(n) };
+        let mut fresh: Vec<_> = (0..SHARDS).map(empty).collect();
+        let quota = format!("quota {RULES_A_GROUP} × {SHARDS} security groups");
+        Err(match distribute(&mut fresh, rules, lists) {
+            Ok(()) => {
+                let old = self.view.firewalls.values().flat_map(|firewall| &firewall.rules);
+                let all: BTreeSet<&Rule> = old.chain(rules).collect();
+                format!(
+                    "old and new rules together are {}, {quota}: change the ranges in two steps",
+                    heaviest(all.into_iter(), lists)
+                )
+            }
+            Err(Rule { source: Source::PrefixList(id), .. })
+                if lists.get(id).is_some_and(|(_, most)| *most > RULES_A_GROUP) =>
+            {
+                let most = lists.get(id).map_or(0, |(_, most)| *most);
+                format!(
+                    "prefix list {id} counts as the {most} entries it may have, and a security group takes \
+                     {RULES_A_GROUP}: lower its maximum (aws ec2 modify-managed-prefix-list), or split it"
+                )
+            }
+            Err(_) => {
+                let needed = heaviest(rules.iter(), lists);
+                format!("needs {needed} rules, {quota}: use fewer and wider ranges, or fewer ports")
+            }
+        })
+    }
+
+    /// Plans for them. Whether the load balancer may be planned for: none is made that lets nobody or everybody in.
+    pub(super) fn firewalls(&self, draft: &mut Draft<'_>) -> bool {
+        let Frontend::Own(rules) = &self.wanted.frontend else { return true };
+        let shards = match self.shards(rules) {
+            Ok(shards) => shards,
+            Err(message) => {
+                draft.block(Field::SourceRanges, Obstacle::Unsupported, message);
+                return self.current.is_some();
+            }
+        };
+        for Shard { name, id, present, wanted } in shards {
+            if present.is_none() {
+                let (name, tags) = (name.clone(), self.wanted.tags.clone());
+                draft.widen(Action::CreateSecurityGroup { name, tags }, "clients come in by its rules");
+            }
+            let nothing = BTreeSet::new();
+            let present = present.unwrap_or(&nothing);
+            let group = Named { name, id };
+            let missing: Vec<Rule> = wanted.difference(present).cloned().collect();
+            if !missing.is_empty() {
+                let action = Action::Authorize { group: group.clone(), rules: missing };
+                draft.widen(action, "they are not let in yet");
+            }
+            let stale: Vec<Rule> = present.difference(&wanted).cloned().collect();
+            if !stale.is_empty() {
+                draft.narrow(Action::Revoke { group, rules: stale }, "the Service does not let them in");
+            }
+        }
+        true
+    }
+
+    /// Those of ours that are to be in front of the load balancer; where they cannot be as wanted, those that are.
+    fn own_firewalls(&self, rules: &BTreeSet<Rule>) -> Vec<Named> {
+        match self.shards(rules) {
+            Ok(shards) => shards.into_iter().map(|Shard { name, id, .. }| Named { name, id }).collect(),
+            Err(_) => self.view.firewalls.iter().map(|(name, it)| named(name, &it.id)).collect(),
+        }
+    }
+
+    /// All that is to be in front of the load balancer.
+    pub(super) fn security_groups(&self) -> Vec<Named> {
+        let given = |id: &Id| Named { name: id.0.clone(), id: Some(id.clone()) };
+        let mut groups = match &self.wanted.frontend {
+            Frontend::Own(rules) => self.own_firewalls(rules),
+            Frontend::Given(ids) => ids.iter().map(given).collect(),
+        };
+        groups.extend(self.site.backend_group.as_ref().map(given));
+        groups
+    }
+
+    /// Ours that no rule is in any more, or where the user has brought others.
+    pub(super) fn leftover_firewalls(&self, draft: &mut Draft<'_>, alone: bool) {
+        let used: BTreeSet<String> = match &self.wanted.frontend {
+            Frontend::Own(rules) => self.own_firewalls(rules).into_iter().map(|group| group.name).collect(),
+            Frontend::Given(_) => BTreeSet::new(),
+        };
+        for (name, firewall) in self.view.firewalls.iter().filter(|(name, _)| !used.contains(*name)) {
+            if alone {
+                let action = Action::DeleteSecurityGroup(named(name, &firewall.id));
+                draft.narrow(action, "no load balancer needs it");
+            }
+        }
+    }
+}
+
+/// What the family that needs most needs.
+fn heaviest<'a>(rules: impl Iterator<Item = &'a Rule>, lists: &PrefixLists) -> usize {
+    weigh(rules, lists).into_values().max().unwrap_or_default()
+}

@@ -1,0 +1,114 @@
+//! The listeners of one load balancer: where they send, their certificates and attributes.
+//!
+//! Owns: what changes of a listener, in place. Leaves to others: the groups behind them (`balancer`), the order (`draft`).
+//! Invariant: a certificate is added before another becomes the default one, and taken away after. Certificates beside
+//! the default one and attributes are read, and so compared, only on a load balancer that is marked: whoever never
+//! asked for any pays no reads for them. The mark is made before the first of them is set, so that none is forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::balancer::{Parts, differing};
+use super::draft::Draft;
+use crate::cloud::resources::{Listener, ListenerExtras, Transport};
+use crate::observed::Balancer;
+use crate::step::{Action, ListenerRef};
+use crate::tags;
+use crate::wanted::WantedListener;
+
+/// AWS's default of each attribute of listeners that has one.
+const DEFAULTS: [(&str, &str); 1] = [("tcp.idle_timeout.seconds", "350")];
+
+impl Parts<'_> {
+    /// Whether some listener is to have more than its specification.
+    pub(super) fn wants_extras(&self) -> bool {
+        self.wanted.listeners.values().any(|listener| listener.extras != ListenerExtras::default())
+    }
+
+    pub(super) fn listeners(&self, draft: &mut Draft<'_>) {
+        if let Some(current) = self.current
+            && current.extras.is_none()
+            && self.wants_extras()
+        {
+            let action = Action::Mark { load_balancer: self.itself(), tags: tags::with_extras() };
+            draft.widen(action, "certificates and attributes of its listeners are compared from now on");
+        }
+        let none = BTreeMap::new();
+        let present: &BTreeMap<u16, Listener> = self.current.map_or(&none, |current| &current.listeners);
+        for (port, wanted) in &self.wanted.listeners {
+            let listener = present.get(port);
+            self.listener(draft, *port, wanted, listener);
+            self.extras(draft, wanted, listener);
+        }
+        for (port, listener) in present.iter().filter(|(port, _)| !self.wanted.listeners.contains_key(port)) {
+            let action = Action::DeleteListener { id: listener.id.clone(), port: *port };
+            draft.narrow(action, "the Service has no such port");
+        }
+    }
+
+    fn listener(
+        &self,
+        draft: &mut Draft<'_>,
+        port: u16,
+        wanted: &WantedListener,
+        present: Option<&Listener>,
+    ) {
+        let group = self.group_named(&self.group_name(self.name, port, wanted));
+        let spec = wanted.spec.clone();
+        match present {
+            None => {
+                let tags = self.wanted.tags.clone();
+                let action = Action::CreateListener { load_balancer: self.itself(), spec, group, tags };
+                draft.widen(action, format!("the Service has port {port}"));
+            }
+            Some(listener) if listener.spec != spec || listener.group != group.id => {
+                let action = Action::ModifyListener { id: listener.id.clone(), spec, group };
+                draft.narrow(action, "its protocol, certificate or target group differs");
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn extras(&self, draft: &mut Draft<'_>, wanted: &WantedListener, present: Option<&Listener>) {
+        let ListenerExtras { certificates, attributes } = &wanted.extras;
+        let port = wanted.spec.port;
+        let known = present.and_then(|_| of(self.current?, port));
+        let nothing = ListenerExtras::default();
+        let shown = known.unwrap_or(&nothing);
+        let listener = || ListenerRef {
+            load_balancer: self.itself(),
+            port,
+            id: present.map(|listener| listener.id.clone()),
+        };
+        let missing: BTreeSet<String> = certificates.difference(&shown.certificates).cloned().collect();
+        if !missing.is_empty() {
+            let action = Action::AddCertificates { listener: listener(), arns: missing };
+            // One that ends no TLS yet takes none before it is changed.
+            if present.is_some_and(|listener| listener.spec.protocol != Transport::Tls) {
+                draft.narrow(action, "clients may ask for them by SNI");
+            } else {
+                draft.widen(action, "clients may ask for them by SNI");
+            }
+        }
+        let stale: BTreeSet<String> = shown.certificates.difference(certificates).cloned().collect();
+        // With TLS they go by themselves.
+        if !stale.is_empty() && wanted.spec.protocol == Transport::Tls {
+            let action = Action::RemoveCertificates { listener: listener(), arns: stale };
+            draft.narrow(action, "the Service does not name them");
+        }
+        let mut asked: BTreeMap<String, String> = DEFAULTS
+            .iter()
+            .filter(|(key, _)| shown.attributes.contains_key(*key))
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        asked.extend(attributes.clone());
+        let differing = differing(&asked, &shown.attributes);
+        if !differing.is_empty() {
+            let action = Action::SetListenerAttributes { listener: listener(), attributes: differing };
+            draft.narrow(action, "they are not as the Service asks");
+        }
+    }
+}
+
+fn of(balancer: &Balancer, port: u16) -> Option<&ListenerExtras> {
+    balancer.extras.as_ref()?.get(&port)
+}

@@ -1,0 +1,111 @@
+//! Adoption on the emulator: the AWS Load Balancer Controller's load balancer becomes ours, or is left alone.
+//!
+//! Owns: what it takes to be adopted, and what becomes of its parts. Leaves to others: the account (`account.py`).
+//! Invariant: what is not adopted is, by boto3, as it was.
+
+use portico_provider::{
+    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, ProviderError, ServiceName,
+};
+
+use super::emulator::Emulator;
+use super::{mk_load_balancer, mk_options};
+use crate::capabilities as key;
+use crate::cloud::Sdk;
+use crate::{AwsProvider, Config};
+
+fn mk_owner() -> Owner {
+    Owner {
+        cluster: "cluster".parse().unwrap(),
+        service: "uid".parse().unwrap(),
+        name: ServiceName::new("shop", "web").unwrap(),
+    }
+}
+
+fn mk_provider(emulator: &Emulator, cluster_name: Option<&str>) -> AwsProvider<Sdk> {
+    let owner = mk_owner();
+    let config = Config { cluster_name: cluster_name.map(str::to_owned), ..emulator.config(&owner.cluster) };
+    AwsProvider::new(emulator.sdk.clone(), config).unwrap()
+}
+
+fn mk_asking(emulator: &Emulator, asked: &str) -> LoadBalancer {
+    LoadBalancer {
+        options: mk_options(&[(key::ADOPT, asked)]),
+        ..mk_load_balancer(mk_owner(), &emulator.instances[..2])
+    }
+}
+
+/// Until there is nothing to do, each round a new process; the hostname in the end.
+async fn drive(
+    provider: impl Fn() -> AwsProvider<Sdk>,
+    desired: Desired<'_>,
+) -> Result<Option<String>, ProviderError> {
+    for _ in 0..30 {
+        let provider = provider();
+        let observed = provider.observe(desired.owner()).await?;
+        let plan = provider.plan(desired, observed.as_ref());
+        assert!(plan.blocked().is_empty(), "{plan}");
+        if plan.steps().is_empty() && plan.waiting().is_none() {
+            let Desired::Present(present) = desired else { return Ok(None) };
+            let shown = provider.report(present, observed.as_ref()).ingress.pop();
+            return Ok(shown.map(|ingress| ingress.address.to_string()));
+        }
+        for planned in plan.steps() {
+            if let Outcome::InProgress { .. } = provider.execute(&planned.step).await? {
+                break;
+            }
+        }
+    }
+    panic!("it does not converge");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controllers_load_balancer_is_adopted_with_its_hostname_and_goes_without_a_trace() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let before = emulator.account("list");
+    let made = emulator.account("controllers");
+    let mine = |account: &serde_json::Value| account.to_string().matches("shop/web").count();
+    assert!(mine(&emulator.account("list")) > 0);
+    let desired = mk_asking(&emulator, made["web"]["arn"].as_str().unwrap());
+    let provider = || mk_provider(&emulator, Some("blue"));
+    let hostname = drive(provider, Desired::Present(&desired)).await.unwrap();
+    assert_eq!(hostname.as_deref(), made["web"]["hostname"].as_str(), "clients need not move");
+
+    let told = emulator.account("list").to_string();
+    assert!(!told.contains("targetgroup/k8s-shop-web"), "its target group was replaced and is gone: {told}");
+    assert!(told.contains("targetgroup/k8s-shop-other"), "somebody else's is not");
+    let kept = mk_load_balancer(mk_owner(), &emulator.instances[..2]);
+    let hostname = drive(provider, Desired::Present(&kept)).await.unwrap();
+    assert_eq!(hostname.as_deref(), made["web"]["hostname"].as_str(), "the annotation may go afterwards");
+
+    drive(provider, Desired::Absent(&desired.owner)).await.unwrap();
+    let after = emulator.account("list");
+    assert_eq!(mine(&after), 0, "{after}");
+    assert!(before.as_object().unwrap().keys().all(|id| after.get(id).is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_made_for_this_service_is_left_alone() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let made = emulator.account("controllers");
+    let before = emulator.account("list");
+    let web = made["web"]["name"].as_str().unwrap();
+    let cases = [
+        (
+            Some("blue"),
+            made["other"]["name"].as_str().unwrap(),
+            "must be \"shop/web\", and it says \"shop/other\"",
+        ),
+        (Some("green"), web, "must be \"green\", and it says \"blue\""),
+        (Some("blue"), "p-contr-created-0", "is of contract/created"),
+        (Some("blue"), "nobodys", "there is no load balancer nobodys"),
+        (None, web, "set --aws-cluster-name"),
+    ];
+    for (cluster, asked, expected) in cases {
+        let desired = mk_asking(&emulator, asked);
+        let refused =
+            drive(|| mk_provider(&emulator, cluster), Desired::Present(&desired)).await.unwrap_err();
+        let told = refused.to_string();
+        assert!(told.contains(expected), "{asked}: {told}");
+    }
+    assert_eq!(emulator.account("list"), before);
+}

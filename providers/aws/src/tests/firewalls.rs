@@ -1,0 +1,149 @@
+//! Rules over several security groups: where each goes, and that none is closed before another is open.
+//!
+//! Owns: the properties of sharding. Leaves to others: whether AWS agrees (`contract`).
+//! Invariant: every view is the last plan applied, so what is asserted holds along a whole life.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portico_provider::{Desired, Effect, IpFamily, LoadBalancer, Plan};
+use proptest::prelude::*;
+
+use super::mk_options;
+use super::plans::{lines, mk_base, mk_site, mk_view, planned};
+use crate::capabilities as key;
+use crate::cloud::resources::{Firewall, Id, Rule};
+use crate::observed::{Observed, View};
+use crate::plan::{PrefixLists, Site, plan};
+use crate::step::{Action, Step};
+use crate::translate::RULES_A_GROUP;
+
+fn mk_ranged(ranges: impl Iterator<Item = u8>) -> LoadBalancer {
+    let source_ranges = ranges.map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
+    LoadBalancer { source_ranges, ..mk_base() }
+}
+
+fn mk_listed(lists: &str) -> LoadBalancer {
+    LoadBalancer { options: mk_options(&[(key::PREFIX_LISTS, lists)]), ..mk_base() }
+}
+
+/// What security groups become, with AWS's own limit asserted after each call.
+fn apply(plan: &Plan<Step>, view: &mut View) {
+    for planned in plan.steps() {
+        match &planned.step.action {
+            Action::CreateSecurityGroup { name, tags } => {
+                let id = Id(format!("sg-{name}"));
+                let firewall =
+                    Firewall { id, name: name.clone(), rules: BTreeSet::new(), tags: tags.clone() };
+                view.firewalls.insert(name.clone(), firewall);
+            }
+            Action::Authorize { group, rules } => {
+                let firewall = view.firewalls.get_mut(&group.name).unwrap();
+                firewall.rules.extend(rules.iter().cloned());
+                assert!(firewall.rules.len() <= RULES_A_GROUP, "{group} overflows: {plan}");
+            }
+            Action::Revoke { group, rules } => {
+                let firewall = view.firewalls.get_mut(&group.name).unwrap();
+                firewall.rules.retain(|rule| !rules.contains(rule));
+            }
+            Action::SetSecurityGroups { groups, .. } => {
+                let ids = groups.iter().map(|group| view.firewalls[&group.name].id.clone()).collect();
+                view.load_balancers.values_mut().next().unwrap().facts.security_groups = ids;
+            }
+            Action::DeleteSecurityGroup(group) => {
+                let gone = view.firewalls.remove(&group.name).unwrap();
+                let balancer = view.load_balancers.values().next().unwrap();
+                assert!(!balancer.facts.security_groups.contains(&gone.id), "still in front: {plan}");
+            }
+            Action::Seal { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Who comes in through the groups in front of the load balancer.
+fn let_in(view: &View) -> BTreeSet<Rule> {
+    let facts = &view.load_balancers.values().next().unwrap().facts;
+    let front = view.firewalls.values().filter(|it| facts.security_groups.contains(&it.id));
+    front.flat_map(|firewall| firewall.rules.iter().cloned()).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_life_of_ranges_converges_without_shutting_anybody_out(
+        steps in proptest::collection::vec(proptest::collection::btree_set(0u8..240, 1..110), 1..6),
+    ) {
+        let mut view = mk_view(&mk_ranged(0..1));
+        for ranges in &steps {
+            let desired = mk_ranged(ranges.iter().copied());
+            let before = let_in(&view);
+            let plan = planned(&desired, &view);
+            prop_assert!(plan.blocked().is_empty() && plan.widens_first(), "{plan}");
+            apply(&plan, &mut view);
+            let after = let_in(&view);
+            prop_assert_eq!(after.len(), ranges.len());
+            let moved = planned(&desired, &view);
+            let moved = moved.steps().iter().filter(|it| !matches!(it.step.action, Action::Seal { .. }));
+            prop_assert_eq!(moved.count(), 0);
+            let kept = before.intersection(&after).count();
+            let told = plan.to_string();
+            let touched = before.intersection(&after).filter(|rule| told.contains(&format!("{rule},")));
+            prop_assert_eq!(touched.count(), 0, "{} rules are kept where they are", kept);
+        }
+    }
+}
+
+#[test]
+fn more_rules_than_one_group_takes_are_spread_over_several_and_gathered_again() {
+    let many = mk_ranged(0..140);
+    let mut view = mk_view(&mk_ranged(0..1));
+    let plan = planned(&many, &view);
+    let created = plan.steps().iter().filter(|it| it.effect == Effect::Widen);
+    let created = created.filter(|it| matches!(it.step.action, Action::CreateSecurityGroup { .. }));
+    assert_eq!(created.count(), 2, "{plan}");
+    apply(&plan, &mut view);
+    assert_eq!(view.firewalls.len(), 3);
+    let plan = planned(&mk_ranged(0..1), &view);
+    apply(&plan, &mut view);
+    assert_eq!(view.firewalls.len(), 1, "{plan}");
+}
+
+#[test]
+fn what_never_fits_is_told_with_the_numbers_before_anything_is_made() {
+    let plan = plan(&mk_site(), Desired::Present(&mk_ranged(0..=240)), None);
+    assert!(plan.steps().is_empty(), "{plan}");
+    let message = &plan.blocked()[0].message;
+    assert!(message.contains("needs 241 rules") && message.contains("quota 60 × 4"), "{message}");
+}
+
+fn with_lists(lists: &[(&str, usize)]) -> Site {
+    let sizes: BTreeMap<_, _> =
+        lists.iter().map(|(id, most)| ((*id).to_owned(), (IpFamily::IPv4, *most))).collect();
+    Site { prefix_lists: PrefixLists::from_iter(sizes), ..mk_site() }
+}
+
+#[test]
+fn prefix_lists_are_read_first_and_count_as_what_they_may_ever_hold() {
+    let desired = mk_listed("pl-a,pl-b");
+    let unread = plan(&mk_site(), Desired::Present(&desired), None);
+    assert_eq!(lines(&unread)[0], "1. read prefix lists pl-a, pl-b: their sizes count against quotas");
+    assert_eq!(unread.steps().len(), 1);
+
+    let site = with_lists(&[("pl-a", 50), ("pl-b", 40)]);
+    let told = plan(&site, Desired::Present(&desired), None).to_string();
+    assert_eq!(told.matches("create security group").count(), 2, "{told}");
+    assert!(!told.contains("0.0.0.0/0"), "lists are instead of everybody: {told}");
+
+    let site = with_lists(&[("pl-a", 61), ("pl-b", 1)]);
+    let refused = plan(&site, Desired::Present(&desired), None);
+    assert!(refused.steps().is_empty(), "a load balancer without its rules would be open: {refused}");
+    let message = &refused.blocked()[0].message;
+    assert!(message.contains("pl-a counts as the 61 entries"), "{message}");
+}
+
+#[test]
+fn rules_that_cannot_be_leave_the_groups_that_are() {
+    let view = mk_view(&mk_base());
+    let site = with_lists(&[("pl-a", 61)]);
+    let plan = plan(&site, Desired::Present(&mk_listed("pl-a")), Some(&Observed::Full(view)));
+    assert!(plan.steps().is_empty() && !plan.blocked().is_empty(), "{plan}");
+}
