@@ -279,7 +279,7 @@ fn endpoint(address: Ipv4Addr, node: &str) -> Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{input::Config, model::Model, oracle, walk};
+    use crate::{input::Config, model::Model, oracle, trace, walk};
 
     fn mk_model() -> Model {
         let mut model = Model::new(Config::default());
@@ -294,6 +294,14 @@ mod tests {
         let model = mk_model();
         for case in CASES {
             assert_eq!(oracle::outcome(&model, &case.packet()), case.outcome(), "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn the_tracer_says_what_the_table_says() {
+        let model = mk_model();
+        for case in CASES {
+            assert_eq!(trace::trace(&model, &case.packet()).outcome(), case.outcome(), "{}", case.name);
         }
     }
 
