@@ -54,6 +54,11 @@ impl Node {
         self.addresses = addresses;
     }
 
+    /// The addresses of this network namespace.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
     /// Whether load balancers may send traffic here.
     pub fn is_eligible(&self) -> bool {
         self.object.as_ref().is_some_and(|object| !object.leaving)

@@ -16,13 +16,15 @@ use std::{
     fmt,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::table::{Balance, Family, Frontend, Key, Value, Verdict};
 
 #[cfg(test)]
 mod tests;
 
 /// A balancing chain of one family's table. Its name is [`Balance::chain`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Chain {
     /// Which table.
     pub family: Family,
@@ -31,7 +33,7 @@ pub struct Chain {
 }
 
 /// A dynamic map `affinity-<seconds>` of one family's table: client and frontend → endpoint id, filled by the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AffinityMap {
     /// Which table.
     pub family: Family,

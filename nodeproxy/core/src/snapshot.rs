@@ -10,7 +10,49 @@ use serde::{Deserialize, Serialize};
 use crate::{
     input::{Config, EndpointSlice, Event, NodeFacts, Service},
     model::Model,
+    plan::{AffinityMap, Chain, State},
+    table::{Key, Value},
 };
+
+/// What stood in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Programmed {
+    /// Elements of maps and sets, sorted.
+    pub elements: Vec<(Key, Value)>,
+    /// Balancing chains.
+    pub chains: Vec<Chain>,
+    /// Maps that remember clients.
+    pub affinity: Vec<AffinityMap>,
+    /// Why the fixed part of the table is not as this proxy writes it; then nothing else is said.
+    pub damage: Option<String>,
+}
+
+impl Programmed {
+    /// What a dataplane read.
+    pub fn of(state: State, damage: Option<String>) -> Self {
+        let State { elements, chains, affinity } = state;
+        let mut elements: Vec<_> = elements.into_iter().collect();
+        elements.sort_unstable();
+        Self {
+            elements,
+            chains: chains.into_iter().collect(),
+            affinity: affinity.into_iter().collect(),
+            damage,
+        }
+    }
+
+    /// The same as a dataplane says it.
+    pub fn state(self) -> (State, Option<String>) {
+        let Self { elements, chains, affinity, damage } = self;
+        let state = State {
+            elements: elements.into_iter().collect(),
+            chains: chains.into_iter().collect(),
+            affinity: affinity.into_iter().collect(),
+        };
+        (state, damage)
+    }
+}
 
 /// What a model was told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
