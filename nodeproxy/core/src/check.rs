@@ -97,7 +97,7 @@ impl Wanted {
 
     fn concerns(&self, key: &Key) -> bool {
         match key {
-            Key::PodCidr(_) | Key::ServiceCidr(_) => self.families.contains(&key.family()),
+            Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) => self.families.contains(&key.family()),
             Key::ClusterIp(address) => self.frontends.iter().any(|frontend| frontend.address == *address),
             key => key.frontend().is_some_and(|frontend| self.frontends.contains(&frontend)),
         }

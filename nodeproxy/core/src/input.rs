@@ -151,6 +151,9 @@ pub struct NodeFacts {
     pub node_port_addresses: Vec<IpAddr>,
     /// Sources that count as pods of this cluster. Empty: no client is taken for a pod.
     pub pod_cidrs: Vec<IpNet>,
+    /// Of those, the sources that are pods on this node: only their answers come back through it whoever sends them. Empty:
+    /// every pod is taken for one of another node.
+    pub node_pod_cidrs: Vec<IpNet>,
 }
 
 /// What the operator of the cluster decided.

@@ -204,7 +204,8 @@ impl Model {
     /// The elements that concern all Services: ranges of pods and of `ClusterIP`s.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Key> {
         let pods = self.node.pod_cidrs.iter().map(|net| Key::PodCidr(*net));
-        pods.chain(self.service_cidrs.iter().map(|net| Key::ServiceCidr(*net)))
+        let here = self.node.node_pod_cidrs.iter().map(|net| Key::NodePod(*net));
+        pods.chain(here).chain(self.service_cidrs.iter().map(|net| Key::ServiceCidr(*net)))
     }
 
     /// All Services.
@@ -228,13 +229,18 @@ impl Model {
     }
 
     fn node(&mut self, node: NodeFacts) {
-        let node = NodeFacts { pod_cidrs: IpNet::aggregate(&node.pod_cidrs), ..node };
+        let node = NodeFacts {
+            pod_cidrs: IpNet::aggregate(&node.pod_cidrs),
+            node_pod_cidrs: IpNet::aggregate(&node.node_pod_cidrs),
+            ..node
+        };
         if node == self.node {
             return;
         }
         let before = std::mem::replace(&mut self.node, node);
         let after = self.node.clone();
         self.set_ranges(&before.pod_cidrs, &after.pod_cidrs, Key::PodCidr);
+        self.set_ranges(&before.node_pod_cidrs, &after.node_pod_cidrs, Key::NodePod);
         if before.node_port_addresses == after.node_port_addresses {
             let all = self.entries.keys().cloned().collect();
             self.recompile(&all);

@@ -56,8 +56,10 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Client {
-    /// A pod of this cluster.
+    /// A pod on this node.
     Pod,
+    /// A pod of this cluster, on another node as far as is known.
+    FarPod,
     /// This node itself, or a pod in its network namespace.
     Node,
     /// Anybody else.
@@ -76,6 +78,9 @@ pub enum Masquerade {
     ClusterPolicy,
     /// This node's own connection to a Service with `externalTrafficPolicy: Local`.
     OwnNode,
+    /// A pod of another node, at a Service with `externalTrafficPolicy: Local` that has no endpoint here: an endpoint on a
+    /// third node would answer it past this one.
+    FarPod,
 }
 
 /// Why a connection becomes what it becomes.
@@ -138,12 +143,20 @@ pub(crate) fn decide<'a>(model: &'a Model, packet: &Packet) -> Decision<'a> {
 }
 
 fn client(model: &Model, packet: &Packet) -> Client {
-    let is_pod = model.node_facts().pod_cidrs.iter().any(|net| net.contains(&packet.source));
-    match (is_pod, packet.from_node) {
-        (true, _) => Client::Pod,
-        (false, true) => Client::Node,
-        (false, false) => Client::Outside,
+    let node = model.node_facts();
+    if contains(&node.node_pod_cidrs, packet.source) {
+        Client::Pod
+    } else if packet.from_node {
+        Client::Node
+    } else if contains(&node.pod_cidrs, packet.source) {
+        Client::FarPod
+    } else {
+        Client::Outside
     }
+}
+
+fn contains(nets: &[IpNet], address: IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(&address))
 }
 
 fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>> {
@@ -155,13 +168,17 @@ fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>
     let has_detector = node.pod_cidrs.iter().any(|net| Family::of(net.addr()) == family);
     let (policy, masquerade) = match (claim.kind, service.external_policy, client) {
         (Kind::ClusterIp, _, _) => {
-            let no_pod = (has_detector && client != Client::Pod).then_some(Masquerade::NoPod);
+            let is_pod = contains(&node.pod_cidrs, packet.source);
+            let no_pod = (has_detector && !is_pod).then_some(Masquerade::NoPod);
             (service.internal_policy, if config.masquerade_all { Some(Masquerade::All) } else { no_pod })
         }
         (_, TrafficPolicy::Cluster, _) => (TrafficPolicy::Cluster, Some(Masquerade::ClusterPolicy)),
         (_, TrafficPolicy::Local, Client::Pod) => (TrafficPolicy::Cluster, None),
         (_, TrafficPolicy::Local, Client::Node) => (TrafficPolicy::Cluster, Some(Masquerade::OwnNode)),
-        (_, TrafficPolicy::Local, Client::Outside) => (TrafficPolicy::Local, None),
+        (_, TrafficPolicy::Local, Client::FarPod) if lists.local.is_empty() => {
+            (TrafficPolicy::Cluster, Some(Masquerade::FarPod))
+        }
+        (_, TrafficPolicy::Local, Client::FarPod | Client::Outside) => (TrafficPolicy::Local, None),
     };
     Some(Met { service, kind: claim.kind, port, policy, masquerade, lists })
 }

@@ -237,7 +237,7 @@ impl Transaction {
 /// packet to a missing element.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::PodCidr(_) | Key::ServiceCidr(_) | Key::Hairpin(..) => 0,
+        Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::Hairpin(..) => 0,
         Key::Endpoint(..) | Key::AffinityEndpoint(..) => 1,
         Key::AffinitySlot(..) | Key::SourceRange(..) => 2,
         Key::NoEndpoints(_) | Key::Firewalled(_) => 3,
@@ -302,6 +302,7 @@ fn why_added(key: &Key) -> &'static str {
         Key::Hairpin(..) => "endpoint on this node that may call itself",
         Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges",
         Key::PodCidr(_) => "addresses of pods",
+        Key::NodePod(_) => "addresses of pods on this node",
         Key::ServiceCidr(_) => "range of ClusterIPs",
     }
 }
@@ -317,6 +318,7 @@ fn why_removed(key: &Key) -> &'static str {
         Key::Hairpin(..) => "endpoint no longer on this node",
         Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges changed",
         Key::PodCidr(_) => "no longer a range of pods",
+        Key::NodePod(_) => "no longer a range of pods on this node",
         Key::ServiceCidr(_) => "no longer a range of ClusterIPs",
     }
 }
@@ -348,7 +350,11 @@ impl Key {
             | Self::AffinityEndpoint(f, _)
             | Self::Firewalled(f)
             | Self::SourceRange(f, _) => Some(*f),
-            Self::ClusterIp(_) | Self::Hairpin(..) | Self::PodCidr(_) | Self::ServiceCidr(_) => None,
+            Self::ClusterIp(_)
+            | Self::Hairpin(..)
+            | Self::PodCidr(_)
+            | Self::NodePod(_)
+            | Self::ServiceCidr(_) => None,
         }
     }
 }

@@ -129,6 +129,8 @@ pub enum Key {
     SourceRange(Frontend, IpNet),
     /// `pod-cidrs`: sources that count as pods of this cluster.
     PodCidr(IpNet),
+    /// `node-pods`: of those, sources that are pods on this node.
+    NodePod(IpNet),
     /// `service-cidrs`: ranges of `ClusterIP`s; packets to unallocated ones are dropped.
     ServiceCidr(IpNet),
 }
@@ -167,6 +169,7 @@ impl Key {
             Self::Firewalled(_) => "firewalled",
             Self::SourceRange(..) => "source-ranges",
             Self::PodCidr(_) => "pod-cidrs",
+            Self::NodePod(_) => "node-pods",
             Self::ServiceCidr(_) => "service-cidrs",
         }
     }
@@ -184,7 +187,7 @@ impl Key {
             | Self::AffinityEndpoint(f, _)
             | Self::SourceRange(f, _) => f.address,
             Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
-            Self::PodCidr(net) | Self::ServiceCidr(net) => net.addr(),
+            Self::PodCidr(net) | Self::NodePod(net) | Self::ServiceCidr(net) => net.addr(),
         };
         Family::of(address)
     }
@@ -260,7 +263,7 @@ impl fmt::Display for Key {
                 write!(f, "{}/{protocol}", std::net::SocketAddr::new(*address, *port))
             }
             Self::SourceRange(frontend, net) => write!(f, "{frontend} from {net}"),
-            Self::PodCidr(net) | Self::ServiceCidr(net) => write!(f, "{net}"),
+            Self::PodCidr(net) | Self::NodePod(net) | Self::ServiceCidr(net) => write!(f, "{net}"),
         }
     }
 }

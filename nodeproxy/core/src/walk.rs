@@ -190,7 +190,7 @@ impl Walk<'_> {
             Some(Value::Verdict(Verdict::Balance(balance))) => Some(balance),
             _ => None,
         };
-        if self.is_from_pod()
+        if self.tables.covers(self.packet.source, Key::NodePod)
             && let Some(short) = balance(Key::Short(to))
         {
             return self.balance(short, false, pick, picks);
@@ -201,7 +201,13 @@ impl Walk<'_> {
         {
             return self.balance(short, marked, pick, picks);
         }
-        self.balance(balance(Key::Local(to))?, marked, pick, picks)
+        if let Some(local) = balance(Key::Local(to)) {
+            return self.balance(local, marked, pick, picks);
+        }
+        if !self.is_from_pod() {
+            return None;
+        }
+        self.balance(balance(Key::Short(to))?, true, pick, picks)
     }
 
     /// Chain `lb-…`. A client without remembered endpoint takes a slot; a remembered one is one of the same endpoints.

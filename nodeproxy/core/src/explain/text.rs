@@ -22,7 +22,7 @@ pub(super) fn notes(service: &Service, external: bool, lists: &Lists) -> Vec<Str
     if external_local {
         note(
             "externalTrafficPolicy: Local: clients outside get endpoints on this node only and are seen as themselves; pods \
-             and the node itself use all",
+             of this node and the node itself use all",
         );
     }
     if (internal_local || external_local) && lists.local.is_empty() && lists.any {

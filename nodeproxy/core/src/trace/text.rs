@@ -20,12 +20,15 @@ pub(super) fn policy_reason(met: &Met<'_>, client: Client) -> &'static str {
         },
         (_, TrafficPolicy::Cluster, _) => "externalTrafficPolicy: Cluster",
         (_, TrafficPolicy::Local, Client::Pod) => {
-            "externalTrafficPolicy: Local is for clients outside; a pod uses all endpoints"
+            "externalTrafficPolicy: Local is for clients outside; a pod of this node uses all endpoints"
+        }
+        (_, TrafficPolicy::Local, Client::FarPod) if met.policy == TrafficPolicy::Cluster => {
+            "externalTrafficPolicy: Local, and no endpoint here; a pod of another node is then not dropped, but uses all endpoints"
         }
         (_, TrafficPolicy::Local, Client::Node) => {
             "externalTrafficPolicy: Local is for clients outside; the node itself uses all endpoints"
         }
-        (_, TrafficPolicy::Local, Client::Outside) => "externalTrafficPolicy: Local",
+        (_, TrafficPolicy::Local, Client::FarPod | Client::Outside) => "externalTrafficPolicy: Local",
     }
 }
 
@@ -150,7 +153,8 @@ impl fmt::Display for End {
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Pod => "a pod",
+            Self::Pod => "a pod of this node",
+            Self::FarPod => "a pod, of another node as far as is known",
             Self::Node => "this node itself",
             Self::Outside => "neither a pod nor this node",
         })
@@ -178,6 +182,7 @@ impl fmt::Display for Masquerade {
             Self::NoPod => "the client of a ClusterIP is no pod",
             Self::ClusterPolicy => "externalTrafficPolicy: Cluster, so the endpoint may be on another node",
             Self::OwnNode => "the node's own connection",
+            Self::FarPod => "a pod of another node must be answered through this one",
         })
     }
 }
