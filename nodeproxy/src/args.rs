@@ -7,10 +7,15 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use ipnet::IpNet;
 
+pub mod command;
+
 /// Makes Services reachable on this node: cluster IPs, node ports, load-balancer VIPs.
 #[derive(Clone, Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Ask instead of serving.
+    #[command(subcommand)]
+    pub command: Option<command::Command>,
     /// Remove every trace of Portico from this node's kernel and exit.
     #[arg(long)]
     pub cleanup: bool,
@@ -85,6 +90,10 @@ pub struct ListenArgs {
     /// Address of /metrics and /proxyMode.
     #[arg(long, default_value = "127.0.0.1:10249")]
     pub metrics_bind_address: SocketAddr,
+    /// Unix socket for `portico-nodeproxy trace`, `explain` and `dump`, which only root may use. Traffic does not depend on
+    /// it: if it cannot be made, that is a warning.
+    #[arg(long, default_value = command::ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
     /// Seconds to wait for those ports, which a predecessor may still hold.
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub bind_timeout: Duration,

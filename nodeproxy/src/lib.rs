@@ -4,6 +4,7 @@
 //!   API server ─► watch ─► convert ─┐                       ┌─► dataplane (nftables) ─► kernel
 //!   this node's addresses ──────────┴─► facts ─► sync ──────┼─► flows (conntrack)
 //!                                                 │ model   └─► health, health checks, metrics ─► HTTP
+//!   portico-nodeproxy trace, explain ─► socket ───┘ diagnose
 //! ```
 //!
 //! One task owns the model and the dataplane ([`sync`]); everything else sends it facts or reads what it publishes.
@@ -12,6 +13,7 @@ pub mod args;
 pub mod conntrack;
 pub mod convert;
 pub mod dataplane;
+pub mod diagnose;
 pub mod facts;
 pub mod health;
 pub mod health_check;

@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use portico_nodeproxy::{args::Args, run};
+use portico_nodeproxy::{args::Args, diagnose::command::Agreement, run};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
     run::init_logging(args.logs.log_format);
     match run::run(args).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Agreement::Agrees) => ExitCode::SUCCESS,
+        Ok(Agreement::Differs) => ExitCode::FAILURE,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "portico-nodeproxy ends");
             ExitCode::FAILURE

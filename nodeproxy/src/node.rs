@@ -54,6 +54,11 @@ impl Node {
         self.addresses = addresses;
     }
 
+    /// The addresses of this network namespace.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
     /// Whether load balancers may send traffic here.
     pub fn is_eligible(&self) -> bool {
         self.object.as_ref().is_some_and(|object| !object.leaving)
@@ -67,12 +72,23 @@ impl Node {
             zone: object.zone,
             node_port_addresses: self.node_port_addresses(&object.addresses),
             addresses: object.addresses,
+            node_pod_cidrs: self.node_pod_cidrs(&object.pod_cidrs),
             pod_cidrs: match self.flags.detect_local_mode {
                 DetectLocalMode::ClusterCidr => self.flags.cluster_cidr.clone(),
                 DetectLocalMode::NodeCidr => object.pod_cidrs,
                 DetectLocalMode::None => Vec::new(),
             },
         }
+    }
+
+    /// The node's ranges, as far as they count as pods at all.
+    fn node_pod_cidrs(&self, own: &[IpNet]) -> Vec<IpNet> {
+        let counts = |net: &&IpNet| match self.flags.detect_local_mode {
+            DetectLocalMode::ClusterCidr => self.flags.cluster_cidr.iter().any(|all| all.contains(*net)),
+            DetectLocalMode::NodeCidr => true,
+            DetectLocalMode::None => false,
+        };
+        own.iter().filter(counts).copied().collect()
     }
 
     fn node_port_addresses(&self, primary: &[IpAddr]) -> Vec<IpAddr> {
@@ -135,6 +151,15 @@ mod tests {
         assert_eq!(cidrs(&["--cluster-cidr=10.1.0.0/16,fd01::/48"]), 2);
         assert_eq!(cidrs(&["--detect-local-mode=NodeCIDR"]), 1);
         assert_eq!(cidrs(&["--detect-local-mode=None", "--cluster-cidr=10.1.0.0/16"]), 0);
+    }
+
+    #[test]
+    fn pods_of_this_node_are_those_of_its_ranges_as_far_as_they_count_as_pods() {
+        let own = |flags: &[&str]| mk_node(flags).facts().node_pod_cidrs.len();
+        assert_eq!(own(&["--cluster-cidr=10.1.0.0/16"]), 1);
+        assert_eq!(own(&["--cluster-cidr=10.2.0.0/16"]), 0);
+        assert_eq!(own(&["--detect-local-mode=NodeCIDR"]), 1);
+        assert_eq!(own(&["--detect-local-mode=None"]), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns the wiring and the shutdown: SIGTERM and SIGINT end the process and leave the rules, so traffic goes on while a
 //! successor starts. Invariant: a task that ends before it is told to ends the process.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use futures::FutureExt;
@@ -24,6 +24,7 @@ use crate::{
         Dataplane,
         nftables::{self, Nftables},
     },
+    diagnose::{self, Oracle, ReadKernel, command::Agreement, socket},
     health::Health,
     health_check,
     metrics::{self, Metrics},
@@ -35,11 +36,20 @@ use crate::{
 
 /// Facts that may wait for the loop. Watches wait when it is full, so memory is bounded while a large list comes in.
 const FACTS: usize = 1024;
+/// Questions that may wait for the loop.
+const INQUIRIES: usize = 8;
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs the process until a signal, or until something ends that must not.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+/// Answers a question, or runs the process until a signal, or until something ends that must not.
+pub async fn run(mut args: Args) -> anyhow::Result<Agreement> {
+    if let Some(command) = args.command.take() {
+        return diagnose::command::run(command).await;
+    }
+    serve_node(args).await.map(|()| Agreement::Agrees)
+}
+
+async fn serve_node(args: Args) -> anyhow::Result<()> {
     let mut dataplane = dataplane(&args)?;
     if args.cleanup {
         tokio::task::spawn_blocking(move || dataplane.cleanup())
@@ -60,17 +70,57 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ended
 }
 
+fn nftables_config(traffic: &TrafficArgs) -> nftables::Config {
+    nftables::Config {
+        masquerade_mark: 1 << traffic.masquerade_bit,
+        masquerade_all: traffic.masquerade_all,
+        local_detector: node::local_detector(traffic),
+    }
+}
+
 fn dataplane(args: &Args) -> anyhow::Result<Box<dyn Dataplane>> {
     match args.dataplane {
         DataplaneKind::Nftables => {
-            let config = nftables::Config {
-                masquerade_mark: 1 << args.traffic.masquerade_bit,
-                masquerade_all: args.traffic.masquerade_all,
-                local_detector: node::local_detector(&args.traffic),
-            };
+            let config = nftables_config(&args.traffic);
             Ok(Box::new(Nftables::open(config).context("cannot open the nftables dataplane")?))
         }
     }
+}
+
+/// A look at the kernel that the loop's own connection knows nothing of.
+fn read_kernel(args: &Args) -> ReadKernel {
+    match args.dataplane {
+        DataplaneKind::Nftables => {
+            let config = nftables_config(&args.traffic);
+            Arc::new(move || Nftables::open(config.clone())?.read())
+        }
+    }
+}
+
+/// Lets the loop be asked through the admin socket.
+fn answer_questions(
+    args: &Args,
+    sync: Sync,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> Sync {
+    let path = &args.listen.admin_socket;
+    let listener = match socket::listen(path) {
+        Ok(listener) => listener,
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(%path, %error, "no admin socket: trace and explain cannot ask this proxy; see --admin-socket");
+            return sync;
+        }
+    };
+    let (inquiries, inbox) = mpsc::channel(INQUIRIES);
+    let oracle = Oracle::new(inquiries, read_kernel(args));
+    let token = stop.clone();
+    tasks.spawn(async move {
+        socket::serve(listener, oracle, token).await;
+        Ok(())
+    });
+    sync.answering(inbox)
 }
 
 async fn start(
@@ -87,6 +137,7 @@ async fn start(
     let client = client(&args.cluster).await?;
     let node = Node::new(name.as_str().into(), args.traffic.clone());
     let (sync, published) = sync(args, node, dataplane, &health, &metrics).await?;
+    let sync = answer_questions(args, sync, tasks, stop);
     let (facts, inbox) = mpsc::channel(FACTS);
     let telling = Telling::new(facts, metrics.clone());
     start_servers(args, &health, &metrics, tasks, stop).await?;

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     conntrack::Flows,
     dataplane::{Applied, Dataplane, DataplaneError, Observed, Retry},
+    diagnose::{Inquiry, Known},
     facts::{Fact, SOURCES, Source},
     health::Health,
     health_check::Published,
@@ -104,6 +105,7 @@ pub struct Sync {
     stale: Vec<StaleFlows>,
     triggers: Vec<Timestamp>,
     missing: BTreeSet<Source>,
+    inquiries: Option<mpsc::Receiver<Inquiry>>,
     problems: Vec<Problem>,
     start: Instant,
 }
@@ -137,9 +139,16 @@ impl Sync {
             stale: Vec::new(),
             triggers: Vec::new(),
             missing: SOURCES.into(),
+            inquiries: None,
             problems: Vec::new(),
             start: Instant::now(),
         }
+    }
+
+    /// The same loop, which answers what it is asked between two events.
+    #[must_use]
+    pub fn answering(self, inquiries: mpsc::Receiver<Inquiry>) -> Self {
+        Self { inquiries: Some(inquiries), ..self }
     }
 
     /// Runs until `stop`. What stands in the kernel then stays there, and traffic goes on.
@@ -151,6 +160,7 @@ impl Sync {
         while !self.missing.is_empty() {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                inquiry = next(&mut self.inquiries) => self.answer(inquiry),
                 fact = facts.recv() => self.learn(fact.ok_or(SyncError::NoSources)?),
             }
         }
@@ -162,6 +172,7 @@ impl Sync {
                 () = at(repair_at) => self.repair().await?,
                 () = at(narrow_at) => self.narrow().await?,
                 () = sleep_until(audit_at) => self.audit().await?,
+                inquiry = next(&mut self.inquiries) => self.answer(inquiry),
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
                     self.gather(&mut facts).await;
@@ -169,6 +180,14 @@ impl Sync {
                 }
             }
         }
+    }
+
+    fn answer(&self, inquiry: Inquiry) {
+        inquiry(Known {
+            model: &self.model,
+            local_addresses: self.node.addresses(),
+            complete: self.missing.is_empty(),
+        });
     }
 
     fn repair_at(&self) -> Option<Instant> {
@@ -430,6 +449,18 @@ impl Sync {
         let (outside, result) = work.await.map_err(SyncError::Worker)?;
         self.outside = Some(outside);
         Ok(result)
+    }
+}
+
+/// Waits for an inquiry; for ever when nobody can ask.
+async fn next(inquiries: &mut Option<mpsc::Receiver<Inquiry>>) -> Inquiry {
+    let received = match inquiries {
+        Some(receiver) => receiver.recv().await,
+        None => None,
+    };
+    match received {
+        Some(inquiry) => inquiry,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,10 +11,13 @@ use std::{
     fmt,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{input::ServiceName, table::Frontend};
 
 /// How a Service came to a frontend, strongest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Kind {
     /// `spec.clusterIPs`.
     ClusterIp,
@@ -94,6 +97,11 @@ impl Claims {
         heir
     }
 
+    /// Who waits for the frontend, the next heir first.
+    pub(crate) fn waiting(&self, frontend: &Frontend) -> impl Iterator<Item = &Claim> {
+        self.waiting.get(frontend).into_iter().flatten()
+    }
+
     /// Everybody who waits, sorted.
     pub(crate) fn conflicts(&self) -> impl Iterator<Item = Conflict> {
         let mut conflicts = BTreeSet::new();
@@ -107,6 +115,17 @@ impl Claims {
             }
         }
         conflicts.into_iter()
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "load balancer's VIP",
+            Self::ExternalIp => "external IP",
+        })
     }
 }
 

@@ -263,6 +263,15 @@ impl Writer<'_> {
     }
 }
 
+impl Refusal {
+    /// Whose it is.
+    pub fn service(&self) -> &ServiceName {
+        match self {
+            Self::NodePortOutOfRange { service, node_port: _ } | Self::ExternalIps { service } => service,
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

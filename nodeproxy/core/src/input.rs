@@ -6,16 +6,17 @@
 //! Invariant: everything here is already valid: addresses are addresses, ports are not 0, a Service that is headless or of
 //! type `ExternalName` has no `cluster_ips`.
 
-use std::{fmt, net::IpAddr, ops::RangeInclusive, sync::Arc};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-use crate::table::Protocol;
+use crate::{table::Protocol, wire};
 
 /// A name that many objects repeat: of a node, a zone, a namespace or a port. The model interns the repeated ones.
 pub type Name = Arc<str>;
 
-/// Namespace and name of a Service.
+/// Namespace and name of a Service; in JSON one text, `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
     /// Namespace.
@@ -24,8 +25,14 @@ pub struct ServiceName {
     pub name: Name,
 }
 
+/// A text that is no `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" does not name a Service; write it as namespace/name")]
+pub struct BadServiceName(String);
+
 /// `Cluster` or `Local`, for `internalTrafficPolicy` and `externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum TrafficPolicy {
     /// Any endpoint.
     #[default]
@@ -35,7 +42,8 @@ pub enum TrafficPolicy {
 }
 
 /// A Service that has `ClusterIP`s.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Service {
     /// Its name.
     pub name: ServiceName,
@@ -62,9 +70,11 @@ pub struct Service {
 }
 
 /// One of `spec.ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ServicePort {
     /// Its name; empty for a single unnamed port.
+    #[serde(with = "wire::name")]
     pub name: Name,
     /// Protocol.
     pub protocol: Protocol,
@@ -75,11 +85,13 @@ pub struct ServicePort {
 }
 
 /// An `EndpointSlice` of one Service (label `kubernetes.io/service-name`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
     /// The Service that it belongs to.
     pub service: ServiceName,
     /// `metadata.name`.
+    #[serde(with = "wire::name")]
     pub name: Name,
     /// Ports of every endpoint in it. The controller has resolved named target ports already.
     pub ports: Vec<SlicePort>,
@@ -88,9 +100,11 @@ pub struct EndpointSlice {
 }
 
 /// One of a slice's ports; a Service's port finds its own by name and protocol.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SlicePort {
     /// Name of the Service's port.
+    #[serde(with = "wire::name")]
     pub name: Name,
     /// Protocol.
     pub protocol: Protocol,
@@ -99,7 +113,8 @@ pub struct SlicePort {
 }
 
 /// One endpoint: `addresses[0]` and what decides whether this node may use it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// Its address.
     pub address: IpAddr,
@@ -110,19 +125,25 @@ pub struct Endpoint {
     /// `conditions.terminating`, false when absent.
     pub terminating: bool,
     /// `nodeName`.
+    #[serde(with = "wire::optional")]
     pub node: Option<Name>,
     /// `hints.forZones`.
+    #[serde(with = "wire::names")]
     pub zone_hints: Box<[Name]>,
     /// `hints.forNodes`.
+    #[serde(with = "wire::names")]
     pub node_hints: Box<[Name]>,
 }
 
 /// What this node is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NodeFacts {
     /// `metadata.name`; empty while unknown, and then no endpoint is local.
+    #[serde(with = "wire::name")]
     pub name: Name,
     /// Label `topology.kubernetes.io/zone`.
+    #[serde(with = "wire::optional")]
     pub zone: Option<Name>,
     /// The node's own address of each family (`InternalIP`), for `loadBalancerSourceRanges` that admit the node.
     pub addresses: Vec<IpAddr>,
@@ -130,10 +151,14 @@ pub struct NodeFacts {
     pub node_port_addresses: Vec<IpAddr>,
     /// Sources that count as pods of this cluster. Empty: no client is taken for a pod.
     pub pod_cidrs: Vec<IpNet>,
+    /// Of those, the sources that are pods on this node: only their answers come back through it whoever sends them. Empty:
+    /// every pod is taken for one of another node.
+    pub node_pod_cidrs: Vec<IpNet>,
 }
 
 /// What the operator of the cluster decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Config {
     /// Ports that a NodePort may have; others are reported and not served, for they may be the node's own.
     pub node_port_range: RangeInclusive<u16>,
@@ -169,6 +194,29 @@ pub enum Event {
     Node(NodeFacts),
     /// All ranges of `ClusterIP`s.
     ServiceCidrs(Vec<IpNet>),
+}
+
+impl FromStr for ServiceName {
+    type Err = BadServiceName;
+
+    fn from_str(text: &str) -> Result<Self, BadServiceName> {
+        let mut parts = text.split('/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(namespace), Some(name), None) if !namespace.is_empty() && !name.is_empty() => {
+                Ok(Self { namespace: namespace.into(), name: name.into() })
+            }
+            _ => Err(BadServiceName(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for TrafficPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cluster => "Cluster",
+            Self::Local => "Local",
+        })
+    }
 }
 
 impl fmt::Display for ServiceName {

@@ -16,7 +16,9 @@
 //!
 //! Nothing here assumes one address family, and nothing here can do I/O: Cargo.toml has no tokio and no kube.
 
+pub mod check;
 pub mod claims;
+pub mod explain;
 pub mod flows;
 pub mod input;
 pub mod ledger;
@@ -24,9 +26,12 @@ pub mod model;
 pub mod oracle;
 pub mod packets;
 pub mod plan;
+pub mod snapshot;
 pub mod table;
+pub mod trace;
 pub mod walk;
 
 mod compile;
 mod select;
 mod slots;
+mod wire;

@@ -104,7 +104,7 @@ impl Model {
             Event::ServiceCidrs(nets) => {
                 let nets = IpNet::aggregate(&nets);
                 let before = std::mem::replace(&mut self.service_cidrs, nets);
-                self.ranges(&before, &self.service_cidrs.clone(), Key::ServiceCidr);
+                self.set_ranges(&before, &self.service_cidrs.clone(), Key::ServiceCidr);
             }
         }
     }
@@ -181,12 +181,39 @@ impl Model {
         self.entries.get(service).into_iter().flat_map(|entry| entry.slices.values())
     }
 
-    /// All Services, for the oracle.
+    /// A Service by its name.
+    pub(crate) fn service_named(&self, name: &ServiceName) -> Option<&Service> {
+        self.entries.get(name)?.service.as_ref()
+    }
+
+    /// The elements that a Service wants.
+    pub(crate) fn keys(&self, name: &ServiceName) -> &[Key] {
+        self.entries.get(name).map_or(&[], |entry| &entry.keys)
+    }
+
+    /// Who wants a frontend and does not have it.
+    pub(crate) fn waiting(&self, frontend: &Frontend) -> impl Iterator<Item = &Claim> {
+        self.claims.waiting(frontend)
+    }
+
+    /// Every slice of every Service.
+    pub(crate) fn all_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.entries.values().flat_map(|entry| entry.slices.values())
+    }
+
+    /// The elements that concern all Services: ranges of pods and of `ClusterIP`s.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Key> {
+        let pods = self.node.pod_cidrs.iter().map(|net| Key::PodCidr(*net));
+        let here = self.node.node_pod_cidrs.iter().map(|net| Key::NodePod(*net));
+        pods.chain(here).chain(self.service_cidrs.iter().map(|net| Key::ServiceCidr(*net)))
+    }
+
+    /// All Services.
     pub(crate) fn all_services(&self) -> impl Iterator<Item = &Service> {
         self.entries.values().filter_map(|entry| entry.service.as_ref())
     }
 
-    /// Ranges of `ClusterIP`s, for the oracle.
+    /// Ranges of `ClusterIP`s.
     pub(crate) fn service_cidrs(&self) -> &[IpNet] {
         &self.service_cidrs
     }
@@ -202,13 +229,18 @@ impl Model {
     }
 
     fn node(&mut self, node: NodeFacts) {
-        let node = NodeFacts { pod_cidrs: IpNet::aggregate(&node.pod_cidrs), ..node };
+        let node = NodeFacts {
+            pod_cidrs: IpNet::aggregate(&node.pod_cidrs),
+            node_pod_cidrs: IpNet::aggregate(&node.node_pod_cidrs),
+            ..node
+        };
         if node == self.node {
             return;
         }
         let before = std::mem::replace(&mut self.node, node);
         let after = self.node.clone();
-        self.ranges(&before.pod_cidrs, &after.pod_cidrs, Key::PodCidr);
+        self.set_ranges(&before.pod_cidrs, &after.pod_cidrs, Key::PodCidr);
+        self.set_ranges(&before.node_pod_cidrs, &after.node_pod_cidrs, Key::NodePod);
         if before.node_port_addresses == after.node_port_addresses {
             let all = self.entries.keys().cloned().collect();
             self.recompile(&all);
@@ -220,7 +252,7 @@ impl Model {
         }
     }
 
-    fn ranges(&mut self, before: &[IpNet], after: &[IpNet], key: fn(IpNet) -> Key) {
+    fn set_ranges(&mut self, before: &[IpNet], after: &[IpNet], key: fn(IpNet) -> Key) {
         for net in before.iter().filter(|net| !after.contains(net)) {
             self.ledger.set(key(*net), None);
         }

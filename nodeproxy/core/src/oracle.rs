@@ -8,12 +8,13 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     claims::Kind,
-    input::{Service, TrafficPolicy},
+    input::{Service, ServiceName, ServicePort, TrafficPolicy},
     model::Model,
-    select,
+    select::{self, Lists},
     table::{Backend, Family, Frontend},
 };
 
@@ -29,7 +30,8 @@ pub struct Packet {
 }
 
 /// Which client the endpoint sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Source {
     /// The client itself.
     Preserved,
@@ -50,45 +52,160 @@ pub enum Outcome {
     NotOurs,
 }
 
+/// Who sends the first packet, as far as it matters to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Client {
+    /// A pod on this node.
+    Pod,
+    /// A pod of this cluster, on another node as far as is known.
+    FarPod,
+    /// This node itself, or a pod in its network namespace.
+    Node,
+    /// Anybody else.
+    Outside,
+}
+
+/// Why the endpoints see this node and not the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Masquerade {
+    /// `--masquerade-all`.
+    All,
+    /// A client of a `ClusterIP` that is no pod: the answer would not come back through this node.
+    NoPod,
+    /// `externalTrafficPolicy: Cluster`: the endpoint may be on another node.
+    ClusterPolicy,
+    /// This node's own connection to a Service with `externalTrafficPolicy: Local`.
+    OwnNode,
+    /// A pod of another node, at a Service with `externalTrafficPolicy: Local` that has no endpoint here: an endpoint on a
+    /// third node would answer it past this one.
+    FarPod,
+}
+
+/// Why a connection becomes what it becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is forwarded.
+    Served,
+    /// The source is in none of `loadBalancerSourceRanges`.
+    SourceRange,
+    /// No endpoint anywhere that could serve.
+    NoEndpoints,
+    /// The policy is `Local`, and only other nodes have endpoints.
+    NoLocalEndpoints,
+    /// A `ClusterIP` of this Service, which has no such port.
+    NoSuchPort(ServiceName),
+    /// An address in this range of `ClusterIP`s that no Service has.
+    Unallocated(IpNet),
+    /// No address of a Service.
+    Elsewhere,
+}
+
+/// The Service port that a packet meets, and what its policies make of its endpoints.
+#[derive(Clone, Debug)]
+pub(crate) struct Met<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) kind: Kind,
+    pub(crate) port: &'a ServicePort,
+    pub(crate) policy: TrafficPolicy,
+    pub(crate) masquerade: Option<Masquerade>,
+    pub(crate) lists: Lists,
+}
+
+/// An outcome with its reasons.
+#[derive(Clone, Debug)]
+pub(crate) struct Decision<'a> {
+    pub(crate) client: Client,
+    pub(crate) met: Option<Met<'a>>,
+    pub(crate) reason: Reason,
+    pub(crate) outcome: Outcome,
+}
+
 /// Says what becomes of a connection.
 pub fn outcome(model: &Model, packet: &Packet) -> Outcome {
-    match model.holder(&packet.to) {
-        Some((claim, service)) if admits(service, claim.kind, packet, model) => {
-            serve(model, packet, service, claim.kind, claim.port)
-        }
-        Some(_) => Outcome::Dropped,
-        None => elsewhere(model, packet.to.address),
+    decide(model, packet).outcome
+}
+
+/// Says what becomes of a connection, and why.
+pub(crate) fn decide<'a>(model: &'a Model, packet: &Packet) -> Decision<'a> {
+    let client = client(model, packet);
+    let Some(met) = meet(model, packet, client) else {
+        let (reason, outcome) = elsewhere(model, packet.to.address);
+        return Decision { client, met: None, reason, outcome };
+    };
+    let (reason, outcome) = if admits(met.service, met.kind, packet, model) {
+        serve(packet, &met)
+    } else {
+        (Reason::SourceRange, Outcome::Dropped)
+    };
+    Decision { client, met: Some(met), reason, outcome }
+}
+
+fn client(model: &Model, packet: &Packet) -> Client {
+    let node = model.node_facts();
+    if contains(&node.node_pod_cidrs, packet.source) {
+        Client::Pod
+    } else if packet.from_node {
+        Client::Node
+    } else if contains(&node.pod_cidrs, packet.source) {
+        Client::FarPod
+    } else {
+        Client::Outside
     }
 }
 
-fn serve(model: &Model, packet: &Packet, service: &Service, kind: Kind, index: usize) -> Outcome {
-    let Some(port) = service.ports.get(index) else { return Outcome::NotOurs };
+fn contains(nets: &[IpNet], address: IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(&address))
+}
+
+fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>> {
+    let (claim, service) = model.holder(&packet.to)?;
+    let port = service.ports.get(claim.port)?;
     let (node, config) = (model.node_facts(), model.config());
     let family = Family::of(packet.to.address);
     let lists = select::select(service, port, family, model.slices(&service.name), node, config);
     let has_detector = node.pod_cidrs.iter().any(|net| Family::of(net.addr()) == family);
-    let from_pod = node.pod_cidrs.iter().any(|net| net.contains(&packet.source));
-    let inside = from_pod || packet.from_node;
-    let (policy, masquerade) = match (kind, service.external_policy) {
-        (Kind::ClusterIp, _) => {
-            (service.internal_policy, config.masquerade_all || (has_detector && !from_pod))
+    let (policy, masquerade) = match (claim.kind, service.external_policy, client) {
+        (Kind::ClusterIp, _, _) => {
+            let is_pod = contains(&node.pod_cidrs, packet.source);
+            let no_pod = (has_detector && !is_pod).then_some(Masquerade::NoPod);
+            (service.internal_policy, if config.masquerade_all { Some(Masquerade::All) } else { no_pod })
         }
-        (_, TrafficPolicy::Cluster) => (TrafficPolicy::Cluster, true),
-        (_, TrafficPolicy::Local) if inside => (TrafficPolicy::Cluster, packet.from_node && !from_pod),
-        (_, TrafficPolicy::Local) => (TrafficPolicy::Local, false),
+        (_, TrafficPolicy::Cluster, _) => (TrafficPolicy::Cluster, Some(Masquerade::ClusterPolicy)),
+        (_, TrafficPolicy::Local, Client::Pod) => (TrafficPolicy::Cluster, None),
+        (_, TrafficPolicy::Local, Client::Node) => (TrafficPolicy::Cluster, Some(Masquerade::OwnNode)),
+        (_, TrafficPolicy::Local, Client::FarPod) if lists.local.is_empty() => {
+            (TrafficPolicy::Cluster, Some(Masquerade::FarPod))
+        }
+        (_, TrafficPolicy::Local, Client::FarPod | Client::Outside) => (TrafficPolicy::Local, None),
     };
-    let list = if policy == TrafficPolicy::Local { &lists.local } else { &lists.cluster };
-    match (list.is_empty(), lists.any) {
-        (false, _) => {
-            Outcome::Backends(list.iter().map(|b| (*b, seen(packet, b, masquerade, &lists))).collect())
+    Some(Met { service, kind: claim.kind, port, policy, masquerade, lists })
+}
+
+impl Met<'_> {
+    /// The endpoints that this client may get.
+    pub(crate) fn list(&self) -> &[Backend] {
+        match self.policy {
+            TrafficPolicy::Cluster => &self.lists.cluster,
+            TrafficPolicy::Local => &self.lists.local,
         }
-        (true, true) => Outcome::Dropped,
-        (true, false) => Outcome::Refused,
+    }
+}
+
+fn serve(packet: &Packet, met: &Met<'_>) -> (Reason, Outcome) {
+    match (met.list().is_empty(), met.lists.any) {
+        (false, _) => {
+            let all = met.list().iter().map(|b| (*b, seen(packet, b, met.masquerade.is_some(), &met.lists)));
+            (Reason::Served, Outcome::Backends(all.collect()))
+        }
+        (true, true) => (Reason::NoLocalEndpoints, Outcome::Dropped),
+        (true, false) => (Reason::NoEndpoints, Outcome::Refused),
     }
 }
 
 /// An endpoint that reaches itself would see its own address as the client and answer itself.
-fn seen(packet: &Packet, backend: &Backend, masquerade: bool, lists: &select::Lists) -> Source {
+fn seen(packet: &Packet, backend: &Backend, masquerade: bool, lists: &Lists) -> Source {
     let hairpin = packet.source == backend.address && lists.here.contains(backend);
     if masquerade || hairpin { Source::Masqueraded } else { Source::Preserved }
 }
@@ -106,14 +223,15 @@ fn admits(service: &Service, kind: Kind, packet: &Packet, model: &Model) -> bool
 }
 
 /// No frontend: a port that its Service lacks, an unallocated `ClusterIP`, or somebody else's address.
-fn elsewhere(model: &Model, address: IpAddr) -> Outcome {
-    let is_cluster_ip = |s: &Service| !s.ports.is_empty() && s.cluster_ips.contains(&address);
-    if model.all_services().any(is_cluster_ip) {
-        Outcome::Refused
-    } else if model.service_cidrs().iter().any(|net| net.contains(&address)) {
-        Outcome::Dropped
+fn elsewhere(model: &Model, address: IpAddr) -> (Reason, Outcome) {
+    let is_cluster_ip = |s: &&Service| !s.ports.is_empty() && s.cluster_ips.contains(&address);
+    let mut ranges = model.service_cidrs().iter();
+    if let Some(service) = model.all_services().find(is_cluster_ip) {
+        (Reason::NoSuchPort(service.name.clone()), Outcome::Refused)
+    } else if let Some(range) = ranges.find(|net| net.contains(&address)) {
+        (Reason::Unallocated(*range), Outcome::Dropped)
     } else {
-        Outcome::NotOurs
+        (Reason::Elsewhere, Outcome::NotOurs)
     }
 }
 

@@ -1,26 +1,25 @@
 //! The packet table: one small cluster and what becomes of connections in it, behaviour by behaviour.
 //!
-//! Owns the cases as data, so that the same table runs on the oracle, on the interpreter of the ruleset, and with real
+//! Owns the cases as data (the cluster is in `packets/cluster.rs`), so that the same table runs on the oracle, on the interpreter of the ruleset, and with real
 //! packets on each dataplane. The addresses are meant to be given to network namespaces as they are.
 //!
 //! Invariant: every kind of [`Outcome`] and every [`Client`] occurs.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    input::{
-        Endpoint, EndpointSlice, Event, Name, NodeFacts, Service, ServiceName, ServicePort, SlicePort,
-        TrafficPolicy,
-    },
     oracle::{Outcome, Packet, Source},
-    table::{Backend, Frontend, Protocol},
+    table::{Backend, Family, Frontend, Protocol},
 };
+
+mod cluster;
+
+pub use cluster::{virtual_addresses, world};
 
 /// This node's address; NodePorts answer on it.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+/// Another address of this node; NodePorts do not answer on it.
+pub const OTHER_NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
 /// A host that is no part of the cluster, on the node's network.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 9);
 /// A pod on this node, endpoint of most Services.
@@ -29,6 +28,8 @@ pub const POD: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 2);
 pub const OTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 3);
 /// A pod on another node, endpoint of most Services.
 pub const FAR_POD: Ipv4Addr = Ipv4Addr::new(10, 201, 1, 2);
+/// Another pod on another node; endpoint of none.
+pub const OTHER_FAR_POD: Ipv4Addr = Ipv4Addr::new(10, 201, 1, 3);
 /// Port on which the pods serve, TCP and UDP.
 pub const POD_PORT: u16 = 8080;
 
@@ -41,6 +42,8 @@ pub enum Client {
     Endpoint,
     /// [`NODE`].
     Node,
+    /// [`OTHER_FAR_POD`].
+    FarPod,
     /// [`OUTSIDE`].
     Outside,
 }
@@ -48,7 +51,7 @@ pub enum Client {
 /// What the client should get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// One of these pods, and whom it sees.
+    /// One of these pods, by its IPv4 address, and whom it sees.
     Pods(&'static [(Ipv4Addr, Source)]),
     /// "Connection refused".
     Refused,
@@ -66,9 +69,15 @@ pub struct Case {
     /// Who connects.
     pub from: Client,
     /// Address, protocol and port that it dials.
-    pub to: (Ipv4Addr, Protocol, u16),
+    pub to: (IpAddr, Protocol, u16),
     /// What it should get.
     pub expect: Expect,
+}
+
+/// The IPv6 address of whoever has an IPv4 address in the table: each of its numbers is one of the last six groups.
+pub const fn twin(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets();
+    Ipv6Addr::new(0xfd00, 0, a as u16, b as u16, 0, 0, c as u16, d as u16)
 }
 
 const fn vip(last: u8) -> Ipv4Addr {
@@ -78,7 +87,15 @@ const fn lb(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(203, 0, 113, last)
 }
 const fn case(name: &'static str, from: Client, to: (Ipv4Addr, u16), expect: Expect) -> Case {
-    Case { name, from, to: (to.0, Protocol::Tcp, to.1), expect }
+    Case { name, from, to: (IpAddr::V4(to.0), Protocol::Tcp, to.1), expect }
+}
+/// The same over IPv6, to the twin of an address.
+const fn case6(name: &'static str, from: Client, to: (Ipv4Addr, u16), expect: Expect) -> Case {
+    Case { name, from, to: (IpAddr::V6(twin(to.0)), Protocol::Tcp, to.1), expect }
+}
+/// The same over another protocol.
+const fn over(protocol: Protocol, case: Case) -> Case {
+    Case { to: (case.to.0, protocol, case.to.2), ..case }
 }
 
 const BOTH: Expect = Expect::Pods(&[(POD, Source::Preserved), (FAR_POD, Source::Preserved)]);
@@ -86,7 +103,10 @@ const BOTH_MASQUERADED: Expect = Expect::Pods(&[(POD, Source::Masqueraded), (FAR
 const HERE: Expect = Expect::Pods(&[(POD, Source::Preserved)]);
 const HAIRPIN: Expect = Expect::Pods(&[(POD, Source::Masqueraded), (FAR_POD, Source::Preserved)]);
 
-use Client::{Endpoint as AnEndpoint, Node, Outside, Pod};
+const FAR: Expect = Expect::Pods(&[(FAR_POD, Source::Preserved)]);
+const FAR_MASQUERADED: Expect = Expect::Pods(&[(FAR_POD, Source::Masqueraded)]);
+const HERE_MASQUERADED: Expect = Expect::Pods(&[(POD, Source::Masqueraded)]);
+use Client::{Endpoint as AnEndpoint, FarPod, Node, Outside, Pod};
 
 /// The table.
 pub const CASES: &[Case] = &[
@@ -94,7 +114,12 @@ pub const CASES: &[Case] = &[
     case("an endpoint that reaches itself is masqueraded", AnEndpoint, (vip(1), 80), HAIRPIN),
     case("the node reaches a ClusterIP, masqueraded", Node, (vip(1), 80), BOTH_MASQUERADED),
     case("an outside client of a ClusterIP is masqueraded", Outside, (vip(1), 80), BOTH_MASQUERADED),
-    Case { name: "UDP to a ClusterIP", from: Pod, to: (vip(1), Protocol::Udp, 53), expect: BOTH },
+    over(Protocol::Udp, case("UDP to a ClusterIP", Pod, (vip(1), 53), BOTH)),
+    over(
+        Protocol::Udp,
+        case("a UDP port that the Service lacks is refused", Pod, (vip(1), 54), Expect::Refused),
+    ),
+    over(Protocol::Sctp, case("SCTP to a ClusterIP", Pod, (vip(1), 9), BOTH)),
     case("a second port of the same Service", Pod, (vip(1), 81), BOTH),
     case("a port that the Service lacks is refused", Pod, (vip(1), 82), Expect::Refused),
     case("an unallocated ClusterIP is dropped", Pod, (vip(99), 80), Expect::Dropped),
@@ -102,10 +127,25 @@ pub const CASES: &[Case] = &[
     case("a NodePort from outside is masqueraded", Outside, (NODE, 30080), BOTH_MASQUERADED),
     case("a NodePort from the node itself", Node, (NODE, 30080), BOTH_MASQUERADED),
     case("a NodePort from a pod", Pod, (NODE, 30080), BOTH_MASQUERADED),
+    case("a NodePort from an endpoint of its own", AnEndpoint, (NODE, 30080), BOTH_MASQUERADED),
+    case(
+        "a NodePort on another of the node's addresses",
+        Outside,
+        (OTHER_NODE_ADDRESS, 30080),
+        Expect::NotOurs,
+    ),
+    case("a NodePort on localhost is not served", Node, (Ipv4Addr::LOCALHOST, 30080), Expect::NotOurs),
     case("a load balancer's VIP from outside", Outside, (lb(1), 80), BOTH_MASQUERADED),
     case("a Service without endpoints refuses on its ClusterIP", Pod, (vip(2), 80), Expect::Refused),
     case("a Service without endpoints refuses on its NodePort", Outside, (NODE, 30082), Expect::Refused),
     case("internalTrafficPolicy Local stays on the node", Pod, (vip(3), 80), HERE),
+    case("internalTrafficPolicy Local, from the node", Node, (vip(3), 80), HERE_MASQUERADED),
+    case(
+        "internalTrafficPolicy Local falls back to an endpoint here that terminates",
+        Pod,
+        (vip(16), 80),
+        HERE,
+    ),
     case("internalTrafficPolicy Local without endpoint here drops", Pod, (vip(4), 80), Expect::Dropped),
     case("externalTrafficPolicy Local keeps the client and the node", Outside, (NODE, 30085), HERE),
     case("externalTrafficPolicy Local, VIP from outside", Outside, (lb(5), 80), HERE),
@@ -113,12 +153,29 @@ pub const CASES: &[Case] = &[
     case("externalTrafficPolicy Local short-circuits the node", Node, (lb(5), 80), BOTH_MASQUERADED),
     case("externalTrafficPolicy Local leaves the ClusterIP alone", Pod, (vip(5), 80), BOTH),
     case("externalTrafficPolicy Local without endpoint here drops", Outside, (NODE, 30086), Expect::Dropped),
+    case("externalTrafficPolicy Local without endpoint here still serves pods", Pod, (NODE, 30086), FAR),
     case(
-        "externalTrafficPolicy Local without endpoint here still serves pods",
-        Pod,
-        (NODE, 30086),
-        Expect::Pods(&[(FAR_POD, Source::Preserved)]),
+        "externalTrafficPolicy Local and an endpoint that reaches itself",
+        AnEndpoint,
+        (NODE, 30085),
+        HAIRPIN,
     ),
+    case("externalTrafficPolicy Local serves another node's pod from here", FarPod, (NODE, 30085), HERE),
+    case(
+        "externalTrafficPolicy Local masquerades another node's pod when there is no endpoint here",
+        FarPod,
+        (NODE, 30086),
+        FAR_MASQUERADED,
+    ),
+    case("a pod of another node reaches a ClusterIP as itself", FarPod, (vip(1), 80), BOTH),
+    case(
+        "externalTrafficPolicy Local falls back to an endpoint here that terminates",
+        Outside,
+        (NODE, 30095),
+        HERE,
+    ),
+    case("that fallback is not for pods, which use those that are ready", Pod, (NODE, 30095), FAR),
+    case("a health check node port is left to whoever answers it", Outside, (NODE, 32005), Expect::NotOurs),
     case("loadBalancerSourceRanges admit", Outside, (lb(7), 80), BOTH_MASQUERADED),
     case("loadBalancerSourceRanges keep out", Pod, (lb(7), 80), Expect::Dropped),
     case("loadBalancerSourceRanges do not concern NodePorts", Pod, (NODE, 30087), BOTH_MASQUERADED),
@@ -126,6 +183,19 @@ pub const CASES: &[Case] = &[
     case("only a terminating endpoint that still serves", Pod, (vip(9), 80), HERE),
     case("only unready endpoints refuse", Pod, (vip(10), 80), Expect::Refused),
     case("hints keep traffic in the zone", Pod, (vip(11), 80), HERE),
+    case("hints keep traffic on the node", Pod, (vip(12), 80), HERE),
+    case("hints that an endpoint lacks do not count", Pod, (vip(13), 80), BOTH),
+    case("hints that do not name this zone do not count", Pod, (vip(14), 80), BOTH),
+    case("publishNotReadyAddresses: ready, though it does not serve", Pod, (vip(17), 80), BOTH),
+    case("a dual-stack Service over IPv4", Pod, (vip(18), 80), BOTH),
+    case6("a dual-stack Service over IPv6", Pod, (vip(18), 80), BOTH),
+    case6("a NodePort over IPv6", Outside, (NODE, 30098), BOTH_MASQUERADED),
+    case6("externalTrafficPolicy Local over IPv6", FarPod, (NODE, 30101), FAR_MASQUERADED),
+    case6("an IPv4 Service has no NodePort over IPv6", Outside, (NODE, 30080), Expect::NotOurs),
+    case6("an IPv6 Service", Pod, (vip(19), 80), BOTH),
+    case("an IPv6 Service has no NodePort over IPv4", Outside, (NODE, 30099), Expect::NotOurs),
+    case6("a port that the Service lacks is refused over IPv6", Pod, (vip(18), 82), Expect::Refused),
+    case6("an unallocated ClusterIP is dropped over IPv6", Pod, (vip(99), 80), Expect::Dropped),
 ];
 
 impl Client {
@@ -135,6 +205,7 @@ impl Client {
             Self::Pod => OTHER_POD,
             Self::Endpoint => POD,
             Self::Node => NODE,
+            Self::FarPod => OTHER_FAR_POD,
             Self::Outside => OUTSIDE,
         }
     }
@@ -144,10 +215,16 @@ impl Case {
     /// The first packet of the connection.
     pub fn packet(&self) -> Packet {
         let (address, protocol, port) = self.to;
-        Packet {
-            source: self.from.address().into(),
-            from_node: self.from == Client::Node,
-            to: Frontend { address: address.into(), protocol, port },
+        // To itself a host speaks as what it dials.
+        let source = if address.is_loopback() { address } else { self.in_family(self.from.address()) };
+        Packet { source, from_node: self.from == Client::Node, to: Frontend { address, protocol, port } }
+    }
+
+    /// Somebody's address in the family of the connection.
+    pub fn in_family(&self, address: Ipv4Addr) -> IpAddr {
+        match Family::of(self.to.0) {
+            Family::V4 => address.into(),
+            Family::V6 => twin(address).into(),
         }
     }
 
@@ -155,7 +232,7 @@ impl Case {
     pub fn outcome(&self) -> Outcome {
         match self.expect {
             Expect::Pods(pods) => {
-                let backend = |pod: Ipv4Addr| Backend { address: pod.into(), port: POD_PORT };
+                let backend = |pod: Ipv4Addr| Backend { address: self.in_family(pod), port: POD_PORT };
                 Outcome::Backends(pods.iter().map(|(pod, source)| (backend(*pod), *source)).collect())
             }
             Expect::Refused => Outcome::Refused,
@@ -165,121 +242,12 @@ impl Case {
     }
 }
 
-/// The cluster of the table, as seen on [`NODE`], with default configuration.
-pub fn world() -> Vec<Event> {
-    let node = NodeFacts {
-        name: "here".into(),
-        zone: Some("a".into()),
-        addresses: vec![NODE.into()],
-        node_port_addresses: vec![NODE.into()],
-        pod_cidrs: "10.201.0.0/16".parse().into_iter().collect(),
-    };
-    let ranges = "10.96.0.0/24".parse().into_iter().collect();
-    let mut events = vec![Event::Node(node), Event::ServiceCidrs(ranges)];
-    for service in services() {
-        events.push(Event::Slice(slice(&service)));
-        events.push(Event::Service(service));
-    }
-    events
-}
-
-/// The addresses that must be routed to the node: every `ClusterIP` and VIP.
-pub fn virtual_addresses() -> BTreeSet<IpAddr> {
-    let services = services();
-    services.iter().flat_map(|s| s.cluster_ips.iter().chain(&s.load_balancer_vips).copied()).collect()
-}
-
-fn services() -> Vec<Service> {
-    let local = TrafficPolicy::Local;
-    let mut two_ports = service(1, Some(30080), &[lb(1)]);
-    two_ports.ports.push(port("second", Protocol::Tcp, 81, None));
-    two_ports.ports.push(port("dns", Protocol::Udp, 53, None));
-    vec![
-        two_ports,
-        service(2, Some(30082), &[]),
-        Service { internal_policy: local, ..service(3, None, &[]) },
-        Service { internal_policy: local, ..service(4, None, &[]) },
-        Service { external_policy: local, ..service(5, Some(30085), &[lb(5)]) },
-        Service { external_policy: local, ..service(6, Some(30086), &[]) },
-        Service {
-            source_ranges: "10.200.0.8/29".parse().into_iter().collect(),
-            ..service(7, Some(30087), &[lb(7)])
-        },
-        Service { affinity: Some(10_800), ..service(8, None, &[]) },
-        service(9, None, &[]),
-        service(10, None, &[]),
-        service(11, None, &[]),
-    ]
-}
-
-fn service(number: u8, node_port: Option<u16>, vips: &[Ipv4Addr]) -> Service {
-    Service {
-        name: name(number),
-        created: i64::from(number),
-        cluster_ips: vec![vip(number).into()],
-        external_ips: Vec::new(),
-        load_balancer_vips: vips.iter().map(|vip| (*vip).into()).collect(),
-        ports: vec![port("", Protocol::Tcp, 80, node_port)],
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        source_ranges: Vec::new(),
-        health_check_node_port: None,
-    }
-}
-
-fn name(number: u8) -> ServiceName {
-    ServiceName { namespace: "table".into(), name: format!("service-{number}").into() }
-}
-
-fn port(name: &str, protocol: Protocol, port: u16, node_port: Option<u16>) -> ServicePort {
-    ServicePort { name: name.into(), protocol, port, node_port }
-}
-
-fn slice(service: &Service) -> EndpointSlice {
-    let (here, far) = (endpoint(POD, "here"), endpoint(FAR_POD, "there"));
-    let stopped = Endpoint { ready: false, serving: false, ..here.clone() };
-    let endpoints = match service.created {
-        2 => vec![],
-        4 | 6 => vec![far],
-        9 => vec![
-            Endpoint { ready: false, terminating: true, ..here },
-            Endpoint { ready: false, serving: false, terminating: true, ..far },
-        ],
-        10 => vec![stopped],
-        11 => [here, far]
-            .into_iter()
-            .map(|e| {
-                let zone: Name = if e.address == IpAddr::V4(POD) { "a".into() } else { "b".into() };
-                Endpoint { zone_hints: Box::new([zone]), ..e }
-            })
-            .collect(),
-        _ => vec![here, far],
-    };
-    let ports = service.ports.iter().map(|p| SlicePort {
-        name: p.name.clone(),
-        protocol: p.protocol,
-        port: POD_PORT,
-    });
-    EndpointSlice { service: service.name.clone(), name: "slice".into(), ports: ports.collect(), endpoints }
-}
-
-fn endpoint(address: Ipv4Addr, node: &str) -> Endpoint {
-    Endpoint {
-        address: address.into(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some(node.into()),
-        zone_hints: Box::default(),
-        node_hints: Box::default(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::{input::Config, model::Model, oracle, walk};
+    use crate::{input::Config, model::Model, oracle, trace, walk};
 
     fn mk_model() -> Model {
         let mut model = Model::new(Config::default());
@@ -298,6 +266,14 @@ mod tests {
     }
 
     #[test]
+    fn the_tracer_says_what_the_table_says() {
+        let model = mk_model();
+        for case in CASES {
+            assert_eq!(trace::trace(&model, &case.packet()).outcome(), case.outcome(), "{}", case.name);
+        }
+    }
+
+    #[test]
     fn the_ruleset_does_what_the_table_says() {
         let model = mk_model();
         for case in CASES {
@@ -307,9 +283,16 @@ mod tests {
     }
 
     #[test]
+    fn a_health_check_node_port_counts_the_endpoints_here() {
+        let model = mk_model();
+        let checks: Vec<_> = model.health_checks().values().map(|c| (c.port, c.local_endpoints)).collect();
+        assert_eq!(checks, [(32005, 1)]);
+    }
+
+    #[test]
     fn the_table_has_every_client_and_every_kind_of_outcome() {
         let clients: BTreeSet<_> = CASES.iter().map(|case| case.from).collect();
-        assert_eq!(clients.len(), 4);
+        assert_eq!(clients.len(), 5);
         let kinds: BTreeSet<_> = CASES
             .iter()
             .map(|case| match case.expect {

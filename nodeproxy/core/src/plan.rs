@@ -16,13 +16,15 @@ use std::{
     fmt,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::table::{Balance, Family, Frontend, Key, Value, Verdict};
 
 #[cfg(test)]
 mod tests;
 
 /// A balancing chain of one family's table. Its name is [`Balance::chain`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Chain {
     /// Which table.
     pub family: Family,
@@ -31,7 +33,7 @@ pub struct Chain {
 }
 
 /// A dynamic map `affinity-<seconds>` of one family's table: client and frontend → endpoint id, filled by the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AffinityMap {
     /// Which table.
     pub family: Family,
@@ -235,7 +237,7 @@ impl Transaction {
 /// packet to a missing element.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::PodCidr(_) | Key::ServiceCidr(_) | Key::Hairpin(..) => 0,
+        Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::Hairpin(..) => 0,
         Key::Endpoint(..) | Key::AffinityEndpoint(..) => 1,
         Key::AffinitySlot(..) | Key::SourceRange(..) => 2,
         Key::NoEndpoints(_) | Key::Firewalled(_) => 3,
@@ -300,6 +302,7 @@ fn why_added(key: &Key) -> &'static str {
         Key::Hairpin(..) => "endpoint on this node that may call itself",
         Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges",
         Key::PodCidr(_) => "addresses of pods",
+        Key::NodePod(_) => "addresses of pods on this node",
         Key::ServiceCidr(_) => "range of ClusterIPs",
     }
 }
@@ -315,6 +318,7 @@ fn why_removed(key: &Key) -> &'static str {
         Key::Hairpin(..) => "endpoint no longer on this node",
         Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges changed",
         Key::PodCidr(_) => "no longer a range of pods",
+        Key::NodePod(_) => "no longer a range of pods on this node",
         Key::ServiceCidr(_) => "no longer a range of ClusterIPs",
     }
 }
@@ -346,7 +350,11 @@ impl Key {
             | Self::AffinityEndpoint(f, _)
             | Self::Firewalled(f)
             | Self::SourceRange(f, _) => Some(*f),
-            Self::ClusterIp(_) | Self::Hairpin(..) | Self::PodCidr(_) | Self::ServiceCidr(_) => None,
+            Self::ClusterIp(_)
+            | Self::Hairpin(..)
+            | Self::PodCidr(_)
+            | Self::NodePod(_)
+            | Self::ServiceCidr(_) => None,
         }
     }
 }

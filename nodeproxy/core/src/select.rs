@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     input::{Config, Endpoint, EndpointSlice, NodeFacts, Service, ServicePort, TrafficPolicy},
     table::{Backend, Family},
@@ -24,6 +26,38 @@ pub(crate) struct Lists {
     pub(crate) any: bool,
     /// Members of either list that run on this node.
     pub(crate) here: BTreeSet<Backend>,
+}
+
+/// What a policy makes of one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Standing {
+    /// It is ready and gets new connections.
+    Ready,
+    /// It terminates, but still serves, and no endpoint is ready: it gets new connections.
+    Fallback,
+    /// It is not ready.
+    NotReady,
+    /// It terminates, and others are ready.
+    Terminating,
+    /// The policy is `Local`, and it is on another node.
+    OtherNode,
+    /// Hints name other nodes for it (`trafficDistribution: PreferSameNode`).
+    HintedToOtherNode,
+    /// Hints name other zones for it (topology-aware routing, `trafficDistribution: PreferSameZone`).
+    HintedToOtherZone,
+}
+
+/// One endpoint of a port, used or not.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed<'a> {
+    pub(crate) backend: Backend,
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) here: bool,
+    /// Under policy `Cluster`.
+    pub(crate) cluster: Standing,
+    /// Under policy `Local`.
+    pub(crate) local: Standing,
 }
 
 #[derive(Clone, Copy)]
@@ -78,6 +112,42 @@ pub(crate) fn select<'a>(
         .filter(|backend| candidates.get(backend).is_some_and(|c| c.here))
         .collect();
     lists
+}
+
+/// Every endpoint of one port, with what either policy makes of it: the reasons behind [`select`].
+pub(crate) fn listed<'a>(
+    port: &ServicePort,
+    family: Family,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node: &NodeFacts,
+) -> Vec<Listed<'a>> {
+    let candidates = candidates(port, family, slices, node);
+    let topology = topology(&candidates, node);
+    let cluster = cluster_list(&candidates, node);
+    let local = ready_or_fallback(&candidates, |c| c.here);
+    let standing = |backend: &Backend, candidate: &Candidate<'_>, list: &[Backend], policy| {
+        standing(candidate, list.contains(backend), policy, topology)
+    };
+    let list = |(backend, candidate): (&Backend, &Candidate<'a>)| Listed {
+        backend: *backend,
+        endpoint: candidate.endpoint,
+        here: candidate.here,
+        cluster: standing(backend, candidate, &cluster, TrafficPolicy::Cluster),
+        local: standing(backend, candidate, &local, TrafficPolicy::Local),
+    };
+    candidates.iter().map(list).collect()
+}
+
+fn standing(candidate: &Candidate<'_>, used: bool, policy: TrafficPolicy, topology: Topology) -> Standing {
+    match (candidate.endpoint.ready, used) {
+        (true, true) => Standing::Ready,
+        (false, true) => Standing::Fallback,
+        (_, false) if policy == TrafficPolicy::Local && !candidate.here => Standing::OtherNode,
+        (false, false) if is_fallback(candidate) => Standing::Terminating,
+        (false, false) => Standing::NotReady,
+        (true, false) if topology == Topology::SameNode => Standing::HintedToOtherNode,
+        (true, false) => Standing::HintedToOtherZone,
+    }
 }
 
 /// Every endpoint of a port that still serves, ready or not, on any node: flows to those are left alone.

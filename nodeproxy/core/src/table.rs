@@ -12,9 +12,11 @@
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// Layer-4 protocol of a Service port, with the number that IP headers carry (IANA protocol numbers).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[repr(u8)]
 pub enum Protocol {
     /// TCP.
@@ -26,7 +28,8 @@ pub enum Protocol {
 }
 
 /// Address family of a table, a Service or a node address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Family {
     /// IPv4, nf_tables family `ip`.
     V4,
@@ -35,7 +38,8 @@ pub enum Family {
 }
 
 /// What clients dial: one address, protocol and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Frontend {
     /// Destination address of the packet.
     pub address: IpAddr,
@@ -46,7 +50,8 @@ pub struct Frontend {
 }
 
 /// Where a connection is sent: an endpoint's address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Backend {
     /// Address of the endpoint, of the frontend's family.
     pub address: IpAddr,
@@ -55,7 +60,8 @@ pub struct Backend {
 }
 
 /// Which of a frontend's endpoint lists a chain picks from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum List {
     /// The list that all clients, or those inside the cluster, use. Its slots start at 0.
     Cluster,
@@ -68,7 +74,8 @@ pub enum List {
 pub const LOCAL_SLOTS: u32 = 0x10_0000;
 
 /// A chain that picks one of `endpoints` endpoints with equal probability and rewrites the destination to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Balance {
     /// Number of slots to pick from, at least 1.
     pub endpoints: u32,
@@ -81,7 +88,8 @@ pub struct Balance {
 }
 
 /// What a dispatch map (`services`, `short`, `local`, `no-endpoints`) tells the kernel to do with a first packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// Go to a balancing chain.
     Balance(Balance),
@@ -94,7 +102,8 @@ pub enum Verdict {
 }
 
 /// One element's map and key. Names of the maps are in [`Key::map`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Key {
     /// `services`: first lookup of every packet. Value: [`Value::Verdict`].
     Service(Frontend),
@@ -120,12 +129,15 @@ pub enum Key {
     SourceRange(Frontend, IpNet),
     /// `pod-cidrs`: sources that count as pods of this cluster.
     PodCidr(IpNet),
+    /// `node-pods`: of those, sources that are pods on this node.
+    NodePod(IpNet),
     /// `service-cidrs`: ranges of `ClusterIP`s; packets to unallocated ones are dropped.
     ServiceCidr(IpNet),
 }
 
 /// What an element says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Value {
     /// A member of a set.
     Present,
@@ -157,6 +169,7 @@ impl Key {
             Self::Firewalled(_) => "firewalled",
             Self::SourceRange(..) => "source-ranges",
             Self::PodCidr(_) => "pod-cidrs",
+            Self::NodePod(_) => "node-pods",
             Self::ServiceCidr(_) => "service-cidrs",
         }
     }
@@ -174,7 +187,7 @@ impl Key {
             | Self::AffinityEndpoint(f, _)
             | Self::SourceRange(f, _) => f.address,
             Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
-            Self::PodCidr(net) | Self::ServiceCidr(net) => net.addr(),
+            Self::PodCidr(net) | Self::NodePod(net) | Self::ServiceCidr(net) => net.addr(),
         };
         Family::of(address)
     }
@@ -250,7 +263,7 @@ impl fmt::Display for Key {
                 write!(f, "{}/{protocol}", std::net::SocketAddr::new(*address, *port))
             }
             Self::SourceRange(frontend, net) => write!(f, "{frontend} from {net}"),
-            Self::PodCidr(net) | Self::ServiceCidr(net) => write!(f, "{net}"),
+            Self::PodCidr(net) | Self::NodePod(net) | Self::ServiceCidr(net) => write!(f, "{net}"),
         }
     }
 }

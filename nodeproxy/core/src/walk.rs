@@ -5,9 +5,15 @@
 //!
 //! Invariant: lookups happen in the order of the hooks: firewall, dispatch, balancing, then the filter hooks.
 
-use std::{cell::Cell, collections::BTreeMap, net::IpAddr};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     oracle::{Outcome, Packet, Source},
@@ -21,6 +27,20 @@ struct Tables<'a> {
     after: &'a State,
     turn: usize,
     lookups: Cell<usize>,
+    /// The lookups so far, if somebody wants to know.
+    steps: Option<RefCell<Vec<Step>>>,
+}
+
+/// One lookup of a packet in our tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Name of the map or set.
+    pub map: String,
+    /// What is looked up.
+    pub key: String,
+    /// What is found; `None` when there is no such element.
+    pub found: Option<String>,
 }
 
 /// What one packet met.
@@ -33,8 +53,16 @@ enum End {
 
 /// Everything that may become of a connection.
 pub fn walk(state: &State, masquerade_all: bool, packet: &Packet) -> Outcome {
-    let tables = Tables { before: state, after: state, turn: 0, lookups: Cell::new(0) };
-    outcome(&tables, masquerade_all, packet)
+    outcome(&Tables::new(state, state, 0), masquerade_all, packet)
+}
+
+/// The same, with the lookups that lead there: those of a packet that gets the first slot, where several could be.
+pub fn path(state: &State, masquerade_all: bool, packet: &Packet) -> (Outcome, Vec<Step>) {
+    let tables = Tables { steps: Some(RefCell::default()), ..Tables::new(state, state, 0) };
+    // What becomes of it is in the steps and, for all slots, in the outcome below.
+    (Walk { tables: &tables, masquerade_all, packet }).run(0, &mut 0);
+    let steps = tables.steps.map(RefCell::into_inner).unwrap_or_default();
+    (walk(state, masquerade_all, packet), steps)
 }
 
 /// Everything that may become of a connection whose packet is between two lookups when a transaction turns `before` into
@@ -42,7 +70,7 @@ pub fn walk(state: &State, masquerade_all: bool, packet: &Packet) -> Outcome {
 pub fn walk_torn(before: &State, after: &State, masquerade_all: bool, packet: &Packet) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for turn in 0.. {
-        let tables = Tables { before, after, turn, lookups: Cell::new(0) };
+        let tables = Tables::new(before, after, turn);
         outcomes.push(outcome(&tables, masquerade_all, packet));
         if tables.lookups.get() < turn {
             break;
@@ -72,7 +100,18 @@ fn outcome(tables: &Tables<'_>, masquerade_all: bool, packet: &Packet) -> Outcom
     }
 }
 
-impl Tables<'_> {
+impl<'a> Tables<'a> {
+    fn new(before: &'a State, after: &'a State, turn: usize) -> Self {
+        Self { before, after, turn, lookups: Cell::new(0), steps: None }
+    }
+
+    fn note(&self, key: &Key, found: Option<&dyn fmt::Display>) {
+        if let Some(steps) = &self.steps {
+            let (map, key, found) = (key.map().to_owned(), key.to_string(), found.map(ToString::to_string));
+            steps.borrow_mut().push(Step { map, key, found });
+        }
+    }
+
     fn now(&self) -> &State {
         let lookup = self.lookups.get();
         self.lookups.set(lookup + 1);
@@ -80,7 +119,9 @@ impl Tables<'_> {
     }
 
     fn get(&self, key: Key) -> Option<Value> {
-        self.now().elements.get(&key).copied()
+        let found = self.now().elements.get(&key).copied();
+        self.note(&key, found.as_ref().map(|value| value as &dyn fmt::Display));
+        found
     }
 
     fn has(&self, key: Key) -> bool {
@@ -91,9 +132,10 @@ impl Tables<'_> {
     fn covers(&self, address: IpAddr, of: impl Fn(IpNet) -> Key) -> bool {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         let state = self.now();
-        (0..=longest)
-            .filter_map(|length| IpNet::new(address, length).ok())
-            .any(|net| state.elements.contains_key(&of(net.trunc())))
+        let nets = (0..=longest).filter_map(|length| IpNet::new(address, length).ok());
+        let found = nets.map(|net| of(net.trunc())).find(|key| state.elements.contains_key(key));
+        self.note(&of(IpNet::from(address)), found.as_ref().map(|key| key as &dyn fmt::Display));
+        found.is_some()
     }
 }
 
@@ -148,7 +190,7 @@ impl Walk<'_> {
             Some(Value::Verdict(Verdict::Balance(balance))) => Some(balance),
             _ => None,
         };
-        if self.is_from_pod()
+        if self.tables.covers(self.packet.source, Key::NodePod)
             && let Some(short) = balance(Key::Short(to))
         {
             return self.balance(short, false, pick, picks);
@@ -159,7 +201,13 @@ impl Walk<'_> {
         {
             return self.balance(short, marked, pick, picks);
         }
-        self.balance(balance(Key::Local(to))?, marked, pick, picks)
+        if let Some(local) = balance(Key::Local(to)) {
+            return self.balance(local, marked, pick, picks);
+        }
+        if !self.is_from_pod() {
+            return None;
+        }
+        self.balance(balance(Key::Short(to))?, true, pick, picks)
     }
 
     /// Chain `lb-…`. A client without remembered endpoint takes a slot; a remembered one is one of the same endpoints.
@@ -200,5 +248,13 @@ impl Walk<'_> {
         } else {
             End::NotOurs
         }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { map, key, found } = self;
+        let found = found.as_deref().unwrap_or("no such element");
+        write!(f, "{map} {{ {key} }}: {found}")
     }
 }

@@ -191,7 +191,8 @@ fn convert(error: Error, key: Option<Key>) -> DataplaneError {
         other => other.to_string(),
     };
     // Ranges that overlap look to the kernel like elements that exist, and reading again would not help.
-    let ranges = matches!(key, Some(Key::PodCidr(_) | Key::ServiceCidr(_) | Key::SourceRange(..)));
+    let ranges =
+        matches!(key, Some(Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::SourceRange(..)));
     let Some(errno) = error.errno() else {
         return DataplaneError::Transport { operation, source: io::Error::other(error) };
     };

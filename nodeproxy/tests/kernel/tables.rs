@@ -90,6 +90,7 @@ fn mk_everything(v6: bool) -> State {
         (Key::PodCidr(net("10.244.0.0/24", "fd01::/64")), Value::Present),
         (Key::PodCidr(net("10.244.1.0/24", "fd01:0:0:1::/64")), Value::Present),
         (Key::PodCidr(net("255.255.255.0/24", "ff00::/8")), Value::Present),
+        (Key::NodePod(net("10.244.0.0/24", "fd01::/64")), Value::Present),
         (Key::ServiceCidr(net("10.96.0.0/16", "fd00::/108")), Value::Present),
     ]);
     all.into_iter().collect()

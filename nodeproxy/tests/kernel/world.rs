@@ -96,7 +96,8 @@ impl Addresses {
     pub(crate) fn base(&self) -> State {
         let net = |v4: &str, six: &str| if self.v6 { six.parse() } else { v4.parse() }.expect("a network");
         [
-            (Key::PodCidr(net("10.244.0.0/24", "fd01::/64")), Value::Present),
+            (Key::PodCidr(net("10.244.0.0/16", "fd01::/48")), Value::Present),
+            (Key::NodePod(net("10.244.0.0/24", "fd01::/64")), Value::Present),
             (Key::ServiceCidr(net("10.96.0.0/16", "fd00::/108")), Value::Present),
         ]
         .into_iter()
@@ -204,7 +205,7 @@ pub(crate) fn connect_pod(node: &Namespace, pod: &Namespace, number: usize, addr
 }
 
 /// Answers on a pod's address, for as long as the test runs.
-fn serve(number: usize, at: SocketAddr) {
+pub(crate) fn serve(number: usize, at: SocketAddr) {
     let listener = TcpListener::bind(at).expect("binds");
     let datagrams = UdpSocket::bind(at).expect("binds");
     std::thread::spawn(move || {

@@ -41,6 +41,11 @@ fn mk_node(zone: usize, node_ports: usize, detector: bool) -> NodeFacts {
         } else {
             Vec::new()
         },
+        node_pod_cidrs: if detector {
+            vec!["10.1.0.0/30".parse().expect("a CIDR"), "fd01::/126".parse().expect("a CIDR")]
+        } else {
+            Vec::new()
+        },
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn encode(key: &Key, value: Option<&Value>) -> Vec<Element> {
                 ..Element::default()
             }];
         }
-        Key::PodCidr(net) | Key::ServiceCidr(net) => return interval(net),
+        Key::PodCidr(net) | Key::NodePod(net) | Key::ServiceCidr(net) => return interval(net),
     };
     vec![Element { key: bytes, data: value.and_then(data), ..Element::default() }]
 }
@@ -93,6 +93,7 @@ fn frontend(f: &Frontend) -> Vec<u8> {
 pub(super) fn decode(family: Family, map: &str, elements: Vec<Element>) -> Result<Vec<(Key, Value)>, String> {
     match map {
         "pod-cidrs" => intervals(family, elements, Key::PodCidr),
+        "node-pods" => intervals(family, elements, Key::NodePod),
         "service-cidrs" => intervals(family, elements, Key::ServiceCidr),
         _ => elements
             .into_iter()

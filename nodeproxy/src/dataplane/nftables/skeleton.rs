@@ -101,6 +101,7 @@ fn sets(family: Family) -> Vec<Set> {
         keyed(family, "firewalled", &FRONTEND_FIELDS, None),
         Set { intervals: true, fields, ..keyed(family, "source-ranges", &range, None) },
         ranges("pod-cidrs"),
+        ranges("node-pods"),
         ranges("service-cidrs"),
     ]
 }
@@ -157,16 +158,20 @@ impl Skeleton {
             Some(masquerade) => self.chain("dispatch", None, [masquerade, services]),
             None => self.chain("dispatch", None, [services]),
         }
-        // `externalTrafficPolicy: Local` is for clients outside; pods and this node itself use all endpoints.
+        // `externalTrafficPolicy: Local` is for clients outside; pods of this node and the node itself use all endpoints. So
+        // do pods of other nodes when there is none here, but masqueraded: an endpoint on a third node would answer them
+        // past this one.
         let to_short = || w.verdict_of(&FRONTEND, "short");
         self.chain(
             EXTERNAL,
             None,
             [
-                [w.member(&[Part::Source], "pod-cidrs"), to_short()].concat(),
+                [w.member(&[Part::Source], "node-pods"), to_short()].concat(),
                 [rules::from_this_node(), rules::mark(bit)].concat(),
                 [rules::from_this_node(), to_short()].concat(),
                 w.verdict_of(&FRONTEND, "local"),
+                [w.member(&[Part::Source], "pod-cidrs"), rules::mark(bit)].concat(),
+                [w.member(&[Part::Source], "pod-cidrs"), to_short()].concat(),
             ],
         );
         // Session affinity carries an endpoint's id in the priority; nobody behind us may see it.

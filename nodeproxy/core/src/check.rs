@@ -1,0 +1,211 @@
+//! Does the kernel say what the model says? Element by element, for one packet's way or for one Service.
+//!
+//! Owns what concerns a question and the comparison. Leaves reading the kernel to a dataplane.
+//!
+//! Invariant: elements that concern others are not compared, so the result does not depend on the rest of the cluster.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::Model,
+    oracle::{self, Outcome, Packet},
+    plan::{Chain, State},
+    table::{Family, Frontend, Key, Value, Verdict},
+    walk,
+};
+
+/// The elements that concern one question, as the model wants them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    elements: BTreeMap<Key, Value>,
+    frontends: BTreeSet<Frontend>,
+    families: BTreeSet<Family>,
+}
+
+/// An element, or a chain, that is not as the model wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Difference {
+    /// Map or set that holds it; `chain` for a chain.
+    pub map: String,
+    /// Its key, or the chain's name.
+    pub key: String,
+    /// What it should say; `None` when it should not be there.
+    pub wanted: Option<String>,
+    /// What it says; `None` when it is not there.
+    pub found: Option<String>,
+}
+
+/// What the kernel says about a question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    /// Number of elements that were compared.
+    pub compared: usize,
+    /// What is not as the model wants it.
+    pub differences: Vec<Difference>,
+    /// Why the fixed part of the table is not as this proxy writes it, in words.
+    pub damage: Option<String>,
+    /// What becomes of the packet in the kernel's tables, where that is not what should become of it.
+    pub outcome: Option<String>,
+}
+
+impl Wanted {
+    /// What concerns a packet: its frontend, the ranges, and its endpoints' marks.
+    pub fn by_packet(model: &Model, packet: &Packet) -> Self {
+        let to = packet.to;
+        let family = Family::of(to.address);
+        let mut wanted =
+            Self { frontends: BTreeSet::from([to]), families: BTreeSet::from([family]), ..Self::default() };
+        let mut keys = vec![Key::ClusterIp(to.address)];
+        if let Some((claim, _)) = model.holder(&to) {
+            let hairpins = match oracle::outcome(model, packet) {
+                Outcome::Backends(backends) => backends.into_keys().collect(),
+                _ => BTreeSet::new(),
+            };
+            let concerns = |key: &&Key| match key {
+                Key::Hairpin(address, _, port) => {
+                    hairpins.iter().any(|b| (b.address, b.port) == (*address, *port))
+                }
+                key => key.frontend() == Some(to),
+            };
+            keys.extend(model.keys(&claim.service).iter().filter(concerns));
+        }
+        wanted.take(model, &keys);
+        wanted
+    }
+
+    /// What concerns a Service's elements and frontends.
+    pub fn by_keys(model: &Model, keys: &[Key], frontends: BTreeSet<Frontend>) -> Self {
+        let families = keys.iter().map(Key::family).collect();
+        let mut wanted = Self { frontends, families, ..Self::default() };
+        wanted.take(model, keys);
+        wanted
+    }
+
+    fn take(&mut self, model: &Model, keys: &[Key]) {
+        let desired = &model.ledger().desired().elements;
+        let ranges = model.ranges().filter(|key| self.families.contains(&key.family()));
+        let all = keys.iter().copied().chain(ranges);
+        self.elements = all.filter_map(|key| Some((key, *desired.get(&key)?))).collect();
+    }
+
+    fn concerns(&self, key: &Key) -> bool {
+        match key {
+            Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) => self.families.contains(&key.family()),
+            Key::ClusterIp(address) => self.frontends.iter().any(|frontend| frontend.address == *address),
+            key => key.frontend().is_some_and(|frontend| self.frontends.contains(&frontend)),
+        }
+    }
+
+    /// Compares with what was found. `damage` is why the fixed part of the table is not usable, if so; then its elements
+    /// were not read and nothing is said about them.
+    pub fn check(&self, found: &State, damage: Option<String>) -> Check {
+        if damage.is_some() {
+            return Check { compared: 0, differences: Vec::new(), damage, outcome: None };
+        }
+        let mut differences = Vec::new();
+        for (key, value) in &self.elements {
+            let stands = found.elements.get(key);
+            if stands != Some(value) {
+                differences.push(Difference::element(key, Some(value), stands));
+            }
+        }
+        let surplus = found.elements.iter().filter(|(key, _)| self.concerns(key));
+        let mut surplus: Vec<_> = surplus.filter(|(key, _)| !self.elements.contains_key(*key)).collect();
+        surplus.sort_unstable();
+        differences
+            .extend(surplus.into_iter().map(|(key, value)| Difference::element(key, None, Some(value))));
+        let missing = self.chains().into_iter().filter(|chain| !found.chains.contains(chain));
+        differences.extend(missing.map(|chain| Difference {
+            map: "chain".to_owned(),
+            key: chain.to_string(),
+            wanted: Some("present".to_owned()),
+            found: None,
+        }));
+        Check { compared: self.elements.len(), differences, damage, outcome: None }
+    }
+
+    /// Balancing chains that the wanted verdicts name.
+    pub fn chains(&self) -> BTreeSet<Chain> {
+        let chain = |(key, value): (&Key, &Value)| match value {
+            Value::Verdict(Verdict::Balance(balance)) => {
+                Some(Chain { family: key.family(), balance: *balance })
+            }
+            _ => None,
+        };
+        self.elements.iter().filter_map(chain).collect()
+    }
+}
+
+impl Difference {
+    fn element(key: &Key, wanted: Option<&Value>, found: Option<&Value>) -> Self {
+        Self {
+            map: format!("{} {}", key.family(), key.map()),
+            key: key.to_string(),
+            wanted: wanted.map(ToString::to_string),
+            found: found.map(ToString::to_string),
+        }
+    }
+}
+
+impl Check {
+    /// Adds what becomes of a packet in the kernel's tables, if it is not `expected`.
+    #[must_use]
+    pub fn walked(
+        mut self,
+        found: &State,
+        masquerade_all: bool,
+        packet: &Packet,
+        expected: &Outcome,
+    ) -> Self {
+        if self.damage.is_none() {
+            let outcome = walk::walk(found, masquerade_all, packet);
+            self.outcome = (outcome != *expected).then(|| outcome.to_string());
+        }
+        self
+    }
+
+    /// Whether the kernel has what it should have.
+    pub fn agrees(&self) -> bool {
+        let Self { compared: _, differences, damage, outcome } = self;
+        differences.is_empty() && damage.is_none() && outcome.is_none()
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { compared, differences, damage, outcome } = self;
+        if self.agrees() {
+            return writeln!(f, "kernel     agrees: {compared} elements are as they should be");
+        }
+        if let Some(damage) = damage {
+            return writeln!(f, "kernel     DIFFERS: {damage}");
+        }
+        writeln!(f, "kernel     DIFFERS: {} of {compared} elements", differences.len())?;
+        for difference in differences {
+            writeln!(f, "  {difference}")?;
+        }
+        if let Some(outcome) = outcome {
+            writeln!(f, "  as it stands, the kernel gives this packet: {outcome}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { map, key, wanted, found } = self;
+        write!(f, "{map} {{ {key} }}: ")?;
+        match (wanted, found) {
+            (Some(wanted), Some(found)) => write!(f, "should be {wanted}, is {found}"),
+            (Some(wanted), None) => write!(f, "should be {wanted}, is missing"),
+            (None, found) => write!(f, "should not be there, is {}", found.as_deref().unwrap_or("present")),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The cluster of the packet table: Services by number, their endpoints, and this node.
+//!
+//! Owns the objects. Service n has the `ClusterIP` 10.96.0.n; what it is about follows from its row in the table.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use super::{FAR_POD, NODE, POD, POD_PORT, lb, twin, vip};
+use crate::{
+    input::{
+        Endpoint, EndpointSlice, Event, Name, NodeFacts, Service, ServiceName, ServicePort, SlicePort,
+        TrafficPolicy,
+    },
+    table::{Family, Protocol},
+};
+
+/// The cluster of the table, as seen on [`NODE`], with default configuration.
+pub fn world() -> Vec<Event> {
+    let nets = |all: &[&str]| all.iter().filter_map(|net| net.parse().ok()).collect();
+    let node = NodeFacts {
+        name: "here".into(),
+        zone: Some("a".into()),
+        addresses: vec![NODE.into(), twin(NODE).into()],
+        node_port_addresses: vec![NODE.into(), twin(NODE).into()],
+        pod_cidrs: nets(&["10.201.0.0/16", "fd00:0:a:c9::/64"]),
+        node_pod_cidrs: nets(&["10.201.0.0/24", "fd00:0:a:c9::/112"]),
+    };
+    let ranges = nets(&["10.96.0.0/24", "fd00:0:a:60::/112"]);
+    let mut events = vec![Event::Node(node), Event::ServiceCidrs(ranges)];
+    for service in services() {
+        events.extend(slices(&service).into_iter().map(Event::Slice));
+        events.push(Event::Service(service));
+    }
+    events
+}
+
+/// The addresses that must be routed to the node: every `ClusterIP` and VIP.
+pub fn virtual_addresses() -> BTreeSet<IpAddr> {
+    let services = services();
+    services.iter().flat_map(|s| s.cluster_ips.iter().chain(&s.load_balancer_vips).copied()).collect()
+}
+
+fn services() -> Vec<Service> {
+    let local = TrafficPolicy::Local;
+    let both = |number| vec![vip(number).into(), twin(vip(number)).into()];
+    let mut several = service(1, Some(30080), &[lb(1)]);
+    several.ports.push(port("second", Protocol::Tcp, 81, None));
+    several.ports.push(port("dns", Protocol::Udp, 53, None));
+    several.ports.push(port("signalling", Protocol::Sctp, 9, None));
+    vec![
+        several,
+        service(2, Some(30082), &[]),
+        Service { internal_policy: local, ..service(3, None, &[]) },
+        Service { internal_policy: local, ..service(4, None, &[]) },
+        Service {
+            external_policy: local,
+            health_check_node_port: Some(32005),
+            ..service(5, Some(30085), &[lb(5)])
+        },
+        Service { external_policy: local, ..service(6, Some(30086), &[]) },
+        Service {
+            source_ranges: "10.200.0.8/29".parse().into_iter().collect(),
+            ..service(7, Some(30087), &[lb(7)])
+        },
+        Service { affinity: Some(10_800), ..service(8, None, &[]) },
+        service(9, None, &[]),
+        service(10, None, &[]),
+        service(11, None, &[]),
+        service(12, None, &[]),
+        service(13, None, &[]),
+        service(14, None, &[]),
+        Service { external_policy: local, ..service(15, Some(30095), &[]) },
+        Service { internal_policy: local, ..service(16, None, &[]) },
+        service(17, None, &[]),
+        Service { cluster_ips: both(18), ..service(18, Some(30098), &[]) },
+        Service { cluster_ips: vec![twin(vip(19)).into()], ..service(19, Some(30099), &[]) },
+        Service { cluster_ips: both(20), external_policy: local, ..service(20, Some(30101), &[]) },
+    ]
+}
+
+fn service(number: u8, node_port: Option<u16>, vips: &[Ipv4Addr]) -> Service {
+    Service {
+        name: name(number),
+        created: i64::from(number),
+        cluster_ips: vec![vip(number).into()],
+        external_ips: Vec::new(),
+        load_balancer_vips: vips.iter().map(|vip| (*vip).into()).collect(),
+        ports: vec![port("", Protocol::Tcp, 80, node_port)],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        source_ranges: Vec::new(),
+        health_check_node_port: None,
+    }
+}
+
+fn name(number: u8) -> ServiceName {
+    ServiceName { namespace: "table".into(), name: format!("service-{number}").into() }
+}
+
+fn port(name: &str, protocol: Protocol, port: u16, node_port: Option<u16>) -> ServicePort {
+    ServicePort { name: name.into(), protocol, port, node_port }
+}
+
+/// One slice for each family of the Service, as the controller makes them.
+fn slices(service: &Service) -> Vec<EndpointSlice> {
+    let slice = |family: Family| {
+        let endpoints = endpoints(service.created).into_iter().map(|endpoint| Endpoint {
+            address: match (family, endpoint.address) {
+                (Family::V6, IpAddr::V4(address)) => twin(address).into(),
+                (_, address) => address,
+            },
+            ..endpoint
+        });
+        let ports = service.ports.iter().map(|p| SlicePort {
+            name: p.name.clone(),
+            protocol: p.protocol,
+            port: POD_PORT,
+        });
+        EndpointSlice {
+            service: service.name.clone(),
+            name: format!("slice-{family}").into(),
+            ports: ports.collect(),
+            endpoints: endpoints.collect(),
+        }
+    };
+    let families: BTreeSet<_> = service.cluster_ips.iter().map(|ip| Family::of(*ip)).collect();
+    families.into_iter().map(slice).collect()
+}
+
+fn endpoints(number: i64) -> Vec<Endpoint> {
+    let (here, far) = (endpoint(POD, "here"), endpoint(FAR_POD, "there"));
+    let in_zone = |e: Endpoint, zone: &str| Endpoint { zone_hints: Box::new([Name::from(zone)]), ..e };
+    let on_node = |e: Endpoint| Endpoint { node_hints: e.node.clone().into_iter().collect(), ..e };
+    let stopped = |e: Endpoint| Endpoint { ready: false, serving: false, ..e };
+    let terminating = |e: Endpoint| Endpoint { ready: false, terminating: true, ..e };
+    match number {
+        2 => vec![],
+        4 | 6 | 20 => vec![far],
+        9 => vec![terminating(here), terminating(stopped(far))],
+        10 => vec![stopped(here)],
+        11 => vec![in_zone(here, "a"), in_zone(far, "b")],
+        12 => vec![on_node(here), on_node(far)],
+        13 => vec![in_zone(here, "a"), far],
+        14 => vec![in_zone(here, "b"), in_zone(far, "c")],
+        15 | 16 => vec![terminating(here), far],
+        17 => [here, far].map(|e| Endpoint { serving: false, ..e }).into(),
+        _ => vec![here, far],
+    }
+}
+
+fn endpoint(address: Ipv4Addr, node: &str) -> Endpoint {
+    Endpoint {
+        address: address.into(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(node.into()),
+        zone_hints: Box::default(),
+        node_hints: Box::default(),
+    }
+}

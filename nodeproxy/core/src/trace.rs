@@ -1,0 +1,236 @@
+//! Where would this packet go, and why? One answer for people and programs.
+//!
+//! Owns [`Trace`]: the oracle's decision with its reasons, each endpoint with its chance, and the lookups that the packet
+//! makes in the tables that we write. Leaves the questions of whether the kernel agrees to [`crate::check`] and of who asks
+//! to the daemon.
+//!
+//! Invariants: `trace(m, p).outcome()` is the oracle's outcome; every endpoint of the port is listed, used or not, and the
+//! chances of the used ones add up to 1.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    check::Check,
+    claims::Kind,
+    input::{ServiceName, TrafficPolicy},
+    model::Model,
+    oracle::{self, Client, Decision, Masquerade, Met, Outcome, Packet, Reason, Source},
+    select,
+    select::Listed,
+    table::{Backend, Family, Frontend},
+    walk::{self, Step},
+};
+
+pub use crate::select::Standing;
+
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum End {
+    /// It goes to one of the endpoints that have a chance.
+    Forwarded,
+    /// The client sees "connection refused".
+    Refused,
+    /// The client hears nothing.
+    Dropped,
+    /// No Service's business: the packet goes where it would go without us.
+    NotOurs,
+}
+
+/// The Service port that the packet meets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePort {
+    /// The Service.
+    pub service: ServiceName,
+    /// Name of its port; empty for a single unnamed one.
+    pub name: String,
+    /// Its number.
+    pub port: u16,
+    /// As what the dialled address belongs to the Service.
+    pub by: Kind,
+    /// Other Services that claim the same address and port, and do not get it.
+    pub waiting: Vec<ServiceName>,
+    /// Policy for this client.
+    pub policy: TrafficPolicy,
+    /// The field that says so, or the exception, in words.
+    pub policy_reason: String,
+    /// `loadBalancerSourceRanges`, where they count.
+    pub source_ranges: Vec<IpNet>,
+    /// Seconds for which a client keeps its endpoint, with session affinity.
+    pub affinity_seconds: Option<u32>,
+    /// Why the endpoints see this node and not the client, if they do.
+    pub masquerade: Option<Masquerade>,
+}
+
+/// One endpoint of the port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// Address and port.
+    pub backend: Backend,
+    /// Its node.
+    pub node: Option<String>,
+    /// Whether that is this node.
+    pub here: bool,
+    /// What the policy makes of it.
+    pub standing: Standing,
+    /// The chance that a new connection goes there, from 0 to 1.
+    pub probability: f64,
+    /// Whom it sees; `None` without a chance.
+    pub sees: Option<Source>,
+    /// The source address that it sees. Of several addresses of the node, the one on the way to the endpoint.
+    pub source_addresses: Vec<IpAddr>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trace {
+    /// The node on which the packet is looked at.
+    pub node: String,
+    /// Who sends it.
+    pub from: IpAddr,
+    /// What that is to this node.
+    pub client: Client,
+    /// Where it goes.
+    pub to: Frontend,
+    /// The Service port there, if any.
+    pub service: Option<ServicePort>,
+    /// What becomes of it.
+    pub result: End,
+    /// One word for the reason.
+    pub reason: String,
+    /// The reason in a sentence.
+    pub because: String,
+    /// All endpoints of the port.
+    pub endpoints: Vec<Target>,
+    /// The lookups in the tables, as far as they go before one of several endpoints is picked.
+    pub path: Vec<Step>,
+    /// What the kernel says, if it was asked.
+    pub kernel: Option<Check>,
+}
+
+/// Traces the first packet of a connection.
+pub fn trace(model: &Model, packet: &Packet) -> Trace {
+    let decision = oracle::decide(model, packet);
+    let masquerade_all = model.config().masquerade_all;
+    let (_, path) = walk::path(model.ledger().desired(), masquerade_all, packet);
+    let endpoints = decision.met.as_ref().map(|met| targets(model, packet, met, &decision.outcome));
+    Trace {
+        node: model.node_facts().name.to_string(),
+        from: packet.source,
+        client: decision.client,
+        to: packet.to,
+        service: decision.met.as_ref().map(|met| service_port(model, packet, decision.client, met)),
+        result: match &decision.outcome {
+            Outcome::Backends(_) => End::Forwarded,
+            Outcome::Refused => End::Refused,
+            Outcome::Dropped => End::Dropped,
+            Outcome::NotOurs => End::NotOurs,
+        },
+        reason: decision.reason.word().to_owned(),
+        because: text::because(&decision),
+        endpoints: endpoints.unwrap_or_default(),
+        path,
+        kernel: None,
+    }
+}
+
+fn service_port(model: &Model, packet: &Packet, client: Client, met: &Met<'_>) -> ServicePort {
+    let family = Family::of(packet.to.address);
+    let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
+    let ranges = met.service.source_ranges.iter().filter(|_| met.kind == Kind::LoadBalancer);
+    ServicePort {
+        service: met.service.name.clone(),
+        name: met.port.name.to_string(),
+        port: met.port.port,
+        by: met.kind,
+        waiting: model.waiting(&packet.to).map(|claim| claim.service.clone()).collect(),
+        policy: met.policy,
+        policy_reason: text::policy_reason(met, client).to_owned(),
+        source_ranges: ranges.filter(of_family).copied().collect(),
+        affinity_seconds: met.service.affinity,
+        masquerade: met.masquerade,
+    }
+}
+
+fn targets(model: &Model, packet: &Packet, met: &Met<'_>, outcome: &Outcome) -> Vec<Target> {
+    let none = BTreeMap::new();
+    let chances = match outcome {
+        Outcome::Backends(backends) => backends,
+        Outcome::Refused | Outcome::Dropped | Outcome::NotOurs => &none,
+    };
+    let (facts, family) = (model.node_facts(), Family::of(packet.to.address));
+    let of_node = facts.addresses.iter().copied().filter(|a| Family::of(*a) == family);
+    let of_node: Vec<IpAddr> = of_node.collect();
+    let target = |listed: Listed<'_>| {
+        let sees = chances.get(&listed.backend).copied();
+        Target {
+            backend: listed.backend,
+            node: listed.endpoint.node.as_ref().map(ToString::to_string),
+            here: listed.here,
+            standing: match met.policy {
+                TrafficPolicy::Cluster => listed.cluster,
+                TrafficPolicy::Local => listed.local,
+            },
+            probability: sees
+                .map_or(0.0, |_| 1.0 / f64::from(u32::try_from(chances.len()).unwrap_or(u32::MAX))),
+            sees,
+            source_addresses: match sees {
+                Some(Source::Preserved) => vec![packet.source],
+                Some(Source::Masqueraded) => of_node.clone(),
+                None => Vec::new(),
+            },
+        }
+    };
+    select::listed(met.port, family, model.slices(&met.service.name), facts).into_iter().map(target).collect()
+}
+
+impl Trace {
+    /// The answer in the oracle's words.
+    pub fn outcome(&self) -> Outcome {
+        match self.result {
+            End::Forwarded => {
+                let seen = self.endpoints.iter().filter_map(|t| Some((t.backend, t.sees?)));
+                Outcome::Backends(seen.collect())
+            }
+            End::Refused => Outcome::Refused,
+            End::Dropped => Outcome::Dropped,
+            End::NotOurs => Outcome::NotOurs,
+        }
+    }
+}
+
+impl Reason {
+    /// One word for programs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Served => "Served",
+            Self::SourceRange => "SourceRange",
+            Self::NoEndpoints => "NoEndpoints",
+            Self::NoLocalEndpoints => "NoLocalEndpoints",
+            Self::NoSuchPort(_) => "NoSuchPort",
+            Self::Unallocated(_) => "Unallocated",
+            Self::Elsewhere => "Elsewhere",
+        }
+    }
+}
+
+impl Decision<'_> {
+    /// Number of endpoints that the client may get.
+    fn chances(&self) -> usize {
+        match &self.outcome {
+            Outcome::Backends(backends) => backends.len(),
+            Outcome::Refused | Outcome::Dropped | Outcome::NotOurs => 0,
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! `trace`, `explain` and `dump`: what this proxy would do with a packet, what it programs for a Service, and whether the
+//! kernel has it.
+//!
+//! ```text
+//!   command ── question ──► socket ──► sync loop (model, between two events) ──┐
+//!      └────── question ──► dump file ─────────────────────────────────────────┴─► answer, checked against the kernel
+//! ```
+//!
+//! Owns questions and answers. Leaves the answers' content to [`portico_proxy_core`], and the kernel to a dataplane: it is
+//! read on a connection of its own, so a slow read never delays a change.
+//!
+//! Invariant: nothing here changes anything, in the model or in the kernel.
+
+pub mod command;
+pub mod dump;
+pub mod socket;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use portico_proxy_core::{
+    check::{Check, Wanted},
+    explain::{self, Explanation},
+    input::ServiceName,
+    model::Model,
+    oracle::{self, Outcome, Packet},
+    table::Frontend,
+    trace::{self, Trace},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::dataplane::{DataplaneError, Observed};
+use dump::Dump;
+
+#[cfg(test)]
+mod tests;
+
+/// How often to look at the kernel while it differs, for it differs for a moment after every change.
+const LOOKS: u32 = 3;
+/// How long between two looks. Longer than a removal waits for packets in flight.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Question {
+    /// Where does a connection go?
+    Trace {
+        /// Who opens it.
+        from: IpAddr,
+        /// What it dials.
+        to: Frontend,
+        /// Whether to check the answer against the kernel.
+        kernel: bool,
+    },
+    /// What is programmed for a Service?
+    Explain {
+        /// Which.
+        service: ServiceName,
+        /// Whether to check the answer against the kernel.
+        kernel: bool,
+    },
+    /// Everything, to be asked elsewhere.
+    Dump,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Answer {
+    /// To [`Question::Trace`].
+    Trace(Box<Trace>),
+    /// To [`Question::Explain`].
+    Explain(Box<Explanation>),
+    /// To [`Question::Dump`].
+    Dump(Box<Dump>),
+    /// There is none.
+    Error(String),
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DiagnoseError {
+    /// The proxy does not know such a Service.
+    #[error(
+        "the node proxy of node {node} serves no Service {service}: it does not exist, is headless or of type ExternalName, \
+         or is another proxy's (label service.kubernetes.io/service-proxy-name)"
+    )]
+    NoSuchService {
+        /// The name that was asked for.
+        service: ServiceName,
+        /// Whose proxy answers.
+        node: String,
+    },
+    /// The proxy has not heard everything yet.
+    #[error("the node proxy has just started and still reads the cluster's Services; ask again in a moment")]
+    Starting,
+    /// The proxy is about to end.
+    #[error("the node proxy is ending")]
+    Ending,
+    /// The kernel could not be read.
+    #[error("cannot read the kernel's tables")]
+    Kernel(#[source] DataplaneError),
+    /// The dump was made without the kernel's tables.
+    #[error("the dump holds no kernel tables, so --kernel has nothing to compare with")]
+    NoKernel,
+}
+
+impl DiagnoseError {
+    /// Whether asking again may help.
+    pub fn retry(&self) -> bool {
+        match self {
+            Self::Starting | Self::Kernel(_) => true,
+            Self::NoSuchService { .. } | Self::Ending | Self::NoKernel => false,
+        }
+    }
+
+    /// One word for a log field.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoSuchService { .. } => "NoSuchService",
+            Self::Starting => "Starting",
+            Self::Ending => "Ending",
+            Self::Kernel(_) => "Kernel",
+            Self::NoKernel => "NoKernel",
+        }
+    }
+}
+
+/// What an answer is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Services, endpoints and this node.
+    pub model: &'a Model,
+    /// Addresses in this network namespace.
+    pub local_addresses: &'a [IpAddr],
+    /// Whether all sources have told what they began with.
+    pub complete: bool,
+}
+
+/// Work for the loop that owns the model, done between two events.
+pub type Inquiry = Box<dyn FnOnce(Known<'_>) + Send>;
+/// Reads the kernel on a connection of its own; blocks.
+pub type ReadKernel = Arc<dyn Fn() -> Result<Observed, DataplaneError> + Send + Sync>;
+
+/// Answers questions about the running proxy.
+#[derive(Clone)]
+pub struct Oracle {
+    inquiries: mpsc::Sender<Inquiry>,
+    read: ReadKernel,
+}
+
+/// An answer that the kernel has not been asked about.
+#[derive(Debug)]
+struct Draft {
+    answer: Answer,
+    claim: Option<Claim>,
+}
+
+/// What an answer says about the kernel.
+#[derive(Debug)]
+struct Claim {
+    wanted: Wanted,
+    walk: Option<(Packet, Outcome, bool)>,
+}
+
+impl Oracle {
+    /// Asks the loop behind `inquiries`.
+    pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel) -> Self {
+        Self { inquiries, read }
+    }
+
+    /// Answers one question.
+    pub async fn answer(&self, question: &Question) -> Result<Answer, DiagnoseError> {
+        let mut looks = 1;
+        loop {
+            let draft = self.draft(question).await?;
+            let is_dump = matches!(draft.answer, Answer::Dump(_));
+            if draft.claim.is_none() && !is_dump {
+                return Ok(draft.answer);
+            }
+            let read = self.read.clone();
+            let read = tokio::task::spawn_blocking(move || read()).await;
+            let observed = read.map_err(|_panicked| DiagnoseError::Ending)?.map_err(DiagnoseError::Kernel)?;
+            let answer = draft.check(&observed);
+            if answer.agrees() || looks == LOOKS {
+                return Ok(answer);
+            }
+            looks += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn draft(&self, question: &Question) -> Result<Draft, DiagnoseError> {
+        let (send, drafted) = oneshot::channel();
+        let question = question.clone();
+        let inquiry: Inquiry = Box::new(move |known| {
+            // Whoever asked may have gone.
+            drop(send.send(draft(&question, known)));
+        });
+        self.inquiries.send(inquiry).await.map_err(|_closed| DiagnoseError::Ending)?;
+        drafted.await.map_err(|_closed| DiagnoseError::Ending)?
+    }
+}
+
+fn draft(question: &Question, known: Known<'_>) -> Result<Draft, DiagnoseError> {
+    let model = known.model;
+    if !known.complete {
+        return Err(DiagnoseError::Starting);
+    }
+    match question {
+        Question::Trace { from, to, kernel } => {
+            let packet = Packet { source: *from, from_node: known.is_this_node(*from), to: *to };
+            let claim = || Claim {
+                wanted: Wanted::by_packet(model, &packet),
+                walk: Some((packet, oracle::outcome(model, &packet), model.config().masquerade_all)),
+            };
+            let answer = Answer::Trace(Box::new(trace::trace(model, &packet)));
+            Ok(Draft { answer, claim: kernel.then(claim) })
+        }
+        Question::Explain { service, kernel } => {
+            let explanation =
+                explain::explain(model, service).ok_or_else(|| DiagnoseError::NoSuchService {
+                    service: service.clone(),
+                    node: model.node_facts().name.to_string(),
+                })?;
+            let claim = || Claim { wanted: explain::wanted(model, service), walk: None };
+            Ok(Draft { answer: Answer::Explain(Box::new(explanation)), claim: kernel.then(claim) })
+        }
+        Question::Dump => {
+            let dump = Dump::of(model, known.local_addresses);
+            Ok(Draft { answer: Answer::Dump(Box::new(dump)), claim: None })
+        }
+    }
+}
+
+impl Known<'_> {
+    /// Whether the kernel takes an address for one of its own.
+    fn is_this_node(&self, address: IpAddr) -> bool {
+        let facts = self.model.node_facts();
+        address.is_loopback()
+            || self.local_addresses.contains(&address)
+            || facts.addresses.contains(&address)
+            || facts.node_port_addresses.contains(&address)
+    }
+}
+
+impl Draft {
+    /// Adds what the kernel says.
+    fn check(self, observed: &Observed) -> Answer {
+        let Observed { state, rebuild } = observed;
+        let check = self.claim.map(|Claim { wanted, walk }| {
+            let check = wanted.check(state, rebuild.clone());
+            match walk {
+                Some((packet, outcome, masquerade_all)) => {
+                    check.walked(state, masquerade_all, &packet, &outcome)
+                }
+                None => check,
+            }
+        });
+        match self.answer {
+            Answer::Trace(trace) => Answer::Trace(Box::new(Trace { kernel: check, ..*trace })),
+            Answer::Explain(explanation) => {
+                Answer::Explain(Box::new(Explanation { kernel: check, ..*explanation }))
+            }
+            Answer::Dump(dump) => Answer::Dump(Box::new(dump.with_kernel(observed.clone()))),
+            error @ Answer::Error(_) => error,
+        }
+    }
+}
+
+impl Answer {
+    /// Whether the kernel agrees, as far as it was asked.
+    pub fn agrees(&self) -> bool {
+        let agrees = |check: &Option<Check>| check.as_ref().is_none_or(Check::agrees);
+        match self {
+            Self::Trace(trace) => agrees(&trace.kernel),
+            Self::Explain(explanation) => agrees(&explanation.kernel),
+            Self::Dump(_) | Self::Error(_) => true,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! All that one proxy knows, in a file: what it was told, and what stood in the kernel.
+//!
+//! Owns the file's shape (JSON) and answers from it. Invariant: a dump answers as the proxy did when it was made; one that is
+//! made while a change is on its way to the kernel shows that change as a difference.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use portico_proxy_core::{
+    model::Model,
+    snapshot::{Programmed, Snapshot},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, DiagnoseError, Known, Question};
+use crate::dataplane::Observed;
+
+/// The shape of the file. One with another number is refused.
+const FORMAT: u32 = 1;
+
+/// The file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dump {
+    format: u32,
+    /// When it was made.
+    pub taken: Timestamp,
+    /// Addresses in the node's network namespace.
+    pub local_addresses: Vec<IpAddr>,
+    /// What the proxy was told.
+    pub told: Snapshot,
+    /// What stood in the kernel.
+    pub kernel: Option<Programmed>,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// It is no JSON of this shape.
+    #[error("it is no dump of portico-nodeproxy")]
+    Unreadable(#[source] serde_json::Error),
+    /// Another version wrote it.
+    #[error(
+        "it has format {0}, and this program reads format {FORMAT}; use the program of the version that wrote it"
+    )]
+    Format(u32),
+}
+
+impl DumpError {
+    /// Reading it again gives the same.
+    pub fn retry(&self) -> bool {
+        false
+    }
+
+    /// One word for a log field.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "Unreadable",
+            Self::Format(_) => "Format",
+        }
+    }
+}
+
+impl Dump {
+    /// What a proxy was told.
+    pub fn of(model: &Model, local_addresses: &[IpAddr]) -> Self {
+        Self {
+            format: FORMAT,
+            taken: Timestamp::now(),
+            local_addresses: local_addresses.to_vec(),
+            told: Snapshot::of(model),
+            kernel: None,
+        }
+    }
+
+    /// Adds what stands in the kernel.
+    #[must_use]
+    pub fn with_kernel(self, observed: Observed) -> Self {
+        let Observed { state, rebuild } = observed;
+        Self { kernel: Some(Programmed::of(state, rebuild)), ..self }
+    }
+
+    /// Reads a file's text.
+    pub fn parse(text: &[u8]) -> Result<Self, DumpError> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+        }
+        let head: Head = serde_json::from_slice(text).map_err(DumpError::Unreadable)?;
+        if head.format != FORMAT {
+            return Err(DumpError::Format(head.format));
+        }
+        serde_json::from_slice(text).map_err(DumpError::Unreadable)
+    }
+
+    /// The node whose proxy wrote it.
+    pub fn node(&self) -> &str {
+        &self.told.node.name
+    }
+
+    /// Answers as the proxy would have.
+    pub fn answer(self, question: &Question) -> Result<Answer, DiagnoseError> {
+        let Self { format: _, taken: _, local_addresses, told, kernel } = self;
+        let mut model = told.model();
+        let observed = kernel.map(|kernel| {
+            let (state, rebuild) = kernel.state();
+            model.adopt(&state);
+            Observed { state, rebuild }
+        });
+        let known = Known { model: &model, local_addresses: &local_addresses, complete: true };
+        let draft = super::draft(question, known)?;
+        match (draft.claim.is_some(), observed) {
+            (false, _) => Ok(draft.answer),
+            (true, Some(observed)) => Ok(draft.check(&observed)),
+            (true, None) => Err(DiagnoseError::NoKernel),
+        }
+    }
+}
