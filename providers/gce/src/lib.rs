@@ -21,6 +21,7 @@ pub mod resource;
 mod subset;
 mod wanted;
 
+pub use capabilities::CAPABILITIES;
 pub use cloud::sdk::SdkCloud;
 pub use observed::Observed;
 pub use provider::{Call, Config, Failure, GceProvider, Step};
