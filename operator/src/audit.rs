@@ -134,8 +134,8 @@ mod tests {
 
     use super::*;
 
-    fn services(names: &[&str]) -> BTreeMap<ServiceUid, ()> {
-        names.iter().map(|name| (name.parse().unwrap(), ())).collect()
+    fn services(names: &[&str]) -> BTreeMap<ServiceUid, u8> {
+        names.iter().map(|name| (name.parse().unwrap(), 0)).collect()
     }
 
     #[test]
@@ -165,8 +165,8 @@ mod tests {
             offset in 0.0f64..1.0,
             lives in 1usize..6,
         ) {
-            let all: BTreeMap<ServiceUid, ()> =
-                (0..count).map(|index| (format!("uid-{index:03}").parse().unwrap(), ())).collect();
+            let all: BTreeMap<ServiceUid, usize> =
+                (0..count).map(|index| (format!("uid-{index:03}").parse().unwrap(), index)).collect();
             let mut seen = std::collections::BTreeSet::new();
             // Each tick is one pace of the clock; every `lives` ticks the process is another one.
             let mut rotation = Rotation::default();

@@ -219,8 +219,8 @@ fn refused<P: LoadBalancerProvider>(
 ) -> Option<Problem> {
     capabilities.option(key)?;
     let options: Options = one.into_iter().collect();
-    let plan = provider.plan(Desired::Present(&LoadBalancer { options, ..plain.clone() }), None);
-    let blocked = plan.blocked().iter().find(|it| it.field == Field::Options || it.message.contains(key))?;
+    let would = provider.plan(Desired::Present(&LoadBalancer { options, ..plain.clone() }), None);
+    let blocked = would.blocked().iter().find(|it| it.field == Field::Options || it.message.contains(key))?;
     let message = format!("cannot be a default: {}", blocked.message);
     Some(Problem::new(ProblemKind::InvalidAnnotation, format!("spec.options {key}"), message))
 }

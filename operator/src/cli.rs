@@ -49,8 +49,9 @@ type Looking<P> = Operator<P, ReadOnly<ApiServer>>;
 pub async fn main(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => crate::run::run(*args).await.map(|()| ExitCode::SUCCESS),
-        Command::Plan(args) => plan::plan(*args).await,
-        Command::Gc(args) => gc::gc(*args).await,
+        // Futures that hold a provider's: boxed, they do not grow main's.
+        Command::Plan(args) => Box::pin(plan::plan(*args)).await,
+        Command::Gc(args) => Box::pin(gc::gc(*args)).await,
         Command::Status(args) => status::status(args).await,
     }
 }

@@ -109,7 +109,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             if !suspects.allowance.allows(&owner.service, count, Instant::now()) {
                 held += 1;
                 self.metrics.collected(Collected::Held);
-            } else if self.is_unclaimed(&owner).await && self.collect_one(owner.clone()) {
+            } else if self.is_unclaimed(&owner).await && self.collect_one(&owner) {
                 suspects.allowance.spend(owner.service, Instant::now());
             }
         }
@@ -166,7 +166,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Begins its deletion; whether there was one to begin.
-    pub(crate) fn collect_one(self: &Arc<Self>, owner: Owner) -> bool {
+    pub(crate) fn collect_one(self: &Arc<Self>, owner: &Owner) -> bool {
         let want = Want::Absent(owner.clone());
         let observed = self.inventory.get(&owner.service);
         let plan = self.provider.plan(want.desired(), observed.as_ref());

@@ -18,7 +18,7 @@ use crate::cluster::Cluster;
 use crate::events::Severity;
 use crate::gate::Priority;
 use crate::operation::{self, End, Mode, Operation, Want};
-use crate::progress::{Decision, Phase};
+use crate::progress::{Decision, Phase, Track};
 use crate::reconcile::Operator;
 use crate::service::{self, ServiceKey};
 use crate::status::SYNCED;
@@ -76,7 +76,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Has the go whose turn has come.
     async fn go(self: Arc<Self>, key: ServiceKey, owner: &Owner) {
-        let Some((want, cause)) = self.track(owner, |track| track.start()) else { return };
+        let Some((want, cause)) = self.track(owner, Track::start) else { return };
         self.metrics.went(cause);
         let mode = cause::mode(&want, cause, self.settings.drift, self.settings.read_only);
         let finish = Finish { operator: Arc::clone(&self), key, want, cause };

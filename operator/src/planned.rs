@@ -21,7 +21,7 @@ use crate::view::PlanView;
 pub(crate) struct ServicePlan {
     /// `namespace/name`.
     pub(crate) service: String,
-    /// A line each: cluster_ip, node_port, load_balancer.
+    /// A line each: `cluster_ip`, `node_port`, `load_balancer`.
     pub(crate) stages: Vec<String>,
     /// What the user has to change before anything is done.
     pub(crate) problems: Vec<String>,

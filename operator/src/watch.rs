@@ -107,9 +107,8 @@ where
 
 /// 404 to a list: no such kind. A 403 may be one that exists and holds something, and is none.
 fn is_unknown_kind(error: &watcher::Error) -> bool {
-    let cause = match error {
-        watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause) => cause,
-        _ => return false,
+    let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
+        return false;
     };
     matches!(cause, kube::Error::Api(status) if status.code == 404)
 }

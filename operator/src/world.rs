@@ -208,9 +208,9 @@ impl Followed for LoadBalancerClassParameters {
                 .collect()
         };
         let before = spec(table);
-        let first = !table.is_synced();
+        let was_synced = table.is_synced();
         let keys = follow(table, change, |object| Some((object.metadata.name.clone()?, object)));
-        if keys.is_empty() && first == !table.is_synced() {
+        if keys.is_empty() && was_synced == table.is_synced() {
             return None;
         }
         world.parameters_changed.notify_waiters();

@@ -63,6 +63,7 @@ pub(crate) struct NodeArgs {
 /// What is done about load balancers that no Service claims.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Load balancers that no Service claims")]
+#[expect(clippy::struct_field_names, reason = "clap names the flags after them")]
 pub(crate) struct OrphanArgs {
     /// How long a load balancer may be claimed by no Service before it is deleted
     #[arg(long, default_value = "2m", value_parser = duration)]

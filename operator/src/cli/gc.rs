@@ -28,7 +28,7 @@ pub(super) async fn gc(args: GcArgs) -> anyhow::Result<ExitCode> {
     let reached = Reached::of(&reach).await?;
     let (class, cluster) = (reached.classes.class.clone(), reached.cluster.clone());
     let collecting = Collecting { delete: yes.then_some(orphans.orphan_grace), output, reached };
-    connect(reach.provider, &class, cluster, collecting).await
+    Box::pin(connect(reach.provider, &class, cluster, collecting)).await
 }
 
 struct Collecting {

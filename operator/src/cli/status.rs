@@ -134,7 +134,7 @@ fn text(lines: &[Line], with_messages: bool, now: Timestamp) -> String {
     let mut text = table(&std::iter::once(head).chain(lines.iter().map(row)).collect::<Vec<_>>());
     for condition in lines.iter().filter(|_| with_messages).flat_map(|line| &line.conditions) {
         let Condition { type_, status, reason, message, .. } = condition;
-        text.push_str(&format!("\n  {}={status} {reason}: {message}", short(type_)));
+        text.extend(["\n  ", short(type_), "=", status, " ", reason, ": ", message]);
     }
     text
 }

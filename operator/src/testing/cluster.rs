@@ -118,7 +118,7 @@ fn key(name: &str) -> ServiceKey {
 
 impl ClusterState {
     /// What a user applies, or what is written as its status.
-    pub(crate) fn put_parameters(&mut self, object: LoadBalancerClassParameters) {
+    pub(crate) fn put_parameters(&mut self, object: &LoadBalancerClassParameters) {
         self.parameters.insert(object.metadata.name.clone().unwrap(), object.clone());
         for watcher in &self.watchers {
             watcher.take(Change::Put(object.clone()), Duration::ZERO);
@@ -214,7 +214,7 @@ impl Cluster for FakeCluster {
             state.writes += 1;
             let mut object = seen.clone();
             object.status = Some(ParametersStatus { conditions: vec![condition.clone()] });
-            state.put_parameters(object);
+            state.put_parameters(&object);
         });
         Ok(())
     }

@@ -22,7 +22,9 @@ impl Stage {
     fn accepted(&self) -> String {
         let object = self.cluster.with(|cluster| cluster.parameters["fake"].clone());
         let conditions = object.status.unwrap_or_default().conditions;
-        conditions.iter().map(|it| format!("{}/{}: {}", it.status, it.reason, it.message)).collect()
+        let words: Vec<String> =
+            conditions.iter().map(|it| format!("{}/{}: {}", it.status, it.reason, it.message)).collect();
+        words.join("; ")
     }
 }
 
@@ -39,7 +41,7 @@ async fn a_changed_default_reaches_every_service_of_the_class_and_an_annotation_
     settle().await;
     assert_eq!(stage.schemes(), [External, External]);
     let internal = parameters(|spec| spec.scheme = Some(SchemeParameter::Internal));
-    stage.cluster.with(|cluster| cluster.put_parameters(internal));
+    stage.cluster.with(|cluster| cluster.put_parameters(&internal));
     settle().await;
     let of = |name: &str| {
         stage.cloud.with(|cloud| {
@@ -63,7 +65,7 @@ async fn a_bad_object_is_told_so_and_stops_no_service() {
         spec.options.insert("fake.example/lb-test-option".to_owned(), "nonsense".to_owned());
         spec.options.insert("portico.dev/adresses".to_owned(), "192.0.2.1".to_owned());
     });
-    stage.cluster.with(|cluster| cluster.put_parameters(wrong));
+    stage.cluster.with(|cluster| cluster.put_parameters(&wrong));
     let running = stage.start().await;
     stage.cluster.apply(mk_service("web"));
     settle().await;
