@@ -14,6 +14,16 @@ render "${aws[@]}" --set-json 'operator.extraEnv=[{"name":"AWS_PROFILE","value":
 gce=(--set operator.provider=gce --set operator.gce.project=shop-1 --set operator.gce.region=europe-west1)
 render "${gce[@]}" >/dev/null
 
+render --set operator.readOnly=true | grep -E 'verbs:.*(patch|create|update|delete)|--lease-name' && {
+  echo "chart: a read-only operator may write" >&2
+  exit 1
+}
+render --set operator.drift=report --set operator.auditInterval=30m --set operator.orphans.limit=0 >/dev/null
+render --include-crds | grep -q 'kind: LoadBalancerClassParameters' || {
+  echo "chart: the CRD is missing" >&2
+  exit 1
+}
+
 refused() {
   if render "$@" >/dev/null 2>&1; then
     echo "chart: accepted wrong values: $*" >&2
@@ -28,4 +38,8 @@ refused "${aws[@]}" --set-json 'operator.extraEnv=[{"value":"of no name"}]'
 refused --set operator.provider=gce   # without project and region
 refused --set operator.gce.region=here
 refused --set nodeproxy.clusterCIDR=ten
+refused --set operator.drift=ignore
+refused --set operator.auditInterval=often
+refused --set operator.nodes.removalShare=101
+refused --set operator.orphans.limit=-1
 refused --set nodeproxy.typo=1

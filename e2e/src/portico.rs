@@ -131,7 +131,7 @@ async fn render(tools: &Tools, cluster: &Cluster, parts: &Parts) -> anyhow::Resu
     let mut helm = Command::new(tools.helm());
     helm.args(["template", "portico"])
         .arg(tools.chart())
-        .args(["--namespace", NAMESPACE, "--kube-version", "1.36.3", "--values"])
+        .args(["--namespace", NAMESPACE, "--kube-version", "1.36.3", "--include-crds", "--values"])
         .arg(&values)
         .env("HOME", cluster.home().dir()); // its caches
     output(&mut helm).await.context("rendering the chart")

@@ -14,9 +14,15 @@ use portico_limits::Pace;
 use crate::leader::Candidate;
 use crate::service::ClassRule;
 
-/// Takes Services through their stages, and provisions their load balancers.
+mod command;
+mod work;
+
+pub use command::Command;
+pub(crate) use command::{GcArgs, Output, PlanArgs, Reach, ServiceName, StatusArgs};
+pub(crate) use work::WorkArgs;
+
+/// Runs the operator.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "portico-operator", version)]
 pub struct Args {
     #[command(flatten)]
     pub(crate) classes: ClassArgs,
@@ -160,29 +166,11 @@ pub(crate) struct ElectionArgs {
     lease_retry_period: Duration,
 }
 
-/// How work is done.
-#[derive(Clone, Debug, Group)]
-#[command(next_help_heading = "Work")]
-pub(crate) struct WorkArgs {
-    /// Services looked at at the same time; provider calls do not count
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub(crate) workers: u16,
-    /// From one complete listing of the provider to the next
-    #[arg(long, default_value = "10m", value_parser = duration)]
-    pub(crate) resync: Duration,
-    /// How long a load balancer may be claimed by no Service before it is deleted
-    #[arg(long, default_value = "2m", value_parser = duration)]
-    pub(crate) orphan_grace: Duration,
-    /// How long provider calls may take to finish on SIGTERM
-    #[arg(long, default_value = "15s", value_parser = duration)]
-    pub(crate) shutdown_grace: Duration,
-}
-
 /// The process.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Process")]
 pub(crate) struct ProcessArgs {
-    /// Where /livez, /readyz and /metrics are served
+    /// Where /livez, /readyz, /metrics and /plan are served
     #[arg(long, default_value = "[::]:8080")]
     pub(crate) admin_address: SocketAddr,
     /// How log lines look; `RUST_LOG` chooses which
@@ -279,74 +267,4 @@ fn pace(text: &str) -> Result<Pace, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(flags: &[&str]) -> Result<Args, clap::Error> {
-        Args::try_parse_from(["portico-operator"].iter().chain(flags))
-    }
-
-    #[test]
-    fn the_class_follows_the_provider_unless_it_is_given() {
-        let rule = |flags: &[&str]| {
-            let Args { classes, provider, .. } = parsed(flags).unwrap();
-            classes.rule(provider.provider).unwrap()
-        };
-        let plain = rule(&["--provider", "bare-metal"]);
-        assert_eq!(plain, ClassRule { class: "portico.dev/bare-metal".to_owned(), default: false });
-        let given = rule(&["--provider=bare-metal", "--load-balancer-class=a/b", "--default-class"]);
-        assert_eq!(given, ClassRule { class: "a/b".to_owned(), default: true });
-    }
-
-    #[test]
-    fn the_local_provider_names_what_it_is_missing() {
-        let error = parsed(&["--provider", "local"]).unwrap_err().to_string();
-        assert!(error.contains("--local-endpoint") && error.contains("--local-token-file"), "{error}");
-    }
-
-    #[test]
-    fn the_aws_provider_names_what_it_is_missing() {
-        let error = parsed(&["--provider", "aws"]).unwrap_err().to_string();
-        assert!(error.contains("--aws-vpc-id"), "{error}");
-        let flags = ["--provider=aws", "--aws-region=eu-west-1", "--aws-vpc-id=vpc-1"];
-        let Args { classes, provider, .. } = parsed(&flags).unwrap();
-        assert_eq!(classes.rule(provider.provider).unwrap().class, "portico.dev/aws-nlb");
-    }
-
-    #[test]
-    fn the_gce_provider_names_what_it_is_missing() {
-        let error = parsed(&["--provider", "gce"]).unwrap_err().to_string();
-        assert!(error.contains("--gce-project") && error.contains("--gce-region"), "{error}");
-        assert!(parsed(&["--provider=gce", "--gce-project=p", "--gce-region=r"]).is_ok());
-    }
-
-    #[test]
-    fn an_api_rate_is_a_sensible_number_or_refused_with_the_range() {
-        let rate = |text: &str| parsed(&["--provider=bare-metal", "--api-rate", text]);
-        assert_eq!(rate("0.5").unwrap().provider.api_rate, Pace::new(0.5).unwrap());
-        for wrong in ["0", "fast", "NaN", "5000"] {
-            let error = rate(wrong).unwrap_err().to_string();
-            assert!(error.contains("0.01 to 1000"), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_election_needs_a_name_and_sane_timings() {
-        let election = |flags: &[&str]| {
-            let flags = [&["--provider=bare-metal"], flags].concat();
-            parsed(&flags).unwrap().election.election()
-        };
-        assert_eq!(election(&["--leader-elect=false"]), Ok(None));
-        assert!(election(&["--identity=a"]).unwrap().is_some());
-        assert_eq!(election(&["--identity="]), Err(ArgsError::NoIdentity));
-        let wrong = election(&["--identity=a", "--lease-duration=5s"]);
-        assert!(matches!(wrong, Err(ArgsError::LeaseTimings { .. })), "{wrong:?}");
-    }
-
-    #[test]
-    fn durations_are_read_with_their_units_and_refused_without() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("10m"), Ok(Duration::from_mins(10)));
-        assert!(duration("10").is_err() && duration("-5s").is_err());
-    }
-}
+mod tests;

@@ -6,13 +6,16 @@
 
 use k8s_openapi::api::core::v1::Service;
 
+use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
 use crate::events::Notice;
 use crate::service::ServiceKey;
 use crate::status::StatusPatch;
 
 mod api;
+mod read_only;
 
 pub(crate) use api::ApiServer;
+pub(crate) use read_only::ReadOnly;
 
 /// What this operator does to the cluster.
 pub(crate) trait Cluster: Send + Sync + 'static {
@@ -35,6 +38,13 @@ pub(crate) trait Cluster: Send + Sync + 'static {
     fn service(&self, key: &ServiceKey)
     -> impl Future<Output = Result<Option<Service>, ClusterError>> + Send;
 
+    /// Writes what became of an object of class parameters.
+    fn report_parameters(
+        &self,
+        seen: &LoadBalancerClassParameters,
+        condition: &ParametersCondition,
+    ) -> impl Future<Output = Result<(), ClusterError>> + Send;
+
     /// Tells something about a Service; never fails, never waits.
     fn tell(&self, about: &Service, notice: Notice);
 }
@@ -43,10 +53,10 @@ pub(crate) trait Cluster: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
     /// The object changed meanwhile; its next event brings it back.
-    #[error("{operation}: the Service changed meanwhile")]
+    #[error("{operation}: it changed meanwhile")]
     Conflict { operation: &'static str },
     /// The object is gone.
-    #[error("{operation}: the Service is gone")]
+    #[error("{operation}: it is gone")]
     Gone { operation: &'static str },
     /// This process does not lead.
     #[error("{operation}: this operator does not lead")]

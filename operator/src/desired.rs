@@ -4,7 +4,7 @@
 //! Leaves to others: whether a provider can do it (its plan says), node ports (the `node_port` stage).
 //! Invariant: all problems are found in one pass, so that a user fixes them in one edit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -12,14 +12,15 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use portico_provider::{
     Capabilities, ClusterUid, ExternalTrafficPolicy, HealthCheck, IngressAddress, InvalidListener,
-    InvalidOwner, IpFamily, Listener, LoadBalancer, Owner, Port, Protocol, ServiceName, SessionAffinity,
-    TargetKind, Targets,
+    InvalidOwner, IpFamily, Listener, LoadBalancer, NodeTarget, Owner, Port, Protocol, ServiceName,
+    SessionAffinity, TargetKind, Targets,
 };
 
+use crate::classes::{self, Defaults};
 use crate::options::{self, Annotated};
 use crate::problem::{Problem, ProblemKind};
 use crate::service;
-use crate::targets::{self, NodeState, SliceState};
+use crate::targets::{self, SliceState};
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is absent.
 const AFFINITY_TIMEOUT_SECONDS: i32 = 10_800;
@@ -27,8 +28,8 @@ const AFFINITY_TIMEOUT_SECONDS: i32 = 10_800;
 /// What the cluster has to offer as targets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backing<'a> {
-    /// Every node.
-    pub(crate) nodes: &'a [NodeState],
+    /// Nodes that may be targets.
+    pub(crate) nodes: &'a [NodeTarget],
     /// The Service's EndpointSlices.
     pub(crate) slices: &'a [SliceState],
 }
@@ -55,18 +56,19 @@ pub(crate) fn owner(service: &Service, cluster: &ClusterUid) -> Result<Owner, In
     })
 }
 
-/// Reads a Service.
+/// Reads a Service, with its class's defaults under its annotations.
 pub(crate) fn parse(
     service: &Service,
     owner: Owner,
     capabilities: &Capabilities,
+    defaults: &Defaults,
     backing: Backing<'_>,
 ) -> Asked {
-    let (empty_spec, no_annotations) = (ServiceSpec::default(), BTreeMap::new());
+    let empty_spec = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&empty_spec);
-    let annotations = service.metadata.annotations.as_ref().unwrap_or(&no_annotations);
+    let annotations = classes::effective(service, defaults);
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-    let annotated = options::read(annotations, capabilities, &mut problems, &mut warnings);
+    let annotated = options::read(&annotations, capabilities, &mut problems, &mut warnings);
     let mut reader = SpecReader { spec, problems: &mut problems };
     let load_balancer =
         reader.load_balancer(owner, annotated, capabilities, backing, service::published(service));

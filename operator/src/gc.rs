@@ -2,7 +2,8 @@
 //!
 //! Owns: suspecting, waiting, and ordering their deletion. Leaves to others: deleting (the same go as a release).
 //! Invariants: nothing is deleted before it was unclaimed in two looks, a grace period apart, and the API server
-//! itself, past all caches, still knows no Service that claims it; what belongs to another cluster is never seen.
+//! itself, past all caches, still knows no Service that claims it; never more at a time than `limit` allows; what
+//! another Portico operator of this cluster holds is claimed; what belongs to another cluster is never seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,12 +18,17 @@ use crate::metrics::Collected;
 use crate::operation::Want;
 use crate::progress::Decision;
 use crate::reconcile::Operator;
-use crate::service::ServiceKey;
+use crate::service::{self, ServiceKey};
+
+pub(crate) mod limit;
+
+use limit::Allowance;
 
 /// Remembers since when what is unclaimed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Suspects {
     since: BTreeMap<ServiceUid, Instant>,
+    allowance: Allowance,
 }
 
 /// What one look came to.
@@ -37,6 +43,11 @@ pub(crate) struct Verdict {
 }
 
 impl Suspects {
+    /// None yet.
+    pub(crate) fn new(limits: limit::Limits) -> Self {
+        Self { since: BTreeMap::new(), allowance: Allowance::new(limits) }
+    }
+
     /// One look at what exists and what is claimed.
     pub(crate) fn look(
         &mut self,
@@ -67,13 +78,13 @@ impl Suspects {
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     /// Looks once every half grace period, for ever.
-    pub(crate) async fn collect(self: Arc<Self>, grace: Duration) {
-        let mut suspects = Suspects::default();
+    pub(crate) async fn collect(self: Arc<Self>, grace: Duration, limits: limit::Limits) {
+        let mut suspects = Suspects::new(limits);
         let mut ticks = interval((grace / 2).max(Duration::from_millis(100)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.world.is_synced() && self.inventory.is_loaded() && self.fence.is_open() {
+            if self.world.is_synced() && self.inventory.is_loaded() && self.may_work() {
                 self.collect_once(&mut suspects, grace).await;
             }
         }
@@ -83,6 +94,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     pub(crate) async fn collect_once(self: &Arc<Self>, suspects: &mut Suspects, grace: Duration) {
         // What exists first: a Service made between the two reads is then claimed and its load balancer not seen.
         let existing = self.inventory.owners();
+        let count = existing.len();
         let claimed = self.claimed();
         let Verdict { suspected, doomed, cleared } = suspects.look(existing, &claimed, Instant::now(), grace);
         for owner in suspected {
@@ -92,15 +104,45 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         for uid in cleared.iter().filter(|uid| !claimed.contains(uid)) {
             self.drop_track(uid);
         }
+        let mut held = 0_usize;
         for owner in doomed {
-            if self.is_unclaimed(&owner).await {
-                self.collect_one(owner);
+            if !suspects.allowance.allows(&owner.service, count, Instant::now()) {
+                held += 1;
+                self.metrics.collected(Collected::Held);
+            } else if self.is_unclaimed(&owner).await && self.collect_one(&owner) {
+                suspects.allowance.spend(owner.service, Instant::now());
             }
+        }
+        if held > 0 {
+            tracing::warn!(
+                held,
+                of = count,
+                "more load balancers are unclaimed than may be deleted at a time; \
+                if they are yours, give their Services back; if not, `portico-operator gc --yes` deletes them"
+            );
         }
     }
 
+    /// What exists and no Service claims, by the API server's own word.
+    pub(crate) async fn unclaimed(&self) -> Vec<Owner> {
+        let claimed = self.claimed();
+        let mut unclaimed = Vec::new();
+        for owner in self.inventory.owners() {
+            if !claimed.contains(&owner.service) && self.is_unclaimed(&owner).await {
+                unclaimed.push(owner);
+            }
+        }
+        unclaimed
+    }
+
+    /// A Service claims what is behind it if it is ours, and if any Portico operator's finalizer is on it: two of them
+    /// with a class each may share one account, where each sees what both own.
+    fn claims(&self, service: &Service) -> bool {
+        self.settings.classes.claims(service) || service::has_finalizer(service)
+    }
+
     fn claimed(&self) -> BTreeSet<ServiceUid> {
-        let claims = |service: &Arc<Service>| self.settings.classes.claims(service);
+        let claims = |service: &Arc<Service>| self.claims(service);
         let services = self.world.services();
         let uids =
             services.iter().filter(|service| claims(service)).filter_map(|it| it.metadata.uid.as_deref());
@@ -113,7 +155,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         match self.cluster.service(&key).await {
             Ok(Some(service)) => {
                 let same = service.metadata.uid.as_deref() == Some(uid.as_str());
-                !(same && self.settings.classes.claims(&service))
+                !(same && self.claims(&service))
             }
             Ok(None) => true,
             Err(error) => {
@@ -123,22 +165,21 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
     }
 
-    fn collect_one(self: &Arc<Self>, owner: Owner) {
+    /// Begins its deletion; whether there was one to begin.
+    pub(crate) fn collect_one(self: &Arc<Self>, owner: &Owner) -> bool {
         let want = Want::Absent(owner.clone());
         let observed = self.inventory.get(&owner.service);
         let plan = self.provider.plan(want.desired(), observed.as_ref());
-        let go = self.track(&owner, |track| {
-            let go = track.decide(&want, &plan, Instant::now()) == Decision::Go;
-            track.running |= go;
-            go
-        });
-        if go {
+        let name = &owner.name;
+        let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
+        let goes = self.begin_at(key, &want, &plan, observed.is_some(), false) == Decision::Go;
+        if goes && self.settings.read_only {
+            tracing::warn!(%owner, "would delete a load balancer that no Service claims");
+        } else if goes {
             tracing::warn!(%owner, "deleting a load balancer that no Service claims");
             self.metrics.collected(Collected::Deleted);
-            let name = owner.name;
-            let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
-            self.go(key, want);
         }
+        goes
     }
 }
 
@@ -147,13 +188,15 @@ mod tests {
     use super::*;
     use crate::testing::mk_owner;
 
+    const LIMITS: limit::Limits = limit::Limits { count: 10, share: 10, window: Duration::from_mins(10) };
+
     #[tokio::test(start_paused = true)]
     async fn only_what_is_unclaimed_in_two_looks_a_grace_period_apart_is_doomed() {
         let (grace, start) = (Duration::from_mins(1), Instant::now());
         let (kept, orphan) = (mk_owner("kept"), mk_owner("orphan"));
         let claimed = BTreeSet::from([kept.service.clone()]);
         let both = || vec![kept.clone(), orphan.clone()];
-        let mut suspects = Suspects::default();
+        let mut suspects = Suspects::new(LIMITS);
         let first = suspects.look(both(), &claimed, start, grace);
         assert_eq!((first.suspected, first.doomed), (vec![orphan.clone()], vec![]));
         let early = suspects.look(both(), &claimed, start + grace / 2, grace);

@@ -14,18 +14,26 @@
 
 mod admin;
 mod args;
+mod audit;
 mod backoff;
+mod cause;
+mod classes;
+mod cli;
 mod cluster;
+mod connect;
 mod desired;
 mod events;
 mod fence;
+mod gate;
 mod gc;
+mod go;
 mod inventory;
 mod leader;
 mod log;
 mod metrics;
 mod operation;
 mod options;
+mod planned;
 mod problem;
 mod progress;
 mod queue;
@@ -39,12 +47,16 @@ mod targets;
 mod tasks;
 #[cfg(test)]
 mod testing;
-mod turns;
+mod view;
 mod watch;
 mod work;
 mod world;
 
-pub use args::Args;
+pub use args::Command;
+pub use classes::{
+    LoadBalancerClassParameters, LoadBalancerClassParametersSpec, ParametersCondition, ParametersStatus,
+    ProxyProtocolParameter, SchemeParameter, TargetKindParameter,
+};
+pub use cli::main as execute;
 pub use log::init as init_log;
 pub use options::{ANNOTATIONS, AnnotationSpec};
-pub use run::run;

@@ -7,14 +7,15 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, LogFormat};
+use crate::args::{Command, LogFormat};
 
 /// Sets logging up by the flags; `RUST_LOG` chooses lines.
-pub fn init(args: &Args) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+pub fn init(command: &Command) {
+    let (format, level) = command.log_format();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(level));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
-    match args.process.log_format {
+    match format {
         LogFormat::Human => subscriber.init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }

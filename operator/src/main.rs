@@ -1,17 +1,20 @@
-//! The binary `portico-operator`: reads flags, runs, and answers with an exit code.
+//! The binary `portico-operator`: reads flags, does what they say, and answers with an exit code.
 //!
-//! Owns: nothing but the order. Leaves to others: everything. Invariant: an error is logged once, with its causes.
+//! Owns: nothing but the order, and what is the process's: its log and its crypto provider. Leaves to others: everything.
+//! Invariant: an error is logged once, with its causes.
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use portico_operator::{Command, execute, init_log};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = portico_operator::Args::parse();
-    portico_operator::init_log(&args);
-    match portico_operator::run(args).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let command = Command::parse();
+    init_log(&command);
+    // Nobody else installs one, so this is the first.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    match execute(command).await {
+        Ok(code) => code,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "ended");
             ExitCode::FAILURE

@@ -5,15 +5,20 @@
 
 pub(crate) mod limits;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use portico_provider::Field;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::cause::Cause;
+use crate::gate::Priority;
 
 /// Seconds; a cloud takes minutes.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -51,6 +56,8 @@ pub(crate) enum Collected {
     Suspected,
     /// Its deletion began.
     Deleted,
+    /// Its deletion was put off: too many at once.
+    Held,
 }
 
 /// How a Service with a load balancer stands.
@@ -64,6 +71,8 @@ pub(crate) enum State {
     Refused,
     /// A call failed.
     Failed,
+    /// It differs, and that is only reported.
+    Drifted,
     /// Being taken down.
     Releasing,
 }
@@ -90,6 +99,22 @@ struct StateLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: Cause,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DriftLabels {
+    cause: Cause,
+    field: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PriorityLabel {
+    priority: Priority,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CollectedLabel {
     what: Collected,
 }
@@ -109,6 +134,11 @@ pub(crate) struct Metrics {
     collected: Family<CollectedLabel, Counter>,
     events_dropped: Counter,
     inventory_age: Gauge<f64, AtomicU64>,
+    goes: Family<CauseLabel, Counter>,
+    unasked: Family<CauseLabel, Counter>,
+    drift: Family<DriftLabels, Counter>,
+    gate: Family<PriorityLabel, Gauge>,
+    nodes_held: Gauge,
 }
 
 fn times<L: Clone + std::hash::Hash + Eq>() -> Times<L> {
@@ -129,6 +159,11 @@ impl Metrics {
             collected: Family::default(),
             events_dropped: Counter::default(),
             inventory_age: Gauge::default(),
+            goes: Family::default(),
+            unasked: Family::default(),
+            drift: Family::default(),
+            gate: Family::default(),
+            nodes_held: Gauge::default(),
         };
         let it = metrics.clone();
         let registry = registry.sub_registry_with_prefix("portico_operator");
@@ -146,7 +181,52 @@ impl Metrics {
         registry.register("orphans", "Load balancers that no Service claims", it.collected);
         registry.register("events_dropped", "Events that could not be delivered", it.events_dropped);
         registry.register("inventory_listed_seconds", "How long the last listing took", it.inventory_age);
+        registry.register("goes", "Times a load balancer was read in full, by why", it.goes);
+        registry.register(
+            "unasked_changes",
+            "Goes that changed something although neither Service nor targets had changed: drift, or a bug",
+            it.unasked,
+        );
+        registry.register(
+            "drift",
+            "What was found to differ unasked, by field and by what found it",
+            it.drift,
+        );
+        registry.register("goes_waiting", "Goes that wait for --provider-concurrency", it.gate);
+        registry.register(
+            "nodes_held",
+            "Nodes that stay targets as too many vanished at once",
+            it.nodes_held,
+        );
         metrics
+    }
+
+    /// A go began.
+    pub(crate) fn went(&self, cause: Cause) {
+        self.goes.get_or_create(&CauseLabel { cause }).inc();
+    }
+
+    /// A go that nobody asked for found a difference in `fields`; `changed`: and changed it.
+    pub(crate) fn drifted(&self, cause: Cause, fields: &BTreeSet<Field>, changed: bool) {
+        if changed {
+            self.unasked.get_or_create(&CauseLabel { cause }).inc();
+        }
+        let names: BTreeSet<&'static str> = fields.iter().map(|field| field.name()).collect();
+        let names = if names.is_empty() { BTreeSet::from(["load balancer"]) } else { names };
+        for field in names {
+            self.drift.get_or_create(&DriftLabels { cause, field }).inc();
+        }
+    }
+
+    /// How many goes wait for their turn.
+    pub(crate) fn goes_waiting(&self, priority: Priority, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.gate.get_or_create(&PriorityLabel { priority }).set(count);
+    }
+
+    /// How many nodes are only held.
+    pub(crate) fn nodes_held(&self, count: usize) {
+        self.nodes_held.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A look at a Service ended.

@@ -5,16 +5,18 @@
 //! [`End::Settled`] only if a read made after the last step plans nothing, which for an absent load balancer means
 //! that the read showed nothing at all.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, ProviderError, Retry,
+    Desired, Field, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, ProviderError, Retry,
 };
 use tokio::time::{Instant, timeout};
 
 use crate::fence::Fence;
 use crate::metrics::{CallResult, Metrics};
+use crate::view::PlanView;
 
 /// A provider that plans anew after each round converges in two or three; more is a fault of its plan.
 const ROUNDS: usize = 6;
@@ -50,11 +52,22 @@ impl Want {
     }
 }
 
+/// What a go may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// What it plans.
+    Execute,
+    /// Read and plan, and no more.
+    Plan,
+}
+
 /// How a go ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// There is nothing (more) to do, or nothing that may be done.
     Settled,
+    /// There are steps, and this go was not to take any.
+    Withheld(Box<PlanView>),
     /// The provider is at work.
     InProgress { what: String, retry: Duration },
     /// A call failed.
@@ -68,6 +81,8 @@ pub(crate) struct Report<O> {
     pub(crate) observed: Option<(Option<O>, Instant)>,
     /// The steps that were executed, each with its reason.
     pub(crate) steps: Vec<String>,
+    /// What differed from what was wanted, by the first read; empty if nothing, or nothing at all, was there.
+    pub(crate) differed: BTreeSet<Field>,
     /// How it ended.
     pub(crate) end: End,
 }
@@ -84,8 +99,9 @@ pub(crate) struct Operation<'a, P> {
 
 impl<P: LoadBalancerProvider> Operation<'_, P> {
     /// Has a go.
-    pub(crate) async fn run(&self, want: &Want) -> Report<P::Observed> {
-        let mut report = Report { observed: None, steps: Vec::new(), end: End::Settled };
+    pub(crate) async fn run(&self, want: &Want, mode: Mode) -> Report<P::Observed> {
+        let differed = BTreeSet::new();
+        let mut report = Report { observed: None, steps: Vec::new(), differed, end: End::Settled };
         for _ in 0..ROUNDS {
             let read = Instant::now();
             let owner = want.desired().owner();
@@ -97,6 +113,14 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             let plan = self.provider.plan(want.desired(), observed);
             if plan.steps().is_empty() {
                 return Report { end: without_steps(&plan, want, observed.is_some()), ..report };
+            }
+            if report.steps.is_empty()
+                && let Want::Present(desired) = want
+            {
+                report.differed = self.provider.differing(desired, observed);
+            }
+            if mode == Mode::Plan {
+                return Report { end: End::Withheld(Box::new(PlanView::of(&plan))), ..report };
             }
             tracing::info!(service = %owner.name, plan = %plan, "executing");
             if let Err(end) = self.execute(&plan, &mut report.steps).await {

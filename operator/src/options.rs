@@ -9,10 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portico_provider::{Capabilities, Options, ProxyProtocol, Replacement, Scheme, TargetKind};
+use portico_provider::{Capabilities, Field, Options, ProxyProtocol, Replacement, Scheme, TargetKind};
 
 use crate::problem::{Problem, ProblemKind};
 use crate::service::HELD_BY;
+
+#[cfg(test)]
+mod docs;
+mod nearest;
 
 const DOMAIN: &str = "portico.dev/";
 
@@ -25,45 +29,45 @@ pub struct AnnotationSpec {
     pub value: &'static str,
     /// What its absence means.
     pub default: &'static str,
-    /// Which providers heed it.
-    pub providers: &'static str,
+    /// What it sets; each provider's field table says what a change costs there. `None`: it sets nothing that exists.
+    pub field: Option<Field>,
 }
 
-const ADDRESSES: AnnotationSpec = AnnotationSpec {
+pub(crate) const ADDRESSES: AnnotationSpec = AnnotationSpec {
     key: "portico.dev/addresses",
     value: "addresses separated by commas, at most one of each family, such as \"203.0.113.7\"",
     default: "spec.loadBalancerIP, or else the provider chooses",
-    providers: "those that give addresses of their own",
+    field: Some(Field::RequestedAddresses),
 };
-const PROXY_PROTOCOL: AnnotationSpec = AnnotationSpec {
+pub(crate) const PROXY_PROTOCOL: AnnotationSpec = AnnotationSpec {
     key: "portico.dev/proxy-protocol",
     value: "\"v2\" or \"off\"",
     default: "off",
-    providers: "local, aws",
+    field: Some(Field::ProxyProtocol),
 };
-const SCHEME: AnnotationSpec = AnnotationSpec {
+pub(crate) const SCHEME: AnnotationSpec = AnnotationSpec {
     key: "portico.dev/scheme",
     value: "\"external\" or \"internal\"",
     default: "external",
-    providers: "aws, gce",
+    field: Some(Field::Scheme),
 };
-const TARGET_KIND: AnnotationSpec = AnnotationSpec {
+pub(crate) const TARGET_KIND: AnnotationSpec = AnnotationSpec {
     key: "portico.dev/target-kind",
     value: "\"node\" or \"pod\"",
     default: "what the provider prefers",
-    providers: "those that reach both",
+    field: Some(Field::TargetKind),
 };
-const ALLOW_REPLACEMENT: AnnotationSpec = AnnotationSpec {
+pub(crate) const ALLOW_REPLACEMENT: AnnotationSpec = AnnotationSpec {
     key: "portico.dev/allow-replacement",
     value: "\"true\" or \"false\"",
     default: "false",
-    providers: "all",
+    field: None,
 };
-const SOURCE_RANGES: AnnotationSpec = AnnotationSpec {
+pub(crate) const SOURCE_RANGES: AnnotationSpec = AnnotationSpec {
     key: "service.beta.kubernetes.io/load-balancer-source-ranges",
     value: "CIDRs separated by commas, such as \"10.0.0.0/8,192.0.2.0/24\"",
     default: "spec.loadBalancerSourceRanges, which wins, or else everybody",
-    providers: "all",
+    field: Some(Field::SourceRanges),
 };
 
 /// Every annotation that is not one provider's own; for docs, too.
@@ -120,18 +124,32 @@ fn provider_options(annotations: &BTreeMap<String, String>, capabilities: &Capab
     known.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
+/// Whether somebody reads it.
+pub(crate) fn is_known(key: &str, capabilities: &Capabilities) -> bool {
+    ANNOTATIONS.iter().any(|spec| spec.key == key) || capabilities.option(key).is_some()
+}
+
+/// What is told of a key that nobody reads.
+pub(crate) fn unknown_key(key: &str, capabilities: &Capabilities) -> Problem {
+    let shared = ANNOTATIONS.iter().map(|spec| spec.key);
+    let own = capabilities.options.iter().map(|spec| spec.key);
+    let message = match nearest::nearest(key, shared.chain(own)) {
+        Some(known) => format!("nothing here reads it; did you mean {known}? If not, remove it"),
+        None => {
+            "nothing here reads it; remove it, or see docs/annotations.md for those that are read".to_owned()
+        }
+    };
+    Problem::new(ProblemKind::UnknownAnnotation, format!("annotation {key}"), message)
+}
+
+/// Keys under our domain, or the provider's own prefixes, that nobody reads.
 fn unknown(annotations: &BTreeMap<String, String>, capabilities: &Capabilities) -> Vec<Problem> {
-    let shared = |key: &str| ANNOTATIONS.iter().any(|spec| spec.key == key);
-    let ours = annotations.keys().filter(|key| key.starts_with(DOMAIN) && *key != HELD_BY);
-    ours.filter(|key| !shared(key) && capabilities.option(key).is_none())
-        .map(|key| {
-            let shared = ANNOTATIONS.iter().map(|spec| spec.key).filter(|known| known.starts_with(DOMAIN));
-            let own = capabilities.options.iter().map(|spec| spec.key);
-            let known: Vec<&str> = shared.chain(own).collect();
-            let message = format!("nothing here reads it; remove it, or use one of {}", known.join(", "));
-            Problem::new(ProblemKind::UnknownAnnotation, format!("annotation {key}"), message)
-        })
-        .collect()
+    let ours = |key: &str| {
+        (key.starts_with(DOMAIN) && key != HELD_BY)
+            || capabilities.option_prefixes.iter().any(|prefix| key.starts_with(prefix))
+    };
+    let unread = annotations.keys().filter(|key| ours(key) && !is_known(key, capabilities));
+    unread.map(|key| unknown_key(key, capabilities)).collect()
 }
 
 struct Reader<'a> {
@@ -160,7 +178,7 @@ impl Reader<'_> {
     }
 
     fn refuse(&mut self, spec: AnnotationSpec, value: &str) {
-        let AnnotationSpec { key, value: expected, default: _, providers: _ } = spec;
+        let AnnotationSpec { key, value: expected, default: _, field: _ } = spec;
         let message = format!("is {value:?}, but must be {expected}");
         self.problems.push(Problem::new(
             ProblemKind::InvalidAnnotation,
@@ -194,11 +212,19 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_key_is_named_beside_those_that_exist() {
+    fn a_misspelt_key_is_named_beside_the_one_that_is_meant() {
         let (_, problems, warnings) = read_one("portico.dev/adresses", "192.0.2.1");
         assert!(problems.is_empty());
         let text = warnings.iter().map(ToString::to_string).collect::<String>();
         assert!(text.contains("portico.dev/adresses") && text.contains("portico.dev/addresses"), "{text}");
+        for (key, meant) in [
+            ("fake.example/lb-test-optoin", "did you mean fake.example/lb-test-option?"),
+            ("fake.example/lb-entirely-else", "docs/annotations.md"),
+        ] {
+            let (_, _, warnings) = read_one(key, "x");
+            let text = warnings.iter().map(ToString::to_string).collect::<String>();
+            assert!(text.contains(key) && text.contains(meant), "{text}");
+        }
         let (_, problems, warnings) = read_one("example.com/other", "x");
         assert!(problems.is_empty() && warnings.is_empty(), "other domains are none of our business");
     }

@@ -19,6 +19,8 @@ pub(crate) enum ProblemKind {
     InvalidAnnotation,
     /// An annotation under our domain that nobody reads.
     UnknownAnnotation,
+    /// Somebody else was first.
+    Conflict,
     /// A field of `spec` that cannot be, or contradicts another.
     InvalidField,
     /// Targets need node ports, and the Service has none.
@@ -40,6 +42,7 @@ impl Problem {
         match self.kind {
             ProblemKind::InvalidAnnotation => "InvalidAnnotation",
             ProblemKind::UnknownAnnotation => "UnknownAnnotation",
+            ProblemKind::Conflict => "Conflict",
             ProblemKind::InvalidField => "InvalidField",
             ProblemKind::NodePortsRequired => "NodePortsRequired",
             ProblemKind::Unsupported => "Unsupported",

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use portico_provider::{Plan, Retry};
+use portico_provider::{Plan, Retry, SpecHash};
 use tokio::time::Instant;
 
 use crate::backoff;
+use crate::cause::Cause;
 use crate::metrics::State;
 use crate::operation::{End, Want};
 use crate::status::{Progress, StatusPatch};
@@ -20,16 +21,32 @@ pub(crate) const UNHEALTHY_LOOK: Duration = Duration::from_secs(30);
 /// What is remembered of a Service.
 #[derive(Debug, Default)]
 pub(crate) struct Track {
-    /// A go is under way.
-    pub(crate) running: bool,
+    /// Whether a go is under way.
+    pub(crate) phase: Phase,
     /// How the last one ended.
     pub(crate) last: Option<Ended>,
+    /// What was wanted when the load balancer was last seen to be so.
+    settled: Option<SpecHash>,
+    /// It is its turn in the audit.
+    pub(crate) audit: bool,
     /// Failures in a row.
     failures: u32,
     /// The status as written last, and when.
     pub(crate) written: Option<(StatusPatch, Instant)>,
     /// What the metrics count it as.
     pub(crate) state: Option<State>,
+}
+
+/// Where a go stands.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) enum Phase {
+    /// There is none.
+    #[default]
+    Idle,
+    /// It waits for its turn; what it will be about may still change.
+    Waiting(Box<Want>, Cause),
+    /// It talks to the provider.
+    Running,
 }
 
 /// How a go ended.
@@ -59,27 +76,99 @@ pub(crate) enum Decision {
 impl Track {
     /// Decides, by a plan that was made from the snapshot.
     pub(crate) fn decide<S>(&self, want: &Want, plan: &Plan<S>, now: Instant) -> Decision {
-        if self.running {
+        if self.phase != Phase::Idle {
             return Decision::Under;
         }
         let last = self.last.as_ref().filter(|last| last.want.same(want));
-        let idle = plan.steps().is_empty() && plan.waiting().is_none();
+        let idle = plan_is_idle(plan);
         match last {
             Some(Ended { end: End::Settled, again, .. }) if idle => match again {
                 Some(again) if *again <= now => Decision::Go,
+                _ if self.audit => Decision::Go,
                 again => Decision::Rest(*again),
             },
             Some(Ended { again: Some(again), .. }) if *again > now => Decision::Hold(*again),
-            Some(Ended { end: End::InProgress { .. } | End::Failed { .. }, .. }) => Decision::Go,
-            _ if idle && matches!(want, Want::Present(_)) => Decision::Rest(None),
+            Some(Ended { end: End::InProgress { .. } | End::Failed { .. } | End::Withheld(_), .. }) => {
+                Decision::Go
+            }
+            _ if self.audit => Decision::Go,
+            // What was wanted before may be half done, whatever the snapshot says.
+            _ if idle && matches!(want, Want::Present(_)) && self.finished_last() => Decision::Rest(None),
             _ => Decision::Go,
         }
+    }
+
+    fn finished_last(&self) -> bool {
+        !matches!(&self.last, Some(Ended { end: End::InProgress { .. } | End::Failed { .. }, .. }))
+    }
+
+    /// Why a go that is decided on now would be had. `was_synced`: the status says that all is as this want has it.
+    pub(crate) fn cause(&self, want: &Want, was_synced: bool) -> Cause {
+        let Want::Present(wanted) = want else { return Cause::Change };
+        match (&self.settled, &self.last) {
+            (Some(settled), _) if *settled == wanted.spec_hash() => {
+                if self.audit {
+                    Cause::Audit
+                } else {
+                    Cause::Resync
+                }
+            }
+            (None, None) if was_synced => Cause::Restart,
+            _ => Cause::Change,
+        }
+    }
+
+    /// A go waits for its turn.
+    pub(crate) fn wait(&mut self, want: Want, cause: Cause) {
+        if cause == Cause::Change {
+            self.settled = None;
+        }
+        self.phase = Phase::Waiting(Box::new(want), cause);
+    }
+
+    /// While a go waits, what is wanted may change; it will then be about that.
+    pub(crate) fn rethink(&mut self, want: &Want) {
+        if let Phase::Waiting(waiting, cause) = &mut self.phase {
+            if !waiting.same(want) {
+                *cause = Cause::Change;
+                self.settled = None;
+            }
+            **waiting = want.clone();
+        }
+    }
+
+    /// Its turn has come: what it is about by now; `None`: nobody waits.
+    pub(crate) fn start(&mut self) -> Option<(Want, Cause)> {
+        match std::mem::replace(&mut self.phase, Phase::Running) {
+            Phase::Waiting(want, cause) => Some((*want, cause)),
+            other => {
+                self.phase = other;
+                None
+            }
+        }
+    }
+
+    /// A look at a snapshot showed all as wanted.
+    pub(crate) fn rest(&mut self, want: &Want, again: Option<Instant>) {
+        self.settle(want);
+        self.last = Some(Ended { want: want.clone(), end: End::Settled, again });
+    }
+
+    fn settle(&mut self, want: &Want) {
+        self.settled = match want {
+            Want::Present(wanted) => Some(wanted.spec_hash()),
+            Want::Absent(_) => None,
+        };
     }
 
     /// Takes in how a go ended. `slow`: when to try again what should not be tried again by itself.
     pub(crate) fn ended(&mut self, want: Want, end: End, now: Instant, slow: Duration) {
         let again = match &end {
-            End::Settled => None,
+            End::Settled => {
+                self.settle(&want);
+                None
+            }
+            End::Withheld(_) => Some(now + slow),
             End::InProgress { retry, .. } => Some(now + *retry),
             End::Failed { retry, .. } => {
                 self.failures = self.failures.saturating_add(1);
@@ -96,12 +185,13 @@ impl Track {
         if !matches!(end, End::Failed { .. }) {
             self.failures = 0;
         }
-        self.running = false;
+        self.phase = Phase::Idle;
+        self.audit = false;
         self.last = Some(Ended { want, end, again });
     }
 
     /// How it goes, for the status.
-    pub(crate) fn progress<S: std::fmt::Display>(&self, want: &Want, plan: &Plan<S>) -> Progress {
+    pub(crate) fn progress<S: std::fmt::Display>(&self, want: &Want, current: &Plan<S>) -> Progress {
         // A go that is another try at the same says nothing new until it ends: each poll would be two status writes.
         let last = self.last.as_ref().filter(|last| last.want.same(want));
         match last.map(|last| &last.end) {
@@ -109,14 +199,17 @@ impl Track {
             Some(End::Failed { reason, message, .. }) => {
                 Progress::Failed { reason, message: message.clone() }
             }
-            Some(End::Settled) | None
-                if !self.running && plan.steps().is_empty() && plan.waiting().is_none() =>
-            {
+            Some(End::Withheld(plan)) => Progress::Drifted(plan.summary()),
+            Some(End::Settled) | None if self.phase == Phase::Idle && plan_is_idle(current) => {
                 Progress::Settled
             }
-            _ => Progress::Working(doing(plan)),
+            _ => Progress::Working(doing(current)),
         }
     }
+}
+
+fn plan_is_idle<S>(plan: &Plan<S>) -> bool {
+    plan.steps().is_empty() && plan.waiting().is_none()
 }
 
 fn doing<S: std::fmt::Display>(plan: &Plan<S>) -> String {
@@ -143,7 +236,7 @@ mod tests {
     }
 
     fn after(end: End, now: Instant) -> Track {
-        let mut track = Track { running: true, ..Track::default() };
+        let mut track = Track { phase: Phase::Running, ..Track::default() };
         track.ended(present(), end, now, Duration::from_mins(10));
         track
     }
@@ -164,7 +257,10 @@ mod tests {
             Decision::Go,
             "a snapshot may be old"
         );
-        assert_eq!(Track { running: true, ..track }.decide(&present(), &steps(), now), Decision::Under);
+        assert_eq!(
+            Track { phase: Phase::Running, ..track }.decide(&present(), &steps(), now),
+            Decision::Under
+        );
     }
 
     #[tokio::test(start_paused = true)]

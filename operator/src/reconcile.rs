@@ -4,7 +4,8 @@
 //! world ─▶ stages ─▶ Work ─▶ plan (snapshot) ─▶ Decision ─▶ a go in a task of its own ─▶ queue ─▶ the next look
 //!                                  └──────────▶ status, conditions, Events
 //! ```
-//! Owns: the order of cluster writes around provider calls. Leaves to others: every decision it is made of.
+//! Owns: the order of cluster writes around provider calls. Leaves to others: every decision it is made of, and the go
+//! itself (`go`).
 //! Invariants: the finalizer is on before the first provider call, and off only after a read showed that nothing is
 //! left; a look never waits for the provider, so however slow that is, every other Service goes on; a Service that
 //! is not ours is not read, written or mentioned.
@@ -23,20 +24,23 @@ use portico_provider::{
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::cause::Drift;
+use crate::classes::Defaults;
 use crate::cluster::{Cluster, ClusterError};
 use crate::desired::Backing;
 use crate::events::{Notice, Severity};
 use crate::fence::Fence;
+use crate::gate::Gate;
 use crate::inventory::Inventory;
 use crate::metrics::{Metrics, Reconciled, State};
-use crate::operation::{self, End, Operation, Want};
+use crate::operation::{End, Want};
 use crate::problem::{Problem, ProblemKind};
-use crate::progress::{Decision, Ended, Track, UNHEALTHY_LOOK};
+use crate::progress::{Decision, Phase, Track, UNHEALTHY_LOOK};
 use crate::queue::Queue;
 use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
 use crate::status::{self, Progress, Situation, StatusPatch};
-use crate::turns::{Lane, Turns};
+use crate::targets::guard::{Admitted, Guard, Limits};
 use crate::world::World;
 
 /// How long a watch may take to show what was written.
@@ -51,6 +55,14 @@ pub(crate) struct Settings {
     pub(crate) cluster: ClusterUid,
     /// The longest that a user error, or anything else that will not pass by itself, waits for another try.
     pub(crate) resync: Duration,
+    /// Whether anything is written at all.
+    pub(crate) read_only: bool,
+    /// What to do about drift.
+    pub(crate) drift: Drift,
+    /// How many goes may talk to the provider at once.
+    pub(crate) concurrency: usize,
+    /// How fast nodes may be taken away.
+    pub(crate) nodes: Limits,
 }
 
 /// Everything that looks at Services share.
@@ -66,8 +78,11 @@ pub(crate) struct Operator<P: LoadBalancerProvider, C> {
     pub(crate) metrics: Metrics,
     /// Goes that are under way; shutting down waits for them.
     pub(crate) goes: TaskTracker,
-    /// Who of them may call the provider.
-    pub(crate) turns: Turns,
+    /// Who of them is next.
+    pub(crate) gate: Arc<Gate>,
+    guard: Mutex<Guard>,
+    /// The class's defaults, and the version of the world they are of.
+    pub(crate) class: Mutex<Option<(u64, Arc<Defaults>)>>,
     tracks: Mutex<HashMap<ServiceUid, Track>>,
 }
 
@@ -80,6 +95,11 @@ pub(crate) struct Looked {
 
 impl Looked {
     const NOTHING: Self = Self { outcome: Reconciled::Settled, again: None };
+
+    /// Again at `due` at the latest.
+    fn or_at(self, due: Option<Instant>) -> Self {
+        Self { again: [self.again, due].into_iter().flatten().min(), ..self }
+    }
 }
 
 /// Outside parts of an [`Operator`].
@@ -102,19 +122,21 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             world,
             inventory: Inventory::default(),
             queue,
-            settings,
             fence,
             metrics,
             goes: TaskTracker::new(),
-            turns: Turns::default(),
+            gate: Gate::new(settings.concurrency),
+            guard: Mutex::new(Guard::new(settings.nodes)),
+            class: Mutex::default(),
             tracks: Mutex::default(),
+            settings,
         })
     }
 
     /// Looks at one Service.
     pub(crate) async fn reconcile(self: &Arc<Self>, key: &ServiceKey) -> Result<Looked, ClusterError> {
         let Some(service) = self.world.service(key) else { return Ok(Looked::NOTHING) };
-        let staged = self.stages(&service);
+        let (staged, admitted) = self.stages(&service);
         tracing::debug!(service = %key, stages = %staged, "looked");
         match staged.work {
             Work::Nothing => self.forget(&service).await,
@@ -124,17 +146,31 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
                 self.refuse(&service, &owner, &problems, &warnings).await
             }
             Work::Provide { load_balancer, warnings } => {
-                self.provide(&service, load_balancer, &warnings).await
+                let looked = self.provide(&service, load_balancer, &warnings).await?;
+                Ok(looked.or_at(admitted.again))
             }
             Work::Release { owner, because } => self.release(&service, owner, because).await,
         }
     }
 
-    fn stages(&self, service: &Service) -> Staged {
-        let (nodes, slices) = (self.world.nodes(), self.world.slices(&ServiceKey::of(service)));
-        let backing = Backing { nodes: &nodes, slices: &slices };
-        let Settings { classes, cluster, resync: _ } = &self.settings;
-        stages::walk(service, Context { classes, capabilities: &self.capabilities, cluster, backing })
+    /// The stages of a Service, and the nodes they were walked with.
+    pub(crate) fn stages(&self, service: &Service) -> (Staged, Admitted) {
+        let (admitted, slices) = (self.admitted(), self.world.slices(&ServiceKey::of(service)));
+        let backing = Backing { nodes: &admitted.nodes, slices: &slices };
+        let Settings { classes, cluster, .. } = &self.settings;
+        let defaults = self.defaults();
+        let context =
+            Context { classes, capabilities: &self.capabilities, cluster, defaults: &defaults, backing };
+        (stages::walk(service, context), admitted)
+    }
+
+    /// Nodes that may be targets now.
+    fn admitted(&self) -> Admitted {
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = self.world.nodes_version();
+        let admitted = guard.admit(version, || self.world.nodes(), Instant::now(), Timestamp::now());
+        self.metrics.nodes_held(admitted.held);
+        admitted
     }
 
     /// Not ours, or no longer. What may exist of it, although nothing says so, is found by the collector.
@@ -200,7 +236,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let observed = self.inventory.get(&load_balancer.owner.service);
         let plan = self.provider.plan(want.desired(), observed.as_ref());
         let report = self.provider.report(&load_balancer, observed.as_ref());
-        let mut decision = self.begin(service, &want, &plan);
+        let mut decision = self.begin(service, &want, &plan, observed.is_some());
         if let Decision::Rest(again) = &mut decision {
             *again = self.watch_health(&load_balancer.owner, &want, &report);
         }
@@ -242,7 +278,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         self.state(&owner, State::Releasing);
         let want = Want::Absent(owner.clone());
         let gone = |track: &mut Track| {
-            let last = track.last.as_ref().filter(|_| !track.running);
+            let last = track.last.as_ref().filter(|_| track.phase == Phase::Idle);
             last.is_some_and(|last| last.end == End::Settled && last.want.same(&want))
         };
         if self.track(&owner, gone) {
@@ -250,13 +286,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
         let observed = self.inventory.get(&owner.service);
         let plan = self.provider.plan(want.desired(), observed.as_ref());
-        let decision = self.begin(service, &want, &plan);
+        let decision = self.begin(service, &want, &plan, observed.is_some());
         let progress = self.track(&owner, |track| track.progress(&want, &plan));
         let what = match &progress {
             Progress::Failed { reason, message } => Some(format!("{because}; {reason}: {message}")),
             Progress::Waiting(what) => Some(format!("{because}; waiting for {what}")),
             // A go that is just under way is most likely done in a moment, and needs no word.
-            Progress::Settled | Progress::Working(_) | Progress::Releasing(_) => None,
+            Progress::Settled | Progress::Working(_) | Progress::Drifted(_) | Progress::Releasing(_) => None,
         };
         if let Some(what) = what {
             let progress = Progress::Releasing(what);
@@ -289,35 +325,6 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         Ok(Looked::NOTHING)
     }
 
-    /// Decides, and has a go if it is time.
-    fn begin(self: &Arc<Self>, service: &Service, want: &Want, plan: &Plan<P::Step>) -> Decision {
-        let owner = want.desired().owner();
-        let decision = self.track(owner, |track| {
-            let decision = track.decide(want, plan, Instant::now());
-            track.running |= decision == Decision::Go;
-            decision
-        });
-        if decision == Decision::Go {
-            self.go(ServiceKey::of(service), want.clone());
-        }
-        decision
-    }
-
-    /// Has a go, in a task of its own and when it is its turn. The Service must be marked as running.
-    pub(crate) fn go(self: &Arc<Self>, key: ServiceKey, want: Want) {
-        let operator = Arc::clone(self);
-        self.goes.spawn(async move {
-            let exists = || operator.inventory.get(&want.desired().owner().service).is_some();
-            let lane =
-                if matches!(want, Want::Present(_)) && exists() { Lane::Serving } else { Lane::Building };
-            let Some(_turn) = operator.turns.take(lane).await else { return }; // the process is ending
-            let finish = Finish { operator: Arc::clone(&operator), key, want };
-            let Operator { provider, fence, metrics, .. } = &*operator;
-            let report = Operation { provider, fence, metrics }.run(&finish.want).await;
-            finish.with(report);
-        });
-    }
-
     /// When to look again at targets that are not all healthy; nothing else would bring the news.
     fn watch_health(&self, owner: &Owner, want: &Want, report: &Report) -> Option<Instant> {
         let unhealthy =
@@ -326,7 +333,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         self.track(owner, |track| {
             let due = track.last.as_ref().and_then(|last| last.again);
             let again = wanted.then(|| due.unwrap_or_else(|| Instant::now() + UNHEALTHY_LOOK));
-            track.last = Some(Ended { want: want.clone(), end: End::Settled, again });
+            track.rest(want, again);
             again
         })
     }
@@ -350,7 +357,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         Ok(())
     }
 
-    fn tell(&self, about: &Service, severity: Severity, reason: &str, action: &str, note: String) {
+    pub(crate) fn tell(&self, about: &Service, severity: Severity, reason: &str, action: &str, note: String) {
         self.cluster
             .tell(about, Notice { severity, reason: reason.to_owned(), action: action.to_owned(), note });
     }
@@ -376,50 +383,6 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 }
 
-/// What a go owes when it ends, however it ends: a go that panics must not leave its Service marked as running.
-struct Finish<P: LoadBalancerProvider, C: Cluster> {
-    operator: Arc<Operator<P, C>>,
-    key: ServiceKey,
-    want: Want,
-}
-
-impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
-    fn with(&self, report: operation::Report<P::Observed>) {
-        let operation::Report { observed, steps, end } = report;
-        let Self { operator, key, want } = self;
-        let owner = want.desired().owner();
-        if let Some((observed, read)) = observed {
-            operator.inventory.put(owner, observed, read);
-        }
-        if let Some(service) = operator.world.service(key) {
-            for step in steps {
-                operator.tell(&service, Severity::Normal, "Executed", "Execute", step);
-            }
-        }
-        self.end(end);
-    }
-
-    fn end(&self, end: End) {
-        let Self { operator, key: _, want } = self;
-        if let End::Failed { reason, message, retry } = &end {
-            tracing::warn!(service = %want.desired().owner().name, reason, message, ?retry, "provider call failed");
-        }
-        let slow = operator.settings.resync;
-        operator.track(want.desired().owner(), |track| track.ended(want.clone(), end, Instant::now(), slow));
-    }
-}
-
-impl<P: LoadBalancerProvider, C: Cluster> Drop for Finish<P, C> {
-    fn drop(&mut self) {
-        let Self { operator, key, want } = &*self;
-        if operator.track(want.desired().owner(), |track| track.running) {
-            let message = "a fault in the provider's code; see the operator's log".to_owned();
-            self.end(End::Failed { reason: "Panicked", message, retry: portico_provider::Retry::Backoff });
-        }
-        operator.queue.add(key.clone());
-    }
-}
-
 fn obstacles<S>(plan: &Plan<S>) -> Vec<Problem> {
     let problem = |blocked: &portico_provider::Blocked| {
         let kind = match blocked.obstacle {
@@ -436,6 +399,7 @@ fn state(progress: &Progress, problems: &[Problem]) -> State {
         Progress::Failed { .. } => State::Failed,
         _ if !problems.is_empty() => State::Refused,
         Progress::Settled => State::Settled,
+        Progress::Drifted(_) => State::Drifted,
         Progress::Working(_) | Progress::Waiting(_) => State::Progress,
         Progress::Releasing(_) => State::Releasing,
     }
@@ -450,7 +414,7 @@ fn looked(decision: Decision, progress: &Progress, problems: &[Problem]) -> Look
     let outcome = match progress {
         Progress::Failed { .. } => Reconciled::Error,
         _ if !problems.is_empty() => Reconciled::UserError,
-        Progress::Settled => Reconciled::Settled,
+        Progress::Settled | Progress::Drifted(_) => Reconciled::Settled,
         Progress::Working(_) | Progress::Waiting(_) | Progress::Releasing(_) => Reconciled::Progress,
     };
     Looked { outcome, again }

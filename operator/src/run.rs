@@ -10,10 +10,13 @@
 //! services/status                patch                     addresses and conditions, by server-side apply
 //! nodes                          list watch
 //! endpointslices (discovery)     list watch
+//! loadbalancerclassparameters    list watch
+//! …/status                       patch                     what became of them
 //! namespaces "kube-system"       get                       the cluster's UID
 //! events (events.k8s.io)         create
 //! leases (coordination), in its own namespace: create; get update on its own lease
 //! ```
+//! With `--read-only` nothing is written: get, list and watch are enough, and there is no lease.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,20 +27,18 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
-use portico_limits::{Limiter, Pace};
+use portico_limits::Limiter;
 use portico_provider::{ClusterUid, LoadBalancerProvider};
-use portico_provider_aws::AwsProvider;
-use portico_provider_bare_metal::BareMetalProvider;
-use portico_provider_gce::GceProvider;
-use portico_provider_local::LocalProvider;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::args::{Args, AwsArgs, Election, GceArgs, ProcessArgs, ProviderArgs, ProviderKind, WorkArgs};
-use crate::cluster::ApiServer;
+use crate::args::{Args, Election, ProcessArgs, WorkArgs};
+use crate::classes::LoadBalancerClassParameters;
+use crate::cluster::{ApiServer, Cluster, ReadOnly};
+use crate::connect::{self, connect};
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
 use crate::leader::{self, store::ApiLease};
@@ -50,95 +51,20 @@ use crate::watch::{ENDPOINTS_SETTLE, Router, follow};
 use crate::world::World;
 
 /// Runs until SIGTERM or SIGINT, or until something that must not end, ends.
-pub async fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { classes, provider, election, work, process } = args;
     let classes = classes.rule(provider.provider)?;
     let instance = election.instance();
-    let election = election.election()?;
+    // Who writes nothing needs no leave to write, and must not keep it from others.
+    let election = if work.read_only { None } else { election.election()? };
     let client = Client::try_default().await.context("no way to the API server")?;
     let cluster = cluster_uid(&client).await?;
-    let WorkArgs { resync, .. } = work;
-    let setup = Setup {
-        client,
-        election,
-        instance,
-        work,
-        process,
-        settings: Settings { classes, cluster: cluster.clone(), resync },
-    };
-    let ProviderArgs {
-        provider,
-        local_endpoint,
-        local_token_file,
-        bare_metal_publish_node_addresses: publish_node_addresses,
-        api_rate,
-        aws,
-        gce,
-    } = provider;
-    match provider {
-        ProviderKind::BareMetal => {
-            let config = portico_provider_bare_metal::Config { publish_node_addresses };
-            setup.operate(BareMetalProvider::new(config), Vec::new()).await
-        }
-        ProviderKind::Local => {
-            let endpoint = local_endpoint.context("--local-endpoint is missing")?;
-            let file = local_token_file.context("--local-token-file is missing")?;
-            let read = tokio::fs::read_to_string(&file).await;
-            let token =
-                read.with_context(|| format!("--local-token-file {} cannot be read", file.display()))?;
-            let config = portico_provider_local::Config { endpoint, token: token.trim().to_owned(), cluster };
-            setup.operate(LocalProvider::new(config)?, Vec::new()).await
-        }
-        ProviderKind::Aws => {
-            let (provider, limiters) = aws_provider(aws, cluster, api_rate).await?;
-            setup.operate(provider, limiters).await
-        }
-        ProviderKind::Gce => {
-            let internal = setup.settings.classes.class == GKE_INTERNAL_CLASS;
-            let config = gce_config(gce, internal, cluster)?;
-            let provider = GceProvider::connect(config, api_rate).await?;
-            let limiters = provider.limiters();
-            setup.operate(provider, limiters).await
-        }
-    }
-}
-
-async fn aws_provider(
-    args: AwsArgs,
-    cluster: ClusterUid,
-    pace: Pace,
-) -> anyhow::Result<(AwsProvider, Vec<Arc<Limiter>>)> {
-    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, endpoint_url } = args;
-    let region = region.context("--aws-region is missing")?;
-    let vpc = vpc_id.context("--aws-vpc-id is missing")?;
-    let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None, pace).await;
-    let limiters = cloud.limiters();
-    let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster };
-    Ok((AwsProvider::new(cloud, config)?, limiters))
-}
-
-/// GKE's class for internal load balancers: `--load-balancer-class` takes it over.
-const GKE_INTERNAL_CLASS: &str = "networking.gke.io/l4-regional-internal";
-
-fn gce_config(
-    args: GceArgs,
-    internal: bool,
-    cluster: ClusterUid,
-) -> anyhow::Result<portico_provider_gce::Config> {
-    let GceArgs { project, region, network, subnetwork, endpoint } = args;
-    Ok(portico_provider_gce::Config {
-        project: project.context("--gce-project is missing")?,
-        region: region.context("--gce-region is missing")?,
-        network,
-        subnetwork,
-        internal,
-        endpoint,
-        cluster,
-    })
+    let (class, settings) = (classes.class.clone(), work.settings(classes, cluster.clone()));
+    connect(provider, &class, cluster, Setup { client, election, instance, work, process, settings }).await
 }
 
 /// The cluster's UID: that of a Namespace which nobody can delete.
-async fn cluster_uid(client: &Client) -> anyhow::Result<ClusterUid> {
+pub(crate) async fn cluster_uid(client: &Client) -> anyhow::Result<ClusterUid> {
     let api: Api<Namespace> = Api::all(client.clone());
     let read = || async { api.get("kube-system").await };
     let patience = ExponentialBuilder::default().with_max_times(7);
@@ -160,45 +86,67 @@ struct Setup {
     settings: Settings,
 }
 
-impl Setup {
-    async fn operate<P: LoadBalancerProvider>(
-        self,
-        provider: P,
-        limiters: Vec<Arc<Limiter>>,
-    ) -> anyhow::Result<()> {
-        let Self { client, election, instance, work, process, settings } = self;
-        let ProcessArgs { admin_address, log_format: _ } = process;
+impl connect::Client for Setup {
+    type Output = ();
+
+    async fn with<P: LoadBalancerProvider>(self, provider: P, limiters: Vec<Arc<Limiter>>) -> anyhow::Result<()> {
+        let (keeper, fence) = fence();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         registry.register_collector(Box::new(Limits(limiters)));
-        let (keeper, fence) = fence();
-        let (reporter, sender) = events::reporter(&instance, &metrics);
+        let (reporter, sender) = events::reporter(&self.instance, &metrics);
+        let telling = Telling { registry, metrics, sender };
+        let cluster = ApiServer::new(self.client.clone(), fence.clone(), reporter);
+        if self.work.read_only {
+            // The keeper opens nothing here: not even a fault of ours could write.
+            self.operate(provider, ReadOnly(cluster), telling, None, fence).await
+        } else {
+            self.operate(provider, cluster, telling, Some(keeper), fence).await
+        }
+    }
+}
+
+/// What is told to people and machines.
+struct Telling {
+    registry: Registry,
+    metrics: Metrics,
+    sender: events::Sender,
+}
+
+impl Setup {
+    async fn operate<P: LoadBalancerProvider, C: Cluster>(
+        self,
+        provider: P,
+        cluster: C,
+        telling: Telling,
+        keeper: Option<FenceKeeper>,
+        fence: Fence,
+    ) -> anyhow::Result<()> {
+        let Self { client, election, instance, work, process, settings } = self;
+        let ProcessArgs { admin_address, log_format: _ } = process;
+        let Telling { registry, metrics, sender } = telling;
         let (world, queue) = (Arc::new(World::default()), Arc::new(Queue::default()));
         let router = Router::new(Arc::clone(&world), Arc::clone(&queue));
-        let cluster = ApiServer::new(client.clone(), fence.clone(), reporter);
         let classes = settings.classes.clone();
         tracing::info!(provider = provider.name(), cluster = %settings.cluster, class = classes.class,
-            default_class = classes.default, instance, "starting");
+            default_class = classes.default, instance, read_only = work.read_only, "starting");
 
+        let parts = Parts { provider, cluster, world, queue, fence: fence.clone(), metrics: metrics.clone() };
+        let operator = Operator::new(parts, settings);
         let mut tasks = Tasks::default();
         let listener =
             admin::bind(admin_address).await.with_context(|| format!("--admin-address {admin_address}"))?;
-        let admin = Admin { world: Arc::clone(&world), registry: Arc::new(registry) };
+        let admin = Admin::of(&operator, registry);
         tasks.spawn("admin", admin::serve(listener, admin).map(|served| served.map_err(Into::into)));
-        tasks.run(
-            "watch-services",
-            follow::<Service>(Api::all(client.clone()), router.clone(), Duration::ZERO),
-        );
-        tasks.run("watch-nodes", follow::<Node>(Api::all(client.clone()), router.clone(), Duration::ZERO));
-        let slices = follow::<EndpointSlice>(Api::all(client.clone()), router.clone(), ENDPOINTS_SETTLE);
-        tasks.run("watch-endpointslices", slices);
+        watch(&mut tasks, &client, &router);
         tasks.run("fan-out", router.clone().fan_out(classes));
         tasks.run("events", sender.run(client.clone()));
 
         let stop = CancellationToken::new();
-        tasks.spawn("leader", elect(client, election, keeper, metrics.clone(), stop.clone()));
-        let parts = Parts { provider, cluster, world, queue, fence: fence.clone(), metrics };
-        let operator = Operator::new(parts, settings);
+        match keeper {
+            Some(keeper) => tasks.spawn("leader", elect(client, election, keeper, metrics, stop.clone())),
+            None => tasks.spawn("leader", stop.clone().cancelled_owned().map(Ok)),
+        }
         tasks.spawn("work", lead(Arc::clone(&operator), router, fence, work.clone()));
         let ended = tasks.first_or(terminated()?).await;
         shut_down(&operator, tasks, stop, work.shutdown_grace).await;
@@ -206,21 +154,36 @@ impl Setup {
     }
 }
 
+/// One task for each kind of object.
+fn watch(tasks: &mut Tasks, client: &Client, router: &Router) {
+    let now = Duration::ZERO;
+    tasks.run("watch-services", follow::<Service>(Api::all(client.clone()), router.clone(), now));
+    tasks.run("watch-nodes", follow::<Node>(Api::all(client.clone()), router.clone(), now));
+    let slices = follow::<EndpointSlice>(Api::all(client.clone()), router.clone(), ENDPOINTS_SETTLE);
+    tasks.run("watch-endpointslices", slices);
+    let parameters = follow::<LoadBalancerClassParameters>(Api::all(client.clone()), router.clone(), now);
+    tasks.run("watch-class-parameters", parameters);
+}
+
 /// Waits for the lease, then works: lists what exists, looks at Services, collects what nobody claims.
-async fn lead<P: LoadBalancerProvider>(
-    operator: Arc<Operator<P, ApiServer>>,
+async fn lead<P: LoadBalancerProvider, C: Cluster>(
+    operator: Arc<Operator<P, C>>,
     router: Router,
     mut fence: Fence,
     work: WorkArgs,
 ) -> anyhow::Result<()> {
-    let WorkArgs { workers, resync, orphan_grace, shutdown_grace: _ } = work;
-    fence.opened().await;
+    let WorkArgs { workers, resync, audit_interval, read_only, ref orphans, .. } = work;
+    if !read_only {
+        fence.opened().await;
+    }
     operator.synced().await;
-    tracing::info!("leading");
+    tracing::info!(read_only, "leading");
     let first = operator.list().await;
     let mut tasks = Tasks::default();
     tasks.run("inventory", Arc::clone(&operator).keep_listing(router, first, resync));
-    tasks.run("collector", Arc::clone(&operator).collect(orphan_grace));
+    tasks.run("collector", Arc::clone(&operator).collect(orphans.orphan_grace, orphans.limits()));
+    tasks.run("audit", Arc::clone(&operator).audit(audit_interval));
+    tasks.run("class-parameters", Arc::clone(&operator).report_parameters());
     for _ in 0..workers {
         tasks.run("worker", Arc::clone(&operator).work());
     }
@@ -262,15 +225,15 @@ fn terminated() -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
 }
 
 /// Finishes what is under way, then hands the lease over. What does not finish in time is as after a crash.
-async fn shut_down<P: LoadBalancerProvider>(
-    operator: &Operator<P, ApiServer>,
+async fn shut_down<P: LoadBalancerProvider, C: Cluster>(
+    operator: &Operator<P, C>,
     mut tasks: Tasks,
     stop: CancellationToken,
     grace: Duration,
 ) {
     operator.queue.close();
+    operator.gate.close();
     tasks.stop("work");
-    operator.turns.close();
     operator.goes.close();
     if timeout(grace, operator.goes.wait()).await.is_err() {
         tracing::warn!(unfinished = operator.goes.len(), "provider calls did not finish in time");

@@ -13,6 +13,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Service;
 use portico_provider::{Capabilities, ClusterUid, LoadBalancer, Owner};
 
+use crate::classes::Defaults;
 use crate::desired::{self, Backing};
 use crate::problem::{self, Problem};
 use crate::service::{ClassRule, ServiceType};
@@ -30,6 +31,8 @@ pub(crate) struct Context<'a> {
     pub(crate) capabilities: &'a Capabilities,
     /// The cluster.
     pub(crate) cluster: &'a ClusterUid,
+    /// What the Service has unless it says otherwise.
+    pub(crate) defaults: &'a Defaults,
     /// Possible targets.
     pub(crate) backing: Backing<'a>,
 }
@@ -133,9 +136,9 @@ fn release(owner: Owner, because: &'static str) -> Staged {
 }
 
 fn provide(service: &Service, owner: Owner, context: Context<'_>) -> Staged {
-    let Context { classes: _, capabilities, cluster: _, backing } = context;
+    let Context { classes: _, capabilities, cluster: _, defaults, backing } = context;
     let desired::Asked { load_balancer, warnings } =
-        desired::parse(service, owner.clone(), capabilities, backing);
+        desired::parse(service, owner.clone(), capabilities, defaults, backing);
     let pods = load_balancer.as_ref().is_ok_and(|load_balancer| load_balancer::targets_pods(load_balancer));
     let mut stages = inner(service, capabilities, pods);
     let waiting = stages.iter().any(|(_, standing)| matches!(standing, Standing::Waiting(_)));

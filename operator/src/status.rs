@@ -49,6 +49,8 @@ pub(crate) enum Progress {
     Working(String),
     /// The provider is at work.
     Waiting(String),
+    /// It differs, and nothing is done about it.
+    Drifted(String),
     /// A call failed.
     Failed { reason: &'static str, message: String },
     /// It is being taken down.
@@ -164,6 +166,12 @@ fn synced(problems: &[Problem], progress: &Progress, before: &[Condition]) -> Op
         _ if !problems.is_empty() => claim(Truth::False, "NotAccepted", &sentence(problems)),
         Progress::Settled => claim(Truth::True, "AsDesired", "the load balancer is as the Service wants it"),
         Progress::Waiting(what) => claim(Truth::False, "InProgress", what),
+        Progress::Drifted(what) => {
+            let message = format!(
+                "it differs from what the Service wants, and is left so (--drift report); to be done: {what}"
+            );
+            claim(Truth::False, "Drifted", &message)
+        }
         Progress::Working(_) => {
             let said = before.iter().find(|condition| condition.type_ == SYNCED)?;
             let holds = if said.status == "True" { Truth::True } else { Truth::False };

@@ -1,15 +1,16 @@
 //! Who can take a Service's traffic: eligible nodes, and nodes and pods with ready endpoints.
 //!
 //! Owns: reading Nodes and EndpointSlices into what load balancers need of them, and choosing among them.
-//! Leaves to others: health checks (the load balancer's), which kind of target is wanted (`desired`).
-//! Invariant: equal inputs in any order give equal targets. When no node is ready, all that are not excluded
-//! stay targets: a control plane that lost its kubelets must not take the traffic away from nodes that serve.
+//! Leaves to others: health checks (the load balancer's), which kind of target is wanted (`desired`), how fast nodes
+//! may be taken away (`guard`).
+//! Invariant: equal inputs in any order give equal targets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use portico_provider::{
     ExternalTrafficPolicy, Listener, ListenerKey, NodeName, NodeTarget, PodTarget, Port, Protocol, Targets,
 };
@@ -19,17 +20,23 @@ use crate::service::ServiceKey;
 const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// A node whose Ready condition turned false so soon after it was made has not been ready yet.
+const JOINING: SignedDuration = SignedDuration::from_secs(30);
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+pub(crate) mod guard;
 
 /// Whether a node may be behind load balancers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Eligibility {
     /// Yes.
     Ready,
-    /// Only if no node is ready.
-    NotReady,
-    /// Never: it is labelled so, is being deleted, or the autoscaler is about to.
+    /// Not for long. `since`: when it ceased to be ready; `None`: it never was, as far as it tells.
+    NotReady { since: Option<Timestamp> },
+    /// No: it is labelled so.
     Excluded,
+    /// No: it is being deleted, or the autoscaler is about to. Somebody means this very node.
+    Leaving,
 }
 
 /// What load balancers need of a Node.
@@ -61,16 +68,22 @@ impl NodeState {
 }
 
 fn eligibility(node: &Node) -> Eligibility {
-    let excluded = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDE_LABEL));
-    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    let leaving = node.metadata.deletion_timestamp.is_some()
-        || taints.into_iter().any(|taint| taint.key == AUTOSCALER_TAINT);
-    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    match conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True") {
-        _ if excluded || leaving => Eligibility::Excluded,
-        true => Eligibility::Ready,
-        false => Eligibility::NotReady,
+    let mut taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    if node.metadata.deletion_timestamp.is_some() || taints.any(|taint| taint.key == AUTOSCALER_TAINT) {
+        return Eligibility::Leaving;
     }
+    // Its presence counts, whatever its value: KEP-1143.
+    if node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDE_LABEL)) {
+        return Eligibility::Excluded;
+    }
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.find(|condition| condition.type_ == "Ready");
+    if ready.is_some_and(|condition| condition.status == "True") {
+        return Eligibility::Ready;
+    }
+    let made = node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let since = ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0);
+    Eligibility::NotReady { since: since.filter(|since| since.duration_since(made) > JOINING) }
 }
 
 /// An EndpointSlice, found by its Service.
@@ -120,26 +133,20 @@ impl SliceState {
     }
 }
 
-/// Nodes to send a Service's traffic to. Under `Cluster` every node serves every Service, so where endpoints run
-/// makes no difference, and moving a pod changes no load balancer.
-pub(crate) fn nodes(nodes: &[NodeState], slices: &[SliceState], policy: ExternalTrafficPolicy) -> Targets {
-    let any_ready = nodes.iter().any(|node| node.eligibility == Eligibility::Ready);
-    let wanted = if any_ready { Eligibility::Ready } else { Eligibility::NotReady };
+/// Nodes to send a Service's traffic to, of those that the guard admits. Under `Cluster` every node serves every
+/// Service, so where endpoints run makes no difference, and moving a pod changes no load balancer.
+pub(crate) fn nodes(nodes: &[NodeTarget], slices: &[SliceState], policy: ExternalTrafficPolicy) -> Targets {
     let serving: BTreeSet<&NodeName> = slices
         .iter()
         .flat_map(|slice| &slice.endpoints)
         .filter_map(|endpoint| endpoint.node.as_ref())
         .collect();
-    let eligible = nodes.iter().filter(|node| node.eligibility == wanted);
-    Targets::Nodes(
-        eligible
-            .map(|NodeState { target, eligibility: _ }| NodeTarget {
-                has_ready_endpoints: policy == ExternalTrafficPolicy::Cluster
-                    || serving.contains(&target.name),
-                ..target.clone()
-            })
-            .collect(),
-    )
+    let everywhere = policy == ExternalTrafficPolicy::Cluster;
+    let target = |node: &NodeTarget| NodeTarget {
+        has_ready_endpoints: everywhere || serving.contains(&node.name),
+        ..node.clone()
+    };
+    Targets::Nodes(nodes.iter().map(target).collect())
 }
 
 /// Pods to send a Service's traffic to, each with its port for each listener.

@@ -15,6 +15,7 @@ use portico_provider::{
     ServiceName, StatusKind, TargetKind,
 };
 
+use crate::classes::Defaults;
 use crate::desired::{self, Backing};
 
 mod cloud;
@@ -38,12 +39,21 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     session_affinity: true,
     proxy_protocol: true,
     fields: &[FieldRule { field: Field::Listeners, mutability: Mutability::Mutable }],
-    options: &[OptionSpec {
-        key: "portico.dev/test-option",
-        value: "a duration such as 30s",
-        default: "none",
-        mutability: Mutability::Mutable,
-    }],
+    options: &[
+        OptionSpec {
+            key: "portico.dev/test-option",
+            value: "a duration such as 30s",
+            default: "none",
+            mutability: Mutability::Mutable,
+        },
+        OptionSpec {
+            key: "fake.example/lb-test-option",
+            value: "anything but nonsense",
+            default: "none",
+            mutability: Mutability::Mutable,
+        },
+    ],
+    option_prefixes: &["fake.example/lb-"],
 };
 
 fn metadata(name: &str) -> ObjectMeta {
@@ -129,7 +139,18 @@ pub(crate) fn mk_owner(name: &str) -> Owner {
 /// The load balancer that `mk_service(name)` asks for, in a cluster without nodes.
 pub(crate) fn mk_load_balancer(name: &str) -> LoadBalancer {
     let backing = Backing { nodes: &[], slices: &[] };
-    let asked = desired::parse(&mk_service(name), mk_owner(name), &CAPABILITIES, backing);
+    let asked = desired::parse(&mk_service(name), mk_owner(name), &CAPABILITIES, &Defaults::new(), backing);
     let load_balancer = *asked.load_balancer.unwrap();
     LoadBalancer { published: BTreeSet::new(), ..load_balancer }
+}
+
+/// Compares a file of the repository with what it should hold; with `PORTICO_UPDATE` set, writes it.
+pub(crate) fn golden(path: &str, expected: &str) {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    if std::env::var_os("PORTICO_UPDATE").is_some() {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(found == expected, "{path} is stale: run the same test with PORTICO_UPDATE=1");
 }

@@ -56,6 +56,11 @@ impl Router {
         }
     }
 
+    /// There is no such kind.
+    pub(crate) fn absent<K: Followed>(&self) {
+        K::absent(&self.world);
+    }
+
     /// Brings every Service back that has, or shall have, a load balancer, each time something concerns them all.
     pub(crate) async fn fan_out(self, classes: ClassRule) {
         loop {
@@ -81,14 +86,31 @@ where
 {
     let kind = K::kind(&K::DynamicType::default()).into_owned();
     let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut unknown = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => router.take(change(event), settle),
+            Err(error) if is_unknown_kind(&error) => {
+                // Silent after the first time: it is a choice not to install it.
+                if !unknown {
+                    tracing::info!(kind, "the API server does not know this kind; there are none");
+                }
+                unknown = true;
+                router.absent::<K>();
+            }
             Err(error) => {
                 tracing::warn!(kind, error = crate::operation::chain(&error), "watch broken; it begins anew");
             }
         }
     }
+}
+
+/// 404 to a list: no such kind. A 403 may be one that exists and holds something, and is none.
+fn is_unknown_kind(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
+        return false;
+    };
+    matches!(cause, kube::Error::Api(status) if status.code == 404)
 }
 
 fn change<K: Followed>(event: watcher::Event<K>) -> Change<K> {

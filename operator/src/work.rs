@@ -34,11 +34,17 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
     }
 
+    /// Whether to do anything at all: while leading, or where nothing is written anyway.
+    pub(crate) fn may_work(&self) -> bool {
+        self.settings.read_only || self.fence.is_open()
+    }
+
     /// Looks at Services until the queue closes.
     pub(crate) async fn work(self: Arc<Self>) {
         let mut failures: HashMap<ServiceKey, u32> = HashMap::new();
         while let Some(key) = self.queue.next().await {
             self.metrics.queue_depth(self.queue.depth());
+            self.gauge();
             let began = Instant::now();
             let looked = AssertUnwindSafe(self.reconcile(&key)).catch_unwind().await;
             let (outcome, again) = match looked {

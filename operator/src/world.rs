@@ -1,4 +1,4 @@
-//! What the operator knows of the cluster, kept by watches: Services, Nodes, EndpointSlices, all of it trimmed.
+//! What the operator knows of the cluster, kept by watches: Services, Nodes, EndpointSlices and class parameters, all of it trimmed.
 //!
 //! Owns: [`World`], who is told what when something changes. Leaves to others: watching (`watch`), deciding.
 //! Invariant: Nodes and EndpointSlices are held as what load balancers need of them, so that a heartbeat or a
@@ -10,7 +10,10 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use portico_provider::NodeName;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
+use crate::classes::LoadBalancerClassParameters;
 use crate::service::ServiceKey;
 use crate::table::Table;
 use crate::targets::{NodeState, SliceKey, SliceState};
@@ -19,8 +22,26 @@ use crate::targets::{NodeState, SliceKey, SliceState};
 #[derive(Debug, Default)]
 pub(crate) struct World {
     services: RwLock<Table<ServiceKey, Arc<Service>>>,
-    nodes: RwLock<Table<NodeName, NodeState>>,
+    nodes: RwLock<Nodes>,
     slices: RwLock<Slices>,
+    parameters: RwLock<Parameters>,
+    parameters_changed: Notify,
+}
+
+/// Nodes, and how often they changed.
+#[derive(Debug, Default)]
+struct Nodes {
+    table: Table<NodeName, NodeState>,
+    version: u64,
+}
+
+/// Class parameters, and how often they changed.
+#[derive(Debug, Default)]
+struct Parameters {
+    table: Table<String, LoadBalancerClassParameters>,
+    version: u64,
+    /// The API server does not know the kind: there are none.
+    unknown: bool,
 }
 
 /// EndpointSlices, and where each is at home, by namespace and name.
@@ -60,6 +81,10 @@ pub(crate) trait Followed: Sized {
     fn follow(world: &World, change: Change<Self>) -> Option<Concern>;
     /// Throws away what is never read, before it is stored or compared.
     fn trim(&mut self);
+    /// The API server does not know this kind of object.
+    fn absent(world: &World) {
+        let _ = world;
+    }
 }
 
 impl World {
@@ -79,6 +104,17 @@ impl World {
         }
     }
 
+    /// Takes over the Services of a newer world.
+    pub(crate) fn adopt(&self, newer: &Self) {
+        let services = newer.services();
+        let mut table = write(&self.services);
+        table.begin();
+        for service in services {
+            table.stage(ServiceKey::of(&service), service);
+        }
+        table.finish();
+    }
+
     /// Every Service.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         read(&self.services).entries().values().cloned().collect()
@@ -86,7 +122,12 @@ impl World {
 
     /// Every node, in the order of their names.
     pub(crate) fn nodes(&self) -> Vec<NodeState> {
-        read(&self.nodes).entries().values().cloned().collect()
+        read(&self.nodes).table.entries().values().cloned().collect()
+    }
+
+    /// Changes whenever [`World::nodes`] does.
+    pub(crate) fn nodes_version(&self) -> u64 {
+        read(&self.nodes).version
     }
 
     /// The EndpointSlices of a Service.
@@ -100,8 +141,29 @@ impl World {
     /// Whether all lists have arrived; nothing is decided before.
     pub(crate) fn is_synced(&self) -> bool {
         read(&self.services).is_synced()
-            && read(&self.nodes).is_synced()
+            && read(&self.nodes).table.is_synced()
             && read(&self.slices).table.is_synced()
+            && self.parameters_known()
+    }
+
+    fn parameters_known(&self) -> bool {
+        let Parameters { table, version: _, unknown } = &*read(&self.parameters);
+        *unknown || table.is_synced()
+    }
+
+    /// Every object of class parameters.
+    pub(crate) fn parameters(&self) -> Vec<LoadBalancerClassParameters> {
+        read(&self.parameters).table.entries().values().cloned().collect()
+    }
+
+    /// Changes whenever the `spec` of one does.
+    pub(crate) fn parameters_version(&self) -> u64 {
+        read(&self.parameters).version
+    }
+
+    /// Resolves when one changes, from now on.
+    pub(crate) fn parameters_changed(&self) -> Notified<'_> {
+        self.parameters_changed.notified()
     }
 }
 
@@ -122,7 +184,9 @@ impl Followed for Service {
 
 impl Followed for Node {
     fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
-        let keys = follow(&mut write(&world.nodes), change, |node| NodeState::of(&node));
+        let Nodes { table, version } = &mut *write(&world.nodes);
+        let keys = follow(table, change, |node| NodeState::of(&node));
+        *version += u64::from(!keys.is_empty());
         (!keys.is_empty()).then_some(Concern::Everyone)
     }
 
@@ -131,6 +195,39 @@ impl Followed for Node {
         if let Some(status) = &mut self.status {
             status.images = None;
         }
+    }
+}
+
+impl Followed for LoadBalancerClassParameters {
+    fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
+        let Parameters { table, version, unknown: _ } = &mut *write(&world.parameters);
+        let spec = |table: &Table<String, Self>| -> Vec<_> {
+            let entries = table.entries().iter();
+            entries
+                .map(|(name, it)| (name.clone(), it.spec.clone(), it.metadata.creation_timestamp.clone()))
+                .collect()
+        };
+        let before = spec(table);
+        let was_synced = table.is_synced();
+        let keys = follow(table, change, |object| Some((object.metadata.name.clone()?, object)));
+        if keys.is_empty() && was_synced == table.is_synced() {
+            return None;
+        }
+        world.parameters_changed.notify_waiters();
+        // A status is ours to write and nobody's to read.
+        if before == spec(table) {
+            return None;
+        }
+        *version += 1;
+        Some(Concern::Everyone)
+    }
+
+    fn trim(&mut self) {
+        self.metadata.managed_fields = None;
+    }
+
+    fn absent(world: &World) {
+        write(&world.parameters).unknown = true;
     }
 }
 

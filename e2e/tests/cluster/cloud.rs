@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 use portico_e2e::{cluster::Cluster, fabric::LOAD_BALANCER, load_balancer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::scene::Scene;
 
@@ -40,6 +40,20 @@ impl Cloud {
             balancer["owner"]["name"].as_str().is_some_and(|name| name.starts_with(&prefix))
         };
         Ok(self.list().await?.into_iter().filter(owned).collect())
+    }
+
+    /// Somebody who has the token, and is not the operator, lets nobody in any more.
+    pub(crate) async fn close_to_everybody(&self, scene: &Scene) -> anyhow::Result<()> {
+        for mut balancer in self.of(scene).await? {
+            balancer["spec"]["source_ranges"] = json!(["192.0.2.0/24"]);
+            let owner = &balancer["owner"];
+            let uid = |part: &str| owner[part].as_str().map(str::to_owned).context("an owner without UIDs");
+            let url = format!("{}/{}/{}", self.url, uid("cluster")?, uid("service")?);
+            let put = json!({"name": owner["name"], "spec": balancer["spec"], "claim": []});
+            let sent = self.http.put(url).bearer_auth(&self.token).json(&put).send().await;
+            sent.and_then(reqwest::Response::error_for_status).context("changing a load balancer")?;
+        }
+        Ok(())
     }
 
     /// An error unless the scenario's Services own so many.

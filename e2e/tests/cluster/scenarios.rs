@@ -5,6 +5,7 @@ mod annotations;
 mod classes;
 mod endpoints;
 mod lifecycle;
+mod looking;
 mod node_proxy;
 mod operator;
 mod policies;
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         annotations::scenarios(),
         provisioning::scenarios(),
         rollout::scenarios(),
+        looking::scenarios(),
         node_proxy::scenarios(),
         operator::scenarios(),
         remains::scenarios(),

@@ -10,6 +10,7 @@ use portico_e2e::{
     cluster::{Cluster, Options, vantage::Vantage},
     session::Inside,
 };
+use serde_json::json;
 use tokio::{sync::Mutex, task::JoinSet};
 
 use super::{cloud::Cloud, objects::Workload, observe, traffic::Client};
@@ -30,7 +31,10 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts it, and waits until all of it works.
     pub(crate) async fn start(inside: &Inside) -> anyhow::Result<Self> {
-        let cluster = Cluster::start(&inside.home, &Options::default(), &Account::new()).await?;
+        let mut options = Options::default();
+        // A round of the audit is over while a scenario waits for it.
+        options.portico.values = json!({"operator": {"auditInterval": "5s"}});
+        let cluster = Cluster::start(&inside.home, &options, &Account::new()).await?;
         let cloud = Cloud::new(&cluster)?;
         let stage = Self {
             cluster: Arc::new(cluster),

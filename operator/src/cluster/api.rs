@@ -9,6 +9,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::{Cluster, ClusterError};
+use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
 use crate::events::{Notice, Reporter};
 use crate::fence::Fence;
 use crate::service::{self, FINALIZER, HELD_BY, ServiceKey};
@@ -63,6 +64,26 @@ impl Cluster for ApiServer {
     async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &key.namespace);
         api.get_opt(&key.name).await.map_err(|error| told("get Service", error))
+    }
+
+    async fn report_parameters(
+        &self,
+        seen: &LoadBalancerClassParameters,
+        condition: &ParametersCondition,
+    ) -> Result<(), ClusterError> {
+        let operation = "apply class parameters' status";
+        self.check(operation)?;
+        let api: Api<LoadBalancerClassParameters> = Api::all(self.client.clone());
+        let name = seen.metadata.name.as_deref().unwrap_or_default();
+        let patch = Patch::Apply(json!({
+            "apiVersion": "portico.dev/v1alpha1",
+            "kind": "LoadBalancerClassParameters",
+            "metadata": { "name": name, "uid": seen.metadata.uid },
+            "status": { "conditions": [condition] },
+        }));
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch_status(name, &params, &patch).await.map_err(|error| told(operation, error))?;
+        Ok(())
     }
 
     fn tell(&self, about: &Service, notice: Notice) {

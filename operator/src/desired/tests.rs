@@ -4,11 +4,12 @@ use k8s_openapi::api::core::v1::{ClientIPConfig, SessionAffinityConfig};
 use portico_provider::{Probe, ProbePort};
 
 use super::*;
+use crate::classes::Defaults;
 use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
 
 fn asked(service: &Service) -> Asked {
     let owner = owner(service, &CLUSTER.parse().unwrap()).unwrap();
-    parse(service, owner, &CAPABILITIES, Backing { nodes: &[], slices: &[] })
+    parse(service, owner, &CAPABILITIES, &Defaults::new(), Backing { nodes: &[], slices: &[] })
 }
 
 fn accepted(change: impl FnOnce(&mut ServiceSpec)) -> LoadBalancer {

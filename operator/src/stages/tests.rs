@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
+use crate::classes::Defaults;
 use crate::service::FINALIZER;
 use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
 
@@ -11,7 +12,10 @@ fn walked_with(service: &Service, capabilities: &Capabilities) -> Staged {
     let classes = ClassRule { class: "portico.dev/test".to_owned(), default: true };
     let cluster: ClusterUid = CLUSTER.parse().unwrap();
     let backing = Backing { nodes: &[], slices: &[] };
-    walk(service, Context { classes: &classes, capabilities, cluster: &cluster, backing })
+    walk(
+        service,
+        Context { classes: &classes, capabilities, cluster: &cluster, defaults: &Defaults::new(), backing },
+    )
 }
 
 fn walked(service: &Service) -> Staged {

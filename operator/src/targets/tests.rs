@@ -1,12 +1,13 @@
 //! Which nodes and pods are chosen.
 
 use k8s_openapi::api::core::v1::{NodeSpec, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
 use crate::testing::{mk_node, mk_slice};
 
-fn states(nodes: &[Node]) -> Vec<NodeState> {
-    nodes.iter().filter_map(|node| NodeState::of(node).map(|(_, state)| state)).collect()
+fn states(nodes: &[Node]) -> Vec<NodeTarget> {
+    nodes.iter().filter_map(|node| NodeState::of(node).map(|(_, state)| state.target)).collect()
 }
 
 fn names(targets: &Targets) -> Vec<String> {
@@ -16,7 +17,7 @@ fn names(targets: &Targets) -> Vec<String> {
     }
 }
 
-fn tainted(mut node: Node) -> Node {
+pub(super) fn tainted(mut node: Node) -> Node {
     let taint =
         Taint { key: AUTOSCALER_TAINT.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
     node.spec = Some(NodeSpec { taints: Some(vec![taint]), ..NodeSpec::default() });
@@ -24,22 +25,20 @@ fn tainted(mut node: Node) -> Node {
 }
 
 #[test]
-fn only_nodes_that_are_ready_and_stay_are_targets() {
-    let mut excluded = mk_node("b", "10.0.0.2", true);
-    excluded.metadata.labels.get_or_insert_default().insert(EXCLUDE_LABEL.to_owned(), String::new());
-    let all = states(&[
-        mk_node("a", "10.0.0.1", true),
-        excluded,
-        tainted(mk_node("c", "10.0.0.3", true)),
-        mk_node("d", "10.0.0.4", false),
-    ]);
-    assert_eq!(names(&nodes(&all, &[], ExternalTrafficPolicy::Cluster)), ["a"]);
-}
-
-#[test]
-fn when_no_node_is_ready_traffic_is_not_taken_from_those_that_may_still_serve() {
-    let all = states(&[mk_node("a", "10.0.0.1", false), tainted(mk_node("b", "10.0.0.2", true))]);
-    assert_eq!(names(&nodes(&all, &[], ExternalTrafficPolicy::Cluster)), ["a"]);
+fn a_node_says_by_itself_whether_it_may_be_a_target() {
+    let of = |node: &Node| NodeState::of(node).unwrap().1.eligibility;
+    let ready = mk_node("a", "10.0.0.1", true);
+    assert_eq!(of(&ready), Eligibility::Ready);
+    let mut excluded = ready.clone();
+    excluded.metadata.labels.get_or_insert_default().insert(EXCLUDE_LABEL.to_owned(), "false".to_owned());
+    assert_eq!(of(&excluded), Eligibility::Excluded, "the label counts, not its value");
+    assert_eq!(of(&tainted(ready.clone())), Eligibility::Leaving);
+    assert_eq!(of(&tainted(excluded)), Eligibility::Leaving, "who leaves is drained, not held");
+    let mut deleted = ready.clone();
+    deleted.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    assert_eq!(of(&deleted), Eligibility::Leaving);
+    assert_eq!(of(&mk_node("a", "10.0.0.1", false)), Eligibility::NotReady { since: None });
+    assert_eq!(of(&Node { status: None, ..ready }), Eligibility::NotReady { since: None });
 }
 
 #[test]

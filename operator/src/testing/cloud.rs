@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portico_provider::{
-    Capabilities, Desired, Effect, Fact, Ingress, IngressAddress, Inventory, IpMode, LoadBalancer,
-    LoadBalancerProvider, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid, Topic, Truth,
+    Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode, LoadBalancer,
+    LoadBalancerProvider, Obstacle, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid, Topic,
+    Truth,
 };
 use tokio::time::{Instant, sleep};
 
@@ -75,6 +76,10 @@ impl fmt::Display for FakeStep {
 
 fn bare(spec: &LoadBalancer) -> LoadBalancer {
     LoadBalancer { published: BTreeSet::new(), ..spec.clone() }
+}
+
+fn nonsense(spec: &LoadBalancer) -> bool {
+    format!("{:?}", spec.options).contains("nonsense")
 }
 
 impl CloudState {
@@ -170,7 +175,14 @@ impl LoadBalancerProvider for FakeCloud {
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&FakeLb>) -> Plan<FakeStep> {
-        let plan = Plan::nothing("it is as desired");
+        let plan = match desired {
+            Desired::Present(spec) if nonsense(spec) => Plan::nothing("it is as desired").block(
+                Field::Options,
+                Obstacle::Unsupported,
+                "that is nonsense",
+            ),
+            _ => Plan::nothing("it is as desired"),
+        };
         match (desired, observed) {
             (Desired::Absent(owner), Some(_)) => {
                 plan.step(FakeStep::Delete(owner.clone()), Effect::Narrow, "nobody wants it")
@@ -184,6 +196,16 @@ impl LoadBalancerProvider for FakeCloud {
             (Desired::Present(_), Some(lb)) if !lb.active => plan.wait("an address", POLL),
             (Desired::Absent(_), None) | (Desired::Present(_), Some(_)) => plan,
         }
+    }
+
+    fn differing(&self, desired: &LoadBalancer, observed: Option<&FakeLb>) -> BTreeSet<Field> {
+        let Some(FakeLb { spec, .. }) = observed else { return BTreeSet::new() };
+        let differs = [
+            (Field::Listeners, spec.listeners != desired.listeners),
+            (Field::Targets, spec.targets != desired.targets),
+            (Field::SourceRanges, spec.source_ranges != desired.source_ranges),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
     }
 
     async fn execute(&self, step: &FakeStep) -> Result<Outcome, ProviderError> {

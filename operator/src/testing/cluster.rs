@@ -13,6 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use crate::classes::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
 use crate::cluster::{Cluster, ClusterError};
 use crate::events::Notice;
 use crate::queue::Queue;
@@ -35,6 +36,7 @@ pub(crate) struct ClusterState {
     /// The next writes fail.
     pub(crate) failing: u32,
     version: u64,
+    pub(crate) parameters: BTreeMap<String, LoadBalancerClassParameters>,
     watchers: Vec<Router>,
 }
 
@@ -51,6 +53,10 @@ impl FakeCluster {
         self.with(|state| {
             router.take(Change::<Node>::Finish, Duration::ZERO);
             router.take(Change::<EndpointSlice>::Finish, Duration::ZERO);
+            for object in state.parameters.values() {
+                router.take(Change::Stage(object.clone()), Duration::ZERO);
+            }
+            router.take(Change::<LoadBalancerClassParameters>::Finish, Duration::ZERO);
             for service in state.services.values() {
                 router.take(Change::Stage(service.clone()), Duration::ZERO);
             }
@@ -111,6 +117,19 @@ fn key(name: &str) -> ServiceKey {
 }
 
 impl ClusterState {
+    /// What a user applies, or what is written as its status.
+    pub(crate) fn put_parameters(&mut self, object: &LoadBalancerClassParameters) {
+        self.parameters.insert(object.metadata.name.clone().unwrap(), object.clone());
+        for watcher in &self.watchers {
+            watcher.take(Change::Put(object.clone()), Duration::ZERO);
+        }
+    }
+
+    /// As if another controller had written it.
+    pub(crate) fn put(&mut self, service: Service) {
+        self.store(service);
+    }
+
     fn store(&mut self, mut service: Service) {
         let key = ServiceKey::of(&service);
         let unchanged = self.services.get(&key).is_some_and(|old| *old == service);
@@ -184,6 +203,20 @@ impl Cluster for FakeCluster {
 
     async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {
         Ok(self.with(|state| state.services.get(key).cloned()))
+    }
+
+    async fn report_parameters(
+        &self,
+        seen: &LoadBalancerClassParameters,
+        condition: &ParametersCondition,
+    ) -> Result<(), ClusterError> {
+        self.with(|state| {
+            state.writes += 1;
+            let mut object = seen.clone();
+            object.status = Some(ParametersStatus { conditions: vec![condition.clone()] });
+            state.put_parameters(&object);
+        });
+        Ok(())
     }
 
     fn tell(&self, about: &Service, notice: Notice) {

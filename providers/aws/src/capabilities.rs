@@ -155,7 +155,8 @@ const OPTIONS: &[OptionSpec] = &[
     refused(6),
 ];
 
-pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+/// What this provider can do, and the annotations it reads.
+pub const CAPABILITIES: Capabilities = Capabilities {
     protocols: &[Protocol::Tcp, Protocol::Udp],
     mixed_protocols: true,
     target_kinds: &[TargetKind::Node, TargetKind::Pod],
@@ -181,6 +182,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
         rule(Field::Options, Mutable),
     ],
     options: OPTIONS,
+    option_prefixes: &[key!("")],
 };
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod tests;
 mod translate;
 mod wanted;
 
+pub use capabilities::CAPABILITIES;
 pub use observed::{Observed, Snapshot, View};
 pub use provider::{AwsProvider, Config};
 pub use step::Step;

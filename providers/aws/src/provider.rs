@@ -3,11 +3,12 @@
 //! Owns: [`AwsProvider`], [`Config`]. Leaves to others: planning and reporting, which are pure; reading and doing.
 //! Invariant: everything is scoped by the configured cluster UID.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan,
-    ProviderError, Report,
+    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner,
+    Plan, ProviderError, Report,
 };
 
 use crate::capabilities::CAPABILITIES;
@@ -102,6 +103,11 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
         let site = Site { prefix_lists: self.memory.prefix_lists().unwrap_or_default(), ..self.site.clone() };
         crate::plan::plan(&site, desired, observed)
+    }
+
+    fn differing(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> BTreeSet<Field> {
+        let plan = self.plan(Desired::Present(desired), observed);
+        plan.steps().iter().filter_map(|planned| planned.step.action.field()).collect()
     }
 
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use portico_provider::{Owner, Scheme};
+use portico_provider::{Field, Owner, Scheme};
 
 use crate::cloud::resources::{AddressType, GroupHealth, Id, ListenerSpec, NewGroup, Rule, Tags, Target};
 use crate::wanted::Placement;
@@ -244,6 +244,34 @@ fn pairs(attributes: &BTreeMap<String, String>) -> String {
 
 fn words<T: fmt::Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Action {
+    /// Which field it brings about; `None`: a read, or the whole load balancer.
+    pub(crate) fn field(&self) -> Option<Field> {
+        match self {
+            Self::CreateSecurityGroup { .. }
+            | Self::Authorize { .. }
+            | Self::Revoke { .. }
+            | Self::SetSecurityGroups { .. }
+            | Self::DeleteSecurityGroup(_) => Some(Field::SourceRanges),
+            Self::CreateTargetGroup(_)
+            | Self::DeleteTargetGroup(_)
+            | Self::CreateListener { .. }
+            | Self::ModifyListener { .. }
+            | Self::DeleteListener { .. } => Some(Field::Listeners),
+            Self::Register { .. } | Self::Deregister { .. } => Some(Field::Targets),
+            Self::SetHealthCheck { .. } => Some(Field::HealthCheck),
+            Self::SetGroupAttributes { .. } | Self::SetAttributes { .. } | Self::SetSubnets { .. } => {
+                Some(Field::Options)
+            }
+            Self::SetAddressType { .. } => Some(Field::IpFamilies),
+            Self::Look
+            | Self::Seal { .. }
+            | Self::CreateLoadBalancer { .. }
+            | Self::DeleteLoadBalancer(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Step {

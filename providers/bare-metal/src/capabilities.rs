@@ -11,7 +11,8 @@ const fn rule(field: Field, mutability: Mutability) -> FieldRule {
     FieldRule { field, mutability }
 }
 
-pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+/// What this provider can do, and the annotations it reads.
+pub const CAPABILITIES: Capabilities = Capabilities {
     protocols: &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
     mixed_protocols: true,
     target_kinds: &[TargetKind::Node],
@@ -36,4 +37,5 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
         rule(Field::Options, Mutability::Immutable),
     ],
     options: &[],
+    option_prefixes: &[],
 };

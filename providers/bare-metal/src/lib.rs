@@ -14,4 +14,5 @@ mod report;
 #[cfg(test)]
 mod tests;
 
+pub use capabilities::CAPABILITIES;
 pub use provider::{BareMetalProvider, Config, NoStep};

@@ -37,6 +37,8 @@ pub struct Capabilities {
     pub fields: &'static [FieldRule],
     /// Annotations it understands.
     pub options: &'static [OptionSpec],
+    /// What its own annotations begin with, where nobody else's do: an unknown one is a misspelt one.
+    pub option_prefixes: &'static [&'static str],
 }
 
 impl Capabilities {
@@ -121,10 +123,10 @@ impl Field {
     ];
 }
 
-impl fmt::Display for Field {
-    /// The name a user knows it by.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Field {
+    /// The name a user knows it by; also a metric label.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Listeners => "spec.ports",
             Self::Targets => "targets",
             Self::TargetKind => "target kind",
@@ -137,7 +139,13 @@ impl fmt::Display for Field {
             Self::RequestedAddresses => "requested address",
             Self::Scheme => "scheme",
             Self::Options => "annotation",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

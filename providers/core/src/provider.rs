@@ -3,11 +3,11 @@
 //! Owns: [`LoadBalancerProvider`], what goes in and what comes out. Leaves to others: when to call what.
 //! Invariant: the promises in the trait's doc comment; `contract` tests each of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 use std::time::Duration;
 
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, Field};
 use crate::error::ProviderError;
 use crate::model::{LoadBalancer, Owner, ServiceUid};
 use crate::plan::Plan;
@@ -69,6 +69,13 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
 
     /// What to do next, from what is desired and what was observed.
     fn plan(&self, desired: Desired<'_>, observed: Option<&Self::Observed>) -> Plan<Self::Step>;
+
+    /// Which fields of what exists are not as desired; for what is said and counted of drift, never for deciding.
+    /// Empty where nothing differs, where nothing exists at all, and where a provider cannot tell.
+    fn differing(&self, desired: &LoadBalancer, observed: Option<&Self::Observed>) -> BTreeSet<Field> {
+        let (_, _) = (desired, observed);
+        BTreeSet::new()
+    }
 
     /// Does one step.
     fn execute(&self, step: &Self::Step) -> impl Future<Output = Result<Outcome, ProviderError>> + Send;

@@ -40,7 +40,8 @@ const fn refused(index: usize) -> OptionSpec {
     option(NOT_IMPLEMENTED[index], "nothing: not implemented", "off", Mutability::Immutable)
 }
 
-pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+/// What this provider can do, and the annotations it reads.
+pub const CAPABILITIES: Capabilities = Capabilities {
     protocols: &[Protocol::Tcp, Protocol::Udp],
     mixed_protocols: true,
     target_kinds: &[TargetKind::Node],
@@ -101,5 +102,12 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
         ),
         refused(0),
         refused(1),
+    ],
+    // The rest of these two domains is about Ingress, Gateway and network policies.
+    option_prefixes: &[
+        "networking.gke.io/load-balancer-",
+        "networking.gke.io/internal-load-balancer-",
+        "networking.gke.io/l4",
+        "cloud.google.com/l4",
     ],
 };

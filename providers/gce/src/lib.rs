@@ -22,6 +22,7 @@ mod subset;
 mod wanted;
 
 pub use cloud::limited::Limited;
+pub use capabilities::CAPABILITIES;
 pub use cloud::sdk::SdkCloud;
 pub use observed::Observed;
 pub use provider::{Call, Config, Failure, GceProvider, Step};

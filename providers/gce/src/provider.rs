@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use portico_limits::{Limiter, Pace};
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned, Owner,
-    Plan, ProviderError, Report,
+    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned,
+    Owner, Plan, ProviderError, Report,
 };
 
 use crate::cloud::limited::Limited;
@@ -256,6 +256,18 @@ impl fmt::Display for Step {
     }
 }
 
+/// Which field a kind of resource stands for.
+fn field(kind: Kind) -> Field {
+    match kind {
+        Kind::Address => Field::RequestedAddresses,
+        Kind::ForwardingRule => Field::Listeners,
+        Kind::BackendService => Field::SessionAffinity,
+        Kind::HealthCheck => Field::HealthCheck,
+        Kind::Firewall => Field::SourceRanges,
+        Kind::EndpointGroup => Field::Targets,
+    }
+}
+
 impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
     type Observed = Observed;
     type Step = Step;
@@ -281,6 +293,11 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
         crate::plan::plan(desired, observed, &self.config)
+    }
+
+    fn differing(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> BTreeSet<Field> {
+        let plan = self.plan(Desired::Present(desired), observed);
+        plan.steps().iter().map(|planned| field(planned.step.call.target().kind)).collect()
     }
 
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {

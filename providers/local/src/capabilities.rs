@@ -14,7 +14,8 @@ const fn rule(field: Field, mutability: Mutability) -> FieldRule {
     FieldRule { field, mutability }
 }
 
-pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+/// What this provider can do, and the annotations it reads.
+pub const CAPABILITIES: Capabilities = Capabilities {
     protocols: &[Protocol::Tcp, Protocol::Udp],
     mixed_protocols: true,
     target_kinds: &[TargetKind::Node, TargetKind::Pod],
@@ -45,4 +46,5 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
         default: "the daemon's --provisioning-delay",
         mutability: Mutability::Mutable,
     }],
+    option_prefixes: &[],
 };

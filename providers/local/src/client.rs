@@ -23,8 +23,7 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(endpoint: &str, token: &str) -> Result<Self, ProviderError> {
         // No TLS is spoken here, but another crate of the same build may switch it on in reqwest, whose clients then
-        // insist on a crypto provider. Losing the race to another installer is as good.
-        drop(rustls::crypto::ring::default_provider().install_default());
+        // insist on the process's crypto provider: it is the binary's to install, before this.
         let http = Http::builder()
             .timeout(TIMEOUT)
             .build()

@@ -19,4 +19,5 @@ mod provider;
 mod report;
 mod translate;
 
+pub use capabilities::CAPABILITIES;
 pub use provider::{Config, LocalProvider, Step};

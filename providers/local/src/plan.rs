@@ -132,6 +132,26 @@ fn differing(old: &Spec, new: &Spec) -> Vec<&'static str> {
     parts.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
 
+/// The same in the words of the operator; empty where nothing exists, or cannot.
+pub(crate) fn fields(desired: &LoadBalancer, observed: Option<&View>) -> BTreeSet<Field> {
+    let (Ok(spec), Some(View { spec: old, .. })) = (translate(desired), observed) else {
+        return BTreeSet::new();
+    };
+    let same_listeners = spec.listeners.keys().eq(old.listeners.keys());
+    let parts = [
+        (Field::Listeners, !same_listeners),
+        (Field::Targets, same_listeners && spec.listeners != old.listeners),
+        (Field::HealthCheck, spec.health_check != old.health_check),
+        (Field::SourceRanges, spec.source_ranges != old.source_ranges),
+        (Field::SessionAffinity, spec.session_affinity != old.session_affinity),
+        (Field::ProxyProtocol, spec.proxy_protocol != old.proxy_protocol),
+        (Field::IpFamilies, spec.ip_families != old.ip_families),
+        (Field::RequestedAddresses, spec.requested != old.requested),
+        (Field::Options, spec.provisioning_delay != old.provisioning_delay),
+    ];
+    parts.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+}
+
 /// Whether the change is more listeners or targets and nothing else.
 fn only_adds(old: &Spec, new: &Spec) -> bool {
     let rest_is_equal = Spec { listeners: old.listeners.clone(), ..new.clone() } == *old;

@@ -3,11 +3,12 @@
 //! Owns: [`LocalProvider`], [`Config`], [`Step`]. Leaves to others: planning and reporting, which are pure.
 //! Invariant: everything is scoped by the configured cluster UID.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned, Owner,
-    Plan, ProviderError, Report,
+    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned,
+    Owner, Plan, ProviderError, Report,
 };
 
 use crate::api::{Put, State, View};
@@ -117,6 +118,10 @@ impl LoadBalancerProvider for LocalProvider {
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&View>) -> Plan<Step> {
         crate::plan::plan(desired, observed)
+    }
+
+    fn differing(&self, desired: &LoadBalancer, observed: Option<&View>) -> BTreeSet<Field> {
+        crate::plan::fields(desired, observed)
     }
 
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {

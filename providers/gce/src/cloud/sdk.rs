@@ -63,14 +63,11 @@ macro_rules! client {
 
 impl SdkCloud {
     /// Clients of a project and region. Without an endpoint: Google's, with Application Default Credentials.
+    /// The process must have installed rustls' crypto provider before.
     pub async fn connect(project: &str, region: &str, endpoint: Option<&str>) -> Result<Self, CloudError> {
         if endpoint.is_some_and(|endpoint| !is_private(endpoint)) {
             let message = "a test endpoint must be http://IP:PORT, with an address of loopback or of a private network";
             return Err(CloudError::new(CloudErrorKind::Invalid, message));
-        }
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Losing the race to another installer is as good.
-            drop(rustls::crypto::ring::default_provider().install_default());
         }
         let credentials: Option<Credentials> = endpoint.map(|_private| anonymous::Builder::new().build());
         Ok(Self {

@@ -29,6 +29,7 @@ pub(crate) struct GceWorld {
 
 impl GceWorld {
     pub(crate) async fn new(emulator: Emulator) -> Self {
+        drop(rustls::crypto::ring::default_provider().install_default()); // the second test finds it installed
         let cloud = SdkCloud::connect(PROJECT, REGION, Some(&emulator.url)).await.unwrap();
         Self { emulator, cloud: Arc::new(cloud) }
     }

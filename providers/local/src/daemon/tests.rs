@@ -87,6 +87,7 @@ async fn start(directory: &Path, range: &str, extra: &[&str]) -> anyhow::Result<
     let mut flags = vec!["portico-lb", "--range", range, "--listen", "127.0.0.1:0"];
     flags.extend(["--drain-timeout", "300ms", "--token-file", paths[0], "--state-dir", paths[1]]);
     flags.extend(extra);
+    drop(rustls::crypto::ring::default_provider().install_default()); // the second test finds it installed
     let daemon = Daemon::start(&Args::try_parse_from(flags)?).await?;
     let (endpoint, stop) = (daemon.address()?, CancellationToken::new());
     let served = tokio::spawn(daemon.serve(stop.clone()));

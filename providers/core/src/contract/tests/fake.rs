@@ -184,6 +184,7 @@ impl LoadBalancerProvider for Fake {
             proxy_protocol: false,
             fields: &RULES,
             options: &[],
+            option_prefixes: &[],
         }
     }
 

@@ -1,0 +1,182 @@
+//! The subcommands: `run`, which is meant where none is named, and three that look.
+//!
+//! Owns: telling them apart, and their flags. Leaves to others: doing them (`run`, `cli`).
+//! Invariant: a command line of flags only means what it meant before there were subcommands.
+
+use std::ffi::OsString;
+use std::str::FromStr;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+
+use super::work::{NodeArgs, OrphanArgs};
+use super::{Args, ClassArgs, LogFormat, ProviderArgs};
+use crate::service::ServiceKey;
+
+/// Takes Services through their stages, and provisions their load balancers.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "portico-operator",
+    version,
+    after_help = "Without a subcommand, flags are those of `run`.\n\n\
+    Exit codes of plan, gc and status: 0 nothing to do, 1 it failed, 2 wrong flags, 3 there is something to do."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator (the default)
+    Run(Box<Args>),
+    /// Print what would be done for each Service, by the live cluster and provider, and change nothing
+    Plan(Box<PlanArgs>),
+    /// List load balancers that no Service claims, or delete them
+    Gc(Box<GcArgs>),
+    /// Print a line for each Service with a load balancer, by its status alone
+    Status(StatusArgs),
+}
+
+/// How a subcommand prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// Which Services and which provider: the flags of the operator that runs.
+#[derive(Clone, Debug, Group)]
+pub(crate) struct Reach {
+    #[command(flatten)]
+    pub(crate) classes: ClassArgs,
+    #[command(flatten)]
+    pub(crate) provider: ProviderArgs,
+    #[command(flatten)]
+    pub(crate) nodes: NodeArgs,
+}
+
+/// Flags of `plan`.
+#[derive(Clone, Debug, Group)]
+pub struct PlanArgs {
+    /// Services, as namespace/name; none: all that are ours
+    pub(crate) services: Vec<ServiceName>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// Flags of `gc`.
+#[derive(Clone, Debug, Group)]
+#[group(id = "what-gc-does", required = true, multiple = false, args = ["dry_run", "yes"])]
+pub struct GcArgs {
+    /// List what would be deleted
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Delete what is unclaimed now and still is after --orphan-grace, however much that is
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[command(flatten)]
+    pub(crate) orphans: OrphanArgs,
+}
+
+/// Flags of `status`.
+#[derive(Clone, Debug, Group)]
+pub struct StatusArgs {
+    /// Services, as namespace/name; none: all with a load balancer
+    pub(crate) services: Vec<ServiceName>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+/// `namespace/name` on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceName(pub(crate) ServiceKey);
+
+impl FromStr for ServiceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self(ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() }))
+            }
+            _ => Err(format!("{text:?} is no namespace/name such as default/web")),
+        }
+    }
+}
+
+impl Command {
+    /// Reads the command line of this process; ends it, with usage, where it is wrong.
+    pub fn parse() -> Self {
+        let Cli { command } = Cli::parse_from(with_default(std::env::args_os().collect()));
+        command
+    }
+
+    /// How log lines look: subcommands that print say only what went wrong.
+    pub(crate) fn log_format(&self) -> (LogFormat, &'static str) {
+        match self {
+            Self::Run(args) => (args.process.log_format, "info"),
+            Self::Plan(_) | Self::Gc(_) | Self::Status(_) => (LogFormat::Human, "error"),
+        }
+    }
+}
+
+/// Puts `run` where no subcommand is named.
+fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let first = arguments.get(1).map(|first| first.to_string_lossy().into_owned());
+    let flags_only =
+        first.is_some_and(|it| it.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&&*it));
+    if flags_only {
+        arguments.insert(1, "run".into());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, clap::Error> {
+        let arguments = line.split_whitespace().map(OsString::from).collect();
+        Cli::try_parse_from(with_default(arguments)).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn flags_alone_run_the_operator_and_subcommands_have_their_own() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        assert!(matches!(parsed("portico-operator --provider bare-metal"), Ok(Command::Run(_))));
+        assert!(matches!(parsed("portico-operator run --provider bare-metal"), Ok(Command::Run(_))));
+        let Ok(Command::Plan(plan)) = parsed("portico-operator plan a/b c/d -o json --provider bare-metal")
+        else {
+            panic!("no plan")
+        };
+        assert_eq!((plan.services.len(), plan.output), (2, Output::Json));
+        assert!(matches!(parsed("portico-operator status default/web"), Ok(Command::Status(_))));
+        let error = parsed("portico-operator plan web --provider bare-metal").unwrap_err().to_string();
+        assert!(error.contains("namespace/name such as default/web"), "{error}");
+        let help = parsed("portico-operator --help").unwrap_err().to_string();
+        assert!(help.contains("plan") && help.contains("Exit codes"), "{help}");
+    }
+
+    #[test]
+    fn gc_deletes_only_when_told_so() {
+        let gc = |flags: &str| parsed(&format!("portico-operator gc --provider bare-metal {flags}"));
+        let error = gc("").unwrap_err().to_string();
+        assert!(error.contains("--dry-run") && error.contains("--yes"), "{error}");
+        assert!(gc("--dry-run --yes").is_err());
+        assert!(gc("--dry-run").is_ok() && gc("--yes --orphan-grace 0s").is_ok());
+    }
+}

@@ -1,0 +1,111 @@
+//! How much is done at a time, how often, and what may be written at all.
+//!
+//! Owns: these flags, and the limits they make. Leaves to others: keeping to them.
+//! Invariant: each default is safe in a cluster of three nodes and in one of a thousand.
+
+use std::time::Duration;
+
+use clap::Args as Group;
+
+use super::duration;
+use crate::cause::Drift;
+use crate::gc::limit;
+use crate::reconcile::Settings;
+use crate::service::ClassRule;
+use crate::targets::guard;
+
+/// How work is done.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Work")]
+pub(crate) struct WorkArgs {
+    /// Services looked at at the same time; provider calls do not count
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) workers: u16,
+    /// Load balancers worked on at the same time; deletions and changes of what serves go before creations
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    provider_concurrency: u16,
+    /// From one complete listing of the provider to the next
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    pub(crate) resync: Duration,
+    /// In how long every load balancer is read in full and compared, one after the other; 0s: never
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    pub(crate) audit_interval: Duration,
+    /// What to do where the provider has something else than an unchanged Service wants
+    #[arg(long, value_enum, default_value_t)]
+    drift: Drift,
+    /// Look, plan and tell (log, metrics, /plan), and write nothing: not to the provider, not to the cluster. Takes no lease
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    #[command(flatten)]
+    pub(crate) nodes: NodeArgs,
+    #[command(flatten)]
+    pub(crate) orphans: OrphanArgs,
+    /// How long provider calls may take to finish on SIGTERM
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub(crate) shutdown_grace: Duration,
+}
+
+/// How fast nodes are taken away.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Nodes")]
+pub(crate) struct NodeArgs {
+    /// How long a node that was ready may be unready and still be a target
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    unready_grace: Duration,
+    /// When more than this share of all target nodes (percent, and at least 3) vanishes at once, they are held
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    node_removal_share: u8,
+    /// For how long they are held; 0s: never
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    node_removal_hold: Duration,
+}
+
+/// What is done about load balancers that no Service claims.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Load balancers that no Service claims")]
+#[expect(clippy::struct_field_names, reason = "clap names the flags after them")]
+pub(crate) struct OrphanArgs {
+    /// How long a load balancer may be claimed by no Service before it is deleted
+    #[arg(long, default_value = "2m", value_parser = duration)]
+    pub(crate) orphan_grace: Duration,
+    /// At most so many are deleted in --orphan-window; 0: none
+    #[arg(long, default_value_t = 10)]
+    orphan_limit: u16,
+    /// And at most this share of all load balancers, in percent (but three)
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    orphan_share: u8,
+    /// The time in which so many are deleted
+    #[arg(long, default_value = "10m", value_parser = duration)]
+    orphan_window: Duration,
+}
+
+impl NodeArgs {
+    /// For the guard.
+    pub(crate) fn limits(&self) -> guard::Limits {
+        let Self { unready_grace, node_removal_share, node_removal_hold } = *self;
+        guard::Limits { unready: unready_grace, share: node_removal_share, hold: node_removal_hold }
+    }
+}
+
+impl OrphanArgs {
+    /// For the collector.
+    pub(crate) fn limits(&self) -> limit::Limits {
+        let Self { orphan_grace: _, orphan_limit, orphan_share, orphan_window } = *self;
+        limit::Limits { count: orphan_limit.into(), share: orphan_share, window: orphan_window }
+    }
+}
+
+impl WorkArgs {
+    /// What stays the same while the process runs.
+    pub(crate) fn settings(&self, classes: ClassRule, cluster: portico_provider::ClusterUid) -> Settings {
+        Settings {
+            classes,
+            cluster,
+            resync: self.resync,
+            read_only: self.read_only,
+            drift: self.drift,
+            concurrency: self.provider_concurrency.into(),
+            nodes: self.nodes.limits(),
+        }
+    }
+}

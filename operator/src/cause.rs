@@ -1,0 +1,102 @@
+//! Why somebody has a go at a load balancer, and what follows from that.
+//!
+//! Owns: [`Cause`], [`Drift`]. Leaves to others: having the go (`operation`), deciding on one (`progress`).
+//! Invariant: only a go that nobody asked for can find drift: a changed Service is no drift, whatever differs.
+
+use clap::ValueEnum;
+use prometheus_client::encoding::EncodeLabelValue;
+
+use crate::gate::Priority;
+use crate::operation::{Mode, Want};
+
+/// Why there is a go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Cause {
+    /// The Service, its class's parameters or its targets changed, or the last go did not end well.
+    Change,
+    /// This process sees the Service for the first time, and its status says that all was well.
+    Restart,
+    /// A listing, or another look, showed something else than the last go had left.
+    Resync,
+    /// It was its turn in the audit.
+    Audit,
+}
+
+impl Cause {
+    /// Whether nothing that is wanted changed since the load balancer was as wanted; what differs now, drifted.
+    pub(crate) fn is_unasked(self) -> bool {
+        match self {
+            Self::Resync | Self::Audit => true,
+            // While nobody ran, targets may have changed, too.
+            Self::Change | Self::Restart => false,
+        }
+    }
+
+    /// For logs and Events: "… by".
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Change => "a change",
+            Self::Restart => "the first look after a start",
+            Self::Resync => "a listing",
+            Self::Audit => "the audit",
+        }
+    }
+}
+
+/// What to do about drift.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Drift {
+    /// Say so, and put it right.
+    #[default]
+    Repair,
+    /// Say so only; the next change of the Service or its targets puts it right.
+    Report,
+}
+
+/// How urgent a go is; `exists`: something of it is there already.
+pub(crate) fn priority(want: &Want, exists: bool, cause: Cause) -> Priority {
+    match (want, cause) {
+        (Want::Absent(_), _) => Priority::Serving,
+        (Want::Present(_), Cause::Resync | Cause::Audit) => Priority::Checking,
+        (Want::Present(_), Cause::Change | Cause::Restart) if exists => Priority::Serving,
+        (Want::Present(_), Cause::Change | Cause::Restart) => Priority::Making,
+    }
+}
+
+/// Whether a go may execute its plan.
+pub(crate) fn mode(want: &Want, cause: Cause, drift: Drift, read_only: bool) -> Mode {
+    let only_reported = drift == Drift::Report && cause.is_unasked() && matches!(want, Want::Present(_));
+    if read_only || only_reported { Mode::Plan } else { Mode::Execute }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{mk_load_balancer, mk_owner};
+
+    #[test]
+    fn only_drift_is_withheld_by_report_and_everything_by_read_only() {
+        let present = Want::Present(Box::new(mk_load_balancer("web")));
+        let absent = Want::Absent(mk_owner("web"));
+        for (want, cause, expected) in [
+            (&present, Cause::Change, Mode::Execute),
+            (&present, Cause::Restart, Mode::Execute),
+            (&present, Cause::Resync, Mode::Plan),
+            (&present, Cause::Audit, Mode::Plan),
+            (&absent, Cause::Resync, Mode::Execute),
+        ] {
+            assert_eq!(mode(want, cause, Drift::Report, false), expected, "{cause:?}");
+            assert_eq!(mode(want, cause, Drift::Repair, false), Mode::Execute, "{cause:?}");
+            assert_eq!(mode(want, cause, Drift::Repair, true), Mode::Plan, "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn what_serves_goes_before_what_is_made_and_that_before_what_is_only_checked() {
+        let present = Want::Present(Box::new(mk_load_balancer("web")));
+        assert_eq!(priority(&Want::Absent(mk_owner("web")), true, Cause::Resync), Priority::Serving);
+        assert_eq!(priority(&present, true, Cause::Change), Priority::Serving);
+        assert_eq!(priority(&present, false, Cause::Change), Priority::Making);
+        assert_eq!(priority(&present, true, Cause::Audit), Priority::Checking);
+    }
+}

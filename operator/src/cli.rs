@@ -1,0 +1,179 @@
+//! The subcommands: what they read, and how they end.
+//!
+//! ```text
+//! run ─▶ run.rs            plan, gc ─▶ one listing of the cluster ─▶ an Operator whose fence never opens ─▶ stdout
+//!                          status ──▶ one listing of Services ─▶ stdout
+//! ```
+//! Owns: exit codes, printing, and reading the cluster once. Leaves to others: every decision (`reconcile` and below).
+//! Invariants: standard output holds the answer and nothing else, errors and logs go to standard error; exit code 0
+//! means that there is nothing to do, 3 that there is, 1 that it failed; wrong flags end with 2 (clap).
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use portico_provider::{ClusterUid, LoadBalancerProvider};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+
+use crate::args::{Command, Output, Reach};
+use crate::cause::Drift;
+use crate::classes::LoadBalancerClassParameters;
+use crate::cluster::{ApiServer, ReadOnly};
+use crate::events;
+use crate::fence::{Fence, FenceKeeper, fence};
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::reconcile::{Operator, Parts, Settings};
+use crate::service::ClassRule;
+use crate::watch::Router;
+use crate::world::{Change, Followed, World};
+
+mod gc;
+mod plan;
+mod status;
+
+/// There is something to do.
+const TO_DO: u8 = 3;
+
+/// An operator that only looks.
+type Looking<P> = Operator<P, ReadOnly<ApiServer>>;
+
+/// Does what the command line says.
+pub async fn main(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => crate::run::run(*args).await.map(|()| ExitCode::SUCCESS),
+        // Futures that hold a provider's: boxed, they do not grow main's.
+        Command::Plan(args) => Box::pin(plan::plan(*args)).await,
+        Command::Gc(args) => Box::pin(gc::gc(*args)).await,
+        Command::Status(args) => status::status(args).await,
+    }
+}
+
+fn code(to_do: bool) -> ExitCode {
+    if to_do { ExitCode::from(TO_DO) } else { ExitCode::SUCCESS }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("standard output")
+}
+
+fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+/// The cluster, by KUBECONFIG or from inside.
+struct Reached {
+    client: Client,
+    cluster: ClusterUid,
+    classes: ClassRule,
+    settings: Settings,
+}
+
+impl Reached {
+    async fn of(reach: &Reach) -> anyhow::Result<Self> {
+        let Reach { classes, provider, nodes } = reach;
+        let classes = classes.clone().rule(provider.provider)?;
+        let client = Client::try_default().await.context("no way to the API server")?;
+        let cluster = crate::run::cluster_uid(&client).await?;
+        let settings = Settings {
+            classes: classes.clone(),
+            cluster: cluster.clone(),
+            resync: Duration::from_mins(10),
+            read_only: true,
+            drift: Drift::Report,
+            concurrency: 1,
+            nodes: nodes.limits(),
+        };
+        Ok(Self { client, cluster, classes, settings })
+    }
+
+    /// An operator that knows the cluster as it is now, and writes nothing to it.
+    async fn operator<P: LoadBalancerProvider>(
+        &self,
+        provider: P,
+    ) -> anyhow::Result<(Arc<Looking<P>>, FenceKeeper, Fence)> {
+        let metrics = Metrics::register(&mut Registry::default());
+        let (reporter, _nobody_sends) = events::reporter("portico-operator", &metrics);
+        let (keeper, fence) = fence();
+        let world = self.world().await?;
+        let cluster = ReadOnly(ApiServer::new(self.client.clone(), fence.clone(), reporter));
+        let queue = Arc::new(Queue::default());
+        let parts = Parts { provider, cluster, world, queue, fence: fence.clone(), metrics };
+        Ok((Operator::new(parts, self.settings.clone()), keeper, fence))
+    }
+
+    /// The cluster as it is now.
+    async fn world(&self) -> anyhow::Result<Arc<World>> {
+        let world = Arc::new(World::default());
+        let router = Router::new(Arc::clone(&world), Arc::new(Queue::default()));
+        list::<Service>(&self.client, &router).await?;
+        list::<Node>(&self.client, &router).await?;
+        list::<EndpointSlice>(&self.client, &router).await?;
+        list::<LoadBalancerClassParameters>(&self.client, &router).await?;
+        Ok(world)
+    }
+}
+
+/// Reads all objects of one kind into a world.
+async fn list<K>(client: &Client, router: &Router) -> anyhow::Result<()>
+where
+    K: Followed + kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
+    match Api::<K>::all(client.clone()).list(&ListParams::default()).await {
+        Ok(objects) => {
+            router.take(Change::<K>::Begin, Duration::ZERO);
+            for mut object in objects {
+                object.trim();
+                router.take(Change::Stage(object), Duration::ZERO);
+            }
+            router.take(Change::<K>::Finish, Duration::ZERO);
+        }
+        Err(kube::Error::Api(status)) if status.code == 404 => router.absent::<K>(),
+        Err(error) => return Err(error).with_context(|| format!("objects of kind {kind} cannot be listed")),
+    }
+    Ok(())
+}
+
+/// Lines of equal columns, each as wide as it has to be.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("   ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Prints one document, or what people read.
+fn answer<T: Serialize>(output: Output, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    match output {
+        Output::Json => print_json(value),
+        Output::Text => print(&text()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_they_have_to_be() {
+        let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
+        let rows = [row(&["SERVICE", "STATE"]), row(&["default/wëb", "as wanted"]), row(&["a/b", ""])];
+        assert_eq!(table(&rows), "SERVICE       STATE\ndefault/wëb   as wanted\na/b");
+    }
+}

@@ -1,0 +1,88 @@
+//! `portico-operator plan`: what would be done, by the live cluster and provider.
+//!
+//! Owns: which Services, and how it reads. Leaves to others: the plans (`planned`).
+//! Invariant: nothing is changed: the cluster is behind `ReadOnly`, the fence is closed, and no step is executed.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::bail;
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Service;
+use portico_limits::Limiter;
+use portico_provider::LoadBalancerProvider;
+
+use super::{Looking, Reached, answer, code};
+use crate::args::{Output, PlanArgs, ServiceName};
+use crate::connect::{Client, connect};
+use crate::planned::{ServicePlan, Verdict};
+
+/// Services that are read at the same time.
+const AT_ONCE: usize = 8;
+
+pub(super) async fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
+    let PlanArgs { services, output, reach } = args;
+    let reached = Reached::of(&reach).await?;
+    let (class, cluster) = (reached.classes.class.clone(), reached.cluster.clone());
+    connect(reach.provider, &class, cluster, Planning { services, output, reached }).await
+}
+
+struct Planning {
+    services: Vec<ServiceName>,
+    output: Output,
+    reached: Reached,
+}
+
+impl Client for Planning {
+    type Output = ExitCode;
+
+    async fn with<P: LoadBalancerProvider>(
+        self,
+        provider: P,
+        _limiters: Vec<Arc<Limiter>>,
+    ) -> anyhow::Result<ExitCode> {
+        let Self { services, output, reached } = self;
+        let (operator, _keeper, _fence) = reached.operator(provider).await?;
+        let asked = asked(&operator, &services)?;
+        let planned = stream::iter(asked).map(|service| {
+            let operator = Arc::clone(&operator);
+            async move { operator.plan_live(&service).await }
+        });
+        let plans: Vec<ServicePlan> = planned.buffered(AT_ONCE).collect().await;
+        answer(output, &plans, || text(&plans))?;
+        if plans.iter().any(|plan| plan.verdict() == Verdict::Failed) {
+            bail!("not every Service could be planned");
+        }
+        Ok(code(plans.iter().any(|plan| plan.verdict() != Verdict::Fine)))
+    }
+}
+
+fn asked<P: LoadBalancerProvider>(
+    operator: &Arc<Looking<P>>,
+    names: &[ServiceName],
+) -> anyhow::Result<Vec<Arc<Service>>> {
+    if names.is_empty() {
+        let all = operator.world.services().into_iter();
+        return Ok(all.filter(|service| operator.settings.classes.claims(service)).collect());
+    }
+    let one = |ServiceName(key): &ServiceName| match operator.world.service(key) {
+        Some(service) => Ok(service),
+        None => bail!("there is no Service {key}"),
+    };
+    names.iter().map(one).collect()
+}
+
+fn text(plans: &[ServicePlan]) -> String {
+    let count = |wanted| plans.iter().filter(|plan| plan.verdict() == wanted).count();
+    let mut lines: Vec<String> = plans.iter().map(ToString::to_string).collect();
+    let services = if plans.len() == 1 { "Service" } else { "Services" };
+    lines.push(format!(
+        "{} {services}: {} as wanted, {} to do, {} blocked, {} failed",
+        plans.len(),
+        count(Verdict::Fine),
+        count(Verdict::ToDo),
+        count(Verdict::Blocked),
+        count(Verdict::Failed),
+    ));
+    lines.join("\n")
+}

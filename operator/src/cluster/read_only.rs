@@ -1,0 +1,40 @@
+//! A cluster that is read and never written: `--read-only`, and the subcommands that only look.
+//!
+//! Owns: swallowing writes. Leaves to others: reads.
+//! Invariant: no method here reaches a write of the cluster behind it.
+
+use k8s_openapi::api::core::v1::Service;
+
+use super::{Cluster, ClusterError};
+use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
+use crate::events::Notice;
+use crate::service::ServiceKey;
+use crate::status::StatusPatch;
+
+/// The same cluster, without writes: each of them succeeds and changes nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadOnly<C>(pub(crate) C);
+
+impl<C: Cluster> Cluster for ReadOnly<C> {
+    async fn set_finalizer(&self, seen: &Service, _class: Option<&str>) -> Result<Service, ClusterError> {
+        Ok(seen.clone())
+    }
+
+    async fn apply_status(&self, _seen: &Service, _status: &StatusPatch) -> Result<(), ClusterError> {
+        Ok(())
+    }
+
+    async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {
+        self.0.service(key).await
+    }
+
+    async fn report_parameters(
+        &self,
+        _seen: &LoadBalancerClassParameters,
+        _condition: &ParametersCondition,
+    ) -> Result<(), ClusterError> {
+        Ok(())
+    }
+
+    fn tell(&self, _about: &Service, _notice: Notice) {}
+}

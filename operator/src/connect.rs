@@ -1,0 +1,106 @@
+//! The provider that the flags name, for whoever needs one.
+//!
+//! Owns: turning flags into a provider. Leaves to others: what is done with it.
+//! Invariant: `run` and the subcommands reach the same load balancers by the same flags.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use portico_limits::{Limiter, Pace};
+use portico_provider::{ClusterUid, LoadBalancerProvider};
+use portico_provider_aws::AwsProvider;
+use portico_provider_bare_metal::BareMetalProvider;
+use portico_provider_gce::GceProvider;
+use portico_provider_local::LocalProvider;
+
+use crate::args::{AwsArgs, GceArgs, ProviderArgs, ProviderKind};
+
+/// Something that works with any provider.
+pub(crate) trait Client {
+    /// What it comes to.
+    type Output;
+
+    /// Does it. `limiters`: how fast the cloud is called, by API; for metrics.
+    fn with<P: LoadBalancerProvider>(
+        self,
+        provider: P,
+        limiters: Vec<Arc<Limiter>>,
+    ) -> impl Future<Output = anyhow::Result<Self::Output>> + Send;
+}
+
+/// Connects to the provider for a class, and lets `client` work with it.
+pub(crate) async fn connect<C: Client>(
+    args: ProviderArgs,
+    class: &str,
+    cluster: ClusterUid,
+    client: C,
+) -> anyhow::Result<C::Output> {
+    let ProviderArgs {
+        provider,
+        local_endpoint,
+        local_token_file,
+        bare_metal_publish_node_addresses: publish_node_addresses,
+        api_rate,
+        aws,
+        gce,
+    } = args;
+    match provider {
+        ProviderKind::BareMetal => {
+            let config = portico_provider_bare_metal::Config { publish_node_addresses };
+            client.with(BareMetalProvider::new(config), Vec::new()).await
+        }
+        ProviderKind::Local => {
+            let endpoint = local_endpoint.context("--local-endpoint is missing")?;
+            let file = local_token_file.context("--local-token-file is missing")?;
+            let read = tokio::fs::read_to_string(&file).await;
+            let token =
+                read.with_context(|| format!("--local-token-file {} cannot be read", file.display()))?;
+            let config = portico_provider_local::Config { endpoint, token: token.trim().to_owned(), cluster };
+            client.with(LocalProvider::new(config)?, Vec::new()).await
+        }
+        ProviderKind::Aws => {
+            let (provider, limiters) = aws_provider(aws, cluster, api_rate).await?;
+            client.with(provider, limiters).await
+        }
+        ProviderKind::Gce => {
+            let config = gce_config(gce, class == GKE_INTERNAL_CLASS, cluster)?;
+            let provider = GceProvider::connect(config, api_rate).await?;
+            let limiters = provider.limiters();
+            client.with(provider, limiters).await
+        }
+    }
+}
+
+async fn aws_provider(
+    args: AwsArgs,
+    cluster: ClusterUid,
+    pace: Pace,
+) -> anyhow::Result<(AwsProvider, Vec<Arc<Limiter>>)> {
+    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, endpoint_url } = args;
+    let region = region.context("--aws-region is missing")?;
+    let vpc = vpc_id.context("--aws-vpc-id is missing")?;
+    let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None, pace).await;
+    let limiters = cloud.limiters();
+    let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster };
+    Ok((AwsProvider::new(cloud, config)?, limiters))
+}
+
+/// GKE's class for internal load balancers: `--load-balancer-class` takes it over.
+const GKE_INTERNAL_CLASS: &str = "networking.gke.io/l4-regional-internal";
+
+fn gce_config(
+    args: GceArgs,
+    internal: bool,
+    cluster: ClusterUid,
+) -> anyhow::Result<portico_provider_gce::Config> {
+    let GceArgs { project, region, network, subnetwork, endpoint } = args;
+    Ok(portico_provider_gce::Config {
+        project: project.context("--gce-project is missing")?,
+        region: region.context("--gce-region is missing")?,
+        network,
+        subnetwork,
+        internal,
+        endpoint,
+        cluster,
+    })
+}

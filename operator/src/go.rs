@@ -1,0 +1,175 @@
+//! Having a go: deciding on one, waiting for its turn, and what follows when it ends.
+//!
+//! ```text
+//! begin ─▶ Phase::Waiting ─ gate ─▶ Phase::Running ─ Operation ─▶ Finish ─▶ queue: the next look
+//! ```
+//! Owns: the life of a go as a task of its own. Leaves to others: the decision (`progress`), provider calls (`operation`).
+//! Invariants: one go at a time for each Service; a go is about what is wanted when its turn comes, not when it began
+//! to wait; however it ends, its Service does not stay marked as running.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use portico_provider::{LoadBalancerProvider, Owner, Plan, Retry};
+use tokio::time::Instant;
+
+use crate::cause::{self, Cause};
+use crate::cluster::Cluster;
+use crate::events::Severity;
+use crate::gate::Priority;
+use crate::operation::{self, End, Mode, Operation, Want};
+use crate::progress::{Decision, Phase, Track};
+use crate::reconcile::Operator;
+use crate::service::{self, ServiceKey};
+use crate::status::SYNCED;
+
+impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
+    /// Decides, and has a go if it is time. `exists`: the snapshot shows something.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        service: &Service,
+        want: &Want,
+        plan: &Plan<P::Step>,
+        exists: bool,
+    ) -> Decision {
+        self.begin_at(ServiceKey::of(service), want, plan, exists, was_synced(service))
+    }
+
+    /// The same for what may have no Service any more.
+    pub(crate) fn begin_at(
+        self: &Arc<Self>,
+        key: ServiceKey,
+        want: &Want,
+        plan: &Plan<P::Step>,
+        exists: bool,
+        was_synced: bool,
+    ) -> Decision {
+        let owner = want.desired().owner();
+        let (decision, cause) = self.track(owner, |track| {
+            let decision = track.decide(want, plan, Instant::now());
+            let cause = track.cause(want, was_synced);
+            match decision {
+                Decision::Go => track.wait(want.clone(), cause),
+                Decision::Under => track.rethink(want),
+                Decision::Hold(_) | Decision::Rest(_) => {}
+            }
+            (decision, cause)
+        });
+        if decision == Decision::Go {
+            let priority = cause::priority(want, exists, cause);
+            let (operator, owner) = (Arc::clone(self), owner.clone());
+            self.goes.spawn(async move {
+                let Some(_permit) = operator.gate.enter(priority).await else { return };
+                operator.gauge();
+                operator.go(key, &owner).await;
+            });
+        }
+        decision
+    }
+
+    /// Shows how many wait.
+    pub(crate) fn gauge(&self) {
+        for priority in Priority::ALL {
+            self.metrics.goes_waiting(priority, self.gate.waiting(priority));
+        }
+    }
+
+    /// Has the go whose turn has come.
+    async fn go(self: Arc<Self>, key: ServiceKey, owner: &Owner) {
+        let Some((want, cause)) = self.track(owner, Track::start) else { return };
+        self.metrics.went(cause);
+        let mode = cause::mode(&want, cause, self.settings.drift, self.settings.read_only);
+        let finish = Finish { operator: Arc::clone(&self), key, want, cause };
+        let Self { provider, fence, metrics, .. } = &*self;
+        let report = Operation { provider, fence, metrics }.run(&finish.want, mode).await;
+        finish.with(report, mode);
+    }
+}
+
+/// Whether the status says that all is as this very `spec` has it.
+fn was_synced(service: &Service) -> bool {
+    let generation = service.metadata.generation;
+    service::our_conditions(service)
+        .iter()
+        .any(|it| it.type_ == SYNCED && it.status == "True" && it.observed_generation == generation)
+}
+
+/// What a go owes when it ends, however it ends: a go that panics must not leave its Service marked as running.
+struct Finish<P: LoadBalancerProvider, C: Cluster> {
+    operator: Arc<Operator<P, C>>,
+    key: ServiceKey,
+    want: Want,
+    cause: Cause,
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
+    fn with(&self, report: operation::Report<P::Observed>, mode: Mode) {
+        self.tell_drift(&report, mode);
+        let operation::Report { observed, steps, differed: _, end } = report;
+        let Self { operator, key, want, cause: _ } = self;
+        let owner = want.desired().owner();
+        if let Some((observed, read)) = observed {
+            operator.inventory.put(owner, observed, read);
+        }
+        if let Some(service) = operator.world.service(key) {
+            for step in steps {
+                operator.tell(&service, Severity::Normal, "Executed", "Execute", step);
+            }
+        }
+        self.end(end);
+    }
+
+    /// A go that nobody asked for should have found nothing.
+    fn tell_drift(&self, report: &operation::Report<P::Observed>, mode: Mode) {
+        let Self { operator, key, want, cause } = self;
+        let Want::Present(wanted) = want else { return };
+        let operation::Report { observed: _, steps, differed, end } = report;
+        let changed = !steps.is_empty();
+        let withheld = matches!(end, End::Withheld(_));
+        if !(changed || withheld) || matches!(cause, Cause::Change) || operator.settings.read_only {
+            return;
+        }
+        operator.metrics.drifted(*cause, differed, changed);
+        let fields: Vec<&str> = differed.iter().map(|field| field.name()).collect();
+        let (fields, by) = (fields.join(", "), cause.name());
+        let service = &wanted.owner.name;
+        if !cause.is_unasked() {
+            tracing::info!(%service, fields, by, steps = steps.join("; "), "changed, though its status said all was well");
+            return;
+        }
+        tracing::warn!(%service, fields, by, ?mode, steps = steps.join("; "), "unchanged Service, changed load balancer: drift, or a fault of ours");
+        if changed && let Some(service) = operator.world.service(key) {
+            let what = if fields.is_empty() { String::new() } else { format!(" ({fields})") };
+            let note = format!(
+                "found by {by} to differ from what the Service wants{what}, and put right: {}",
+                steps.join("; ")
+            );
+            operator.tell(&service, Severity::Warning, "Drifted", "Audit", note);
+        }
+    }
+
+    fn end(&self, end: End) {
+        let Self { operator, key: _, want, cause: _ } = self;
+        let service = &want.desired().owner().name;
+        match &end {
+            End::Failed { reason, message, retry } => {
+                tracing::warn!(%service, reason, message, ?retry, "provider call failed");
+            }
+            End::Withheld(plan) => tracing::info!(%service, would = plan.summary(), "withheld"),
+            End::Settled | End::InProgress { .. } => {}
+        }
+        let slow = operator.settings.resync;
+        operator.track(want.desired().owner(), |track| track.ended(want.clone(), end, Instant::now(), slow));
+    }
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Drop for Finish<P, C> {
+    fn drop(&mut self) {
+        let Self { operator, key, want, cause: _ } = &*self;
+        if operator.track(want.desired().owner(), |track| track.phase == Phase::Running) {
+            let message = "a fault in the provider's code; see the operator's log".to_owned();
+            self.end(End::Failed { reason: "Panicked", message, retry: Retry::Backoff });
+        }
+        operator.queue.add(key.clone());
+    }
+}

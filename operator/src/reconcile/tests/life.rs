@@ -1,0 +1,108 @@
+//! Services that go up, change and go down, and what that costs.
+
+use super::super::*;
+use super::stage::*;
+use crate::testing::{mk_node, mk_service, with};
+use portico_provider::ProviderError;
+use tokio::time::sleep;
+
+#[tokio::test(start_paused = true)]
+async fn a_service_goes_up_and_down_again_and_nothing_is_left() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    for type_ in ["ClusterIP", "NodePort"] {
+        stage.cluster.apply(typed("web", type_));
+        settle().await;
+        assert_eq!(stage.costs(), (1, 0, 0), "{type_}: only the first listing");
+    }
+    stage.cluster.apply(mk_service("web"));
+    settle().await;
+    assert_eq!(stage.existing(), ["web"]);
+    assert_eq!(stage.addresses("web"), ["192.0.2.1"]);
+    let conditions = stage.conditions("web");
+    assert_eq!(conditions["LoadBalancerProvisioned"], "True/Provisioned");
+    assert_eq!(conditions["Synced"], "True/AsDesired");
+    assert_eq!(conditions["Accepted"], "True/Accepted");
+    assert!(service::has_finalizer(&stage.cluster.get("web").unwrap()));
+    stage.cluster.apply(typed("web", "NodePort"));
+    settle().await;
+    assert_eq!(stage.existing(), [""; 0]);
+    let service = stage.cluster.get("web").unwrap();
+    assert!(!service::has_finalizer(&service) && service::ingress(&service).is_empty());
+    assert!(stage.conditions("web").is_empty());
+    assert_eq!(stage.reasons("web").last().unwrap(), "Released");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_finalizer_is_there_before_anything_exists_and_goes_after_it() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    stage.cluster.with(|cluster| cluster.failing = 2);
+    stage.cluster.apply(mk_service("web"));
+    sleep(Duration::from_millis(10)).await;
+    assert!(!service::has_finalizer(&stage.cluster.get("web").unwrap()));
+    assert!(stage.existing().is_empty(), "no provider call without the finalizer");
+    settle().await;
+    assert_eq!(stage.existing(), ["web"]);
+    let failure = || ProviderError::unavailable("delete", "x");
+    stage.cloud.with(|cloud| cloud.failures = vec![failure(), failure()]);
+    stage.cluster.delete("web");
+    sleep(Duration::from_millis(200)).await;
+    assert!(stage.cluster.get("web").is_some(), "held while something is left");
+    assert_eq!(stage.conditions("web")["LoadBalancerProvisioned"], "False/Releasing");
+    settle().await;
+    assert!(stage.cluster.get("web").is_none() && stage.existing().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_as_desired_costs_nothing_however_often_it_is_looked_at() {
+    let stage = Stage::new();
+    let running = stage.start().await;
+    stage.cluster.apply(mk_service("web"));
+    settle().await;
+    let (before, events) = (stage.costs(), stage.reasons("web").len());
+    for _ in 0..10 {
+        running.router.bring_back(&running.operator.settings.classes);
+        settle().await;
+    }
+    assert_eq!(stage.costs().1, before.1);
+    assert_eq!(stage.costs().2, before.2);
+    assert_eq!(stage.reasons("web").len(), events);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_of_a_refused_service_is_taken_back_when_it_goes_down() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    stage.cluster.apply(with(mk_service("web"), |spec| spec.ports = None));
+    settle().await;
+    assert_eq!(stage.conditions("web")["Accepted"], "False/InvalidField");
+    assert!(!service::has_finalizer(&stage.cluster.get("web").unwrap()), "nothing to hold");
+    stage.cluster.apply(typed("web", "ClusterIP"));
+    settle().await;
+    assert!(stage.conditions("web").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_reaches_every_load_balancer_in_one_update() {
+    let stage = Stage::new();
+    let running = stage.start().await;
+    for name in ["a", "b"] {
+        stage.cluster.apply(mk_service(name));
+    }
+    settle().await;
+    let before = stage.costs();
+    for index in 1..=5 {
+        running.node(mk_node(&format!("node-{index}"), &format!("10.0.0.{index}"), true));
+    }
+    settle().await;
+    let targets = stage
+        .cloud
+        .with(|cloud| cloud.existing.values().map(|(spec, _)| spec.targets.len()).collect::<Vec<_>>());
+    assert_eq!(targets, [5, 5]);
+    assert_eq!(stage.costs().1 - before.1, 2, "five nodes, one update each");
+    assert_eq!(stage.costs().2, before.2, "and no status write");
+    running.node(mk_node("node-1", "10.0.0.1", true));
+    settle().await;
+    assert_eq!(stage.costs().1 - before.1, 2, "a heartbeat is no change");
+}

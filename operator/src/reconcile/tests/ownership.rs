@@ -1,0 +1,133 @@
+//! What is ours, whose it is otherwise, and what nobody claims.
+
+use super::super::*;
+use super::stage::*;
+use std::collections::BTreeMap;
+
+use crate::gc::Suspects;
+use crate::testing::{mk_service, with};
+
+#[tokio::test(start_paused = true)]
+async fn somebody_elses_class_is_not_touched() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    let foreign = with(mk_service("web"), |spec| spec.load_balancer_class = Some("other/nlb".to_owned()));
+    stage.cluster.apply(foreign);
+    settle().await;
+    assert_eq!(stage.costs(), (1, 0, 0));
+    assert!(stage.reasons("web").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_portico_operator_holds_is_left_to_it() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    for type_ in ["LoadBalancer", "NodePort"] {
+        let mut theirs = typed(type_, type_);
+        theirs.metadata.finalizers = Some(vec![service::FINALIZER.to_owned()]);
+        let held_by = (service::HELD_BY.to_owned(), "portico.dev/other".to_owned());
+        theirs.metadata.annotations = Some(BTreeMap::from([held_by]));
+        theirs.spec.as_mut().unwrap().load_balancer_class = Some("portico.dev/other".to_owned());
+        stage.cluster.apply(theirs);
+        settle().await;
+        stage.cluster.delete(type_);
+        settle().await;
+        assert!(stage.cluster.get(type_).is_some(), "only its holder lets it go");
+    }
+    assert_eq!(stage.costs(), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_became_ours_is_provided_when_its_former_operator_has_let_go() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    let mut moved = mk_service("web");
+    moved.metadata.finalizers = Some(vec![service::FINALIZER.to_owned()]);
+    let held_by = (service::HELD_BY.to_owned(), "portico.dev/other".to_owned());
+    moved.metadata.annotations = Some(BTreeMap::from([held_by]));
+    for _ in 0..2 {
+        stage.cluster.apply(moved.clone());
+        settle().await;
+    }
+    assert!(stage.existing().is_empty() && stage.conditions("web").is_empty(), "the other still holds it");
+    assert_eq!(stage.reasons("web"), ["WaitingForRelease"], "said once");
+    // The fake keeps the annotation on apply, as a user's kubectl does; the other operator takes both off.
+    let seen = stage.cluster.get("web").unwrap();
+    Cluster::set_finalizer(&stage.cluster, &seen, None).await.unwrap();
+    settle().await;
+    assert_eq!(stage.existing().len(), 1);
+    assert_eq!(stage.conditions("web")["LoadBalancerProvisioned"], "True/Provisioned");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_class_that_is_no_longer_ours_is_released_to_whose_it_is() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    stage.cluster.apply(mk_service("web"));
+    settle().await;
+    stage
+        .cluster
+        .apply(with(mk_service("web"), |spec| spec.load_balancer_class = Some("other/nlb".to_owned())));
+    settle().await;
+    let service = stage.cluster.get("web").unwrap();
+    assert!(stage.existing().is_empty() && !service::has_finalizer(&service));
+    assert!(service::ingress(&service).is_empty() && stage.conditions("web").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_force_deleted_service_left_is_collected_and_nothing_else() {
+    let stage = Stage::new();
+    let running = stage.start().await;
+    stage.cluster.apply(mk_service("kept"));
+    stage.cluster.apply(mk_service("lost"));
+    settle().await;
+    stage.cluster.delete_by_force("lost");
+    settle().await;
+    let mut suspects = Suspects::new(MANY);
+    running.operator.collect_once(&mut suspects, GRACE).await;
+    settle().await;
+    assert_eq!(stage.existing().len(), 2, "one look is not enough");
+    running.operator.collect_once(&mut suspects, GRACE).await;
+    settle().await;
+    assert_eq!(stage.existing(), ["kept"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_made_again_under_its_name_gets_its_own() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    stage.cluster.apply(mk_service("web"));
+    settle().await;
+    stage.cluster.delete("web");
+    settle().await;
+    let mut again = mk_service("web");
+    again.metadata.uid = Some("uid-other".to_owned());
+    stage.cluster.apply(again);
+    settle().await;
+    let owners = stage.cloud.with(|cloud| {
+        cloud.existing.values().map(|(spec, _)| spec.owner.service.to_string()).collect::<Vec<_>>()
+    });
+    assert_eq!(owners, ["uid-other"]);
+    assert_eq!(stage.addresses("web"), ["192.0.2.2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_portico_operator_of_this_cluster_holds_is_claimed_and_not_collected() {
+    let stage = Stage::new();
+    let running = stage.start().await;
+    stage.cluster.apply(mk_service("theirs"));
+    settle().await;
+    // The same account, the same cluster, another class: each sees what both own.
+    let mut service = stage.cluster.get("theirs").unwrap();
+    service.spec.as_mut().unwrap().load_balancer_class = Some("portico.dev/other".to_owned());
+    let held_by = (service::HELD_BY.to_owned(), "portico.dev/other".to_owned());
+    service.metadata.annotations = Some(BTreeMap::from([held_by]));
+    stage.cluster.with(|cluster| cluster.put(service));
+    let mut suspects = Suspects::new(MANY);
+    for _ in 0..4 {
+        running.operator.collect_once(&mut suspects, GRACE).await;
+        settle().await;
+    }
+    assert_eq!(stage.existing(), ["theirs"]);
+    assert!(running.metric("orphans").is_empty());
+}

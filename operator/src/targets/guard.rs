@@ -1,0 +1,168 @@
+//! How fast nodes may be taken from load balancers (law 2: a limit on how much one pass may remove).
+//!
+//! ```text
+//! Ready ─────────────────────────────────────────────▶ admitted
+//! NotReady, for less than the grace ─────────────────▶ admitted     the load balancer's own health check is faster
+//! nobody Ready or just unready: all NotReady ────────▶ admitted     a control plane without kubelets takes nothing away
+//! Leaving (deletion, autoscaler's taint) ────────────▶ out at once  somebody means this node, and wants it drained
+//! gone, Excluded, NotReady for long: few ────────────▶ out at once
+//!                                    many at once ───▶ held for a while, then out
+//! ```
+//! Owns: [`Guard`], the memory of which nodes were admitted, and the decision. Leaves to others: what a node is
+//! (`targets`), telling anybody.
+//! Invariants: a node is only held if it was admitted before; a hold ends by itself, or when the nodes are back; the
+//! clock is given, so that equal histories give equal answers. The memory is the process's: after a restart there is
+//! nothing to hold on to but what nodes tell of themselves (since when they are not ready).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use portico_provider::{NodeName, NodeTarget};
+use tokio::time::Instant;
+
+use super::{Eligibility, NodeState};
+
+/// Fewer than this many nodes are never held: in a cluster of three, one or two that go are no accident of the control plane.
+const FEWEST: usize = 3;
+
+/// When and for how long nodes are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// How long a node that was ready may be unready before it counts as gone.
+    pub(crate) unready: Duration,
+    /// More than this share of all targets, in percent, is not taken away at once.
+    pub(crate) share: u8,
+    /// But held for so long; zero: never held.
+    pub(crate) hold: Duration,
+}
+
+/// Nodes that may be targets at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    /// All of them, in the order of their names.
+    pub(crate) nodes: Arc<[NodeTarget]>,
+    /// How many of them are there only because too many vanished at once.
+    pub(crate) held: usize,
+    /// When the answer changes by itself.
+    pub(crate) again: Option<Instant>,
+}
+
+/// What was admitted, and what is being held.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    limits: Limits,
+    admitted: BTreeMap<NodeName, NodeTarget>,
+    held_until: Option<Instant>,
+    /// The last answer, and the version of the world it was made from.
+    last: Option<(u64, Admitted)>,
+}
+
+impl Guard {
+    /// One that has seen nothing yet.
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, admitted: BTreeMap::new(), held_until: None, last: None }
+    }
+
+    /// The nodes of a version of the world; asked again for the same version, it answers from memory.
+    pub(crate) fn admit(
+        &mut self,
+        version: u64,
+        nodes: impl FnOnce() -> Vec<NodeState>,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Admitted {
+        if let Some((known, last)) = &self.last
+            && *known == version
+            && last.again.is_none_or(|again| now < again)
+        {
+            return last.clone();
+        }
+        let admitted = self.decide(&nodes(), now, wall);
+        self.last = Some((version, admitted.clone()));
+        admitted
+    }
+
+    fn decide(&mut self, nodes: &[NodeState], now: Instant, wall: Timestamp) -> Admitted {
+        let Eligible { mut targets, again } = eligible(nodes, self.limits.unready, wall);
+        let leaving: BTreeSet<&NodeName> = nodes
+            .iter()
+            .filter(|node| node.eligibility == Eligibility::Leaving)
+            .map(|node| &node.target.name)
+            .collect();
+        let gone: BTreeMap<NodeName, NodeTarget> = std::mem::take(&mut self.admitted)
+            .into_iter()
+            .filter(|(name, _)| !targets.contains_key(name) && !leaving.contains(name))
+            .collect();
+        let all = targets.len() + gone.len();
+        self.held_until = self.held_until(gone.len(), all, now);
+        let held = if self.held_until.is_some() { gone.len() } else { 0 };
+        if held > 0 {
+            targets.extend(gone);
+        }
+        let again = [again.map(|in_| now + in_), self.held_until].into_iter().flatten().min();
+        self.admitted = targets;
+        Admitted { nodes: self.admitted.values().cloned().collect(), held, again }
+    }
+
+    /// Until when what is gone is held; `None`: it goes.
+    fn held_until(&self, gone: usize, all: usize, now: Instant) -> Option<Instant> {
+        let Limits { unready: _, share, hold } = self.limits;
+        let many = gone >= FEWEST && gone * 100 > usize::from(share) * all;
+        if !many || hold.is_zero() {
+            return None;
+        }
+        match self.held_until {
+            Some(until) if until <= now => {
+                tracing::warn!(gone, of = all, "nodes that vanished together are no targets any more");
+                None
+            }
+            Some(until) => Some(until),
+            None => {
+                tracing::warn!(
+                    gone,
+                    of = all,
+                    ?hold,
+                    "too many nodes vanished at once; they stay targets for now"
+                );
+                Some(now + hold)
+            }
+        }
+    }
+}
+
+struct Eligible {
+    targets: BTreeMap<NodeName, NodeTarget>,
+    /// When the first of them has been unready for too long.
+    again: Option<Duration>,
+}
+
+fn eligible(nodes: &[NodeState], grace: Duration, wall: Timestamp) -> Eligible {
+    let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
+    let mut again: Option<Duration> = None;
+    let mut fit = |node: &&NodeState| match node.eligibility {
+        Eligibility::Ready => true,
+        Eligibility::NotReady { since: Some(since) } => {
+            let left = grace.saturating_sub(wall.duration_since(since));
+            if let Ok(left) = Duration::try_from(left)
+                && !left.is_zero()
+            {
+                again = Some(again.map_or(left, |again| again.min(left)));
+                return true;
+            }
+            false
+        }
+        Eligibility::NotReady { since: None } | Eligibility::Excluded | Eligibility::Leaving => false,
+    };
+    let named = |node: &NodeState| (node.target.name.clone(), node.target.clone());
+    let mut targets: BTreeMap<NodeName, NodeTarget> = nodes.iter().filter(&mut fit).map(named).collect();
+    if targets.is_empty() {
+        let unready = |node: &&NodeState| matches!(node.eligibility, Eligibility::NotReady { .. });
+        targets = nodes.iter().filter(unready).map(named).collect();
+    }
+    Eligible { targets, again }
+}
+
+#[cfg(test)]
+mod tests;
