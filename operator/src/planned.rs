@@ -104,6 +104,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             |problems: Vec<crate::problem::Problem>| problems.iter().map(ToString::to_string).collect();
         let want = match staged.work {
             Work::Nothing | Work::Wait => None,
+            Work::Yield { owner: _, to } => {
+                plan.warnings.push(format!("the operator of class {to} has to release its load balancer first"));
+                None
+            }
             Work::Refuse { owner: _, problems, warnings } => {
                 (plan.problems, plan.warnings) = (told(problems), told(warnings));
                 None

@@ -14,7 +14,7 @@ use super::unrunnable;
 use crate::{cluster::Cluster, tools::Tools};
 
 /// The tests of Services, their proxies and their endpoints.
-pub(super) const FOCUS: &str = r"\[sig-network\] (Services|Service|Conntrack|EndpointSlice|EndpointSliceMirroring|Endpoints|EndpointsController|Networking|Traffic Distribution|Topology Hints|KubeProxy|Connectivity|DNS|Proxy|HostPort|NoSNAT)\b";
+pub(super) const FOCUS: &str = r"\[sig-network\] (Services|Service|Conntrack|EndpointSlice|EndpointSliceMirroring|Endpoints|EndpointsController|Networking|Traffic Distribution|Topology Hints|KubeProxy|Connectivity|DNS|NoSNAT)\b";
 
 /// The whole run may take this long: ginkgo ends it then, and says which tests had not ended.
 const DEADLINE: &str = "100m";

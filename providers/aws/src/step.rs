@@ -259,14 +259,20 @@ impl Action {
             | Self::DeleteTargetGroup(_)
             | Self::CreateListener { .. }
             | Self::ModifyListener { .. }
+            | Self::AddCertificates { .. }
+            | Self::RemoveCertificates { .. }
             | Self::DeleteListener { .. } => Some(Field::Listeners),
             Self::Register { .. } | Self::Deregister { .. } => Some(Field::Targets),
             Self::SetHealthCheck { .. } => Some(Field::HealthCheck),
-            Self::SetGroupAttributes { .. } | Self::SetAttributes { .. } | Self::SetSubnets { .. } => {
-                Some(Field::Options)
-            }
+            Self::SetGroupAttributes { .. }
+            | Self::SetAttributes { .. }
+            | Self::SetListenerAttributes { .. }
+            | Self::SetSubnets { .. } => Some(Field::Options),
             Self::SetAddressType { .. } => Some(Field::IpFamilies),
             Self::Look
+            | Self::Adopt { .. }
+            | Self::ReadPrefixLists(_)
+            | Self::Mark { .. }
             | Self::Seal { .. }
             | Self::CreateLoadBalancer { .. }
             | Self::DeleteLoadBalancer(_) => None,
