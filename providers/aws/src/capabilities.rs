@@ -50,6 +50,11 @@ pub(crate) const SECURITY_GROUPS: &str = key!("security-groups");
 pub(crate) const PREFIX_LISTS: &str = key!("security-group-prefix-lists");
 pub(crate) const TAGS: &str = key!("additional-resource-tags");
 
+pub(crate) const LOG_ENABLED: &str = key!("access-log-enabled");
+pub(crate) const LOG_BUCKET: &str = key!("access-log-s3-bucket-name");
+pub(crate) const LOG_PREFIX: &str = key!("access-log-s3-bucket-prefix");
+pub(crate) const TCP_UDP: &str = key!("enable-tcp-udp-listener");
+
 /// Known, and refused with what to do instead.
 pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
     (key!("ipv6-addresses"), "AWS chooses the IPv6 addresses; remove it"),
@@ -62,9 +67,17 @@ pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
         key!("target-node-labels"),
         "label nodes node.kubernetes.io/exclude-from-external-load-balancers instead",
     ),
-    (key!("access-log-enabled"), "use …-attributes with access_logs.s3.enabled=true"),
     (key!("multi-cluster-target-group"), "a target group is one cluster's here; remove it"),
     (key!("enable-prefix-for-ipv6-source-nat"), "UDP over IPv6 is not offered; remove it"),
+    (key!("source-nat-ipv6-prefixes"), "UDP over IPv6 is not offered; remove it"),
+    (key!("quic-enabled-ports"), "QUIC passes as UDP, without its connection IDs being read; remove it"),
+    (
+        key!("inbound-sg-rules-on-private-link-traffic"),
+        "AWS's default stays, which enforces rules on traffic by PrivateLink too; remove it",
+    ),
+    (key!("minimum-load-balancer-capacity"), "capacity is not reserved; remove it"),
+    (key!("enable-icmp-for-path-mtu-discovery"), "only the Service's own ports are let in; remove it"),
+    (key!("access-log-emit-interval"), "Network Load Balancers have no such choice; remove it"),
 ];
 
 const fn rule(field: Field, mutability: Mutability) -> FieldRule {
@@ -145,6 +158,20 @@ const OPTIONS: &[OptionSpec] = &[
     option(CROSS_ZONE, "true or false", "false", Mutable),
     option(SECURITY_GROUPS, "sg-…, separated by commas", "one that Portico makes", Mutable),
     option(PREFIX_LISTS, "pl-…, separated by commas; who may come in, beside source ranges", "none", Mutable),
+    option(
+        LOG_ENABLED,
+        "true or false; the same as access_logs.s3.enabled among attributes",
+        "false",
+        Mutable,
+    ),
+    option(LOG_BUCKET, "a bucket; the same as access_logs.s3.bucket", "none", Mutable),
+    option(LOG_PREFIX, "a prefix; the same as access_logs.s3.prefix", "none", Mutable),
+    option(
+        TCP_UDP,
+        "true: TCP and UDP on one port share a listener, as they always do here",
+        "true",
+        Mutable,
+    ),
     option(TAGS, "key=value, separated by commas; on what is made from now on", "none", Mutable),
     refused(0),
     refused(1),
@@ -153,6 +180,11 @@ const OPTIONS: &[OptionSpec] = &[
     refused(4),
     refused(5),
     refused(6),
+    refused(7),
+    refused(8),
+    refused(9),
+    refused(10),
+    refused(11),
 ];
 
 /// What this provider can do, and the annotations it reads.

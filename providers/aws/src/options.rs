@@ -129,6 +129,11 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn choices(&mut self, ports: &[Port]) -> Choices {
         self.refuse();
+        self.word(
+            key::TCP_UDP,
+            "true, as TCP and UDP on one port can only share a listener",
+            &[("true", ())],
+        );
         self.word(key::TYPE, "external, nlb or nlb-ip", &[("external", ()), ("nlb", ()), ("nlb-ip", ())]);
         let attributes = self.attributes();
         Choices {
@@ -331,6 +336,20 @@ impl Reader<'_> {
         if let Some(enabled) = self.reader.flag(key::CROSS_ZONE) {
             attributes.entry("load_balancing.cross_zone.enabled".to_owned()).or_insert(enabled.to_string());
         }
+        // The older annotations; whoever uses both means the newer one.
+        let enabled = self.reader.flag(key::LOG_ENABLED).map(|enabled| enabled.to_string());
+        let bucket = self.reader.parsed(key::LOG_BUCKET, "a bucket's name");
+        let prefix = self.reader.parsed(key::LOG_PREFIX, "a prefix");
+        for (name, value) in [("enabled", enabled), ("bucket", bucket), ("prefix", prefix)] {
+            if let Some(value) = value {
+                attributes.entry(format!("access_logs.s3.{name}")).or_insert(value);
+            }
+        }
+        let enabled = attributes.get("access_logs.s3.enabled").is_some_and(|value| value == "true");
+        if enabled && !attributes.contains_key("access_logs.s3.bucket") {
+            let message = format!("annotation {} is missing: access logs need a bucket", key::LOG_BUCKET);
+            self.wrong.push(message);
+        }
         attributes
     }
 
@@ -372,8 +391,16 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_name_for_every_option_that_is_not_free_text() {
-        let free =
-            [key::SUBNETS, key::EIPS, key::TLS_PORTS, key::TLS_POLICY, key::CHECK_PATH, key::CHECK_CODES];
+        let free = [
+            key::LOG_BUCKET,
+            key::LOG_PREFIX,
+            key::SUBNETS,
+            key::EIPS,
+            key::TLS_PORTS,
+            key::TLS_POLICY,
+            key::CHECK_PATH,
+            key::CHECK_CODES,
+        ];
         for spec in key::CAPABILITIES.options {
             let name = match spec.key {
                 family @ key::LISTENER_ATTRIBUTES_OF => format!("{family}TCP-80"),
@@ -399,6 +426,17 @@ mod tests {
             let wrong = read_one(&format!("{}{end}", key::LISTENER_ATTRIBUTES_OF), "a=b").unwrap_err();
             assert!(wrong[0].contains(end) && wrong[0].contains("TLS-443"), "{wrong:?}");
         }
+        assert!(read_one(key::LOG_ENABLED, "true").unwrap_err()[0].contains("need a bucket"));
+        let both = [
+            (key::LOG_ENABLED, "true"),
+            (key::LOG_BUCKET, "logs"),
+            (key::ATTRIBUTES, "access_logs.s3.bucket=new"),
+        ];
+        let options: Options =
+            both.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let choices = read(&options, &[]).unwrap();
+        assert_eq!(choices.attributes["access_logs.s3.bucket"], "new");
+        assert_eq!(choices.attributes["access_logs.s3.enabled"], "true");
         assert_eq!(read_one(key::CERTIFICATE, "arn:a, arn:b").unwrap().certificates, ["arn:a", "arn:b"]);
         assert!(read_one(key::CERTIFICATE, "arn:a, arn:a").is_err());
         assert_eq!(read_one(key::CHECK_PORT, "traffic-port").unwrap().check.port, Some(CheckPort::Traffic));
