@@ -115,11 +115,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             runtime::block_on(proxy::run(&plan, &home))?;
         }
         Bench::Cloud => {
-            let plan = cloud::Plan {
-                services: args.services(),
-                controllers: controllers.clone(),
-                crowd: *crowd,
-            };
+            let plan =
+                cloud::Plan { services: args.services(), controllers: controllers.clone(), crowd: *crowd };
             runtime::block_on(cloud::run(&plan, &home))?;
         }
     }

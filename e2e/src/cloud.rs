@@ -19,6 +19,7 @@ pub mod gce;
 mod ledger;
 pub mod proxy;
 pub mod record;
+pub mod targets;
 mod trap;
 
 use std::{
@@ -36,6 +37,7 @@ pub use aws::Aws;
 pub use faults::{Faults, Limits};
 pub use gce::Gce;
 pub use proxy::FaultProxy;
+pub use targets::Targets;
 pub use trap::{Moment, Trap};
 
 /// How long an emulator may take to listen; Python reads half of botocore first.

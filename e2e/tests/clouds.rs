@@ -28,7 +28,6 @@ mod clouds {
     pub(crate) mod published;
     pub(crate) mod site;
     pub(crate) mod stage;
-    pub(crate) mod wire;
 
     #[path = "../cluster/harness.rs"]
     pub(crate) mod harness;

@@ -69,7 +69,8 @@ impl Nodes {
     ) -> anyhow::Result<()> {
         let host = Host::node(member.number);
         fabric::attach(&host).with_context(|| format!("making the network of {}", host.name))?;
-        let agent = Process::start(&host.name, self.agent(&host, member, tools, home)?, &home.logs(), crashes)?;
+        let agent =
+            Process::start(&host.name, self.agent(&host, member, tools, home)?, &home.logs(), crashes)?;
         self.agents.push(agent);
         self.hosts.push(host);
         Ok(())

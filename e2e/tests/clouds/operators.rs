@@ -16,7 +16,8 @@ mod processes;
 
 /// Names of a cloud's operators that are not on their way out.
 pub(crate) async fn pods(stage: &Stage, cloud: Cloud) -> anyhow::Result<Vec<String>> {
-    let selector = format!("app.kubernetes.io/component=operator,app.kubernetes.io/instance={}", cloud.release());
+    let selector =
+        format!("app.kubernetes.io/component=operator,app.kubernetes.io/instance={}", cloud.release());
     let pods = Api::<Pod>::namespaced(stage.cluster.client(), NAMESPACE);
     let found = pods.list(&ListParams::default().labels(&selector)).await?;
     let staying = found.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
@@ -28,7 +29,8 @@ pub(crate) async fn leader(stage: &Stage, cloud: Cloud) -> anyhow::Result<String
     let name = format!("{}-operator", cloud.release());
     let lease = Api::<Lease>::namespaced(stage.cluster.client(), NAMESPACE).get(&name).await?;
     let holder = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
-    let leading = pods(stage, cloud).await?.into_iter().find(|pod| !holder.is_empty() && holder.starts_with(pod));
+    let leading =
+        pods(stage, cloud).await?.into_iter().find(|pod| !holder.is_empty() && holder.starts_with(pod));
     leading.with_context(|| format!("the lease is held by {holder:?}, which is no running operator"))
 }
 

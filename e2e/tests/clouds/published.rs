@@ -49,7 +49,8 @@ pub(crate) async fn released(scene: &Scene, name: &str, cloud: Cloud) -> anyhow:
         .within(super::stage::PATIENCE, &what, async || {
             let service = scene.service(name).await?;
             super::observe::without_load_balancer(&service)?;
-            let hostname = service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+            let hostname =
+                service.status.as_ref().and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
             ensure!(hostname.is_none_or(Vec::is_empty), "the status shows {hostname:?}");
             scene.stage.sites.nothing_of(cloud, &service).await
         })

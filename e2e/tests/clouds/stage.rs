@@ -55,8 +55,12 @@ impl Stage {
             .collect::<anyhow::Result<_>>()?;
         cluster.add_nodes(&members).await?;
         account.step(format!("{NODES} nodes are ready"));
-        let stage =
-            Self { cluster: Arc::new(cluster), sites, closing: Mutex::default(), leftovers: Mutex::default() };
+        let stage = Self {
+            cluster: Arc::new(cluster),
+            sites,
+            closing: Mutex::default(),
+            leftovers: Mutex::default(),
+        };
         stage.install().await?;
         account.step("two operators and the node proxy are installed");
         stage.add_clients().await?;

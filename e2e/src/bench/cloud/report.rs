@@ -181,7 +181,9 @@ impl Report {
 pub const TSV_HEADER: &str = "subject\tservices\tphase\tmetric\tvalue";
 
 fn cells(measured: Option<&Measured>, services: u32) -> String {
-    let Some(Measured { wall, counts, .. }) = measured else { return format!("{:>20} {:>7} {:>8}", "-", "-", "-") };
+    let Some(Measured { wall, counts, .. }) = measured else {
+        return format!("{:>20} {:>7} {:>8}", "-", "-", "-");
+    };
     let calls = format!("{} + {}", counts.of(Effect::Read), counts.of(Effect::Write));
     let each = number(counts.calls()) / f64::from(services.max(1));
     let wall = wall.map_or("never".to_owned(), |wall| format!("{wall:.1}"));

@@ -127,12 +127,7 @@ impl<'a> Trial<'a> {
         Ok(Cloud { aws, proxy, since, dir, subnet: String::new(), crashes: Crashes::new() })
     }
 
-    async fn phases(
-        &self,
-        cloud: &Cloud,
-        instances: &[Instance],
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    async fn phases(&self, cloud: &Cloud, instances: &[Instance], report: &mut Report) -> anyhow::Result<()> {
         let (last, first) = instances.split_last().context("no instances")?;
         for instance in first {
             self.testbed.join(instance).await?;
@@ -215,7 +210,8 @@ impl<'a> Trial<'a> {
         self.settle(cloud).await;
         let log = cloud.proxy.log();
         let of_phase = log.iter().filter(|call| call.number > before);
-        let last = of_phase.filter(|call| names.is_empty() || names.contains(&call.kind.name.as_str())).last();
+        let last =
+            of_phase.filter(|call| names.is_empty() || names.contains(&call.kind.name.as_str())).last();
         let wall = last.map(|call| (cloud.since + call.at).saturating_duration_since(start));
         self.add(cloud, report, phase, wall);
         Ok(acted)

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;
+use portico_e2e::cloud::Targets;
 use serde_json::json;
 
 use super::{balanced, mk_balanced};
@@ -15,7 +16,6 @@ use crate::clouds::{
     site::Cloud,
     stage::PATIENCE,
     traffic::By,
-    wire::Targets,
 };
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -103,9 +103,11 @@ async fn changes_class(scene: &Scene) -> anyhow::Result<()> {
         let _between: Service = scene.patch("web", &down).await?;
         let _other: Service = scene.patch("web", &json!({"spec": balanced(to)})).await?;
         published::served(scene, "web", to).await?;
-        scene.within(PATIENCE, "the other cloud forgets it", async || {
-            scene.stage.sites.nothing_of(from, &old).await
-        }).await?;
+        scene
+            .within(PATIENCE, "the other cloud forgets it", async || {
+                scene.stage.sites.nothing_of(from, &old).await
+            })
+            .await?;
     }
     scene.delete::<Service>("web").await?;
     published::gone(scene, &old, Cloud::Aws).await

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::ensure;
+use portico_e2e::cloud::Targets;
 
 use super::mk_balanced;
-use crate::clouds::{
-    harness::Scenario, published, scene::Scene, site::Cloud, stage::PATIENCE, wire::Targets,
-};
+use crate::clouds::{harness::Scenario, published, scene::Scene, site::Cloud, stage::PATIENCE};
 
 /// The node of each cloud that joins and leaves, and those that were there before.
 const GUESTS: [(Cloud, u8, [u8; 2]); 2] = [(Cloud::Aws, 5, [1, 3]), (Cloud::Gce, 6, [2, 4])];

@@ -90,7 +90,8 @@ async fn leader_dies(scene: &Scene) -> anyhow::Result<()> {
         let (service, _) = published::served(scene, name(cloud), cloud).await?;
         scene.delete::<Service>(name(cloud)).await?;
         published::gone(scene, &service, cloud).await?;
-        portico::rolled_out(&scene.stage.cluster, &format!("deployment/{}-operator", cloud.release())).await?;
+        portico::rolled_out(&scene.stage.cluster, &format!("deployment/{}-operator", cloud.release()))
+            .await?;
     }
     Ok(())
 }

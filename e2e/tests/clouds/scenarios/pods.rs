@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::{Pod, Service}};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+};
+use portico_e2e::cloud::Targets;
 use serde_json::json;
 
 use crate::clouds::{
@@ -13,7 +17,6 @@ use crate::clouds::{
     scene::Scene,
     site::Cloud,
     stage::PATIENCE,
-    wire::Targets,
 };
 
 pub(super) fn scenarios() -> Vec<Scenario> {

@@ -66,7 +66,8 @@ impl SdkCloud {
     /// The process must have installed rustls' crypto provider before.
     pub async fn connect(project: &str, region: &str, endpoint: Option<&str>) -> Result<Self, CloudError> {
         if endpoint.is_some_and(|endpoint| !is_private(endpoint)) {
-            let message = "a test endpoint must be http://IP:PORT, with an address of loopback or of a private network";
+            let message =
+                "a test endpoint must be http://IP:PORT, with an address of loopback or of a private network";
             return Err(CloudError::new(CloudErrorKind::Invalid, message));
         }
         let credentials: Option<Credentials> = endpoint.map(|_private| anonymous::Builder::new().build());
@@ -320,9 +321,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_test_endpoint_is_an_address_of_this_machine_or_a_private_network() {
-        for endpoint in
-            ["https://compute.googleapis.com", "http://127.0.0.1.example.com:80", "http://8.8.8.8:80", "http://10.0.0.1"]
-        {
+        for endpoint in [
+            "https://compute.googleapis.com",
+            "http://127.0.0.1.example.com:80",
+            "http://8.8.8.8:80",
+            "http://10.0.0.1",
+        ] {
             let error = SdkCloud::connect("p", "r", Some(endpoint)).await.unwrap_err();
             assert_eq!(error.kind, CloudErrorKind::Invalid, "{endpoint}");
         }
