@@ -13,6 +13,7 @@ mod provisioning;
 mod reach;
 mod remains;
 mod rollout;
+mod tracing;
 
 use super::harness::Scenario;
 
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         annotations::scenarios(),
         provisioning::scenarios(),
         rollout::scenarios(),
+        tracing::scenarios(),
         node_proxy::scenarios(),
         operator::scenarios(),
         remains::scenarios(),
