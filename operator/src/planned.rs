@@ -105,7 +105,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let want = match staged.work {
             Work::Nothing | Work::Wait => None,
             Work::Yield { owner: _, to } => {
-                plan.warnings.push(format!("the operator of class {to} has to release its load balancer first"));
+                plan.warnings
+                    .push(format!("the operator of class {to} has to release its load balancer first"));
                 None
             }
             Work::Refuse { owner: _, problems, warnings } => {
