@@ -93,10 +93,6 @@ impl<C: Cloud> Executor<'_, C> {
                 let group = self.find(owner, group, Find::TargetGroup).await?;
                 self.cloud.modify_listener(id, spec, &group).await?;
             }
-            Action::Mark { load_balancer, tags } => {
-                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
-                self.cloud.add_tags(&id, tags).await?;
-            }
             Action::AddCertificates { .. }
             | Action::RemoveCertificates { .. }
             | Action::SetListenerAttributes { .. } => self.on_listener(owner, action).await?,
@@ -108,7 +104,7 @@ impl<C: Cloud> Executor<'_, C> {
             Action::DeleteLoadBalancer(_) | Action::DeleteTargetGroup(_) | Action::DeleteSecurityGroup(_) => {
                 return self.delete(owner, action).await;
             }
-            Action::Seal { load_balancer, tags } => {
+            Action::Mark { load_balancer, tags } | Action::Seal { load_balancer, tags } => {
                 let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
                 self.cloud.add_tags(&id, tags).await?;
             }
