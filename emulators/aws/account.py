@@ -3,9 +3,12 @@
 
 usage: account.py ENDPOINT make     a VPC, tagged subnets, instances and somebody else's look-alikes; their IDs as JSON
        account.py ENDPOINT list     every load balancer, target group, listener and security group, with tags, as JSON
+       account.py ENDPOINT calls    how often each API was called since the last time this was asked, as JSON
+       account.py ENDPOINT crowd    things for the tagging API alone, read from standard input
 """
 import json
 import sys
+import urllib.request
 
 import boto3
 
@@ -73,8 +76,21 @@ def listing(endpoint):
     return things
 
 
+def hook(endpoint, name, body=b""):
+    with urllib.request.urlopen(f"{endpoint}/moto-strict/{name}", data=body) as answer:
+        return json.load(answer)
+
+
+def calls(endpoint):
+    return hook(endpoint, "calls")
+
+
+def crowd(endpoint):
+    return hook(endpoint, "crowd", sys.stdin.buffer.read())
+
+
 if __name__ == "__main__":
-    commands = {"make": make, "list": listing}
+    commands = {"make": make, "list": listing, "calls": calls, "crowd": crowd}
     if len(sys.argv) != 3 or sys.argv[2] not in commands:
         sys.exit(__doc__)
     print(json.dumps(commands[sys.argv[2]](sys.argv[1]), default=str, sort_keys=True))

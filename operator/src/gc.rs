@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
-use portico_provider::{LoadBalancerProvider, Owner, ServiceUid};
+use portico_provider::{LoadBalancerProvider, Look, Owner, ServiceUid};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::cluster::Cluster;
@@ -137,7 +137,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             self.metrics.collected(Collected::Deleted);
             let name = owner.name;
             let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
-            self.go(key, want);
+            let look = Look::first(want.desired(), &plan);
+            self.go(key, want, look);
         }
     }
 }

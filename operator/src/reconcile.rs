@@ -17,8 +17,8 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{
-    Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Obstacle, Owner, Plan, Report, ServiceUid,
-    Topic, Truth,
+    Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Look, Obstacle, Owner, Plan, Report,
+    ServiceUid, Topic,
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -31,7 +31,7 @@ use crate::inventory::Inventory;
 use crate::metrics::{Metrics, Reconciled, State};
 use crate::operation::{self, End, Operation, Want};
 use crate::problem::{Problem, ProblemKind};
-use crate::progress::{Decision, Ended, Track, UNHEALTHY_LOOK};
+use crate::progress::{Decision, Track};
 use crate::queue::Queue;
 use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
@@ -278,33 +278,26 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             decision
         });
         if decision == Decision::Go {
-            self.go(ServiceKey::of(service), want.clone());
+            self.go(ServiceKey::of(service), want.clone(), Look::first(want.desired(), plan));
         }
         decision
     }
 
     /// Has a go, in a task of its own. The Service must be marked as running.
-    pub(crate) fn go(self: &Arc<Self>, key: ServiceKey, want: Want) {
+    pub(crate) fn go(self: &Arc<Self>, key: ServiceKey, want: Want, look: Look) {
         let operator = Arc::clone(self);
         self.goes.spawn(async move {
             let finish = Finish { operator: Arc::clone(&operator), key, want };
             let Operator { provider, fence, metrics, .. } = &*operator;
-            let report = Operation { provider, fence, metrics }.run(&finish.want).await;
+            let report = Operation { provider, fence, metrics }.run(&finish.want, look).await;
             finish.with(report);
         });
     }
 
     /// When to look again at targets that are not all healthy; nothing else would bring the news.
     fn watch_health(&self, owner: &Owner, want: &Want, report: &Report) -> Option<Instant> {
-        let unhealthy =
-            |fact: &portico_provider::Fact| fact.topic == Topic::TargetsHealthy && fact.holds != Truth::True;
-        let wanted = report.facts.iter().any(unhealthy);
-        self.track(owner, |track| {
-            let due = track.last.as_ref().and_then(|last| last.again);
-            let again = wanted.then(|| due.unwrap_or_else(|| Instant::now() + UNHEALTHY_LOOK));
-            track.last = Some(Ended { want: want.clone(), end: End::Settled, again });
-            again
-        })
+        let health = report.facts.iter().find(|fact| fact.topic == Topic::TargetsHealthy);
+        self.track(owner, |track| track.watch_health(want, health.map(|fact| fact.holds), Instant::now()))
     }
 
     async fn write_status(&self, uid: &ServiceUid, situation: Situation<'_>) -> Result<(), ClusterError> {

@@ -99,11 +99,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn aws_provider(args: AwsArgs, cluster: ClusterUid) -> anyhow::Result<AwsProvider> {
-    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, endpoint_url } = args;
+    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, poll: pace, endpoint_url } = args;
     let region = region.context("--aws-region is missing")?;
     let vpc = vpc_id.context("--aws-vpc-id is missing")?;
     let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None).await;
-    let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster };
+    let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster, pace };
     Ok(AwsProvider::new(cloud, config)?)
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use portico_provider::{
     Capabilities, Desired, Effect, Fact, Ingress, IngressAddress, Inventory, IpMode, LoadBalancer,
-    LoadBalancerProvider, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid, Topic, Truth,
+    LoadBalancerProvider, Look, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid, Topic, Truth,
 };
 use tokio::time::{Instant, sleep};
 
@@ -165,7 +165,7 @@ impl LoadBalancerProvider for FakeCloud {
         .await
     }
 
-    async fn observe(&self, owner: &Owner) -> Result<Option<FakeLb>, ProviderError> {
+    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<FakeLb>, ProviderError> {
         self.read(|state| state.of(&owner.service)).await
     }
 

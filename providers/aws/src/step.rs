@@ -38,8 +38,15 @@ pub struct Step {
 /// One call, with the reads that make it repeatable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Reads everything afresh.
+    /// Forgets what is known, so that everything is read.
     Look,
+    /// Notes that a change begins: what was sealed counts no more.
+    Unseal {
+        /// On which.
+        load_balancer: Named,
+        /// What.
+        tags: Tags,
+    },
     /// Makes a security group.
     CreateSecurityGroup {
         /// Its name.
@@ -196,6 +203,9 @@ impl fmt::Display for Step {
         let Self { owner, action } = self;
         match action {
             Action::Look => write!(f, "read all that belongs to {}", owner.name),
+            Action::Unseal { load_balancer, tags: _ } => {
+                write!(f, "note on {load_balancer} that a change begins")
+            }
             Action::CreateSecurityGroup { name, tags: _ } => write!(f, "create security group {name}"),
             Action::Authorize { group, rules } => write!(f, "allow {} in {group}", words(rules)),
             Action::CreateTargetGroup(new) => {

@@ -3,6 +3,7 @@
 //! Owns: what all of these share. Leaves to others: the emulator (`emulator`), faults (`faulty`).
 //! Invariant: a test that needs the emulator and cannot have it prints why it is skipped.
 
+mod calls;
 mod contract;
 mod crash;
 mod emulator;

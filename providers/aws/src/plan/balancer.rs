@@ -10,10 +10,10 @@ use portico_provider::{Field, Obstacle, Owner};
 
 use super::choice::is_named;
 use super::draft::Draft;
-use super::{LOOK_AGAIN, Site, named};
+use super::{Pace, Site, named};
 use crate::cloud::resources::{Health, Id, Listener, NewGroup, Rule, Target};
 use crate::names;
-use crate::observed::{Balancer, Group, View};
+use crate::observed::{Balancer, Seal, Targets, View};
 use crate::step::{Action, Named};
 use crate::translate::{RULES_A_GROUP, balancer_defaults, group_defaults};
 use crate::wanted::{Frontend, Placement, Wanted, WantedListener};
@@ -23,6 +23,8 @@ pub(super) struct Parts<'a> {
     pub(super) site: &'a Site,
     pub(super) owner: &'a Owner,
     pub(super) wanted: &'a Wanted,
+    /// The hash of what is desired, without its targets.
+    pub(super) spec: &'a str,
     pub(super) view: &'a View,
     pub(super) name: &'a str,
     pub(super) current: Option<&'a Balancer>,
@@ -127,7 +129,7 @@ impl Parts<'_> {
         let Some(group) = self.view.groups.get(&name) else {
             return self.create_group(draft, name, port, listener);
         };
-        let WantedListener { spec: _, shape: _, health, attributes, targets } = listener;
+        let WantedListener { spec: _, shape: _, health, attributes, targets: wanted } = listener;
         if group.facts.health != *health {
             let action = Action::SetHealthCheck { group: self.group_named(&name), health: health.clone() };
             draft.narrow(action, "it is not as the Service's traffic policy or annotations ask");
@@ -137,7 +139,7 @@ impl Parts<'_> {
             let action = Action::SetGroupAttributes { group: self.group_named(&name), attributes: differing };
             draft.narrow(action, "they are not as the Service asks");
         }
-        self.targets(draft, &name, group, targets);
+        targets(draft, self.site.pace, &self.group_named(&name), &group.targets, wanted);
     }
 
     fn create_group(&self, draft: &mut Draft<'_>, name: String, port: u16, listener: &WantedListener) {
@@ -165,40 +167,13 @@ impl Parts<'_> {
         }
     }
 
-    fn targets(&self, draft: &mut Draft<'_>, name: &str, group: &Group, wanted: &BTreeSet<Target>) {
-        let missing: Vec<Target> =
-            wanted.iter().filter(|target| !group.targets.contains_key(*target)).cloned().collect();
-        let stale: Vec<Target> =
-            group.targets.keys().filter(|target| !wanted.contains(*target)).cloned().collect();
-        let unasked = group.targets.iter();
-        let unasked = unasked
-            .filter(|(target, health)| **health == Health::Initial && wanted.contains(*target))
-            .count();
-        let new = missing.len() + unasked;
-        if !missing.is_empty() {
-            let action = Action::Register { group: self.group_named(name), targets: missing };
-            draft.widen(action, "they are new");
-        }
-        match (stale.is_empty(), new) {
-            (true, _) => {}
-            (false, 0) => {
-                let action = Action::Deregister { group: self.group_named(name), targets: stale };
-                draft.narrow(action, "they are no targets any more");
-            }
-            (false, new) => {
-                let what =
-                    format!("{new} new targets of {name} to be asked for their health before old ones go");
-                draft.wait(what, LOOK_AGAIN);
-            }
-        }
-    }
-
     /// Keeps the targets of a load balancer that is being replaced; its groups' names.
     pub(super) fn upkeep(&self, draft: &mut Draft<'_>, name: &str, old: &Balancer) -> BTreeSet<String> {
         for (port, listener) in &self.wanted.listeners {
             let group_name = self.group_name(name, *port, listener);
             if let Some(group) = self.view.groups.get(&group_name) {
-                self.targets(draft, &group_name, group, &listener.targets);
+                let named = self.group_named(&group_name);
+                targets(draft, self.site.pace, &named, &group.targets, &listener.targets);
             }
         }
         let used: BTreeSet<&Id> =
@@ -219,7 +194,11 @@ impl Parts<'_> {
             address_type: *address_type,
             placement: placement.clone(),
             security_groups: self.security_groups(),
-            tags: tags.clone(),
+            tags: tags
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .chain(Seal::unfinished(self.spec))
+                .collect(),
         };
         draft.widen(action, "the Service wants one and there is none like it");
         let attributes = differing(attributes, &balancer_defaults());
@@ -287,6 +266,38 @@ impl Parts<'_> {
         for (port, listener) in present.iter().filter(|(port, _)| !self.wanted.listeners.contains_key(port)) {
             let action = Action::DeleteListener { id: listener.id.clone(), port: *port };
             draft.narrow(action, "the Service has no such port");
+        }
+    }
+}
+
+/// New targets first; old ones when every wanted one has been asked for its health.
+pub(super) fn targets(
+    draft: &mut Draft<'_>,
+    pace: Pace,
+    group: &Named,
+    present: &Targets,
+    wanted: &BTreeSet<Target>,
+) {
+    let missing: Vec<Target> =
+        wanted.iter().filter(|target| !present.contains_key(*target)).cloned().collect();
+    let stale: Vec<Target> = present.keys().filter(|target| !wanted.contains(*target)).cloned().collect();
+    let unasked = present.iter();
+    let unasked =
+        unasked.filter(|(target, health)| **health == Health::Initial && wanted.contains(*target)).count();
+    let new = missing.len() + unasked;
+    if !missing.is_empty() {
+        draft.widen(Action::Register { group: group.clone(), targets: missing }, "they are new");
+    }
+    match (stale.is_empty(), new) {
+        (true, _) => {}
+        (false, 0) => {
+            let action = Action::Deregister { group: group.clone(), targets: stale };
+            draft.narrow(action, "they are no targets any more");
+        }
+        (false, new) => {
+            let name = &group.name;
+            let what = format!("{new} new targets of {name} to be asked for their health before old ones go");
+            draft.wait(what, pace.wait(0));
         }
     }
 }

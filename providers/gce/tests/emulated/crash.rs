@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, Protocol, Replacement, Scheme};
+use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, Look, Protocol, Replacement, Scheme};
 
 use crate::emulator::Emulator;
 use crate::stoppable::{Side, Stoppable};
@@ -75,14 +75,14 @@ async fn stop_at(world: &GceWorld, change: &Change, write: usize, side: Side) ->
     let provider = world.one(&owner.cluster);
     settle(&provider, wanted).await.unwrap_or_else(|error| panic!("{at}: {error}"));
     if let Some(to) = to {
-        let observed = provider.observe(&owner).await.unwrap();
+        let observed = provider.observe(&owner, Look::Fresh).await.unwrap();
         let report = provider.report(to, observed.as_ref());
         assert!(report.ready && report.ingress.len() == 1, "{at}: {report:?}");
         assert_eq!(observed.as_ref().map(frontends), Some(1), "{at}");
         settle(&provider, Desired::Absent(&owner)).await.unwrap();
     }
     assert_eq!(world.emulator.ours(""), Vec::<String>::new(), "{at}");
-    assert_eq!(provider.observe(&owner).await.unwrap(), None, "{at}");
+    assert_eq!(provider.observe(&owner, Look::Fresh).await.unwrap(), None, "{at}");
     assert_eq!(world.emulator.foreign(), foreign, "{at}");
     world.emulator.assert_no_violations();
     true

@@ -10,8 +10,8 @@ use std::time::Duration;
 use portico_provider::contract::{Variation, World};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, LoadBalancer,
-    LoadBalancerProvider, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError, ProxyProtocol,
-    Replacement, Scheme, ServiceName, SessionAffinity, Targets,
+    LoadBalancerProvider, Look, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError,
+    ProxyProtocol, Replacement, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use portico_provider_gce::resource::Resource;
 use portico_provider_gce::{Config, GceProvider, Observed, SdkCloud};
@@ -82,7 +82,7 @@ pub(crate) fn mk_nodes(numbers: &[u8]) -> Targets {
 
 /// One turn of the operator's loop; whether it found nothing to do.
 pub(crate) async fn round(provider: &Provider, desired: Desired<'_>) -> Result<bool, ProviderError> {
-    let observed = provider.observe(desired.owner()).await?;
+    let observed = provider.observe(desired.owner(), Look::Fresh).await?;
     let plan = provider.plan(desired, observed.as_ref());
     assert!(plan.widens_first(), "{plan}");
     for planned in plan.steps() {
@@ -105,7 +105,7 @@ pub(crate) async fn settle(provider: &Provider, desired: Desired<'_>) -> Result<
             return Ok(());
         }
         if let Some(load_balancer) = &mut current {
-            let observed = provider.observe(&load_balancer.owner).await?;
+            let observed = provider.observe(&load_balancer.owner, Look::Fresh).await?;
             let report = provider.report(load_balancer, observed.as_ref());
             if !report.ingress.is_empty() {
                 load_balancer.published = report.ingress.into_iter().map(|it| it.address).collect();
