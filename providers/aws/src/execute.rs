@@ -16,6 +16,7 @@ use crate::cloud::resources::{
 };
 use crate::cloud::{Cloud, CloudError, Trouble};
 use crate::memory::Memory;
+use crate::observed::Observed;
 use crate::plan::Pace;
 use crate::provider::Config;
 use crate::step::{Action, Named, Step};
@@ -58,10 +59,22 @@ impl<C: Cloud> Executor<'_, C> {
             }
             _ => (Outcome::Done, self.change(owner, action).await?),
         };
-        if let Some(now) = before.and_then(|before| believed::after(before, action, answered)) {
+        let now = before.and_then(|before| believed::after(before, action, answered));
+        if let Some(now) = now.and_then(|now| self.named_subnets(action, now)) {
             self.memory.believe(owner, now);
         }
         Ok(outcome)
+    }
+
+    /// A new load balancer is in subnets that a Service may have named; they were read to make it.
+    fn named_subnets(&self, action: &Action, now: Observed) -> Option<Observed> {
+        match (action, now) {
+            (Action::CreateLoadBalancer { .. }, Observed::Full(mut view)) => {
+                view.name_subnets(&self.memory.subnets()?);
+                Some(Observed::Full(view))
+            }
+            (_, now) => Some(now),
+        }
     }
 
     async fn change(&self, owner: &Owner, action: &Action) -> Result<Answered, ProviderError> {

@@ -193,7 +193,7 @@ impl<C: Cloud> Observer<'_, C> {
         for firewall in cloud.security_groups(&tags::identity(owner)).await? {
             view.firewalls.insert(firewall.name.clone(), firewall);
         }
-        view.subnet_names = self.subnet_names(&view).await?;
+        self.name_subnets(&mut view).await?;
         Ok(view)
     }
 
@@ -213,20 +213,14 @@ impl<C: Cloud> Observer<'_, C> {
         Ok(Some(Group { facts, attributes, targets }))
     }
 
-    async fn subnet_names(&self, view: &View) -> Answer<BTreeMap<String, String>> {
-        let used: BTreeSet<&str> = view
-            .load_balancers
-            .values()
-            .flat_map(|balancer| balancer.facts.subnets.iter().map(|mapping| mapping.subnet.as_str()))
-            .collect();
+    async fn name_subnets(&self, view: &mut View) -> Answer<()> {
         let mut subnets = self.memory.subnets().unwrap_or_default();
-        if !used.iter().all(|id| subnets.iter().any(|subnet| subnet.id == *id)) {
+        if !view.subnets().iter().all(|id| subnets.iter().any(|subnet| subnet.id == *id)) {
             subnets = self.batches.subnets(self.cloud, self.vpc).await?;
             self.memory.saw_subnets(&subnets);
         }
-        let used = subnets.iter().filter(|subnet| used.contains(subnet.id.as_str()));
-        let names = used.filter_map(|subnet| Some((subnet.id.clone(), subnet.tags.get("Name")?.clone())));
-        Ok(names.collect())
+        view.name_subnets(&subnets);
+        Ok(())
     }
 }
 

@@ -4,9 +4,11 @@
 //! enough for a Service that is as it was sealed, and for a change of targets where they are known; anything else is
 //! planned from a [`View`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cloud::resources::{Firewall, Health, Id, LifeState, Listener, LoadBalancer, Target, TargetGroup};
+use crate::cloud::resources::{
+    Firewall, Health, Id, LifeState, Listener, LoadBalancer, Subnet, Target, TargetGroup,
+};
 pub use crate::tags::Seal;
 
 /// What exists for one Service, as far as it was read.
@@ -83,6 +85,21 @@ impl View {
     pub fn is_empty(&self) -> bool {
         let Self { load_balancers, groups, firewalls, subnet_names: _ } = self;
         load_balancers.is_empty() && groups.is_empty() && firewalls.is_empty()
+    }
+
+    /// The subnets of all load balancers.
+    pub(crate) fn subnets(&self) -> BTreeSet<&str> {
+        let all = self.load_balancers.values();
+        all.flat_map(|balancer| balancer.facts.subnets.iter().map(|mapping| mapping.subnet.as_str()))
+            .collect()
+    }
+
+    /// Takes in what the used ones of `subnets` are called.
+    pub(crate) fn name_subnets(&mut self, subnets: &[Subnet]) {
+        let used = self.subnets();
+        let used = subnets.iter().filter(|subnet| used.contains(subnet.id.as_str()));
+        let names = used.filter_map(|subnet| Some((subnet.id.clone(), subnet.tags.get("Name")?.clone())));
+        self.subnet_names = names.collect();
     }
 
     /// As a listing of tags would show it.

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::Answer;
 
 /// How long the first one waits for others.
-const WINDOW: Duration = Duration::from_millis(20);
+const WINDOW: Duration = Duration::from_millis(10);
 
 type Reply<V> = oneshot::Sender<Answer<Option<V>>>;
 
