@@ -89,7 +89,11 @@ struct Setup {
 impl connect::Client for Setup {
     type Output = ();
 
-    async fn with<P: LoadBalancerProvider>(self, provider: P, limiters: Vec<Arc<Limiter>>) -> anyhow::Result<()> {
+    async fn with<P: LoadBalancerProvider>(
+        self,
+        provider: P,
+        limiters: Vec<Arc<Limiter>>,
+    ) -> anyhow::Result<()> {
         let (keeper, fence) = fence();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);

@@ -21,8 +21,8 @@ pub mod resource;
 mod subset;
 mod wanted;
 
-pub use cloud::limited::Limited;
 pub use capabilities::CAPABILITIES;
+pub use cloud::limited::Limited;
 pub use cloud::sdk::SdkCloud;
 pub use observed::Observed;
 pub use provider::{Call, Config, Failure, GceProvider, Step};
