@@ -6,6 +6,7 @@
 //! believed for as long as the thing answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub(crate) struct Memory {
     services: Mutex<Services>,
     subnets: Mutex<Option<(Vec<Subnet>, Instant)>>,
     prefix_lists: Mutex<PrefixLists>,
+    prefix_lists_asked: AtomicBool,
 }
 
 impl Memory {
@@ -168,6 +170,11 @@ impl Memory {
     /// Sizes of prefix lists, as far as they were read.
     pub(crate) fn prefix_lists(&self) -> PrefixLists {
         self.prefix_lists.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether nobody has asked for all prefix lists yet; from now on somebody has.
+    pub(crate) fn asks_for_prefix_lists(&self) -> bool {
+        !self.prefix_lists_asked.swap(true, Ordering::Relaxed)
     }
 
     /// Prefix lists were read.

@@ -10,7 +10,7 @@ use portico_provider::{ClusterUid, Inventory, Look, Owned, Owner};
 
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
-    Health, Id, Kind, LifeState, Listener, ListenerExtras, LoadBalancer, Source, Tags, TargetGroup, Transport,
+    Health, Id, Kind, LifeState, Listener, ListenerExtras, LoadBalancer, Tags, TargetGroup, Transport,
 };
 use crate::cloud::{Answer, Cloud};
 use crate::memory::Memory;
@@ -161,6 +161,7 @@ impl<C: Cloud> Observer<'_, C> {
 
     async fn read(&self, owner: &Owner) -> Answer<View> {
         let Self { cloud, batches, memory, vpc: _ } = self;
+        self.size_prefix_lists().await;
         let known = memory.is_known(owner);
         let listed = batches.owned(*cloud, owner).await?.into_iter().map(|(id, _)| id);
         let ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
@@ -196,7 +197,6 @@ impl<C: Cloud> Observer<'_, C> {
             view.firewalls.insert(firewall.name.clone(), firewall);
         }
         self.name_subnets(&mut view).await?;
-        self.size_prefix_lists(&view).await;
         Ok(view)
     }
 
@@ -243,19 +243,12 @@ impl<C: Cloud> Observer<'_, C> {
         Ok(())
     }
 
-    /// Sizes of the prefix lists that are let in, once in a process. Who may not read them is told when a Service names
-    /// another one, and only then.
-    async fn size_prefix_lists(&self, view: &View) {
-        let known = self.memory.prefix_lists();
-        let rules = view.firewalls.values().flat_map(|firewall| &firewall.rules);
-        let unknown: BTreeSet<String> = rules
-            .filter_map(|rule| match &rule.source {
-                Source::PrefixList(id) if !known.contains_key(id) => Some(id.clone()),
-                Source::PrefixList(_) | Source::Range(_) => None,
-            })
-            .collect();
-        if !unknown.is_empty() {
-            self.memory.saw_prefix_lists(self.cloud.prefix_lists(&unknown).await.unwrap_or_default());
+    /// Sizes of prefix lists, once in a process, with its first read in full. Who may not read them is told when a
+    /// Service names one, and only then.
+    async fn size_prefix_lists(&self) {
+        if self.memory.asks_for_prefix_lists() {
+            let all = self.cloud.prefix_lists(&BTreeSet::new()).await;
+            self.memory.saw_prefix_lists(all.unwrap_or_default());
         }
     }
 }
