@@ -7,9 +7,12 @@ usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, 
        account.py ENDPOINT nodes VPC N        N more instances, in the zones in turn: id, zone, private address and name
        account.py ENDPOINT strangers VPC NAMESPACE N
                                           N load balancers of another cluster, named and tagged like ours
+       account.py ENDPOINT calls              how often each API was called since the last time this was asked, as JSON
+       account.py ENDPOINT crowd              things for the tagging API alone, read from standard input
 """
 import json
 import sys
+import urllib.request
 
 import boto3
 
@@ -162,9 +165,22 @@ def listing(endpoint):
     return things
 
 
+def hook(endpoint, name, body=b""):
+    with urllib.request.urlopen(f"{endpoint}/moto-strict/{name}", data=body) as answer:
+        return json.load(answer)
+
+
+def calls(endpoint):
+    return hook(endpoint, "calls")
+
+
+def crowd(endpoint):
+    return hook(endpoint, "crowd", sys.stdin.buffer.read())
+
+
 if __name__ == "__main__":
     commands = {"make": (make, 3), "list": (listing, 3), "controllers": (controllers, 3),
-                "nodes": (nodes, 5), "strangers": (strangers, 6)}
+                "nodes": (nodes, 5), "strangers": (strangers, 6), "calls": (calls, 3), "crowd": (crowd, 3)}
     command, length = commands.get((sys.argv + [""] * 3)[2], (None, 0))
     if len(sys.argv) != length:
         sys.exit(__doc__)

@@ -9,12 +9,16 @@ env:   NLB_PROVISION_POLLS  describes until a load balancer is active (2)
 hooks: POST /moto-strict/health {"target":"10.0.0.1:80","state":"unhealthy","reason":"Target.FailedHealthChecks"}
        POST /moto-strict/fault  {"action":"CreateListener","code":"Throttling","times":2}
        POST /moto-strict/clear  takes both back
+       POST /moto-strict/crowd  [{"arn", "type", "tags"}]: things that exist for the tagging API alone
+       POST /moto-strict/calls  answers how often each API was called since the last time it was asked
 
 Owns: what moto lacks or does otherwise for NLBs. Leaves to moto: the wire, parsing and writing every message.
 What it asserts, and what nobody could check, is in README.md.
 """
 
-import os, re, sys, json
+import io, os, re, sys, json
+from collections import Counter
+from urllib.parse import parse_qs
 import moto
 
 assert moto.__version__ == "5.2.5", moto.__version__
@@ -27,6 +31,8 @@ PP, IP_, DP = (
 )
 HEALTH = {}
 FAULTS = []
+CROWD = []
+CALLS = Counter()
 _type = {"t": "app"}
 M.make_arn_for_load_balancer = (
     lambda account_id, lb_id, name, region_name: f'arn:aws:elasticloadbalancing:{region_name}:{account_id}:loadbalancer/{_type["t"]}/{name}/{lb_id}'
@@ -686,10 +692,23 @@ def iter_tagged_resources(self):
                 tags=self.tagging_service.get_tag_dict_for_resource(l.arn),
                 resource_type="elasticloadbalancing:listener",
             )
+    for thing in CROWD:
+        yield M.TaggedResource(arn=thing["arn"], tags=thing["tags"], resource_type=thing["type"])
 
 
 B.iter_tagged_resources = iter_tagged_resources
 from moto.core import responses as CR
+from moto.resourcegroupstaggingapi.models import ResourceGroupsTaggingAPIBackend as RG
+
+_gr = RG.get_resources
+
+
+def get_resources(self, *args, **kw):
+    """moto ends a page after 100 tags, asked or not; AWS after as many resources as were asked for."""
+    return _gr(self, *args, **{**kw, "tags_per_page": 1 << 30})
+
+
+RG.get_resources = get_resources
 
 _call = R.ELBV2Response.call_action
 
@@ -718,8 +737,15 @@ _app = WA.DomainDispatcherApplication.__call__
 
 def wsgi(self, environ, start_response):
     p = environ.get("PATH_INFO", "")
+    raw = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     if p.startswith("/moto-strict/"):
-        body = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) or b"{}")
+        body = json.loads(raw or b"{}")
+        answer = b"{}"
+        if p.endswith("/crowd"):
+            CROWD.extend(body)
+        if p.endswith("/calls"):
+            answer = json.dumps(CALLS, sort_keys=True).encode()
+            CALLS.clear()
         if p.endswith("/health"):
             HEALTH.update({body["target"]: body}) if body.get("state") else HEALTH.pop(body["target"], None)
         if p.endswith("/fault"):
@@ -728,7 +754,10 @@ def wsgi(self, environ, start_response):
             HEALTH.clear()
             FAULTS.clear()
         start_response("200 OK", [("Content-Type", "application/json")])
-        return [b"{}"]
+        return [answer]
+    target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
+    CALLS[target or parse_qs(raw.decode("utf-8", "replace")).get("Action", ["?"])[0]] += 1
+    environ["wsgi.input"] = io.BytesIO(raw)
     return _app(self, environ, start_response)
 
 

@@ -113,6 +113,10 @@ pub(crate) struct AwsArgs {
     /// A security group that the nodes let in, put in front of every load balancer
     #[arg(id = "aws-backend-security-group", long, value_name = "ID")]
     pub(crate) backend_security_group: Option<String>,
+    /// How long until a load balancer that AWS is making is looked at; the second and third look take twice and three
+    /// times as long. One call looks at 20
+    #[arg(id = "aws-poll", long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) poll: Duration,
     /// Call this instead of AWS: for tests
     #[arg(id = "aws-endpoint-url", long, value_name = "URL")]
     pub(crate) endpoint_url: Option<String>,

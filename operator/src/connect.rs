@@ -76,12 +76,13 @@ async fn aws_provider(
     cluster: ClusterUid,
     pace: Pace,
 ) -> anyhow::Result<(AwsProvider, Vec<Arc<Limiter>>)> {
-    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, endpoint_url } = args;
+    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, poll, endpoint_url } = args;
     let region = region.context("--aws-region is missing")?;
     let vpc = vpc_id.context("--aws-vpc-id is missing")?;
     let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None, pace).await;
     let limiters = cloud.limiters();
-    let config = portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster };
+    let config =
+        portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster, pace: poll };
     Ok((AwsProvider::new(cloud, config)?, limiters))
 }
 

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use portico_provider::{LoadBalancerProvider, Owner, Plan, Retry};
+use portico_provider::{LoadBalancerProvider, Look, Owner, Plan, Retry};
 use tokio::time::Instant;
 
 use crate::cause::{self, Cause};
@@ -79,10 +79,21 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let Some((want, cause)) = self.track(owner, Track::start) else { return };
         self.metrics.went(cause);
         let mode = cause::mode(&want, cause, self.settings.drift, self.settings.read_only);
+        let look = self.first_look(&want, cause, mode);
         let finish = Finish { operator: Arc::clone(&self), key, want, cause };
         let Self { provider, fence, metrics, .. } = &*self;
-        let report = Operation { provider, fence, metrics }.run(&finish.want, mode).await;
+        let report = Operation { provider, fence, metrics }.run(&finish.want, mode, look).await;
         finish.with(report, mode);
+    }
+
+    /// How closely to look at first, by what the snapshot shows now that it is its turn.
+    fn first_look(&self, want: &Want, cause: Cause, mode: Mode) -> Look {
+        // An audit believes nothing; nor may a plan that is only reported, as no step of it would ever correct it.
+        if cause == Cause::Audit || mode == Mode::Plan {
+            return Look::Fresh;
+        }
+        let observed = self.inventory.get(&want.desired().owner().service);
+        Look::first(want.desired(), &self.provider.plan(want.desired(), observed.as_ref()))
     }
 }
 

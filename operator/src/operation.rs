@@ -1,16 +1,16 @@
 //! One go at one Service's load balancer: look, plan, execute, look again.
 //!
 //! Owns: the order of provider calls and how each may end. Leaves to others: when to have a go, what to tell the user.
-//! Invariants: nothing is executed that was not planned from a fresh read; each call is bounded in time; a go ends
-//! [`End::Settled`] only if a read made after the last step plans nothing, which for an absent load balancer means
-//! that the read showed nothing at all.
+//! Invariants: nothing that narrows is executed unless it was planned from a look that confirmed it; each call is
+//! bounded in time; a go ends [`End::Settled`] only if a look after the last step plans nothing, which for an absent
+//! load balancer means that a fresh read showed nothing at all.
 
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, Field, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, ProviderError, Retry,
+    Desired, Field, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, ProviderError, Retry,
 };
 use tokio::time::{Instant, timeout};
 
@@ -18,8 +18,9 @@ use crate::fence::Fence;
 use crate::metrics::{CallResult, Metrics};
 use crate::view::PlanView;
 
-/// A provider that plans anew after each round converges in two or three; more is a fault of its plan.
-const ROUNDS: usize = 6;
+/// A provider that plans anew after each round of steps converges in two or three rounds, each of at most three
+/// looks; more is a fault of its plan.
+const LOOKS: usize = 12;
 /// The longest a single call of the provider's may take, waits for its cloud's limits included; what it did shows in the
 /// next read. Providers bound each request by themselves.
 const CALL_TIMEOUT: Duration = Duration::from_mins(3);
@@ -98,19 +99,23 @@ pub(crate) struct Operation<'a, P> {
 }
 
 impl<P: LoadBalancerProvider> Operation<'_, P> {
-    /// Has a go.
-    pub(crate) async fn run(&self, want: &Want, mode: Mode) -> Report<P::Observed> {
+    /// Has a go. `look`: how closely to look at first ([`Look::first`]).
+    pub(crate) async fn run(&self, want: &Want, mode: Mode, mut look: Look) -> Report<P::Observed> {
         let differed = BTreeSet::new();
         let mut report = Report { observed: None, steps: Vec::new(), differed, end: End::Settled };
-        for _ in 0..ROUNDS {
+        for _ in 0..LOOKS {
             let read = Instant::now();
             let owner = want.desired().owner();
-            match self.call("observe", self.provider.observe(owner)).await {
+            match self.call("observe", self.provider.observe(owner, look)).await {
                 Ok(observed) => report.observed = Some((observed, read)),
                 Err(end) => return Report { end, ..report },
             }
             let observed = report.observed.as_ref().and_then(|(observed, _)| observed.as_ref());
             let plan = self.provider.plan(want.desired(), observed);
+            if let Some(closer) = look.before(want.desired(), observed.is_some(), &plan) {
+                look = closer;
+                continue;
+            }
             if plan.steps().is_empty() {
                 return Report { end: without_steps(&plan, want, observed.is_some()), ..report };
             }
@@ -126,9 +131,9 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             if let Err(end) = self.execute(&plan, &mut report.steps).await {
                 return Report { end, ..report };
             }
+            look = Look::after(want.desired());
         }
-        let message =
-            format!("still not as desired after {ROUNDS} rounds of steps; the provider's plan is at fault");
+        let message = format!("still not as desired after {LOOKS} looks; the provider's plan is at fault");
         Report { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
     }
 

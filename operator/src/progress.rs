@@ -4,9 +4,10 @@
 //! Invariants: pure; all that is remembered only saves work: forgetting it (a restart) leads to the same end. A
 //! failure keeps back only what failed: whoever changes the Service gets a new try at once.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use portico_provider::{Plan, Retry, SpecHash};
+use portico_provider::{Plan, Retry, SpecHash, Truth};
 use tokio::time::Instant;
 
 use crate::backoff;
@@ -15,8 +16,17 @@ use crate::metrics::State;
 use crate::operation::{End, Want};
 use crate::status::{Progress, StatusPatch};
 
-/// How long until targets that are not healthy are looked at again.
-pub(crate) const UNHEALTHY_LOOK: Duration = Duration::from_secs(30);
+/// How long until targets are looked at again, the first, the second … time that they are not healthy. New ones answer
+/// within seconds, or else somebody has to do something first.
+const HEALTH_LOOKS: [Duration; 5] = [
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_mins(1),
+    Duration::from_mins(2),
+    Duration::from_mins(5),
+];
+/// Waits from here on end together with those of other Services, so that one call can read for all of them.
+const ALIGNED_FROM: Duration = Duration::from_secs(5);
 
 /// What is remembered of a Service.
 #[derive(Debug, Default)]
@@ -31,6 +41,8 @@ pub(crate) struct Track {
     pub(crate) audit: bool,
     /// Failures in a row.
     failures: u32,
+    /// Looks in a row that found targets not healthy.
+    sick_looks: usize,
     /// The status as written last, and when.
     pub(crate) written: Option<(StatusPatch, Instant)>,
     /// What the metrics count it as.
@@ -161,6 +173,30 @@ impl Track {
         };
     }
 
+    /// When to look again at targets that are not all healthy, as the report says they are; nothing else would bring
+    /// the news. `None`: no need.
+    pub(crate) fn watch_health(
+        &mut self,
+        want: &Want,
+        healthy: Option<Truth>,
+        now: Instant,
+    ) -> Option<Instant> {
+        let due = self.last.as_ref().and_then(|last| last.again);
+        let again = match healthy {
+            None | Some(Truth::True) => {
+                self.sick_looks = 0;
+                None
+            }
+            Some(Truth::False | Truth::Unknown) => Some(due.unwrap_or_else(|| {
+                let pause = HEALTH_LOOKS[self.sick_looks.min(HEALTH_LOOKS.len() - 1)];
+                self.sick_looks += 1;
+                aligned(now, pause)
+            })),
+        };
+        self.rest(want, again);
+        again
+    }
+
     /// Takes in how a go ended. `slow`: when to try again what should not be tried again by itself.
     pub(crate) fn ended(&mut self, want: Want, end: End, now: Instant, slow: Duration) {
         let again = match &end {
@@ -169,7 +205,7 @@ impl Track {
                 None
             }
             End::Withheld(_) => Some(now + slow),
-            End::InProgress { retry, .. } => Some(now + *retry),
+            End::InProgress { retry, .. } => Some(aligned(now, *retry)),
             End::Failed { retry, .. } => {
                 self.failures = self.failures.saturating_add(1);
                 let owner = &want.desired().owner().service;
@@ -210,6 +246,20 @@ impl Track {
 
 fn plan_is_idle<S>(plan: &Plan<S>) -> bool {
     plan.steps().is_empty() && plan.waiting().is_none()
+}
+
+/// The end of a wait, put off by at most half of it to the next moment that all such waits end at.
+fn aligned(now: Instant, pause: Duration) -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let due = now + pause;
+    let grid = pause / 2;
+    if pause < ALIGNED_FROM {
+        return due;
+    }
+    let since = due.saturating_duration_since(*START.get_or_init(|| now));
+    let late = since.as_nanos() % grid.as_nanos();
+    let short = Duration::from_nanos(u64::try_from(late).unwrap_or_default());
+    if short.is_zero() { due } else { due + (grid - short) }
 }
 
 fn doing<S: std::fmt::Display>(plan: &Plan<S>) -> String {

@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{
     Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Obstacle, Owner, Plan, Report, ServiceUid,
-    Topic, Truth,
+    Topic,
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -35,7 +35,7 @@ use crate::inventory::Inventory;
 use crate::metrics::{Metrics, Reconciled, State};
 use crate::operation::{End, Want};
 use crate::problem::{Problem, ProblemKind};
-use crate::progress::{Decision, Phase, Track, UNHEALTHY_LOOK};
+use crate::progress::{Decision, Phase, Track};
 use crate::queue::Queue;
 use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
@@ -331,15 +331,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// When to look again at targets that are not all healthy; nothing else would bring the news.
     fn watch_health(&self, owner: &Owner, want: &Want, report: &Report) -> Option<Instant> {
-        let unhealthy =
-            |fact: &portico_provider::Fact| fact.topic == Topic::TargetsHealthy && fact.holds != Truth::True;
-        let wanted = report.facts.iter().any(unhealthy);
-        self.track(owner, |track| {
-            let due = track.last.as_ref().and_then(|last| last.again);
-            let again = wanted.then(|| due.unwrap_or_else(|| Instant::now() + UNHEALTHY_LOOK));
-            track.rest(want, again);
-            again
-        })
+        let health = report.facts.iter().find(|fact| fact.topic == Topic::TargetsHealthy);
+        self.track(owner, |track| track.watch_health(want, health.map(|fact| fact.holds), Instant::now()))
     }
 
     async fn write_status(&self, uid: &ServiceUid, situation: Situation<'_>) -> Result<(), ClusterError> {

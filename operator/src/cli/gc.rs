@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use portico_limits::Limiter;
-use portico_provider::{LoadBalancerProvider, Owner};
+use portico_provider::{LoadBalancerProvider, Look, Owner};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -102,7 +102,7 @@ async fn delete_one<P: LoadBalancerProvider>(operator: &Arc<Looking<P>>, owner: 
     let (want, began) = (Want::Absent(owner), Instant::now());
     let Looking { provider, fence, metrics, .. } = &**operator;
     loop {
-        match (Operation { provider, fence, metrics }).run(&want, Mode::Execute).await.end {
+        match (Operation { provider, fence, metrics }).run(&want, Mode::Execute, Look::Fresh).await.end {
             End::Settled => return Ok(()),
             End::InProgress { retry, what: _ } if began.elapsed() < PATIENCE => sleep(retry).await,
             End::InProgress { what, retry: _ } => return Err(format!("still waiting for {what}")),

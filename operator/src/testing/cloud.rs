@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use portico_provider::{
     Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode, LoadBalancer,
-    LoadBalancerProvider, Obstacle, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid, Topic,
-    Truth,
+    LoadBalancerProvider, Look, Obstacle, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid,
+    Topic, Truth,
 };
 use tokio::time::{Instant, sleep};
 
@@ -170,7 +170,7 @@ impl LoadBalancerProvider for FakeCloud {
         .await
     }
 
-    async fn observe(&self, owner: &Owner) -> Result<Option<FakeLb>, ProviderError> {
+    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<FakeLb>, ProviderError> {
         self.read(|state| state.of(&owner.service)).await
     }
 

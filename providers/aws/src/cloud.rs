@@ -4,6 +4,8 @@
 //! operator's scheduler: each call is made once). Invariant: no SDK type passes this trait, so that a fault can be
 //! put before or after any call.
 
+pub(crate) mod batches;
+mod gather;
 pub mod resources;
 mod sdk;
 
@@ -12,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use portico_provider::ProviderError;
 
 use resources::{
-    AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
+    AddressType, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
     NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 pub use sdk::Sdk;
@@ -71,10 +73,12 @@ impl From<CloudError> for ProviderError {
 /// What a call answers.
 pub type Answer<T> = Result<T, CloudError>;
 
-/// The calls. Each is one API call, or one listing paged to its end; reads leave out what is not there.
+/// The calls. Each is one API call, or one listing paged to its end. A read by several IDs takes as many as AWS takes
+/// in one call, and is [`Trouble::NotFound`] if one of them is not there (`batches` asks again).
 pub trait Cloud: Send + Sync + 'static {
-    /// `tag:GetResources` for load balancers, target groups and security groups with all of these tags.
-    fn tagged(&self, tags: &Tags) -> impl Future<Output = Answer<Vec<(Id, Tags)>>> + Send;
+    /// `tag:GetResources` for load balancers, target groups and security groups with one of these values in each of
+    /// these tags.
+    fn tagged(&self, filter: &Filter) -> impl Future<Output = Answer<Vec<(Id, Tags)>>> + Send;
 
     /// `DescribeLoadBalancers` by ARN.
     fn load_balancers(&self, ids: &[Id]) -> impl Future<Output = Answer<Vec<LoadBalancer>>> + Send;
@@ -86,7 +90,10 @@ pub trait Cloud: Send + Sync + 'static {
         id: &Id,
     ) -> impl Future<Output = Answer<Option<BTreeMap<String, String>>>> + Send;
     /// `CreateLoadBalancer`.
-    fn create_load_balancer(&self, new: &NewLoadBalancer) -> impl Future<Output = Answer<Id>> + Send;
+    fn create_load_balancer(
+        &self,
+        new: &NewLoadBalancer,
+    ) -> impl Future<Output = Answer<LoadBalancer>> + Send;
     /// `ModifyLoadBalancerAttributes`.
     fn modify_load_balancer_attributes(
         &self,
@@ -111,7 +118,7 @@ pub trait Cloud: Send + Sync + 'static {
         spec: &ListenerSpec,
         group: &Id,
         tags: &Tags,
-    ) -> impl Future<Output = Answer<()>> + Send;
+    ) -> impl Future<Output = Answer<Listener>> + Send;
     /// `ModifyListener`; the port stays.
     fn modify_listener(
         &self,
@@ -173,10 +180,10 @@ pub trait Cloud: Send + Sync + 'static {
     /// `DeregisterTargets`; at most [`resources::TARGETS_A_CALL`].
     fn deregister(&self, group: &Id, targets: &[Target]) -> impl Future<Output = Answer<()>> + Send;
 
-    /// `elbv2:DescribeTags`, by ARN; what is not there has none.
+    /// `elbv2:DescribeTags`, by ARN.
     fn tags(&self, ids: &[Id]) -> impl Future<Output = Answer<BTreeMap<Id, Tags>>> + Send;
     /// `elbv2:AddTags`.
-    fn add_tags(&self, id: &Id, tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
+    fn add_tags(&self, ids: &[Id], tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
 
     /// `DescribeSecurityGroups` with all of these tags.
     fn security_groups(&self, tags: &Tags) -> impl Future<Output = Answer<Vec<Firewall>>> + Send;

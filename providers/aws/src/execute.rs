@@ -9,14 +9,17 @@ mod place;
 
 use std::collections::BTreeSet;
 
-use portico_provider::{Outcome, Owner, ProviderError};
+use portico_provider::{Outcome, Owner, ProviderError, Scheme};
 
+use crate::believed::{self, Answered};
+use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
     Id, ListenerSpec, NewGroup, NewLoadBalancer, Rule, TARGETS_A_CALL, Tags, Target,
 };
 use crate::cloud::{Cloud, CloudError, Trouble};
 use crate::memory::Memory;
-use crate::plan::LOOK_AGAIN;
+use crate::observed::Observed;
+use crate::plan::Pace;
 use crate::provider::Config;
 use crate::step::{Action, Named, Step};
 use crate::tags;
@@ -26,6 +29,7 @@ type Done = Result<Outcome, ProviderError>;
 /// Everything a step is done with.
 pub(crate) struct Executor<'a, C> {
     pub(crate) cloud: &'a C,
+    pub(crate) batches: &'a Batches,
     pub(crate) memory: &'a Memory,
     pub(crate) config: &'a Config,
 }
@@ -47,18 +51,46 @@ fn unless(answer: Result<(), CloudError>, expected: Trouble) -> Result<(), Cloud
 }
 
 impl<C: Cloud> Executor<'_, C> {
+    /// Does a step. While it is under way nothing is believed of the Service: an error or a cancelled call leaves it so.
     pub(crate) async fn execute(&self, step: &Step) -> Done {
         let Step { owner, action } = step;
-        self.memory.changed(owner);
-        match action {
-            Action::Look => {}
-            Action::Adopt { asked, tags } => self.adopt(owner, asked, tags).await?,
-            Action::ReadPrefixLists(ids) => self.read_prefix_lists(ids).await?,
-            Action::CreateSecurityGroup { name, tags } => {
-                self.create_security_group(owner, name, tags).await?;
+        let before = self.memory.take_belief(owner);
+        let (outcome, answered) = match action {
+            Action::DeleteLoadBalancer(_) | Action::DeleteTargetGroup(_) | Action::DeleteSecurityGroup(_) => {
+                self.delete(owner, action).await?
             }
-            Action::Authorize { group, rules } => self.authorize(owner, group, rules).await?,
-            Action::CreateTargetGroup(new) => self.create_target_group(owner, new).await?,
+            _ => (Outcome::Done, self.change(owner, action).await?),
+        };
+        let now = before.and_then(|before| believed::after(before, action, answered));
+        if let Some(now) = now.and_then(|now| self.named_subnets(action, now)) {
+            self.memory.believe(owner, now);
+        }
+        Ok(outcome)
+    }
+
+    /// A new load balancer is in subnets that a Service may have named; they were read to make it.
+    fn named_subnets(&self, action: &Action, now: Observed) -> Option<Observed> {
+        match (action, now) {
+            (Action::CreateLoadBalancer { .. }, Observed::Full(mut view)) => {
+                view.name_subnets(&self.memory.subnets()?);
+                Some(Observed::Full(view))
+            }
+            (_, now) => Some(now),
+        }
+    }
+
+    async fn change(&self, owner: &Owner, action: &Action) -> Result<Answered, ProviderError> {
+        match action {
+            Action::CreateSecurityGroup { name, tags } => {
+                return self.create_security_group(owner, name, tags).await;
+            }
+            Action::CreateTargetGroup(new) => return self.create_target_group(owner, new).await,
+            Action::CreateLoadBalancer { .. } => return self.create_load_balancer(owner, action).await,
+            Action::CreateListener { load_balancer, spec, group, tags } => {
+                return self.create_listener(owner, load_balancer, spec, group, tags).await;
+            }
+            Action::Authorize { group, rules } => return self.authorize(owner, group, rules).await,
+            Action::Revoke { group, rules } => return self.revoke(owner, group, rules).await,
             Action::SetGroupAttributes { group, attributes } => {
                 let id = self.find(owner, group, Find::TargetGroup).await?;
                 self.cloud.modify_target_group_attributes(&id, attributes).await?;
@@ -68,14 +100,48 @@ impl<C: Cloud> Executor<'_, C> {
                 self.cloud.modify_health_check(&id, health).await?;
             }
             Action::Register { group, targets } => self.register(owner, group, targets).await?,
-            Action::CreateLoadBalancer { .. } => self.create_load_balancer(owner, action).await?,
+            Action::Deregister { group, targets } => self.deregister(owner, group, targets).await?,
+            Action::ModifyListener { id, spec, group } => {
+                let group = self.find(owner, group, Find::TargetGroup).await?;
+                self.cloud.modify_listener(id, spec, &group).await?;
+            }
+            Action::DeleteListener { id, port: _ } => {
+                unless(self.cloud.delete_listener(id).await, Trouble::NotFound)?;
+            }
+            Action::SetAttributes { .. }
+            | Action::SetSubnets { .. }
+            | Action::SetSecurityGroups { .. }
+            | Action::SetAddressType { .. }
+            | Action::Mark { .. }
+            | Action::Unseal { .. }
+            | Action::Seal { .. } => self.change_load_balancer(owner, action).await?,
+            Action::AddCertificates { .. }
+            | Action::RemoveCertificates { .. }
+            | Action::SetListenerAttributes { .. } => self.on_listener(owner, action).await?,
+            Action::ReadPrefixLists(ids) => self.read_prefix_lists(ids).await?,
+            Action::Adopt { asked, tags } => {
+                self.adopt(owner, asked, tags).await?;
+                return Ok(Answered::Found);
+            }
+            // The belief is gone already; deletions are done elsewhere.
+            Action::Look
+            | Action::DeleteLoadBalancer(_)
+            | Action::DeleteTargetGroup(_)
+            | Action::DeleteSecurityGroup(_) => return Ok(Answered::Found),
+        }
+        Ok(Answered::Done)
+    }
+
+    async fn change_load_balancer(&self, owner: &Owner, action: &Action) -> Result<(), ProviderError> {
+        match action {
             Action::SetAttributes { load_balancer, attributes } => {
                 let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
                 self.cloud.modify_load_balancer_attributes(&id, attributes).await?;
             }
             Action::SetSubnets { load_balancer, placement } => {
                 let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
-                let subnets = self.named_subnets(placement).await?;
+                // Named ones, whatever the scheme.
+                let subnets = self.place(Scheme::External, placement).await?;
                 self.cloud.set_subnets(&id, &subnets).await?;
             }
             Action::SetSecurityGroups { load_balancer, groups } => {
@@ -86,30 +152,15 @@ impl<C: Cloud> Executor<'_, C> {
                 let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
                 self.cloud.set_address_type(&id, *kind).await?;
             }
-            Action::CreateListener { load_balancer, spec, group, tags } => {
-                self.create_listener(owner, load_balancer, spec, group, tags).await?;
-            }
-            Action::ModifyListener { id, spec, group } => {
-                let group = self.find(owner, group, Find::TargetGroup).await?;
-                self.cloud.modify_listener(id, spec, &group).await?;
-            }
-            Action::AddCertificates { .. }
-            | Action::RemoveCertificates { .. }
-            | Action::SetListenerAttributes { .. } => self.on_listener(owner, action).await?,
-            Action::Deregister { group, targets } => self.deregister(owner, group, targets).await?,
-            Action::Revoke { group, rules } => self.revoke(owner, group, rules).await?,
-            Action::DeleteListener { id, port: _ } => {
-                unless(self.cloud.delete_listener(id).await, Trouble::NotFound)?;
-            }
-            Action::DeleteLoadBalancer(_) | Action::DeleteTargetGroup(_) | Action::DeleteSecurityGroup(_) => {
-                return self.delete(owner, action).await;
-            }
-            Action::Mark { load_balancer, tags } | Action::Seal { load_balancer, tags } => {
+            Action::Mark { load_balancer, tags }
+            | Action::Unseal { load_balancer, tags }
+            | Action::Seal { load_balancer, tags } => {
                 let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
-                self.cloud.add_tags(&id, tags).await?;
+                self.batches.mark(self.cloud, &id, tags).await?;
             }
+            _ => {}
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// The ID of a thing: from the plan, from memory, or by its name, and then with a look at its tags.
@@ -142,7 +193,12 @@ impl<C: Cloud> Executor<'_, C> {
         };
         let tags = match tags {
             Some(tags) => tags,
-            None => self.cloud.tags(std::slice::from_ref(&id)).await?.remove(&id).unwrap_or_default(),
+            None => self
+                .batches
+                .tags(self.cloud, std::slice::from_ref(&id))
+                .await?
+                .remove(&id)
+                .unwrap_or_default(),
         };
         if tags::are_of(&tags, owner) {
             self.memory.made(owner, name, &id);
@@ -165,14 +221,16 @@ impl<C: Cloud> Executor<'_, C> {
         owner: &Owner,
         name: &str,
         tags: &Tags,
-    ) -> Result<(), ProviderError> {
+    ) -> Result<Answered, ProviderError> {
         let description = format!("Clients of Service {}, by Portico", owner.name);
         let made = self.cloud.create_security_group(&self.config.vpc, name, &description, tags).await;
+        let made = made.map(|id| (id.clone(), Answered::Made(id)));
         self.remember(owner, name, made, Find::SecurityGroup).await
     }
 
-    async fn create_target_group(&self, owner: &Owner, new: &NewGroup) -> Result<(), ProviderError> {
+    async fn create_target_group(&self, owner: &Owner, new: &NewGroup) -> Result<Answered, ProviderError> {
         let made = self.cloud.create_target_group(new).await;
+        let made = made.map(|id| (id.clone(), Answered::Made(id)));
         self.remember(owner, &new.name, made, Find::TargetGroup).await
     }
 
@@ -181,20 +239,23 @@ impl<C: Cloud> Executor<'_, C> {
         &self,
         owner: &Owner,
         name: &str,
-        made: Result<Id, CloudError>,
+        made: Result<(Id, Answered), CloudError>,
         find: Find,
-    ) -> Result<(), ProviderError> {
+    ) -> Result<Answered, ProviderError> {
         match made {
-            Ok(id) => self.memory.made(owner, name, &id),
+            Ok((id, answered)) => {
+                self.memory.made(owner, name, &id);
+                Ok(answered)
+            }
             Err(error) if error.trouble == Trouble::Duplicate => {
                 self.look_up(owner, name, find).await?.ok_or(error)?;
+                Ok(Answered::Found)
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
-    async fn create_load_balancer(&self, owner: &Owner, action: &Action) -> Result<(), ProviderError> {
+    async fn create_load_balancer(&self, owner: &Owner, action: &Action) -> Result<Answered, ProviderError> {
         let Action::CreateLoadBalancer {
             name,
             name_is_given,
@@ -205,11 +266,11 @@ impl<C: Cloud> Executor<'_, C> {
             tags,
         } = action
         else {
-            return Ok(());
+            return Ok(Answered::Refused);
         };
         // AWS answers a second creation like the first: a name of the user's might be somebody else's.
         if *name_is_given && self.look_up(owner, name, Find::LoadBalancer).await?.is_some() {
-            return Ok(());
+            return Ok(Answered::Found);
         }
         let new = NewLoadBalancer {
             name: name.clone(),
@@ -220,6 +281,7 @@ impl<C: Cloud> Executor<'_, C> {
             tags: tags.clone(),
         };
         let made = self.cloud.create_load_balancer(&new).await;
+        let made = made.map(|facts| (facts.id.clone(), Answered::LoadBalancer(Box::new(facts))));
         self.remember(owner, name, made, Find::LoadBalancer).await
     }
 
@@ -230,36 +292,51 @@ impl<C: Cloud> Executor<'_, C> {
         spec: &ListenerSpec,
         group: &Named,
         tags: &Tags,
-    ) -> Result<(), ProviderError> {
+    ) -> Result<Answered, ProviderError> {
         let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
         let group = self.find(owner, group, Find::TargetGroup).await?;
         // A duplicate is ours, as the load balancer is; the next plan compares it.
-        Ok(unless(self.cloud.create_listener(&id, spec, &group, tags).await, Trouble::Duplicate)?)
+        match self.cloud.create_listener(&id, spec, &group, tags).await {
+            Ok(listener) => Ok(Answered::Listener(listener)),
+            Err(error) if error.trouble == Trouble::Duplicate => Ok(Answered::Found),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// One rule that is there already makes AWS refuse all: then only the missing ones are sent.
-    async fn authorize(&self, owner: &Owner, group: &Named, rules: &[Rule]) -> Result<(), ProviderError> {
+    async fn authorize(
+        &self,
+        owner: &Owner,
+        group: &Named,
+        rules: &[Rule],
+    ) -> Result<Answered, ProviderError> {
         let id = self.find(owner, group, Find::SecurityGroup).await?;
         match self.cloud.authorize(&id, rules).await {
             Err(error) if error.trouble == Trouble::Duplicate => {
                 let present = self.rules(owner, &id).await?;
                 let missing: Vec<Rule> =
                     rules.iter().filter(|rule| !present.contains(rule)).cloned().collect();
-                if missing.is_empty() { Ok(()) } else { Ok(self.cloud.authorize(&id, &missing).await?) }
+                if !missing.is_empty() {
+                    self.cloud.authorize(&id, &missing).await?;
+                }
+                Ok(Answered::Found)
             }
-            other => Ok(other?),
+            other => Ok(other.map(|()| Answered::Done)?),
         }
     }
 
-    async fn revoke(&self, owner: &Owner, group: &Named, rules: &[Rule]) -> Result<(), ProviderError> {
+    async fn revoke(&self, owner: &Owner, group: &Named, rules: &[Rule]) -> Result<Answered, ProviderError> {
         let id = self.find(owner, group, Find::SecurityGroup).await?;
         match self.cloud.revoke(&id, rules).await {
             Err(error) if error.trouble == Trouble::NotFound => {
                 let present = self.rules(owner, &id).await?;
                 let stale: Vec<Rule> = rules.iter().filter(|rule| present.contains(rule)).cloned().collect();
-                if stale.is_empty() { Ok(()) } else { Ok(self.cloud.revoke(&id, &stale).await?) }
+                if !stale.is_empty() {
+                    self.cloud.revoke(&id, &stale).await?;
+                }
+                Ok(Answered::Found)
             }
-            other => Ok(other?),
+            other => Ok(other.map(|()| Answered::Done)?),
         }
     }
 
@@ -309,7 +386,7 @@ impl<C: Cloud> Executor<'_, C> {
     }
 
     /// What something still holds on to is let go by AWS in a while: network interfaces, listeners.
-    async fn delete(&self, owner: &Owner, action: &Action) -> Done {
+    async fn delete(&self, owner: &Owner, action: &Action) -> Result<(Outcome, Answered), ProviderError> {
         let (named, answer) = match action {
             Action::DeleteLoadBalancer(Named { name, id: Some(id) }) => {
                 ((name, id), self.cloud.delete_load_balancer(id).await)
@@ -320,17 +397,18 @@ impl<C: Cloud> Executor<'_, C> {
             Action::DeleteSecurityGroup(Named { name, id: Some(id) }) => {
                 ((name, id), self.cloud.delete_security_group(id).await)
             }
-            _ => return Ok(Outcome::Done),
+            _ => return Ok((Outcome::Done, Answered::Found)),
         };
         let (name, id) = named;
         match unless(answer, Trouble::NotFound) {
             Ok(()) => {
                 self.memory.gone(owner, id);
-                Ok(Outcome::Done)
+                Ok((Outcome::Done, Answered::Done))
             }
             Err(error) if error.trouble == Trouble::InUse => {
                 let what = format!("AWS to let go of {name} ({})", error.message);
-                Ok(Outcome::InProgress { retry: LOOK_AGAIN, what })
+                let retry = Pace(self.config.pace).wait(self.memory.held(owner));
+                Ok((Outcome::InProgress { retry, what }, Answered::Refused))
             }
             Err(error) => Err(error.into()),
         }

@@ -9,6 +9,7 @@
 //! user makes those, and names them. Invariants: nothing without this cluster's owner tags is touched; deletion
 //! protection is never switched off; the pure half (options, translate, plan, report) knows no SDK.
 
+mod believed;
 mod capabilities;
 pub mod cloud;
 mod execute;
@@ -28,6 +29,6 @@ mod translate;
 mod wanted;
 
 pub use capabilities::CAPABILITIES;
-pub use observed::{Observed, Snapshot, View};
+pub use observed::{Observed, Seal, Snapshot, Targets, View};
 pub use provider::{AwsProvider, Config};
 pub use step::Step;

@@ -1,110 +1,219 @@
-//! What this process has learnt, to save reads: IDs of what it made, the last full view, subnets.
+//! What this process knows of each Service: what it has read, and what it has done since and got answered.
 //!
-//! Owns: the memory. Leaves to others: reading. Invariant: losing it costs reads and nothing else; an ID from it is
-//! believed only for as long as the thing answers.
+//! Owns: the memory, and when it is no longer believed. Leaves to others: reading (`observe`), what a step changes
+//! (`believed`). Invariants: losing it costs reads and nothing else; a step takes the belief away, and only its answer
+//! gives it back, so that an error, a timeout or a cancelled call ends in doubt; an ID outlives the doubt, and is
+//! believed for as long as the thing answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use portico_provider::{Owner, ServiceUid};
+use tokio::time::Instant;
 
 use crate::cloud::resources::{Id, PrefixList, Subnet};
-use crate::observed::View;
+use crate::observed::{Observed, Seal, Snapshot, Targets, View};
 use crate::plan::PrefixLists;
+
+/// Subnets change with the network, not with Services.
+const SUBNETS_STAY: Duration = Duration::from_mins(1);
 
 /// One Service's part.
 #[derive(Clone, Debug, Default)]
 struct Known {
     ids: BTreeMap<String, Id>,
-    view: Option<View>,
+    belief: Option<Observed>,
+    /// Tries to delete something that AWS still held on to.
+    held: u32,
+}
+
+#[derive(Debug, Default)]
+struct Services {
+    known: BTreeMap<ServiceUid, Known>,
+    /// A complete listing was read: of whom nothing is known, nothing was there.
+    listed: bool,
 }
 
 /// The memory.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    services: Mutex<BTreeMap<ServiceUid, Known>>,
-    subnets: Mutex<Vec<Subnet>>,
-    prefix_lists: Mutex<Option<PrefixLists>>,
+    services: Mutex<Services>,
+    subnets: Mutex<Option<(Vec<Subnet>, Instant)>>,
+    prefix_lists: Mutex<PrefixLists>,
+    prefix_lists_asked: AtomicBool,
 }
 
 impl Memory {
-    fn services(&self) -> MutexGuard<'_, BTreeMap<ServiceUid, Known>> {
+    fn services(&self) -> MutexGuard<'_, Services> {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thing exists, and so the last view is out of date.
+    fn with<T>(&self, owner: &Owner, with: impl FnOnce(&mut Known) -> T) -> T {
+        with(self.services().known.entry(owner.service.clone()).or_default())
+    }
+
+    /// A thing exists under this name.
     pub(crate) fn made(&self, owner: &Owner, name: &str, id: &Id) {
-        let mut services = self.services();
-        let known = services.entry(owner.service.clone()).or_default();
-        known.view = None;
-        known.ids.insert(name.to_owned(), id.clone());
+        self.with(owner, |known| known.ids.insert(name.to_owned(), id.clone()));
     }
 
     /// A thing is gone.
     pub(crate) fn gone(&self, owner: &Owner, id: &Id) {
-        if let Some(known) = self.services().get_mut(&owner.service) {
-            known.view = None;
+        self.with(owner, |known| {
+            known.held = 0;
             known.ids.retain(|_, kept| kept != id);
-        }
+        });
     }
 
-    /// Something changed.
-    pub(crate) fn changed(&self, owner: &Owner) {
-        if let Some(known) = self.services().get_mut(&owner.service) {
-            known.view = None;
-        }
+    /// AWS holds on to a thing; how many times it did before.
+    pub(crate) fn held(&self, owner: &Owner) -> u32 {
+        self.with(owner, |known| {
+            known.held += 1;
+            known.held - 1
+        })
     }
 
     /// The ID of a thing by its name.
     pub(crate) fn id(&self, owner: &Owner, name: &str) -> Option<Id> {
-        self.services().get(&owner.service)?.ids.get(name).cloned()
+        self.services().known.get(&owner.service)?.ids.get(name).cloned()
     }
 
     /// Every ID known of this Service; a listing by tags may lag behind.
     pub(crate) fn ids(&self, owner: &Owner) -> BTreeSet<Id> {
         let services = self.services();
-        services.get(&owner.service).into_iter().flat_map(|known| known.ids.values().cloned()).collect()
+        services.known.get(&owner.service).into_iter().flat_map(|known| known.ids.values().cloned()).collect()
     }
 
-    /// A full view was read.
+    /// What is believed; of whom a complete listing showed nothing and nothing was done since, nothing exists.
+    pub(crate) fn belief(&self, owner: &Owner) -> Option<Observed> {
+        let services = self.services();
+        match services.known.get(&owner.service) {
+            Some(known) => known.belief.clone(),
+            None => services.listed.then(|| Observed::Full(View::default())),
+        }
+    }
+
+    /// Whether everything of this Service is known to this process, because it read or made it.
+    pub(crate) fn is_known(&self, owner: &Owner) -> bool {
+        let services = self.services();
+        services.known.get(&owner.service).is_some_and(|known| known.belief.is_some())
+    }
+
+    /// What is believed, and from now on no longer: whoever has it is about to change something.
+    pub(crate) fn take_belief(&self, owner: &Owner) -> Option<Observed> {
+        let belief = self.belief(owner);
+        self.doubt(owner);
+        belief
+    }
+
+    /// This is what there is.
+    pub(crate) fn believe(&self, owner: &Owner, observed: Observed) {
+        self.with(owner, |known| known.belief = Some(observed));
+    }
+
+    /// What was believed was looked at again; unless something else came to light meanwhile.
+    pub(crate) fn refreshed(&self, owner: &Owner, before: &Observed, after: Observed) {
+        if self.belief(owner).as_ref() == Some(before) {
+            self.believe(owner, after);
+        }
+    }
+
+    /// Something may be otherwise.
+    pub(crate) fn doubt(&self, owner: &Owner) {
+        self.with(owner, |known| known.belief = None);
+    }
+
+    /// Everything was read.
     pub(crate) fn saw(&self, owner: &Owner, view: &View) {
         if view.is_empty() {
-            self.services().remove(&owner.service);
+            self.services().known.remove(&owner.service);
             return;
         }
         let View { load_balancers, groups, firewalls, subnet_names: _ } = view;
         let balancers = load_balancers.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
         let groups = groups.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
         let firewalls = firewalls.iter().map(|(name, it)| (name.clone(), it.id.clone()));
-        let known =
-            Known { ids: balancers.chain(groups).chain(firewalls).collect(), view: Some(view.clone()) };
-        self.services().insert(owner.service.clone(), known);
+        let ids = balancers.chain(groups).chain(firewalls).collect();
+        self.with(owner, |known| {
+            known.ids = ids;
+            known.belief = Some(Observed::Full(view.clone()));
+        });
     }
 
-    /// The last full view, if nothing was changed since.
-    pub(crate) fn view(&self, service: &ServiceUid) -> Option<View> {
-        self.services().get(service)?.view.clone()
+    /// A listing shows this of a Service; the answer is what to believe of it. The tags of a thing in a listing may
+    /// lag behind, the things themselves may not without a doubt.
+    pub(crate) fn listed_one(&self, owner: &Owner, snapshot: Snapshot) -> Observed {
+        self.with(owner, |known| {
+            // In doubt, or being changed: only a full read ends that.
+            if known.belief.is_none() && !known.ids.is_empty() {
+                return Observed::Snapshot(snapshot);
+            }
+            let same = match &known.belief {
+                Some(Observed::Full(view)) => view.snapshot().has_things_of(&snapshot),
+                Some(Observed::Snapshot(before)) => before.has_things_of(&snapshot),
+                None => false,
+            };
+            let ids = snapshot.load_balancers.iter().chain(&snapshot.groups);
+            known.ids.extend(ids.map(|(name, id)| (name.clone(), id.clone())));
+            match &known.belief {
+                Some(belief) if same => belief.clone(),
+                _ => {
+                    known.belief = Some(Observed::Snapshot(snapshot.clone()));
+                    Observed::Snapshot(snapshot)
+                }
+            }
+        })
     }
 
-    /// Sizes of prefix lists, as last read; `None`: never yet.
-    pub(crate) fn prefix_lists(&self) -> Option<PrefixLists> {
+    /// Sizes of prefix lists, as far as they were read.
+    pub(crate) fn prefix_lists(&self) -> PrefixLists {
         self.prefix_lists.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether nobody has asked for all prefix lists yet; from now on somebody has.
+    pub(crate) fn asks_for_prefix_lists(&self) -> bool {
+        !self.prefix_lists_asked.swap(true, Ordering::Relaxed)
     }
 
     /// Prefix lists were read.
     pub(crate) fn saw_prefix_lists(&self, lists: Vec<PrefixList>) {
         let sizes = lists.into_iter().map(|PrefixList { id, family, most }| (id, (family, most)));
-        let mut known = self.prefix_lists.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get_or_insert_default().extend(sizes);
+        self.prefix_lists.lock().unwrap_or_else(PoisonError::into_inner).extend(sizes);
     }
 
-    /// Subnets as last read.
-    pub(crate) fn subnets(&self) -> Vec<Subnet> {
-        self.subnets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// A listing was read to its end.
+    pub(crate) fn listed(&self) {
+        self.services().listed = true;
+    }
+
+    /// The tags said that the wanted targets are those there are.
+    pub(crate) fn targets_are(
+        &self,
+        owner: &Owner,
+        sealed: &Seal,
+        targets: impl FnOnce() -> BTreeMap<String, Targets>,
+    ) {
+        if let Some(known) = self.services().known.get_mut(&owner.service)
+            && let Some(Observed::Snapshot(Snapshot { targets: unknown @ None, sealed: Some(found), .. })) =
+                &mut known.belief
+            && found == sealed
+        {
+            *unknown = Some(targets());
+        }
+    }
+
+    /// Subnets as last read; `None`: too long ago.
+    pub(crate) fn subnets(&self) -> Option<Vec<Subnet>> {
+        let subnets = self.subnets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (subnets, _) = subnets.as_ref().filter(|(_, read)| read.elapsed() < SUBNETS_STAY)?;
+        Some(subnets.clone())
     }
 
     /// Subnets were read.
     pub(crate) fn saw_subnets(&self, subnets: &[Subnet]) {
-        subnets.clone_into(&mut self.subnets.lock().unwrap_or_else(PoisonError::into_inner));
+        let read = Some((subnets.to_vec(), Instant::now()));
+        *self.subnets.lock().unwrap_or_else(PoisonError::into_inner) = read;
     }
 }

@@ -41,7 +41,7 @@ fn named(owner: &Owner, what: &str) -> String {
 }
 
 /// FNV-1a, 64 bits (RFC 9923): stable across processes and compilers. Nobody gains by a collision in his own Services.
-fn digest(text: &str) -> u64 {
+pub(crate) fn digest(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

@@ -1,19 +1,20 @@
-//! Reading: everything by tags in one listing, or one Service in full.
+//! Reading: everything by tags in one listing, or one Service as closely as asked.
 //!
-//! Owns: both reads. Leaves to others: what to make of them. Invariants: what a listing by tags shows is read again
-//! with its own tags, so that a listing that lags cannot make us touch somebody else's thing; what is gone by then is
-//! left out.
+//! Owns: what is read, and what is believed instead. Leaves to others: the memory, what to make of it. Invariants: what
+//! a listing by tags shows is read again with its own tags, so that a listing that lags cannot make us touch somebody
+//! else's thing; what is gone by then is left out; nothing counts as gone without a listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portico_provider::{ClusterUid, Inventory, Owned, Owner};
+use portico_provider::{ClusterUid, Inventory, Look, Owned, Owner};
 
+use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
-    Health, Id, Kind, Listener, ListenerExtras, LoadBalancer, Tags, TargetGroup, Transport,
+    Health, Id, Kind, LifeState, Listener, ListenerExtras, LoadBalancer, Tags, TargetGroup, Transport,
 };
 use crate::cloud::{Answer, Cloud};
 use crate::memory::Memory;
-use crate::observed::{Balancer, Group, Observed, Snapshot, View};
+use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, Targets, View};
 use crate::tags;
 
 /// Everything of a cluster, by tags: one paged listing.
@@ -23,130 +24,240 @@ pub(crate) async fn inventory<C: Cloud>(
     cluster: &ClusterUid,
 ) -> Answer<Inventory<Observed>> {
     let mut services: BTreeMap<Owner, Snapshot> = BTreeMap::new();
-    for (id, found) in cloud.tagged(&tags::cluster(cluster)).await? {
+    for (id, found) in cloud.tagged(&tags::of_cluster(cluster)).await? {
         let (Some(owner), Some(kind)) = (tags::owner(&found), id.kind()) else { continue };
         let snapshot = services.entry(owner).or_default();
-        match kind {
-            Kind::LoadBalancer => {
-                snapshot.load_balancers += 1;
+        match (kind, id.name()) {
+            (Kind::LoadBalancer, Some(name)) => {
+                snapshot.load_balancers.insert(name.to_owned(), id);
                 // Two are a replacement under way, whatever their seals say.
-                snapshot.sealed = tags::sealed(&found).filter(|_| snapshot.load_balancers == 1);
+                snapshot.sealed = Seal::of(&found).filter(|_| snapshot.load_balancers.len() == 1);
             }
-            Kind::TargetGroup | Kind::SecurityGroup => snapshot.others += 1,
+            (Kind::TargetGroup, Some(name)) => {
+                snapshot.groups.insert(name.to_owned(), id);
+            }
+            (Kind::SecurityGroup | Kind::LoadBalancer | Kind::TargetGroup, _) => snapshot.firewalls.push(id),
+        }
+        snapshot.firewalls.sort();
+    }
+    memory.listed();
+    let each = services.into_iter().map(|(owner, snapshot)| {
+        let observed = memory.listed_one(&owner, snapshot);
+        Owned { owner, observed }
+    });
+    Ok(each.collect())
+}
+
+/// Everything that a look needs.
+pub(crate) struct Observer<'a, C> {
+    pub(crate) cloud: &'a C,
+    pub(crate) batches: &'a Batches,
+    pub(crate) memory: &'a Memory,
+    /// `vpc-…`.
+    pub(crate) vpc: &'a str,
+}
+
+impl<C: Cloud> Observer<'_, C> {
+    /// One Service, as closely as asked.
+    pub(crate) async fn observe(&self, owner: &Owner, look: Look) -> Answer<Option<Observed>> {
+        if look < Look::Fresh
+            && let Some(believed) = self.memory.belief(owner)
+        {
+            let looked = self.look(owner, &believed, look).await?;
+            match looked {
+                Some(Observed::Full(view)) if view.is_empty() => return Ok(None),
+                Some(seen) => {
+                    self.memory.refreshed(owner, &believed, seen.clone());
+                    return Ok(Some(seen));
+                }
+                None => self.memory.doubt(owner),
+            }
+        }
+        let view = self.read(owner).await?;
+        self.memory.saw(owner, &view);
+        Ok((!view.is_empty()).then_some(Observed::Full(view)))
+    }
+
+    // ---- on top of what is believed; `None`: it is not as it was believed
+
+    async fn look(&self, owner: &Owner, believed: &Observed, look: Look) -> Answer<Option<Observed>> {
+        match believed {
+            Observed::Full(view) => {
+                let sealed = |(_, balancer): (&String, &Balancer)| {
+                    (balancer.facts.id.clone(), balancer.sealed.clone())
+                };
+                let sealed = view.load_balancers.iter().map(sealed).collect();
+                if look >= Look::Confirm && !self.is_confirmed(owner, &view.snapshot(), sealed).await? {
+                    return Ok(None);
+                }
+                let mut view = view.clone();
+                let going_on = look == Look::Own || self.poll(&mut view, look).await?;
+                Ok(going_on.then_some(Observed::Full(view)))
+            }
+            // Enough for a change of targets, once those are known.
+            Observed::Snapshot(Snapshot { targets: None, .. }) => Ok(None),
+            Observed::Snapshot(snapshot) => {
+                let sealed = snapshot.only().map(|(_, id)| (id.clone(), snapshot.sealed.clone()));
+                let sealed = sealed.into_iter().collect();
+                if look >= Look::Confirm && !self.is_confirmed(owner, snapshot, sealed).await? {
+                    return Ok(None);
+                }
+                let mut snapshot = snapshot.clone();
+                if look >= Look::Poll {
+                    for (name, targets) in snapshot.targets.iter_mut().flatten() {
+                        if let Some(id) = snapshot.groups.get(name).filter(|_| is_due(targets, look)) {
+                            *targets = self.targets(id).await?;
+                        }
+                    }
+                }
+                Ok(Some(Observed::Snapshot(snapshot)))
+            }
         }
     }
-    Ok(services.into_iter().map(|(owner, snapshot)| remembered(memory, owner, snapshot)).collect())
-}
 
-/// The full view of what has not changed since it was read, by its tags.
-fn remembered(memory: &Memory, owner: Owner, snapshot: Snapshot) -> Owned<Observed> {
-    let same = |view: &View| {
-        let View { load_balancers, groups, firewalls, subnet_names: _ } = view;
-        let sealed = load_balancers.values().next().and_then(|balancer| balancer.sealed.as_ref());
-        load_balancers.len() == 1
-            && snapshot.load_balancers == 1
-            && groups.len() + firewalls.len() == snapshot.others
-            && sealed.is_some()
-            && sealed == snapshot.sealed.as_ref()
-    };
-    match memory.view(&owner.service).filter(same) {
-        Some(view) => Owned { owner, observed: Observed::Full(view) },
-        None => Owned { owner, observed: Observed::Snapshot(snapshot) },
+    /// Whether all is still there, ours, and sealed as this process left it: another writer would have left his mark.
+    async fn is_confirmed(
+        &self,
+        owner: &Owner,
+        snapshot: &Snapshot,
+        sealed: BTreeMap<Id, Option<Seal>>,
+    ) -> Answer<bool> {
+        let ids = snapshot.tagged();
+        let found = self.batches.tags(self.cloud, &ids).await?;
+        let as_left = |(id, seal): (&Id, &Option<Seal>)| found.get(id).map(Seal::of).as_ref() == Some(seal);
+        Ok(ids.iter().all(|id| found.get(id).is_some_and(|tags| tags::are_of(tags, owner)))
+            && sealed.iter().all(as_left))
     }
-}
 
-/// One Service, in full.
-pub(crate) async fn observe<C: Cloud>(cloud: &C, memory: &Memory, vpc: &str, owner: &Owner) -> Answer<View> {
-    let identity = tags::identity(owner);
-    let listed = cloud.tagged(&identity).await?.into_iter().map(|(id, _)| id);
-    let ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
-    let of = |kind| ids.iter().filter(move |id| id.kind() == Some(kind)).cloned();
-    let tagged: Vec<Id> = of(Kind::LoadBalancer).chain(of(Kind::TargetGroup)).collect();
-    let found = if tagged.is_empty() { BTreeMap::new() } else { cloud.tags(&tagged).await? };
-    let own = |kind| -> Vec<Id> {
-        let ids = found.iter().filter(|(_, found)| tags::are_of(found, owner)).map(|(id, _)| id.clone());
-        ids.filter(|id| id.kind() == Some(kind)).collect()
-    };
-    let mut view = View::default();
-    for facts in cloud.load_balancers(&own(Kind::LoadBalancer)).await? {
-        let no_tags = Tags::new();
-        if let Some(balancer) = balancer(cloud, found.get(&facts.id).unwrap_or(&no_tags), facts).await? {
-            view.load_balancers.insert(balancer.facts.name.clone(), balancer);
+    /// Reads what AWS does by itself and had not finished; `false`: something is gone.
+    async fn poll(&self, view: &mut View, look: Look) -> Answer<bool> {
+        for balancer in view.load_balancers.values_mut().filter(|balancer| !balancer.serves()) {
+            let Some(facts) = self.batches.load_balancer(self.cloud, &balancer.facts.id).await? else {
+                return Ok(false);
+            };
+            balancer.facts = facts;
+            balancer.looks = balancer.looks.saturating_add(u32::from(!balancer.serves()));
+        }
+        let View { load_balancers, groups, firewalls: _, subnet_names: _ } = view;
+        let serving = load_balancers.values().filter(|balancer| balancer.serves());
+        let used: BTreeSet<&Id> = serving
+            .flat_map(|it| it.listeners.values().filter_map(|listener| listener.group.as_ref()))
+            .collect();
+        for group in groups.values_mut().filter(|group| used.contains(&group.facts.id)) {
+            if is_due(&group.targets, look) {
+                group.targets = self.targets(&group.facts.id).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn targets(&self, group: &Id) -> Answer<Targets> {
+        let mut targets = self.cloud.target_health(group).await?;
+        targets.retain(|_, health| *health != Health::Draining);
+        Ok(targets)
+    }
+
+    // ---- in full
+
+    async fn read(&self, owner: &Owner) -> Answer<View> {
+        let Self { cloud, batches, memory, vpc: _ } = self;
+        self.size_prefix_lists().await;
+        let known = memory.is_known(owner);
+        let listed = batches.owned(*cloud, owner).await?.into_iter().map(|(id, _)| id);
+        let ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
+        // A fresh process also asks EC2, whose answers lag less than the listing.
+        if ids.is_empty() && known {
+            return Ok(View::default());
+        }
+        let tagged: Vec<Id> =
+            ids.iter().filter(|id| id.kind() != Some(Kind::SecurityGroup)).cloned().collect();
+        let mut found = batches.tags(*cloud, &tagged).await?;
+        found.retain(|_, found| tags::are_of(found, owner));
+        let mut view = View::default();
+        for (id, tags) in &found {
+            match id.kind() {
+                Some(Kind::LoadBalancer) => {
+                    if let Some(facts) = batches.load_balancer(*cloud, id).await?
+                        && let Some(balancer) = self.balancer(tags, facts).await?
+                    {
+                        view.load_balancers.insert(balancer.facts.name.clone(), balancer);
+                    }
+                }
+                Some(Kind::TargetGroup) => {
+                    if let Some(facts) = batches.target_group(*cloud, id).await?
+                        && let Some(group) = self.group(facts).await?
+                    {
+                        view.groups.insert(group.facts.name.clone(), group);
+                    }
+                }
+                Some(Kind::SecurityGroup) | None => {}
+            }
+        }
+        for firewall in cloud.security_groups(&tags::identity(owner)).await? {
+            view.firewalls.insert(firewall.name.clone(), firewall);
+        }
+        self.name_subnets(&mut view).await?;
+        Ok(view)
+    }
+
+    /// `None`: it went while we looked.
+    async fn balancer(&self, found: &Tags, facts: LoadBalancer) -> Answer<Option<Balancer>> {
+        let Some(attributes) = self.cloud.load_balancer_attributes(&facts.id).await? else { return Ok(None) };
+        let listeners = self.cloud.listeners(&facts.id).await?;
+        let listeners: BTreeMap<u16, Listener> =
+            listeners.into_iter().map(|listener| (listener.spec.port, listener)).collect();
+        let extras = if tags::has_extras(found) { Some(self.extras(&listeners).await?) } else { None };
+        let (adopted, sealed) = (tags::is_adopted(found), Seal::of(found));
+        let looks = u32::from(facts.state == LifeState::Provisioning);
+        Ok(Some(Balancer { facts, attributes, listeners, extras, adopted, sealed, looks }))
+    }
+
+    /// What listeners have beside their specification.
+    async fn extras(&self, listeners: &BTreeMap<u16, Listener>) -> Answer<BTreeMap<u16, ListenerExtras>> {
+        let mut all = BTreeMap::new();
+        for (port, Listener { id, spec, group: _ }) in listeners {
+            let certificates = match spec.protocol {
+                Transport::Tls => self.cloud.listener_certificates(id).await?,
+                Transport::Tcp | Transport::Udp | Transport::TcpUdp => BTreeSet::new(),
+            };
+            let attributes = self.cloud.listener_attributes(id).await?;
+            all.insert(*port, ListenerExtras { certificates, attributes });
+        }
+        Ok(all)
+    }
+
+    /// `None`: it went while we looked.
+    async fn group(&self, facts: TargetGroup) -> Answer<Option<Group>> {
+        let Some(attributes) = self.cloud.target_group_attributes(&facts.id).await? else { return Ok(None) };
+        let targets = self.targets(&facts.id).await?;
+        Ok(Some(Group { facts, attributes, targets }))
+    }
+
+    async fn name_subnets(&self, view: &mut View) -> Answer<()> {
+        let mut subnets = self.memory.subnets().unwrap_or_default();
+        if !view.subnets().iter().all(|id| subnets.iter().any(|subnet| subnet.id == *id)) {
+            subnets = self.batches.subnets(self.cloud, self.vpc).await?;
+            self.memory.saw_subnets(&subnets);
+        }
+        view.name_subnets(&subnets);
+        Ok(())
+    }
+
+    /// Sizes of prefix lists, once in a process, with its first read in full. Who may not read them is told when a
+    /// Service names one, and only then.
+    async fn size_prefix_lists(&self) {
+        if self.memory.asks_for_prefix_lists() {
+            let all = self.cloud.prefix_lists(&BTreeSet::new()).await;
+            self.memory.saw_prefix_lists(all.unwrap_or_default());
         }
     }
-    for facts in cloud.target_groups(&own(Kind::TargetGroup)).await? {
-        if let Some(group) = group(cloud, facts).await? {
-            view.groups.insert(group.facts.name.clone(), group);
-        }
-    }
-    for firewall in cloud.security_groups(&identity).await? {
-        view.firewalls.insert(firewall.name.clone(), firewall);
-    }
-    view.subnet_names = subnet_names(cloud, memory, vpc, &view).await?;
-    memory.saw(owner, &view);
-    Ok(view)
 }
 
-/// Sizes of prefix lists, once in a process. Who may not read them is told when a Service names one, and only then.
-pub(crate) async fn prefix_lists<C: Cloud>(cloud: &C, memory: &Memory) {
-    if memory.prefix_lists().is_none() {
-        memory.saw_prefix_lists(cloud.prefix_lists(&BTreeSet::new()).await.unwrap_or_default());
-    }
-}
-
-/// `None`: it went while we looked.
-async fn balancer<C: Cloud>(cloud: &C, found: &Tags, facts: LoadBalancer) -> Answer<Option<Balancer>> {
-    let Some(attributes) = cloud.load_balancer_attributes(&facts.id).await? else { return Ok(None) };
-    let listeners = cloud.listeners(&facts.id).await?;
-    let listeners: BTreeMap<u16, Listener> =
-        listeners.into_iter().map(|listener| (listener.spec.port, listener)).collect();
-    let extras = if tags::has_extras(found) { Some(extras(cloud, &listeners).await?) } else { None };
-    let adopted = tags::is_adopted(found);
-    Ok(Some(Balancer { attributes, listeners, extras, adopted, sealed: tags::sealed(found), facts }))
-}
-
-/// What listeners have beside their specification.
-async fn extras<C: Cloud>(
-    cloud: &C,
-    listeners: &BTreeMap<u16, Listener>,
-) -> Answer<BTreeMap<u16, ListenerExtras>> {
-    let mut all = BTreeMap::new();
-    for (port, Listener { id, spec, group: _ }) in listeners {
-        let certificates = match spec.protocol {
-            Transport::Tls => cloud.listener_certificates(id).await?,
-            Transport::Tcp | Transport::Udp | Transport::TcpUdp => BTreeSet::new(),
-        };
-        let attributes = cloud.listener_attributes(id).await?;
-        all.insert(*port, ListenerExtras { certificates, attributes });
-    }
-    Ok(all)
-}
-
-/// `None`: it went while we looked.
-async fn group<C: Cloud>(cloud: &C, facts: TargetGroup) -> Answer<Option<Group>> {
-    let Some(attributes) = cloud.target_group_attributes(&facts.id).await? else { return Ok(None) };
-    let mut targets = cloud.target_health(&facts.id).await?;
-    targets.retain(|_, health| *health != Health::Draining);
-    Ok(Some(Group { facts, attributes, targets }))
-}
-
-async fn subnet_names<C: Cloud>(
-    cloud: &C,
-    memory: &Memory,
-    vpc: &str,
-    view: &View,
-) -> Answer<BTreeMap<String, String>> {
-    let used: BTreeSet<&str> = view
-        .load_balancers
-        .values()
-        .flat_map(|balancer| balancer.facts.subnets.iter().map(|mapping| mapping.subnet.as_str()))
-        .collect();
-    let mut subnets = memory.subnets();
-    if !used.iter().all(|id| subnets.iter().any(|subnet| subnet.id == *id)) {
-        subnets = cloud.subnets(vpc).await?;
-        memory.saw_subnets(&subnets);
-    }
-    let used = subnets.iter().filter(|subnet| used.contains(subnet.id.as_str()));
-    let names = used.filter_map(|subnet| Some((subnet.id.clone(), subnet.tags.get("Name")?.clone())));
-    Ok(names.collect())
+/// Whether targets are worth a read: for taking some away, when one has not been asked yet; else when one is not well.
+fn is_due(targets: &Targets, look: Look) -> bool {
+    targets.values().any(|health| match health {
+        Health::Initial | Health::Unused => true,
+        Health::Unhealthy => look < Look::Confirm,
+        Health::Healthy | Health::Draining => false,
+    })
 }

@@ -5,6 +5,7 @@
 //! Invariant: pure and total; steps come from a full view only, never from a snapshot of tags.
 
 mod balancer;
+mod by_tags;
 mod choice;
 mod draft;
 mod firewalls;
@@ -14,20 +15,37 @@ mod targets;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use portico_provider::{Desired, Effect, IngressAddress, IpFamily, LoadBalancer, Obstacle, Owner, Plan};
+use portico_provider::{
+    Desired, Effect, IngressAddress, IpFamily, LoadBalancer, Obstacle, Owner, Plan, Targets,
+};
 
 use crate::cloud::resources::{Id, LifeState, Source};
-use crate::observed::{Balancer, Observed, Snapshot, View};
+use crate::observed::{Balancer, Observed, Seal, View};
 use crate::step::{Action, Named, Step};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::{Frontend, Wanted};
+pub(crate) use by_tags::{hostname, learn};
 pub(crate) use choice::mismatch;
 use choice::{Choice, choose};
 use draft::Draft;
 
-/// A load balancer takes two or three minutes; targets take seconds.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How often to look at what AWS does by itself: a load balancer takes two or three minutes, a target a quarter of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace(pub(crate) Duration);
+
+impl Pace {
+    /// After so many looks in vain: once, twice, three times the pace, and six times after some minutes of that.
+    pub(crate) fn wait(self, looks: u32) -> Duration {
+        let Self(pace) = self;
+        match looks {
+            0..=2 => pace * (looks + 1),
+            3..=11 => pace * 3,
+            _ => pace * 6,
+        }
+    }
+}
+
 /// Somebody has to do something first.
 const NOT_SOON: Duration = Duration::from_mins(2);
 
@@ -40,6 +58,8 @@ pub(crate) struct Site {
     pub(crate) backend_group: Option<Id>,
     /// Sizes of users' prefix lists, as far as this process has read any.
     pub(crate) prefix_lists: PrefixLists,
+    /// How often to look.
+    pub(crate) pace: Pace,
 }
 
 /// The family of each prefix list, and how many entries it may ever have.
@@ -58,7 +78,7 @@ pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed
 
 /// Tags are not enough to act on.
 fn look(owner: &Owner, reason: &str) -> Plan<Step> {
-    Plan::nothing("").step(Step { owner: owner.clone(), action: Action::Look }, Effect::Narrow, reason)
+    Plan::nothing("").step(Step { owner: owner.clone(), action: Action::Look }, Effect::Widen, reason)
 }
 
 fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> Plan<Step> {
@@ -72,7 +92,7 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
     };
     let nothing = View::default();
     let view = match observed {
-        Some(Observed::Snapshot(snapshot)) => return present_by_tags(desired, snapshot),
+        Some(Observed::Snapshot(snapshot)) => return by_tags::present(site, desired, &wanted, snapshot),
         Some(Observed::Full(view)) => view,
         None => &nothing,
     };
@@ -108,16 +128,6 @@ fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
     lists.filter(|id| !site.prefix_lists.contains_key(*id)).cloned().collect()
 }
 
-fn present_by_tags(desired: &LoadBalancer, snapshot: &Snapshot) -> Plan<Step> {
-    match &snapshot.sealed {
-        Some((hash, _)) if *hash == desired.spec_hash().to_string() => {
-            Plan::nothing("its tags say that this very spec was finished")
-        }
-        Some(_) => look(&desired.owner, "the Service changed"),
-        None => look(&desired.owner, "something of it is unfinished"),
-    }
-}
-
 fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -> Plan<Step> {
     let mut draft = Draft::new(&desired.owner);
     let Choice { name, current, others, blocked } = choose(desired, wanted, view);
@@ -125,8 +135,17 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
     if let Some((field, message)) = blocked {
         draft.block(field, Obstacle::ReplacementRequired, message);
     }
-    let parts =
-        balancer::Parts { site, owner: &desired.owner, wanted, view, name: &name, current, keeps_shape };
+    let spec = spec_digest(desired);
+    let parts = balancer::Parts {
+        site,
+        owner: &desired.owner,
+        wanted,
+        spec: &spec,
+        view,
+        name: &name,
+        current,
+        keeps_shape,
+    };
     parts.plan(&mut draft);
     let mut kept = parts.group_names();
     for (old_name, old) in &others {
@@ -136,7 +155,7 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
             kept.extend(parts.upkeep(&mut draft, old_name, old));
             draft.wait(
                 format!("the Service's status to show the new load balancer instead of {old_name}"),
-                LOOK_AGAIN,
+                site.pace.wait(0),
             );
         }
     }
@@ -145,24 +164,25 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
     }
     parts.leftover_firewalls(&mut draft, others.is_empty());
     if let Some(current) = current {
-        state(&mut draft, current);
-        seal(&mut draft, desired, current);
+        state(&mut draft, site.pace, current);
+        seal(&mut draft, desired, wanted, current);
     }
     draft.plan("everything is as the Service asks")
 }
 
 /// Whether an old load balancer may go: the new one serves, and no status shows the old one.
 fn goes(desired: &LoadBalancer, current: Option<&Balancer>, old: &Balancer) -> bool {
-    let serves =
-        current.is_some_and(|new| matches!(new.facts.state, LifeState::Active | LifeState::Impaired(_)));
-    serves && !desired.published.contains(&IngressAddress::Hostname(old.facts.hostname.clone()))
+    current.is_some_and(Balancer::serves)
+        && !desired.published.contains(&IngressAddress::Hostname(old.facts.hostname.clone()))
 }
 
-fn state(draft: &mut Draft<'_>, balancer: &Balancer) {
+fn state(draft: &mut Draft<'_>, pace: Pace, balancer: &Balancer) {
     let name = &balancer.facts.name;
     match &balancer.facts.state {
         LifeState::Active | LifeState::Impaired(_) => {}
-        LifeState::Provisioning => draft.wait(format!("load balancer {name} to be active"), LOOK_AGAIN),
+        LifeState::Provisioning => {
+            draft.wait(format!("load balancer {name} to be active"), pace.wait(balancer.looks));
+        }
         LifeState::Failed(reason) => {
             let what =
                 format!("load balancer {name}, which AWS could not make ({reason}), to be deleted by hand");
@@ -171,16 +191,44 @@ fn state(draft: &mut Draft<'_>, balancer: &Balancer) {
     }
 }
 
-/// Notes on the load balancer that all is done, once it is.
-fn seal(draft: &mut Draft<'_>, desired: &LoadBalancer, current: &Balancer) {
-    let (hash, hostname) = (desired.spec_hash(), &current.facts.hostname);
-    let done = current.sealed.as_ref() == Some(&(hash.to_string(), hostname.clone()));
-    if done || !draft.is_unhindered() {
-        return;
-    }
+/// Notes on the load balancer that a change begins, and that all is done, once it is.
+fn seal(draft: &mut Draft<'_>, desired: &LoadBalancer, wanted: &Wanted, current: &Balancer) {
     let load_balancer = named(&current.facts.name, &current.facts.id);
-    let tags = tags::seal(hash, hostname);
-    draft.narrow(Action::Seal { load_balancer, tags }, "so that a restart need not read it in full");
+    marks(draft, &wanted_seal(desired, wanted), load_balancer, current.sealed.as_ref());
+}
+
+/// What tags shall say when all is done.
+fn wanted_seal(desired: &LoadBalancer, wanted: &Wanted) -> Seal {
+    Seal { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) }
+}
+
+fn marks(draft: &mut Draft<'_>, wanted: &Seal, load_balancer: Named, present: Option<&Seal>) {
+    let begun = match present {
+        // A crash on the way, and a return to what was sealed, must not look finished.
+        Some(Seal { spec, targets: Some(_) }) if !draft.is_empty() => {
+            let begun = Seal { spec: spec.clone(), targets: None };
+            let tags = begun.beyond(present);
+            draft.widen(
+                Action::Unseal { load_balancer: load_balancer.clone(), tags },
+                "so that a crash on the way does not look finished",
+            );
+            Some(begun)
+        }
+        present => present.cloned(),
+    };
+    if begun.as_ref() != Some(wanted) && draft.is_unhindered() {
+        let tags = wanted.beyond(begun.as_ref());
+        draft.last(Action::Seal { load_balancer, tags }, "so that a restart need not read it in full");
+    }
+}
+
+/// The hash of all that is desired but its targets, which come and go by themselves.
+pub(crate) fn spec_digest(desired: &LoadBalancer) -> String {
+    let targets = match desired.targets {
+        Targets::Nodes(_) => Targets::Nodes(BTreeSet::new()),
+        Targets::Pods(_) => Targets::Pods(BTreeSet::new()),
+    };
+    LoadBalancer { targets, ..desired.clone() }.spec_hash().to_string()
 }
 
 fn remove(owner: &Owner, view: &View) -> Plan<Step> {

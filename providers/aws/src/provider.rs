@@ -5,20 +5,22 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner,
-    Plan, ProviderError, Report,
+    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome,
+    Owner, Plan, ProviderError, Report,
 };
 
 use crate::capabilities::CAPABILITIES;
+use crate::cloud::batches::Batches;
 use crate::cloud::resources::Id;
 use crate::cloud::{Cloud, Sdk};
 use crate::execute::Executor;
 use crate::memory::Memory;
-use crate::observe;
+use crate::observe::{self, Observer};
 use crate::observed::Observed;
-use crate::plan::{PrefixLists, Site};
+use crate::plan::{Pace, PrefixLists, Site};
 use crate::step::Step;
 
 /// Where load balancers are made, and for whom.
@@ -33,11 +35,14 @@ pub struct Config {
     pub cluster_name: Option<String>,
     /// The cluster whose Services these are.
     pub cluster: ClusterUid,
+    /// How long until something that AWS does by itself is looked at for the first time; later looks are rarer.
+    pub pace: Duration,
 }
 
 /// Network Load Balancers.
 pub struct AwsProvider<C = Sdk> {
     cloud: C,
+    batches: Batches,
     memory: Memory,
     config: Config,
     site: Site,
@@ -52,7 +57,7 @@ impl<C> fmt::Debug for AwsProvider<C> {
 impl<C: Cloud> AwsProvider<C> {
     /// Calls nothing yet. An ID that cannot be one is [`ProviderError::Invalid`].
     pub fn new(cloud: C, config: Config) -> Result<Self, ProviderError> {
-        let Config { vpc, backend_security_group, cluster_name: _, cluster: _ } = &config;
+        let Config { vpc, backend_security_group, cluster_name: _, cluster: _, pace } = &config;
         let invalid = |message| Err(ProviderError::Invalid { operation: "read the configuration", message });
         if !vpc.starts_with("vpc-") {
             return invalid(format!("VPC {vpc:?} must be an ID such as vpc-0123456789abcdef0"));
@@ -64,8 +69,9 @@ impl<C: Cloud> AwsProvider<C> {
             vpc: vpc.clone(),
             backend_group: backend_security_group.clone().map(Id),
             prefix_lists: PrefixLists::new(),
+            pace: Pace(*pace),
         };
-        Ok(Self { cloud, memory: Memory::default(), config, site })
+        Ok(Self { cloud, batches: Batches::default(), memory: Memory::default(), config, site })
     }
 
     fn own(&self, operation: &'static str, owner: &Owner) -> Result<(), ProviderError> {
@@ -93,15 +99,16 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
         Ok(observe::inventory(&self.cloud, &self.memory, &self.config.cluster).await?)
     }
 
-    async fn observe(&self, owner: &Owner) -> Result<Option<Observed>, ProviderError> {
+    async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<Observed>, ProviderError> {
         self.own("observe", owner)?;
-        observe::prefix_lists(&self.cloud, &self.memory).await;
-        let view = observe::observe(&self.cloud, &self.memory, &self.config.vpc, owner).await?;
-        Ok((!view.is_empty()).then_some(Observed::Full(view)))
+        let Self { cloud, batches, memory, config, site: _ } = self;
+        let observer = Observer { cloud, batches, memory, vpc: &config.vpc };
+        Ok(observer.observe(owner, look).await?)
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
-        let site = Site { prefix_lists: self.memory.prefix_lists().unwrap_or_default(), ..self.site.clone() };
+        crate::plan::learn(&self.memory, desired, observed);
+        let site = Site { prefix_lists: self.memory.prefix_lists(), ..self.site.clone() };
         crate::plan::plan(&site, desired, observed)
     }
 
@@ -112,8 +119,8 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
 
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {
         self.own("execute", &step.owner)?;
-        let Self { cloud, memory, config, site: _ } = self;
-        Executor { cloud, memory, config }.execute(step).await
+        let Self { cloud, batches, memory, config, site: _ } = self;
+        Executor { cloud, batches, memory, config }.execute(step).await
     }
 
     fn report(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {

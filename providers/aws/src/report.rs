@@ -7,14 +7,14 @@ use portico_provider::{Fact, Ingress, IngressAddress, LoadBalancer, Report, Sche
 
 use crate::cloud::resources::{Health, LifeState};
 use crate::observed::{Balancer, Observed, Snapshot, View};
-use crate::plan::mismatch;
+use crate::plan::{hostname, mismatch};
 use crate::translate::{PRESERVE_CLIENT, translate};
 use crate::wanted::WantedListener;
 
 pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
     let mut report = match observed {
         None => unmade(),
-        Some(Observed::Snapshot(snapshot)) => by_tags(snapshot),
+        Some(Observed::Snapshot(snapshot)) => by_tags(desired, snapshot),
         Some(Observed::Full(view)) => full(desired, view),
     };
     if report.ready {
@@ -49,9 +49,9 @@ fn hairpin(desired: &LoadBalancer) -> Option<Fact> {
     Some(fact(Topic::ReachableFromTargets, Truth::False, "ClientAddressKept", message))
 }
 
-/// A seal says that all was done, and where; how targets are is read with the first change, or never needs to be.
-fn by_tags(snapshot: &Snapshot) -> Report {
-    if let Some((_, hostname)) = &snapshot.sealed {
+/// A seal says that all was done, and the status where; how targets are is read when there is something to do.
+fn by_tags(desired: &LoadBalancer, snapshot: &Snapshot) -> Report {
+    if let (Some(_), Some(hostname)) = (&snapshot.sealed, hostname(desired, snapshot)) {
         return Report { ingress: vec![ingress(hostname)], ready: true, facts: vec![provisioned(hostname)] };
     }
     let message = "not all of it has been made or read yet".to_owned();

@@ -56,7 +56,7 @@ pub struct Step {
 /// One call, with the reads that make it repeatable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Reads everything afresh.
+    /// Forgets what is known, so that everything is read.
     Look,
     /// Makes another controller's load balancer ours, if its tags prove that it was made for this Service.
     Adopt {
@@ -67,6 +67,13 @@ pub enum Action {
     },
     /// Reads how many entries these prefix lists may have.
     ReadPrefixLists(BTreeSet<String>),
+    /// Notes that a change begins: what was sealed counts no more.
+    Unseal {
+        /// On which.
+        load_balancer: Named,
+        /// What.
+        tags: Tags,
+    },
     /// Makes a security group.
     CreateSecurityGroup {
         /// Its name.
@@ -270,6 +277,7 @@ impl Action {
             | Self::SetSubnets { .. } => Some(Field::Options),
             Self::SetAddressType { .. } => Some(Field::IpFamilies),
             Self::Look
+            | Self::Unseal { .. }
             | Self::Adopt { .. }
             | Self::ReadPrefixLists(_)
             | Self::Mark { .. }
@@ -285,6 +293,9 @@ impl fmt::Display for Step {
         let Self { owner, action } = self;
         match action {
             Action::Look => write!(f, "read all that belongs to {}", owner.name),
+            Action::Unseal { load_balancer, tags: _ } => {
+                write!(f, "note on {load_balancer} that a change begins")
+            }
             Action::CreateSecurityGroup { name, tags: _ } => write!(f, "create security group {name}"),
             Action::Authorize { group, rules } => write!(f, "allow {} in {group}", words(rules)),
             Action::CreateTargetGroup(new) => {

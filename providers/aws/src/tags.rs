@@ -1,11 +1,12 @@
 //! Tags: whose a thing is, and what was last finished.
 //!
-//! Owns: keys and their reading. Leaves to others: writing them. Invariant: ownership is the cluster's and the Service's UID
-//! together; names in tags are for people.
+//! Owns: keys and their reading. Leaves to others: writing them. Invariants: ownership is the cluster's and the Service's
+//! UID together; names in tags are for people. A seal is whole or none: while a load balancer is being changed its
+//! targets' hash says so, and what was sealed before counts no more.
 
-use portico_provider::{ClusterUid, Owner, ServiceName, SpecHash};
+use portico_provider::{ClusterUid, Owner, ServiceName};
 
-use crate::cloud::resources::Tags;
+use crate::cloud::resources::{Filter, Tags};
 
 const CLUSTER: &str = "portico.dev/cluster-uid";
 pub(crate) const SERVICE_UID: &str = "portico.dev/service-uid";
@@ -13,7 +14,17 @@ const SERVICE: &str = "portico.dev/service";
 const SPEC_HASH: &str = "portico.dev/spec-hash";
 const EXTRAS: &str = "portico.dev/listener-extras";
 const ADOPTED: &str = "portico.dev/adopted";
-const HOSTNAME: &str = "portico.dev/hostname";
+const TARGETS_HASH: &str = "portico.dev/targets-hash";
+const CHANGING: &str = "changing";
+
+/// What was finished: the hash of all but the targets, and that of the targets; `None`: a change is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Of the spec.
+    pub spec: String,
+    /// Of the targets.
+    pub targets: Option<String>,
+}
 
 /// What every thing of this Service carries.
 pub(crate) fn of(owner: &Owner) -> Tags {
@@ -24,14 +35,20 @@ pub(crate) fn of(owner: &Owner) -> Tags {
 
 /// What finds this Service's things.
 pub(crate) fn identity(owner: &Owner) -> Tags {
-    let mut tags = cluster(&owner.cluster);
-    tags.insert(SERVICE_UID.to_owned(), owner.service.to_string());
-    tags
+    let Owner { cluster, service, name: _ } = owner;
+    Tags::from([(CLUSTER.to_owned(), cluster.to_string()), (SERVICE_UID.to_owned(), service.to_string())])
 }
 
 /// What finds this cluster's things.
-pub(crate) fn cluster(cluster: &ClusterUid) -> Tags {
-    Tags::from([(CLUSTER.to_owned(), cluster.to_string())])
+pub(crate) fn of_cluster(cluster: &ClusterUid) -> Filter {
+    Filter::from([(CLUSTER.to_owned(), vec![cluster.to_string()])])
+}
+
+/// What finds the things of all of these, who are of one cluster.
+pub(crate) fn of_any(owners: &[Owner]) -> Filter {
+    let services = owners.iter().map(|owner| owner.service.to_string()).collect();
+    let cluster = owners.first().map(|owner| owner.cluster.to_string());
+    Filter::from([(CLUSTER.to_owned(), cluster.into_iter().collect()), (SERVICE_UID.to_owned(), services)])
 }
 
 /// Whether the tags are this owner's.
@@ -48,9 +65,38 @@ pub(crate) fn owner(tags: &Tags) -> Option<Owner> {
     })
 }
 
-/// Written on a load balancer when everything around it is as a spec asks.
-pub(crate) fn seal(hash: SpecHash, hostname: &str) -> Tags {
-    Tags::from([(SPEC_HASH.to_owned(), hash.to_string()), (HOSTNAME.to_owned(), hostname.to_owned())])
+impl Seal {
+    /// The tags that differ from those of `present`; equal for many Services where only their targets changed, so
+    /// that one call sets them all.
+    pub(crate) fn beyond(&self, present: Option<&Self>) -> Tags {
+        let Self { spec, targets } = self;
+        let word = targets.as_deref().unwrap_or(CHANGING).to_owned();
+        let mut tags = Tags::from([(TARGETS_HASH.to_owned(), word)]);
+        if present.is_none_or(|present| present.spec != *spec) {
+            tags.insert(SPEC_HASH.to_owned(), spec.clone());
+        }
+        tags
+    }
+
+    /// What tags say after `more` were added to those of `present`.
+    pub(crate) fn after(present: Option<&Self>, more: &Tags) -> Option<Self> {
+        let targets = match more.get(TARGETS_HASH) {
+            Some(word) => Some(word.clone()).filter(|word| word != CHANGING),
+            None => present.and_then(|present| present.targets.clone()),
+        };
+        let spec = more.get(SPEC_HASH).cloned().or_else(|| present.map(|present| present.spec.clone()))?;
+        Some(Self { spec, targets })
+    }
+
+    /// What the tags of a load balancer say.
+    pub(crate) fn of(tags: &Tags) -> Option<Self> {
+        Self::after(None, tags)
+    }
+
+    /// The tags of a load balancer that is being made for this spec.
+    pub(crate) fn unfinished(spec: &str) -> Tags {
+        Tags::from([(SPEC_HASH.to_owned(), spec.to_owned())])
+    }
 }
 
 /// Written on a load balancer before a listener of it gets further certificates or attributes.
@@ -73,7 +119,24 @@ pub(crate) fn is_adopted(tags: &Tags) -> bool {
     tags.contains_key(ADOPTED)
 }
 
-/// What was sealed: the spec's hash and the hostname.
-pub(crate) fn sealed(tags: &Tags) -> Option<(String, String)> {
-    Some((tags.get(SPEC_HASH)?.clone(), tags.get(HOSTNAME)?.clone()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_targets_alone_sets_the_same_tags_on_everybody() {
+        let mk = |spec: &str, targets: Option<&str>| Seal {
+            spec: spec.to_owned(),
+            targets: targets.map(str::to_owned),
+        };
+        let (mine, theirs) = (mk("a", Some("1")), mk("b", Some("1")));
+        for next in [None, Some("2")] {
+            let tags = mk("a", next).beyond(Some(&mine));
+            assert_eq!(tags, mk("b", next).beyond(Some(&theirs)));
+            assert_eq!(Seal::after(Some(&mine), &tags), Some(mk("a", next)));
+        }
+        let tags = mk("c", Some("1")).beyond(Some(&mine));
+        assert_eq!((tags.len(), Seal::of(&tags)), (2, Some(mk("c", Some("1")))));
+        assert_eq!(Seal::of(&Seal::unfinished("a")), Some(mk("a", None)), "made, and not finished");
+    }
 }

@@ -4,6 +4,7 @@
 //! Invariant: a test that needs the emulator and cannot have it prints why it is skipped.
 
 mod adoption;
+mod calls;
 mod contract;
 mod crash;
 mod emulator;

@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cloud::resources::{
-    AddressType, GroupHealth, GroupShape, Id, ListenerExtras, ListenerSpec, Rule, SubnetMapping, Tags, Target,
+    AddressType, GroupHealth, GroupShape, Id, ListenerExtras, ListenerSpec, Rule, SubnetMapping, Tags,
+    Target, TargetType,
 };
+use crate::names;
 use portico_provider::Scheme;
 
 /// Where a load balancer is.
@@ -55,6 +57,24 @@ pub(crate) struct Wanted {
     pub(crate) listeners: BTreeMap<u16, WantedListener>,
     /// On everything that is made: the owner's and the user's.
     pub(crate) tags: Tags,
+}
+
+impl Wanted {
+    /// A digest of the targets. Node ports are part of the spec, so that with nodes as targets it is the same for all
+    /// Services with the same nodes.
+    pub(crate) fn targets_digest(&self) -> String {
+        let mut all = BTreeSet::new();
+        for (port, listener) in &self.listeners {
+            let WantedListener { spec: _, extras: _, shape, health: _, attributes: _, targets, room: _ } =
+                listener;
+            all.extend(targets.iter().map(|target| match shape.targets {
+                TargetType::Instance => target.id.clone(),
+                TargetType::Ip => format!("{port} {target}"),
+            }));
+        }
+        let words: Vec<String> = all.into_iter().collect();
+        format!("{:016x}", names::digest(&words.join("\n")))
+    }
 }
 
 /// A listener and what is behind it.

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 
 use portico_provider::{
-    Capabilities, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan,
+    Capabilities, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan,
     ProviderError, Report,
 };
 
@@ -57,7 +57,7 @@ impl LoadBalancerProvider for BareMetalProvider {
         Ok(Inventory::empty())
     }
 
-    async fn observe(&self, _owner: &Owner) -> Result<Option<Infallible>, ProviderError> {
+    async fn observe(&self, _owner: &Owner, _look: Look) -> Result<Option<Infallible>, ProviderError> {
         Ok(None)
     }
 

@@ -8,6 +8,7 @@
 //! Invariant: a check judges through the trait alone, so that an emulator and a real cloud are judged alike;
 //! each has been seen to fail on a fake with that very bug (`contract/tests.rs`).
 
+pub mod believe;
 pub mod change;
 pub mod crash;
 mod drive;
@@ -101,6 +102,7 @@ pub async fn run<W: World>(world: &W) -> Result<(), Violation> {
     crash::a_crash_after_any_step_converges(world).await?;
     crash::a_crash_while_deleting_leaves_nothing(world).await?;
     crash::a_lost_reply_makes_no_second_one(world).await?;
+    believe::own_steps_may_be_believed(world).await?;
     change::every_field_converges(world).await?;
     change::replacement_needs_consent(world).await?;
     change::the_unsupported_is_blocked(world)

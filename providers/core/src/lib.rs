@@ -16,6 +16,7 @@ mod capabilities;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod error;
+mod look;
 mod model;
 mod plan;
 mod provider;
@@ -24,6 +25,7 @@ pub mod subset;
 
 pub use capabilities::{Capabilities, Field, FieldRule, Mutability, OptionSpec, StatusKind, TargetKind};
 pub use error::{ProviderError, Retry};
+pub use look::Look;
 pub use model::*;
 pub use plan::{Blocked, Effect, Obstacle, Plan, PlannedStep, Waiting};
 pub use provider::{Desired, Inventory, LoadBalancerProvider, Outcome, Owned};

@@ -33,9 +33,9 @@ pub struct PlannedStep<S> {
 /// What a step does to what already serves (law 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Only adds: safe on an inventory snapshot.
+    /// Only adds: safe on an inventory snapshot and on belief.
     Widen,
-    /// Takes something away, or changes it in place: to be planned from a fresh `observe`.
+    /// Takes something away, or changes it in place: to be planned from a look that [confirms](crate::Look::Confirm).
     Narrow,
 }
 

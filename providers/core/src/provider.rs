@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::capabilities::{Capabilities, Field};
 use crate::error::ProviderError;
+use crate::look::Look;
 use crate::model::{LoadBalancer, Owner, ServiceUid};
 use crate::plan::Plan;
 use crate::report::Report;
@@ -20,11 +21,13 @@ use crate::report::Report;
 ///
 /// # What the operator does
 /// It reads [`inventory`](Self::inventory) once for all Services, plans each Service from its part of it, and
-/// calls [`observe`](Self::observe) first when the plan [narrows](Plan::narrows). It executes the steps of a
-/// plan in order, stops at the first error or [`Outcome::InProgress`], and begins again with `observe` and
-/// `plan`. It writes [`report`](Self::report) whenever there is something observed. A Service that goes away is
-/// planned as [`Desired::Absent`] until `observe` answers `None`; only then its finalizer goes. What the
-/// inventory shows without a Service in the cluster is deleted the same way.
+/// when there is something to do or to wait for, has a go: it calls [`observe`](Self::observe), plans, executes the
+/// steps in order, stops at the first error or [`Outcome::InProgress`], and begins again with `observe` and `plan`.
+/// How closely it looks is [`Look::first`], [`Look::before`] and [`Look::after`]: own steps that were answered are believed, what
+/// narrows is planned from a look that confirmed it, and only a fresh look proves that nothing is left. It writes
+/// [`report`](Self::report) whenever there is something observed. A Service that goes away is planned as
+/// [`Desired::Absent`] until a fresh `observe` answers `None`; only then its finalizer goes. What the inventory shows
+/// without a Service in the cluster is deleted the same way. At any moment at most one go is under way for a Service.
 ///
 /// # What a provider promises
 /// 1. `plan` is synchronous, total and deterministic: equal arguments, equal plan, no I/O, no clock, no panic.
@@ -37,7 +40,7 @@ use crate::report::Report;
 ///    balancer. Where a cloud makes a thing and tags it in two calls, `execute` makes the name deterministic.
 /// 6. Steps widen before they narrow: add before remove, new before old (law 2).
 /// 7. Deleting lists what is owned: `plan(Absent, Some(o))` has a step for (or waits for) each thing left in
-///    `o`, and `observe` answers `None` only when a listing shows nothing at all (law 4).
+///    `o`, and a [fresh](Look::Fresh) `observe` answers `None` only when a listing shows nothing at all (law 4).
 /// 8. `inventory` and `observe` agree: what one shows with an owner, the other shows with the same.
 /// 9. What exists, and what the Service's status already shows ([`LoadBalancer::published`]), is kept before
 ///    anything new is allocated (law 6).
@@ -46,6 +49,8 @@ use crate::report::Report;
 ///     is blocked by `ReplacementRequired`, and everything else still converges.
 /// 11. Waiting is data: `execute` never sleeps for a provider's work. It answers `InProgress`, and a plan made
 ///     meanwhile says what it waits for.
+/// 12. What `observe` believes without reading, this process has read or written itself, and its answer came. An
+///     error, a timeout or a sign of another writer ends the belief, and the next look reads everything.
 pub trait LoadBalancerProvider: Send + Sync + 'static {
     /// All that exists for one Service: every owned thing, leftovers of a crash or a replacement included.
     type Observed: Clone + Debug + PartialEq + Send + Sync;
@@ -61,10 +66,12 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     /// Everything this cluster owns, paged to the end, in one snapshot.
     fn inventory(&self) -> impl Future<Output = Result<Inventory<Self::Observed>, ProviderError>> + Send;
 
-    /// A fresh read of one Service's things; `None` if there is none at all.
+    /// One Service's things, looked at as closely as asked; `None` if there is none at all. Without memory of its own
+    /// a provider reads everything, whatever is asked.
     fn observe(
         &self,
         owner: &Owner,
+        look: Look,
     ) -> impl Future<Output = Result<Option<Self::Observed>, ProviderError>> + Send;
 
     /// What to do next, from what is desired and what was observed.

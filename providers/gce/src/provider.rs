@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use portico_limits::{Limiter, Pace};
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned,
-    Owner, Plan, ProviderError, Report,
+    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome,
+    Owned, Owner, Plan, ProviderError, Report,
 };
 
 use crate::cloud::limited::Limited;
@@ -285,7 +285,7 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
         Ok(all.into_iter().map(|(owner, observed)| Owned { owner, observed }).collect())
     }
 
-    async fn observe(&self, owner: &Owner) -> Result<Option<Observed>, ProviderError> {
+    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<Observed>, ProviderError> {
         self.own("read load balancer", owner)?;
         // The SDK's futures are large: boxed, they do not grow those of every caller.
         Box::pin(observed::observe(&self.cloud, owner)).await

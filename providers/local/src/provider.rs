@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned,
-    Owner, Plan, ProviderError, Report,
+    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome,
+    Owned, Owner, Plan, ProviderError, Report,
 };
 
 use crate::api::{Put, State, View};
@@ -111,7 +111,7 @@ impl LoadBalancerProvider for LocalProvider {
         Ok(own.map(|observed| Owned { owner: observed.owner.clone(), observed }).collect())
     }
 
-    async fn observe(&self, owner: &Owner) -> Result<Option<View>, ProviderError> {
+    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<View>, ProviderError> {
         self.own("read load balancer", owner)?;
         self.client.get(owner).await
     }

@@ -18,6 +18,13 @@ pub const TARGETS_A_CALL: usize = 200;
 pub struct Id(pub String);
 
 impl Id {
+    /// The name in an ARN: `…:targetgroup/NAME/…`, `…:loadbalancer/net/NAME/…`.
+    pub fn name(&self) -> Option<&str> {
+        let (_, named) =
+            self.0.split_once(":targetgroup/").or_else(|| self.0.split_once(":loadbalancer/net/"))?;
+        named.split('/').next()
+    }
+
     /// What kind of thing it names.
     pub fn kind(&self) -> Option<Kind> {
         match self.0.as_str() {
@@ -48,6 +55,9 @@ pub enum Kind {
 
 /// Tags by key.
 pub type Tags = BTreeMap<String, String>;
+
+/// Values to look for, by the tag's key.
+pub type Filter = BTreeMap<String, Vec<String>>;
 
 /// Defines an enum of AWS's words.
 macro_rules! words {

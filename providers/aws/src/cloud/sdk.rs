@@ -20,7 +20,7 @@ use aws_smithy_http_client::{Builder, Connector, tls};
 use portico_limits::{Limiter, Pace};
 
 use super::resources::{
-    AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
+    AddressType, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
     NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use super::{Answer, Cloud};
@@ -74,8 +74,14 @@ impl Sdk {
         self.limits.all()
     }
 
-    async fn page(&self, tags: &Tags, token: Option<String>) -> Answer<(Vec<(Id, Tags)>, Option<String>)> {
-        let filters = tags.iter().map(|(key, value)| TagFilter::builder().key(key).values(value).build());
+    async fn page(
+        &self,
+        filter: &Filter,
+        token: Option<String>,
+    ) -> Answer<(Vec<(Id, Tags)>, Option<String>)> {
+        let filters = filter
+            .iter()
+            .map(|(key, values)| TagFilter::builder().key(key).set_values(Some(values.clone())).build());
         let types =
             ["elasticloadbalancing:loadbalancer", "elasticloadbalancing:targetgroup", "ec2:security-group"];
         let page = self
@@ -105,10 +111,10 @@ fn id_of(arn: &str) -> Id {
 }
 
 impl Cloud for Sdk {
-    async fn tagged(&self, tags: &Tags) -> Answer<Vec<(Id, Tags)>> {
-        let (mut all, mut next) = self.page(tags, None).await?;
+    async fn tagged(&self, filter: &Filter) -> Answer<Vec<(Id, Tags)>> {
+        let (mut all, mut next) = self.page(filter, None).await?;
         while let Some(token) = next {
-            let (page, following) = self.page(tags, Some(token)).await?;
+            let (page, following) = self.page(filter, Some(token)).await?;
             all.extend(page);
             next = following;
         }
@@ -127,7 +133,7 @@ impl Cloud for Sdk {
         elb::load_balancer_attributes(&self.elb, id).await
     }
 
-    async fn create_load_balancer(&self, new: &NewLoadBalancer) -> Answer<Id> {
+    async fn create_load_balancer(&self, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
         elb::create_load_balancer(&self.elb, new).await
     }
 
@@ -159,7 +165,13 @@ impl Cloud for Sdk {
         elb::listener::listeners(&self.elb, load_balancer).await
     }
 
-    async fn create_listener(&self, lb: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> Answer<()> {
+    async fn create_listener(
+        &self,
+        lb: &Id,
+        spec: &ListenerSpec,
+        group: &Id,
+        tags: &Tags,
+    ) -> Answer<Listener> {
         elb::listener::create(&self.elb, lb, spec, group, tags).await
     }
 
@@ -239,8 +251,8 @@ impl Cloud for Sdk {
         elb::tags(&self.elb, ids).await
     }
 
-    async fn add_tags(&self, id: &Id, tags: &Tags) -> Answer<()> {
-        elb::add_tags(&self.elb, id, tags).await
+    async fn add_tags(&self, ids: &[Id], tags: &Tags) -> Answer<()> {
+        elb::add_tags(&self.elb, ids, tags).await
     }
 
     async fn security_groups(&self, tags: &Tags) -> Answer<Vec<Firewall>> {

@@ -43,14 +43,14 @@ impl<C: Cloud> Executor<'_, C> {
         let mut ids = vec![found.id.clone()];
         let listeners = self.cloud.listeners(&found.id).await?;
         ids.extend(listeners.into_iter().filter_map(|listener| listener.group));
-        let tagged = self.cloud.tags(&ids).await?;
+        let tagged = self.batches.tags(self.cloud, &ids).await?;
         let none = Tags::new();
         let mut whole = proof.clone();
         whole.insert(RESOURCE.to_owned(), "LoadBalancer".to_owned());
         prove(owner, &found, tagged.get(&found.id).unwrap_or(&none), &whole)?;
         for id in ids.iter().filter(|id| id.kind() == Some(Kind::TargetGroup)) {
             if holds(tagged.get(id).unwrap_or(&none), &proof) {
-                self.cloud.add_tags(id, own).await?;
+                self.batches.mark(self.cloud, id, own).await?;
             }
         }
         for group in self.cloud.security_groups(&proof).await? {
@@ -59,14 +59,14 @@ impl<C: Cloud> Executor<'_, C> {
             }
         }
         let own = own.clone().into_iter().chain(tags::adopted()).chain(tags::with_extras()).collect();
-        self.cloud.add_tags(&found.id, &own).await?;
+        self.batches.mark(self.cloud, &found.id, &own).await?;
         self.memory.made(owner, &found.name, &found.id);
         Ok(())
     }
 
     async fn asked_for(&self, asked: &str) -> Result<Option<LoadBalancer>, ProviderError> {
         if asked.starts_with("arn:") {
-            return Ok(self.cloud.load_balancers(&[Id(asked.to_owned())]).await?.into_iter().next());
+            return Ok(self.batches.load_balancer(self.cloud, &Id(asked.to_owned())).await?);
         }
         Ok(self.cloud.load_balancer_named(asked).await?)
     }

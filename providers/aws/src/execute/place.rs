@@ -22,13 +22,27 @@ impl<C: Cloud> Executor<'_, C> {
         scheme: Scheme,
         placement: &Placement,
     ) -> Result<Vec<SubnetMapping>, ProviderError> {
+        // What was read a moment ago may lack a subnet that was made, or tagged, since.
+        if let Some(Ok(found)) = self.memory.subnets().map(|kept| self.placed(&kept, scheme, placement)) {
+            return Ok(found);
+        }
+        let all = self.batches.subnets(self.cloud, &self.config.vpc).await?;
+        self.memory.saw_subnets(&all);
+        self.placed(&all, scheme, placement)
+    }
+
+    fn placed(
+        &self,
+        all: &[Subnet],
+        scheme: Scheme,
+        placement: &Placement,
+    ) -> Result<Vec<SubnetMapping>, ProviderError> {
         let addresses = match placement {
-            Placement::Named(_) => return self.named_subnets(placement).await,
+            Placement::Named(wishes) => return self.named(all, wishes),
             Placement::Discovered => None,
             Placement::Addressed(addresses) => Some(addresses),
         };
-        let all = self.subnets().await?;
-        let found = discovered(&all, scheme, self.config.cluster_name.as_deref());
+        let found = discovered(all, scheme, self.config.cluster_name.as_deref());
         let vpc = &self.config.vpc;
         let invalid = |message: String| Err(ProviderError::Invalid { operation: OPERATION, message });
         if found.is_empty() {
@@ -53,12 +67,7 @@ impl<C: Cloud> Executor<'_, C> {
     }
 
     /// The named subnets by their IDs.
-    pub(super) async fn named_subnets(
-        &self,
-        placement: &Placement,
-    ) -> Result<Vec<SubnetMapping>, ProviderError> {
-        let Placement::Named(wishes) = placement else { return Ok(Vec::new()) };
-        let all = self.subnets().await?;
+    fn named(&self, all: &[Subnet], wishes: &[SubnetMapping]) -> Result<Vec<SubnetMapping>, ProviderError> {
         let mut mappings = Vec::new();
         for wish in wishes {
             let matches = |it: &&Subnet| it.id == wish.subnet || it.tags.get("Name") == Some(&wish.subnet);
@@ -74,12 +83,6 @@ impl<C: Cloud> Executor<'_, C> {
             mappings.push(SubnetMapping { subnet: found.id.clone(), ..wish.clone() });
         }
         Ok(mappings)
-    }
-
-    async fn subnets(&self) -> Result<Vec<Subnet>, ProviderError> {
-        let subnets = self.cloud.subnets(&self.config.vpc).await?;
-        self.memory.saw_subnets(&subnets);
-        Ok(subnets)
     }
 }
 

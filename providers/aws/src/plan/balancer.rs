@@ -10,9 +10,10 @@ use portico_provider::Owner;
 use super::Site;
 use super::choice::is_named;
 use super::draft::Draft;
+use super::targets::targets;
 use crate::cloud::resources::{Id, NewGroup};
 use crate::names;
-use crate::observed::{Balancer, View};
+use crate::observed::{Balancer, Seal, View};
 use crate::step::{Action, Named};
 use crate::tags;
 use crate::translate::{balancer_defaults, group_defaults};
@@ -23,6 +24,8 @@ pub(super) struct Parts<'a> {
     pub(super) site: &'a Site,
     pub(super) owner: &'a Owner,
     pub(super) wanted: &'a Wanted,
+    /// The hash of what is desired, without its targets.
+    pub(super) spec: &'a str,
     pub(super) view: &'a View,
     pub(super) name: &'a str,
     pub(super) current: Option<&'a Balancer>,
@@ -81,7 +84,7 @@ impl Parts<'_> {
             let action = Action::SetGroupAttributes { group: self.group_named(&name), attributes: differing };
             draft.narrow(action, "they are not as the Service asks");
         }
-        self.targets(draft, &name, group, listener);
+        targets(draft, self.site.pace, &self.group_named(&name), &group.targets, listener);
     }
 
     fn create_group(&self, draft: &mut Draft<'_>, name: String, port: u16, listener: &WantedListener) {
@@ -114,7 +117,8 @@ impl Parts<'_> {
         for (port, listener) in &self.wanted.listeners {
             let group_name = self.group_name(name, *port, listener);
             if let Some(group) = self.view.groups.get(&group_name) {
-                self.targets(draft, &group_name, group, listener);
+                let named = self.group_named(&group_name);
+                targets(draft, self.site.pace, &named, &group.targets, listener);
             }
         }
         let used: BTreeSet<&Id> =
@@ -144,11 +148,12 @@ impl Parts<'_> {
             address_type: *address_type,
             placement: placement.clone(),
             security_groups: self.security_groups(),
-            tags: if self.wants_extras() {
-                tags.clone().into_iter().chain(tags::with_extras()).collect()
-            } else {
-                tags.clone()
-            },
+            tags: tags
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .chain(self.wants_extras().then(tags::with_extras).into_iter().flatten())
+                .chain(Seal::unfinished(self.spec))
+                .collect(),
         };
         draft.widen(action, "the Service wants one and there is none like it");
         let attributes = differing(attributes, &balancer_defaults());

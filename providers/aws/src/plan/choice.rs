@@ -14,6 +14,8 @@ use crate::wanted::{Addressing, Frontend, Placement, Wanted};
 
 /// So many replacements can be told apart by name; the first free one is taken, so two are enough.
 const GENERATIONS: u32 = 8;
+/// More than these at once are no replacement but a fault, and cost money.
+const AT_ONCE: usize = 3;
 
 /// The one, and the others.
 pub(super) struct Choice<'a> {
@@ -37,24 +39,37 @@ pub(super) fn choose<'a>(desired: &LoadBalancer, wanted: &Wanted, view: &'a View
         let others = others_than(name);
         return Choice { name: name.clone(), current: Some(balancer), others, blocked: None };
     }
-    if let (Some((name, balancer, (field, why))), Replacement::NeedsConsent) =
-        (misfits.next(), desired.replacement)
+    let kept = |(name, balancer): (&String, &'a Balancer), field, message| Choice {
+        name: name.clone(),
+        current: Some(balancer),
+        others: others_than(name),
+        blocked: Some((field, message)),
+    };
+    let misfit = misfits.next();
+    if let (Some((name, balancer, (field, why))), Replacement::NeedsConsent) = (&misfit, desired.replacement)
     {
         let message = format!(
             "load balancer {name} {why}: to replace it, set annotation portico.dev/allow-replacement to \"true\"; the \
              new one (with another hostname) serves before the old one goes"
         );
-        let others = others_than(name);
-        return Choice {
-            name: name.clone(),
-            current: Some(balancer),
-            others,
-            blocked: Some((field, message)),
-        };
+        return kept((name, balancer), *field, message);
     }
     let mut names = (0..GENERATIONS).map(|n| names::load_balancer(&desired.owner, wanted.name.as_deref(), n));
-    let name = names.find(|name| !all.contains_key(name)).unwrap_or_default();
-    Choice { current: None, others: others_than(&name), name, blocked: None }
+    match (names.find(|name| !all.contains_key(name)), misfit) {
+        (Some(name), _) if all.len() < AT_ONCE => {
+            Choice { current: None, others: others_than(&name), name, blocked: None }
+        }
+        (name, None) => {
+            Choice { name: name.unwrap_or_default(), current: None, others: Vec::new(), blocked: None }
+        }
+        (_, Some((name, balancer, (field, why)))) => {
+            let message = format!(
+                "load balancer {name} {why}, as do {} others: no more are made before old ones are gone",
+                all.len() - 1
+            );
+            kept((name, balancer), field, message)
+        }
+    }
 }
 
 /// What makes a load balancer another one; the phrase follows its name.

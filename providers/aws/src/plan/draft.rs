@@ -43,6 +43,18 @@ impl<'a> Draft<'a> {
         self.blocked.push((field, obstacle, message));
     }
 
+    /// Whether there is nothing to do so far.
+    pub(super) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// A note that all is done, which comes last, whatever comes before it.
+    pub(super) fn last(&mut self, action: Action, reason: &str) {
+        let narrows = self.steps.iter().any(|(_, effect, _)| *effect == Effect::Narrow);
+        let effect = if narrows { Effect::Narrow } else { Effect::Widen };
+        self.steps.push((action, effect, reason.to_owned()));
+    }
+
     /// Whether nothing waits or stands in the way.
     pub(super) fn is_unhindered(&self) -> bool {
         self.waiting.is_none() && self.blocked.is_empty()
@@ -66,7 +78,11 @@ impl<'a> Draft<'a> {
 /// Makers before users, then users before deleters.
 fn rank(action: &Action) -> u8 {
     match action {
-        Action::Look | Action::Adopt { .. } | Action::ReadPrefixLists(_) | Action::Mark { .. } => 0,
+        Action::Look
+        | Action::Adopt { .. }
+        | Action::ReadPrefixLists(_)
+        | Action::Mark { .. }
+        | Action::Unseal { .. } => 0,
         Action::CreateSecurityGroup { .. } => 1,
         Action::Authorize { .. } => 2,
         Action::CreateTargetGroup(_) => 3,

@@ -6,55 +6,50 @@
 
 use std::collections::BTreeSet;
 
-use super::LOOK_AGAIN;
-use super::balancer::Parts;
+use super::Pace;
 use super::draft::Draft;
 use crate::cloud::resources::{Health, Target};
-use crate::observed::Group;
-use crate::step::Action;
+use crate::observed::Targets;
+use crate::step::{Action, Named};
 use crate::wanted::WantedListener;
 
-impl Parts<'_> {
-    pub(super) fn targets(
-        &self,
-        draft: &mut Draft<'_>,
-        name: &str,
-        group: &Group,
-        listener: &WantedListener,
-    ) {
-        let wanted: &BTreeSet<Target> = &listener.targets;
-        let mut missing: Vec<Target> =
-            wanted.iter().filter(|target| !group.targets.contains_key(*target)).cloned().collect();
-        let mut stale: Vec<Target> =
-            group.targets.keys().filter(|target| !wanted.contains(*target)).cloned().collect();
-        let there = group.targets.iter().filter(|(target, _)| wanted.contains(*target));
-        let unasked = there.filter(|(_, health)| **health == Health::Initial).count();
-        let room = listener.room.saturating_sub(group.targets.len());
-        // The rest comes when there is room.
-        let crowded = missing.len() > room && !stale.is_empty();
-        if crowded {
-            missing.truncate(room);
-        }
-        let new = missing.len() + unasked;
-        if !missing.is_empty() {
-            let action = Action::Register { group: self.group_named(name), targets: missing };
-            draft.widen(action, "they are new");
-        }
-        if stale.is_empty() {
-            return;
-        }
-        if new > 0 {
-            let what = format!("{new} new targets of {name} to be asked for their health before old ones go");
-            draft.wait(what, LOOK_AGAIN);
-            return;
-        }
-        let mut reason = "they are no targets any more";
-        if crowded {
-            stale.truncate(group.targets.len().saturating_sub(wanted.len()).max(1));
-            reason = "they are no targets any more, and others need their room";
-            draft.wait(format!("room for new targets of {name}"), LOOK_AGAIN);
-        }
-        let action = Action::Deregister { group: self.group_named(name), targets: stale };
-        draft.narrow(action, reason);
+pub(super) fn targets(
+    draft: &mut Draft<'_>,
+    pace: Pace,
+    group: &Named,
+    present: &Targets,
+    listener: &WantedListener,
+) {
+    let wanted: &BTreeSet<Target> = &listener.targets;
+    let mut missing: Vec<Target> =
+        wanted.iter().filter(|target| !present.contains_key(*target)).cloned().collect();
+    let mut stale: Vec<Target> = present.keys().filter(|target| !wanted.contains(*target)).cloned().collect();
+    let there = present.iter().filter(|(target, _)| wanted.contains(*target));
+    let unasked = there.filter(|(_, health)| **health == Health::Initial).count();
+    let room = listener.room.saturating_sub(present.len());
+    // The rest comes when there is room.
+    let crowded = missing.len() > room && !stale.is_empty();
+    if crowded {
+        missing.truncate(room);
     }
+    let new = missing.len() + unasked;
+    if !missing.is_empty() {
+        draft.widen(Action::Register { group: group.clone(), targets: missing }, "they are new");
+    }
+    if stale.is_empty() {
+        return;
+    }
+    let name = &group.name;
+    if new > 0 {
+        let what = format!("{new} new targets of {name} to be asked for their health before old ones go");
+        draft.wait(what, pace.wait(0));
+        return;
+    }
+    let mut reason = "they are no targets any more";
+    if crowded {
+        stale.truncate(present.len().saturating_sub(wanted.len()).max(1));
+        reason = "they are no targets any more, and others need their room";
+        draft.wait(format!("room for new targets of {name}"), pace.wait(0));
+    }
+    draft.narrow(Action::Deregister { group: group.clone(), targets: stale }, reason);
 }

@@ -4,7 +4,7 @@
 //! Invariant: what is not adopted is, by boto3, as it was.
 
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, ProviderError, ServiceName,
+    Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, ProviderError, ServiceName,
 };
 
 use super::emulator::Emulator;
@@ -41,7 +41,7 @@ async fn drive(
 ) -> Result<Option<String>, ProviderError> {
     for _ in 0..30 {
         let provider = provider();
-        let observed = provider.observe(desired.owner()).await?;
+        let observed = provider.observe(desired.owner(), Look::Fresh).await?;
         let plan = provider.plan(desired, observed.as_ref());
         assert!(plan.blocked().is_empty(), "{plan}");
         if plan.steps().is_empty() && plan.waiting().is_none() {

@@ -109,7 +109,8 @@ impl World for Aws {
     }
 
     fn left_in_the_cloud(&self, owner: &Owner) -> Vec<String> {
-        let read = async { self.emulator.sdk.tagged(&crate::tags::identity(owner)).await };
+        let read =
+            async { self.emulator.sdk.tagged(&crate::tags::of_any(std::slice::from_ref(owner))).await };
         let found = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(read));
         found.unwrap().into_iter().map(|(id, _)| id.0).collect()
     }

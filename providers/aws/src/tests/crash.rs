@@ -4,10 +4,12 @@
 //! Invariant: after each crash there is one load balancer with the right hostname, and after deletion, by boto3, the
 //! account is as it was before.
 
+use std::collections::BTreeSet;
+
 use portico_provider::contract::World;
 use portico_provider::{
-    Desired, HealthCheck, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Protocol, Replacement, Scheme,
-    ServiceName,
+    Desired, HealthCheck, IngressAddress, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan,
+    Protocol, ProviderError, Replacement, Scheme, ServiceName,
 };
 
 use super::contract::Aws;
@@ -51,42 +53,83 @@ fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
     ]
 }
 
-/// One process, as an operator would drive it, until it settles or dies.
-async fn process(world: &Aws, owner: &Owner, to: Option<&LoadBalancer>) -> Result<(), String> {
+/// What a Service's status shows, which outlives processes.
+type Status = BTreeSet<IngressAddress>;
+
+fn told(error: &ProviderError) -> String {
+    format!("{error:?}")
+}
+
+/// One process, as an operator would drive it, until it settles or dies: it lists, plans, looks as closely as the plan
+/// needs, believes its own steps, and publishes what is reported.
+async fn process(
+    world: &Aws,
+    owner: &Owner,
+    to: Option<&LoadBalancer>,
+    status: &mut Status,
+) -> Result<(), String> {
     let provider = world.provider(&owner.cluster);
+    let listed = provider.inventory().await.map_err(|error| told(&error))?;
+    let mut observed = listed.services.get(&owner.service).map(|owned| owned.observed.clone());
     let mut desired = to.cloned();
-    for _ in 0..60 {
-        let observed = provider.observe(owner).await.map_err(|error| format!("{error:?}"))?;
+    let mut look = None;
+    for _ in 0..120 {
         if let Some(desired) = &mut desired {
+            desired.published.clone_from(status);
             let report = provider.report(desired, observed.as_ref());
-            desired.published = report.ingress.into_iter().map(|ingress| ingress.address).collect();
+            if !report.ingress.is_empty() {
+                *status = report.ingress.into_iter().map(|ingress| ingress.address).collect();
+            }
+            desired.published.clone_from(status);
         }
         let wanted = desired.as_ref().map_or(Desired::Absent(owner), Desired::Present);
         let plan = provider.plan(wanted, observed.as_ref());
         assert!(plan.blocked().is_empty() && plan.widens_first(), "{plan}");
-        if plan.is_settled() {
-            return Ok(());
-        }
-        for planned in plan.steps() {
-            let outcome = provider.execute(&planned.step).await;
-            match outcome.map_err(|error| format!("{}: {error:?}", planned.step))? {
-                Outcome::Done => {}
-                Outcome::InProgress { .. } => break,
-            }
-        }
+        let absent_unproved = desired.is_none() && look.is_none();
+        let next = match look {
+            None if plan.is_settled() && !absent_unproved => return Ok(()),
+            None => Look::first(wanted, &plan),
+            Some(look) => match Look::before(look, wanted, observed.is_some(), &plan) {
+                Some(closer) => closer,
+                None if plan.is_settled() => {
+                    if desired.is_none() {
+                        status.clear();
+                    }
+                    return Ok(());
+                }
+                None => match carry_out(&provider, &plan).await? {
+                    true => Look::after(wanted),
+                    false => Look::Poll,
+                },
+            },
+        };
+        observed = provider.observe(owner, next).await.map_err(|error| told(&error))?;
+        look = Some(next);
     }
     Err("it does not settle".to_owned())
 }
 
-async fn settle(world: &Aws, owner: &Owner, to: Option<&LoadBalancer>, told: &str) {
+/// Whether all was done; else something is waited for.
+async fn carry_out<P: LoadBalancerProvider>(provider: &P, plan: &Plan<P::Step>) -> Result<bool, String> {
+    for planned in plan.steps() {
+        let outcome = provider.execute(&planned.step).await;
+        match outcome.map_err(|error| format!("{}: {error:?}", planned.step))? {
+            Outcome::Done => {}
+            Outcome::InProgress { .. } => return Ok(false),
+        }
+    }
+    Ok(!plan.steps().is_empty())
+}
+
+async fn settle(world: &Aws, owner: &Owner, to: Option<&LoadBalancer>, status: &mut Status, told: &str) {
     world.faults.arm(None);
-    process(world, owner, to).await.unwrap_or_else(|error| panic!("{told}: {error}"));
+    process(world, owner, to, status).await.unwrap_or_else(|error| panic!("{told}: {error}"));
 }
 
 /// One load balancer, and its own hostname in the report.
 async fn check(world: &Aws, owner: &Owner, to: &LoadBalancer, told: &str) {
     let provider = world.provider(&owner.cluster);
-    let observed = provider.observe(owner).await.unwrap();
+    let observed = provider.observe(owner, Look::Fresh).await.unwrap();
     let report = provider.report(to, observed.as_ref());
     assert_eq!(observed.map(|observed| observed.load_balancers()), Some(1), "{told}");
     assert!(report.ready && report.ingress.len() == 1, "{told}: {report:?}");
@@ -94,32 +137,34 @@ async fn check(world: &Aws, owner: &Owner, to: &LoadBalancer, told: &str) {
 
 async fn crash(world: &Aws, owner: &Owner, scenario: &Scenario, fault: Fault) -> bool {
     let Scenario { name, from, to } = scenario;
+    let mut status = Status::new();
     let told = format!("{name}, {fault:?}");
     if let Some(from) = from {
-        settle(world, owner, Some(from), &told).await;
+        settle(world, owner, Some(from), &mut status, &told).await;
     }
     world.faults.arm(Some(fault));
-    let ended = process(world, owner, to.as_ref()).await;
+    let ended = process(world, owner, to.as_ref(), &mut status).await;
     let died = world.faults.is_dead();
     assert_eq!(ended.is_err(), died, "{told}: {ended:?}");
-    settle(world, owner, to.as_ref(), &told).await;
+    settle(world, owner, to.as_ref(), &mut status, &told).await;
     if let Some(to) = to {
         check(world, owner, to, &told).await;
-        settle(world, owner, None, &told).await;
+        settle(world, owner, None, &mut status, &told).await;
     }
-    let left = world.emulator.sdk.tagged(&crate::tags::identity(owner)).await.unwrap();
+    let left = world.emulator.sdk.tagged(&crate::tags::of_any(std::slice::from_ref(owner))).await.unwrap();
     assert!(left.is_empty(), "{told}: left {left:?}");
     died
 }
 
 /// The calls of a run that nothing stops.
 async fn calls(world: &Aws, owner: &Owner, scenario: &Scenario) -> Vec<(&'static str, Kind)> {
+    let mut status = Status::new();
     if let Some(from) = &scenario.from {
-        settle(world, owner, Some(from), scenario.name).await;
+        settle(world, owner, Some(from), &mut status, scenario.name).await;
     }
-    settle(world, owner, scenario.to.as_ref(), scenario.name).await;
+    settle(world, owner, scenario.to.as_ref(), &mut status, scenario.name).await;
     let log = world.faults.log();
-    settle(world, owner, None, scenario.name).await;
+    settle(world, owner, None, &mut status, scenario.name).await;
     log
 }
 

@@ -3,6 +3,8 @@
 //! Owns: the process, its account, and reading it past the provider, by boto3 or by the plain SDK.
 //! Leaves to others: what it answers (`emulators/aws`). Invariant: it ends with the test, whatever happens.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -92,12 +94,30 @@ impl Emulator {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// How often each API was called since the last time this was asked.
+    pub(super) fn calls(&self) -> BTreeMap<String, usize> {
+        serde_json::from_value(self.account("calls")).unwrap()
+    }
+
+    /// Tagged things that exist for listings alone.
+    pub(super) fn crowd(&self, things: &Value) {
+        let mut child = script("account.py")
+            .args([&self.endpoint, "crowd"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(things.to_string().as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
     pub(super) fn config(&self, cluster: &portico_provider::ClusterUid) -> Config {
         Config {
             vpc: self.vpc.clone(),
             backend_security_group: None,
             cluster_name: None,
             cluster: cluster.clone(),
+            pace: Duration::from_secs(2),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use crate::cloud::resources::{
-    AddressType, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
+    AddressType, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
     NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use crate::cloud::{Answer, Cloud, CloudError, Trouble};
@@ -119,18 +119,18 @@ macro_rules! through {
 }
 
 through! {
-    Read tagged(tags: &Tags) -> Vec<(Id, Tags)>;
+    Read tagged(filter: &Filter) -> Vec<(Id, Tags)>;
     Read load_balancers(ids: &[Id]) -> Vec<LoadBalancer>;
     Read load_balancer_named(name: &str) -> Option<LoadBalancer>;
     Read load_balancer_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
-    Write create_load_balancer(new: &NewLoadBalancer) -> Id;
+    Write create_load_balancer(new: &NewLoadBalancer) -> LoadBalancer;
     Write modify_load_balancer_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
     Write set_subnets(id: &Id, subnets: &[SubnetMapping]) -> ();
     Write set_security_groups(id: &Id, groups: &[Id]) -> ();
     Write set_address_type(id: &Id, kind: AddressType) -> ();
     Write delete_load_balancer(id: &Id) -> ();
     Read listeners(load_balancer: &Id) -> Vec<Listener>;
-    Write create_listener(load_balancer: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> ();
+    Write create_listener(load_balancer: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> Listener;
     Write modify_listener(id: &Id, spec: &ListenerSpec, group: &Id) -> ();
     Write delete_listener(id: &Id) -> ();
     Read listener_certificates(id: &Id) -> BTreeSet<String>;
@@ -149,7 +149,7 @@ through! {
     Write register(group: &Id, targets: &[Target]) -> ();
     Write deregister(group: &Id, targets: &[Target]) -> ();
     Read tags(ids: &[Id]) -> BTreeMap<Id, Tags>;
-    Write add_tags(id: &Id, tags: &Tags) -> ();
+    Write add_tags(ids: &[Id], tags: &Tags) -> ();
     Read security_groups(tags: &Tags) -> Vec<Firewall>;
     Read security_group_named(vpc: &str, name: &str) -> Option<Firewall>;
     Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;

@@ -54,7 +54,7 @@ fn apply(plan: &Plan<Step>, view: &mut View) {
                 let balancer = view.load_balancers.values().next().unwrap();
                 assert!(!balancer.facts.security_groups.contains(&gone.id), "still in front: {plan}");
             }
-            Action::Seal { .. } => {}
+            Action::Unseal { .. } | Action::Seal { .. } => {}
             other => panic!("{other:?}"),
         }
     }

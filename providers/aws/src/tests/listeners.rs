@@ -31,9 +31,9 @@ fn certificates(arns: &str) -> LoadBalancer {
 fn a_certificate_that_becomes_the_default_one_is_served_all_the_time() {
     let plan = planned(&certificates("arn:b,arn:a"), &mk_view(&certificates("arn:a,arn:b")));
     let told = lines(&plan);
-    assert!(told[0].starts_with("1. add 1 certificate to listener 80"), "{plan}");
-    assert!(told[1].starts_with("2. change listener 80 to TLS"), "{plan}");
-    assert!(told[2].starts_with("3. take 1 certificate from listener 80"), "{plan}");
+    assert!(told[1].starts_with("2. add 1 certificate to listener 80"), "{plan}");
+    assert!(told[2].starts_with("3. change listener 80 to TLS"), "{plan}");
+    assert!(told[3].starts_with("4. take 1 certificate from listener 80"), "{plan}");
     assert!(plan.widens_first());
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: a view as asked has nothing to plan, so that each departure is the only cause of its plan.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use portico_provider::{
     Desired, Field, IngressAddress, LoadBalancer, Obstacle, Owner, Plan, Protocol, Replacement, Scheme,
@@ -16,9 +17,10 @@ use crate::cloud::resources::{
     Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer as Facts, SubnetMapping, Target,
     TargetGroup, Transport,
 };
+use crate::memory::Memory;
 use crate::names;
-use crate::observed::{Balancer, Group, Observed, Snapshot, View};
-use crate::plan::{PrefixLists, Site, plan};
+use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, View};
+use crate::plan::{Pace, PrefixLists, Site, learn, plan, spec_digest};
 use crate::report::report;
 use crate::step::Step;
 use crate::tags;
@@ -26,7 +28,12 @@ use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::Frontend;
 
 pub(super) fn mk_site() -> Site {
-    Site { vpc: "vpc-1".to_owned(), backend_group: None, prefix_lists: PrefixLists::new() }
+    Site {
+        vpc: "vpc-1".to_owned(),
+        backend_group: None,
+        prefix_lists: PrefixLists::new(),
+        pace: Pace(Duration::from_secs(10)),
+    }
 }
 
 pub(super) fn mk_base() -> LoadBalancer {
@@ -40,6 +47,10 @@ pub(super) fn mk_base() -> LoadBalancer {
 
 pub(super) fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
     plan(&mk_site(), Desired::Present(desired), Some(&Observed::Full(view.clone())))
+}
+
+fn mk_seal(desired: &LoadBalancer) -> Seal {
+    Seal { spec: spec_digest(desired), targets: Some(translate(desired).unwrap().targets_digest()) }
 }
 
 /// Everything as `desired` asks, active, healthy and sealed.
@@ -78,7 +89,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
     let facts = Facts {
         id: Id(format!("arn:aws:x:loadbalancer/net/{name}")),
         name: name.clone(),
-        hostname: hostname.clone(),
+        hostname,
         scheme: wanted.scheme,
         address_type: wanted.address_type,
         subnets: [SubnetMapping { subnet: "subnet-a".to_owned(), allocation: None, private_address: None }]
@@ -86,7 +97,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         security_groups,
         state: LifeState::Active,
     };
-    let sealed = Some((desired.spec_hash().to_string(), hostname));
+    let sealed = Some(mk_seal(desired));
     let extras: BTreeMap<_, _> =
         wanted.listeners.iter().map(|(port, listener)| (*port, listener.extras.clone())).collect();
     let marked = extras.values().any(|extras| *extras != ListenerExtras::default());
@@ -97,6 +108,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         extras: marked.then_some(extras),
         adopted: false,
         sealed,
+        looks: 0,
     };
     view.load_balancers.insert(name, balancer);
     view
@@ -192,10 +204,10 @@ fn old_targets_go_only_after_new_ones_were_asked_for_their_health() {
     let plan = planned(&desired, &view);
     let told = lines(&plan);
     assert!(
-        told[0].starts_with("1. register 1 target in") && told[1].starts_with("wait for 1 new targets"),
+        told[1].starts_with("2. register 1 target in") && told[2].starts_with("wait for 1 new targets"),
         "{plan}"
     );
-    assert_eq!(told.len(), 2, "nothing is deregistered or sealed yet: {plan}");
+    assert_eq!(told.len(), 3, "nothing is deregistered or sealed yet: {plan}");
 
     let group = view.groups.values_mut().next().unwrap();
     let new = Target { id: "i-3".to_owned(), port: 30_080 };
@@ -203,7 +215,7 @@ fn old_targets_go_only_after_new_ones_were_asked_for_their_health() {
     assert!(!planned(&desired, &view).narrows(), "still being asked");
     view.groups.values_mut().next().unwrap().targets.insert(new, Health::Unhealthy);
     let plan = planned(&desired, &view);
-    assert!(lines(&plan)[0].starts_with("1. deregister 1 target from"), "{plan}");
+    assert!(lines(&plan)[1].starts_with("2. deregister 1 target from"), "{plan}");
 }
 
 #[test]
@@ -212,8 +224,8 @@ fn clients_are_let_in_before_others_are_shut_out() {
     let after = LoadBalancer { source_ranges: ["198.51.100.0/24".parse().unwrap()].into(), ..mk_base() };
     let plan = planned(&after, &mk_view(&before));
     let told = lines(&plan);
-    assert!(told[0].contains("allow tcp/80 from 198.51.100.0/24"), "{plan}");
-    assert!(told[1].contains("no longer allow tcp/80 from 192.0.2.0/24"), "{plan}");
+    assert!(told[1].contains("allow tcp/80 from 198.51.100.0/24"), "{plan}");
+    assert!(told[2].contains("no longer allow tcp/80 from 192.0.2.0/24"), "{plan}");
     assert!(plan.widens_first());
 }
 
@@ -279,14 +291,58 @@ fn deletion_protection_is_never_switched_off() {
     );
 }
 
+/// As a listing shows it after a restart, and what the status shows.
+fn mk_snapshot(desired: &mut LoadBalancer) -> Snapshot {
+    let view = mk_view(desired);
+    let name = view.load_balancers.keys().next().unwrap();
+    desired.published = [IngressAddress::Hostname(format!("{name}-0123.elb.example"))].into();
+    view.snapshot()
+}
+
 #[test]
-fn an_unchanged_service_needs_no_more_than_its_tags() {
-    let desired = mk_base();
-    let sealed = Some((desired.spec_hash().to_string(), "lb.example".to_owned()));
-    let snapshot = Observed::Snapshot(Snapshot { load_balancers: 1, others: 2, sealed });
-    let settled = plan(&mk_site(), Desired::Present(&desired), Some(&snapshot));
+fn an_unchanged_service_needs_no_more_than_its_tags_and_its_status() {
+    let mut desired = mk_base();
+    let snapshot = mk_snapshot(&mut desired);
+    let planned = |desired: &LoadBalancer, snapshot: &Snapshot| {
+        plan(&mk_site(), Desired::Present(desired), Some(&Observed::Snapshot(snapshot.clone())))
+    };
+    let settled = planned(&desired, &snapshot);
     assert!(settled.is_settled(), "{settled}");
-    let changed = LoadBalancer { scheme: Scheme::Internal, ..desired };
-    let look = plan(&mk_site(), Desired::Present(&changed), Some(&snapshot));
-    assert!(look.narrows() && look.to_string().contains("the Service changed"), "{look}");
+    let changed = LoadBalancer { scheme: Scheme::Internal, ..desired.clone() };
+    let look = planned(&changed, &snapshot);
+    assert!(!look.narrows() && look.to_string().contains("the Service changed"), "{look}");
+    let unpublished = LoadBalancer { published: [].into(), ..desired.clone() };
+    let look = planned(&unpublished, &snapshot);
+    assert!(look.to_string().contains("in no status"), "{look}");
+    let mut begun = snapshot.clone();
+    begun.sealed.as_mut().unwrap().targets = None;
+    let look = planned(&desired, &begun);
+    assert!(look.to_string().contains("unfinished"), "{look}");
+}
+
+#[test]
+fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
+    let mut desired = mk_base();
+    let snapshot = mk_snapshot(&mut desired);
+    let owner = desired.owner.clone();
+    let memory = Memory::default();
+    let listed = memory.listed_one(&owner, snapshot.clone());
+    learn(&memory, Desired::Present(&desired), Some(&listed));
+    let known = memory.belief(&owner);
+    let joined = LoadBalancer {
+        targets: mk_nodes(&["i-1".to_owned(), "i-2".to_owned(), "i-3".to_owned()]),
+        ..desired.clone()
+    };
+    let wide = plan(&mk_site(), Desired::Present(&joined), known.as_ref());
+    let told = lines(&wide);
+    assert!(told[0].contains("a change begins") && told[1].contains("register 1 target"), "{wide}");
+    assert!(told[2].contains("all is done") && told.len() == 3 && !wide.narrows(), "{wide}");
+    let left = LoadBalancer { targets: mk_nodes(&["i-2".to_owned()]), ..desired.clone() };
+    let narrow = plan(&mk_site(), Desired::Present(&left), known.as_ref());
+    assert!(lines(&narrow)[1].contains("deregister 1 target") && narrow.narrows(), "{narrow}");
+    // Somebody else's seal teaches nothing.
+    let other = Memory::default();
+    let listed = other.listed_one(&owner, snapshot);
+    learn(&other, Desired::Present(&joined), Some(&listed));
+    assert!(matches!(other.belief(&owner), Some(Observed::Snapshot(Snapshot { targets: None, .. }))));
 }

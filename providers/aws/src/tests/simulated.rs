@@ -11,7 +11,7 @@ use crate::cloud::resources::{
     Firewall, GroupShape, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, Rule, Source,
     SubnetMapping, TargetGroup, Transport,
 };
-use crate::observed::{Balancer, Group, View};
+use crate::observed::{Balancer, Group, Seal, View};
 use crate::step::{Action, ListenerRef, Named};
 use crate::tags;
 use crate::translate::{RULES_A_GROUP, balancer_defaults, group_defaults, mapping};
@@ -175,6 +175,7 @@ impl Simulated {
             | Action::SetSecurityGroups { load_balancer, .. }
             | Action::SetAddressType { load_balancer, .. }
             | Action::Mark { load_balancer, .. }
+            | Action::Unseal { load_balancer, .. }
             | Action::Seal { load_balancer, .. } => load_balancer,
             other => return Err(format!("not of a load balancer: {other:?}")),
         };
@@ -184,7 +185,9 @@ impl Simulated {
             Action::SetSubnets { placement, .. } => balancer.facts.subnets = subnets(placement),
             Action::SetAddressType { kind, .. } => balancer.facts.address_type = *kind,
             Action::Mark { .. } => balancer.extras = Some(extras(&balancer.listeners)),
-            Action::Seal { tags, .. } => balancer.sealed = tags::sealed(tags),
+            Action::Unseal { tags, .. } | Action::Seal { tags, .. } => {
+                balancer.sealed = Seal::after(balancer.sealed.as_ref(), tags);
+            }
             _ => balancer.facts.security_groups = ids.unwrap_or_default(),
         }
         Ok(())
@@ -210,7 +213,8 @@ impl Simulated {
             listeners: BTreeMap::new(),
             extras: tags::has_extras(tags).then(BTreeMap::new),
             adopted: false,
-            sealed: None,
+            sealed: Seal::of(tags),
+            looks: 0,
         };
         none(self.view.load_balancers.insert(name.clone(), balancer).is_some(), "the name is taken")
     }

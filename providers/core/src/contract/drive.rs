@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Violation, World};
 use crate::capabilities::StatusKind;
+use crate::look::Look;
 use crate::model::ClusterUid;
 use crate::plan::Plan;
 use crate::provider::{Desired, LoadBalancerProvider, Outcome};
@@ -98,7 +99,7 @@ pub(super) async fn observe<P: LoadBalancerProvider>(
     desired: Desired<'_>,
 ) -> Result<Option<P::Observed>, Violation> {
     provider
-        .observe(desired.owner())
+        .observe(desired.owner(), Look::Fresh)
         .await
         .map_err(|error| Violation::new("observe answers", format!("{error} ({})", error.reason())))
 }
@@ -184,6 +185,6 @@ pub(super) async fn inventory<W: World>(
 }
 
 /// A provider may ask for minutes; a test cloud is asked for no more than it needs.
-fn bounded(retry: Duration) -> Duration {
+pub(super) fn bounded(retry: Duration) -> Duration {
     retry.clamp(Duration::from_millis(1), Duration::from_secs(5))
 }

@@ -30,7 +30,9 @@ pub async fn a_created_one_is_in_the_inventory<W: World>(world: &W) -> Result<()
     let listed = inventory(world, &desired.owner.cluster).await?;
     match listed.services.get(&desired.owner.service) {
         Some(owned) if owned.owner == desired.owner => {
-            let plan = plan_twice(&provider, wanted, Some(&owned.observed))?;
+            // By now the status shows it.
+            let published = LoadBalancer { published: addresses(&report), ..desired.clone() };
+            let plan = plan_twice(&provider, Desired::Present(&published), Some(&owned.observed))?;
             if !plan.is_settled() {
                 return Err(Violation::new(PROMISE, format!("planned from the inventory: {plan}")));
             }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use portico_provider::{
-    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Owner, Protocol, Replacement, Scheme,
+    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Look, Owner, Protocol, Replacement, Scheme,
 };
 
 use crate::emulator::Emulator;
@@ -101,14 +101,14 @@ async fn restart_from(world: &GceWorld, state: &str, change: &Change, at: &str) 
     let provider = world.one(&owner.cluster);
     settle(&provider, wanted).await.unwrap_or_else(|error| panic!("{at}: {error}"));
     if let Some(to) = &change.to {
-        let observed = provider.observe(&owner).await.unwrap();
+        let observed = provider.observe(&owner, Look::Fresh).await.unwrap();
         let report = provider.report(to, observed.as_ref());
         assert!(report.ready && report.ingress.len() == to.ip_families.len(), "{at}: {report:?}");
         assert_eq!(observed.as_ref().map(frontends), Some(to.ip_families.len()), "{at}");
         settle(&provider, Desired::Absent(&owner)).await.unwrap();
     }
     assert_eq!(world.emulator.ours(""), Vec::<String>::new(), "{at}");
-    assert_eq!(provider.observe(&owner).await.unwrap(), None, "{at}");
+    assert_eq!(provider.observe(&owner, Look::Fresh).await.unwrap(), None, "{at}");
     assert_eq!(world.emulator.foreign(), foreign, "{at}");
     world.emulator.assert_no_violations();
 }

@@ -16,7 +16,7 @@ mod transitions;
 mod watched;
 mod world;
 
-use portico_provider::{Desired, LoadBalancerProvider, ProviderError, contract};
+use portico_provider::{Desired, LoadBalancerProvider, Look, ProviderError, contract};
 
 use crate::emulator::Emulator;
 use crate::world::GceWorld;
@@ -60,7 +60,7 @@ async fn a_failed_operation_is_an_error_with_its_text_and_is_then_tried_again() 
         matches!(&error, ProviderError::Exhausted { message, .. } if message.contains("no more")),
         "{error}"
     );
-    let observed = provider.observe(&desired.owner).await.unwrap();
+    let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap();
     assert!(provider.report(&desired, observed.as_ref()).ready);
     world.emulator.assert_no_violations();
 }
@@ -145,7 +145,7 @@ async fn without_nodes_the_load_balancer_stays_and_is_empty() {
     for nodes in [[].as_slice(), &[0, 1, 2], &[], &[2]] {
         desired.targets = world::mk_nodes(nodes);
         world::settle(&provider, Desired::Present(&desired)).await.unwrap();
-        let observed = provider.observe(&desired.owner).await.unwrap().unwrap();
+        let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap();
         assert_eq!(observed.endpoints.values().flatten().count(), nodes.len(), "{observed:?}");
     }
     world.emulator.assert_no_violations();

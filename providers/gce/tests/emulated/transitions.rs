@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, ExternalTrafficPolicy, HealthCheck, IpFamily, LoadBalancer, LoadBalancerProvider, Port,
+    Desired, ExternalTrafficPolicy, HealthCheck, IpFamily, LoadBalancer, LoadBalancerProvider, Look, Port,
     Replacement, Scheme, SessionAffinity,
 };
 use serde_json::Value;
@@ -110,7 +110,7 @@ async fn each_change_adds_before_it_takes_away() {
         let added = calls.iter().rposition(|line| adds(line)).unwrap_or_default();
         let taken = calls.iter().position(|line| takes_away(line)).unwrap_or(calls.len());
         assert!(added < taken || taken == calls.len(), "{from_name} to {to_name}: {calls:?}");
-        let observed = provider.observe(&to.owner).await.unwrap();
+        let observed = provider.observe(&to.owner, Look::Fresh).await.unwrap();
         assert!(provider.report(to, observed.as_ref()).ready, "{from_name} to {to_name}");
         let families = Some(to.ip_families.len());
         assert_eq!(observed.as_ref().map(frontends), families, "{from_name} to {to_name}");
@@ -129,7 +129,7 @@ async fn each_family_has_an_address_one_rule_suffices_ipv6_and_firewalls_do_not_
         BTreeSet::from(["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
     let provider = world.one(&desired.owner.cluster);
     settle(&provider, Desired::Present(&desired)).await.unwrap();
-    let observed = provider.observe(&desired.owner).await.unwrap();
+    let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap();
     let shown: Vec<String> = provider
         .report(&desired, observed.as_ref())
         .ingress

@@ -10,8 +10,8 @@ use std::time::Duration;
 use portico_provider::contract::{Variation, World};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, LoadBalancer,
-    LoadBalancerProvider, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError, ProxyProtocol,
-    Replacement, Scheme, ServiceName, SessionAffinity, Targets,
+    LoadBalancerProvider, Look, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError,
+    ProxyProtocol, Replacement, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use portico_provider_gce::resource::Resource;
 use portico_provider_gce::{Config, GceProvider, Observed, SdkCloud};
@@ -86,7 +86,7 @@ pub(crate) async fn round(
     provider: &Provider,
     desired: Desired<'_>,
 ) -> Result<(bool, Option<LoadBalancer>), ProviderError> {
-    let observed = provider.observe(desired.owner()).await?;
+    let observed = provider.observe(desired.owner(), Look::Fresh).await?;
     let mut now = match desired {
         Desired::Present(load_balancer) => Some(load_balancer.clone()),
         Desired::Absent(_) => None,

@@ -9,7 +9,7 @@ use clap::Parser;
 use portico_provider::contract::{self, Variation, World};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, LoadBalancer,
-    LoadBalancerProvider, NodeName, NodeTarget, Options, Outcome, Owner, PodTarget, Port, Protocol,
+    LoadBalancerProvider, Look, NodeName, NodeTarget, Options, Outcome, Owner, PodTarget, Port, Protocol,
     ProviderError, ProxyProtocol, Replacement, Retry, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use tempfile::TempDir;
@@ -116,7 +116,7 @@ async fn create(provider: &LocalProvider, desired: &LoadBalancer) -> Outcome {
 }
 
 async fn view(provider: &LocalProvider, desired: &LoadBalancer) -> View {
-    provider.observe(&desired.owner).await.unwrap().unwrap()
+    provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap()
 }
 
 struct Loopback {
@@ -262,7 +262,7 @@ async fn a_restart_keeps_addresses_and_listeners() {
     let daemon = start(directory.path(), "127.203.0.0/24", &[]).await.unwrap();
     let provider = daemon.provider(&first.owner.cluster);
     assert_eq!(view(&provider, &second).await, before);
-    assert!(provider.observe(&first.owner).await.unwrap().is_none());
+    assert!(provider.observe(&first.owner, Look::Fresh).await.unwrap().is_none());
     let address = SocketAddr::new(*before.addresses.first().unwrap(), 8080);
     tokio::net::TcpStream::connect(address).await.unwrap();
     daemon.end().await;
@@ -311,11 +311,11 @@ async fn a_wrong_token_is_denied_and_a_wrong_endpoint_is_not_absence() {
     let directory = TempDir::new().unwrap();
     let daemon = start(directory.path(), "127.206.0.0/24", &[]).await.unwrap();
     let owner = mk_owner("c", "s");
-    let error = daemon.provider_with(&owner.cluster, "wrong").observe(&owner).await.unwrap_err();
+    let error = daemon.provider_with(&owner.cluster, "wrong").observe(&owner, Look::Fresh).await.unwrap_err();
     assert!(matches!(error, ProviderError::Denied { .. }), "{error}");
     let elsewhere = format!("http://{}/elsewhere", daemon.endpoint);
     let config = Config { endpoint: elsewhere, token: TOKEN.to_owned(), cluster: owner.cluster.clone() };
-    let error = LocalProvider::new(config).unwrap().observe(&owner).await.unwrap_err();
+    let error = LocalProvider::new(config).unwrap().observe(&owner, Look::Fresh).await.unwrap_err();
     assert!(matches!(error, ProviderError::Unavailable { .. }), "{error}");
     daemon.end().await;
 }

@@ -23,9 +23,6 @@ use crate::cloud::resources::{
 };
 use crate::cloud::{Answer, CloudError, Trouble};
 
-/// `DescribeTags` takes so many ARNs.
-const TAGS_A_CALL: usize = 20;
-
 /// Turns "not there" into `None`.
 fn optional<T>(answer: Answer<T>) -> Answer<Option<T>> {
     match answer {
@@ -49,22 +46,19 @@ fn need<T>(operation: &'static str, what: &str, value: Option<T>) -> Answer<T> {
     value.ok_or_else(|| incomplete(operation, what))
 }
 
+fn arns(ids: &[Id]) -> Vec<String> {
+    ids.iter().map(|id| id.0.clone()).collect()
+}
+
 fn sdk_tags(tags: &Tags) -> Vec<Tag> {
     tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect()
 }
 
 pub(super) async fn load_balancers(client: &Client, ids: &[Id]) -> Answer<Vec<LoadBalancer>> {
     const OPERATION: &str = "DescribeLoadBalancers";
-    let mut all = Vec::new();
-    // A Service has one, or two for a while; together a missing one would hide the other.
-    for id in ids {
-        let sent = client.describe_load_balancers().load_balancer_arns(&id.0).send().await;
-        let found = optional(sent.map_err(|error| failed(OPERATION, error)))?;
-        for found in found.into_iter().flat_map(|answer| answer.load_balancers.unwrap_or_default()) {
-            all.push(read(OPERATION, &found)?);
-        }
-    }
-    Ok(all)
+    let sent = client.describe_load_balancers().set_load_balancer_arns(Some(arns(ids))).send().await;
+    let answer = sent.map_err(|error| failed(OPERATION, error))?;
+    answer.load_balancers().iter().map(|found| read(OPERATION, found)).collect()
 }
 
 pub(super) async fn load_balancer_named(client: &Client, name: &str) -> Answer<Option<LoadBalancer>> {
@@ -135,7 +129,7 @@ fn sdk_address_type(kind: AddressType) -> IpAddressType {
     }
 }
 
-pub(super) async fn create_load_balancer(client: &Client, new: &NewLoadBalancer) -> Answer<Id> {
+pub(super) async fn create_load_balancer(client: &Client, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
     const OPERATION: &str = "CreateLoadBalancer";
     let NewLoadBalancer { name, scheme, address_type, subnets, security_groups, tags } = new;
     let scheme = match scheme {
@@ -155,8 +149,7 @@ pub(super) async fn create_load_balancer(client: &Client, new: &NewLoadBalancer)
         .send()
         .await;
     let answer = sent.map_err(|error| failed(OPERATION, error))?;
-    let made = answer.load_balancers().first().and_then(|made| made.load_balancer_arn());
-    Ok(Id(need(OPERATION, "ARN", made)?.to_owned()))
+    read(OPERATION, need(OPERATION, "load balancer", answer.load_balancers().first())?)
 }
 
 pub(super) async fn modify_load_balancer_attributes(
@@ -194,27 +187,7 @@ pub(super) async fn delete_load_balancer(client: &Client, id: &Id) -> Answer<()>
 }
 
 pub(super) async fn tags(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
-    let mut all = BTreeMap::new();
-    for chunk in ids.chunks(TAGS_A_CALL) {
-        match tags_of(client, chunk).await {
-            Ok(found) => all.extend(found),
-            // One that is gone hides the others.
-            Err(error) if error.trouble == Trouble::NotFound => {
-                for id in chunk {
-                    all.extend(
-                        optional(tags_of(client, std::slice::from_ref(id)).await)?.unwrap_or_default(),
-                    );
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(all)
-}
-
-async fn tags_of(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
-    let arns = ids.iter().map(|id| id.0.clone()).collect();
-    let sent = client.describe_tags().set_resource_arns(Some(arns)).send().await;
+    let sent = client.describe_tags().set_resource_arns(Some(arns(ids))).send().await;
     let answer = sent.map_err(|error| failed("DescribeTags", error))?;
     let found = answer.tag_descriptions.unwrap_or_default().into_iter().filter_map(|described| {
         let tags = described.tags.unwrap_or_default().into_iter();
@@ -224,7 +197,8 @@ async fn tags_of(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
     Ok(found.collect())
 }
 
-pub(super) async fn add_tags(client: &Client, id: &Id, tags: &Tags) -> Answer<()> {
-    let sent = client.add_tags().resource_arns(&id.0).set_tags(Some(sdk_tags(tags))).send().await;
+pub(super) async fn add_tags(client: &Client, ids: &[Id], tags: &Tags) -> Answer<()> {
+    let sent =
+        client.add_tags().set_resource_arns(Some(arns(ids))).set_tags(Some(sdk_tags(tags))).send().await;
     sent.map(drop).map_err(|error| failed("AddTags", error))
 }

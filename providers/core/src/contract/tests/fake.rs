@@ -200,7 +200,7 @@ impl LoadBalancerProvider for Fake {
         Ok(shown.filter_map(|owner| Some(Owned { observed: self.read(&owner)?, owner })).collect())
     }
 
-    async fn observe(&self, owner: &Owner) -> Result<Option<Observed>, ProviderError> {
+    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<Observed>, ProviderError> {
         Ok(self.read(owner))
     }
 

@@ -12,7 +12,7 @@ use aws_sdk_elasticloadbalancingv2::types::{
 };
 use portico_provider::IpFamily;
 
-use super::{failed, need, optional, sdk_tags, word};
+use super::{arns, failed, need, optional, sdk_tags, word};
 use crate::cloud::Answer;
 use crate::cloud::resources::{
     GroupHealth, GroupShape, Health, HealthProtocol, Id, NewGroup, Target, TargetGroup,
@@ -20,15 +20,9 @@ use crate::cloud::resources::{
 
 pub(crate) async fn target_groups(client: &Client, ids: &[Id]) -> Answer<Vec<TargetGroup>> {
     const OPERATION: &str = "DescribeTargetGroups";
-    let mut all = Vec::new();
-    for id in ids {
-        let sent = client.describe_target_groups().target_group_arns(&id.0).send().await;
-        let found = optional(sent.map_err(|error| failed(OPERATION, error)))?;
-        for found in found.into_iter().flat_map(|answer| answer.target_groups.unwrap_or_default()) {
-            all.push(read(OPERATION, &found)?);
-        }
-    }
-    Ok(all)
+    let sent = client.describe_target_groups().set_target_group_arns(Some(arns(ids))).send().await;
+    let answer = sent.map_err(|error| failed(OPERATION, error))?;
+    answer.target_groups().iter().map(|found| read(OPERATION, found)).collect()
 }
 
 pub(crate) async fn named(client: &Client, name: &str) -> Answer<Option<TargetGroup>> {

@@ -72,7 +72,8 @@ pub(crate) async fn create(
     spec: &ListenerSpec,
     group: &Id,
     tags: &Tags,
-) -> Answer<()> {
+) -> Answer<Listener> {
+    const OPERATION: &str = "CreateListener";
     let ListenerSpec { port, protocol, tls } = spec;
     let mut call = client
         .create_listener()
@@ -85,7 +86,8 @@ pub(crate) async fn create(
         let certificate = Certificate::builder().certificate_arn(certificate).build();
         call = call.certificates(certificate).ssl_policy(policy).alpn_policy(alpn.as_str());
     }
-    call.send().await.map(drop).map_err(|error| failed("CreateListener", error))
+    let answer = call.send().await.map_err(|error| failed(OPERATION, error))?;
+    read(OPERATION, need(OPERATION, "listener", answer.listeners().first())?)
 }
 
 pub(crate) async fn modify(client: &Client, id: &Id, spec: &ListenerSpec, group: &Id) -> Answer<()> {

@@ -1,0 +1,94 @@
+//! What the tags of a listing are enough for: nothing to do, or a change of targets.
+//!
+//! Owns: plans without a full view. Leaves to others: everything else, after a look.
+//! Invariant: a seal is believed for what it says; what it does not say is read.
+
+use std::collections::BTreeMap;
+
+use portico_provider::{Desired, IngressAddress, LoadBalancer, Plan};
+
+use super::draft::Draft;
+use super::{Site, look, marks, named, targets, wanted_seal};
+use crate::cloud::resources::Health;
+use crate::memory::Memory;
+use crate::names;
+use crate::observed::{Observed, Snapshot, Targets};
+use crate::step::Step;
+use crate::translate::translate;
+use crate::wanted::Wanted;
+
+const DONE: &str = "its tags say that this very spec was finished";
+
+pub(super) fn present(
+    site: &Site,
+    desired: &LoadBalancer,
+    wanted: &Wanted,
+    snapshot: &Snapshot,
+) -> Plan<Step> {
+    let (Some(sealed), Some((name, id))) = (&snapshot.sealed, snapshot.only()) else {
+        return look(&desired.owner, "something of it is unfinished");
+    };
+    let seal = wanted_seal(desired, wanted);
+    if sealed.spec != seal.spec {
+        return look(&desired.owner, "the Service changed");
+    }
+    // Clients find it by its hostname, which no tag tells.
+    if hostname(desired, snapshot).is_none() {
+        return look(&desired.owner, "its hostname is in no status");
+    }
+    if *sealed == seal {
+        return Plan::nothing(DONE);
+    }
+    let Some(known) = &snapshot.targets else {
+        return look(&desired.owner, "other targets than were finished are wanted, or some are unfinished");
+    };
+    let mut draft = Draft::new(&desired.owner);
+    for (port, listener) in &wanted.listeners {
+        let group_name = names::target_group(&desired.owner, name, *port, listener.shape);
+        let (Some(present), Some(group)) = (known.get(&group_name), snapshot.groups.get(&group_name)) else {
+            return look(&desired.owner, "a target group is not where it was");
+        };
+        let group = named(&group_name, group);
+        targets::targets(&mut draft, site.pace, &group, present, listener);
+    }
+    marks(&mut draft, &seal, named(name, id), Some(sealed));
+    draft.plan(DONE)
+}
+
+/// The hostname, from the Service's status: that of the only load balancer begins with its name.
+pub(crate) fn hostname<'a>(desired: &'a LoadBalancer, snapshot: &Snapshot) -> Option<&'a str> {
+    let (name, _) = snapshot.only()?;
+    let begins = format!("{}-", name.to_ascii_lowercase());
+    let mut published = desired.published.iter().filter_map(|address| match address {
+        IngressAddress::Hostname(hostname) => Some(hostname.as_str()),
+        IngressAddress::Ip(_) => None,
+    });
+    let hostname = published.next().filter(|hostname| hostname.starts_with(&begins))?;
+    published.next().is_none().then_some(hostname)
+}
+
+/// Remembers what a seal says that is as desired: that the wanted targets are those there are. A later change of
+/// targets then needs no read. It changes no plan: only what is read for the next one.
+pub(crate) fn learn(memory: &Memory, desired: Desired<'_>, observed: Option<&Observed>) {
+    let (Desired::Present(desired), Some(Observed::Snapshot(snapshot @ Snapshot { targets: None, .. }))) =
+        (desired, observed)
+    else {
+        return;
+    };
+    let (Some(sealed), Some((name, _)), Ok(wanted)) = (&snapshot.sealed, snapshot.only(), translate(desired))
+    else {
+        return;
+    };
+    if *sealed != wanted_seal(desired, &wanted) {
+        return;
+    }
+    memory.targets_are(&desired.owner, sealed, || {
+        let groups = wanted.listeners.iter().map(|(port, listener)| {
+            // What was registered before this process began is taken for asked.
+            let asked = |target: &_| (Clone::clone(target), Health::Healthy);
+            let targets: Targets = listener.targets.iter().map(asked).collect();
+            (names::target_group(&desired.owner, name, *port, listener.shape), targets)
+        });
+        groups.collect::<BTreeMap<String, Targets>>()
+    });
+}

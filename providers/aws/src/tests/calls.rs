@@ -1,0 +1,343 @@
+//! How many calls things cost, counted by the emulator: at most so many.
+//!
+//! Owns: driving several Services side by side, as an operator's goes are, and the table. Leaves to others: whether it
+//! ends right (`contract`, `crash`). Invariant: Services move in step, so that which calls are shared depends on no
+//! clock: all look, then all do their first step, their second …
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
+
+use futures::future::join_all;
+use portico_provider::{
+    ClusterUid, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, Protocol,
+    ServiceName,
+};
+use serde_json::json;
+
+use super::emulator::Emulator;
+use super::{mk_listener, mk_load_balancer, mk_nodes};
+use crate::cloud::Sdk;
+use crate::cloud::resources::Health;
+use crate::plan::spec_digest;
+use crate::tags::{self, Seal};
+use crate::translate::translate;
+use crate::{AwsProvider, Observed, Step, names};
+
+const SERVICES: usize = 25;
+/// What one call takes at most.
+const SHARED: usize = 20;
+
+/// One Service, as an operator knows it.
+struct Ours {
+    desired: LoadBalancer,
+    gone: bool,
+    observed: Option<Observed>,
+    look: Option<Look>,
+}
+
+impl Ours {
+    fn wanted(&self) -> Desired<'_> {
+        if self.gone { Desired::Absent(&self.desired.owner) } else { Desired::Present(&self.desired) }
+    }
+
+    fn publish(&mut self, provider: &AwsProvider<Sdk>) {
+        let report = provider.report(&self.desired, self.observed.as_ref());
+        if !report.ingress.is_empty() {
+            self.desired.published = report.ingress.into_iter().map(|ingress| ingress.address).collect();
+        }
+    }
+}
+
+struct Run {
+    emulator: Emulator,
+    provider: AwsProvider<Sdk>,
+    services: Vec<Ours>,
+    table: Vec<(String, usize, BTreeMap<String, usize>)>,
+}
+
+fn mk_cluster() -> ClusterUid {
+    "calls".parse().unwrap()
+}
+
+fn mk_owner(n: usize) -> Owner {
+    Owner {
+        cluster: mk_cluster(),
+        service: format!("uid-calls-{n}").parse().unwrap(),
+        name: ServiceName::new("calls", &format!("s{n}")).unwrap(),
+    }
+}
+
+impl Run {
+    /// As after a start: the listing is read, and every Service is planned from it.
+    async fn list(&mut self) {
+        let Inventory { services } = self.provider.inventory().await.unwrap();
+        for ours in &mut self.services {
+            ours.observed = services.get(&ours.desired.owner.service).map(|owned| owned.observed.clone());
+            ours.look = None;
+            ours.publish(&self.provider);
+        }
+    }
+
+    /// Until nobody has anything to do.
+    async fn settle(&mut self) {
+        for _ in 0..60 {
+            if !self.round().await {
+                return;
+            }
+        }
+        panic!("it does not settle");
+    }
+
+    /// One look for all who need one, and the steps of all whose look was close enough; whether there was anything.
+    async fn round(&mut self) -> bool {
+        let mut plans: Vec<(usize, Plan<Step>)> = Vec::new();
+        let mut looks: Vec<(usize, Look)> = Vec::new();
+        for (n, ours) in self.services.iter_mut().enumerate() {
+            ours.publish(&self.provider);
+            let plan = self.provider.plan(ours.wanted(), ours.observed.as_ref());
+            assert!(plan.widens_first() && plan.blocked().is_empty(), "{plan}");
+            match ours.look {
+                None if plan.is_settled() && !ours.gone => {}
+                None => looks.push((n, Look::first(ours.wanted(), &plan))),
+                Some(look) => match look.before(ours.wanted(), ours.observed.is_some(), &plan) {
+                    Some(closer) => looks.push((n, closer)),
+                    None if plan.is_settled() => {}
+                    None if plan.steps().is_empty() => looks.push((n, Look::Poll)),
+                    None => plans.push((n, plan)),
+                },
+            }
+        }
+        looks.extend(self.carry_out(&plans).await);
+        let provider = &self.provider;
+        let owner = |n: usize| &self.services[n].desired.owner;
+        let seen = join_all(looks.iter().map(|(n, look)| provider.observe(owner(*n), *look))).await;
+        for ((n, look), seen) in looks.iter().zip(seen) {
+            self.services[*n].observed = seen.unwrap();
+            self.services[*n].look = Some(*look);
+        }
+        !looks.is_empty()
+    }
+
+    /// The first steps of all, the second ones of all, … and the looks that follow.
+    async fn carry_out(&self, plans: &[(usize, Plan<Step>)]) -> Vec<(usize, Look)> {
+        let mut waiting = BTreeSet::new();
+        for step in 0.. {
+            let open = plans.iter().filter(|(n, _)| !waiting.contains(n));
+            let due: Vec<_> = open.filter_map(|(n, plan)| Some((*n, plan.steps().get(step)?))).collect();
+            if due.is_empty() {
+                break;
+            }
+            let done = join_all(due.iter().map(|(_, planned)| self.provider.execute(&planned.step))).await;
+            for ((n, _), outcome) in due.iter().zip(done) {
+                if outcome.unwrap() != Outcome::Done {
+                    waiting.insert(*n);
+                }
+            }
+        }
+        let after = |n: &usize| {
+            let wanted = self.services[*n].wanted();
+            if waiting.contains(n) { Look::Confirm } else { Look::after(wanted) }
+        };
+        plans.iter().map(|(n, _)| (*n, after(n))).collect()
+    }
+
+    /// Looks at targets that nobody has asked yet, as an operator does from time to time.
+    async fn watch_health(&mut self) {
+        for _ in 0..10 {
+            let sick = |ours: &&Ours| match &ours.observed {
+                Some(Observed::Full(view)) => {
+                    let mut groups = view.groups.values();
+                    groups.any(|group| group.targets.values().any(|it| *it != Health::Healthy))
+                }
+                _ => false,
+            };
+            if !self.services.iter().any(|ours| sick(&ours)) {
+                return;
+            }
+            for ours in self.services.iter_mut().filter(|ours| sick(&&**ours)) {
+                let seen = self.provider.observe(&ours.desired.owner, Look::Poll).await;
+                ours.observed = seen.unwrap();
+            }
+        }
+        panic!("targets do not get healthy");
+    }
+
+    /// Notes what was called since the last note.
+    fn note(&mut self, what: &str) -> BTreeMap<String, usize> {
+        let calls = self.emulator.calls();
+        self.table.push((what.to_owned(), calls.values().sum(), calls.clone()));
+        calls
+    }
+
+    fn print(&self) {
+        println!("calls for {} Services of one port", self.services.len());
+        for (what, all, calls) in &self.table {
+            let kinds: Vec<String> = calls.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+            let each = f64::from(u32::try_from(*all).unwrap()) / f64::from(u32::try_from(SERVICES).unwrap());
+            println!("{what:<22} {all:>5}  {each:>5.2} a Service: {}", kinds.join(", "));
+        }
+    }
+
+    fn nodes(&mut self, instances: &[&str]) {
+        let instances: Vec<String> = instances.iter().map(|id| (*id).to_owned()).collect();
+        for ours in &mut self.services {
+            ours.desired.targets = mk_nodes(&instances);
+        }
+    }
+}
+
+fn count(calls: &BTreeMap<String, usize>, kind: &str) -> usize {
+    calls.get(kind).copied().unwrap_or_default()
+}
+
+fn all(calls: &BTreeMap<String, usize>) -> usize {
+    calls.values().sum()
+}
+
+/// Exactly so many calls that are made for one target group, no more of the shared ones than so many, and nothing else.
+fn change_of_nodes(calls: &BTreeMap<String, usize>, own: &str, shared: &[(&str, usize)]) {
+    let mut rest = calls.clone();
+    assert_eq!(rest.remove(own), Some(SERVICES), "{calls:?}");
+    for (kind, most) in shared {
+        assert!(rest.remove(*kind).unwrap_or_default() <= *most, "{calls:?}");
+    }
+    assert!(rest.is_empty(), "{calls:?}");
+}
+
+/// Only these, and nothing else.
+fn only(calls: &BTreeMap<String, usize>, expected: &[(&str, usize)]) {
+    let expected: BTreeMap<String, usize> =
+        expected.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect();
+    assert_eq!(*calls, expected);
+}
+
+fn new_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
+    AwsProvider::new(emulator.sdk.clone(), emulator.config(&mk_cluster())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_operation_costs_no_more_calls_than_it_must() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let provider = new_provider(&emulator);
+    let nodes: Vec<String> = emulator.instances.clone();
+    let node = |n: usize| nodes[n].as_str();
+    let mk = |n| mk_load_balancer(mk_owner(n), &nodes[..2]);
+    let services =
+        (0..SERVICES).map(|n| Ours { desired: mk(n), gone: false, observed: None, look: None }).collect();
+    let mut run = Run { emulator, provider, services, table: Vec::new() };
+    drop(run.emulator.calls());
+    let pages = |things: usize| things.div_ceil(100).max(1);
+    let shared = SERVICES.div_ceil(SHARED);
+
+    run.list().await;
+    run.note("list, empty");
+    run.settle().await;
+    let calls = run.note("create");
+    assert!(all(&calls) <= 8 * SERVICES, "{calls:?}");
+    assert!(run.services.iter().all(|ours| ours.desired.published.len() == 1));
+    run.watch_health().await;
+    let calls = run.note("until healthy");
+    assert_eq!(all(&calls), count(&calls, "DescribeTargetHealth"), "{calls:?}");
+    assert!(all(&calls) <= 2 * SERVICES, "{calls:?}");
+
+    run.list().await;
+    run.settle().await;
+    only(&run.note("resync"), &[("GetResources", pages(3 * SERVICES))]);
+    run.provider = new_provider(&run.emulator);
+    run.list().await;
+    run.settle().await;
+    only(&run.note("restart"), &[("GetResources", pages(3 * SERVICES))]);
+
+    // Twice what is seen: who shares a call depends on who is asked first.
+    let marks = ("AddTags", 2 * 2 * shared);
+    run.nodes(&[node(1)]);
+    run.settle().await;
+    let confirms = ("DescribeTags", 2 * (2 * SERVICES).div_ceil(SHARED));
+    change_of_nodes(&run.note("node leaves"), "DeregisterTargets", &[marks, confirms]);
+    run.nodes(&[node(1), node(2)]);
+    run.settle().await;
+    change_of_nodes(&run.note("node joins"), "RegisterTargets", &[marks]);
+    run.nodes(&[node(2)]);
+    run.settle().await;
+    let calls = run.note("leaves right after");
+    assert_eq!(count(&calls, "DeregisterTargets"), SERVICES, "{calls:?}");
+    assert!(
+        count(&calls, "DescribeTargetHealth") <= 2 * SERVICES,
+        "its successor was just registered: {calls:?}"
+    );
+
+    for ours in &mut run.services {
+        ours.desired.listeners.insert(mk_listener(Protocol::Tcp, 443));
+    }
+    run.settle().await;
+    let calls = run.note("port added, unread");
+    assert!(all(&calls) <= 14 * SERVICES, "{calls:?}");
+    for ours in &mut run.services {
+        ours.desired.listeners.remove(&mk_listener(Protocol::Tcp, 443));
+    }
+    run.settle().await;
+    let calls = run.note("port removed");
+    assert!(all(&calls) <= 6 * SERVICES, "{calls:?}");
+
+    for ours in &mut run.services {
+        (ours.gone, ours.look) = (true, None);
+    }
+    run.settle().await;
+    let calls = run.note("delete");
+    assert!(all(&calls) <= 6 * SERVICES, "{calls:?}");
+    assert_eq!(run.provider.inventory().await.unwrap().services.len(), 0);
+    run.print();
+}
+
+/// What the tagging API shows of a finished Service.
+fn things(desired: &LoadBalancer) -> [serde_json::Value; 3] {
+    let owner = &desired.owner;
+    let name = names::load_balancer(owner, None, 0);
+    let wanted = translate(desired).unwrap();
+    let (port, listener) = wanted.listeners.first_key_value().unwrap();
+    let group = names::target_group(owner, &name, *port, listener.shape);
+    let seal = Seal { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) };
+    let mut sealed = tags::of(owner);
+    sealed.extend(seal.beyond(None));
+    let elb = "arn:aws:elasticloadbalancing:us-east-1:123456789012";
+    let ec2 = "arn:aws:ec2:us-east-1:123456789012";
+    let thing = |arn: String, kind: &str, tags| json!({ "arn": arn, "type": kind, "tags": tags });
+    [
+        thing(format!("{elb}:loadbalancer/net/{name}/0123"), "elasticloadbalancing:loadbalancer", sealed),
+        thing(format!("{elb}:targetgroup/{group}/0123"), "elasticloadbalancing:targetgroup", tags::of(owner)),
+        thing(format!("{ec2}:security-group/sg-{}", owner.service), "ec2:security-group", tags::of(owner)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_with_a_thousand_unchanged_services_reads_thirty_pages_and_writes_nothing() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let nodes: Vec<String> = emulator.instances.clone();
+    let mut services = Vec::new();
+    let mut crowd = Vec::new();
+    for n in 0..1000 {
+        let mut desired = mk_load_balancer(mk_owner(n), &nodes[..2]);
+        crowd.extend(things(&desired));
+        let name = names::load_balancer(&desired.owner, None, 0);
+        let hostname = format!("{name}-0123.elb.us-east-1.amazonaws.com");
+        desired.published = [portico_provider::IngressAddress::Hostname(hostname)].into();
+        services.push(Ours { desired, gone: false, observed: None, look: None });
+    }
+    emulator.crowd(&json!(crowd));
+    let provider = new_provider(&emulator);
+    let mut run = Run { emulator, provider, services, table: Vec::new() };
+    drop(run.emulator.calls());
+    for what in ["restart", "resync"] {
+        run.list().await;
+        run.settle().await;
+        let calls = run.note(what);
+        println!("{what} of 1000 unchanged Services: {calls:?}");
+        only(&calls, &[("GetResources", 30)]);
+    }
+    let plan = |ours: &Ours| run.provider.plan(ours.wanted(), ours.observed.as_ref()).is_settled();
+    assert!(run.services.iter().all(plan));
+    let first = run.services[0].desired.owner.clone();
+    let found =
+        crate::cloud::Cloud::tagged(&run.emulator.sdk, &tags::of_any(slice::from_ref(&first))).await.unwrap();
+    assert_eq!(found.len(), 3);
+}
