@@ -259,7 +259,7 @@ fn aligned(now: Instant, pause: Duration) -> Instant {
     let since = due.saturating_duration_since(*START.get_or_init(|| now));
     let late = since.as_nanos() % grid.as_nanos();
     let short = Duration::from_nanos(u64::try_from(late).unwrap_or_default());
-    if short.is_zero() { due } else { due + (grid - short) }
+    if short.is_zero() { due } else { due + grid.saturating_sub(short) }
 }
 
 fn doing<S: std::fmt::Display>(plan: &Plan<S>) -> String {
