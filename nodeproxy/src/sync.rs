@@ -13,12 +13,12 @@ use std::{collections::BTreeSet, time::Duration};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
 use portico_proxy_core::{
-    flows::{self, StaleFlows},
+    flows::{self, Before, StaleFlows},
     input::Event,
     ledger::Moment,
     model::{Model, Problem},
     plan::Transaction,
-    table::Family,
+    table::{Family, Frontend},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -104,6 +104,8 @@ pub struct Sync {
     audit_at: Instant,
     /// UDP flows to be looked at again once their affinity ids are gone.
     stale: Vec<StaleFlows>,
+    /// UDP frontends that an endpoint has left since flows were last deleted.
+    departed: BTreeSet<Frontend>,
     triggers: Vec<Timestamp>,
     missing: BTreeSet<Source>,
     inquiries: Option<mpsc::Receiver<Inquiry>>,
@@ -138,6 +140,7 @@ impl Sync {
             narrow_at: None,
             audit_at: Instant::now() + AUDIT_EVERY,
             stale: Vec::new(),
+            departed: BTreeSet::new(),
             triggers: Vec::new(),
             missing: SOURCES.into(),
             inquiries: None,
@@ -233,7 +236,9 @@ impl Sync {
     }
 
     fn change(&mut self, event: Event) {
+        let before = Before::of(&self.model, &event);
         self.model.apply(event);
+        self.departed.extend(before.into_iter().flat_map(|before| before.departed(&self.model)));
         self.metrics.queued(&self.families);
         self.health.queued();
     }
@@ -253,6 +258,8 @@ impl Sync {
         }
         let transaction = self.model.ledger().widen();
         if transaction.is_empty() {
+            self.forget_flows(&transaction).await?;
+            self.schedule_narrow();
             self.settled();
             return Ok(());
         }
@@ -338,11 +345,16 @@ impl Sync {
         let now = self.now();
         self.model.ledger_mut().applied(&transaction, now);
         self.account(&applied, began, full);
-        let stale = flows::stale_flows(&self.model, &transaction);
-        self.stale.extend(stale.iter().cloned());
-        self.delete_flows(stale).await?;
+        self.forget_flows(&transaction).await?;
         self.schedule_narrow();
         Ok(())
+    }
+
+    /// Deletes what a transaction that was made, or is empty, leaves without an endpoint.
+    async fn forget_flows(&mut self, transaction: &Transaction) -> Result<(), SyncError> {
+        let stale = flows::stale_flows(&self.model, transaction, &std::mem::take(&mut self.departed));
+        self.stale.extend(stale.iter().cloned());
+        self.delete_flows(stale).await
     }
 
     fn account(&mut self, applied: &Applied, began: Instant, full: bool) {

@@ -3,12 +3,13 @@
 //! Owns the decision, as data. Leaves listing and deleting conntrack entries to the daemon. TCP is left alone: a client sees
 //! the reset or the end and dials again, while a UDP client keeps its entry alive by retrying (kubernetes#139628).
 //!
-//! Invariant: decided from the transaction that was made, so a restart that changes nothing deletes nothing; an entry whose
-//! endpoint serves, ready or terminating, is never stale.
+//! Invariant: decided from the transaction that was made and from endpoints that left without one, so a restart that changes
+//! nothing deletes nothing; an entry whose endpoint serves, ready or terminating, is never stale.
 
 use std::collections::BTreeSet;
 
 use crate::{
+    input::{Event, ServiceName},
     model::Model,
     plan::Transaction,
     select,
@@ -33,9 +34,44 @@ impl StaleFlows {
     }
 }
 
-/// Which flows a transaction made stale.
-pub fn stale_flows(model: &Model, transaction: &Transaction) -> Vec<StaleFlows> {
-    let udp = transaction.frontends().into_iter().filter(|f| f.protocol == Protocol::Udp);
+/// What served a Service's UDP frontends before an event. An endpoint that took no new flows any more (it terminated while
+/// others were ready, or hints named other nodes) goes without a change to any element; its flows must go all the same.
+#[derive(Debug)]
+pub struct Before {
+    serving: Vec<(Frontend, BTreeSet<Backend>)>,
+}
+
+impl Before {
+    /// To be asked before `event` is applied; `None`: it takes no endpoint away.
+    pub fn of(model: &Model, event: &Event) -> Option<Self> {
+        let service: &ServiceName = match event {
+            Event::Slice(slice) => &slice.service,
+            Event::SliceGone { service, name: _ } => service,
+            Event::Service(_) | Event::ServiceGone(_) | Event::Node(_) | Event::ServiceCidrs(_) => {
+                return None;
+            }
+        };
+        let udp = model.claimed(service).filter(|frontend| frontend.protocol == Protocol::Udp);
+        let serving: Vec<_> = udp.map(|frontend| (*frontend, serving(model, frontend))).collect();
+        (!serving.is_empty()).then_some(Self { serving })
+    }
+
+    /// The frontends that an endpoint has left, once the event is applied.
+    pub fn departed(self, model: &Model) -> Vec<Frontend> {
+        let left =
+            |(frontend, before): &(Frontend, BTreeSet<Backend>)| !before.is_subset(&serving(model, frontend));
+        self.serving.into_iter().filter(left).map(|(frontend, _)| frontend).collect()
+    }
+}
+
+/// Which flows a transaction made stale, and endpoints that departed from these frontends.
+pub fn stale_flows(
+    model: &Model,
+    transaction: &Transaction,
+    departed: &BTreeSet<Frontend>,
+) -> Vec<StaleFlows> {
+    let frontends = &transaction.frontends() | departed;
+    let udp = frontends.into_iter().filter(|f| f.protocol == Protocol::Udp);
     udp.map(|frontend| StaleFlows { frontend, keep: serving(model, &frontend) }).collect()
 }
 

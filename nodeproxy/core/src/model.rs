@@ -176,6 +176,11 @@ impl Model {
         Some((claim, service))
     }
 
+    /// The frontends that a Service wants, its or not.
+    pub(crate) fn claimed(&self, service: &ServiceName) -> impl Iterator<Item = &Frontend> {
+        self.entries.get(service).into_iter().flat_map(|entry| &entry.claimed)
+    }
+
     /// The slices that name a Service, in the order of their names.
     pub(crate) fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &EndpointSlice> {
         self.entries.get(service).into_iter().flat_map(|entry| entry.slices.values())

@@ -66,11 +66,16 @@ fn mk_service(protocol: Protocol) -> Fact {
 }
 
 fn mk_slice(protocol: Protocol, addresses: &[&str]) -> Fact {
-    let endpoint = |address: &&str| Endpoint {
+    mk_slice_with(protocol, addresses, &[])
+}
+
+/// Some endpoints are ready, others terminate and still serve.
+fn mk_slice_with(protocol: Protocol, ready: &[&str], terminating: &[&str]) -> Fact {
+    let endpoint = |address: &&str, ready: bool| Endpoint {
         address: ip(address),
-        ready: true,
+        ready,
         serving: true,
-        terminating: false,
+        terminating: !ready,
         node: Some("here".into()),
         zone_hints: Box::default(),
         node_hints: Box::default(),
@@ -79,7 +84,9 @@ fn mk_slice(protocol: Protocol, addresses: &[&str]) -> Fact {
         service: mk_name(),
         name: "web-x".into(),
         ports: vec![SlicePort { name: "".into(), protocol, port: 8080 }],
-        endpoints: addresses.iter().map(endpoint).collect(),
+        endpoints: (ready.iter().map(|it| endpoint(it, true)))
+            .chain(terminating.iter().map(|it| endpoint(it, false)))
+            .collect(),
     };
     Fact::Event(Box::new(Event::Slice(slice)), None)
 }
@@ -244,6 +251,21 @@ async fn udp_flows_to_a_removed_endpoint_are_deleted_and_others_kept() {
     for keep in by_frontend.values() {
         assert_eq!(keep.iter().map(|b| b.address).collect::<Vec<_>>(), [ip("10.1.0.2")]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn udp_flows_to_an_endpoint_that_terminated_are_deleted_when_it_is_gone() {
+    let bench = Bench::started(Protocol::Udp, &["10.1.0.1", "10.1.0.2"]).await;
+    bench.tell([mk_slice_with(Protocol::Udp, &["10.1.0.2"], &["10.1.0.1"])]).await;
+    bench.settle().await;
+    bench.kernel.inside().stale.clear();
+    // No element changes: the endpoint took no new flows any more.
+    bench.tell([mk_slice(Protocol::Udp, &["10.1.0.2"])]).await;
+    bench.settle().await;
+    let stale = bench.kernel.inside().stale.clone();
+    assert!(stale.iter().any(|s| s.frontend == mk_vip(Protocol::Udp)), "{stale:?}");
+    let gone = |s: &StaleFlows| s.keep.iter().all(|backend| backend.address == ip("10.1.0.2"));
+    assert!(stale.iter().all(gone), "{stale:?}");
 }
 
 #[tokio::test(start_paused = true)]
