@@ -352,7 +352,7 @@ mod tests {
         let now = Instant::now();
         let mut other = mk_load_balancer("web");
         other.source_ranges.insert("10.0.0.0/8".parse().unwrap());
-        let mut track = Track { running: true, ..Track::default() };
+        let mut track = Track { phase: Phase::Running, ..Track::default() };
         track.ended(Want::Present(Box::new(other)), failure(Retry::Backoff), now, Duration::ZERO);
         let nothing = Plan::<&str>::nothing("as desired");
         assert_eq!(track.decide(&present(), &nothing, now), Decision::Go);
