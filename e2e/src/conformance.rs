@@ -63,6 +63,9 @@ pub struct Args {
     /// How many tests run at once
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     procs: u8,
+    /// Run nothing: put the last runs' reports side by side
+    #[arg(long)]
+    report_only: bool,
     /// (internal) Run this proxy's cluster and tests, and leave the report.
     #[arg(long, hide = true)]
     only: Option<Proxy>,
@@ -84,32 +87,40 @@ fn folder() -> anyhow::Result<PathBuf> {
 }
 
 fn all(args: &Args) -> anyhow::Result<ExitCode> {
-    let tools = Tools::find()?;
-    let programs = suite::Programs::of(&tools);
-    tools.check(&programs.all()).context("`make conformance` builds these")?;
     let account = Account::new();
     let mut results = Results::default();
     for &proxy in &args.proxies {
-        account.step(format_args!("{proxy}: Kubernetes' tests on a cluster of {NODES} nodes"));
-        let report = report(proxy)?;
-        if report.exists() {
-            fs::remove_file(&report).with_context(|| format!("removing the former {}", report.display()))?;
+        if !args.report_only {
+            account.step(format_args!("{proxy}: Kubernetes' tests on a cluster of {NODES} nodes"));
+            run_apart(args, proxy)?;
         }
-        let status = std::process::Command::new(tools.portico_e2e())
-            .args(["conformance", "--only", &proxy.to_string(), "--focus", &args.focus])
-            .args(["--procs", &args.procs.to_string()])
-            .status()
-            .context("starting the run of one proxy")?;
-        if !report.exists() {
-            bail!("{proxy}: no report came of it ({status}); see {}", report.with_extension("log").display());
-        }
-        results.read(proxy, &report)?;
+        results.read(proxy, &report(proxy)?)?;
     }
     let table = folder()?.join("results.md");
     fs::write(&table, results.table()).with_context(|| format!("writing {}", table.display()))?;
     account.line(results.failures());
     account.line(format_args!("{}\n{}", table.display(), results.closing_line()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs one proxy's cluster and tests in a process of its own: a sandbox is a process' for good.
+fn run_apart(args: &Args, proxy: Proxy) -> anyhow::Result<()> {
+    let tools = Tools::find()?;
+    let programs = suite::Programs::of(&tools);
+    tools.check(&programs.all()).context("`make conformance` builds these")?;
+    let report = report(proxy)?;
+    if report.exists() {
+        fs::remove_file(&report).with_context(|| format!("removing the former {}", report.display()))?;
+    }
+    let status = std::process::Command::new(tools.portico_e2e())
+        .args(["conformance", "--only", &proxy.to_string(), "--focus", &args.focus])
+        .args(["--procs", &args.procs.to_string()])
+        .status()
+        .context("starting the run of one proxy")?;
+    if !report.exists() {
+        bail!("{proxy}: no report came of it ({status}); see {}", report.with_extension("log").display());
+    }
+    Ok(())
 }
 
 fn report(proxy: Proxy) -> anyhow::Result<PathBuf> {

@@ -72,7 +72,7 @@ impl Host {
 }
 
 /// Whether an address is one of the fabric's.
-fn is_on_fabric(address: &Ipv4Addr) -> bool {
+fn is_on_fabric(address: Ipv4Addr) -> bool {
     address.octets()[..2] == CONTROL_PLANE.octets()[..2] // its prefix is a /16
 }
 

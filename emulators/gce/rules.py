@@ -241,14 +241,15 @@ def _resolve_address(rule, external, store):
     if ip is None:
         rule["IPAddress"] = _allocate(external, store, six) + ("/96" if six else "")
         return
-    if six:
-        if not ip.endswith("/96"):
-            raise _invalid("IPAddress", f"'{ip}' is no range of length 96")
+    if six and ip.endswith("/96"):
         ip = ip.removesuffix("/96")
     elif "/" in ip or not re.match(r"[\d.]+\Z", ip):
         path = relative(ip, rule["region"].split("/projects/")[1].split("/")[0])
         address = store.get(path)
-        rule["IPAddress"] = ip = address["address"]
+        ip = address["address"]
+        if six != (":" in ip):
+            raise _invalid("ipVersion", f"is not that of '{ip}'")
+        rule["IPAddress"] = ip + ("/96" if six else "")
     reserved = [a for _, a in store.of("addresses") if a.get("address") == ip]
     if external and not reserved:
         raise _invalid("IPAddress", f"'{ip}'. The address is not reserved in this project.")

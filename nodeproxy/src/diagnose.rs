@@ -15,14 +15,18 @@ pub mod command;
 pub mod dump;
 pub mod socket;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use portico_proxy_core::{
     check::{Check, Wanted},
     explain::{self, Explanation},
     input::ServiceName,
     model::Model,
-    oracle::{self, Outcome, Packet},
+    oracle::{self, Outcome, Packet, Source},
     table::Frontend,
     trace::{self, Trace},
 };
@@ -143,11 +147,16 @@ pub type Inquiry = Box<dyn FnOnce(Known<'_>) + Send>;
 /// Reads the kernel on a connection of its own; blocks.
 pub type ReadKernel = Arc<dyn Fn() -> Result<Observed, DataplaneError> + Send + Sync>;
 
+/// The source address that the kernel gives to this node's own packets to an address, which is what masquerading replaces a
+/// client by; `None` when it knows no way. Sends nothing.
+pub type SourceTowards = fn(IpAddr) -> Option<IpAddr>;
+
 /// Answers questions about the running proxy.
 #[derive(Clone)]
 pub struct Oracle {
     inquiries: mpsc::Sender<Inquiry>,
     read: ReadKernel,
+    source_towards: SourceTowards,
 }
 
 /// An answer that the kernel has not been asked about.
@@ -166,15 +175,18 @@ struct Claim {
 
 impl Oracle {
     /// Asks the loop behind `inquiries`.
-    pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel) -> Self {
-        Self { inquiries, read }
+    pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel, source_towards: SourceTowards) -> Self {
+        Self { inquiries, read, source_towards }
     }
 
     /// Answers one question.
     pub async fn answer(&self, question: &Question) -> Result<Answer, DiagnoseError> {
         let mut looks = 1;
         loop {
-            let draft = self.draft(question).await?;
+            let mut draft = self.draft(question).await?;
+            if let Answer::Trace(trace) = &mut draft.answer {
+                see_sources(trace, |endpoint| (self.source_towards)(endpoint).into_iter().collect());
+            }
             let is_dump = matches!(draft.answer, Answer::Dump(_));
             if draft.claim.is_none() && !is_dump {
                 return Ok(draft.answer);
@@ -215,7 +227,9 @@ fn draft(question: &Question, known: Known<'_>) -> Result<Draft, DiagnoseError> 
                 wanted: Wanted::by_packet(model, &packet),
                 walk: Some((packet, oracle::outcome(model, &packet), model.config().masquerade_all)),
             };
-            let answer = Answer::Trace(Box::new(trace::trace(model, &packet)));
+            let mut trace = trace::trace(model, &packet);
+            see_sources(&mut trace, |endpoint| known.addresses_towards(endpoint));
+            let answer = Answer::Trace(Box::new(trace));
             Ok(Draft { answer, claim: kernel.then(claim) })
         }
         Question::Explain { service, kernel } => {
@@ -234,7 +248,37 @@ fn draft(question: &Question, known: Known<'_>) -> Result<Draft, DiagnoseError> 
     }
 }
 
+/// Says which of the node's addresses endpoints see, where anything is known.
+fn see_sources(trace: &mut Trace, sources: impl Fn(IpAddr) -> Vec<IpAddr>) {
+    for target in trace.endpoints.iter_mut().filter(|target| target.sees == Some(Source::Masqueraded)) {
+        let sources = sources(target.backend.address);
+        if !sources.is_empty() {
+            target.source_addresses = sources;
+        }
+    }
+}
+
+/// Asks the kernel by a socket that is connected and never used.
+pub fn source_towards(endpoint: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if endpoint.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((endpoint, 9)).ok()?;
+    socket.local_addr().ok().map(|at| at.ip())
+}
+
 impl Known<'_> {
+    /// All addresses of the node of an endpoint's family, its own first: one of them is what the endpoint sees.
+    fn addresses_towards(&self, endpoint: IpAddr) -> Vec<IpAddr> {
+        let mut all = Vec::new();
+        for address in self.model.node_facts().addresses.iter().chain(self.local_addresses) {
+            if address.is_ipv4() == endpoint.is_ipv4() && !all.contains(address) {
+                all.push(*address);
+            }
+        }
+        all
+    }
+
     /// Whether the kernel takes an address for one of its own.
     fn is_this_node(&self, address: IpAddr) -> bool {
         let facts = self.model.node_facts();

@@ -2,7 +2,8 @@
 //! Service.
 //!
 //! Owns the listeners and the answer, which is kube-proxy's to the byte (`pkg/proxy/healthcheck/service_health.go`). Leaves
-//! counting endpoints to the model. A port that is taken is tried again with the next change, and said once.
+//! counting endpoints to the model. A port that is taken is tried again with the next change and every [`RETRY`], and said
+//! once, in the log and by an Event with kube-proxy's reason.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,10 +21,17 @@ use axum::{
     routing::any,
 };
 use portico_proxy_core::{input::ServiceName, model::HealthCheck};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    time::{Duration, timeout},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{health::Health, serve};
+use crate::{events::Notice, health::Health, serve};
+
+/// How often to try for a port that is taken.
+pub const RETRY: Duration = Duration::from_secs(5);
 
 /// What the sync loop publishes: the checks, and the addresses to answer on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,24 +54,35 @@ pub struct Servers {
     health: Health,
     running: BTreeMap<(ServiceName, SocketAddr), Server>,
     refused: BTreeSet<SocketAddr>,
+    notices: mpsc::Sender<Notice>,
 }
 
 /// Keeps the servers as published until the publisher is gone.
-pub async fn follow(mut published: watch::Receiver<Published>, health: Health) {
-    let mut servers = Servers::new(health);
+pub async fn follow(
+    mut published: watch::Receiver<Published>,
+    health: Health,
+    notices: mpsc::Sender<Notice>,
+) {
+    let mut servers = Servers::new(health, notices);
     loop {
         let now = published.borrow_and_update().clone();
         servers.update(&now).await;
-        if published.changed().await.is_err() {
+        let changed = published.changed();
+        let changed = if servers.refused.is_empty() {
+            changed.await
+        } else {
+            timeout(RETRY, changed).await.unwrap_or(Ok(()))
+        };
+        if changed.is_err() {
             return;
         }
     }
 }
 
 impl Servers {
-    /// No server yet.
-    pub fn new(health: Health) -> Self {
-        Self { health, running: BTreeMap::new(), refused: BTreeSet::new() }
+    /// No server yet; `notices` are for the owners of Services.
+    pub fn new(health: Health, notices: mpsc::Sender<Notice>) -> Self {
+        Self { health, running: BTreeMap::new(), refused: BTreeSet::new(), notices }
     }
 
     /// Starts, changes and stops servers.
@@ -76,6 +95,7 @@ impl Servers {
             })
             .collect();
         self.running.retain(|key, _| wanted.contains_key(key));
+        self.refused.retain(|address| wanted.keys().any(|(_, wanted)| wanted == address));
         for (key, check) in wanted {
             if let Some(server) = self.running.get(&key) {
                 server.endpoints.store(check.local_endpoints, Ordering::Relaxed);
@@ -92,6 +112,7 @@ impl Servers {
             Err(error) => {
                 if self.refused.insert(*address) {
                     tracing::warn!(%service, %address, %error, "cannot listen on a health check node port");
+                    self.tell(service, *address, &error);
                 }
                 return;
             }
@@ -107,6 +128,22 @@ impl Servers {
             }
         });
         self.running.insert(key, Server { endpoints, _stop: stop.drop_guard() });
+    }
+}
+
+impl Servers {
+    /// Tells the owner, if there is room.
+    fn tell(&self, service: &ServiceName, address: SocketAddr, error: &std::io::Error) {
+        let note = format!(
+            "the health check node port {} cannot be served on {address} ({error}): load balancers may take this node for \
+             one without endpoints; end the program that has the port, or give spec.healthCheckNodePort another",
+            address.port()
+        );
+        let reason = "FailedToStartServiceHealthcheck";
+        let notice = Notice { service: service.clone(), reason, action: "Listen", note };
+        if self.notices.try_send(notice).is_err() {
+            tracing::debug!(%service, reason, "no room for an Event");
+        }
     }
 }
 
@@ -140,6 +177,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
+        time::sleep,
     };
 
     use super::*;
@@ -167,9 +205,16 @@ mod tests {
     async fn a_load_balancer_is_told_whether_the_node_has_endpoints() {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("any port");
         let port = free.local_addr().expect("an address").port();
-        let mut servers = Servers::new(Health::default());
-        servers.update(&mk_published(port, 2)).await;
-        assert!(servers.running.is_empty(), "the port is taken");
+        let (notices, mut told) = mpsc::channel(8);
+        let mut servers = Servers::new(Health::default(), notices);
+        for _ in 0..2 {
+            servers.update(&mk_published(port, 2)).await;
+            assert!(servers.running.is_empty(), "the port is taken");
+        }
+        let notice = told.try_recv().expect("the owner is told");
+        assert_eq!((notice.reason, &notice.service), ("FailedToStartServiceHealthcheck", &mk_name()));
+        assert!(notice.note.contains(&port.to_string()), "{}", notice.note);
+        assert!(told.try_recv().is_err(), "and once only");
         drop(free);
 
         servers.update(&mk_published(port, 2)).await;
@@ -186,5 +231,24 @@ mod tests {
         assert!(get(port).await.expect("an answer").starts_with("HTTP/1.1 503"));
         servers.update(&Published::default()).await;
         assert!(servers.running.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_port_that_becomes_free_is_served_without_any_change() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("any port");
+        let port = taken.local_addr().expect("an address").port();
+        let (notices, mut told) = mpsc::channel(8);
+        let (publish, published) = watch::channel(mk_published(port, 1));
+        let follower = tokio::spawn(follow(published, Health::default(), notices));
+        told.recv().await.expect("the port is taken");
+        drop(taken);
+        let mut answer = None;
+        while answer.is_none() {
+            sleep(RETRY / 100).await;
+            answer = get(port).await;
+        }
+        assert!(answer.is_some_and(|text| text.starts_with("HTTP/1.1 200 OK")));
+        drop(publish);
+        follower.await.expect("no panic");
     }
 }

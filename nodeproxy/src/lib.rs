@@ -14,6 +14,7 @@ pub mod conntrack;
 pub mod convert;
 pub mod dataplane;
 pub mod diagnose;
+pub mod events;
 pub mod facts;
 pub mod health;
 pub mod health_check;

@@ -25,6 +25,7 @@ use crate::{
         nftables::{self, Nftables},
     },
     diagnose::{self, Oracle, ReadKernel, command::Agreement, socket},
+    events,
     health::Health,
     health_check,
     metrics::{self, Metrics},
@@ -114,7 +115,7 @@ fn answer_questions(
         }
     };
     let (inquiries, inbox) = mpsc::channel(INQUIRIES);
-    let oracle = Oracle::new(inquiries, read_kernel(args));
+    let oracle = Oracle::new(inquiries, read_kernel(args), diagnose::source_towards);
     let token = stop.clone();
     tasks.spawn(async move {
         socket::serve(listener, oracle, token).await;
@@ -141,9 +142,11 @@ async fn start(
     let (facts, inbox) = mpsc::channel(FACTS);
     let telling = Telling::new(facts, metrics.clone());
     start_servers(args, &health, &metrics, tasks, stop).await?;
+    let (notices, told) = mpsc::channel(events::BACKLOG);
+    spawn(tasks, "events", stop, events::send(told, client.clone(), name.clone()).map(Ok));
     start_watches(&args.cluster, client, name, telling, tasks, stop);
     let (token, checks) = (stop.clone(), health.clone());
-    spawn(tasks, "health-checks", stop, health_check::follow(published, checks).map(Ok));
+    spawn(tasks, "health-checks", stop, health_check::follow(published, checks, notices).map(Ok));
     tasks.spawn(async move { sync.run(inbox, token).await.context("sync") });
     Ok(())
 }

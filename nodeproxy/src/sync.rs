@@ -47,8 +47,9 @@ pub const COALESCE: Duration = Duration::from_millis(2);
 /// How long after a transaction no packet can hold an answer from before it: far longer than a packet takes through our
 /// hooks.
 pub const NARROW_AFTER: Duration = Duration::from_millis(100);
-/// How often to ask whether somebody else changed the kernel's tables.
-pub const AUDIT_EVERY: Duration = Duration::from_secs(1);
+/// How often to ask whether somebody else changed the kernel's tables: one small request, and with it repairs begin within
+/// a second.
+pub const AUDIT_EVERY: Duration = Duration::from_millis(500);
 /// If somebody did, reading may take at most one part in so many of our time: on some nodes others change theirs all day.
 const READ_SHARE: u32 = 50;
 

@@ -47,9 +47,9 @@ type Looking<P> = Operator<P, ReadOnly<ApiServer>>;
 
 /// Does what the command line says.
 pub async fn main(command: Command) -> anyhow::Result<ExitCode> {
+    // Boxed: with a provider's futures in them they are large.
     match command {
-        Command::Run(args) => crate::run::run(*args).await.map(|()| ExitCode::SUCCESS),
-        // Futures that hold a provider's: boxed, they do not grow main's.
+        Command::Run(args) => Box::pin(crate::run::run(*args)).await.map(|()| ExitCode::SUCCESS),
         Command::Plan(args) => Box::pin(plan::plan(*args)).await,
         Command::Gc(args) => Box::pin(gc::gc(*args)).await,
         Command::Status(args) => status::status(args).await,

@@ -4,6 +4,8 @@
 //! Invariants: each write names the object's UID or resource version, so that nothing meant for one Service hits
 //! another of the same name; writing what is there already, and to what is gone, is not a failure worth a retry.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Service;
 
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
@@ -32,6 +34,13 @@ pub(crate) trait Cluster: Send + Sync + 'static {
         &self,
         seen: &Service,
         status: &StatusPatch,
+    ) -> impl Future<Output = Result<(), ClusterError>> + Send;
+
+    /// Writes annotations, and removes those that are `None`. No other is touched.
+    fn annotate(
+        &self,
+        seen: &Service,
+        annotations: &BTreeMap<&'static str, Option<String>>,
     ) -> impl Future<Output = Result<(), ClusterError>> + Send;
 
     /// A Service as it is now, past all caches; `None`: there is none of that name.

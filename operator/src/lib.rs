@@ -38,6 +38,7 @@ mod problem;
 mod progress;
 mod queue;
 mod reconcile;
+mod resources;
 mod run;
 mod service;
 mod stages;

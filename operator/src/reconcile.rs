@@ -246,6 +246,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let situation =
             Situation { service, report: Some(&report), problems: &problems, warnings, progress: &progress };
         self.write_status(&load_balancer.owner.service, situation).await?;
+        if report.ready {
+            self.name_resources(service, observed.as_ref()).await?;
+        }
         Ok(looked(decision, &progress, &problems))
     }
 
@@ -308,6 +311,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let mut newest = service.clone();
         if !service::is_deleting(service) {
             self.cluster.apply_status(service, &StatusPatch::default()).await?;
+            self.name_resources(service, None).await?;
             // The status write made a new version; the one to let go is the newest.
             let Some(read) = self.cluster.service(&ServiceKey::of(service)).await? else {
                 return Ok(Looked::NOTHING);

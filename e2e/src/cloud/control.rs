@@ -7,7 +7,7 @@
 //! ```
 //! Owns: these. Invariant: none of it is counted as a call.
 
-use std::{collections::BTreeMap, convert::Infallible};
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
@@ -40,13 +40,9 @@ fn shown(counts: &Counts) -> Shown {
     }
 }
 
-pub(super) fn answer(
-    state: &mut State,
-    method: &Method,
-    asked: &str,
-    body: &[u8],
-) -> Result<Response<Body>, Infallible> {
-    Ok(match (method.as_str(), asked) {
+/// Answers.
+pub(super) fn answer(state: &mut State, method: &Method, asked: &str, body: &[u8]) -> Response<Body> {
+    match (method.as_str(), asked) {
         ("GET", "counts") => Json(shown(&state.record.counts)).into_response(),
         ("POST", "reset") => Json(shown(&std::mem::take(&mut state.record.counts))).into_response(),
         ("GET", "faults") => Json(&state.faults).into_response(),
@@ -58,5 +54,5 @@ pub(super) fn answer(
             Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
         },
         _ => (StatusCode::NOT_FOUND, "GET counts, POST reset, GET or PUT faults\n").into_response(),
-    })
+    }
 }

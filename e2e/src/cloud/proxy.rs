@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -181,8 +180,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     let (head, body) = request.into_parts();
     let body = to_bytes(Body::new(body), BODY_LIMIT).await.map_err(|_unreadable| Dropped)?;
     if let Some(asked) = head.uri.path().strip_prefix(control::PREFIX) {
-        let Ok::<_, Infallible>(answer) = control::answer(&mut shared.state(), &head.method, asked, &body);
-        return Ok(answer);
+        return Ok(control::answer(&mut shared.state(), &head.method, asked, &body));
     }
     let call = Call::read(&head.method, &head.uri, &head.headers, &body);
     if let Some(caught) = shared.traps.catch(&call) {

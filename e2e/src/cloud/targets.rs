@@ -32,7 +32,7 @@ impl Targets {
                 "RegisterTargets" => targets.come(call, named(call, ".Id")),
                 "networkEndpointGroups.attachNetworkEndpoints" => targets.come(call, named(call, "instance")),
                 "DescribeTargetHealth" | "networkEndpointGroups.listNetworkEndpoints" => {
-                    targets.unread.clear()
+                    targets.unread.clear();
                 }
                 "DeregisterTargets" => targets.go(call, &named(call, ".Id"))?,
                 "networkEndpointGroups.detachNetworkEndpoints" => {
@@ -104,8 +104,10 @@ mod tests {
 
     const GROUP: (&str, &str) = ("TargetGroupArn", "arn:g");
 
-    fn mk_log(calls: &[(&str, &[(&str, &str)])]) -> Vec<Logged> {
-        let logged = |(number, (name, words)): (u64, &(&str, &[(&str, &str)]))| Logged {
+    type Words<'a> = &'a [(&'a str, &'a str)];
+
+    fn mk_log(calls: &[(&str, Words<'_>)]) -> Vec<Logged> {
+        let logged = |(number, (name, words)): (u64, &(&str, Words<'_>))| Logged {
             number,
             at: Duration::ZERO,
             kind: Kind { api: Api::Elb, name: (*name).to_owned(), effect: Effect::Write },

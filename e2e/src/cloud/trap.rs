@@ -31,7 +31,7 @@ impl Trap {
     pub async fn sprung(&mut self) {
         // The other end lives in the proxy; if that went, nothing is held and nothing will be.
         if self.sprung.wait_for(|sprung| *sprung).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -51,8 +51,8 @@ fn pod() -> Value {
             ],
             "args": [
                 "--proxy-mode=nftables", "--hostname-override=$(NODE_NAME)", format!("--cluster-cidr={POD_CIDR}"),
-                "--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0",
-                "--conntrack-tcp-timeout-close-wait=0",
+                // The machine's own: a node here may not change it. The timeouts are the node's, and kube-proxy sets them.
+                "--conntrack-max-per-core=0",
             ],
             "readinessProbe": {"httpGet": {"path": "/healthz", "port": 10256}},
         }],

@@ -10,6 +10,7 @@ pub(super) const UNRUNNABLE: &[(&str, &str)] = &[
         "a load test, with programs of its own",
     ),
     (r"\[Feature:KubeProxyNFAcct\]", "asks for kube-proxy's iptables mode and its metrics"),
+    (r"DNS configMap", "changes the configuration of plugins that this CoreDNS is built without"),
     (r"evicted pods", "the node agent in the kubelet's place does not evict pods"),
 ];
 

@@ -54,7 +54,7 @@ fn apply(nodes: &mut ByNode, node: &Node) {
     let address = addresses
         .and_then(|all| all.iter().find(|address| address.type_ == "InternalIP"))
         .and_then(|address| address.address.parse().ok())
-        .filter(is_on_fabric); // a node that stands for a cloud's instance is nowhere here
+        .filter(|address| is_on_fabric(*address)); // a node that stands for a cloud's instance is nowhere here
     match (cidr, address) {
         (Some(cidr), Some(address)) => drop(nodes.insert(node.name_any(), (cidr, address))),
         _ => drop(nodes.remove(&node.name_any())),

@@ -32,7 +32,7 @@ impl Release {
         let file = cluster.home().path(&format!("values-{name}.json"));
         fs::write(&file, serde_json::to_vec_pretty(&all)?)
             .with_context(|| format!("writing {}", file.display()))?;
-        let mut helm = self.helm(cluster);
+        let mut helm = helm(cluster);
         helm.args(["upgrade", "--install", name, "--create-namespace", "--wait", "--timeout=150s"])
             .arg(cluster.tools().chart())
             .arg("--values")
@@ -42,16 +42,16 @@ impl Release {
 
     /// Uninstalls it, and waits until what helm made is gone.
     pub async fn uninstall(&self, cluster: &Cluster) -> anyhow::Result<()> {
-        let mut helm = self.helm(cluster);
+        let mut helm = helm(cluster);
         helm.args(["uninstall", &self.name, "--wait", "--timeout=150s"]);
         output(&mut helm).await.with_context(|| format!("uninstalling release {}", self.name)).map(drop)
     }
+}
 
-    fn helm(&self, cluster: &Cluster) -> Command {
-        let mut helm = Command::new(cluster.tools().helm());
-        helm.args(["--namespace", NAMESPACE])
-            .env("KUBECONFIG", cluster.home().admin_kubeconfig())
-            .env("HOME", cluster.home().dir()); // its caches
-        helm
-    }
+fn helm(cluster: &Cluster) -> Command {
+    let mut helm = Command::new(cluster.tools().helm());
+    helm.args(["--namespace", NAMESPACE])
+        .env("KUBECONFIG", cluster.home().admin_kubeconfig())
+        .env("HOME", cluster.home().dir()); // its caches
+    helm
 }

@@ -14,6 +14,7 @@ mod provisioning;
 mod reach;
 mod remains;
 mod rollout;
+mod tracing;
 
 use super::harness::Scenario;
 
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         provisioning::scenarios(),
         rollout::scenarios(),
         looking::scenarios(),
+        tracing::scenarios(),
         node_proxy::scenarios(),
         operator::scenarios(),
         remains::scenarios(),

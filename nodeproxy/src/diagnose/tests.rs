@@ -40,7 +40,7 @@ fn mk_bench(complete: bool) -> Bench {
     });
     let read = kernel.clone();
     let read: ReadKernel = Arc::new(move || Ok(read.lock().expect("no panic").clone()));
-    Bench { oracle: Oracle::new(inquiries, read), kernel }
+    Bench { oracle: Oracle::new(inquiries, read, |_| None), kernel }
 }
 
 fn mk_question(case: usize, kernel: bool) -> Question {
@@ -122,6 +122,23 @@ async fn a_table_that_was_damaged_is_said_and_its_elements_are_not() {
     };
     let text = explanation.to_string();
     assert!(text.contains("DIFFERS: chain dispatch has 0 rules"), "{text}");
+}
+
+#[tokio::test]
+async fn what_a_masqueraded_endpoint_sees_is_the_kernels_choice() {
+    let mut bench = mk_bench(true);
+    let question = mk_question(
+        packets::CASES.iter().position(|c| c.name.starts_with("the node reaches")).expect("a row"),
+        false,
+    );
+    bench.oracle.source_towards = |endpoint| endpoint.is_ipv4().then(|| "10.201.0.1".parse().ok()).flatten();
+    let Answer::Trace(trace) = bench.oracle.answer(&question).await.expect("answers") else {
+        panic!("a trace")
+    };
+    let seen: Vec<_> =
+        trace.endpoints.iter().flat_map(|target| &target.source_addresses).map(ToString::to_string).collect();
+    assert_eq!(seen, ["10.201.0.1", "10.201.0.1"]);
+    assert_eq!(source_towards([127, 0, 0, 5].into()).map(|source| source.is_loopback()), Some(true));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod elsewhere;
 mod events;
 mod netns;
 mod packets;
+mod repair;
 mod storm;
 mod table;
 mod tables;

@@ -3,6 +3,8 @@
 //! Owns: the requests. Leaves to others: when.
 //! Invariant: no write leaves once the fence is closed.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -17,6 +19,9 @@ use crate::status::StatusPatch;
 
 /// Who owns our fields of a Service's status.
 const FIELD_MANAGER: &str = "portico-operator";
+
+/// Who owns the annotations that name a load balancer's parts.
+const RESOURCES_MANAGER: &str = "portico-operator-resources";
 
 /// An API server.
 #[derive(Clone)]
@@ -58,6 +63,22 @@ impl Cluster for ApiServer {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(status_patch(seen, status));
         api.patch_status(&name, &params, &patch).await.map_err(|error| told(operation, error))?;
+        Ok(())
+    }
+
+    async fn annotate(
+        &self,
+        seen: &Service,
+        annotations: &BTreeMap<&'static str, Option<String>>,
+    ) -> Result<(), ClusterError> {
+        let operation = "annotate";
+        self.check(operation)?;
+        let (api, ServiceKey { namespace: _, name }) = self.api(seen);
+        // The UID makes a Service of the same name, made meanwhile, a conflict.
+        let patch = json!({ "metadata": { "uid": seen.metadata.uid, "annotations": annotations } });
+        let params =
+            PatchParams { field_manager: Some(RESOURCES_MANAGER.to_owned()), ..PatchParams::default() };
+        api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(|error| told(operation, error))?;
         Ok(())
     }
 

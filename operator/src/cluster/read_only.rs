@@ -3,6 +3,8 @@
 //! Owns: swallowing writes. Leaves to others: reads.
 //! Invariant: no method here reaches a write of the cluster behind it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Service;
 
 use super::{Cluster, ClusterError};
@@ -21,6 +23,14 @@ impl<C: Cluster> Cluster for ReadOnly<C> {
     }
 
     async fn apply_status(&self, _seen: &Service, _status: &StatusPatch) -> Result<(), ClusterError> {
+        Ok(())
+    }
+
+    async fn annotate(
+        &self,
+        _seen: &Service,
+        _annotations: &BTreeMap<&'static str, Option<String>>,
+    ) -> Result<(), ClusterError> {
         Ok(())
     }
 

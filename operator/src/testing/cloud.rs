@@ -246,4 +246,8 @@ impl LoadBalancerProvider for FakeCloud {
             facts: health.into_iter().collect(),
         }
     }
+
+    fn resources(&self, observed: Option<&Self::Observed>) -> BTreeMap<&'static str, Option<String>> {
+        BTreeMap::from([("cloud.test/load-balancer", observed.map(|_lb| "lb-1".to_owned()))])
+    }
 }

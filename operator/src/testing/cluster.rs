@@ -76,6 +76,13 @@ impl FakeCluster {
                     let annotations = service.metadata.annotations.get_or_insert_default();
                     annotations.insert(HELD_BY.to_owned(), class.clone());
                 }
+                // Neither of them is among what the user wrote.
+                for (key, name) in old.metadata.annotations.iter().flatten() {
+                    if key.starts_with("cloud.test/") {
+                        let annotations = service.metadata.annotations.get_or_insert_default();
+                        annotations.insert(key.clone(), name.clone());
+                    }
+                }
                 service.metadata.deletion_timestamp.clone_from(&old.metadata.deletion_timestamp);
                 service.status.clone_from(&old.status);
                 if let Some(status) = service.status.as_mut()
@@ -196,6 +203,25 @@ impl Cluster for FakeCluster {
             let load_balancer = LoadBalancerStatus { ingress: (!ingress.is_empty()).then_some(ingress) };
             service.status =
                 Some(ServiceStatus { conditions: Some(conditions), load_balancer: Some(load_balancer) });
+            state.store(service);
+            Ok(())
+        })
+    }
+
+    async fn annotate(
+        &self,
+        seen: &Service,
+        annotations: &BTreeMap<&'static str, Option<String>>,
+    ) -> Result<(), ClusterError> {
+        self.with(|state| {
+            let mut service = state.written("annotate", seen)?;
+            let all = service.metadata.annotations.get_or_insert_default();
+            for (key, name) in annotations {
+                match name {
+                    Some(name) => drop(all.insert((*key).to_owned(), name.clone())),
+                    None => drop(all.remove(*key)),
+                }
+            }
             state.store(service);
             Ok(())
         })

@@ -113,16 +113,16 @@ pub(crate) struct Choices {
 
 /// Reads them; `ports` are the Service's, for options that are said of one port.
 pub(crate) fn read(options: &Options, ports: &[Port]) -> Result<Choices, Vec<String>> {
-    let mut reader = Reader { options, reader: options.reader(), wrong: Vec::new() };
+    let mut reader = Reader { options, values: options.reader(), wrong: Vec::new() };
     let choices = reader.choices(ports);
-    let Reader { options: _, reader, mut wrong } = reader;
-    wrong.extend(reader.finish().iter().map(ToString::to_string));
+    let Reader { options: _, values, mut wrong } = reader;
+    wrong.extend(values.finish().iter().map(ToString::to_string));
     if wrong.is_empty() { Ok(choices) } else { Err(wrong) }
 }
 
 struct Reader<'a> {
     options: &'a Options,
-    reader: OptionReader<'a>,
+    values: OptionReader<'a>,
     wrong: Vec<String>,
 }
 
@@ -157,7 +157,7 @@ impl Reader<'_> {
             proxy_ports: self.ports(),
             certificates: self.certificates(),
             tls_ports: self.tls_ports(),
-            tls_policy: self.reader.parsed(key::TLS_POLICY, "an SSL policy's name"),
+            tls_policy: self.values.parsed(key::TLS_POLICY, "an SSL policy's name"),
             tls_to_targets: self
                 .word(key::BACKEND_PROTOCOL, "tcp or ssl", &[("tcp", false), ("ssl", true), ("tls", true)])
                 .unwrap_or(false),
@@ -175,14 +175,14 @@ impl Reader<'_> {
 
     fn refuse(&mut self) {
         for (key, remedy) in key::NOT_HONOURED {
-            if self.reader.parsed::<String>(key, "").is_some() {
+            if self.values.parsed::<String>(key, "").is_some() {
                 self.wrong.push(format!("annotation {key} is not honoured by this provider: {remedy}"));
             }
         }
     }
 
     fn word<T: Copy>(&mut self, key: &str, expected: &'static str, words: &[(&str, T)]) -> Option<T> {
-        let text: String = self.reader.parsed(key, expected)?;
+        let text: String = self.values.parsed(key, expected)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
             self.wrong.push(format!("annotation {key} is {text:?}, but must be {expected}"));
@@ -191,11 +191,11 @@ impl Reader<'_> {
     }
 
     fn list(&mut self, key: &str) -> Vec<String> {
-        self.reader.parsed::<List>(key, "words separated by commas").unwrap_or_default().0
+        self.values.parsed::<List>(key, "words separated by commas").unwrap_or_default().0
     }
 
     fn pairs(&mut self, key: &str) -> BTreeMap<String, String> {
-        self.reader.parsed::<Pairs>(key, "key=value pairs separated by commas").unwrap_or_default().0
+        self.values.parsed::<Pairs>(key, "key=value pairs separated by commas").unwrap_or_default().0
     }
 
     fn number(
@@ -204,7 +204,7 @@ impl Reader<'_> {
         range: std::ops::RangeInclusive<i32>,
         expected: &'static str,
     ) -> Option<i32> {
-        let number: i32 = self.reader.parsed(key, expected)?;
+        let number: i32 = self.values.parsed(key, expected)?;
         if range.contains(&number) {
             return Some(number);
         }
@@ -221,7 +221,7 @@ impl Reader<'_> {
     }
 
     fn name(&mut self) -> Option<String> {
-        let name: String = self.reader.parsed(key::NAME, "a name")?;
+        let name: String = self.values.parsed(key::NAME, "a name")?;
         let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         let ends = name.starts_with('-') || name.ends_with('-') || name.starts_with("internal-");
         // Two characters are for the generation, should it be replaced.
@@ -234,7 +234,7 @@ impl Reader<'_> {
     }
 
     fn adopt(&mut self) -> Option<String> {
-        let asked: String = self.reader.parsed(key::ADOPT, "a load balancer's name or ARN")?;
+        let asked: String = self.values.parsed(key::ADOPT, "a load balancer's name or ARN")?;
         let named = !asked.is_empty() && asked.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         if named || (asked.starts_with("arn:") && asked.contains(":loadbalancer/net/")) {
             return Some(asked);
@@ -297,7 +297,7 @@ impl Reader<'_> {
 
     fn alpn(&mut self) -> Option<Alpn> {
         let expected = "HTTP1Only, HTTP2Only, HTTP2Optional, HTTP2Preferred or None";
-        let text: String = self.reader.parsed(key::ALPN, expected)?;
+        let text: String = self.values.parsed(key::ALPN, expected)?;
         let alpn = text.parse().ok();
         if alpn.is_none() {
             self.wrong.push(format!("annotation {} is {text:?}, but must be {expected}", key::ALPN));
@@ -308,7 +308,7 @@ impl Reader<'_> {
     fn check(&mut self) -> CheckChoice {
         let protocols =
             [("tcp", HealthProtocol::Tcp), ("http", HealthProtocol::Http), ("https", HealthProtocol::Https)];
-        let port: Option<String> = self.reader.parsed(key::CHECK_PORT, "a port or traffic-port");
+        let port: Option<String> = self.values.parsed(key::CHECK_PORT, "a port or traffic-port");
         let port = port.and_then(|text| match (text.as_str(), text.parse::<u16>()) {
             ("traffic-port", _) => Some(CheckPort::Traffic),
             (_, Ok(number)) if number > 0 => Some(CheckPort::Fixed(number)),
@@ -322,8 +322,8 @@ impl Reader<'_> {
         CheckChoice {
             protocol: self.word(key::CHECK_PROTOCOL, "tcp, http or https", &protocols),
             port,
-            path: self.reader.parsed(key::CHECK_PATH, "a path"),
-            codes: self.reader.parsed(key::CHECK_CODES, "codes such as 200-399"),
+            path: self.values.parsed(key::CHECK_PATH, "a path"),
+            codes: self.values.parsed(key::CHECK_CODES, "codes such as 200-399"),
             interval: self.number(key::CHECK_INTERVAL, 5..=300, "5 to 300 seconds"),
             timeout: self.number(key::CHECK_TIMEOUT, 2..=120, "2 to 120 seconds"),
             healthy: self.number(key::CHECK_HEALTHY, 2..=10, "2 to 10"),
@@ -333,13 +333,13 @@ impl Reader<'_> {
 
     fn attributes(&mut self) -> BTreeMap<String, String> {
         let mut attributes = self.pairs(key::ATTRIBUTES);
-        if let Some(enabled) = self.reader.flag(key::CROSS_ZONE) {
+        if let Some(enabled) = self.values.flag(key::CROSS_ZONE) {
             attributes.entry("load_balancing.cross_zone.enabled".to_owned()).or_insert(enabled.to_string());
         }
         // The older annotations; whoever uses both means the newer one.
-        let enabled = self.reader.flag(key::LOG_ENABLED).map(|enabled| enabled.to_string());
-        let bucket = self.reader.parsed(key::LOG_BUCKET, "a bucket's name");
-        let prefix = self.reader.parsed(key::LOG_PREFIX, "a prefix");
+        let enabled = self.values.flag(key::LOG_ENABLED).map(|enabled| enabled.to_string());
+        let bucket = self.values.parsed(key::LOG_BUCKET, "a bucket's name");
+        let prefix = self.values.parsed(key::LOG_PREFIX, "a prefix");
         for (name, value) in [("enabled", enabled), ("bucket", bucket), ("prefix", prefix)] {
             if let Some(value) = value {
                 attributes.entry(format!("access_logs.s3.{name}")).or_insert(value);

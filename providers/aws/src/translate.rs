@@ -179,9 +179,9 @@ fn frontend(
     obstacles: &mut Obstacles,
 ) -> Frontend {
     if !choices.security_groups.is_empty() {
-        let ranged = (!ranges.is_empty()).then_some(Field::SourceRanges);
-        let listed = (!choices.prefix_lists.is_empty()).then_some(Field::Options);
-        for field in ranged.into_iter().chain(listed) {
+        let by_range = (!ranges.is_empty()).then_some(Field::SourceRanges);
+        let by_list = (!choices.prefix_lists.is_empty()).then_some(Field::Options);
+        for field in by_range.into_iter().chain(by_list) {
             let message = format!(
                 "cannot be enforced in security groups of your own: remove annotation {}",
                 key::SECURITY_GROUPS

@@ -90,6 +90,13 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     /// What the Service's status should say. Total and deterministic, as `plan`. `None` observed: nothing of
     /// it exists (yet), which is all a provider without load balancers ever sees.
     fn report(&self, desired: &LoadBalancer, observed: Option<&Self::Observed>) -> Report;
+
+    /// Annotations that tell people and tools what the load balancer is made of, by full key; `None`: there is no such
+    /// part. Every key that this provider ever writes is there, so that what is gone can be taken back. Total and
+    /// deterministic, as `plan`.
+    fn resources(&self, _observed: Option<&Self::Observed>) -> BTreeMap<&'static str, Option<String>> {
+        BTreeMap::new()
+    }
 }
 
 /// What is wanted for one Service.

@@ -14,6 +14,7 @@ mod capabilities;
 pub mod cloud;
 mod names;
 mod observed;
+mod parts;
 mod plan;
 mod provider;
 mod report;

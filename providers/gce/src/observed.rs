@@ -121,10 +121,7 @@ impl Observed {
                     _ => None,
                 };
                 let family = sources.map(|source| IpFamily::of(source.addr()));
-                self.rules().any(|rule| match rule.address {
-                    AddressRef::Ip(ip) => family.is_none_or(|family| family == IpFamily::of(ip)),
-                    AddressRef::Named(_) => true,
-                })
+                self.rules().any(|rule| family.is_none_or(|family| family == rule.family))
             }
         }
     }

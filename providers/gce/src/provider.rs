@@ -4,7 +4,7 @@
 //! pure, and the calls themselves ([`Cloud`]). Invariants: everything is scoped by the configured cluster UID; nothing
 //! is changed or deleted whose description does not say that it is this Service's; no call waits for an operation.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -323,5 +323,9 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
 
     fn report(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
         crate::report::report(desired, observed, &self.config)
+    }
+
+    fn resources(&self, observed: Option<&Observed>) -> BTreeMap<&'static str, Option<String>> {
+        crate::parts::parts(observed)
     }
 }

@@ -172,6 +172,8 @@ pub struct Address {
 pub struct ForwardingRule {
     /// Its name.
     pub name: String,
+    /// IPv4 or IPv6.
+    pub family: IpFamily,
     /// Inside or outside.
     pub scheme: Scheme,
     /// What it forwards.

@@ -135,7 +135,7 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
             global_access: chosen.global_access,
             deny_others: chosen.deny_others,
             affinity,
-            weighted: chosen.weighted,
+            weighted: chosen.weighted.is_some(),
             check,
             sources,
             zones,
@@ -167,8 +167,8 @@ struct Chosen {
     collection: Option<String>,
     global_access: bool,
     deny_others: bool,
-    weighted: bool,
-    strong_affinity: bool,
+    weighted: Option<PodsPerNode>,
+    strong_affinity: Option<Enabled>,
 }
 
 /// `enabled`.
@@ -248,8 +248,8 @@ impl Chosen {
             collection: reader.parsed::<Prefix>(keys::COLLECTION_V6, PREFIX).map(|Prefix(url)| url),
             global_access: reader.flag(keys::GLOBAL_ACCESS).unwrap_or_default(),
             deny_others: reader.flag(keys::DENY_FIREWALL).unwrap_or_default(),
-            weighted: reader.parsed::<PodsPerNode>(keys::WEIGHTED, "\"pods-per-node\"").is_some(),
-            strong_affinity: reader.parsed::<Enabled>(keys::STRONG_AFFINITY, "\"enabled\"").is_some(),
+            weighted: reader.parsed::<PodsPerNode>(keys::WEIGHTED, "\"pods-per-node\""),
+            strong_affinity: reader.parsed::<Enabled>(keys::STRONG_AFFINITY, "\"enabled\""),
         };
         // Every one is of that kind, so there is nothing to switch on.
         let _always = reader.parsed::<Enabled>(keys::RBS, "\"enabled\", which is always so");
@@ -339,7 +339,7 @@ fn affinity(asked: SessionAffinity, chosen: &Chosen, wrong: &mut Obstacles) -> A
         Scheme::External => 60,
         Scheme::Internal => 600,
     };
-    match (asked, chosen.strong_affinity) {
+    match (asked, chosen.strong_affinity.is_some()) {
         (SessionAffinity::None, false) => Affinity::Connection,
         (SessionAffinity::ClientIp { timeout: _ }, false) => Affinity::ClientIp,
         (SessionAffinity::ClientIp { timeout }, true) if (least..=MOST).contains(&timeout.as_secs()) => {
@@ -363,7 +363,7 @@ fn affinity(asked: SessionAffinity, chosen: &Chosen, wrong: &mut Obstacles) -> A
 /// Only the health check of a Service counts the Service's pods, and only under `Local` there is one.
 fn weighing(chosen: &Chosen, policy: ExternalTrafficPolicy, check: Option<&Probing>, wrong: &mut Obstacles) {
     let counts = check.is_some_and(|check| matches!(check.probe, Probe::Http { .. }));
-    if chosen.weighted && (policy != ExternalTrafficPolicy::Local || !counts) {
+    if chosen.weighted.is_some() && (policy != ExternalTrafficPolicy::Local || !counts) {
         let message = format!(
             "annotation {} weighs nodes by their own pods: set spec.externalTrafficPolicy to Local, or remove it",
             keys::WEIGHTED

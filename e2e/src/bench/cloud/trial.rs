@@ -209,9 +209,8 @@ impl<'a> Trial<'a> {
         let acted = cloud.crashes.or(act).await?;
         self.settle(cloud).await;
         let log = cloud.proxy.log();
-        let of_phase = log.iter().filter(|call| call.number > before);
-        let last =
-            of_phase.filter(|call| names.is_empty() || names.contains(&call.kind.name.as_str())).last();
+        let mut of_phase = log.iter().filter(|call| call.number > before);
+        let last = of_phase.rfind(|call| names.is_empty() || names.contains(&call.kind.name.as_str()));
         let wall = last.map(|call| (cloud.since + call.at).saturating_duration_since(start));
         self.add(cloud, report, phase, wall);
         Ok(acted)

@@ -102,5 +102,6 @@ async fn repaired(scene: &Scene) -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
-    scene.answered(&scene.everybody(), By::Http, address).await.map(drop)
+    scene.answered(&scene.everybody(), By::Http, address).await?;
+    Ok(())
 }

@@ -64,6 +64,14 @@ fn words_name_the_service_the_chances_and_whom_the_endpoints_see() {
 }
 
 #[test]
+fn the_documented_answer_is_the_real_one() {
+    let model = mk_model();
+    let text = trace(&model, &mk_case("a NodePort from outside is masqueraded").packet()).to_string();
+    let page = include_str!("../../../../docs/trace.md");
+    assert!(page.contains(&format!("```\n{text}```")), "docs/trace.md should show:\n{text}");
+}
+
+#[test]
 fn words_name_the_cause_of_a_refusal_and_of_silence() {
     let model = mk_model();
     let text = |case: &str| trace(&model, &mk_case(case).packet()).to_string();

@@ -23,11 +23,15 @@ async fn a_service_goes_up_and_down_again_and_nothing_is_left() {
     assert_eq!(conditions["LoadBalancerProvisioned"], "True/Provisioned");
     assert_eq!(conditions["Synced"], "True/AsDesired");
     assert_eq!(conditions["Accepted"], "True/Accepted");
-    assert!(service::has_finalizer(&stage.cluster.get("web").unwrap()));
+    let service = stage.cluster.get("web").unwrap();
+    assert!(service::has_finalizer(&service));
+    let part = "cloud.test/load-balancer";
+    assert_eq!(service.metadata.annotations.unwrap().get(part).map(String::as_str), Some("lb-1"));
     stage.cluster.apply(typed("web", "NodePort"));
     settle().await;
     assert_eq!(stage.existing(), [""; 0]);
     let service = stage.cluster.get("web").unwrap();
+    assert!(service.metadata.annotations.iter().flatten().all(|(key, _)| key != part), "taken back");
     assert!(!service::has_finalizer(&service) && service::ingress(&service).is_empty());
     assert!(stage.conditions("web").is_empty());
     assert_eq!(stage.reasons("web").last().unwrap(), "Released");

@@ -41,10 +41,10 @@ fn services() -> Vec<(&'static str, LoadBalancer)> {
         it.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Tcp, 443)].into();
     });
     add("udp beside", &|it| {
-        it.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 53)].into()
+        it.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 53)].into();
     });
     add("tcp and udp", &|it| {
-        it.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 80)].into()
+        it.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 80)].into();
     });
     add("tls", &options(&super::listeners::EXTRAS));
     add("tls swapped", &options(&[(key::CERTIFICATE, "arn:aws:acm:us-east-1:1:certificate/b,arn:c")]));

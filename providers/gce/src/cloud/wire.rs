@@ -61,8 +61,17 @@ impl Urls {
     }
 
     pub(super) fn forwarding_rule(&self, rule: &ForwardingRule, description: &str) -> model::ForwardingRule {
-        let ForwardingRule { name, scheme, forwards, address, backend_service, tier, place, global_access } =
-            rule;
+        let ForwardingRule {
+            name,
+            family,
+            scheme,
+            forwards,
+            address,
+            backend_service,
+            tier,
+            place,
+            global_access,
+        } = rule;
         let mut wire = model::ForwardingRule::new()
             .set_name(name)
             .set_description(description)
@@ -83,7 +92,7 @@ impl Urls {
             }
             Forwards::Everything => wire.set_ip_protocol("L3_DEFAULT").set_all_ports(true),
         };
-        if matches!(address, AddressRef::Ip(IpAddr::V6(_))) {
+        if *family == IpFamily::IPv6 {
             wire = wire.set_ip_version("IPV6");
         }
         match (place, scheme) {
@@ -294,11 +303,13 @@ pub(super) fn read_forwarding_rule(wire: model::ForwardingRule) -> Option<Found>
     };
     let network = wire.network.as_deref().map(last).unwrap_or_default();
     let place = wire.subnetwork.as_deref().map(|subnetwork| Place { network, subnetwork: last(subnetwork) });
+    let ip = first_address(wire.ip_address.as_deref()?)?;
     let rule = ForwardingRule {
         name: wire.name?,
+        family: IpFamily::of(ip),
         scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
         forwards,
-        address: AddressRef::Ip(first_address(wire.ip_address.as_deref()?)?),
+        address: AddressRef::Ip(ip),
         backend_service: last(wire.backend_service.as_deref()?),
         tier: wire.network_tier.as_ref().and_then(|tier| tier.name()?.parse().ok()),
         place,

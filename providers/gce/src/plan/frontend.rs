@@ -121,6 +121,9 @@ fn refusal(serving: &Standing<'_>, want: &Frontend) -> (Field, String) {
         match &want.source {
             Source::Named(name) => (Field::Options, format!("address {name} was asked for")),
             Source::Exactly(ip) => (Field::RequestedAddresses, format!("{ip} was asked for")),
+            Source::Own if want.collection.is_some() => {
+                (Field::Options, "an address of the user's own prefix was asked for".to_owned())
+            }
             Source::Own | Source::Kept(_) => {
                 (Field::RequestedAddresses, "no certain address is asked for any more".to_owned())
             }

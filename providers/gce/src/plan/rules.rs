@@ -47,6 +47,7 @@ pub(super) fn missing(
         .into_iter()
         .map(|forwards| ForwardingRule {
             name: wanted.names.part(&suffix(&frontend.id, &forwards)),
+            family: frontend.family,
             scheme: frontend.scheme,
             forwards,
             address: address.clone(),

@@ -90,10 +90,10 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
                 *next += 1;
                 let external = address.scheme == Scheme::External;
                 let ip = if external { [198, 51, 100, *next] } else { [10, 9, 9, *next] };
-                let net = if external { 0x2600_1900 } else { 0xfd20_0000_u128 };
+                let prefix = if external { 0x2600_1900 } else { 0xfd20_0000_u128 };
                 address.ip = Some(match address.family {
                     IpFamily::IPv4 => Ipv4Addr::from(ip).into(),
-                    IpFamily::IPv6 => Ipv6Addr::from_bits(net << 96 | u128::from(*next) << 32).into(),
+                    IpFamily::IPv6 => Ipv6Addr::from_bits(prefix << 96 | u128::from(*next) << 32).into(),
                 });
             }
             if let Resource::EndpointGroup(_) = &resource {

@@ -97,7 +97,7 @@ impl Emulator {
         self.call("GET", &format!("/compute/v1/projects/{PROJECT}/aggregated/operations"), None);
     }
 
-    fn insert(&self, collection: &str, body: &str) {
+    pub(crate) fn insert(&self, collection: &str, body: &str) {
         let answer = self.call("POST", &format!("/compute/v1/projects/{PROJECT}/{collection}"), Some(body));
         assert_eq!(answer["kind"], "compute#operation", "{collection}: {answer}");
     }

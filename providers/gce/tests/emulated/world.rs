@@ -4,7 +4,6 @@
 //! Invariant: every desired load balancer here fits the emulator's seeded nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use portico_provider::{
     LoadBalancerProvider, Look, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError,
     ProxyProtocol, Replacement, Scheme, ServiceName, SessionAffinity, Targets,
 };
-use portico_provider_gce::resource::{AddressRef, Resource};
+use portico_provider_gce::resource::Resource;
 use portico_provider_gce::{Config, GceProvider, Observed, SdkCloud};
 
 use crate::emulator::{Emulator, PROJECT, REGION, STATIC};
@@ -210,7 +209,7 @@ impl World for GceWorld {
     fn count(&self, observed: &Observed) -> usize {
         let six = |resource: &Resource| {
             let Resource::ForwardingRule(rule) = resource else { return false };
-            matches!(rule.address, AddressRef::Ip(IpAddr::V6(_)))
+            rule.family == IpFamily::IPv6
         };
         let mut four = observed.clone();
         four.resources.retain(|_, resource| !six(resource));

@@ -12,7 +12,8 @@ use super::*;
 /// One call at once, and then one a second.
 const SLOW: Limit = Limit { burst: 1.0, rate: 1.0 };
 
-fn passes(_answer: &Result<(), ()>) -> bool {
+/// Of the type that a limiter judges answers by.
+fn passes<T>(_answer: &T) -> bool {
     false
 }
 
