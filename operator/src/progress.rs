@@ -263,7 +263,7 @@ fn aligned(now: Instant, pause: Duration) -> Instant {
     };
     match beyond(due.saturating_duration_since(start)) {
         Duration::ZERO => due + beyond(start.saturating_duration_since(due)),
-        late => due + (grid - late),
+        late => due + grid.saturating_sub(late),
     }
 }
 

@@ -155,7 +155,9 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
             for balancer in view.load_balancers.values_mut() {
                 balancer.listeners.retain(|_, listener| listener.id != *id);
                 let Balancer { listeners, extras, .. } = balancer;
-                extras.iter_mut().for_each(|extras| extras.retain(|port, _| listeners.contains_key(port)));
+                if let Some(extras) = extras {
+                    extras.retain(|port, _| listeners.contains_key(port));
+                }
             }
         }
         Action::Unseal { load_balancer, tags } | Action::Seal { load_balancer, tags } => {

@@ -17,13 +17,16 @@ use crate::tags;
 /// many: <https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_DescribeTags.html>.
 const A_CALL: usize = 20;
 
+/// That tags were set; what is not there has no such answer.
+type Marked = bool;
+
 /// What is being gathered.
 #[derive(Debug, Default)]
 pub(crate) struct Batches {
     balancers: Gather<Id, LoadBalancer>,
     groups: Gather<Id, TargetGroup>,
     tags: Gather<Id, Tags>,
-    marks: Gather<(Tags, Id), ()>,
+    marks: Gather<(Tags, Id), Marked>,
     listings: Gather<Owner, Vec<(Id, Tags)>>,
     subnets: Gather<String, Vec<Subnet>>,
 }
@@ -58,7 +61,7 @@ impl Batches {
     /// Sets tags; others who set the same ones share the call.
     pub(crate) async fn mark<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
         let marked = self.marks.ask((tags.clone(), id.clone()), |marks| mark_all(cloud, marks)).await?;
-        marked.ok_or_else(|| CloudError {
+        marked.map(drop).ok_or_else(|| CloudError {
             operation: "AddTags",
             trouble: Trouble::NotFound,
             code: "LoadBalancerNotFound".to_owned(),
@@ -109,7 +112,7 @@ where
     Ok(found)
 }
 
-async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<BTreeMap<(Tags, Id), ()>> {
+async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<BTreeMap<(Tags, Id), Marked>> {
     let mut by_tags: BTreeMap<Tags, Vec<Id>> = BTreeMap::new();
     for (tags, id) in marks {
         by_tags.entry(tags).or_default().push(id);
@@ -120,10 +123,10 @@ async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<BTreeMa
             let tags = &tags;
             async move {
                 cloud.add_tags(&ids, tags).await?;
-                Ok(ids.into_iter().map(|id| (id, ())).collect())
+                Ok(ids.into_iter().map(|id| (id, true)).collect())
             }
         });
-        done.extend(marked.await?.into_keys().map(|id| ((tags.clone(), id), ())));
+        done.extend(marked.await?.into_keys().map(|id| ((tags.clone(), id), true)));
     }
     Ok(done)
 }
