@@ -48,7 +48,7 @@ $(TOOLS)/aws-cloud-controller-manager: Makefile
 $(TOOLS)/cargo-deny: Makefile
 	@echo "building cargo-deny $(CARGO_DENY) (cold: about 3 minutes; once)"
 	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_DENY) cargo-deny
-	@ln -sf cargo/bin/cargo-deny $@
+	@ln -sf cargo/bin/cargo-deny $@ && touch $@
 
 # Without a Python package index the tests that need it are skipped, and say so.
 $(TOOLS)/gce/.complete: scripts/emulator-gce.sh

@@ -17,16 +17,13 @@ use crate::tags;
 /// many: <https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_DescribeTags.html>.
 const A_CALL: usize = 20;
 
-/// That tags were set; what is not there has no such answer.
-type Marked = bool;
-
 /// What is being gathered.
 #[derive(Debug, Default)]
 pub(crate) struct Batches {
     balancers: Gather<Id, LoadBalancer>,
     groups: Gather<Id, TargetGroup>,
     tags: Gather<Id, Tags>,
-    marks: Gather<(Tags, Id), Marked>,
+    marks: Gather<(Tags, Id), ()>,
     listings: Gather<Owner, Vec<(Id, Tags)>>,
     subnets: Gather<String, Vec<Subnet>>,
 }
@@ -61,7 +58,7 @@ impl Batches {
     /// Sets tags; others who set the same ones share the call.
     pub(crate) async fn mark<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
         let marked = self.marks.ask((tags.clone(), id.clone()), |marks| mark_all(cloud, marks)).await?;
-        marked.map(drop).ok_or_else(|| CloudError {
+        marked.ok_or_else(|| CloudError {
             operation: "AddTags",
             trouble: Trouble::NotFound,
             code: "LoadBalancerNotFound".to_owned(),
@@ -112,7 +109,8 @@ where
     Ok(found)
 }
 
-async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<BTreeMap<(Tags, Id), Marked>> {
+#[expect(clippy::zero_sized_map_values, reason = "a batch answers by key, and a mark has no answer")]
+async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<BTreeMap<(Tags, Id), ()>> {
     let mut by_tags: BTreeMap<Tags, Vec<Id>> = BTreeMap::new();
     for (tags, id) in marks {
         by_tags.entry(tags).or_default().push(id);
@@ -123,10 +121,10 @@ async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<BTreeMa
             let tags = &tags;
             async move {
                 cloud.add_tags(&ids, tags).await?;
-                Ok(ids.into_iter().map(|id| (id, true)).collect())
+                Ok(ids.into_iter().map(|id| (id, ())).collect())
             }
         });
-        done.extend(marked.await?.into_keys().map(|id| ((tags.clone(), id), true)));
+        done.extend(marked.await?.into_keys().map(|id| ((tags.clone(), id), ())));
     }
     Ok(done)
 }

@@ -126,6 +126,6 @@ async fn the_contract_holds_and_other_peoples_things_stay_as_they_are() {
     let Some(emulator) = Emulator::start().await else { return };
     let before = emulator.account("list");
     let world = Aws { emulator, faults: Faults::default() };
-    contract::run(&world).await.unwrap_or_else(|violation| panic!("{violation}"));
+    Box::pin(contract::run(&world)).await.unwrap_or_else(|violation| panic!("{violation}"));
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
 }

@@ -97,10 +97,8 @@ async fn process(
                     }
                     return Ok(());
                 }
-                None => match carry_out(&provider, &plan).await? {
-                    true => Look::after(wanted),
-                    false => Look::Poll,
-                },
+                None if carry_out(&provider, &plan).await? => Look::after(wanted),
+                None => Look::Poll,
             },
         };
         observed = provider.observe(owner, next).await.map_err(|error| told(&error))?;
