@@ -252,14 +252,19 @@ fn plan_is_idle<S>(plan: &Plan<S>) -> bool {
 fn aligned(now: Instant, pause: Duration) -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
     let due = now + pause;
-    let grid = pause / 2;
     if pause < ALIGNED_FROM {
         return due;
     }
-    let since = due.saturating_duration_since(*START.get_or_init(|| now));
-    let late = since.as_nanos() % grid.as_nanos();
-    let short = Duration::from_nanos(u64::try_from(late).unwrap_or_default());
-    if short.is_zero() { due } else { due + grid.saturating_sub(short) }
+    let start = *START.get_or_init(|| now);
+    let grid = pause / 2;
+    let beyond = |length: Duration| {
+        let nanos = length.as_nanos() % grid.as_nanos();
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or_default())
+    };
+    match beyond(due.saturating_duration_since(start)) {
+        Duration::ZERO => due + beyond(start.saturating_duration_since(due)),
+        late => due + grid.saturating_sub(late),
+    }
 }
 
 fn doing<S: std::fmt::Display>(plan: &Plan<S>) -> String {
@@ -340,5 +345,59 @@ mod tests {
         assert_eq!(track.failures, 0);
         assert_eq!(track.decide(&present(), &steps(), now), Decision::Hold(now + Duration::from_secs(2)));
         assert_eq!(track.progress(&present(), &steps()), Progress::Waiting("an address".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_left_half_done_is_looked_at_although_the_snapshot_looks_as_wanted_now() {
+        let now = Instant::now();
+        let mut other = mk_load_balancer("web");
+        other.source_ranges.insert("10.0.0.0/8".parse().unwrap());
+        let mut track = Track { phase: Phase::Running, ..Track::default() };
+        track.ended(Want::Present(Box::new(other)), failure(Retry::Backoff), now, Duration::ZERO);
+        let nothing = Plan::<&str>::nothing("as desired");
+        assert_eq!(track.decide(&present(), &nothing, now), Decision::Go);
+        track.ended(present(), End::Settled, now, Duration::ZERO);
+        assert_eq!(track.decide(&present(), &nothing, now), Decision::Rest(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn targets_that_stay_unhealthy_are_looked_at_ever_more_rarely_and_well_ones_not_at_all() {
+        let mut now = Instant::now();
+        let mut track = Track::default();
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            track.ended(present(), End::Settled, now, Duration::ZERO);
+            let again = track.watch_health(&present(), Some(Truth::Unknown), now).unwrap();
+            assert_eq!(track.watch_health(&present(), Some(Truth::Unknown), now), Some(again), "one look");
+            pauses.push((again - now).as_secs());
+            now = again;
+        }
+        for (pause, least) in pauses.iter().zip([15, 30, 60, 120, 300, 300, 300]) {
+            assert!(*pause >= least && *pause <= least * 3 / 2, "{pauses:?}");
+        }
+        assert_eq!(track.watch_health(&present(), Some(Truth::True), now), None);
+        track.ended(present(), End::Settled, now, Duration::ZERO);
+        let again = track.watch_health(&present(), Some(Truth::False), now).unwrap();
+        assert!((again - now).as_secs() < 30, "it begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_that_begin_apart_end_together_and_late_by_half_at_most() {
+        let start = Instant::now();
+        let pause = Duration::from_secs(10);
+        let ends: std::collections::BTreeSet<Instant> = (0..40)
+            .map(|n| {
+                let begins = start + Duration::from_millis(n * 100);
+                let ends = aligned(begins, pause);
+                assert!(ends >= begins + pause && ends <= begins + pause * 3 / 2);
+                ends
+            })
+            .collect();
+        assert!(ends.len() <= 2, "{ends:?}");
+        assert_eq!(
+            aligned(start, Duration::from_secs(2)),
+            start + Duration::from_secs(2),
+            "short ones do not"
+        );
     }
 }

@@ -123,7 +123,8 @@ impl Sites {
             Cloud::Aws => {
                 let env = aws::CREDENTIALS.map(|(name, value)| json!({"name": name, "value": value}));
                 json!({
-                    "provider": "aws", "aws": {"region": aws::REGION, "vpcId": self.aws.vpc()}, "extraEnv": env,
+                    "provider": "aws", "aws": {"region": aws::REGION, "vpcId": self.aws.vpc(), "poll": "2s"},
+                    "extraEnv": env,
                     "defaultClass": false, "extraArgs": [format!("--aws-endpoint-url={url}")],
                 })
             }

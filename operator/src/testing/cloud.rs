@@ -46,6 +46,8 @@ pub(crate) struct CloudState {
     /// Whether nothing at all answers.
     pub(crate) down: bool,
     pub(crate) reads: u32,
+    /// How closely each go looked.
+    pub(crate) looks: Vec<Look>,
     pub(crate) writes: u32,
 }
 
@@ -170,7 +172,8 @@ impl LoadBalancerProvider for FakeCloud {
         .await
     }
 
-    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<FakeLb>, ProviderError> {
+    async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<FakeLb>, ProviderError> {
+        self.with(|state| state.looks.push(look));
         self.read(|state| state.of(&owner.service)).await
     }
 

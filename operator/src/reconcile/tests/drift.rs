@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::stage::*;
-use portico_provider::ProviderError;
+use portico_provider::{Look, ProviderError};
 use tokio::time::sleep;
 
 use crate::testing::{mk_node, mk_service, with};
@@ -66,6 +66,8 @@ async fn an_audit_costs_one_read_a_round_for_each_service_and_nothing_else() {
     assert_eq!((writes, cluster), (before.1, before.2), "what is as wanted is neither changed nor told");
     let audits = reads - before.0;
     assert!((49..=51).contains(&audits), "5 Services, 10 rounds: {audits} reads");
+    let least = stage.cloud.with(|cloud| cloud.looks.iter().rev().take(49).min().copied());
+    assert_eq!(least, Some(Look::Fresh), "an audit believes nothing");
     assert!(running.metric("drift").is_empty() && running.metric("unasked").is_empty());
 }
 
@@ -76,8 +78,11 @@ async fn drift_that_is_only_reported_stays_until_the_service_changes() {
     stage.cluster.apply(mk_service("web"));
     settle().await;
     tamper(&stage, "web");
+    stage.cloud.with(|cloud| cloud.looks.clear());
     sleep(Duration::from_mins(30)).await;
     assert!(is_tampered(&stage), "it was only to be reported");
+    let looks = stage.cloud.with(|cloud| cloud.looks.clone());
+    assert!(looks.iter().all(|look| *look == Look::Fresh) && !looks.is_empty(), "{looks:?}");
     assert_eq!(stage.conditions("web")["Synced"], "False/Drifted");
     assert_eq!(stage.conditions("web")["LoadBalancerProvisioned"], "True/Provisioned");
     assert_eq!(stage.reasons("web").iter().filter(|reason| *reason == "Drifted").count(), 1, "told once");

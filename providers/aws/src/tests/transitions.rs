@@ -14,6 +14,7 @@ use portico_provider::{
 use super::plans::{mk_base, mk_site};
 use super::simulated::Simulated;
 use super::{mk_listener, mk_nodes, mk_options, mk_pods, mk_port};
+use crate::believed::{self, Answered};
 use crate::capabilities as key;
 use crate::cloud::resources::Rule;
 use crate::observed::Observed;
@@ -169,8 +170,12 @@ fn drive(
             return;
         }
         for planned in plan.steps() {
+            let before = Observed::Full(cloud.view.clone());
             let done = cloud.apply(&planned.step.action);
             assert_eq!(done, Ok(()), "{} in {plan}", planned.step);
+            if let Some(believed) = believed::after(before, &planned.step.action, Answered::Done) {
+                assert_eq!(believed, Observed::Full(cloud.view.clone()), "believed after {}", planned.step);
+            }
             if let (Some(promise), Some(shown)) = (promise, published.as_ref()) {
                 assert!(promise.is_kept(cloud, shown), "{} breaks {shown}: {plan}", planned.step);
             }
