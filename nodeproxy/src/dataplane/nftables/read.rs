@@ -3,9 +3,9 @@
 //! A table is taken over only if every chain, rule, set and element of it is exactly what this version would have written
 //! under this configuration. Anything else is a reason to rebuild, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use portico_netlink::nftables::{Client, Rule};
+use portico_netlink::nftables::{Client, Element, Rule, Table};
 use portico_proxy_core::{
     plan::{AffinityMap, Chain, State},
     table::Family,
@@ -18,6 +18,9 @@ use super::{
 
 /// Attempts at one consistent picture while other programs change their own tables.
 const TRIES: usize = 5;
+
+/// Fewer elements than this certainly come in one message, under one lock.
+const ONE_MESSAGE: usize = 64;
 
 /// What reading a table came to.
 pub(super) enum Read {
@@ -74,13 +77,39 @@ fn read_family(
         return Ok(Err(reason));
     }
     for name in skeleton.sets.keys() {
-        let elements = client.elements(&table, name, Some)?;
+        let elements = elements(client, &table, name)?;
         match element::decode(family, name, elements) {
             Ok(elements) => state.elements.extend(elements),
             Err(reason) => return Ok(Err(format!("unknown element: {reason}"))),
         }
     }
     Ok(Ok(()))
+}
+
+/// All elements of a set. While the kernel still grows a large set's hash table behind a write, a listing of several messages
+/// misses some elements and repeats others, and no generation tells (`nft_rhash_walk` goes on when the walk is set back). So a
+/// set of more than one message is listed until a listing brings nothing new.
+fn elements(client: &mut Client, table: &Table, set: &str) -> portico_netlink::Result<Vec<Element>> {
+    let mut all = client.elements(table, set, Some)?;
+    if all.len() < ONE_MESSAGE {
+        return Ok(all);
+    }
+    let mut seen = HashSet::with_capacity(all.len());
+    all = unseen(&mut seen, all);
+    for _ in 1..TRIES {
+        let more = unseen(&mut seen, client.elements(table, set, Some)?);
+        if more.is_empty() {
+            break;
+        }
+        all.extend(more);
+    }
+    Ok(all)
+}
+
+/// Those that are not in `seen`, which has them from now on.
+fn unseen(seen: &mut HashSet<Element>, mut elements: Vec<Element>) -> Vec<Element> {
+    elements.retain(|element| seen.insert(element.clone()));
+    elements
 }
 
 fn read_chains(
