@@ -7,8 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{
-    ExternalTrafficPolicy, HealthCheck, LoadBalancer, LoadBalancerProvider, Owner, ProxyProtocol,
-    Replacement, Scheme, ServiceName, SessionAffinity, TargetKind, Targets,
+    HealthCheck, LoadBalancer, LoadBalancerProvider, Owner, ServiceName, TargetKind, Targets,
 };
 
 use super::{Defaults, Resolved, condition, resolve};
@@ -51,24 +50,17 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         };
         let pods = self.capabilities.target_kinds.first() == Some(&TargetKind::Pod);
         Some(LoadBalancer {
-            owner: Owner {
-                cluster: self.settings.cluster.clone(),
-                service: "class-parameters".parse().ok()?,
-                name: ServiceName::new("default", "class-parameters").ok()?,
-            },
-            listeners: [listener].into(),
-            targets: if pods { Targets::Pods([].into()) } else { Targets::Nodes([].into()) },
             health_check: if pods { Some(HealthCheck::tcp_traffic()) } else { HealthCheck::node_proxy() },
-            source_ranges: [].into(),
-            session_affinity: SessionAffinity::None,
-            external_traffic_policy: ExternalTrafficPolicy::Cluster,
-            proxy_protocol: ProxyProtocol::Off,
             ip_families: self.capabilities.ip_families.first().copied().into_iter().collect(),
-            requested_addresses: [].into(),
-            scheme: Scheme::External,
-            replacement: Replacement::NeedsConsent,
-            options: [].into_iter().collect(),
-            published: [].into(),
+            ..LoadBalancer::plain(
+                Owner {
+                    cluster: self.settings.cluster.clone(),
+                    service: "class-parameters".parse().ok()?,
+                    name: ServiceName::new("default", "class-parameters").ok()?,
+                },
+                [listener].into(),
+                if pods { Targets::Pods([].into()) } else { Targets::Nodes([].into()) },
+            )
         })
     }
 

@@ -5,7 +5,7 @@
 //! stops the Service's plan; none is silently ignored.
 
 use portico_provider::{
-    Capabilities, Field, FieldRule, IpFamily, Mutability, OptionSpec, Protocol, StatusKind, TargetKind,
+    Capabilities, Field, IpFamily, Mutability, OptionSpec, Protocol, StatusKind, TargetKind, option, rule,
 };
 
 /// Prefixes a name as the AWS Load Balancer Controller does.
@@ -80,27 +80,10 @@ pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
     (key!("access-log-emit-interval"), "Network Load Balancers have no such choice; remove it"),
 ];
 
-const fn rule(field: Field, mutability: Mutability) -> FieldRule {
-    FieldRule { field, mutability }
-}
-
-const fn option(
-    key: &'static str,
-    value: &'static str,
-    default: &'static str,
-    mutability: Mutability,
-) -> OptionSpec {
-    OptionSpec { key, value, default, mutability }
-}
-
-/// A row of an annotation that is refused; listed, so that the operator hands it over.
-const fn refused(index: usize) -> OptionSpec {
-    option(NOT_HONOURED[index].0, "not honoured", "", Mutability::Immutable)
-}
-
 use Mutability::{Immutable, Mutable, Replace};
 
-const OPTIONS: &[OptionSpec] = &[
+/// Annotations that are honoured.
+const HONOURED: &[OptionSpec] = &[
     option(
         ADOPT,
         "name or ARN of a load balancer that the AWS Load Balancer Controller made for this Service",
@@ -173,19 +156,22 @@ const OPTIONS: &[OptionSpec] = &[
         Mutable,
     ),
     option(TAGS, "key=value, separated by commas; on what is made from now on", "none", Mutable),
-    refused(0),
-    refused(1),
-    refused(2),
-    refused(3),
-    refused(4),
-    refused(5),
-    refused(6),
-    refused(7),
-    refused(8),
-    refused(9),
-    refused(10),
-    refused(11),
 ];
+
+/// Those, and the refused ones: listed too, so that the operator hands them over.
+const OPTIONS: [OptionSpec; HONOURED.len() + NOT_HONOURED.len()] = {
+    let mut all = [HONOURED[0]; HONOURED.len() + NOT_HONOURED.len()];
+    let mut index = 0;
+    while index < all.len() {
+        all[index] = if index < HONOURED.len() {
+            HONOURED[index]
+        } else {
+            option(NOT_HONOURED[index - HONOURED.len()].0, "not honoured", "", Immutable)
+        };
+        index += 1;
+    }
+    all
+};
 
 /// What this provider can do, and the annotations it reads.
 pub const CAPABILITIES: Capabilities = Capabilities {
@@ -213,7 +199,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         rule(Field::Scheme, Replace),
         rule(Field::Options, Mutable),
     ],
-    options: OPTIONS,
+    options: &OPTIONS,
     option_prefixes: &[key!("")],
 };
 

@@ -19,8 +19,8 @@ mod transitions;
 use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::{
-    ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, LoadBalancer, NodeName, NodeTarget, Options,
-    Owner, PodTarget, Port, Protocol, ProxyProtocol, Replacement, Scheme, SessionAffinity, Targets,
+    HealthCheck, Listener, LoadBalancer, NodeName, NodeTarget, Options, Owner, PodTarget, Port, Protocol,
+    Targets,
 };
 
 fn mk_port(number: u16) -> Port {
@@ -65,19 +65,7 @@ fn mk_options(pairs: &[(&str, &str)]) -> Options {
 
 fn mk_load_balancer(owner: Owner, instances: &[String]) -> LoadBalancer {
     LoadBalancer {
-        owner,
-        listeners: [mk_listener(Protocol::Tcp, 80)].into(),
-        targets: mk_nodes(instances),
         health_check: HealthCheck::node_proxy(),
-        source_ranges: BTreeSet::new(),
-        session_affinity: SessionAffinity::None,
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        proxy_protocol: ProxyProtocol::Off,
-        ip_families: vec![IpFamily::IPv4],
-        requested_addresses: BTreeSet::new(),
-        scheme: Scheme::External,
-        replacement: Replacement::NeedsConsent,
-        options: Options::default(),
-        published: BTreeSet::new(),
+        ..LoadBalancer::plain(owner, [mk_listener(Protocol::Tcp, 80)].into(), mk_nodes(instances))
     }
 }

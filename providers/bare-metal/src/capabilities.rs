@@ -3,13 +3,7 @@
 //! Owns: the capability, field and option tables. Leaves to others: acting on them.
 //! Invariant: what the node proxy does (source ranges, affinity, policy) is mutable here and costs nothing.
 
-use portico_provider::{
-    Capabilities, Field, FieldRule, IpFamily, Mutability, Protocol, StatusKind, TargetKind,
-};
-
-const fn rule(field: Field, mutability: Mutability) -> FieldRule {
-    FieldRule { field, mutability }
-}
+use portico_provider::{Capabilities, Field, IpFamily, Mutability, Protocol, StatusKind, TargetKind, rule};
 
 /// What this provider can do, and the annotations it reads.
 pub const CAPABILITIES: Capabilities = Capabilities {

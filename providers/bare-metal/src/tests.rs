@@ -6,8 +6,8 @@ use std::time::Duration;
 use portico_provider::contract::{self, Variation, World};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IngressAddress, IpFamily, IpMode,
-    Listener, LoadBalancer, LoadBalancerProvider, NodeName, NodeTarget, Options, Owner, Port, Protocol,
-    ProxyProtocol, Replacement, Report, Scheme, ServiceName, SessionAffinity, Targets,
+    Listener, LoadBalancer, LoadBalancerProvider, NodeName, NodeTarget, Owner, Port, Protocol, ProxyProtocol,
+    Report, Scheme, ServiceName, Targets,
 };
 
 use crate::{BareMetalProvider, Config};
@@ -44,23 +44,15 @@ fn mk_load_balancer(owner: Owner) -> LoadBalancer {
         node_port: Some(mk_port(node_port)),
     };
     LoadBalancer {
-        owner,
-        listeners: [listener(Protocol::Tcp, 80, 30080), listener(Protocol::Udp, 53, 30053)].into(),
-        targets: Targets::Nodes(BTreeSet::from([
-            mk_node("b", &["10.0.0.2", "fd00::2"], &[], false),
-            mk_node("a", &["10.0.0.1"], &["192.0.2.1"], true),
-        ])),
         health_check: HealthCheck::node_proxy(),
-        source_ranges: BTreeSet::new(),
-        session_affinity: SessionAffinity::None,
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        proxy_protocol: ProxyProtocol::Off,
-        ip_families: vec![IpFamily::IPv4],
-        requested_addresses: BTreeSet::new(),
-        scheme: Scheme::External,
-        replacement: Replacement::NeedsConsent,
-        options: Options::default(),
-        published: BTreeSet::new(),
+        ..LoadBalancer::plain(
+            owner,
+            [listener(Protocol::Tcp, 80, 30080), listener(Protocol::Udp, 53, 30053)].into(),
+            Targets::Nodes(BTreeSet::from([
+                mk_node("b", &["10.0.0.2", "fd00::2"], &[], false),
+                mk_node("a", &["10.0.0.1"], &["192.0.2.1"], true),
+            ])),
+        )
     }
 }
 

@@ -169,6 +169,11 @@ pub struct FieldRule {
     pub mutability: Mutability,
 }
 
+/// A row of the field table.
+pub const fn rule(field: Field, mutability: Mutability) -> FieldRule {
+    FieldRule { field, mutability }
+}
+
 /// A row of the option table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionSpec {
@@ -180,6 +185,16 @@ pub struct OptionSpec {
     pub default: &'static str,
     /// What a change costs.
     pub mutability: Mutability,
+}
+
+/// A row of the option table; the arguments are its fields in their order.
+pub const fn option(
+    key: &'static str,
+    value: &'static str,
+    default: &'static str,
+    mutability: Mutability,
+) -> OptionSpec {
+    OptionSpec { key, value, default, mutability }
 }
 
 impl OptionSpec {

@@ -23,7 +23,9 @@ mod provider;
 mod report;
 pub mod subset;
 
-pub use capabilities::{Capabilities, Field, FieldRule, Mutability, OptionSpec, StatusKind, TargetKind};
+pub use capabilities::{
+    Capabilities, Field, FieldRule, Mutability, OptionSpec, StatusKind, TargetKind, option, rule,
+};
 pub use error::{ProviderError, Retry};
 pub use look::Look;
 pub use model::*;

@@ -67,6 +67,27 @@ pub struct LoadBalancer {
 }
 
 impl LoadBalancer {
+    /// What a Service asks for that names its ports and nothing else: an IPv4 address for the whole world, policy
+    /// `Cluster`, every default. Every target counts as healthy.
+    pub fn plain(owner: Owner, listeners: BTreeSet<Listener>, targets: Targets) -> Self {
+        Self {
+            owner,
+            listeners,
+            targets,
+            health_check: None,
+            source_ranges: BTreeSet::new(),
+            session_affinity: SessionAffinity::None,
+            external_traffic_policy: ExternalTrafficPolicy::Cluster,
+            proxy_protocol: ProxyProtocol::Off,
+            ip_families: vec![IpFamily::IPv4],
+            requested_addresses: BTreeSet::new(),
+            scheme: Scheme::External,
+            replacement: Replacement::NeedsConsent,
+            options: Options::default(),
+            published: BTreeSet::new(),
+        }
+    }
+
     /// A digest of everything desired, equal across processes and releases of the compiler; see [`SpecHash`].
     pub fn spec_hash(&self) -> SpecHash {
         SpecHash::of(&Self { published: BTreeSet::new(), ..self.clone() })

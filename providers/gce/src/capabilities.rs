@@ -4,7 +4,7 @@
 //! Invariant: an option that is listed and not implemented is refused with a message, never ignored.
 
 use portico_provider::{
-    Capabilities, Field, FieldRule, IpFamily, Mutability, OptionSpec, Protocol, StatusKind, TargetKind,
+    Capabilities, Field, IpFamily, Mutability, OptionSpec, Protocol, StatusKind, TargetKind, option, rule,
 };
 
 pub(crate) const TYPE: &str = "networking.gke.io/load-balancer-type";
@@ -22,19 +22,6 @@ pub(crate) const STRONG_AFFINITY: &str = "networking.gke.io/l4-strong-session-af
 /// Known to GKE's users, and not done here.
 pub(crate) const NOT_IMPLEMENTED: [&str; 2] =
     ["networking.gke.io/custom-forwarding-rule", "networking.gke.io/l4lb-config"];
-
-const fn rule(field: Field, mutability: Mutability) -> FieldRule {
-    FieldRule { field, mutability }
-}
-
-const fn option(
-    key: &'static str,
-    value: &'static str,
-    default: &'static str,
-    mutability: Mutability,
-) -> OptionSpec {
-    OptionSpec { key, value, default, mutability }
-}
 
 const fn refused(index: usize) -> OptionSpec {
     option(NOT_IMPLEMENTED[index], "nothing: not implemented", "off", Mutability::Immutable)

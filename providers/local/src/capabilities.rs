@@ -4,15 +4,11 @@
 //! Invariant: the daemon enforces what is `true` here itself.
 
 use portico_provider::{
-    Capabilities, Field, FieldRule, IpFamily, Mutability, OptionSpec, Protocol, StatusKind, TargetKind,
+    Capabilities, Field, IpFamily, Mutability, OptionSpec, Protocol, StatusKind, TargetKind, rule,
 };
 
 /// Annotation: how long a new load balancer takes.
 pub(crate) const PROVISIONING_DELAY: &str = "portico.dev/local-provisioning-delay";
-
-const fn rule(field: Field, mutability: Mutability) -> FieldRule {
-    FieldRule { field, mutability }
-}
 
 /// What this provider can do, and the annotations it reads.
 pub const CAPABILITIES: Capabilities = Capabilities {

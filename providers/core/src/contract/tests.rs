@@ -50,22 +50,7 @@ impl World for InMemory {
     }
 
     fn base(&self, owner: Owner) -> LoadBalancer {
-        LoadBalancer {
-            owner,
-            listeners: [mk_listener(Protocol::Tcp, 80)].into(),
-            targets: mk_nodes(&["a"]),
-            health_check: None,
-            source_ranges: BTreeSet::new(),
-            session_affinity: SessionAffinity::None,
-            external_traffic_policy: ExternalTrafficPolicy::Cluster,
-            proxy_protocol: ProxyProtocol::Off,
-            ip_families: vec![IpFamily::IPv4],
-            requested_addresses: BTreeSet::new(),
-            scheme: Scheme::External,
-            replacement: Replacement::NeedsConsent,
-            options: Options::default(),
-            published: BTreeSet::new(),
-        }
+        LoadBalancer::plain(owner, [mk_listener(Protocol::Tcp, 80)].into(), mk_nodes(&["a"]))
     }
 
     fn variations(&self, base: &LoadBalancer) -> Vec<Variation> {

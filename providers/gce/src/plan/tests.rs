@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use portico_provider::{
-    ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, NodeName, NodeTarget, Options, Port, Protocol,
-    ProxyProtocol, Replacement, ServiceName, SessionAffinity,
+    ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, NodeName, NodeTarget, Port, Protocol,
+    Replacement, ServiceName, SessionAffinity,
 };
 use proptest::prelude::*;
 
@@ -52,24 +52,16 @@ fn mk_listeners(ports: &[(Protocol, u16)]) -> BTreeSet<Listener> {
 
 fn mk_desired(ports: &[(Protocol, u16)], nodes: &[u8]) -> LoadBalancer {
     LoadBalancer {
-        owner: Owner {
-            cluster: "cluster-1".parse().unwrap(),
-            service: "uid-1".parse().unwrap(),
-            name: ServiceName::new("shop", "web").unwrap(),
-        },
-        listeners: mk_listeners(ports),
-        targets: Targets::Nodes(nodes.iter().map(|number| mk_node(*number)).collect()),
         health_check: HealthCheck::node_proxy(),
-        source_ranges: BTreeSet::new(),
-        session_affinity: SessionAffinity::None,
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        proxy_protocol: ProxyProtocol::Off,
-        ip_families: vec![IpFamily::IPv4],
-        requested_addresses: BTreeSet::new(),
-        scheme: Scheme::External,
-        replacement: Replacement::NeedsConsent,
-        options: Options::default(),
-        published: BTreeSet::new(),
+        ..LoadBalancer::plain(
+            Owner {
+                cluster: "cluster-1".parse().unwrap(),
+                service: "uid-1".parse().unwrap(),
+                name: ServiceName::new("shop", "web").unwrap(),
+            },
+            mk_listeners(ports),
+            Targets::Nodes(nodes.iter().map(|number| mk_node(*number)).collect()),
+        )
     }
 }
 

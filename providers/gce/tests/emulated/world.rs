@@ -11,7 +11,7 @@ use portico_provider::contract::{Variation, World};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, LoadBalancer,
     LoadBalancerProvider, Look, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError,
-    ProxyProtocol, Replacement, Scheme, ServiceName, SessionAffinity, Targets,
+    ProxyProtocol, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use portico_provider_gce::resource::Resource;
 use portico_provider_gce::{Config, GceProvider, Observed, SdkCloud};
@@ -138,20 +138,12 @@ impl World for GceWorld {
 
     fn base(&self, owner: Owner) -> LoadBalancer {
         LoadBalancer {
-            owner,
-            listeners: BTreeSet::from([mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 80)]),
-            targets: mk_nodes(&[0, 1, 2]),
             health_check: HealthCheck::node_proxy(),
-            source_ranges: BTreeSet::new(),
-            session_affinity: SessionAffinity::None,
-            external_traffic_policy: ExternalTrafficPolicy::Cluster,
-            proxy_protocol: ProxyProtocol::Off,
-            ip_families: vec![IpFamily::IPv4],
-            requested_addresses: BTreeSet::new(),
-            scheme: Scheme::External,
-            replacement: Replacement::NeedsConsent,
-            options: [].into_iter().collect(),
-            published: BTreeSet::new(),
+            ..LoadBalancer::plain(
+                owner,
+                BTreeSet::from([mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 80)]),
+                mk_nodes(&[0, 1, 2]),
+            )
         }
     }
 

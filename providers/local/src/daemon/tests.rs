@@ -10,7 +10,7 @@ use portico_provider::contract::{self, Variation, World};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, LoadBalancer,
     LoadBalancerProvider, Look, NodeName, NodeTarget, Options, Outcome, Owner, PodTarget, Port, Protocol,
-    ProviderError, ProxyProtocol, Replacement, Retry, Scheme, ServiceName, SessionAffinity, Targets,
+    ProviderError, ProxyProtocol, Retry, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -42,22 +42,11 @@ fn mk_load_balancer(owner: Owner) -> LoadBalancer {
         name: format!("{protocol}-{port}").to_lowercase(),
         node_port: Some(mk_port(node_port)),
     };
-    LoadBalancer {
+    LoadBalancer::plain(
         owner,
-        listeners: [listener(Protocol::Tcp, 8080, 30080), listener(Protocol::Tcp, 8443, 30443)].into(),
-        targets: mk_nodes(&["127.201.0.1"]),
-        health_check: None,
-        source_ranges: BTreeSet::new(),
-        session_affinity: SessionAffinity::None,
-        external_traffic_policy: ExternalTrafficPolicy::Cluster,
-        proxy_protocol: ProxyProtocol::Off,
-        ip_families: vec![IpFamily::IPv4],
-        requested_addresses: BTreeSet::new(),
-        scheme: Scheme::External,
-        replacement: Replacement::NeedsConsent,
-        options: Options::default(),
-        published: BTreeSet::new(),
-    }
+        [listener(Protocol::Tcp, 8080, 30080), listener(Protocol::Tcp, 8443, 30443)].into(),
+        mk_nodes(&["127.201.0.1"]),
+    )
 }
 
 fn mk_nodes(addresses: &[&str]) -> Targets {
