@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::{
     claims::{Claims, Kind},
-    input::{Config, EndpointSlice, Name, NodeFacts, Service, ServiceName, ServicePort, TrafficPolicy},
+    input::{Config, EndpointSlice, Lack, NodeFacts, Service, ServiceName, ServicePort, TrafficPolicy},
     select::{self, Lists},
     slots,
     table::{Backend, Balance, Family, Frontend, Key, List, Protocol, Value, Verdict},
@@ -105,7 +105,7 @@ pub(crate) fn refusals(service: &Service, config: &Config) -> Vec<Refusal> {
 /// Compiles a Service against the slices that name it.
 pub(crate) fn compile(
     service: &Service,
-    slices: &BTreeMap<Name, EndpointSlice>,
+    slices: &[EndpointSlice],
     before: &[Placed],
     around: Surroundings<'_>,
 ) -> Compiled {
@@ -114,7 +114,7 @@ pub(crate) fn compile(
     for cluster_ip in &service.cluster_ips {
         let family = Family::of(*cluster_ip);
         for (index, port) in service.ports.iter().enumerate() {
-            let lists = select::select(service, port, family, slices.values(), around.node, around.config);
+            let lists = select::select(service, port, family, slices.iter(), around.node, around.config);
             let placed = place(port, family, &lists, before);
             let mut writer =
                 Writer { service, port, lists: &lists, placed: &placed, compiled: &mut compiled };
@@ -124,7 +124,7 @@ pub(crate) fn compile(
                 .filter(|(f, (_, i))| *i == index && Family::of(f.address) == family)
                 .filter(|(f, _)| around.claims.holder(f).is_some_and(|c| c.service == service.name))
             {
-                writer.frontend(*frontend, *kind, around.node);
+                writer.frontend(*frontend, *kind, around.node, around.config);
             }
             compiled.placed.push(placed);
         }
@@ -168,14 +168,14 @@ impl Writer<'_> {
         }
     }
 
-    fn frontend(&mut self, frontend: Frontend, kind: Kind, node: &NodeFacts) {
+    fn frontend(&mut self, frontend: Frontend, kind: Kind, node: &NodeFacts, config: &Config) {
         if kind == Kind::ClusterIp {
             self.internal(frontend);
         } else {
             self.external(frontend);
         }
         if kind == Kind::LoadBalancer {
-            self.firewall(frontend, node);
+            self.firewall(frontend, node, config);
         }
     }
 
@@ -243,7 +243,7 @@ impl Writer<'_> {
 
     /// Overlapping ranges are merged, for interval sets refuse them. A load balancer often leaves its VIP on the node, and
     /// then a request of the node itself has the VIP as its source: it may pass if the node's own address may.
-    fn firewall(&mut self, frontend: Frontend, node: &NodeFacts) {
+    fn firewall(&mut self, frontend: Frontend, node: &NodeFacts, config: &Config) {
         let family = Family::of(frontend.address);
         let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
         let mut ranges: Vec<IpNet> =
@@ -251,12 +251,15 @@ impl Writer<'_> {
         if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
             return;
         }
+        self.put(Key::Firewalled(frontend), Value::Present);
+        if config.lacks.contains(&Lack::SourceRanges) {
+            return;
+        }
         let may_node = node.addresses.iter().any(|address| ranges.iter().any(|net| net.contains(address)));
         if may_node {
             let vips = self.service.load_balancer_vips.iter().copied();
             ranges.extend(vips.filter(|vip| Family::of(*vip) == family).map(IpNet::from));
         }
-        self.put(Key::Firewalled(frontend), Value::Present);
         for net in IpNet::aggregate(&ranges) {
             self.put(Key::SourceRange(frontend, net), Value::Present);
         }

@@ -6,7 +6,7 @@
 //! Invariant: everything here is already valid: addresses are addresses, ports are not 0, a Service that is headless or of
 //! type `ExternalName` has no `cluster_ips`.
 
-use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -156,7 +156,17 @@ pub struct NodeFacts {
     pub node_pod_cidrs: Vec<IpNet>,
 }
 
-/// What the operator of the cluster decided.
+/// What a kernel cannot do, as far as it concerns what should stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Lack {
+    /// Remember clients: affinity is not kept.
+    SessionAffinity,
+    /// Tell clients by ranges: a VIP with `loadBalancerSourceRanges` is closed to everybody.
+    SourceRanges,
+}
+
+/// What the operator of the cluster decided, and what the kernel cannot do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
@@ -166,11 +176,23 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Whether `spec.externalIPs` is served.
     pub external_ips: bool,
+    /// Whether this node's proxy opens the connections to endpoints, which then see the node and never the client.
+    #[serde(default)]
+    pub proxied: bool,
+    /// What the kernel cannot do.
+    #[serde(default)]
+    pub lacks: BTreeSet<Lack>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { node_port_range: 30000..=32767, masquerade_all: false, external_ips: false }
+        Self {
+            node_port_range: 30000..=32767,
+            masquerade_all: false,
+            external_ips: false,
+            proxied: false,
+            lacks: BTreeSet::new(),
+        }
     }
 }
 

@@ -20,6 +20,9 @@ use crate::{
 /// A moment in milliseconds, on a clock that the daemon chooses.
 pub type Moment = u64;
 
+/// Differences for which there is always room.
+const ROOM: usize = 1024;
+
 /// What the kernel says where it should say something else.
 #[derive(Clone, Copy, Debug)]
 struct Differing {
@@ -151,6 +154,10 @@ impl Ledger {
         }
         self.kernel_chains.retain(|chain, _| !chains_removed.contains(chain));
         self.kernel_maps.retain(|map, _| !affinity_removed.contains(map));
+        // After a start everything differs, and afterwards next to nothing: that room is not needed again.
+        if self.differing.capacity() > ROOM.max(8 * self.differing.len()) {
+            self.differing.shrink_to(ROOM.max(self.differing.len()));
+        }
         self.retire(now);
     }
 

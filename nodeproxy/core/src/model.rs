@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::{
     claims::{Claim, Claims, Conflict},
     compile::{self, Compiled, Placed, Refusal, Surroundings},
-    input::{Config, EndpointSlice, Event, Name, NodeFacts, Service, ServiceName, TrafficPolicy},
+    input::{Config, EndpointSlice, Event, Lack, Name, NodeFacts, Service, ServiceName, TrafficPolicy},
     ledger::Ledger,
     plan::State,
     select,
@@ -30,7 +30,8 @@ mod tests;
 #[derive(Debug, Default)]
 struct Entry {
     service: Option<Service>,
-    slices: BTreeMap<Name, EndpointSlice>,
+    /// By name. Most Services have one, for which a map would reserve room for eleven.
+    slices: Vec<EndpointSlice>,
     placed: Box<[Placed]>,
     keys: Box<[Key]>,
     claimed: Box<[Frontend]>,
@@ -61,7 +62,8 @@ pub struct Model {
     config: Config,
     node: NodeFacts,
     service_cidrs: Vec<IpNet>,
-    entries: HashMap<ServiceName, Entry>,
+    /// Boxed, since half of a hash table is room for more.
+    entries: HashMap<ServiceName, Box<Entry>>,
     claims: Claims,
     shared: HashMap<Key, usize>,
     refusals: BTreeMap<ServiceName, Vec<Refusal>>,
@@ -91,12 +93,12 @@ impl Model {
             Event::Slice(slice) => {
                 let slice = self.intern(slice);
                 let name = slice.service.clone();
-                self.entries.entry(name.clone()).or_default().slices.insert(slice.name.clone(), slice);
+                self.entries.entry(name.clone()).or_default().put(slice);
                 self.recompile(&BTreeSet::from([name]));
             }
             Event::SliceGone { service, name } => {
                 if let Some(entry) = self.entries.get_mut(&service) {
-                    entry.slices.remove(&name);
+                    entry.slices.retain(|slice| slice.name != name);
                     self.recompile(&BTreeSet::from([service]));
                 }
             }
@@ -176,6 +178,11 @@ impl Model {
         Some((claim, service))
     }
 
+    /// The Service that has a frontend.
+    pub fn service_of(&self, frontend: &Frontend) -> Option<&ServiceName> {
+        self.claims.holder(frontend).map(|claim| &claim.service)
+    }
+
     /// The frontends that a Service wants, its or not.
     pub(crate) fn claimed(&self, service: &ServiceName) -> impl Iterator<Item = &Frontend> {
         self.entries.get(service).into_iter().flat_map(|entry| &entry.claimed)
@@ -183,7 +190,7 @@ impl Model {
 
     /// The slices that name a Service, in the order of their names.
     pub(crate) fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &EndpointSlice> {
-        self.entries.get(service).into_iter().flat_map(|entry| entry.slices.values())
+        self.entries.get(service).into_iter().flat_map(|entry| &entry.slices)
     }
 
     /// A Service by its name.
@@ -203,7 +210,7 @@ impl Model {
 
     /// Every slice of every Service.
     pub(crate) fn all_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.entries.values().flat_map(|entry| entry.slices.values())
+        self.entries.values().flat_map(|entry| &entry.slices)
     }
 
     /// The elements that concern all Services: ranges of pods and of `ClusterIP`s.
@@ -223,7 +230,11 @@ impl Model {
         &self.service_cidrs
     }
 
-    fn service(&mut self, service: Service) {
+    fn service(&mut self, mut service: Service) {
+        if self.config.lacks.contains(&Lack::SessionAffinity) {
+            service.affinity = None;
+        }
+        self.intern_service(&mut service);
         let name = service.name.clone();
         if service.cluster_ips.is_empty() {
             return self.apply(Event::ServiceGone(name));
@@ -340,7 +351,7 @@ impl Model {
         let Some(entry) = self.entries.get(name) else { return };
         match entry.service.as_ref().and_then(|service| service.health_check_node_port) {
             Some(port) => {
-                let local_endpoints = select::local_ready(entry.slices.values(), &self.node);
+                let local_endpoints = select::local_ready(entry.slices.iter(), &self.node);
                 self.health.insert(name.clone(), HealthCheck { port, local_endpoints });
             }
             None => {
@@ -355,8 +366,26 @@ impl Model {
         }
     }
 
+    /// A Service's name is kept once, however many objects name it.
+    fn intern_name(&mut self, name: &mut ServiceName) {
+        match self.entries.get_key_value(name) {
+            Some((known, _)) => *name = known.clone(),
+            None => share(&mut self.names, &mut name.namespace),
+        }
+    }
+
+    fn intern_service(&mut self, service: &mut Service) {
+        self.intern_name(&mut service.name);
+        for port in &mut service.ports {
+            share(&mut self.names, &mut port.name);
+        }
+        service.ports.shrink_to_fit();
+        service.cluster_ips.shrink_to_fit();
+    }
+
     /// Nodes, zones and ports have few names and are named by every endpoint: each name is kept once.
     fn intern(&mut self, mut slice: EndpointSlice) -> EndpointSlice {
+        self.intern_name(&mut slice.service);
         for port in &mut slice.ports {
             share(&mut self.names, &mut port.name);
         }
@@ -369,6 +398,19 @@ impl Model {
         slice.endpoints.shrink_to_fit();
         slice.ports.shrink_to_fit();
         slice
+    }
+}
+
+impl Entry {
+    /// Takes a slice in, in place of the one of its name.
+    fn put(&mut self, slice: EndpointSlice) {
+        match self.slices.binary_search_by(|known| known.name.cmp(&slice.name)) {
+            Ok(at) => self.slices[at] = slice,
+            Err(at) => {
+                self.slices.reserve_exact(1);
+                self.slices.insert(at, slice);
+            }
+        }
     }
 }
 

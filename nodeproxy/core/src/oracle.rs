@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     claims::Kind,
-    input::{Service, ServiceName, ServicePort, TrafficPolicy},
+    input::{Lack, Service, ServiceName, ServicePort, TrafficPolicy},
     model::Model,
     select::{self, Lists},
     table::{Backend, Family, Frontend},
@@ -70,6 +70,8 @@ pub enum Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Masquerade {
+    /// `--dataplane=userspace`: the connection to the endpoint is this node's own.
+    Proxied,
     /// `--masquerade-all`.
     All,
     /// A client of a `ClusterIP` that is no pod: the answer would not come back through this node.
@@ -127,13 +129,31 @@ pub fn outcome(model: &Model, packet: &Packet) -> Outcome {
     decide(model, packet).outcome
 }
 
+/// Whether a TCP packet that connection tracking takes for invalid may go on. Nothing says to which connection it belongs, so
+/// only its source counts: a pod's may be an endpoint's answer, without the address that the client dialled.
+pub fn lets_invalid_pass(model: &Model, source: IpAddr) -> bool {
+    !contains(&model.node_facts().pod_cidrs, source)
+}
+
+/// Says what the elements say: the same, but for the source that an endpoint sees when a proxy is between.
+pub fn outcome_by_elements(model: &Model, packet: &Packet) -> Outcome {
+    decide_as(model, packet, false).outcome
+}
+
 /// Says what becomes of a connection, and why.
 pub(crate) fn decide<'a>(model: &'a Model, packet: &Packet) -> Decision<'a> {
+    decide_as(model, packet, model.config().proxied)
+}
+
+fn decide_as<'a>(model: &'a Model, packet: &Packet, proxied: bool) -> Decision<'a> {
     let client = client(model, packet);
-    let Some(met) = meet(model, packet, client) else {
+    let Some(mut met) = meet(model, packet, client) else {
         let (reason, outcome) = elsewhere(model, packet.to.address);
         return Decision { client, met: None, reason, outcome };
     };
+    if proxied {
+        met.masquerade = Some(Masquerade::Proxied);
+    }
     let (reason, outcome) = if admits(met.service, met.kind, packet, model) {
         serve(packet, &met)
     } else {
@@ -216,6 +236,9 @@ fn admits(service: &Service, kind: Kind, packet: &Packet, model: &Model) -> bool
     let open = ranges().count() == 0 || ranges().any(|net| net.prefix_len() == 0);
     if kind != Kind::LoadBalancer || open {
         return true;
+    }
+    if model.config().lacks.contains(&Lack::SourceRanges) {
+        return false;
     }
     let allows = |address: &IpAddr| ranges().any(|net: &IpNet| net.contains(address));
     let is_vip = service.load_balancer_vips.contains(&packet.source);

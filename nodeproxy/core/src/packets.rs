@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod cluster;
+pub mod strays;
 
 pub use cluster::{virtual_addresses, world};
 

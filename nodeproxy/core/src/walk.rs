@@ -79,6 +79,11 @@ pub fn walk_torn(before: &State, after: &State, masquerade_all: bool, packet: &P
     outcomes
 }
 
+/// Whether chains `input` and `forward` let a TCP packet of this source pass that connection tracking takes for invalid.
+pub fn lets_invalid_pass(state: &State, source: IpAddr) -> bool {
+    !Tables::new(state, state, 0).covers(source, Key::PodCidr)
+}
+
 fn outcome(tables: &Tables<'_>, masquerade_all: bool, packet: &Packet) -> Outcome {
     let mut backends = BTreeMap::new();
     let mut pick = 0;

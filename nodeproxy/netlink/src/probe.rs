@@ -48,6 +48,22 @@ impl Feature {
         Self::Reject,
     ];
 
+    /// The feature in one word, for a metric's label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tables => "Tables",
+            Self::ConcatenatedMaps => "ConcatenatedMaps",
+            Self::ConcatenatedRanges => "ConcatenatedRanges",
+            Self::DynamicMaps => "DynamicMaps",
+            Self::ConnectionTracking => "ConnectionTracking",
+            Self::DestinationNat => "DestinationNat",
+            Self::Masquerade => "Masquerade",
+            Self::RandomNumbers => "RandomNumbers",
+            Self::RouteTypes => "RouteTypes",
+            Self::Reject => "Reject",
+        }
+    }
+
     /// The feature in words, with the kernel option that it needs.
     pub fn describe(self) -> &'static str {
         match self {

@@ -1,0 +1,67 @@
+//! Packets that connection tracking takes for invalid: TCP outside of the window, say. They belong to no flow, so their
+//! addresses are not rewritten, and an answer that reaches its client with the endpoint's own address makes the client reset
+//! its connection.
+//!
+//! Owns the cases as data, like the packet table beside them. The client is who sends the stray packet.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{Client, FAR_POD, NODE, OTHER_POD, OUTSIDE, POD, twin};
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub struct Stray {
+    /// The behaviour.
+    pub name: &'static str,
+    /// Who sends it.
+    pub from: Client,
+    /// To whom.
+    pub to: Ipv4Addr,
+    /// Whether it arrives.
+    pub arrives: bool,
+}
+
+const fn stray(name: &'static str, from: Client, to: Ipv4Addr, arrives: bool) -> Stray {
+    Stray { name, from, to, arrives }
+}
+
+/// The rows; each holds for IPv4 and, between the twins of the addresses, for IPv6.
+pub const STRAYS: &[Stray] = &[
+    stray("a pod's to a client outside is dropped", Client::Pod, OUTSIDE, false),
+    stray("an endpoint's to a pod is dropped", Client::Endpoint, OTHER_POD, false),
+    stray("that of another node's pod to a pod here is dropped", Client::FarPod, POD, false),
+    stray("a pod's to the node is dropped", Client::Pod, NODE, false),
+    stray("an outside client's to a pod is not ours", Client::Outside, POD, true),
+    stray("the node's own to a pod is not ours", Client::Node, FAR_POD, true),
+    stray("an outside client's to the node is not ours", Client::Outside, NODE, true),
+];
+
+impl Stray {
+    /// Source and destination in a family.
+    pub fn addresses(&self, v6: bool) -> (IpAddr, IpAddr) {
+        let of = |address: Ipv4Addr| if v6 { twin(address).into() } else { address.into() };
+        (of(self.from.address()), of(self.to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::world, *};
+    use crate::{input::Config, model::Model, oracle, walk};
+
+    #[test]
+    fn the_oracle_and_the_ruleset_say_what_the_rows_say() {
+        let mut model = Model::new(Config::default());
+        for event in world() {
+            model.apply(event);
+        }
+        for row in STRAYS {
+            for v6 in [false, true] {
+                let (source, _) = row.addresses(v6);
+                let said = oracle::lets_invalid_pass(&model, source);
+                let does = walk::lets_invalid_pass(model.ledger().desired(), source);
+                assert_eq!((said, does), (row.arrives, row.arrives), "{}", row.name);
+            }
+        }
+    }
+}
