@@ -5,6 +5,8 @@ usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, 
        account.py ENDPOINT controllers        what the AWS Load Balancer Controller would have made for two Services
        account.py ENDPOINT list               every load balancer, target group, listener and security group, with tags, as JSON
        account.py ENDPOINT nodes VPC N        N more instances, in the zones in turn: id, zone, private address and name
+       account.py ENDPOINT stop|start|terminate ID
+                                          does that to an instance
        account.py ENDPOINT strangers VPC NAMESPACE N
                                           N load balancers of another cluster, named and tagged like ours
        account.py ENDPOINT calls              how often each API was called since the last time this was asked, as JSON
@@ -31,6 +33,8 @@ def clients(endpoint):
 def make(endpoint):
     ec2, elb = clients(endpoint)
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    # Where the pods of clusters in tests are.
+    ec2.associate_vpc_cidr_block(VpcId=vpc, CidrBlock="10.244.0.0/16")
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
     subnets = []
@@ -85,6 +89,15 @@ def nodes(endpoint, vpc, count):
         made.append({"id": run["InstanceId"], "zone": subnet["AvailabilityZone"], "address": run["PrivateIpAddress"],
                      "name": run["PrivateDnsName"]})
     return made
+
+
+def instance(does):
+    def command(endpoint, id):
+        ec2, _ = clients(endpoint)
+        getattr(ec2, f"{does}_instances")(InstanceIds=[id])
+        return id
+
+    return command
 
 
 def strangers(endpoint, vpc, namespace, count):
@@ -181,6 +194,7 @@ def crowd(endpoint):
 if __name__ == "__main__":
     commands = {"make": (make, 3), "list": (listing, 3), "controllers": (controllers, 3),
                 "nodes": (nodes, 5), "strangers": (strangers, 6), "calls": (calls, 3), "crowd": (crowd, 3)}
+    commands.update({does: (instance(does), 4) for does in ("stop", "start", "terminate")})
     command, length = commands.get((sys.argv + [""] * 3)[2], (None, 0))
     if len(sys.argv) != length:
         sys.exit(__doc__)

@@ -396,37 +396,54 @@ def key(self, t):
     return f"{t['Id']}|{t.get('Port') or self.port}"
 
 
-def register(self, targets):
+def _quoted(ids):
+    return ", ".join(f"'{id}'" for id in dict.fromkeys(ids))
+
+
+def _instances(self, targets):
+    """A call is refused for one target, and the words name all that share its fault."""
+    ids = [t["Id"] for t in targets]
+    if odd := [id for id in ids if not id.startswith("i-")]:
+        raise X.ValidationError(f"Instance ID '{odd[0]}' is not valid")
+    found = {id: self.ec2_backend.get_instance_by_id(id) for id in ids}
+    if gone := [id for id, instance in found.items() if instance is None]:
+        raise E("InvalidTarget", f"The following instances do not exist: {_quoted(gone)}")
+    if strays := [id for id, instance in found.items() if instance.vpc_id not in (None, self.vpc_id)]:
+        raise E("InvalidTarget", f"The following targets are not in the target group VPC '{self.vpc_id}': {_quoted(strays)}")
+    if still := [id for id, instance in found.items() if instance.state != "running"]:
+        raise E(
+            "InvalidTarget",
+            f"The following targets are not in a running state and cannot be registered: {_quoted(still)}",
+        )
+
+
+def _addresses(self, targets):
+    """The words name the first one. Those of other private networks need an Availability Zone, which ours never name."""
     import ipaddress
 
+    vpc = self.ec2_backend.get_vpc(self.vpc_id)
+    nets = [ipaddress.ip_network(a["cidr_block"]) for a in vpc.get_cidr_block_association_set()]
+    private = [ipaddress.ip_network(n) for n in ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")]
     for t in targets:
-        if self.target_type == "instance":
-            ins = self.ec2_backend.get_instance_by_id(t["Id"]) if t["Id"].startswith("i-") else None
-            if ins is None:
-                raise E(
-                    "InvalidTarget",
-                    (
-                        f"The following targets are not valid: '{t['Id']}'"
-                        if t["Id"].startswith("i-")
-                        else f"Instance ID '{t['Id']}' is not valid"
-                    ),
-                )
-            if ins.state != "running":
-                raise X.TargetNotRunning(instance_id=t["Id"])
-        elif self.target_type == "ip":
-            try:
-                ip = ipaddress.ip_address(t["Id"])
-            except ValueError:
-                raise X.ValidationError(f"The IP address '{t['Id']}' is not a valid IP address")
-            vpc = self.ec2_backend.get_vpc(self.vpc_id)
-            nets = [a["cidr_block"] for a in vpc.get_cidr_block_association_set()] + [
-                "10.0.0.0/8",
-                "100.64.0.0/10",
-                "172.16.0.0/12",
-                "192.168.0.0/16",
-            ]
-            if ip.version == 4 and not any(ip in ipaddress.ip_network(n) for n in nets):
-                raise X.ValidationError(f"The IP address '{t['Id']}' is not within a valid range")
+        try:
+            ip = ipaddress.ip_address(t["Id"])
+        except ValueError:
+            raise X.ValidationError(f"The IP address '{t['Id']}' is not a valid IPv4 address")
+        if ip.version == 6 or any(ip in n for n in nets):
+            continue
+        if not any(ip in n for n in private):
+            raise X.ValidationError(f"The IP address '{t['Id']}' is not within a valid CIDR block range")
+        if t.get("AvailabilityZone") != "all":
+            raise X.ValidationError(
+                f"The Availability Zone is required for IP address '{t['Id']}' because it is not in the VPC"
+            )
+
+
+def register(self, targets):
+    if self.target_type == "instance":
+        _instances(self, targets)
+    elif self.target_type == "ip":
+        _addresses(self, targets)
     for t in targets:
         k = key(self, t)
         self.deregistered_targets.pop(k, None)

@@ -144,7 +144,9 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
                 return Err(End::Failed { reason: "NotLeading", message, retry: Retry::Backoff });
             }
             let outcome = self.call("execute", self.provider.execute(&planned.step)).await?;
-            done.push(format!("{}: {}", planned.step, planned.reason));
+            if outcome != Outcome::Unchanged {
+                done.push(format!("{}: {}", planned.step, planned.reason));
+            }
             if let Outcome::InProgress { retry, what } = outcome {
                 return Err(End::InProgress { what, retry });
             }

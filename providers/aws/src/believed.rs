@@ -25,6 +25,8 @@ pub(crate) enum Answered {
     LoadBalancer(Box<LoadBalancer>),
     /// Made: a listener.
     Listener(Listener),
+    /// Done, for these targets only; the others were refused.
+    Only(Vec<Target>),
     /// Done, or done before by somebody else: there may be more to it.
     Found,
 }
@@ -34,6 +36,12 @@ pub(crate) fn after(before: Observed, action: &Action, answered: Answered) -> Op
     match (before, answered) {
         (before, Answered::Refused) => Some(before),
         (_, Answered::Found) => None,
+        (before, Answered::Only(targets)) => match action {
+            Action::Register { group, targets: _ } => {
+                after(before, &Action::Register { group: group.clone(), targets }, Answered::Done)
+            }
+            _ => None,
+        },
         (Observed::Full(mut view), answered) => {
             let told = made(&mut view, action, answered)?;
             (told || changed(&mut view, action).is_some()).then_some(Observed::Full(view))

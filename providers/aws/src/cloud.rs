@@ -6,6 +6,7 @@
 
 pub(crate) mod batches;
 mod gather;
+pub mod refusal;
 pub mod resources;
 mod sdk;
 

@@ -1,11 +1,12 @@
 //! Doing one step, so that doing it again changes nothing.
 //!
 //! Owns: one `match` on the step, and what makes each call repeatable. Leaves to others: deciding; where subnets are
-//! (`execute/place`). Invariant: a thing found by its name is used only if its tags are ours.
+//! (`execute/place`); targets that AWS refuses (`execute/targets`). Invariant: a thing found by its name is used only if its tags are ours.
 
 mod adopt;
 mod listener;
 mod place;
+mod targets;
 
 use std::collections::BTreeSet;
 
@@ -13,9 +14,7 @@ use portico_provider::{Outcome, Owner, ProviderError, Scheme};
 
 use crate::believed::{self, Answered};
 use crate::cloud::batches::Batches;
-use crate::cloud::resources::{
-    Id, ListenerSpec, NewGroup, NewLoadBalancer, Rule, TARGETS_A_CALL, Tags, Target,
-};
+use crate::cloud::resources::{Id, ListenerSpec, NewGroup, NewLoadBalancer, Rule, Tags};
 use crate::cloud::{Cloud, CloudError, Trouble};
 use crate::memory::Memory;
 use crate::observed::Observed;
@@ -59,6 +58,7 @@ impl<C: Cloud> Executor<'_, C> {
             Action::DeleteLoadBalancer(_) | Action::DeleteTargetGroup(_) | Action::DeleteSecurityGroup(_) => {
                 self.delete(owner, action).await?
             }
+            Action::Register { group, targets } => self.register(owner, group, targets).await?,
             _ => (Outcome::Done, self.change(owner, action).await?),
         };
         let now = before.and_then(|before| believed::after(before, action, answered));
@@ -99,7 +99,6 @@ impl<C: Cloud> Executor<'_, C> {
                 let id = self.find(owner, group, Find::TargetGroup).await?;
                 self.cloud.modify_health_check(&id, health).await?;
             }
-            Action::Register { group, targets } => self.register(owner, group, targets).await?,
             Action::Deregister { group, targets } => self.deregister(owner, group, targets).await?,
             Action::ModifyListener { id, spec, group } => {
                 let group = self.find(owner, group, Find::TargetGroup).await?;
@@ -123,8 +122,9 @@ impl<C: Cloud> Executor<'_, C> {
                 self.adopt(owner, asked, tags).await?;
                 return Ok(Answered::Found);
             }
-            // The belief is gone already; deletions are done elsewhere.
+            // The belief is gone already; deletions and new targets are elsewhere.
             Action::Look
+            | Action::Register { .. }
             | Action::DeleteLoadBalancer(_)
             | Action::DeleteTargetGroup(_)
             | Action::DeleteSecurityGroup(_) => return Ok(Answered::Found),
@@ -361,27 +361,6 @@ impl<C: Cloud> Executor<'_, C> {
             return Err(ProviderError::Invalid { operation: "read prefix lists", message });
         }
         self.memory.saw_prefix_lists(found);
-        Ok(())
-    }
-
-    async fn register(&self, owner: &Owner, group: &Named, targets: &[Target]) -> Result<(), ProviderError> {
-        let id = self.find(owner, group, Find::TargetGroup).await?;
-        for chunk in targets.chunks(TARGETS_A_CALL) {
-            self.cloud.register(&id, chunk).await?;
-        }
-        Ok(())
-    }
-
-    async fn deregister(
-        &self,
-        owner: &Owner,
-        group: &Named,
-        targets: &[Target],
-    ) -> Result<(), ProviderError> {
-        let id = self.find(owner, group, Find::TargetGroup).await?;
-        for chunk in targets.chunks(TARGETS_A_CALL) {
-            unless(self.cloud.deregister(&id, chunk).await, Trouble::NotFound)?;
-        }
         Ok(())
     }
 

@@ -5,6 +5,8 @@
 //! gives it back, so that an error, a timeout or a cancelled call ends in doubt; an ID outlives the doubt, and is
 //! believed for as long as the thing answers.
 
+mod refused;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,9 +15,11 @@ use std::time::Duration;
 use portico_provider::{Owner, ServiceUid};
 use tokio::time::Instant;
 
-use crate::cloud::resources::{Id, PrefixList, Subnet};
+use crate::cloud::refusal::Unfit;
+use crate::cloud::resources::{Id, PrefixList, Subnet, Target};
 use crate::observed::{Observed, Seal, Snapshot, Targets, View};
 use crate::plan::PrefixLists;
+use refused::Refused;
 
 /// Subnets change with the network, not with Services.
 const SUBNETS_STAY: Duration = Duration::from_mins(1);
@@ -27,6 +31,8 @@ struct Known {
     belief: Option<Observed>,
     /// Tries to delete something that AWS still held on to.
     held: u32,
+    /// Targets that AWS did not take.
+    refused: Refused,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +79,32 @@ impl Memory {
             known.held += 1;
             known.held - 1
         })
+    }
+
+    /// How an offer of targets went. `again`: how long to wait after so many refusals.
+    pub(crate) fn offered(
+        &self,
+        owner: &Owner,
+        group: &str,
+        taken: &[Target],
+        refused: Vec<(Target, Unfit, String)>,
+        again: impl Fn(u32) -> Duration,
+    ) {
+        self.with(owner, |known| known.refused.offered(group, taken, refused, Instant::now(), again));
+    }
+
+    /// Whether AWS refused this target before.
+    pub(crate) fn was_refused(&self, owner: &Owner, group: &str, target: &Target) -> bool {
+        let services = self.services();
+        services.known.get(&owner.service).is_some_and(|known| known.refused.knows(group, target))
+    }
+
+    /// The same with the targets that AWS refused, and that are not due to be offered again.
+    pub(crate) fn with_refused(&self, owner: &Owner, mut observed: Observed) -> Observed {
+        if let Some(known) = self.services().known.get(&owner.service) {
+            known.refused.show(&mut observed, Instant::now());
+        }
+        observed
     }
 
     /// The ID of a thing by its name.

@@ -43,6 +43,7 @@ pub(crate) async fn inventory<C: Cloud>(
     memory.listed();
     let each = services.into_iter().map(|(owner, snapshot)| {
         let observed = memory.listed_one(&owner, snapshot);
+        let observed = memory.with_refused(&owner, observed);
         Owned { owner, observed }
     });
     Ok(each.collect())
@@ -58,8 +59,13 @@ pub(crate) struct Observer<'a, C> {
 }
 
 impl<C: Cloud> Observer<'_, C> {
-    /// One Service, as closely as asked.
+    /// One Service, as closely as asked; with the targets that AWS refused a while ago.
     pub(crate) async fn observe(&self, owner: &Owner, look: Look) -> Answer<Option<Observed>> {
+        let seen = self.seen(owner, look).await?;
+        Ok(seen.map(|seen| self.memory.with_refused(owner, seen)))
+    }
+
+    async fn seen(&self, owner: &Owner, look: Look) -> Answer<Option<Observed>> {
         if look < Look::Fresh
             && let Some(believed) = self.memory.belief(owner)
         {
@@ -258,6 +264,6 @@ fn is_due(targets: &Targets, look: Look) -> bool {
     targets.values().any(|health| match health {
         Health::Initial | Health::Unused => true,
         Health::Unhealthy => look < Look::Confirm,
-        Health::Healthy | Health::Draining => false,
+        Health::Healthy | Health::Draining | Health::Refused(_) => false,
     })
 }

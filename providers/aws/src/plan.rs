@@ -44,6 +44,13 @@ impl Pace {
             _ => pace * 6,
         }
     }
+
+    /// After so many refusals of a target: three times the pace, twice as much each time, to a quarter of an hour.
+    pub(crate) fn again(self, tries: u32) -> Duration {
+        let Self(pace) = self;
+        let doubled = pace.saturating_mul(3).saturating_mul(1 << tries.saturating_sub(1).min(12));
+        doubled.min(Duration::from_mins(15))
+    }
 }
 
 /// Somebody has to do something first.

@@ -5,7 +5,8 @@
 
 use portico_provider::{Fact, Ingress, IngressAddress, LoadBalancer, Report, Scheme, Targets, Topic, Truth};
 
-use crate::cloud::resources::{Health, LifeState};
+use crate::cloud::refusal::{self, Refusal};
+use crate::cloud::resources::{Health, LifeState, Target};
 use crate::observed::{Balancer, Observed, Snapshot, View};
 use crate::plan::{hostname, mismatch};
 use crate::translate::{PRESERVE_CLIENT, translate};
@@ -19,6 +20,7 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>) -> Rep
     };
     if report.ready {
         report.facts.extend(hairpin(desired));
+        report.facts.extend(observed.and_then(refused));
     }
     report
 }
@@ -47,6 +49,31 @@ fn hairpin(desired: &LoadBalancer) -> Option<Fact> {
         crate::capabilities::GROUP_ATTRIBUTES
     );
     Some(fact(Topic::ReachableFromTargets, Truth::False, "ClientAddressKept", message))
+}
+
+/// Targets that AWS did not take: the others serve.
+fn refused(observed: &Observed) -> Option<Fact> {
+    let all: Vec<(&Target, &Health)> = match observed {
+        Observed::Full(view) => view.groups.values().flat_map(|group| &group.targets).collect(),
+        Observed::Snapshot(snapshot) => snapshot.targets.iter().flatten().flat_map(|(_, its)| its).collect(),
+    };
+    let refused: Vec<(&Target, &Refusal)> = all
+        .iter()
+        .filter_map(|(target, health)| match health {
+            Health::Refused(refusal) => Some((*target, refusal)),
+            _ => None,
+        })
+        .collect();
+    if refused.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "AWS refuses {} of {} targets; the others serve, and these are offered again from time to time: {}",
+        refused.len(),
+        all.len(),
+        refusal::told(&refused)
+    );
+    Some(fact(Topic::TargetsAccepted, Truth::False, "TargetsRefused", message))
 }
 
 /// A seal says that all was done, and the status where; how targets are is read when there is something to do.
@@ -117,9 +144,10 @@ fn shown<'a>(desired: &LoadBalancer, view: &'a View) -> Option<&'a Balancer> {
 fn healthy(view: &View, balancer: &Balancer) -> Fact {
     let used = |id| balancer.listeners.values().any(|listener| listener.group.as_ref() == Some(id));
     let groups = view.groups.values().filter(|group| used(&group.facts.id));
-    let health: Vec<Health> = groups.flat_map(|group| group.targets.values().copied()).collect();
-    let (all, good) = (health.len(), health.iter().filter(|health| **health == Health::Healthy).count());
-    let unasked = health.iter().filter(|health| **health == Health::Initial).count();
+    let health = groups.flat_map(|group| group.targets.values());
+    let health: Vec<&Health> = health.filter(|health| !matches!(health, Health::Refused(_))).collect();
+    let (all, good) = (health.len(), health.iter().filter(|health| ***health == Health::Healthy).count());
+    let unasked = health.iter().filter(|health| ***health == Health::Initial).count();
     let message = format!("{good} of {all} targets pass their health check");
     let topic = Topic::TargetsHealthy;
     match (all, good, unasked) {

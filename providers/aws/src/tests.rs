@@ -12,6 +12,7 @@ mod faulty;
 mod firewalls;
 mod listeners;
 mod plans;
+mod refused;
 mod simulated;
 mod targets;
 mod transitions;

@@ -123,6 +123,9 @@ impl<'a> Desired<'a> {
 pub enum Outcome {
     /// It is done.
     Done,
+    /// It was tried, and nothing could be changed by it now: no failure, and no change to tell of. The next plan waits, and
+    /// says for what.
+    Unchanged,
     /// The provider accepted it and is at work.
     InProgress {
         /// When to look again.

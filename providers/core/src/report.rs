@@ -93,11 +93,14 @@ pub enum Topic {
     TargetsHealthy,
     /// Clients that run on a target themselves can connect. Said only where they cannot.
     ReachableFromTargets,
+    /// The provider takes every target that is to be one. Said only where it refuses some.
+    TargetsAccepted,
 }
 
 impl Topic {
     /// Every topic, for docs and tables.
-    pub const ALL: [Self; 3] = [Self::Provisioned, Self::TargetsHealthy, Self::ReachableFromTargets];
+    pub const ALL: [Self; 4] =
+        [Self::Provisioned, Self::TargetsHealthy, Self::ReachableFromTargets, Self::TargetsAccepted];
 
     /// The condition type on the Service.
     pub fn condition_type(self) -> &'static str {
@@ -105,6 +108,7 @@ impl Topic {
             Self::Provisioned => "portico.dev/LoadBalancerProvisioned",
             Self::TargetsHealthy => "portico.dev/TargetsHealthy",
             Self::ReachableFromTargets => "portico.dev/ReachableFromTargets",
+            Self::TargetsAccepted => "portico.dev/TargetsAccepted",
         }
     }
 }

@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use portico_provider::{IpFamily, Scheme};
 
+use super::refusal::Refusal;
+
 /// So many targets go into one `RegisterTargets`.
 pub const TARGETS_A_CALL: usize = 200;
 
@@ -333,8 +335,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// A target's `TargetHealth.State`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A target's `TargetHealth.State`; or that it is none, though it was to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// Nobody has asked it yet.
     Initial,
@@ -346,6 +348,8 @@ pub enum Health {
     Draining,
     /// No listener sends there.
     Unused,
+    /// AWS did not take it: it is no target, and is not offered again for a while.
+    Refused(Refusal),
 }
 
 /// A security group that exists.

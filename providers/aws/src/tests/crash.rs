@@ -112,7 +112,7 @@ async fn carry_out<P: LoadBalancerProvider>(provider: &P, plan: &Plan<P::Step>) 
     for planned in plan.steps() {
         let outcome = provider.execute(&planned.step).await;
         match outcome.map_err(|error| format!("{}: {error:?}", planned.step))? {
-            Outcome::Done => {}
+            Outcome::Done | Outcome::Unchanged => {}
             Outcome::InProgress { .. } => return Ok(false),
         }
     }

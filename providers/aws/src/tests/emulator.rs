@@ -94,6 +94,12 @@ impl Emulator {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Stops, starts or terminates an instance.
+    pub(super) fn instance(&self, command: &str, id: &str) {
+        let output = script("account.py").args([&self.endpoint, command, id]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// How often each API was called since the last time this was asked.
     pub(super) fn calls(&self) -> BTreeMap<String, usize> {
         serde_json::from_value(self.account("calls")).unwrap()

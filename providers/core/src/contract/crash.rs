@@ -41,7 +41,7 @@ async fn again<W: World>(
     step: &<W::Provider as LoadBalancerProvider>::Step,
 ) -> Result<(), Violation> {
     match world.provider(&desired.owner.cluster).execute(step).await {
-        Ok(Outcome::Done | Outcome::InProgress { .. }) => Ok(()),
+        Ok(Outcome::Done | Outcome::Unchanged | Outcome::InProgress { .. }) => Ok(()),
         Err(error) => Err(Violation::new(promise, format!("{step} again: {error}"))),
     }
 }
