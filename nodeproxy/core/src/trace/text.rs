@@ -178,6 +178,7 @@ impl fmt::Display for Standing {
 impl fmt::Display for Masquerade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Proxied => "--dataplane=userspace, whose connections to endpoints are its own",
             Self::All => "--masquerade-all",
             Self::NoPod => "the client of a ClusterIP is no pod",
             Self::ClusterPolicy => "externalTrafficPolicy: Cluster, so the endpoint may be on another node",
