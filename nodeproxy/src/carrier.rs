@@ -1,0 +1,102 @@
+//! What carries the packets, put together from the flags: a dataplane, the flows that go with it, and how others look at both.
+//!
+//! Owns which parts belong to which flag. Leaves starting tasks to `run`.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::{runtime::Handle, sync::mpsc};
+
+use crate::{
+    args::{Args, DataplaneKind},
+    conntrack::{self, Flows},
+    dataplane::{
+        Dataplane, DataplaneError, Observed,
+        nftables::{Config, Nftables},
+        userspace::{
+            Userspace,
+            counters::Counters,
+            faults::{self, Fault},
+            files::{self, Files},
+            flows::ProxiedFlows,
+            kernel_addresses,
+            localhost::Localhost,
+            proxy::{Options, Proxy},
+        },
+    },
+    diagnose::ReadKernel,
+};
+
+/// All that the sync loop and its neighbours need of a dataplane.
+pub struct Carrier {
+    /// Where Services are written.
+    pub dataplane: Box<dyn Dataplane>,
+    /// Flows that end with their endpoint.
+    pub flows: Box<dyn Flows>,
+    /// A look at what stands that the loop's own connection knows nothing of.
+    pub read: ReadKernel,
+    /// What the userspace proxy, if there is one, wants owners of Services to know.
+    pub faults: Option<mpsc::Receiver<Fault>>,
+}
+
+/// Puts together what the flags ask for; `config` is that of the kernel's tables.
+pub fn carrier(args: &Args, config: Config, counters: &Counters) -> anyhow::Result<Carrier> {
+    match args.dataplane {
+        DataplaneKind::Nftables if args.traffic.nodeport_addresses.has_localhost() => {
+            let (proxy, faults) = proxy(args, counters, None);
+            let localhost = Localhost::new(open(config.clone())?, proxy);
+            Ok(Carrier {
+                flows: Box::new(ProxiedFlows::beside(localhost.sockets(), Box::new(conntrack::Kernel))),
+                read: Arc::new(localhost.reader(reader(config))),
+                dataplane: Box::new(localhost),
+                faults: Some(faults),
+            })
+        }
+        DataplaneKind::Nftables => Ok(Carrier {
+            dataplane: open(config.clone())?,
+            flows: Box::new(conntrack::Kernel),
+            read: Arc::new(reader(config)),
+            faults: None,
+        }),
+        DataplaneKind::Userspace => {
+            // The proxy is an endpoint on this node: nobody's address has to be replaced on the way to it.
+            let config = Config { masquerade_all: false, local_detector: [].into(), proxied: true, ..config };
+            let (proxy, faults) = proxy(args, counters, Some(config.masquerade_mark));
+            let userspace = Userspace::new(open(config.clone())?, proxy, Box::new(kernel_addresses));
+            Ok(Carrier {
+                flows: Box::new(ProxiedFlows::redirected(userspace.sockets(), Box::new(conntrack::Kernel))),
+                read: Arc::new(userspace.reader(reader(config))),
+                dataplane: Box::new(userspace),
+                faults: Some(faults),
+            })
+        }
+    }
+}
+
+fn open(config: Config) -> anyhow::Result<Box<dyn Dataplane>> {
+    Ok(Box::new(Nftables::open(config).context("cannot open the nftables dataplane")?))
+}
+
+fn reader(config: Config) -> impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static {
+    move || {
+        let mut tables = Nftables::open(config.clone())?;
+        // What the kernel lacks is not missed in its tables.
+        tables.probe()?;
+        tables.read()
+    }
+}
+
+fn proxy(args: &Args, counters: &Counters, mark: Option<u32>) -> (Arc<Proxy>, mpsc::Receiver<Fault>) {
+    let (faults, told) = mpsc::channel(faults::BACKLOG);
+    let options =
+        Options { choice: args.userspace.userspace_choice, udp_timeout: args.userspace.udp_timeout, mark };
+    let proxy = Proxy {
+        runtime: Handle::current(),
+        options,
+        files: Files::new(files::raise_limit()),
+        clients: Arc::default(),
+        counters: counters.clone(),
+        faults,
+    };
+    (Arc::new(proxy), told)
+}

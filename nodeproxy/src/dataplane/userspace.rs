@@ -1,0 +1,310 @@
+//! The userspace dataplane: the proxy of 2015 behind today's model. Clients are redirected to a socket of this process, which
+//! connects to an endpoint and carries the bytes.
+//!
+//! ```text
+//!   Transaction ──► memory (State) ──► translate ──┬─► pools: sockets, tcp, udp ──► endpoints
+//!                                                  └─► elements that lead to the sockets ──► nftables dataplane ──► kernel
+//! ```
+//!
+//! docs/userspace.md says what it can and cannot. This file owns the order: sockets open before the kernel leads to them, and
+//! close after it has stopped. What stands in the kernel is only that lead; lists of endpoints are in this process, so a process
+//! that starts finds the sockets' ports and nothing else, and tells the sync loop to put everything anew.
+//!
+//! Invariants: every packet that is redirected meets an open socket, while this process lives; what has no socket is refused in
+//! the kernel; the proxy's own packets are marked and never redirected.
+
+pub mod clients;
+pub mod counters;
+pub mod dial;
+pub mod faults;
+pub mod files;
+pub mod flows;
+pub mod localhost;
+pub mod pool;
+pub mod pools;
+pub mod proxy;
+pub mod relay;
+pub mod tcp;
+pub mod udp;
+
+mod here;
+mod translate;
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use portico_proxy_core::{
+    plan::{State, Transaction, diff},
+    table::{Backend, Family, Frontend, Key, Value},
+};
+use tokio::time::Instant;
+
+use self::{
+    pool::PoolKey,
+    pools::{Open, Place, Pools, Sockets},
+    proxy::Proxy,
+    translate::{Listening, Wanted},
+};
+use super::{Applied, Capabilities, Dataplane, DataplaneError, Observed};
+pub use here::{Addresses, Here, kernel_addresses};
+
+#[cfg(test)]
+mod tests;
+
+/// What the model wants and what the kernel has.
+#[derive(Debug, Default)]
+struct Tables {
+    memory: State,
+    standing: State,
+}
+
+/// The dataplane.
+pub struct Userspace {
+    kernel: Box<dyn Dataplane>,
+    here: Here,
+    pools: Pools,
+    tables: Arc<Mutex<Tables>>,
+    /// Addresses and ports of all sockets, with their protocol.
+    own: BTreeSet<Frontend>,
+    /// Whether `standing` is what we wrote, and nothing failed since.
+    trusted: bool,
+    /// Whether the next transaction is about everything.
+    whole: bool,
+}
+
+/// The sockets as `translate` asks about them.
+struct Asked<'a> {
+    sockets: &'a Sockets,
+    own: &'a BTreeSet<Frontend>,
+}
+
+impl Listening for Asked<'_> {
+    fn address(&self, key: &PoolKey) -> Option<SocketAddr> {
+        self.sockets.address(key)
+    }
+
+    fn is_socket(&self, frontend: &Frontend) -> bool {
+        self.own.contains(frontend)
+    }
+}
+
+impl Userspace {
+    /// The proxy, led to by a dataplane of the kernel.
+    pub fn new(kernel: Box<dyn Dataplane>, proxy: Arc<Proxy>, addresses: Addresses) -> Self {
+        Self {
+            kernel,
+            here: Here::new(addresses),
+            pools: Pools::new(proxy),
+            tables: Arc::default(),
+            own: BTreeSet::new(),
+            trusted: false,
+            whole: true,
+        }
+    }
+
+    /// The sockets, for whoever ends flows.
+    pub fn sockets(&self) -> Sockets {
+        self.pools.sockets()
+    }
+
+    /// A look at what serves, for which `read` is a reader of the kernel: what the sync loop would be told.
+    pub fn reader(
+        &self,
+        read: impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static,
+    ) -> impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static {
+        let tables = self.tables.clone();
+        move || {
+            let found = read()?;
+            let tables = lock(&tables);
+            Ok(tables.observe(&found).unwrap_or_else(|reason| rebuild(reason)))
+        }
+    }
+
+    /// Where a pool should listen.
+    fn place(&self, tables: &Tables, key: &PoolKey) -> Place {
+        let frontend = key.frontend;
+        if frontend.address.is_loopback() {
+            return Place::Frontend;
+        }
+        let Some(address) = self.here.address(Family::of(frontend.address)) else { return Place::Nowhere };
+        let redirect = tables.standing.elements.get(&Key::Endpoint(frontend, translate::slot(key.list)));
+        match redirect {
+            Some(Value::Backend(Backend { address: before, port })) if *before == address => {
+                Place::Redirected(address, Some(*port))
+            }
+            _ => Place::Redirected(address, None),
+        }
+    }
+
+    /// Opens and changes the sockets of these frontends; returns those that are to close.
+    fn listen(&mut self, tables: &Tables, frontends: &BTreeSet<Frontend>) -> Vec<Open> {
+        let mut closing = Vec::new();
+        for frontend in frontends {
+            let wanted = translate::pools(&tables.memory, *frontend);
+            let is_wanted = |key: &PoolKey| wanted.iter().any(|(wanted, _)| wanted == key);
+            closing.extend(pools::keys(*frontend).into_iter().filter(|key| !is_wanted(key)));
+            for (key, wanted) in &wanted {
+                if let Wanted::Serve(rules) = wanted {
+                    let place = self.place(tables, key);
+                    self.pools.serve(*key, rules.clone(), place);
+                }
+            }
+        }
+        self.pools.take(&closing)
+    }
+
+    /// Brings the sockets of these frontends, and these keys in the kernel, to what the memory says.
+    fn program(
+        &mut self,
+        frontends: &BTreeSet<Frontend>,
+        mut keys: BTreeSet<Key>,
+    ) -> Result<Applied, DataplaneError> {
+        self.trusted = false;
+        let shared = self.tables.clone();
+        let mut tables = lock(&shared);
+        let sockets = self.pools.sockets();
+        let before = own(&sockets, frontends);
+        let closing = self.listen(&tables, frontends);
+        let after = own(&sockets, frontends);
+        self.own.retain(|address| !before.contains(address));
+        self.own.extend(&after);
+        keys.extend(before.union(&after).map(|address| Key::Firewalled(*address)));
+        keys.extend(frontends.iter().flat_map(|frontend| translate::keys(*frontend)));
+        let asked = Asked { sockets: &sockets, own: &self.own };
+        let (standing, wanted) = tables.around(&keys, &asked);
+        let plan = diff(&standing, &wanted);
+        let mut applied = self.kernel.apply(&plan.widen)?;
+        tables.standing.apply(&plan.widen);
+        if !plan.narrow.is_empty() {
+            let narrowed = self.kernel.apply(&plan.narrow)?;
+            tables.standing.apply(&plan.narrow);
+            applied.transactions += narrowed.transactions;
+            applied.bytes += narrowed.bytes;
+            applied.took += narrowed.took;
+        }
+        drop(closing);
+        self.trusted = true;
+        Ok(applied)
+    }
+
+    /// Looks whether the node still has the address that packets are redirected to, and whether a port has become free.
+    fn mend(&mut self) -> Result<(), DataplaneError> {
+        if !self.trusted {
+            return Ok(());
+        }
+        let moved = self.here.look();
+        let mut frontends = self.pools.due(Instant::now());
+        if !moved.is_empty() {
+            let concerned = |f: &Frontend| moved.contains(&Family::of(f.address)) && !f.address.is_loopback();
+            frontends.extend(self.pools.frontends().into_iter().filter(concerned));
+        }
+        if frontends.is_empty() {
+            return Ok(());
+        }
+        self.program(&frontends, BTreeSet::new()).map(drop)
+    }
+}
+
+/// The addresses of the sockets of these frontends.
+fn own(sockets: &Sockets, frontends: &BTreeSet<Frontend>) -> BTreeSet<Frontend> {
+    let of = |frontend: &Frontend| {
+        let protocol = frontend.protocol;
+        let sockets = sockets.of(*frontend).into_iter();
+        sockets.map(move |Backend { address, port }| Frontend { address, protocol, port })
+    };
+    frontends.iter().filter(|frontend| !frontend.address.is_loopback()).flat_map(of).collect()
+}
+
+fn lock(tables: &Mutex<Tables>) -> MutexGuard<'_, Tables> {
+    // After a panic the loop ends, and a reader may still be told what was last right.
+    tables.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn rebuild(reason: String) -> Observed {
+    Observed { rebuild: Some(reason), ..Observed::default() }
+}
+
+impl Tables {
+    /// What these keys say and should say. Chains are never removed: there are two for each family.
+    fn around(&self, keys: &BTreeSet<Key>, sockets: &impl Listening) -> (State, State) {
+        let (mut standing, mut wanted) = (State::default(), State::default());
+        for key in keys {
+            if let Some(value) = self.standing.elements.get(key) {
+                standing.elements.insert(*key, *value);
+            }
+            if let Some(value) = translate::element(&self.memory, sockets, key) {
+                wanted.insert(*key, value);
+            }
+        }
+        standing.chains.clone_from(&self.standing.chains);
+        wanted.chains.extend(&self.standing.chains);
+        (standing, wanted)
+    }
+
+    /// What the sync loop may be told, or why everything has to be put anew.
+    fn observe(&self, found: &Observed) -> Result<Observed, String> {
+        match &found.rebuild {
+            Some(reason) => Err(reason.clone()),
+            None if found.state != self.standing => {
+                Err("the elements that lead to the proxy's sockets are not what this process wrote"
+                    .to_owned())
+            }
+            None => Ok(Observed { state: self.memory.clone(), rebuild: None }),
+        }
+    }
+}
+
+impl Dataplane for Userspace {
+    fn probe(&mut self) -> Result<Capabilities, DataplaneError> {
+        self.kernel.probe()
+    }
+
+    fn is_absent(&mut self) -> Result<bool, DataplaneError> {
+        self.kernel.is_absent()
+    }
+
+    fn read(&mut self) -> Result<Observed, DataplaneError> {
+        let found = self.kernel.read()?;
+        let mut tables = lock(&self.tables);
+        let reason = match tables.observe(&found) {
+            Ok(observed) if self.trusted => return Ok(observed),
+            Ok(_) => "something failed since it was last right".to_owned(),
+            Err(reason) => reason,
+        };
+        // Sockets stay as they are until the next transaction says what should be behind them.
+        *tables = Tables { memory: State::default(), standing: found.state };
+        self.whole = true;
+        Ok(rebuild(reason))
+    }
+
+    fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
+        let mut frontends = transaction.frontends();
+        let mut keys: BTreeSet<_> = transaction.removals.iter().copied().collect();
+        keys.extend(transaction.puts.iter().map(|put| put.key));
+        let mut tables = lock(&self.tables);
+        tables.memory.apply(transaction);
+        if self.whole {
+            keys.extend(tables.standing.elements.keys());
+            frontends.extend(tables.memory.elements.keys().filter_map(Key::frontend));
+            frontends.extend(self.pools.frontends());
+            self.here.look();
+        }
+        drop(tables);
+        let applied = self.program(&frontends, keys)?;
+        self.whole = false;
+        Ok(applied)
+    }
+
+    fn generation(&mut self) -> Result<u32, DataplaneError> {
+        self.mend()?;
+        self.kernel.generation()
+    }
+
+    fn cleanup(&mut self) -> Result<(), DataplaneError> {
+        self.trusted = false;
+        self.kernel.cleanup()
+    }
+}

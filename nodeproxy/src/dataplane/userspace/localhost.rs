@@ -1,0 +1,153 @@
+//! NodePorts on localhost, beside another dataplane.
+//!
+//! The kernel never routes packets from 127.0.0.1 to another host, unless `route_localnet` opens the node's own loopback to its
+//! neighbours (CVE-2020-8558). So frontends on loopback addresses are taken out of each transaction and served by sockets on
+//! exactly those addresses, and everything else goes to the dataplane behind.
+//!
+//! Invariant: nothing on a loopback address ever reaches the kernel's tables.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use portico_proxy_core::{
+    plan::{State, Transaction},
+    table::{Frontend, Key},
+};
+use tokio::time::Instant;
+
+use super::{
+    super::{Applied, Capabilities, Dataplane, DataplaneError, Observed},
+    pool::PoolKey,
+    pools::{self, Place, Pools, Sockets},
+    proxy::Proxy,
+    translate::{self, Wanted},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// A dataplane, and localhost beside it.
+pub struct Localhost {
+    kernel: Box<dyn Dataplane>,
+    pools: Pools,
+    memory: Arc<Mutex<State>>,
+    whole: bool,
+}
+
+fn is_here(key: &Key) -> bool {
+    key.frontend().is_some_and(|frontend| frontend.address.is_loopback())
+}
+
+/// A transaction's elements on loopback, and the rest of it; `None` if there are none.
+fn split(transaction: &Transaction) -> Option<(Transaction, Transaction)> {
+    let mut keys = transaction.removals.iter().chain(transaction.puts.iter().map(|put| &put.key));
+    if !keys.any(is_here) {
+        return None;
+    }
+    let (removed, removals) = transaction.removals.iter().partition(|key| is_here(key));
+    let (put, puts) = transaction.puts.iter().partition(|put| is_here(&put.key));
+    let here = Transaction { removals: removed, puts: put, ..Transaction::default() };
+    Some((here, Transaction { removals, puts, ..transaction.clone() }))
+}
+
+impl Localhost {
+    /// Localhost beside a dataplane.
+    pub fn new(kernel: Box<dyn Dataplane>, proxy: Arc<Proxy>) -> Self {
+        Self { kernel, pools: Pools::new(proxy), memory: Arc::default(), whole: true }
+    }
+
+    /// The sockets, for whoever ends flows.
+    pub fn sockets(&self) -> Sockets {
+        self.pools.sockets()
+    }
+
+    /// A look at what serves, for which `read` is a reader of the kernel.
+    pub fn reader(
+        &self,
+        read: impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static,
+    ) -> impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static {
+        let memory = self.memory.clone();
+        move || Ok(join(read()?, &lock(&memory)))
+    }
+
+    fn serve(&mut self, frontends: &BTreeSet<Frontend>) {
+        let memory = self.memory.clone();
+        let memory = lock(&memory);
+        for frontend in frontends {
+            let wanted = translate::pools(&memory, *frontend);
+            let is_wanted = |key: &PoolKey| wanted.iter().any(|(wanted, _)| wanted == key);
+            let surplus: Vec<_> = pools::keys(*frontend).into_iter().filter(|key| !is_wanted(key)).collect();
+            drop(self.pools.take(&surplus));
+            for (key, wanted) in wanted {
+                if let Wanted::Serve(rules) = wanted {
+                    self.pools.serve(key, rules, Place::Frontend);
+                }
+            }
+        }
+    }
+}
+
+fn lock(memory: &Mutex<State>) -> MutexGuard<'_, State> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a dataplane found, and localhost's elements beside it.
+fn join(mut found: Observed, memory: &State) -> Observed {
+    if found.rebuild.is_none() {
+        found.state.elements.extend(&memory.elements);
+    }
+    found
+}
+
+impl Dataplane for Localhost {
+    fn probe(&mut self) -> Result<Capabilities, DataplaneError> {
+        self.kernel.probe()
+    }
+
+    fn is_absent(&mut self) -> Result<bool, DataplaneError> {
+        self.kernel.is_absent()
+    }
+
+    fn read(&mut self) -> Result<Observed, DataplaneError> {
+        let found = self.kernel.read()?;
+        let mut memory = lock(&self.memory);
+        if found.rebuild.is_some() {
+            // Everything is put anew, and with it what belongs here; until then the sockets stay as they are.
+            *memory = State::default();
+            self.whole = true;
+        }
+        Ok(join(found, &memory))
+    }
+
+    fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
+        let parts = split(transaction);
+        let (here, rest) = match &parts {
+            Some((here, rest)) => (Some(here), rest),
+            None => (None, transaction),
+        };
+        let applied = self.kernel.apply(rest)?;
+        let mut frontends = BTreeSet::new();
+        if let Some(here) = here {
+            lock(&self.memory).apply(here);
+            frontends.extend(here.frontends());
+        }
+        if self.whole {
+            frontends.extend(self.pools.frontends());
+            self.whole = false;
+        }
+        self.serve(&frontends);
+        Ok(applied)
+    }
+
+    fn generation(&mut self) -> Result<u32, DataplaneError> {
+        let due = self.pools.due(Instant::now());
+        self.serve(&due);
+        self.kernel.generation()
+    }
+
+    fn cleanup(&mut self) -> Result<(), DataplaneError> {
+        self.kernel.cleanup()
+    }
+}

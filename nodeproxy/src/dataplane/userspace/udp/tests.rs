@@ -1,0 +1,75 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::dataplane::userspace::{
+    pool::Rules,
+    pool::{
+        Choice, Pool,
+        tests::{mk_key, mk_pool},
+    },
+    tests::mk_proxy,
+};
+
+async fn mk_endpoint() -> (UdpSocket, Backend) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("any port");
+    let address = socket.local_addr().expect("an address");
+    (socket, Backend { address: address.ip(), port: address.port() })
+}
+
+async fn mk_flows(backend: Backend) -> (Arc<Flows>, SocketAddr) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("any port");
+    let address = socket.local_addr().expect("an address");
+    let rules = Rules { backends: Box::new([backend]), affinity: None };
+    let pool: Pool = mk_pool(Choice::RoundRobin, rules);
+    assert_eq!(pool.key(), mk_key());
+    let flows = Flows::new(socket, Arc::new(pool), mk_proxy(100_000).0, CancellationToken::new());
+    (flows, address)
+}
+
+async fn turn(client: &UdpSocket, endpoint: &UdpSocket, to: SocketAddr) {
+    let mut buffer = [0; 16];
+    client.send_to(b"?", to).await.expect("sends");
+    let (_, from) = endpoint.recv_from(&mut buffer).await.expect("is asked");
+    endpoint.send_to(b"!", from).await.expect("answers");
+    client.recv_from(&mut buffer).await.expect("is answered");
+}
+
+/// Whether the only flow is still there `after` it was last used. The clock is paused: nothing else takes time.
+async fn lives(flows: &Flows, after: Duration) -> bool {
+    tokio::time::pause();
+    tokio::time::advance(after).await;
+    flows.sweep();
+    tokio::time::resume();
+    !flows.flows().is_empty()
+}
+
+#[tokio::test]
+async fn a_question_and_its_answer_are_forgotten_soon_and_a_conversation_later() {
+    let ((endpoint, backend), client) =
+        (mk_endpoint().await, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("any port"));
+    let (flows, to) = mk_flows(backend).await;
+    let task = tokio::spawn(flows.clone().forward());
+    turn(&client, &endpoint, to).await;
+    assert!(lives(&flows, SHORT - Duration::from_secs(2)).await);
+    assert!(!lives(&flows, Duration::from_secs(3)).await, "one question");
+    turn(&client, &endpoint, to).await;
+    turn(&client, &endpoint, to).await;
+    assert!(lives(&flows, Duration::from_secs(110)).await, "a conversation");
+    assert!(!lives(&flows, Duration::from_secs(11)).await);
+    flows.stop.cancel();
+    task.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn all_flows_end_with_their_socket() {
+    let ((endpoint, backend), client) =
+        (mk_endpoint().await, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("any port"));
+    let (flows, to) = mk_flows(backend).await;
+    let task = tokio::spawn(flows.clone().forward());
+    turn(&client, &endpoint, to).await;
+    assert_eq!(flows.keep(&BTreeSet::from([backend])), 0);
+    flows.stop.cancel();
+    task.await.expect("no panic");
+    assert!(flows.flows().is_empty());
+    assert_eq!(flows.proxy.counters.open_flows.get(), 0);
+}
