@@ -18,6 +18,9 @@ render --set operator.readOnly=true --set nodeproxy.enabled=false | grep -E 'ver
   echo "chart: a read-only operator may write" >&2
   exit 1
 }
+render | grep -q -- '--remove-startup-taint' && { echo "chart: nodes are changed unasked" >&2; exit 1; }
+render --set nodeproxy.removeStartupTaint=true --set operator.enabled=false | grep -q 'resources: \[nodes\], verbs: \[get, patch\]'
+render --set nodeproxy.conntrack.manage=false | grep -q '/proc/sys' && { echo "chart: settings are mounted unasked" >&2; exit 1; }
 render --set operator.drift=report --set operator.auditInterval=30m --set operator.orphans.limit=0 >/dev/null
 render --include-crds | grep -q 'kind: LoadBalancerClassParameters' || {
   echo "chart: the CRD is missing" >&2
@@ -42,4 +45,5 @@ refused --set operator.drift=ignore
 refused --set operator.auditInterval=often
 refused --set operator.nodes.removalShare=101
 refused --set operator.orphans.limit=-1
+refused --set nodeproxy.conntrack.udpTimeout=soon
 refused --set nodeproxy.typo=1

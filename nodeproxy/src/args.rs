@@ -7,7 +7,10 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use ipnet::IpNet;
 
+use crate::dataplane::userspace::pool::Choice;
+
 pub mod command;
+pub mod conntrack;
 
 /// Makes Services reachable on this node: cluster IPs, node ports, load-balancer VIPs.
 #[derive(Clone, Debug, Parser)]
@@ -28,6 +31,12 @@ pub struct Args {
     /// What is forwarded.
     #[command(flatten)]
     pub traffic: TrafficArgs,
+    /// The userspace proxy, which also serves NodePorts on localhost.
+    #[command(flatten)]
+    pub userspace: UserspaceArgs,
+    /// The kernel's connection tracking.
+    #[command(flatten)]
+    pub conntrack: conntrack::ConntrackArgs,
     /// Ports that this process listens on.
     #[command(flatten)]
     pub listen: ListenArgs,
@@ -50,6 +59,10 @@ pub struct ClusterArgs {
     /// that lack the label.
     #[arg(long)]
     pub service_proxy_name: Option<String>,
+    /// Take taint `portico.dev/nodeproxy-not-ready` off this node's Node object once its Services work. Nodes that are
+    /// registered with it start no pods before.
+    #[arg(long)]
+    pub remove_startup_taint: bool,
 }
 
 /// What is forwarded, and how.
@@ -59,7 +72,8 @@ pub struct TrafficArgs {
     /// Ports that NodePorts may have: the API server's --service-node-port-range.
     #[arg(long, default_value = "30000-32767")]
     pub node_port_range: PortRange,
-    /// Node addresses on which NodePorts answer: `primary` (the node's own), `all`, or CIDRs, comma separated.
+    /// Node addresses on which NodePorts answer, comma separated: `primary` (the node's own), `all` (but loopback),
+    /// `localhost` (127.0.0.1 and `::1`, for the node itself), CIDRs.
     #[arg(long, default_value = "primary")]
     pub nodeport_addresses: NodePortAddresses,
     /// Addresses of pods, comma separated. Other clients of a `ClusterIP` are masqueraded, and pods reach
@@ -78,6 +92,19 @@ pub struct TrafficArgs {
     /// Serve `spec.externalIPs`. Anyone who may create Services can then take any address (CVE-2020-8554).
     #[arg(long)]
     pub allow_external_ips: bool,
+}
+
+/// How the userspace proxy forwards.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+#[command(next_help_heading = "Userspace proxy")]
+pub struct UserspaceArgs {
+    /// How it chooses an endpoint for a client without session affinity.
+    #[arg(long, value_enum, default_value_t = Choice::Random)]
+    pub userspace_choice: Choice,
+    /// Seconds until an idle UDP flow is forgotten. One that was no more than a question and its answer goes after 30 at
+    /// most.
+    #[arg(long, default_value = "120", value_parser = idle_seconds)]
+    pub udp_timeout: Duration,
 }
 
 /// Ports that this process listens on.
@@ -113,6 +140,8 @@ pub struct LogArgs {
 pub enum DataplaneKind {
     /// nf_tables, through netlink.
     Nftables,
+    /// This process: it accepts connections and opens one to an endpoint for each. Endpoints see the node's address.
+    Userspace,
 }
 
 /// How to tell pods from other clients.
@@ -142,15 +171,21 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortRange(pub RangeInclusive<u16>);
 
-/// On which of the node's addresses NodePorts answer.
+/// On which of the node's addresses NodePorts answer: all that any of these names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodePortAddresses {
+pub struct NodePortAddresses(pub Vec<NodePortAddress>);
+
+/// Some of the node's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodePortAddress {
     /// The `InternalIP`s of the Node object.
     Primary,
     /// Every address of the node but loopback and link-local ones.
     All,
-    /// Those in one of these ranges.
-    Cidrs(Vec<IpNet>),
+    /// 127.0.0.1 and `::1`.
+    Localhost,
+    /// Those in this range. One that lies in 127.0.0.0/8 or is `::1/128` stands for `localhost`, as kube-proxy has it.
+    Cidr(IpNet),
 }
 
 /// A value that does not parse, in words for the person who typed it.
@@ -185,20 +220,34 @@ impl FromStr for NodePortAddresses {
     type Err = Unreadable;
 
     fn from_str(text: &str) -> Result<Self, Unreadable> {
+        text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl NodePortAddresses {
+    /// Whether NodePorts answer on localhost.
+    pub fn has_localhost(&self) -> bool {
+        self.0.contains(&NodePortAddress::Localhost)
+    }
+}
+
+impl FromStr for NodePortAddress {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
         match text {
             "primary" => Ok(Self::Primary),
             "all" => Ok(Self::All),
-            _ => text
-                .split(',')
-                .map(|cidr| {
-                    cidr.trim().parse().map_err(|error| {
-                        Unreadable(format!(
-                            "\"{cidr}\" is neither primary, nor all, nor a CIDR like 192.0.2.0/24 ({error})"
-                        ))
-                    })
-                })
-                .collect::<Result<_, _>>()
-                .map(Self::Cidrs),
+            "localhost" => Ok(Self::Localhost),
+            _ => match text.parse::<IpNet>() {
+                Ok(net) if net.network().is_loopback() && net.broadcast().is_loopback() => {
+                    Ok(Self::Localhost)
+                }
+                Ok(net) => Ok(Self::Cidr(net)),
+                Err(error) => Err(Unreadable(format!(
+                    "\"{text}\" is neither primary, nor all, nor localhost, nor a CIDR like 192.0.2.0/24 ({error})"
+                ))),
+            },
         }
     }
 }
@@ -208,6 +257,16 @@ fn seconds(text: &str) -> Result<Duration, Unreadable> {
     seconds
         .map(Duration::from_secs)
         .map_err(|error| Unreadable(format!("\"{text}\" is no number of seconds ({error})")))
+}
+
+fn idle_seconds(text: &str) -> Result<Duration, Unreadable> {
+    seconds(text).and_then(|seconds| {
+        if seconds.is_zero() {
+            Err(Unreadable("a flow must be kept for at least a second".to_owned()))
+        } else {
+            Ok(seconds)
+        }
+    })
 }
 
 #[cfg(test)]
@@ -231,7 +290,7 @@ mod tests {
         let args = Args::try_parse_from(["portico-nodeproxy"]).expect("no flag is needed");
         assert_eq!(args.listen.healthz_bind_address.port(), 10256);
         assert_eq!(args.listen.metrics_bind_address.to_string(), "127.0.0.1:10249");
-        assert_eq!(args.traffic.nodeport_addresses, NodePortAddresses::Primary);
+        assert_eq!(args.traffic.nodeport_addresses, NodePortAddresses(vec![NodePortAddress::Primary]));
         assert_eq!(args.traffic.masquerade_bit, 14);
     }
 
@@ -244,8 +303,18 @@ mod tests {
     }
 
     #[test]
+    fn node_port_addresses_mix_words_and_ranges_and_ranges_of_loopback_are_localhost() {
+        let parse = |text: &str| text.parse::<NodePortAddresses>().expect("parses").0;
+        assert_eq!(parse("primary, localhost"), [NodePortAddress::Primary, NodePortAddress::Localhost]);
+        assert_eq!(parse("127.0.0.0/8,::1/128"), [NodePortAddress::Localhost; 2]);
+        let open = "0.0.0.0/0".parse().expect("a CIDR");
+        assert_eq!(parse("0.0.0.0/0,all"), [NodePortAddress::Cidr(open), NodePortAddress::All]);
+    }
+
+    #[test]
     fn a_wrong_value_names_its_flag_and_the_remedy() {
-        let cases: [(&[&str], &str, &str); 5] = [
+        let cases: [(&[&str], &str, &str); 6] = [
+            (&["--udp-timeout=0"], "--udp-timeout", "at least a second"),
             (&["--node-port-range=32767-30000"], "--node-port-range", "smaller port first"),
             (&["--node-port-range=high"], "--node-port-range", "30000-32767"),
             (&["--nodeport-addresses=eth0"], "--nodeport-addresses", "192.0.2.0/24"),

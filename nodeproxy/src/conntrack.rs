@@ -3,6 +3,8 @@
 //! Owns the seam and its implementation over netlink. Leaves to [`portico_proxy_core::flows`] which flows those are.
 //! Invariant: one listing per family whatever the number of frontends; a flow that is not stale is never touched.
 
+pub mod settings;
+
 use std::{collections::HashMap, net::IpAddr};
 
 use portico_netlink::{conntrack::Conntrack, nftables::Family as KernelFamily};
@@ -34,6 +36,12 @@ impl FlowsError {
     pub fn reason(&self) -> &'static str {
         self.0.reason()
     }
+}
+
+/// Lets the kernel load connection tracking, whose settings do not exist before.
+pub fn load() -> Result<(), FlowsError> {
+    Conntrack::open()?.count()?;
+    Ok(())
 }
 
 /// Connection tracking of the process's network namespace.

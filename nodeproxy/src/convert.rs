@@ -7,10 +7,13 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{Node, Service as ApiService},
-    discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice as ApiSlice},
-    networking::v1::ServiceCIDR,
+use k8s_openapi::{
+    api::{
+        core::v1::{Node, Service as ApiService},
+        discovery::v1::EndpointSlice as ApiSlice,
+        networking::v1::ServiceCIDR,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::ResourceExt;
 use portico_proxy_core::{
@@ -18,10 +21,17 @@ use portico_proxy_core::{
     table::Protocol,
 };
 
-use crate::node::{NodeState, TO_BE_DELETED};
+use crate::node::{NOT_READY, NodeState, TO_BE_DELETED};
 
+mod objects;
+mod read;
 #[cfg(test)]
 mod tests;
+
+use objects::Text;
+pub use read::{Read, Told};
+
+use serde::{Deserialize, Deserializer};
 
 /// Label that names a slice's Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -59,9 +69,13 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(kind: &str, object: &impl ResourceExt) -> Self {
-        let namespace = object.namespace().map(|namespace| namespace + "/").unwrap_or_default();
-        Self { object: format!("{kind} {namespace}{}", object.name_any()), bad: Vec::new() }
+    fn new(kind: &str, metadata: &ObjectMeta) -> Self {
+        let namespace =
+            metadata.namespace.as_deref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+        Self {
+            object: format!("{kind} {namespace}{}", metadata.name.as_deref().unwrap_or_default()),
+            bad: Vec::new(),
+        }
     }
 
     fn complain(&mut self, field: &'static str, value: impl fmt::Display, wanted: &'static str) {
@@ -76,13 +90,17 @@ impl Reader {
         parsed
     }
 
-    fn addresses<'a>(&mut self, field: &'static str, texts: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
-        texts.filter_map(|text| self.parse(field, text, "an IP address")).collect()
+    fn addresses<T: AsRef<str>>(
+        &mut self,
+        field: &'static str,
+        texts: impl Iterator<Item = T>,
+    ) -> Vec<IpAddr> {
+        texts.filter_map(|text| self.parse(field, text.as_ref(), "an IP address")).collect()
     }
 
-    fn cidrs<'a>(&mut self, field: &'static str, texts: impl Iterator<Item = &'a String>) -> Vec<IpNet> {
-        let texts = texts.filter(|text| !text.trim().is_empty());
-        let cidrs = texts.filter_map(|text| self.parse::<IpNet>(field, text, "a CIDR"));
+    fn cidrs<T: AsRef<str>>(&mut self, field: &'static str, texts: impl Iterator<Item = T>) -> Vec<IpNet> {
+        let texts = texts.filter(|text| !text.as_ref().trim().is_empty());
+        let cidrs = texts.filter_map(|text| self.parse::<IpNet>(field, text.as_ref(), "a CIDR"));
         cidrs.map(|net| net.trunc()).collect()
     }
 
@@ -107,116 +125,173 @@ impl Reader {
     }
 }
 
-/// Name of an object as a Service's.
-pub fn service_name(object: &impl ResourceExt) -> ServiceName {
-    ServiceName { namespace: object.namespace().unwrap_or_default().into(), name: object.name_any().into() }
+/// A slice, with what a watch has to know of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToldSlice {
+    /// The slice, if it belongs to a Service.
+    pub slice: Option<EndpointSlice>,
+    /// When what made the slice change happened.
+    pub trigger: Option<Timestamp>,
 }
 
-/// The Service that a slice belongs to; `None` if it names none.
-pub fn slice_owner(slice: &ApiSlice) -> Option<ServiceName> {
-    let name = slice.labels().get(SERVICE_NAME)?.as_str();
-    Some(ServiceName { namespace: slice.namespace().unwrap_or_default().into(), name: name.into() })
+/// The ranges of one `ServiceCIDR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldRanges(pub Vec<IpNet>);
+
+impl Told for Service {
+    type Kind = ApiService;
+
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
+        objects::Service::deserialize(from).map(service)
+    }
 }
 
-/// When what made the slice change happened.
-pub fn trigger_time(slice: &ApiSlice) -> Option<Timestamp> {
-    slice.annotations().get(TRIGGER_TIME)?.parse().ok()
+impl Told for ToldSlice {
+    type Kind = ApiSlice;
+
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
+        objects::Slice::deserialize(from).map(slice)
+    }
+}
+
+impl Told for NodeState {
+    type Kind = Node;
+
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
+        Node::deserialize(from).map(node)
+    }
+}
+
+impl Told for ToldRanges {
+    type Kind = ServiceCIDR;
+
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
+        ServiceCIDR::deserialize(from).map(service_cidr)
+    }
+}
+
+/// What a watch needs of an object's metadata.
+fn metadata(name: Option<String>, namespace: Option<String>, version: Option<String>) -> ObjectMeta {
+    ObjectMeta { name, namespace, resource_version: version, ..ObjectMeta::default() }
 }
 
 /// Reads a Service. Headless and `ExternalName` ones come out without `cluster_ips`.
-pub fn service(object: &ApiService) -> (Service, Vec<BadField>) {
-    let mut reader = Reader::new("Service", object);
-    let spec = object.spec.clone().unwrap_or_default();
-    let is_external_name = spec.type_.as_deref() == Some("ExternalName");
-    let cluster_ips = spec.cluster_ips.or_else(|| spec.cluster_ip.map(|ip| vec![ip])).unwrap_or_default();
-    let cluster_ips = cluster_ips.iter().filter(|ip| !is_external_name && !ip.is_empty() && *ip != "None");
-    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+fn service(object: objects::Service<'_>) -> Read<Service> {
+    let objects::Service { metadata: head, spec, status } = object;
+    let created = head.creation_timestamp.as_ref().and_then(|time| time.0.parse::<Timestamp>().ok());
+    let metadata = metadata(head.name, head.namespace, head.resource_version);
+    let mut reader = Reader::new("Service", &metadata);
+    let is = |text: &Option<Text<'_>>, wanted: &str| text.as_ref().is_some_and(|text| text.0 == wanted);
+    let is_external_name = is(&spec.kind, "ExternalName");
+    let affinity = is(&spec.session_affinity, "ClientIP").then(|| {
         let config = spec.session_affinity_config.and_then(|config| config.client_ip);
         config.and_then(|client_ip| client_ip.timeout_seconds).unwrap_or(AFFINITY_SECONDS)
     });
-    let external_ips = spec.external_ips.unwrap_or_default();
-    let source_ranges = spec.load_balancer_source_ranges.unwrap_or_default();
-    let service = Service {
-        name: service_name(object),
-        created: object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
+    let policy = |text| if is(text, "Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+    let (internal_policy, external_policy) =
+        (policy(&spec.internal_traffic_policy), policy(&spec.external_traffic_policy));
+    let cluster_ips = spec.cluster_ips.or_else(|| spec.cluster_ip.map(|ip| vec![ip])).unwrap_or_default();
+    let cluster_ips = cluster_ips.iter().filter(|ip| !is_external_name && !ip.0.is_empty() && ip.0 != "None");
+    let told = Service {
+        name: name_of(&metadata),
+        created: created.map_or(i64::MAX, Timestamp::as_second),
         cluster_ips: reader.addresses("spec.clusterIPs", cluster_ips),
-        external_ips: reader.addresses("spec.externalIPs", external_ips.iter()),
-        load_balancer_vips: vips(object, &mut reader),
+        external_ips: reader.addresses("spec.externalIPs", spec.external_ips.iter().flatten()),
+        load_balancer_vips: vips(status, &mut reader),
         ports: spec.ports.iter().flatten().filter_map(|port| service_port(port, &mut reader)).collect(),
-        internal_policy: policy(spec.internal_traffic_policy.as_deref()),
-        external_policy: policy(spec.external_traffic_policy.as_deref()),
+        internal_policy,
+        external_policy,
         affinity: affinity.and_then(|seconds| u32::try_from(seconds).ok()).filter(|seconds| *seconds > 0),
-        source_ranges: reader.cidrs("spec.loadBalancerSourceRanges", source_ranges.iter()),
+        source_ranges: reader
+            .cidrs("spec.loadBalancerSourceRanges", spec.load_balancer_source_ranges.iter().flatten()),
         health_check_node_port: spec
             .health_check_node_port
             .filter(|port| *port != 0)
             .and_then(|port| reader.port("spec.healthCheckNodePort", port)),
     };
-    (service, reader.bad)
+    Read { metadata, told, bad: reader.bad }
 }
 
-fn policy(text: Option<&str>) -> TrafficPolicy {
-    if text == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+/// Name of an object as a Service's.
+fn name_of(metadata: &ObjectMeta) -> ServiceName {
+    let text = |text: &Option<String>| Name::from(text.as_deref().unwrap_or_default());
+    ServiceName { namespace: text(&metadata.namespace), name: text(&metadata.name) }
 }
 
 /// Only VIPs are ours: with `ipMode: Proxy` the load balancer must see the packet.
-fn vips(object: &ApiService, reader: &mut Reader) -> Vec<IpAddr> {
-    let balancer = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
-    let vips = ingress.filter(|ingress| ingress.ip_mode.as_deref().unwrap_or("VIP") == "VIP");
-    let texts: Vec<_> = vips.filter_map(|ingress| ingress.ip.clone()).filter(|ip| !ip.is_empty()).collect();
-    reader.addresses("status.loadBalancer.ingress[].ip", texts.iter())
+fn vips(status: objects::ServiceStatus<'_>, reader: &mut Reader) -> Vec<IpAddr> {
+    let ingress = status.load_balancer.and_then(|balancer| balancer.ingress).unwrap_or_default();
+    let is_vip = |mode: &Option<Text<'_>>| mode.as_ref().is_none_or(|mode| mode.0 == "VIP");
+    let vips = ingress.iter().filter(|ingress| is_vip(&ingress.ip_mode));
+    let texts = vips.filter_map(|ingress| ingress.ip.as_ref()).filter(|ip| !ip.0.is_empty());
+    reader.addresses("status.loadBalancer.ingress[].ip", texts)
 }
 
-fn service_port(port: &k8s_openapi::api::core::v1::ServicePort, reader: &mut Reader) -> Option<ServicePort> {
+fn service_port(port: &objects::Port<'_>, reader: &mut Reader) -> Option<ServicePort> {
     let node_port = port.node_port.filter(|port| *port != 0);
     Some(ServicePort {
-        name: port.name.as_deref().unwrap_or_default().into(),
-        protocol: reader.protocol("spec.ports[].protocol", port.protocol.as_deref())?,
-        port: reader.port("spec.ports[].port", port.port)?,
+        name: text(port.name.as_ref()).into(),
+        protocol: reader.protocol("spec.ports[].protocol", port.protocol.as_ref().map(AsRef::as_ref))?,
+        port: reader.port("spec.ports[].port", port.port.unwrap_or_default())?,
         node_port: node_port.and_then(|port| reader.port("spec.ports[].nodePort", port)),
     })
 }
 
-/// Reads a slice that belongs to `owner`. Slices of FQDNs have no endpoints for us.
-pub fn slice(object: &ApiSlice, owner: ServiceName) -> (EndpointSlice, Vec<BadField>) {
-    let mut reader = Reader::new("EndpointSlice", object);
-    let ports = object.ports.iter().flatten().filter_map(|port| {
+fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {
+    text.map_or("", AsRef::as_ref)
+}
+
+/// Reads a slice. Slices of FQDNs have no endpoints for us.
+fn slice(object: objects::Slice<'_>) -> Read<ToldSlice> {
+    let objects::Slice { metadata: head, address_type, ports, endpoints } = object;
+    let trigger = head.annotation(TRIGGER_TIME).and_then(|time| time.parse().ok());
+    let owner = head.label(SERVICE_NAME).map(Name::from);
+    let metadata = metadata(head.name, head.namespace, head.resource_version);
+    let mut reader = Reader::new("EndpointSlice", &metadata);
+    let ports = ports.iter().flatten().filter_map(|port| {
         Some(SlicePort {
-            name: port.name.as_deref().unwrap_or_default().into(),
-            protocol: reader.protocol("ports[].protocol", port.protocol.as_deref())?,
+            name: text(port.name.as_ref()).into(),
+            protocol: reader.protocol("ports[].protocol", port.protocol.as_ref().map(AsRef::as_ref))?,
             port: reader.port("ports[].port", port.port?)?,
         })
     });
     let ports = ports.collect();
-    let endpoints = object.endpoints.iter().flatten().filter(|_| object.address_type != "FQDN");
+    let endpoints = endpoints.iter().flatten().filter(|_| text(address_type.as_ref()) != "FQDN");
     let endpoints = endpoints.filter_map(|e| endpoint(e, &mut reader)).collect();
-    let slice = EndpointSlice { service: owner, name: object.name_any().into(), ports, endpoints };
-    (slice, reader.bad)
+    let ServiceName { namespace, name } = name_of(&metadata);
+    let slice = owner.map(|owner| {
+        let service = ServiceName { namespace, name: owner };
+        EndpointSlice { service, name, ports, endpoints }
+    });
+    Read { metadata, told: ToldSlice { slice, trigger }, bad: reader.bad }
 }
 
-fn endpoint(endpoint: &ApiEndpoint, reader: &mut Reader) -> Option<Endpoint> {
-    let Some(address) = endpoint.addresses.first() else {
+fn endpoint(endpoint: &objects::Endpoint<'_>, reader: &mut Reader) -> Option<Endpoint> {
+    let Some(address) = endpoint.addresses.as_ref().and_then(|addresses| addresses.first()) else {
         reader.complain("endpoints[].addresses", "", "an IP address");
         return None;
     };
-    let conditions = endpoint.conditions.clone().unwrap_or_default();
-    let hints = endpoint.hints.clone().unwrap_or_default();
-    let names = |names: &mut dyn Iterator<Item = String>| names.map(Name::from).collect();
+    let conditions = endpoint.conditions.unwrap_or_default();
+    let names = |hints: Option<&Vec<objects::Hint<'_>>>| {
+        hints.into_iter().flatten().map(|hint| Name::from(hint.name.as_ref())).collect()
+    };
+    let hints = endpoint.hints.as_ref();
     Some(Endpoint {
-        address: reader.parse("endpoints[].addresses", address, "an IP address")?,
+        address: reader.parse("endpoints[].addresses", address.as_ref(), "an IP address")?,
         ready: conditions.ready.unwrap_or(true),
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),
-        node: endpoint.node_name.as_deref().map(Name::from),
-        zone_hints: names(&mut hints.for_zones.into_iter().flatten().map(|zone| zone.name)),
-        node_hints: names(&mut hints.for_nodes.into_iter().flatten().map(|node| node.name)),
+        node: endpoint.node_name.as_ref().map(|node| Name::from(node.as_ref())),
+        zone_hints: names(hints.and_then(|hints| hints.for_zones.as_ref())),
+        node_hints: names(hints.and_then(|hints| hints.for_nodes.as_ref())),
     })
 }
 
 /// Reads the Node object.
-pub fn node(object: &Node) -> (NodeState, Vec<BadField>) {
-    let mut reader = Reader::new("Node", object);
+fn node(object: Node) -> Read<NodeState> {
+    let head = object.metadata.clone();
+    let metadata = metadata(head.name, head.namespace, head.resource_version);
+    let mut reader = Reader::new("Node", &metadata);
     let spec = object.spec.clone().unwrap_or_default();
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let of_type = |kind: &str| -> Vec<String> {
@@ -225,20 +300,24 @@ pub fn node(object: &Node) -> (NodeState, Vec<BadField>) {
     let internal = of_type("InternalIP");
     let chosen = if internal.is_empty() { of_type("ExternalIP") } else { internal };
     let pod_cidrs = spec.pod_cidrs.or_else(|| spec.pod_cidr.map(|cidr| vec![cidr])).unwrap_or_default();
-    let tainted = spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED);
+    let has_taint = |key: &str| spec.taints.iter().flatten().any(|taint| taint.key == key);
+    let (leaving, held_back) = (has_taint(TO_BE_DELETED), has_taint(NOT_READY));
     let state = NodeState {
         zone: object.labels().get(ZONE).map(|zone| zone.as_str().into()),
         addresses: reader.addresses("status.addresses[].address", chosen.iter()),
         pod_cidrs: reader.cidrs("spec.podCIDRs", pod_cidrs.iter()),
-        leaving: tainted || object.metadata.deletion_timestamp.is_some(),
+        leaving: leaving || object.metadata.deletion_timestamp.is_some(),
+        held_back,
     };
-    (state, reader.bad)
+    Read { metadata, told: state, bad: reader.bad }
 }
 
 /// Reads the ranges of a `ServiceCIDR`.
-pub fn service_cidr(object: &ServiceCIDR) -> (Vec<IpNet>, Vec<BadField>) {
-    let mut reader = Reader::new("ServiceCIDR", object);
-    let cidrs = object.spec.as_ref().map(|spec| spec.cidrs.clone()).into_iter().flatten().flatten();
-    let cidrs: Vec<String> = cidrs.collect();
-    (reader.cidrs("spec.cidrs", cidrs.iter()), reader.bad)
+fn service_cidr(object: ServiceCIDR) -> Read<ToldRanges> {
+    let head = object.metadata;
+    let metadata = metadata(head.name, head.namespace, head.resource_version);
+    let mut reader = Reader::new("ServiceCIDR", &metadata);
+    let cidrs = object.spec.map(|spec| spec.cidrs).into_iter().flatten().flatten();
+    let told = ToldRanges(reader.cidrs("spec.cidrs", cidrs));
+    Read { metadata, told, bad: reader.bad }
 }

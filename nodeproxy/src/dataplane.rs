@@ -1,16 +1,20 @@
-//! The seam to whatever carries packets: today nftables, later others, each a folder beside this file.
+//! The seam to whatever carries packets: nftables, the userspace proxy, later others, each a folder beside this file.
 //!
 //! Owns the trait, its errors and their classification. Leaves to [`portico_proxy_core`] what should stand, and to
 //! the sync loop when to read, apply and repair.
 
 pub mod nftables;
+pub mod userspace;
 
 use std::{fmt, time::Duration};
 
 use portico_proxy_core::{
+    input::Lack,
     plan::{State, Transaction},
     table::Family,
 };
+
+use crate::health::family_name;
 
 /// A place where forwarding state stands and traffic is rewritten by it.
 ///
@@ -27,12 +31,18 @@ use portico_proxy_core::{
 pub trait Dataplane: Send {
     /// What this kernel can do, found by trying, without leaving a trace.
     fn probe(&mut self) -> Result<Capabilities, DataplaneError>;
+    /// Whether nothing of ours stands at all, so that nobody's traffic depends on it and some Services may be written before
+    /// the others are known. A dataplane that cannot tell says no.
+    fn is_absent(&mut self) -> Result<bool, DataplaneError> {
+        Ok(false)
+    }
     /// Everything of ours that stands now.
     fn read(&mut self) -> Result<Observed, DataplaneError>;
     /// Makes the changes of one transaction, all or none. An empty one still rebuilds what `read` asked for.
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError>;
     /// Number of the kernel's current ruleset: each of our transactions adds one, and so does everybody else's, so a number
-    /// that grew by more than we added means that somebody changed something, perhaps ours.
+    /// that grew by more than we added means that somebody changed something, perhaps ours. Asked twice a second, so this is
+    /// also when a dataplane mends what depends on more than transactions: a port that became free, an address that moved.
     fn generation(&mut self) -> Result<u32, DataplaneError>;
     /// Removes every trace of ours.
     fn cleanup(&mut self) -> Result<(), DataplaneError>;
@@ -54,6 +64,30 @@ pub struct Capabilities {
     pub families: Vec<Family>,
     /// Other programs' Service rules that stand beside ours (kube-proxy's tables), in words for a warning.
     pub rivals: Vec<String>,
+    /// What does not work on this kernel, though the family is served.
+    pub degraded: Vec<Degradation>,
+}
+
+/// Something that this kernel lacks, and what does not work for want of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Degradation {
+    /// In this family.
+    pub family: Family,
+    /// The feature in one word.
+    pub feature: &'static str,
+    /// The feature in words, with where it comes from.
+    pub needs: &'static str,
+    /// What does not work.
+    pub without: &'static str,
+    /// What the model has to know of it.
+    pub lack: Option<Lack>,
+}
+
+impl fmt::Display for Degradation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { family, feature: _, needs, without, lack: _ } = self;
+        write!(f, "{}: this kernel lacks {needs}: {without}", family_name(*family))
+    }
 }
 
 /// What one [`Dataplane::apply`] cost.

@@ -1,4 +1,4 @@
-//! Events (`events.k8s.io/v1`) on Services, in the background.
+//! Events (`events.k8s.io/v1`) on Services and on this node, in the background.
 //!
 //! Owns what an Event looks like and sending it. Leaves to others what is worth one. Invariant: telling costs nothing: a full
 //! channel or a failing API server loses an Event, says so in the log, and stops nobody.
@@ -20,14 +20,25 @@ use tokio::sync::mpsc;
 
 /// Notices that may wait for the API server.
 pub const BACKLOG: usize = 64;
+/// Where Events about objects without a namespace are.
+const NODES_EVENTS: &str = "default";
 /// Limit of the API for `note`, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
-/// Something that the owner of a Service should know.
+/// What an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A Service.
+    Service(ServiceName),
+    /// This node.
+    Node,
+}
+
+/// Something that the owner of a Service, or of the node, should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Whose it is.
-    pub service: ServiceName,
+    /// What it is about.
+    pub about: About,
     /// A CamelCase word: why.
     pub reason: &'static str,
     /// What was being done.
@@ -40,24 +51,54 @@ pub struct Notice {
 pub async fn send(mut notices: mpsc::Receiver<Notice>, client: Client, node: String) {
     while let Some(notice) = notices.recv().await {
         if let Err(error) = send_one(&client, &notice, &node).await {
-            let reason = notice.reason;
-            tracing::warn!(service = %notice.service, reason, error = crate::run::chain(&error), "an Event was not sent");
+            let (about, reason, error) = (&notice.about, notice.reason, crate::run::chain(&error));
+            tracing::warn!(?about, reason, error, "an Event was not sent");
         }
     }
 }
 
 async fn send_one(client: &Client, notice: &Notice, node: &str) -> kube::Result<()> {
-    let ServiceName { namespace, name } = &notice.service;
+    let regarding = match &notice.about {
+        About::Service(service) => regarding_service(client, service).await?,
+        About::Node => regarding_node(node),
+    };
+    let namespace = regarding.namespace.clone().unwrap_or_else(|| NODES_EVENTS.to_owned());
+    let event = event(notice, regarding, &namespace, node, Timestamp::now());
+    Api::namespaced(client.clone(), &namespace).create(&PostParams::default(), &event).await.map(drop)
+}
+
+async fn regarding_service(client: &Client, service: &ServiceName) -> kube::Result<ObjectReference> {
+    let ServiceName { namespace, name } = service;
     // `kubectl describe` finds Events by the object's UID, which the model does not keep.
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let found = services.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await?;
     let uid = found.iter().find_map(ResourceExt::uid);
-    let event = event(notice, uid, node, Timestamp::now());
-    Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &event).await.map(drop)
+    Ok(ObjectReference { namespace: Some(namespace.to_string()), ..reference("Service", name, uid) })
 }
 
-fn event(notice: &Notice, uid: Option<String>, instance: &str, now: Timestamp) -> Event {
-    let Notice { service: ServiceName { namespace, name }, reason, action, note } = notice;
+/// By kubelets' custom a node's UID in Events is its name, and `kubectl describe node` looks for that.
+fn regarding_node(node: &str) -> ObjectReference {
+    reference("Node", node, Some(node.to_owned()))
+}
+
+fn reference(kind: &str, name: &str, uid: Option<String>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some(kind.to_owned()),
+        name: Some(name.to_owned()),
+        uid,
+        ..ObjectReference::default()
+    }
+}
+
+fn event(
+    notice: &Notice,
+    regarding: ObjectReference,
+    namespace: &str,
+    instance: &str,
+    now: Timestamp,
+) -> Event {
+    let Notice { about: _, reason, action, note } = notice;
     let mut note = note.clone();
     note.truncate(note.floor_char_boundary(LONGEST_NOTE));
     Event {
@@ -65,20 +106,13 @@ fn event(notice: &Notice, uid: Option<String>, instance: &str, now: Timestamp) -
         event_time: Some(MicroTime(now)),
         metadata: ObjectMeta {
             // As client-go names them: unique by time, found by the object's name.
-            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
-            namespace: Some(namespace.to_string()),
+            name: regarding.name.as_ref().map(|name| format!("{name}.{:x}", now.as_nanosecond())),
+            namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
         note: Some(note),
         reason: Some((*reason).to_owned()),
-        regarding: Some(ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Service".to_owned()),
-            name: Some(name.to_string()),
-            namespace: Some(namespace.to_string()),
-            uid,
-            ..ObjectReference::default()
-        }),
+        regarding: Some(regarding),
         reporting_controller: Some("portico.dev/nodeproxy".to_owned()),
         reporting_instance: Some(instance.chars().take(128).collect()),
         type_: Some("Warning".to_owned()),
@@ -90,19 +124,33 @@ fn event(notice: &Notice, uid: Option<String>, instance: &str, now: Timestamp) -
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_event_is_about_the_service_and_keeps_the_apis_limits() {
-        let notice = Notice {
-            service: "shop/web".parse().expect("a name"),
+    fn mk_notice(about: About) -> Notice {
+        Notice {
+            about,
             reason: "FailedToStartServiceHealthcheck",
             action: "Listen",
             note: "ü".repeat(LONGEST_NOTE),
-        };
-        let event = event(&notice, Some("a-uid".to_owned()), &"n".repeat(200), Timestamp::UNIX_EPOCH);
+        }
+    }
+
+    #[test]
+    fn an_event_is_about_the_service_and_keeps_the_apis_limits() {
+        let notice = mk_notice(About::Service("shop/web".parse().expect("a name")));
+        let regarding = reference("Service", "web", Some("a-uid".to_owned()));
+        let event = event(&notice, regarding, "shop", &"n".repeat(200), Timestamp::UNIX_EPOCH);
         let regarding = event.regarding.expect("about a Service");
         assert_eq!((regarding.kind.as_deref(), regarding.uid.as_deref()), (Some("Service"), Some("a-uid")));
         assert_eq!(event.metadata.namespace.as_deref(), Some("shop"));
         assert_eq!(event.note.map(|note| note.len()), Some(LONGEST_NOTE));
         assert_eq!(event.reporting_instance.map(|instance| instance.len()), Some(128));
+    }
+
+    #[test]
+    fn an_event_about_the_node_is_found_by_its_name() {
+        let regarding = regarding_node("here");
+        let event = event(&mk_notice(About::Node), regarding, NODES_EVENTS, "here", Timestamp::UNIX_EPOCH);
+        let regarding = event.regarding.expect("about a Node");
+        assert_eq!((regarding.kind.as_deref(), regarding.uid.as_deref()), (Some("Node"), Some("here")));
+        assert_eq!((regarding.namespace, event.metadata.namespace.as_deref()), (None, Some("default")));
     }
 }

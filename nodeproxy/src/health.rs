@@ -29,6 +29,7 @@ struct State {
     updated: Option<Timestamp>,
     eligible: bool,
     families: Vec<Family>,
+    degraded: Vec<(Family, String)>,
 }
 
 /// The answer of /healthz or /livez.
@@ -50,6 +51,9 @@ pub struct Report {
 struct FamilyReport {
     last_updated: Timestamp,
     healthy: bool,
+    /// What does not work on this kernel, in sentences. It makes nobody unhealthy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    degraded: Vec<String>,
 }
 
 /// kube-proxy's name of a family.
@@ -70,6 +74,11 @@ impl Health {
         self.state().families = families;
     }
 
+    /// What does not work on this kernel, by family, in sentences.
+    pub fn set_degraded(&self, degraded: Vec<(Family, String)>) {
+        self.state().degraded = degraded;
+    }
+
     /// Whether load balancers may use the node.
     pub fn set_eligible(&self, eligible: bool) {
         self.state().eligible = eligible;
@@ -85,6 +94,11 @@ impl Health {
         let mut state = self.state();
         state.oldest_pending = None;
         state.updated = Some(Timestamp::now());
+    }
+
+    /// Whether the kernel has had everything at least once.
+    pub fn has_synced(&self) -> bool {
+        self.state().updated.is_some()
     }
 
     /// Whether changes reach the kernel in time.
@@ -113,9 +127,13 @@ impl Health {
         let now = Timestamp::now();
         let updated = state.updated.unwrap_or(Timestamp::UNIX_EPOCH);
         let families = state.families.iter().filter(|_| state.updated.is_some());
-        let status = families
-            .map(|family| (family_name(*family), FamilyReport { last_updated: updated, healthy: live }))
-            .collect();
+        let degraded = |family: Family| {
+            let of_family = state.degraded.iter().filter(move |(of, _)| *of == family);
+            of_family.map(|(_, what)| what.clone()).collect()
+        };
+        let report =
+            |family| FamilyReport { last_updated: updated, healthy: live, degraded: degraded(family) };
+        let status = families.map(|family| (family_name(*family), report(*family))).collect();
         // kube-proxy: a healthy proxy is always up to date, so old monitors see a recent time.
         let last_updated = if healthy { now } else { updated };
         Report { last_updated, current_time: now, node_eligible, healthy, status }
@@ -148,12 +166,14 @@ mod tests {
     async fn a_leaving_node_is_live_but_not_healthy() {
         let health = Health::default();
         health.set_families(vec![Family::V4]);
+        health.set_degraded(vec![(Family::V4, "something does not work".to_owned())]);
         health.updated();
         assert!(!health.healthz().healthy);
         assert!(health.livez().healthy);
         let json = serde_json::to_value(health.healthz()).expect("JSON");
         assert_eq!(json["nodeEligible"], false);
         assert_eq!(json["status"]["IPv4"]["healthy"], true);
+        assert_eq!(json["status"]["IPv4"]["degraded"][0], "something does not work");
         assert!(serde_json::to_value(health.livez()).expect("JSON").get("nodeEligible").is_none());
     }
 }

@@ -28,7 +28,11 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{events::Notice, health::Health, serve};
+use crate::{
+    events::{About, Notice},
+    health::Health,
+    serve,
+};
 
 /// How often to try for a port that is taken.
 pub const RETRY: Duration = Duration::from_secs(5);
@@ -140,7 +144,8 @@ impl Servers {
             address.port()
         );
         let reason = "FailedToStartServiceHealthcheck";
-        let notice = Notice { service: service.clone(), reason, action: "Listen", note };
+        let about = About::Service(service.clone());
+        let notice = Notice { about, reason, action: "Listen", note };
         if self.notices.try_send(notice).is_err() {
             tracing::debug!(%service, reason, "no room for an Event");
         }
@@ -212,7 +217,8 @@ mod tests {
             assert!(servers.running.is_empty(), "the port is taken");
         }
         let notice = told.try_recv().expect("the owner is told");
-        assert_eq!((notice.reason, &notice.service), ("FailedToStartServiceHealthcheck", &mk_name()));
+        assert_eq!(notice.reason, "FailedToStartServiceHealthcheck");
+        assert_eq!(notice.about, About::Service(mk_name()));
         assert!(notice.note.contains(&port.to_string()), "{}", notice.note);
         assert!(told.try_recv().is_err(), "and once only");
         drop(free);

@@ -10,6 +10,7 @@
 //! One task owns the model and the dataplane ([`sync`]); everything else sends it facts or reads what it publishes.
 
 pub mod args;
+pub mod carrier;
 pub mod conntrack;
 pub mod convert;
 pub mod dataplane;
@@ -23,4 +24,5 @@ pub mod node;
 pub mod run;
 pub mod serve;
 pub mod sync;
+pub mod taint;
 pub mod watch;

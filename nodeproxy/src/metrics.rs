@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::health::family_name;
+use crate::{dataplane::userspace::counters::Counters, health::family_name};
 
 /// Label `ip_family`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +53,13 @@ pub struct KindLabel {
     kind: &'static str,
 }
 
+/// Labels of a kernel feature that is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FeatureLabel {
+    feature: &'static str,
+    ip_family: &'static str,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 type ByFamily<M> = Family<FamilyLabel, M, fn() -> M>;
 
@@ -76,12 +83,19 @@ pub struct Metrics {
     pub service_changes: Changes,
     failures: Family<ReasonLabel, Counter>,
     bad_fields: Family<KindLabel, Counter>,
+    missing_features: Family<FeatureLabel, Gauge>,
+    /// Elements, chains and maps that were written or removed.
+    pub changes: Counter,
+    /// Time from a watch's event to the kernel's answer, of each change after the first sync.
+    pub own_share: Histogram,
     /// Services that are served.
     pub services: Gauge,
     /// Conflicts and refusals.
     pub problems: Gauge,
     /// Elements that should stand in the kernel.
     pub elements: Gauge,
+    /// The userspace proxy's.
+    pub userspace: Counters,
 }
 
 /// Changes of one kind of object.
@@ -139,9 +153,13 @@ impl Default for Metrics {
             service_changes: Changes::default(),
             failures: Family::default(),
             bad_fields: Family::default(),
+            missing_features: Family::default(),
+            changes: Counter::default(),
+            own_share: Histogram::new(exponential_buckets(25e-6, 1.25, 45)),
             services: Gauge::default(),
             problems: Gauge::default(),
             elements: Gauge::default(),
+            userspace: Counters::default(),
         }
     }
 }
@@ -200,9 +218,21 @@ impl Metrics {
     fn register_own(&self, r: &mut Registry) {
         r.register("dataplane_failures", "Failed calls to the dataplane", self.failures.clone());
         r.register("bad_fields", "Fields of API objects that could not be read", self.bad_fields.clone());
+        r.register("changes", "Elements, chains and maps written or removed", self.changes.clone());
+        r.register(
+            "event_duration_seconds",
+            "Time from a watch's event to the kernel's answer to the change that it made",
+            self.own_share.clone(),
+        );
+        r.register(
+            "missing_kernel_feature",
+            "1 for each feature that this kernel lacks and Services do without",
+            self.missing_features.clone(),
+        );
         r.register("services", "Services with a ClusterIP", self.services.clone());
         r.register("problems", "Conflicts between Services and fields not served", self.problems.clone());
         r.register("elements", "Elements that should stand in the kernel", self.elements.clone());
+        self.userspace.register(r);
     }
 
     /// A sync went through.
@@ -256,6 +286,12 @@ impl Metrics {
         self.bad_fields.get_or_create(&KindLabel { kind }).inc();
     }
 
+    /// This kernel lacks a feature that Services can do without.
+    pub fn lacks(&self, feature: &'static str, family: IpFamily) {
+        let label = FeatureLabel { feature, ip_family: family_name(family) };
+        self.missing_features.get_or_create(&label).set(1);
+    }
+
     /// /healthz answered.
     pub fn answered_healthz(&self, code: u16) {
         self.healthz.get_or_create(&CodeLabel { code }).inc();
@@ -299,6 +335,7 @@ mod tests {
         metrics.answered_livez(503);
         metrics.deleted_flows(IpFamily::V4, 2);
         metrics.endpoint_changes.came();
+        metrics.lacks("Reject", IpFamily::V6);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry(&metrics)).expect("text");
         for line in [
@@ -314,6 +351,7 @@ mod tests {
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 1",
             "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
             "kubeproxy_proxy_livez_total{code=\"503\"} 1",
+            "portico_nodeproxy_missing_kernel_feature{feature=\"Reject\",ip_family=\"IPv6\"} 1",
             "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 2",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

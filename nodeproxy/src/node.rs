@@ -3,7 +3,10 @@
 //! Owns which addresses NodePorts answer on and which sources are pods. Invariant: [`Node::facts`] depends on the last of
 //! each fact only.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use portico_proxy_core::{
@@ -11,10 +14,14 @@ use portico_proxy_core::{
     table::Family,
 };
 
-use crate::args::{DetectLocalMode, NodePortAddresses, TrafficArgs};
+use crate::args::{DetectLocalMode, NodePortAddress, TrafficArgs};
 
 /// Taint that the cluster autoscaler sets before it removes a node: load balancers should turn away now.
 pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// Taint with which a node may be registered, so that no pod is started on it before its Services work. It goes once they
+/// do ([`crate::taint`]).
+pub const NOT_READY: &str = "portico.dev/nodeproxy-not-ready";
 
 /// What the Node object says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +34,8 @@ pub struct NodeState {
     pub pod_cidrs: Vec<IpNet>,
     /// Whether the node is going away: it is being deleted or has taint [`TO_BE_DELETED`].
     pub leaving: bool,
+    /// Whether the node has taint [`NOT_READY`].
+    pub held_back: bool,
 }
 
 /// Everything that decides the facts.
@@ -64,6 +73,11 @@ impl Node {
         self.object.as_ref().is_some_and(|object| !object.leaving)
     }
 
+    /// Whether pods wait for this proxy.
+    pub fn is_held_back(&self) -> bool {
+        self.object.as_ref().is_some_and(|object| object.held_back)
+    }
+
     /// What the model is told.
     pub fn facts(&self) -> NodeFacts {
         let object = self.object.clone().unwrap_or_default();
@@ -92,14 +106,18 @@ impl Node {
     }
 
     fn node_port_addresses(&self, primary: &[IpAddr]) -> Vec<IpAddr> {
-        let of_kernel = || self.addresses.iter().copied();
-        let chosen: BTreeSet<IpAddr> = match &self.flags.nodeport_addresses {
-            NodePortAddresses::Primary => primary.iter().copied().collect(),
-            NodePortAddresses::All => of_kernel().collect(),
-            NodePortAddresses::Cidrs(nets) => {
-                of_kernel().filter(|a| nets.iter().any(|net| net.contains(a))).collect()
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        let mut chosen = BTreeSet::new();
+        for wanted in &self.flags.nodeport_addresses.0 {
+            match wanted {
+                NodePortAddress::Primary => chosen.extend(primary),
+                NodePortAddress::All => chosen.extend(&self.addresses),
+                NodePortAddress::Localhost => chosen.extend(loopback),
+                NodePortAddress::Cidr(net) => {
+                    chosen.extend(self.addresses.iter().filter(|address| net.contains(*address)));
+                }
             }
-        };
+        }
         chosen.into_iter().collect()
     }
 }
@@ -142,6 +160,7 @@ mod tests {
         assert_eq!(addresses(&[]), ["192.0.2.1"]);
         assert_eq!(addresses(&["--nodeport-addresses=all"]), ["192.0.2.1", "198.51.100.1"]);
         assert_eq!(addresses(&["--nodeport-addresses=198.51.100.0/24"]), ["198.51.100.1"]);
+        assert_eq!(addresses(&["--nodeport-addresses=localhost,primary"]), ["127.0.0.1", "192.0.2.1", "::1"]);
     }
 
     #[test]

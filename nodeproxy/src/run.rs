@@ -3,7 +3,7 @@
 //! Owns the wiring and the shutdown: SIGTERM and SIGINT end the process and leave the rules, so traffic goes on while a
 //! successor starts. Invariant: a task that ends before it is told to ends the process.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, time::Duration};
 
 use anyhow::{Context, bail};
 use futures::FutureExt;
@@ -18,21 +18,22 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Args, ClusterArgs, DataplaneKind, DetectLocalMode, LogFormat, TrafficArgs},
-    conntrack,
-    dataplane::{
-        Dataplane,
-        nftables::{self, Nftables},
+    args::{
+        Args, ClusterArgs, DataplaneKind, DetectLocalMode, LogFormat, TrafficArgs, conntrack::ConntrackArgs,
     },
-    diagnose::{self, Oracle, ReadKernel, command::Agreement, socket},
-    events,
+    carrier::{self, Carrier},
+    conntrack::{self, Flows, settings},
+    dataplane::{Dataplane, Degradation, nftables, userspace::faults},
+    diagnose::{self, Inquiry, Oracle, ReadKernel, command::Agreement, socket},
+    events::{self, About, Notice},
     health::Health,
     health_check,
     metrics::{self, Metrics},
     node::{self, Node},
     serve,
     sync::{Outside, Sync},
-    watch::{self, Telling},
+    taint,
+    watch::{self, Telling, first},
 };
 
 /// Facts that may wait for the loop. Watches wait when it is full, so memory is bounded while a large list comes in.
@@ -51,8 +52,13 @@ pub async fn run(mut args: Args) -> anyhow::Result<Agreement> {
 }
 
 async fn serve_node(args: Args) -> anyhow::Result<()> {
-    let mut dataplane = dataplane(&args)?;
+    if !args.cleanup {
+        tune(&args.conntrack);
+    }
+    let metrics = Metrics::default();
+    let carrier = carrier::carrier(&args, nftables_config(&args), &metrics.userspace)?;
     if args.cleanup {
+        let mut dataplane = carrier.dataplane;
         tokio::task::spawn_blocking(move || dataplane.cleanup())
             .await?
             .context("--cleanup left something behind")?;
@@ -61,7 +67,7 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
     }
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    start(&args, dataplane, &mut tasks, &stop).await?;
+    start(&args, carrier, metrics, &mut tasks, &stop).await?;
     let ended = wait(&mut tasks).await;
     stop.cancel();
     let drained = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
@@ -71,62 +77,56 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
     ended
 }
 
-fn nftables_config(traffic: &TrafficArgs) -> nftables::Config {
+/// Settings of connection tracking. What cannot be set is told, and nothing depends on it.
+fn tune(args: &ConntrackArgs) {
+    if let Err(error) = conntrack::load() {
+        tracing::warn!(error = chain(&error), "connection tracking cannot be asked");
+    }
+    for unset in settings::apply(args, settings::processors()) {
+        tracing::warn!(error = chain(&unset), "a setting of connection tracking stays as it is");
+    }
+}
+
+fn nftables_config(args: &Args) -> nftables::Config {
+    let Args { traffic, conntrack, .. } = args;
     nftables::Config {
         masquerade_mark: 1 << traffic.masquerade_bit,
         masquerade_all: traffic.masquerade_all,
         local_detector: node::local_detector(traffic),
-    }
-}
-
-fn dataplane(args: &Args) -> anyhow::Result<Box<dyn Dataplane>> {
-    match args.dataplane {
-        DataplaneKind::Nftables => {
-            let config = nftables_config(&args.traffic);
-            Ok(Box::new(Nftables::open(config).context("cannot open the nftables dataplane")?))
-        }
-    }
-}
-
-/// A look at the kernel that the loop's own connection knows nothing of.
-fn read_kernel(args: &Args) -> ReadKernel {
-    match args.dataplane {
-        DataplaneKind::Nftables => {
-            let config = nftables_config(&args.traffic);
-            Arc::new(move || Nftables::open(config.clone())?.read())
-        }
+        drop_invalid: !settings::is_liberal(conntrack),
+        ..nftables::Config::default()
     }
 }
 
 /// Lets the loop be asked through the admin socket.
 fn answer_questions(
     args: &Args,
-    sync: Sync,
+    inquiries: mpsc::Sender<Inquiry>,
+    read: ReadKernel,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
-) -> Sync {
+) {
     let path = &args.listen.admin_socket;
     let listener = match socket::listen(path) {
         Ok(listener) => listener,
         Err(error) => {
             let path = path.display();
             tracing::warn!(%path, %error, "no admin socket: trace and explain cannot ask this proxy; see --admin-socket");
-            return sync;
+            return;
         }
     };
-    let (inquiries, inbox) = mpsc::channel(INQUIRIES);
-    let oracle = Oracle::new(inquiries, read_kernel(args), diagnose::source_towards);
+    let oracle = Oracle::new(inquiries, read, diagnose::source_towards);
     let token = stop.clone();
     tasks.spawn(async move {
         socket::serve(listener, oracle, token).await;
         Ok(())
     });
-    sync.answering(inbox)
 }
 
 async fn start(
     args: &Args,
-    dataplane: Box<dyn Dataplane>,
+    carrier: Carrier,
+    metrics: Metrics,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -134,17 +134,26 @@ async fn start(
         "the name of this node's Node object is not known: set --hostname-override or the environment variable NODE_NAME",
     )?;
     warn_about(&args.traffic);
-    let (health, metrics) = (Health::default(), Metrics::default());
+    let health = Health::default();
     let client = client(&args.cluster).await?;
     let node = Node::new(name.as_str().into(), args.traffic.clone());
-    let (sync, published) = sync(args, node, dataplane, &health, &metrics).await?;
-    let sync = answer_questions(args, sync, tasks, stop);
+    let (notices, told) = mpsc::channel(events::BACKLOG);
+    let (inquiries, asked) = mpsc::channel(INQUIRIES);
+    let Carrier { dataplane, flows, read, faults } = carrier;
+    let (sync, published) = sync(args, node, (dataplane, flows), &health, &metrics, &notices).await?;
+    let sync = sync.answering(asked);
+    if let Some(faults) = faults {
+        let telling = faults::tell(faults, inquiries.clone(), notices.clone());
+        spawn(tasks, "faults", stop, telling.map(Ok));
+    }
+    answer_questions(args, inquiries, read, tasks, stop);
+    let (open, gate) = channel::channel(false);
+    let sync = lift_taint(&args.cluster, sync.opening(open), &client, &name, tasks, stop);
     let (facts, inbox) = mpsc::channel(FACTS);
     let telling = Telling::new(facts, metrics.clone());
     start_servers(args, &health, &metrics, tasks, stop).await?;
-    let (notices, told) = mpsc::channel(events::BACKLOG);
     spawn(tasks, "events", stop, events::send(told, client.clone(), name.clone()).map(Ok));
-    start_watches(&args.cluster, client, name, telling, tasks, stop);
+    start_watches(&args.cluster, client, name, gate, telling, tasks, stop);
     let (token, checks) = (stop.clone(), health.clone());
     spawn(tasks, "health-checks", stop, health_check::follow(published, checks, notices).map(Ok));
     tasks.spawn(async move { sync.run(inbox, token).await.context("sync") });
@@ -154,9 +163,10 @@ async fn start(
 async fn sync(
     args: &Args,
     node: Node,
-    mut dataplane: Box<dyn Dataplane>,
+    (mut dataplane, flows): (Box<dyn Dataplane>, Box<dyn Flows>),
     health: &Health,
     metrics: &Metrics,
+    notices: &mpsc::Sender<Notice>,
 ) -> anyhow::Result<(Sync, channel::Receiver<health_check::Published>)> {
     let (dataplane, found) = tokio::task::spawn_blocking(move || {
         let found = dataplane.probe();
@@ -170,20 +180,37 @@ async fn sync(
     if found.families.is_empty() {
         bail!("this kernel can forward Services of neither IPv4 nor IPv6");
     }
+    tell_degraded(&found.degraded, health, metrics, notices);
     let config = Config {
         node_port_range: args.traffic.node_port_range.0.clone(),
         masquerade_all: args.traffic.masquerade_all,
         external_ips: args.traffic.allow_external_ips,
+        proxied: args.dataplane == DataplaneKind::Userspace,
+        lacks: found.degraded.iter().filter_map(|degradation| degradation.lack).collect(),
     };
     let (health_checks, published) = channel::channel(health_check::Published::default());
-    let outside = Outside {
-        dataplane,
-        flows: Box::new(conntrack::Kernel),
-        health: health.clone(),
-        metrics: metrics.clone(),
-        health_checks,
-    };
+    let outside =
+        Outside { dataplane, flows, health: health.clone(), metrics: metrics.clone(), health_checks };
     Ok((Sync::new(Model::new(config), node, found.families, outside), published))
+}
+
+/// What does not work on this kernel, to everybody who may ask.
+fn tell_degraded(
+    degraded: &[Degradation],
+    health: &Health,
+    metrics: &Metrics,
+    notices: &mpsc::Sender<Notice>,
+) {
+    for degradation in degraded {
+        tracing::warn!(%degradation, "something does not work on this node");
+        metrics.lacks(degradation.feature, degradation.family);
+        let note = format!("{degradation}; a kernel that has it, and a restart of the node proxy, mend that");
+        let notice = Notice { about: About::Node, reason: "MissingKernelFeature", action: "Probe", note };
+        if notices.try_send(notice).is_err() {
+            tracing::debug!(%degradation, "no room for an Event");
+        }
+    }
+    health.set_degraded(degraded.iter().map(|d| (d.family, d.to_string())).collect());
 }
 
 async fn start_servers(
@@ -200,6 +227,7 @@ async fn start_servers(
         serve::bind("--metrics-bind-address", listen.metrics_bind_address, listen.bind_timeout).await?;
     let mode = match args.dataplane {
         DataplaneKind::Nftables => "nftables",
+        DataplaneKind::Userspace => "userspace",
     };
     let health_router = serve::health_router(health.clone(), metrics.clone());
     let metrics_router = serve::metrics_router(metrics::registry(metrics), mode);
@@ -209,21 +237,36 @@ async fn start_servers(
     Ok(())
 }
 
+/// Lets the startup taint go once the loop says so, where that is wanted.
+fn lift_taint(
+    cluster: &ClusterArgs,
+    sync: Sync,
+    client: &Client,
+    node: &str,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> Sync {
+    if !cluster.remove_startup_taint {
+        return sync;
+    }
+    let (untaint, due) = channel::channel(false);
+    spawn(tasks, "startup-taint", stop, taint::follow(due, client.clone(), node.to_owned()).map(Ok));
+    sync.untainting(untaint)
+}
+
 fn start_watches(
     cluster: &ClusterArgs,
     client: Client,
     node: String,
+    gate: first::Gate,
     telling: Telling,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) {
-    let proxy_name = &cluster.service_proxy_name;
-    let services = watch::services(client.clone(), proxy_name.clone(), telling.clone());
-    let slices = watch::slices(client.clone(), proxy_name.clone(), telling.clone());
+    let objects = watch::objects(client.clone(), cluster.service_proxy_name.clone(), gate, telling.clone());
     let node = watch::node(client.clone(), node, telling.clone());
     let service_cidrs = watch::service_cidrs(client, telling.clone());
-    spawn(tasks, "services", stop, services.map(Ok));
-    spawn(tasks, "slices", stop, slices.map(Ok));
+    spawn(tasks, "services-and-slices", stop, objects.map(Ok));
     spawn(tasks, "node", stop, node.map(Ok));
     spawn(tasks, "service-cidrs", stop, service_cidrs.map(Ok));
     spawn(tasks, "addresses", stop, async move { Ok(watch::addresses(telling).await?) });

@@ -1,11 +1,12 @@
 //! The one task that owns the model and the dataplane: facts in, kernel transactions out.
 //!
-//! Owns when things happen: the first sync waits until every source has told what it began with, reads the kernel once and
-//! changes only what differs; afterwards a change waits [`COALESCE`] for company and goes out as one transaction; removals
+//! Owns when things happen: where nothing of ours stands, the API server's and DNS's Services are written as soon as they are
+//! known; the first sync waits until every source has told what it began with, reads the kernel once and
+//! changes only what differs; afterwards a change goes out at once, in one transaction with all that has come in by then; removals
 //! that must wait follow after [`NARROW_AFTER`]; a failure, or somebody else's change, leads to a fresh read and a full
 //! difference, with growing pauses. Leaves what should stand to the model.
 //!
-//! Invariants: nothing is written before the first sync; after an error nothing is written before a read; the model takes
+//! Invariants: nothing that stands is changed before the first sync; after an error nothing is written before a read; the model takes
 //! facts in all the time.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -22,7 +23,7 @@ use portico_proxy_core::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,7 @@ use crate::{
     conntrack::Flows,
     dataplane::{Applied, Dataplane, DataplaneError, Observed, Retry},
     diagnose::{Inquiry, Known},
-    facts::{Fact, SOURCES, Source},
+    facts::{FIRST_SOURCES, Fact, SOURCES, Source, Times},
     health::Health,
     health_check::Published,
     metrics::Metrics,
@@ -38,11 +39,12 @@ use crate::{
 };
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-/// How long a change waits for others.
+/// How long changes are taken in, at most, before those that are in go out. A change does not wait for others that may come:
+/// what comes while a transaction is under way shares the next one, so a storm makes its own batches.
 pub const COALESCE: Duration = Duration::from_millis(2);
 /// How long after a transaction no packet can hold an answer from before it: far longer than a packet takes through our
 /// hooks.
@@ -107,9 +109,17 @@ pub struct Sync {
     /// UDP frontends that an endpoint has left since flows were last deleted.
     departed: BTreeSet<Frontend>,
     triggers: Vec<Timestamp>,
+    /// When the changes came in that the kernel does not have.
+    received: Vec<Instant>,
     missing: BTreeSet<Source>,
+    /// Whom the first Services still wait for.
+    missing_first: BTreeSet<Source>,
+    gate: Option<watch::Sender<bool>>,
+    untaint: Option<watch::Sender<bool>>,
     inquiries: Option<mpsc::Receiver<Inquiry>>,
-    problems: Vec<Problem>,
+    problems: BTreeSet<Problem>,
+    /// Numbers of the last problems and health checks that were told.
+    told: (Option<u64>, Option<u64>),
     start: Instant,
 }
 
@@ -142,9 +152,14 @@ impl Sync {
             stale: Vec::new(),
             departed: BTreeSet::new(),
             triggers: Vec::new(),
+            received: Vec::new(),
             missing: SOURCES.into(),
+            missing_first: FIRST_SOURCES.into(),
+            gate: None,
+            untaint: None,
             inquiries: None,
-            problems: Vec::new(),
+            problems: BTreeSet::new(),
+            told: (None, None),
             start: Instant::now(),
         }
     }
@@ -153,6 +168,18 @@ impl Sync {
     #[must_use]
     pub fn answering(self, inquiries: mpsc::Receiver<Inquiry>) -> Self {
         Self { inquiries: Some(inquiries), ..self }
+    }
+
+    /// The same loop, which opens a gate once the first Services stand, or if they need not.
+    #[must_use]
+    pub fn opening(self, gate: watch::Sender<bool>) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
+    /// The same loop, which says when the node's startup taint should go.
+    #[must_use]
+    pub fn untainting(self, untaint: watch::Sender<bool>) -> Self {
+        Self { untaint: Some(untaint), ..self }
     }
 
     /// Runs until `stop`. What stands in the kernel then stays there, and traffic goes on.
@@ -165,7 +192,10 @@ impl Sync {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
-                fact = facts.recv() => self.learn(fact.ok_or(SyncError::NoSources)?),
+                fact = facts.recv() => {
+                    self.learn(fact.ok_or(SyncError::NoSources)?);
+                    self.begin().await?;
+                }
             }
         }
         loop {
@@ -179,10 +209,42 @@ impl Sync {
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
-                    self.gather(&mut facts).await;
+                    self.gather(&mut facts);
                     self.widen().await?;
                 }
             }
+        }
+    }
+
+    /// Once it is known what comes first: writes it where nothing stands, and lets everything else come.
+    async fn begin(&mut self) -> Result<(), SyncError> {
+        let Some(gate) = self.gate.take_if(|_| self.missing_first.is_empty()) else { return Ok(()) };
+        let written = if self.missing.is_empty() { Ok(()) } else { self.write_first().await };
+        // Nobody waits any more when the process is about to end.
+        gate.send_replace(true);
+        written
+    }
+
+    /// Writes what is known, beside nothing. The first sync then reads it back like everything else.
+    async fn write_first(&mut self) -> Result<(), SyncError> {
+        let looked = self.call(|outside| {
+            let absent = outside.dataplane.is_absent()?;
+            if absent { outside.dataplane.read().map(Some) } else { Ok(None) }
+        });
+        let observed = match looked.await? {
+            Ok(Some(observed)) => observed,
+            Ok(None) => return Ok(()),
+            Err(error) => return self.fail(error),
+        };
+        self.model.adopt(&observed.state);
+        let transaction = self.model.ledger().widen();
+        let services = self.model.services();
+        match self.call(move |outside| outside.dataplane.apply(&transaction)).await? {
+            Ok(applied) => {
+                tracing::info!(services, %applied, "the first Services stand");
+                Ok(())
+            }
+            Err(error) => self.fail(error),
         }
     }
 
@@ -208,28 +270,35 @@ impl Sync {
     /// Takes one fact into the model.
     fn learn(&mut self, fact: Fact) {
         match fact {
+            Fact::First(source) => {
+                self.missing_first.remove(&source);
+            }
             Fact::Listed(source) => {
                 self.missing.remove(&source);
+                self.missing_first.remove(&source);
                 tracing::debug!(?source, "listed");
             }
             Fact::Node(object) => {
                 self.node.set_object(object);
                 self.health.set_eligible(self.node.is_eligible());
+                self.publish_taint();
                 self.change(Event::Node(self.node.facts()));
             }
             Fact::Addresses(addresses) => {
                 self.node.set_addresses(addresses);
                 self.change(Event::Node(self.node.facts()));
             }
-            Fact::Event(event, trigger) => {
+            Fact::Event(event, Times { trigger, received }) => {
                 match &*event {
                     Event::Slice(_) | Event::SliceGone { .. } => self.metrics.endpoint_changes.came(),
                     Event::Service(_) | Event::ServiceGone(_) => self.metrics.service_changes.came(),
                     Event::Node(_) | Event::ServiceCidrs(_) => {}
                 }
-                // Older triggers are those of a predecessor.
-                let recent = trigger.filter(|_| self.missing.is_empty());
-                self.triggers.extend(recent);
+                // Older triggers are those of a predecessor, and the first sync has a measure of its own.
+                if self.missing.is_empty() {
+                    self.triggers.extend(trigger);
+                    self.received.extend(received);
+                }
                 self.change(*event);
             }
         }
@@ -243,11 +312,14 @@ impl Sync {
         self.health.queued();
     }
 
-    /// Takes in what else arrives within [`COALESCE`].
-    async fn gather(&mut self, facts: &mut mpsc::Receiver<Fact>) {
-        let deadline = Instant::now() + COALESCE;
-        while let Ok(Some(fact)) = timeout_at(deadline, facts.recv()).await {
+    /// Takes in what else has come.
+    fn gather(&mut self, facts: &mut mpsc::Receiver<Fact>) {
+        let began = Instant::now();
+        while let Ok(fact) = facts.try_recv() {
             self.learn(fact);
+            if began.elapsed() > COALESCE {
+                break;
+            }
         }
     }
 
@@ -343,6 +415,7 @@ impl Sync {
             Err(error) => return self.fail(error),
         };
         let now = self.now();
+        self.metrics.changes.inc_by(transaction.len() as u64);
         self.model.ledger_mut().applied(&transaction, now);
         self.account(&applied, began, full);
         self.forget_flows(&transaction).await?;
@@ -377,6 +450,9 @@ impl Sync {
         for trigger in self.triggers.drain(..) {
             self.metrics.programmed(&self.families, trigger);
         }
+        for received in self.received.drain(..) {
+            self.metrics.own_share.observe(received.elapsed().as_secs_f64());
+        }
         self.metrics.endpoint_changes.done();
         self.metrics.service_changes.done();
         self.metrics.set_no_local_endpoints(self.model.without_local_endpoints());
@@ -384,12 +460,19 @@ impl Sync {
         self.metrics.services.set(gauge(self.model.services()));
         self.metrics.elements.set(gauge(self.model.ledger().desired().elements.len()));
         self.health.updated();
+        self.publish_taint();
         self.publish_checks();
         self.report_problems();
     }
 
-    fn publish_checks(&self) {
+    fn publish_checks(&mut self) {
         let Some(outside) = &self.outside else { return };
+        let changes = Some(self.model.health_changes());
+        let addresses = &self.model.node_facts().node_port_addresses;
+        if self.told.1 == changes && outside.health_checks.borrow().addresses.iter().eq(addresses.iter()) {
+            return;
+        }
+        self.told.1 = changes;
         let addresses = &self.model.node_facts().node_port_addresses;
         outside.health_checks.send_if_modified(|published| {
             let same = published.checks == *self.model.health_checks()
@@ -402,9 +485,21 @@ impl Sync {
         });
     }
 
+    /// The taint may go once everything stands, and must go again if it comes back.
+    fn publish_taint(&self) {
+        if let Some(untaint) = &self.untaint {
+            let wanted = self.node.is_held_back() && self.health.has_synced();
+            untaint.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
+        }
+    }
+
     fn report_problems(&mut self) {
-        let problems = self.model.problems();
-        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+        let changes = Some(self.model.problem_changes());
+        if std::mem::replace(&mut self.told.0, changes) == changes {
+            return;
+        }
+        let problems: BTreeSet<_> = self.model.problems().into_iter().collect();
+        for problem in problems.difference(&self.problems) {
             tracing::warn!(%problem, "not served as its owner may expect");
         }
         self.metrics.problems.set(i64::try_from(problems.len()).unwrap_or(i64::MAX));

@@ -3,35 +3,31 @@
 //! Owns selectors, lists, and what a new list leaves out: kube's watcher says "here is everything again", the model wants to
 //! know what is gone, so each watch remembers the names it has told. Leaves reading of objects to [`crate::convert`].
 //!
-//! Invariants: an object that cannot be read is reported and skipped, and does not stop the others; API objects are dropped
-//! as soon as they are read; a source is [`Fact::Listed`] once, after its first complete list.
+//! Invariants: a field that cannot be read is reported and skipped, and stops nothing else; API objects are dropped
+//! while they are read; a source is [`Fact::Listed`] once, after its first complete list, and [`Fact::First`] before it.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt::Debug,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::{StreamExt, stream::BoxStream};
 use ipnet::IpNet;
-use k8s_openapi::api::{
-    core::v1::{Node, Service},
-    discovery::v1::EndpointSlice,
-    networking::v1::ServiceCIDR,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
+    Api, Client, Resource,
     runtime::{WatchStreamExt, watcher},
 };
 use portico_netlink::addresses::{self, Scope};
-use portico_proxy_core::input::{Event, Name, ServiceName};
-use serde::de::DeserializeOwned;
+use portico_proxy_core::input::{Event, Name, Service, ServiceName};
 use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
+pub mod first;
+
+use self::first::First;
 use crate::{
-    convert::{self, BadField},
-    facts::{Fact, Source},
+    convert::{BadField, Read, Told, ToldRanges, ToldSlice},
+    facts::{Fact, Source, Times},
     metrics::Metrics,
+    node::NodeState,
 };
 
 /// Label by which a Service chooses another proxy.
@@ -88,80 +84,93 @@ impl Telling {
     }
 }
 
+/// Services and their slices: those that must work before all others first, then, once the gate is open, all.
+pub async fn objects(client: Client, proxy_name: Option<String>, gate: first::Gate, telling: Telling) {
+    let (first_services, first_slices) = first::list(&client, proxy_name.as_deref(), &gate).await;
+    let services = services(client.clone(), proxy_name.clone(), first_services, telling.clone());
+    let slices = slices(client, proxy_name, first_slices, telling);
+    // Two tasks, so that both lists are decoded at once. Neither ends.
+    let services = AbortOnDropHandle::new(tokio::spawn(services));
+    let slices = AbortOnDropHandle::new(tokio::spawn(slices));
+    drop(futures::future::select(services, slices).await);
+}
+
 /// Services that are ours: not headless, and of our proxy name.
-pub async fn services(client: Client, proxy_name: Option<String>, telling: Telling) {
+async fn services(client: Client, proxy_name: Option<String>, first: First<Service>, telling: Telling) {
     let config =
         watcher::Config::default().labels(&ours(proxy_name.as_deref())).fields("spec.clusterIP!=None");
     let stream = stream::<Service>(Api::all(client), config);
-    let fact = |seen: Seen<Service>| {
+    let fact = |seen: Seen<Service, ()>| {
         let event = match seen {
-            Seen::Applied(object) => {
-                let (service, bad) = convert::service(&object);
+            Seen::Applied(Read { metadata: _, told, bad }) => {
                 telling.complain("Service", &bad);
-                Event::Service(service)
+                Event::Service(told)
             }
-            Seen::Gone(name) => Event::ServiceGone(name),
+            Seen::Gone((namespace, name), ()) => {
+                Event::ServiceGone(ServiceName { namespace, name: name.into() })
+            }
         };
-        Some(Fact::Event(Box::new(event), None))
+        Some(Fact::Event(Box::new(event), Times::received_now(None)))
     };
-    follow(stream, Source::Services, &telling, |object| Some(convert::service_name(object)), fact).await;
+    follow(stream, first, Source::Services, &telling, |_| Some(()), fact).await;
 }
 
-/// Slices of Services that are ours.
-pub async fn slices(client: Client, proxy_name: Option<String>, telling: Telling) {
+/// Slices of Services that are ours. What a slice is told as is the name of its Service.
+async fn slices(client: Client, proxy_name: Option<String>, first: First<ToldSlice>, telling: Telling) {
     let labels = format!("!service.kubernetes.io/headless,{}", ours(proxy_name.as_deref()));
     let config = watcher::Config::default().labels(&labels);
-    let stream = stream::<EndpointSlice>(Api::all(client), config);
-    let key = |slice: &EndpointSlice| Some((convert::slice_owner(slice)?, Name::from(slice.name_any())));
-    let fact = |seen: Seen<EndpointSlice, (ServiceName, Name)>| match seen {
-        Seen::Applied(object) => {
-            let (slice, bad) = convert::slice(&object, convert::slice_owner(&object)?);
+    let stream = stream::<ToldSlice>(Api::all(client), config);
+    let owner = |told: &ToldSlice| told.slice.as_ref().map(|slice| slice.service.name.clone());
+    let fact = |seen: Seen<ToldSlice, Name>| match seen {
+        Seen::Applied(Read { metadata: _, told: ToldSlice { slice, trigger }, bad }) => {
             telling.complain("EndpointSlice", &bad);
-            Some(Fact::Event(Box::new(Event::Slice(slice)), convert::trigger_time(&object)))
+            Some(Fact::Event(Box::new(Event::Slice(slice?)), Times::received_now(trigger)))
         }
-        Seen::Gone((service, name)) => Some(Fact::Event(Box::new(Event::SliceGone { service, name }), None)),
+        Seen::Gone((namespace, name), owner) => {
+            let service = ServiceName { namespace, name: owner };
+            let name = name.into();
+            Some(Fact::Event(Box::new(Event::SliceGone { service, name }), Times::received_now(None)))
+        }
     };
-    follow(stream, Source::EndpointSlices, &telling, key, fact).await;
+    follow(stream, first, Source::EndpointSlices, &telling, owner, fact).await;
 }
 
 /// This node's Node object.
 pub async fn node(client: Client, name: String, telling: Telling) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let stream = stream::<Node>(Api::all(client), config);
-    let fact = |seen: Seen<Node>| {
+    let stream = stream::<NodeState>(Api::all(client), config);
+    let fact = |seen: Seen<NodeState, ()>| {
         let state = match seen {
-            Seen::Applied(object) => {
-                let (state, bad) = convert::node(&object);
+            Seen::Applied(Read { metadata: _, told, bad }) => {
                 telling.complain("Node", &bad);
-                Some(state)
+                Some(told)
             }
-            Seen::Gone(_) => None,
+            Seen::Gone(..) => None,
         };
         Some(Fact::Node(state))
     };
-    follow(stream, Source::Node, &telling, |object| Some(convert::service_name(object)), fact).await;
+    follow(stream, First::none(), Source::Node, &telling, |_| Some(()), fact).await;
 }
 
 /// Ranges of `ClusterIP`s. Clusters before Kubernetes 1.33 do not have them, and then unallocated `ClusterIP`s are not told
 /// from other addresses.
 pub async fn service_cidrs(client: Client, telling: Telling) {
-    let stream = stream::<ServiceCIDR>(Api::all(client), watcher::Config::default());
-    let mut all = BTreeMap::<ServiceName, Vec<IpNet>>::new();
-    let fact = |seen: Seen<ServiceCIDR>| {
+    let stream = stream::<ToldRanges>(Api::all(client), watcher::Config::default());
+    let mut all = BTreeMap::<Id, Vec<IpNet>>::new();
+    let fact = |seen: Seen<ToldRanges, ()>| {
         match seen {
-            Seen::Applied(object) => {
-                let (nets, bad) = convert::service_cidr(&object);
+            Seen::Applied(Read { metadata, told: ToldRanges(nets), bad }) => {
                 telling.complain("ServiceCIDR", &bad);
-                all.insert(convert::service_name(&object), nets);
+                all.insert(id(&metadata), nets);
             }
-            Seen::Gone(name) => {
-                all.remove(&name);
+            Seen::Gone(id, ()) => {
+                all.remove(&id);
             }
         }
         let nets = all.values().flatten().copied().collect();
-        Some(Fact::Event(Box::new(Event::ServiceCidrs(nets)), None))
+        Some(Fact::Event(Box::new(Event::ServiceCidrs(nets)), Times::received_now(None)))
     };
-    follow(stream, Source::ServiceCidrs, &telling, |object| Some(convert::service_name(object)), fact).await;
+    follow(stream, First::none(), Source::ServiceCidrs, &telling, |_| Some(()), fact).await;
 }
 
 /// Addresses in this network namespace, but loopback and link-local ones.
@@ -195,10 +204,10 @@ fn ours(proxy_name: Option<&str>) -> String {
     proxy_name.map_or_else(|| format!("!{PROXY_NAME}"), |name| format!("{PROXY_NAME}={name}"))
 }
 
-/// An object that was seen, or the name of one that is gone.
-enum Seen<K, N = ServiceName> {
-    Applied(K),
-    Gone(N),
+/// An object that was seen, or one that is gone, with what it was told as.
+enum Seen<T, N> {
+    Applied(Read<T>),
+    Gone(Id, N),
 }
 
 /// Lists as streams spare the server and us the whole list in memory. Servers before 1.34 may have them switched off, and
@@ -212,29 +221,33 @@ fn lacks_streaming_lists(error: &watcher::Error) -> bool {
     }
 }
 
-type Guarded<K> = watcher::Result<watcher::Event<DeserializeGuard<K>>>;
+type Events<T> = BoxStream<'static, watcher::Result<watcher::Event<Read<T>>>>;
 
-fn stream<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config) -> BoxStream<'static, Guarded<K>>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-{
+fn stream<T: Told>(api: Api<Read<T>>, config: watcher::Config) -> Events<T> {
     let streaming = watcher(api.clone(), config.clone().streaming_lists())
         .take_while(|event| std::future::ready(!event.as_ref().is_err_and(lacks_streaming_lists)));
     streaming.chain(watcher(api, config)).default_backoff().boxed()
 }
 
-/// Follows a watch for ever and tells what changes.
-async fn follow<K, N>(
-    mut stream: BoxStream<'static, Guarded<K>>,
+/// Tells what comes first, then follows a watch for ever and tells what changes. What an object is told as (`name`) may
+/// change; then it is gone under the former name.
+async fn follow<T: Told, N: Clone + Eq + Send>(
+    mut stream: Events<T>,
+    first: First<T>,
     source: Source,
     telling: &Telling,
-    name: impl Fn(&K) -> Option<N> + Send,
-    mut fact: impl FnMut(Seen<K, N>) -> Option<Fact> + Send,
-) where
-    K: Resource<DynamicType = ()> + Clone + Send,
-    N: Clone + Eq + Send,
-{
-    let mut known = Known { told: HashMap::new(), listing: HashSet::new() };
+    name: impl Fn(&T) -> Option<N> + Send,
+    mut fact: impl FnMut(Seen<T, N>) -> Option<Fact> + Send,
+) {
+    let mut known = Known { told: HashMap::new(), list: 0, namespaces: HashSet::new() };
+    // What of it is gone by the time of the list is told then, like everything that a list leaves out.
+    for object in first.objects {
+        for fact in known.applied(object, &name).into_iter().filter_map(&mut fact) {
+            telling.tell(fact).await;
+        }
+    }
+    telling.tell(Fact::First(source)).await;
+    first::pass(first.gate).await;
     let mut listed = false;
     while let Some(event) = stream.next().await {
         let complete = match &event {
@@ -244,7 +257,7 @@ async fn follow<K, N>(
                 source == Source::ServiceCidrs && is_denied(error)
             }
         };
-        for seen in event.map(|event| known.take(event, source, &name)).unwrap_or_default() {
+        for seen in event.map(|event| known.take(event, &name)).unwrap_or_default() {
             if let Some(fact) = fact(seen) {
                 telling.tell(fact).await;
             }
@@ -268,76 +281,129 @@ fn is_denied(error: &watcher::Error) -> bool {
 
 /// What a watch has told, by namespace and name of the object.
 struct Known<N> {
-    told: HashMap<Id, N>,
-    listing: HashSet<Id>,
+    /// What it was told as, and the number of the last list that had it.
+    told: HashMap<Id, (N, u32)>,
+    /// Number of the list that is told now, or was last.
+    list: u32,
+    /// Few, and named by every object: each is kept once.
+    namespaces: HashSet<Name>,
 }
 
-type Id = (Box<str>, Box<str>);
+/// Namespace and name of an object.
+type Id = (Name, Box<str>);
 
-fn id(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Id {
-    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
-    (text(&metadata.namespace), text(&metadata.name))
-}
-
-fn uid<K: Resource>(object: &K) -> Id {
-    id(object.meta())
-}
-
-fn readable<K>(object: Result<K, kube::core::error_boundary::InvalidObject>, source: Source) -> Option<K> {
-    match object {
-        Ok(object) => Some(object),
-        Err(invalid) => {
-            let (namespace, name) = id(&invalid.metadata);
-            tracing::warn!(?source, %namespace, %name, error = invalid.error, "an object cannot be read and is skipped");
-            None
-        }
-    }
+fn id(metadata: &ObjectMeta) -> Id {
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    (namespace.into(), metadata.name.as_deref().unwrap_or_default().into())
 }
 
 impl<N: Clone + Eq> Known<N> {
+    fn id(&mut self, metadata: &ObjectMeta) -> Id {
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let name = metadata.name.as_deref().unwrap_or_default().into();
+        if let Some(known) = self.namespaces.get(namespace) {
+            return (known.clone(), name);
+        }
+        let namespace = Name::from(namespace);
+        self.namespaces.insert(namespace.clone());
+        (namespace, name)
+    }
+
     /// What an event of the watch means.
-    fn take<K: Resource>(
+    fn take<T: Told>(
         &mut self,
-        event: watcher::Event<DeserializeGuard<K>>,
-        source: Source,
-        name: &impl Fn(&K) -> Option<N>,
-    ) -> Vec<Seen<K, N>> {
+        event: watcher::Event<Read<T>>,
+        name: &impl Fn(&T) -> Option<N>,
+    ) -> Vec<Seen<T, N>> {
         match event {
             watcher::Event::Init => {
-                self.listing.clear();
+                self.list = self.list.wrapping_add(1);
                 Vec::new()
             }
-            watcher::Event::InitApply(DeserializeGuard(object)) => {
-                self.listing.insert(object.as_ref().map_or_else(|invalid| id(&invalid.metadata), uid));
-                readable(object, source).map(|object| self.applied(object, name)).unwrap_or_default()
-            }
-            watcher::Event::Apply(DeserializeGuard(object)) => {
-                readable(object, source).map(|object| self.applied(object, name)).unwrap_or_default()
-            }
-            watcher::Event::Delete(DeserializeGuard(object)) => {
-                let key = object.as_ref().map_or_else(|invalid| id(&invalid.metadata), uid);
-                self.told.remove(&key).map(Seen::Gone).into_iter().collect()
+            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => self.applied(object, name),
+            watcher::Event::Delete(object) => {
+                let id = self.id(object.meta());
+                let told = self.told.remove(&id);
+                told.map(|(name, _)| Seen::Gone(id, name)).into_iter().collect()
             }
             watcher::Event::InitDone => self.left_out(),
         }
     }
 
     /// An object may come to belong to another Service: then it is gone from the first.
-    fn applied<K: Resource>(&mut self, object: K, name: &impl Fn(&K) -> Option<N>) -> Vec<Seen<K, N>> {
-        let (key, name) = (uid(&object), name(&object));
+    fn applied<T: Told>(&mut self, object: Read<T>, name: &impl Fn(&T) -> Option<N>) -> Vec<Seen<T, N>> {
+        let (id, name) = (self.id(object.meta()), name(&object.told));
         let before = match &name {
-            Some(name) => self.told.insert(key, name.clone()),
-            None => self.told.remove(&key),
+            Some(name) => self.told.insert(id.clone(), (name.clone(), self.list)),
+            None => self.told.remove(&id),
         };
-        let before = before.filter(|before| Some(before) != name.as_ref());
-        let gone = before.map(Seen::Gone);
+        let before = before.map(|(before, _)| before).filter(|before| Some(before) != name.as_ref());
+        let gone = before.map(|before| Seen::Gone(id, before));
         gone.into_iter().chain(name.map(|_| Seen::Applied(object))).collect()
     }
 
     /// Everything that was told and is not in the list that just ended.
-    fn left_out<K>(&mut self) -> Vec<Seen<K, N>> {
-        let listing = std::mem::take(&mut self.listing);
-        let gone = self.told.extract_if(|key, _| !listing.contains(key));
-        gone.map(|(_, name)| Seen::Gone(name)).collect()
+    fn left_out<T>(&mut self) -> Vec<Seen<T, N>> {
+        let list = self.list;
+        let gone = self.told.extract_if(|_, (_, last)| *last != list);
+        gone.map(|(id, (name, _))| Seen::Gone(id, name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn mk_slice(name: &str, owner: &str) -> Read<ToldSlice> {
+        let metadata =
+            json!({"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": owner}});
+        serde_json::from_value(json!({"metadata": metadata, "addressType": "IPv4"})).expect("a slice")
+    }
+
+    fn owner(told: &ToldSlice) -> Option<Name> {
+        told.slice.as_ref().map(|slice| slice.service.name.clone())
+    }
+
+    /// What is said of each event, in words.
+    fn say(known: &mut Known<Name>, events: Vec<watcher::Event<Read<ToldSlice>>>) -> Vec<String> {
+        let seen = events.into_iter().flat_map(|event| known.take(event, &owner));
+        let words = seen.map(|seen| match seen {
+            Seen::Applied(object) => format!("+{}", object.metadata.name.unwrap_or_default()),
+            Seen::Gone((_, name), owner) => format!("-{name} of {owner}"),
+        });
+        words.collect()
+    }
+
+    fn mk_known() -> Known<Name> {
+        Known { told: HashMap::new(), list: 0, namespaces: HashSet::new() }
+    }
+
+    #[test]
+    fn what_a_new_list_leaves_out_is_gone_and_what_was_told_before_any_list_counts() {
+        let mut known = mk_known();
+        assert_eq!(known.applied(mk_slice("first", "dns"), &owner).len(), 1);
+        let list = |names: &[&str]| {
+            let objects = names.iter().map(|name| watcher::Event::InitApply(mk_slice(name, "web")));
+            std::iter::once(watcher::Event::Init).chain(objects).chain([watcher::Event::InitDone]).collect()
+        };
+        assert_eq!(say(&mut known, list(&["a", "b"])), ["+a", "+b", "-first of dns"]);
+        // A list that breaks off says nothing about what it did not get to.
+        let broken = vec![watcher::Event::Init, watcher::Event::InitApply(mk_slice("a", "web"))];
+        assert_eq!(say(&mut known, broken), ["+a"]);
+        assert_eq!(say(&mut known, list(&["b"])), ["+b", "-a of web"]);
+    }
+
+    #[test]
+    fn a_slice_that_changes_its_service_is_gone_from_the_first() {
+        let mut known = mk_known();
+        let events = vec![
+            watcher::Event::Apply(mk_slice("a", "web")),
+            watcher::Event::Apply(mk_slice("a", "api")),
+            watcher::Event::Delete(mk_slice("a", "api")),
+            watcher::Event::Delete(mk_slice("a", "api")),
+        ];
+        assert_eq!(say(&mut known, events), ["+a", "-a of web", "+a", "-a of api"]);
     }
 }

@@ -58,9 +58,16 @@ pub struct Conflict {
 pub(crate) struct Claims {
     holders: HashMap<Frontend, Claim>,
     waiting: HashMap<Frontend, BTreeSet<Claim>>,
+    /// How often somebody began or ceased to wait.
+    changes: u64,
 }
 
 impl Claims {
+    /// A number that grows with every change of [`Claims::conflicts`].
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Who has the frontend.
     pub(crate) fn holder(&self, frontend: &Frontend) -> Option<&Claim> {
         self.holders.get(frontend)
@@ -76,12 +83,14 @@ impl Claims {
         let waiting = if wins { std::mem::replace(holder, claim) } else { claim };
         let displaced = wins.then(|| waiting.service.clone());
         self.waiting.entry(frontend).or_default().insert(waiting);
+        self.changes += 1;
         displaced
     }
 
     /// Takes a Service's claim back and returns the Service that gains the frontend by it, if any.
     pub(crate) fn release(&mut self, frontend: &Frontend, service: &ServiceName) -> Option<ServiceName> {
         let mut heir = None;
+        self.changes += u64::from(self.waiting.contains_key(frontend));
         if self.holders.get(frontend).is_some_and(|holder| holder.service == *service) {
             self.holders.remove(frontend);
             if let Some(next) = self.waiting.get_mut(frontend).and_then(BTreeSet::pop_first) {

@@ -67,7 +67,9 @@ pub struct Model {
     claims: Claims,
     shared: HashMap<Key, usize>,
     refusals: BTreeMap<ServiceName, Vec<Refusal>>,
+    refusal_changes: u64,
     health: BTreeMap<ServiceName, HealthCheck>,
+    health_changes: u64,
     names: HashSet<Name>,
     services: usize,
     no_local: (usize, usize),
@@ -153,6 +155,17 @@ impl Model {
     /// Health check node ports to be served, by Service.
     pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
         &self.health
+    }
+
+    /// A number that grows with every change of [`Model::health_checks`], so that a change of one Service need not look at
+    /// those of all.
+    pub fn health_changes(&self) -> u64 {
+        self.health_changes
+    }
+
+    /// The same for [`Model::problems`].
+    pub fn problem_changes(&self) -> u64 {
+        self.refusal_changes + self.claims.changes()
     }
 
     /// Number of Services that are known with their `ClusterIP`.
@@ -297,11 +310,12 @@ impl Model {
             let claim = Claim { kind, created, service: name.clone(), port };
             touched.extend(self.claims.claim(frontend, claim));
         }
-        if refusals.is_empty() {
-            self.refusals.remove(name);
+        let refused = if refusals.is_empty() {
+            self.refusals.remove(name).is_some()
         } else {
-            self.refusals.insert(name.clone(), refusals);
-        }
+            self.refusals.insert(name.clone(), refusals.clone()).as_ref() != Some(&refusals)
+        };
+        self.refusal_changes += u64::from(refused);
         self.recompile(&touched);
     }
 
@@ -352,10 +366,12 @@ impl Model {
         match entry.service.as_ref().and_then(|service| service.health_check_node_port) {
             Some(port) => {
                 let local_endpoints = select::local_ready(entry.slices.iter(), &self.node);
-                self.health.insert(name.clone(), HealthCheck { port, local_endpoints });
+                let check = HealthCheck { port, local_endpoints };
+                let before = self.health.insert(name.clone(), check);
+                self.health_changes += u64::from(before != Some(check));
             }
             None => {
-                self.health.remove(name);
+                self.health_changes += u64::from(self.health.remove(name).is_some());
             }
         }
     }

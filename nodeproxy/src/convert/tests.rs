@@ -4,17 +4,23 @@ use serde_json::json;
 
 use super::*;
 
-fn mk_service(spec: &serde_json::Value, status: &serde_json::Value) -> ApiService {
-    let metadata =
-        json!({"namespace": "default", "name": "web", "creationTimestamp": "2026-01-02T03:04:05Z"});
-    let object =
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec, "status": status});
-    serde_json::from_value(object).expect("a Service")
+/// An object as it comes: texts are borrowed from what was received.
+fn read<T: Told>(object: &serde_json::Value) -> (T, Vec<BadField>) {
+    let Read { metadata: _, told, bad } = serde_json::from_str(&object.to_string()).expect("an object");
+    (told, bad)
+}
+
+fn mk_service(spec: &serde_json::Value, status: &serde_json::Value) -> (Service, Vec<BadField>) {
+    let metadata = json!({"namespace": "default", "name": "web", "creationTimestamp": "2026-01-02T03:04:05Z",
+        "managedFields": [{"fieldsV1": {"f:spec": {}}}]});
+    read(
+        &json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec, "status": status}),
+    )
 }
 
 #[test]
 fn a_load_balancer_service_is_read_whole() {
-    let object = mk_service(
+    let (service, bad) = mk_service(
         &json!({
             "type": "LoadBalancer", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd96::7"],
             "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "dns", "port": 53, "protocol": "UDP"}],
@@ -25,7 +31,6 @@ fn a_load_balancer_service_is_read_whole() {
             {"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "lb.example"}
         ]}}),
     );
-    let (service, bad) = service(&object);
     assert!(bad.is_empty(), "{bad:?}");
     assert_eq!(service.cluster_ips.len(), 2);
     assert_eq!(service.load_balancer_vips, ["203.0.113.1".parse::<IpAddr>().expect("an address")]);
@@ -43,17 +48,16 @@ fn headless_and_external_name_services_have_no_address() {
         json!({"clusterIP": "None", "clusterIPs": ["None"]}),
         json!({"type": "ExternalName", "externalName": "example.com", "clusterIP": "10.96.0.9"}),
     ] {
-        assert!(service(&mk_service(&spec, &json!({}))).0.cluster_ips.is_empty());
+        assert!(mk_service(&spec, &json!({})).0.cluster_ips.is_empty());
     }
 }
 
 #[test]
 fn a_bad_field_costs_itself_and_names_object_and_field() {
-    let object = mk_service(
+    let (service, bad) = mk_service(
         &json!({"clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}], "externalIPs": ["010.1", "192.0.2.1"]}),
         &json!({}),
     );
-    let (service, bad) = service(&object);
     assert_eq!(service.external_ips.len(), 1);
     let text = bad[0].to_string();
     assert!(
@@ -64,7 +68,7 @@ fn a_bad_field_costs_itself_and_names_object_and_field() {
 
 #[test]
 fn absent_conditions_mean_ready() {
-    let object: ApiSlice = serde_json::from_value(json!({
+    let (told, bad) = read::<ToldSlice>(&json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"namespace": "default", "name": "web-x", "labels": {"kubernetes.io/service-name": "web"},
             "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05Z"}},
@@ -74,12 +78,10 @@ fn absent_conditions_mean_ready() {
             {"addresses": ["nonsense"]},
             {"addresses": ["10.1.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}}
         ]
-    }))
-    .expect("a slice");
-    let owner = slice_owner(&object).expect("a Service");
-    assert_eq!(owner.to_string(), "default/web");
-    assert!(trigger_time(&object).is_some());
-    let (slice, bad) = slice(&object, owner);
+    }));
+    assert!(told.trigger.is_some());
+    let slice = told.slice.expect("a Service's");
+    assert_eq!((slice.service.to_string(), &*slice.name), ("default/web".to_owned(), "web-x"));
     assert_eq!(bad.len(), 1);
     assert_eq!(slice.endpoints.len(), 2);
     assert!(slice.endpoints[0].ready && slice.endpoints[0].serving && !slice.endpoints[0].terminating);
@@ -89,15 +91,51 @@ fn absent_conditions_mean_ready() {
 
 #[test]
 fn a_node_on_its_way_out_is_leaving() {
-    let object: Node = serde_json::from_value(json!({
+    let (node, bad) = read::<NodeState>(&json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": "a", "labels": {"topology.kubernetes.io/zone": "z"}},
         "spec": {"podCIDRs": ["10.1.3.0/24"], "taints": [{"key": TO_BE_DELETED, "effect": "NoSchedule"}]},
         "status": {"addresses": [{"type": "Hostname", "address": "a"}, {"type": "InternalIP", "address": "192.0.2.1"}]}
-    }))
-    .expect("a Node");
-    let (node, bad) = node(&object);
+    }));
     assert!(bad.is_empty());
     assert!(node.leaving);
     assert_eq!((node.addresses.len(), node.pod_cidrs.len()), (1, 1));
+}
+
+#[test]
+fn a_slice_of_nobody_or_of_names_or_of_nothing_has_no_endpoints() {
+    let slice = |extra: serde_json::Value| {
+        let mut object = json!({"metadata": {"namespace": "default", "name": "x"}, "addressType": "IPv4",
+            "ports": null, "endpoints": null});
+        let fields = extra.as_object().cloned().unwrap_or_default();
+        object.as_object_mut().expect("an object").extend(fields);
+        read::<ToldSlice>(&object).0.slice
+    };
+    assert_eq!(slice(json!({})), None);
+    let metadata = json!({"namespace": "default", "name": "x", "labels": {SERVICE_NAME: "web"}});
+    let names =
+        json!({"metadata": metadata, "addressType": "FQDN", "endpoints": [{"addresses": ["a.example"]}]});
+    assert_eq!(slice(names).map(|slice| slice.endpoints.len()), Some(0));
+    assert_eq!(slice(json!({"metadata": metadata})).map(|slice| slice.endpoints.len()), Some(0));
+}
+
+proptest::proptest! {
+    /// Whatever a bad or hostile peer sends, reading it ends, in an object or an error.
+    #[test]
+    fn no_text_whatever_ends_the_process(text in ".{0,200}", cut in 0usize..400, byte in proptest::num::u8::ANY) {
+        let whole = json!({"metadata": {"namespace": "n", "name": text, "labels": {SERVICE_NAME: text},
+            "annotations": {TRIGGER_TIME: text}, "creationTimestamp": text}, "addressType": text,
+            "ports": [{"name": text, "port": i64::from(byte) * 1000, "protocol": "UDP"}],
+            "endpoints": [{"addresses": [text], "nodeName": text, "hints": {"forZones": [{"name": text}]}}],
+            "spec": {"clusterIPs": [text], "ports": [{"port": -1}], "loadBalancerSourceRanges": [text]}});
+        let mut bytes = whole.to_string().into_bytes();
+        let at = cut % bytes.len();
+        bytes[at] = byte;
+        for input in [&bytes[..], &bytes[..at]] {
+            drop(serde_json::from_slice::<Read<Service>>(input));
+            drop(serde_json::from_slice::<Read<ToldSlice>>(input));
+            drop(serde_json::from_slice::<Read<NodeState>>(input));
+            drop(serde_json::from_slice::<Read<ToldRanges>>(input));
+        }
+    }
 }

@@ -9,12 +9,16 @@
 //! docs/nftables.md shows the table. This file owns the connection and the order of calls; it keeps no copy of what stands
 //! in the kernel, only whether it has looked since the last error and whether the skeleton has to be made anew.
 
-use std::{collections::BTreeSet, io, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::Instant,
+};
 
 use portico_netlink::{
     Errno, Error,
     nftables::{Batch, Client, Family as KernelFamily},
-    probe,
+    probe::{self, Feature},
 };
 use portico_proxy_core::{
     plan::Transaction,
@@ -23,8 +27,11 @@ use portico_proxy_core::{
 
 use super::{Applied, Capabilities, Dataplane, DataplaneError, Observed};
 
+use degrade::Support;
+
 mod balance;
 mod datatype;
+mod degrade;
 mod element;
 mod read;
 mod rivals;
@@ -45,11 +52,33 @@ pub struct Config {
     /// Families whose pod addresses are known (`pod-cidrs`): there, only clients that are no pods have their source
     /// replaced on the way to a ClusterIP. Elsewhere nobody has.
     pub local_detector: BTreeSet<Family>,
+    /// Whether packets that this node sends with the masquerade mark are a proxy's own, on their way to an endpoint, and are
+    /// left alone (`--dataplane=userspace`).
+    pub proxied: bool,
+    /// Whether TCP packets of pods that connection tracking takes for invalid are dropped. It does not rewrite their
+    /// addresses, and a client that gets an answer from an endpoint that it never dialled resets its connection.
+    pub drop_invalid: bool,
+    /// What the kernel lacks, by family. [`Nftables`] finds out by itself ([`Dataplane::probe`]).
+    pub lacks: BTreeMap<Family, BTreeSet<Feature>>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { masquerade_mark: 0x4000, masquerade_all: false, local_detector: BTreeSet::new() }
+        Self {
+            masquerade_mark: 0x4000,
+            masquerade_all: false,
+            local_detector: BTreeSet::new(),
+            proxied: false,
+            drop_invalid: true,
+            lacks: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    fn has(&self, family: KernelFamily, feature: Feature) -> bool {
+        let lacking = self.lacks.iter().filter(|(of, _)| kernel_family(**of) == family);
+        !lacking.flat_map(|(_, lacks)| lacks).any(|lack| *lack == feature)
     }
 }
 
@@ -89,17 +118,31 @@ impl Nftables {
 
     fn try_family(&mut self, family: Family) -> Result<bool, DataplaneError> {
         // All at once: the kernel takes some 20 ms to take back each try, so what is missing is asked only if something is.
-        let mut batch = Batch::new();
-        write::skeleton(&mut batch, family, &self.config).map_err(|error| convert(error, None))?;
-        let Err(refused) = self.client.check(batch) else { return Ok(true) };
+        let Err(refused) = self.try_skeleton(family)? else { return Ok(true) };
         let missing =
             probe::missing(&mut self.client, kernel_family(family)).map_err(|error| convert(error, None))?;
         if missing.is_empty() {
             return Err(convert(refused, None)); // no feature of ours is to blame
         }
-        let lacks: Vec<_> = missing.iter().map(|feature| feature.describe()).collect();
-        tracing::warn!(%family, lacks = lacks.join("; "), "this kernel cannot forward Services of this family");
-        Ok(false)
+        match degrade::support(missing) {
+            Support::Without(lacks) => {
+                self.config.lacks.insert(family, lacks);
+                self.try_skeleton(family)?.map_err(|refused| convert(refused, None))?;
+                Ok(true)
+            }
+            Support::None(missing) => {
+                let lacks: Vec<_> = missing.iter().map(|feature| feature.describe()).collect();
+                tracing::warn!(%family, lacks = lacks.join("; "), "this kernel cannot forward Services of this family");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether the kernel would take the fixed part of a family's table; nothing is changed.
+    fn try_skeleton(&mut self, family: Family) -> Result<portico_netlink::Result<()>, DataplaneError> {
+        let mut batch = Batch::new();
+        write::skeleton(&mut batch, family, &self.config).map_err(|error| convert(error, None))?;
+        Ok(self.client.check(batch))
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
@@ -143,7 +186,19 @@ impl Dataplane for Nftables {
             }
         }
         let rivals = rivals::find(&mut self.client).map_err(|error| convert(error, None))?;
-        Ok(Capabilities { families, rivals })
+        let lacks = self.config.lacks.iter().filter(|(family, _)| families.contains(family));
+        let degraded = lacks.flat_map(|(family, lacks)| degrade::degradations(*family, lacks)).collect();
+        Ok(Capabilities { families, rivals, degraded })
+    }
+
+    fn is_absent(&mut self) -> Result<bool, DataplaneError> {
+        for family in FAMILIES.map(kernel_family) {
+            let tables = self.client.tables(family).map_err(|error| convert(error, None))?;
+            if tables.contains(&skeleton::table(family)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn read(&mut self) -> Result<Observed, DataplaneError> {

@@ -54,7 +54,11 @@ impl FakeKernel {
 
 impl Dataplane for FakeKernel {
     fn probe(&mut self) -> Result<Capabilities, DataplaneError> {
-        Ok(Capabilities { families: vec![Family::V4, Family::V6], rivals: Vec::new() })
+        Ok(Capabilities { families: vec![Family::V4, Family::V6], ..Capabilities::default() })
+    }
+
+    fn is_absent(&mut self) -> Result<bool, DataplaneError> {
+        Ok(self.inside().state == State::default())
     }
 
     fn read(&mut self) -> Result<Observed, DataplaneError> {

@@ -6,18 +6,20 @@ use clap::Parser;
 use portico_proxy_core::{
     input::{Config, Endpoint, EndpointSlice, Service, ServiceName, ServicePort, SlicePort, TrafficPolicy},
     plan::State,
-    table::{Frontend, Key, List, Protocol},
+    table::{Frontend, Key, List, Protocol, Value},
 };
 use tokio::task::JoinHandle;
 
 use super::{fake::FakeKernel, *};
-use crate::{args::Args, node::NodeState};
+use crate::{args::Args, facts::Times, node::NodeState};
 
 struct Bench {
     kernel: FakeKernel,
     facts: mpsc::Sender<Fact>,
     health: Health,
     checks: watch::Receiver<Published>,
+    gate: watch::Receiver<bool>,
+    untaint: watch::Receiver<bool>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), SyncError>>,
 }
@@ -39,9 +41,11 @@ fn mk_bench(kernel: FakeKernel) -> Bench {
     };
     let node = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);
     let sync = Sync::new(Model::new(Config::default()), node, vec![Family::V4], outside);
+    let ((open, gate), (taint, untaint)) = (watch::channel(false), watch::channel(false));
+    let sync = sync.opening(open).untainting(taint);
     let stop = CancellationToken::new();
     let task = tokio::spawn(sync.run(inbox, stop.clone()));
-    Bench { kernel, facts, health, checks, stop, task }
+    Bench { kernel, facts, health, checks, gate, untaint, stop, task }
 }
 
 fn mk_name() -> ServiceName {
@@ -62,7 +66,7 @@ fn mk_service(protocol: Protocol) -> Fact {
         source_ranges: Vec::new(),
         health_check_node_port: Some(30999),
     };
-    Fact::Event(Box::new(Event::Service(service)), None)
+    Fact::Event(Box::new(Event::Service(service)), Times::default())
 }
 
 fn mk_slice(protocol: Protocol, addresses: &[&str]) -> Fact {
@@ -88,7 +92,7 @@ fn mk_slice_with(protocol: Protocol, ready: &[&str], terminating: &[&str]) -> Fa
             .chain(terminating.iter().map(|it| endpoint(it, false)))
             .collect(),
     };
-    Fact::Event(Box::new(Event::Slice(slice)), None)
+    Fact::Event(Box::new(Event::Slice(slice)), Times::default())
 }
 
 fn mk_node() -> Fact {
@@ -140,6 +144,81 @@ async fn nothing_is_written_before_every_source_has_told_what_it_began_with() {
     let inside = bench.kernel.inside();
     assert_eq!((inside.reads, inside.applied.len()), (1, 1), "one read, one transaction");
     assert!(bench.health.healthz().healthy);
+}
+
+fn mk_first() -> [Fact; 7] {
+    [
+        mk_service(Protocol::Tcp),
+        mk_slice(Protocol::Tcp, &["10.1.0.1"]),
+        Fact::First(Source::Services),
+        Fact::First(Source::EndpointSlices),
+        mk_node(),
+        Fact::Listed(Source::Node),
+        Fact::Listed(Source::Addresses),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_fresh_node_the_first_services_work_before_the_rest_is_known() {
+    let bench = mk_bench(FakeKernel::default());
+    let [first @ .., last] = mk_first();
+    bench.tell(first).await;
+    bench.settle().await;
+    assert!(!*bench.gate.borrow(), "the node's addresses are not known");
+    bench.tell([last]).await;
+    bench.settle().await;
+    assert!(*bench.gate.borrow());
+    assert!(bench.has(Key::Service(mk_vip(Protocol::Tcp))));
+    assert!(!bench.health.healthz().healthy, "the rest is missing");
+    bench.list_all().await;
+    bench.settle().await;
+    assert!(bench.health.healthz().healthy);
+    assert_eq!(bench.kernel.inside().applied.len(), 1, "what stands is read back and not written again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_node_with_rules_nothing_goes_ahead_of_the_first_sync() {
+    let kernel = FakeKernel::default();
+    kernel.inside().state.elements.insert(Key::ClusterIp(ip("10.96.0.9")), Value::Present);
+    let before = kernel.inside().state.clone();
+    let bench = mk_bench(kernel);
+    bench.tell(mk_first()).await;
+    bench.settle().await;
+    assert!(*bench.gate.borrow(), "the lists may come");
+    assert_eq!(bench.kernel.inside().state, before, "what stands serves until everything is known");
+    bench.list_all().await;
+    bench.settle().await;
+    assert!(bench.has(Key::Service(mk_vip(Protocol::Tcp))) && !bench.has(Key::ClusterIp(ip("10.96.0.9"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_write_that_fails_opens_the_gate_and_is_made_good() {
+    let kernel = FakeKernel::default();
+    kernel.inside().failures.push_back(DataplaneError::Changed { operation: "write".to_owned() });
+    let bench = mk_bench(kernel);
+    bench.tell(mk_first()).await;
+    bench.list_all().await;
+    bench.settle().await;
+    assert!(*bench.gate.borrow() && bench.has(Key::Service(mk_vip(Protocol::Tcp))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_startup_taint_goes_once_everything_stands_and_goes_again_if_it_comes_back() {
+    let node = |held_back| {
+        Fact::Node(Some(NodeState { addresses: vec![ip("192.0.2.1")], held_back, ..NodeState::default() }))
+    };
+    let bench = mk_bench(FakeKernel::default());
+    bench.tell([node(true), mk_service(Protocol::Tcp)]).await;
+    bench.settle().await;
+    assert!(!*bench.untaint.borrow(), "nothing stands");
+    bench.list_all().await;
+    bench.settle().await;
+    assert!(*bench.untaint.borrow());
+    for held_back in [false, true] {
+        bench.tell([node(held_back)]).await;
+        bench.settle().await;
+        assert_eq!(*bench.untaint.borrow(), held_back);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -301,7 +380,7 @@ async fn health_check_node_ports_are_published_with_their_endpoints() {
 async fn a_deleted_service_leaves_nothing_behind() {
     let bench = Bench::started(Protocol::Udp, &["10.1.0.1"]).await;
     let gone = [Event::ServiceGone(mk_name()), Event::SliceGone { service: mk_name(), name: "web-x".into() }];
-    bench.tell(gone.map(|event| Fact::Event(Box::new(event), None))).await;
+    bench.tell(gone.map(|event| Fact::Event(Box::new(event), Times::default()))).await;
     bench.settle().await;
     assert_eq!(bench.kernel.inside().state, State::default());
     assert!(!bench.has(Key::ClusterIp(ip("10.96.0.1"))));

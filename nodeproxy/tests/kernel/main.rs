@@ -3,12 +3,14 @@
 //! Needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`; where it may not make a namespace, each test says so and does nothing. The
 //! namespaces have no names and die with the threads that made them, so nothing is left behind however a test ends.
 
+mod degraded;
 mod elsewhere;
 mod events;
 mod netns;
 mod packets;
 mod repair;
 mod storm;
+mod strays;
 mod table;
 mod tables;
 mod world;

@@ -34,14 +34,14 @@ const PODS: [Ipv4Addr; 4] = [POD, OTHER_POD, FAR_POD, OTHER_FAR_POD];
 /// How often a case is dialled that may go to more than one pod: each is missed once in 2^24 runs.
 const TRIES: usize = 24;
 
-struct Table {
-    client: Namespace,
-    node: Namespace,
-    pods: [Namespace; 4],
+pub(crate) struct Table {
+    pub(crate) client: Namespace,
+    pub(crate) node: Namespace,
+    pub(crate) pods: [Namespace; 4],
 }
 
 impl Table {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let table = Self {
             client: Namespace::new()?,
             node: Namespace::new()?,
@@ -57,7 +57,7 @@ impl Table {
         Some(table)
     }
 
-    fn namespace(&self, client: Client) -> &Namespace {
+    pub(crate) fn namespace(&self, client: Client) -> &Namespace {
         match client {
             Client::Pod => &self.pods[1],
             Client::Endpoint => &self.pods[0],
@@ -105,9 +105,12 @@ fn is_sticky(state: &State, case: &Case) -> bool {
     matches!(verdict, Some(Value::Verdict(Verdict::Balance(balance))) if balance.affinity.is_some())
 }
 
+pub(crate) fn mk_config() -> Config {
+    Config { local_detector: BTreeSet::from([Family::V4, Family::V6]), ..Config::default() }
+}
+
 /// The table's cluster in a node's kernel.
-fn program(node: &Namespace) -> (Nftables, Model) {
-    let config = Config { local_detector: BTreeSet::from([Family::V4, Family::V6]), ..Config::default() };
+pub(crate) fn program(node: &Namespace, config: Config) -> (Nftables, Model) {
     let mut tables = node.run(move || Nftables::open(config)).expect("opens");
     let mut model = Model::new(ModelConfig::default());
     for event in packets::world() {
@@ -132,7 +135,7 @@ fn traced(tables: &mut Nftables, model: &Model, case: &Case) -> (Trace, Check) {
 #[test]
 fn the_tracer_and_the_kernel_agree_on_every_row_until_somebody_changes_an_element() {
     let Some(node) = Namespace::new() else { return };
-    let (mut tables, model) = program(&node);
+    let (mut tables, model) = program(&node, mk_config());
     for case in CASES {
         let (trace, check) = traced(&mut tables, &model, case);
         assert_eq!(trace.outcome(), case.outcome(), "{}", case.name);
@@ -153,7 +156,7 @@ fn the_tracer_and_the_kernel_agree_on_every_row_until_somebody_changes_an_elemen
 #[test]
 fn real_packets_get_what_the_packet_table_says() {
     let Some(table) = Table::new() else { return };
-    let (mut tables, model) = program(&table.node);
+    let (mut tables, model) = program(&table.node, mk_config());
     skip(
         "rows over SCTP: this program opens no such socket, and many kernels have none; the tracer and the oracle have them",
     );

@@ -10,6 +10,8 @@ use portico_netlink::nftables::{
 
 /// Where keys start and results go.
 const FIRST: Register = Register(0);
+/// `NF_CT_STATE_INVALID_BIT`.
+const INVALID: u32 = 1;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`.
 const NEW: u32 = 8;
 /// `IPS_DST_NAT`.
@@ -164,13 +166,17 @@ fn bits(load: Expression, mask: u32, how: Comparison, value: u32) -> Vec<Express
     ]
 }
 
-/// `meta l4proto tcp reject with tcp reset`.
-pub(super) fn reset() -> Vec<Expression> {
+/// `meta l4proto tcp`.
+pub(super) fn tcp() -> Vec<Expression> {
     vec![
         Expression::MetaLoad { key: MetaKey::Layer4Protocol, into: FIRST },
         Expression::Compare { how: Comparison::Equal, register: FIRST, value: vec![TCP] },
-        Expression::TcpReset,
     ]
+}
+
+/// `meta l4proto tcp reject with tcp reset`.
+pub(super) fn reset() -> Vec<Expression> {
+    [tcp(), vec![Expression::TcpReset]].concat()
 }
 
 /// `goto chain`.
@@ -181,6 +187,11 @@ pub(super) fn goto(chain: &str) -> Vec<Expression> {
 /// `ct state new`.
 pub(super) fn first_packet() -> Vec<Expression> {
     bits(Expression::Ct { key: CtKey::State, into: FIRST }, NEW, Comparison::NotEqual, 0)
+}
+
+/// `ct state invalid`.
+pub(super) fn invalid() -> Vec<Expression> {
+    bits(Expression::Ct { key: CtKey::State, into: FIRST }, INVALID, Comparison::NotEqual, 0)
 }
 
 /// `ct status dnat`.
@@ -245,6 +256,11 @@ pub(super) fn masquerade() -> Vec<Expression> {
 /// `jump chain`.
 pub(super) fn jump(chain: &str) -> Vec<Expression> {
     vec![Expression::Verdict(Verdict::Jump(chain.to_owned()))]
+}
+
+/// `accept`: on with the packet, without the rest of this hook's chain.
+pub(super) fn accept() -> Vec<Expression> {
+    vec![Expression::Verdict(Verdict::Accept)]
 }
 
 /// `drop`.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use portico_netlink::nftables::{
     BaseChain, Chain, ChainKind, Expression, Family, Hook, Rule, Set, SetKind, Table,
 };
+use portico_netlink::probe::Feature;
 use portico_proxy_core::table::AFFINITY_TAG;
 
 use super::{
@@ -79,7 +80,7 @@ fn verdicts(family: Family, name: &str) -> Set {
     Set { kind: SetKind::Verdicts, userdata, ..keyed(family, name, &FRONTEND_FIELDS, None) }
 }
 
-fn sets(family: Family) -> Vec<Set> {
+fn sets(family: Family, config: &Config) -> Vec<Set> {
     let [address, protocol, port] = FRONTEND_FIELDS;
     let slot = [address, protocol, port, Field::Slot];
     let id = [address, protocol, port, Field::Id];
@@ -88,7 +89,7 @@ fn sets(family: Family) -> Vec<Set> {
     let range = [address, protocol, port, address];
     let ranges = |name| Set { intervals: true, ..keyed(family, name, &[address], None) };
     let fields = range.iter().map(|field| field.length(family)).collect();
-    vec![
+    let mut sets = vec![
         verdicts(family, "services"),
         verdicts(family, "short"),
         verdicts(family, "local"),
@@ -99,22 +100,25 @@ fn sets(family: Family) -> Vec<Set> {
         keyed(family, "cluster-ips", &[address], None),
         keyed(family, "hairpin", &pair, None),
         keyed(family, "firewalled", &FRONTEND_FIELDS, None),
-        Set { intervals: true, fields, ..keyed(family, "source-ranges", &range, None) },
         ranges("pod-cidrs"),
         ranges("node-pods"),
         ranges("service-cidrs"),
-    ]
+    ];
+    if config.has(family, Feature::ConcatenatedRanges) {
+        sets.push(Set { intervals: true, fields, ..keyed(family, "source-ranges", &range, None) });
+    }
+    sets
 }
 
 impl Skeleton {
     /// The skeleton of a family under a configuration.
     pub(super) fn new(family: Family, config: &Config) -> Self {
-        let sets = sets(family).into_iter().map(|set| (set.name.clone(), set)).collect();
+        let sets = sets(family, config).into_iter().map(|set| (set.name.clone(), set)).collect();
         let mut skeleton = Self { table: table(family), sets, chains: BTreeMap::new() };
-        skeleton.firewall(family);
+        skeleton.firewall(family, config);
         skeleton.dispatch(family, config);
         skeleton.postrouting(family, config.masquerade_mark);
-        skeleton.filter(family);
+        skeleton.filter(family, config);
         skeleton
     }
 
@@ -127,14 +131,19 @@ impl Skeleton {
 
     /// `loadBalancerSourceRanges`: before destinations are rewritten (priority -100), while the packet still has the
     /// frontend's address; on prerouting for what arrives and on output for this node's own clients.
-    fn firewall(&mut self, family: Family) {
+    fn firewall(&mut self, family: Family, config: &Config) {
         let w = Words { family };
         let to_firewall = || [[rules::first_packet(), rules::jump("firewall")].concat()];
         self.chain("prerouting-firewall", base(ChainKind::Filter, Hook::Prerouting, -110), to_firewall());
         self.chain("output-firewall", base(ChainKind::Filter, Hook::Output, -110), to_firewall());
         let client = [FRONTEND[0], FRONTEND[1], FRONTEND[2], Part::Source];
-        let denied =
-            [w.member(&FRONTEND, "firewalled"), w.no_member(&client, "source-ranges"), rules::drop_packet()];
+        // Where the kernel cannot look up ranges, nobody may come.
+        let stranger = if config.has(family, Feature::ConcatenatedRanges) {
+            w.no_member(&client, "source-ranges")
+        } else {
+            Vec::new()
+        };
+        let denied = [w.member(&FRONTEND, "firewalled"), stranger, rules::drop_packet()];
         self.chain("firewall", None, [denied.concat()]);
     }
 
@@ -143,7 +152,14 @@ impl Skeleton {
         let w = Words { family };
         let bit = config.masquerade_mark;
         self.chain("prerouting", base(ChainKind::Nat, Hook::Prerouting, -100), [rules::jump("dispatch")]);
-        self.chain("output", base(ChainKind::Nat, Hook::Output, -100), [rules::jump("dispatch")]);
+        let output = base(ChainKind::Nat, Hook::Output, -100);
+        if config.proxied {
+            // An endpoint may have the address of a Service; its packets must not come back to the proxy that sends them.
+            let own = [rules::marked(bit), rules::accept()].concat();
+            self.chain("output", output, [own, rules::jump("dispatch")]);
+        } else {
+            self.chain("output", output, [rules::jump("dispatch")]);
+        }
         // An answer must come back through this node, so a client that is no pod must not be seen by the endpoint.
         let masquerade = if config.masquerade_all {
             Some([w.member(&[Part::Destination], "cluster-ips"), rules::mark(bit)].concat())
@@ -162,18 +178,18 @@ impl Skeleton {
         // do pods of other nodes when there is none here, but masqueraded: an endpoint on a third node would answer them
         // past this one.
         let to_short = || w.verdict_of(&FRONTEND, "short");
-        self.chain(
-            EXTERNAL,
-            None,
-            [
-                [w.member(&[Part::Source], "node-pods"), to_short()].concat(),
-                [rules::from_this_node(), rules::mark(bit)].concat(),
-                [rules::from_this_node(), to_short()].concat(),
-                w.verdict_of(&FRONTEND, "local"),
-                [w.member(&[Part::Source], "pod-cidrs"), rules::mark(bit)].concat(),
-                [w.member(&[Part::Source], "pod-cidrs"), to_short()].concat(),
-            ],
-        );
+        let from_own_pod = [w.member(&[Part::Source], "node-pods"), to_short()].concat();
+        let to_local = w.verdict_of(&FRONTEND, "local");
+        let of_far_pod = [w.member(&[Part::Source], "pod-cidrs"), rules::mark(bit)].concat();
+        let from_far_pod = [w.member(&[Part::Source], "pod-cidrs"), to_short()].concat();
+        if config.has(family, Feature::RouteTypes) {
+            let of_node = [rules::from_this_node(), rules::mark(bit)].concat();
+            let from_node = [rules::from_this_node(), to_short()].concat();
+            let all = [from_own_pod, of_node, from_node, to_local, of_far_pod, from_far_pod];
+            self.chain(EXTERNAL, None, all);
+        } else {
+            self.chain(EXTERNAL, None, [from_own_pod, to_local, of_far_pod, from_far_pod]);
+        }
         // Session affinity carries an endpoint's id in the priority; nobody behind us may see it.
         let clean = || {
             [[rules::first_packet(), rules::priority_is(0xff00_0000, AFFINITY_TAG), rules::forget_priority()]
@@ -199,7 +215,7 @@ impl Skeleton {
     }
 
     /// Refusals: in the filter hooks, where kernels before 5.9 can reject, for packets that no chain above rewrote.
-    fn filter(&mut self, family: Family) {
+    fn filter(&mut self, family: Family, config: &Config) {
         let w = Words { family };
         let no_endpoints = || [rules::first_packet(), w.verdict_of(&FRONTEND, "no-endpoints")].concat();
         let no_such_port = || {
@@ -211,9 +227,26 @@ impl Skeleton {
                 .concat()
         };
         let all = || [no_endpoints(), no_such_port(), unallocated()];
-        self.chain(REFUSE, None, [rules::reset(), w.reject()]);
-        self.chain("input", base(ChainKind::Filter, Hook::Input, 0), [no_endpoints()]);
-        self.chain("forward", base(ChainKind::Filter, Hook::Forward, 0), all());
+        if config.has(family, Feature::Reject) {
+            self.chain(REFUSE, None, [rules::reset(), w.reject()]);
+        } else {
+            self.chain(REFUSE, None, [rules::drop_packet()]);
+        }
+        let (input, forward) =
+            (base(ChainKind::Filter, Hook::Input, 0), base(ChainKind::Filter, Hook::Forward, 0));
+        let [first, second, third] = all();
+        if config.drop_invalid {
+            // An invalid packet belongs to no flow, so nothing says whether its flow was rewritten: that a pod sends it is
+            // all that can be asked. Here, where rewriting is over: what arrives with an endpoint's own address is what
+            // makes a client reset its connection.
+            let pod = w.member(&[Part::Source], "pod-cidrs");
+            let invalid = || [rules::invalid(), rules::tcp(), pod.clone(), rules::drop_packet()].concat();
+            self.chain("input", input, [invalid(), no_endpoints()]);
+            self.chain("forward", forward, [invalid(), first, second, third]);
+        } else {
+            self.chain("input", input, [no_endpoints()]);
+            self.chain("forward", forward, [first, second, third]);
+        }
         self.chain("output-filter", base(ChainKind::Filter, Hook::Output, 0), all());
     }
 }

@@ -1,0 +1,89 @@
+//! The Services that must work before all others, listed ahead of them: the API server's, which pods need to start, and
+//! DNS's, which they need to find anything.
+//!
+//! Owns which Services those are and the order: they are told first, and the lists of everything begin when the loop says
+//! that they stand ([`Gate`]). Invariant: a list that fails delays nobody; its objects then come with all others.
+
+use futures::future;
+use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
+use portico_proxy_core::input::Service;
+use tokio::sync::watch;
+
+use super::ours;
+use crate::convert::{Read, Told, ToldSlice};
+
+/// The API server's Service.
+const API_SERVER: (&str, &str) = ("default", "kubernetes");
+/// Where DNS runs.
+const SYSTEM: &str = "kube-system";
+/// What every DNS add-on is labelled with, for the sake of those who look for it.
+const DNS: &str = "k8s-app=kube-dns";
+/// Label of a slice with the name of its Service.
+const OWNER: &str = "kubernetes.io/service-name";
+
+/// Opened by the loop once the first Services stand in the kernel, or if they need not.
+pub type Gate = watch::Receiver<bool>;
+
+/// Objects to be told before a watch begins, and when it may begin.
+pub struct First<T> {
+    pub(super) objects: Vec<Read<T>>,
+    pub(super) gate: Option<Gate>,
+}
+
+impl<T> First<T> {
+    /// Nothing comes first, and nothing is waited for.
+    pub(super) fn none() -> Self {
+        Self { objects: Vec::new(), gate: None }
+    }
+}
+
+/// Lists the first Services and their slices.
+pub async fn list(
+    client: &Client,
+    proxy_name: Option<&str>,
+    gate: &Gate,
+) -> (First<Service>, First<ToldSlice>) {
+    let ours = ours(proxy_name);
+    let api_server = ListParams::default().labels(&ours).fields(&format!("metadata.name={}", API_SERVER.1));
+    let dns = ListParams::default().labels(&format!("{ours},{DNS}"));
+    let (mut services, dns) =
+        future::join(get::<Service>(client, API_SERVER.0, &api_server), get::<Service>(client, SYSTEM, &dns))
+            .await;
+    let (of_api_server, of_dns) =
+        future::join(slices(client, API_SERVER.0, &services), slices(client, SYSTEM, &dns)).await;
+    services.extend(dns);
+    let slices = of_api_server.into_iter().chain(of_dns).collect();
+    (
+        First { objects: services, gate: Some(gate.clone()) },
+        First { objects: slices, gate: Some(gate.clone()) },
+    )
+}
+
+async fn slices(client: &Client, namespace: &str, services: &[Read<Service>]) -> Vec<Read<ToldSlice>> {
+    let names: Vec<_> = services.iter().map(ResourceExt::name_any).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let owners = ListParams::default().labels(&format!("{OWNER} in ({})", names.join(",")));
+    get(client, namespace, &owners).await
+}
+
+async fn get<T: Told>(client: &Client, namespace: &str, which: &ListParams) -> Vec<Read<T>> {
+    let api: Api<Read<T>> = Api::namespaced(client.clone(), namespace);
+    match api.list(which).await {
+        Ok(list) => list.items,
+        Err(error) => {
+            let (kind, error) = (Read::<T>::kind(&()), crate::run::chain(&error));
+            tracing::warn!(%kind, namespace, error, "the first Services were not listed; they come with all others");
+            Vec::new()
+        }
+    }
+}
+
+/// Waits until a gate is open. One that nobody can open any more is.
+pub(super) async fn pass(gate: Option<Gate>) {
+    if let Some(mut gate) = gate {
+        // An error means that the loop has ended, and with it the process.
+        drop(gate.wait_for(|open| *open).await);
+    }
+}
