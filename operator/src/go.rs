@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
+use portico_limits::{Priority as CallPriority, at_best};
 use portico_provider::{LoadBalancerProvider, Look, Owner, Plan, Retry};
 use tokio::time::Instant;
 
@@ -82,7 +83,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let look = self.first_look(&want, cause, mode);
         let finish = Finish { operator: Arc::clone(&self), key, want, cause };
         let Self { provider, fence, metrics, .. } = &*self;
-        let report = Operation { provider, fence, metrics }.run(&finish.want, mode, look).await;
+        let operation = Operation { provider, fence, metrics };
+        // Nobody waits for what an audit reads.
+        let best = if cause == Cause::Audit { CallPriority::Background } else { CallPriority::Targets };
+        let report = at_best(best, operation.run(&finish.want, mode, look)).await;
         finish.with(report, mode);
     }
 

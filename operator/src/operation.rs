@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::time::Duration;
 
+use portico_limits::{Priority, at_best};
 use portico_provider::{
     Desired, Field, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, ProviderError, Retry,
 };
@@ -143,7 +144,9 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
                 let message = "this operator no longer leads".to_owned();
                 return Err(End::Failed { reason: "NotLeading", message, retry: Retry::Backoff });
             }
-            let outcome = self.call("execute", self.provider.execute(&planned.step)).await?;
+            // Whatever the reads were for, a change is made at its own priority.
+            let change = at_best(Priority::Targets, self.provider.execute(&planned.step));
+            let outcome = self.call("execute", change).await?;
             if outcome != Outcome::Unchanged {
                 done.push(format!("{}: {}", planned.step, planned.reason));
             }

@@ -48,6 +48,8 @@ pub(crate) struct CloudState {
     pub(crate) reads: u32,
     /// How closely each go looked.
     pub(crate) looks: Vec<Look>,
+    /// The best priority that each look's and each step's calls would have had, in their order.
+    pub(crate) called_at: Vec<portico_limits::Priority>,
     pub(crate) writes: u32,
 }
 
@@ -173,7 +175,10 @@ impl LoadBalancerProvider for FakeCloud {
     }
 
     async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<FakeLb>, ProviderError> {
-        self.with(|state| state.looks.push(look));
+        self.with(|state| {
+            state.looks.push(look);
+            state.called_at.push(portico_limits::best());
+        });
         self.read(|state| state.of(&owner.service)).await
     }
 
@@ -212,6 +217,7 @@ impl LoadBalancerProvider for FakeCloud {
     }
 
     async fn execute(&self, step: &FakeStep) -> Result<Outcome, ProviderError> {
+        self.with(|state| state.called_at.push(portico_limits::best()));
         let owner = match step {
             FakeStep::Create(spec) | FakeStep::Update(_, spec) => &spec.owner,
             FakeStep::Delete(owner) => owner,

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use portico_limits::{Priority, best};
 use portico_provider::{
     Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome,
     Owner, Plan, ProviderError, Report,
@@ -43,6 +44,8 @@ pub struct Config {
 pub struct AwsProvider<C = Sdk> {
     cloud: C,
     batches: Batches,
+    /// An audit's: whoever shares a call waits as long as the one who makes it.
+    audits: Batches,
     memory: Memory,
     config: Config,
     site: Site,
@@ -71,7 +74,8 @@ impl<C: Cloud> AwsProvider<C> {
             prefix_lists: PrefixLists::new(),
             pace: Pace(*pace),
         };
-        Ok(Self { cloud, batches: Batches::default(), memory: Memory::default(), config, site })
+        let (batches, audits) = (Batches::default(), Batches::default());
+        Ok(Self { cloud, batches, audits, memory: Memory::default(), config, site })
     }
 
     fn own(&self, operation: &'static str, owner: &Owner) -> Result<(), ProviderError> {
@@ -101,7 +105,8 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
 
     async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<Observed>, ProviderError> {
         self.own("observe", owner)?;
-        let Self { cloud, batches, memory, config, site: _ } = self;
+        let Self { cloud, batches, audits, memory, config, site: _ } = self;
+        let batches = if best() == Priority::Background { audits } else { batches };
         let observer = Observer { cloud, batches, memory, vpc: &config.vpc };
         Ok(observer.observe(owner, look).await?)
     }
@@ -119,7 +124,7 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
 
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {
         self.own("execute", &step.owner)?;
-        let Self { cloud, batches, memory, config, site: _ } = self;
+        let Self { cloud, batches, audits: _, memory, config, site: _ } = self;
         Executor { cloud, batches, memory, config }.execute(step).await
     }
 

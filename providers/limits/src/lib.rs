@@ -10,10 +10,12 @@
 //! Invariants: never more calls than the bucket's burst and rate allow; nobody waits for ever while calls are admitted;
 //! a caller that goes away while waiting takes nothing along.
 
+mod best;
 mod bucket;
 mod limiter;
 mod queue;
 
+pub use best::{at_best, best};
 pub use bucket::{Limit, Pace};
 pub use limiter::{Limiter, Snapshot};
 pub use queue::Priority;

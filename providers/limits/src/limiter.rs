@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use crate::best::best;
 use crate::bucket::{Admission, Bucket, Limit};
 use crate::queue::{Priority, Queue};
 
@@ -73,7 +74,8 @@ impl Limiter {
     }
 
     /// Makes a call when it is its turn, and again while it is throttled, a few times: a throttled call did nothing, and
-    /// what its caller has done so far is not lost by it. Any other answer is passed on.
+    /// what its caller has done so far is not lost by it. Any other answer is passed on. Work that was begun
+    /// [`at_best`](crate::at_best) of a lower priority has that one.
     pub async fn call<T, E, F>(
         &self,
         priority: Priority,
@@ -83,6 +85,7 @@ impl Limiter {
     where
         F: Future<Output = Result<T, E>>,
     {
+        let priority = priority.max(best());
         let mut attempts = 1;
         loop {
             let admission = self.admit(priority).await;

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::stage::*;
+use portico_limits::Priority as CallPriority;
 use portico_provider::{Look, ProviderError};
 use tokio::time::sleep;
 
@@ -37,8 +38,12 @@ async fn the_audit_finds_a_difference_that_no_listing_was_read_for_and_puts_it_r
     }
     settle().await;
     tamper(&stage, "b");
+    stage.cloud.with(|cloud| cloud.called_at.clear());
     sleep(Duration::from_mins(12)).await;
     assert!(!is_tampered(&stage));
+    let best = stage.cloud.with(|cloud| cloud.called_at.clone());
+    let steps = best.iter().filter(|best| **best == CallPriority::Targets).count();
+    assert!(best.len() > 3 && steps == 1, "reads come last, the repair does not: {best:?}");
     assert_eq!(stage.reasons("b").iter().filter(|reason| *reason == "Drifted").count(), 1);
     assert!(!stage.reasons("a").contains(&"Drifted".to_owned()));
     assert_eq!(stage.conditions("b")["Synced"], "True/AsDesired");

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::best::at_best;
 
 /// One call at once, and then one a second.
 const SLOW: Limit = Limit { burst: 1.0, rate: 1.0 };
@@ -120,4 +121,27 @@ async fn low_ones_get_through_a_flood_of_high_ones() {
     limiter.call(Priority::Background, quick, passes).await.unwrap();
     let before = done.load(Ordering::SeqCst);
     assert!((5..=20).contains(&before), "{before} went first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_work_that_nobody_waits_for_come_last_and_what_it_puts_right_does_not() {
+    let limiter = Arc::new(Limiter::new("x", SLOW));
+    limiter.call(Priority::Background, quick, passes).await.unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut calls = JoinSet::new();
+    for name in ["audit", "repair", "create"] {
+        let (limiter, order) = (Arc::clone(&limiter), Arc::clone(&order));
+        calls.spawn(async move {
+            let own = if name == "create" { Priority::Provisioning } else { Priority::Targets };
+            let call = async { limiter.call(own, quick, passes).await.unwrap() };
+            match name {
+                "audit" => at_best(Priority::Background, call).await,
+                "repair" => at_best(Priority::Background, at_best(Priority::Targets, call)).await,
+                _ => call.await,
+            }
+            order.lock().unwrap().push(name);
+        });
+    }
+    calls.join_all().await;
+    assert_eq!(*order.lock().unwrap(), ["repair", "create", "audit"]);
 }
