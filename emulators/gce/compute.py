@@ -128,6 +128,8 @@ class Compute:
         self._ready(path)
         if verb in ("patch", "update"):
             self._same_fingerprint(resource, body, verb, collection)
+        if verb == "attachNetworkEndpoints":
+            self._fit(path, resource, body)
         return self._operation(verb, path, changes[verb], fault)
 
     def _fault(self, method):
@@ -263,6 +265,8 @@ class Compute:
                                    f"The {collection} resource '{path}' is already being used by '{users[0]}'")
         del self.resources[path]
         self.members.pop(path, None)
+        if collection == "instances":
+            self._leave_groups(path)
 
     @staticmethod
     def _same_fingerprint(resource, body, verb, collection):
@@ -300,19 +304,40 @@ class Compute:
 
     # --- members of groups
 
+    def _fit(self, path, group, body):
+        """All of a call, or none: the text for an address is one that Google wrote (kubernetes/ingress-gce#1463)."""
+        zone, endpoints = path.split("/zones/")[1].split("/")[0], body.get("networkEndpoints", [])
+        if len(endpoints) > 500:
+            raise Failure(400, "invalid", "Invalid value for field 'networkEndpoints': at most 500 endpoints")
+        for endpoint in endpoints:
+            name, network = endpoint["instance"].rsplit("/", 1)[-1], relative(group["network"], self.project)
+            instance = self.get(f"projects/{self.project}/zones/{zone}/instances/{name}")
+            own = [nic.get("networkIP") for nic in instance.get("networkInterfaces", [])
+                   if relative(nic.get("network", "global/networks/default"), self.project) == network]
+            ip = endpoint.get("ipAddress", own[0] if own else "")
+            if ip not in own:
+                raise Failure(400, "invalid", f"Invalid value for field 'resource.ipAddress': '{ip}'. Specified IP address {ip} "
+                                              f"doesn't belong to the (sub)network {group['subnetwork'].rsplit('/', 1)[1]} or to "
+                                              f"the instance {name}.")
+
     def _attach(self, path, body):
         zone, group = path.split("/zones/")[1].split("/")[0], self.members.setdefault(path, {})
         for endpoint in body.get("networkEndpoints", []):
             name = endpoint["instance"].rsplit("/", 1)[-1]
             instance = self.get(f"projects/{self.project}/zones/{zone}/instances/{name}")
-            own = [nic.get("networkIP") for nic in instance.get("networkInterfaces", [])]
-            ip = endpoint.get("ipAddress", own[0])
-            if ip not in own:
-                raise OperationFailure("INVALID_USAGE", f"{ip} is not an address of '{name}'.")
+            ip = endpoint.get("ipAddress", instance["networkInterfaces"][0].get("networkIP"))
             if name in group:
                 raise OperationFailure("INVALID_USAGE", f"Endpoint '{name}' is already in the group.")
             group[name] = ip
         self.resources[path]["size"] = len(group)
+
+    def _leave_groups(self, path):
+        zone, name = path.split("/instances/")
+        for key, group in self.members.items():
+            if key.startswith(zone + "/"):
+                group.pop(name, None)
+                group.pop(ROOT + path, None)
+                self.resources[key]["size"] = len(group)
 
     def _detach(self, path, body):
         group = self.members.setdefault(path, {})
@@ -330,13 +355,27 @@ class Compute:
         for name, ip in sorted(self.members.get(path, {}).items()):
             link = f"{ROOT}projects/{self.project}/zones/{zone}/instances/{name}"
             item = {"networkEndpoint": {"instance": link, "ipAddress": ip}}
-            if show and services:
-                item["healths"] = [{"healthState": self.health.get(name, "HEALTHY"),
-                                    "backendService": {"backendService": services[0]["selfLink"]}}]
+            if show and services and not self.health.get("unlisted"):
+                item["healths"] = [dict(self._state(name, self._is_six(services[0])),
+                                        backendService={"backendService": services[0]["selfLink"]})]
             items.append(item)
         page = self._page(path, query, items, "compute#networkEndpointGroupsListNetworkEndpoints")
         del page["selfLink"]
         return page
+
+    def _is_six(self, service):
+        return any(rule["backendService"] == service["selfLink"] and rule.get("ipVersion") == "IPV6"
+                   for _, rule in self.of("forwardingRules"))
+
+    def _state(self, name, six):
+        """Of a test's making: `NAME`, and over IPv6 `NAME/6`."""
+        state = self.health.get(name, "HEALTHY")
+        return {"healthState": state} | ({"ipv6HealthState": self.health.get(f"{name}/6", state)} if six else {})
+
+    def _weight(self, name):
+        """Of a test's making: `NAME/weight`, a number or why there is none."""
+        weight = self.health.get(f"{name}/weight", "1")
+        return {"weight": weight} if weight.isdigit() else {"weightError": weight}
 
     def _get_health(self, collection, resource, body):
         if collection != "backendServices":
@@ -346,9 +385,10 @@ class Compute:
             raise Failure(400, "invalid", f"Invalid value for field 'resource.group': '{body['group']}' is no backend")
         rules = [rule for _, rule in self.of("forwardingRules") if rule["backendService"] == resource["selfLink"]]
         zone = group.split("/zones/")[1].split("/")[0]
+        weighted = resource.get("localityLbPolicy", "").startswith("WEIGHTED")
         states = [{"instance": f"{ROOT}projects/{self.project}/zones/{zone}/instances/{name}", "ipAddress": ip,
-                   "healthState": self.health.get(name, "HEALTHY"), "forwardingRule": rule["selfLink"],
-                   "forwardingRuleIp": rule["IPAddress"], "port": 0}
+                   "forwardingRule": rule["selfLink"], "forwardingRuleIp": rule["IPAddress"], "port": 0,
+                   **self._state(name, rule.get("ipVersion") == "IPV6"), **(self._weight(name) if weighted else {})}
                   for rule in rules for name, ip in sorted(self.members.get(group, {}).items())]
         return {"kind": "compute#backendServiceGroupHealth", **({"healthStatus": states} if states else {})}
 

@@ -1,7 +1,7 @@
 """Compute Engine on loopback: `server.py [PORT]`, for tests of what calls it. 127.0.0.1 only.
 
 Owns: HTTP, the check of every message in both directions, the hooks of tests. Leaves to others: meaning (compute.py).
-Hooks, under /_emulator/: GET state, violations, log, save; POST reset, restore, fault, quota, polls, page, health, lose.
+Hooks, under /_emulator/: GET state, violations, log, news, save; POST reset, restore, fault, quota, polls, page, health, lose.
 Invariant: a request that Google's discovery document does not allow is a 400, an answer a 500; both are kept.
 """
 
@@ -21,12 +21,12 @@ READS = ("get", "list", "aggregatedList", "listNetworkEndpoints", "listInstances
 class World:
     def __init__(self):
         self.document, self.compute, self.lock = Document(), Compute(), threading.RLock()
-        self.violations, self.log, self.lose = [], [], 0
+        self.violations, self.log, self.lose, self.told = [], [], 0, 0
 
     def hook(self, name, body):
         compute = self.compute
         reads = {"state": lambda: {"resources": compute.resources, "members": compute.members},
-                 "violations": lambda: self.violations, "log": lambda: self.log, "save": compute.save}
+                 "violations": lambda: self.violations, "log": lambda: self.log, "news": self.news, "save": compute.save}
         if name in reads:
             return reads[name]()
         writes = {"reset": self.reset, "fault": lambda: compute.faults.append(body),
@@ -39,7 +39,12 @@ class World:
 
     def reset(self):
         self.compute.reset()
-        self.violations, self.log, self.lose = [], [], 0
+        self.violations, self.log, self.lose, self.told = [], [], 0, 0
+
+    def news(self):
+        """Calls since it was asked for last."""
+        start, self.told = self.told, len(self.log)
+        return self.log[start:]
 
     def answer(self, verb, path, query, body):
         """Status, body, and whether the reply is to be lost."""

@@ -73,7 +73,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         ),
         option(
             ADDRESSES,
-            "name of a reserved address of the region; one family only",
+            "name of a reserved address of the region; of two families IPV4-NAME,IPV6-NAME",
             "one is reserved",
             Mutability::Replace,
         ),

@@ -14,7 +14,7 @@ use std::fmt;
 
 use portico_provider::ProviderError;
 
-use crate::resource::{Endpoint, Health, Id, Kind, Resource};
+use crate::resource::{Endpoint, Id, Kind, Resource, Seen};
 
 /// A resource and the description it carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,13 @@ pub trait Cloud: Send + Sync + 'static {
     fn endpoints(
         &self,
         group: &Id,
-    ) -> impl Future<Output = Result<BTreeMap<Endpoint, Health>, CloudError>> + Send;
+    ) -> impl Future<Output = Result<BTreeMap<Endpoint, Seen>, CloudError>> + Send;
+    /// What the backend service of a name sees of a group of its own: by instance.
+    fn health(
+        &self,
+        service: &str,
+        group: &Id,
+    ) -> impl Future<Output = Result<BTreeMap<String, Seen>, CloudError>> + Send;
     /// Adds endpoints to a group; one that is there already fails the operation.
     fn attach(
         &self,

@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::future::{try_join, try_join_all};
-use portico_provider::{ClusterUid, IpFamily, Owner, ProviderError, ServiceUid};
+use futures::future::{join_all, try_join, try_join_all};
+use portico_provider::{ClusterUid, IpFamily, Look, Owner, ProviderError, ServiceUid};
 
 use crate::cloud::{Cloud, CloudError, Found, Operation, OperationFilter, OperationState};
 use crate::names;
+use crate::refused::{Offer, Place, Refusal};
 use crate::resource::{
-    Address, AddressRef, BackendService, Endpoint, ForwardingRule, Health, Id, Kind, Resource,
+    Address, AddressRef, BackendService, Endpoint, ForwardingRule, Health, Id, Kind, Resource, Seen,
 };
 use crate::subset::Zones;
 
@@ -22,17 +23,19 @@ pub struct Observed {
     /// Every resource.
     pub resources: BTreeMap<Id, Resource>,
     /// Endpoints of each endpoint group; an inventory reads none of them, see [`Observed::holds`].
-    pub endpoints: BTreeMap<Id, BTreeMap<Endpoint, Health>>,
+    pub endpoints: BTreeMap<Id, BTreeMap<Endpoint, Seen>>,
     /// How many endpoints each group has.
     pub sizes: BTreeMap<Id, usize>,
     /// The latest operation on each resource, unless it was successful. What an operation is about may not exist.
     pub operations: BTreeMap<Id, Operation>,
+    /// Nodes that Google refused, for whichever load balancer, by zone; of this process's own memory.
+    pub refused: BTreeMap<(String, Endpoint), Refusal>,
 }
 
 impl Observed {
     /// Whether there is nothing. A failed operation is a memory and no thing.
     pub fn is_empty(&self) -> bool {
-        let Self { resources, endpoints: _, sizes: _, operations } = self;
+        let Self { resources, endpoints: _, sizes: _, operations, refused: _ } = self;
         resources.is_empty() && !operations.values().any(is_running)
     }
 
@@ -62,6 +65,35 @@ impl Observed {
     pub fn is_listed(&self) -> bool {
         let groups = self.resources.keys().filter(|id| id.kind == Kind::EndpointGroup);
         groups.into_iter().all(|id| self.endpoints.contains_key(id))
+    }
+
+    /// Those of some nodes that were refused and are not in the groups of a name.
+    pub(crate) fn lacks<'a>(&'a self, group: &str, zones: &Zones) -> Vec<(&'a Place, &'a Refusal)> {
+        if !self.is_listed() && self.holds(group, zones) {
+            return Vec::new();
+        }
+        let lacking = |(zone, node): &Place| {
+            zones.get(zone).is_some_and(|nodes| nodes.contains(node)) && !self.has(group, zone, node)
+        };
+        self.refused.iter().filter(|(place, _)| lacking(place)).collect()
+    }
+
+    fn has(&self, group: &str, zone: &str, node: &Endpoint) -> bool {
+        let id = Id { kind: Kind::EndpointGroup, zone: Some(zone.to_owned()), name: group.to_owned() };
+        self.endpoints.get(&id).is_some_and(|present| present.contains_key(node))
+    }
+
+    /// The nodes without those that were refused and are not in the groups of a name, but with those that are to be
+    /// offered again.
+    pub(crate) fn without_refused(&self, group: &str, zones: &Zones) -> Zones {
+        let takes = |zone: &String, node: &Endpoint| {
+            let refusal = self.refused.get(&(zone.clone(), node.clone()));
+            refusal.is_none_or(|refusal| refusal.offer == Offer::Now) || self.has(group, zone, node)
+        };
+        let fit = |(zone, nodes): (&String, &BTreeSet<Endpoint>)| {
+            (zone.clone(), nodes.iter().filter(|node| takes(zone, node)).cloned().collect())
+        };
+        zones.iter().map(fit).collect()
     }
 
     /// Whether the groups of a name hold these nodes and no others, though nobody read them.
@@ -144,7 +176,11 @@ fn is_running(operation: &Operation) -> bool {
 }
 
 /// One Service's things.
-pub(crate) async fn observe<C: Cloud>(cloud: &C, owner: &Owner) -> Result<Option<Observed>, ProviderError> {
+pub(crate) async fn observe<C: Cloud>(
+    cloud: &C,
+    owner: &Owner,
+    look: Look,
+) -> Result<Option<Observed>, ProviderError> {
     let names = names::Names::of(owner);
     let filter = OperationFilter { names: names.pattern().to_owned(), running_only: false };
     let (found, operations) = read(cloud, names.pattern(), &filter).await.map_err(error)?;
@@ -156,6 +192,10 @@ pub(crate) async fn observe<C: Cloud>(cloud: &C, owner: &Owner) -> Result<Option
     }
     observed.operations = latest(operations);
     read_endpoints(cloud, &mut observed).await.map_err(error)?;
+    // Looks for work alone, and those while something is being made, ask nothing that only people want to know.
+    if matches!(look, Look::Poll | Look::Fresh) && observed.running().is_none() {
+        ask_health(cloud, &mut observed).await;
+    }
     Ok((!observed.is_empty()).then_some(observed))
 }
 
@@ -202,6 +242,46 @@ async fn read_endpoints<C: Cloud>(cloud: &C, observed: &mut Observed) -> Result<
     let answers = try_join_all(asked).await?;
     observed.endpoints.extend(answers.into_iter().map(|(endpoints, id)| (id, endpoints)));
     Ok(())
+}
+
+/// What backend services see of their groups, where a group's own list does not say that all is well, and the weights
+/// that it never says. Health is news beside everything else: that it cannot be had changes nothing.
+async fn ask_health<C: Cloud>(cloud: &C, observed: &mut Observed) {
+    let mut asked = Vec::new();
+    for service in observed.services() {
+        let six =
+            observed.rules().any(|it| it.backend_service == service.name && it.family == IpFamily::IPv6);
+        let well = |seen: &Seen| seen.v4 == Health::Healthy && (!six || seen.v6 == Health::Healthy);
+        for (zone, name) in &service.groups {
+            let id = Id { kind: Kind::EndpointGroup, zone: Some(zone.clone()), name: name.clone() };
+            let nodes = observed.endpoints.get(&id);
+            if nodes.is_some_and(|nodes| service.weighted && !nodes.is_empty() || !nodes.values().all(well)) {
+                asked.push((service.name.clone(), id));
+            }
+        }
+    }
+    let answers = asked.iter().map(|(service, group)| Box::pin(cloud.health(service, group)));
+    for ((service, group), answer) in asked.iter().zip(join_all(answers).await) {
+        match answer {
+            Ok(seen) => merge(observed.endpoints.entry(group.clone()).or_default(), &seen),
+            Err(error) => tracing::debug!(service, %group, %error, "health is not known"),
+        }
+    }
+}
+
+fn merge(nodes: &mut BTreeMap<Endpoint, Seen>, seen: &BTreeMap<String, Seen>) {
+    let better = |now: &mut Health, said: Health| {
+        if said != Health::Unknown && *now != Health::Healthy {
+            *now = said;
+        }
+    };
+    for (node, now) in nodes {
+        if let Some(Seen { v4, v6, weight }) = seen.get(&node.instance) {
+            better(&mut now.v4, *v4);
+            better(&mut now.v6, *v6);
+            now.weight = weight.clone().or(now.weight.take());
+        }
+    }
 }
 
 /// The latest operation on each target, without the successful.

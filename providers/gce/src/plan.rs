@@ -20,9 +20,10 @@ use portico_provider::{Desired, Effect, LoadBalancer, Obstacle, Owner, Plan, Sch
 use crate::observed::{Observed, seal};
 use crate::plan::draft::Draft;
 use crate::plan::frontend::{Choice, Standing, standing};
-use crate::provider::{Config, Step};
+use crate::provider::{Call, Config, Step};
+use crate::refused::Offer;
 use crate::resource::{Address, BackendService, EndpointGroup, Firewall, Id, Kind, Place, Resource};
-use crate::subset::choose;
+use crate::subset::{Zones, choose};
 use crate::wanted::{Frontend, Source, Wanted, translate};
 
 /// How soon to look again at an operation; GKE polls as often.
@@ -69,7 +70,7 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
         && let Targets::Nodes(nodes) = &desired.targets
     {
         let policy = desired.external_traffic_policy;
-        wanted.zones = choose(nodes, &desired.owner.service, scheme, policy);
+        wanted.zones = choose(nodes, &config.region, &desired.owner.service, scheme, policy);
     }
     if wanted.zones.is_empty() {
         // Without nodes the groups stay, empty: a patch cannot leave a backend service without any.
@@ -80,8 +81,10 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
     if let Some(operation) = observed.running() {
         return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
     }
-    let stages = Stages { desired, wanted: &wanted, observed, config };
-    if !observed.is_listed() && !observed.holds(&stages.part("neg"), &wanted.zones) {
+    let (group, all) = (wanted.names.part("neg"), wanted.zones.clone());
+    wanted.zones = observed.without_refused(&group, &all);
+    let stages = Stages { desired, wanted: &wanted, all: &all, observed, config };
+    if !observed.is_listed() && ![&wanted.zones, &all].iter().any(|zones| observed.holds(&group, zones)) {
         return plan.wait("a look at the nodes in its endpoint groups", LOOK_AGAIN);
     }
     let mut draft = Draft::new(&desired.owner, observed);
@@ -91,7 +94,7 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
             return draft.finish(plan);
         }
     }
-    stages.wait_for_status(plan)
+    stages.wait_for_refused(stages.wait_for_status(plan))
 }
 
 /// That of every frontend.
@@ -127,6 +130,8 @@ impl Stage {
 struct Stages<'a> {
     desired: &'a LoadBalancer,
     wanted: &'a Wanted,
+    /// The nodes, with those that Google refused.
+    all: &'a Zones,
     observed: &'a Observed,
     config: &'a Config,
 }
@@ -285,9 +290,13 @@ impl Stages<'_> {
                 }
             }
         }
+        let taken = |zones: &Zones| zones.values().any(|nodes| !nodes.is_empty());
+        let staffed = taken(&self.wanted.zones) || !taken(self.all);
         for (zone, endpoints) in &self.wanted.zones {
             let id = self.group(zone);
             let present = self.observed.endpoints.get(&id).into_iter().flat_map(|all| all.keys());
+            // Whoever is to take their place was refused: they serve as well as they can.
+            let present = present.filter(|_| staffed);
             let gone = present.filter(|it| !endpoints.contains(*it)).cloned().collect();
             draft.detach(id.clone(), gone);
         }
@@ -340,6 +349,21 @@ impl Stages<'_> {
         !self.wanted.frontends.iter().any(|wanted| wanted.id == other.id)
     }
 
+    /// For nodes that this Service is to offer again.
+    fn wait_for_refused(&self, plan: Plan<Step>) -> Plan<Step> {
+        let refused = self.observed.lacks(&self.part("neg"), self.all);
+        let waits = refused.into_iter().filter_map(|((_, node), refusal)| match refusal.offer {
+            Offer::After(pause) => Some((pause, node.instance.as_str())),
+            Offer::Now | Offer::ByAnother => None,
+        });
+        match (plan.waiting(), waits.min()) {
+            (None, Some((pause, node))) => {
+                plan.wait(format!("Google to take node {node}, which it refuses"), pause)
+            }
+            _ => plan,
+        }
+    }
+
     fn wait_for_status(&self, plan: Plan<Step>) -> Plan<Step> {
         let published = self.desired.published_ips();
         let old = standing(self.observed)
@@ -355,7 +379,8 @@ impl Stages<'_> {
     }
 }
 
-/// Whether a plan has nothing left to add.
+/// Whether a plan has nothing left to add but nodes, which come and go.
 pub(crate) fn only_narrows(plan: &Plan<Step>) -> bool {
-    plan.steps().iter().all(|planned| planned.effect == Effect::Narrow)
+    let adds_nodes = |step: &Step| matches!(step.call, Call::Attach { .. });
+    plan.steps().iter().all(|planned| planned.effect == Effect::Narrow || adds_nodes(&planned.step))
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use portico_limits::{Limiter, Pace};
 use portico_provider::{
@@ -19,7 +20,9 @@ use crate::cloud::sdk::SdkCloud;
 use crate::cloud::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationState};
 use crate::names;
 use crate::observed::{self, Observed};
+use crate::offer;
 use crate::plan::LOOK_AGAIN;
+use crate::refused::Refused;
 use crate::resource::{Endpoint, Id, Kind, Resource};
 
 /// Where load balancers are made, and for whom.
@@ -48,6 +51,7 @@ pub struct GceProvider<C = Limited<SdkCloud>> {
     config: Config,
     /// Failed operations that were told already: the next try is for real.
     told: Mutex<BTreeSet<String>>,
+    refused: Refused,
 }
 
 impl<C> fmt::Debug for GceProvider<C> {
@@ -75,7 +79,7 @@ impl GceProvider {
 impl<C: Cloud> GceProvider<C> {
     /// On any cloud.
     pub fn new(cloud: C, config: Config) -> Self {
-        Self { cloud, config, told: Mutex::new(BTreeSet::new()) }
+        Self { cloud, config, told: Mutex::new(BTreeSet::new()), refused: Refused::default() }
     }
 
     fn own(&self, operation: &'static str, owner: &Owner) -> Result<(), ProviderError> {
@@ -84,6 +88,10 @@ impl<C: Cloud> GceProvider<C> {
         }
         let message = format!("{owner} is not of cluster {}", self.config.cluster);
         Err(ProviderError::Conflict { operation, message })
+    }
+
+    fn with_refused(&self, owner: &Owner, observed: Observed) -> Observed {
+        Observed { refused: self.refused.known_to(&owner.service, Instant::now()), ..observed }
     }
 
     /// A failure that nobody has heard of yet.
@@ -106,9 +114,9 @@ impl<C: Cloud> GceProvider<C> {
         Err(CloudError::new(CloudErrorKind::Taken, message))
     }
 
-    /// Starts what a call is for; `None`: there is nothing left of it to do.
-    async fn start(&self, owner: &Owner, call: &Call) -> Result<Option<Operation>, CloudError> {
-        match call {
+    /// Starts what a call is for.
+    async fn start(&self, owner: &Owner, call: &Call) -> Result<Started, CloudError> {
+        let started = match call {
             Call::Insert { resource, otherwise } => match (self.insert(owner, resource).await, otherwise) {
                 (Err(error), Some(other)) if error.kind == CloudErrorKind::Invalid => {
                     tracing::info!(%error, "refused; taking the next best");
@@ -125,18 +133,38 @@ impl<C: Cloud> GceProvider<C> {
                 None => Ok(None),
                 Some(_) => absent_is_done(self.cloud.delete(id).await),
             },
-            Call::Attach { group, endpoints } => {
-                let present = self.cloud.endpoints(group).await?;
-                let missing: Vec<Endpoint> =
-                    endpoints.iter().filter(|it| !present.contains_key(it)).cloned().collect();
-                if missing.is_empty() { Ok(None) } else { self.cloud.attach(group, &missing).await.map(Some) }
-            }
+            Call::Attach { group, endpoints } => return self.attach(owner, group, endpoints).await,
             Call::Detach { group, endpoints } => {
                 let present = self.cloud.endpoints(group).await?;
                 let left: Vec<Endpoint> =
                     endpoints.iter().filter(|it| present.contains_key(it)).cloned().collect();
                 if left.is_empty() { Ok(None) } else { absent_is_done(self.cloud.detach(group, &left).await) }
             }
+        };
+        Ok(started?.map_or(Started::Nothing, Started::Operation))
+    }
+
+    /// Offers nodes to a group, and remembers whom it refused.
+    async fn attach(&self, owner: &Owner, group: &Id, endpoints: &[Endpoint]) -> Result<Started, CloudError> {
+        let present = self.cloud.endpoints(group).await?;
+        let missing: Vec<Endpoint> =
+            endpoints.iter().filter(|it| !present.contains_key(it)).cloned().collect();
+        let offer::Offered { taken, refused, answer } = offer::offer(&self.cloud, group, &missing).await;
+        let some = !refused.is_empty();
+        self.refuse(owner, group, refused);
+        self.refused.remove(group.zone.as_deref().unwrap_or_default(), taken.iter());
+        Ok(match answer? {
+            Some(operation) => Started::Operation(operation),
+            None if some => Started::Refused,
+            None => Started::Nothing,
+        })
+    }
+
+    fn refuse(&self, owner: &Owner, group: &Id, refused: Vec<(Endpoint, String)>) {
+        let zone = group.zone.clone().unwrap_or_default();
+        for (endpoint, message) in refused {
+            tracing::warn!(service = %owner.name, %group, instance = endpoint.instance, message, "node refused");
+            self.refused.add(&owner.service, (zone.clone(), endpoint), message, Instant::now());
         }
     }
 
@@ -156,6 +184,16 @@ impl<C: Cloud> GceProvider<C> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What a call has begun.
+enum Started {
+    /// An operation.
+    Operation(Operation),
+    /// Nothing: there is nothing left of it to do.
+    Nothing,
+    /// Nothing: Google refused every node that was offered.
+    Refused,
 }
 
 fn absent_is_done(answer: Result<Operation, CloudError>) -> Result<Option<Operation>, CloudError> {
@@ -282,13 +320,15 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
 
     async fn inventory(&self) -> Result<Inventory<Observed>, ProviderError> {
         let all = Box::pin(observed::inventory(&self.cloud, &self.config.cluster)).await?;
-        Ok(all.into_iter().map(|(owner, observed)| Owned { owner, observed }).collect())
+        let owned = |(owner, observed)| Owned { observed: self.with_refused(&owner, observed), owner };
+        Ok(all.into_iter().map(owned).collect())
     }
 
-    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<Observed>, ProviderError> {
+    async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<Observed>, ProviderError> {
         self.own("read load balancer", owner)?;
         // The SDK's futures are large: boxed, they do not grow those of every caller.
-        Box::pin(observed::observe(&self.cloud, owner)).await
+        let observed = Box::pin(observed::observe(&self.cloud, owner, look)).await?;
+        Ok(observed.map(|observed| self.with_refused(owner, observed)))
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
@@ -305,12 +345,20 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
         let operation = call.operation();
         self.own(operation, owner)?;
         if let Some(error) = self.untold(after.as_ref()) {
-            return Err(error.during(operation));
+            let Call::Attach { group, endpoints } = call else { return Err(error.during(operation)) };
+            let unfit = offer::named(group, endpoints, &error);
+            if unfit.is_empty() {
+                return Err(error.during(operation));
+            }
+            let refused = unfit.into_iter().map(|endpoint| (endpoint, error.message.clone()));
+            self.refuse(owner, group, refused.collect());
+            return Ok(Outcome::Unchanged);
         }
         let in_progress = Outcome::InProgress { retry: LOOK_AGAIN, what: step.to_string() };
         match Box::pin(self.start(owner, call)).await {
-            Ok(None) => Ok(Outcome::Done),
-            Ok(Some(started)) => match started.state {
+            Ok(Started::Nothing) => Ok(Outcome::Done),
+            Ok(Started::Refused) => Ok(Outcome::Unchanged),
+            Ok(Started::Operation(started)) => match started.state {
                 OperationState::Failed(error) => Err(error.during(operation)),
                 OperationState::Running if *waits => Ok(in_progress),
                 OperationState::Running | OperationState::Done => Ok(Outcome::Done),

@@ -1,21 +1,25 @@
 //! What the Service's status says about its load balancer.
 //!
-//! Owns: the report. Leaves to others: writing it.
+//! Owns: the report. Leaves to others: writing it, what is said of nodes' health (`report/health`).
 //! Invariant: the address as soon as rules forward all ports, whatever its targets' health (law 10); during a
 //! replacement the old one until the new one does.
+
+mod health;
 
 use std::net::IpAddr;
 
 use portico_provider::{
     Desired, Fact, Ingress, IngressAddress, IpFamily, IpMode, LoadBalancer, Obstacle, PortStatus, Report,
-    Topic, Truth,
+    Targets, Topic, Truth,
 };
 
+use crate::cloud::Operation;
 use crate::observed::Observed;
 use crate::plan::frontend::{Standing, choose, standing};
 use crate::plan::{only_narrows, plan};
 use crate::provider::Config;
-use crate::resource::Health;
+use crate::resource::{Endpoint, Kind};
+use crate::subset::elsewhere;
 use crate::wanted::translate;
 
 pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config: &Config) -> Report {
@@ -31,7 +35,8 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
         families.filter_map(|family| serving(desired, *family, observed, config)).collect();
     let plan = plan(Desired::Present(desired), Some(observed), config);
     let unsupported = plan.blocked().iter().find(|it| it.obstacle == Obstacle::Unsupported);
-    let settled = observed.running().is_none() && only_narrows(&plan) && unsupported.is_none();
+    let adds_nodes = |operation: &Operation| operation.target.kind == Kind::EndpointGroup;
+    let settled = observed.running().is_none_or(adds_nodes) && only_narrows(&plan) && unsupported.is_none();
     let ready = settled && serving.len() == desired.ip_families.len();
     let failure = plan.steps().iter().find_map(|planned| planned.step.after.as_ref());
     let provisioned = match (serving.is_empty(), failure) {
@@ -55,8 +60,9 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
     let mut ingress: Vec<Ingress> = serving.into_iter().map(|ip| ingress(desired, ip)).collect();
     ingress.sort();
     // A snapshot knows nothing of health, and says nothing.
-    let healthy = observed.is_listed().then(|| healthy(observed));
-    Report { ingress, ready, facts: std::iter::once(provisioned).chain(healthy).collect() }
+    let healthy = observed.is_listed().then(|| health::fact(&desired.ip_families, observed));
+    let facts = std::iter::once(provisioned).chain(healthy).chain(accepted(desired, observed, config));
+    Report { ingress, ready, facts: facts.collect() }
 }
 
 fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {
@@ -93,21 +99,32 @@ fn ingress(desired: &LoadBalancer, ip: IpAddr) -> Ingress {
     Ingress { address: IngressAddress::Ip(ip), ip_mode: Some(IpMode::Vip), ports }
 }
 
-fn healthy(observed: &Observed) -> Fact {
-    let all: Vec<Health> = observed.endpoints.values().flat_map(|group| group.values().copied()).collect();
-    let count = |health| all.iter().filter(|it| **it == health).count();
-    let (healthy, unknown) = (count(Health::Healthy), count(Health::Unknown));
-    let message = format!("{healthy} of {} nodes pass their health check", all.len());
-    match (all.len(), healthy, unknown) {
-        (0, ..) => {
-            let none = "there is no node to send to: nodes need a providerID of gce:// and an IPv4 address";
-            fact(Topic::TargetsHealthy, Truth::False, "NoTargets", none.to_owned())
-        }
-        (_, 0, 0) => {
-            let open = format!("{message}: traffic goes to all of them, as a health check can be wrong too");
-            fact(Topic::TargetsHealthy, Truth::False, "AllUnhealthy", open)
-        }
-        (_, 0, _) => fact(Topic::TargetsHealthy, Truth::Unknown, "NotProbedYet", message),
-        _ => fact(Topic::TargetsHealthy, Truth::True, "TargetsHealthy", message),
+/// So many nodes are named; the rest are counted.
+const NAMED: usize = 3;
+
+/// Nodes that Google takes no traffic to, while the others serve.
+fn accepted(desired: &LoadBalancer, observed: &Observed, config: &Config) -> Option<Fact> {
+    let wanted = translate(desired, config).ok()?;
+    let lacking = observed.lacks(&wanted.names.part("neg"), &wanted.zones).into_iter();
+    let mut all: Vec<String> = lacking
+        .map(|((zone, Endpoint { instance, ip }), refusal)| {
+            format!("{instance} in {zone} at {ip} ({})", refusal.message)
+        })
+        .collect();
+    if let Targets::Nodes(nodes) = &desired.targets {
+        let far = elsewhere(nodes, &config.region);
+        all.extend(far.into_iter().map(|(zone, Endpoint { instance, .. })| {
+            format!("{instance} in {zone} (not in region {})", config.region)
+        }));
     }
+    let named = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let more = all.len().checked_sub(NAMED).filter(|more| *more > 0);
+    let more = more.map(|more| format!("; and {more} more")).unwrap_or_default();
+    let message = format!(
+        "{} nodes cannot be taken, and the others serve: {named}{more}. A node's spec.providerID must name its instance \
+         and zone, its InternalIP the instance's first interface in --gce-network; they are offered again from time to \
+         time. Or exclude it: label node.kubernetes.io/exclude-from-external-load-balancers",
+        all.len()
+    );
+    (!all.is_empty()).then(|| fact(Topic::TargetsAccepted, Truth::False, "TargetsRefused", message))
 }

@@ -343,13 +343,34 @@ pub struct Endpoint {
     pub ip: IpAddr,
 }
 
+/// What Google says about an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// By IPv4.
+    pub v4: Health,
+    /// By IPv6.
+    pub v6: Health,
+    /// Where nodes are weighed and somebody asked.
+    pub weight: Option<Weight>,
+}
+
+/// What Google made of `X-Load-Balancing-Endpoint-Weight`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// It is this.
+    Is(u32),
+    /// It is not known; Google's word for why.
+    Unread(String),
+}
+
 /// What probes say about an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Health {
     /// It answers.
     Healthy,
     /// It does not.
     Unhealthy,
     /// Nobody has asked it yet, or it belongs to no load balancer yet.
+    #[default]
     Unknown,
 }

@@ -25,8 +25,22 @@ fn limit(scheme: Scheme, policy: ExternalTrafficPolicy) -> usize {
     }
 }
 
-/// The instance of a node: `gce://project/zone/name`, and its first IPv4 address.
-fn instance(node: &NodeTarget) -> Option<(String, Endpoint)> {
+/// The instance of a node: `gce://project/zone/name`, and its first IPv4 address; none of another region, which one
+/// region's backend service cannot have.
+fn instance(node: &NodeTarget, region: &str) -> Option<(String, Endpoint)> {
+    anywhere(node).filter(|(zone, _)| is_in(zone, region))
+}
+
+/// Instances that stand in other regions, with their zones.
+pub(crate) fn elsewhere(nodes: &BTreeSet<NodeTarget>, region: &str) -> Vec<(String, Endpoint)> {
+    nodes.iter().filter_map(anywhere).filter(|(zone, _)| !is_in(zone, region)).collect()
+}
+
+fn is_in(zone: &str, region: &str) -> bool {
+    zone.rsplit_once('-').is_some_and(|(own, _letter)| own == region)
+}
+
+fn anywhere(node: &NodeTarget) -> Option<(String, Endpoint)> {
     let (_project, rest) = node.provider_id.as_deref()?.strip_prefix("gce://")?.split_once('/')?;
     let (zone, name) = rest.split_once('/')?;
     let ip = *node.addresses.iter().find(|address| matches!(address, IpAddr::V4(_)))?;
@@ -36,13 +50,14 @@ fn instance(node: &NodeTarget) -> Option<(String, Endpoint)> {
 /// The chosen nodes. Under `Local`, those with endpoints come first, where not all find room.
 pub(crate) fn choose(
     nodes: &BTreeSet<NodeTarget>,
+    region: &str,
     service: &ServiceUid,
     scheme: Scheme,
     policy: ExternalTrafficPolicy,
 ) -> Zones {
     let mut ranked: BTreeMap<String, BTreeMap<(bool, u64, String), Endpoint>> = BTreeMap::new();
     for node in nodes {
-        if let Some((zone, endpoint)) = instance(node) {
+        if let Some((zone, endpoint)) = instance(node, region) {
             let later = policy == ExternalTrafficPolicy::Local && !node.has_ready_endpoints;
             let rank = fnv(&[service.as_str(), &endpoint.instance]);
             ranked.entry(zone).or_default().insert((later, rank, endpoint.instance.clone()), endpoint);
@@ -90,7 +105,7 @@ mod tests {
     fn chosen(nodes: &BTreeSet<u16>, policy: ExternalTrafficPolicy) -> BTreeSet<Endpoint> {
         let nodes = nodes.iter().map(|number| mk_node(*number)).collect();
         let uid = "uid".parse().unwrap();
-        choose(&nodes, &uid, Scheme::Internal, policy).into_values().flatten().collect()
+        choose(&nodes, "zone", &uid, Scheme::Internal, policy).into_values().flatten().collect()
     }
 
     proptest! {
@@ -125,7 +140,20 @@ mod tests {
         let mut node = mk_node(1);
         node.provider_id = Some("aws:///zone/i-1".to_owned());
         let uid = "uid".parse().unwrap();
-        let zones = choose(&BTreeSet::from([node]), &uid, Scheme::External, ExternalTrafficPolicy::Cluster);
-        assert!(zones.is_empty());
+        let nodes = BTreeSet::from([node]);
+        let zones = choose(&nodes, "zone", &uid, Scheme::External, ExternalTrafficPolicy::Cluster);
+        assert!(zones.is_empty() && elsewhere(&nodes, "zone").is_empty());
+    }
+
+    #[test]
+    fn a_node_of_another_region_is_left_out_by_name() {
+        let mut far = mk_node(1);
+        far.provider_id = Some("gce://p/zone-far-a/node-1".to_owned());
+        let nodes = BTreeSet::from([far, mk_node(2)]);
+        let uid = "uid".parse().unwrap();
+        let zones = choose(&nodes, "zone", &uid, Scheme::External, ExternalTrafficPolicy::Cluster);
+        assert_eq!(zones.keys().collect::<Vec<_>>(), ["zone-2"]);
+        let far = elsewhere(&nodes, "zone");
+        assert_eq!(far.iter().map(|(_, node)| node.instance.as_str()).collect::<Vec<_>>(), ["node-1"]);
     }
 }

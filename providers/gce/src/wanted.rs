@@ -120,7 +120,9 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
     weighing(&chosen, *external_traffic_policy, health_check.as_ref(), &mut wrong);
     let sources = senders(source_ranges, ip_families, &mut wrong);
     let zones = match targets {
-        Targets::Nodes(nodes) => choose(nodes, &owner.service, chosen.scheme, *external_traffic_policy),
+        Targets::Nodes(nodes) => {
+            choose(nodes, &config.region, &owner.service, chosen.scheme, *external_traffic_policy)
+        }
         Targets::Pods(_) => {
             let message = "nodes only: set portico.dev/target-kind to node";
             wrong.push((Field::TargetKind, message.to_owned()));
@@ -163,7 +165,8 @@ struct Chosen {
     scheme: Scheme,
     tier: Option<Tier>,
     subnetwork: Option<String>,
-    named: Option<String>,
+    /// Reserved addresses, by name.
+    named: Vec<String>,
     collection: Option<String>,
     global_access: bool,
     deny_others: bool,
@@ -231,10 +234,23 @@ impl std::str::FromStr for Name {
     }
 }
 
+/// The names of one or two.
+struct NameList(Vec<String>);
+
+impl std::str::FromStr for NameList {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let names = text.split(',').map(|name| name.trim().parse::<Name>().map(|Name(name)| name));
+        let names: Vec<String> = names.collect::<Result<_, ()>>()?;
+        if (1..=2).contains(&names.len()) { Ok(Self(names)) } else { Err(()) }
+    }
+}
+
 impl Chosen {
     fn read(options: &Options, scheme: Scheme, wrong: &mut Obstacles) -> Self {
         const PREFIX: &str = "a URL such as projects/P/regions/R/publicDelegatedPrefixes/NAME";
         const NAME: &str = "one name of lower-case letters, digits and '-'";
+        const NAMES: &str = "a name of lower-case letters, digits and '-', or two: IPV4-NAME,IPV6-NAME";
         let mut reader = options.reader();
         let kind = reader.parsed::<Type>(keys::TYPE, "\"Internal\" or \"External\"");
         let kind = kind.or(reader.parsed::<Type>(keys::OLD_TYPE, "\"Internal\" or \"External\""));
@@ -244,7 +260,10 @@ impl Chosen {
             scheme: kind.map_or(scheme, |Type(scheme)| scheme),
             tier: reader.parsed(keys::TIER, "\"Premium\" or \"Standard\""),
             subnetwork: subnetwork.map(|Name(name)| name),
-            named: reader.parsed::<Name>(keys::ADDRESSES, NAME).map(|Name(name)| name),
+            named: reader
+                .parsed::<NameList>(keys::ADDRESSES, NAMES)
+                .map(|NameList(names)| names)
+                .unwrap_or_default(),
             collection: reader.parsed::<Prefix>(keys::COLLECTION_V6, PREFIX).map(|Prefix(url)| url),
             global_access: reader.flag(keys::GLOBAL_ACCESS).unwrap_or_default(),
             deny_others: reader.flag(keys::DENY_FIREWALL).unwrap_or_default(),
@@ -263,7 +282,7 @@ impl Chosen {
     }
 }
 
-/// One for each family. Two with a name each would need to know which name is of which family.
+/// One for each family. Of two names the first is IPv4's: what they name nobody reads before it is used.
 fn frontends(
     chosen: &Chosen,
     families: &[IpFamily],
@@ -273,10 +292,13 @@ fn frontends(
 ) -> Vec<Frontend> {
     let Chosen { scheme, tier, subnetwork, named, collection, .. } = chosen;
     misplaced(chosen, families, wrong);
-    if named.is_some() && (families.len() > 1 || !requested.is_empty()) {
+    if !named.is_empty() && (named.len() != families.len() || !requested.is_empty()) {
         let message = format!(
-            "annotation {} names one address: it does not go with a second family or a requested address",
-            keys::ADDRESSES
+            "annotation {} names {} addresses: it needs one for each of the Service's {} families, IPV4-NAME,IPV6-NAME, and \
+             goes with no requested address",
+            keys::ADDRESSES,
+            named.len(),
+            families.len()
         );
         wrong.push((Field::RequestedAddresses, message));
     }
@@ -287,7 +309,8 @@ fn frontends(
     }
     let subnetwork = subnetwork.clone().unwrap_or_else(|| config.subnetwork.clone());
     let make = |family: &IpFamily| {
-        let source = match (named, requested.iter().find(|ip| IpFamily::of(**ip) == *family)) {
+        let own = if *family == IpFamily::IPv4 { named.first() } else { named.last() };
+        let source = match (own, requested.iter().find(|ip| IpFamily::of(**ip) == *family)) {
             (Some(name), _) => Source::Named(name.clone()),
             (None, Some(ip)) => Source::Exactly(*ip),
             (None, None) => Source::Own,

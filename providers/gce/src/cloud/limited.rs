@@ -11,7 +11,7 @@ use portico_limits::{Limit, Limiter, Pace, Priority};
 
 use super::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationFilter};
 use crate::names;
-use crate::resource::{Endpoint, Health, Id, Kind, Resource};
+use crate::resource::{Endpoint, Id, Kind, Resource, Seen};
 
 /// 1,500 a minute for each of these, counted by the minute and for the whole project: begin with not more than a fifth of
 /// a minute's at once. <https://cloud.google.com/compute/api-quota>
@@ -76,8 +76,12 @@ impl<C: Cloud> Cloud for Limited<C> {
         self.mutations.call(Priority::Provisioning, || self.cloud.delete(id), is_throttled).await
     }
 
-    async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Health>, CloudError> {
+    async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Seen>, CloudError> {
         self.reads.call(Priority::Targets, || self.cloud.endpoints(group), is_throttled).await
+    }
+
+    async fn health(&self, service: &str, group: &Id) -> Result<BTreeMap<String, Seen>, CloudError> {
+        self.reads.call(Priority::Background, || self.cloud.health(service, group), is_throttled).await
     }
 
     async fn attach(&self, group: &Id, endpoints: &[Endpoint]) -> Result<Operation, CloudError> {

@@ -22,7 +22,7 @@ use google_cloud_gax::retry_policy::NeverRetry;
 
 use super::wire::{self, Urls};
 use super::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationFilter};
-use crate::resource::{Endpoint, Health, Id, Kind, Resource};
+use crate::resource::{Endpoint, Id, Kind, Resource, Seen};
 
 /// No answer to a single call within this is none.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -290,8 +290,14 @@ impl Cloud for SdkCloud {
         answer.and_then(started)
     }
 
-    async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Health>, CloudError> {
+    async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Seen>, CloudError> {
         Box::pin(self.list_endpoints(group)).await
+    }
+
+    async fn health(&self, service: &str, group: &Id) -> Result<BTreeMap<String, Seen>, CloudError> {
+        let body = model::ResourceGroupReference::new().set_group(wire::group_url(zone(group), &group.name));
+        let answer = regional!(self, self.services.get_health().set_backend_service(service).set_body(body));
+        answer.map(wire::read_health)
     }
 
     async fn attach(&self, group: &Id, endpoints: &[Endpoint]) -> Result<Operation, CloudError> {

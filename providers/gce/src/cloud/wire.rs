@@ -4,8 +4,9 @@
 //! Invariant: what is written and then read back is equal; what cannot be read (a foreign shape under a name like
 //! ours) is `None`, and so never taken for ours.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use google_cloud_compute_v1::model;
 use ipnet::IpNet;
@@ -15,7 +16,7 @@ use super::{CloudError, Found, Operation, OperationState};
 use crate::names;
 use crate::resource::{
     Address, AddressRef, Affinity, BackendService, Endpoint, EndpointGroup, Firewall, ForwardingRule,
-    Forwards, Health, HealthCheck, Id, Kind, Place, Resource, Tier, Verdict,
+    Forwards, Health, HealthCheck, Id, Kind, Place, Resource, Seen, Tier, Verdict, Weight,
 };
 
 /// Seconds that connections to a node that leaves may go on, as GKE has it.
@@ -125,9 +126,7 @@ impl Urls {
         let BackendService { name: _, scheme, network, affinity, weighted, health_check, groups, seal } =
             service;
         let backend = |(zone, group): &(String, String)| {
-            model::Backend::new()
-                .set_group(format!("zones/{zone}/networkEndpointGroups/{group}"))
-                .set_balancing_mode("CONNECTION")
+            model::Backend::new().set_group(group_url(zone, group)).set_balancing_mode("CONNECTION")
         };
         let description = names::sealed(current.description.as_deref().unwrap_or_default(), seal.as_deref());
         current
@@ -242,6 +241,10 @@ pub(super) fn endpoint_group(
         .set_network_endpoint_type("GCE_VM_IP")
         .set_network(Urls::network(network))
         .set_subnetwork(urls.regional("subnetworks", subnetwork))
+}
+
+pub(super) fn group_url(zone: &str, name: &str) -> String {
+    format!("zones/{zone}/networkEndpointGroups/{name}")
 }
 
 pub(super) fn endpoint(Endpoint { instance, ip }: &Endpoint) -> model::NetworkEndpoint {
@@ -397,19 +400,48 @@ pub(super) fn read_endpoint_group(wire: model::NetworkEndpointGroup) -> Option<F
     Some(Found { members, ..found(Resource::EndpointGroup(group), wire.description) })
 }
 
-pub(super) fn read_endpoint(wire: model::NetworkEndpointWithHealthStatus) -> Option<(Endpoint, Health)> {
-    let states: Vec<&str> =
-        wire.healths.iter().filter_map(|health| health.health_state.as_ref()?.name()).collect();
-    let health = if states.contains(&"HEALTHY") {
-        Health::Healthy
-    } else if states.contains(&"UNHEALTHY") {
-        Health::Unhealthy
-    } else {
-        Health::Unknown
+/// Of several probes (of protocols, of rules) one that passes is enough.
+fn read_states<'a>(mut states: impl Iterator<Item = Option<&'a str>>) -> Health {
+    let better = |best, state| match (best, state) {
+        (_, Some("HEALTHY")) => ControlFlow::Break(Health::Healthy),
+        (_, Some("UNHEALTHY")) => ControlFlow::Continue(Health::Unhealthy),
+        (best, _) => ControlFlow::Continue(best),
+    };
+    let (ControlFlow::Break(health) | ControlFlow::Continue(health)) =
+        states.try_fold(Health::Unknown, better);
+    health
+}
+
+pub(super) fn read_endpoint(wire: model::NetworkEndpointWithHealthStatus) -> Option<(Endpoint, Seen)> {
+    let all = wire.healths.iter();
+    let seen = Seen {
+        v4: read_states(all.clone().map(|it| it.health_state.as_ref()?.name())),
+        v6: read_states(all.map(|it| it.ipv_6_health_state.as_ref()?.name())),
+        weight: None,
     };
     let endpoint = wire.network_endpoint?;
     let ip = endpoint.ip_address?.parse().ok()?;
-    Some((Endpoint { instance: last(endpoint.instance.as_deref()?), ip }, health))
+    Some((Endpoint { instance: last(endpoint.instance.as_deref()?), ip }, seen))
+}
+
+/// By instance; each forwarding rule has a state of its own.
+pub(super) fn read_health(wire: model::BackendServiceGroupHealth) -> BTreeMap<String, Seen> {
+    let mut by_instance: BTreeMap<String, Vec<model::HealthStatus>> = BTreeMap::new();
+    for status in wire.health_status {
+        let instance = status.instance.as_deref().map(last);
+        by_instance.entry(instance.unwrap_or_default()).or_default().push(status);
+    }
+    let seen = |all: &[model::HealthStatus]| Seen {
+        v4: read_states(all.iter().map(|it| it.health_state.as_ref()?.name())),
+        v6: read_states(all.iter().map(|it| it.ipv_6_health_state.as_ref()?.name())),
+        weight: all.iter().find_map(read_weight),
+    };
+    by_instance.into_iter().map(|(instance, all)| (instance, seen(&all))).collect()
+}
+
+fn read_weight(wire: &model::HealthStatus) -> Option<Weight> {
+    let weight = wire.weight.as_deref().and_then(|weight| weight.parse().ok()).map(Weight::Is);
+    weight.or_else(|| Some(Weight::Unread(wire.weight_error.as_ref()?.name()?.to_owned())))
 }
 
 /// `None` for operations on kinds that we do not know.

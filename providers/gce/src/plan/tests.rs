@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::provider::Call;
-use crate::resource::{AddressRef, Endpoint, Health};
+use crate::resource::{AddressRef, Endpoint, Seen};
 use ipnet::IpNet;
 
 fn mk_config() -> Config {
@@ -109,7 +109,7 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
         }
         Call::Attach { group, endpoints } => {
             let group = observed.endpoints.entry(group.clone()).or_default();
-            group.extend(endpoints.iter().cloned().map(|endpoint: Endpoint| (endpoint, Health::Healthy)));
+            group.extend(endpoints.iter().cloned().map(|endpoint: Endpoint| (endpoint, Seen::default())));
         }
         Call::Detach { group, endpoints } => {
             let group = observed.endpoints.entry(group.clone()).or_default();

@@ -160,6 +160,12 @@ impl Emulator {
         log.as_array().unwrap().iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
+    /// Calls since the last time that somebody asked so.
+    pub(crate) fn news(&self) -> Vec<String> {
+        let log = self.hook("news", None);
+        log.as_array().unwrap().iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
     /// How many calls changed something.
     pub(crate) fn writes(&self) -> usize {
         self.log().iter().filter(|line| is_write(line)).count()

@@ -12,7 +12,9 @@
 mod crash;
 mod economy;
 mod emulator;
+mod health;
 mod transitions;
+mod unfit;
 mod watched;
 mod world;
 

@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, ExternalTrafficPolicy, HealthCheck, IpFamily, LoadBalancer, LoadBalancerProvider, Look, Port,
-    Replacement, Scheme, SessionAffinity,
+    Desired, ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, LoadBalancer, LoadBalancerProvider,
+    Look, Port, Protocol, Replacement, Scheme, SessionAffinity,
 };
 use serde_json::Value;
 
-use crate::emulator::{Emulator, REGION};
-use crate::world::{GceWorld, frontends, mk_nodes, settle};
+use crate::emulator::{Emulator, REGION, STATIC};
+use crate::world::{GceWorld, frontends, mk_listener, mk_nodes, settle};
 
 fn specs(world: &GceWorld) -> Vec<(&'static str, LoadBalancer)> {
     let base = LoadBalancer { replacement: Replacement::Allowed, ..world.desired("moving") };
@@ -63,10 +63,28 @@ fn specs(world: &GceWorld) -> Vec<(&'static str, LoadBalancer)> {
                 external_traffic_policy: ExternalTrafficPolicy::Local,
                 health_check: local,
                 options: option("networking.gke.io/weighted-load-balancing", "pods-per-node"),
-                ..base
+                ..base.clone()
             },
         ),
+        ("many ports", LoadBalancer { listeners: (80..90).map(tcp).collect(), ..base.clone() }),
+        (
+            "sources and deny",
+            LoadBalancer {
+                source_ranges: BTreeSet::from(["192.0.2.0/24".parse().unwrap()]),
+                options: option("portico.dev/gce-deny-firewall", "true"),
+                ..base.clone()
+            },
+        ),
+        (
+            "standard tier",
+            LoadBalancer { options: option("cloud.google.com/network-tier", "Standard"), ..base.clone() },
+        ),
+        ("exact", LoadBalancer { requested_addresses: BTreeSet::from([STATIC.parse().unwrap()]), ..base }),
     ]
+}
+
+fn tcp(port: i32) -> Listener {
+    mk_listener(Protocol::Tcp, port)
 }
 
 fn both_families() -> Vec<IpFamily> {
@@ -104,9 +122,9 @@ async fn each_change_adds_before_it_takes_away() {
     settle(&provider, Desired::Present(&specs[0].1)).await.unwrap();
     for pair in tour.windows(2) {
         let ((from_name, _), (to_name, to)) = (&specs[pair[0]], &specs[pair[1]]);
-        let before = world.emulator.log().len();
+        world.emulator.news();
         settle(&provider, Desired::Present(to)).await.unwrap();
-        let calls = world.emulator.log().split_off(before);
+        let calls = world.emulator.news();
         let added = calls.iter().rposition(|line| adds(line)).unwrap_or_default();
         let taken = calls.iter().position(|line| takes_away(line)).unwrap_or(calls.len());
         assert!(added < taken || taken == calls.len(), "{from_name} to {to_name}: {calls:?}");
@@ -154,7 +172,7 @@ async fn each_family_has_an_address_one_rule_suffices_ipv6_and_firewalls_do_not_
 }
 
 #[tokio::test]
-async fn a_range_that_the_user_reserved_is_used_by_its_name_and_stays() {
+async fn addresses_that_the_user_reserved_are_used_by_their_names_and_stay() {
     let Some(emulator) = Emulator::start() else { return };
     let world = GceWorld::new(emulator).await;
     world.emulator.insert(
@@ -166,14 +184,25 @@ async fn a_range_that_the_user_reserved_is_used_by_its_name_and_stays() {
     );
     let mut desired = world.desired("reserved");
     desired.ip_families = vec![IpFamily::IPv6];
-    let named = ("networking.gke.io/load-balancer-ip-addresses".to_owned(), "user-static-6".to_owned());
-    desired.options = [named].into_iter().collect();
+    let named = |names: &str| {
+        [("networking.gke.io/load-balancer-ip-addresses".to_owned(), names.to_owned())].into_iter().collect()
+    };
+    desired.options = named("user-static-6");
     let provider = world.one(&desired.owner.cluster);
     settle(&provider, Desired::Present(&desired)).await.unwrap();
     let foreign = world.emulator.foreign();
     let own = |(path, _): &&(String, Value)| path.ends_with("/user-static-6");
     let range = format!("{}/96", foreign.iter().find(own).unwrap().1["address"].as_str().unwrap());
     assert_eq!(world.emulator.of("forwardingRules")[0]["IPAddress"], range);
+    // A second family with an address of its own, by its name too, comes beside it.
+    desired.ip_families = vec![IpFamily::IPv6, IpFamily::IPv4];
+    let blocked = provider.plan(Desired::Present(&desired), None).to_string();
+    assert!(blocked.contains("one for each of the Service's 2 families"), "{blocked}");
+    desired.options = named("user-static, user-static-6");
+    settle(&provider, Desired::Present(&desired)).await.unwrap();
+    let rules = world.emulator.of("forwardingRules");
+    let listens = |ip: &str| rules.iter().filter(|rule| rule["IPAddress"] == ip).count();
+    assert_eq!((rules.len(), listens(&range), listens(STATIC)), (3, 1, 2), "{rules:?}");
     settle(&provider, Desired::Absent(&desired.owner)).await.unwrap();
     assert_eq!(world.emulator.foreign(), foreign);
     world.emulator.assert_no_violations();

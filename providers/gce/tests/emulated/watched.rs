@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use portico_provider_gce::SdkCloud;
 use portico_provider_gce::cloud::{Cloud, CloudError, Found, Operation, OperationFilter};
-use portico_provider_gce::resource::{Endpoint, Health, Id, Kind, Resource};
+use portico_provider_gce::resource::{Endpoint, Id, Kind, Resource, Seen};
 
 /// Asks the emulator to keep its state, and answers with a digest of it.
 pub(crate) type Keep = Box<dyn Fn() -> String + Send + Sync>;
@@ -76,8 +76,12 @@ impl Cloud for Watched {
         Box::pin(self.call("delete", self.cloud.delete(id))).await
     }
 
-    async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Health>, CloudError> {
+    async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Seen>, CloudError> {
         self.call("list endpoints", self.cloud.endpoints(group)).await
+    }
+
+    async fn health(&self, service: &str, group: &Id) -> Result<BTreeMap<String, Seen>, CloudError> {
+        self.call("get health", self.cloud.health(service, group)).await
     }
 
     async fn attach(&self, group: &Id, endpoints: &[Endpoint]) -> Result<Operation, CloudError> {

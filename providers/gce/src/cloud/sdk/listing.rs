@@ -11,7 +11,7 @@ use google_cloud_gax::paginator::ItemPaginator;
 
 use super::{SdkCloud, bounded, wire, zone};
 use crate::cloud::{CloudError, Found, Operation};
-use crate::resource::{Endpoint, Health, Id, Kind};
+use crate::resource::{Endpoint, Id, Kind, Seen};
 
 /// The most that Compute Engine puts on a page.
 const PAGE: u32 = 500;
@@ -71,7 +71,7 @@ impl SdkCloud {
     }
 
     /// Endpoints of a group, with what their probes say.
-    pub(super) async fn list_endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Health>, CloudError> {
+    pub(super) async fn list_endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Seen>, CloudError> {
         let body = model::NetworkEndpointGroupsListEndpointsRequest::new().set_health_status("SHOW");
         let list = self.groups.list_network_endpoints().set_project(&self.project).set_zone(zone(group));
         let list = list.set_network_endpoint_group(&group.name).set_body(body);
