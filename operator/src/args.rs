@@ -64,9 +64,10 @@ impl ProviderKind {
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Services")]
 pub(crate) struct ClassArgs {
-    /// spec.loadBalancerClass of the Services to serve [default: portico.dev/<provider>]
-    #[arg(long)]
-    load_balancer_class: Option<String>,
+    /// spec.loadBalancerClass of the Services to serve; several by commas, or by the flag given again. Services that name
+    /// no class count as the first [default: portico.dev/<provider>]
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    load_balancer_class: Vec<String>,
     /// Serve LoadBalancer Services that name no class, too. Only one controller of a cluster may do so
     #[arg(long)]
     default_class: bool,
@@ -222,11 +223,13 @@ impl ClassArgs {
     /// Which Services are ours.
     pub(crate) fn rule(self, provider: ProviderKind) -> Result<ClassRule, ArgsError> {
         let Self { load_balancer_class, default_class } = self;
-        let class = load_balancer_class.unwrap_or_else(|| provider.class().to_owned());
-        if class.is_empty() {
+        if load_balancer_class.iter().any(String::is_empty) {
             return Err(ArgsError::Value { flag: "--load-balancer-class", value: "empty" });
         }
-        Ok(ClassRule { class, default: default_class })
+        let mut classes = load_balancer_class.into_iter();
+        let class = classes.next().unwrap_or_else(|| provider.class().to_owned());
+        let others = classes.filter(|other| *other != class).collect();
+        Ok(ClassRule { class, others, default: default_class })
     }
 }
 

@@ -10,6 +10,7 @@
 //! objects for one class the oldest counts; an object for a class that this operator does not serve is not mentioned.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
@@ -126,6 +127,18 @@ pub struct ParametersCondition {
 
 /// Annotations that the Services of our class have unless they say otherwise.
 pub(crate) type Defaults = BTreeMap<String, String>;
+
+/// Those of each class.
+pub(crate) type ClassDefaults = Arc<BTreeMap<String, Arc<Defaults>>>;
+
+/// GKE's class for internal load balancers.
+const GKE_INTERNAL_CLASS: &str = "networking.gke.io/l4-regional-internal";
+
+/// What the name of a class says already.
+pub(crate) fn by_name(class: &str) -> Defaults {
+    let internal = (options::SCHEME.key.to_owned(), "internal".to_owned());
+    if class == GKE_INTERNAL_CLASS { Defaults::from([internal]) } else { Defaults::new() }
+}
 
 /// What is wrong with one object.
 #[derive(Clone, Debug, PartialEq, Eq)]

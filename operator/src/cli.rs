@@ -31,7 +31,6 @@ use crate::fence::{Fence, FenceKeeper, fence};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
-use crate::service::ClassRule;
 use crate::watch::Router;
 use crate::world::{Change, Followed, World};
 
@@ -72,7 +71,6 @@ fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 struct Reached {
     client: Client,
     cluster: ClusterUid,
-    classes: ClassRule,
     settings: Settings,
 }
 
@@ -83,7 +81,7 @@ impl Reached {
         let client = Client::try_default().await.context("no way to the API server")?;
         let cluster = crate::run::cluster_uid(&client).await?;
         let settings = Settings {
-            classes: classes.clone(),
+            classes,
             cluster: cluster.clone(),
             resync: Duration::from_mins(10),
             read_only: true,
@@ -91,7 +89,7 @@ impl Reached {
             concurrency: 1,
             nodes: nodes.limits(),
         };
-        Ok(Self { client, cluster, classes, settings })
+        Ok(Self { client, cluster, settings })
     }
 
     /// An operator that knows the cluster as it is now, and writes nothing to it.

@@ -28,10 +28,9 @@ pub(crate) trait Client {
     ) -> impl Future<Output = anyhow::Result<Self::Output>> + Send;
 }
 
-/// Connects to the provider for a class, and lets `client` work with it.
+/// Connects to the provider, and lets `client` work with it.
 pub(crate) async fn connect<C: Client>(
     args: ProviderArgs,
-    class: &str,
     cluster: ClusterUid,
     client: C,
 ) -> anyhow::Result<C::Output> {
@@ -63,7 +62,7 @@ pub(crate) async fn connect<C: Client>(
             client.with(provider, limiters).await
         }
         ProviderKind::Gce => {
-            let config = gce_config(gce, class == GKE_INTERNAL_CLASS, cluster)?;
+            let config = gce_config(gce, cluster)?;
             let provider = GceProvider::connect(config, api_rate).await?;
             let limiters = provider.limiters();
             client.with(provider, limiters).await
@@ -86,21 +85,13 @@ async fn aws_provider(
     Ok((AwsProvider::new(cloud, config)?, limiters))
 }
 
-/// GKE's class for internal load balancers: `--load-balancer-class` takes it over.
-const GKE_INTERNAL_CLASS: &str = "networking.gke.io/l4-regional-internal";
-
-fn gce_config(
-    args: GceArgs,
-    internal: bool,
-    cluster: ClusterUid,
-) -> anyhow::Result<portico_provider_gce::Config> {
+fn gce_config(args: GceArgs, cluster: ClusterUid) -> anyhow::Result<portico_provider_gce::Config> {
     let GceArgs { project, region, network, subnetwork, endpoint } = args;
     Ok(portico_provider_gce::Config {
         project: project.context("--gce-project is missing")?,
         region: region.context("--gce-region is missing")?,
         network,
         subnetwork,
-        internal,
         endpoint,
         cluster,
     })

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::cause::Drift;
-use crate::classes::Defaults;
+use crate::classes::ClassDefaults;
 use crate::cluster::{Cluster, ClusterError};
 use crate::desired::Backing;
 use crate::events::{Notice, Severity};
@@ -82,7 +82,7 @@ pub(crate) struct Operator<P: LoadBalancerProvider, C> {
     pub(crate) gate: Arc<Gate>,
     guard: Mutex<Guard>,
     /// The class's defaults, and the version of the world they are of.
-    pub(crate) class: Mutex<Option<(u64, Arc<Defaults>)>>,
+    pub(crate) class: Mutex<Option<(u64, ClassDefaults)>>,
     tracks: Mutex<HashMap<ServiceUid, Track>>,
 }
 
@@ -158,7 +158,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let (admitted, slices) = (self.admitted(), self.world.slices(&ServiceKey::of(service)));
         let backing = Backing { nodes: &admitted.nodes, slices: &slices };
         let Settings { classes, cluster, .. } = &self.settings;
-        let defaults = self.defaults();
+        let defaults = self.defaults(classes.class_of(service));
         let context =
             Context { classes, capabilities: &self.capabilities, cluster, defaults: &defaults, backing };
         (stages::walk(service, context), admitted)
@@ -225,7 +225,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let service = if self.settings.classes.holds(service) {
             service
         } else {
-            held = self.cluster.set_finalizer(service, Some(&self.settings.classes.class)).await?;
+            held = self.cluster.set_finalizer(service, Some(self.settings.classes.class_of(service))).await?;
             self.world.renew(held.clone());
             &held
         };

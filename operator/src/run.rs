@@ -59,8 +59,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let election = if work.read_only { None } else { election.election()? };
     let client = Client::try_default().await.context("no way to the API server")?;
     let cluster = cluster_uid(&client).await?;
-    let (class, settings) = (classes.class.clone(), work.settings(classes, cluster.clone()));
-    connect(provider, &class, cluster, Setup { client, election, instance, work, process, settings }).await
+    let settings = work.settings(classes, cluster.clone());
+    connect(provider, cluster, Setup { client, election, instance, work, process, settings }).await
 }
 
 /// The cluster's UID: that of a Namespace which nobody can delete.
@@ -132,7 +132,7 @@ impl Setup {
         let (world, queue) = (Arc::new(World::default()), Arc::new(Queue::default()));
         let router = Router::new(Arc::clone(&world), Arc::clone(&queue));
         let classes = settings.classes.clone();
-        tracing::info!(provider = provider.name(), cluster = %settings.cluster, class = classes.class,
+        tracing::info!(provider = provider.name(), cluster = %settings.cluster, classes = classes.all().collect::<Vec<_>>().join(","),
             default_class = classes.default, instance, read_only = work.read_only, "starting");
 
         let parts = Parts { provider, cluster, world, queue, fence: fence.clone(), metrics: metrics.clone() };

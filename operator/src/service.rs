@@ -77,19 +77,42 @@ impl ServiceType {
 /// Which LoadBalancer Services are ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClassRule {
-    /// `spec.loadBalancerClass` that is ours.
+    /// `spec.loadBalancerClass` that is ours, also where a Service names none.
     pub(crate) class: String,
+    /// Others that are ours, too.
+    pub(crate) others: BTreeSet<String>,
     /// Whether a Service that names no class is ours, too.
     pub(crate) default: bool,
 }
 
 impl ClassRule {
+    /// Of one class.
+    #[cfg(test)]
+    pub(crate) fn one(class: &str, default: bool) -> Self {
+        Self { class: class.to_owned(), others: BTreeSet::new(), default }
+    }
+
+    /// Every class that is ours.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.class).chain(&self.others).map(String::as_str)
+    }
+
+    /// The one that a Service of ours has: what our finalizer on it is held by, and whose defaults it gets. So each
+    /// class can be handed over to an operator of its own.
+    pub(crate) fn class_of(&self, service: &Service) -> &str {
+        let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
+        self.all().find(|own| Some(*own) == asked).unwrap_or(&self.class)
+    }
+
+    fn serves(&self, class: &str) -> bool {
+        self.all().any(|own| own == class)
+    }
+
     /// Whether a Service of type LoadBalancer asks for us.
     pub(crate) fn owns(&self, service: &Service) -> bool {
-        let Self { class, default } = self;
         let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
         ServiceType::of(service) == ServiceType::LoadBalancer
-            && asked.map_or(*default, |asked| asked == class)
+            && asked.map_or(self.default, |asked| self.serves(asked))
     }
 
     /// Whether there is, or may be, anything of ours behind it.
@@ -99,10 +122,9 @@ impl ClassRule {
 
     /// Whether our finalizer holds it. One that does not say whose it is counts as ours.
     pub(crate) fn holds(&self, service: &Service) -> bool {
-        let Self { class, default: _ } = self;
         let annotations = service.metadata.annotations.as_ref();
         let holder = annotations.and_then(|annotations| annotations.get(HELD_BY));
-        has_finalizer(service) && holder.is_none_or(|holder| holder == class)
+        has_finalizer(service) && holder.is_none_or(|holder| self.serves(holder))
     }
 
     /// The class of another Portico operator whose finalizer holds it: that one has to let go first.
@@ -179,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_class_is_ours_by_name_or_by_default_and_nobody_elses() {
-        let ours = ClassRule { class: "portico.dev/local".to_owned(), default: false };
+        let ours = ClassRule::one("portico.dev/local", false);
         let default = ClassRule { default: true, ..ours.clone() };
         let classed = |class: Option<&str>| {
             with(mk_service("web"), |spec| spec.load_balancer_class = class.map(str::to_owned))
@@ -192,6 +214,33 @@ mod tests {
         }
         let node_port = with(mk_service("web"), |spec| spec.type_ = Some("NodePort".to_owned()));
         assert!(!default.owns(&node_port), "a class says nothing without the type");
+    }
+
+    #[test]
+    fn of_several_classes_each_is_ours_and_a_service_is_held_by_its_own() {
+        let both =
+            ClassRule { others: BTreeSet::from(["b/two".to_owned()]), ..ClassRule::one("a/one", true) };
+        let held_by = |class: Option<&str>, holder: &str| {
+            let mut service =
+                with(mk_service("web"), |spec| spec.load_balancer_class = class.map(str::to_owned));
+            service.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+            service
+                .metadata
+                .annotations
+                .get_or_insert_default()
+                .insert(HELD_BY.to_owned(), holder.to_owned());
+            service
+        };
+        for (class, own) in [(None, "a/one"), (Some("a/one"), "a/one"), (Some("b/two"), "b/two")] {
+            let service = held_by(class, own);
+            assert!(both.owns(&service) && both.holds(&service), "{class:?}");
+            assert_eq!(both.class_of(&service), own, "{class:?}");
+        }
+        let foreign = held_by(Some("c/three"), "c/three");
+        assert!(!both.owns(&foreign) && !both.holds(&foreign));
+        assert_eq!(both.held_by_another(&held_by(Some("b/two"), "c/three")), Some("c/three"));
+        // An operator of one of them takes over only what that one holds.
+        assert!(!ClassRule::one("b/two", false).holds(&held_by(None, "a/one")));
     }
 
     #[test]

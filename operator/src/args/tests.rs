@@ -13,9 +13,15 @@ fn the_class_follows_the_provider_unless_it_is_given() {
         classes.rule(provider.provider).unwrap()
     };
     let plain = rule(&["--provider", "bare-metal"]);
-    assert_eq!(plain, ClassRule { class: "portico.dev/bare-metal".to_owned(), default: false });
+    assert_eq!(plain, ClassRule::one("portico.dev/bare-metal", false));
     let given = rule(&["--provider=bare-metal", "--load-balancer-class=a/b", "--default-class"]);
-    assert_eq!(given, ClassRule { class: "a/b".to_owned(), default: true });
+    assert_eq!(given, ClassRule::one("a/b", true));
+    let several = ["--load-balancer-class=a/b,c/d", "--load-balancer-class=e/f", "--load-balancer-class=a/b"];
+    let given = rule(&[&["--provider=bare-metal"], several.as_slice()].concat());
+    assert_eq!(given.all().collect::<Vec<_>>(), ["a/b", "c/d", "e/f"]);
+    let Args { classes, provider, .. } =
+        parsed(&["--provider=bare-metal", "--load-balancer-class=a/b,"]).unwrap();
+    assert!(classes.rule(provider.provider).is_err(), "an empty one is a slip");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Owns: keeping the answer up to date. Leaves to others: what is right and wrong (`classes`), watching (`watch`).
 //! Invariant: objects are read anew only when one of them changed; a condition is written only when it says something new.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
@@ -10,14 +11,18 @@ use portico_provider::{
     HealthCheck, LoadBalancer, LoadBalancerProvider, Owner, ServiceName, TargetKind, Targets,
 };
 
-use super::{Defaults, Resolved, condition, resolve};
+use super::{ClassDefaults, Defaults, Resolved, by_name, condition, resolve};
 use crate::cluster::Cluster;
 use crate::operation::chain;
 use crate::reconcile::Operator;
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
-    /// What Services of our class have unless they say otherwise.
-    pub(crate) fn defaults(&self) -> Arc<Defaults> {
+    /// What Services of one of our classes have unless they say otherwise.
+    pub(crate) fn defaults(&self, class: &str) -> Arc<Defaults> {
+        self.class_defaults().get(class).map(Arc::clone).unwrap_or_default()
+    }
+
+    fn class_defaults(&self) -> ClassDefaults {
         let version = self.world.parameters_version();
         let mut known = self.class.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((read, defaults)) = &*known
@@ -25,19 +30,23 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         {
             return Arc::clone(defaults);
         }
-        let defaults = Arc::new(self.resolved().defaults);
+        let own = |(class, Resolved { defaults, verdicts: _ }): (String, Resolved)| {
+            let all = by_name(&class).into_iter().chain(defaults).collect();
+            (class, Arc::new(all))
+        };
+        let defaults = Arc::new(self.resolved().into_iter().map(own).collect());
         *known = Some((version, Arc::clone(&defaults)));
         defaults
     }
 
-    fn resolved(&self) -> Resolved {
-        let objects = self.world.parameters();
-        match self.plain() {
-            Some(plain) if !objects.is_empty() => {
-                resolve(&self.settings.classes.class, &objects, &self.provider, &plain)
-            }
+    /// By class.
+    fn resolved(&self) -> BTreeMap<String, Resolved> {
+        let (objects, plain) = (self.world.parameters(), self.plain());
+        let of = |class: &str| match &plain {
+            Some(plain) if !objects.is_empty() => resolve(class, &objects, &self.provider, plain),
             _ => Resolved::default(),
-        }
+        };
+        self.settings.classes.all().map(|class| (class.to_owned(), of(class))).collect()
     }
 
     /// The plainest load balancer there is: one TCP port, nobody behind it.
@@ -77,8 +86,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Once.
     pub(crate) async fn tell_parameters(&self) {
-        let (objects, Resolved { defaults: _, verdicts }) = (self.world.parameters(), self.resolved());
-        for verdict in verdicts {
+        let objects = self.world.parameters();
+        for verdict in self.resolved().into_values().flat_map(|resolved| resolved.verdicts) {
             let Some(object) = objects.iter().find(|it| it.metadata.name.as_ref() == Some(&verdict.name))
             else {
                 continue;

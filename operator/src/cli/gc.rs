@@ -27,9 +27,9 @@ const PATIENCE: Duration = Duration::from_mins(15);
 pub(super) async fn gc(args: GcArgs) -> anyhow::Result<ExitCode> {
     let GcArgs { dry_run: _, yes, output, reach, orphans } = args;
     let reached = Reached::of(&reach).await?;
-    let (class, cluster) = (reached.classes.class.clone(), reached.cluster.clone());
+    let cluster = reached.cluster.clone();
     let collecting = Collecting { delete: yes.then_some(orphans.orphan_grace), output, reached };
-    Box::pin(connect(reach.provider, &class, cluster, collecting)).await
+    Box::pin(connect(reach.provider, cluster, collecting)).await
 }
 
 struct Collecting {

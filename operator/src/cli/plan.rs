@@ -23,8 +23,8 @@ const AT_ONCE: usize = 8;
 pub(super) async fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let PlanArgs { services, output, reach } = args;
     let reached = Reached::of(&reach).await?;
-    let (class, cluster) = (reached.classes.class.clone(), reached.cluster.clone());
-    connect(reach.provider, &class, cluster, Planning { services, output, reached }).await
+    let cluster = reached.cluster.clone();
+    connect(reach.provider, cluster, Planning { services, output, reached }).await
 }
 
 struct Planning {

@@ -9,7 +9,7 @@ use crate::service::FINALIZER;
 use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
 
 fn walked_with(service: &Service, capabilities: &Capabilities) -> Staged {
-    let classes = ClassRule { class: "portico.dev/test".to_owned(), default: true };
+    let classes = ClassRule::one("portico.dev/test", true);
     let cluster: ClusterUid = CLUSTER.parse().unwrap();
     let backing = Backing { nodes: &[], slices: &[] };
     walk(

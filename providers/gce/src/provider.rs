@@ -36,8 +36,6 @@ pub struct Config {
     pub network: String,
     /// Their subnetwork, which internal addresses come from unless an annotation names another.
     pub subnetwork: String,
-    /// Whether every load balancer is internal, as GKE's class `networking.gke.io/l4-regional-internal` has it.
-    pub internal: bool,
     /// Compute Engine's counterpart for tests, `http://IP:PORT`; `None`: Google's, with Application Default
     /// Credentials.
     pub endpoint: Option<String>,

@@ -113,8 +113,7 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
     let mut wrong = unsupported(listeners, *proxy_protocol);
     let ports: BTreeSet<_> = listeners.iter().map(|it| (it.protocol, it.port.get())).collect();
     let check = checking(health_check.as_ref(), &ports, names.part("hc"), &mut wrong);
-    let scheme = if config.internal { Scheme::Internal } else { *scheme };
-    let chosen = Chosen::read(options, scheme, &mut wrong);
+    let chosen = Chosen::read(options, *scheme, &mut wrong);
     let frontends = frontends(&chosen, ip_families, requested_addresses, config, &mut wrong);
     let affinity = affinity(*session_affinity, &chosen, &mut wrong);
     weighing(&chosen, *external_traffic_policy, health_check.as_ref(), &mut wrong);

@@ -76,7 +76,7 @@ async fn play(events: Vec<Event>) {
 
 fn check(stage: &Stage) {
     let services = stage.cluster.with(|cluster| cluster.services.clone());
-    let classes = ClassRule { class: "portico.dev/fake".to_owned(), default: true };
+    let classes = ClassRule::one("portico.dev/fake", true);
     let mut expected = BTreeMap::new();
     for service in services.values() {
         assert!(!service::is_deleting(service), "nothing is stuck in deletion");

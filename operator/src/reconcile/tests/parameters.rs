@@ -3,7 +3,7 @@
 use super::stage::*;
 
 use crate::classes::{LoadBalancerClassParameters, LoadBalancerClassParametersSpec, SchemeParameter};
-use crate::testing::mk_service;
+use crate::testing::{mk_service, with};
 
 fn parameters(change: impl FnOnce(&mut LoadBalancerClassParametersSpec)) -> LoadBalancerClassParameters {
     let mut spec = LoadBalancerClassParametersSpec {
@@ -26,6 +26,31 @@ impl Stage {
             conditions.iter().map(|it| format!("{}/{}: {}", it.status, it.reason, it.message)).collect();
         words.join("; ")
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_classes_each_has_its_own_defaults_and_gkes_internal_one_means_internal() {
+    use portico_provider::Scheme::{External, Internal};
+    let mut stage = Stage::new();
+    let gke = ["external", "internal"].map(|kind| format!("networking.gke.io/l4-regional-{kind}"));
+    stage.settings.classes.others = gke.iter().cloned().collect();
+    let mut object = parameters(|spec| spec.scheme = Some(SchemeParameter::Internal));
+    object.spec.load_balancer_class.clone_from(&gke[0]);
+    let _running = stage.start().await;
+    for (name, class) in [("plain", None), ("outside", Some(&gke[0])), ("inside", Some(&gke[1]))] {
+        stage.cluster.apply(with(mk_service(name), |spec| spec.load_balancer_class = class.cloned()));
+    }
+    settle().await;
+    let scheme = |name: &str| {
+        stage.cloud.with(|cloud| {
+            let mut all = cloud.existing.values();
+            all.find(|(spec, _)| spec.owner.name.name() == name).map(|(spec, _)| spec.scheme).unwrap()
+        })
+    };
+    assert_eq!(["plain", "outside", "inside"].map(scheme), [External, External, Internal]);
+    stage.cluster.with(|cluster| cluster.put_parameters(&object));
+    settle().await;
+    assert_eq!(["plain", "outside", "inside"].map(scheme), [External, Internal, Internal]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new() -> Self {
         let settings = Settings {
-            classes: ClassRule { class: "portico.dev/fake".to_owned(), default: true },
+            classes: ClassRule::one("portico.dev/fake", true),
             cluster: CLUSTER.parse().unwrap(),
             resync: Duration::from_mins(10),
             read_only: false,

@@ -23,7 +23,6 @@ fn mk_config() -> Config {
         region: "r".to_owned(),
         network: "net".to_owned(),
         subnetwork: "sub".to_owned(),
-        internal: false,
         endpoint: None,
         cluster: "cluster-1".parse().unwrap(),
     }

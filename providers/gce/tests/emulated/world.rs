@@ -39,7 +39,6 @@ impl GceWorld {
             region: REGION.to_owned(),
             network: "default".to_owned(),
             subnetwork: "default".to_owned(),
-            internal: false,
             endpoint: Some(self.emulator.url.clone()),
             cluster: cluster.clone(),
         };
