@@ -13,7 +13,7 @@ use portico_nodeproxy::{
         Dataplane, Observed,
         nftables::{Config, Nftables},
     },
-    facts::{Fact, SOURCES},
+    facts::{Fact, SOURCES, Times},
     health::Health,
     health_check::Published,
     metrics::Metrics,
@@ -89,7 +89,7 @@ fn whatever_somebody_does_to_our_tables_is_repaired_without_any_event() {
     let stop = CancellationToken::new();
     let task = runtime.spawn(mk_sync(&node).run(inbox, stop.clone()));
     for event in packets::world() {
-        facts.blocking_send(Fact::Event(Box::new(event), None)).expect("the loop listens");
+        facts.blocking_send(Fact::Event(Box::new(event), Times::default())).expect("the loop listens");
     }
     for source in SOURCES {
         facts.blocking_send(Fact::Listed(source)).expect("the loop listens");
