@@ -11,6 +11,7 @@ use clap::{Args as Group, Parser, ValueEnum};
 use k8s_openapi::jiff::SignedDuration;
 use portico_limits::Pace;
 
+use crate::desired::GroupScope;
 use crate::leader::Candidate;
 use crate::service::ClassRule;
 
@@ -71,6 +72,9 @@ pub(crate) struct ClassArgs {
     /// Serve LoadBalancer Services that name no class, too. Only one controller of a cluster may do so
     #[arg(long)]
     default_class: bool,
+    /// Let Services share load balancers with groups of other namespaces (annotation portico.dev/group: namespace/name)
+    #[arg(long)]
+    groups_across_namespaces: bool,
 }
 
 /// The provider and what it needs.
@@ -222,7 +226,7 @@ pub(crate) struct Election {
 impl ClassArgs {
     /// Which Services are ours.
     pub(crate) fn rule(self, provider: ProviderKind) -> Result<ClassRule, ArgsError> {
-        let Self { load_balancer_class, default_class } = self;
+        let Self { load_balancer_class, default_class, groups_across_namespaces: _ } = self;
         if load_balancer_class.iter().any(String::is_empty) {
             return Err(ArgsError::Value { flag: "--load-balancer-class", value: "empty" });
         }
@@ -230,6 +234,11 @@ impl ClassArgs {
         let class = classes.next().unwrap_or_else(|| provider.class().to_owned());
         let others = classes.filter(|other| *other != class).collect();
         Ok(ClassRule { class, others, default: default_class })
+    }
+
+    /// Which groups a Service may name.
+    pub(crate) fn groups(&self) -> GroupScope {
+        if self.groups_across_namespaces { GroupScope::Cluster } else { GroupScope::Namespace }
     }
 }
 

@@ -77,6 +77,7 @@ struct Reached {
 impl Reached {
     async fn of(reach: &Reach) -> anyhow::Result<Self> {
         let Reach { classes, provider, nodes } = reach;
+        let groups = classes.groups();
         let classes = classes.clone().rule(provider.provider)?;
         let client = Client::try_default().await.context("no way to the API server")?;
         let cluster = crate::run::cluster_uid(&client).await?;
@@ -86,6 +87,7 @@ impl Reached {
             resync: Duration::from_mins(10),
             read_only: true,
             drift: Drift::Report,
+            groups,
             concurrency: 1,
             nodes: nodes.limits(),
         };

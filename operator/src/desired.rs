@@ -11,13 +11,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use portico_provider::{
-    Capabilities, ClusterUid, ExternalTrafficPolicy, HealthCheck, IngressAddress, InvalidListener,
+    Capabilities, ClusterUid, ExternalTrafficPolicy, GroupName, HealthCheck, IngressAddress, InvalidListener,
     InvalidOwner, IpFamily, Listener, LoadBalancer, NodeTarget, Owner, Port, Protocol, ServiceName,
     SessionAffinity, TargetKind, Targets,
 };
 
 use crate::classes::{self, Defaults};
-use crate::options::{self, Annotated};
+use crate::options::{self, Annotated, GroupRef};
 use crate::problem::{Problem, ProblemKind};
 use crate::service;
 use crate::targets::{self, SliceState};
@@ -32,6 +32,16 @@ pub(crate) struct Backing<'a> {
     pub(crate) nodes: &'a [NodeTarget],
     /// The Service's EndpointSlices.
     pub(crate) slices: &'a [SliceState],
+}
+
+/// Which groups a Service may share a load balancer with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum GroupScope {
+    /// Those of its own namespace: whoever may write Services there could as well take each other's.
+    #[default]
+    Namespace,
+    /// Those of any: every namespace trusts every other with its listeners.
+    Cluster,
 }
 
 /// What a Service asks for.
@@ -62,16 +72,19 @@ pub(crate) fn parse(
     owner: Owner,
     capabilities: &Capabilities,
     defaults: &Defaults,
+    groups: GroupScope,
     backing: Backing<'_>,
 ) -> Asked {
     let empty_spec = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&empty_spec);
     let annotations = classes::effective(service, defaults);
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-    let annotated = options::read(&annotations, capabilities, &mut problems, &mut warnings);
+    let mut annotated = options::read(&annotations, capabilities, &mut problems, &mut warnings);
+    let group = annotated.group.take().and_then(|asked| group(asked, &owner, groups, &mut problems));
     let mut reader = SpecReader { spec, problems: &mut problems };
     let load_balancer =
         reader.load_balancer(owner, annotated, capabilities, backing, service::published(service));
+    let load_balancer = LoadBalancer { group, ..load_balancer };
     let load_balancer = if problems.is_empty() { Ok(Box::new(load_balancer)) } else { Err(problems) };
     Asked { load_balancer, warnings }
 }
@@ -91,8 +104,16 @@ impl SpecReader<'_> {
         backing: Backing<'_>,
         published: BTreeSet<IngressAddress>,
     ) -> LoadBalancer {
-        let Annotated { addresses, proxy_protocol, scheme, target_kind, replacement, source_ranges, options } =
-            annotated;
+        let Annotated {
+            addresses,
+            proxy_protocol,
+            scheme,
+            target_kind,
+            replacement,
+            group: _,
+            source_ranges,
+            options,
+        } = annotated;
         let listeners = self.listeners();
         let external_traffic_policy = self.external_traffic_policy();
         let kind = self.target_kind(target_kind, capabilities);
@@ -113,6 +134,7 @@ impl SpecReader<'_> {
             requested_addresses: self.requested_addresses(addresses),
             scheme,
             replacement,
+            group: None,
             options,
             published,
         }
@@ -274,6 +296,31 @@ impl SpecReader<'_> {
         }
         asked
     }
+}
+
+/// The group by its full name, if this Service may be in it.
+fn group(
+    asked: GroupRef,
+    owner: &Owner,
+    scope: GroupScope,
+    problems: &mut Vec<Problem>,
+) -> Option<GroupName> {
+    let own = owner.name.namespace();
+    let GroupRef { namespace, name } = asked;
+    let namespace = namespace.unwrap_or_else(|| own.to_owned());
+    if namespace != own && scope == GroupScope::Namespace {
+        let message = format!(
+            "{namespace}/{name} is a group of another namespace: use one of {own}, or have an administrator start the \
+             operator with --groups-across-namespaces"
+        );
+        problems.push(Problem::new(
+            ProblemKind::InvalidAnnotation,
+            format!("annotation {}", options::GROUP.key),
+            message,
+        ));
+        return None;
+    }
+    GroupName::new(&namespace, &name)
 }
 
 fn listener(port: &ServicePort) -> Result<Listener, InvalidListener> {

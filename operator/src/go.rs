@@ -1,12 +1,13 @@
 //! Having a go: deciding on one, waiting for its turn, and what follows when it ends.
 //!
 //! ```text
-//! begin ─▶ Phase::Waiting ─ gate ─▶ Phase::Running ─ Operation ─▶ Finish ─▶ queue: the next look
+//! begin ─▶ Phase::Waiting ─ lanes, gate ─▶ Phase::Running ─ Operation ─▶ Finish ─▶ queue: the next look
 //! ```
 //! Owns: the life of a go as a task of its own. Leaves to others: the decision (`progress`), provider calls (`operation`).
-//! Invariants: one go at a time for each Service; a go is about what is wanted when its turn comes, not when it began
+//! Invariants: one go at a time for each Service, and for each thing that Services share; a go is about what is wanted when its turn comes, not when it began
 //! to wait; however it ends, its Service does not stay marked as running.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
@@ -17,7 +18,8 @@ use tokio::time::Instant;
 use crate::cause::{self, Cause};
 use crate::cluster::Cluster;
 use crate::events::Severity;
-use crate::gate::Priority;
+use crate::gate::{Permit, Priority};
+use crate::lanes::Held;
 use crate::operation::{self, End, Mode, Operation, Want};
 use crate::progress::{Decision, Phase, Track};
 use crate::reconcile::Operator;
@@ -60,12 +62,39 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             let priority = cause::priority(want, exists, cause);
             let (operator, owner) = (Arc::clone(self), owner.clone());
             self.goes.spawn(async move {
-                let Some(_permit) = operator.gate.enter(priority).await else { return };
+                let Some((held, _permit)) = operator.turn(priority, &owner).await else { return };
                 operator.gauge();
-                operator.go(key, &owner).await;
+                operator.go(key, &owner, &held).await;
             });
         }
         decision
+    }
+
+    /// Waits until nobody else has a go at what it shares, then for the gate; `None`: nothing may begin any more.
+    async fn turn(self: &Arc<Self>, priority: Priority, owner: &Owner) -> Option<(Held, Permit)> {
+        loop {
+            let held = self.lanes.enter(self.shared_by(owner)).await;
+            let permit = self.gate.enter(priority).await?;
+            // While it waited, it may have come to be about another group.
+            if self.shared_by(owner).is_subset(held.names()) {
+                return Some((held, permit));
+            }
+        }
+    }
+
+    /// What the go that waits for `owner` would share with others.
+    fn shared_by(&self, owner: &Owner) -> BTreeSet<String> {
+        let want = self.track(owner, |track| match &track.phase {
+            Phase::Waiting(want, _) => Some(want.clone()),
+            Phase::Idle | Phase::Running => None,
+        });
+        want.map(|want| self.shared(&want)).unwrap_or_default()
+    }
+
+    /// What is shared with others, by what is wanted and what the snapshot shows.
+    pub(crate) fn shared(&self, want: &Want) -> BTreeSet<String> {
+        let desired = want.desired();
+        self.provider.shares(desired, self.inventory.get(&desired.owner().service).as_ref())
     }
 
     /// Shows how many wait.
@@ -76,18 +105,23 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Has the go whose turn has come.
-    async fn go(self: Arc<Self>, key: ServiceKey, owner: &Owner) {
+    async fn go(self: Arc<Self>, key: ServiceKey, owner: &Owner, held: &Held) {
         let Some((want, cause)) = self.track(owner, Track::start) else { return };
         self.metrics.went(cause);
         let mode = cause::mode(&want, cause, self.settings.drift, self.settings.read_only);
         let look = self.first_look(&want, cause, mode);
         let finish = Finish { operator: Arc::clone(&self), key, want, cause };
         let Self { provider, fence, metrics, .. } = &*self;
-        let operation = Operation { provider, fence, metrics };
+        let held = held.names();
+        let operation = Operation { provider, fence, metrics, held: Some(held) };
         // Nobody waits for what an audit reads.
         let best = if cause == Cause::Audit { CallPriority::Background } else { CallPriority::Targets };
         let report = at_best(best, operation.run(&finish.want, mode, look)).await;
+        let changed = !report.steps.is_empty();
         finish.with(report, mode);
+        if changed {
+            self.stir(held, &owner.service);
+        }
     }
 
     /// How closely to look at first, by what the snapshot shows now that it is its turn.

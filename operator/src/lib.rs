@@ -28,6 +28,7 @@ mod gate;
 mod gc;
 mod go;
 mod inventory;
+mod lanes;
 mod leader;
 mod log;
 mod metrics;

@@ -26,6 +26,9 @@ const LOOKS: usize = 12;
 /// next read. Providers bound each request by themselves.
 const CALL_TIMEOUT: Duration = Duration::from_mins(3);
 
+/// When to have the next go at what this one may not touch.
+const STRAYED: Duration = Duration::from_secs(1);
+
 /// What is wanted for a Service.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Want {
@@ -97,6 +100,8 @@ pub(crate) struct Operation<'a, P> {
     pub(crate) fence: &'a Fence,
     /// Where calls are counted.
     pub(crate) metrics: &'a Metrics,
+    /// What it may touch of what Services share; `None`: whatever it meets, as nobody else is at work.
+    pub(crate) held: Option<&'a BTreeSet<String>>,
 }
 
 impl<P: LoadBalancerProvider> Operation<'_, P> {
@@ -106,12 +111,14 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
         let mut report = Report { observed: None, steps: Vec::new(), differed, end: End::Settled };
         for _ in 0..LOOKS {
             let read = Instant::now();
-            let owner = want.desired().owner();
-            match self.call("observe", self.provider.observe(owner, look)).await {
+            match self.call("observe", self.provider.observe_for(want.desired(), look)).await {
                 Ok(observed) => report.observed = Some((observed, read)),
                 Err(end) => return Report { end, ..report },
             }
             let observed = report.observed.as_ref().and_then(|(observed, _)| observed.as_ref());
+            if let Some(end) = self.strays(want, observed) {
+                return Report { end, ..report };
+            }
             let plan = self.provider.plan(want.desired(), observed);
             if let Some(closer) = look.before(want.desired(), observed.is_some(), &plan) {
                 look = closer;
@@ -128,7 +135,7 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             if mode == Mode::Plan {
                 return Report { end: End::Withheld(Box::new(PlanView::of(&plan))), ..report };
             }
-            tracing::info!(service = %owner.name, plan = %plan, "executing");
+            tracing::info!(service = %want.desired().owner().name, plan = %plan, "executing");
             if let Err(end) = self.execute(&plan, &mut report.steps).await {
                 return Report { end, ..report };
             }
@@ -136,6 +143,13 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
         }
         let message = format!("still not as desired after {LOOKS} looks; the provider's plan is at fault");
         Report { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
+    }
+
+    /// A read may show that it shares more than anybody knew when its turn came: then that is to be waited for first.
+    fn strays(&self, want: &Want, observed: Option<&P::Observed>) -> Option<End> {
+        let shared = self.provider.shares(want.desired(), observed);
+        let what = shared.difference(self.held?).next()?;
+        Some(End::InProgress { what: format!("its turn at {what}, which Services share"), retry: STRAYED })
     }
 
     async fn execute(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {

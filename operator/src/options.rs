@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portico_provider::{Capabilities, Field, Options, ProxyProtocol, Replacement, Scheme, TargetKind};
+use portico_provider::{
+    Capabilities, Field, GroupName, Options, ProxyProtocol, Replacement, Scheme, TargetKind,
+};
 
 use crate::problem::{Problem, ProblemKind};
 use crate::service::HELD_BY;
@@ -63,6 +65,12 @@ pub(crate) const ALLOW_REPLACEMENT: AnnotationSpec = AnnotationSpec {
     default: "false",
     field: None,
 };
+pub(crate) const GROUP: AnnotationSpec = AnnotationSpec {
+    key: "portico.dev/group",
+    value: "a name of up to 63 letters, digits, \"-\" and \".\", or namespace/name where the operator allows it",
+    default: "a load balancer of its own",
+    field: Some(Field::Group),
+};
 pub(crate) const SOURCE_RANGES: AnnotationSpec = AnnotationSpec {
     key: "service.beta.kubernetes.io/load-balancer-source-ranges",
     value: "CIDRs separated by commas, such as \"10.0.0.0/8,192.0.2.0/24\"",
@@ -71,8 +79,17 @@ pub(crate) const SOURCE_RANGES: AnnotationSpec = AnnotationSpec {
 };
 
 /// Every annotation that is not one provider's own; for docs, too.
-pub const ANNOTATIONS: [AnnotationSpec; 6] =
-    [ADDRESSES, PROXY_PROTOCOL, SCHEME, TARGET_KIND, ALLOW_REPLACEMENT, SOURCE_RANGES];
+pub const ANNOTATIONS: [AnnotationSpec; 7] =
+    [ADDRESSES, PROXY_PROTOCOL, SCHEME, TARGET_KIND, ALLOW_REPLACEMENT, GROUP, SOURCE_RANGES];
+
+/// A group as an annotation names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GroupRef {
+    /// `None`: the Service's own.
+    pub(crate) namespace: Option<String>,
+    /// Its name there.
+    pub(crate) name: String,
+}
 
 /// What annotations ask for; `None` and empty where they say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +99,7 @@ pub(crate) struct Annotated {
     pub(crate) scheme: Scheme,
     pub(crate) target_kind: Option<TargetKind>,
     pub(crate) replacement: Replacement,
+    pub(crate) group: Option<GroupRef>,
     pub(crate) source_ranges: BTreeSet<IpNet>,
     /// The provider's own.
     pub(crate) options: Options,
@@ -107,11 +125,22 @@ pub(crate) fn read(
         replacement: reader
             .one(ALLOW_REPLACEMENT, &[("true", Replacement::Allowed), ("false", Replacement::NeedsConsent)])
             .unwrap_or_default(),
+        group: reader.parsed(GROUP, parse_group),
         source_ranges: reader.list(SOURCE_RANGES, parse_range),
         options: provider_options(annotations, capabilities),
     };
     warnings.extend(unknown(annotations, capabilities));
     annotated
+}
+
+/// `name` or `namespace/name`.
+fn parse_group(text: &str) -> Option<GroupRef> {
+    let (namespace, name) = match text.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, text),
+    };
+    GroupName::new(namespace.unwrap_or("own"), name)?;
+    Some(GroupRef { namespace: namespace.map(str::to_owned), name: name.to_owned() })
 }
 
 /// A CIDR without its host bits, as kube-proxy reads it.
@@ -167,6 +196,15 @@ impl Reader<'_> {
         chosen
     }
 
+    fn parsed<T>(&mut self, spec: AnnotationSpec, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let value = self.annotations.get(spec.key)?;
+        let parsed = parse(value.trim());
+        if parsed.is_none() {
+            self.refuse(spec, value);
+        }
+        parsed
+    }
+
     fn list<T: Ord>(&mut self, spec: AnnotationSpec, parse: impl Fn(&str) -> Option<T>) -> BTreeSet<T> {
         let Some(value) = self.annotations.get(spec.key) else { return BTreeSet::new() };
         let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -203,7 +241,7 @@ mod tests {
     #[test]
     fn every_annotation_of_the_table_refuses_nonsense_with_key_and_remedy() {
         for spec in ANNOTATIONS {
-            let (annotated, problems, warnings) = read_one(spec.key, "nonsense");
+            let (annotated, problems, warnings) = read_one(spec.key, "non sense");
             assert_eq!(annotated, Annotated::default(), "{}", spec.key);
             assert!(warnings.is_empty(), "{warnings:?}");
             let text = problems.iter().map(ToString::to_string).collect::<String>();

@@ -29,6 +29,10 @@ pub(crate) enum ProblemKind {
     Unsupported,
     /// It needs another load balancer, and so the user's consent.
     ReplacementRequired,
+    /// Another Service of the group has that listener.
+    ListenerConflict,
+    /// Another Service of the group decides.
+    GroupConflict,
 }
 
 impl Problem {
@@ -47,6 +51,8 @@ impl Problem {
             ProblemKind::NodePortsRequired => "NodePortsRequired",
             ProblemKind::Unsupported => "Unsupported",
             ProblemKind::ReplacementRequired => "ReplacementRequired",
+            ProblemKind::ListenerConflict => "ListenerConflict",
+            ProblemKind::GroupConflict => "GroupConflict",
         }
     }
 }

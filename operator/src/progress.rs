@@ -4,6 +4,7 @@
 //! Invariants: pure; all that is remembered only saves work: forgetting it (a restart) leads to the same end. A
 //! failure keeps back only what failed: whoever changes the Service gets a new try at once.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::backoff;
 use crate::cause::Cause;
 use crate::metrics::State;
 use crate::operation::{End, Want};
+use crate::service::ServiceKey;
 use crate::status::{Progress, StatusPatch};
 
 /// How long until targets are looked at again, the first, the second … time that they are not healthy. New ones answer
@@ -39,6 +41,10 @@ pub(crate) struct Track {
     settled: Option<SpecHash>,
     /// It is its turn in the audit.
     pub(crate) audit: bool,
+    /// It waits for others of its group to give way: who it is, and what they share.
+    pub(crate) contends: Option<(ServiceKey, BTreeSet<String>)>,
+    /// Others of its group changed something.
+    pub(crate) stirred: bool,
     /// Failures in a row.
     failures: u32,
     /// Looks in a row that found targets not healthy.
@@ -96,14 +102,14 @@ impl Track {
         match last {
             Some(Ended { end: End::Settled, again, .. }) if idle => match again {
                 Some(again) if *again <= now => Decision::Go,
-                _ if self.audit => Decision::Go,
+                _ if self.audit || self.stirred => Decision::Go,
                 again => Decision::Rest(*again),
             },
             Some(Ended { again: Some(again), .. }) if *again > now => Decision::Hold(*again),
             Some(Ended { end: End::InProgress { .. } | End::Failed { .. } | End::Withheld(_), .. }) => {
                 Decision::Go
             }
-            _ if self.audit => Decision::Go,
+            _ if self.audit || self.stirred => Decision::Go,
             // What was wanted before may be half done, whatever the snapshot says.
             _ if idle && matches!(want, Want::Present(_)) && self.finished_last() => Decision::Rest(None),
             _ => Decision::Go,
@@ -118,6 +124,7 @@ impl Track {
     pub(crate) fn cause(&self, want: &Want, was_synced: bool) -> Cause {
         let Want::Present(wanted) = want else { return Cause::Change };
         match (&self.settled, &self.last) {
+            _ if self.stirred => Cause::Change,
             (Some(settled), _) if *settled == wanted.spec_hash() => {
                 if self.audit {
                     Cause::Audit
@@ -152,7 +159,10 @@ impl Track {
     /// Its turn has come: what it is about by now; `None`: nobody waits.
     pub(crate) fn start(&mut self) -> Option<(Want, Cause)> {
         match std::mem::replace(&mut self.phase, Phase::Running) {
-            Phase::Waiting(want, cause) => Some((*want, cause)),
+            Phase::Waiting(want, cause) => {
+                self.stirred = false;
+                Some((*want, cause))
+            }
             other => {
                 self.phase = other;
                 None

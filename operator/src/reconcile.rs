@@ -10,7 +10,7 @@
 //! left; a look never waits for the provider, so however slow that is, every other Service goes on; a Service that
 //! is not ours is not read, written or mentioned.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +27,12 @@ use tokio_util::task::TaskTracker;
 use crate::cause::Drift;
 use crate::classes::ClassDefaults;
 use crate::cluster::{Cluster, ClusterError};
-use crate::desired::Backing;
+use crate::desired::{Backing, GroupScope};
 use crate::events::{Notice, Severity};
 use crate::fence::Fence;
 use crate::gate::Gate;
 use crate::inventory::Inventory;
+use crate::lanes::Lanes;
 use crate::metrics::{Metrics, Reconciled, State};
 use crate::operation::{End, Want};
 use crate::problem::{Problem, ProblemKind};
@@ -59,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) read_only: bool,
     /// What to do about drift.
     pub(crate) drift: Drift,
+    /// Which groups a Service may name.
+    pub(crate) groups: GroupScope,
     /// How many goes may talk to the provider at once.
     pub(crate) concurrency: usize,
     /// How fast nodes may be taken away.
@@ -80,6 +83,8 @@ pub(crate) struct Operator<P: LoadBalancerProvider, C> {
     pub(crate) goes: TaskTracker,
     /// Who of them is next.
     pub(crate) gate: Arc<Gate>,
+    /// What only one of them may touch at a time.
+    pub(crate) lanes: Lanes,
     guard: Mutex<Guard>,
     /// The class's defaults, and the version of the world they are of.
     pub(crate) class: Mutex<Option<(u64, ClassDefaults)>>,
@@ -126,6 +131,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             metrics,
             goes: TaskTracker::new(),
             gate: Gate::new(settings.concurrency),
+            lanes: Lanes::default(),
             guard: Mutex::new(Guard::new(settings.nodes)),
             class: Mutex::default(),
             tracks: Mutex::default(),
@@ -157,10 +163,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     pub(crate) fn stages(&self, service: &Service) -> (Staged, Admitted) {
         let (admitted, slices) = (self.admitted(), self.world.slices(&ServiceKey::of(service)));
         let backing = Backing { nodes: &admitted.nodes, slices: &slices };
-        let Settings { classes, cluster, .. } = &self.settings;
-        let defaults = self.defaults(classes.class_of(service));
+        let Settings { classes, cluster, groups, .. } = &self.settings;
+        let (defaults, capabilities) = (self.defaults(classes.class_of(service)), &self.capabilities);
         let context =
-            Context { classes, capabilities: &self.capabilities, cluster, defaults: &defaults, backing };
+            Context { classes, capabilities, cluster, defaults: &defaults, groups: *groups, backing };
         (stages::walk(service, context), admitted)
     }
 
@@ -240,7 +246,12 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         if let Decision::Rest(again) = &mut decision {
             *again = self.watch_health(&load_balancer.owner, &want, &report);
         }
-        let progress = self.track(&load_balancer.owner, |track| track.progress(&want, &plan));
+        let of_the_group = plan.blocked().iter().any(|it| it.obstacle.is_of_the_group());
+        let contends = of_the_group.then(|| (ServiceKey::of(service), self.shared(&want)));
+        let progress = self.track(&load_balancer.owner, |track| {
+            track.contends = contends;
+            track.progress(&want, &plan)
+        });
         let problems = obstacles(&plan);
         self.state(&load_balancer.owner, state(&progress, &problems));
         let situation =
@@ -375,6 +386,19 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         with(self.tracks().entry(owner.service.clone()).or_default())
     }
 
+    /// Brings back those whom only what others have of `names` stands in the way of: it has changed.
+    pub(crate) fn stir(&self, names: &BTreeSet<String>, by: &ServiceUid) {
+        for (uid, track) in self.tracks().iter_mut().filter(|(uid, _)| *uid != by) {
+            if let Some((key, theirs)) = &track.contends
+                && !theirs.is_disjoint(names)
+            {
+                tracing::debug!(service = %key, %uid, "brought back: its group changed");
+                track.stirred = true;
+                self.queue.add(key.clone());
+            }
+        }
+    }
+
     fn tracks(&self) -> MutexGuard<'_, HashMap<ServiceUid, Track>> {
         self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -385,6 +409,8 @@ fn obstacles<S>(plan: &Plan<S>) -> Vec<Problem> {
         let kind = match blocked.obstacle {
             Obstacle::Unsupported => ProblemKind::Unsupported,
             Obstacle::ReplacementRequired => ProblemKind::ReplacementRequired,
+            Obstacle::ListenerConflict => ProblemKind::ListenerConflict,
+            Obstacle::GroupConflict => ProblemKind::GroupConflict,
         };
         Problem::new(kind, blocked.field.to_string(), blocked.message.clone())
     };

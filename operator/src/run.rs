@@ -53,13 +53,14 @@ use crate::world::World;
 /// Runs until SIGTERM or SIGINT, or until something that must not end, ends.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { classes, provider, election, work, process } = args;
+    let groups = classes.groups();
     let classes = classes.rule(provider.provider)?;
     let instance = election.instance();
     // Who writes nothing needs no leave to write, and must not keep it from others.
     let election = if work.read_only { None } else { election.election()? };
     let client = Client::try_default().await.context("no way to the API server")?;
     let cluster = cluster_uid(&client).await?;
-    let settings = work.settings(classes, cluster.clone());
+    let settings = work.settings(classes, groups, cluster.clone());
     connect(provider, cluster, Setup { client, election, instance, work, process, settings }).await
 }
 

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Service;
 use portico_provider::{Capabilities, ClusterUid, LoadBalancer, Owner};
 
 use crate::classes::Defaults;
-use crate::desired::{self, Backing};
+use crate::desired::{self, Backing, GroupScope};
 use crate::problem::{self, Problem};
 use crate::service::{ClassRule, ServiceType};
 
@@ -33,6 +33,8 @@ pub(crate) struct Context<'a> {
     pub(crate) cluster: &'a ClusterUid,
     /// What the Service has unless it says otherwise.
     pub(crate) defaults: &'a Defaults,
+    /// Which groups it may name.
+    pub(crate) groups: GroupScope,
     /// Possible targets.
     pub(crate) backing: Backing<'a>,
 }
@@ -136,9 +138,9 @@ fn release(owner: Owner, because: &'static str) -> Staged {
 }
 
 fn provide(service: &Service, owner: Owner, context: Context<'_>) -> Staged {
-    let Context { classes: _, capabilities, cluster: _, defaults, backing } = context;
+    let Context { classes: _, capabilities, cluster: _, defaults, groups, backing } = context;
     let desired::Asked { load_balancer, warnings } =
-        desired::parse(service, owner.clone(), capabilities, defaults, backing);
+        desired::parse(service, owner.clone(), capabilities, defaults, groups, backing);
     let pods = load_balancer.as_ref().is_ok_and(|load_balancer| load_balancer::targets_pods(load_balancer));
     let mut stages = inner(service, capabilities, pods);
     let waiting = stages.iter().any(|(_, standing)| matches!(standing, Standing::Waiting(_)));

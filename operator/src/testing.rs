@@ -16,7 +16,7 @@ use portico_provider::{
 };
 
 use crate::classes::Defaults;
-use crate::desired::{self, Backing};
+use crate::desired::{self, Backing, GroupScope};
 
 mod cloud;
 mod cluster;
@@ -139,7 +139,14 @@ pub(crate) fn mk_owner(name: &str) -> Owner {
 /// The load balancer that `mk_service(name)` asks for, in a cluster without nodes.
 pub(crate) fn mk_load_balancer(name: &str) -> LoadBalancer {
     let backing = Backing { nodes: &[], slices: &[] };
-    let asked = desired::parse(&mk_service(name), mk_owner(name), &CAPABILITIES, &Defaults::new(), backing);
+    let asked = desired::parse(
+        &mk_service(name),
+        mk_owner(name),
+        &CAPABILITIES,
+        &Defaults::new(),
+        GroupScope::Namespace,
+        backing,
+    );
     let load_balancer = *asked.load_balancer.unwrap();
     LoadBalancer { published: BTreeSet::new(), ..load_balancer }
 }

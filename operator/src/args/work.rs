@@ -9,6 +9,7 @@ use clap::Args as Group;
 
 use super::duration;
 use crate::cause::Drift;
+use crate::desired::GroupScope;
 use crate::gc::limit;
 use crate::reconcile::Settings;
 use crate::service::ClassRule;
@@ -97,13 +98,19 @@ impl OrphanArgs {
 
 impl WorkArgs {
     /// What stays the same while the process runs.
-    pub(crate) fn settings(&self, classes: ClassRule, cluster: portico_provider::ClusterUid) -> Settings {
+    pub(crate) fn settings(
+        &self,
+        classes: ClassRule,
+        groups: GroupScope,
+        cluster: portico_provider::ClusterUid,
+    ) -> Settings {
         Settings {
             classes,
             cluster,
             resync: self.resync,
             read_only: self.read_only,
             drift: self.drift,
+            groups,
             concurrency: self.provider_concurrency.into(),
             nodes: self.nodes.limits(),
         }

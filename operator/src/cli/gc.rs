@@ -102,7 +102,11 @@ async fn delete_one<P: LoadBalancerProvider>(operator: &Arc<Looking<P>>, owner: 
     let (want, began) = (Want::Absent(owner), Instant::now());
     let Looking { provider, fence, metrics, .. } = &**operator;
     loop {
-        match (Operation { provider, fence, metrics }).run(&want, Mode::Execute, Look::Fresh).await.end {
+        match (Operation { provider, fence, metrics, held: None })
+            .run(&want, Mode::Execute, Look::Fresh)
+            .await
+            .end
+        {
             End::Settled => return Ok(()),
             End::InProgress { retry, what: _ } if began.elapsed() < PATIENCE => sleep(retry).await,
             End::InProgress { what, retry: _ } => return Err(format!("still waiting for {what}")),

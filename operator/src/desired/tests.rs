@@ -9,7 +9,14 @@ use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
 
 fn asked(service: &Service) -> Asked {
     let owner = owner(service, &CLUSTER.parse().unwrap()).unwrap();
-    parse(service, owner, &CAPABILITIES, &Defaults::new(), Backing { nodes: &[], slices: &[] })
+    parse(
+        service,
+        owner,
+        &CAPABILITIES,
+        &Defaults::new(),
+        GroupScope::Namespace,
+        Backing { nodes: &[], slices: &[] },
+    )
 }
 
 fn accepted(change: impl FnOnce(&mut ServiceSpec)) -> LoadBalancer {

@@ -5,6 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::*;
 use crate::classes::Defaults;
+use crate::desired::GroupScope;
 use crate::service::FINALIZER;
 use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
 
@@ -14,7 +15,14 @@ fn walked_with(service: &Service, capabilities: &Capabilities) -> Staged {
     let backing = Backing { nodes: &[], slices: &[] };
     walk(
         service,
-        Context { classes: &classes, capabilities, cluster: &cluster, defaults: &Defaults::new(), backing },
+        Context {
+            classes: &classes,
+            capabilities,
+            cluster: &cluster,
+            defaults: &Defaults::new(),
+            groups: GroupScope::Namespace,
+            backing,
+        },
     )
 }
 

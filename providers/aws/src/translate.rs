@@ -52,6 +52,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
         requested_addresses,
         scheme,
         replacement: _,
+        group: _, // of what exists
         options,
         published: _,
     } = desired;

@@ -28,6 +28,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         rule(Field::IpFamilies, Mutability::Mutable),
         rule(Field::RequestedAddresses, Mutability::Immutable),
         rule(Field::Scheme, Mutability::Immutable),
+        rule(Field::Group, Mutability::Immutable),
         rule(Field::Options, Mutability::Immutable),
     ],
     options: &[],

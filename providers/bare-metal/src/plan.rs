@@ -40,6 +40,12 @@ fn present(desired: &LoadBalancer) -> Plan<NoStep> {
     if desired.scheme == Scheme::Internal {
         block(Field::Scheme, "node ports cannot be internal: remove the internal scheme".into());
     }
+    if let Some(group) = &desired.group {
+        let message = format!(
+            "there is no load balancer that {group} could share: remove annotation portico.dev/group"
+        );
+        block(Field::Group, message);
+    }
     for address in &desired.requested_addresses {
         block(
             Field::RequestedAddresses,

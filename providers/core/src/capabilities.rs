@@ -101,13 +101,15 @@ pub enum Field {
     RequestedAddresses,
     /// `scheme`.
     Scheme,
+    /// `group`.
+    Group,
     /// One of `options`; its own row is in [`Capabilities::options`].
     Options,
 }
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Listeners,
         Self::Targets,
         Self::TargetKind,
@@ -119,6 +121,7 @@ impl Field {
         Self::IpFamilies,
         Self::RequestedAddresses,
         Self::Scheme,
+        Self::Group,
         Self::Options,
     ];
 }
@@ -138,6 +141,7 @@ impl Field {
             Self::IpFamilies => "spec.ipFamilies",
             Self::RequestedAddresses => "requested address",
             Self::Scheme => "scheme",
+            Self::Group => "group",
             Self::Options => "annotation",
         }
     }

@@ -5,6 +5,7 @@
 //! Invariant: one meaning has one form. Whatever has no order is a set, so equality and
 //! [`LoadBalancer::spec_hash`] do not depend on the order of an API list.
 
+mod group;
 mod hash;
 mod health;
 mod listener;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::IngressAddress;
 
+pub use group::GroupName;
 pub use hash::SpecHash;
 pub use health::{HealthCheck, Probe, ProbePort};
 pub use listener::{InvalidListener, Listener, ListenerKey, Port, Protocol};
@@ -58,6 +60,10 @@ pub struct LoadBalancer {
     pub scheme: Scheme,
     /// Whether the user agreed that a change may replace the load balancer (and so its address).
     pub replacement: Replacement,
+    /// The group of Services whose load balancer this one shares, by annotation `portico.dev/group`; each has listeners
+    /// of its own there. `None`: it has one to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     /// Annotations that this provider listed in its [`crate::Capabilities::options`], by their full names.
     pub options: Options,
     /// Where clients connect by the Service's status at this moment. Not a wish and not part of the spec hash:
@@ -83,6 +89,7 @@ impl LoadBalancer {
             requested_addresses: BTreeSet::new(),
             scheme: Scheme::External,
             replacement: Replacement::NeedsConsent,
+            group: None,
             options: Options::default(),
             published: BTreeSet::new(),
         }

@@ -66,14 +66,28 @@ pub enum Obstacle {
     Unsupported,
     /// It needs another load balancer, and so the user's consent.
     ReplacementRequired,
+    /// Another Service of the group has that listener.
+    ListenerConflict,
+    /// It is a matter of the whole load balancer, which another Service of the group decides.
+    GroupConflict,
 }
 
 impl Obstacle {
+    /// Whether it may go by itself when another Service of the group changes.
+    pub fn is_of_the_group(self) -> bool {
+        match self {
+            Self::Unsupported | Self::ReplacementRequired => false,
+            Self::ListenerConflict | Self::GroupConflict => true,
+        }
+    }
+
     /// Condition reason, Event reason and metric label.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Unsupported => "Unsupported",
             Self::ReplacementRequired => "ReplacementRequired",
+            Self::ListenerConflict => "ListenerConflict",
+            Self::GroupConflict => "GroupConflict",
         }
     }
 }

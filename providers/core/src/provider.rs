@@ -21,13 +21,14 @@ use crate::report::Report;
 ///
 /// # What the operator does
 /// It reads [`inventory`](Self::inventory) once for all Services, plans each Service from its part of it, and
-/// when there is something to do or to wait for, has a go: it calls [`observe`](Self::observe), plans, executes the
+/// when there is something to do or to wait for, has a go: it calls [`observe_for`](Self::observe_for), plans, executes the
 /// steps in order, stops at the first error or [`Outcome::InProgress`], and begins again with `observe` and `plan`.
 /// How closely it looks is [`Look::first`], [`Look::before`] and [`Look::after`]: own steps that were answered are believed, what
 /// narrows is planned from a look that confirmed it, and only a fresh look proves that nothing is left. It writes
 /// [`report`](Self::report) whenever there is something observed. A Service that goes away is planned as
 /// [`Desired::Absent`] until a fresh `observe` answers `None`; only then its finalizer goes. What the inventory shows
-/// without a Service in the cluster is deleted the same way. At any moment at most one go is under way for a Service.
+/// without a Service in the cluster is deleted the same way. At any moment at most one go is under way for a Service, and
+/// for each thing that Services [share](Self::shares).
 ///
 /// # What a provider promises
 /// 1. `plan` is synchronous, total and deterministic: equal arguments, equal plan, no I/O, no clock, no panic.
@@ -73,6 +74,23 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
         owner: &Owner,
         look: Look,
     ) -> impl Future<Output = Result<Option<Self::Observed>, ProviderError>> + Send;
+
+    /// The same for a plan that is to be made for `desired`: of a load balancer that it shares, or is to share, with others
+    /// also what they have there. A provider without shared load balancers needs no more than [`observe`](Self::observe).
+    fn observe_for(
+        &self,
+        desired: Desired<'_>,
+        look: Look,
+    ) -> impl Future<Output = Result<Option<Self::Observed>, ProviderError>> + Send {
+        self.observe(desired.owner(), look)
+    }
+
+    /// Names of what this Service shares with others, or is to share: goes with one of them in common must not overlap.
+    /// Total and deterministic, as `plan`.
+    fn shares(&self, desired: Desired<'_>, observed: Option<&Self::Observed>) -> BTreeSet<String> {
+        let (_, _) = (desired, observed);
+        BTreeSet::new()
+    }
 
     /// What to do next, from what is desired and what was observed.
     fn plan(&self, desired: Desired<'_>, observed: Option<&Self::Observed>) -> Plan<Self::Step>;

@@ -52,6 +52,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         rule(Field::IpFamilies, Mutability::Mutable),
         rule(Field::RequestedAddresses, Mutability::Replace),
         rule(Field::Scheme, Mutability::Replace),
+        rule(Field::Group, Mutability::Immutable),
         rule(Field::Options, Mutability::Mutable),
     ],
     options: &[

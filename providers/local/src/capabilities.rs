@@ -34,6 +34,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         rule(Field::IpFamilies, Mutability::Mutable),
         rule(Field::RequestedAddresses, Mutability::Replace),
         rule(Field::Scheme, Mutability::Immutable),
+        rule(Field::Group, Mutability::Immutable),
         rule(Field::Options, Mutability::Mutable),
     ],
     options: &[OptionSpec {

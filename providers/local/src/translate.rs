@@ -31,6 +31,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Spec, Obstacles> {
         requested_addresses,
         scheme,
         replacement: _,
+        group,
         options,
         published: _,
     } = desired;
@@ -40,6 +41,10 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Spec, Obstacles> {
         reader.finish().into_iter().map(|error| (Field::Options, error.to_string())).collect();
     obstacles.extend(wrong_listeners(listeners, targets, *proxy_protocol));
     obstacles.extend(wrong_addresses(desired));
+    obstacles.extend(group.as_ref().map(|group| {
+        let message = format!("portico-lb gives each Service an address of its own, and {group} cannot share one: remove annotation portico.dev/group");
+        (Field::Group, message)
+    }));
     if *scheme == Scheme::Internal {
         obstacles
             .push((Field::Scheme, "portico-lb has one network only: remove the internal scheme".to_owned()));

@@ -51,6 +51,7 @@ impl Stage {
             resync: Duration::from_mins(10),
             read_only: false,
             drift: Drift::Repair,
+            groups: GroupScope::Namespace,
             concurrency: 16,
             nodes: Limits { unready: Duration::ZERO, share: 50, hold: Duration::from_mins(5) },
         };

@@ -54,7 +54,7 @@ async fn run<W: World>(
     let mut wish = wish.clone();
     let mut look = Look::Confirm;
     for _ in 0..LOOKS {
-        let observed = looked(process, &wish.owner, look).await?;
+        let observed = looked(process, Desired::Present(&wish), look).await?;
         wish.published = super::life::addresses(&process.report(&wish, observed.as_ref()));
         let plan = plan_twice(process, Desired::Present(&wish), observed.as_ref())?;
         if let Some(closer) = look.before(Desired::Present(&wish), observed.is_some(), &plan) {
@@ -78,7 +78,7 @@ async fn end<W: World>(
     let wanted = Desired::Absent(owner);
     let mut look = Look::Confirm;
     for _ in 0..LOOKS {
-        let observed = looked(process, owner, look).await?;
+        let observed = looked(process, wanted, look).await?;
         let plan = plan_twice(process, wanted, observed.as_ref())?;
         match look.before(wanted, observed.is_some(), &plan) {
             Some(closer) => look = closer,
@@ -91,10 +91,10 @@ async fn end<W: World>(
 
 async fn looked<P: LoadBalancerProvider>(
     process: &P,
-    owner: &Owner,
+    desired: Desired<'_>,
     look: Look,
 ) -> Result<Option<P::Observed>, Violation> {
-    let observed = process.observe(owner, look).await;
+    let observed = process.observe_for(desired, look).await;
     observed.map_err(|error| Violation::new("observe answers", format!("{look:?}: {error}")))
 }
 

@@ -99,7 +99,7 @@ pub(super) async fn observe<P: LoadBalancerProvider>(
     desired: Desired<'_>,
 ) -> Result<Option<P::Observed>, Violation> {
     provider
-        .observe(desired.owner(), Look::Fresh)
+        .observe_for(desired, Look::Fresh)
         .await
         .map_err(|error| Violation::new("observe answers", format!("{error} ({})", error.reason())))
 }
