@@ -12,6 +12,8 @@ usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, 
        account.py ENDPOINT calls              how often each API was called since the last time this was asked, as JSON
        account.py ENDPOINT crowd              things for the tagging API alone, read from standard input
 """
+import ipaddress
+import itertools
 import json
 import sys
 import urllib.request
@@ -32,14 +34,21 @@ def clients(endpoint):
 
 def make(endpoint):
     ec2, elb = clients(endpoint)
-    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16", AmazonProvidedIpv6CidrBlock=True)["Vpc"]["VpcId"]
+    whole = ec2.describe_vpcs(VpcIds=[vpc])["Vpcs"][0]["Ipv6CidrBlockAssociationSet"][0]["Ipv6CidrBlock"]
+    ranges = [str(net) for net in itertools.islice(ipaddress.ip_network(whole).subnets(new_prefix=64), 3)]
     # Where the pods of clusters in tests are.
     ec2.associate_vpc_cidr_block(VpcId=vpc, CidrBlock="10.244.0.0/16")
     gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
     ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
     subnets = []
     for number, zone in enumerate("abc"):
-        subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{number}.0/24", AvailabilityZone=f"us-east-1{zone}")
+        subnet = ec2.create_subnet(
+            VpcId=vpc,
+            CidrBlock=f"10.0.{number}.0/24",
+            Ipv6CidrBlock=ranges[number],
+            AvailabilityZone=f"us-east-1{zone}",
+        )
         subnets.append(subnet["Subnet"]["SubnetId"])
         tags = [{"Key": "Name", "Value": f"net-{zone}"}]
         # The third is found by its name only.
@@ -57,6 +66,7 @@ def make(endpoint):
     return {
         "vpc": vpc,
         "subnets": subnets,
+        "ipv6": ranges,
         "instances": instances,
         "prefix_lists": [each["PrefixList"]["PrefixListId"] for each in lists],
     }

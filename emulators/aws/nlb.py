@@ -746,7 +746,10 @@ def call_action(self):
 
 
 R.ELBV2Response.call_action = call_action
+import families  # IPv6: source NAT, chosen addresses
 import listeners  # further certificates, attributes of listeners
+
+_check = families.listener_check(_check)
 import moto.server as MS, moto.moto_server.werkzeug_app as WA
 
 _app = WA.DomainDispatcherApplication.__call__

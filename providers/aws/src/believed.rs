@@ -148,7 +148,7 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
             view.load_balancers.get_mut(&load_balancer.name)?.facts.security_groups = ids;
         }
         Action::SetAddressType { load_balancer, kind } => {
-            view.load_balancers.get_mut(&load_balancer.name)?.facts.address_type = *kind;
+            view.load_balancers.get_mut(&load_balancer.name)?.facts.families.kind = *kind;
         }
         Action::ModifyListener { id, spec, group } => {
             let group = Some(view.groups.get(&group.name)?.facts.id.clone());
@@ -191,6 +191,8 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
         | Action::Look
         | Action::Adopt { .. }
         | Action::SetSubnets { .. }
+        // AWS chooses prefixes.
+        | Action::SetFamilies { .. }
         | Action::CreateSecurityGroup { .. }
         | Action::CreateTargetGroup(_)
         | Action::CreateLoadBalancer { .. }

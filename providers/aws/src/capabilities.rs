@@ -24,6 +24,9 @@ pub(crate) const NAME: &str = key!("name");
 pub(crate) const SUBNETS: &str = key!("subnets");
 pub(crate) const EIPS: &str = key!("eip-allocations");
 pub(crate) const PRIVATE_ADDRESSES: &str = key!("private-ipv4-addresses");
+pub(crate) const IPV6_ADDRESSES: &str = key!("ipv6-addresses");
+pub(crate) const SOURCE_NAT: &str = key!("enable-prefix-for-ipv6-source-nat");
+pub(crate) const SOURCE_PREFIXES: &str = key!("source-nat-ipv6-prefixes");
 pub(crate) const ADDRESS_TYPE: &str = key!("ip-address-type");
 pub(crate) const PROXY: &str = key!("proxy-protocol");
 pub(crate) const PROXY_PORTS: &str = key!("proxy-protocol-per-target-group");
@@ -57,7 +60,6 @@ pub(crate) const TCP_UDP: &str = key!("enable-tcp-udp-listener");
 
 /// Known, and refused with what to do instead.
 pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
-    (key!("ipv6-addresses"), "AWS chooses the IPv6 addresses; remove it"),
     (key!("disable-nlb-sg"), "a load balancer made without security groups can never have any; remove it"),
     (
         key!("manage-backend-security-group-rules"),
@@ -68,8 +70,6 @@ pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
         "label nodes node.kubernetes.io/exclude-from-external-load-balancers instead",
     ),
     (key!("multi-cluster-target-group"), "a target group is one cluster's here; remove it"),
-    (key!("enable-prefix-for-ipv6-source-nat"), "UDP over IPv6 is not offered; remove it"),
-    (key!("source-nat-ipv6-prefixes"), "UDP over IPv6 is not offered; remove it"),
     (key!("quic-enabled-ports"), "QUIC passes as UDP, without its connection IDs being read; remove it"),
     (
         key!("inbound-sg-rules-on-private-link-traffic"),
@@ -108,6 +108,14 @@ const HONOURED: &[OptionSpec] = &[
     ),
     option(EIPS, "eipalloc-… for each subnet, separated by commas", "AWS chooses", Replace),
     option(PRIVATE_ADDRESSES, "IPv4 for each subnet, separated by commas", "AWS chooses", Replace),
+    option(IPV6_ADDRESSES, "IPv6 for each of the named subnets, separated by commas", "AWS chooses", Replace),
+    option(SOURCE_NAT, "on or off; on for UDP on a dual-stack load balancer", "off", Mutable),
+    option(
+        SOURCE_PREFIXES,
+        "/80 of each of the named subnets, or auto_assigned, separated by commas",
+        "auto_assigned",
+        Mutable,
+    ),
     option(ADDRESS_TYPE, "ipv4 or dualstack", "spec.ipFamilies", Mutable),
     option(PROXY, "*", "portico.dev/proxy-protocol", Mutable),
     option(PROXY_PORTS, "ports, separated by commas", "none", Mutable),

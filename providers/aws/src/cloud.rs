@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use portico_provider::ProviderError;
 
 use resources::{
-    AddressType, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    AddressType, Families, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer,
+    NewGroup, NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 pub use sdk::Sdk;
 
@@ -101,8 +101,13 @@ pub trait Cloud: Send + Sync + 'static {
         id: &Id,
         attributes: &BTreeMap<String, String>,
     ) -> impl Future<Output = Answer<()>> + Send;
-    /// `SetSubnets`.
-    fn set_subnets(&self, id: &Id, subnets: &[SubnetMapping]) -> impl Future<Output = Answer<()>> + Send;
+    /// `SetSubnets`, which can change the families in the same call; `None`: they stay, and there is no source NAT.
+    fn set_subnets(
+        &self,
+        id: &Id,
+        subnets: &[SubnetMapping],
+        families: Option<Families>,
+    ) -> impl Future<Output = Answer<()>> + Send;
     /// `SetSecurityGroups`.
     fn set_security_groups(&self, id: &Id, groups: &[Id]) -> impl Future<Output = Answer<()>> + Send;
     /// `SetIpAddressType`.

@@ -14,7 +14,9 @@ use portico_provider::{Outcome, Owner, ProviderError, Scheme};
 
 use crate::believed::{self, Answered};
 use crate::cloud::batches::Batches;
-use crate::cloud::resources::{Id, ListenerSpec, NewGroup, NewLoadBalancer, Rule, Tags};
+use crate::cloud::resources::{
+    AddressType, Families, Id, ListenerSpec, NewGroup, NewLoadBalancer, Rule, Tags,
+};
 use crate::cloud::{Cloud, CloudError, Trouble};
 use crate::memory::Memory;
 use crate::observed::Observed;
@@ -111,6 +113,7 @@ impl<C: Cloud> Executor<'_, C> {
             | Action::SetSubnets { .. }
             | Action::SetSecurityGroups { .. }
             | Action::SetAddressType { .. }
+            | Action::SetFamilies { .. }
             | Action::Mark { .. }
             | Action::Unseal { .. }
             | Action::Seal { .. } => self.change_load_balancer(owner, action).await?,
@@ -138,11 +141,17 @@ impl<C: Cloud> Executor<'_, C> {
                 let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
                 self.cloud.modify_load_balancer_attributes(&id, attributes).await?;
             }
-            Action::SetSubnets { load_balancer, placement } => {
+            Action::SetSubnets { load_balancer, placement, source_nat } => {
                 let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
                 // Named ones, whatever the scheme.
                 let subnets = self.place(Scheme::External, placement).await?;
-                self.cloud.set_subnets(&id, &subnets).await?;
+                let kind = AddressType::Dualstack;
+                let families = source_nat.then_some(Families { kind, source_nat: true });
+                self.cloud.set_subnets(&id, &subnets, families).await?;
+            }
+            Action::SetFamilies { load_balancer, families, subnets } => {
+                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                self.cloud.set_subnets(&id, subnets, Some(*families)).await?;
             }
             Action::SetSecurityGroups { load_balancer, groups } => {
                 let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
@@ -260,7 +269,7 @@ impl<C: Cloud> Executor<'_, C> {
             name,
             name_is_given,
             scheme,
-            address_type,
+            families,
             placement,
             security_groups,
             tags,
@@ -275,7 +284,7 @@ impl<C: Cloud> Executor<'_, C> {
         let new = NewLoadBalancer {
             name: name.clone(),
             scheme: *scheme,
-            address_type: *address_type,
+            families: *families,
             subnets: self.place(*scheme, placement).await?,
             security_groups: self.groups(owner, security_groups).await?,
             tags: tags.clone(),

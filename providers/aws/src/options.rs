@@ -4,9 +4,10 @@
 //! (`translate`). Invariant: every wrong value is named with its remedy, all in one pass.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use ipnet::Ipv6Net;
 use portico_provider::{OptionReader, Options, Port, Scheme, TargetKind};
 
 use crate::capabilities as key;
@@ -92,6 +93,10 @@ pub(crate) struct Choices {
     pub(crate) subnets: Vec<String>,
     pub(crate) eips: Vec<String>,
     pub(crate) private_addresses: Vec<Ipv4Addr>,
+    pub(crate) ipv6_addresses: Vec<Ipv6Addr>,
+    pub(crate) source_nat: bool,
+    /// `None`: AWS chooses.
+    pub(crate) source_prefixes: Vec<Option<Ipv6Net>>,
     pub(crate) address_type: Option<AddressType>,
     pub(crate) proxy_everywhere: bool,
     pub(crate) proxy_ports: BTreeSet<u16>,
@@ -147,7 +152,12 @@ impl Reader<'_> {
             name: self.name(),
             subnets: self.list(key::SUBNETS),
             eips: self.list(key::EIPS),
-            private_addresses: self.addresses(),
+            private_addresses: self.each(key::PRIVATE_ADDRESSES, "IPv4 addresses"),
+            ipv6_addresses: self.each(key::IPV6_ADDRESSES, "IPv6 addresses"),
+            source_nat: self
+                .word(key::SOURCE_NAT, "on or off", &[("on", true), ("off", false)])
+                .unwrap_or(false),
+            source_prefixes: self.prefixes(),
             address_type: self.word(
                 key::ADDRESS_TYPE,
                 "ipv4 or dualstack",
@@ -244,17 +254,31 @@ impl Reader<'_> {
         None
     }
 
-    fn addresses(&mut self) -> Vec<Ipv4Addr> {
-        let words = self.list(key::PRIVATE_ADDRESSES);
-        let addresses: Vec<Ipv4Addr> = words.iter().filter_map(|word| word.parse().ok()).collect();
-        if addresses.len() < words.len() {
+    /// All of a list, each parsed.
+    fn each<T: FromStr>(&mut self, key: &str, expected: &str) -> Vec<T> {
+        let words = self.list(key);
+        let all: Vec<T> = words.iter().filter_map(|word| word.parse().ok()).collect();
+        if all.len() < words.len() {
             let said = words.join(", ");
-            self.wrong.push(format!(
-                "annotation {} is {said:?}, but must be IPv4 addresses",
-                key::PRIVATE_ADDRESSES
-            ));
+            self.wrong.push(format!("annotation {key} is {said:?}, but must be {expected}"));
         }
-        addresses
+        all
+    }
+
+    fn prefixes(&mut self) -> Vec<Option<Ipv6Net>> {
+        let words = self.list(key::SOURCE_PREFIXES);
+        let one = |word: &String| match word.parse::<Ipv6Net>() {
+            Ok(prefix) if prefix.prefix_len() == 80 && prefix == prefix.trunc() => Some(Some(prefix)),
+            _ => (word == "auto_assigned").then_some(None),
+        };
+        let all: Vec<_> = words.iter().filter_map(one).collect();
+        if all.len() < words.len() {
+            let said = words.join(", ");
+            let expected = "prefixes of 80 bits such as 2001:db8:0:1::/80, or auto_assigned";
+            self.wrong
+                .push(format!("annotation {} is {said:?}, but must be {expected}", key::SOURCE_PREFIXES));
+        }
+        all
     }
 
     fn ports(&mut self) -> BTreeSet<u16> {

@@ -8,7 +8,9 @@ use std::fmt;
 
 use portico_provider::{Field, Owner, Scheme};
 
-use crate::cloud::resources::{AddressType, GroupHealth, Id, ListenerSpec, NewGroup, Rule, Tags, Target};
+use crate::cloud::resources::{
+    AddressType, Families, GroupHealth, Id, ListenerSpec, NewGroup, Rule, SubnetMapping, Tags, Target,
+};
 use crate::wanted::Placement;
 
 /// A thing by its name, and by its ID once it exists.
@@ -120,7 +122,7 @@ pub enum Action {
         /// Who can reach it.
         scheme: Scheme,
         /// With which families.
-        address_type: AddressType,
+        families: Families,
         /// Where.
         placement: Placement,
         /// In front of it.
@@ -141,6 +143,17 @@ pub enum Action {
         load_balancer: Named,
         /// All of them.
         placement: Placement,
+        /// What it has by then.
+        source_nat: bool,
+    },
+    /// Gives or takes prefixes for UDP over IPv6, and changes the families with that.
+    SetFamilies {
+        /// Of which.
+        load_balancer: Named,
+        /// To what.
+        families: Families,
+        /// All of its subnets.
+        subnets: Vec<SubnetMapping>,
     },
     /// Changes the security groups.
     SetSecurityGroups {
@@ -275,7 +288,7 @@ impl Action {
             | Self::SetAttributes { .. }
             | Self::SetListenerAttributes { .. }
             | Self::SetSubnets { .. } => Some(Field::Options),
-            Self::SetAddressType { .. } => Some(Field::IpFamilies),
+            Self::SetAddressType { .. } | Self::SetFamilies { .. } => Some(Field::IpFamilies),
             Self::Look
             | Self::Unseal { .. }
             | Self::Adopt { .. }
@@ -308,10 +321,14 @@ impl fmt::Display for Step {
             Action::Register { group, targets } => {
                 write!(f, "register {} in {group}", counted(targets.len(), "target"))
             }
-            Action::CreateLoadBalancer { name, scheme, .. } => match scheme {
-                Scheme::External => write!(f, "create internet-facing load balancer {name}"),
-                Scheme::Internal => write!(f, "create internal load balancer {name}"),
-            },
+            Action::CreateLoadBalancer { name, scheme, families, .. } => {
+                let scheme = match scheme {
+                    Scheme::External => "internet-facing",
+                    Scheme::Internal => "internal",
+                };
+                write!(f, "create {scheme} load balancer {name}")?;
+                if families.kind == AddressType::Dualstack { write!(f, ", {families}") } else { Ok(()) }
+            }
             Action::Adopt { asked, tags: _ } => write!(f, "adopt load balancer {asked}"),
             Action::ReadPrefixLists(ids) => {
                 let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
@@ -320,7 +337,10 @@ impl fmt::Display for Step {
             Action::SetAttributes { load_balancer, attributes } => {
                 write!(f, "set {} on {load_balancer}", pairs(attributes))
             }
-            Action::SetSubnets { load_balancer, placement: _ } => {
+            Action::SetFamilies { load_balancer, families, subnets: _ } => {
+                write!(f, "make {load_balancer} {families}")
+            }
+            Action::SetSubnets { load_balancer, placement: _, source_nat: _ } => {
                 write!(f, "put {load_balancer} into more subnets")
             }
             Action::SetSecurityGroups { load_balancer, groups } => {

@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use portico_provider::{Field, IpFamily, LoadBalancer, Port, Protocol, Scheme, TargetKind, Targets};
 
 use crate::capabilities as key;
-use crate::cloud::resources::{AddressType, Rule, RuleProtocol, Source, SubnetMapping, Transport};
+use crate::cloud::resources::{AddressType, Families, Rule, RuleProtocol, Source, SubnetMapping};
 use crate::options::{self, Choices};
 use crate::tags;
 use crate::wanted::{Addressing, Frontend, Placement, Wanted};
@@ -71,7 +71,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
         adopt: choices.adopt.clone(),
         name: choices.name.clone(),
         scheme,
-        address_type: address_type(&choices, desired, &mut obstacles),
+        families: families(&choices, desired, &mut obstacles),
         placement: placement(&choices, scheme, &mut obstacles),
         frontend: frontend(&choices, source_ranges, desired, &mut obstacles),
         attributes: attributes(&choices),
@@ -97,6 +97,31 @@ fn wrong_kind(choices: &Choices, targets: &Targets) -> Option<(Field, String)> {
     })
 }
 
+fn families(choices: &Choices, desired: &LoadBalancer, obstacles: &mut Obstacles) -> Families {
+    let kind = address_type(choices, desired, obstacles);
+    let Choices { ipv6_addresses, source_nat, source_prefixes, .. } = choices;
+    let mut refuse =
+        |key: &str, message: &str| obstacles.push((Field::Options, format!("annotation {key}: {message}")));
+    let dualstack = kind == AddressType::Dualstack;
+    if !dualstack && !ipv6_addresses.is_empty() {
+        refuse(
+            key::IPV6_ADDRESSES,
+            "only a dual-stack load balancer has any: add IPv6 to spec.ipFamilies, or remove it",
+        );
+    }
+    if !dualstack && *source_nat {
+        refuse(
+            key::SOURCE_NAT,
+            "only a dual-stack load balancer needs it: add IPv6 to spec.ipFamilies, or remove it",
+        );
+    }
+    if !source_nat && !source_prefixes.is_empty() {
+        let message = format!("they are for annotation {}: set that to on, or remove these", key::SOURCE_NAT);
+        refuse(key::SOURCE_PREFIXES, &message);
+    }
+    Families { kind, source_nat: *source_nat }
+}
+
 fn address_type(choices: &Choices, desired: &LoadBalancer, obstacles: &mut Obstacles) -> AddressType {
     let asked = match desired.ip_families.as_slice() {
         [IpFamily::IPv4] => AddressType::Ipv4,
@@ -117,14 +142,15 @@ fn address_type(choices: &Choices, desired: &LoadBalancer, obstacles: &mut Obsta
     kind
 }
 
-/// AWS translates UDP's sources to IPv6 prefixes that the load balancer was given; none of ours is.
+/// Over IPv6 AWS translates UDP's sources to prefixes of the subnets, and takes no UDP listener without.
 fn udp_over_ipv6(wanted: &Wanted) -> Option<(Field, String)> {
-    let udp = |protocol| matches!(protocol, Transport::Udp | Transport::TcpUdp);
-    let port = wanted.listeners.values().find(|it| udp(it.spec.protocol)).map(|it| it.spec.port)?;
-    (wanted.address_type == AddressType::Dualstack).then(|| {
+    let Families { kind, source_nat } = wanted.families;
+    let port = wanted.listeners.values().find(|it| it.spec.protocol.is_udp()).map(|it| it.spec.port)?;
+    (kind == AddressType::Dualstack && !source_nat).then(|| {
         let message = format!(
-            "port {port} is UDP, which AWS serves over IPv6 only by source prefixes, not offered here: use IPv4 alone \
-             (spec.ipFamilyPolicy: SingleStack, or annotation {} set to ipv4), or another Service for UDP",
+            "port {port} is UDP, which AWS serves over IPv6 only by source prefixes: set annotation {} to on, or use IPv4 \
+             alone (spec.ipFamilyPolicy: SingleStack, or annotation {} set to ipv4)",
+            key::SOURCE_NAT,
             key::ADDRESS_TYPE
         );
         (Field::IpFamilies, message)
@@ -132,8 +158,20 @@ fn udp_over_ipv6(wanted: &Wanted) -> Option<(Field, String)> {
 }
 
 fn placement(choices: &Choices, scheme: Scheme, obstacles: &mut Obstacles) -> Placement {
-    let Choices { subnets, eips, private_addresses, .. } = choices;
+    let Choices { subnets, eips, private_addresses, ipv6_addresses, source_prefixes, .. } = choices;
     let refuse = |message: String| (Field::Options, message);
+    for (key, count) in
+        [(key::IPV6_ADDRESSES, ipv6_addresses.len()), (key::SOURCE_PREFIXES, source_prefixes.len())]
+    {
+        if count > 0 && count != subnets.len() {
+            let message = format!(
+                "{count} for {} subnets in annotation {}: name one for each",
+                subnets.len(),
+                key::SUBNETS
+            );
+            obstacles.push(refuse(format!("annotation {key}: {message}")));
+        }
+    }
     if !eips.is_empty() && (scheme == Scheme::Internal || !private_addresses.is_empty()) {
         let message =
             "elastic addresses are for internet-facing load balancers, and without private addresses";
@@ -157,8 +195,14 @@ fn placement(choices: &Choices, scheme: Scheme, obstacles: &mut Obstacles) -> Pl
                     format!("{} addresses for {} subnets: name one for each", chosen.len(), subnets.len());
                 obstacles.push(refuse(format!("annotation {}: {message}", key::SUBNETS)));
             }
-            let mut chosen = chosen.into_iter();
-            Placement::Named(subnets.iter().map(|subnet| mapping(subnet, chosen.next())).collect())
+            let (mut chosen, mut ipv6) = (chosen.into_iter(), ipv6_addresses.iter().copied());
+            let mut prefixes = source_prefixes.iter().copied();
+            let each = subnets.iter().map(|subnet| SubnetMapping {
+                ipv6_address: ipv6.next(),
+                source_prefix: prefixes.next().flatten(),
+                ..mapping(subnet, chosen.next())
+            });
+            Placement::Named(each.collect())
         }
     }
 }
@@ -170,7 +214,7 @@ pub(crate) fn mapping(subnet: &str, address: Option<Addressing>) -> SubnetMappin
         Some(Addressing::Private(address)) => (None, Some(address)),
         None => (None, None),
     };
-    SubnetMapping { subnet: subnet.to_owned(), allocation, private_address }
+    SubnetMapping { subnet: subnet.to_owned(), allocation, private_address, ..SubnetMapping::default() }
 }
 
 fn frontend(

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cloud::resources::{
-    AddressType, GroupHealth, GroupShape, Id, ListenerExtras, ListenerSpec, Rule, SubnetMapping, Tags,
-    Target, TargetType,
+    Families, GroupHealth, GroupShape, Id, ListenerExtras, ListenerSpec, Rule, SubnetMapping, Tags, Target,
+    TargetType,
 };
 use crate::names;
 use portico_provider::Scheme;
@@ -49,7 +49,7 @@ pub(crate) struct Wanted {
     /// A name of the user's.
     pub(crate) name: Option<String>,
     pub(crate) scheme: Scheme,
-    pub(crate) address_type: AddressType,
+    pub(crate) families: Families,
     pub(crate) placement: Placement,
     pub(crate) frontend: Frontend,
     pub(crate) attributes: BTreeMap<String, String>,

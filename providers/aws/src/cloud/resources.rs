@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use portico_provider::{IpFamily, Scheme};
 
 use super::refusal::Refusal;
@@ -103,6 +103,13 @@ words!(
         Tls = "TLS",
     }
 );
+impl Transport {
+    /// Whether it is UDP, or UDP too.
+    pub fn is_udp(self) -> bool {
+        matches!(self, Self::Udp | Self::TcpUdp)
+    }
+}
+
 words!(
     /// What a target group's targets are.
     TargetType {
@@ -173,7 +180,7 @@ pub struct LoadBalancer {
     /// Who can.
     pub scheme: Scheme,
     /// With which families.
-    pub address_type: AddressType,
+    pub families: Families,
     /// One for each zone.
     pub subnets: BTreeSet<SubnetMapping>,
     /// Empty: made without, and can never have any.
@@ -182,8 +189,26 @@ pub struct LoadBalancer {
     pub state: LifeState,
 }
 
-/// A subnet of a load balancer, with the address it has there if that was chosen.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The families of a load balancer, and whether UDP can pass over IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    /// Which addresses it has.
+    pub kind: AddressType,
+    /// Whether it has a prefix in each subnet to which UDP's sources are translated; only with both families, and AWS
+    /// takes no UDP listener there without.
+    pub source_nat: bool,
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, source_nat } = self;
+        let prefixes = if *source_nat { " with prefixes for source NAT" } else { "" };
+        write!(f, "{kind}{prefixes}")
+    }
+}
+
+/// A subnet of a load balancer, with the addresses it has there if they were chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SubnetMapping {
     /// `subnet-…`.
     pub subnet: String,
@@ -191,6 +216,10 @@ pub struct SubnetMapping {
     pub allocation: Option<String>,
     /// Of an internal one.
     pub private_address: Option<Ipv4Addr>,
+    /// Of one with both families.
+    pub ipv6_address: Option<Ipv6Addr>,
+    /// Where UDP's sources are translated to: 80 bits. `None` in a wish: AWS chooses.
+    pub source_prefix: Option<Ipv6Net>,
 }
 
 /// A load balancer to make.
@@ -201,7 +230,7 @@ pub struct NewLoadBalancer {
     /// Who can reach it.
     pub scheme: Scheme,
     /// With which families.
-    pub address_type: AddressType,
+    pub families: Families,
     /// One for each zone.
     pub subnets: Vec<SubnetMapping>,
     /// At most five.
@@ -429,6 +458,8 @@ pub struct Subnet {
     pub id: String,
     /// Its zone's name.
     pub zone: String,
+    /// Its IPv6 ranges.
+    pub ipv6: Vec<Ipv6Net>,
     /// With `Name` and those for discovery.
     pub tags: Tags,
 }

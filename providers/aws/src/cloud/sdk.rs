@@ -20,8 +20,8 @@ use aws_smithy_http_client::{Builder, Connector, tls};
 use portico_limits::{Limiter, Pace};
 
 use super::resources::{
-    AddressType, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    AddressType, Families, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer,
+    NewGroup, NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use super::{Answer, Cloud};
 use failure::failed;
@@ -145,8 +145,13 @@ impl Cloud for Sdk {
         elb::modify_load_balancer_attributes(&self.elb, id, attributes).await
     }
 
-    async fn set_subnets(&self, id: &Id, subnets: &[SubnetMapping]) -> Answer<()> {
-        elb::set_subnets(&self.elb, id, subnets).await
+    async fn set_subnets(
+        &self,
+        id: &Id,
+        subnets: &[SubnetMapping],
+        families: Option<Families>,
+    ) -> Answer<()> {
+        elb::set_subnets(&self.elb, id, subnets, families).await
     }
 
     async fn set_security_groups(&self, id: &Id, groups: &[Id]) -> Answer<()> {

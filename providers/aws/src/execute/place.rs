@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::Ipv6Net;
 use portico_provider::{ProviderError, Scheme};
 
 use super::Executor;
@@ -80,10 +81,30 @@ impl<C: Cloud> Executor<'_, C> {
                     crate::capabilities::SUBNETS
                 ),
             })?;
+            holds(found, wish)?;
             mappings.push(SubnetMapping { subnet: found.id.clone(), ..wish.clone() });
         }
         Ok(mappings)
     }
+}
+
+/// Whether chosen IPv6 addresses and prefixes are of the subnet's own ranges.
+fn holds(subnet: &Subnet, wish: &SubnetMapping) -> Result<(), ProviderError> {
+    let SubnetMapping { subnet: _, allocation: _, private_address: _, ipv6_address, source_prefix } = wish;
+    let address = ipv6_address.map(|it| (Ipv6Net::from(it), crate::capabilities::IPV6_ADDRESSES));
+    let prefix = source_prefix.map(|it| (it, crate::capabilities::SOURCE_PREFIXES));
+    let within = |net: &Ipv6Net| subnet.ipv6.iter().any(|range| range.contains(net));
+    let Some((net, key)) = address.into_iter().chain(prefix).find(|(net, _)| !within(net)) else {
+        return Ok(());
+    };
+    let ranges: Vec<String> = subnet.ipv6.iter().map(ToString::to_string).collect();
+    let ranges =
+        if ranges.is_empty() { "has no IPv6 range".to_owned() } else { format!("has {}", ranges.join(", ")) };
+    let message = format!(
+        "annotation {key}: {net} is not of {}, which {ranges}: choose from the subnet's range",
+        subnet.id
+    );
+    Err(ProviderError::Invalid { operation: OPERATION, message })
 }
 
 fn role(scheme: Scheme) -> &'static str {
@@ -117,7 +138,7 @@ mod tests {
 
     fn mk_subnet(id: &str, zone: &str, tags: &[(&str, &str)]) -> Subnet {
         let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Subnet { id: id.to_owned(), zone: zone.to_owned(), tags }
+        Subnet { id: id.to_owned(), zone: zone.to_owned(), ipv6: Vec::new(), tags }
     }
 
     #[test]

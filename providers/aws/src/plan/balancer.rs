@@ -11,7 +11,7 @@ use super::Site;
 use super::choice::is_named;
 use super::draft::Draft;
 use super::targets::targets;
-use crate::cloud::resources::{Id, NewGroup};
+use crate::cloud::resources::{AddressType, Families, Id, NewGroup, SubnetMapping, Transport};
 use crate::names;
 use crate::observed::{Balancer, Seal, View};
 use crate::step::{Action, Named};
@@ -134,7 +134,7 @@ impl Parts<'_> {
             adopt: _,
             name,
             scheme,
-            address_type,
+            families,
             placement,
             frontend: _,
             attributes,
@@ -145,7 +145,7 @@ impl Parts<'_> {
             name: self.name.to_owned(),
             name_is_given: name.is_some(),
             scheme: *scheme,
-            address_type: *address_type,
+            families: *families,
             placement: placement.clone(),
             security_groups: self.security_groups(),
             tags: tags
@@ -170,11 +170,7 @@ impl Parts<'_> {
             let action = Action::SetAttributes { load_balancer: self.itself(), attributes };
             draft.narrow(action, "they are not as the Service asks");
         }
-        if current.facts.address_type != self.wanted.address_type {
-            let action =
-                Action::SetAddressType { load_balancer: self.itself(), kind: self.wanted.address_type };
-            draft.narrow(action, format!("it is {}", current.facts.address_type));
-        }
+        self.families(draft, current);
         let groups = self.security_groups();
         let ids: Option<BTreeSet<Id>> = groups.iter().map(|group| group.id.clone()).collect();
         let can_have = !current.facts.security_groups.is_empty();
@@ -191,10 +187,66 @@ impl Parts<'_> {
             let new = subnets.iter().filter(|wish| !in_place(wish)).count();
             if new > 0 {
                 let placement = self.wanted.placement.clone();
-                let action = Action::SetSubnets { load_balancer: self.itself(), placement };
+                let source_nat = self.wanted.families.source_nat || current.facts.families.source_nat;
+                let action = Action::SetSubnets { load_balancer: self.itself(), placement, source_nat };
                 draft.narrow(action, format!("{new} are new"));
             }
         }
+    }
+}
+
+impl Parts<'_> {
+    fn families(&self, draft: &mut Draft<'_>, current: &Balancer) {
+        let (families, present) = (self.wanted.families, current.facts.families);
+        let (subnets, prefixed) = self.prefixed(current);
+        let load_balancer = self.itself();
+        if families.source_nat != present.source_nat || (families.source_nat && !prefixed) {
+            let action = Action::SetFamilies { load_balancer, families, subnets };
+            if families.source_nat {
+                draft.widen(action, "UDP over IPv6 needs them");
+            } else {
+                draft.narrow(action, format!("it is {present}"));
+            }
+        } else if families.kind == AddressType::Dualstack
+            && families.kind != present.kind
+            && current.listeners.values().any(|listener| listener.spec.protocol.is_udp())
+        {
+            draft.wait(
+                format!("UDP listeners of {} to be gone before it is {families}", self.name),
+                self.site.pace.wait(0),
+            );
+        } else if families.kind != present.kind {
+            let action = Action::SetAddressType { load_balancer, kind: families.kind };
+            draft.narrow(action, format!("it is {}", present.kind));
+        }
+    }
+
+    /// Whether AWS takes this listener, with the families that there are; if not, it comes when those are as wanted.
+    pub(super) fn takes(&self, protocol: Transport) -> bool {
+        let takes_udp = |current: &Balancer| {
+            let Families { kind, source_nat } = current.facts.families;
+            kind == AddressType::Ipv4 || source_nat || self.wanted.families.source_nat
+        };
+        !protocol.is_udp() || self.current.is_none_or(takes_udp)
+    }
+
+    /// The present subnets with the prefixes that are wanted, and whether they have them.
+    fn prefixed(&self, current: &Balancer) -> (Vec<SubnetMapping>, bool) {
+        let named = match &self.wanted.placement {
+            Placement::Named(named) => named.as_slice(),
+            Placement::Discovered | Placement::Addressed(_) => &[],
+        };
+        let wish = |id: &str| named.iter().find(|wish| is_named(wish, id, &self.view.subnet_names));
+        let mut as_wanted = true;
+        let each = current.facts.subnets.iter().map(|present| {
+            let wished = wish(&present.subnet);
+            let prefix = wished.and_then(|wish| wish.source_prefix);
+            as_wanted &= prefix.is_none() || prefix == present.source_prefix;
+            // One that AWS chose is not asked for.
+            let ipv6_address = wished.and_then(|wish| wish.ipv6_address);
+            SubnetMapping { source_prefix: prefix.or(present.source_prefix), ipv6_address, ..present.clone() }
+        });
+        (each.collect(), as_wanted)
     }
 }
 

@@ -83,7 +83,7 @@ pub(crate) fn mismatch(
         adopt: _,
         name,
         scheme,
-        address_type: _,
+        families: _,
         placement,
         frontend,
         attributes: _,
@@ -131,8 +131,16 @@ fn misplaced(
                 |subnet: &SubnetMapping| named.iter().find(|it| is_named(it, &subnet.subnet, subnet_names));
             let wrong = |subnet: &&SubnetMapping| match of(subnet) {
                 None => true,
-                Some(SubnetMapping { subnet: _, allocation, private_address }) => {
+                // Prefixes change in place.
+                Some(SubnetMapping {
+                    subnet: _,
+                    allocation,
+                    private_address,
+                    ipv6_address,
+                    source_prefix: _,
+                }) => {
                     (allocation.is_some() && *allocation != subnet.allocation)
+                        || (ipv6_address.is_some() && *ipv6_address != subnet.ipv6_address)
                         || (private_address.is_some() && *private_address != subnet.private_address)
                 }
             };

@@ -94,6 +94,8 @@ fn rank(action: &Action) -> u8 {
         Action::SetSubnets { .. } => 9,
         Action::SetSecurityGroups { .. } => 10,
         Action::SetAddressType { .. } => 11,
+        // With prefixes before UDP listeners come, without when they are gone.
+        Action::SetFamilies { families, .. } if families.source_nat => 11,
         Action::CreateListener { .. } => 12,
         Action::ModifyListener { .. } => 13,
         Action::AddCertificates { .. } => 14,
@@ -102,9 +104,10 @@ fn rank(action: &Action) -> u8 {
         Action::Revoke { .. } => 17,
         Action::RemoveCertificates { .. } => 18,
         Action::DeleteListener { .. } => 19,
-        Action::DeleteLoadBalancer(_) => 20,
-        Action::DeleteTargetGroup(_) => 21,
-        Action::DeleteSecurityGroup(_) => 22,
-        Action::Seal { .. } => 23,
+        Action::SetFamilies { .. } => 20,
+        Action::DeleteLoadBalancer(_) => 21,
+        Action::DeleteTargetGroup(_) => 22,
+        Action::DeleteSecurityGroup(_) => 23,
+        Action::Seal { .. } => 24,
     }
 }

@@ -55,6 +55,11 @@ impl Parts<'_> {
         let group = self.group_named(&self.group_name(self.name, port, wanted));
         let spec = wanted.spec.clone();
         match present {
+            None if !self.takes(spec.protocol) => {
+                let what =
+                    format!("{} to be {} before it has UDP on port {port}", self.name, self.wanted.families);
+                draft.wait(what, self.site.pace.wait(0));
+            }
             None => {
                 let tags = self.wanted.tags.clone();
                 let action = Action::CreateListener { load_balancer: self.itself(), spec, group, tags };

@@ -24,6 +24,8 @@ pub(super) struct Emulator {
     pub(super) vpc: String,
     pub(super) instances: Vec<String>,
     pub(super) prefix_lists: Vec<String>,
+    /// The range of each subnet.
+    pub(super) ipv6: Vec<String>,
     pub(super) sdk: Sdk,
 }
 
@@ -65,6 +67,7 @@ impl Emulator {
             vpc: String::new(),
             instances: Vec::new(),
             prefix_lists: Vec::new(),
+            ipv6: Vec::new(),
             sdk,
         };
         emulator.answers(port).await;
@@ -75,6 +78,7 @@ impl Emulator {
         };
         emulator.instances = words("instances");
         emulator.prefix_lists = words("prefix_lists");
+        emulator.ipv6 = words("ipv6");
         Some(emulator)
     }
 

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use crate::cloud::resources::{
-    AddressType, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    AddressType, Families, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer,
+    NewGroup, NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use crate::cloud::{Answer, Cloud, CloudError, Trouble};
 
@@ -125,7 +125,7 @@ through! {
     Read load_balancer_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
     Write create_load_balancer(new: &NewLoadBalancer) -> LoadBalancer;
     Write modify_load_balancer_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
-    Write set_subnets(id: &Id, subnets: &[SubnetMapping]) -> ();
+    Write set_subnets(id: &Id, subnets: &[SubnetMapping], families: Option<Families>) -> ();
     Write set_security_groups(id: &Id, groups: &[Id]) -> ();
     Write set_address_type(id: &Id, kind: AddressType) -> ();
     Write delete_load_balancer(id: &Id) -> ();

@@ -91,9 +91,8 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         name: name.clone(),
         hostname,
         scheme: wanted.scheme,
-        address_type: wanted.address_type,
-        subnets: [SubnetMapping { subnet: "subnet-a".to_owned(), allocation: None, private_address: None }]
-            .into(),
+        families: wanted.families,
+        subnets: [SubnetMapping { subnet: "subnet-a".to_owned(), ..SubnetMapping::default() }].into(),
         security_groups,
         state: LifeState::Active,
     };

@@ -4,12 +4,13 @@
 //! Invariant: nothing is made, used or deleted in an order that AWS forbids; health and life advance by `tick` only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::cloud::resources::{
-    Firewall, GroupShape, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, Rule, Source,
-    SubnetMapping, TargetGroup, Transport,
+    AddressType, Families, Firewall, GroupShape, Health, Id, LifeState, Listener, ListenerExtras,
+    LoadBalancer, Rule, Source, SubnetMapping, TargetGroup, Transport,
 };
 use crate::observed::{Balancer, Group, Seal, View};
 use crate::step::{Action, ListenerRef, Named};
@@ -174,6 +175,7 @@ impl Simulated {
             | Action::SetSubnets { load_balancer, .. }
             | Action::SetSecurityGroups { load_balancer, .. }
             | Action::SetAddressType { load_balancer, .. }
+            | Action::SetFamilies { load_balancer, .. }
             | Action::Mark { load_balancer, .. }
             | Action::Unseal { load_balancer, .. }
             | Action::Seal { load_balancer, .. } => load_balancer,
@@ -183,18 +185,22 @@ impl Simulated {
         match action {
             Action::SetAttributes { attributes, .. } => balancer.attributes.extend(attributes.clone()),
             Action::SetSubnets { placement, .. } => balancer.facts.subnets = subnets(placement),
-            Action::SetAddressType { kind, .. } => balancer.facts.address_type = *kind,
+            Action::SetFamilies { families, subnets, .. } => {
+                balancer.facts.families = *families;
+                balancer.facts.subnets = prefixed(subnets, *families);
+            }
+            Action::SetAddressType { kind, .. } => balancer.facts.families.kind = *kind,
             Action::Mark { .. } => balancer.extras = Some(extras(&balancer.listeners)),
             Action::Unseal { tags, .. } | Action::Seal { tags, .. } => {
                 balancer.sealed = Seal::after(balancer.sealed.as_ref(), tags);
             }
             _ => balancer.facts.security_groups = ids.unwrap_or_default(),
         }
-        Ok(())
+        udp_fits(balancer)
     }
 
     fn create(&mut self, action: &Action, security_groups: BTreeSet<Id>) -> Refused {
-        let Action::CreateLoadBalancer { name, scheme, address_type, placement, tags, .. } = action else {
+        let Action::CreateLoadBalancer { name, scheme, families, placement, tags, .. } = action else {
             return Err("it makes none".to_owned());
         };
         let facts = LoadBalancer {
@@ -202,8 +208,8 @@ impl Simulated {
             name: name.clone(),
             hostname: format!("{name}.example"),
             scheme: *scheme,
-            address_type: *address_type,
-            subnets: subnets(placement),
+            families: *families,
+            subnets: prefixed(&subnets(placement).into_iter().collect::<Vec<_>>(), *families),
             security_groups,
             state: LifeState::Provisioning,
         };
@@ -216,6 +222,7 @@ impl Simulated {
             sealed: Seal::of(tags),
             looks: 0,
         };
+        udp_fits(&balancer)?;
         none(self.view.load_balancers.insert(name.clone(), balancer).is_some(), "the name is taken")
     }
 
@@ -284,6 +291,7 @@ impl Simulated {
     /// Certificates go with TLS, everything with the listener.
     fn refresh(&mut self, name: &str) -> Refused {
         let balancer = self.view.load_balancers.get_mut(name).ok_or("no such load balancer")?;
+        udp_fits(balancer)?;
         let old = balancer.extras.take();
         balancer.extras = old.map(|old| {
             let mut fresh = extras(&balancer.listeners);
@@ -319,6 +327,25 @@ fn extras(listeners: &BTreeMap<u16, Listener>) -> BTreeMap<u16, ListenerExtras> 
         },
     };
     listeners.iter().map(|(port, listener)| (*port, of(listener))).collect()
+}
+
+/// Prefixes are for both families, and UDP there needs them.
+fn udp_fits(balancer: &Balancer) -> Refused {
+    let Families { kind, source_nat } = balancer.facts.families;
+    let mut listeners = balancer.listeners.values();
+    let udp = listeners.any(|it| matches!(it.spec.protocol, Transport::Udp | Transport::TcpUdp));
+    none(source_nat && kind == AddressType::Ipv4, "prefixes are for both families")?;
+    none(udp && !source_nat && kind == AddressType::Dualstack, "UDP over IPv6 needs prefixes")
+}
+
+/// With prefixes that AWS chooses where none is.
+fn prefixed(subnets: &[SubnetMapping], families: Families) -> BTreeSet<SubnetMapping> {
+    let each = (0..).zip(subnets).map(|(n, mapping): (u16, _)| {
+        let own = || Ipv6Net::new(Ipv6Addr::new(0x2001, 0xdb8, n, 0, 0, 0, 0, 0), 80).unwrap();
+        let source_prefix = families.source_nat.then(|| mapping.source_prefix.unwrap_or_else(own));
+        SubnetMapping { source_prefix, ..mapping.clone() }
+    });
+    each.collect()
 }
 
 fn subnets(placement: &Placement) -> BTreeSet<SubnetMapping> {

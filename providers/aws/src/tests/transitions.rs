@@ -27,6 +27,14 @@ use crate::wanted::Frontend;
 /// Rounds of steps; a replacement takes most.
 const ROUNDS: usize = 12;
 
+/// Two subnets with an address each, and a prefix for one of them.
+pub(super) const CHOSEN_IPV6: [(&str, &str); 4] = [
+    (key::SUBNETS, "subnet-a,subnet-b"),
+    (key::IPV6_ADDRESSES, "2001:db8:0:1::a,2001:db8:0:2::b"),
+    (key::SOURCE_NAT, "on"),
+    (key::SOURCE_PREFIXES, "2001:db8:0:1:1::/80,auto_assigned"),
+];
+
 fn services() -> Vec<(&'static str, LoadBalancer)> {
     let consenting = LoadBalancer { replacement: Replacement::Allowed, ..mk_base() };
     let mut all = Vec::new();
@@ -74,6 +82,16 @@ fn services() -> Vec<(&'static str, LoadBalancer)> {
     });
     add("attributes", &options(&[(key::ATTRIBUTES, "load_balancing.cross_zone.enabled=true")]));
     add("dual stack", &|it| it.ip_families = vec![IpFamily::IPv4, IpFamily::IPv6]);
+    add("dual stack, udp beside", &|it| {
+        it.ip_families = vec![IpFamily::IPv4, IpFamily::IPv6];
+        it.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 53)].into();
+        it.options = mk_options(&[(key::SOURCE_NAT, "on")]);
+    });
+    add("dual stack, tcp and udp, chosen", &|it| {
+        it.ip_families = vec![IpFamily::IPv4, IpFamily::IPv6];
+        it.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 80)].into();
+        it.options = mk_options(&CHOSEN_IPV6);
+    });
     add("subnets", &options(&[(key::SUBNETS, "subnet-a,subnet-b,subnet-c")]));
     add("addresses", &options(&[(key::EIPS, "eipalloc-1,eipalloc-2")]));
     add("named", &options(&[(key::NAME, "shop")]));

@@ -205,7 +205,9 @@ pub(super) async fn subnets(query: &Query, vpc: &str) -> Answer<Vec<Subnet>> {
         all.extend(items(document.root_element(), "subnetSet").filter_map(|subnet| {
             let (id, zone) =
                 (text(subnet, "subnetId")?.to_owned(), text(subnet, "availabilityZone")?.to_owned());
-            Some(Subnet { id, zone, tags: read_tags(subnet) })
+            let ranges = items(subnet, "ipv6CidrBlockAssociationSet");
+            let ipv6 = ranges.filter_map(|range| text(range, "ipv6CidrBlock")?.parse().ok()).collect();
+            Some(Subnet { id, zone, ipv6, tags: read_tags(subnet) })
         }));
         token = text(document.root_element(), "nextToken").map(str::to_owned);
         if token.is_none() {

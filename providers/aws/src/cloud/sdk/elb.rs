@@ -12,14 +12,15 @@ use std::str::FromStr;
 
 use aws_sdk_elasticloadbalancingv2::Client;
 use aws_sdk_elasticloadbalancingv2::types::{
-    IpAddressType, LoadBalancer as Found, LoadBalancerAttribute, LoadBalancerSchemeEnum,
-    LoadBalancerStateEnum, LoadBalancerTypeEnum, SubnetMapping as Mapping, Tag,
+    EnablePrefixForIpv6SourceNatEnum as SourceNat, IpAddressType, LoadBalancer as Found,
+    LoadBalancerAttribute, LoadBalancerSchemeEnum, LoadBalancerStateEnum, LoadBalancerTypeEnum,
+    SubnetMapping as Mapping, Tag,
 };
 use portico_provider::Scheme;
 
 use super::failure::failed;
 use crate::cloud::resources::{
-    AddressType, Id, LifeState, LoadBalancer, NewLoadBalancer, SubnetMapping, Tags,
+    AddressType, Families, Id, LifeState, LoadBalancer, NewLoadBalancer, SubnetMapping, Tags,
 };
 use crate::cloud::{Answer, CloudError, Trouble};
 
@@ -76,6 +77,8 @@ fn read(operation: &'static str, found: &Found) -> Answer<LoadBalancer> {
             subnet: zone.subnet_id()?.to_owned(),
             allocation: address.and_then(|it| it.allocation_id()).map(str::to_owned),
             private_address: address.and_then(|it| it.private_ipv4_address()).and_then(|it| it.parse().ok()),
+            ipv6_address: address.and_then(|it| it.ipv6_address()).and_then(|it| it.parse().ok()),
+            source_prefix: zone.source_nat_ipv6_prefixes().first().and_then(|it| it.parse().ok()),
         })
     });
     let scheme = match found.scheme() {
@@ -94,7 +97,10 @@ fn read(operation: &'static str, found: &Found) -> Answer<LoadBalancer> {
         name: need(operation, "name", found.load_balancer_name())?.to_owned(),
         hostname: need(operation, "DNS name", found.dns_name())?.to_ascii_lowercase(),
         scheme,
-        address_type: word(operation, "address type", found.ip_address_type().map(IpAddressType::as_str))?,
+        families: Families {
+            kind: word(operation, "address type", found.ip_address_type().map(IpAddressType::as_str))?,
+            source_nat: found.enable_prefix_for_ipv6_source_nat() == Some(&SourceNat::On),
+        },
         subnets: zones.collect(),
         security_groups: found.security_groups().iter().cloned().map(Id).collect(),
         state,
@@ -113,13 +119,23 @@ pub(super) async fn load_balancer_attributes(
     }))
 }
 
-fn sdk_mapping(mapping: &SubnetMapping) -> Mapping {
-    let SubnetMapping { subnet, allocation, private_address } = mapping;
+/// AWS's word for a prefix of its own choice.
+const AUTO_ASSIGNED: &str = "auto_assigned";
+
+fn sdk_mapping(mapping: &SubnetMapping, source_nat: bool) -> Mapping {
+    let SubnetMapping { subnet, allocation, private_address, ipv6_address, source_prefix } = mapping;
+    let prefix = source_prefix.map_or_else(|| AUTO_ASSIGNED.to_owned(), |prefix| prefix.to_string());
     Mapping::builder()
         .subnet_id(subnet)
         .set_allocation_id(allocation.clone())
         .set_private_ipv4_address(private_address.map(|address| address.to_string()))
+        .set_ipv6_address(ipv6_address.map(|address| address.to_string()))
+        .set_source_nat_ipv6_prefix(source_nat.then_some(prefix))
         .build()
+}
+
+fn sdk_source_nat(on: bool) -> SourceNat {
+    if on { SourceNat::On } else { SourceNat::Off }
 }
 
 fn sdk_address_type(kind: AddressType) -> IpAddressType {
@@ -131,7 +147,14 @@ fn sdk_address_type(kind: AddressType) -> IpAddressType {
 
 pub(super) async fn create_load_balancer(client: &Client, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
     const OPERATION: &str = "CreateLoadBalancer";
-    let NewLoadBalancer { name, scheme, address_type, subnets, security_groups, tags } = new;
+    let NewLoadBalancer {
+        name,
+        scheme,
+        families: Families { kind, source_nat },
+        subnets,
+        security_groups,
+        tags,
+    } = new;
     let scheme = match scheme {
         Scheme::External => LoadBalancerSchemeEnum::InternetFacing,
         Scheme::Internal => LoadBalancerSchemeEnum::Internal,
@@ -142,8 +165,9 @@ pub(super) async fn create_load_balancer(client: &Client, new: &NewLoadBalancer)
         .name(name)
         .r#type(LoadBalancerTypeEnum::Network)
         .scheme(scheme)
-        .ip_address_type(sdk_address_type(*address_type))
-        .set_subnet_mappings(Some(subnets.iter().map(sdk_mapping).collect()))
+        .ip_address_type(sdk_address_type(*kind))
+        .set_enable_prefix_for_ipv6_source_nat(source_nat.then_some(SourceNat::On))
+        .set_subnet_mappings(Some(subnets.iter().map(|it| sdk_mapping(it, *source_nat)).collect()))
         .set_security_groups((!groups.is_empty()).then_some(groups))
         .set_tags(Some(sdk_tags(tags)))
         .send()
@@ -164,9 +188,18 @@ pub(super) async fn modify_load_balancer_attributes(
     sent.map(drop).map_err(|error| failed("ModifyLoadBalancerAttributes", error))
 }
 
-pub(super) async fn set_subnets(client: &Client, id: &Id, subnets: &[SubnetMapping]) -> Answer<()> {
-    let mappings = subnets.iter().map(sdk_mapping).collect();
+pub(super) async fn set_subnets(
+    client: &Client,
+    id: &Id,
+    subnets: &[SubnetMapping],
+    families: Option<Families>,
+) -> Answer<()> {
+    let source_nat = families.is_some_and(|families| families.source_nat);
+    let mappings = subnets.iter().map(|it| sdk_mapping(it, source_nat)).collect();
     let call = client.set_subnets().load_balancer_arn(&id.0).set_subnet_mappings(Some(mappings));
+    let call = call
+        .set_ip_address_type(families.map(|it| sdk_address_type(it.kind)))
+        .set_enable_prefix_for_ipv6_source_nat(families.map(|it| sdk_source_nat(it.source_nat)));
     call.send().await.map(drop).map_err(|error| failed("SetSubnets", error))
 }
 

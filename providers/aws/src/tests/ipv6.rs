@@ -1,0 +1,181 @@
+//! UDP over IPv6, and chosen IPv6 addresses: what is refused, what it comes to, and that AWS's rules are kept.
+//!
+//! Owns: a dual-stack Service's plans word by word, and its life on the emulator. Leaves to others: all ways between
+//! Services (`transitions`). Invariant: no UDP listener is on a dual-stack load balancer without source NAT, ever.
+
+use portico_provider::{
+    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Protocol, ServiceName,
+};
+
+use super::emulator::Emulator;
+use super::plans::{lines, mk_base, mk_site, mk_view, planned};
+use super::transitions::CHOSEN_IPV6;
+use super::{mk_listener, mk_load_balancer, mk_options};
+use crate::cloud::Sdk;
+use crate::cloud::resources::{AddressType, Families};
+use crate::observed::{Balancer, Observed};
+use crate::plan::plan;
+use crate::translate::translate;
+use crate::{AwsProvider, capabilities as key};
+
+fn mk_dual(base: LoadBalancer, options: &[(&str, &str)]) -> LoadBalancer {
+    LoadBalancer {
+        ip_families: vec![IpFamily::IPv4, IpFamily::IPv6],
+        listeners: [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 53)].into(),
+        options: mk_options(options),
+        ..base
+    }
+}
+
+fn refused(options: &[(&str, &str)]) -> String {
+    let wrong = translate(&mk_dual(mk_base(), options)).unwrap_err();
+    wrong.into_iter().map(|(_, message)| message).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn what_contradicts_is_refused_and_says_which_annotation_to_change() {
+    let one = ("2001:db8:0:1::a", "2001:db8:0:1:1::/80");
+    let table: [(&[(&str, &str)], &str); 6] = [
+        (&[], "enable-prefix-for-ipv6-source-nat to on"),
+        (&[(key::SOURCE_NAT, "on"), (key::ADDRESS_TYPE, "ipv4")], "only a dual-stack load balancer needs it"),
+        (
+            &[(key::IPV6_ADDRESSES, one.0), (key::ADDRESS_TYPE, "ipv4")],
+            "only a dual-stack load balancer has any",
+        ),
+        (&[(key::SOURCE_PREFIXES, one.1), (key::SUBNETS, "a")], "set that to on"),
+        (&[(key::SOURCE_NAT, "on"), (key::SOURCE_PREFIXES, one.1)], "1 for 0 subnets"),
+        (&[(key::SOURCE_NAT, "on"), (key::IPV6_ADDRESSES, one.0), (key::SUBNETS, "a,b")], "1 for 2 subnets"),
+    ];
+    for (options, expected) in table {
+        let told = refused(options);
+        assert!(told.contains(expected), "{options:?}: {told}");
+    }
+    for odd in ["2001:db8::/64", "2001:db8::1/80", "10.0.0.0/8", "any"] {
+        let told = refused(&[(key::SOURCE_NAT, "on"), (key::SOURCE_PREFIXES, odd), (key::SUBNETS, "a")]);
+        assert!(told.contains(odd) && told.contains("80 bits"), "{told}");
+    }
+}
+
+#[test]
+fn a_dual_stack_creation_with_udp_reads_like_this() {
+    let desired = mk_dual(mk_base(), &CHOSEN_IPV6);
+    let created = plan(&mk_site(), Desired::Present(&desired), None);
+    assert_eq!(created.to_string(), include_str!("golden/dual-stack.txt").trim_end());
+}
+
+#[test]
+fn prefixes_come_before_the_udp_listener_and_go_after_it() {
+    let ipv4 = LoadBalancer {
+        ip_families: vec![IpFamily::IPv4],
+        options: mk_options(&[]),
+        listeners: [mk_listener(Protocol::Tcp, 80)].into(),
+        ..mk_base()
+    };
+    let dual = mk_dual(mk_base(), &[(key::SOURCE_NAT, "on")]);
+    let at = |told: &[String], what: &str| told.iter().position(|line| line.contains(what)).unwrap();
+    let told = lines(&planned(&dual, &mk_view(&ipv4)));
+    assert!(at(&told, "dualstack with prefixes") < at(&told, "create listener UDP/53"), "{told:?}");
+    let told = lines(&planned(&ipv4, &mk_view(&dual)));
+    assert!(at(&told, "delete listener 53") < at(&told, "make p-shop-web"), "{told:?}");
+}
+
+#[test]
+fn another_prefix_is_set_in_place_and_another_address_needs_another_load_balancer() {
+    let desired = mk_dual(mk_base(), &CHOSEN_IPV6);
+    let mut view = mk_view(&desired);
+    let balancer = view.load_balancers.values_mut().next().unwrap();
+    balancer.facts.subnets = [
+        ("subnet-a", "2001:db8:0:1::a", "2001:db8:0:1:1::/80"),
+        ("subnet-b", "2001:db8:0:2::b", "2001:db8:0:2:f::/80"),
+    ]
+    .map(|(subnet, address, prefix)| crate::cloud::resources::SubnetMapping {
+        subnet: subnet.to_owned(),
+        ipv6_address: Some(address.parse().unwrap()),
+        source_prefix: Some(prefix.parse().unwrap()),
+        ..Default::default()
+    })
+    .into();
+    let settled = planned(&desired, &view);
+    assert!(settled.is_settled(), "what AWS chose for the second is as asked: {settled}");
+    let [subnets, addresses, nat, _] = CHOSEN_IPV6;
+    let other = (key::SOURCE_PREFIXES, "2001:db8:0:1:2::/80,auto_assigned");
+    let told = planned(&mk_dual(mk_base(), &[subnets, addresses, nat, other]), &view);
+    assert!(told.to_string().contains("dualstack with prefixes") && told.blocked().is_empty(), "{told}");
+    let moved = (key::IPV6_ADDRESSES, "2001:db8:0:1::c,2001:db8:0:2::b");
+    let told = planned(&mk_dual(mk_base(), &[subnets, moved, nat]), &view);
+    assert!(told.to_string().contains("ReplacementRequired"), "{told}");
+}
+
+async fn settle(provider: &AwsProvider<Sdk>, desired: &LoadBalancer) -> Balancer {
+    let mut desired = desired.clone();
+    let mut look = Look::Fresh;
+    for _ in 0..40 {
+        let observed = provider.observe(&desired.owner, look).await.unwrap();
+        let report = provider.report(&desired, observed.as_ref());
+        desired.published = report.ingress.into_iter().map(|ingress| ingress.address).collect();
+        let plan = provider.plan(Desired::Present(&desired), observed.as_ref());
+        assert!(plan.blocked().is_empty(), "{plan}");
+        if plan.is_settled() && look == Look::Fresh {
+            let Some(Observed::Full(view)) = observed else { panic!("nothing was read") };
+            return view.load_balancers.into_values().next().unwrap();
+        }
+        look = if plan.is_settled() { Look::Fresh } else { Look::Poll };
+        for planned in plan.steps() {
+            if provider.execute(&planned.step).await.unwrap() != Outcome::Done {
+                break;
+            }
+        }
+    }
+    panic!("it does not settle");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_comes_to_udp_over_ipv6_and_leaves_it_as_aws_allows() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let owner = Owner {
+        cluster: "ipv6".parse().unwrap(),
+        service: "uid-ipv6".parse().unwrap(),
+        name: ServiceName::new("ipv6", "dns").unwrap(),
+    };
+    let provider = AwsProvider::new(emulator.sdk.clone(), emulator.config(&owner.cluster)).unwrap();
+    let base = mk_load_balancer(owner, &emulator.instances[..2]);
+    let within = |n: usize, end: &str| emulator.ipv6[n].replace("::/64", end);
+    let (addresses, prefixes) = (
+        format!("{},{}", within(0, "::a"), within(1, "::b")),
+        format!("{},auto_assigned", within(0, ":1::/80")),
+    );
+    let chosen = [
+        (key::SUBNETS, "net-a,net-b"),
+        (key::IPV6_ADDRESSES, addresses.as_str()),
+        (key::SOURCE_NAT, "on"),
+        (key::SOURCE_PREFIXES, prefixes.as_str()),
+    ];
+    let dualstack = |source_nat| Families { kind: AddressType::Dualstack, source_nat };
+
+    let made = settle(&provider, &mk_dual(base.clone(), &chosen)).await;
+    assert_eq!(made.facts.families, dualstack(true));
+    let shown: Vec<String> =
+        made.facts.subnets.iter().filter_map(|it| it.ipv6_address).map(|it| it.to_string()).collect();
+    assert_eq!(shown.len(), 2, "{made:?}");
+    assert!(made.facts.subnets.iter().all(|it| it.source_prefix.is_some()), "{made:?}");
+
+    let tcp_only = LoadBalancer {
+        listeners: [mk_listener(Protocol::Tcp, 80)].into(),
+        ..mk_dual(base.clone(), &chosen[..2])
+    };
+    assert_eq!(settle(&provider, &tcp_only).await.facts.families, dualstack(false));
+    let again = mk_dual(base.clone(), &chosen[..3]);
+    assert_eq!(settle(&provider, &again).await.facts.families, dualstack(true));
+
+    let stray = [chosen[0], chosen[2], (key::SOURCE_PREFIXES, "2001:db8:0:1:1::/80,auto_assigned")];
+    let mut elsewhere = mk_dual(base, &stray);
+    elsewhere.owner.service = "uid-stray".parse().unwrap();
+    let mut told = String::new();
+    for planned in provider.plan(Desired::Present(&elsewhere), None).steps() {
+        if let Err(error) = provider.execute(&planned.step).await {
+            told = error.to_string();
+            break;
+        }
+    }
+    assert!(told.contains("source-nat-ipv6-prefixes") && told.contains(&emulator.ipv6[0]), "{told}");
+}
