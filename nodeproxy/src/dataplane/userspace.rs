@@ -37,6 +37,7 @@ use std::{
 };
 
 use portico_proxy_core::{
+    input::Lack,
     plan::{State, Transaction, diff},
     table::{Backend, Family, Frontend, Key, Value},
 };
@@ -259,7 +260,10 @@ impl Tables {
 
 impl Dataplane for Userspace {
     fn probe(&mut self) -> Result<Capabilities, DataplaneError> {
-        self.kernel.probe()
+        let mut found = self.kernel.probe()?;
+        // Clients are remembered here.
+        found.degraded.retain(|degradation| degradation.lack != Some(Lack::SessionAffinity));
+        Ok(found)
     }
 
     fn is_absent(&mut self) -> Result<bool, DataplaneError> {

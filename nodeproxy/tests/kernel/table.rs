@@ -68,7 +68,7 @@ impl Table {
     }
 
     /// What a case gets, each possible answer once.
-    fn answers(&self, case: &Case) -> BTreeSet<String> {
+    pub(crate) fn answers(&self, case: &Case) -> BTreeSet<String> {
         let tries = if matches!(case.expect, Expect::Pods(_)) { TRIES } else { 1 };
         (0..tries).map(|_| describe(dial(self.namespace(case.from), case.packet().to), case)).collect()
     }
@@ -91,7 +91,7 @@ fn describe(got: Got, case: &Case) -> String {
     }
 }
 
-fn expected(case: &Case) -> BTreeSet<String> {
+pub(crate) fn expected(case: &Case) -> BTreeSet<String> {
     match case.expect {
         Expect::Pods(pods) => pods.iter().map(|(pod, source)| format!("{pod} sees {source:?}")).collect(),
         // What is not ours goes to the host outside, which listens on no such port and says so itself.
@@ -100,7 +100,7 @@ fn expected(case: &Case) -> BTreeSet<String> {
     }
 }
 
-fn is_sticky(state: &State, case: &Case) -> bool {
+pub(crate) fn is_sticky(state: &State, case: &Case) -> bool {
     let verdict = state.elements.get(&Key::Service(case.packet().to));
     matches!(verdict, Some(Value::Verdict(Verdict::Balance(balance))) if balance.affinity.is_some())
 }

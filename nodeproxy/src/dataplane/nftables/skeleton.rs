@@ -134,7 +134,15 @@ impl Skeleton {
     fn firewall(&mut self, family: Family, config: &Config) {
         let w = Words { family };
         let to_firewall = || [[rules::first_packet(), rules::jump("firewall")].concat()];
-        self.chain("prerouting-firewall", base(ChainKind::Filter, Hook::Prerouting, -110), to_firewall());
+        let prerouting = base(ChainKind::Filter, Hook::Prerouting, -110);
+        if config.proxied {
+            // The node's own packets to the proxy come back through loopback, redirected already: they have passed.
+            let passed = [rules::rewritten(), rules::accept()].concat();
+            let [first] = to_firewall();
+            self.chain("prerouting-firewall", prerouting, [passed, first]);
+        } else {
+            self.chain("prerouting-firewall", prerouting, to_firewall());
+        }
         self.chain("output-firewall", base(ChainKind::Filter, Hook::Output, -110), to_firewall());
         let client = [FRONTEND[0], FRONTEND[1], FRONTEND[2], Part::Source];
         // Where the kernel cannot look up ranges, nobody may come.

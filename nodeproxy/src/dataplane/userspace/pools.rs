@@ -159,11 +159,14 @@ impl Pools {
         if self.unserved.get(&key) == Some(&why) {
             return;
         }
-        if why == Why::NoFiles {
-            self.proxy.files.exhausted();
-        }
         let fault = Fault { frontend: key.frontend, why: why.clone() };
-        tracing::warn!(%fault, "a port is not served");
+        if why == Why::NoFiles {
+            // Which may be thousands of ports: said once for all.
+            self.proxy.files.exhausted();
+            tracing::debug!(%fault, "a port is not served");
+        } else {
+            tracing::warn!(%fault, "a port is not served");
+        }
         if self.proxy.faults.try_send(fault).is_err() {
             tracing::debug!("no room to tell the Service's owner");
         }

@@ -41,14 +41,15 @@ pub async fn accept(listener: TcpListener, pool: Arc<Pool>, proxy: Arc<Proxy>, s
                     proxy.counters.connections.inc();
                     tokio::spawn(serve(client, peer, pool.clone(), proxy.clone(), share));
                 }
-                Err(error) if files::is_exhausted(&error) => {
-                    proxy.files.exhausted();
-                    sleep(ACCEPT_PAUSE).await;
-                }
+                // A client that went away before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Mostly a client that went away before it was accepted.
-                    tracing::debug!(%error, "a client was not accepted");
-                    tokio::task::yield_now().await;
+                    if files::is_exhausted(&error) {
+                        proxy.files.exhausted();
+                    } else {
+                        tracing::warn!(frontend = %pool.key().frontend, %error, "clients cannot be accepted");
+                    }
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
