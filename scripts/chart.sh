@@ -21,6 +21,7 @@ render --set operator.readOnly=true --set nodeproxy.enabled=false | grep -E 'ver
 render | grep -q -- '--remove-startup-taint' && { echo "chart: nodes are changed unasked" >&2; exit 1; }
 render --set nodeproxy.removeStartupTaint=true --set operator.enabled=false | grep -q 'resources: \[nodes\], verbs: \[get, patch\]'
 render --set nodeproxy.conntrack.manage=false | grep -q '/proc/sys' && { echo "chart: settings are mounted unasked" >&2; exit 1; }
+render --set nodeproxy.dataplane=userspace --set 'nodeproxy.nodePortAddresses=primary\,localhost' | grep -q -- '--dataplane=userspace'
 render --set operator.drift=report --set operator.auditInterval=30m --set operator.orphans.limit=0 >/dev/null
 render --include-crds | grep -q 'kind: LoadBalancerClassParameters' || {
   echo "chart: the CRD is missing" >&2
@@ -41,6 +42,8 @@ refused "${aws[@]}" --set-json 'operator.extraEnv=[{"value":"of no name"}]'
 refused --set operator.provider=gce   # without project and region
 refused --set operator.gce.region=here
 refused --set nodeproxy.clusterCIDR=ten
+refused --set nodeproxy.dataplane=iptables
+refused --set nodeproxy.nodePortAddresses=localhost,eth0
 refused --set operator.drift=ignore
 refused --set operator.auditInterval=often
 refused --set operator.nodes.removalShare=101
