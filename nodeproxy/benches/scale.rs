@@ -71,7 +71,6 @@ fn measure(services: u32) {
     let ((), took) = timed(|| start(&mut model, &mut tables, services));
     let size = mega(resident().saturating_sub(idle));
     say(services, "write the kernel", took, &format!("{size:.1} MB more resident afterwards"));
-    events(services, &mut model, &mut tables);
     drop(model);
     let mut model = mk_model(&texts);
     let (changes, took) = timed(|| {
@@ -81,6 +80,7 @@ fn measure(services: u32) {
         model.ledger().widen().len()
     });
     say(services, "restart: read the kernel and compare", took, &format!("{changes} changes"));
+    events(services, &mut model, &mut tables);
 }
 
 /// The first sync: read, plan, write.

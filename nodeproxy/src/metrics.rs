@@ -84,6 +84,8 @@ pub struct Metrics {
     failures: Family<ReasonLabel, Counter>,
     bad_fields: Family<KindLabel, Counter>,
     missing_features: Family<FeatureLabel, Gauge>,
+    /// 1 once the kernel has had everything that the proxy began with.
+    pub has_synced: Gauge,
     /// Elements, chains and maps that were written or removed.
     pub changes: Counter,
     /// Time from a watch's event to the kernel's answer, of each change after the first sync.
@@ -154,6 +156,7 @@ impl Default for Metrics {
             failures: Family::default(),
             bad_fields: Family::default(),
             missing_features: Family::default(),
+            has_synced: Gauge::default(),
             changes: Counter::default(),
             own_share: Histogram::new(exponential_buckets(25e-6, 1.25, 45)),
             services: Gauge::default(),
@@ -218,6 +221,7 @@ impl Metrics {
     fn register_own(&self, r: &mut Registry) {
         r.register("dataplane_failures", "Failed calls to the dataplane", self.failures.clone());
         r.register("bad_fields", "Fields of API objects that could not be read", self.bad_fields.clone());
+        r.register("synced", "1 once the kernel has all that the proxy began with", self.has_synced.clone());
         r.register("changes", "Elements, chains and maps written or removed", self.changes.clone());
         r.register(
             "event_duration_seconds",

@@ -460,6 +460,7 @@ impl Sync {
         self.metrics.services.set(gauge(self.model.services()));
         self.metrics.elements.set(gauge(self.model.ledger().desired().elements.len()));
         self.health.updated();
+        self.metrics.has_synced.set(1);
         self.publish_taint();
         self.publish_checks();
         self.report_problems();

@@ -65,6 +65,7 @@ pub struct Model {
     /// Boxed, since half of a hash table is room for more.
     entries: HashMap<ServiceName, Box<Entry>>,
     claims: Claims,
+    /// How many Services want an element, where more than one does.
     shared: HashMap<Key, usize>,
     refusals: BTreeMap<ServiceName, Vec<Refusal>>,
     refusal_changes: u64,
@@ -343,22 +344,19 @@ impl Model {
             self.forget(name);
         }
         for (key, value) in written.into_iter().flatten() {
-            if is_shared(&key) {
-                *self.shared.entry(key).or_default() += 1;
+            if is_shared(&key) && self.ledger.desired().elements.contains_key(&key) {
+                *self.shared.entry(key).or_insert(1) += 1;
             }
             self.ledger.set(key, Some(value));
         }
     }
 
     fn unset(&mut self, key: Key) {
-        if let Some(users) = self.shared.get_mut(&key) {
-            *users -= 1;
-            if *users > 0 {
-                return;
-            }
+        let Some(users) = self.shared.get_mut(&key) else { return self.ledger.set(key, None) };
+        *users -= 1;
+        if *users == 1 {
             self.shared.remove(&key);
         }
-        self.ledger.set(key, None);
     }
 
     fn check_health(&mut self, name: &ServiceName) {

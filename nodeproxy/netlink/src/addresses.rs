@@ -76,7 +76,7 @@ pub fn list() -> Result<Vec<Address>> {
 
 impl Address {
     /// Reads an address; `None` if it is not usable, or not IP.
-    fn decode(message: &Message<'_>) -> Result<Option<Self>> {
+    pub(crate) fn decode(message: &Message<'_>) -> Result<Option<Self>> {
         let Some((&[_family, prefix, flags, scope, i0, i1, i2, i3], attributes)) =
             message.payload.split_first_chunk::<HEADER>()
         else {

@@ -172,7 +172,7 @@ impl Conntrack {
 
 impl Flow {
     /// Reads a flow; `None` if it is of a protocol whose tuples are not known here.
-    fn decode(message: &Message<'_>) -> Result<Option<Self>> {
+    pub(crate) fn decode(message: &Message<'_>) -> Result<Option<Self>> {
         let (_, attributes) = message.netfilter()?;
         let (mut original, mut reply, mut id, mut zone) = (None, None, None, None);
         let mut tuple = &[][..];

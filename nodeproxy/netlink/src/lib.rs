@@ -18,6 +18,8 @@ pub mod addresses;
 pub mod attribute;
 pub mod conntrack;
 mod error;
+#[cfg(test)]
+mod hostile;
 pub mod message;
 pub mod nftables;
 pub mod probe;

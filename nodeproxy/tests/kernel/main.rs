@@ -6,9 +6,11 @@
 mod degraded;
 mod elsewhere;
 mod events;
+mod histories;
 mod netns;
 mod packets;
 mod repair;
+mod sctp;
 mod storm;
 mod strays;
 mod table;

@@ -81,6 +81,17 @@ impl Namespace {
     }
 }
 
+/// At every test's end nft lists what stands in each namespace, as text and as JSON: one rule or element that it cannot print,
+/// and it aborts, for everybody on the node.
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            let json = self.sh("nft list ruleset > /dev/null; nft -j list ruleset");
+            assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "nft wrote {json}");
+        }
+    }
+}
+
 /// Says that a test did nothing, and why.
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
 pub(crate) fn skip(why: &str) {

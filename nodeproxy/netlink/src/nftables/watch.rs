@@ -68,7 +68,7 @@ impl Watch {
 
 impl Change {
     /// Notes one event; true if it ends a transaction.
-    fn note(&mut self, message: &Message<'_>) -> Result<bool> {
+    pub(crate) fn note(&mut self, message: &Message<'_>) -> Result<bool> {
         let (family, attributes) = message.netfilter()?;
         if message.kind == kind::NEW_GENERATION {
             self.program = Reader::find(attributes, 3)?.map(|name| name.string()).transpose()?;

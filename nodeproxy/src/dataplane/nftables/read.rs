@@ -3,9 +3,9 @@
 //! A table is taken over only if every chain, rule, set and element of it is exactly what this version would have written
 //! under this configuration. Anything else is a reason to rebuild, in words.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
-use portico_netlink::nftables::{Client, Element, Rule, Table};
+use portico_netlink::nftables::{Client, Rule, Table};
 use portico_proxy_core::{
     plan::{AffinityMap, Chain, State},
     table::Family,
@@ -77,39 +77,37 @@ fn read_family(
         return Ok(Err(reason));
     }
     for name in skeleton.sets.keys() {
-        let elements = elements(client, &table, name)?;
-        match element::decode(family, name, elements) {
-            Ok(elements) => state.elements.extend(elements),
-            Err(reason) => return Ok(Err(format!("unknown element: {reason}"))),
+        if let Err(reason) = read_elements(client, &table, family, name, state)? {
+            return Ok(Err(format!("unknown element: {reason}")));
         }
     }
     Ok(Ok(()))
 }
 
-/// All elements of a set. While the kernel still grows a large set's hash table behind a write, a listing of several messages
-/// misses some elements and repeats others, and no generation tells (`nft_rhash_walk` goes on when the walk is set back). So a
-/// set of more than one message is listed until a listing brings nothing new.
-fn elements(client: &mut Client, table: &Table, set: &str) -> portico_netlink::Result<Vec<Element>> {
-    let mut all = client.elements(table, set, Some)?;
-    if all.len() < ONE_MESSAGE {
-        return Ok(all);
-    }
-    let mut seen = HashSet::with_capacity(all.len());
-    all = unseen(&mut seen, all);
-    for _ in 1..TRIES {
-        let more = unseen(&mut seen, client.elements(table, set, Some)?);
-        if more.is_empty() {
+/// Adds all elements of a set. While the kernel still grows a large set's hash table behind a write, a listing of several
+/// messages misses some elements and repeats others, and no generation tells (`nft_rhash_walk` goes on when the walk is set
+/// back). So a set of more than one message is listed until a listing brings nothing new.
+fn read_elements(
+    client: &mut Client,
+    table: &Table,
+    family: Family,
+    set: &str,
+    state: &mut State,
+) -> portico_netlink::Result<Result<(), String>> {
+    for listing in 0..TRIES {
+        let elements = client.elements(table, set, Some)?;
+        let is_one_message = elements.len() < ONE_MESSAGE;
+        let decoded = match element::decode(family, set, elements) {
+            Ok(decoded) => decoded,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let before = state.elements.len();
+        state.elements.extend(decoded);
+        if is_one_message || (listing > 0 && state.elements.len() == before) {
             break;
         }
-        all.extend(more);
     }
-    Ok(all)
-}
-
-/// Those that are not in `seen`, which has them from now on.
-fn unseen(seen: &mut HashSet<Element>, mut elements: Vec<Element>) -> Vec<Element> {
-    elements.retain(|element| seen.insert(element.clone()));
-    elements
+    Ok(Ok(()))
 }
 
 fn read_chains(
