@@ -136,7 +136,7 @@ async fn serve(args: &Args) -> Result<()> {
         domain: args.cluster_domain.clone(),
         backoff: SignedDuration::from_millis(args.crash_backoff),
         pod_cidr,
-        ipam: Mutex::new(None),
+        ipam: Mutex::default(),
         shelf: Shelf::default(),
         recorder: Recorder::new(client.clone(), reporter),
     });

@@ -8,8 +8,10 @@
 //!
 //! A bench has no thresholds: it says what is. How each number is taken, and what it is not, is in docs/benchmarks.md.
 
+pub mod churn;
 pub mod client;
 pub mod cloud;
+pub mod exposition;
 pub mod footprint;
 pub mod layout;
 pub mod namespace;
@@ -20,6 +22,7 @@ pub mod responder;
 pub mod statistics;
 pub mod subject;
 pub mod testbed;
+pub mod traffic;
 pub mod trial;
 
 use std::process::ExitCode;

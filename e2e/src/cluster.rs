@@ -18,7 +18,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command, sync::Mutex, task::JoinHan
 use crate::{
     account::Account,
     controlplane::{ControlPlane, Credentials},
-    fabric::{self, Host},
+    fabric::{self, Families, Host},
     forward,
     home::Home,
     images,
@@ -36,13 +36,15 @@ pub use nodes::Member;
 pub struct Options {
     /// How many nodes, from 0 to 254.
     pub nodes: u8,
+    /// Address families of pods and Services.
+    pub families: Families,
     /// Which parts of Portico are installed, and how.
     pub portico: Parts,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 2, portico: Parts::default() }
+        Self { nodes: 2, families: Families::V4, portico: Parts::default() }
     }
 }
 
@@ -71,7 +73,7 @@ impl Cluster {
         }
         let credentials = Arc::new(Credentials::open(&home.pki())?);
         account.step("starting etcd and kube-apiserver");
-        let started = ControlPlane::start(&tools, home, &credentials, &crashes);
+        let started = ControlPlane::start_for(options.families, &tools, home, &credentials, &crashes);
         let (control_plane, client) = Box::pin(started).await?;
         account.step("the API server is ready");
 
@@ -84,8 +86,8 @@ impl Cluster {
             }),
         ];
         let mut cluster = Self {
-            nodes: Nodes::new(Arc::clone(&credentials)),
-            guests: Mutex::new(Nodes::new(credentials)),
+            nodes: Nodes::new(Arc::clone(&credentials), options.families),
+            guests: Mutex::new(Nodes::new(credentials, options.families)),
             load_balancer: None,
             tools,
             home: home.clone(),
@@ -99,7 +101,7 @@ impl Cluster {
     }
 
     async fn populate(&mut self, options: &Options, account: &Account) -> anyhow::Result<()> {
-        let Options { nodes, portico } = options;
+        let Options { nodes, families: _, portico } = options;
         for number in 1..=*nodes {
             self.nodes.start(&Member::plain(number), &self.tools, &self.home, &self.crashes)?;
         }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    fabric::{CONTROL_PLANE, KUBERNETES_SERVICE},
+    fabric::{CONTROL_PLANE, Families, KUBERNETES_SERVICE},
     home::Home,
     kubeconfig,
     pki::{self, Authority, Pair, Subject},
@@ -116,8 +116,20 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts all of it and waits until the API server is ready. Returns a client with an administrator's rights.
+    /// Starts all of it, for IPv4 alone, and waits until the API server is ready. Returns a client with an administrator's
+    /// rights.
     pub async fn start(
+        tools: &Tools,
+        home: &Home,
+        credentials: &Credentials,
+        crashes: &Crashes,
+    ) -> anyhow::Result<(Self, Client)> {
+        Self::start_for(Families::V4, tools, home, credentials, crashes).await
+    }
+
+    /// The same for a cluster of some families.
+    pub async fn start_for(
+        families: Families,
         tools: &Tools,
         home: &Home,
         credentials: &Credentials,
@@ -147,13 +159,13 @@ impl ControlPlane {
 
         let mut processes = vec![
             start("etcd", flags::etcd(credentials, &etcd_data))?,
-            start("kube-apiserver", flags::apiserver(credentials))?,
+            start("kube-apiserver", flags::apiserver(credentials, families))?,
         ];
         let client = kubeconfig::client(&admin).await?;
         crashes.or(ready(&client)).await?;
         processes.push(start(
             "kube-controller-manager",
-            flags::controller_manager(credentials, &controller_manager),
+            flags::controller_manager(credentials, &controller_manager, families),
         )?);
         processes.push(start("kube-scheduler", flags::scheduler(&scheduler))?);
         Ok((Self { processes }, client))

@@ -8,7 +8,7 @@ pub mod routes;
 
 use std::{
     io::Write as _,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     process::{Command, Stdio},
 };
 
@@ -24,15 +24,37 @@ pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 100);
 pub const LOAD_BALANCER_RANGE: &str = "172.30.10.0/24";
 /// Services' addresses.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+/// The same of IPv6, in a dual-stack cluster.
+pub const SERVICE_CIDR_V6: &str = "fd96::/112";
 /// The `kubernetes` Service's address: the first one of [`SERVICE_CIDR`].
 pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Where pods are told to find DNS.
 pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Pods' addresses; the controller-manager gives each node a /24 of it.
 pub const POD_CIDR: &str = "10.244.0.0/16";
+/// The same of IPv6, in a dual-stack cluster: a /64 for each node.
+pub const POD_CIDR_V6: &str = "fd44::/56";
 
 /// Length of the fabric's prefix.
 const PREFIX: u8 = 16;
+/// The same of IPv6.
+const PREFIX_V6: u8 = 64;
+
+/// Address families of a cluster's pods and Services. The fabric itself always has both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Families {
+    /// IPv4 alone.
+    #[default]
+    V4,
+    /// Both; what does not ask for a family gets IPv4.
+    Both,
+}
+
+/// The IPv6 address on the fabric of whoever has an IPv4 address there.
+pub fn twin(address: Ipv4Addr) -> Ipv6Addr {
+    let [_, _, third, fourth] = address.octets();
+    Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, u16::from(third), u16::from(fourth))
+}
 
 /// A network namespace on the fabric.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +83,12 @@ impl Host {
         Self { name: "outside".to_owned(), address: OUTSIDE, is_router: false }
     }
 
+    /// The addresses of its `eth0` that a cluster of these families uses.
+    pub fn addresses(&self, families: Families) -> Vec<IpAddr> {
+        let twin = (families == Families::Both).then(|| twin(self.address).into());
+        std::iter::once(self.address.into()).chain(twin).collect()
+    }
+
     /// Path of its network namespace, inside the sandbox.
     pub fn netns(&self) -> String {
         format!("/run/netns/{}", self.name)
@@ -72,8 +100,11 @@ impl Host {
 }
 
 /// Whether an address is one of the fabric's.
-fn is_on_fabric(address: Ipv4Addr) -> bool {
-    address.octets()[..2] == CONTROL_PLANE.octets()[..2] // its prefix is a /16
+fn is_on_fabric(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[..2] == CONTROL_PLANE.octets()[..2], // its prefix is a /16
+        IpAddr::V6(address) => address.segments()[..4] == twin(CONTROL_PLANE).segments()[..4], // … a /64
+    }
 }
 
 /// Makes the bridge in the sandbox's own namespace.
@@ -111,7 +142,11 @@ pub fn detach(host: &Host) -> anyhow::Result<()> {
 }
 
 fn bridge_batch() -> String {
-    format!("link add fabric type bridge\naddr add {CONTROL_PLANE}/{PREFIX} dev fabric\nlink set fabric up\n")
+    let twin = twin(CONTROL_PLANE);
+    format!(
+        "link add fabric type bridge\naddr add {CONTROL_PLANE}/{PREFIX} dev fabric\n\
+         addr add {twin}/{PREFIX_V6} dev fabric nodad\nlink set fabric up\n"
+    )
 }
 
 fn outer_batch(host: &Host) -> String {
@@ -122,14 +157,17 @@ fn outer_batch(host: &Host) -> String {
 }
 
 fn inner_batch(host: &Host) -> String {
-    let address = host.address;
-    let link = format!("link set lo up\naddr add {address}/{PREFIX} dev eth0\nlink set eth0 up\n");
+    let (address, second) = (host.address, twin(host.address));
+    let link = format!(
+        "link set lo up\naddr add {address}/{PREFIX} dev eth0\naddr add {second}/{PREFIX_V6} dev eth0 nodad\n\
+         link set eth0 up\n"
+    );
     if !host.is_router {
         return link;
     }
     // As on a real node. Without it the kernel would refuse a connection to a Service's address before the node proxy's
     // rules see it. The fabric itself forwards nothing, so what has no rule gets no answer.
-    format!("{link}route add default via {CONTROL_PLANE}\n")
+    format!("{link}route add default via {CONTROL_PLANE}\nroute add ::/0 via {}\n", twin(CONTROL_PLANE))
 }
 
 /// Runs `ip -batch` in a named namespace, or in the sandbox's own.

@@ -71,27 +71,33 @@ pub(crate) struct Host {
     pub(crate) domain: String,
     /// First pause of a crash loop.
     pub(crate) backoff: SignedDuration,
-    /// Set once the controller manager has given the node its range.
-    pub(crate) pod_cidr: watch::Receiver<Option<IpNet>>,
-    pub(crate) ipam: Mutex<Option<Ipam>>,
+    /// Set once the controller manager has given the node its ranges, one for each family.
+    pub(crate) pod_cidr: watch::Receiver<Option<Vec<IpNet>>>,
+    pub(crate) ipam: Mutex<Vec<Ipam>>,
     /// What logs and exec look into.
     pub(crate) shelf: Shelf,
     pub(crate) recorder: Recorder,
 }
 
 impl Host {
-    /// An address for a pod, and the node's own in the range. Waits for the range.
-    async fn allocate(&self) -> Result<(IpAddr, IpAddr)> {
+    /// An address of each family for a pod, and the node's own in its range. Waits for the ranges.
+    async fn allocate(&self) -> Result<Vec<(IpAddr, IpAddr)>> {
         let mut pod_cidr = self.pod_cidr.clone();
-        let range = *pod_cidr.wait_for(Option::is_some).await.context("wait for the node's podCIDR")?;
+        let ranges = pod_cidr.wait_for(Option::is_some).await.context("wait for the node's podCIDRs")?;
+        let ranges = ranges.clone().unwrap_or_default();
         let mut ipam = self.ipam.lock().unwrap_or_else(PoisonError::into_inner);
-        let ipam = ipam.get_or_insert_with(|| Ipam::new(range.unwrap_or_default()));
-        let address = ipam.allocate().context("no free address in the node's podCIDR")?;
-        Ok((address, ipam.gateway()))
+        if ipam.is_empty() {
+            ipam.extend(ranges.into_iter().map(Ipam::new));
+        }
+        let allocate = |ipam: &mut Ipam| {
+            let address = ipam.allocate().context("no free address in one of the node's podCIDRs")?;
+            Ok((address, ipam.gateway()))
+        };
+        ipam.iter_mut().map(allocate).collect()
     }
 
     fn release(&self, address: IpAddr) {
-        if let Some(ipam) = self.ipam.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        for ipam in self.ipam.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
             ipam.release(address);
         }
     }

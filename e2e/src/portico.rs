@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::{
     cluster::Cluster,
-    fabric::{CONTROL_PLANE, LOAD_BALANCER, POD_CIDR},
+    fabric::{CONTROL_PLANE, LOAD_BALANCER, POD_CIDR, POD_CIDR_V6},
     load_balancer,
     process::output,
     tools::Tools,
@@ -78,7 +78,7 @@ impl Parts {
                 },
                 "logFormat": "human",
             },
-            "nodeproxy": {"enabled": nodeproxy, "clusterCIDR": POD_CIDR, "logFormat": "human"},
+            "nodeproxy": {"enabled": nodeproxy, "clusterCIDR": format!("{POD_CIDR},{POD_CIDR_V6}"), "logFormat": "human"},
         });
         merge(&mut all, values);
         all

@@ -8,6 +8,7 @@ use crate::{
     account::Account,
     cluster::{Cluster, Options},
     controlplane::Credentials,
+    fabric::Families,
     home::{Home, ProcessRecord, State},
     kubeconfig,
     portico::{Parts, Provider},
@@ -37,6 +38,9 @@ pub struct UpArgs {
     /// Leave a part of Portico out; may be given twice
     #[arg(long, value_name = "PART")]
     without: Vec<Part>,
+    /// Give pods and Services addresses of both families
+    #[arg(long)]
+    dual_stack: bool,
     /// What makes load balancers
     #[arg(long, value_enum, default_value_t = Provider::Local)]
     provider: Provider,
@@ -78,7 +82,11 @@ impl UpArgs {
     fn options(&self) -> Options {
         let operator = (!self.without.contains(&Part::Operator)).then_some(self.provider);
         let nodeproxy = !self.without.contains(&Part::Nodeproxy);
-        Options { nodes: self.nodes, portico: Parts { operator, nodeproxy, ..Parts::default() } }
+        Options {
+            nodes: self.nodes,
+            families: if self.dual_stack { Families::Both } else { Families::V4 },
+            portico: Parts { operator, nodeproxy, ..Parts::default() },
+        }
     }
 }
 

@@ -66,7 +66,7 @@ fn arch() -> &'static str {
 pub(super) async fn run(
     client: Client,
     identity: Identity,
-    cidr_known: watch::Sender<Option<IpNet>>,
+    cidr_known: watch::Sender<Option<Vec<IpNet>>>,
 ) -> Result<()> {
     let api = Api::<Node>::all(client.clone());
     let node = register(&api, &identity).await?;
@@ -95,16 +95,17 @@ async fn register(api: &Api<Node>, identity: &Identity) -> Result<Node> {
 async fn learn_pod_cidr(
     api: &Api<Node>,
     identity: &Identity,
-    cidr_known: watch::Sender<Option<IpNet>>,
+    cidr_known: watch::Sender<Option<Vec<IpNet>>>,
 ) -> Result<()> {
     let nodes = watch_object(api.clone(), &identity.name);
     let mut nodes = std::pin::pin!(nodes.inspect_err(|error| tracing::warn!(%error, "watch the Node")));
     while let Some(node) = nodes.next().await {
-        let cidr = node.ok().flatten().and_then(|node| node.spec).and_then(|spec| spec.pod_cidr);
-        if let Some(cidr) = cidr.filter(|_| cidr_known.borrow().is_none()) {
-            let range: IpNet = cidr.parse().with_context(|| format!("Node.spec.podCIDR {cidr:?}"))?;
-            tracing::info!(%range, "podCIDR");
-            cidr_known.send_replace(Some(range));
+        let cidrs = node.ok().flatten().and_then(|node| node.spec).and_then(|spec| spec.pod_cidrs);
+        if let Some(cidrs) = cidrs.filter(|_| cidr_known.borrow().is_none()) {
+            let parse = |cidr: &String| cidr.parse().with_context(|| format!("Node.spec.podCIDRs {cidr:?}"));
+            let ranges: Vec<IpNet> = cidrs.iter().map(parse).collect::<Result<_>>()?;
+            tracing::info!(?ranges, "podCIDRs");
+            cidr_known.send_replace(Some(ranges));
         }
     }
     Ok(())
@@ -115,7 +116,7 @@ async fn keep_alive(
     client: Client,
     identity: &Identity,
     node: Node,
-    mut ready: watch::Receiver<Option<IpNet>>,
+    mut ready: watch::Receiver<Option<Vec<IpNet>>>,
 ) -> Result<()> {
     let leases = Api::<Lease>::namespaced(client, "kube-node-lease");
     let mut ticks = interval(RENEWAL);

@@ -9,15 +9,16 @@ use std::{iter, net::Ipv4Addr};
 use super::subject::NODE;
 use crate::fabric::Host;
 
-/// The most filler Services that the address ranges of endpoints hold.
-pub const MAX_SERVICES: u32 = 8000;
+/// The most filler Services that the address ranges of endpoints hold, with room for what replaces them.
+pub const MAX_SERVICES: u32 = 40_000;
 
 /// How many endpoints a filler has.
 pub const ENDPOINTS: u32 = 3;
 
-/// Start of a pod of endpoints' addresses within its node's range, and the two prefixes that cover them.
-const FIRST_ENDPOINT: u32 = 16 << 8;
-const ENDPOINT_PREFIXES: [(u32, u8); 2] = [(16 << 8, 20), (32 << 8, 19)];
+/// Endpoints answer on a /16 of their own for each node, outside of the podCIDRs, which hold no more than 16,000.
+const ENDPOINT_PREFIX: u8 = 16;
+/// Where in that range those begin that replace others.
+const SPARE: u32 = 62_000;
 
 /// A node with its pods' range.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Node {
     pub host: Host,
     /// First address of its podCIDR, which is a /18.
     first: u32,
+    /// First address of its endpoints' range.
+    first_endpoint: u32,
 }
 
 /// A pod-like namespace.
@@ -39,12 +42,20 @@ pub struct Pod {
     pub is_endpoint: bool,
 }
 
+impl Pod {
+    /// Where its namespace is.
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+}
+
 impl Node {
     /// The two nodes: [`NODE`], on which the proxies run, and another one.
     pub fn both() -> [Self; 2] {
         [1, 2].map(|number| Self {
             host: Host::node(number),
             first: Ipv4Addr::new(10, 244, 64 * number, 0).to_bits(),
+            first_endpoint: Ipv4Addr::new(10, 127 + number, 0, 0).to_bits(),
         })
     }
 
@@ -72,15 +83,19 @@ impl Node {
         Ipv4Addr::from_bits(self.first + offset)
     }
 
-    fn endpoint_ranges(&self) -> [String; 2] {
-        ENDPOINT_PREFIXES.map(|(offset, length)| format!("{}/{length}", self.address(offset)))
+    fn endpoint(&self, number: u32) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.first_endpoint + number)
+    }
+
+    fn endpoint_range(&self) -> String {
+        format!("{}/{ENDPOINT_PREFIX}", self.endpoint(0))
     }
 
     /// `ip -batch` text for this node's side of `pod`: a point-to-point link, as the ptp CNI plugin makes it.
     pub fn node_side(&self, pod: &Pod) -> String {
         let Pod { name, address, is_endpoint } = pod;
         let (link, gateway) = (format!("v-{name:.12}"), self.address(1));
-        let ranges = self.endpoint_ranges().into_iter().filter(|_| *is_endpoint);
+        let ranges = is_endpoint.then(|| self.endpoint_range()).into_iter();
         let links = format!(
             "link add {link} type veth peer name eth0 netns {name}\naddr add {gateway}/32 dev {link}\n\
              link set {link} up\nroute add {address}/32 dev {link}\n"
@@ -93,7 +108,7 @@ impl Node {
     pub fn pod_side(&self, pod: &Pod) -> String {
         let Pod { name: _, address, is_endpoint } = pod;
         let gateway = self.address(1);
-        let ranges = self.endpoint_ranges().into_iter().filter(|_| *is_endpoint);
+        let ranges = is_endpoint.then(|| self.endpoint_range()).into_iter();
         let links = format!(
             "link set lo up\naddr add {address}/32 dev eth0\nlink set eth0 up\nroute add {gateway} dev eth0 scope link\n\
              route add default via {gateway}\n"
@@ -104,20 +119,26 @@ impl Node {
 
     /// `ip -batch` text that leads from this node to another one's pods.
     pub fn route_to(&self, other: &Self) -> String {
-        format!("route add {} via {}\n", other.pod_cidr(), other.host.address)
+        let via = other.host.address;
+        format!("route add {} via {via}\nroute add {} via {via}\n", other.pod_cidr(), other.endpoint_range())
     }
 }
 
 /// The endpoints of filler `service` (from 0): their addresses and nodes, alternating between the nodes.
 pub fn endpoints(nodes: &[Node; 2], service: u32) -> Vec<(Ipv4Addr, &Node)> {
     let serials = service * ENDPOINTS..(service + 1) * ENDPOINTS;
-    serials
-        .map(|serial| {
-            let [even, odd] = nodes;
-            let node = if serial % 2 == 0 { even } else { odd };
-            (node.address(FIRST_ENDPOINT + serial / 2), node)
-        })
-        .collect()
+    serials.map(|serial| endpoint(nodes, serial, 0)).collect()
+}
+
+/// Endpoint number `serial` of those that replace others; there are some 7,000, and then they come again.
+pub fn spare(nodes: &[Node; 2], serial: u32) -> (Ipv4Addr, &Node) {
+    endpoint(nodes, serial % 7000, SPARE)
+}
+
+fn endpoint(nodes: &[Node; 2], serial: u32, from: u32) -> (Ipv4Addr, &Node) {
+    let [even, odd] = nodes;
+    let node = if serial.is_multiple_of(2) { even } else { odd };
+    (node.endpoint(from + serial / 2), node)
 }
 
 #[cfg(test)]
@@ -127,33 +148,31 @@ mod tests {
     use ipnet::Ipv4Net;
 
     use super::*;
+    use crate::fabric::{POD_CIDR, SERVICE_CIDR};
+
+    const FABRIC_CIDR: &str = "172.30.0.0/16";
 
     #[test]
     fn every_endpoint_of_every_filler_is_an_address_of_its_own_that_its_pod_answers_for() -> anyhow::Result<()>
     {
         let nodes = Node::both();
+        let fillers = (0..MAX_SERVICES).flat_map(|service| endpoints(&nodes, service));
         let mut seen = BTreeSet::new();
-        for service in 0..MAX_SERVICES {
-            for (address, node) in endpoints(&nodes, service) {
-                assert!(seen.insert(address), "{address} twice");
-                let ranges: Vec<Ipv4Net> =
-                    node.endpoint_ranges().iter().map(|r| r.parse()).collect::<Result<_, _>>()?;
-                assert!(ranges.iter().any(|range| range.contains(&address)), "{address} of {service}");
-            }
+        for (address, node) in fillers.chain((0..7000).map(|serial| spare(&nodes, serial))) {
+            assert!(seen.insert(address), "{address} twice");
+            let range: Ipv4Net = node.endpoint_range().parse()?;
+            assert!(range.contains(&address), "{address}");
         }
         Ok(())
     }
 
     #[test]
-    fn endpoint_ranges_are_in_the_nodes_range_and_hold_no_pods_own_address() -> anyhow::Result<()> {
+    fn endpoint_ranges_meet_neither_each_other_nor_anybody_else() -> anyhow::Result<()> {
+        let mut all: Vec<Ipv4Net> = vec![POD_CIDR.parse()?, SERVICE_CIDR.parse()?, FABRIC_CIDR.parse()?];
         for node in Node::both() {
-            let cidr: Ipv4Net = node.pod_cidr().parse()?;
-            for range in node.endpoint_ranges() {
-                let range: Ipv4Net = range.parse()?;
-                assert!(cidr.contains(&range), "{range}");
-                let own = [Some(node.endpoints()), node.client()];
-                assert!(own.iter().flatten().all(|pod| !range.contains(&pod.address)), "{range}");
-            }
+            let range: Ipv4Net = node.endpoint_range().parse()?;
+            assert!(!all.iter().any(|other| other.contains(&range) || range.contains(other)), "{range}");
+            all.push(range);
         }
         Ok(())
     }

@@ -1,7 +1,10 @@
 //! The API objects of a bench: nodes, filler Services with their EndpointSlices, and the two Services that are measured. All of
 //! them are written straight to the API server, with an administrator's rights, by a bounded number of writers.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -27,6 +30,12 @@ const NAMESPACE: &str = "bench";
 /// How many objects are written at the same time.
 const WRITERS: usize = 32;
 
+/// The Service whose endpoints are all replaced.
+pub const ROLLOUT: &str = "rollout";
+/// Its slices, and the endpoints in each.
+pub const ROLLOUT_SLICES: u32 = 20;
+const ROLLOUT_ENDPOINTS: u32 = 50;
+
 /// The port of every Service.
 const SERVICE_PORT: u16 = 80;
 
@@ -47,6 +56,8 @@ pub struct Objects {
     client: Client,
     nodes: [layout::Node; 2],
     fillers: Vec<Target>,
+    /// How many slices of the rollout have been replaced.
+    rolls: AtomicU32,
 }
 
 impl Objects {
@@ -62,7 +73,7 @@ impl Objects {
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         let api = Api::<Namespace>::all(client.clone());
         api.create(&PostParams::default(), &namespace).await.context("creating the bench's namespace")?;
-        Ok(Self { client, nodes, fillers: Vec::new() })
+        Ok(Self { client, nodes, fillers: Vec::new(), rolls: AtomicU32::new(0) })
     }
 
     /// Makes filler Services until there are `count`; those that are there stay as they are.
@@ -100,9 +111,21 @@ impl Objects {
         let address = made.spec.and_then(|spec| spec.cluster_ip).context("a new Service has no ClusterIP")?;
         let address: IpAddr =
             address.parse().with_context(|| format!("Service {name}: ClusterIP {address}"))?;
+        self.slice(name, name, endpoints).await?;
+        let endpoints =
+            endpoints.iter().map(|(address, _)| SocketAddr::from((*address, responder::PORT))).collect();
+        Ok(Target { frontend: SocketAddr::from((address, SERVICE_PORT)), endpoints })
+    }
+
+    async fn slice(
+        &self,
+        name: &str,
+        service: &str,
+        endpoints: &[(Ipv4Addr, &layout::Node)],
+    ) -> anyhow::Result<()> {
         let slice: EndpointSlice = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {
-                "kubernetes.io/service-name": name,
+                "kubernetes.io/service-name": service,
                 "endpointslice.kubernetes.io/managed-by": "bench.portico.dev",
             }},
             "addressType": "IPv4",
@@ -110,15 +133,50 @@ impl Objects {
             "endpoints": mk_endpoints(endpoints),
         }))?;
         let made = self.slices().create(&PostParams::default(), &slice).await;
-        made.with_context(|| format!("creating EndpointSlice {name}"))?;
-        let endpoints =
-            endpoints.iter().map(|(address, _)| SocketAddr::from((*address, responder::PORT))).collect();
-        Ok(Target { frontend: SocketAddr::from((address, SERVICE_PORT)), endpoints })
+        made.map(drop).with_context(|| format!("creating EndpointSlice {name}"))
+    }
+
+    /// The Service whose endpoints are replaced by [`Objects::roll`], with 1,000 of them.
+    pub async fn rollout(&self) -> anyhow::Result<Target> {
+        let target = self.service(ROLLOUT, &self.rolled(0, 0)).await?;
+        for slice in 1..ROLLOUT_SLICES {
+            self.slice(&format!("{ROLLOUT}-{slice}"), ROLLOUT, &self.rolled(slice, 0)).await?;
+        }
+        Ok(target)
+    }
+
+    /// Replaces the endpoints of one of the rollout's slices by others.
+    pub async fn roll(&self, slice: u32) -> anyhow::Result<()> {
+        let generation = self.rolls.fetch_add(1, Ordering::Relaxed) / ROLLOUT_SLICES + 1;
+        let name = if slice == 0 { ROLLOUT.to_owned() } else { format!("{ROLLOUT}-{slice}") };
+        self.set_endpoints(&name, &self.rolled(slice, generation % 3)).await
+    }
+
+    fn rolled(&self, slice: u32, generation: u32) -> Vec<(Ipv4Addr, &layout::Node)> {
+        let first = (generation * ROLLOUT_SLICES + slice) * ROLLOUT_ENDPOINTS;
+        (first..first + ROLLOUT_ENDPOINTS).map(|serial| layout::spare(&self.nodes, serial)).collect()
+    }
+
+    /// Gives a filler another third endpoint; which filler and which endpoint follow from the number of the change.
+    pub async fn change_filler(&self, change: usize) -> anyhow::Result<()> {
+        let change = u32::try_from(change)?;
+        let fillers = u32::try_from(self.fillers.len())?;
+        // A prime, so that changes that follow each other are far apart.
+        let filler =
+            change.wrapping_mul(7919).checked_rem(fillers).context("there are no fillers to change")?;
+        let mut endpoints = layout::endpoints(&self.nodes, filler);
+        endpoints.pop();
+        endpoints.push(layout::spare(&self.nodes, 3000 + change % 4000));
+        self.set_endpoints(&format!("filler-{filler}"), &endpoints).await
     }
 
     /// Makes `endpoint` the only one of the Service `name`. Returns when the API server has accepted it.
     pub async fn point(&self, name: &str, endpoint: (Ipv4Addr, &layout::Node)) -> anyhow::Result<()> {
-        let patch = Patch::Merge(json!({"endpoints": mk_endpoints(&[endpoint])}));
+        self.set_endpoints(name, &[endpoint]).await
+    }
+
+    async fn set_endpoints(&self, name: &str, endpoints: &[(Ipv4Addr, &layout::Node)]) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({"endpoints": mk_endpoints(endpoints)}));
         let done = self.slices().patch(name, &PatchParams::default(), &patch).await;
         done.with_context(|| format!("updating EndpointSlice {name}"))?;
         Ok(())
@@ -192,8 +250,8 @@ mod tests {
 
     #[test]
     fn too_many_services_are_refused_with_the_limit() {
-        assert!(check_size(8000).is_ok());
-        let error = check_size(8001).unwrap_err().to_string();
-        assert!(error.contains("--services 8001") && error.contains("8000"), "{error}");
+        assert!(check_size(40_000).is_ok());
+        let error = check_size(40_001).unwrap_err().to_string();
+        assert!(error.contains("--services 40001") && error.contains("40000"), "{error}");
     }
 }

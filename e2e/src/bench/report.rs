@@ -15,8 +15,26 @@ pub const TSV_HEADER: &str = "subject\tservices\tmetric\tunit\tp50\tp99\tmin\tma
 pub enum Metric {
     /// EndpointSlice update accepted → first connection through the ClusterIP to the new endpoint.
     Program,
+    /// The same while 100 other endpoint changes a second are made.
+    ProgramChurn,
+    /// The proxy's own share of a change: its watch's event → the kernel's answer.
+    OwnShare,
+    /// The same while 100 endpoint changes a second are made.
+    OwnShareChurn,
     /// Start of the process → every sampled Service connects.
     ColdStart,
+    /// Start of a process on a node whose rules are right → it says that it is well.
+    Restart,
+    /// Elements, chains and maps that such a start writes.
+    RestartChanges,
+    /// Bytes from the API server until a cold start has settled.
+    WatchBytes,
+    /// The same for one endpoint change, on average.
+    ChangeBytes,
+    /// Connections during the rollout of 1,000 endpoints.
+    RolloutConnections,
+    /// Those of them that failed.
+    RolloutFailures,
     /// Resident memory, settled after a cold start.
     Resident,
     /// Peak resident memory of a process' life.
@@ -36,9 +54,18 @@ pub enum Metric {
 }
 
 impl Metric {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 19] = [
         Self::Program,
+        Self::ProgramChurn,
+        Self::OwnShare,
+        Self::OwnShareChurn,
         Self::ColdStart,
+        Self::Restart,
+        Self::RestartChanges,
+        Self::WatchBytes,
+        Self::ChangeBytes,
+        Self::RolloutConnections,
+        Self::RolloutFailures,
         Self::Resident,
         Self::ResidentPeak,
         Self::Cpu,
@@ -55,6 +82,29 @@ impl Metric {
             Self::Program => {
                 ("program", "ms", "EndpointSlice update accepted → first connection to the new endpoint")
             }
+            Self::ProgramChurn => {
+                ("program_churn", "ms", "the same, while 100 endpoint changes a second are made")
+            }
+            Self::OwnShare => (
+                "own_share",
+                "us",
+                "the proxy's own share: watch event → kernel's answer, upper bounds of buckets",
+            ),
+            Self::OwnShareChurn => {
+                ("own_share_churn", "us", "the same, while 100 endpoint changes a second are made")
+            }
+            Self::Restart => ("restart", "ms", "start of a process where the rules are right → it is well"),
+            Self::RestartChanges => {
+                ("restart_changes", "1", "elements, chains and maps that such a start writes")
+            }
+            Self::WatchBytes => {
+                ("watch_bytes", "MB", "bytes from the API server until a cold start has settled")
+            }
+            Self::ChangeBytes => ("change_bytes", "B", "bytes from the API server for one endpoint change"),
+            Self::RolloutConnections => {
+                ("rollout_connections", "1", "connections while 1,000 endpoints are replaced in 10 s")
+            }
+            Self::RolloutFailures => ("rollout_failures", "1", "those of them that failed"),
             Self::ColdStart => ("cold_start", "ms", "start of the process → every sampled Service connects"),
             Self::Resident => ("rss", "MiB", "resident memory, settled after a cold start"),
             Self::ResidentPeak => ("rss_peak", "MiB", "largest resident memory of the process' life"),

@@ -39,10 +39,16 @@ pub struct Testbed {
     pub nodes: [Node; 2],
     /// The thread in the client's pod.
     pub client: Resident,
+    /// Another one there, for traffic beside what the first one measures.
+    pub traffic: Resident,
+    /// A thread on [`NODE`].
+    pub node: Resident,
     /// The Service whose only endpoint changes between the nodes' endpoint pods.
     pub probe: Target,
     /// A Service with an endpoint on each node, to which nothing happens.
     pub steady: Target,
+    /// A Service of 1,000 endpoints that are all replaced.
+    pub rollout: Target,
     control_plane: ControlPlane,
 }
 
@@ -54,6 +60,9 @@ impl Testbed {
         let credentials = Credentials::open(&home.pki())?;
         let nodes = Node::both();
         let client = build_network(&nodes).await?;
+        let traffic =
+            Resident::enter(nodes[0].client().context("the first node has the client")?.path().as_ref())?;
+        let node = Resident::enter(nodes[0].host.netns().as_ref())?;
         account.step("starting etcd and the Kubernetes control plane");
         let (control_plane, api) = ControlPlane::start(&tools, &home, &credentials, &crashes).await?;
         let objects = Objects::create(api, nodes.clone()).await?;
@@ -61,7 +70,21 @@ impl Testbed {
         let (first, second) = ((here.endpoints().address, here), (there.endpoints().address, there));
         let probe = objects.service(PROBE, &[first]).await?;
         let steady = objects.service("steady", &[first, second]).await?;
-        Ok(Self { tools, home, crashes, objects, nodes, client, probe, steady, control_plane })
+        let rollout = objects.rollout().await?;
+        Ok(Self {
+            tools,
+            home,
+            crashes,
+            objects,
+            nodes,
+            client,
+            traffic,
+            node,
+            probe,
+            steady,
+            rollout,
+            control_plane,
+        })
     }
 
     /// Makes node `index` (0 or 1) hold the probe's only endpoint; who then answers.
@@ -113,7 +136,7 @@ fn add_pod(node: &Node, pod: &Pod) -> anyhow::Result<Resident> {
     ip_batch(None, &format!("netns add {}\n", pod.name))?;
     ip_batch(Some(&node.host.name), &node.node_side(pod))?;
     ip_batch(Some(&pod.name), &node.pod_side(pod))?;
-    Resident::enter(format!("/run/netns/{}", pod.name).as_ref())
+    Resident::enter(pod.path().as_ref())
 }
 
 /// The client opens tens of thousands of connections a second for as long as it is asked to; kept for the usual 10 seconds

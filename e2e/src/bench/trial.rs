@@ -20,6 +20,8 @@ use super::{
 };
 use crate::process::{Crashes, Process};
 
+mod pressure;
+
 /// How many fillers a cold start waits for, the last one made included.
 const SAMPLED: usize = 20;
 
@@ -100,7 +102,8 @@ impl Trial<'_> {
         let process = Process::start(&name, command, &home.logs(), &crashes)?;
         let measured = crashes.or(self.measure(start, targets, &process, is_last, report)).await;
         process.stop().await?;
-        measured
+        measured?;
+        if is_last { self.restart(report).await } else { Ok(()) }
     }
 
     async fn measure(
@@ -122,8 +125,11 @@ impl Trial<'_> {
         self.forget_connections().await?;
         sleep(SETTLE).await;
         self.add(report, Metric::Resident, [Memory::of(process.pid())?.resident]);
+        let received = self.watch_bytes(report).await?;
         if is_last {
-            self.program(process, report).await?;
+            self.program(process, received, report).await?;
+            self.churn(report).await?;
+            self.rollout(report).await?;
             self.connect(report).await?;
         }
         self.add(report, Metric::ResidentPeak, [Memory::of(process.pid())?.peak]);
@@ -131,8 +137,9 @@ impl Trial<'_> {
     }
 
     /// Endpoint changes, one after the other, and the CPU time that they cost.
-    async fn program(&self, process: &Process, report: &mut Report) -> anyhow::Result<()> {
+    async fn program(&self, process: &Process, received: u64, report: &mut Report) -> anyhow::Result<()> {
         let frontend = self.testbed.probe.frontend;
+        let page = self.page().await?;
         let (before, phase) = (footprint::cpu_time(process.pid())?, Instant::now());
         let mut changes = 0;
         while changes < self.effort.updates && (changes < FEWEST_UPDATES || phase.elapsed() < PROGRAM_BUDGET)
@@ -150,7 +157,8 @@ impl Trial<'_> {
         let used = footprint::cpu_time(process.pid())?.saturating_sub(before).as_secs_f64();
         let per_thousand = 1000.0 / f64::from(u32::try_from(changes)?);
         self.add(report, Metric::Cpu, [used * per_thousand]);
-        Ok(())
+        self.change_bytes(received, changes, report).await?;
+        self.own_share(page.as_ref(), Metric::OwnShare, report).await
     }
 
     /// Windows of connections through Services and straight, in turn, so that what else the machine does meets both.

@@ -12,7 +12,7 @@ use tokio::{process::Command, time::timeout};
 
 use crate::{
     controlplane::Credentials,
-    fabric::{self, CLUSTER_DNS, CONTROL_PLANE, Host},
+    fabric::{self, CLUSTER_DNS, CONTROL_PLANE, Families, Host},
     home::Home,
     kubeconfig,
     process::{Crashes, Process},
@@ -44,14 +44,15 @@ impl Member {
 #[derive(Debug)]
 pub(super) struct Nodes {
     credentials: Arc<Credentials>,
+    families: Families,
     hosts: Vec<Host>,
     agents: Vec<Process>,
 }
 
 impl Nodes {
     /// No node yet.
-    pub(super) fn new(credentials: Arc<Credentials>) -> Self {
-        Self { credentials, hosts: Vec::new(), agents: Vec::new() }
+    pub(super) fn new(credentials: Arc<Credentials>, families: Families) -> Self {
+        Self { credentials, families, hosts: Vec::new(), agents: Vec::new() }
     }
 
     /// The nodes, in the order of their numbers.
@@ -92,7 +93,7 @@ impl Nodes {
             .arg(tools.portico_e2e())
             .arg("node-agent")
             .arg(format!("--node-name={name}"))
-            .arg(format!("--node-ip={address}"))
+            .args(host.addresses(self.families).iter().map(|address| format!("--node-ip={address}")))
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--state-dir={}", dir.display()))
             .arg(format!("--images={}", home.path("images.json").display()))

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Credentials;
 use crate::{
-    fabric::{CONTROL_PLANE, POD_CIDR, SERVICE_CIDR},
+    fabric::{CONTROL_PLANE, Families, POD_CIDR, POD_CIDR_V6, SERVICE_CIDR, SERVICE_CIDR_V6},
     pki::Pair,
 };
 
@@ -27,12 +27,12 @@ pub(super) fn etcd(credentials: &Credentials, data: &Path) -> Vec<String> {
 }
 
 /// kube-apiserver's.
-pub(super) fn apiserver(credentials: &Credentials) -> Vec<String> {
+pub(super) fn apiserver(credentials: &Credentials, families: Families) -> Vec<String> {
     let mut args = vec![
         flag("advertise-address", CONTROL_PLANE),
         flag("bind-address", "0.0.0.0"),
         flag("secure-port", 6443),
-        flag("service-cluster-ip-range", SERVICE_CIDR),
+        flag("service-cluster-ip-range", ranges(families, SERVICE_CIDR, SERVICE_CIDR_V6)),
         flag("service-node-port-range", "30000-32767"),
         flag("authorization-mode", "Node,RBAC"),
         flag("enable-admission-plugins", "NodeRestriction"),
@@ -87,9 +87,13 @@ fn apiserver_files(credentials: &Credentials) -> Vec<String> {
 }
 
 /// kube-controller-manager's, with every controller that runs by default.
-pub(super) fn controller_manager(credentials: &Credentials, kubeconfig: &Path) -> Vec<String> {
+pub(super) fn controller_manager(
+    credentials: &Credentials,
+    kubeconfig: &Path,
+    families: Families,
+) -> Vec<String> {
     let Credentials { ca, service_account_key, .. } = credentials;
-    vec![
+    let mut args = vec![
         flag("kubeconfig", kubeconfig.display()),
         flag("authentication-kubeconfig", kubeconfig.display()),
         flag("authorization-kubeconfig", kubeconfig.display()),
@@ -101,16 +105,28 @@ pub(super) fn controller_manager(credentials: &Credentials, kubeconfig: &Path) -
         flag("cluster-signing-cert-file", ca.cert.display()),
         flag("cluster-signing-key-file", ca.key.display()),
         flag("allocate-node-cidrs", true),
-        flag("cluster-cidr", POD_CIDR),
-        flag("node-cidr-mask-size", 24),
-        flag("service-cluster-ip-range", SERVICE_CIDR),
+        flag("cluster-cidr", ranges(families, POD_CIDR, POD_CIDR_V6)),
+        flag("service-cluster-ip-range", ranges(families, SERVICE_CIDR, SERVICE_CIDR_V6)),
         // Nodes renew their leases every 10 s; one that stopped is found after two misses and some.
         flag("node-monitor-period", "2s"),
         flag("node-monitor-grace-period", "25s"),
         // Thousands of Services are made in one go; the default of 20 requests a second would be the bench's result.
         flag("kube-api-qps", 500),
         flag("kube-api-burst", 1000),
-    ]
+    ];
+    args.extend(match families {
+        Families::V4 => vec![flag("node-cidr-mask-size", 24)],
+        Families::Both => vec![flag("node-cidr-mask-size-ipv4", 24), flag("node-cidr-mask-size-ipv6", 64)],
+    });
+    args
+}
+
+/// The ranges of a cluster's families, the one that is preferred first.
+fn ranges(families: Families, v4: &str, v6: &str) -> String {
+    match families {
+        Families::V4 => v4.to_owned(),
+        Families::Both => format!("{v4},{v6}"),
+    }
 }
 
 /// kube-scheduler's.

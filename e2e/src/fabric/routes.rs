@@ -4,12 +4,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, pin_mut};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, ResourceExt as _,
@@ -18,11 +18,11 @@ use kube::{
 
 use super::{Host, ip_batch, is_on_fabric};
 
-/// A node's pods, and the address that leads to them.
-type ByNode = BTreeMap<String, (Ipv4Net, Ipv4Addr)>;
+/// A node's pods, and the address that leads to them, for each family.
+type ByNode = BTreeMap<String, Vec<(IpNet, IpAddr)>>;
 
 /// Namespace (none: the fabric) → destination → gateway.
-type Routes = BTreeMap<Option<String>, BTreeMap<Ipv4Net, Ipv4Addr>>;
+type Routes = BTreeMap<Option<String>, BTreeMap<IpNet, IpAddr>>;
 
 /// Follows the cluster's Nodes until the watch ends, which it does only with an error that retrying did not heal.
 pub async fn follow(client: Client) -> anyhow::Result<()> {
@@ -49,15 +49,23 @@ pub async fn follow(client: Client) -> anyhow::Result<()> {
 }
 
 fn apply(nodes: &mut ByNode, node: &Node) {
-    let cidr = node.spec.as_ref().and_then(|spec| spec.pod_cidr.as_ref()).and_then(|cidr| cidr.parse().ok());
-    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
-    let address = addresses
-        .and_then(|all| all.iter().find(|address| address.type_ == "InternalIP"))
-        .and_then(|address| address.address.parse().ok())
-        .filter(|address| is_on_fabric(*address)); // a node that stands for a cloud's instance is nowhere here
-    match (cidr, address) {
-        (Some(cidr), Some(address)) => drop(nodes.insert(node.name_any(), (cidr, address))),
-        _ => drop(nodes.remove(&node.name_any())),
+    let cidrs = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let addresses: Vec<IpAddr> = addresses
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| address.address.parse().ok())
+        .filter(|address| is_on_fabric(*address)) // a node that stands for a cloud's instance is nowhere here
+        .collect();
+    let gateway =
+        |cidr: &IpNet| addresses.iter().copied().find(|address| address.is_ipv4() == cidr.addr().is_ipv4());
+    let pairs: Vec<_> = cidrs
+        .filter_map(|cidr| cidr.parse::<IpNet>().ok())
+        .filter_map(|cidr| Some((cidr, gateway(&cidr)?)))
+        .collect();
+    if pairs.is_empty() {
+        nodes.remove(&node.name_any());
+    } else {
+        nodes.insert(node.name_any(), pairs);
     }
 }
 
@@ -68,7 +76,7 @@ fn desired(nodes: &ByNode) -> Routes {
     namespaces
         .map(|namespace| {
             let others = nodes.iter().filter(|(name, _)| namespace.as_ref() != Some(name));
-            let routes = others.map(|(_, (cidr, gateway))| (*cidr, *gateway)).collect();
+            let routes = others.flat_map(|(_, pairs)| pairs).copied().collect();
             (namespace, routes)
         })
         .collect()
@@ -97,14 +105,36 @@ fn plan(desired: &Routes, programmed: &Routes) -> Vec<(Option<String>, String)> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use ipnet::Ipv4Net;
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_dual_stack_node_is_reached_in_each_family_by_its_address_of_that_family() -> anyhow::Result<()> {
+        let mut nodes = ByNode::new();
+        let node = json!({
+            "metadata": {"name": "node-1"},
+            "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24", "fd44::/64"]},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": "172.30.1.1"}, {"type": "InternalIP", "address": "fd30::1:1"},
+            ]},
+        });
+        apply(&mut nodes, &serde_json::from_value(node)?);
+        let fabric = plan(&desired(&nodes), &Routes::new());
+        let expected = "route replace 10.244.0.0/24 via 172.30.1.1\nroute replace fd44::/64 via fd30::1:1\n";
+        assert_eq!(fabric.first(), Some(&(None, expected.to_owned())));
+        Ok(())
+    }
 
     fn mk_nodes(numbers: &[u8]) -> ByNode {
         numbers
             .iter()
             .map(|&n| {
                 let cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, n, 0), 24);
-                (format!("node-{n}"), (cidr, Ipv4Addr::new(172, 30, 1, n)))
+                (format!("node-{n}"), vec![(cidr.into(), Ipv4Addr::new(172, 30, 1, n).into())])
             })
             .collect()
     }

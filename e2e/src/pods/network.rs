@@ -40,35 +40,35 @@ impl Link {
         PathBuf::from(NETNS_DIR).join(&self.netns)
     }
 
-    /// Makes namespace, devices, addresses and routes.
-    pub(crate) async fn connect(&self, address: IpAddr, gateway: IpAddr) -> Result<()> {
+    /// Makes namespace, devices, addresses and routes; an address and its gateway for each family.
+    pub(crate) async fn connect(&self, addresses: &[(IpAddr, IpAddr)]) -> Result<()> {
         self.disconnect().await?; // what an agent before us left
-        let (node, pod) = self.commands(address, gateway);
+        let (node, pod) = self.commands(addresses);
         ip(&["netns", "add", &self.netns], "").await?;
         ip(&["-batch", "-"], &node).await?;
         ip(&["-n", &self.netns, "-batch", "-"], &pod).await
     }
 
     /// Batches for the node's side and the pod's.
-    fn commands(&self, address: IpAddr, gateway: IpAddr) -> (String, String) {
+    fn commands(&self, addresses: &[(IpAddr, IpAddr)]) -> (String, String) {
         let Self { netns, device } = self;
-        let (length, nodad, any) = match address {
-            IpAddr::V4(_) => (32, "", "0.0.0.0/0"),
-            IpAddr::V6(_) => (128, " nodad", "::/0"),
-        };
-        let node = format!(
-            "link add {device} type veth peer name eth0 netns {netns}\n\
-             addr add {gateway}/{length} dev {device}{nodad}\n\
-             link set {device} up\n\
-             route add {address}/{length} dev {device}\n"
-        );
-        let pod = format!(
-            "link set lo up\n\
-             link set eth0 up\n\
-             addr add {address}/{length} dev eth0{nodad}\n\
-             route add {gateway}/{length} dev eth0 scope link\n\
-             route add {any} via {gateway} dev eth0\n"
-        );
+        let mut node =
+            format!("link add {device} type veth peer name eth0 netns {netns}\nlink set {device} up\n");
+        let mut pod = "link set lo up\nlink set eth0 up\n".to_owned();
+        for (address, gateway) in addresses {
+            let (length, nodad, any) = match address {
+                IpAddr::V4(_) => (32, "", "0.0.0.0/0"),
+                IpAddr::V6(_) => (128, " nodad", "::/0"),
+            };
+            node += &format!(
+                "addr add {gateway}/{length} dev {device}{nodad}\nroute add {address}/{length} dev {device}\n"
+            );
+            pod += &format!(
+                "addr add {address}/{length} dev eth0{nodad}\n\
+                 route add {gateway}/{length} dev eth0 scope link\n\
+                 route add {any} via {gateway} dev eth0\n"
+            );
+        }
         (node, pod)
     }
 

@@ -174,12 +174,12 @@ impl Worker {
         let (namespace, name) = self.name();
         let link = Link::of(namespace, name, self.pod.metadata.uid.as_deref().unwrap_or_default());
         std::fs::write(self.dir.join("network"), link.to_line()).context("note the network")?;
-        let (address, gateway) = self.host.allocate().await?;
-        if let Err(error) = link.connect(address, gateway).await {
-            self.host.release(address);
+        let addresses = self.host.allocate().await?;
+        if let Err(error) = link.connect(&addresses).await {
+            addresses.iter().for_each(|(address, _)| self.host.release(*address));
             return Err(error);
         }
-        self.observed.ips = vec![address];
+        self.observed.ips = addresses.into_iter().map(|(address, _)| address).collect();
         self.link = Some(link);
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Stage<Inside> {
     pub(crate) async fn cluster(&self) -> anyhow::Result<Arc<Cluster>> {
         let inside = self.place.as_ref().context("outside of a sandbox no chaos can run")?;
         let portico = Parts { operator: None, nodeproxy: false, values: json!({}) };
-        let options = Options { nodes: 0, portico };
+        let options = Options { nodes: 0, portico, ..Options::default() };
         let start = || async {
             let started = Box::pin(Cluster::start(&inside.home, &options, &Account::quiet())).await;
             started.map(Arc::new).map_err(|error| format!("{error:#}"))

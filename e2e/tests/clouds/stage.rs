@@ -46,7 +46,7 @@ impl Stage {
     pub(crate) async fn start(inside: &Inside) -> anyhow::Result<Self> {
         let account = Account::new();
         let nothing = Parts { operator: None, nodeproxy: false, values: json!({}) };
-        let options = Options { nodes: 0, portico: nothing };
+        let options = Options { nodes: 0, portico: nothing, ..Options::default() };
         let mut cluster = Cluster::start(&inside.home, &options, &account).await?;
         let sites = cluster.crashes().or(Sites::start(&cluster)).await.context("starting the clouds")?;
         account.step("both clouds answer");

@@ -4,6 +4,7 @@ mod affinity;
 mod annotations;
 mod classes;
 mod endpoints;
+mod families;
 mod lifecycle;
 mod looking;
 mod node_proxy;
@@ -15,6 +16,7 @@ mod reach;
 mod remains;
 mod rollout;
 mod tracing;
+mod userspace;
 
 use super::harness::Scenario;
 
@@ -24,6 +26,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         lifecycle::scenarios(),
         endpoints::scenarios(),
         ports::scenarios(),
+        families::scenarios(),
         affinity::scenarios(),
         policies::scenarios(),
         reach::scenarios(),
@@ -34,6 +37,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         looking::scenarios(),
         tracing::scenarios(),
         node_proxy::scenarios(),
+        userspace::scenarios(),
         operator::scenarios(),
         remains::scenarios(),
     ]

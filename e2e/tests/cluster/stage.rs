@@ -8,6 +8,8 @@ use kube::{Api, api::PostParams};
 use portico_e2e::{
     account::Account,
     cluster::{Cluster, Options, vantage::Vantage},
+    fabric::Families,
+    portico::Parts,
     session::Inside,
 };
 use serde_json::json;
@@ -28,12 +30,21 @@ pub(crate) struct Stage {
     leftovers: Mutex<Vec<String>>,
 }
 
+/// What is installed.
+pub(crate) fn parts() -> Parts {
+    let values = json!({
+        // A round of the audit is over while a scenario waits for it.
+        "operator": {"auditInterval": "5s"},
+        "nodeproxy": {"nodePortAddresses": "primary,localhost"},
+    });
+    Parts { values, ..Parts::default() }
+}
+
 impl Stage {
     /// Starts it, and waits until all of it works.
     pub(crate) async fn start(inside: &Inside) -> anyhow::Result<Self> {
-        let mut options = Options::default();
-        // A round of the audit is over while a scenario waits for it.
-        options.portico.values = json!({"operator": {"auditInterval": "5s"}});
+        let mut options = Options { families: Families::Both, ..Options::default() };
+        options.portico = parts();
         let cluster = Cluster::start(&inside.home, &options, &Account::new()).await?;
         let cloud = Cloud::new(&cluster)?;
         let stage = Self {

@@ -78,10 +78,10 @@ fn pods_of_one_node_see_each_other_s_addresses_and_leave_nothing_behind() {
     let ran = on_a_node(move || {
         for [gateway, first, second] in families {
             let (a, b) = (Link::of("ns", "a", "aaaaaaaa-1111"), Link::of("ns", "b", "bbbbbbbb-2222"));
-            block_on(a.connect(first, gateway)).expect("a is connected");
-            block_on(b.connect(second, gateway)).expect("b is connected");
+            block_on(a.connect(&[(first, gateway)])).expect("a is connected");
+            block_on(b.connect(&[(second, gateway)])).expect("b is connected");
             assert_eq!(seen((&a, first), &b), second);
-            block_on(a.connect(first, gateway)).expect("once more, over what was left");
+            block_on(a.connect(&[(first, gateway)])).expect("once more, over what was left");
             for link in [&a, &b] {
                 block_on(link.disconnect()).expect("disconnected");
                 block_on(link.disconnect()).expect("the absent is fine");
