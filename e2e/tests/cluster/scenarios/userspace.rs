@@ -1,0 +1,110 @@
+//! The userspace proxy: NodePorts on localhost beside the nftables dataplane, and the whole cluster carried by it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context as _, ensure};
+use portico_e2e::portico;
+use serde_json::json;
+
+use crate::cluster::{
+    harness::Scenario,
+    objects::{Workload, mk_service},
+    observe, parts,
+    scene::Scene,
+    stage,
+    traffic::{By, Silence},
+};
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new("a node port answers on localhost of each node, over both families", |s| {
+            Box::pin(localhost(s))
+        }),
+        Scenario::alone("the userspace dataplane carries every kind of service, and gives way again", |s| {
+            Box::pin(userspace(s))
+        }),
+    ]
+}
+
+async fn localhost(scene: &Scene) -> anyhow::Result<()> {
+    scene.deploy(&Workload::web("web").replicas(2)).await?;
+    let spec = json!({
+        "type": "NodePort", "ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}],
+        "externalTrafficPolicy": "Local",
+    });
+    let service = scene.create(&mk_service("web", spec)?).await?;
+    let port = observe::node_port(&service, 0).context("no node port")?;
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+    for node in scene.stage.node_names() {
+        for address in loopback {
+            scene.answered(&[scene.node(&node)], By::Http, SocketAddr::new(address, port)).await?;
+        }
+    }
+    scene.delete::<k8s_openapi::api::core::v1::Service>("web").await?;
+    for address in loopback {
+        let to = SocketAddr::new(address, port);
+        scene.silent(&[scene.node("node-1")], By::Http, to, Silence::Refused).await?;
+    }
+    Ok(())
+}
+
+async fn userspace(scene: &Scene) -> anyhow::Result<()> {
+    scene.deploy(&Workload::web("web").replicas(2)).await?;
+    let ports = json!([
+        {"name": "http", "port": 80, "protocol": "TCP"},
+        {"name": "udp", "port": 81, "protocol": "UDP"},
+    ]);
+    scene.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": ports}))?).await?;
+    let balancer = scene
+        .eventually("a load balancer", async || observe::provisioned(&scene.service("web").await?))
+        .await?;
+    let mut parts = stage::parts();
+    parts.values["nodeproxy"]["dataplane"] = json!("userspace");
+    portico::install(&scene.stage.cluster, &parts, None).await.context("changing the dataplane")?;
+    let carried = carried(scene, balancer).await;
+    portico::install(&scene.stage.cluster, &stage::parts(), None).await.context("changing it back")?;
+    parts::all_ready(&scene.stage).await?;
+    carried?;
+    let service = scene.service("web").await?;
+    scene.answered(&scene.insiders(), By::Http, observe::cluster_ip(&service, 0)?).await.map(drop)
+}
+
+/// What everybody gets while the proxies are between, and whom the pods see.
+async fn carried(scene: &Scene, balancer: SocketAddr) -> anyhow::Result<()> {
+    let service = scene.service("web").await?;
+    let node_port = observe::node_port(&service, 0).context("no node port")?;
+    let nodes: Vec<_> = scene.stage.cluster.nodes().iter().map(|node| IpAddr::from(node.address)).collect();
+    let on_node = SocketAddr::new(nodes[0], node_port);
+    let (http, udp) = (observe::cluster_ip(&service, 0)?, observe::cluster_ip(&service, 1)?);
+    let mut answers = scene.answered(&scene.insiders(), By::Http, http).await?;
+    answers.extend(scene.answered(&scene.insiders(), By::Udp, udp).await?);
+    answers.extend(scene.answered(&scene.everybody(), By::Http, on_node).await?);
+    scene.answered(&[scene.outside()], By::Http, balancer).await?;
+    for answer in answers {
+        let client = answer.client.ip().to_canonical();
+        // A pod on the same node as the proxy may see the node by any of its addresses, but never another pod.
+        ensure!(!is_pod(client), "{} saw the pod {client}, and not a node", answer.pod);
+    }
+    // Pods come and go under connections that go on; then there is none, and then one again.
+    let traffic = scene.pod().keep_asking(By::Http, http)?;
+    for replicas in [4, 1, 2] {
+        scene.scale("web", replicas).await?;
+        scene.rolled_out("web").await?;
+    }
+    traffic.stop(100).await?;
+    scene.scale("web", 0).await?;
+    scene.silent(&scene.insiders(), By::Http, http, Silence::Refused).await?;
+    scene.scale("web", 1).await?;
+    scene.answered(&scene.insiders(), By::Http, http).await.map(drop)
+}
+
+/// Whether an address is of the cluster's pods, whose first address on each node is the node's own.
+fn is_pod(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, _, d] = address.octets();
+            (a, b) == (10, 244) && d > 1
+        }
+        IpAddr::V6(_) => false,
+    }
+}
