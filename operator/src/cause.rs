@@ -55,17 +55,18 @@ pub(crate) enum Drift {
 
 /// How urgent a go is; `exists`: something of it is there already.
 pub(crate) fn priority(want: &Want, exists: bool, cause: Cause) -> Priority {
-    match (want, cause) {
-        (Want::Absent(_), _) => Priority::Serving,
-        (Want::Present(_), Cause::Resync | Cause::Audit) => Priority::Checking,
-        (Want::Present(_), Cause::Change | Cause::Restart) if exists => Priority::Serving,
-        (Want::Present(_), Cause::Change | Cause::Restart) => Priority::Making,
+    match (want.load_balancer(), cause) {
+        (None, _) => Priority::Serving,
+        (Some(_), Cause::Resync | Cause::Audit) => Priority::Checking,
+        (Some(_), Cause::Change) if exists => Priority::Serving,
+        (Some(_), Cause::Restart) if exists => Priority::CatchingUp,
+        (Some(_), Cause::Change | Cause::Restart) => Priority::Making,
     }
 }
 
 /// Whether a go may execute its plan.
 pub(crate) fn mode(want: &Want, cause: Cause, drift: Drift, read_only: bool) -> Mode {
-    let only_reported = drift == Drift::Report && cause.is_unasked() && matches!(want, Want::Present(_));
+    let only_reported = drift == Drift::Report && cause.is_unasked() && want.load_balancer().is_some();
     if read_only || only_reported { Mode::Plan } else { Mode::Execute }
 }
 
@@ -76,8 +77,8 @@ mod tests {
 
     #[test]
     fn only_drift_is_withheld_by_report_and_everything_by_read_only() {
-        let present = Want::Present(Box::new(mk_load_balancer("web")));
-        let absent = Want::Absent(mk_owner("web"));
+        let present = Want::present(Box::new(mk_load_balancer("web")));
+        let absent = Want::absent(mk_owner("web"));
         for (want, cause, expected) in [
             (&present, Cause::Change, Mode::Execute),
             (&present, Cause::Restart, Mode::Execute),
@@ -92,11 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn what_serves_goes_before_what_is_made_and_that_before_what_is_only_checked() {
-        let present = Want::Present(Box::new(mk_load_balancer("web")));
-        assert_eq!(priority(&Want::Absent(mk_owner("web")), true, Cause::Resync), Priority::Serving);
+    fn what_changes_now_goes_before_what_is_made_that_before_what_changed_unseen_and_that_before_checks() {
+        let present = Want::present(Box::new(mk_load_balancer("web")));
+        assert_eq!(priority(&Want::absent(mk_owner("web")), true, Cause::Resync), Priority::Serving);
         assert_eq!(priority(&present, true, Cause::Change), Priority::Serving);
         assert_eq!(priority(&present, false, Cause::Change), Priority::Making);
+        assert_eq!(priority(&present, false, Cause::Restart), Priority::Making);
+        assert_eq!(priority(&present, true, Cause::Restart), Priority::CatchingUp);
         assert_eq!(priority(&present, true, Cause::Audit), Priority::Checking);
     }
 }

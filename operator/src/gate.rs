@@ -19,20 +19,23 @@ pub(crate) enum Priority {
     Serving,
     /// Something is to be made.
     Making,
+    /// Something serves, and differs from what is wanted since before this process began: what changed while nobody ran.
+    /// There may be as many of these as there are Services, and none is newer than the others.
+    CatchingUp,
     /// Nothing is known to be wrong; somebody looks whether it is so.
     Checking,
 }
 
 impl Priority {
     /// Every one.
-    pub(crate) const ALL: [Self; 3] = [Self::Serving, Self::Making, Self::Checking];
+    pub(crate) const ALL: [Self; 4] = [Self::Serving, Self::Making, Self::CatchingUp, Self::Checking];
 }
 
-/// Whose turn it is: of eight permits given while all wait, five go to `Serving`, two to `Making`, one to `Checking`.
-/// A turn nobody of that priority waits for goes to the first in this order who does.
-const TURNS: [Priority; 8] = {
-    use Priority::{Checking, Making, Serving};
-    [Serving, Making, Serving, Serving, Making, Serving, Checking, Serving]
+/// Whose turn it is: of ten permits given while all wait, five go to `Serving`, two to `Making`, two to `CatchingUp`, one to
+/// `Checking`. A turn nobody of that priority waits for goes to the first in this order who does.
+const TURNS: [Priority; 10] = {
+    use Priority::{CatchingUp, Checking, Making, Serving};
+    [Serving, Making, Serving, CatchingUp, Serving, Making, Serving, CatchingUp, Serving, Checking]
 };
 
 /// A limit on what goes on at once.
@@ -48,6 +51,7 @@ struct State {
     closed: bool,
     serving: VecDeque<Waiter>,
     making: VecDeque<Waiter>,
+    catching_up: VecDeque<Waiter>,
     checking: VecDeque<Waiter>,
 }
 
@@ -64,6 +68,7 @@ impl State {
         match priority {
             Priority::Serving => &mut self.serving,
             Priority::Making => &mut self.making,
+            Priority::CatchingUp => &mut self.catching_up,
             Priority::Checking => &mut self.checking,
         }
     }
@@ -80,8 +85,8 @@ impl State {
 impl Gate {
     /// At most `limit` at once.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        let (serving, making, checking) = Default::default();
-        let state = State { free: limit, turn: 0, closed: false, serving, making, checking };
+        let [serving, making, catching_up, checking] = Default::default();
+        let state = State { free: limit, turn: 0, closed: false, serving, making, catching_up, checking };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
@@ -109,6 +114,7 @@ impl Gate {
         state.closed = true;
         state.serving.clear();
         state.making.clear();
+        state.catching_up.clear();
         state.checking.clear();
     }
 
@@ -202,9 +208,26 @@ mod tests {
         let order = order.lock().unwrap();
         let last = |wanted| order.iter().rposition(|priority| *priority == wanted).unwrap();
         assert!(last(Priority::Serving) < 20, "ten of them within two rounds of turns: {:?}", &order[..24]);
-        assert!(last(Priority::Checking) < 8, "{:?}", &order[..24]);
+        assert!(last(Priority::Checking) < 10, "{:?}", &order[..24]);
         assert!(order[..8].contains(&Priority::Making), "a creation is not starved either");
         assert_eq!(order.len(), 111);
+    }
+
+    #[tokio::test]
+    async fn a_change_passes_all_that_a_restart_has_to_catch_up_with() {
+        let gate = Gate::new(1);
+        let held = gate.enter(Priority::CatchingUp).await.unwrap();
+        let (order, mut set) = (Arc::default(), JoinSet::new());
+        for _ in 0..100 {
+            park(&gate, Priority::CatchingUp, &order, &mut set).await;
+        }
+        park(&gate, Priority::Serving, &order, &mut set).await;
+        park(&gate, Priority::Making, &order, &mut set).await;
+        drop(held);
+        while set.join_next().await.is_some() {}
+        let order = order.lock().unwrap();
+        let first = |wanted| order.iter().position(|priority| *priority == wanted).unwrap();
+        assert!(first(Priority::Serving) < 2 && first(Priority::Making) < 3, "{:?}", &order[..5]);
     }
 
     #[tokio::test]
@@ -242,7 +265,7 @@ mod tests {
         #[test]
         fn there_are_never_more_at_once_than_allowed_and_everybody_gets_in(
             limit in 1usize..5,
-            priorities in prop::collection::vec(0u8..3, 1..40),
+            priorities in prop::collection::vec(0u8..4, 1..40),
         ) {
             runtime().block_on(async {
                 let (gate, inside, most) = (Gate::new(limit), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -251,6 +274,7 @@ mod tests {
                     let priority = match priority {
                         0 => Priority::Serving,
                         1 => Priority::Making,
+                        2 => Priority::CatchingUp,
                         _ => Priority::Checking,
                     };
                     let (gate, inside, most) = (Arc::clone(&gate), Arc::clone(&inside), Arc::clone(&most));

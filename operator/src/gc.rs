@@ -167,7 +167,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Begins its deletion; whether there was one to begin.
     pub(crate) fn collect_one(self: &Arc<Self>, owner: &Owner) -> bool {
-        let want = Want::Absent(owner.clone());
+        let want = Want::absent(owner.clone());
         let observed = self.inventory.get(&owner.service);
         let plan = self.provider.plan(want.desired(), observed.as_ref());
         let name = &owner.name;

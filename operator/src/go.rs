@@ -48,17 +48,21 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         was_synced: bool,
     ) -> Decision {
         let owner = want.desired().owner();
-        let (decision, cause) = self.track(owner, |track| {
+        let (decision, line) = self.track(owner, |track| {
             let decision = track.decide(want, plan, Instant::now());
-            let cause = track.cause(want, was_synced);
-            match decision {
-                Decision::Go => track.wait(want.clone(), cause),
-                Decision::Under => track.rethink(want),
-                Decision::Hold(_) | Decision::Rest(_) => {}
-            }
-            (decision, cause)
+            let line = match decision {
+                Decision::Go => {
+                    let cause = track.cause(want, was_synced);
+                    track.wait(want.clone(), cause);
+                    Some(cause)
+                }
+                // It waits in both lines then; who comes second finds nothing to do.
+                Decision::Under => track.rethink(want).then_some(Cause::Change),
+                Decision::Hold(_) | Decision::Rest(_) => None,
+            };
+            (decision, line)
         });
-        if decision == Decision::Go {
+        if let Some(cause) = line {
             let priority = cause::priority(want, exists, cause);
             let (operator, owner) = (Arc::clone(self), owner.clone());
             self.goes.spawn(async move {
@@ -171,7 +175,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
     /// A go that nobody asked for should have found nothing.
     fn tell_drift(&self, report: &operation::Report<P::Observed>, mode: Mode) {
         let Self { operator, key, want, cause } = self;
-        let Want::Present(wanted) = want else { return };
+        let Some(wanted) = want.load_balancer() else { return };
         let operation::Report { observed: _, steps, differed, end } = report;
         let changed = !steps.is_empty();
         let withheld = matches!(end, End::Withheld(_));
@@ -208,7 +212,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
             End::Settled | End::InProgress { .. } => {}
         }
         let slow = operator.settings.resync;
-        operator.track(want.desired().owner(), |track| track.ended(want.clone(), end, Instant::now(), slow));
+        operator.track(want.desired().owner(), |track| track.ended(want, end, Instant::now(), slow));
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use portico_limits::{Priority, at_best};
 use portico_provider::{
     Desired, Field, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, ProviderError, Retry,
+    ServiceUid, SpecHash,
 };
 use tokio::time::{Instant, timeout};
 
@@ -31,29 +32,60 @@ const STRAYED: Duration = Duration::from_secs(1);
 
 /// What is wanted for a Service.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Want {
-    /// This.
+pub(crate) struct Want {
+    what: What,
+    mark: Mark,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum What {
     Present(Box<LoadBalancer>),
-    /// Nothing.
     Absent(Owner),
 }
 
+/// What tells one want from another; what the status shows at the moment is no wish. It is all that is remembered of a
+/// want when it has been met: with a thousand nodes behind it a load balancer is a hundred kilobytes, and its digest takes
+/// a millisecond.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// A load balancer like this.
+    Present(SpecHash),
+    /// Nothing, for this Service.
+    Absent(ServiceUid),
+}
+
 impl Want {
+    /// This.
+    pub(crate) fn present(load_balancer: Box<LoadBalancer>) -> Self {
+        let mark = Mark::Present(load_balancer.spec_hash());
+        Self { what: What::Present(load_balancer), mark }
+    }
+
+    /// Nothing.
+    pub(crate) fn absent(owner: Owner) -> Self {
+        let mark = Mark::Absent(owner.service.clone());
+        Self { what: What::Absent(owner), mark }
+    }
+
     /// As the provider takes it.
     pub(crate) fn desired(&self) -> Desired<'_> {
-        match self {
-            Self::Present(load_balancer) => Desired::Present(load_balancer),
-            Self::Absent(owner) => Desired::Absent(owner),
+        match &self.what {
+            What::Present(load_balancer) => Desired::Present(load_balancer),
+            What::Absent(owner) => Desired::Absent(owner),
         }
     }
 
-    /// Whether the same is wanted; what the status shows at the moment is no wish.
-    pub(crate) fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Present(mine), Self::Present(theirs)) => mine.spec_hash() == theirs.spec_hash(),
-            (Self::Absent(mine), Self::Absent(theirs)) => mine.service == theirs.service,
-            _ => false,
+    /// The load balancer, where one is wanted.
+    pub(crate) fn load_balancer(&self) -> Option<&LoadBalancer> {
+        match &self.what {
+            What::Present(load_balancer) => Some(load_balancer),
+            What::Absent(_) => None,
         }
+    }
+
+    /// What tells it from others.
+    pub(crate) fn mark(&self) -> &Mark {
+        &self.mark
     }
 }
 
@@ -128,7 +160,7 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
                 return Report { end: without_steps(&plan, want, observed.is_some()), ..report };
             }
             if report.steps.is_empty()
-                && let Want::Present(desired) = want
+                && let Some(desired) = want.load_balancer()
             {
                 report.differed = self.provider.differing(desired, observed);
             }
@@ -193,9 +225,9 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
 
 /// A plan without steps: waiting, obstacles (which the caller reads off the plan), or nothing left to do.
 fn without_steps<S>(plan: &Plan<S>, want: &Want, exists: bool) -> End {
-    match (plan.waiting(), want) {
+    match (plan.waiting(), want.load_balancer()) {
         (Some(waiting), _) => End::InProgress { what: waiting.what.clone(), retry: waiting.retry },
-        (None, Want::Absent(_)) if exists => End::Failed {
+        (None, None) if exists => End::Failed {
             reason: "NotDeleted",
             message: "something is left that the provider does not delete".to_owned(),
             retry: Retry::Backoff,

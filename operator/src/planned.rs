@@ -115,9 +115,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             }
             Work::Provide { load_balancer, warnings } => {
                 plan.warnings = told(warnings);
-                Some(Want::Present(load_balancer))
+                Some(Want::present(load_balancer))
             }
-            Work::Release { owner, because: _ } => Some(Want::Absent(owner)),
+            Work::Release { owner, because: _ } => Some(Want::absent(owner)),
         };
         Begun { plan, want }
     }
@@ -127,7 +127,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let Begun { mut plan, want } = self.begin_plan(service);
         let Some(want) = want else { return plan };
         let Self { provider, fence, metrics, .. } = self;
-        let report = Operation { provider, fence, metrics, held: None }.run(&want, Mode::Plan, Look::Fresh).await;
+        let report =
+            Operation { provider, fence, metrics, held: None }.run(&want, Mode::Plan, Look::Fresh).await;
         match (report.end, report.observed) {
             (End::Failed { reason, message, .. }, _) => plan.failed = Some(format!("{reason}: {message}")),
             (_, Some((observed, _))) => {
@@ -153,7 +154,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
         let owner = want.desired().owner();
         let withheld = self.track(owner, |track| match &track.last {
-            Some(last) if last.want.same(&want) => match &last.end {
+            Some(last) if last.mark == *want.mark() => match &last.end {
                 End::Withheld(plan) => Some((**plan).clone()),
                 _ => None,
             },

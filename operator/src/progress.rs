@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::backoff;
 use crate::cause::Cause;
 use crate::metrics::State;
-use crate::operation::{End, Want};
+use crate::operation::{End, Mark, Want};
 use crate::service::ServiceKey;
 use crate::status::{Progress, StatusPatch};
 
@@ -49,7 +49,7 @@ pub(crate) struct Track {
     failures: u32,
     /// Looks in a row that found targets not healthy.
     sick_looks: usize,
-    /// The status as written last, and when.
+    /// The status as written last, and when, until a watch shows it.
     pub(crate) written: Option<(StatusPatch, Instant)>,
     /// What the metrics count it as.
     pub(crate) state: Option<State>,
@@ -71,7 +71,7 @@ pub(crate) enum Phase {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ended {
     /// What was wanted.
-    pub(crate) want: Want,
+    pub(crate) mark: Mark,
     /// How.
     pub(crate) end: End,
     /// When to have another, if nothing changes; `None`: no need.
@@ -97,7 +97,7 @@ impl Track {
         if self.phase != Phase::Idle {
             return Decision::Under;
         }
-        let last = self.last.as_ref().filter(|last| last.want.same(want));
+        let last = self.last.as_ref().filter(|last| last.mark == *want.mark());
         let idle = plan_is_idle(plan);
         match last {
             Some(Ended { end: End::Settled, again, .. }) if idle => match again {
@@ -111,7 +111,7 @@ impl Track {
             }
             _ if self.audit || self.stirred => Decision::Go,
             // What was wanted before may be half done, whatever the snapshot says.
-            _ if idle && matches!(want, Want::Present(_)) && self.finished_last() => Decision::Rest(None),
+            _ if idle && want.load_balancer().is_some() && self.finished_last() => Decision::Rest(None),
             _ => Decision::Go,
         }
     }
@@ -122,10 +122,10 @@ impl Track {
 
     /// Why a go that is decided on now would be had. `was_synced`: the status says that all is as this want has it.
     pub(crate) fn cause(&self, want: &Want, was_synced: bool) -> Cause {
-        let Want::Present(wanted) = want else { return Cause::Change };
+        let Mark::Present(wanted) = want.mark() else { return Cause::Change };
         match (&self.settled, &self.last) {
             _ if self.stirred => Cause::Change,
-            (Some(settled), _) if *settled == wanted.spec_hash() => {
+            (Some(settled), _) if settled == wanted => {
                 if self.audit {
                     Cause::Audit
                 } else {
@@ -145,15 +145,18 @@ impl Track {
         self.phase = Phase::Waiting(Box::new(want), cause);
     }
 
-    /// While a go waits, what is wanted may change; it will then be about that.
-    pub(crate) fn rethink(&mut self, want: &Want) {
-        if let Phase::Waiting(waiting, cause) = &mut self.phase {
-            if !waiting.same(want) {
-                *cause = Cause::Change;
-                self.settled = None;
-            }
-            **waiting = want.clone();
+    /// While a go waits, what is wanted may change; it will then be about that. Whether it waits in a line for what is less
+    /// urgent than a change.
+    pub(crate) fn rethink(&mut self, want: &Want) -> bool {
+        let Phase::Waiting(waiting, cause) = &mut self.phase else { return false };
+        let changed = waiting.mark() != want.mark();
+        let hastens = changed && *cause != Cause::Change;
+        if changed {
+            *cause = Cause::Change;
+            self.settled = None;
         }
+        **waiting = want.clone();
+        hastens
     }
 
     /// Its turn has come: what it is about by now; `None`: nobody waits.
@@ -173,13 +176,13 @@ impl Track {
     /// A look at a snapshot showed all as wanted.
     pub(crate) fn rest(&mut self, want: &Want, again: Option<Instant>) {
         self.settle(want);
-        self.last = Some(Ended { want: want.clone(), end: End::Settled, again });
+        self.last = Some(Ended { mark: want.mark().clone(), end: End::Settled, again });
     }
 
     fn settle(&mut self, want: &Want) {
-        self.settled = match want {
-            Want::Present(wanted) => Some(wanted.spec_hash()),
-            Want::Absent(_) => None,
+        self.settled = match want.mark() {
+            Mark::Present(wanted) => Some(*wanted),
+            Mark::Absent(_) => None,
         };
     }
 
@@ -208,10 +211,10 @@ impl Track {
     }
 
     /// Takes in how a go ended. `slow`: when to try again what should not be tried again by itself.
-    pub(crate) fn ended(&mut self, want: Want, end: End, now: Instant, slow: Duration) {
+    pub(crate) fn ended(&mut self, want: &Want, end: End, now: Instant, slow: Duration) {
         let again = match &end {
             End::Settled => {
-                self.settle(&want);
+                self.settle(want);
                 None
             }
             End::Withheld(_) => Some(now + slow),
@@ -233,13 +236,13 @@ impl Track {
         }
         self.phase = Phase::Idle;
         self.audit = false;
-        self.last = Some(Ended { want, end, again });
+        self.last = Some(Ended { mark: want.mark().clone(), end, again });
     }
 
     /// How it goes, for the status.
     pub(crate) fn progress<S: std::fmt::Display>(&self, want: &Want, current: &Plan<S>) -> Progress {
         // A go that is another try at the same says nothing new until it ends: each poll would be two status writes.
-        let last = self.last.as_ref().filter(|last| last.want.same(want));
+        let last = self.last.as_ref().filter(|last| last.mark == *want.mark());
         match last.map(|last| &last.end) {
             Some(End::InProgress { what, .. }) => Progress::Waiting(what.clone()),
             Some(End::Failed { reason, message, .. }) => {
@@ -293,7 +296,7 @@ mod tests {
     use crate::testing::{mk_load_balancer, mk_owner};
 
     fn present() -> Want {
-        Want::Present(Box::new(mk_load_balancer("web")))
+        Want::present(Box::new(mk_load_balancer("web")))
     }
 
     fn steps() -> Plan<&'static str> {
@@ -302,7 +305,7 @@ mod tests {
 
     fn after(end: End, now: Instant) -> Track {
         let mut track = Track { phase: Phase::Running, ..Track::default() };
-        track.ended(present(), end, now, Duration::from_mins(10));
+        track.ended(&present(), end, now, Duration::from_mins(10));
         track
     }
 
@@ -318,7 +321,7 @@ mod tests {
         assert_eq!(track.decide(&present(), &nothing, now), Decision::Rest(None));
         assert_eq!(track.decide(&present(), &steps(), now), Decision::Go);
         assert_eq!(
-            track.decide(&Want::Absent(mk_owner("web")), &nothing, now),
+            track.decide(&Want::absent(mk_owner("web")), &nothing, now),
             Decision::Go,
             "a snapshot may be old"
         );
@@ -341,8 +344,8 @@ mod tests {
             assert_eq!(track.decide(&present(), &steps(), until), Decision::Go);
             let mut changed = mk_load_balancer("web");
             changed.source_ranges.insert("10.0.0.0/8".parse().unwrap());
-            assert_eq!(track.decide(&Want::Present(Box::new(changed)), &steps(), now), Decision::Go);
-            assert_eq!(track.decide(&Want::Absent(mk_owner("web")), &steps(), now), Decision::Go);
+            assert_eq!(track.decide(&Want::present(Box::new(changed)), &steps(), now), Decision::Go);
+            assert_eq!(track.decide(&Want::absent(mk_owner("web")), &steps(), now), Decision::Go);
         }
     }
 
@@ -351,7 +354,7 @@ mod tests {
         let now = Instant::now();
         let mut track = after(failure(Retry::Backoff), now);
         let waiting = End::InProgress { what: "an address".to_owned(), retry: Duration::from_secs(2) };
-        track.ended(present(), waiting, now, Duration::ZERO);
+        track.ended(&present(), waiting, now, Duration::ZERO);
         assert_eq!(track.failures, 0);
         assert_eq!(track.decide(&present(), &steps(), now), Decision::Hold(now + Duration::from_secs(2)));
         assert_eq!(track.progress(&present(), &steps()), Progress::Waiting("an address".to_owned()));
@@ -363,10 +366,10 @@ mod tests {
         let mut other = mk_load_balancer("web");
         other.source_ranges.insert("10.0.0.0/8".parse().unwrap());
         let mut track = Track { phase: Phase::Running, ..Track::default() };
-        track.ended(Want::Present(Box::new(other)), failure(Retry::Backoff), now, Duration::ZERO);
+        track.ended(&Want::present(Box::new(other)), failure(Retry::Backoff), now, Duration::ZERO);
         let nothing = Plan::<&str>::nothing("as desired");
         assert_eq!(track.decide(&present(), &nothing, now), Decision::Go);
-        track.ended(present(), End::Settled, now, Duration::ZERO);
+        track.ended(&present(), End::Settled, now, Duration::ZERO);
         assert_eq!(track.decide(&present(), &nothing, now), Decision::Rest(None));
     }
 
@@ -376,7 +379,7 @@ mod tests {
         let mut track = Track::default();
         let mut pauses = Vec::new();
         for _ in 0..7 {
-            track.ended(present(), End::Settled, now, Duration::ZERO);
+            track.ended(&present(), End::Settled, now, Duration::ZERO);
             let again = track.watch_health(&present(), Some(Truth::Unknown), now).unwrap();
             assert_eq!(track.watch_health(&present(), Some(Truth::Unknown), now), Some(again), "one look");
             pauses.push((again - now).as_secs());
@@ -386,7 +389,7 @@ mod tests {
             assert!(*pause >= least && *pause <= least * 3 / 2, "{pauses:?}");
         }
         assert_eq!(track.watch_health(&present(), Some(Truth::True), now), None);
-        track.ended(present(), End::Settled, now, Duration::ZERO);
+        track.ended(&present(), End::Settled, now, Duration::ZERO);
         let again = track.watch_health(&present(), Some(Truth::False), now).unwrap();
         assert!((again - now).as_secs() < 30, "it begins anew");
     }

@@ -238,7 +238,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         if !self.inventory.is_loaded() {
             return self.unread(service, &load_balancer.owner, warnings).await;
         }
-        let want = Want::Present(load_balancer.clone());
+        let want = Want::present(load_balancer.clone());
         let observed = self.inventory.get(&load_balancer.owner.service);
         let plan = self.provider.plan(want.desired(), observed.as_ref());
         let report = self.provider.report(&load_balancer, observed.as_ref());
@@ -290,10 +290,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         because: &'static str,
     ) -> Result<Looked, ClusterError> {
         self.state(&owner, State::Releasing);
-        let want = Want::Absent(owner.clone());
+        let want = Want::absent(owner.clone());
         let gone = |track: &mut Track| {
             let last = track.last.as_ref().filter(|_| track.phase == Phase::Idle);
-            last.is_some_and(|last| last.end == End::Settled && last.want.same(&want))
+            last.is_some_and(|last| last.end == End::Settled && last.mark == *want.mark())
         };
         if self.track(&owner, gone) {
             return self.let_go(service, &owner).await;
@@ -349,10 +349,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     async fn write_status(&self, uid: &ServiceUid, situation: Situation<'_>) -> Result<(), ClusterError> {
         let service = situation.service;
         let shown = StatusPatch::shown(service);
-        // What this process wrote a moment ago is newer than what its watch may have shown so far.
-        let written = self.tracks().get(uid).and_then(|track| track.written.clone());
-        let fresh = written.filter(|(_, at)| at.elapsed() < WATCH_LAG).map(|(status, _)| status);
-        let before = fresh.as_ref().unwrap_or(&shown);
+        let unshown = self.unshown(uid, &shown);
+        let before = unshown.as_ref().unwrap_or(&shown);
         let status = situation.status(&before.conditions, Timestamp::now());
         if *before == status {
             return Ok(());
@@ -363,6 +361,16 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
         self.tracks().entry(uid.clone()).or_default().written = Some((status, Instant::now()));
         Ok(())
+    }
+
+    /// What this process wrote a moment ago, as long as its watch has not shown it: it is newer than what that shows.
+    fn unshown(&self, uid: &ServiceUid, shown: &StatusPatch) -> Option<StatusPatch> {
+        let mut tracks = self.tracks();
+        let written = &mut tracks.get_mut(uid)?.written;
+        if written.as_ref().is_some_and(|(status, at)| status == shown || at.elapsed() >= WATCH_LAG) {
+            *written = None;
+        }
+        written.as_ref().map(|(status, _)| status.clone())
     }
 
     pub(crate) fn tell(&self, about: &Service, severity: Severity, reason: &str, action: &str, note: String) {

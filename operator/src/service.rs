@@ -176,9 +176,14 @@ pub(crate) fn our_conditions(service: &Service) -> Vec<Condition> {
         .status
         .iter()
         .flat_map(|status| status.conditions.iter().flatten())
-        .filter(|condition| condition.type_.starts_with("portico.dev/"))
+        .filter(|condition| is_ours(condition))
         .cloned()
         .collect()
+}
+
+/// Whether a condition is under our domain.
+pub(crate) fn is_ours(condition: &Condition) -> bool {
+    condition.type_.starts_with("portico.dev/")
 }
 
 /// What Events about it regard.

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::classes::LoadBalancerClassParameters;
-use crate::service::ServiceKey;
+use crate::service::{self, ServiceKey};
 use crate::table::Table;
 use crate::targets::{NodeState, SliceKey, SliceState};
 
@@ -174,10 +174,19 @@ impl Followed for Service {
         concern(keys)
     }
 
+    /// Neither labels nor the selector decide anything here: endpoints come from EndpointSlices, which name their Service.
     fn trim(&mut self) {
         self.metadata.managed_fields = None;
+        self.metadata.labels = None;
+        self.metadata.owner_references = None;
         if let Some(annotations) = &mut self.metadata.annotations {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
+        if let Some(spec) = &mut self.spec {
+            spec.selector = None;
+        }
+        if let Some(conditions) = self.status.as_mut().and_then(|status| status.conditions.as_mut()) {
+            conditions.retain(service::is_ours);
         }
     }
 }

@@ -99,7 +99,7 @@ async fn look<P: LoadBalancerProvider>(operator: &Arc<Looking<P>>) -> anyhow::Re
 }
 
 async fn delete_one<P: LoadBalancerProvider>(operator: &Arc<Looking<P>>, owner: Owner) -> Result<(), String> {
-    let (want, began) = (Want::Absent(owner), Instant::now());
+    let (want, began) = (Want::absent(owner), Instant::now());
     let Looking { provider, fence, metrics, .. } = &**operator;
     loop {
         match (Operation { provider, fence, metrics, held: None })

@@ -5,7 +5,7 @@ use super::stage::*;
 use tokio::time::sleep;
 
 use crate::gc::{Suspects, limit};
-use crate::testing::{mk_node, mk_service};
+use crate::testing::{mk_node, mk_service, with};
 
 #[tokio::test(start_paused = true)]
 async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
@@ -29,6 +29,36 @@ async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
     assert!(stage.existing().len() < 50, "while most of the others are still to come");
     settle().await;
     assert_eq!(stage.existing().len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with() {
+    let mut stage = Stage::new();
+    stage.settings.concurrency = 2;
+    let running = stage.start().await;
+    for index in 0..100 {
+        stage.cluster.apply(mk_service(&format!("s{index}")));
+    }
+    settle().await;
+    drop(running);
+    let running = stage.start().await;
+    running.node(mk_node("joined", "10.0.0.1", true)); // before anybody looks: as if it had joined meanwhile
+    sleep(Duration::from_millis(50)).await;
+    assert!(running.operator.gate.waiting(crate::gate::Priority::CatchingUp) > 80, "all have a target more");
+    let ranges = Some(vec!["10.0.0.0/8".to_owned()]);
+    stage.cluster.apply(with(mk_service("s99"), |spec| spec.load_balancer_source_ranges = ranges));
+    sleep(Duration::from_millis(200)).await;
+    let (changed, caught_up) = stage.cloud.with(|cloud| {
+        let all = || cloud.existing.values().map(|(it, _)| it);
+        (
+            all().filter(|it| !it.source_ranges.is_empty()).count(),
+            all().filter(|it| !it.targets.is_empty()).count(),
+        )
+    });
+    assert_eq!(changed, 1, "it went among the first, although it waited with the others already");
+    assert!(caught_up < 50, "while most of the others are still to come: {caught_up}");
+    settle().await;
+    assert!(stage.cloud.with(|cloud| cloud.existing.values().all(|(it, _)| it.targets.len() == 1)));
 }
 
 #[tokio::test(start_paused = true)]
