@@ -170,7 +170,9 @@ impl Userspace {
         let before = own(&sockets, frontends);
         let closing = self.listen(&tables, frontends);
         let after = own(&sockets, frontends);
-        self.own.retain(|address| !before.contains(address));
+        for address in &before {
+            self.own.remove(address);
+        }
         self.own.extend(&after);
         keys.extend(before.union(&after).map(|address| Key::Firewalled(*address)));
         keys.extend(frontends.iter().flat_map(|frontend| translate::keys(*frontend)));

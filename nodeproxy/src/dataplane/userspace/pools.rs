@@ -107,6 +107,12 @@ impl Pools {
         self.sockets.clone()
     }
 
+    /// What the proxy counts.
+    #[cfg(test)]
+    pub(crate) fn counters(&self) -> &super::counters::Counters {
+        &self.proxy.counters
+    }
+
     /// Every frontend that has, or should have, a socket.
     pub fn frontends(&self) -> BTreeSet<Frontend> {
         self.sockets.open().keys().chain(self.unserved.keys()).map(|key| key.frontend).collect()

@@ -377,6 +377,36 @@ async fn without_files_clients_wait_and_are_served_when_others_end() {
     assert_eq!(&answer, b"2");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_ports_open_and_close_and_leave_nothing() {
+    const SERVICES: u16 = 2_000;
+    let mut world = World::new();
+    let server = mk_server("one");
+    let frontend = |number: u16, protocol| {
+        let [high, low] = number.to_be_bytes();
+        Frontend { address: [10, 97, high, low].into(), protocol, port: 80 }
+    };
+    let mut all = State::default();
+    for number in 0..SERVICES {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let one = mk_state(frontend(number, protocol), &[server], None);
+            one.elements.into_iter().for_each(|(key, value)| all.insert(key, value));
+        }
+    }
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    world.sync(&all);
+    assert_eq!(tasks() - before, usize::from(SERVICES) * 2, "one task for each socket");
+    assert_eq!(world.ask(frontend(SERVICES - 1, Protocol::Tcp)), "one");
+    world.sync(&State::default());
+    while tasks() > before {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.dataplane.own, BTreeSet::new());
+    let counters = world.dataplane.pools.counters();
+    assert_eq!((counters.open_connections.get(), counters.open_flows.get()), (0, 0));
+}
+
 /// A UDP server that says its name and the port it sees.
 fn mk_udp_server(name: &'static str) -> Backend {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("any port");
