@@ -13,7 +13,8 @@ import json
 import re
 import time
 
-from rules import EXTERNAL_POOL6, INTERNAL_POOL6, KINDS, ROOT, Failure, OperationFailure, check, fill, fingerprint, normalize, references, relative, users_of
+from rules import (EXTERNAL_POOL6, INTERNAL_POOL6, KINDS, ROOT, Failure, OperationFailure, check, fill, fingerprint, normalize,
+                   one_balanced_group, references, relative, users_of)
 
 REASONS = {400: "BAD REQUEST", 403: "FORBIDDEN", 404: "NOT FOUND", 409: "CONFLICT", 412: "PRECONDITION FAILED",
            503: "SERVICE UNAVAILABLE"}
@@ -63,6 +64,13 @@ class Compute:
 
     def restore(self, digest):
         self.resources, self.members, self.health, self.operations, self.busy = copy.deepcopy(self.saved[digest])
+
+    def forget(self, kept):
+        """All that is Portico's is gone, without a call, but for paths with this in them."""
+        for path, item in list(self.resources.items()):
+            if "portico.dev/service-uid" in item.get("description", "") and kept not in path:
+                del self.resources[path]
+                self.members.pop(path, None)
 
     # --- storage, as rules.py sees it
 
@@ -130,6 +138,9 @@ class Compute:
             self._same_fingerprint(resource, body, verb, collection)
         if verb == "attachNetworkEndpoints":
             self._fit(path, resource, body)
+        if verb == "addInstances":
+            for item in body.get("instances", []):
+                self.get(relative(item["instance"], self.project))
         return self._operation(verb, path, changes[verb], fault)
 
     def _fault(self, method):
@@ -156,11 +167,18 @@ class Compute:
             if f"/{place}s/" in scope:
                 operation[place] = ROOT + scope
         self.operations[f"{scope}/operations/{name}"] = operation
+        self._forget_operations()
         self.busy[path] = [operation, self.polls, effect, fault]
         answer = dict(operation)
         if self.polls <= 0:
             self._finish(path)
         return answer
+
+    def _forget_operations(self):
+        """Google keeps them for days; so many are more than any look needs, and each look goes through all."""
+        ended = (key for key, operation in self.operations.items() if operation["status"] == "DONE")
+        for key in list(itertools.islice(ended, max(0, len(self.operations) - 200))):
+            del self.operations[key]
 
     def _advance(self, hurry=False):
         for path in list(self.busy):
@@ -377,6 +395,11 @@ class Compute:
         weight = self.health.get(f"{name}/weight", "1")
         return {"weight": weight} if weight.isdigit() else {"weightError": weight}
 
+    def _addresses(self, group):
+        for member, ip in sorted(self.members.get(group, {}).items()):
+            instance = self.resources.get(relative(member, self.project), {})  # of an instance group the URL, else a name
+            yield member.rsplit("/", 1)[-1], ip or instance["networkInterfaces"][0]["networkIP"]
+
     def _get_health(self, collection, resource, body):
         if collection != "backendServices":
             raise Failure(501, "notImplemented", f"the emulator does not have {collection}.getHealth")
@@ -389,17 +412,26 @@ class Compute:
         states = [{"instance": f"{ROOT}projects/{self.project}/zones/{zone}/instances/{name}", "ipAddress": ip,
                    "forwardingRule": rule["selfLink"], "forwardingRuleIp": rule["IPAddress"], "port": 0,
                    **self._state(name, rule.get("ipVersion") == "IPV6"), **(self._weight(name) if weighted else {})}
-                  for rule in rules for name, ip in sorted(self.members.get(group, {}).items())]
+                  for rule in rules for name, ip in self._addresses(group)]
         return {"kind": "compute#backendServiceGroupHealth", **({"healthStatus": states} if states else {})}
 
+    def balanced_groups(self):
+        """Instance groups that a backend service refers to."""
+        return {relative(backend["group"], self.project) for _, service in self.of("backendServices")
+                for backend in service.get("backends", []) if "/instanceGroups/" in backend["group"]}
+
     def _add_instances(self, path, body):
-        group = self.members.setdefault(path, {})
+        group, balanced = self.members.setdefault(path, {}), self.balanced_groups()
         for item in body.get("instances", []):
             instance = relative(item["instance"], self.project)
             self.get(instance)
             if ROOT + instance in group:
-                raise OperationFailure("INVALID_USAGE", f"Instance '{instance}' is already a member of '{path}'.")
+                raise OperationFailure("MEMBER_ALREADY_EXISTS", f"Resource '{instance}' is already a member of '{path}'.")
+            if path in balanced:
+                one_balanced_group(ROOT + instance, path, balanced, self)
             group[ROOT + instance] = ""
+        if len(group) > 1000:
+            raise OperationFailure("LIMIT_EXCEEDED", f"'{path}' has more than 1000 instances.")
         self.resources[path]["size"] = len(group)
 
     def _remove_instances(self, path, body):

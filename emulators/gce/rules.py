@@ -106,7 +106,7 @@ def fill(collection, resource, project):
             "connectionDraining": {"drainingTimeoutSec": 0},
         },
         "firewalls": {"direction": "INGRESS", "priority": 1000, "network": network, "disabled": False},
-        "networkEndpointGroups": {"size": 0},
+        "networkEndpointGroups": {"size": 0}, "instanceGroups": {"size": 0},
     }
     for key, value in defaults.get(collection, {}).items():
         resource.setdefault(key, value)
@@ -277,6 +277,8 @@ def _backend_service(service, store):
     groups = [backend["group"] for backend in service.get("backends", [])]
     if len(groups) != len(set(groups)):
         raise _invalid("backends", "duplicate group")
+    if len({"/instanceGroups/" in group for group in groups}) > 1:
+        raise _invalid("backends", "instance groups and network endpoint groups cannot be mixed")
     for backend in service.get("backends", []):
         if backend.get("balancingMode", "CONNECTION") != "CONNECTION":
             raise _invalid("backends[0].balancingMode", "must be CONNECTION")
@@ -285,6 +287,18 @@ def _backend_service(service, store):
         raise _invalid("network", "for internal backend services only")
     _tracking(service)
     _weights(service, store)
+    balanced = store.balanced_groups()
+    for group in groups:
+        for instance in store.members.get(relative(group, ""), {}) if "/instanceGroups/" in group else ():
+            one_balanced_group(instance, relative(group, ""), balanced, store)
+
+
+def one_balanced_group(instance, group, balanced, store):
+    """Google's words: kubernetes/ingress-gce#2215, GoogleCloudPlatform/continuous-deployment-on-kubernetes#49."""
+    if any(instance in store.members.get(other, {}) for other in balanced if other != group):
+        raise OperationFailure("INSTANCE_IN_MULTIPLE_LOAD_BALANCED_IGS",
+                               f"Validation failed for instance '{relative(instance, '')}': instance may belong to at most one "
+                               "load-balanced instance group.")
 
 
 def _tracking(service):

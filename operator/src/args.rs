@@ -127,6 +127,16 @@ pub(crate) struct AwsArgs {
     pub(crate) endpoint_url: Option<String>,
 }
 
+/// What stands behind load balancers on Google Cloud.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GceBackends {
+    /// Network endpoint groups of type `GCE_VM_IP`.
+    #[default]
+    Neg,
+    /// Unmanaged instance groups.
+    InstanceGroups,
+}
+
 /// Google Cloud.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Google Cloud")]
@@ -143,6 +153,10 @@ pub(crate) struct GceArgs {
     /// Subnetwork of the cluster's nodes; internal addresses come from it unless an annotation names another
     #[arg(id = "gce-subnetwork", long, default_value = "default")]
     pub(crate) subnetwork: String,
+    /// What stands behind load balancers that are made now: endpoint groups of each, with a subset of the nodes, or instance
+    /// groups that all share, with all nodes. One that exists keeps what it has
+    #[arg(id = "gce-backends", long, value_enum, default_value_t)]
+    pub(crate) backends: GceBackends,
     /// For tests: Compute Engine's counterpart, `http://IP:PORT` of a private network. No credentials are looked for
     #[arg(id = "gce-endpoint", long)]
     pub(crate) endpoint: Option<String>,

@@ -13,7 +13,7 @@ use portico_provider_bare_metal::BareMetalProvider;
 use portico_provider_gce::GceProvider;
 use portico_provider_local::LocalProvider;
 
-use crate::args::{AwsArgs, GceArgs, ProviderArgs, ProviderKind};
+use crate::args::{AwsArgs, GceArgs, GceBackends, ProviderArgs, ProviderKind};
 
 /// Something that works with any provider.
 pub(crate) trait Client {
@@ -86,12 +86,16 @@ async fn aws_provider(
 }
 
 fn gce_config(args: GceArgs, cluster: ClusterUid) -> anyhow::Result<portico_provider_gce::Config> {
-    let GceArgs { project, region, network, subnetwork, endpoint } = args;
+    let GceArgs { project, region, network, subnetwork, backends, endpoint } = args;
     Ok(portico_provider_gce::Config {
         project: project.context("--gce-project is missing")?,
         region: region.context("--gce-region is missing")?,
         network,
         subnetwork,
+        backends: match backends {
+            GceBackends::Neg => portico_provider_gce::Backends::EndpointGroups,
+            GceBackends::InstanceGroups => portico_provider_gce::Backends::InstanceGroups,
+        },
         endpoint,
         cluster,
     })

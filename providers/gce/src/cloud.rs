@@ -168,12 +168,24 @@ impl CloudError {
         Self { kind, message: message.into() }
     }
 
+    /// A node can be in one load-balanced instance group only, and another has it.
+    fn in_another_group(message: &str) -> Self {
+        let message = format!(
+            "{message} Another controller's instance group has this cluster's nodes, such as k8s-ig--… of GKE or of a cloud \
+             controller manager: run the operator with --gce-backends neg, which needs none, or take the nodes out of it"
+        );
+        Self { kind: CloudErrorKind::Taken, message }
+    }
+
     /// From an HTTP status and the reason in the error's body.
     /// <https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-api-errors>
     pub(crate) fn of_http(status: u16, reason: &str, message: String) -> Self {
         let kind = match (status, reason) {
             (404, _) => CloudErrorKind::NotFound,
+            // Somebody was faster, and it is as it should be.
+            _ if message.contains(" is already a member of ") => CloudErrorKind::NotReady,
             (409, _) => CloudErrorKind::Taken,
+            (400, "instanceInMultipleLoadBalancedIgs") => return Self::in_another_group(&message),
             (412, _) => CloudErrorKind::Precondition,
             (429, _) | (403, "rateLimitExceeded" | "userRateLimitExceeded") => CloudErrorKind::RateLimit,
             (403, "quotaExceeded" | "limitExceeded") => CloudErrorKind::Quota,
@@ -189,6 +201,8 @@ impl CloudError {
     /// From the code of a failed operation.
     pub(crate) fn of_operation(code: &str, message: &str) -> Self {
         let kind = match code {
+            _ if message.contains(" is already a member of ") => CloudErrorKind::NotReady,
+            "INSTANCE_IN_MULTIPLE_LOAD_BALANCED_IGS" => return Self::in_another_group(message),
             "RESOURCE_NOT_FOUND" => CloudErrorKind::NotFound,
             "RESOURCE_ALREADY_EXISTS" | "IP_IN_USE_BY_ANOTHER_RESOURCE" => CloudErrorKind::Taken,
             "QUOTA_EXCEEDED" | "LIMIT_EXCEEDED" => CloudErrorKind::Quota,

@@ -27,6 +27,7 @@ mod wanted;
 pub use capabilities::CAPABILITIES;
 pub use cloud::limited::Limited;
 pub use cloud::sdk::SdkCloud;
-pub use observed::Observed;
+pub use observed::{Observed, Shared};
 pub use provider::{Call, Config, Failure, GceProvider, Step};
 pub use refused::{Offer, Refusal};
+pub use resource::Backends;

@@ -51,6 +51,24 @@ pub(crate) fn cluster_pattern(cluster: &ClusterUid) -> String {
     format!("{}.*", prefix(cluster))
 }
 
+/// The end of a backend service's name, if what stands behind it are instance groups.
+pub(crate) const OF_INSTANCES: &str = "-ig";
+
+/// Whether a backend service of this name has instance groups.
+pub(crate) fn is_of_instances(name: &str) -> bool {
+    name.ends_with(OF_INSTANCES)
+}
+
+/// The name of the instance groups that a cluster's Services share; no Service's pattern matches it.
+pub(crate) fn shared_group(cluster: &ClusterUid) -> String {
+    format!("{}ig", prefix(cluster))
+}
+
+/// A regular expression that the names of all health checks of a cluster match, and among health checks nothing else.
+pub(crate) fn checks_pattern(cluster: &ClusterUid) -> String {
+    format!("{}.*-.*", prefix(cluster))
+}
+
 /// Whether a pattern is a whole cluster's.
 pub(crate) fn is_of_cluster(pattern: &str) -> bool {
     pattern.matches(".*").count() == 1

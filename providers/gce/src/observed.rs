@@ -4,18 +4,25 @@
 //! Invariants: operations are read before resources, so that what an ended one did is seen; what carries no mark of
 //! this cluster is not in here, whatever its name.
 
+mod shared;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::future::{join_all, try_join, try_join_all};
 use portico_provider::{ClusterUid, IpFamily, Look, Owner, ProviderError, ServiceUid};
 
-use crate::cloud::{Cloud, CloudError, Found, Operation, OperationFilter, OperationState};
+use crate::cloud::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationFilter, OperationState};
 use crate::names;
 use crate::refused::{Offer, Place, Refusal};
 use crate::resource::{
-    Address, AddressRef, BackendService, Endpoint, ForwardingRule, Health, Id, Kind, Resource, Seen,
+    Address, AddressRef, BackendService, Backends, Endpoint, ForwardingRule, Groups, Health, Id, Kind,
+    Resource, Seen,
 };
 use crate::subset::Zones;
+
+pub use shared::Shared;
+use shared::{counts, sharing, users, without};
 
 /// All that exists for one Service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,20 +30,25 @@ pub struct Observed {
     /// Every resource.
     pub resources: BTreeMap<Id, Resource>,
     /// Endpoints of each endpoint group; an inventory reads none of them, see [`Observed::holds`].
-    pub endpoints: BTreeMap<Id, BTreeMap<Endpoint, Seen>>,
+    pub endpoints: BTreeMap<Id, Arc<BTreeMap<Endpoint, Seen>>>,
     /// How many endpoints each group has.
     pub sizes: BTreeMap<Id, usize>,
     /// The latest operation on each resource, unless it was successful. What an operation is about may not exist.
     pub operations: BTreeMap<Id, Operation>,
     /// Nodes that Google refused, for whichever load balancer, by zone; of this process's own memory.
     pub refused: BTreeMap<(String, Endpoint), Refusal>,
+    /// Whether the health of nodes was asked for, which a list of instances does not tell.
+    pub asked: bool,
+    /// What others have to do with the instance groups among the resources, which are the whole cluster's.
+    pub shared: Shared,
 }
 
 impl Observed {
     /// Whether there is nothing. A failed operation is a memory and no thing.
     pub fn is_empty(&self) -> bool {
-        let Self { resources, endpoints: _, sizes: _, operations, refused: _ } = self;
-        resources.is_empty() && !operations.values().any(is_running)
+        let Self { resources, endpoints: _, sizes: _, operations, refused: _, asked: _, shared } = self;
+        let own = |id: &Id| id.kind != Kind::InstanceGroup || !shared.others;
+        !resources.keys().any(own) && !operations.values().any(|it| is_running(it) && own(&it.target))
     }
 
     /// Adds one of its things.
@@ -63,32 +75,31 @@ impl Observed {
 
     /// Whether the endpoints of its groups were read.
     pub fn is_listed(&self) -> bool {
-        let groups = self.resources.keys().filter(|id| id.kind == Kind::EndpointGroup);
+        let groups = self.resources.keys().filter(|id| id.kind.is_group());
         groups.into_iter().all(|id| self.endpoints.contains_key(id))
     }
 
     /// Those of some nodes that were refused and are not in the groups of a name.
-    pub(crate) fn lacks<'a>(&'a self, group: &str, zones: &Zones) -> Vec<(&'a Place, &'a Refusal)> {
-        if !self.is_listed() && self.holds(group, zones) {
+    pub(crate) fn lacks<'a>(&'a self, groups: &Groups, zones: &Zones) -> Vec<(&'a Place, &'a Refusal)> {
+        if !self.is_listed() && self.holds(groups, zones) {
             return Vec::new();
         }
         let lacking = |(zone, node): &Place| {
-            zones.get(zone).is_some_and(|nodes| nodes.contains(node)) && !self.has(group, zone, node)
+            zones.get(zone).is_some_and(|nodes| nodes.contains(node)) && !self.has(groups, zone, node)
         };
         self.refused.iter().filter(|(place, _)| lacking(place)).collect()
     }
 
-    fn has(&self, group: &str, zone: &str, node: &Endpoint) -> bool {
-        let id = Id { kind: Kind::EndpointGroup, zone: Some(zone.to_owned()), name: group.to_owned() };
-        self.endpoints.get(&id).is_some_and(|present| present.contains_key(node))
+    fn has(&self, groups: &Groups, zone: &str, node: &Endpoint) -> bool {
+        self.endpoints.get(&groups.in_zone(zone)).is_some_and(|present| present.contains_key(node))
     }
 
     /// The nodes without those that were refused and are not in the groups of a name, but with those that are to be
     /// offered again.
-    pub(crate) fn without_refused(&self, group: &str, zones: &Zones) -> Zones {
+    pub(crate) fn without_refused(&self, groups: &Groups, zones: &Zones) -> Zones {
         let takes = |zone: &String, node: &Endpoint| {
             let refusal = self.refused.get(&(zone.clone(), node.clone()));
-            refusal.is_none_or(|refusal| refusal.offer == Offer::Now) || self.has(group, zone, node)
+            refusal.is_none_or(|refusal| refusal.offer == Offer::Now) || self.has(groups, zone, node)
         };
         let fit = |(zone, nodes): (&String, &BTreeSet<Endpoint>)| {
             (zone.clone(), nodes.iter().filter(|node| takes(zone, node)).cloned().collect())
@@ -100,12 +111,11 @@ impl Observed {
     ///
     /// A seal is written after nodes were attached and before others are detached, so that a group always holds at
     /// least what the seal says; as many as that are then those. A seal from before a replacement proves nothing.
-    pub(crate) fn holds(&self, group: &str, zones: &Zones) -> bool {
+    pub(crate) fn holds(&self, groups: &Groups, zones: &Zones) -> bool {
         let mut services = self.services();
         let (Some(service), None) = (services.next(), services.next()) else { return false };
         let as_many = |(zone, nodes): (&String, &BTreeSet<Endpoint>)| {
-            let id = Id { kind: Kind::EndpointGroup, zone: Some(zone.clone()), name: group.to_owned() };
-            self.sizes.get(&id) == Some(&nodes.len())
+            self.sizes.get(&groups.in_zone(zone)) == Some(&nodes.len())
         };
         service.seal.as_ref() == Some(&seal(zones)) && zones.iter().all(as_many)
     }
@@ -124,6 +134,14 @@ impl Observed {
         })
     }
 
+    /// The nodes behind its backend services, with what is known of their health; `None`: that was not read.
+    pub(crate) fn nodes(&self) -> Option<Vec<(&Endpoint, &Seen)>> {
+        let backends = self.services().next().map(|service| service.backends).unwrap_or_default();
+        let known = self.is_listed() && (self.asked || backends == Backends::EndpointGroups);
+        let own = self.endpoints.iter().filter(|(id, _)| id.kind == backends.kind());
+        known.then(|| own.flat_map(|(_, group)| &**group).collect())
+    }
+
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.resources.values().filter_map(|resource| match resource {
             Resource::Address(address) => Some(address),
@@ -137,9 +155,10 @@ impl Observed {
             Kind::ForwardingRule => false,
             Kind::BackendService => self.rules().any(|rule| rule.backend_service == id.name),
             Kind::HealthCheck => self.services().any(|service| service.health_check == id.name),
-            Kind::EndpointGroup => {
+            Kind::EndpointGroup | Kind::InstanceGroup => {
                 let own = (id.zone.clone().unwrap_or_default(), id.name.clone());
-                self.services().any(|service| service.groups.contains(&own))
+                let refers = |it: &BackendService| it.backends.kind() == id.kind && it.groups.contains(&own);
+                self.services().any(refers) || self.shared.used.contains(id)
             }
             Kind::Address => {
                 let ip =
@@ -175,72 +194,116 @@ fn is_running(operation: &Operation) -> bool {
     operation.state == OperationState::Running
 }
 
-/// One Service's things.
+/// One Service's things. `shares`: whether there may be instance groups in the cluster.
 pub(crate) async fn observe<C: Cloud>(
     cloud: &C,
     owner: &Owner,
     look: Look,
+    shares: bool,
 ) -> Result<Option<Observed>, ProviderError> {
     let names = names::Names::of(owner);
-    let filter = OperationFilter { names: names.pattern().to_owned(), running_only: false };
-    let (found, operations) = read(cloud, names.pattern(), &filter).await.map_err(error)?;
-    let mut observed = Observed::default();
-    for (other, found) in found {
-        if (&other.cluster, &other.service) == (&owner.cluster, &owner.service) {
+    let common = shares.then(|| names::shared_group(&owner.cluster));
+    let about = common.as_ref().map(|group| format!("{}|.*/{group}", names.pattern()));
+    let about = about.unwrap_or_else(|| names.pattern().to_owned());
+    let filter = OperationFilter { names: about, running_only: false };
+    let all = names::checks_pattern(&owner.cluster);
+    let patterns = Kind::ALL.into_iter().filter_map(|kind| match (kind, &common) {
+        (Kind::InstanceGroup, group) => Some((kind, group.clone()?)),
+        (Kind::BackendService | Kind::HealthCheck, Some(_)) => Some((kind, all.clone())),
+        _ => Some((kind, names.pattern().to_owned())),
+    });
+    let (found, operations) = read(cloud, patterns.collect(), &filter, true).await.map_err(error)?;
+    let mut observed = Observed { shared: sharing(&found, owner), ..Observed::default() };
+    for (other, found) in found.into_iter().filter(|(other, _)| other.cluster == owner.cluster) {
+        if other.service == owner.service || found.resource.id().kind == Kind::InstanceGroup {
             observed.take(found);
         }
     }
     observed.operations = latest(operations);
     read_endpoints(cloud, &mut observed).await.map_err(error)?;
-    // Looks for work alone, and those while something is being made, ask nothing that only people want to know.
-    if matches!(look, Look::Poll | Look::Fresh) && observed.running().is_none() {
+    // Looks for work alone, and those while something is being made, ask nothing that only people want to know; of
+    // instances nothing else tells it.
+    let idle = matches!(look, Look::Poll | Look::Fresh) && observed.running().is_none();
+    if idle || observed.services().any(|service| service.backends == Backends::InstanceGroups) {
         ask_health(cloud, &mut observed).await;
+        observed.asked = true;
     }
     Ok((!observed.is_empty()).then_some(observed))
 }
 
-/// Everything of a cluster, by Service, at the cost of one listing for each kind: endpoints of groups are not read.
-/// Operations on what does not exist belong to nobody and are left out.
+/// Everything of a cluster, by Service, at the cost of one listing for each kind: endpoints of endpoint groups are not
+/// read, instances of the shared groups are, once. Operations on what does not exist belong to nobody and are left out.
 pub(crate) async fn inventory<C: Cloud>(
     cloud: &C,
     cluster: &ClusterUid,
+    shares: bool,
 ) -> Result<Vec<(Owner, Observed)>, ProviderError> {
     let pattern = names::cluster_pattern(cluster);
     let filter = OperationFilter { names: pattern.clone(), running_only: true };
-    let (found, operations) = read(cloud, &pattern, &filter).await.map_err(error)?;
+    let patterns = Kind::ALL.map(|kind| (kind, pattern.clone())).to_vec();
+    let (mut found, operations) = read(cloud, patterns, &filter, shares).await.map_err(error)?;
+    found.retain(|(owner, _)| owner.cluster == *cluster);
     let mut operations = latest(operations);
+    let users = users(&found);
+    let (groups, found): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(_, found)| found.resource.id().kind == Kind::InstanceGroup);
     let mut services: BTreeMap<ServiceUid, (Owner, Observed)> = BTreeMap::new();
-    for (owner, found) in found.into_iter().filter(|(owner, _)| owner.cluster == *cluster) {
+    for (owner, found) in found {
         let (_, observed) =
             services.entry(owner.service.clone()).or_insert_with(|| (owner, Observed::default()));
         observed.operations.extend(operations.remove_entry(&found.resource.id()));
         observed.take(found);
     }
-    Ok(services.into_values().collect())
+    if let Some((maker, _)) = groups.first().filter(|_| users.is_empty()) {
+        // Nobody has them: whoever they were made for is to take them away.
+        services.entry(maker.service.clone()).or_insert_with(|| (maker.clone(), Observed::default()));
+    }
+    let mut common = Observed::default();
+    for (_, found) in groups {
+        common.take(found);
+    }
+    read_endpoints(cloud, &mut common).await.map_err(error)?;
+    if !common.resources.is_empty() {
+        let counts = counts(&users);
+        for (uid, (_, observed)) in &mut services {
+            observed.resources.extend(common.resources.clone());
+            observed.endpoints.extend(common.endpoints.clone());
+            observed.shared = without(&users, &counts, uid);
+        }
+    }
+    Ok(services.into_values().filter(|(_, observed)| !observed.is_empty()).collect())
 }
 
 fn error(error: CloudError) -> ProviderError {
     error.during("list load balancers")
 }
 
-/// Marked resources and their owners, and operations, by one regular expression for names.
+/// Marked resources and their owners, and operations, by regular expressions for names. Unless they are `shared`, whoever
+/// may not list instance groups has none.
 async fn read<C: Cloud>(
     cloud: &C,
-    names: &str,
+    patterns: Vec<(Kind, String)>,
     filter: &OperationFilter,
+    shared: bool,
 ) -> Result<(Vec<(Owner, Found)>, Vec<Operation>), CloudError> {
     let operations = cloud.operations(filter).await?;
-    let lists = try_join_all(Kind::ALL.map(|kind| Box::pin(cloud.list(kind, names)))).await?;
+    let list = async |kind: Kind, names: &str| match cloud.list(kind, names).await {
+        Err(error) if error.kind == CloudErrorKind::Denied && kind == Kind::InstanceGroup && !shared => {
+            Ok(Vec::new())
+        }
+        answer => answer,
+    };
+    let lists = try_join_all(patterns.iter().map(|(kind, names)| Box::pin(list(*kind, names)))).await?;
     let marked = |found: Found| names::owner_of(&found.description).map(|owner| (owner, found));
     Ok((lists.into_iter().flatten().filter_map(marked).collect(), operations))
 }
 
 /// One call for each zone, side by side.
 async fn read_endpoints<C: Cloud>(cloud: &C, observed: &mut Observed) -> Result<(), CloudError> {
-    let groups = observed.resources.keys().filter(|id| id.kind == Kind::EndpointGroup);
+    let groups = observed.resources.keys().filter(|id| id.kind.is_group());
     let asked = groups.map(|id| try_join(cloud.endpoints(id), async { Ok(id.clone()) }));
     let answers = try_join_all(asked).await?;
-    observed.endpoints.extend(answers.into_iter().map(|(endpoints, id)| (id, endpoints)));
+    observed.endpoints.extend(answers.into_iter().map(|(endpoints, id)| (id, Arc::new(endpoints))));
     Ok(())
 }
 
@@ -253,7 +316,7 @@ async fn ask_health<C: Cloud>(cloud: &C, observed: &mut Observed) {
             observed.rules().any(|it| it.backend_service == service.name && it.family == IpFamily::IPv6);
         let well = |seen: &Seen| seen.v4 == Health::Healthy && (!six || seen.v6 == Health::Healthy);
         for (zone, name) in &service.groups {
-            let id = Id { kind: Kind::EndpointGroup, zone: Some(zone.clone()), name: name.clone() };
+            let id = Id { kind: service.backends.kind(), zone: Some(zone.clone()), name: name.clone() };
             let nodes = observed.endpoints.get(&id);
             if nodes.is_some_and(|nodes| service.weighted && !nodes.is_empty() || !nodes.values().all(well)) {
                 asked.push((service.name.clone(), id));
@@ -263,7 +326,7 @@ async fn ask_health<C: Cloud>(cloud: &C, observed: &mut Observed) {
     let answers = asked.iter().map(|(service, group)| Box::pin(cloud.health(service, group)));
     for ((service, group), answer) in asked.iter().zip(join_all(answers).await) {
         match answer {
-            Ok(seen) => merge(observed.endpoints.entry(group.clone()).or_default(), &seen),
+            Ok(seen) => merge(Arc::make_mut(observed.endpoints.entry(group.clone()).or_default()), &seen),
             Err(error) => tracing::debug!(service, %group, %error, "health is not known"),
         }
     }

@@ -5,7 +5,7 @@
 //! taken or refused, or ends with Google's error; those it did not get to are offered with the next plan.
 
 use crate::cloud::{Cloud, CloudError, CloudErrorKind, Operation};
-use crate::resource::{Endpoint, Id};
+use crate::resource::{Endpoint, Id, NO_ADDRESS};
 
 /// The most endpoints that a call may name. <https://cloud.google.com/load-balancing/docs/negs/zonal-neg-concepts>
 const BATCH: usize = 500;
@@ -74,7 +74,8 @@ pub(crate) fn named(group: &Id, endpoints: &[Endpoint], error: &CloudError) -> V
     let is_instance =
         |pair: &[&str], name: &str| matches!(pair[0], "instance" | "instances") && pair[1] == name;
     let is_named = |Endpoint { instance, ip }: &&Endpoint| {
-        words.contains(&ip.to_string().as_str()) || words.windows(2).any(|pair| is_instance(pair, instance))
+        (*ip != NO_ADDRESS && words.contains(&ip.to_string().as_str()))
+            || words.windows(2).any(|pair| is_instance(pair, instance))
     };
     endpoints.iter().filter(is_named).cloned().collect()
 }
@@ -82,7 +83,7 @@ pub(crate) fn named(group: &Id, endpoints: &[Endpoint], error: &CloudError) -> V
 /// Whether a refusal can pass with other endpoints.
 fn is_about_endpoints(group: &Id, error: &CloudError) -> bool {
     matches!(error.kind, CloudErrorKind::Invalid | CloudErrorKind::NotFound)
-        && !error.message.contains(&format!("/networkEndpointGroups/{}'", group.name))
+        && !error.message.contains(&format!("/{}/{}'", group.kind.collection(), group.name))
 }
 
 #[cfg(test)]

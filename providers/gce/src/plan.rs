@@ -15,16 +15,19 @@ mod tests;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use portico_provider::{Desired, Effect, LoadBalancer, Obstacle, Owner, Plan, Scheme, Targets};
+use portico_provider::{Desired, Effect, LoadBalancer, Obstacle, Owner, Plan, Scheme};
 
+use crate::names::OF_INSTANCES;
 use crate::observed::{Observed, seal};
 use crate::plan::draft::Draft;
 use crate::plan::frontend::{Choice, Standing, standing};
 use crate::provider::{Call, Config, Step};
 use crate::refused::Offer;
-use crate::resource::{Address, BackendService, EndpointGroup, Firewall, Id, Kind, Place, Resource};
-use crate::subset::{Zones, choose};
-use crate::wanted::{Frontend, Source, Wanted, translate};
+use crate::resource::{
+    Address, BackendService, Backends, EndpointGroup, Firewall, Id, InstanceGroup, Kind, Place, Resource,
+};
+use crate::subset::Zones;
+use crate::wanted::{Frontend, Source, Wanted, behind, translate};
 
 /// How soon to look again at an operation; GKE polls as often.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -51,7 +54,9 @@ fn absent(owner: &Owner, observed: &Observed) -> Plan<Step> {
         return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
     }
     let mut draft = Draft::new(owner, observed);
-    for id in observed.resources.keys().filter(|id| !observed.is_referred_to(id)) {
+    // Whoever goes last takes what is everybody's along.
+    let shared = |id: &Id| id.kind == Kind::InstanceGroup && observed.shared.others;
+    for id in observed.resources.keys().filter(|id| !observed.is_referred_to(id) && !shared(id)) {
         draft.delete(id.clone(), "the Service wants none any more");
     }
     draft.finish(plan)
@@ -66,25 +71,25 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
     let asked = scheme_of(&wanted);
     wanted.frontends = choices.into_iter().map(|Choice { frontend, refused: _ }| frontend).collect();
     let scheme = scheme_of(&wanted);
-    if scheme != asked
-        && let Targets::Nodes(nodes) = &desired.targets
-    {
-        let policy = desired.external_traffic_policy;
-        wanted.zones = choose(nodes, &config.region, &desired.owner.service, scheme, policy);
+    let backends = backends(observed, config);
+    if scheme != asked || backends != wanted.groups.backends {
+        (wanted.groups, wanted.zones) = behind(desired, backends, scheme, &config.region);
     }
     if wanted.zones.is_empty() {
         // Without nodes the groups stay, empty: a patch cannot leave a backend service without any.
-        let groups = observed.resources.keys().filter(|id| id.kind == Kind::EndpointGroup);
+        let groups = observed.resources.keys().filter(|id| id.kind == backends.kind());
         wanted.zones = groups.filter_map(|id| Some((id.zone.clone()?, BTreeSet::new()))).collect();
     }
     wanted.global_access &= scheme == Scheme::Internal;
     if let Some(operation) = observed.running() {
         return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
     }
-    let (group, all) = (wanted.names.part("neg"), wanted.zones.clone());
-    wanted.zones = observed.without_refused(&group, &all);
+    let all = wanted.zones.clone();
+    wanted.zones = observed.without_refused(&wanted.groups, &all);
     let stages = Stages { desired, wanted: &wanted, all: &all, observed, config };
-    if !observed.is_listed() && ![&wanted.zones, &all].iter().any(|zones| observed.holds(&group, zones)) {
+    if !observed.is_listed()
+        && ![&wanted.zones, &all].iter().any(|zones| observed.holds(&wanted.groups, zones))
+    {
         return plan.wait("a look at the nodes in its endpoint groups", LOOK_AGAIN);
     }
     let mut draft = Draft::new(&desired.owner, observed);
@@ -95,6 +100,11 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
         }
     }
     stages.wait_for_refused(stages.wait_for_status(plan))
+}
+
+/// What stands behind it, for as long as it exists: no backend service can change it.
+pub(crate) fn backends(observed: &Observed, config: &Config) -> Backends {
+    observed.services().next().map_or(config.backends, |service| service.backends)
 }
 
 /// That of every frontend.
@@ -158,14 +168,18 @@ impl Stages<'_> {
     }
 
     fn service_name(&self) -> String {
-        self.part(match scheme_of(self.wanted) {
+        let scheme = match scheme_of(self.wanted) {
             Scheme::External => "ext",
             Scheme::Internal => "int",
-        })
+        };
+        match self.wanted.groups.backends {
+            Backends::EndpointGroups => self.part(scheme),
+            Backends::InstanceGroups => self.part(&format!("{scheme}{OF_INSTANCES}")),
+        }
     }
 
     fn group(&self, zone: &str) -> Id {
-        Id { kind: Kind::EndpointGroup, zone: Some(zone.to_owned()), name: self.part("neg") }
+        self.wanted.groups.in_zone(zone)
     }
 
     /// What nothing else has to exist for.
@@ -175,8 +189,13 @@ impl Stages<'_> {
             draft.ensure(check);
         }
         for zone in self.wanted.zones.keys() {
-            let group = EndpointGroup { name: self.part("neg"), zone: zone.clone(), place: self.place() };
-            draft.ensure(Resource::EndpointGroup(group));
+            let (name, zone) = (self.wanted.groups.name.clone(), zone.clone());
+            draft.ensure(match self.wanted.groups.backends {
+                Backends::EndpointGroups => {
+                    Resource::EndpointGroup(EndpointGroup { name, zone, place: self.place() })
+                }
+                Backends::InstanceGroups => Resource::InstanceGroup(InstanceGroup { name, zone }),
+            });
         }
         for frontend in &self.wanted.frontends {
             draft.ensure(Resource::Firewall(self.widened(self.probes(frontend))));
@@ -217,7 +236,7 @@ impl Stages<'_> {
         // Asks another port only once probes may go there.
         draft.ensure(Resource::HealthCheck(self.wanted.check.clone()));
         let mut groups: BTreeSet<(String, String)> =
-            self.wanted.zones.keys().map(|zone| (zone.clone(), self.part("neg"))).collect();
+            self.wanted.zones.keys().map(|zone| (zone.clone(), self.wanted.groups.name.clone())).collect();
         for (zone, endpoints) in &self.wanted.zones {
             let id = self.group(zone);
             let present = self.observed.endpoints.get(&id);
@@ -241,6 +260,7 @@ impl Stages<'_> {
             affinity: self.wanted.affinity,
             weighted: self.wanted.weighted,
             health_check: self.wanted.check.name.clone(),
+            backends: self.wanted.groups.backends,
             groups: groups.clone(),
             seal: self.present_service().and_then(|service| service.seal.clone()),
         }
@@ -254,6 +274,10 @@ impl Stages<'_> {
     /// Writes down which nodes are in the groups, so that nobody needs to read them after a restart: when all that
     /// are wanted are in, and before others leave.
     fn seal(&self, draft: &mut Draft<'_>) {
+        // The instances of groups that all share are read once for all.
+        if self.wanted.groups.backends == Backends::InstanceGroups {
+            return;
+        }
         let seal = Some(seal(&self.wanted.zones));
         if let Some(service) = self.present_service().filter(|service| service.seal != seal) {
             let sealed = Resource::BackendService(BackendService { seal, ..service.clone() });
@@ -300,7 +324,8 @@ impl Stages<'_> {
             let gone = present.filter(|it| !endpoints.contains(*it)).cloned().collect();
             draft.detach(id.clone(), gone);
         }
-        let groups = self.wanted.zones.keys().map(|zone| (zone.clone(), self.part("neg"))).collect();
+        let name = &self.wanted.groups.name;
+        let groups = self.wanted.zones.keys().map(|zone| (zone.clone(), name.clone())).collect();
         draft.shrink(Resource::BackendService(self.service(&groups)));
     }
 
@@ -335,6 +360,10 @@ impl Stages<'_> {
                 Resource::HealthCheck(_) | Resource::ForwardingRule(_) => true,
                 Resource::BackendService(service) => service.name == self.service_name(),
                 Resource::EndpointGroup(group) => self.wanted.zones.contains_key(&group.zone),
+                Resource::InstanceGroup(group) => {
+                    self.wanted.groups.backends == Backends::EndpointGroups
+                        || self.wanted.zones.contains_key(&group.zone)
+                }
                 Resource::Address(Address { name, .. }) | Resource::Firewall(Firewall { name, .. }) => {
                     kept.contains(name)
                 }
@@ -351,7 +380,7 @@ impl Stages<'_> {
 
     /// For nodes that this Service is to offer again.
     fn wait_for_refused(&self, plan: Plan<Step>) -> Plan<Step> {
-        let refused = self.observed.lacks(&self.part("neg"), self.all);
+        let refused = self.observed.lacks(&self.wanted.groups, self.all);
         let waits = refused.into_iter().filter_map(|((_, node), refusal)| match refusal.offer {
             Offer::After(pause) => Some((pause, node.instance.as_str())),
             Offer::Now | Offer::ByAnother => None,

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ use crate::observed::{self, Observed};
 use crate::offer;
 use crate::plan::LOOK_AGAIN;
 use crate::refused::Refused;
-use crate::resource::{Endpoint, Id, Kind, Resource};
+use crate::resource::{Backends, Endpoint, Id, Kind, Resource};
 
 /// Where load balancers are made, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct Config {
     pub network: String,
     /// Their subnetwork, which internal addresses come from unless an annotation names another.
     pub subnetwork: String,
+    /// What stands behind load balancers that are made now; one that exists keeps what it has.
+    pub backends: Backends,
     /// Compute Engine's counterpart for tests, `http://IP:PORT`; `None`: Google's, with Application Default
     /// Credentials.
     pub endpoint: Option<String>,
@@ -50,6 +53,8 @@ pub struct GceProvider<C = Limited<SdkCloud>> {
     /// Failed operations that were told already: the next try is for real.
     told: Mutex<BTreeSet<String>>,
     refused: Refused,
+    /// Whether there are, or may be, instance groups in the cluster, which all Services share.
+    shares: AtomicBool,
 }
 
 impl<C> fmt::Debug for GceProvider<C> {
@@ -77,7 +82,8 @@ impl GceProvider {
 impl<C: Cloud> GceProvider<C> {
     /// On any cloud.
     pub fn new(cloud: C, config: Config) -> Self {
-        Self { cloud, config, told: Mutex::new(BTreeSet::new()), refused: Refused::default() }
+        let shares = AtomicBool::new(config.backends == Backends::InstanceGroups);
+        Self { cloud, config, told: Mutex::new(BTreeSet::new()), refused: Refused::default(), shares }
     }
 
     fn own(&self, operation: &'static str, owner: &Owner) -> Result<(), ProviderError> {
@@ -105,7 +111,9 @@ impl<C: Cloud> GceProvider<C> {
             return Ok(None);
         };
         let marked = names::owner_of(&description);
-        if marked.is_some_and(|it| (&it.cluster, &it.service) == (&owner.cluster, &owner.service)) {
+        let shared = id.kind == Kind::InstanceGroup;
+        let ours = |it: Owner| it.cluster == owner.cluster && (shared || it.service == owner.service);
+        if marked.is_some_and(ours) {
             return Ok(Some(resource));
         }
         let message = format!("{id} exists and is not {owner}'s: its description does not say so");
@@ -300,7 +308,7 @@ fn field(kind: Kind) -> Field {
         Kind::BackendService => Field::SessionAffinity,
         Kind::HealthCheck => Field::HealthCheck,
         Kind::Firewall => Field::SourceRanges,
-        Kind::EndpointGroup => Field::Targets,
+        Kind::EndpointGroup | Kind::InstanceGroup => Field::Targets,
     }
 }
 
@@ -317,7 +325,18 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
     }
 
     async fn inventory(&self) -> Result<Inventory<Observed>, ProviderError> {
-        let all = Box::pin(observed::inventory(&self.cloud, &self.config.cluster)).await?;
+        let all = Box::pin(observed::inventory(
+            &self.cloud,
+            &self.config.cluster,
+            self.shares.load(Ordering::Relaxed),
+        ))
+        .await?;
+        let is_shared = |(_, observed): &(Owner, Observed)| {
+            observed.resources.keys().any(|id| id.kind == Kind::InstanceGroup)
+        };
+        if all.iter().any(is_shared) {
+            self.shares.store(true, Ordering::Relaxed);
+        }
         let owned = |(owner, observed)| Owned { observed: self.with_refused(&owner, observed), owner };
         Ok(all.into_iter().map(owned).collect())
     }
@@ -325,7 +344,9 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
     async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<Observed>, ProviderError> {
         self.own("read load balancer", owner)?;
         // The SDK's futures are large: boxed, they do not grow those of every caller.
-        let observed = Box::pin(observed::observe(&self.cloud, owner, look)).await?;
+        let observed =
+            Box::pin(observed::observe(&self.cloud, owner, look, self.shares.load(Ordering::Relaxed)))
+                .await?;
         Ok(observed.map(|observed| self.with_refused(owner, observed)))
     }
 

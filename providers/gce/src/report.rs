@@ -16,11 +16,11 @@ use portico_provider::{
 use crate::cloud::Operation;
 use crate::observed::Observed;
 use crate::plan::frontend::{Standing, choose, standing};
-use crate::plan::{only_narrows, plan};
+use crate::plan::{backends, only_narrows, plan};
 use crate::provider::Config;
-use crate::resource::{Endpoint, Kind};
+use crate::resource::{Endpoint, NO_ADDRESS};
 use crate::subset::elsewhere;
-use crate::wanted::translate;
+use crate::wanted::{behind, translate};
 
 pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config: &Config) -> Report {
     let Some(observed) = observed else {
@@ -35,7 +35,7 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
         families.filter_map(|family| serving(desired, *family, observed, config)).collect();
     let plan = plan(Desired::Present(desired), Some(observed), config);
     let unsupported = plan.blocked().iter().find(|it| it.obstacle == Obstacle::Unsupported);
-    let adds_nodes = |operation: &Operation| operation.target.kind == Kind::EndpointGroup;
+    let adds_nodes = |operation: &Operation| operation.target.kind.is_group();
     let settled = observed.running().is_none_or(adds_nodes) && only_narrows(&plan) && unsupported.is_none();
     let ready = settled && serving.len() == desired.ip_families.len();
     let failure = plan.steps().iter().find_map(|planned| planned.step.after.as_ref());
@@ -60,7 +60,7 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
     let mut ingress: Vec<Ingress> = serving.into_iter().map(|ip| ingress(desired, ip)).collect();
     ingress.sort();
     // A snapshot knows nothing of health, and says nothing.
-    let healthy = observed.is_listed().then(|| health::fact(&desired.ip_families, observed));
+    let healthy = observed.nodes().map(|nodes| health::fact(&desired.ip_families, &nodes));
     let facts = std::iter::once(provisioned).chain(healthy).chain(accepted(desired, observed, config));
     Report { ingress, ready, facts: facts.collect() }
 }
@@ -104,11 +104,14 @@ const NAMED: usize = 3;
 
 /// Nodes that Google takes no traffic to, while the others serve.
 fn accepted(desired: &LoadBalancer, observed: &Observed, config: &Config) -> Option<Fact> {
-    let wanted = translate(desired, config).ok()?;
-    let lacking = observed.lacks(&wanted.names.part("neg"), &wanted.zones).into_iter();
+    let chosen = translate(desired, config).ok()?.frontends;
+    let scheme = chosen.first().map_or(desired.scheme, |frontend| frontend.scheme);
+    let (groups, zones) = behind(desired, backends(observed, config), scheme, &config.region);
+    let lacking = observed.lacks(&groups, &zones).into_iter();
     let mut all: Vec<String> = lacking
         .map(|((zone, Endpoint { instance, ip }), refusal)| {
-            format!("{instance} in {zone} at {ip} ({})", refusal.message)
+            let at = if *ip == NO_ADDRESS { String::new() } else { format!(" at {ip}") };
+            format!("{instance} in {zone}{at} ({})", refusal.message)
         })
         .collect();
     if let Targets::Nodes(nodes) = &desired.targets {

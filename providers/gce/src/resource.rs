@@ -27,17 +27,20 @@ pub enum Kind {
     Firewall,
     /// `networkEndpointGroups`, zonal.
     EndpointGroup,
+    /// `instanceGroups`, zonal, unmanaged.
+    InstanceGroup,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Address,
         Self::ForwardingRule,
         Self::BackendService,
         Self::HealthCheck,
         Self::Firewall,
         Self::EndpointGroup,
+        Self::InstanceGroup,
     ];
 
     /// Its collection in a URL.
@@ -49,7 +52,15 @@ impl Kind {
             Self::HealthCheck => "healthChecks",
             Self::Firewall => "firewalls",
             Self::EndpointGroup => "networkEndpointGroups",
+            Self::InstanceGroup => "instanceGroups",
         }
+    }
+}
+
+impl Kind {
+    /// Whether it has nodes in it.
+    pub(crate) fn is_group(self) -> bool {
+        matches!(self, Self::EndpointGroup | Self::InstanceGroup)
     }
 }
 
@@ -62,6 +73,7 @@ impl fmt::Display for Kind {
             Self::HealthCheck => "health check",
             Self::Firewall => "firewall",
             Self::EndpointGroup => "endpoint group",
+            Self::InstanceGroup => "instance group",
         })
     }
 }
@@ -100,6 +112,8 @@ pub enum Resource {
     Firewall(Firewall),
     /// Nodes of one zone.
     EndpointGroup(EndpointGroup),
+    /// All nodes of one zone, for all Services.
+    InstanceGroup(InstanceGroup),
 }
 
 impl Resource {
@@ -112,6 +126,7 @@ impl Resource {
             Self::HealthCheck(it) => (Kind::HealthCheck, &it.name, None),
             Self::Firewall(it) => (Kind::Firewall, &it.name, None),
             Self::EndpointGroup(it) => (Kind::EndpointGroup, &it.name, Some(it.zone.clone())),
+            Self::InstanceGroup(it) => (Kind::InstanceGroup, &it.name, Some(it.zone.clone())),
         };
         Id { kind, zone, name: name.clone() }
     }
@@ -258,10 +273,45 @@ pub struct BackendService {
     pub weighted: bool,
     /// The name of its health check.
     pub health_check: String,
-    /// Its endpoint groups: zone and name.
+    /// What its groups are; all of one kind, for as long as it exists.
+    pub backends: Backends,
+    /// Its groups: zone and name.
     pub groups: BTreeSet<(String, String)>,
     /// A digest of the nodes that are in the groups, written when they are; see [`crate::Observed::holds`].
     pub seal: Option<String>,
+}
+
+/// What stands behind backend services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backends {
+    /// Endpoint groups of each Service's own, `GCE_VM_IP`.
+    #[default]
+    EndpointGroups,
+    /// Instance groups that all Services of the cluster share.
+    InstanceGroups,
+}
+
+impl Backends {
+    /// The kind of such a group.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::EndpointGroups => Kind::EndpointGroup,
+            Self::InstanceGroups => Kind::InstanceGroup,
+        }
+    }
+}
+
+/// The groups of one load balancer: one in each zone, all of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Groups {
+    pub(crate) backends: Backends,
+    pub(crate) name: String,
+}
+
+impl Groups {
+    pub(crate) fn in_zone(&self, zone: &str) -> Id {
+        Id { kind: self.backends.kind(), zone: Some(zone.to_owned()), name: self.name.clone() }
+    }
 }
 
 /// What stays with one node.
@@ -334,14 +384,26 @@ pub struct EndpointGroup {
     pub place: Place,
 }
 
-/// A node in an endpoint group.
+/// An unmanaged instance group; its instances are listed apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceGroup {
+    /// Its name.
+    pub name: String,
+    /// Its zone.
+    pub zone: String,
+}
+
+/// A node in a group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// The instance's name.
     pub instance: String,
-    /// The address of its first interface.
+    /// The address of its first interface; in an instance group, where addresses do not count: [`NO_ADDRESS`].
     pub ip: IpAddr,
 }
+
+/// Of a node that is known by its instance's name alone.
+pub(crate) const NO_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 /// What Google says about an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use portico_provider::{ExternalTrafficPolicy, NodeTarget, Scheme, ServiceUid};
 
 use crate::names::fnv;
-use crate::resource::Endpoint;
+use crate::resource::{Endpoint, NO_ADDRESS};
 
 /// Endpoints by zone.
 pub(crate) type Zones = BTreeMap<String, BTreeSet<Endpoint>>;
@@ -45,6 +45,25 @@ fn anywhere(node: &NodeTarget) -> Option<(String, Endpoint)> {
     let (zone, name) = rest.split_once('/')?;
     let ip = *node.addresses.iter().find(|address| matches!(address, IpAddr::V4(_)))?;
     Some((zone.to_owned(), Endpoint { instance: name.to_owned(), ip }))
+}
+
+/// So many nodes at most in an instance group: a limit of load balancing, which GKE keeps, too.
+const GROUP_LIMIT: usize = 1000;
+
+/// All nodes, for the instance groups that Services share: the same for every Service.
+pub(crate) fn all(nodes: &BTreeSet<NodeTarget>, region: &str) -> Zones {
+    let mut zones = Zones::new();
+    for (zone, endpoint) in nodes.iter().filter_map(|node| instance(node, region)) {
+        zones.entry(zone).or_default().insert(Endpoint { ip: NO_ADDRESS, ..endpoint });
+    }
+    for nodes in zones.values_mut().filter(|nodes| nodes.len() > GROUP_LIMIT) {
+        let rank = |node: &Endpoint| (fnv(&[&node.instance]), node.instance.clone());
+        let mut ranked: Vec<Endpoint> = nodes.iter().cloned().collect();
+        ranked.sort_by_key(rank);
+        ranked.truncate(GROUP_LIMIT);
+        *nodes = ranked.into_iter().collect();
+    }
+    zones
 }
 
 /// The chosen nodes. Under `Local`, those with endpoints come first, where not all find room.
@@ -132,6 +151,20 @@ mod tests {
         for number in ready {
             let name = format!("node-{number}");
             assert!(chosen.iter().any(|endpoint| endpoint.instance == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_instance_group_has_every_node_of_its_zone_up_to_a_thousand_and_the_same_for_all() {
+        let nodes = |count: u16| (0..count).map(mk_node).collect();
+        let few = all(&nodes(30), "zone");
+        assert_eq!(few.values().map(BTreeSet::len).collect::<Vec<_>>(), [10, 10, 10]);
+        assert!(few.values().flatten().all(|node| node.ip == NO_ADDRESS));
+        let many = all(&nodes(3300), "zone");
+        assert_eq!(many.values().map(BTreeSet::len).collect::<Vec<_>>(), [1000, 1000, 1000]);
+        let more = all(&nodes(3303), "zone");
+        for (zone, nodes) in &many {
+            assert!(nodes.difference(&more[zone]).count() <= 1, "who is in stays in");
         }
     }
 

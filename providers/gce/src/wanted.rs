@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portico_provider::{
-    ExternalTrafficPolicy, Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer,
-    Options, Probe, ProbePort, Protocol, ProxyProtocol, Scheme, SessionAffinity, Targets,
+    ExternalTrafficPolicy, Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, Options, Probe,
+    ProbePort, Protocol, ProxyProtocol, Scheme, SessionAffinity, Targets,
 };
 
 use crate::capabilities as keys;
-use crate::names::{Names, fnv};
+use crate::names::{self, Names, fnv};
 use crate::provider::Config;
-use crate::resource::{Affinity, HealthCheck, Tier};
-use crate::subset::{Zones, choose};
+use crate::resource::{Affinity, Backends, Groups, HealthCheck, Tier};
+use crate::subset::{Zones, all, choose};
 
 /// What cannot be done: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;
@@ -35,6 +35,7 @@ pub(crate) struct Wanted {
     pub(crate) weighted: bool,
     pub(crate) check: HealthCheck,
     pub(crate) sources: BTreeSet<IpNet>,
+    pub(crate) groups: Groups,
     pub(crate) zones: Zones,
 }
 
@@ -67,15 +68,7 @@ pub(crate) enum Source {
 impl Frontend {
     /// With its ID, which the rest of it decides.
     fn new(rest: Self) -> Self {
-        let Self {
-            id: _,
-            family,
-            scheme,
-            tier,
-            subnetwork,
-            collection,
-            source,
-        } = &rest;
+        let Self { id: _, family, scheme, tier, subnetwork, collection, source } = &rest;
         let mut words = vec![
             format!("{scheme:?}"),
             format!("{tier:?}"),
@@ -86,10 +79,7 @@ impl Frontend {
             words.push(format!("{collection:?}"));
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        Self {
-            id: format!("{:06x}", fnv(&words) & 0xff_ffff),
-            ..rest
-        }
+        Self { id: format!("{:06x}", fnv(&words) & 0xff_ffff), ..rest }
     }
 
     /// Whether Portico reserves its address.
@@ -127,41 +117,18 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
         let message = format!("a forwarding rule is one Service's here, and {group} cannot share any: remove annotation portico.dev/group");
         (Field::Group, message)
     }));
-    let ports: BTreeSet<_> = listeners
-        .iter()
-        .map(|it| (it.protocol, it.port.get()))
-        .collect();
+    let ports: BTreeSet<_> = listeners.iter().map(|it| (it.protocol, it.port.get())).collect();
     let check = checking(health_check.as_ref(), &ports, names.part("hc"), &mut wrong);
     let chosen = Chosen::read(options, *scheme, &mut wrong);
-    let frontends = frontends(
-        &chosen,
-        ip_families,
-        requested_addresses,
-        config,
-        &mut wrong,
-    );
+    let frontends = frontends(&chosen, ip_families, requested_addresses, config, &mut wrong);
     let affinity = affinity(*session_affinity, &chosen, &mut wrong);
-    weighing(
-        &chosen,
-        *external_traffic_policy,
-        health_check.as_ref(),
-        &mut wrong,
-    );
+    weighing(&chosen, *external_traffic_policy, health_check.as_ref(), &mut wrong);
     let sources = senders(source_ranges, ip_families, &mut wrong);
-    let zones = match targets {
-        Targets::Nodes(nodes) => choose(
-            nodes,
-            &config.region,
-            &owner.service,
-            chosen.scheme,
-            *external_traffic_policy,
-        ),
-        Targets::Pods(_) => {
-            let message = "nodes only: set portico.dev/target-kind to node";
-            wrong.push((Field::TargetKind, message.to_owned()));
-            Zones::new()
-        }
-    };
+    if let Targets::Pods(_) = targets {
+        let message = "nodes only: set portico.dev/target-kind to node";
+        wrong.push((Field::TargetKind, message.to_owned()));
+    }
+    let (groups, zones) = behind(desired, config.backends, chosen.scheme, &config.region);
     match check {
         Some(check) if wrong.is_empty() => Ok(Wanted {
             names,
@@ -173,27 +140,44 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
             weighted: chosen.weighted.is_some(),
             check,
             sources,
+            groups,
             zones,
         }),
         _ => Err(wrong),
     }
 }
 
+/// The groups behind a load balancer of these backends and this scheme, and the nodes that belong in them.
+pub(crate) fn behind(
+    desired: &LoadBalancer,
+    backends: Backends,
+    scheme: Scheme,
+    region: &str,
+) -> (Groups, Zones) {
+    let LoadBalancer { owner, targets, external_traffic_policy, .. } = desired;
+    let name = match backends {
+        Backends::EndpointGroups => Names::of(owner).part("neg"),
+        Backends::InstanceGroups => names::shared_group(&owner.cluster),
+    };
+    let zones = match (targets, backends) {
+        (Targets::Pods(_), _) => Zones::new(),
+        (Targets::Nodes(nodes), Backends::InstanceGroups) => all(nodes, region),
+        (Targets::Nodes(nodes), Backends::EndpointGroups) => {
+            choose(nodes, region, &owner.service, scheme, *external_traffic_policy)
+        }
+    };
+    (Groups { backends, name }, zones)
+}
+
 /// What no passthrough load balancer of this provider can be.
 fn unsupported(listeners: &BTreeSet<Listener>, proxy_protocol: ProxyProtocol) -> Obstacles {
     let mut wrong = Obstacles::new();
-    if listeners.is_empty()
-        || listeners
-            .iter()
-            .any(|listener| listener.protocol == Protocol::Sctp)
-    {
-        wrong.push((
-            Field::Listeners,
-            "there must be at least one port, of protocol TCP or UDP".to_owned(),
-        ));
+    if listeners.is_empty() || listeners.iter().any(|listener| listener.protocol == Protocol::Sctp) {
+        wrong.push((Field::Listeners, "there must be at least one port, of protocol TCP or UDP".to_owned()));
     }
     if proxy_protocol != ProxyProtocol::Off {
-        let message = "a passthrough load balancer does not touch the data: set portico.dev/proxy-protocol to off";
+        let message =
+            "a passthrough load balancer does not touch the data: set portico.dev/proxy-protocol to off";
         wrong.push((Field::ProxyProtocol, message.to_owned()));
     }
     wrong
@@ -229,11 +213,7 @@ struct PodsPerNode;
 impl std::str::FromStr for PodsPerNode {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        if text == "pods-per-node" {
-            Ok(Self)
-        } else {
-            Err(())
-        }
+        if text == "pods-per-node" { Ok(Self) } else { Err(()) }
     }
 }
 
@@ -257,13 +237,9 @@ struct Prefix(String);
 impl std::str::FromStr for Prefix {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let path = text
-            .strip_prefix("https://www.googleapis.com/compute/v1/")
-            .unwrap_or(text);
+        let path = text.strip_prefix("https://www.googleapis.com/compute/v1/").unwrap_or(text);
         match path.split('/').collect::<Vec<_>>()[..] {
-            ["projects", _, "regions", _, "publicDelegatedPrefixes", _] => {
-                Ok(Self(path.to_owned()))
-            }
+            ["projects", _, "regions", _, "publicDelegatedPrefixes", _] => Ok(Self(path.to_owned())),
             _ => Err(()),
         }
     }
@@ -277,11 +253,7 @@ impl std::str::FromStr for Name {
     fn from_str(text: &str) -> Result<Self, ()> {
         let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let named = text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(valid);
-        if named && text.len() <= 63 {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(())
-        }
+        if named && text.len() <= 63 { Ok(Self(text.to_owned())) } else { Err(()) }
     }
 }
 
@@ -291,15 +263,9 @@ struct NameList(Vec<String>);
 impl std::str::FromStr for NameList {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let names = text
-            .split(',')
-            .map(|name| name.trim().parse::<Name>().map(|Name(name)| name));
+        let names = text.split(',').map(|name| name.trim().parse::<Name>().map(|Name(name)| name));
         let names: Vec<String> = names.collect::<Result<_, ()>>()?;
-        if (1..=2).contains(&names.len()) {
-            Ok(Self(names))
-        } else {
-            Err(())
-        }
+        if (1..=2).contains(&names.len()) { Ok(Self(names)) } else { Err(()) }
     }
 }
 
@@ -307,8 +273,7 @@ impl Chosen {
     fn read(options: &Options, scheme: Scheme, wrong: &mut Obstacles) -> Self {
         const PREFIX: &str = "a URL such as projects/P/regions/R/publicDelegatedPrefixes/NAME";
         const NAME: &str = "one name of lower-case letters, digits and '-'";
-        const NAMES: &str =
-            "a name of lower-case letters, digits and '-', or two: IPV4-NAME,IPV6-NAME";
+        const NAMES: &str = "a name of lower-case letters, digits and '-', or two: IPV4-NAME,IPV6-NAME";
         let mut reader = options.reader();
         let kind = reader.parsed::<Type>(keys::TYPE, "\"Internal\" or \"External\"");
         let kind = kind.or(reader.parsed::<Type>(keys::OLD_TYPE, "\"Internal\" or \"External\""));
@@ -322,9 +287,7 @@ impl Chosen {
                 .parsed::<NameList>(keys::ADDRESSES, NAMES)
                 .map(|NameList(names)| names)
                 .unwrap_or_default(),
-            collection: reader
-                .parsed::<Prefix>(keys::COLLECTION_V6, PREFIX)
-                .map(|Prefix(url)| url),
+            collection: reader.parsed::<Prefix>(keys::COLLECTION_V6, PREFIX).map(|Prefix(url)| url),
             global_access: reader.flag(keys::GLOBAL_ACCESS).unwrap_or_default(),
             deny_others: reader.flag(keys::DENY_FIREWALL).unwrap_or_default(),
             weighted: reader.parsed::<PodsPerNode>(keys::WEIGHTED, "\"pods-per-node\""),
@@ -334,18 +297,10 @@ impl Chosen {
         let _always = reader.parsed::<Enabled>(keys::RBS, "\"enabled\", which is always so");
         for key in keys::NOT_IMPLEMENTED {
             if reader.parsed::<String>(key, "absent").is_some() {
-                wrong.push((
-                    Field::Options,
-                    format!("annotation {key} is not implemented: remove it"),
-                ));
+                wrong.push((Field::Options, format!("annotation {key} is not implemented: remove it")));
             }
         }
-        wrong.extend(
-            reader
-                .finish()
-                .into_iter()
-                .map(|error| (Field::Options, error.to_string())),
-        );
+        wrong.extend(reader.finish().into_iter().map(|error| (Field::Options, error.to_string())));
         chosen
     }
 }
@@ -358,14 +313,7 @@ fn frontends(
     config: &Config,
     wrong: &mut Obstacles,
 ) -> Vec<Frontend> {
-    let Chosen {
-        scheme,
-        tier,
-        subnetwork,
-        named,
-        collection,
-        ..
-    } = chosen;
+    let Chosen { scheme, tier, subnetwork, named, collection, .. } = chosen;
     misplaced(chosen, families, wrong);
     if !named.is_empty() && (named.len() != families.len() || !requested.is_empty()) {
         let message = format!(
@@ -382,19 +330,10 @@ fn frontends(
         let message = "at most one address of each of the Service's families can be requested";
         wrong.push((Field::RequestedAddresses, message.to_owned()));
     }
-    let subnetwork = subnetwork
-        .clone()
-        .unwrap_or_else(|| config.subnetwork.clone());
+    let subnetwork = subnetwork.clone().unwrap_or_else(|| config.subnetwork.clone());
     let make = |family: &IpFamily| {
-        let own = if *family == IpFamily::IPv4 {
-            named.first()
-        } else {
-            named.last()
-        };
-        let source = match (
-            own,
-            requested.iter().find(|ip| IpFamily::of(**ip) == *family),
-        ) {
+        let own = if *family == IpFamily::IPv4 { named.first() } else { named.last() };
+        let source = match (own, requested.iter().find(|ip| IpFamily::of(**ip) == *family)) {
             (Some(name), _) => Source::Named(name.clone()),
             (None, Some(ip)) => Source::Exactly(*ip),
             (None, None) => Source::Own,
@@ -415,20 +354,10 @@ fn frontends(
 
 /// Annotations that mean nothing for a load balancer of this scheme and these families.
 fn misplaced(chosen: &Chosen, families: &[IpFamily], wrong: &mut Obstacles) {
-    let Chosen {
-        scheme,
-        tier,
-        subnetwork,
-        global_access,
-        collection,
-        ..
-    } = chosen;
+    let Chosen { scheme, tier, subnetwork, global_access, collection, .. } = chosen;
     let six = families.contains(&IpFamily::IPv6);
     let mut only = |key: &str, which: &str| {
-        wrong.push((
-            Field::Options,
-            format!("annotation {key} is for {which}: remove it"),
-        ));
+        wrong.push((Field::Options, format!("annotation {key} is for {which}: remove it")));
     };
     let external = *scheme == Scheme::External;
     if external && subnetwork.is_some() && !six {
@@ -459,12 +388,8 @@ fn affinity(asked: SessionAffinity, chosen: &Chosen, wrong: &mut Obstacles) -> A
     match (asked, chosen.strong_affinity.is_some()) {
         (SessionAffinity::None, false) => Affinity::Connection,
         (SessionAffinity::ClientIp { timeout: _ }, false) => Affinity::ClientIp,
-        (SessionAffinity::ClientIp { timeout }, true)
-            if (least..=MOST).contains(&timeout.as_secs()) =>
-        {
-            Affinity::Session {
-                idle: u32::try_from(timeout.as_secs()).unwrap_or_default(),
-            }
+        (SessionAffinity::ClientIp { timeout }, true) if (least..=MOST).contains(&timeout.as_secs()) => {
+            Affinity::Session { idle: u32::try_from(timeout.as_secs()).unwrap_or_default() }
         }
         (asked, true) => {
             let remedy = match asked {
@@ -474,10 +399,7 @@ fn affinity(asked: SessionAffinity, chosen: &Chosen, wrong: &mut Obstacles) -> A
                     format!("its timeoutSeconds is {now} and must be {least} to {MOST}")
                 }
             };
-            let message = format!(
-                "annotation {} needs ClientIP affinity: {remedy}",
-                keys::STRONG_AFFINITY
-            );
+            let message = format!("annotation {} needs ClientIP affinity: {remedy}", keys::STRONG_AFFINITY);
             wrong.push((Field::SessionAffinity, message));
             Affinity::Connection
         }
@@ -485,12 +407,7 @@ fn affinity(asked: SessionAffinity, chosen: &Chosen, wrong: &mut Obstacles) -> A
 }
 
 /// Only the health check of a Service counts the Service's pods, and only under `Local` there is one.
-fn weighing(
-    chosen: &Chosen,
-    policy: ExternalTrafficPolicy,
-    check: Option<&Probing>,
-    wrong: &mut Obstacles,
-) {
+fn weighing(chosen: &Chosen, policy: ExternalTrafficPolicy, check: Option<&Probing>, wrong: &mut Obstacles) {
     let counts = check.is_some_and(|check| matches!(check.probe, Probe::Http { .. }));
     if chosen.weighted.is_some() && (policy != ExternalTrafficPolicy::Local || !counts) {
         let message = format!(
@@ -502,30 +419,18 @@ fn weighing(
 }
 
 /// Senders of the Service's families; nobody named means everybody.
-fn senders(
-    ranges: &BTreeSet<IpNet>,
-    families: &[IpFamily],
-    wrong: &mut Obstacles,
-) -> BTreeSet<IpNet> {
+fn senders(ranges: &BTreeSet<IpNet>, families: &[IpFamily], wrong: &mut Obstacles) -> BTreeSet<IpNet> {
     if ranges.is_empty() {
         return families.iter().map(|family| everybody(*family)).collect();
     }
     for family in families {
-        if !ranges
-            .iter()
-            .any(|range| IpFamily::of(range.addr()) == *family)
-        {
-            let message = format!(
-                "no {family} range, for an {family} address: nobody could connect. Add one"
-            );
+        if !ranges.iter().any(|range| IpFamily::of(range.addr()) == *family) {
+            let message =
+                format!("no {family} range, for an {family} address: nobody could connect. Add one");
             wrong.push((Field::SourceRanges, message));
         }
     }
-    ranges
-        .iter()
-        .filter(|range| families.contains(&IpFamily::of(range.addr())))
-        .copied()
-        .collect()
+    ranges.iter().filter(|range| families.contains(&IpFamily::of(range.addr()))).copied().collect()
 }
 
 /// All addresses of a family.
@@ -545,29 +450,18 @@ fn checking(
 ) -> Option<HealthCheck> {
     let fallback = Probing::node_proxy();
     let check = check.or(fallback.as_ref())?;
-    let Probing {
-        probe,
-        interval,
-        timeout,
-        healthy_threshold,
-        unhealthy_threshold,
-    } = check;
+    let Probing { probe, interval, timeout, healthy_threshold, unhealthy_threshold } = check;
     let (port, path) = match probe {
         Probe::Tcp { port } => (port, None),
         Probe::Http { port, path } => (port, Some(path.clone())),
     };
-    let tcp = ports
-        .iter()
-        .find(|(protocol, _)| *protocol == Protocol::Tcp)
-        .map(|(_, port)| *port);
+    let tcp = ports.iter().find(|(protocol, _)| *protocol == Protocol::Tcp).map(|(_, port)| *port);
     let port = match port {
         ProbePort::Fixed(port) => Some(port.get()),
         ProbePort::Traffic => tcp,
     };
     let whole = |duration: &Duration| {
-        let seconds = u32::try_from(duration.as_secs())
-            .ok()
-            .filter(|seconds| (1..=300).contains(seconds));
+        let seconds = u32::try_from(duration.as_secs()).ok().filter(|seconds| (1..=300).contains(seconds));
         seconds.filter(|_| duration.subsec_nanos() == 0)
     };
     let thresholds = (1..=10).contains(healthy_threshold) && (1..=10).contains(unhealthy_threshold);
@@ -576,15 +470,7 @@ fn checking(
             if timeout <= interval && thresholds && check.is_sane() =>
         {
             let (healthy, unhealthy) = (*healthy_threshold, *unhealthy_threshold);
-            Some(HealthCheck {
-                name,
-                path,
-                port,
-                interval,
-                timeout,
-                healthy,
-                unhealthy,
-            })
+            Some(HealthCheck { name, path, port, interval, timeout, healthy, unhealthy })
         }
         _ => {
             let message = format!(

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use google_cloud_auth::credentials::{Credentials, anonymous};
 use google_cloud_compute_v1::client::{
-    Addresses, Firewalls, ForwardingRules, GlobalOperations, NetworkEndpointGroups, RegionBackendServices,
-    RegionHealthChecks,
+    Addresses, Firewalls, ForwardingRules, GlobalOperations, InstanceGroups, NetworkEndpointGroups,
+    RegionBackendServices, RegionHealthChecks,
 };
 use google_cloud_compute_v1::model;
 use google_cloud_gax::retry_policy::NeverRetry;
 
-use super::wire::{self, Urls};
+use super::wire::{self, Urls, groups};
 use super::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationFilter};
 use crate::resource::{Endpoint, Id, Kind, Resource, Seen};
 
@@ -37,6 +37,7 @@ pub struct SdkCloud {
     services: RegionBackendServices,
     checks: RegionHealthChecks,
     groups: NetworkEndpointGroups,
+    instances: InstanceGroups,
     operations: GlobalOperations,
 }
 
@@ -80,6 +81,7 @@ impl SdkCloud {
             services: client!(RegionBackendServices, endpoint, credentials.clone()),
             checks: client!(RegionHealthChecks, endpoint, credentials.clone()),
             groups: client!(NetworkEndpointGroups, endpoint, credentials.clone()),
+            instances: client!(InstanceGroups, endpoint, credentials.clone()),
             operations: client!(GlobalOperations, endpoint, credentials),
         })
     }
@@ -147,7 +149,8 @@ fn cloud_error(error: &google_cloud_compute_v1::Error) -> CloudError {
 
 /// The SDK keeps `errors[].reason` of a body it understood only among the details of its status.
 fn reason_in(details: &str) -> String {
-    const REASONS: [&str; 6] = [
+    const REASONS: [&str; 7] = [
+        "instanceInMultipleLoadBalancedIgs",
         "quotaExceeded",
         "userRateLimitExceeded",
         "rateLimitExceeded",
@@ -200,7 +203,11 @@ impl Cloud for SdkCloud {
             }
             Kind::EndpointGroup => {
                 let call = self.groups.get().set_project(&self.project).set_zone(zone(id));
-                bounded(call.set_network_endpoint_group(name).send()).await.map(wire::read_endpoint_group)
+                bounded(call.set_network_endpoint_group(name).send()).await.map(groups::read_endpoint_group)
+            }
+            Kind::InstanceGroup => {
+                let call = self.instances.get().set_project(&self.project).set_zone(zone(id));
+                bounded(call.set_instance_group(name).send()).await.map(groups::read_instance_group)
             }
         };
         match answer {
@@ -234,7 +241,11 @@ impl Cloud for SdkCloud {
             }
             Resource::EndpointGroup(it) => {
                 let call = self.groups.insert().set_project(&self.project).set_zone(&it.zone);
-                bounded(call.set_body(wire::endpoint_group(&self.urls, it, description)).send()).await
+                bounded(call.set_body(groups::endpoint_group(&self.urls, it, description)).send()).await
+            }
+            Resource::InstanceGroup(it) => {
+                let call = self.instances.insert().set_project(&self.project).set_zone(&it.zone);
+                bounded(call.set_body(groups::instance_group(it, description)).send()).await
             }
         };
         answer.and_then(started)
@@ -263,7 +274,7 @@ impl Cloud for SdkCloud {
                 let call = self.firewalls.patch().set_project(&self.project).set_firewall(&it.name);
                 bounded(call.set_body(body).send()).await
             }
-            Resource::Address(_) | Resource::EndpointGroup(_) => {
+            Resource::Address(_) | Resource::EndpointGroup(_) | Resource::InstanceGroup(_) => {
                 let message = format!("{} cannot be changed", resource.id());
                 Err(CloudError::new(CloudErrorKind::Invalid, message))
             }
@@ -286,30 +297,57 @@ impl Cloud for SdkCloud {
                 let call = self.groups.delete().set_project(&self.project).set_zone(zone(id));
                 bounded(call.set_network_endpoint_group(name).send()).await
             }
+            Kind::InstanceGroup => {
+                let call = self.instances.delete().set_project(&self.project).set_zone(zone(id));
+                bounded(call.set_instance_group(name).send()).await
+            }
         };
         answer.and_then(started)
     }
 
     async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Seen>, CloudError> {
-        Box::pin(self.list_endpoints(group)).await
+        match group.kind {
+            Kind::InstanceGroup => Box::pin(self.list_instances(group)).await,
+            _ => Box::pin(self.list_endpoints(group)).await,
+        }
     }
 
     async fn health(&self, service: &str, group: &Id) -> Result<BTreeMap<String, Seen>, CloudError> {
-        let body = model::ResourceGroupReference::new().set_group(wire::group_url(zone(group), &group.name));
+        let body = model::ResourceGroupReference::new().set_group(groups::group_url(
+            group.kind,
+            zone(group),
+            &group.name,
+        ));
         let answer = regional!(self, self.services.get_health().set_backend_service(service).set_body(body));
-        answer.map(wire::read_health)
+        answer.map(groups::read_health)
     }
 
     async fn attach(&self, group: &Id, endpoints: &[Endpoint]) -> Result<Operation, CloudError> {
+        if group.kind == Kind::InstanceGroup {
+            let instances = endpoints.iter().map(|it| groups::instance(zone(group), it));
+            let body = model::InstanceGroupsAddInstancesRequest::new().set_instances(instances);
+            let call = self.instances.add_instances().set_project(&self.project).set_zone(zone(group));
+            return bounded(call.set_instance_group(&group.name).set_body(body).send())
+                .await
+                .and_then(started);
+        }
         let body = model::NetworkEndpointGroupsAttachEndpointsRequest::new()
-            .set_network_endpoints(endpoints.iter().map(wire::endpoint));
+            .set_network_endpoints(endpoints.iter().map(groups::endpoint));
         let call = self.groups.attach_network_endpoints().set_project(&self.project).set_zone(zone(group));
         bounded(call.set_network_endpoint_group(&group.name).set_body(body).send()).await.and_then(started)
     }
 
     async fn detach(&self, group: &Id, endpoints: &[Endpoint]) -> Result<Operation, CloudError> {
+        if group.kind == Kind::InstanceGroup {
+            let instances = endpoints.iter().map(|it| groups::instance(zone(group), it));
+            let body = model::InstanceGroupsRemoveInstancesRequest::new().set_instances(instances);
+            let call = self.instances.remove_instances().set_project(&self.project).set_zone(zone(group));
+            return bounded(call.set_instance_group(&group.name).set_body(body).send())
+                .await
+                .and_then(started);
+        }
         let body = model::NetworkEndpointGroupsDetachEndpointsRequest::new()
-            .set_network_endpoints(endpoints.iter().map(wire::endpoint));
+            .set_network_endpoints(endpoints.iter().map(groups::endpoint));
         let call = self.groups.detach_network_endpoints().set_project(&self.project).set_zone(zone(group));
         bounded(call.set_network_endpoint_group(&group.name).set_body(body).send()).await.and_then(started)
     }

@@ -4,9 +4,10 @@
 //! Invariant: what is written and then read back is equal; what cannot be read (a foreign shape under a name like
 //! ours) is `None`, and so never taken for ours.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(super) mod groups;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::ops::ControlFlow;
 
 use google_cloud_compute_v1::model;
 use ipnet::IpNet;
@@ -15,8 +16,8 @@ use portico_provider::{IpFamily, Protocol, Scheme};
 use super::{CloudError, Found, Operation, OperationState};
 use crate::names;
 use crate::resource::{
-    Address, AddressRef, Affinity, BackendService, Endpoint, EndpointGroup, Firewall, ForwardingRule,
-    Forwards, Health, HealthCheck, Id, Kind, Place, Resource, Seen, Tier, Verdict, Weight,
+    Address, AddressRef, Affinity, BackendService, Backends, Firewall, ForwardingRule, Forwards, HealthCheck,
+    Id, Kind, Place, Resource, Tier, Verdict,
 };
 
 /// Seconds that connections to a node that leaves may go on, as GKE has it.
@@ -123,10 +124,21 @@ impl Urls {
         service: &BackendService,
         current: model::BackendService,
     ) -> model::BackendService {
-        let BackendService { name: _, scheme, network, affinity, weighted, health_check, groups, seal } =
-            service;
+        let BackendService {
+            name: _,
+            scheme,
+            network,
+            affinity,
+            weighted,
+            health_check,
+            backends,
+            groups,
+            seal,
+        } = service;
         let backend = |(zone, group): &(String, String)| {
-            model::Backend::new().set_group(group_url(zone, group)).set_balancing_mode("CONNECTION")
+            model::Backend::new()
+                .set_group(groups::group_url(backends.kind(), zone, group))
+                .set_balancing_mode("CONNECTION")
         };
         let description = names::sealed(current.description.as_deref().unwrap_or_default(), seal.as_deref());
         current
@@ -229,28 +241,6 @@ pub(super) fn firewall(firewall: &Firewall, description: &str) -> model::Firewal
     }
 }
 
-pub(super) fn endpoint_group(
-    urls: &Urls,
-    group: &EndpointGroup,
-    description: &str,
-) -> model::NetworkEndpointGroup {
-    let EndpointGroup { name, zone: _, place: Place { network, subnetwork } } = group;
-    model::NetworkEndpointGroup::new()
-        .set_name(name)
-        .set_description(description)
-        .set_network_endpoint_type("GCE_VM_IP")
-        .set_network(Urls::network(network))
-        .set_subnetwork(urls.regional("subnetworks", subnetwork))
-}
-
-pub(super) fn group_url(zone: &str, name: &str) -> String {
-    format!("zones/{zone}/networkEndpointGroups/{name}")
-}
-
-pub(super) fn endpoint(Endpoint { instance, ip }: &Endpoint) -> model::NetworkEndpoint {
-    model::NetworkEndpoint::new().set_instance(instance).set_ip_address(ip.to_string())
-}
-
 fn scheme_name(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::External => "EXTERNAL",
@@ -323,6 +313,11 @@ pub(super) fn read_forwarding_rule(wire: model::ForwardingRule) -> Option<Found>
 
 pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found> {
     let affinity = read_affinity(&wire);
+    let is_instances =
+        |backend: &model::Backend| backend.group.as_ref()?.contains("/instanceGroups/").then_some(());
+    let instances = wire.backends.iter().find_map(is_instances).is_some()
+        || wire.name.as_deref().is_some_and(names::is_of_instances);
+    let backends = if instances { Backends::InstanceGroups } else { Backends::EndpointGroups };
     let service = BackendService {
         name: wire.name?,
         scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
@@ -333,6 +328,7 @@ pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found>
             .as_ref()
             .is_some_and(|it| matches!(it.name(), Some("WEIGHTED_MAGLEV" | "WEIGHTED_GCP_RENDEZVOUS"))),
         health_check: wire.health_checks.first().map(|url| last(url))?,
+        backends,
         groups: wire.backends.iter().filter_map(|backend| zonal(backend.group.as_deref()?)).collect(),
         seal: wire.description.as_deref().and_then(names::seal_of),
     };
@@ -392,58 +388,6 @@ fn ranges(texts: &[String]) -> BTreeSet<IpNet> {
     texts.iter().filter_map(range).collect()
 }
 
-pub(super) fn read_endpoint_group(wire: model::NetworkEndpointGroup) -> Option<Found> {
-    let place =
-        Place { network: last(wire.network.as_deref()?), subnetwork: last(wire.subnetwork.as_deref()?) };
-    let group = EndpointGroup { name: wire.name?, zone: last(wire.zone.as_deref()?), place };
-    let members = wire.size.and_then(|size| usize::try_from(size).ok());
-    Some(Found { members, ..found(Resource::EndpointGroup(group), wire.description) })
-}
-
-/// Of several probes (of protocols, of rules) one that passes is enough.
-fn read_states<'a>(mut states: impl Iterator<Item = Option<&'a str>>) -> Health {
-    let better = |best, state| match (best, state) {
-        (_, Some("HEALTHY")) => ControlFlow::Break(Health::Healthy),
-        (_, Some("UNHEALTHY")) => ControlFlow::Continue(Health::Unhealthy),
-        (best, _) => ControlFlow::Continue(best),
-    };
-    let (ControlFlow::Break(health) | ControlFlow::Continue(health)) =
-        states.try_fold(Health::Unknown, better);
-    health
-}
-
-pub(super) fn read_endpoint(wire: model::NetworkEndpointWithHealthStatus) -> Option<(Endpoint, Seen)> {
-    let all = wire.healths.iter();
-    let seen = Seen {
-        v4: read_states(all.clone().map(|it| it.health_state.as_ref()?.name())),
-        v6: read_states(all.map(|it| it.ipv_6_health_state.as_ref()?.name())),
-        weight: None,
-    };
-    let endpoint = wire.network_endpoint?;
-    let ip = endpoint.ip_address?.parse().ok()?;
-    Some((Endpoint { instance: last(endpoint.instance.as_deref()?), ip }, seen))
-}
-
-/// By instance; each forwarding rule has a state of its own.
-pub(super) fn read_health(wire: model::BackendServiceGroupHealth) -> BTreeMap<String, Seen> {
-    let mut by_instance: BTreeMap<String, Vec<model::HealthStatus>> = BTreeMap::new();
-    for status in wire.health_status {
-        let instance = status.instance.as_deref().map(last);
-        by_instance.entry(instance.unwrap_or_default()).or_default().push(status);
-    }
-    let seen = |all: &[model::HealthStatus]| Seen {
-        v4: read_states(all.iter().map(|it| it.health_state.as_ref()?.name())),
-        v6: read_states(all.iter().map(|it| it.ipv_6_health_state.as_ref()?.name())),
-        weight: all.iter().find_map(read_weight),
-    };
-    by_instance.into_iter().map(|(instance, all)| (instance, seen(&all))).collect()
-}
-
-fn read_weight(wire: &model::HealthStatus) -> Option<Weight> {
-    let weight = wire.weight.as_deref().and_then(|weight| weight.parse().ok()).map(Weight::Is);
-    weight.or_else(|| Some(Weight::Unread(wire.weight_error.as_ref()?.name()?.to_owned())))
-}
-
 /// `None` for operations on kinds that we do not know.
 pub(super) fn read_operation(wire: model::Operation) -> Option<Operation> {
     let target = target(wire.target_link.as_deref()?)?;
@@ -469,6 +413,6 @@ fn target(url: &str) -> Option<Id> {
     let (head, name) = url.rsplit_once('/')?;
     let collection = head.rsplit('/').next()?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.collection() == collection)?;
-    let zone = (kind == Kind::EndpointGroup).then(|| zonal(url)).flatten().map(|(zone, _)| zone);
+    let zone = kind.is_group().then(|| zonal(url)).flatten().map(|(zone, _)| zone);
     Some(Id { kind, zone, name: name.to_owned() })
 }

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use portico_provider::{
     ExternalTrafficPolicy, HealthCheck, IpFamily, Listener, NodeName, NodeTarget, Port, Protocol,
-    Replacement, ServiceName, SessionAffinity,
+    Replacement, ServiceName, SessionAffinity, Targets,
 };
 use proptest::prelude::*;
 
@@ -23,6 +24,7 @@ fn mk_config() -> Config {
         region: "r".to_owned(),
         network: "net".to_owned(),
         subnetwork: "sub".to_owned(),
+        backends: Backends::EndpointGroups,
         endpoint: None,
         cluster: "cluster-1".parse().unwrap(),
     }
@@ -87,7 +89,7 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
                     IpFamily::IPv6 => Ipv6Addr::from_bits(prefix << 96 | u128::from(*next) << 32).into(),
                 });
             }
-            if let Resource::EndpointGroup(_) = &resource {
+            if resource.id().kind.is_group() {
                 observed.endpoints.entry(resource.id()).or_default();
             }
             observed.resources.insert(resource.id(), resource);
@@ -107,11 +109,11 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
             observed.endpoints.remove(id);
         }
         Call::Attach { group, endpoints } => {
-            let group = observed.endpoints.entry(group.clone()).or_default();
+            let group = Arc::make_mut(observed.endpoints.entry(group.clone()).or_default());
             group.extend(endpoints.iter().cloned().map(|endpoint: Endpoint| (endpoint, Seen::default())));
         }
         Call::Detach { group, endpoints } => {
-            let group = observed.endpoints.entry(group.clone()).or_default();
+            let group = Arc::make_mut(observed.endpoints.entry(group.clone()).or_default());
             group.retain(|endpoint, _| !endpoints.contains(endpoint));
         }
     }
@@ -119,22 +121,22 @@ fn apply(before: &Observed, observed: &mut Observed, step: &Step, next: &mut u8)
 
 /// All plans until nothing is left to do, as text; the status follows the report.
 fn carry_out(desired: &mut LoadBalancer, observed: &mut Observed, next: &mut u8) -> String {
-    carry_out_watched(desired, observed, next, |_, _| {})
+    carry_out_watched(&mk_config(), desired, observed, next, |_, _| {})
 }
 
 /// The same, with a look at what is there after every step, and at what the status shows.
 fn carry_out_watched(
+    config: &Config,
     desired: &mut LoadBalancer,
     observed: &mut Observed,
     next: &mut u8,
     mut look: impl FnMut(&LoadBalancer, &Observed),
 ) -> String {
-    let config = mk_config();
     let mut text = String::new();
     for _ in 0..30 {
-        let report = crate::report::report(desired, Some(observed), &config);
+        let report = crate::report::report(desired, Some(observed), config);
         desired.published = report.ingress.into_iter().map(|it| it.address).collect();
-        let plan = plan(Desired::Present(desired), Some(observed), &config);
+        let plan = plan(Desired::Present(desired), Some(observed), config);
         assert!(plan.widens_first(), "{plan}");
         if plan.steps().is_empty() && plan.waiting().is_none() {
             return text;

@@ -5,8 +5,7 @@
 
 use portico_provider::{Fact, IpFamily, Topic, Truth};
 
-use crate::observed::Observed;
-use crate::resource::{Health, Seen, Weight};
+use crate::resource::{Endpoint, Health, Seen, Weight};
 
 /// So many nodes without a weight are named.
 const NAMED: usize = 3;
@@ -18,20 +17,19 @@ struct Count {
     unknown: usize,
 }
 
-pub(super) fn fact(families: &[IpFamily], observed: &Observed) -> Fact {
-    let nodes = || observed.endpoints.values().flatten();
-    let all = nodes().count();
+pub(super) fn fact(families: &[IpFamily], nodes: &[(&Endpoint, &Seen)]) -> Fact {
+    let all = nodes.len();
     if all == 0 {
         let none = "there is no node to send to: nodes need a providerID of gce:// and an IPv4 address";
         return healthy(Truth::False, "NoTargets", none.to_owned());
     }
     let mut counts: Vec<Count> =
-        families.iter().map(|family| count(*family, nodes().map(|(_, seen)| seen))).collect();
+        families.iter().map(|family| count(*family, nodes.iter().map(|(_, seen)| *seen))).collect();
     if counts.iter().any(|it| it.unknown < all) {
         counts.retain(|it| it.unknown < all);
     }
     let passing: Vec<String> = counts.iter().map(|it| passing(it, all, families)).collect();
-    let message = format!("{} pass their health check{}", passing.join(" and "), weights(observed));
+    let message = format!("{} pass their health check{}", passing.join(" and "), weights(nodes));
     let worst = counts.iter().min_by_key(|it| (it.healthy, it.unknown));
     match worst.map(|it| (it.healthy, it.unknown)) {
         Some((0, 0)) => {
@@ -66,8 +64,8 @@ fn passing(Count { family, healthy, unknown: _ }: &Count, all: usize, families: 
 }
 
 /// Where nodes are weighed, what Google reads; nothing where nobody asked.
-fn weights(observed: &Observed) -> String {
-    let nodes = observed.endpoints.values().flatten();
+fn weights(nodes: &[(&Endpoint, &Seen)]) -> String {
+    let nodes = nodes.iter();
     let weighed: Vec<(&str, &Weight)> =
         nodes.filter_map(|(node, seen)| Some((node.instance.as_str(), seen.weight.as_ref()?))).collect();
     let read: Vec<u32> = weighed
@@ -99,21 +97,18 @@ fn weights(observed: &Observed) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::resource::{Endpoint, Id, Kind};
 
     const BOTH: [IpFamily; 2] = [IpFamily::IPv4, IpFamily::IPv6];
 
-    fn mk_observed(nodes: &[(Health, Health, Option<Weight>)]) -> Observed {
-        let id = Id { kind: Kind::EndpointGroup, zone: Some("z".to_owned()), name: "neg".to_owned() };
+    fn mk_fact(families: &[IpFamily], nodes: &[(Health, Health, Option<Weight>)]) -> Fact {
         let node = |(number, (v4, v6, weight)): (u8, &(Health, Health, Option<Weight>))| {
             let endpoint = Endpoint { instance: format!("node-{number}"), ip: [10, 0, 0, number].into() };
             (endpoint, Seen { v4: *v4, v6: *v6, weight: weight.clone() })
         };
-        let group: BTreeMap<_, _> = (0..).zip(nodes).map(node).collect();
-        Observed { endpoints: BTreeMap::from([(id, group)]), ..Observed::default() }
+        let nodes: Vec<_> = (0..).zip(nodes).map(node).collect();
+        let nodes: Vec<_> = nodes.iter().map(|(node, seen)| (node, seen)).collect();
+        fact(families, &nodes)
     }
 
     #[test]
@@ -133,7 +128,7 @@ mod tests {
             (vec![], &BOTH[..], "NoTargets", "there is no node"),
         ] {
             let nodes: Vec<_> = nodes.into_iter().map(|(v4, v6)| (v4, v6, None)).collect();
-            let fact = fact(families, &mk_observed(&nodes));
+            let fact = mk_fact(families, &nodes);
             assert_eq!(fact.reason, reason, "{}", fact.message);
             assert!(fact.message.starts_with(message), "{}", fact.message);
         }
@@ -143,7 +138,7 @@ mod tests {
     fn weights_are_summed_and_those_that_google_cannot_read_are_named() {
         let weights = [Weight::Is(2), Weight::Unread("MISSING_WEIGHT".to_owned()), Weight::Is(0)];
         let nodes = weights.map(|weight| (Health::Healthy, Health::Unknown, Some(weight)));
-        let message = fact(&BOTH[..1], &mk_observed(&nodes)).message;
+        let message = mk_fact(&BOTH[..1], &nodes).message;
         let told = "; Google reads weights of 2 nodes, 2 in all, and none of node-1 (MISSING_WEIGHT)";
         assert!(message.ends_with(told), "{message}");
     }

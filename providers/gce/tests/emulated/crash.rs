@@ -11,6 +11,8 @@ use portico_provider::{
     Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Look, Owner, Protocol, Replacement, Scheme,
 };
 
+use portico_provider_gce::Backends;
+
 use crate::emulator::Emulator;
 use crate::watched::{Point, Watched};
 use crate::world::{GceWorld, frontends, mk_listener, mk_nodes, settle};
@@ -23,6 +25,12 @@ struct Change {
 }
 
 impl Change {
+    /// Where groups are shared, another who has them; not always, as whoever is alone takes them along.
+    fn neighbour(&self, world: &GceWorld) -> Option<LoadBalancer> {
+        let alone = matches!(self.name, "create" | "replacement" | "delete");
+        (world.backends == Backends::InstanceGroups && !alone).then(|| world.desired("neighbour"))
+    }
+
     fn owner(&self) -> Owner {
         self.from.as_ref().or(self.to.as_ref()).map(|it| it.owner.clone()).unwrap()
     }
@@ -54,24 +62,33 @@ fn changes(world: &GceWorld) -> Vec<Change> {
 #[tokio::test]
 async fn a_crash_at_any_call_converges_and_leaves_nothing() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
+    survive(&GceWorld::new(emulator).await, "gce").await;
+}
+
+#[tokio::test]
+async fn with_instance_groups_a_crash_at_any_call_converges_too_and_harms_no_neighbour() {
+    let Some(emulator) = Emulator::start() else { return };
+    survive(&GceWorld::sharing(emulator).await, "gce with instance groups").await;
+}
+
+async fn survive(world: &GceWorld, what: &str) {
     let (mut total, mut survived) = (0, 0);
-    for change in changes(&world) {
-        let points = points(&world, &change).await;
+    for change in changes(world) {
+        let points = points(world, &change).await;
         total += points.len();
         assert!(points.len() > 20, "{}: {} points", change.name, points.len());
         let mut proven = BTreeSet::new();
         for Point { at, state } in points {
             if !proven.contains(&state) {
                 let at = format!("{}, stopped {at}", change.name);
-                restart_from(&world, &state, &change, &at).await;
+                restart_from(world, &state, &change, &at).await;
                 proven.insert(state);
             }
             survived += 1;
         }
         println!("{}: {} states", change.name, proven.len());
     }
-    println!("crash points survived: gce {survived} of {total}");
+    println!("crash points survived: {what} {survived} of {total}");
     assert_eq!(survived, total);
 }
 
@@ -80,6 +97,9 @@ async fn points(world: &GceWorld, change: &Change) -> Vec<Point> {
     let Change { name, from, to } = change;
     let owner = change.owner();
     world.emulator.reset();
+    if let Some(neighbour) = change.neighbour(world) {
+        settle(&world.one(&owner.cluster), Desired::Present(&neighbour)).await.unwrap();
+    }
     if let Some(from) = from {
         settle(&world.one(&owner.cluster), Desired::Present(from)).await.unwrap();
     }
@@ -107,8 +127,15 @@ async fn restart_from(world: &GceWorld, state: &str, change: &Change, at: &str) 
         assert_eq!(observed.as_ref().map(frontends), Some(to.ip_families.len()), "{at}");
         settle(&provider, Desired::Absent(&owner)).await.unwrap();
     }
-    assert_eq!(world.emulator.ours(""), Vec::<String>::new(), "{at}");
     assert_eq!(provider.observe(&owner, Look::Fresh).await.unwrap(), None, "{at}");
+    if let Some(neighbour) = change.neighbour(world) {
+        let observed = provider.observe(&neighbour.owner, Look::Fresh).await.unwrap();
+        let report = provider.report(&neighbour, observed.as_ref());
+        let nodes = observed.iter().flat_map(|it| it.endpoints.values()).map(|group| group.len());
+        assert!(report.ready && nodes.sum::<usize>() > 0, "{at}: {report:?}");
+        settle(&provider, Desired::Absent(&neighbour.owner)).await.unwrap();
+    }
+    assert_eq!(world.emulator.ours(""), Vec::<String>::new(), "{at}");
     assert_eq!(world.emulator.foreign(), foreign, "{at}");
     world.emulator.assert_no_violations();
 }

@@ -160,6 +160,16 @@ impl Emulator {
         log.as_array().unwrap().iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
+    /// Lets every operation come to its end.
+    pub(crate) fn settle(&self) {
+        self.call("GET", &format!("/compute/v1/projects/{PROJECT}/aggregated/operations"), None);
+    }
+
+    /// Somebody deletes all that is Portico's but for some.
+    pub(crate) fn forget_all_but(&self, kept: &str) {
+        self.hook("forget", Some(&format!("{kept:?}")));
+    }
+
     /// Calls since the last time that somebody asked so.
     pub(crate) fn news(&self) -> Vec<String> {
         let log = self.hook("news", None);
@@ -191,7 +201,8 @@ fn request(url: &str, verb: &str, path: &str, body: Option<&str>) -> Value {
 
 /// Whether a line of the log is a call that changes something.
 pub(crate) fn is_write(line: &str) -> bool {
-    let reads = [".get ", ".list ", ".aggregatedList ", ".listNetworkEndpoints ", ".getHealth "];
+    let reads =
+        [".get ", ".list ", ".aggregatedList ", ".listNetworkEndpoints ", ".listInstances ", ".getHealth "];
     !reads.iter().any(|read| line.contains(read))
 }
 

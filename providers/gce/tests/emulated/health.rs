@@ -46,6 +46,22 @@ async fn a_backend_service_is_asked_only_where_the_groups_do_not_say_that_all_is
 }
 
 #[tokio::test]
+async fn of_instances_the_backend_service_tells_and_a_snapshot_nothing() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::sharing(emulator).await;
+    let desired = world.desired("instances");
+    let provider = world.one(&desired.owner.cluster);
+    settle(&provider, Desired::Present(&desired)).await.unwrap();
+    world.emulator.hook("health", Some(r#"{"node-1": "UNHEALTHY"}"#));
+    let two = "TargetsHealthy: 2 of 3 nodes pass their health check".to_owned();
+    assert_eq!(told(&world, &provider, &desired, Look::Own).await, (two, 2), "nothing else would tell");
+    let inventory = provider.inventory().await.unwrap();
+    let report = provider.report(&desired, Some(&inventory.services[&desired.owner.service].observed));
+    assert!(report.facts.iter().all(|fact| fact.topic != Topic::TargetsHealthy), "{report:?}");
+    world.emulator.assert_no_violations();
+}
+
+#[tokio::test]
 async fn both_families_and_the_weights_that_google_reads_are_told() {
     let Some(emulator) = Emulator::start() else { return };
     let world = GceWorld::new(emulator).await;

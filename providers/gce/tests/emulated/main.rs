@@ -13,6 +13,7 @@ mod crash;
 mod economy;
 mod emulator;
 mod health;
+mod shared;
 mod transitions;
 mod unfit;
 mod watched;
@@ -139,6 +140,22 @@ async fn an_unchanged_load_balancer_costs_no_write() {
 }
 
 #[tokio::test]
+async fn whoever_may_not_list_instance_groups_needs_none() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let denied =
+        r#"{"match": "instanceGroups.aggregatedList", "status": 403, "reason": "forbidden", "times": 9}"#;
+    world.emulator.hook("fault", Some(denied));
+    let desired = world.desired("poor");
+    let provider = world.one(&desired.owner.cluster);
+    world::settle(&provider, Desired::Present(&desired)).await.unwrap();
+    assert_eq!(provider.inventory().await.unwrap().services.len(), 1);
+    let sharing = GceWorld { backends: portico_provider_gce::Backends::InstanceGroups, ..world };
+    let error = sharing.one(&desired.owner.cluster).inventory().await.unwrap_err();
+    assert_eq!(error.reason(), "AccessDenied", "{error}");
+}
+
+#[tokio::test]
 async fn without_nodes_the_load_balancer_stays_and_is_empty() {
     let Some(emulator) = Emulator::start() else { return };
     let world = GceWorld::new(emulator).await;
@@ -148,7 +165,11 @@ async fn without_nodes_the_load_balancer_stays_and_is_empty() {
         desired.targets = world::mk_nodes(nodes);
         world::settle(&provider, Desired::Present(&desired)).await.unwrap();
         let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap();
-        assert_eq!(observed.endpoints.values().flatten().count(), nodes.len(), "{observed:?}");
+        assert_eq!(
+            observed.endpoints.values().flat_map(|group| group.keys()).count(),
+            nodes.len(),
+            "{observed:?}"
+        );
     }
     world.emulator.assert_no_violations();
 }

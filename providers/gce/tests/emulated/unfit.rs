@@ -3,7 +3,7 @@
 //! Owns: what Google's refusals come to on the wire. Leaves to others: when a node is offered again (`refused`, on paper).
 //! Invariant: the emulator takes all endpoints of a call or none, in Google's words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use portico_provider::{
     Desired, LoadBalancer, LoadBalancerProvider, Look, NodeName, NodeTarget, Targets, Topic,
@@ -54,7 +54,7 @@ async fn seen(provider: &Provider, desired: &LoadBalancer) -> (BTreeSet<String>,
     assert!(report.ready && report.ingress.len() == 1, "{report:?}");
     let refused = report.facts.into_iter().find(|fact| fact.topic == Topic::TargetsAccepted);
     let nodes =
-        observed.endpoints.values().flat_map(BTreeMap::keys).map(|endpoint| endpoint.instance.clone());
+        observed.endpoints.values().flat_map(|group| group.keys()).map(|endpoint| endpoint.instance.clone());
     (nodes.collect(), refused.map(|fact| fact.message))
 }
 

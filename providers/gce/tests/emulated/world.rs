@@ -14,7 +14,7 @@ use portico_provider::{
     ProxyProtocol, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use portico_provider_gce::resource::Resource;
-use portico_provider_gce::{Config, GceProvider, Observed, SdkCloud};
+use portico_provider_gce::{Backends, Config, GceProvider, Observed, SdkCloud};
 
 use crate::emulator::{Emulator, PROJECT, REGION, STATIC};
 use crate::watched::Watched;
@@ -24,13 +24,29 @@ pub(crate) type Provider = GceProvider<Watched>;
 pub(crate) struct GceWorld {
     pub(crate) emulator: Emulator,
     pub(crate) cloud: Arc<SdkCloud>,
+    pub(crate) backends: Backends,
 }
 
 impl GceWorld {
     pub(crate) async fn new(emulator: Emulator) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default()); // the second test finds it installed
         let cloud = SdkCloud::connect(PROJECT, REGION, Some(&emulator.url)).await.unwrap();
-        Self { emulator, cloud: Arc::new(cloud) }
+        Self { emulator, cloud: Arc::new(cloud), backends: Backends::EndpointGroups }
+    }
+
+    /// One whose load balancers share instance groups.
+    pub(crate) async fn sharing(emulator: Emulator) -> Self {
+        // A second cluster needs nodes of its own: an instance is in one load-balanced group only.
+        for (number, zone) in ["b", "b", "c"].into_iter().enumerate() {
+            let body = format!(
+                r#"{{"name": "other-{number}", "machineType": "zones/{REGION}-{zone}/machineTypes/e2-small",
+                "networkInterfaces": [{{"network": "global/networks/default", "networkIP": "10.128.0.{}"}}]}}"#,
+                number + 60
+            );
+            emulator.insert(&format!("zones/{REGION}-{zone}/instances"), &body);
+        }
+        emulator.settle();
+        Self { backends: Backends::InstanceGroups, ..Self::new(emulator).await }
     }
 
     pub(crate) fn on(&self, cloud: Watched, cluster: &ClusterUid) -> Provider {
@@ -39,6 +55,7 @@ impl GceWorld {
             region: REGION.to_owned(),
             network: "default".to_owned(),
             subnetwork: "default".to_owned(),
+            backends: self.backends,
             endpoint: Some(self.emulator.url.clone()),
             cluster: cluster.clone(),
         };
@@ -78,6 +95,15 @@ fn mk_node(number: u8) -> NodeTarget {
 
 pub(crate) fn mk_nodes(numbers: &[u8]) -> Targets {
     Targets::Nodes(numbers.iter().map(|number| mk_node(*number)).collect())
+}
+
+fn of_the_second_cluster(targets: Targets) -> Targets {
+    let Targets::Nodes(nodes) = targets else { return targets };
+    let other = |node: NodeTarget| {
+        let provider_id = node.provider_id.map(|id| id.replace("/node-", "/other-"));
+        NodeTarget { provider_id, ..node }
+    };
+    Targets::Nodes(nodes.into_iter().map(other).collect())
 }
 
 /// One turn of the operator's loop, with the status as an operator writes it; whether it found nothing to do.
@@ -136,12 +162,13 @@ impl World for GceWorld {
     }
 
     fn base(&self, owner: Owner) -> LoadBalancer {
+        let second = self.backends == Backends::InstanceGroups && owner.cluster.as_str() == "contract-b";
         LoadBalancer {
             health_check: HealthCheck::node_proxy(),
             ..LoadBalancer::plain(
                 owner,
                 BTreeSet::from([mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Udp, 80)]),
-                mk_nodes(&[0, 1, 2]),
+                if second { of_the_second_cluster(mk_nodes(&[0, 1, 2])) } else { mk_nodes(&[0, 1, 2]) },
             )
         }
     }
@@ -216,7 +243,8 @@ impl World for GceWorld {
         left.retain(|path| {
             let name = path.rsplit('/').next().unwrap_or_default();
             // The twin of another cluster has the same Service UID.
-            self.emulator.cluster_of(name).as_deref() == Some(cluster)
+            // Instance groups are everybody's: `shared` looks at them.
+            !path.contains("/instanceGroups/") && self.emulator.cluster_of(name).as_deref() == Some(cluster)
         });
         left
     }

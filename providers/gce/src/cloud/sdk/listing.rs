@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use google_cloud_compute_v1::model;
 use google_cloud_gax::paginator::ItemPaginator;
 
-use super::{SdkCloud, bounded, wire, zone};
+use super::{SdkCloud, bounded, groups, wire, zone};
 use crate::cloud::{CloudError, Found, Operation};
 use crate::resource::{Endpoint, Id, Kind, Seen};
 
@@ -52,11 +52,17 @@ impl SdkCloud {
             Kind::Firewall => {
                 items!(self.firewalls.list().set_project(project).set_filter(filter), wire::read_firewall)
             }
+            Kind::InstanceGroup => {
+                let list = self.instances.aggregated_list().set_project(&self.project).set_filter(filter);
+                items!(list, |(_scope, scoped): (String, model::InstanceGroupsScopedList)| {
+                    scoped.instance_groups.into_iter().filter_map(groups::read_instance_group)
+                })
+            }
             Kind::EndpointGroup => {
                 // Of all zones at once; a scope is a zone.
                 let list = self.groups.aggregated_list().set_project(project).set_filter(filter);
                 items!(list, |(_scope, scoped): (String, model::NetworkEndpointGroupsScopedList)| {
-                    scoped.network_endpoint_groups.into_iter().filter_map(wire::read_endpoint_group)
+                    scoped.network_endpoint_groups.into_iter().filter_map(groups::read_endpoint_group)
                 })
             }
         }
@@ -70,12 +76,21 @@ impl SdkCloud {
         })
     }
 
+    /// Instances of a group.
+    pub(super) async fn list_instances(&self, group: &Id) -> Result<BTreeMap<Endpoint, Seen>, CloudError> {
+        let body = model::InstanceGroupsListInstancesRequest::new().set_instance_state("ALL");
+        let list = self.instances.list_instances().set_project(&self.project).set_zone(zone(group));
+        let list = list.set_instance_group(&group.name).set_body(body);
+        let found: Result<Vec<_>, CloudError> = items!(list, |item| groups::read_instance(&item));
+        Ok(found?.into_iter().collect())
+    }
+
     /// Endpoints of a group, with what their probes say.
     pub(super) async fn list_endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Seen>, CloudError> {
         let body = model::NetworkEndpointGroupsListEndpointsRequest::new().set_health_status("SHOW");
         let list = self.groups.list_network_endpoints().set_project(&self.project).set_zone(zone(group));
         let list = list.set_network_endpoint_group(&group.name).set_body(body);
-        let found: Result<Vec<_>, CloudError> = items!(list, wire::read_endpoint);
+        let found: Result<Vec<_>, CloudError> = items!(list, groups::read_endpoint);
         Ok(found?.into_iter().collect())
     }
 }

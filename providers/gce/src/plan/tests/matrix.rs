@@ -94,7 +94,7 @@ fn reaches(observed: &Observed, ip: IpAddr, protocol: Protocol, port: u16) -> bo
         .filter_map(|rule| observed.services().find(|service| service.name == rule.backend_service));
     let staffed = services.any(|service| {
         service.groups.iter().any(|(zone, name)| {
-            let id = Id { kind: Kind::EndpointGroup, zone: Some(zone.clone()), name: name.clone() };
+            let id = Id { kind: service.backends.kind(), zone: Some(zone.clone()), name: name.clone() };
             observed.endpoints.get(&id).is_some_and(|nodes| !nodes.is_empty())
         })
     });
@@ -115,28 +115,38 @@ fn reaches(observed: &Observed, ip: IpAddr, protocol: Protocol, port: u16) -> bo
 
 #[test]
 fn each_specification_becomes_each_other_one_without_losing_a_client() {
+    each_becomes_each_other(&mk_config());
+}
+
+#[test]
+fn and_so_it_does_with_instance_groups() {
+    each_becomes_each_other(&Config { backends: Backends::InstanceGroups, ..mk_config() });
+}
+
+fn each_becomes_each_other(config: &Config) {
     let (specs, mut transitions) = (specs(), 0);
     for (from_name, from) in &specs {
         for (to_name, to) in &specs {
             for consent in [Replacement::NeedsConsent, Replacement::Allowed] {
                 let (mut observed, mut next) = (Observed::default(), 0);
-                carry_out(&mut from.clone(), &mut observed, &mut next);
+                carry_out_watched(config, &mut from.clone(), &mut observed, &mut next, |_, _| {});
                 let mut to = LoadBalancer { replacement: consent, ..to.clone() };
                 let both: Vec<_> =
                     from.listeners.iter().filter(|it| to.listeners.contains(it)).cloned().collect();
                 // The status shows what it showed before the change.
-                let report = crate::report::report(from, Some(&observed), &mk_config());
+                let report = crate::report::report(from, Some(&observed), config);
                 to.published = report.ingress.into_iter().map(|it| it.address).collect();
-                let text = carry_out_watched(&mut to, &mut observed, &mut next, |desired, observed| {
-                    for listener in &both {
-                        // A family that is wanted no more is no loss.
-                        let wanted = |ip: &IpAddr| desired.ip_families.contains(&IpFamily::of(*ip));
-                        for ip in desired.published_ips().into_iter().filter(wanted) {
-                            let reached = reaches(observed, ip, listener.protocol, listener.port.get());
-                            assert!(reached, "{from_name} to {to_name} loses {listener:?} at {ip}");
+                let text =
+                    carry_out_watched(config, &mut to, &mut observed, &mut next, |desired, observed| {
+                        for listener in &both {
+                            // A family that is wanted no more is no loss.
+                            let wanted = |ip: &IpAddr| desired.ip_families.contains(&IpFamily::of(*ip));
+                            for ip in desired.published_ips().into_iter().filter(wanted) {
+                                let reached = reaches(observed, ip, listener.protocol, listener.port.get());
+                                assert!(reached, "{from_name} to {to_name} loses {listener:?} at {ip}");
+                            }
                         }
-                    }
-                });
+                    });
                 let frontends = standing(&observed);
                 let held_back =
                     consent == Replacement::NeedsConsent && frontends.len() < to.ip_families.len();
