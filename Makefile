@@ -5,7 +5,7 @@
 #   make lint                         formatting, lints, licences, orphaned files, the chart
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
-#   make bench BENCH=cloud [SERVICES="50 200"] [CONTROLLERS="…"] [CROWD=10000]   … and with AWS's cloud provider
+#   make bench BENCH=cloud [SERVICES="50 200"] [CONTROLLERS="…"] [RESTART=1000] [CROWD=10000]   … and with AWS's cloud provider
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -72,7 +72,8 @@ bench: setup $(if $(filter cloud,$(BENCH)),$(TOOLS)/aws/.ready $(TOOLS)/aws-clou
 	@cargo build --release --bins -p portico-e2e -p $(if $(filter cloud,$(BENCH)),portico-operator,portico-nodeproxy)
 	@target/release/portico-e2e bench $(if $(BENCH),--bench $(BENCH)) $(if $(SERVICES),--services "$(SERVICES)") \
 	  $(if $(SUBJECTS),--subjects "$(SUBJECTS)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
-	  $(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(CROWD),--crowd $(CROWD))
+	  $(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(RESTART),--restart $(RESTART)) \
+	  $(if $(CROWD),--crowd $(CROWD))
 
 conformance: setup build target/tools/.conformance-packages $(CONFORMANCE)
 	@$(E2E) conformance $(if $(FOCUS),--focus '$(FOCUS)')

@@ -84,6 +84,9 @@ pub struct Args {
     /// Controllers of load balancers to measure
     #[arg(long, value_enum, value_delimiter = ' ', default_value = "portico cloud-provider-aws")]
     controllers: Vec<Controller>,
+    /// Load balancers for Portico's restarts under throttling in the bench `cloud`; 0: not measured
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    restart: u32,
     /// Services for the operator's memory in the bench `cloud`; 0: not measured
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     crowd: u32,
@@ -110,7 +113,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Side::Ended(code) => return Ok(code),
             Side::Inside(inside) => inside,
         };
-    let Args { bench, services: _, subjects, rounds: _, controllers, crowd } = args;
+    let Args { bench, services: _, subjects, rounds: _, controllers, restart, crowd } = args;
     match bench {
         Bench::Proxy => {
             let plan =
@@ -118,8 +121,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             runtime::block_on(proxy::run(&plan, &home))?;
         }
         Bench::Cloud => {
-            let plan =
-                cloud::Plan { services: args.services(), controllers: controllers.clone(), crowd: *crowd };
+            let plan = cloud::Plan {
+                services: args.services(),
+                controllers: controllers.clone(),
+                restart: *restart,
+                crowd: *crowd,
+            };
             runtime::block_on(cloud::run(&plan, &home))?;
         }
     }

@@ -17,7 +17,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command, sync::Mutex, task::JoinHan
 
 use crate::{
     account::Account,
-    controlplane::{ControlPlane, Credentials},
+    controlplane::{ControlPlane, Credentials, Ranges},
     fabric::{self, Families, Host},
     forward,
     home::Home,
@@ -73,7 +73,8 @@ impl Cluster {
         }
         let credentials = Arc::new(Credentials::open(&home.pki())?);
         account.step("starting etcd and kube-apiserver");
-        let started = ControlPlane::start_for(options.families, &tools, home, &credentials, &crashes);
+        let ranges = Ranges { families: options.families, ..Ranges::default() };
+        let started = ControlPlane::start_for(ranges, &tools, home, &credentials, &crashes);
         let (control_plane, client) = Box::pin(started).await?;
         account.step("the API server is ready");
 

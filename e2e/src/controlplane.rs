@@ -109,6 +109,22 @@ impl Credentials {
     }
 }
 
+/// What the API server gives to Services.
+#[derive(Clone, Copy, Debug)]
+pub struct Ranges {
+    /// Of which families addresses are.
+    pub families: Families,
+    /// Node ports, as in `30000-32767`.
+    pub node_ports: &'static str,
+}
+
+impl Default for Ranges {
+    /// Of IPv4 alone, and Kubernetes' own node ports: a machine opens no connection from any of them.
+    fn default() -> Self {
+        Self { families: Families::V4, node_ports: "30000-32767" }
+    }
+}
+
 /// The running control plane, in the order of its start.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -124,12 +140,12 @@ impl ControlPlane {
         credentials: &Credentials,
         crashes: &Crashes,
     ) -> anyhow::Result<(Self, Client)> {
-        Self::start_for(Families::V4, tools, home, credentials, crashes).await
+        Self::start_for(Ranges::default(), tools, home, credentials, crashes).await
     }
 
-    /// The same for a cluster of some families.
+    /// The same for a cluster of some families, and with some range of node ports.
     pub async fn start_for(
-        families: Families,
+        ranges: Ranges,
         tools: &Tools,
         home: &Home,
         credentials: &Credentials,
@@ -159,13 +175,13 @@ impl ControlPlane {
 
         let mut processes = vec![
             start("etcd", flags::etcd(credentials, &etcd_data))?,
-            start("kube-apiserver", flags::apiserver(credentials, families))?,
+            start("kube-apiserver", flags::apiserver(credentials, ranges))?,
         ];
         let client = kubeconfig::client(&admin).await?;
         crashes.or(ready(&client)).await?;
         processes.push(start(
             "kube-controller-manager",
-            flags::controller_manager(credentials, &controller_manager, families),
+            flags::controller_manager(credentials, &controller_manager, ranges.families),
         )?);
         processes.push(start("kube-scheduler", flags::scheduler(&scheduler))?);
         Ok((Self { processes }, client))

@@ -1,15 +1,21 @@
 //! The bench `cloud`: controllers of AWS load balancers in turn, on the same API server and the same emulator, seen through
-//! a proxy that counts their calls. Then one more: how much of a machine the operator takes with thousands of Services.
+//! a proxy that counts their calls. Then two more: restarts with many load balancers before AWS's token buckets, and how much
+//! of a machine the operator takes with thousands of Services.
 //!
 //! ```text
 //! testbed (control plane, Nodes with heartbeats) ─▶ for each size, for each controller, in an account of its own: trial
+//!                                                ├▶ restart: a thousand load balancers, throttled
 //!                                                └▶ crowd: thousands of Services, a provider that costs nothing
 //! ```
-//! Owns the order of things and where results go. Leaves to others: one controller at one size (`trial`), the crowd.
+//! Owns the order of things and where results go. Leaves to others: one controller at one size (`trial`), the restarts
+//! (`restart`), the crowd.
 
 pub mod controller;
 pub mod crowd;
+mod objects;
 pub mod report;
+pub mod restart;
+pub mod site;
 pub mod testbed;
 pub mod trial;
 
@@ -28,6 +34,8 @@ pub struct Plan {
     pub services: Vec<u32>,
     /// In this order at each size.
     pub controllers: Vec<Controller>,
+    /// How many load balancers there are when Portico is started again under throttling; 0: not measured.
+    pub restart: u32,
     /// How many Services the operator is shown for its memory; 0: not measured.
     pub crowd: u32,
 }
@@ -54,7 +62,7 @@ async fn all(
     report: &mut Report,
     account: &Account,
 ) -> anyhow::Result<()> {
-    let Plan { services, controllers, crowd } = plan;
+    let Plan { services, controllers, restart, crowd } = plan;
     for &services in services {
         for &controller in controllers {
             if let Some(obstacle) = controller.obstacle(&testbed.tools) {
@@ -68,6 +76,13 @@ async fn all(
             }
             write(file, &report.tsv())?;
         }
+    }
+    if *restart > 0 {
+        account.step(format_args!("portico restarted with {restart} load balancers, throttled ({})", load()));
+        if let Err(error) = restart::run(testbed, *restart, report, account).await {
+            report.remark(format!("portico restarted with {restart} load balancers: failed: {error:#}"));
+        }
+        write(file, &report.tsv())?;
     }
     if *crowd > 0 {
         account.step(format_args!("portico with {crowd} Services that cost no cloud ({})", load()));

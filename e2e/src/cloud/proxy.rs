@@ -134,6 +134,21 @@ impl FaultProxy {
         self.shared.state().record.log()
     }
 
+    /// Calls after the one with this number, in order; those that are still under way are not among them.
+    pub fn log_after(&self, number: u64) -> Vec<Logged> {
+        self.shared.state().record.log_after(number)
+    }
+
+    /// The number of the last call that came in.
+    pub fn number(&self) -> u64 {
+        self.shared.state().number
+    }
+
+    /// How many calls there were, by the counts.
+    pub fn calls(&self) -> u64 {
+        self.shared.state().record.counts.calls()
+    }
+
     /// Holds the `nth` write from now (1 is the next) until the trap is dropped; its caller gets no answer.
     pub fn trap(&self, nth: u64, moment: Moment) -> Trap {
         self.shared.traps.set(nth, moment)

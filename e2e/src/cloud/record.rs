@@ -124,4 +124,9 @@ impl Record {
     pub(super) fn log(&self) -> Vec<Logged> {
         self.log.values().cloned().collect()
     }
+
+    /// The part of the log that came after call `number`.
+    pub(super) fn log_after(&self, number: u64) -> Vec<Logged> {
+        self.log.range(number + 1..).map(|(_, call)| call.clone()).collect()
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Credentials;
+use super::{Credentials, Ranges};
 use crate::{
     fabric::{CONTROL_PLANE, Families, POD_CIDR, POD_CIDR_V6, SERVICE_CIDR, SERVICE_CIDR_V6},
     pki::Pair,
@@ -27,13 +27,14 @@ pub(super) fn etcd(credentials: &Credentials, data: &Path) -> Vec<String> {
 }
 
 /// kube-apiserver's.
-pub(super) fn apiserver(credentials: &Credentials, families: Families) -> Vec<String> {
+pub(super) fn apiserver(credentials: &Credentials, given: Ranges) -> Vec<String> {
+    let Ranges { families, node_ports } = given;
     let mut args = vec![
         flag("advertise-address", CONTROL_PLANE),
         flag("bind-address", "0.0.0.0"),
         flag("secure-port", 6443),
         flag("service-cluster-ip-range", ranges(families, SERVICE_CIDR, SERVICE_CIDR_V6)),
-        flag("service-node-port-range", "30000-32767"),
+        flag("service-node-port-range", node_ports),
         flag("authorization-mode", "Node,RBAC"),
         flag("enable-admission-plugins", "NodeRestriction"),
         flag("allow-privileged", true),

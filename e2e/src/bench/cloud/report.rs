@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::{controller::Controller, trial::Phase};
-use crate::{
-    bench::footprint::Memory,
-    cloud::{call::Effect, record::Counts},
-};
+use crate::cloud::{call::Effect, record::Counts};
 
 /// One phase of one controller at one size.
 #[derive(Clone, Debug)]
@@ -59,17 +56,17 @@ impl Report {
         self.further.push((controller.to_string(), services, "delete", "things_left", things));
     }
 
-    /// The operator with a crowd: seconds until all had a condition, memory, milliseconds of CPU a change.
-    pub fn crowd(&mut self, services: u32, told: f64, memory: Memory, change: f64) {
-        let Memory { resident, peak } = memory;
-        let lines = [
-            ("told_s", told),
-            ("resident_mib", resident),
-            ("resident_peak_mib", peak),
-            ("cpu_ms_a_change", change),
-        ];
+    /// The operator with a crowd.
+    pub fn crowd(&mut self, services: u32, lines: &[(&'static str, f64)]) {
         for (metric, value) in lines {
-            self.further.push(("portico bare-metal".to_owned(), services, "crowd", metric, value));
+            self.further.push(("portico bare-metal".to_owned(), services, "crowd", metric, *value));
+        }
+    }
+
+    /// A restart of Portico before throttling, with so many load balancers.
+    pub fn restart(&mut self, services: u32, phase: &'static str, lines: &[(&'static str, f64)]) {
+        for (metric, value) in lines {
+            self.further.push(("portico throttled restart".to_owned(), services, phase, metric, *value));
         }
     }
 

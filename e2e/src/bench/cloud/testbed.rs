@@ -2,7 +2,8 @@
 //! and Services. Nothing runs on the Nodes; only their objects matter here.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,6 +15,7 @@ use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{Namespace, Node, Service},
+        discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
@@ -24,10 +26,11 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::{task::JoinHandle, time::interval};
 
+use super::objects::{Kind, mk_endpoints, mk_node, mk_service, mk_slice};
 use crate::{
     account::Account,
     cloud::aws::Instance,
-    controlplane::{ControlPlane, Credentials},
+    controlplane::{ControlPlane, Credentials, Ranges},
     fabric,
     home::Home,
     process::Crashes,
@@ -36,6 +39,9 @@ use crate::{
 
 /// Where all Services of the bench live.
 const NAMESPACE: &str = "bench";
+
+/// As many as a crowd of Services needs; nothing listens on any of them.
+const NODE_PORTS: &str = "10000-60000";
 
 /// How many objects are written at the same time.
 const WRITERS: usize = 16;
@@ -64,7 +70,9 @@ impl Testbed {
         fabric::create()?;
         let credentials = Credentials::open(&home.pki())?;
         account.step("starting etcd and the Kubernetes control plane");
-        let (control_plane, client) = ControlPlane::start(&tools, &home, &credentials, &crashes).await?;
+        let ranges = Ranges { node_ports: NODE_PORTS, ..Ranges::default() };
+        let started = ControlPlane::start_for(ranges, &tools, &home, &credentials, &crashes);
+        let (control_plane, client) = started.await?;
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         let namespaces = Api::<Namespace>::all(client.clone());
         namespaces.create(&PostParams::default(), &namespace).await.context("making the namespace")?;
@@ -73,8 +81,10 @@ impl Testbed {
         Ok(Self { tools, home, crashes, client, alive, heartbeats, control_plane })
     }
 
-    /// Registers the Node of an instance.
+    /// Registers the Node of an instance. It is alive before it is there: a Lease that an earlier Node of its name left would
+    /// have the control plane take it for dead at once, and no kubelet would tell it better.
     pub async fn join(&self, instance: &Instance) -> anyhow::Result<()> {
+        renew(&leases(&self.client), &instance.name).await?;
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).insert(instance.name.clone());
         let nodes = Api::<Node>::all(self.client.clone());
         let made = nodes.create(&PostParams::default(), &mk_node(instance)?).await;
@@ -89,21 +99,41 @@ impl Testbed {
         gone.with_context(|| format!("deleting Node {}", instance.name)).map(drop)
     }
 
-    /// Makes Services `<prefix>0` … of type LoadBalancer.
-    pub async fn create(&self, prefix: &str, count: u32, node_ports: bool) -> anyhow::Result<()> {
-        let services = self.services();
+    /// Makes Services `<prefix>0` … of type LoadBalancer, those without a selector with endpoints of their own.
+    pub async fn create(&self, prefix: &str, count: u32, kind: Kind) -> anyhow::Result<()> {
         stream::iter(0..count)
-            .map(|number| {
-                let services = services.clone();
-                async move {
-                    let service = mk_service(&format!("{prefix}{number}"), node_ports)?;
-                    let made = services.create(&PostParams::default(), &service).await;
-                    made.context("making a Service").map(drop)
-                }
+            .map(|number| async move {
+                let endpoints = endpoints(number);
+                let endpoints = if kind == Kind::Nodes { None } else { Some(&endpoints[..]) };
+                self.add(&format!("{prefix}{number}"), kind, endpoints).await
             })
             .buffer_unordered(WRITERS)
             .try_collect()
             .await
+    }
+
+    /// Makes one Service, with these endpoints if any are given.
+    pub async fn add(&self, name: &str, kind: Kind, endpoints: Option<&[Ipv4Addr]>) -> anyhow::Result<()> {
+        let made = self.services().create(&PostParams::default(), &mk_service(name, kind)?).await;
+        made.with_context(|| format!("making Service {name}"))?;
+        if let Some(addresses) = endpoints {
+            let made = self.slices().create(&PostParams::default(), &mk_slice(name, addresses)?).await;
+            made.with_context(|| format!("making EndpointSlice {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `address` the only endpoint of a Service.
+    pub async fn point(&self, name: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({"endpoints": mk_endpoints(&[address])}));
+        let done = self.slices().patch(name, &PatchParams::default(), &patch).await;
+        done.with_context(|| format!("changing EndpointSlice {name}")).map(drop)
+    }
+
+    /// The version of each Service: it changes whenever anybody writes to it.
+    pub async fn versions(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let versions = self.list().await?.into_iter().map(|service| service.metadata);
+        Ok(versions.filter_map(|metadata| Some((metadata.name?, metadata.resource_version?))).collect())
     }
 
     /// Changes one Service.
@@ -135,16 +165,25 @@ impl Testbed {
             .await
     }
 
-    /// Takes the finalizers off whatever a failed controller left.
+    /// Takes the finalizers off whatever a controller left.
     pub async fn strip(&self) -> anyhow::Result<()> {
-        for service in self.list().await? {
-            let name = service.metadata.name.unwrap_or_default();
-            self.change(&name, &json!({"metadata": {"finalizers": null}})).await?;
-        }
-        Ok(())
+        let all = self.list().await?;
+        let held = all.into_iter().map(|service| service.metadata).filter(|it| it.finalizers.is_some());
+        stream::iter(held)
+            .map(|metadata| async move {
+                let name = metadata.name.unwrap_or_default();
+                self.change(&name, &json!({"metadata": {"finalizers": null}})).await
+            })
+            .buffer_unordered(WRITERS)
+            .try_collect()
+            .await
     }
 
     fn services(&self) -> Api<Service> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    fn slices(&self) -> Api<EndpointSlice> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
@@ -155,52 +194,41 @@ impl Testbed {
     }
 }
 
+/// Three addresses that no other Service of a crowd has.
+fn endpoints(number: u32) -> [Ipv4Addr; 3] {
+    let first = u32::from(Ipv4Addr::new(10, 64, 0, 0)) + number * 4;
+    [first, first + 1, first + 2].map(Ipv4Addr::from)
+}
+
 /// Renews every Node's Lease, for ever.
 async fn beat(client: Client, alive: Arc<Mutex<BTreeSet<String>>>) {
-    let leases = Api::<Lease>::namespaced(client, "kube-node-lease");
+    let leases = leases(&client);
     let mut ticks = interval(HEARTBEAT);
     loop {
         ticks.tick().await;
         let names = alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for name in names {
-            let spec = LeaseSpec {
-                holder_identity: Some(name.clone()),
-                lease_duration_seconds: Some(40),
-                renew_time: Some(MicroTime(Timestamp::now())),
-                ..LeaseSpec::default()
-            };
-            let lease = json!({
-                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec,
-            });
-            let params = PatchParams::apply("bench").force();
-            if let Err(error) = leases.patch(&name, &params, &Patch::Apply(lease)).await {
+            if let Err(error) = renew(&leases, &name).await {
                 tracing::warn!(%error, name, "a Node's heartbeat");
             }
         }
     }
 }
 
-fn mk_node(instance: &Instance) -> anyhow::Result<Node> {
-    let Instance { id: _, zone, address, name } = instance;
-    Ok(serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {
-            "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "topology.kubernetes.io/zone": zone,
-        }},
-        "spec": {"providerID": instance.provider_id()},
-        "status": {
-            "addresses": [{"type": "InternalIP", "address": address}, {"type": "InternalDNS", "address": name}],
-            "conditions": [{"type": "Ready", "status": "True", "reason": "Bench", "message": "an instance"}],
-        },
-    }))?)
+fn leases(client: &Client) -> Api<Lease> {
+    Api::namespaced(client.clone(), "kube-node-lease")
 }
 
-/// As small as a Service can be that both controllers make a Network Load Balancer for.
-fn mk_service(name: &str, node_ports: bool) -> anyhow::Result<Service> {
-    Ok(serde_json::from_value(json!({
-        "metadata": {"name": name, "annotations": {"service.beta.kubernetes.io/aws-load-balancer-type": "nlb"}},
-        "spec": {
-            "type": "LoadBalancer", "selector": {"app": name}, "ports": [{"name": "web", "port": 80}],
-            "allocateLoadBalancerNodePorts": node_ports,
-        },
-    }))?)
+async fn renew(leases: &Api<Lease>, name: &str) -> anyhow::Result<()> {
+    let spec = LeaseSpec {
+        holder_identity: Some(name.to_owned()),
+        lease_duration_seconds: Some(40),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..LeaseSpec::default()
+    };
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec,
+    });
+    let renewed = leases.patch(name, &PatchParams::apply("bench").force(), &Patch::Apply(lease)).await;
+    renewed.with_context(|| format!("renewing the Lease of Node {name}")).map(drop)
 }

@@ -2,40 +2,31 @@
 //! that leaves, Services deleted. Of each phase the time and the calls are kept.
 
 use std::{
-    fmt, fs,
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    fmt,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Service;
-use tokio::{process::Command, time::sleep};
+use tokio::time::sleep;
 
 use super::{
-    controller::{CLUSTER, Controller, Whereabouts},
+    controller::Controller,
+    objects::Kind,
     report::{Measured, Report},
+    site::{LOOK, Site},
     testbed::Testbed,
 };
 use crate::{
     account::Account,
     bench::footprint::{Memory, cpu_time},
-    cloud::{Aws, FaultProxy, Place, aws::Instance},
-    process::{Crashes, Process, output},
-    tools::Tools,
 };
-
-/// When there was no call for so long, a controller has done what it had to do. Longer than any pause that either makes.
-const QUIET: Duration = Duration::from_secs(15);
 
 /// A controller that still calls after this long is stuck in retries.
 const NEVER_QUIET: Duration = Duration::from_secs(90);
 
 /// When no further Service got a status, or went, for so long, no more will.
 const STALLED: Duration = Duration::from_mins(1);
-
-/// From one look at the Services to the next: the exactness of times.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Nodes at the start; one more joins.
 const NODES: usize = 3;
@@ -80,19 +71,6 @@ pub struct Trial<'a> {
     account: &'a Account,
 }
 
-/// The account, and the proxy before it.
-struct Cloud {
-    aws: Aws,
-    proxy: FaultProxy,
-    /// When the proxy's clock began.
-    since: Instant,
-    dir: PathBuf,
-    /// One of the account's.
-    subnet: String,
-    /// Of the controller.
-    crashes: Crashes,
-}
-
 impl<'a> Trial<'a> {
     /// Nothing started yet.
     pub fn new(testbed: &'a Testbed, controller: Controller, services: u32, account: &'a Account) -> Self {
@@ -101,81 +79,53 @@ impl<'a> Trial<'a> {
 
     /// All phases, in an account that is thrown away afterwards.
     pub async fn run(&self, report: &mut Report) -> anyhow::Result<()> {
-        let mut cloud = self.cloud().await?;
-        let instances = cloud.aws.add_instances(NODES + 1).await?;
-        cloud.subnet = prepare(&cloud.aws, &self.testbed.tools).await?;
-        let measured = self.phases(&cloud, &instances, report).await;
-        self.testbed.strip().await?;
-        self.testbed.delete_all().await?;
-        for instance in &instances {
-            // Those that a failed trial left; the others are gone already.
-            drop(self.testbed.leave(instance).await);
-        }
-        cloud.aws.stop().await?;
+        let name = format!("{}-{}", self.controller, self.services);
+        let site = Site::start(self.testbed, self.controller, &name, NODES + 1).await?;
+        let measured = self.phases(&site, report).await;
+        site.close().await?;
         measured
     }
 
-    async fn cloud(&self) -> anyhow::Result<Cloud> {
-        let Testbed { tools, home, crashes, .. } = self.testbed;
-        let dir = home.path(&format!("{}-{}", self.controller, self.services));
-        fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let place = Place { logs: &dir, crashes, address: None };
-        let aws = Aws::start(tools, &place).await?;
-        let aws = aws.context("no emulator of AWS: `make emulators` installs it, by pip and its registry")?;
-        let since = Instant::now();
-        let proxy = FaultProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &aws.url(), 0).await?;
-        Ok(Cloud { aws, proxy, since, dir, subnet: String::new(), crashes: Crashes::new() })
-    }
-
-    async fn phases(&self, cloud: &Cloud, instances: &[Instance], report: &mut Report) -> anyhow::Result<()> {
-        let (last, first) = instances.split_last().context("no instances")?;
+    async fn phases(&self, site: &Site<'_>, report: &mut Report) -> anyhow::Result<()> {
+        let (last, first) = site.instances.split_last().context("no instances")?;
         for instance in first {
             self.testbed.join(instance).await?;
         }
-        let process = self.start(cloud)?;
-        self.settle(cloud).await;
-        let create = async { self.testbed.create("s", self.services, true).await };
+        let process = site.controller(&[])?;
+        site.settle(NEVER_QUIET).await;
+        let create = async { self.testbed.create("s", self.services, Kind::Nodes).await };
         let done = async || self.counted(has_status).await;
-        self.until(cloud, report, Phase::Create, create, done).await?;
+        self.until(site, report, Phase::Create, create, done).await?;
         let memory = Memory::of(process.pid())?;
         let cpu = cpu_time(process.pid())?;
         report.footprint(self.controller, self.services, memory.resident, cpu.as_secs_f64());
         process.stop().await?;
 
-        let start = async { self.start(cloud) };
-        let process = self.calls(cloud, report, Phase::Restart, &[], start).await?;
-        self.calls(cloud, report, Phase::NodeJoins, &["RegisterTargets"], self.testbed.join(last)).await?;
-        self.calls(cloud, report, Phase::NodeLeaves, &["DeregisterTargets"], self.testbed.leave(last))
-            .await?;
+        let start = async { site.controller(&[]) };
+        let process = self.calls(site, report, Phase::Restart, &[], start).await?;
+        self.calls(site, report, Phase::NodeJoins, &["RegisterTargets"], self.testbed.join(last)).await?;
+        self.calls(site, report, Phase::NodeLeaves, &["DeregisterTargets"], self.testbed.leave(last)).await?;
         let gone = async || Ok(self.services - u32::try_from(self.testbed.list().await?.len())?);
-        self.until(cloud, report, Phase::Delete, self.testbed.delete_all(), gone).await?;
+        self.until(site, report, Phase::Delete, self.testbed.delete_all(), gone).await?;
         process.stop().await?;
-        self.remains(cloud, report).await
-    }
-
-    fn start(&self, cloud: &Cloud) -> anyhow::Result<Process> {
-        let Testbed { tools, home, .. } = self.testbed;
-        let Cloud { aws, proxy, since: _, dir, subnet, crashes } = cloud;
-        let place = Whereabouts { aws, subnet, endpoint: &proxy.url() };
-        let command = self.controller.command(tools, &home.admin_kubeconfig(), &place, dir)?;
-        Process::start("controller", command, dir, crashes)
+        self.remains(site, report).await
     }
 
     /// A phase that ends when `done` has counted every Service, or counts no more.
     async fn until(
         &self,
-        cloud: &Cloud,
+        site: &Site<'_>,
         report: &mut Report,
         phase: Phase,
         act: impl Future<Output = anyhow::Result<()>>,
         mut done: impl AsyncFnMut() -> anyhow::Result<u32>,
     ) -> anyhow::Result<()> {
-        cloud.proxy.take_counts();
+        site.proxy.take_counts();
         let start = Instant::now();
-        cloud.crashes.or(act).await?;
+        site.crashes.or(act).await?;
         let (mut count, mut progress) = (0, Instant::now());
         let wall = loop {
-            let now = cloud.crashes.or(done()).await?;
+            let now = site.crashes.or(done()).await?;
             if now == self.services {
                 break Some(start.elapsed());
             }
@@ -189,48 +139,34 @@ impl<'a> Trial<'a> {
             }
             sleep(LOOK).await;
         };
-        self.settle(cloud).await;
-        self.add(cloud, report, phase, wall);
+        site.settle(NEVER_QUIET).await;
+        self.add(site, report, phase, wall);
         Ok(())
     }
 
     /// A phase that ends with the last call, of these names if any are given.
     async fn calls<T>(
         &self,
-        cloud: &Cloud,
+        site: &Site<'_>,
         report: &mut Report,
         phase: Phase,
         names: &[&str],
         act: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
-        cloud.proxy.take_counts();
-        let before = cloud.proxy.log().last().map_or(0, |call| call.number);
+        site.proxy.take_counts();
+        let before = site.proxy.number();
         let start = Instant::now();
-        let acted = cloud.crashes.or(act).await?;
-        self.settle(cloud).await;
-        let log = cloud.proxy.log();
-        let mut of_phase = log.iter().filter(|call| call.number > before);
-        let last = of_phase.rfind(|call| names.is_empty() || names.contains(&call.kind.name.as_str()));
-        let wall = last.map(|call| (cloud.since + call.at).saturating_duration_since(start));
-        self.add(cloud, report, phase, wall);
+        let acted = site.crashes.or(act).await?;
+        site.settle(NEVER_QUIET).await;
+        let log = site.proxy.log_after(before);
+        let last = log.iter().rfind(|call| names.is_empty() || names.contains(&call.kind.name.as_str()));
+        let wall = last.map(|call| (site.since + call.at).saturating_duration_since(start));
+        self.add(site, report, phase, wall);
         Ok(acted)
     }
 
-    /// Waits until there was no call for a while.
-    async fn settle(&self, cloud: &Cloud) {
-        let start = Instant::now();
-        let (mut calls, mut last) = (cloud.proxy.counts().calls(), Instant::now());
-        while last.elapsed() < QUIET && start.elapsed() < NEVER_QUIET {
-            sleep(LOOK).await;
-            let now = cloud.proxy.counts().calls();
-            if now != calls {
-                (calls, last) = (now, Instant::now());
-            }
-        }
-    }
-
-    fn add(&self, cloud: &Cloud, report: &mut Report, phase: Phase, wall: Option<Duration>) {
-        let counts = cloud.proxy.take_counts();
+    fn add(&self, site: &Site<'_>, report: &mut Report, phase: Phase, wall: Option<Duration>) {
+        let counts = site.proxy.take_counts();
         let wall = wall.map(|wall| wall.as_secs_f64());
         let shown = wall.map_or("-".to_owned(), |wall| format!("{wall:.1} s"));
         self.account.detail(format_args!("{phase}: {shown}, {} calls", counts.calls()));
@@ -244,24 +180,16 @@ impl<'a> Trial<'a> {
     }
 
     /// Counts what is in the account although all Services are gone: what their tags name.
-    async fn remains(&self, cloud: &Cloud, report: &mut Report) -> anyhow::Result<()> {
-        let things = cloud.aws.things().await?;
+    async fn remains(&self, site: &Site<'_>, report: &mut Report) -> anyhow::Result<()> {
+        let things = site.aws.things().await?;
         let left = things.values().filter(|thing| thing.to_string().contains("bench/s")).count();
         report.left(self.controller, self.services, left);
         Ok(())
     }
 }
 
-/// What the peer wants of an account beyond what Portico does; both get the same. Gives a subnet's ID.
-async fn prepare(aws: &Aws, tools: &Tools) -> anyhow::Result<String> {
-    let python = tools.aws_python().context("no Python of the emulator of AWS")?;
-    let mut command = Command::new(python);
-    command.arg("-B").arg(tools.emulators().join("aws/peer.py")).args([&aws.url(), aws.vpc(), CLUSTER]);
-    let subnet = output(&mut command).await.context("preparing the account")?;
-    Ok(subnet.trim().to_owned())
-}
-
-fn has_status(service: &Service) -> bool {
+/// Whether it shows an address.
+pub(super) fn has_status(service: &Service) -> bool {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     status.is_some_and(|status| status.ingress.as_ref().is_some_and(|ingress| !ingress.is_empty()))
 }
