@@ -5,8 +5,8 @@
 //! cargo test -p portico-e2e --test clouds [FILTER] [-- --list|--skip S|--test-threads N]
 //!   └─ sandbox ─▶ one cluster, nodes of both clouds ─▶ two releases of the chart ─▶ fault proxies ─▶ emulators
 //! ```
-//! The harness, a scenario's place and its clients are those of `tests/cluster`; the stage is this suite's own. Without the
-//! emulators' Python all of it is skipped, and says so.
+//! The harness, a scenario's place and its clients are those of `tests/cluster`; what the stage is made of is this suite's
+//! own. Without the emulators' Python all of it is skipped, and says so.
 
 use std::process::ExitCode;
 
@@ -29,6 +29,8 @@ mod clouds {
     pub(crate) mod site;
     pub(crate) mod stage;
 
+    #[path = "../cluster/ground.rs"]
+    pub(crate) mod ground;
     #[path = "../cluster/harness.rs"]
     pub(crate) mod harness;
     #[expect(dead_code, reason = "shared with tests/cluster, which uses all of it")]

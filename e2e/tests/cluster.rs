@@ -25,6 +25,7 @@ use cluster::harness::{self, Place, Theatre};
 mod cluster {
     pub(crate) mod cloud;
     pub(crate) mod evidence;
+    pub(crate) mod ground;
     pub(crate) mod harness;
     pub(crate) mod objects;
     pub(crate) mod observe;
