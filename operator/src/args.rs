@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, ValueEnum};
 use k8s_openapi::jiff::SignedDuration;
 use portico_limits::Pace;
+use portico_provider_aws::Quota;
 
 use crate::desired::GroupScope;
 use crate::leader::Candidate;
@@ -118,6 +119,9 @@ pub(crate) struct AwsArgs {
     /// A security group that the nodes let in, put in front of every load balancer
     #[arg(id = "aws-backend-security-group", long, value_name = "ID")]
     pub(crate) backend_security_group: Option<String>,
+    /// A quota of the account that is not AWS's default, such as rules-per-security-group=120; may be repeated
+    #[arg(id = "aws-quota", long, value_name = "NAME=NUMBER")]
+    pub(crate) quotas: Vec<Quota>,
     /// How long until a load balancer that AWS is making is looked at; the second and third look take twice and three
     /// times as long. One call looks at 20
     #[arg(id = "aws-poll", long, value_name = "DURATION", default_value = "10s", value_parser = duration)]

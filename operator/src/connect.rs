@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use portico_limits::{Limiter, Pace};
 use portico_provider::{ClusterUid, LoadBalancerProvider};
-use portico_provider_aws::AwsProvider;
+use portico_provider_aws::{AwsProvider, Quotas};
 use portico_provider_bare_metal::BareMetalProvider;
 use portico_provider_gce::GceProvider;
 use portico_provider_local::LocalProvider;
@@ -75,13 +75,20 @@ async fn aws_provider(
     cluster: ClusterUid,
     pace: Pace,
 ) -> anyhow::Result<(AwsProvider, Vec<Arc<Limiter>>)> {
-    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, poll, endpoint_url } = args;
+    let AwsArgs { region, vpc_id, cluster_name, backend_security_group, quotas, poll, endpoint_url } = args;
     let region = region.context("--aws-region is missing")?;
     let vpc = vpc_id.context("--aws-vpc-id is missing")?;
+    let quotas = Quotas::with(&quotas).context("--aws-quota")?;
     let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None, pace).await;
     let limiters = cloud.limiters();
-    let config =
-        portico_provider_aws::Config { vpc, backend_security_group, cluster_name, cluster, pace: poll };
+    let config = portico_provider_aws::Config {
+        vpc,
+        backend_security_group,
+        cluster_name,
+        cluster,
+        quotas,
+        pace: poll,
+    };
     Ok((AwsProvider::new(cloud, config)?, limiters))
 }
 

@@ -40,6 +40,16 @@ fn the_aws_provider_names_what_it_is_missing() {
 }
 
 #[test]
+fn a_quota_that_aws_does_not_have_is_refused_with_those_that_it_has() {
+    let flags = |quota: &str| {
+        parsed(&["--provider=aws", "--aws-region=r", "--aws-vpc-id=vpc-1", "--aws-quota", quota])
+    };
+    assert_eq!(flags("targets-per-zone=900").unwrap().provider.aws.quotas.len(), 1);
+    let error = flags("targets=900").unwrap_err().to_string();
+    assert!(error.contains("targets-per-zone"), "{error}");
+}
+
+#[test]
 fn the_gce_provider_names_what_it_is_missing() {
     let error = parsed(&["--provider", "gce"]).unwrap_err().to_string();
     assert!(error.contains("--gce-project") && error.contains("--gce-region"), "{error}");

@@ -62,7 +62,10 @@ impl From<CloudError> for ProviderError {
         match trouble {
             Trouble::Throttled => Self::Throttled { operation, after: None },
             Trouble::Duplicate => Self::Conflict { operation, message: said },
-            Trouble::Limit => Self::Exhausted { operation, message: said },
+            Trouble::Limit => {
+                let remedy = "delete what is not needed, or ask AWS for a higher quota (Service Quotas)";
+                Self::Exhausted { operation, message: format!("{said}: {remedy}") }
+            }
             Trouble::Denied => Self::Denied { operation, message: said },
             Trouble::Invalid => Self::Invalid { operation, message: said },
             // What a plan saw has changed under it: look again.

@@ -21,6 +21,7 @@ use portico_provider::{
 
 use crate::cloud::resources::{Id, LifeState, Source};
 use crate::observed::{Balancer, Observed, Seal, View};
+use crate::quotas::Quotas;
 use crate::step::{Action, Named, Step};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
@@ -65,6 +66,8 @@ pub(crate) struct Site {
     pub(crate) backend_group: Option<Id>,
     /// Sizes of users' prefix lists, as far as this process has read any.
     pub(crate) prefix_lists: PrefixLists,
+    /// What the account allows.
+    pub(crate) quotas: Quotas,
     /// How often to look.
     pub(crate) pace: Pace,
 }
@@ -89,7 +92,7 @@ fn look(owner: &Owner, reason: &str) -> Plan<Step> {
 }
 
 fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> Plan<Step> {
-    let wanted = match translate(desired) {
+    let wanted = match translate(desired, &site.quotas) {
         Ok(wanted) => wanted,
         Err(obstacles) => {
             return obstacles.into_iter().fold(Plan::nothing(""), |plan, (field, message)| {

@@ -22,6 +22,7 @@ use crate::memory::Memory;
 use crate::observe::{self, Observer};
 use crate::observed::Observed;
 use crate::plan::{Pace, PrefixLists, Site};
+use crate::quotas::Quotas;
 use crate::step::Step;
 
 /// Where load balancers are made, and for whom.
@@ -36,6 +37,8 @@ pub struct Config {
     pub cluster_name: Option<String>,
     /// The cluster whose Services these are.
     pub cluster: ClusterUid,
+    /// What the account allows.
+    pub quotas: Quotas,
     /// How long until something that AWS does by itself is looked at for the first time; later looks are rarer.
     pub pace: Duration,
 }
@@ -60,7 +63,7 @@ impl<C> fmt::Debug for AwsProvider<C> {
 impl<C: Cloud> AwsProvider<C> {
     /// Calls nothing yet. An ID that cannot be one is [`ProviderError::Invalid`].
     pub fn new(cloud: C, config: Config) -> Result<Self, ProviderError> {
-        let Config { vpc, backend_security_group, cluster_name: _, cluster: _, pace } = &config;
+        let Config { vpc, backend_security_group, cluster_name: _, cluster: _, quotas, pace } = &config;
         let invalid = |message| Err(ProviderError::Invalid { operation: "read the configuration", message });
         if !vpc.starts_with("vpc-") {
             return invalid(format!("VPC {vpc:?} must be an ID such as vpc-0123456789abcdef0"));
@@ -72,6 +75,7 @@ impl<C: Cloud> AwsProvider<C> {
             vpc: vpc.clone(),
             backend_group: backend_security_group.clone().map(Id),
             prefix_lists: PrefixLists::new(),
+            quotas: *quotas,
             pace: Pace(*pace),
         };
         let (batches, audits) = (Batches::default(), Batches::default());
@@ -112,7 +116,7 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
-        crate::plan::learn(&self.memory, desired, observed);
+        crate::plan::learn(&self.memory, &self.config.quotas, desired, observed);
         let site = Site { prefix_lists: self.memory.prefix_lists(), ..self.site.clone() };
         crate::plan::plan(&site, desired, observed)
     }
@@ -129,6 +133,6 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
     }
 
     fn report(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
-        crate::report::report(desired, observed)
+        crate::report::report(&self.config.quotas, desired, observed)
     }
 }

@@ -9,17 +9,18 @@ use crate::cloud::refusal::{self, Refusal};
 use crate::cloud::resources::{Health, LifeState, Target};
 use crate::observed::{Balancer, Observed, Snapshot, View};
 use crate::plan::{hostname, mismatch};
+use crate::quotas::Quotas;
 use crate::translate::{PRESERVE_CLIENT, translate};
 use crate::wanted::WantedListener;
 
-pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
+pub(crate) fn report(quotas: &Quotas, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
     let mut report = match observed {
         None => unmade(),
         Some(Observed::Snapshot(snapshot)) => by_tags(desired, snapshot),
-        Some(Observed::Full(view)) => full(desired, view),
+        Some(Observed::Full(view)) => full(quotas, desired, view),
     };
     if report.ready {
-        report.facts.extend(hairpin(desired));
+        report.facts.extend(hairpin(quotas, desired));
         report.facts.extend(observed.and_then(refused));
     }
     report
@@ -28,8 +29,8 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>) -> Rep
 /// An internal load balancer that keeps clients' addresses: where it picks the machine that a connection comes from,
 /// source and destination are the same there, and the connection times out. From outside, clients have come through
 /// a gateway by then.
-fn hairpin(desired: &LoadBalancer) -> Option<Fact> {
-    let wanted = translate(desired).ok()?;
+fn hairpin(quotas: &Quotas, desired: &LoadBalancer) -> Option<Fact> {
+    let wanted = translate(desired, quotas).ok()?;
     let keeps = |listener: &&WantedListener| {
         listener.attributes.get(PRESERVE_CLIENT).is_some_and(|value| value == "true")
     };
@@ -103,8 +104,8 @@ fn provisioned(hostname: &str) -> Fact {
     fact(Topic::Provisioned, Truth::True, "Provisioned", format!("serving at {hostname}"))
 }
 
-fn full(desired: &LoadBalancer, view: &View) -> Report {
-    let Some(balancer) = shown(desired, view) else { return unmade() };
+fn full(quotas: &Quotas, desired: &LoadBalancer, view: &View) -> Report {
+    let Some(balancer) = shown(quotas, desired, view) else { return unmade() };
     let name = &balancer.facts.name;
     let (truth, reason, message) = match &balancer.facts.state {
         LifeState::Active => {
@@ -129,8 +130,8 @@ fn full(desired: &LoadBalancer, view: &View) -> Report {
 }
 
 /// The one clients should use: it serves, and fits if any does.
-fn shown<'a>(desired: &LoadBalancer, view: &'a View) -> Option<&'a Balancer> {
-    let wanted = translate(desired).ok();
+fn shown<'a>(quotas: &Quotas, desired: &LoadBalancer, view: &'a View) -> Option<&'a Balancer> {
+    let wanted = translate(desired, quotas).ok();
     let rank = |balancer: &&Balancer| {
         let serves = matches!(balancer.facts.state, LifeState::Active | LifeState::Impaired(_));
         let fits = wanted

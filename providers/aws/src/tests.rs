@@ -13,6 +13,7 @@ mod firewalls;
 mod ipv6;
 mod listeners;
 mod plans;
+mod quotas;
 mod refused;
 mod simulated;
 mod targets;

@@ -14,13 +14,9 @@ use portico_provider::{Field, IpFamily, LoadBalancer, Port, Protocol, Scheme, Ta
 use crate::capabilities as key;
 use crate::cloud::resources::{AddressType, Families, Rule, RuleProtocol, Source, SubnetMapping};
 use crate::options::{self, Choices};
+use crate::quotas::Quotas;
 use crate::tags;
 use crate::wanted::{Addressing, Frontend, Placement, Wanted};
-
-/// Inbound rules of one security group; the default quota for each family.
-pub(crate) const RULES_A_GROUP: usize = 60;
-/// A load balancer takes five security groups; one is for the group that nodes let in.
-pub(crate) const SHARDS: usize = 4;
 
 /// AWS's defaults, which an attribute returns to when it is no longer asked for.
 const LOAD_BALANCER_DEFAULTS: [(&str, &str); 4] = [
@@ -38,7 +34,7 @@ pub(crate) use listener::{PRESERVE_CLIENT, defaults as group_defaults};
 pub(crate) type Obstacles = Vec<(Field, String)>;
 
 /// The wanted things, or everything that stands against them.
-pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
+pub(crate) fn translate(desired: &LoadBalancer, quotas: &Quotas) -> Result<Wanted, Obstacles> {
     let LoadBalancer {
         owner,
         listeners,
@@ -73,9 +69,9 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Wanted, Obstacles> {
         scheme,
         families: families(&choices, desired, &mut obstacles),
         placement: placement(&choices, scheme, &mut obstacles),
-        frontend: frontend(&choices, source_ranges, desired, &mut obstacles),
+        frontend: frontend(&choices, source_ranges, desired, quotas, &mut obstacles),
         attributes: attributes(&choices),
-        listeners: listener::listeners(desired, &choices, &mut obstacles),
+        listeners: listener::listeners(desired, &choices, quotas, &mut obstacles),
         tags: own_tags(&choices, tags::of(owner), &mut obstacles),
     };
     obstacles.extend(udp_over_ipv6(&wanted));
@@ -221,6 +217,7 @@ fn frontend(
     choices: &Choices,
     ranges: &BTreeSet<IpNet>,
     desired: &LoadBalancer,
+    quotas: &Quotas,
     obstacles: &mut Obstacles,
 ) -> Frontend {
     if !choices.security_groups.is_empty() {
@@ -233,8 +230,10 @@ fn frontend(
             );
             obstacles.push((field, message));
         }
-        if choices.security_groups.len() > SHARDS {
-            let message = format!("annotation {}: at most 4 security groups", key::SECURITY_GROUPS);
+        let (given, most) = (choices.security_groups.len(), quotas.shards());
+        if given > most {
+            let message =
+                format!("annotation {}: {given} security groups, quota {most}", key::SECURITY_GROUPS);
             obstacles.push((Field::Options, message));
         }
         return Frontend::Given(choices.security_groups.clone());
@@ -250,12 +249,12 @@ fn frontend(
         let port = listener.port.get();
         rules.extend(sources.iter().map(|source| Rule { protocol, port, source: source.clone() }));
     }
-    obstacles.extend(too_many(&rules));
+    obstacles.extend(too_many(&rules, quotas));
     Frontend::Own(rules)
 }
 
 /// Told before anything is made; what prefix lists count as is known later, and told then.
-fn too_many(rules: &BTreeSet<Rule>) -> Option<(Field, String)> {
+fn too_many(rules: &BTreeSet<Rule>, quotas: &Quotas) -> Option<(Field, String)> {
     let of = |v6: bool| {
         let ranges = rules
             .iter()
@@ -263,10 +262,11 @@ fn too_many(rules: &BTreeSet<Rule>) -> Option<(Field, String)> {
         ranges.count()
     };
     let needed = of(false).max(of(true));
-    (needed > RULES_A_GROUP * SHARDS).then(|| {
+    (needed > quotas.rules * quotas.shards()).then(|| {
         let message = format!(
-            "needs {needed} rules (ports times ranges), quota {RULES_A_GROUP} × {SHARDS} security groups: use fewer and \
-             wider ranges, prefix lists by annotation {}, or security groups of your own by annotation {}",
+            "needs {needed} rules (ports times ranges), {}: use fewer and wider ranges, prefix lists by annotation {}, \
+             security groups of your own by annotation {}, or a higher quota (--aws-quota)",
+            quotas.of_rules(),
             key::PREFIX_LISTS,
             key::SECURITY_GROUPS
         );

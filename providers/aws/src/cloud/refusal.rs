@@ -117,11 +117,10 @@ impl CloudError {
         self.message.match_indices(&target.id).any(|(at, found)| {
             let before = self.message[..at].chars().next_back().is_some_and(part);
             let mut after = self.message[at + found.len()..].chars();
-            let ends = match (after.next(), after.next()) {
-                (Some('.' | ':'), next) => !next.is_some_and(part),
-                (next, _) => !next.is_some_and(part),
-            };
-            !before && ends
+            // A full stop or a colon may end the sentence.
+            let first = after.next();
+            let next = if matches!(first, Some('.' | ':')) { after.next() } else { first };
+            !before && !next.is_some_and(part)
         })
     }
 }

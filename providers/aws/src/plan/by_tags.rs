@@ -13,6 +13,7 @@ use crate::cloud::resources::Health;
 use crate::memory::Memory;
 use crate::names;
 use crate::observed::{Observed, Snapshot, Targets};
+use crate::quotas::Quotas;
 use crate::step::Step;
 use crate::translate::translate;
 use crate::wanted::Wanted;
@@ -69,13 +70,14 @@ pub(crate) fn hostname<'a>(desired: &'a LoadBalancer, snapshot: &Snapshot) -> Op
 
 /// Remembers what a seal says that is as desired: that the wanted targets are those there are. A later change of
 /// targets then needs no read. It changes no plan: only what is read for the next one.
-pub(crate) fn learn(memory: &Memory, desired: Desired<'_>, observed: Option<&Observed>) {
+pub(crate) fn learn(memory: &Memory, quotas: &Quotas, desired: Desired<'_>, observed: Option<&Observed>) {
     let (Desired::Present(desired), Some(Observed::Snapshot(snapshot @ Snapshot { targets: None, .. }))) =
         (desired, observed)
     else {
         return;
     };
-    let (Some(sealed), Some((name, _)), Ok(wanted)) = (&snapshot.sealed, snapshot.only(), translate(desired))
+    let (Some(sealed), Some((name, _)), Ok(wanted)) =
+        (&snapshot.sealed, snapshot.only(), translate(desired, quotas))
     else {
         return;
     };

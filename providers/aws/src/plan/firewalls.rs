@@ -15,8 +15,8 @@ use super::draft::Draft;
 use super::{PrefixLists, named};
 use crate::cloud::resources::{Id, Rule, Source};
 use crate::names;
+use crate::quotas::Quotas;
 use crate::step::{Action, Named};
-use crate::translate::{RULES_A_GROUP, SHARDS};
 use crate::wanted::Frontend;
 
 /// One security group of ours: as it is, and as it should be.
@@ -45,12 +45,12 @@ fn weigh<'a>(rules: impl Iterator<Item = &'a Rule>, lists: &PrefixLists) -> BTre
 }
 
 impl Shard<'_> {
-    fn has_room(&self, rule: &Rule, lists: &PrefixLists) -> bool {
+    fn has_room(&self, rule: &Rule, lists: &PrefixLists, quotas: &Quotas) -> bool {
         let there = self.present.into_iter().flatten();
         let new = self.wanted.iter().filter(|rule| self.present.is_none_or(|there| !there.contains(rule)));
         let (family, more) = weight(rule, lists);
         let used = weigh(there.chain(new), lists).get(&family).copied().unwrap_or_default();
-        used + more <= RULES_A_GROUP
+        used + more <= quotas.rules
     }
 }
 
@@ -59,6 +59,7 @@ fn distribute<'a>(
     shards: &mut [Shard<'_>],
     rules: &'a BTreeSet<Rule>,
     lists: &PrefixLists,
+    quotas: &Quotas,
 ) -> Result<(), &'a Rule> {
     let mut missing = Vec::new();
     for rule in rules {
@@ -73,7 +74,7 @@ fn distribute<'a>(
     for rule in missing {
         let mut order: Vec<&mut Shard<'_>> = shards.iter_mut().collect();
         order.sort_by_key(|shard| shard.present.is_none() && shard.wanted.is_empty());
-        let shard = order.into_iter().find(|shard| shard.has_room(rule, lists)).ok_or(rule)?;
+        let shard = order.into_iter().find(|shard| shard.has_room(rule, lists, quotas)).ok_or(rule)?;
         shard.wanted.insert(rule.clone());
     }
     Ok(())
@@ -82,22 +83,22 @@ fn distribute<'a>(
 impl Parts<'_> {
     /// Our security groups, each with its rules; or why they cannot be.
     fn shards(&self, rules: &BTreeSet<Rule>) -> Result<Vec<Shard<'_>>, String> {
-        let lists = &self.site.prefix_lists;
+        let (lists, quotas) = (&self.site.prefix_lists, &self.site.quotas);
         let mk_shard = |n: usize| {
             let name = names::security_group(self.owner, n);
             let firewall = self.view.firewalls.get(&name);
             let (id, present) = (firewall.map(|it| it.id.clone()), firewall.map(|firewall| &firewall.rules));
             Shard { name, id, present, wanted: BTreeSet::new() }
         };
-        let mut shards: Vec<_> = (0..SHARDS).map(mk_shard).collect();
-        if distribute(&mut shards, rules, lists).is_ok() {
+        let mut shards: Vec<_> = (0..quotas.shards()).map(mk_shard).collect();
+        if distribute(&mut shards, rules, lists, quotas).is_ok() {
             shards.retain(|shard| !shard.wanted.is_empty());
             return Ok(shards);
         }
         let empty = |n: usize| Shard { id: None, present: None, wanted: BTreeSet::new(), ..mk_shard(n) };
-        let mut fresh: Vec<_> = (0..SHARDS).map(empty).collect();
-        let quota = format!("quota {RULES_A_GROUP} × {SHARDS} security groups");
-        Err(match distribute(&mut fresh, rules, lists) {
+        let mut fresh: Vec<_> = (0..quotas.shards()).map(empty).collect();
+        let quota = quotas.of_rules();
+        Err(match distribute(&mut fresh, rules, lists, quotas) {
             Ok(()) => {
                 let old = self.view.firewalls.values().flat_map(|firewall| &firewall.rules);
                 let all: BTreeSet<&Rule> = old.chain(rules).collect();
@@ -107,12 +108,13 @@ impl Parts<'_> {
                 )
             }
             Err(Rule { source: Source::PrefixList(id), .. })
-                if lists.get(id).is_some_and(|(_, most)| *most > RULES_A_GROUP) =>
+                if lists.get(id).is_some_and(|(_, most)| *most > quotas.rules) =>
             {
                 let most = lists.get(id).map_or(0, |(_, most)| *most);
                 format!(
                     "prefix list {id} counts as the {most} entries it may have, and a security group takes \
-                     {RULES_A_GROUP}: lower its maximum (aws ec2 modify-managed-prefix-list), or split it"
+                     {}: lower its maximum (aws ec2 modify-managed-prefix-list), or split it",
+                    quotas.rules
                 )
             }
             Err(_) => {

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::emulator::Emulator;
 use super::{mk_listener, mk_load_balancer, mk_nodes};
+use crate::Quotas;
 use crate::cloud::Sdk;
 use crate::cloud::resources::Health;
 use crate::plan::spec_digest;
@@ -293,7 +294,7 @@ async fn each_operation_costs_no_more_calls_than_it_must() {
 fn things(desired: &LoadBalancer) -> [serde_json::Value; 3] {
     let owner = &desired.owner;
     let name = names::load_balancer(owner, None, 0);
-    let wanted = translate(desired).unwrap();
+    let wanted = translate(desired, &Quotas::default()).unwrap();
     let (port, listener) = wanted.listeners.first_key_value().unwrap();
     let group = names::target_group(owner, &name, *port, listener.shape);
     let seal = Seal { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) };

@@ -127,6 +127,7 @@ impl Emulator {
             backend_security_group: None,
             cluster_name: None,
             cluster: cluster.clone(),
+            quotas: crate::Quotas::default(),
             pace: Duration::from_secs(2),
         }
     }

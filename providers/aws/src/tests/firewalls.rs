@@ -10,12 +10,12 @@ use proptest::prelude::*;
 
 use super::mk_options;
 use super::plans::{lines, mk_base, mk_site, mk_view, planned};
+use crate::Quotas;
 use crate::capabilities as key;
 use crate::cloud::resources::{Firewall, Id, Rule};
 use crate::observed::{Observed, View};
 use crate::plan::{PrefixLists, Site, plan};
 use crate::step::{Action, Step};
-use crate::translate::RULES_A_GROUP;
 
 fn mk_ranged(ranges: impl Iterator<Item = u8>) -> LoadBalancer {
     let source_ranges = ranges.map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
@@ -39,7 +39,7 @@ fn apply(plan: &Plan<Step>, view: &mut View) {
             Action::Authorize { group, rules } => {
                 let firewall = view.firewalls.get_mut(&group.name).unwrap();
                 firewall.rules.extend(rules.iter().cloned());
-                assert!(firewall.rules.len() <= RULES_A_GROUP, "{group} overflows: {plan}");
+                assert!(firewall.rules.len() <= Quotas::default().rules, "{group} overflows: {plan}");
             }
             Action::Revoke { group, rules } => {
                 let firewall = view.firewalls.get_mut(&group.name).unwrap();

@@ -11,6 +11,7 @@ use super::emulator::Emulator;
 use super::plans::{lines, mk_base, mk_site, mk_view, planned};
 use super::transitions::CHOSEN_IPV6;
 use super::{mk_listener, mk_load_balancer, mk_options};
+use crate::Quotas;
 use crate::cloud::Sdk;
 use crate::cloud::resources::{AddressType, Families};
 use crate::observed::{Balancer, Observed};
@@ -28,7 +29,7 @@ fn mk_dual(base: LoadBalancer, options: &[(&str, &str)]) -> LoadBalancer {
 }
 
 fn refused(options: &[(&str, &str)]) -> String {
-    let wrong = translate(&mk_dual(mk_base(), options)).unwrap_err();
+    let wrong = translate(&mk_dual(mk_base(), options), &Quotas::default()).unwrap_err();
     wrong.into_iter().map(|(_, message)| message).collect::<Vec<_>>().join("; ")
 }
 

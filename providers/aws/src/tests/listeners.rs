@@ -7,6 +7,7 @@ use portico_provider::{LoadBalancer, Options};
 
 use super::mk_options;
 use super::plans::{lines, mk_base, mk_view, planned};
+use crate::Quotas;
 use crate::capabilities as key;
 use crate::translate::translate;
 
@@ -62,7 +63,7 @@ fn who_asks_for_nothing_is_not_marked_and_an_attribute_must_name_its_listener() 
     assert!(view.load_balancers.values().all(|balancer| balancer.extras.is_none()));
     for (end, remedy) in [("TLS-80", "end it in TCP-80"), ("TCP-81", "the Service has no port 81")] {
         let name = format!("{}{end}", key::LISTENER_ATTRIBUTES_OF);
-        let wrong = translate(&mk_with(mk_options(&[(&name, "a=b")]))).unwrap_err();
+        let wrong = translate(&mk_with(mk_options(&[(&name, "a=b")])), &Quotas::default()).unwrap_err();
         assert!(wrong[0].1.contains(end) && wrong[0].1.contains(remedy), "{wrong:?}");
     }
 }

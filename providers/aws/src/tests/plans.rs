@@ -12,6 +12,7 @@ use portico_provider::{
 };
 
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
+use crate::Quotas;
 use crate::capabilities as key;
 use crate::cloud::resources::{
     Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer as Facts, SubnetMapping, Target,
@@ -32,6 +33,7 @@ pub(super) fn mk_site() -> Site {
         vpc: "vpc-1".to_owned(),
         backend_group: None,
         prefix_lists: PrefixLists::new(),
+        quotas: Quotas::default(),
         pace: Pace(Duration::from_secs(10)),
     }
 }
@@ -50,12 +52,15 @@ pub(super) fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
 }
 
 fn mk_seal(desired: &LoadBalancer) -> Seal {
-    Seal { spec: spec_digest(desired), targets: Some(translate(desired).unwrap().targets_digest()) }
+    Seal {
+        spec: spec_digest(desired),
+        targets: Some(translate(desired, &Quotas::default()).unwrap().targets_digest()),
+    }
 }
 
 /// Everything as `desired` asks, active, healthy and sealed.
 pub(super) fn mk_view(desired: &LoadBalancer) -> View {
-    let wanted = translate(desired).unwrap();
+    let wanted = translate(desired, &Quotas::default()).unwrap();
     let owner = &desired.owner;
     let name = names::load_balancer(owner, wanted.name.as_deref(), 0);
     let mut view = View::default();
@@ -120,7 +125,7 @@ pub(super) fn lines(plan: &Plan<Step>) -> Vec<String> {
 #[test]
 fn who_would_connect_to_himself_in_vain_is_told_so() {
     let told = |desired: &LoadBalancer| {
-        let report = report(desired, Some(&Observed::Full(mk_view(desired))));
+        let report = report(&Quotas::default(), desired, Some(&Observed::Full(mk_view(desired))));
         let mut facts = report.facts.into_iter();
         facts.find(|fact| fact.topic == Topic::ReachableFromTargets).map(|fact| fact.message)
     };
@@ -141,13 +146,13 @@ fn ipv6_that_aws_cannot_serve_is_refused_before_anything_is_made() {
         listeners: [mk_listener(Protocol::Udp, 53)].into(),
         ..mk_base()
     };
-    let wrong = translate(&udp).unwrap_err();
+    let wrong = translate(&udp, &Quotas::default()).unwrap_err();
     assert!(wrong[0].0 == Field::IpFamilies && wrong[0].1.contains("port 53 is UDP"), "{wrong:?}");
     let mut pods = LoadBalancer { ip_families: dual.into_iter().rev().collect(), ..mk_base() };
     pods.targets = mk_pods(&["2001:db8::7"], &pods.listeners);
-    assert_eq!(translate(&pods).unwrap().listeners[&80].targets.len(), 1);
+    assert_eq!(translate(&pods, &Quotas::default()).unwrap().listeners[&80].targets.len(), 1);
     pods.options = mk_options(&[(key::ADDRESS_TYPE, "ipv4")]);
-    assert!(translate(&pods).unwrap_err()[0].1.contains("IPv6 pods need dualstack"));
+    assert!(translate(&pods, &Quotas::default()).unwrap_err()[0].1.contains("IPv6 pods need dualstack"));
 }
 
 #[test]
@@ -180,17 +185,17 @@ fn a_view_as_asked_has_nothing_to_plan() {
 fn tcp_and_udp_on_one_port_are_one_listener_and_tls_ends_where_it_is_asked_to() {
     let mut dns = mk_base();
     dns.listeners = [mk_listener(Protocol::Tcp, 53), mk_listener(Protocol::Udp, 53)].into();
-    assert_eq!(translate(&dns).unwrap().listeners[&53].spec.protocol, Transport::TcpUdp);
+    assert_eq!(translate(&dns, &Quotas::default()).unwrap().listeners[&53].spec.protocol, Transport::TcpUdp);
     let mut other = mk_listener(Protocol::Udp, 53);
     other.node_port = Some(mk_port(31_111));
     dns.listeners = [mk_listener(Protocol::Tcp, 53), other].into();
-    let wrong = translate(&dns).unwrap_err();
+    let wrong = translate(&dns, &Quotas::default()).unwrap_err();
     assert!(wrong[0].1.contains("give both the same nodePort"), "{wrong:?}");
 
     let mut web = mk_base();
     web.listeners = [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Tcp, 443)].into();
     web.options = mk_options(&[(key::CERTIFICATE, "arn:aws:acm:x"), (key::TLS_PORTS, "443")]);
-    let listeners = translate(&web).unwrap().listeners;
+    let listeners = translate(&web, &Quotas::default()).unwrap().listeners;
     assert_eq!(listeners[&80].spec.protocol, Transport::Tcp);
     assert_eq!(listeners[&443].spec.protocol, Transport::Tls);
     assert_eq!(listeners[&443].shape.protocol, Transport::Tcp, "in the clear to the targets");
@@ -326,7 +331,7 @@ fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
     let owner = desired.owner.clone();
     let memory = Memory::default();
     let listed = memory.listed_one(&owner, snapshot.clone());
-    learn(&memory, Desired::Present(&desired), Some(&listed));
+    learn(&memory, &Quotas::default(), Desired::Present(&desired), Some(&listed));
     let known = memory.belief(&owner);
     let joined = LoadBalancer {
         targets: mk_nodes(&["i-1".to_owned(), "i-2".to_owned(), "i-3".to_owned()]),
@@ -342,6 +347,6 @@ fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
     // Somebody else's seal teaches nothing.
     let other = Memory::default();
     let listed = other.listed_one(&owner, snapshot);
-    learn(&other, Desired::Present(&joined), Some(&listed));
+    learn(&other, &Quotas::default(), Desired::Present(&joined), Some(&listed));
     assert!(matches!(other.belief(&owner), Some(Observed::Snapshot(Snapshot { targets: None, .. }))));
 }

@@ -10,6 +10,7 @@ use portico_provider::{
 use super::emulator::Emulator;
 use super::plans::{lines, mk_base, mk_view, planned};
 use super::{mk_load_balancer, mk_nodes, mk_pods};
+use crate::Quotas;
 use crate::cloud::Sdk;
 use crate::cloud::refusal::{Refusal, Unfit};
 use crate::cloud::resources::{Health, Target};
@@ -39,7 +40,7 @@ fn a_refused_target_is_waited_for_and_told_and_not_offered_again_at_once() {
     let told = plan.waiting().unwrap();
     assert!(told.what.contains("i-3") && told.what.contains("running state"), "{plan}");
     assert_eq!(told.retry.as_secs(), 30);
-    let facts = report(&desired, Some(&Observed::Full(view))).facts;
+    let facts = report(&Quotas::default(), &desired, Some(&Observed::Full(view))).facts;
     let fact = facts.iter().find(|fact| fact.topic == Topic::TargetsAccepted).unwrap();
     assert!(fact.message.contains("1 of 3") && fact.message.contains("start the instance"), "{fact:?}");
     assert!(facts.iter().any(|fact| fact.topic == Topic::TargetsHealthy && fact.holds == Truth::True));

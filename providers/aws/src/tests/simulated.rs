@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 
 use ipnet::{IpNet, Ipv6Net};
 
+use crate::Quotas;
 use crate::cloud::resources::{
     AddressType, Families, Firewall, GroupShape, Health, Id, LifeState, Listener, ListenerExtras,
     LoadBalancer, Rule, Source, SubnetMapping, TargetGroup, Transport,
@@ -15,7 +16,7 @@ use crate::cloud::resources::{
 use crate::observed::{Balancer, Group, Seal, View};
 use crate::step::{Action, ListenerRef, Named};
 use crate::tags;
-use crate::translate::{RULES_A_GROUP, balancer_defaults, group_defaults, mapping};
+use crate::translate::{balancer_defaults, group_defaults, mapping};
 use crate::wanted::Placement;
 
 /// The cloud of one Service.
@@ -96,7 +97,7 @@ impl Simulated {
                 firewall.rules.extend(rules.iter().cloned());
                 let v6 = |rule: &&Rule| matches!(rule.source, Source::Range(IpNet::V6(_)));
                 let six = firewall.rules.iter().filter(v6).count();
-                none(six.max(firewall.rules.len() - six) > RULES_A_GROUP, "too many rules")
+                none(six.max(firewall.rules.len() - six) > Quotas::default().rules, "too many rules")
             }
             Action::Revoke { group, rules } => {
                 let firewall = firewalls.get_mut(&group.name).ok_or("no such group")?;

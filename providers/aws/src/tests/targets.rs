@@ -9,6 +9,7 @@ use portico_provider::{LoadBalancer, Protocol};
 
 use super::plans::{mk_base, mk_view, planned};
 use super::{mk_listener, mk_nodes, mk_options};
+use crate::Quotas;
 use crate::capabilities as key;
 use crate::cloud::resources::{Health, Target};
 use crate::observed::View;
@@ -23,7 +24,7 @@ fn mk_fleet(numbers: std::ops::Range<usize>) -> LoadBalancer {
 }
 
 fn chosen(desired: &LoadBalancer) -> BTreeSet<Target> {
-    translate(desired).unwrap().listeners.into_values().next().unwrap().targets
+    translate(desired, &Quotas::default()).unwrap().listeners.into_values().next().unwrap().targets
 }
 
 #[test]
@@ -34,7 +35,11 @@ fn more_nodes_than_there_is_room_for_are_a_stable_subset() {
     assert!(before.difference(&after).count() <= 1, "one joined, and one other leaves at most");
     let mut ports = mk_fleet(0..800);
     ports.listeners = (80..85).map(|port| mk_listener(Protocol::Tcp, port)).collect();
-    let targets = translate(&ports).unwrap().listeners.into_values().map(|listener| listener.targets.len());
+    let targets = translate(&ports, &Quotas::default())
+        .unwrap()
+        .listeners
+        .into_values()
+        .map(|listener| listener.targets.len());
     assert_eq!(targets.sum::<usize>(), 450, "each target counts for each port");
 }
 

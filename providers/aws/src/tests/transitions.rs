@@ -14,6 +14,7 @@ use portico_provider::{
 use super::plans::{mk_base, mk_site};
 use super::simulated::Simulated;
 use super::{mk_listener, mk_nodes, mk_options, mk_pods, mk_port};
+use crate::Quotas;
 use crate::believed::{self, Answered};
 use crate::capabilities as key;
 use crate::cloud::resources::Rule;
@@ -99,7 +100,7 @@ fn services() -> Vec<(&'static str, LoadBalancer)> {
 }
 
 fn rules(service: &LoadBalancer) -> BTreeSet<Rule> {
-    match translate(service).unwrap().frontend {
+    match translate(service, &Quotas::default()).unwrap().frontend {
         Frontend::Own(rules) => rules,
         Frontend::Given(_) => BTreeSet::new(),
     }
@@ -174,7 +175,7 @@ fn drive(
 ) {
     for _ in 0..ROUNDS {
         let mut desired = service.clone();
-        desired.published = report(service, observed(cloud).as_ref())
+        desired.published = report(&Quotas::default(), service, observed(cloud).as_ref())
             .ingress
             .into_iter()
             .map(|ingress| ingress.address)
@@ -213,7 +214,7 @@ fn every_service_becomes_every_other_and_nobody_is_shut_out_on_the_way() {
             let (mut cloud, mut shown) = (before.clone(), shown.clone());
             drive(to, &mut cloud, &mut shown, Some(&Promise::between(from, to)));
             assert_eq!(cloud.view.load_balancers.len(), 1);
-            let wanted = translate(to).unwrap();
+            let wanted = translate(to, &Quotas::default()).unwrap();
             assert_eq!(cloud.view.groups.len(), wanted.listeners.len(), "no target group is left over");
             let let_in = cloud.let_in(shown.as_deref().unwrap());
             assert_eq!(let_in, rules(to));

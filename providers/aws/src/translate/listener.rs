@@ -19,6 +19,7 @@ use crate::cloud::resources::{
     Transport,
 };
 use crate::options::{CheckPort, Choices, TlsPorts};
+use crate::quotas::Quotas;
 use crate::wanted::WantedListener;
 
 /// Whether targets see who connects.
@@ -28,6 +29,7 @@ const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
 pub(super) fn listeners(
     desired: &LoadBalancer,
     choices: &Choices,
+    quotas: &Quotas,
     obstacles: &mut Obstacles,
 ) -> BTreeMap<u16, WantedListener> {
     let mut by_port: BTreeMap<u16, Vec<&Listener>> = BTreeMap::new();
@@ -43,13 +45,38 @@ pub(super) fn listeners(
         obstacles.push((Field::Listeners, "there must be at least one port".to_owned()));
     }
     let own = choices.group_attributes_of.values().chain([&choices.attributes, &choices.group_attributes]);
-    let room = targets::room(by_port.len(), targets::crosses_zones(own));
+    let room = targets::room(quotas, by_port.len(), targets::crosses_zones(own));
     let each = by_port.into_iter().map(|(port, listeners)| {
         (port, Translation { desired, choices, port, listeners, room }.listener(obstacles))
     });
     let listeners: BTreeMap<u16, WantedListener> = each.collect();
     obstacles.extend(homeless(choices, &listeners));
+    obstacles.extend(beyond(quotas, &listeners));
     listeners
+}
+
+/// What the account does not allow of listeners, told before anything is made.
+fn beyond(quotas: &Quotas, listeners: &BTreeMap<u16, WantedListener>) -> Obstacles {
+    let mut beyond = Obstacles::new();
+    if listeners.len() > quotas.listeners {
+        let message = format!(
+            "needs {} listeners, quota {}: use fewer ports, or another Service for some of them",
+            listeners.len(),
+            quotas.listeners
+        );
+        beyond.push((Field::Listeners, message));
+    }
+    let needed: usize = listeners.values().map(|listener| listener.extras.certificates.len()).sum();
+    if needed > quotas.certificates {
+        let message = format!(
+            "annotation {}: needs {needed} certificates beside the default ones, on all listeners together, quota {}: use \
+             certificates of several names, or a higher quota (--aws-quota)",
+            key::CERTIFICATE,
+            quotas.certificates
+        );
+        beyond.push((Field::Options, message));
+    }
+    beyond
 }
 
 /// Attributes for a listener that is not there.

@@ -14,21 +14,16 @@ use portico_provider::{
 
 use super::Obstacles;
 use crate::cloud::resources::Target;
+use crate::quotas::Quotas;
 
-/// Targets of one zone, or of all where cross-zone load balancing is on.
-const A_ZONE: usize = 500;
-/// Targets of one load balancer.
-const A_BALANCER: usize = 3_000;
-/// Targets of one target group.
-const A_GROUP: usize = 1_000;
 /// An AWS instance in a Node's `spec.providerID`: `aws:///eu-west-1a/i-0123`.
 const PROVIDER_ID: &str = "aws://";
 
 /// How many targets each group of a load balancer with so many groups takes: hard limits.
-pub(super) fn room(groups: usize, cross_zone: bool) -> Room {
+pub(super) fn room(quotas: &Quotas, groups: usize, cross_zone: bool) -> Room {
     let groups = groups.max(1);
-    let zone = (A_ZONE / groups).max(1);
-    let total = (A_BALANCER / groups).clamp(1, A_GROUP);
+    let zone = (quotas.zone_targets / groups).max(1);
+    let total = (quotas.targets / groups).clamp(1, quotas.group_targets.max(1));
     Room { zone, total: if cross_zone { zone } else { total } }
 }
 
@@ -114,10 +109,14 @@ mod tests {
 
     #[test]
     fn a_tenth_of_each_limit_stays_free_and_listeners_share_it() {
+        let quotas = Quotas::default();
+        let room = |groups, cross_zone| super::room(&quotas, groups, cross_zone);
         assert_eq!(planned(room(1, true)), Room { zone: 450, total: 450 });
         assert_eq!(planned(room(1, false)), Room { zone: 450, total: 900 });
         assert_eq!(planned(room(5, true)), Room { zone: 90, total: 90 });
         assert_eq!(planned(room(50, false)), Room { zone: 9, total: 54 });
         assert_eq!(planned(room(5_000, true)), Room { zone: 1, total: 1 });
+        let raised = Quotas { zone_targets: 1_000, ..quotas };
+        assert_eq!(planned(super::room(&raised, 1, true)), Room { zone: 900, total: 900 });
     }
 }
