@@ -120,7 +120,7 @@ impl Userspace {
         move || {
             let found = read()?;
             let tables = lock(&tables);
-            Ok(tables.observe(&found).unwrap_or_else(|reason| rebuild(reason)))
+            Ok(tables.observe(&found).unwrap_or_else(rebuild))
         }
     }
 

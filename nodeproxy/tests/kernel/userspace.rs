@@ -102,7 +102,7 @@ impl<D: Dataplane + Send + 'static> Node<D> {
                 .build()
                 .expect("a runtime");
             let (faults, told) = mpsc::channel(faults::BACKLOG);
-            let options = Options { choice: Choice::Random, udp_timeout: Duration::from_secs(120), mark };
+            let options = Options { choice: Choice::Random, udp_timeout: Duration::from_mins(2), mark };
             let proxy = Arc::new(Proxy {
                 runtime: runtime.handle().clone(),
                 options,

@@ -178,7 +178,7 @@ pub(super) mod tests {
         assert_ne!(second, first);
         pool.update(mk_rules(1..=3, Some(60)));
         assert_eq!(pool.choose(client(1), &[]), second, "the new choice is remembered");
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         let later: BTreeSet<_> = (0..3)
             .filter_map(|_| {
                 pool.failed(client(1), second.expect("chosen"));

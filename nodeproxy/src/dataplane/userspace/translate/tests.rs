@@ -41,9 +41,9 @@ fn rules(memory: &State, list: List) -> Option<Wanted> {
     Some(wanted)
 }
 
-fn serves(numbers: &[u8]) -> Option<Wanted> {
+fn serves(numbers: &[u8]) -> Wanted {
     let backends = numbers.iter().map(|number| mk_backend(*number)).collect();
-    Some(Wanted::Serve(Rules { backends, affinity: None }))
+    Wanted::Serve(Rules { backends, affinity: None })
 }
 
 /// `externalTrafficPolicy: Local` with endpoints here and there.
@@ -65,7 +65,7 @@ fn a_pool_has_the_slots_that_its_verdict_counts_and_not_those_that_are_about_to_
     let mut memory = State::default();
     put(&mut memory, List::Cluster, &[1, 2, 3]);
     memory.insert(Key::Service(mk_frontend()), mk_balance(2, List::Cluster));
-    assert_eq!(rules(&memory, List::Cluster), serves(&[1, 2]));
+    assert_eq!(rules(&memory, List::Cluster), Some(serves(&[1, 2])));
     memory.elements.remove(&Key::Service(mk_frontend()));
     assert_eq!(rules(&memory, List::Cluster), Some(Wanted::Linger));
     assert_eq!(rules(&State::default(), List::Cluster), None);
@@ -75,8 +75,8 @@ fn a_pool_has_the_slots_that_its_verdict_counts_and_not_those_that_are_about_to_
 fn each_list_has_a_pool_and_the_kernel_tells_the_clients_apart() {
     let (memory, sockets) = mk_external();
     let f = mk_frontend();
-    assert_eq!(rules(&memory, List::Cluster), serves(&[1, 2]));
-    assert_eq!(rules(&memory, List::Local), serves(&[1]));
+    assert_eq!(rules(&memory, List::Cluster), Some(serves(&[1, 2])));
+    assert_eq!(rules(&memory, List::Local), Some(serves(&[1])));
     let said = |key| element(&memory, &sockets, &key);
     let to = |port| Some(Value::Backend(Backend { address: [192, 0, 2, 1].into(), port }));
     let lead = |list| Some(Value::Verdict(Verdict::Balance(one(list))));
@@ -107,7 +107,7 @@ fn on_localhost_every_client_is_this_node_and_the_kernel_knows_nothing() {
     }
     let pools = pools(&memory, here);
     assert_eq!(pools.len(), 1);
-    assert_eq!(Some(pools[0].1.clone()), serves(&[1, 2]));
+    assert_eq!(pools[0].1, serves(&[1, 2]));
     for key in keys(here) {
         assert_eq!(element(&memory, &Fake::default(), &key), None, "{key}");
     }
