@@ -7,7 +7,8 @@
 //! ```
 //!
 //! docs/nftables.md shows the table. This file owns the connection and the order of calls; it keeps no copy of what stands
-//! in the kernel, only whether it has looked since the last error and whether the skeleton has to be made anew.
+//! in the kernel, only whether it has looked since the last error, whether the skeleton has to be made anew, and the chains'
+//! numbers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +28,11 @@ use portico_proxy_core::{
 
 use super::{Applied, Capabilities, Dataplane, DataplaneError, Observed};
 
+use classes::Classes;
 use degrade::Support;
 
 mod balance;
+mod classes;
 mod datatype;
 mod degrade;
 mod element;
@@ -99,6 +102,8 @@ pub struct Nftables {
     client: Client,
     config: Config,
     known: Known,
+    /// Numbers of the chains that stand.
+    classes: Classes,
 }
 
 /// The kernel's name for a family.
@@ -113,7 +118,7 @@ impl Nftables {
     /// Connects to the network namespace of the calling thread; changes nothing.
     pub fn open(config: Config) -> Result<Self, DataplaneError> {
         let client = Client::open().map_err(|error| convert(error, None))?;
-        Ok(Self { client, config, known: Known::Nothing })
+        Ok(Self { client, config, known: Known::Nothing, classes: Classes::default() })
     }
 
     fn try_family(&mut self, family: Family) -> Result<bool, DataplaneError> {
@@ -148,8 +153,8 @@ impl Nftables {
     fn commit(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
         let rebuild = if self.known == Known::Rebuild { &FAMILIES[..] } else { &[] };
         let limit = self.client.batch_limit();
-        let parts =
-            write::write(transaction, rebuild, &self.config, limit).map_err(|error| convert(error, None))?;
+        let parts = write::write(transaction, rebuild, &self.config, &mut self.classes, limit)
+            .map_err(|error| convert(error, None))?;
         let start = Instant::now();
         let mut applied = Applied::default();
         for write::Part { batch, origins } in parts {
@@ -204,8 +209,9 @@ impl Dataplane for Nftables {
     fn read(&mut self) -> Result<Observed, DataplaneError> {
         self.known = Known::Nothing;
         match read::read(&mut self.client, &FAMILIES, &self.config).map_err(|error| convert(error, None))? {
-            read::Read::Whole(state) => {
+            read::Read::Whole(state, classes) => {
                 self.known = Known::Whole;
+                self.classes = classes;
                 Ok(Observed { state, rebuild: None })
             }
             read::Read::Rebuild(reason) => {

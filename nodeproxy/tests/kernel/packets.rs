@@ -332,7 +332,7 @@ fn spy(world: &World) {
     world.node.sh("nft -f - <<'END'
         table inet spy {
           chain spy { type filter hook postrouting priority 300;
-            meta priority & ff00:0 == a500:0 counter
+            meta priority & fe00:0 == a400:0 counter
             meta mark & 0x4000 == 0x4000 counter
           }
         }

@@ -203,7 +203,9 @@ fn a_table_that_somebody_changed_is_rebuilt_with_its_elements_in_one_transaction
             "nft flush chain ip portico lb-2",
             "nft add chain ip portico mine",
             "nft add set ip portico mine '{ type ipv4_addr; }'",
-            "nft add element ip portico services '{ 10.9.9.9 . icmp . 1 : drop }'",
+            "nft add element ip portico services '{ 10.9.9.9 . icmp . 1 : a400:1 }'",
+            "nft add element ip portico classes '{ a400:99 : drop }'",
+            "nft delete element ip portico balances '{ a400:1 }'",
             "nft delete table ip6 portico",
             "nft flush ruleset",
         ] {

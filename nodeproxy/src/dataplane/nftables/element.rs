@@ -2,7 +2,7 @@
 //!
 //! Addresses and ports are in network order, slots and ids in the machine's, each field padded to four bytes. A range of
 //! a plain interval set is two elements, its first address and the first one behind it; a range in a concatenation is one
-//! element with two keys. Invariant: decoding what was encoded gives the same key and value, and nothing else decodes.
+//! element with two keys. Where a first packet is sent is a number ([`Classes`]). Invariant: decoding what was encoded gives the same key and value, and nothing else decodes.
 
 use std::net::IpAddr;
 
@@ -10,16 +10,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use portico_netlink::nftables::{self as kernel, Data, Element};
 use portico_proxy_core::table::{Backend, Family, Frontend, Key, Protocol, Value, Verdict};
 
-use super::{
-    balance,
-    skeleton::{EXTERNAL, REFUSE},
-};
+use super::{classes::Classes, skeleton::REFUSE};
 
 #[cfg(test)]
 mod tests;
 
 /// The elements of a key; with a value for maps, without for removals, which need only keys.
-pub(super) fn encode(key: &Key, value: Option<&Value>) -> Vec<Element> {
+pub(super) fn encode(key: &Key, value: Option<&Value>, classes: &Classes) -> Vec<Element> {
     let bytes = match key {
         Key::Service(f) | Key::Short(f) | Key::Local(f) | Key::NoEndpoints(f) | Key::Firewalled(f) => {
             frontend(f)
@@ -41,7 +38,11 @@ pub(super) fn encode(key: &Key, value: Option<&Value>) -> Vec<Element> {
         }
         Key::PodCidr(net) | Key::NodePod(net) | Key::ServiceCidr(net) => return interval(net),
     };
-    vec![Element { key: bytes, data: value.and_then(data), ..Element::default() }]
+    vec![Element {
+        key: bytes,
+        data: value.and_then(|value| data(key, value, classes)),
+        ..Element::default()
+    }]
 }
 
 /// A plain interval set's range. One that ends at the last address has no end.
@@ -59,15 +60,15 @@ fn behind(ip: IpAddr) -> Option<Vec<u8>> {
     }
 }
 
-fn data(value: &Value) -> Option<Data> {
+/// A verdict without a number of its own, or of a chain that does not stand, is no data, and the kernel refuses it.
+fn data(key: &Key, value: &Value, classes: &Classes) -> Option<Data> {
     Some(match value {
         Value::Present => return None,
-        Value::Verdict(verdict) => Data::Verdict(match verdict {
-            Verdict::Balance(balance) => kernel::Verdict::Goto(balance.chain()),
-            Verdict::External => kernel::Verdict::Goto(EXTERNAL.to_owned()),
-            Verdict::Reject => kernel::Verdict::Goto(REFUSE.to_owned()),
-            Verdict::Drop => kernel::Verdict::Drop,
-        }),
+        Value::Verdict(verdict) => match (key, verdict) {
+            (Key::NoEndpoints(_), Verdict::Reject) => Data::Verdict(kernel::Verdict::Goto(REFUSE.to_owned())),
+            (Key::NoEndpoints(_), Verdict::Drop) => Data::Verdict(kernel::Verdict::Drop),
+            _ => Data::Value(classes.number(key.family(), *verdict)?.to_ne_bytes().to_vec()),
+        },
         Value::Backend(backend) => Data::Value([address(backend.address), port(backend.port)].concat()),
         Value::Id(id) => Data::Value(id.to_ne_bytes().to_vec()),
     })
@@ -90,7 +91,12 @@ fn frontend(f: &Frontend) -> Vec<u8> {
 }
 
 /// The keys and values of a map's elements, or what is wrong with one of them.
-pub(super) fn decode(family: Family, map: &str, elements: Vec<Element>) -> Result<Vec<(Key, Value)>, String> {
+pub(super) fn decode(
+    family: Family,
+    map: &str,
+    elements: Vec<Element>,
+    classes: &Classes,
+) -> Result<Vec<(Key, Value)>, String> {
     match map {
         "pod-cidrs" => intervals(family, elements, Key::PodCidr),
         "node-pods" => intervals(family, elements, Key::NodePod),
@@ -98,13 +104,13 @@ pub(super) fn decode(family: Family, map: &str, elements: Vec<Element>) -> Resul
         _ => elements
             .into_iter()
             .map(|element| {
-                decode_one(family, map, &element).ok_or_else(|| format!("{map} has {element:02x?}"))
+                decode_one(family, map, &element, classes).ok_or_else(|| format!("{map} has {element:02x?}"))
             })
             .collect(),
     }
 }
 
-fn decode_one(family: Family, map: &str, element: &Element) -> Option<(Key, Value)> {
+fn decode_one(family: Family, map: &str, element: &Element, classes: &Classes) -> Option<(Key, Value)> {
     let mut fields = Fields { family, rest: &element.key };
     let key = match map {
         "services" => Key::Service(fields.frontend()?),
@@ -128,15 +134,17 @@ fn decode_one(family: Family, map: &str, element: &Element) -> Option<(Key, Valu
         }
         _ => return None,
     };
-    let value = decode_value(family, map, element.data.as_ref())?;
+    let value = decode_value(family, map, element.data.as_ref(), classes)?;
     (fields.rest.is_empty() && !element.interval_end).then_some((key, value))
 }
 
-fn decode_value(family: Family, map: &str, data: Option<&Data>) -> Option<Value> {
+fn decode_value(family: Family, map: &str, data: Option<&Data>, classes: &Classes) -> Option<Value> {
     match (map, data) {
-        ("services" | "short" | "local" | "no-endpoints", Some(Data::Verdict(verdict))) => {
-            decode_verdict(verdict).map(Value::Verdict)
+        ("services" | "short" | "local", Some(Data::Value(bytes))) => {
+            let number = Fields { family, rest: bytes }.number()?;
+            classes.verdict(family, number).map(Value::Verdict)
         }
+        ("no-endpoints", Some(Data::Verdict(verdict))) => decode_verdict(verdict).map(Value::Verdict),
         ("endpoints" | "affinity-endpoints", Some(Data::Value(bytes))) => {
             let mut fields = Fields { family, rest: bytes };
             Some(Value::Backend(Backend { address: fields.address()?, port: fields.port()? }))
@@ -152,9 +160,7 @@ fn decode_value(family: Family, map: &str, data: Option<&Data>) -> Option<Value>
 fn decode_verdict(verdict: &kernel::Verdict) -> Option<Verdict> {
     match verdict {
         kernel::Verdict::Drop => Some(Verdict::Drop),
-        kernel::Verdict::Goto(chain) if chain == EXTERNAL => Some(Verdict::External),
         kernel::Verdict::Goto(chain) if chain == REFUSE => Some(Verdict::Reject),
-        kernel::Verdict::Goto(chain) => balance::parse(chain).map(Verdict::Balance),
         _ => None,
     }
 }

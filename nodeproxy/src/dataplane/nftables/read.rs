@@ -12,7 +12,9 @@ use portico_proxy_core::{
 };
 
 use super::{
-    Config, balance, element, kernel_family,
+    Config, balance,
+    classes::{self, BALANCES, CLASSES, Classes},
+    element, kernel_family,
     skeleton::{self, Skeleton},
 };
 
@@ -25,7 +27,7 @@ const ONE_MESSAGE: usize = 64;
 /// What reading a table came to.
 pub(super) enum Read {
     /// It is ours and whole.
-    Whole(State),
+    Whole(State, Classes),
     /// It must be built anew, because.
     Rebuild(String),
 }
@@ -49,13 +51,13 @@ pub(super) fn read(
 }
 
 fn read_once(client: &mut Client, families: &[Family], config: &Config) -> portico_netlink::Result<Read> {
-    let mut state = State::default();
+    let (mut state, mut classes) = (State::default(), Classes::default());
     for family in families {
-        if let Err(reason) = read_family(client, *family, config, &mut state)? {
+        if let Err(reason) = read_family(client, *family, config, &mut state, &mut classes)? {
             return Ok(Read::Rebuild(format!("table {family} {}: {reason}", skeleton::TABLE)));
         }
     }
-    Ok(Read::Whole(state))
+    Ok(Read::Whole(state, classes))
 }
 
 /// Adds one family's table to `state`; the inner error is a reason to rebuild.
@@ -64,6 +66,7 @@ fn read_family(
     family: Family,
     config: &Config,
     state: &mut State,
+    classes: &mut Classes,
 ) -> portico_netlink::Result<Result<(), String>> {
     let table = skeleton::table(kernel_family(family));
     if !client.tables(table.family)?.contains(&table) {
@@ -76,8 +79,11 @@ fn read_family(
     if let Err(reason) = read_sets(client, family, &skeleton, state)? {
         return Ok(Err(reason));
     }
-    for name in skeleton.sets.keys() {
-        if let Err(reason) = read_elements(client, &table, family, name, state)? {
+    if let Err(reason) = read_classes(client, &table, family, state, classes)? {
+        return Ok(Err(reason));
+    }
+    for name in skeleton.sets.keys().filter(|name| ![CLASSES, BALANCES].contains(&name.as_str())) {
+        if let Err(reason) = read_elements(client, &table, family, name, state, classes)? {
             return Ok(Err(format!("unknown element: {reason}")));
         }
     }
@@ -93,11 +99,12 @@ fn read_elements(
     family: Family,
     set: &str,
     state: &mut State,
+    classes: &Classes,
 ) -> portico_netlink::Result<Result<(), String>> {
     for listing in 0..TRIES {
         let elements = client.elements(table, set, Some)?;
         let is_one_message = elements.len() < ONE_MESSAGE;
-        let decoded = match element::decode(family, set, elements) {
+        let decoded = match element::decode(family, set, elements, classes) {
             Ok(decoded) => decoded,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -106,6 +113,32 @@ fn read_elements(
         if is_one_message || (listing > 0 && state.elements.len() == before) {
             break;
         }
+    }
+    Ok(Ok(()))
+}
+
+/// Reads who has which number: every balancing chain has one, and nothing else.
+fn read_classes(
+    client: &mut Client,
+    table: &Table,
+    family: Family,
+    state: &State,
+    classes: &mut Classes,
+) -> portico_netlink::Result<Result<(), String>> {
+    let elements = client.elements(table, CLASSES, Some)?;
+    let has_external = elements.contains(&classes::external());
+    if let Some(odd) = elements.iter().find(|element| !classes.learn(family, element)) {
+        return Ok(Err(format!("{CLASSES} has {odd:02x?}")));
+    }
+    let mut balances = Classes::default();
+    let found = client.elements(table, BALANCES, Some)?;
+    let learnt = found.iter().all(|element| balances.learn(family, element));
+    if !learnt || !balances.is_same(classes, family) {
+        return Ok(Err(format!("{BALANCES} is not {CLASSES}")));
+    }
+    let chains = state.chains.iter().filter(|chain| chain.family == family);
+    if !has_external || !classes.of(family).eq(chains) {
+        return Ok(Err(format!("{CLASSES} does not name every chain once")));
     }
     Ok(Ok(()))
 }

@@ -110,6 +110,11 @@ impl Words {
         self.lookup(parts, map, LookupResult::Verdict)
     }
 
+    /// `meta priority set <frontend> map @map  meta priority vmap @classes`: a number, and the chain of that number.
+    pub(super) fn dispatch(self, map: &str, classes: &str) -> Vec<Expression> {
+        [self.priority_from(&FRONTEND, map), self.verdict_of(&[Part::Priority], classes)].concat()
+    }
+
     /// `meta priority set <parts> map @map`.
     pub(super) fn priority_from(self, parts: &[Part], map: &str) -> Vec<Expression> {
         let mut expressions = self.lookup(parts, map, LookupResult::Data(FIRST));

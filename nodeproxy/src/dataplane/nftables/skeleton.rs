@@ -10,10 +10,10 @@ use portico_netlink::nftables::{
     BaseChain, Chain, ChainKind, Expression, Family, Hook, Rule, Set, SetKind, Table,
 };
 use portico_netlink::probe::Feature;
-use portico_proxy_core::table::AFFINITY_TAG;
 
 use super::{
     Config,
+    classes::{BALANCES, CLASS_TAG, CLASSES, TAG_MASK},
     datatype::{self, Field},
     kernel_family,
     rules::{self, FRONTEND, Part, Words},
@@ -75,9 +75,9 @@ fn keyed(family: Family, name: &str, key: &[Field], data: Option<&[Field]>) -> S
     }
 }
 
-fn verdicts(family: Family, name: &str) -> Set {
-    let userdata = datatype::userdata(&FRONTEND_FIELDS, Some(&[]), family);
-    Set { kind: SetKind::Verdicts, userdata, ..keyed(family, name, &FRONTEND_FIELDS, None) }
+fn verdicts(family: Family, name: &str, key: &[Field]) -> Set {
+    let userdata = datatype::userdata(key, Some(&[]), family);
+    Set { kind: SetKind::Verdicts, userdata, ..keyed(family, name, key, None) }
 }
 
 fn sets(family: Family, config: &Config) -> Vec<Set> {
@@ -90,10 +90,12 @@ fn sets(family: Family, config: &Config) -> Vec<Set> {
     let ranges = |name| Set { intervals: true, ..keyed(family, name, &[address], None) };
     let fields = range.iter().map(|field| field.length(family)).collect();
     let mut sets = vec![
-        verdicts(family, "services"),
-        verdicts(family, "short"),
-        verdicts(family, "local"),
-        verdicts(family, "no-endpoints"),
+        keyed(family, "services", &FRONTEND_FIELDS, Some(&[Field::Id])),
+        keyed(family, "short", &FRONTEND_FIELDS, Some(&[Field::Id])),
+        keyed(family, "local", &FRONTEND_FIELDS, Some(&[Field::Id])),
+        verdicts(family, CLASSES, &[Field::Id]),
+        verdicts(family, BALANCES, &[Field::Id]),
+        verdicts(family, "no-endpoints", &FRONTEND_FIELDS),
         keyed(family, "endpoints", &slot, backend),
         keyed(family, "affinity-slots", &slot, Some(&[Field::Id])),
         keyed(family, "affinity-endpoints", &id, backend),
@@ -177,7 +179,7 @@ impl Skeleton {
         } else {
             None
         };
-        let services = w.verdict_of(&FRONTEND, "services");
+        let services = w.dispatch("services", CLASSES);
         match masquerade {
             Some(masquerade) => self.chain("dispatch", None, [masquerade, services]),
             None => self.chain("dispatch", None, [services]),
@@ -185,9 +187,9 @@ impl Skeleton {
         // `externalTrafficPolicy: Local` is for clients outside; pods of this node and the node itself use all endpoints. So
         // do pods of other nodes when there is none here, but masqueraded: an endpoint on a third node would answer them
         // past this one.
-        let to_short = || w.verdict_of(&FRONTEND, "short");
+        let to_short = || w.dispatch("short", BALANCES);
         let from_own_pod = [w.member(&[Part::Source], "node-pods"), to_short()].concat();
-        let to_local = w.verdict_of(&FRONTEND, "local");
+        let to_local = w.dispatch("local", BALANCES);
         let of_far_pod = [w.member(&[Part::Source], "pod-cidrs"), rules::mark(bit)].concat();
         let from_far_pod = [w.member(&[Part::Source], "pod-cidrs"), to_short()].concat();
         if config.has(family, Feature::RouteTypes) {
@@ -198,9 +200,9 @@ impl Skeleton {
         } else {
             self.chain(EXTERNAL, None, [from_own_pod, to_local, of_far_pod, from_far_pod]);
         }
-        // Session affinity carries an endpoint's id in the priority; nobody behind us may see it.
+        // Dispatch carries a class in the priority, and session affinity an endpoint's id; nobody behind us may see them.
         let clean = || {
-            [[rules::first_packet(), rules::priority_is(0xff00_0000, AFFINITY_TAG), rules::forget_priority()]
+            [[rules::first_packet(), rules::priority_is(TAG_MASK, CLASS_TAG), rules::forget_priority()]
                 .concat()]
         };
         self.chain("prerouting-clean", base(ChainKind::Filter, Hook::Prerouting, -90), clean());

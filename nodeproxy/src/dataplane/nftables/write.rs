@@ -7,18 +7,20 @@
 //!
 //! The rest is one batch, unless the machine's socket buffer is too small for it: then several, in the transaction's order, so
 //! that no verdict stands without what it leads to. An element that changes its value is deleted and added in one batch.
-//! Elements are encoded as they are written; nothing is copied beside the batch itself.
+//! Elements are encoded some hundred at a time; nothing else is copied beside the batch itself.
 
 use std::ops::Range;
 
 use portico_netlink::nftables::{Batch, Table};
 use portico_proxy_core::{
-    plan::Transaction,
+    plan::{Put, Transaction},
     table::{Family, Key},
 };
 
 use super::{
-    Config, balance, element, kernel_family,
+    Config, balance,
+    classes::{self, BALANCES, CLASSES, Classes},
+    element, kernel_family,
     skeleton::{self, Skeleton},
 };
 
@@ -51,19 +53,24 @@ enum Source {
 
 struct Writer<'a> {
     transaction: &'a Transaction,
+    classes: &'a mut Classes,
     parts: Vec<Part>,
     limit: usize,
 }
 
 /// Writes a transaction as batches of at most `limit` bytes, in the order in which they are to be committed; `rebuild`
-/// names the families whose tables are made anew first.
+/// names the families whose tables are made anew first. `classes` are then those that stand once all is committed.
 pub(super) fn write(
     transaction: &Transaction,
     rebuild: &[Family],
     config: &Config,
+    classes: &mut Classes,
     limit: usize,
 ) -> portico_netlink::Result<Vec<Part>> {
-    let mut writer = Writer { transaction, parts: vec![Part::default()], limit };
+    if !rebuild.is_empty() {
+        *classes = Classes::default();
+    }
+    let mut writer = Writer { transaction, classes, parts: vec![Part::default()], limit };
     for family in rebuild {
         skeleton(&mut writer.room(0).batch, *family, config)?;
     }
@@ -86,7 +93,7 @@ pub(super) fn culprit(
 ) -> Option<Key> {
     let origin = origins.iter().find(|origin| origin.operation == operation)?;
     // A key may be more than one element, and the kernel counts elements.
-    let elements = |key: &Key| vec![*key; element::encode(key, None).len()];
+    let elements = |key: &Key| vec![*key; element::encode(key, None, &Classes::default()).len()];
     origin.source.keys(transaction).flat_map(elements).nth(element)
 }
 
@@ -113,6 +120,7 @@ pub(super) fn skeleton(batch: &mut Batch, family: Family, config: &Config) -> po
     for (chain, _) in chains.values() {
         batch.add_chain(chain)?;
     }
+    batch.add_elements(&table, CLASSES, [classes::external()])?;
     for (_, rules) in chains.values() {
         for rule in rules {
             batch.add_rule(rule)?;
@@ -170,10 +178,14 @@ impl Writer<'_> {
         }
         for chain in chains_added {
             let family = kernel_family(chain.family);
+            let class = self.classes.add(*chain);
             let batch = &mut self.room(CHUNK_BYTES).batch;
             batch.add_chain(&balance::chain(family, &chain.balance))?;
             for rule in balance::rules(family, &chain.balance, config.masquerade_mark) {
                 batch.add_rule(&rule)?;
+            }
+            for map in [CLASSES, BALANCES] {
+                batch.add_elements(&skeleton::table(family), map, [class.clone()])?;
             }
         }
         Ok(())
@@ -202,7 +214,8 @@ impl Writer<'_> {
     fn delete(&mut self, source: &Source) -> portico_netlink::Result<()> {
         let transaction = self.transaction;
         let Some(first) = source.keys(transaction).next() else { return Ok(()) };
-        let elements = source.keys(transaction).flat_map(|key| element::encode(key, None));
+        let encode = |key| element::encode(key, None, self.classes);
+        let elements: Vec<_> = source.keys(transaction).flat_map(encode).collect();
         let Part { batch, origins } = self.room(0);
         let messages = batch.delete_elements(&table_of(first), first.map(), elements)?;
         origins.extend(
@@ -214,7 +227,8 @@ impl Writer<'_> {
     fn add(&mut self, range: Range<usize>) -> portico_netlink::Result<()> {
         let puts = &self.transaction.puts[range.clone()];
         let Some(first) = puts.first() else { return Ok(()) };
-        let elements = puts.iter().flat_map(|put| element::encode(&put.key, Some(&put.value)));
+        let encode = |put: &Put| element::encode(&put.key, Some(&put.value), self.classes);
+        let elements: Vec<_> = puts.iter().flat_map(encode).collect();
         let Part { batch, origins } = self.room(0);
         let messages = batch.add_elements(&table_of(&first.key), first.key.map(), elements)?;
         let source = Source::Puts(range);
@@ -228,7 +242,12 @@ impl Writer<'_> {
         let Transaction { chains_removed, affinity_removed, .. } = self.transaction;
         for chain in chains_removed {
             let table = skeleton::table(kernel_family(chain.family));
-            self.room(CHUNK_BYTES).batch.delete_chain(&table, &chain.balance.chain())?;
+            let class = self.classes.remove(chain);
+            let batch = &mut self.room(CHUNK_BYTES).batch;
+            for map in [CLASSES, BALANCES] {
+                batch.delete_elements(&table, map, class.clone())?;
+            }
+            batch.delete_chain(&table, &chain.balance.chain())?;
         }
         for map in affinity_removed {
             let table = skeleton::table(kernel_family(map.family));
@@ -242,10 +261,7 @@ impl Writer<'_> {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use portico_proxy_core::{
-        plan::Put,
-        table::{Backend, Frontend, Protocol, Value},
-    };
+    use portico_proxy_core::table::{Backend, Frontend, Protocol, Value};
 
     use super::*;
 
@@ -260,7 +276,14 @@ mod tests {
     fn a_transaction_too_large_for_the_socket_is_split_and_no_element_is_away_between_two_parts() {
         let transaction = Transaction { puts: (0..10_000).map(mk_put).collect(), ..Transaction::default() };
         let limit = 212_992;
-        let parts = write(&transaction, &[Family::V4, Family::V6], &Config::default(), limit).expect("fits");
+        let parts = write(
+            &transaction,
+            &[Family::V4, Family::V6],
+            &Config::default(),
+            &mut Classes::default(),
+            limit,
+        )
+        .expect("fits");
         assert!(parts.len() > 2, "{} parts", parts.len());
         for Part { batch, origins } in &parts {
             assert!(batch.len() <= limit, "{} bytes", batch.len());
@@ -273,7 +296,8 @@ mod tests {
     #[test]
     fn an_error_at_an_element_names_its_key() {
         let transaction = Transaction { puts: (0..600).map(mk_put).collect(), ..Transaction::default() };
-        let parts = write(&transaction, &[], &Config::default(), usize::MAX).expect("fits");
+        let parts =
+            write(&transaction, &[], &Config::default(), &mut Classes::default(), usize::MAX).expect("fits");
         let [Part { batch: chains, .. }, Part { origins, .. }] = &parts[..] else {
             unreachable!("chains, then the rest")
         };

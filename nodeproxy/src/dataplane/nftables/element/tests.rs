@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use portico_proxy_core::table::{AFFINITY_TAG, Balance, List};
+use portico_proxy_core::{
+    plan::Chain,
+    table::{AFFINITY_TAG, Balance, List},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,6 +34,7 @@ fn mk_net(v6: bool) -> impl Strategy<Value = IpNet> {
         .prop_map(|(address, prefix)| IpNet::new(address, prefix).expect("in range").trunc())
 }
 
+/// Where a dispatch map sends.
 fn mk_verdict() -> impl Strategy<Value = Value> {
     let balance = (1u32..5000, any::<bool>(), any::<bool>(), proptest::option::of(1u32..90_000)).prop_map(
         |(endpoints, local, masquerade, affinity)| {
@@ -38,8 +42,16 @@ fn mk_verdict() -> impl Strategy<Value = Value> {
             Verdict::Balance(Balance { endpoints, list, masquerade, affinity })
         },
     );
-    prop_oneof![balance, Just(Verdict::External), Just(Verdict::Reject), Just(Verdict::Drop)]
-        .prop_map(Value::Verdict)
+    prop_oneof![balance, Just(Verdict::External)].prop_map(Value::Verdict)
+}
+
+/// The numbers of the chains that a value needs.
+fn mk_classes(key: &Key, value: &Value) -> Classes {
+    let mut classes = Classes::default();
+    if let Value::Verdict(Verdict::Balance(balance)) = value {
+        classes.add(Chain { family: key.family(), balance: *balance });
+    }
+    classes
 }
 
 fn mk_backend(v6: bool) -> impl Strategy<Value = Value> {
@@ -47,9 +59,11 @@ fn mk_backend(v6: bool) -> impl Strategy<Value = Value> {
 }
 
 fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
-    let verdict = (0..4usize, mk_frontend(v6), mk_verdict()).prop_map(|(map, f, value)| {
-        ([Key::Service(f), Key::Short(f), Key::Local(f), Key::NoEndpoints(f)][map], value)
-    });
+    let verdict = (0..3usize, mk_frontend(v6), mk_verdict())
+        .prop_map(|(map, f, value)| ([Key::Service(f), Key::Short(f), Key::Local(f)][map], value));
+    let refusal = prop_oneof![Just(Verdict::Reject), Just(Verdict::Drop)];
+    let refusal =
+        (mk_frontend(v6), refusal).prop_map(|(f, verdict)| (Key::NoEndpoints(f), Value::Verdict(verdict)));
     let backend = (any::<bool>(), mk_frontend(v6), any::<u32>(), mk_backend(v6)).prop_map(
         |(by_id, f, number, value)| {
             (if by_id { Key::AffinityEndpoint(f, number) } else { Key::Endpoint(f, number) }, value)
@@ -66,7 +80,7 @@ fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
         ];
         (keys[set], Value::Present)
     });
-    prop_oneof![verdict, backend, slot, member].boxed()
+    prop_oneof![verdict, refusal, backend, slot, member].boxed()
 }
 
 /// Neighbouring networks of eight bits, among them the very last, which has no end.
@@ -78,8 +92,9 @@ fn mk_range(v6: bool, byte: u8) -> IpNet {
 proptest! {
     #[test]
     fn an_element_reads_back_as_it_was_written((key, value) in prop_oneof![mk_pair(false), mk_pair(true)]) {
-        let elements = encode(&key, Some(&value));
-        prop_assert_eq!(decode(key.family(), key.map(), elements), Ok(vec![(key, value)]));
+        let classes = mk_classes(&key, &value);
+        let elements = encode(&key, Some(&value), &classes);
+        prop_assert_eq!(decode(key.family(), key.map(), elements, &classes), Ok(vec![(key, value)]));
     }
 
     #[test]
@@ -89,11 +104,11 @@ proptest! {
         rotate in 0usize..16,
     ) {
         let all: BTreeSet<IpNet> = bytes.into_iter().map(|byte| mk_range(v6, byte)).collect();
-        let mut elements: Vec<_> = all.iter().flat_map(|net| encode(&Key::PodCidr(*net), None)).collect();
+        let mut elements: Vec<_> = all.iter().flat_map(|net| encode(&Key::PodCidr(*net), None, &Classes::default())).collect();
         let by = rotate % elements.len().max(1);
         elements.rotate_left(by);
         let family = if v6 { Family::V6 } else { Family::V4 };
-        let mut read = decode(family, "pod-cidrs", elements).expect("ranges");
+        let mut read = decode(family, "pod-cidrs", elements, &Classes::default()).expect("ranges");
         read.sort_unstable();
         let wanted: Vec<_> = all.into_iter().map(|net| (Key::PodCidr(net), Value::Present)).collect();
         prop_assert_eq!(read, wanted);
@@ -108,7 +123,7 @@ proptest! {
         map in "(services|endpoints|affinity-slots|hairpin|source-ranges|pod-cidrs|unknown)",
     ) {
         let element = Element { key, key_end, data: data.map(Data::Value), interval_end };
-        drop(decode(Family::V4, &map, vec![element.clone(), element.clone()]));
-        drop(decode(Family::V6, &map, vec![element]));
+        drop(decode(Family::V4, &map, vec![element.clone(), element.clone()], &Classes::default()));
+        drop(decode(Family::V6, &map, vec![element], &Classes::default()));
     }
 }
