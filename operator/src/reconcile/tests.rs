@@ -2,6 +2,7 @@
 
 mod drift;
 mod failures;
+mod groups;
 mod life;
 mod limits;
 mod order;

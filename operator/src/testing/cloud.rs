@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portico_provider::{
-    Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode, LoadBalancer,
-    LoadBalancerProvider, Look, Obstacle, Outcome, Owned, Owner, Plan, ProviderError, Report, ServiceUid,
-    Topic, Truth,
+    Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode, Listener,
+    ListenerKey, LoadBalancer, LoadBalancerProvider, Look, Obstacle, Outcome, Owned, Owner, Plan,
+    ProviderError, Report, ServiceUid, Topic, Truth,
 };
 use tokio::time::{Instant, sleep};
 
@@ -46,6 +46,8 @@ pub(crate) struct CloudState {
     /// Whether nothing at all answers.
     pub(crate) down: bool,
     pub(crate) reads: u32,
+    /// Executions under way at this moment, and the most there ever were, by group (empty: of none).
+    pub(crate) inside: BTreeMap<String, (usize, usize)>,
     /// How closely each go looked.
     pub(crate) looks: Vec<Look>,
     /// The best priority that each look's and each step's calls would have had, in their order.
@@ -59,6 +61,8 @@ pub(crate) struct FakeLb {
     pub(crate) spec: LoadBalancer,
     number: u8,
     active: bool,
+    /// Its listeners that older ones of its group have.
+    taken: BTreeSet<ListenerKey>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +97,23 @@ impl CloudState {
             spec: spec.clone(),
             number: *number,
             active: Instant::now() >= *ready,
+            taken: self.taken(*number, spec),
         })
+    }
+
+    fn taken(&self, number: u8, spec: &LoadBalancer) -> BTreeSet<ListenerKey> {
+        let of_group = |other: &LoadBalancer| spec.group.is_some() && other.group == spec.group;
+        let older = self.existing.range(..number).filter(|(_, (other, _))| of_group(other));
+        let theirs: BTreeSet<_> =
+            older.flat_map(|(_, (other, _))| other.listeners.iter().map(Listener::key)).collect();
+        spec.listeners.iter().map(Listener::key).filter(|key| theirs.contains(key)).collect()
+    }
+
+    /// Notes that an execution for this group begins, or ends.
+    fn enter(&mut self, group: &str, enters: bool) {
+        let (now, most) = self.inside.entry(group.to_owned()).or_default();
+        *now = if enters { *now + 1 } else { *now - 1 };
+        *most = (*most).max(*now);
     }
 
     fn apply(&mut self, step: &FakeStep) -> Outcome {
@@ -182,6 +202,15 @@ impl LoadBalancerProvider for FakeCloud {
         self.read(|state| state.of(&owner.service)).await
     }
 
+    fn shares(&self, desired: Desired<'_>, observed: Option<&FakeLb>) -> BTreeSet<String> {
+        let wanted = match desired {
+            Desired::Present(spec) => spec.group.clone(),
+            Desired::Absent(_) => None,
+        };
+        let there = observed.and_then(|lb| lb.spec.group.clone());
+        wanted.into_iter().chain(there).map(|group| group.to_string()).collect()
+    }
+
     fn plan(&self, desired: Desired<'_>, observed: Option<&FakeLb>) -> Plan<FakeStep> {
         let plan = match desired {
             Desired::Present(spec) if nonsense(spec) => Plan::nothing("it is as desired").block(
@@ -191,6 +220,10 @@ impl LoadBalancerProvider for FakeCloud {
             ),
             _ => Plan::nothing("it is as desired"),
         };
+        let taken = observed.into_iter().flat_map(|lb| &lb.taken);
+        let plan = taken.fold(plan, |plan, key| {
+            plan.block(Field::Listeners, Obstacle::ListenerConflict, format!("{key} is another's"))
+        });
         match (desired, observed) {
             (Desired::Absent(owner), Some(_)) => {
                 plan.step(FakeStep::Delete(owner.clone()), Effect::Narrow, "nobody wants it")
@@ -225,6 +258,16 @@ impl LoadBalancerProvider for FakeCloud {
         if self.with(|state| state.hanging.contains(&owner.service)) {
             pending::<()>().await;
         }
+        let group = self.with(|state| {
+            let spec = state.of(&owner.service).map(|lb| lb.spec.group);
+            let group = match step {
+                FakeStep::Create(spec) | FakeStep::Update(_, spec) => spec.group.clone(),
+                FakeStep::Delete(_) => spec.flatten(),
+            };
+            let group = group.map(|group| group.to_string()).unwrap_or_default();
+            state.enter(&group, true);
+            group
+        });
         self.line().await;
         let answer = self.with(|state| match state.failures.pop() {
             Some(error) => Err(error),
@@ -232,6 +275,7 @@ impl LoadBalancerProvider for FakeCloud {
             None => Ok(state.apply(step)),
         });
         self.line().await;
+        self.with(|state| state.enter(&group, false));
         answer
     }
 

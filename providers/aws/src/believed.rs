@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cloud::resources::{
     Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, Target, TargetGroup,
 };
-use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, Targets, View};
+use crate::observed::{Balancer, Group, Observed, Seal, Share, Snapshot, Targets, View};
 use crate::step::{Action, ListenerRef, Named};
 use crate::tags;
 
@@ -59,7 +59,8 @@ fn by_tags(mut snapshot: Snapshot, action: &Action) -> Option<Snapshot> {
         Action::Deregister { group, targets } => {
             deregister(snapshot.targets.as_mut()?.get_mut(&group.name)?, targets);
         }
-        Action::Unseal { load_balancer: _, tags } | Action::Seal { load_balancer: _, tags } => {
+        Action::Unseal { load_balancer: _, groups: _, tags }
+        | Action::Seal { load_balancer: _, groups: _, tags } => {
             snapshot.sealed = Seal::after(snapshot.sealed.as_ref(), tags);
         }
         _ => return None,
@@ -87,7 +88,14 @@ fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
         (Action::CreateTargetGroup(new), Answered::Made(id)) => {
             let facts = TargetGroup { id, name: new.name.clone(), health: new.health.clone() };
             // AWS's defaults, which is also what a plan takes for missing ones.
-            let group = Group { facts, attributes: BTreeMap::new(), targets: Targets::new() };
+            let member_of = tags::group(&new.tags);
+            // It is not sealed as its Service's others are.
+            let behind = view
+                .load_balancers
+                .values_mut()
+                .filter(|it| it.shared.is_some() && it.group() == member_of.as_ref());
+            behind.for_each(|it| it.sealed = None);
+            let group = Group { facts, member_of, attributes: BTreeMap::new(), targets: Targets::new() };
             view.groups.insert(new.name.clone(), group);
         }
         (Action::CreateLoadBalancer { name, tags, .. }, Answered::LoadBalancer(facts)) => {
@@ -100,6 +108,11 @@ fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
                 attributes: BTreeMap::new(),
                 listeners: BTreeMap::new(),
                 extras: tags::has_extras(tags).then(BTreeMap::new),
+                shared: tags::group(tags).map(|group| Share {
+                    group,
+                    lead: tags::leader(tags),
+                    taken: BTreeMap::new(),
+                }),
                 adopted: false,
                 sealed: Seal::of(tags),
                 looks: 0,
@@ -168,11 +181,13 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
                 }
             }
         }
-        Action::Unseal { load_balancer, tags } | Action::Seal { load_balancer, tags } => {
+        Action::Unseal { load_balancer, groups: _, tags } | Action::Seal { load_balancer, groups: _, tags } => {
             let balancer = view.load_balancers.get_mut(&load_balancer.name)?;
             balancer.sealed = Seal::after(balancer.sealed.as_ref(), tags);
         }
-        Action::DeleteLoadBalancer(Named { name, id: _ }) => drop(view.load_balancers.remove(name)),
+        Action::DeleteLoadBalancer(Named { name, id: _ }) | Action::DeleteSharedLoadBalancer(Named { name, id: _ }) => {
+            drop(view.load_balancers.remove(name));
+        }
         Action::DeleteTargetGroup(Named { name, id: _ }) => drop(view.groups.remove(name)),
         Action::DeleteSecurityGroup(Named { name, id: _ }) => drop(view.firewalls.remove(name)),
         Action::AddCertificates { listener, arns } => {

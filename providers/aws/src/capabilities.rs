@@ -205,7 +205,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         // Addresses are elastic allocations here, named by an option.
         rule(Field::RequestedAddresses, Immutable),
         rule(Field::Scheme, Replace),
-        rule(Field::Group, Immutable),
+        rule(Field::Group, Replace),
         rule(Field::Options, Mutable),
     ],
     options: &OPTIONS,

@@ -9,8 +9,9 @@ mod place;
 mod targets;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use portico_provider::{Outcome, Owner, ProviderError, Scheme};
+use portico_provider::{GroupName, Outcome, Owner, ProviderError, Scheme};
 
 use crate::believed::{self, Answered};
 use crate::cloud::batches::Batches;
@@ -35,6 +36,16 @@ pub(crate) struct Executor<'a, C> {
     pub(crate) config: &'a Config,
 }
 
+/// Whose a thing is that is made, or found by its name: a Service's, or what its group shares.
+#[derive(Clone, Copy)]
+struct Maker<'a> {
+    owner: &'a Owner,
+    group: Option<&'a GroupName>,
+}
+
+/// When to go on after something was found that should not have been there.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Things that are found by name.
 #[derive(Clone, Copy)]
 enum Find {
@@ -54,15 +65,29 @@ fn unless(answer: Result<(), CloudError>, expected: Trouble) -> Result<(), Cloud
 impl<C: Cloud> Executor<'_, C> {
     /// Does a step. While it is under way nothing is believed of the Service: an error or a cancelled call leaves it so.
     pub(crate) async fn execute(&self, step: &Step) -> Done {
-        let Step { owner, action } = step;
+        let Step { owner, group, action } = step;
+        if let Some(group) = group {
+            self.memory.joins(owner, group);
+        }
+        if action.concerns_others() {
+            self.memory.doubt_others(owner);
+        }
         let before = self.memory.take_belief(owner);
+        let maker = Maker { owner, group: group.as_ref() };
         let (outcome, answered) = match action {
-            Action::DeleteLoadBalancer(_) | Action::DeleteTargetGroup(_) | Action::DeleteSecurityGroup(_) => {
-                self.delete(owner, action).await?
-            }
+            Action::DeleteLoadBalancer(_)
+            | Action::DeleteSharedLoadBalancer(_)
+            | Action::DeleteTargetGroup(_)
+            | Action::DeleteSecurityGroup(_) => self.delete(owner, action).await?,
             Action::Register { group, targets } => self.register(owner, group, targets).await?,
-            _ => (Outcome::Done, self.change(owner, action).await?),
+            _ => (Outcome::Done, self.change(maker, action).await?),
         };
+        // Others may have made it, and more on it: nothing of this plan holds any more.
+        let stops = matches!(action, Action::CreateLoadBalancer { .. } | Action::CreateListener { .. });
+        if group.is_some() && stops && answered == Answered::Found {
+            let what = "what others have made for its group meanwhile to be read".to_owned();
+            return Ok(Outcome::InProgress { retry: SOON, what });
+        }
         let now = before.and_then(|before| believed::after(before, action, answered));
         if let Some(now) = now.and_then(|now| self.named_subnets(action, now)) {
             self.memory.believe(owner, now);
@@ -81,29 +106,30 @@ impl<C: Cloud> Executor<'_, C> {
         }
     }
 
-    async fn change(&self, owner: &Owner, action: &Action) -> Result<Answered, ProviderError> {
+    async fn change(&self, maker: Maker<'_>, action: &Action) -> Result<Answered, ProviderError> {
+        let Maker { owner, group: _ } = maker;
         match action {
             Action::CreateSecurityGroup { name, tags } => {
-                return self.create_security_group(owner, name, tags).await;
+                return self.create_security_group(maker, name, tags).await;
             }
-            Action::CreateTargetGroup(new) => return self.create_target_group(owner, new).await,
-            Action::CreateLoadBalancer { .. } => return self.create_load_balancer(owner, action).await,
+            Action::CreateTargetGroup(new) => return self.create_target_group(maker, new).await,
+            Action::CreateLoadBalancer { .. } => return self.create_load_balancer(maker, action).await,
             Action::CreateListener { load_balancer, spec, group, tags } => {
-                return self.create_listener(owner, load_balancer, spec, group, tags).await;
+                return self.create_listener(maker, load_balancer, spec, group, tags).await;
             }
-            Action::Authorize { group, rules } => return self.authorize(owner, group, rules).await,
-            Action::Revoke { group, rules } => return self.revoke(owner, group, rules).await,
+            Action::Authorize { group, rules } => return self.authorize(maker, group, rules).await,
+            Action::Revoke { group, rules } => return self.revoke(maker, group, rules).await,
             Action::SetGroupAttributes { group, attributes } => {
-                let id = self.find(owner, group, Find::TargetGroup).await?;
+                let id = self.find(maker, group, Find::TargetGroup).await?;
                 self.cloud.modify_target_group_attributes(&id, attributes).await?;
             }
             Action::SetHealthCheck { group, health } => {
-                let id = self.find(owner, group, Find::TargetGroup).await?;
+                let id = self.find(maker, group, Find::TargetGroup).await?;
                 self.cloud.modify_health_check(&id, health).await?;
             }
             Action::Deregister { group, targets } => self.deregister(owner, group, targets).await?,
             Action::ModifyListener { id, spec, group } => {
-                let group = self.find(owner, group, Find::TargetGroup).await?;
+                let group = self.find(maker, group, Find::TargetGroup).await?;
                 self.cloud.modify_listener(id, spec, &group).await?;
             }
             Action::DeleteListener { id, port: _ } => {
@@ -116,10 +142,10 @@ impl<C: Cloud> Executor<'_, C> {
             | Action::SetFamilies { .. }
             | Action::Mark { .. }
             | Action::Unseal { .. }
-            | Action::Seal { .. } => self.change_load_balancer(owner, action).await?,
+            | Action::Seal { .. } => self.change_load_balancer(maker, action).await?,
             Action::AddCertificates { .. }
             | Action::RemoveCertificates { .. }
-            | Action::SetListenerAttributes { .. } => self.on_listener(owner, action).await?,
+            | Action::SetListenerAttributes { .. } => self.on_listener(maker, action).await?,
             Action::ReadPrefixLists(ids) => self.read_prefix_lists(ids).await?,
             Action::Adopt { asked, tags } => {
                 self.adopt(owner, asked, tags).await?;
@@ -128,6 +154,7 @@ impl<C: Cloud> Executor<'_, C> {
             // The belief is gone already; deletions and new targets are elsewhere.
             Action::Look
             | Action::Register { .. }
+            | Action::DeleteSharedLoadBalancer(_)
             | Action::DeleteLoadBalancer(_)
             | Action::DeleteTargetGroup(_)
             | Action::DeleteSecurityGroup(_) => return Ok(Answered::Found),
@@ -135,14 +162,14 @@ impl<C: Cloud> Executor<'_, C> {
         Ok(Answered::Done)
     }
 
-    async fn change_load_balancer(&self, owner: &Owner, action: &Action) -> Result<(), ProviderError> {
+    async fn change_load_balancer(&self, maker: Maker<'_>, action: &Action) -> Result<(), ProviderError> {
         match action {
             Action::SetAttributes { load_balancer, attributes } => {
-                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 self.cloud.modify_load_balancer_attributes(&id, attributes).await?;
             }
             Action::SetSubnets { load_balancer, placement, source_nat } => {
-                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 // Named ones, whatever the scheme.
                 let subnets = self.place(Scheme::External, placement).await?;
                 let kind = AddressType::Dualstack;
@@ -150,21 +177,30 @@ impl<C: Cloud> Executor<'_, C> {
                 self.cloud.set_subnets(&id, &subnets, families).await?;
             }
             Action::SetFamilies { load_balancer, families, subnets } => {
-                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 self.cloud.set_subnets(&id, subnets, Some(*families)).await?;
             }
             Action::SetSecurityGroups { load_balancer, groups } => {
-                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
-                self.cloud.set_security_groups(&id, &self.groups(owner, groups).await?).await?;
+                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
+                self.cloud.set_security_groups(&id, &self.groups(maker, groups).await?).await?;
             }
             Action::SetAddressType { load_balancer, kind } => {
-                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 self.cloud.set_address_type(&id, *kind).await?;
             }
+            Action::Unseal { load_balancer: _, groups, tags }
+            | Action::Seal { load_balancer: _, groups, tags }
+                if !groups.is_empty() =>
+            {
+                for group in groups {
+                    let id = self.find(maker, group, Find::TargetGroup).await?;
+                    self.batches.mark(self.cloud, &id, tags).await?;
+                }
+            }
             Action::Mark { load_balancer, tags }
-            | Action::Unseal { load_balancer, tags }
-            | Action::Seal { load_balancer, tags } => {
-                let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
+            | Action::Unseal { load_balancer, groups: _, tags }
+            | Action::Seal { load_balancer, groups: _, tags } => {
+                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 self.batches.mark(self.cloud, &id, tags).await?;
             }
             _ => {}
@@ -173,19 +209,19 @@ impl<C: Cloud> Executor<'_, C> {
     }
 
     /// The ID of a thing: from the plan, from memory, or by its name, and then with a look at its tags.
-    async fn find(&self, owner: &Owner, named: &Named, find: Find) -> Result<Id, ProviderError> {
+    async fn find(&self, maker: Maker<'_>, named: &Named, find: Find) -> Result<Id, ProviderError> {
         let Named { name, id } = named;
-        if let Some(id) = id.clone().or_else(|| self.memory.id(owner, name)) {
+        if let Some(id) = id.clone().or_else(|| self.memory.id(maker.owner, name)) {
             return Ok(id);
         }
-        let found = self.look_up(owner, name, find).await?;
+        let found = self.look_up(maker, name, find).await?;
         found.ok_or_else(|| {
             ProviderError::unavailable("find by name", format!("{name} is not there (any more)"))
         })
     }
 
     /// A thing of ours by its name; somebody else's is a conflict.
-    async fn look_up(&self, owner: &Owner, name: &str, find: Find) -> Result<Option<Id>, ProviderError> {
+    async fn look_up(&self, maker: Maker<'_>, name: &str, find: Find) -> Result<Option<Id>, ProviderError> {
         let (id, tags) = match find {
             Find::SecurityGroup => match self.cloud.security_group_named(&self.config.vpc, name).await? {
                 Some(group) => (group.id, Some(group.tags)),
@@ -209,7 +245,9 @@ impl<C: Cloud> Executor<'_, C> {
                 .remove(&id)
                 .unwrap_or_default(),
         };
-        if tags::are_of(&tags, owner) {
+        let Maker { owner, group } = maker;
+        let shared = |group| tags::are_shared(&tags, &owner.cluster, group);
+        if tags::are_of(&tags, owner) || group.is_some_and(shared) {
             self.memory.made(owner, name, &id);
             return Ok(Some(id));
         }
@@ -217,54 +255,61 @@ impl<C: Cloud> Executor<'_, C> {
         Err(ProviderError::Conflict { operation: "find by name", message })
     }
 
-    async fn groups(&self, owner: &Owner, groups: &[Named]) -> Result<Vec<Id>, ProviderError> {
+    async fn groups(&self, maker: Maker<'_>, groups: &[Named]) -> Result<Vec<Id>, ProviderError> {
         let mut ids = Vec::new();
         for group in groups {
-            ids.push(self.find(owner, group, Find::SecurityGroup).await?);
+            ids.push(self.find(maker, group, Find::SecurityGroup).await?);
         }
         Ok(ids)
     }
 
     async fn create_security_group(
         &self,
-        owner: &Owner,
+        maker: Maker<'_>,
         name: &str,
         tags: &Tags,
     ) -> Result<Answered, ProviderError> {
-        let description = format!("Clients of Service {}, by Portico", owner.name);
+        let description = match maker.group {
+            Some(group) => format!("Clients of group {group}, by Portico"),
+            None => format!("Clients of Service {}, by Portico", maker.owner.name),
+        };
         let made = self.cloud.create_security_group(&self.config.vpc, name, &description, tags).await;
         let made = made.map(|id| (id.clone(), Answered::Made(id)));
-        self.remember(owner, name, made, Find::SecurityGroup).await
+        self.remember(maker, name, made, Find::SecurityGroup).await
     }
 
-    async fn create_target_group(&self, owner: &Owner, new: &NewGroup) -> Result<Answered, ProviderError> {
+    async fn create_target_group(&self, maker: Maker<'_>, new: &NewGroup) -> Result<Answered, ProviderError> {
         let made = self.cloud.create_target_group(new).await;
         let made = made.map(|id| (id.clone(), Answered::Made(id)));
-        self.remember(owner, &new.name, made, Find::TargetGroup).await
+        self.remember(maker, &new.name, made, Find::TargetGroup).await
     }
 
     /// Of a thing that was made, or was there by that name already.
     async fn remember(
         &self,
-        owner: &Owner,
+        maker: Maker<'_>,
         name: &str,
         made: Result<(Id, Answered), CloudError>,
         find: Find,
     ) -> Result<Answered, ProviderError> {
         match made {
             Ok((id, answered)) => {
-                self.memory.made(owner, name, &id);
+                self.memory.made(maker.owner, name, &id);
                 Ok(answered)
             }
             Err(error) if error.trouble == Trouble::Duplicate => {
-                self.look_up(owner, name, find).await?.ok_or(error)?;
+                self.look_up(maker, name, find).await?.ok_or(error)?;
                 Ok(Answered::Found)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn create_load_balancer(&self, owner: &Owner, action: &Action) -> Result<Answered, ProviderError> {
+    async fn create_load_balancer(
+        &self,
+        maker: Maker<'_>,
+        action: &Action,
+    ) -> Result<Answered, ProviderError> {
         let Action::CreateLoadBalancer {
             name,
             name_is_given,
@@ -278,7 +323,7 @@ impl<C: Cloud> Executor<'_, C> {
             return Ok(Answered::Refused);
         };
         // AWS answers a second creation like the first: a name of the user's might be somebody else's.
-        if *name_is_given && self.look_up(owner, name, Find::LoadBalancer).await?.is_some() {
+        if *name_is_given && self.look_up(maker, name, Find::LoadBalancer).await?.is_some() {
             return Ok(Answered::Found);
         }
         let new = NewLoadBalancer {
@@ -286,24 +331,24 @@ impl<C: Cloud> Executor<'_, C> {
             scheme: *scheme,
             families: *families,
             subnets: self.place(*scheme, placement).await?,
-            security_groups: self.groups(owner, security_groups).await?,
+            security_groups: self.groups(maker, security_groups).await?,
             tags: tags.clone(),
         };
         let made = self.cloud.create_load_balancer(&new).await;
         let made = made.map(|facts| (facts.id.clone(), Answered::LoadBalancer(Box::new(facts))));
-        self.remember(owner, name, made, Find::LoadBalancer).await
+        self.remember(maker, name, made, Find::LoadBalancer).await
     }
 
     async fn create_listener(
         &self,
-        owner: &Owner,
+        maker: Maker<'_>,
         load_balancer: &Named,
         spec: &ListenerSpec,
         group: &Named,
         tags: &Tags,
     ) -> Result<Answered, ProviderError> {
-        let id = self.find(owner, load_balancer, Find::LoadBalancer).await?;
-        let group = self.find(owner, group, Find::TargetGroup).await?;
+        let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
+        let group = self.find(maker, group, Find::TargetGroup).await?;
         // A duplicate is ours, as the load balancer is; the next plan compares it.
         match self.cloud.create_listener(&id, spec, &group, tags).await {
             Ok(listener) => Ok(Answered::Listener(listener)),
@@ -315,14 +360,14 @@ impl<C: Cloud> Executor<'_, C> {
     /// One rule that is there already makes AWS refuse all: then only the missing ones are sent.
     async fn authorize(
         &self,
-        owner: &Owner,
+        maker: Maker<'_>,
         group: &Named,
         rules: &[Rule],
     ) -> Result<Answered, ProviderError> {
-        let id = self.find(owner, group, Find::SecurityGroup).await?;
+        let id = self.find(maker, group, Find::SecurityGroup).await?;
         match self.cloud.authorize(&id, rules).await {
             Err(error) if error.trouble == Trouble::Duplicate => {
-                let present = self.rules(owner, &id).await?;
+                let present = self.rules(maker, &id).await?;
                 let missing: Vec<Rule> =
                     rules.iter().filter(|rule| !present.contains(rule)).cloned().collect();
                 if !missing.is_empty() {
@@ -334,11 +379,16 @@ impl<C: Cloud> Executor<'_, C> {
         }
     }
 
-    async fn revoke(&self, owner: &Owner, group: &Named, rules: &[Rule]) -> Result<Answered, ProviderError> {
-        let id = self.find(owner, group, Find::SecurityGroup).await?;
+    async fn revoke(
+        &self,
+        maker: Maker<'_>,
+        group: &Named,
+        rules: &[Rule],
+    ) -> Result<Answered, ProviderError> {
+        let id = self.find(maker, group, Find::SecurityGroup).await?;
         match self.cloud.revoke(&id, rules).await {
             Err(error) if error.trouble == Trouble::NotFound => {
-                let present = self.rules(owner, &id).await?;
+                let present = self.rules(maker, &id).await?;
                 let stale: Vec<Rule> = rules.iter().filter(|rule| present.contains(rule)).cloned().collect();
                 if !stale.is_empty() {
                     self.cloud.revoke(&id, &stale).await?;
@@ -349,8 +399,10 @@ impl<C: Cloud> Executor<'_, C> {
         }
     }
 
-    async fn rules(&self, owner: &Owner, id: &Id) -> Result<BTreeSet<Rule>, ProviderError> {
-        let groups = self.cloud.security_groups(&tags::identity(owner)).await?;
+    async fn rules(&self, maker: Maker<'_>, id: &Id) -> Result<BTreeSet<Rule>, ProviderError> {
+        let Maker { owner, group } = maker;
+        let tags = group.map_or_else(|| tags::identity(owner), |group| tags::shared(&owner.cluster, group));
+        let groups = self.cloud.security_groups(&tags).await?;
         Ok(groups.into_iter().find(|group| group.id == *id).map(|group| group.rules).unwrap_or_default())
     }
 
@@ -377,6 +429,14 @@ impl<C: Cloud> Executor<'_, C> {
     async fn delete(&self, owner: &Owner, action: &Action) -> Result<(Outcome, Answered), ProviderError> {
         let (named, answer) = match action {
             Action::DeleteLoadBalancer(Named { name, id: Some(id) }) => {
+                ((name, id), self.cloud.delete_load_balancer(id).await)
+            }
+            Action::DeleteSharedLoadBalancer(Named { name, id: Some(id) }) => {
+                // Whoever has a listener there by now is not disturbed, whatever was read before.
+                let listeners = self.cloud.listeners(id).await;
+                if listeners.is_ok_and(|listeners| !listeners.is_empty()) {
+                    return Ok((Outcome::Unchanged, Answered::Found));
+                }
                 ((name, id), self.cloud.delete_load_balancer(id).await)
             }
             Action::DeleteTargetGroup(Named { name, id: Some(id) }) => {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use portico_provider::{Owner, ServiceUid};
+use portico_provider::{GroupName, Owner, ServiceUid};
 use tokio::time::Instant;
 
 use crate::cloud::refusal::Unfit;
@@ -28,6 +28,8 @@ const SUBNETS_STAY: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug, Default)]
 struct Known {
     ids: BTreeMap<String, Id>,
+    /// The groups it is, or was, in.
+    groups: BTreeSet<GroupName>,
     belief: Option<Observed>,
     /// Tries to delete something that AWS still held on to.
     held: u32,
@@ -118,6 +120,28 @@ impl Memory {
         services.known.get(&owner.service).into_iter().flat_map(|known| known.ids.values().cloned()).collect()
     }
 
+    /// This Service has things of this group.
+    pub(crate) fn joins(&self, owner: &Owner, group: &GroupName) {
+        self.with(owner, |known| known.groups.insert(group.clone()));
+    }
+
+    /// Every ID known of any member of a group.
+    pub(crate) fn ids_of_group(&self, group: &GroupName) -> BTreeSet<Id> {
+        let services = self.services();
+        let members = services.known.values().filter(|known| known.groups.contains(group));
+        members.flat_map(|known| known.ids.values().cloned()).collect()
+    }
+
+    /// What the others of its groups believe may be otherwise: this one is about to change something.
+    pub(crate) fn doubt_others(&self, owner: &Owner) {
+        let mut services = self.services();
+        let Some(own) = services.known.get(&owner.service).map(|known| known.groups.clone()) else { return };
+        let others = services.known.iter_mut().filter(|(uid, _)| **uid != owner.service);
+        for (_, other) in others.filter(|(_, other)| !own.is_disjoint(&other.groups)) {
+            other.belief = None;
+        }
+    }
+
     /// What is believed; of whom a complete listing showed nothing and nothing was done since, nothing exists.
     pub(crate) fn belief(&self, owner: &Owner) -> Option<Observed> {
         let services = self.services();
@@ -159,17 +183,19 @@ impl Memory {
 
     /// Everything was read.
     pub(crate) fn saw(&self, owner: &Owner, view: &View) {
-        if view.is_empty() {
+        if view.is_empty() && view.companies.is_empty() {
             self.services().known.remove(&owner.service);
             return;
         }
-        let View { load_balancers, groups, firewalls, subnet_names: _ } = view;
+        let View { load_balancers, groups, firewalls, subnet_names: _, companies } = view;
+        let in_groups = companies.keys().cloned().collect();
         let balancers = load_balancers.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
         let groups = groups.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
         let firewalls = firewalls.iter().map(|(name, it)| (name.clone(), it.id.clone()));
         let ids = balancers.chain(groups).chain(firewalls).collect();
         self.with(owner, |known| {
             known.ids = ids;
+            known.groups = in_groups;
             known.belief = Some(Observed::Full(view.clone()));
         });
     }
@@ -187,6 +213,7 @@ impl Memory {
                 Some(Observed::Snapshot(before)) => before.has_things_of(&snapshot),
                 None => false,
             };
+            known.groups.extend(snapshot.companies.iter().cloned());
             let ids = snapshot.load_balancers.iter().chain(&snapshot.groups);
             known.ids.extend(ids.map(|(name, id)| (name.clone(), id.clone())));
             match &known.belief {

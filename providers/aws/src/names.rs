@@ -3,7 +3,7 @@
 //! Owns: the names. Leaves to others: whether what bears one is ours (its tags say).
 //! Invariant: at most 32 characters, letters, digits and hyphens; equal in every process.
 
-use portico_provider::Owner;
+use portico_provider::{ClusterUid, GroupName, Owner};
 
 use crate::cloud::resources::GroupShape;
 
@@ -14,6 +14,25 @@ pub(crate) fn load_balancer(owner: &Owner, asked: Option<&str>, generation: u32)
         (Some(name), more) => format!("{name}-{more}"),
         (None, _) => named(owner, &format!("load balancer {generation}")),
     }
+}
+
+/// The same of one that a group shares.
+pub(crate) fn shared_load_balancer(
+    cluster: &ClusterUid,
+    group: &GroupName,
+    asked: Option<&str>,
+    generation: u32,
+) -> String {
+    match (asked, generation) {
+        (Some(name), 0) => name.to_owned(),
+        (Some(name), more) => format!("{name}-{more}"),
+        (None, _) => shared(cluster, group, &format!("load balancer {generation}")),
+    }
+}
+
+/// The name of the `shard`th security group in front of a group's load balancer, from 0.
+pub(crate) fn shared_security_group(cluster: &ClusterUid, group: &GroupName, shard: usize) -> String {
+    shared(cluster, group, &format!("security group {shard}"))
 }
 
 /// The name of the target group behind one port of a load balancer.
@@ -30,14 +49,21 @@ pub(crate) fn security_group(owner: &Owner, shard: usize) -> String {
     }
 }
 
-/// `p-<namespace>-<name>-<digest>`, the first two cut to size: for people.
+fn shared(cluster: &ClusterUid, group: &GroupName, what: &str) -> String {
+    readable(group.namespace(), group.name(), &format!("{cluster}\ngroup {group}\n{what}"))
+}
+
 fn named(owner: &Owner, what: &str) -> String {
     let Owner { cluster, service, name } = owner;
+    readable(name.namespace(), name.name(), &format!("{cluster}\n{service}\n{what}"))
+}
+
+/// `p-<namespace>-<name>-<digest>`, the first two cut to size: for people.
+fn readable(namespace: &str, name: &str, digested: &str) -> String {
     let cut = |text: &str, length: usize| -> String {
         text.chars().filter(char::is_ascii_alphanumeric).take(length).collect()
     };
-    let digest = digest(&format!("{cluster}\n{service}\n{what}"));
-    format!("p-{}-{}-{digest:016x}", cut(name.namespace(), 5), cut(name.name(), 7))
+    format!("p-{}-{}-{:016x}", cut(namespace, 5), cut(name, 7), digest(digested))
 }
 
 /// FNV-1a, 64 bits (RFC 9923): stable across processes and compilers. Nobody gains by a collision in his own Services.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portico_provider::{ClusterUid, Inventory, Look, Owned, Owner};
+use portico_provider::{ClusterUid, GroupName, Inventory, Look, Owned, Owner};
 
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
@@ -17,6 +17,19 @@ use crate::memory::Memory;
 use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, Targets, View};
 use crate::tags;
 
+mod company;
+
+use company::Companies;
+
+/// Nothing at all.
+static VOID: View = View {
+    load_balancers: BTreeMap::new(),
+    groups: BTreeMap::new(),
+    firewalls: BTreeMap::new(),
+    subnet_names: BTreeMap::new(),
+    companies: BTreeMap::new(),
+};
+
 /// Everything of a cluster, by tags: one paged listing.
 pub(crate) async fn inventory<C: Cloud>(
     cloud: &C,
@@ -24,8 +37,14 @@ pub(crate) async fn inventory<C: Cloud>(
     cluster: &ClusterUid,
 ) -> Answer<Inventory<Observed>> {
     let mut services: BTreeMap<Owner, Snapshot> = BTreeMap::new();
+    let mut companies = Companies::default();
     for (id, found) in cloud.tagged(&tags::of_cluster(cluster)).await? {
-        let (Some(owner), Some(kind)) = (tags::owner(&found), id.kind()) else { continue };
+        let Some(kind) = id.kind() else { continue };
+        let Some(owner) = tags::owner(&found) else {
+            companies.shared(&id, &found);
+            continue;
+        };
+        companies.member(&owner, kind, &found);
         let snapshot = services.entry(owner).or_default();
         match (kind, id.name()) {
             (Kind::LoadBalancer, Some(name)) => {
@@ -40,6 +59,7 @@ pub(crate) async fn inventory<C: Cloud>(
         }
         snapshot.firewalls.sort();
     }
+    companies.attach(cluster, &mut services);
     memory.listed();
     let each = services.into_iter().map(|(owner, snapshot)| {
         let observed = memory.listed_one(&owner, snapshot);
@@ -60,18 +80,23 @@ pub(crate) struct Observer<'a, C> {
 
 impl<C: Cloud> Observer<'_, C> {
     /// One Service, as closely as asked; with the targets that AWS refused a while ago.
-    pub(crate) async fn observe(&self, owner: &Owner, look: Look) -> Answer<Option<Observed>> {
-        let seen = self.seen(owner, look).await?;
+    pub(crate) async fn observe(
+        &self,
+        owner: &Owner,
+        group: Option<&GroupName>,
+        look: Look,
+    ) -> Answer<Option<Observed>> {
+        let seen = self.seen(owner, group, look).await?;
         Ok(seen.map(|seen| self.memory.with_refused(owner, seen)))
     }
 
-    async fn seen(&self, owner: &Owner, look: Look) -> Answer<Option<Observed>> {
+    async fn seen(&self, owner: &Owner, group: Option<&GroupName>, look: Look) -> Answer<Option<Observed>> {
         if look < Look::Fresh
-            && let Some(believed) = self.memory.belief(owner)
+            && let Some(believed) = self.memory.belief(owner).filter(|believed| believed.covers(group))
         {
             let looked = self.look(owner, &believed, look).await?;
             match looked {
-                Some(Observed::Full(view)) if view.is_empty() => return Ok(None),
+                Some(Observed::Full(view)) if view.is_empty() && group.is_none() => return Ok(None),
                 Some(seen) => {
                     self.memory.refreshed(owner, &believed, seen.clone());
                     return Ok(Some(seen));
@@ -79,9 +104,17 @@ impl<C: Cloud> Observer<'_, C> {
                 None => self.memory.doubt(owner),
             }
         }
-        let view = self.read(owner).await?;
-        self.memory.saw(owner, &view);
-        Ok((!view.is_empty()).then_some(Observed::Full(view)))
+        let remains = tags::remains_of(owner);
+        let view = self.read(owner, group.or(remains.as_ref())).await?;
+        // What has members again is theirs.
+        if remains.is_some_and(|group| view.companies.get(&group).is_some_and(|members| !members.is_empty()))
+        {
+            self.memory.saw(owner, &View::default());
+            return Ok(None);
+        }
+        let nothing = view.is_empty() && group.is_none();
+        self.memory.saw(owner, if nothing { &VOID } else { &view });
+        Ok((!nothing).then_some(Observed::Full(view)))
     }
 
     // ---- on top of what is believed; `None`: it is not as it was believed
@@ -89,11 +122,13 @@ impl<C: Cloud> Observer<'_, C> {
     async fn look(&self, owner: &Owner, believed: &Observed, look: Look) -> Answer<Option<Observed>> {
         match believed {
             Observed::Full(view) => {
-                let sealed = |(_, balancer): (&String, &Balancer)| {
-                    (balancer.facts.id.clone(), balancer.sealed.clone())
-                };
-                let sealed = view.load_balancers.iter().map(sealed).collect();
-                if look >= Look::Confirm && !self.is_confirmed(owner, &view.snapshot(), sealed).await? {
+                let sealed = view
+                    .load_balancers
+                    .values()
+                    .map(|balancer| (sealed_on(view, balancer), &balancer.sealed));
+                if look >= Look::Confirm
+                    && !self.is_confirmed(owner, &view.snapshot(), sealed.collect()).await?
+                {
                     return Ok(None);
                 }
                 let mut view = view.clone();
@@ -103,8 +138,11 @@ impl<C: Cloud> Observer<'_, C> {
             // Enough for a change of targets, once those are known.
             Observed::Snapshot(Snapshot { targets: None, .. }) => Ok(None),
             Observed::Snapshot(snapshot) => {
-                let sealed = snapshot.only().map(|(_, id)| (id.clone(), snapshot.sealed.clone()));
-                let sealed = sealed.into_iter().collect();
+                let on = |(_, id): (_, &Id)| match snapshot.companies.is_empty() {
+                    true => vec![id.clone()],
+                    false => snapshot.groups.values().cloned().collect(),
+                };
+                let sealed = snapshot.only().map(|only| (on(only), &snapshot.sealed)).into_iter().collect();
                 if look >= Look::Confirm && !self.is_confirmed(owner, snapshot, sealed).await? {
                     return Ok(None);
                 }
@@ -126,17 +164,30 @@ impl<C: Cloud> Observer<'_, C> {
         &self,
         owner: &Owner,
         snapshot: &Snapshot,
-        sealed: BTreeMap<Id, Option<Seal>>,
+        sealed: Vec<(Vec<Id>, &Option<Seal>)>,
     ) -> Answer<bool> {
-        let ids = snapshot.tagged();
+        let things = snapshot.tagged();
+        let ids: Vec<Id> = things.iter().map(|(id, _)| id.clone()).collect();
         let found = self.batches.tags(self.cloud, &ids).await?;
-        let as_left = |(id, seal): (&Id, &Option<Seal>)| found.get(id).map(Seal::of).as_ref() == Some(seal);
-        Ok(ids.iter().all(|id| found.get(id).is_some_and(|tags| tags::are_of(tags, owner)))
-            && sealed.iter().all(as_left))
+        let as_left = |(on, seal): &(Vec<Id>, &Option<Seal>)| {
+            let seals = on.iter().map(|id| found.get(id).and_then(Seal::of));
+            tags::common_seal(seals) == **seal
+        };
+        let is_ours = |(id, shared): &(Id, bool)| {
+            found.get(id).is_some_and(|tags| {
+                if *shared { tags::group(tags).is_some() } else { tags::are_of(tags, owner) }
+            })
+        };
+        Ok(things.iter().all(is_ours) && sealed.iter().all(as_left))
     }
 
-    /// Reads what AWS does by itself and had not finished; `false`: something is gone.
+    /// Reads what AWS does by itself and had not finished; `false`: something is gone. Targets of a load balancer that was
+    /// just found to serve were asked for their health a moment ago at most: the next look tells more for the same call.
     async fn poll(&self, view: &mut View, look: Look) -> Answer<bool> {
+        let serving = view.load_balancers.values().filter(|balancer| balancer.serves());
+        let used: BTreeSet<Id> = serving
+            .flat_map(|it| it.listeners.values().filter_map(|listener| listener.group.clone()))
+            .collect();
         for balancer in view.load_balancers.values_mut().filter(|balancer| !balancer.serves()) {
             let Some(facts) = self.batches.load_balancer(self.cloud, &balancer.facts.id).await? else {
                 return Ok(false);
@@ -144,12 +195,7 @@ impl<C: Cloud> Observer<'_, C> {
             balancer.facts = facts;
             balancer.looks = balancer.looks.saturating_add(u32::from(!balancer.serves()));
         }
-        let View { load_balancers, groups, firewalls: _, subnet_names: _ } = view;
-        let serving = load_balancers.values().filter(|balancer| balancer.serves());
-        let used: BTreeSet<&Id> = serving
-            .flat_map(|it| it.listeners.values().filter_map(|listener| listener.group.as_ref()))
-            .collect();
-        for group in groups.values_mut().filter(|group| used.contains(&group.facts.id)) {
+        for group in view.groups.values_mut().filter(|group| used.contains(&group.facts.id)) {
             if is_due(&group.targets, look) {
                 group.targets = self.targets(&group.facts.id).await?;
             }
@@ -165,14 +211,15 @@ impl<C: Cloud> Observer<'_, C> {
 
     // ---- in full
 
-    async fn read(&self, owner: &Owner) -> Answer<View> {
+    /// `group`: to be read as well, besides those that it has things of.
+    async fn read(&self, owner: &Owner, group: Option<&GroupName>) -> Answer<View> {
         let Self { cloud, batches, memory, vpc: _ } = self;
         self.size_prefix_lists().await;
         let known = memory.is_known(owner);
         let listed = batches.owned(*cloud, owner).await?.into_iter().map(|(id, _)| id);
         let ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
         // A fresh process also asks EC2, whose answers lag less than the listing.
-        if ids.is_empty() && known {
+        if ids.is_empty() && known && group.is_none() {
             return Ok(View::default());
         }
         let tagged: Vec<Id> =
@@ -180,6 +227,7 @@ impl<C: Cloud> Observer<'_, C> {
         let mut found = batches.tags(*cloud, &tagged).await?;
         found.retain(|_, found| tags::are_of(found, owner));
         let mut view = View::default();
+        let mut in_groups: BTreeSet<GroupName> = group.into_iter().cloned().collect();
         for (id, tags) in &found {
             match id.kind() {
                 Some(Kind::LoadBalancer) => {
@@ -191,8 +239,9 @@ impl<C: Cloud> Observer<'_, C> {
                 }
                 Some(Kind::TargetGroup) => {
                     if let Some(facts) = batches.target_group(*cloud, id).await?
-                        && let Some(group) = self.group(facts).await?
+                        && let Some(group) = self.group(tags, facts).await?
                     {
+                        in_groups.extend(group.member_of.clone());
                         view.groups.insert(group.facts.name.clone(), group);
                     }
                 }
@@ -201,6 +250,9 @@ impl<C: Cloud> Observer<'_, C> {
         }
         for firewall in cloud.security_groups(&tags::identity(owner)).await? {
             view.firewalls.insert(firewall.name.clone(), firewall);
+        }
+        for group in in_groups {
+            self.company(owner, group, &found, &mut view).await?;
         }
         self.name_subnets(&mut view).await?;
         Ok(view)
@@ -215,7 +267,7 @@ impl<C: Cloud> Observer<'_, C> {
         let extras = if tags::has_extras(found) { Some(self.extras(&listeners).await?) } else { None };
         let (adopted, sealed) = (tags::is_adopted(found), Seal::of(found));
         let looks = u32::from(facts.state == LifeState::Provisioning);
-        Ok(Some(Balancer { facts, attributes, listeners, extras, adopted, sealed, looks }))
+        Ok(Some(Balancer { facts, attributes, listeners, extras, shared: None, adopted, sealed, looks }))
     }
 
     /// What listeners have beside their specification.
@@ -233,10 +285,10 @@ impl<C: Cloud> Observer<'_, C> {
     }
 
     /// `None`: it went while we looked.
-    async fn group(&self, facts: TargetGroup) -> Answer<Option<Group>> {
+    async fn group(&self, found: &Tags, facts: TargetGroup) -> Answer<Option<Group>> {
         let Some(attributes) = self.cloud.target_group_attributes(&facts.id).await? else { return Ok(None) };
         let targets = self.targets(&facts.id).await?;
-        Ok(Some(Group { facts, attributes, targets }))
+        Ok(Some(Group { facts, member_of: tags::group(found), attributes, targets }))
     }
 
     async fn name_subnets(&self, view: &mut View) -> Answer<()> {
@@ -255,6 +307,17 @@ impl<C: Cloud> Observer<'_, C> {
         if self.memory.asks_for_prefix_lists() {
             let all = self.cloud.prefix_lists(&BTreeSet::new()).await;
             self.memory.saw_prefix_lists(all.unwrap_or_default());
+        }
+    }
+}
+
+/// What the seal of a Service is on: a load balancer of its own, or its target groups behind a shared one.
+fn sealed_on(view: &View, balancer: &Balancer) -> Vec<Id> {
+    match balancer.group() {
+        None => vec![balancer.facts.id.clone()],
+        group => {
+            let own = view.groups.values().filter(|it| it.member_of.as_ref() == group);
+            own.map(|it| it.facts.id.clone()).collect()
         }
     }
 }

@@ -6,9 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use portico_provider::{GroupName, Owner};
+
 use crate::cloud::resources::{
     Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, Subnet, Target, TargetGroup,
 };
+use crate::tags;
 pub use crate::tags::Seal;
 
 /// What exists for one Service, as far as it was read.
@@ -21,6 +24,25 @@ pub enum Observed {
 }
 
 impl Observed {
+    /// The groups it is in, or is known to want to be in.
+    pub(crate) fn groups(&self) -> BTreeSet<GroupName> {
+        match self {
+            Self::Snapshot(snapshot) => snapshot.companies.clone(),
+            Self::Full(view) => view.companies.keys().cloned().collect(),
+        }
+    }
+
+    /// Whether what `group` shares was read, and of other groups only those that the Service has things of.
+    pub(crate) fn covers(&self, group: Option<&GroupName>) -> bool {
+        let groups = self.groups();
+        let is_in = |other: &GroupName| match self {
+            Self::Snapshot(_) => true,
+            Self::Full(view) => view.groups.values().any(|it| it.member_of.as_ref() == Some(other)),
+        };
+        group.is_none_or(|group| groups.contains(group))
+            && groups.iter().all(|other| Some(other) == group || is_in(other))
+    }
+
     /// How many load balancers there are.
     pub fn load_balancers(&self) -> usize {
         match self {
@@ -42,6 +64,10 @@ pub struct Snapshot {
     pub groups: BTreeMap<String, Id>,
     /// Security groups.
     pub firewalls: Vec<Id>,
+    /// The groups whose load balancer it has listeners on.
+    pub companies: BTreeSet<GroupName>,
+    /// Those of all these things that such a group shares.
+    pub commons: BTreeSet<Id>,
     /// The seal of the only load balancer.
     pub sealed: Option<Seal>,
     /// What the tags do not say, but follows from them once they said that the wanted targets are those there are:
@@ -55,15 +81,19 @@ impl Snapshot {
         self.load_balancers.first_key_value().filter(|_| self.load_balancers.len() == 1)
     }
 
-    /// Load balancers and target groups.
-    pub(crate) fn tagged(&self) -> Vec<Id> {
-        self.load_balancers.values().chain(self.groups.values()).cloned().collect()
+    /// Load balancers and target groups, each with whether a group shares it.
+    pub(crate) fn tagged(&self) -> Vec<(Id, bool)> {
+        let all = self.load_balancers.values().chain(self.groups.values());
+        all.map(|id| (id.clone(), self.commons.contains(id))).collect()
     }
 
     /// Whether a listing shows the same things.
     pub(crate) fn has_things_of(&self, other: &Self) -> bool {
-        let Self { load_balancers, groups, firewalls, sealed: _, targets: _ } = self;
-        *load_balancers == other.load_balancers && *groups == other.groups && *firewalls == other.firewalls
+        let Self { load_balancers, groups, firewalls, companies, commons: _, sealed: _, targets: _ } = self;
+        *load_balancers == other.load_balancers
+            && *groups == other.groups
+            && *firewalls == other.firewalls
+            && *companies == other.companies
     }
 }
 
@@ -78,12 +108,14 @@ pub struct View {
     pub firewalls: BTreeMap<String, Firewall>,
     /// Tag `Name` of each subnet of the load balancers.
     pub subnet_names: BTreeMap<String, String>,
+    /// By group whose load balancer it shares or is to share, and so was read: who else is in it.
+    pub companies: BTreeMap<GroupName, BTreeSet<Owner>>,
 }
 
 impl View {
     /// Whether there is nothing at all.
     pub fn is_empty(&self) -> bool {
-        let Self { load_balancers, groups, firewalls, subnet_names: _ } = self;
+        let Self { load_balancers, groups, firewalls, subnet_names: _, companies: _ } = self;
         load_balancers.is_empty() && groups.is_empty() && firewalls.is_empty()
     }
 
@@ -104,19 +136,29 @@ impl View {
 
     /// As a listing of tags would show it.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let Self { load_balancers, groups, firewalls, subnet_names: _ } = self;
+        let Self { load_balancers, groups, firewalls, subnet_names: _, companies: _ } = self;
+        let companies: BTreeSet<GroupName> = groups.values().filter_map(|it| it.member_of.clone()).collect();
+        let shared = |group: Option<&GroupName>| group.is_none_or(|group| companies.contains(group));
+        // Of a group that it is only to be in, a listing shows nothing.
+        let load_balancers: Vec<(&String, &Balancer)> =
+            load_balancers.iter().filter(|(_, it)| shared(it.group())).collect();
+        let firewalls: Vec<&Firewall> =
+            firewalls.values().filter(|it| shared(tags::group(&it.tags).as_ref())).collect();
+        let common = load_balancers.iter().filter(|(_, it)| it.shared.is_some());
+        let commons = common.map(|(_, it)| it.facts.id.clone()).collect();
         let ids = |(name, id): (&String, &Id)| (name.clone(), id.clone());
-        let mut firewalls: Vec<Id> = firewalls.values().map(|firewall| firewall.id.clone()).collect();
+        let mut firewalls: Vec<Id> = firewalls.iter().map(|firewall| firewall.id.clone()).collect();
         firewalls.sort();
         Snapshot {
             load_balancers: load_balancers.iter().map(|(name, it)| ids((name, &it.facts.id))).collect(),
+            companies: companies.clone(),
+            commons,
             groups: groups.iter().map(|(name, it)| ids((name, &it.facts.id))).collect(),
             firewalls,
-            sealed: load_balancers
-                .values()
-                .next()
-                .and_then(|it| it.sealed.clone())
-                .filter(|_| load_balancers.len() == 1),
+            sealed: match load_balancers.as_slice() {
+                [(_, only)] => only.sealed.clone(),
+                _ => None,
+            },
             targets: None,
         }
     }
@@ -129,23 +171,46 @@ pub struct Balancer {
     pub facts: LoadBalancer,
     /// Its attributes.
     pub attributes: BTreeMap<String, String>,
-    /// Its listeners, by port.
+    /// Its listeners, by port; of a shared one those of this Service.
     pub listeners: BTreeMap<u16, Listener>,
     /// Further certificates and attributes of its listeners, by port; `None`: none was ever set here, so none was read.
     pub extras: Option<BTreeMap<u16, ListenerExtras>>,
+    /// What others have of it; `None`: it is this Service's alone.
+    pub shared: Option<Share>,
     /// Whether another controller made it, so that its name is not ours.
     pub adopted: bool,
-    /// What was finished.
+    /// What was finished; on a shared one, of this Service's part.
     pub sealed: Option<Seal>,
     /// How often this process has found it being made: the more often, the less there is to expect of the next look.
     pub looks: u32,
 }
 
 impl Balancer {
+    /// The group that shares it.
+    pub fn group(&self) -> Option<&GroupName> {
+        self.shared.as_ref().map(|share| &share.group)
+    }
+
+    /// Whether anything of it is this Service's.
+    pub fn is_used(&self) -> bool {
+        self.shared.is_none() || !self.listeners.is_empty()
+    }
+
     /// Whether traffic passes.
     pub fn serves(&self) -> bool {
         matches!(self.facts.state, LifeState::Active | LifeState::Impaired(_))
     }
+}
+
+/// What others have of a shared load balancer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Who shares it.
+    pub group: GroupName,
+    /// Who decides what is of all of it.
+    pub lead: Option<Owner>,
+    /// Ports of listeners that are not this Service's, and whose they are; `None`: somebody's who wrote no tags.
+    pub taken: BTreeMap<u16, Option<Owner>>,
 }
 
 /// A target group with its targets.
@@ -153,6 +218,8 @@ impl Balancer {
 pub struct Group {
     /// Itself.
     pub facts: TargetGroup,
+    /// The group whose load balancer it is behind; `None`: it is behind one of this Service's own.
+    pub member_of: Option<GroupName>,
     /// Its attributes.
     pub attributes: BTreeMap<String, String>,
     /// Its targets; draining ones are none any more.

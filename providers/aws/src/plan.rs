@@ -9,6 +9,7 @@ mod by_tags;
 mod choice;
 mod draft;
 mod firewalls;
+mod group;
 mod listeners;
 mod targets;
 
@@ -20,8 +21,8 @@ use portico_provider::{
 };
 
 use crate::cloud::resources::{Id, LifeState, Source};
-use crate::observed::{Balancer, Observed, Seal, View};
 use crate::quotas::Quotas;
+use crate::observed::{Balancer, Observed, Seal, View};
 use crate::step::{Action, Named, Step};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
@@ -30,6 +31,8 @@ pub(crate) use by_tags::{hostname, learn};
 pub(crate) use choice::mismatch;
 use choice::{Choice, choose};
 use draft::Draft;
+use group::Terms;
+pub(crate) use group::shares;
 
 /// How often to look at what AWS does by itself: a load balancer takes two or three minutes, a target a quarter of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,8 @@ pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed
 
 /// Tags are not enough to act on.
 fn look(owner: &Owner, reason: &str) -> Plan<Step> {
-    Plan::nothing("").step(Step { owner: owner.clone(), action: Action::Look }, Effect::Widen, reason)
+    let step = Step { owner: owner.clone(), group: None, action: Action::Look };
+    Plan::nothing("").step(step, Effect::Widen, reason)
 }
 
 fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> Plan<Step> {
@@ -106,6 +110,9 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
         Some(Observed::Full(view)) => view,
         None => &nothing,
     };
+    if desired.group.as_ref().is_some_and(|group| !view.companies.contains_key(group)) {
+        return look(&desired.owner, "it is to share a load balancer, and who else does was not read");
+    }
     let unread = unread_lists(site, &wanted, view);
     if unread.is_empty() {
         if let Some(asked) = wanted.adopt.as_ref().filter(|_| view.load_balancers.is_empty()) {
@@ -113,14 +120,14 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
         }
         return converge(site, desired, &wanted, view);
     }
-    let step = Step { owner: desired.owner.clone(), action: Action::ReadPrefixLists(unread) };
+    let step = Step { owner: desired.owner.clone(), group: None, action: Action::ReadPrefixLists(unread) };
     Plan::nothing("").step(step, Effect::Widen, "their sizes count against quotas")
 }
 
 /// Nothing else before: what there is then is planned for like our own.
 fn adopt(desired: &LoadBalancer, asked: &str) -> Plan<Step> {
     let action = Action::Adopt { asked: asked.to_owned(), tags: tags::of(&desired.owner) };
-    let step = Step { owner: desired.owner.clone(), action };
+    let step = Step { owner: desired.owner.clone(), group: None, action };
     Plan::nothing("").step(step, Effect::Widen, "the Service asks for it, and has no load balancer yet")
 }
 
@@ -139,12 +146,28 @@ fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
 }
 
 fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -> Plan<Step> {
-    let mut draft = Draft::new(&desired.owner);
-    let Choice { name, current, others, blocked } = choose(desired, wanted, view);
+    let Choice { name, current, others, blocked } = choose(&site.quotas, desired, wanted, view);
+    // What is kept for want of consent stays where it is.
+    let home = current.map_or(desired.group.as_ref(), Balancer::group);
+    let mut draft = Draft::new(&desired.owner, home, home.is_some() || !view.companies.is_empty());
     let keeps_shape = blocked.is_some();
-    if let Some((field, message)) = blocked {
-        draft.block(field, Obstacle::ReplacementRequired, message);
+    let stays_out = keeps_shape && current.is_none();
+    if let Some((field, obstacle, message)) = blocked {
+        draft.block(field, obstacle, message);
     }
+    let mut terms = current.map_or(Terms { leads: true, ..Terms::default() }, |current| {
+        group::terms(&site.quotas, desired, wanted, view, current)
+    });
+    for (field, obstacle, message) in std::mem::take(&mut terms.blocked) {
+        draft.block(field, obstacle, message);
+    }
+    let reduced;
+    let wanted = if terms.withheld.is_empty() {
+        wanted
+    } else {
+        reduced = wanted.without(&terms.withheld);
+        &reduced
+    };
     let spec = spec_digest(desired);
     let parts = balancer::Parts {
         site,
@@ -155,12 +178,23 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
         name: &name,
         current,
         keeps_shape,
+        home,
+        leads: terms.leads,
     };
-    parts.plan(&mut draft);
+    if let Some(current) = current.filter(|_| terms.takes_the_lead) {
+        let action =
+            Action::Mark { load_balancer: named(&name, &current.facts.id), tags: tags::lead(&desired.owner) };
+        draft.widen(action, "who decided for its group has left");
+    }
+    // One that serves nothing of this Service, and is to serve nothing, is the others' matter.
+    let takes_part = !stays_out && (current.is_none_or(Balancer::is_used) || !wanted.listeners.is_empty());
+    if takes_part {
+        parts.plan(&mut draft);
+    }
     let mut kept = parts.group_names();
     for (old_name, old) in &others {
         if goes(desired, current, old) {
-            remove_balancer(&mut draft, old_name, old, "another one has taken its place");
+            remove_balancer(&mut draft, view, old_name, old, "another one has taken its place");
         } else {
             kept.extend(parts.upkeep(&mut draft, old_name, old));
             draft.wait(
@@ -172,10 +206,19 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
     for (name, group) in view.groups.iter().filter(|(name, _)| !kept.contains(*name)) {
         draft.narrow(Action::DeleteTargetGroup(named(name, &group.facts.id)), "no listener needs it");
     }
-    parts.leftover_firewalls(&mut draft, others.is_empty());
-    if let Some(current) = current {
+    for group in view.companies.keys().filter(|group| Some(*group) != home) {
+        let stays =
+            |(_, old): &&(&String, &Balancer)| old.group() == Some(group) && !goes(desired, current, old);
+        if desired.group.as_ref() != Some(group) && !others.iter().any(|old| stays(&old)) {
+            group::farewell(&mut draft, view, group, "the Service has left the group");
+        }
+    }
+    if takes_part {
+        parts.leftover_firewalls(&mut draft, others.is_empty());
+    }
+    if let Some(current) = current.filter(|_| takes_part) {
         state(&mut draft, site.pace, current);
-        seal(&mut draft, desired, wanted, current);
+        seal(&mut draft, desired, wanted, current, &parts);
     }
     draft.plan("everything is as the Service asks")
 }
@@ -202,9 +245,24 @@ fn state(draft: &mut Draft<'_>, pace: Pace, balancer: &Balancer) {
 }
 
 /// Notes on the load balancer that a change begins, and that all is done, once it is.
-fn seal(draft: &mut Draft<'_>, desired: &LoadBalancer, wanted: &Wanted, current: &Balancer) {
+fn seal(
+    draft: &mut Draft<'_>,
+    desired: &LoadBalancer,
+    wanted: &Wanted,
+    current: &Balancer,
+    parts: &balancer::Parts<'_>,
+) {
     let load_balancer = named(&current.facts.name, &current.facts.id);
-    marks(draft, &wanted_seal(desired, wanted), load_balancer, current.sealed.as_ref());
+    let groups =
+        current.group().map(|_| parts.group_names().iter().map(|name| parts.group_named(name)).collect());
+    let on = Noted { load_balancer, groups: groups.unwrap_or_default() };
+    marks(draft, &wanted_seal(desired, wanted), &on, current.sealed.as_ref());
+}
+
+/// What a seal is on: the load balancer, or, if a group shares that, the Service's target groups.
+struct Noted {
+    load_balancer: Named,
+    groups: Vec<Named>,
 }
 
 /// What tags shall say when all is done.
@@ -212,14 +270,16 @@ fn wanted_seal(desired: &LoadBalancer, wanted: &Wanted) -> Seal {
     Seal { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) }
 }
 
-fn marks(draft: &mut Draft<'_>, wanted: &Seal, load_balancer: Named, present: Option<&Seal>) {
+fn marks(draft: &mut Draft<'_>, wanted: &Seal, on: &Noted, present: Option<&Seal>) {
+    let Noted { load_balancer, groups } = on;
     let begun = match present {
         // A crash on the way, and a return to what was sealed, must not look finished.
         Some(Seal { spec, targets: Some(_) }) if !draft.is_empty() => {
             let begun = Seal { spec: spec.clone(), targets: None };
             let tags = begun.beyond(present);
+            let groups = groups.iter().filter(|group| group.id.is_some()).cloned().collect();
             draft.widen(
-                Action::Unseal { load_balancer: load_balancer.clone(), tags },
+                Action::Unseal { load_balancer: load_balancer.clone(), groups, tags },
                 "so that a crash on the way does not look finished",
             );
             Some(begun)
@@ -227,8 +287,11 @@ fn marks(draft: &mut Draft<'_>, wanted: &Seal, load_balancer: Named, present: Op
         present => present.cloned(),
     };
     if begun.as_ref() != Some(wanted) && draft.is_unhindered() {
-        let tags = wanted.beyond(begun.as_ref());
-        draft.last(Action::Seal { load_balancer, tags }, "so that a restart need not read it in full");
+        // A target group that is made on the way has none of the tags that others have.
+        let tags = wanted.beyond(begun.as_ref().filter(|_| groups.is_empty()));
+        let (load_balancer, groups) = (load_balancer.clone(), groups.clone());
+        draft
+            .last(Action::Seal { load_balancer, groups, tags }, "so that a restart need not read it in full");
     }
 }
 
@@ -243,24 +306,31 @@ pub(crate) fn spec_digest(desired: &LoadBalancer) -> String {
 
 fn remove(owner: &Owner, view: &View) -> Plan<Step> {
     const REASON: &str = "the Service wants none any more";
-    let mut draft = Draft::new(owner);
-    if let Some((name, _)) = view.load_balancers.iter().find(|(_, balancer)| is_protected(balancer)) {
+    let mut draft = Draft::new(owner, None, !view.companies.is_empty());
+    let alone = |it: &Balancer| it.shared.as_ref().is_none_or(|share| group::is_alone(view, share));
+    if let Some((name, _)) = view.load_balancers.iter().find(|(_, it)| alone(it) && is_protected(it)) {
         draft.wait(protected(name), NOT_SOON);
         return draft.plan("");
     }
-    for (name, balancer) in &view.load_balancers {
-        remove_balancer(&mut draft, name, balancer, REASON);
+    for (name, balancer) in view.load_balancers.iter().filter(|(_, it)| it.is_used()) {
+        remove_balancer(&mut draft, view, name, balancer, REASON);
+    }
+    for group in view.companies.keys() {
+        group::farewell(&mut draft, view, group, REASON);
     }
     for (name, group) in &view.groups {
         draft.narrow(Action::DeleteTargetGroup(named(name, &group.facts.id)), REASON);
     }
-    for (name, firewall) in &view.firewalls {
+    for (name, firewall) in view.firewalls.iter().filter(|(_, it)| tags::group(&it.tags).is_none()) {
         draft.narrow(Action::DeleteSecurityGroup(named(name, &firewall.id)), REASON);
     }
     draft.plan("there is nothing to delete")
 }
 
-fn remove_balancer(draft: &mut Draft<'_>, name: &str, balancer: &Balancer, reason: &str) {
+fn remove_balancer(draft: &mut Draft<'_>, view: &View, name: &str, balancer: &Balancer, reason: &str) {
+    if let Some(share) = &balancer.shared {
+        return group::leave(draft, view, name, balancer, share, reason);
+    }
     if is_protected(balancer) {
         draft.wait(protected(name), NOT_SOON);
     } else {

@@ -108,11 +108,25 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
     }
 
     async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<Observed>, ProviderError> {
+        self.observe_for(Desired::Absent(owner), look).await
+    }
+
+    async fn observe_for(&self, desired: Desired<'_>, look: Look) -> Result<Option<Observed>, ProviderError> {
+        let owner = desired.owner();
         self.own("observe", owner)?;
         let Self { cloud, batches, audits, memory, config, site: _ } = self;
         let batches = if best() == Priority::Background { audits } else { batches };
         let observer = Observer { cloud, batches, memory, vpc: &config.vpc };
-        Ok(observer.observe(owner, look).await?)
+        let group = match desired {
+            Desired::Present(desired) => desired.group.clone(),
+            Desired::Absent(_) => None,
+        };
+        Ok(observer.observe(owner, group.as_ref(), look).await?)
+    }
+
+    fn shares(&self, desired: Desired<'_>, observed: Option<&Observed>) -> BTreeSet<String> {
+        let groups = crate::plan::shares(desired, observed);
+        groups.into_iter().map(|group| format!("the load balancer of group {group}")).collect()
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {

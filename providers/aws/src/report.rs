@@ -3,15 +3,17 @@
 //! Owns: the report. Leaves to others: writing it. Invariants: the hostname as soon as the load balancer is active,
 //! whatever its targets' health; during a replacement the old hostname until then (law 10).
 
-use portico_provider::{Fact, Ingress, IngressAddress, LoadBalancer, Report, Scheme, Targets, Topic, Truth};
+use portico_provider::{
+    Fact, Ingress, IngressAddress, LoadBalancer, PortStatus, Report, Scheme, Targets, Topic, Truth,
+};
 
 use crate::cloud::refusal::{self, Refusal};
-use crate::cloud::resources::{Health, LifeState, Target};
+use crate::cloud::resources::{Health, LifeState, Listener, Target};
 use crate::observed::{Balancer, Observed, Snapshot, View};
 use crate::plan::{hostname, mismatch};
 use crate::quotas::Quotas;
 use crate::translate::{PRESERVE_CLIENT, translate};
-use crate::wanted::WantedListener;
+use crate::wanted::{Wanted, WantedListener};
 
 pub(crate) fn report(quotas: &Quotas, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
     let mut report = match observed {
@@ -111,13 +113,13 @@ fn full(quotas: &Quotas, desired: &LoadBalancer, view: &View) -> Report {
         LifeState::Active => {
             let hostname = &balancer.facts.hostname;
             let facts = vec![provisioned(hostname), healthy(view, balancer)];
-            return Report { ingress: vec![ingress(hostname)], ready: true, facts };
+            return Report { ingress: vec![shown_at(desired, balancer)], ready: true, facts };
         }
         LifeState::Impaired(why) => {
             let message = format!("load balancer {name} serves, but AWS cannot scale it: {why}");
             let facts =
                 vec![fact(Topic::Provisioned, Truth::True, "Impaired", message), healthy(view, balancer)];
-            return Report { ingress: vec![ingress(&balancer.facts.hostname)], ready: true, facts };
+            return Report { ingress: vec![shown_at(desired, balancer)], ready: true, facts };
         }
         LifeState::Provisioning => {
             (Truth::False, "Provisioning", format!("load balancer {name} is being made"))
@@ -136,10 +138,43 @@ fn shown<'a>(quotas: &Quotas, desired: &LoadBalancer, view: &'a View) -> Option<
         let serves = matches!(balancer.facts.state, LifeState::Active | LifeState::Impaired(_));
         let fits = wanted
             .as_ref()
-            .is_some_and(|wanted| mismatch(&desired.owner, wanted, balancer, &view.subnet_names).is_none());
-        (!serves, !fits)
+            .is_some_and(|wanted| mismatch(desired, wanted, balancer, &view.subnet_names).is_none());
+        let taken_in = wanted.as_ref().is_none_or(|wanted| has_taken_in(view, balancer, wanted));
+        (!serves, !taken_in, !fits)
     };
-    view.load_balancers.values().min_by_key(rank)
+    view.load_balancers.values().filter(|it| it.is_used()).min_by_key(rank)
+}
+
+/// Whether a shared load balancer, which serves others already, does the same for this Service: all of its listeners are
+/// there, and targets behind them were asked. One of its own takes longer to be made than that.
+fn has_taken_in(view: &View, balancer: &Balancer, wanted: &Wanted) -> bool {
+    let Some(share) = &balancer.shared else { return true };
+    let asked = |listener: &Listener| {
+        let group = view.groups.values().find(|it| Some(&it.facts.id) == listener.group.as_ref());
+        group.is_some_and(|group| {
+            let mut all = group.targets.values();
+            group.targets.is_empty() || all.any(|health| !matches!(health, Health::Initial | Health::Unused))
+        })
+    };
+    wanted
+        .listeners
+        .keys()
+        .filter(|port| !share.taken.contains_key(port))
+        .all(|port| balancer.listeners.get(port).is_some_and(asked))
+}
+
+/// The hostname; and, where others of its group have listeners that it wants, which of its ports serve.
+fn shown_at(desired: &LoadBalancer, balancer: &Balancer) -> Ingress {
+    let mut shown = ingress(&balancer.facts.hostname);
+    let taken = |port: u16| balancer.shared.as_ref().is_some_and(|share| share.taken.contains_key(&port));
+    if desired.listeners.iter().any(|listener| taken(listener.port.get())) {
+        let port = |listener: &portico_provider::Listener| PortStatus {
+            listener: listener.key(),
+            error: taken(listener.port.get()).then(|| "ListenerConflict".to_owned()),
+        };
+        shown.ports = desired.listeners.iter().map(port).collect();
+    }
+    shown
 }
 
 fn healthy(view: &View, balancer: &Balancer) -> Fact {

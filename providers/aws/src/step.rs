@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use portico_provider::{Field, Owner, Scheme};
+use portico_provider::{Field, GroupName, Owner, Scheme};
 
 use crate::cloud::resources::{
     AddressType, Families, GroupHealth, Id, ListenerSpec, NewGroup, Rule, SubnetMapping, Tags, Target,
@@ -51,6 +51,8 @@ impl fmt::Display for ListenerRef {
 pub struct Step {
     /// Whose things it changes.
     pub owner: Owner,
+    /// The group whose things it makes, or finds by their names; `None`: the Service's own.
+    pub group: Option<GroupName>,
     /// What it does.
     pub action: Action,
 }
@@ -73,6 +75,8 @@ pub enum Action {
     Unseal {
         /// On which.
         load_balancer: Named,
+        /// Of a shared one, on these instead.
+        groups: Vec<Named>,
         /// What.
         tags: Tags,
     },
@@ -240,6 +244,8 @@ pub enum Action {
     },
     /// Deletes a load balancer and its listeners.
     DeleteLoadBalancer(Named),
+    /// Deletes a shared load balancer, unless somebody has a listener there.
+    DeleteSharedLoadBalancer(Named),
     /// Deletes a target group.
     DeleteTargetGroup(Named),
     /// Deletes a security group.
@@ -248,6 +254,8 @@ pub enum Action {
     Seal {
         /// On which.
         load_balancer: Named,
+        /// Of a shared one, on these instead.
+        groups: Vec<Named>,
         /// What.
         tags: Tags,
     },
@@ -267,6 +275,42 @@ fn words<T: fmt::Display>(items: &[T]) -> String {
 }
 
 impl Action {
+    /// Whether other Services see its effect, if it is one on what a group shares.
+    pub(crate) fn concerns_others(&self) -> bool {
+        match self {
+            Self::Look
+            | Self::ReadPrefixLists(_)
+            | Self::Unseal { .. }
+            | Self::Seal { .. }
+            | Self::SetGroupAttributes { .. }
+            | Self::SetHealthCheck { .. }
+            | Self::Register { .. }
+            | Self::Deregister { .. }
+            | Self::ModifyListener { .. }
+            | Self::AddCertificates { .. }
+            | Self::RemoveCertificates { .. }
+            | Self::SetListenerAttributes { .. } => false,
+            Self::Adopt { .. }
+            | Self::CreateSecurityGroup { .. }
+            | Self::Authorize { .. }
+            | Self::CreateTargetGroup(_)
+            | Self::CreateLoadBalancer { .. }
+            | Self::SetAttributes { .. }
+            | Self::SetSubnets { .. }
+            | Self::SetSecurityGroups { .. }
+            | Self::SetAddressType { .. }
+            | Self::SetFamilies { .. }
+            | Self::CreateListener { .. }
+            | Self::Mark { .. }
+            | Self::Revoke { .. }
+            | Self::DeleteListener { .. }
+            | Self::DeleteLoadBalancer(_)
+            | Self::DeleteSharedLoadBalancer(_)
+            | Self::DeleteTargetGroup(_)
+            | Self::DeleteSecurityGroup(_) => true,
+        }
+    }
+
     /// Which field it brings about; `None`: a read, or the whole load balancer.
     pub(crate) fn field(&self) -> Option<Field> {
         match self {
@@ -296,6 +340,7 @@ impl Action {
             | Self::Mark { .. }
             | Self::Seal { .. }
             | Self::CreateLoadBalancer { .. }
+            | Self::DeleteSharedLoadBalancer(_)
             | Self::DeleteLoadBalancer(_) => None,
         }
     }
@@ -303,10 +348,10 @@ impl Action {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { owner, action } = self;
+        let Self { owner, group: _, action } = self;
         match action {
             Action::Look => write!(f, "read all that belongs to {}", owner.name),
-            Action::Unseal { load_balancer, tags: _ } => {
+            Action::Unseal { load_balancer, groups: _, tags: _ } => {
                 write!(f, "note on {load_balancer} that a change begins")
             }
             Action::CreateSecurityGroup { name, tags: _ } => write!(f, "create security group {name}"),
@@ -369,9 +414,15 @@ impl fmt::Display for Step {
             Action::Revoke { group, rules } => write!(f, "no longer allow {} in {group}", words(rules)),
             Action::DeleteListener { id: _, port } => write!(f, "delete listener {port}"),
             Action::DeleteLoadBalancer(named) => write!(f, "delete load balancer {named}"),
+            Action::DeleteSharedLoadBalancer(named) => write!(f, "delete shared load balancer {named}"),
             Action::DeleteTargetGroup(named) => write!(f, "delete target group {named}"),
             Action::DeleteSecurityGroup(named) => write!(f, "delete security group {named}"),
-            Action::Seal { load_balancer, tags: _ } => write!(f, "note on {load_balancer} that all is done"),
+            Action::Seal { load_balancer, groups, tags: _ } if groups.is_empty() => {
+                write!(f, "note on {load_balancer} that all is done")
+            }
+            Action::Seal { load_balancer, .. } => {
+                write!(f, "note on its target groups behind {load_balancer} that all is done")
+            }
         }
     }
 }

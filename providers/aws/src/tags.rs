@@ -4,13 +4,17 @@
 //! UID together; names in tags are for people. A seal is whole or none: while a load balancer is being changed its
 //! targets' hash says so, and what was sealed before counts no more.
 
-use portico_provider::{ClusterUid, Owner, ServiceName};
+use portico_provider::{ClusterUid, GroupName, Owner, ServiceName, ServiceUid};
 
 use crate::cloud::resources::{Filter, Tags};
+use crate::names;
 
 const CLUSTER: &str = "portico.dev/cluster-uid";
 pub(crate) const SERVICE_UID: &str = "portico.dev/service-uid";
 const SERVICE: &str = "portico.dev/service";
+pub(crate) const GROUP: &str = "portico.dev/group";
+const LEAD_UID: &str = "portico.dev/group-lead-uid";
+const LEAD: &str = "portico.dev/group-lead";
 const SPEC_HASH: &str = "portico.dev/spec-hash";
 const EXTRAS: &str = "portico.dev/listener-extras";
 const ADOPTED: &str = "portico.dev/adopted";
@@ -49,6 +53,77 @@ pub(crate) fn of_any(owners: &[Owner]) -> Filter {
     let services = owners.iter().map(|owner| owner.service.to_string()).collect();
     let cluster = owners.first().map(|owner| owner.cluster.to_string());
     Filter::from([(CLUSTER.to_owned(), cluster.into_iter().collect()), (SERVICE_UID.to_owned(), services)])
+}
+
+/// What finds what a group shares, and what its members have there.
+pub(crate) fn of_group(cluster: &ClusterUid, group: &GroupName) -> Filter {
+    shared(cluster, group).into_iter().map(|(key, value)| (key, vec![value])).collect()
+}
+
+/// What every thing carries that a group shares, and no Service's UID; members' own things there carry the group, too.
+pub(crate) fn shared(cluster: &ClusterUid, group: &GroupName) -> Tags {
+    Tags::from([(CLUSTER.to_owned(), cluster.to_string()), (GROUP.to_owned(), group.to_string())])
+}
+
+/// Those of a member's things, made those of what is shared.
+pub(crate) fn commons(own: &Tags) -> Tags {
+    own.iter()
+        .filter(|(key, _)| !matches!(key.as_str(), SERVICE_UID | SERVICE))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
+}
+
+/// A member's things carry these as well.
+pub(crate) fn member(group: &GroupName) -> Tags {
+    Tags::from([(GROUP.to_owned(), group.to_string())])
+}
+
+/// The group that a thing is of.
+pub(crate) fn group(tags: &Tags) -> Option<GroupName> {
+    GroupName::try_from(tags.get(GROUP)?.clone()).ok()
+}
+
+/// Whether the tags are those of what this group shares.
+pub(crate) fn are_shared(tags: &Tags, cluster: &ClusterUid, group: &GroupName) -> bool {
+    !tags.contains_key(SERVICE_UID)
+        && shared(cluster, group).iter().all(|(key, value)| tags.get(key) == Some(value))
+}
+
+/// Written on a shared load balancer: who decides what is of all of it.
+pub(crate) fn lead(owner: &Owner) -> Tags {
+    let Owner { cluster: _, service, name } = owner;
+    Tags::from([(LEAD_UID.to_owned(), service.to_string()), (LEAD.to_owned(), name.to_string())])
+}
+
+/// Who decides.
+pub(crate) fn leader(tags: &Tags) -> Option<Owner> {
+    Some(Owner {
+        cluster: tags.get(CLUSTER)?.parse().ok()?,
+        service: tags.get(LEAD_UID)?.parse().ok()?,
+        name: ServiceName::try_from(tags.get(LEAD)?.clone()).ok()?,
+    })
+}
+
+/// Whose a shared load balancer counts as when no member is left; no Service has such a UID.
+pub(crate) fn remains(cluster: &ClusterUid, group: &GroupName) -> Option<Owner> {
+    let uid = format!("group-{:016x}", names::digest(&group.to_string()));
+    Some(Owner {
+        cluster: cluster.clone(),
+        service: uid.parse::<ServiceUid>().ok()?,
+        name: ServiceName::new(group.namespace(), group.name()).ok()?,
+    })
+}
+
+/// The group that somebody stands for who is no Service.
+pub(crate) fn remains_of(owner: &Owner) -> Option<GroupName> {
+    let group = GroupName::new(owner.name.namespace(), owner.name.name())?;
+    (remains(&owner.cluster, &group).as_ref() == Some(owner)).then_some(group)
+}
+
+/// What is sealed by all of these together: of a member, its target groups.
+pub(crate) fn common_seal(mut seals: impl Iterator<Item = Option<Seal>>) -> Option<Seal> {
+    let first = seals.next()??;
+    seals.all(|other| other.as_ref() == Some(&first)).then_some(first)
 }
 
 /// Whether the tags are this owner's.

@@ -10,6 +10,7 @@ mod crash;
 mod emulator;
 mod faulty;
 mod firewalls;
+mod groups;
 mod ipv6;
 mod listeners;
 mod plans;

@@ -48,7 +48,7 @@ pub(crate) fn translate(desired: &LoadBalancer, quotas: &Quotas) -> Result<Wante
         requested_addresses,
         scheme,
         replacement: _,
-        group: _, // of what exists
+        group,
         options,
         published: _,
     } = desired;
@@ -62,6 +62,13 @@ pub(crate) fn translate(desired: &LoadBalancer, quotas: &Quotas) -> Result<Wante
         obstacles.push((Field::RequestedAddresses, message));
     }
     obstacles.extend(wrong_kind(&choices, targets));
+    if group.is_some() && choices.adopt.is_some() {
+        let message = format!(
+            "annotation {}: what is adopted is one Service's: remove it, or portico.dev/group",
+            key::ADOPT
+        );
+        obstacles.push((Field::Options, message));
+    }
     let scheme = choices.scheme.unwrap_or(*scheme);
     let wanted = Wanted {
         adopt: choices.adopt.clone(),
@@ -71,6 +78,7 @@ pub(crate) fn translate(desired: &LoadBalancer, quotas: &Quotas) -> Result<Wante
         placement: placement(&choices, scheme, &mut obstacles),
         frontend: frontend(&choices, source_ranges, desired, quotas, &mut obstacles),
         attributes: attributes(&choices),
+        named_attributes: choices.attributes.clone(),
         listeners: listener::listeners(desired, &choices, quotas, &mut obstacles),
         tags: own_tags(&choices, tags::of(owner), &mut obstacles),
     };

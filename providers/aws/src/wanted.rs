@@ -53,6 +53,8 @@ pub(crate) struct Wanted {
     pub(crate) placement: Placement,
     pub(crate) frontend: Frontend,
     pub(crate) attributes: BTreeMap<String, String>,
+    /// Those of them that the user named; the others are AWS's defaults.
+    pub(crate) named_attributes: BTreeMap<String, String>,
     /// By port.
     pub(crate) listeners: BTreeMap<u16, WantedListener>,
     /// On everything that is made: the owner's and the user's.
@@ -60,6 +62,16 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// The same without some ports, and whoever was to be let in there.
+    pub(crate) fn without(&self, ports: &BTreeSet<u16>) -> Self {
+        let mut wanted = self.clone();
+        wanted.listeners.retain(|port, _| !ports.contains(port));
+        if let Frontend::Own(rules) = &mut wanted.frontend {
+            rules.retain(|rule| !ports.contains(&rule.port));
+        }
+        wanted
+    }
+
     /// A digest of the targets. Node ports are part of the spec, so that with nodes as targets it is the same for all
     /// Services with the same nodes.
     pub(crate) fn targets_digest(&self) -> String {

@@ -9,7 +9,7 @@ use std::future::Future;
 
 use portico_provider::{Outcome, Owner, ProviderError};
 
-use super::{Executor, Find};
+use super::{Executor, Find, Maker};
 use crate::believed::Answered;
 use crate::cloud::refusal::Unfit;
 use crate::cloud::resources::{Id, TARGETS_A_CALL, Target};
@@ -86,7 +86,7 @@ impl<C: Cloud> Executor<'_, C> {
         group: &Named,
         targets: &[Target],
     ) -> Result<(Outcome, Answered), ProviderError> {
-        let id = self.find(owner, group, Find::TargetGroup).await?;
+        let id = self.find(Maker { owner, group: None }, group, Find::TargetGroup).await?;
         // Those that were refused before are offered last, and apart from the others.
         let (again, new): (Vec<Target>, Vec<Target>) =
             targets.iter().cloned().partition(|target| self.memory.was_refused(owner, &group.name, target));
@@ -116,7 +116,7 @@ impl<C: Cloud> Executor<'_, C> {
         group: &Named,
         targets: &[Target],
     ) -> Result<(), ProviderError> {
-        let id = self.find(owner, group, Find::TargetGroup).await?;
+        let id = self.find(Maker { owner, group: None }, group, Find::TargetGroup).await?;
         let mut sorted = Sorted::of(targets);
         sorted.sort(targets, |part| self.take_away(&id, part)).await?;
         let unsorted = sorted.refused.into_iter().find(|(_, why, _)| *why == Unfit::Unsorted);

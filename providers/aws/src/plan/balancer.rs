@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portico_provider::Owner;
+use portico_provider::{GroupName, Owner};
 
 use super::Site;
 use super::choice::is_named;
 use super::draft::Draft;
+use super::group::is_fronted;
 use super::targets::targets;
-use crate::cloud::resources::{AddressType, Families, Id, NewGroup, SubnetMapping, Transport};
+use crate::cloud::resources::{AddressType, Families, Id, NewGroup, SubnetMapping, Tags, Transport};
 use crate::names;
 use crate::observed::{Balancer, Seal, View};
 use crate::step::{Action, Named};
@@ -31,9 +32,37 @@ pub(super) struct Parts<'a> {
     pub(super) current: Option<&'a Balancer>,
     /// A replacement waits for consent: what would need it is left as it is.
     pub(super) keeps_shape: bool,
+    /// Whose load balancer it is, if a group shares it.
+    pub(super) home: Option<&'a GroupName>,
+    /// Whether it is this Service that decides what is of all of it.
+    pub(super) leads: bool,
 }
 
 impl Parts<'_> {
+    /// Tags of what is made for this Service alone.
+    pub(super) fn tags(&self) -> Tags {
+        let group = self.home.map(tags::member).into_iter().flatten();
+        self.wanted.tags.clone().into_iter().chain(group).collect()
+    }
+
+    /// Tags of the load balancer and its security groups.
+    pub(super) fn whole_tags(&self) -> Tags {
+        if self.home.is_some() { tags::commons(&self.tags()) } else { self.tags() }
+    }
+
+    /// Whether it has target groups here that no listener needs.
+    pub(super) fn leaves_groups(&self) -> bool {
+        let kept = self.group_names();
+        let mut here = self.view.groups.iter().filter(|(_, it)| it.member_of.as_ref() == self.home);
+        here.any(|(name, _)| !kept.contains(name))
+    }
+
+    /// What others have on it.
+    pub(super) fn taken(&self, port: u16) -> bool {
+        let share = self.current.and_then(|current| current.shared.as_ref());
+        share.is_some_and(|share| share.taken.contains_key(&port))
+    }
+
     pub(super) fn plan(&self, draft: &mut Draft<'_>) {
         if !self.firewalls(draft) {
             return;
@@ -96,7 +125,12 @@ impl Parts<'_> {
             shape: *shape,
             port,
             health: health.clone(),
-            tags: self.wanted.tags.clone(),
+            // A member's target groups are what its seal is on.
+            tags: self
+                .tags()
+                .into_iter()
+                .chain(self.home.into_iter().flat_map(|_| Seal::unfinished(self.spec)))
+                .collect(),
         };
         draft.widen(Action::CreateTargetGroup(Box::new(new)), format!("for listener {port}"));
         let attributes = differing(attributes, &group_defaults(*shape));
@@ -138,9 +172,14 @@ impl Parts<'_> {
             placement,
             frontend: _,
             attributes,
+            named_attributes: _,
             listeners: _,
-            tags,
+            tags: _,
         } = self.wanted;
+        let (lead, seal) = match self.home {
+            Some(_) => (tags::lead(self.owner), Tags::new()),
+            None => (Tags::new(), Seal::unfinished(self.spec)),
+        };
         let action = Action::CreateLoadBalancer {
             name: self.name.to_owned(),
             name_is_given: name.is_some(),
@@ -148,11 +187,12 @@ impl Parts<'_> {
             families: *families,
             placement: placement.clone(),
             security_groups: self.security_groups(),
-            tags: tags
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone()))
+            tags: self
+                .whole_tags()
+                .into_iter()
+                .chain(lead)
                 .chain(self.wants_extras().then(tags::with_extras).into_iter().flatten())
-                .chain(Seal::unfinished(self.spec))
+                .chain(seal)
                 .collect(),
         };
         draft.widen(action, "the Service wants one and there is none like it");
@@ -164,13 +204,17 @@ impl Parts<'_> {
     }
 
     fn change(&self, draft: &mut Draft<'_>, current: &Balancer) {
-        let attributes =
-            differing(&self.wanted.attributes, &filled(balancer_defaults(), &current.attributes));
-        if !attributes.is_empty() {
-            let action = Action::SetAttributes { load_balancer: self.itself(), attributes };
-            draft.narrow(action, "they are not as the Service asks");
+        if self.leads {
+            self.change_whole(draft, current);
         }
-        self.families(draft, current);
+        self.change_front(draft, current);
+    }
+
+    fn change_front(&self, draft: &mut Draft<'_>, current: &Balancer) {
+        let ours = self.home.is_none_or(|group| is_fronted(self.view, current, group));
+        if !ours && !self.leads {
+            return;
+        }
         let groups = self.security_groups();
         let ids: Option<BTreeSet<Id>> = groups.iter().map(|group| group.id.clone()).collect();
         let can_have = !current.facts.security_groups.is_empty();
@@ -178,6 +222,16 @@ impl Parts<'_> {
             let action = Action::SetSecurityGroups { load_balancer: self.itself(), groups };
             draft.narrow(action, "others are in front of it");
         }
+    }
+
+    fn change_whole(&self, draft: &mut Draft<'_>, current: &Balancer) {
+        let attributes =
+            differing(&self.wanted.attributes, &filled(balancer_defaults(), &current.attributes));
+        if !attributes.is_empty() {
+            let action = Action::SetAttributes { load_balancer: self.itself(), attributes };
+            draft.narrow(action, "they are not as the Service asks");
+        }
+        self.families(draft, current);
         if let Placement::Named(subnets) = &self.wanted.placement
             && !self.keeps_shape
         {

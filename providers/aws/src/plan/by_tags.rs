@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use portico_provider::{Desired, IngressAddress, LoadBalancer, Plan};
 
 use super::draft::Draft;
-use super::{Site, look, marks, named, targets, wanted_seal};
+use super::{Noted, Site, look, marks, named, targets, wanted_seal};
 use crate::cloud::resources::Health;
 use crate::memory::Memory;
 use crate::names;
-use crate::observed::{Observed, Snapshot, Targets};
 use crate::quotas::Quotas;
+use crate::observed::{Observed, Snapshot, Targets};
 use crate::step::Step;
 use crate::translate::translate;
 use crate::wanted::Wanted;
@@ -43,7 +43,10 @@ pub(super) fn present(
     let Some(known) = &snapshot.targets else {
         return look(&desired.owner, "other targets than were finished are wanted, or some are unfinished");
     };
-    let mut draft = Draft::new(&desired.owner);
+    if !Observed::Snapshot(snapshot.clone()).covers(desired.group.as_ref()) {
+        return look(&desired.owner, "it is not in its group yet");
+    }
+    let mut draft = Draft::new(&desired.owner, desired.group.as_ref(), desired.group.is_some());
     for (port, listener) in &wanted.listeners {
         let group_name = names::target_group(&desired.owner, name, *port, listener.shape);
         let (Some(present), Some(group)) = (known.get(&group_name), snapshot.groups.get(&group_name)) else {
@@ -52,7 +55,11 @@ pub(super) fn present(
         let group = named(&group_name, group);
         targets::targets(&mut draft, site.pace, &group, present, listener);
     }
-    marks(&mut draft, &seal, named(name, id), Some(sealed));
+    let groups = match &desired.group {
+        Some(_) => snapshot.groups.iter().map(|(name, id)| named(name, id)).collect(),
+        None => Vec::new(),
+    };
+    marks(&mut draft, &seal, &Noted { load_balancer: named(name, id), groups }, Some(sealed));
     draft.plan(DONE)
 }
 
@@ -76,8 +83,7 @@ pub(crate) fn learn(memory: &Memory, quotas: &Quotas, desired: Desired<'_>, obse
     else {
         return;
     };
-    let (Some(sealed), Some((name, _)), Ok(wanted)) =
-        (&snapshot.sealed, snapshot.only(), translate(desired, quotas))
+    let (Some(sealed), Some((name, _)), Ok(wanted)) = (&snapshot.sealed, snapshot.only(), translate(desired, quotas))
     else {
         return;
     };

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use portico_provider::{Field, LoadBalancer, Owner, Replacement, Scheme};
+use portico_provider::{Field, GroupName, LoadBalancer, Obstacle, Owner, Replacement, Scheme};
 
 use crate::cloud::resources::SubnetMapping;
 use crate::names;
 use crate::observed::{Balancer, View};
+use crate::quotas::Quotas;
 use crate::wanted::{Addressing, Frontend, Placement, Wanted};
 
 /// So many replacements can be told apart by name; the first free one is taken, so two are enough.
@@ -26,38 +27,80 @@ pub(super) struct Choice<'a> {
     /// Those that it replaces.
     pub(super) others: Vec<(&'a String, &'a Balancer)>,
     /// Why it is not the one that is wanted.
-    pub(super) blocked: Option<(Field, String)>,
+    pub(super) blocked: Option<(Field, Obstacle, String)>,
 }
 
-pub(super) fn choose<'a>(desired: &LoadBalancer, wanted: &Wanted, view: &'a View) -> Choice<'a> {
-    let all = &view.load_balancers;
-    let fits = |balancer: &Balancer| mismatch(&desired.owner, wanted, balancer, &view.subnet_names);
-    let mut misfits = all.iter().filter_map(|(name, balancer)| Some((name, balancer, fits(balancer)?)));
-    let fitting = all.iter().find(|(_, balancer)| fits(balancer).is_none());
-    let others_than = |chosen: &str| all.iter().filter(|(name, _)| *name != chosen).collect();
-    if let Some((name, balancer)) = fitting {
-        let others = others_than(name);
-        return Choice { name: name.clone(), current: Some(balancer), others, blocked: None };
+type Found<'a> = (&'a String, &'a Balancer);
+
+impl<'a> Choice<'a> {
+    /// This one, which is as it should be.
+    pub(super) fn found(view: &'a View, name: &str, found: &'a Balancer) -> Self {
+        Self { name: name.to_owned(), current: Some(found), others: others(view, name), blocked: None }
     }
-    let kept = |(name, balancer): (&String, &'a Balancer), field, message| Choice {
+
+    /// That one, although it is not; where there is none, none is made.
+    pub(super) fn kept(view: &'a View, kept: Option<Found<'a>>, blocked: (Field, Obstacle, String)) -> Self {
+        let name = kept.map(|(name, _)| name.clone()).unwrap_or_default();
+        let others = others(view, &name);
+        Self { name, current: kept.map(|(_, it)| it), others, blocked: Some(blocked) }
+    }
+
+    /// What is told of a load balancer that only another one could take the place of.
+    pub(super) fn consent(name: &str, why: &str) -> String {
+        format!(
+            "load balancer {name} {why}: to replace it, set annotation portico.dev/allow-replacement to \"true\"; the \
+             new one (with another hostname) serves before the old one goes"
+        )
+    }
+}
+
+/// Those that something of the Service is on, but for the chosen one.
+fn others<'a>(view: &'a View, chosen: &str) -> Vec<Found<'a>> {
+    view.load_balancers.iter().filter(|(name, it)| it.is_used() && *name != chosen).collect()
+}
+
+/// The `n`th name of a load balancer of this Service, or of its group.
+fn name(owner: &Owner, group: Option<&GroupName>, asked: Option<&str>, n: u32) -> String {
+    match group {
+        Some(group) => names::shared_load_balancer(&owner.cluster, group, asked, n),
+        None => names::load_balancer(owner, asked, n),
+    }
+}
+
+pub(super) fn choose<'a>(
+    quotas: &Quotas,
+    desired: &LoadBalancer,
+    wanted: &Wanted,
+    view: &'a View,
+) -> Choice<'a> {
+    let group = desired.group.as_ref();
+    if let Some(choice) = group.and_then(|group| super::group::choose(quotas, desired, wanted, view, group)) {
+        return choice;
+    }
+    let is_ours = |it: &Balancer| it.is_used() || it.group() == group;
+    let all: BTreeMap<&String, &Balancer> =
+        view.load_balancers.iter().filter(|(_, it)| is_ours(it)).collect();
+    let fits = |balancer: &Balancer| mismatch(desired, wanted, balancer, &view.subnet_names);
+    let mut misfits = all.iter().filter_map(|(name, balancer)| Some((*name, *balancer, fits(balancer)?)));
+    let fitting = all.iter().find(|(_, balancer)| fits(balancer).is_none());
+    if let Some((name, balancer)) = fitting {
+        return Choice { others: others_of(&all, name), ..Choice::found(view, name, balancer) };
+    }
+    let kept = |(name, balancer): Found<'a>, field, message| Choice {
         name: name.clone(),
         current: Some(balancer),
-        others: others_than(name),
-        blocked: Some((field, message)),
+        others: others_of(&all, name),
+        blocked: Some((field, Obstacle::ReplacementRequired, message)),
     };
     let misfit = misfits.next();
     if let (Some((name, balancer, (field, why))), Replacement::NeedsConsent) = (&misfit, desired.replacement)
     {
-        let message = format!(
-            "load balancer {name} {why}: to replace it, set annotation portico.dev/allow-replacement to \"true\"; the \
-             new one (with another hostname) serves before the old one goes"
-        );
-        return kept((name, balancer), *field, message);
+        return kept((name, balancer), *field, Choice::consent(name, why));
     }
-    let mut names = (0..GENERATIONS).map(|n| names::load_balancer(&desired.owner, wanted.name.as_deref(), n));
-    match (names.find(|name| !all.contains_key(name)), misfit) {
+    let mut names = (0..GENERATIONS).map(|n| name(&desired.owner, group, wanted.name.as_deref(), n));
+    match (names.find(|name| !view.load_balancers.contains_key(name)), misfit) {
         (Some(name), _) if all.len() < AT_ONCE => {
-            Choice { current: None, others: others_than(&name), name, blocked: None }
+            Choice { current: None, others: others_of(&all, &name), name, blocked: None }
         }
         (name, None) => {
             Choice { name: name.unwrap_or_default(), current: None, others: Vec::new(), blocked: None }
@@ -72,9 +115,13 @@ pub(super) fn choose<'a>(desired: &LoadBalancer, wanted: &Wanted, view: &'a View
     }
 }
 
+fn others_of<'a>(all: &BTreeMap<&'a String, &'a Balancer>, chosen: &str) -> Vec<Found<'a>> {
+    all.iter().filter(|(name, _)| **name != chosen).map(|(name, it)| (*name, *it)).collect()
+}
+
 /// What makes a load balancer another one; the phrase follows its name.
 pub(crate) fn mismatch(
-    owner: &Owner,
+    desired: &LoadBalancer,
     wanted: &Wanted,
     balancer: &Balancer,
     subnet_names: &BTreeMap<String, String>,
@@ -87,9 +134,18 @@ pub(crate) fn mismatch(
         placement,
         frontend,
         attributes: _,
+        named_attributes: _,
         listeners: _,
         tags: _,
     } = wanted;
+    let group = desired.group.as_ref();
+    if balancer.group() != group {
+        let why = match balancer.group() {
+            Some(other) => format!("is that of group {other}"),
+            None => "is this Service's alone".to_owned(),
+        };
+        return Some((Field::Group, why));
+    }
     if balancer.facts.scheme != *scheme {
         let word = |scheme: Scheme| match scheme {
             Scheme::External => "internet-facing",
@@ -100,9 +156,10 @@ pub(crate) fn mismatch(
             format!("is {}, and {} is wanted", word(balancer.facts.scheme), word(*scheme)),
         ));
     }
-    let bears = |n: u32| names::load_balancer(owner, name.as_deref(), n) == balancer.facts.name;
-    // An adopted one keeps its name, unless another is asked for.
-    let kept = balancer.adopted && name.as_ref().is_none_or(|name| *name == balancer.facts.name);
+    let bears = |n: u32| self::name(&desired.owner, group, name.as_deref(), n) == balancer.facts.name;
+    // An adopted one keeps its name, unless another is asked for; a shared one may have been named by another Service.
+    let may_keep = balancer.adopted || (group.is_some() && name.is_none());
+    let kept = may_keep && name.as_ref().is_none_or(|name| *name == balancer.facts.name);
     if !kept && !(0..GENERATIONS).any(bears) {
         return Some((Field::Options, "has another name than is wanted".to_owned()));
     }

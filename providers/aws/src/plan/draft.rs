@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use portico_provider::{Effect, Field, Obstacle, Owner, Plan};
+use portico_provider::{Effect, Field, GroupName, Obstacle, Owner, Plan};
 
 use crate::step::{Action, Step};
 
@@ -13,14 +13,18 @@ use crate::step::{Action, Step};
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     owner: &'a Owner,
+    /// The group whose things are made.
+    group: Option<&'a GroupName>,
+    /// Whether a group's things are among those that are changed.
+    shared: bool,
     steps: Vec<(Action, Effect, String)>,
     waiting: Option<(String, Duration)>,
     blocked: Vec<(Field, Obstacle, String)>,
 }
 
 impl<'a> Draft<'a> {
-    pub(super) fn new(owner: &'a Owner) -> Self {
-        Self { owner, steps: Vec::new(), waiting: None, blocked: Vec::new() }
+    pub(super) fn new(owner: &'a Owner, group: Option<&'a GroupName>, shared: bool) -> Self {
+        Self { owner, group, shared, steps: Vec::new(), waiting: None, blocked: Vec::new() }
     }
 
     pub(super) fn widen(&mut self, action: Action, reason: impl Into<String>) {
@@ -61,10 +65,10 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn plan(self, because: &'static str) -> Plan<Step> {
-        let Self { owner, mut steps, waiting, blocked } = self;
-        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Narrow, rank(action)));
+        let Self { owner, group, shared, mut steps, waiting, blocked } = self;
+        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Narrow, rank(action, shared)));
         let mut plan = steps.into_iter().fold(Plan::nothing(because), |plan, (action, effect, reason)| {
-            plan.step(Step { owner: owner.clone(), action }, effect, reason)
+            plan.step(Step { owner: owner.clone(), group: group.cloned(), action }, effect, reason)
         });
         if let Some((what, retry)) = waiting {
             plan = plan.wait(what, retry);
@@ -75,8 +79,18 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Makers before users, then users before deleters.
-fn rank(action: &Action) -> u8 {
+/// Makers before users, then users before deleters. In a group, a target group is the claim to be in it: made first,
+/// deleted last. And nobody is let in before the load balancer is known to be ours.
+fn rank(action: &Action, shared: bool) -> (u8, bool) {
+    match action {
+        Action::CreateSecurityGroup { .. } if shared => (6, true),
+        Action::Authorize { .. } if shared => (11, true),
+        Action::DeleteSecurityGroup(_) if shared => (21, true),
+        other => (place(other), false),
+    }
+}
+
+fn place(action: &Action) -> u8 {
     match action {
         Action::Look
         | Action::Adopt { .. }
@@ -105,7 +119,7 @@ fn rank(action: &Action) -> u8 {
         Action::RemoveCertificates { .. } => 18,
         Action::DeleteListener { .. } => 19,
         Action::SetFamilies { .. } => 20,
-        Action::DeleteLoadBalancer(_) => 21,
+        Action::DeleteLoadBalancer(_) | Action::DeleteSharedLoadBalancer(_) => 21,
         Action::DeleteTargetGroup(_) => 22,
         Action::DeleteSecurityGroup(_) => 23,
         Action::Seal { .. } => 24,

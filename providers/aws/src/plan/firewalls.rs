@@ -13,10 +13,12 @@ use portico_provider::{Field, IpFamily, Obstacle};
 use super::balancer::Parts;
 use super::draft::Draft;
 use super::{PrefixLists, named};
-use crate::cloud::resources::{Id, Rule, Source};
+use crate::cloud::resources::{Firewall, Id, Rule, Source};
 use crate::names;
-use crate::quotas::Quotas;
+use crate::observed::Balancer;
 use crate::step::{Action, Named};
+use crate::tags;
+use crate::quotas::Quotas;
 use crate::wanted::Frontend;
 
 /// One security group of ours: as it is, and as it should be.
@@ -81,26 +83,57 @@ fn distribute<'a>(
 }
 
 impl Parts<'_> {
+    fn firewall_name(&self, n: usize) -> String {
+        match self.home {
+            Some(group) => names::shared_security_group(&self.owner.cluster, group, n),
+            None => names::security_group(self.owner, n),
+        }
+    }
+
+    /// Security groups in front of this load balancer, or made for it.
+    fn home_firewalls(&self) -> impl Iterator<Item = (&String, &Firewall)> {
+        self.view.firewalls.iter().filter(|(_, it)| tags::group(&it.tags).as_ref() == self.home)
+    }
+
+    /// Whether it is others' to take a rule away: of a port that they have a listener on, or may be about to make one on.
+    /// Rules come before their listener and go before it; of a port that nobody has a listener on, one is this Service's to
+    /// take away only while it has target groups left over, which are deleted last.
+    fn is_others(&self, rule: &Rule) -> bool {
+        let is_own = |port| {
+            let there = self.current.is_some_and(|current| current.listeners.contains_key(&port));
+            there || self.wanted.listeners.contains_key(&port)
+        };
+        self.home.is_some() && (self.taken(rule.port) || !(is_own(rule.port) || self.leaves_groups()))
+    }
+
+    /// Rules of others, who share it.
+    fn others_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.home_firewalls().flat_map(|(_, it)| &it.rules).filter(|rule| self.is_others(rule))
+    }
+
     /// Our security groups, each with its rules; or why they cannot be.
     fn shards(&self, rules: &BTreeSet<Rule>) -> Result<Vec<Shard<'_>>, String> {
         let (lists, quotas) = (&self.site.prefix_lists, &self.site.quotas);
         let mk_shard = |n: usize| {
-            let name = names::security_group(self.owner, n);
+            let name = self.firewall_name(n);
             let firewall = self.view.firewalls.get(&name);
             let (id, present) = (firewall.map(|it| it.id.clone()), firewall.map(|firewall| &firewall.rules));
             Shard { name, id, present, wanted: BTreeSet::new() }
         };
         let mut shards: Vec<_> = (0..quotas.shards()).map(mk_shard).collect();
         if distribute(&mut shards, rules, lists, quotas).is_ok() {
-            shards.retain(|shard| !shard.wanted.is_empty());
+            let keeps = |rules: &BTreeSet<Rule>| rules.iter().any(|rule| self.is_others(rule));
+            shards.retain(|shard| !shard.wanted.is_empty() || shard.present.is_some_and(keeps));
             return Ok(shards);
         }
         let empty = |n: usize| Shard { id: None, present: None, wanted: BTreeSet::new(), ..mk_shard(n) };
         let mut fresh: Vec<_> = (0..quotas.shards()).map(empty).collect();
         let quota = quotas.of_rules();
-        Err(match distribute(&mut fresh, rules, lists, quotas) {
+        let all: BTreeSet<Rule> = self.others_rules().chain(rules).cloned().collect();
+        let whose = if all.len() > rules.len() { " with those of the others of its group" } else { "" };
+        Err(match distribute(&mut fresh, &all, lists, quotas) {
             Ok(()) => {
-                let old = self.view.firewalls.values().flat_map(|firewall| &firewall.rules);
+                let old = self.home_firewalls().flat_map(|(_, firewall)| &firewall.rules);
                 let all: BTreeSet<&Rule> = old.chain(rules).collect();
                 format!(
                     "old and new rules together are {}, {quota}: change the ranges in two steps",
@@ -118,8 +151,8 @@ impl Parts<'_> {
                 )
             }
             Err(_) => {
-                let needed = heaviest(rules.iter(), lists);
-                format!("needs {needed} rules, {quota}: use fewer and wider ranges, or fewer ports")
+                let needed = heaviest(all.iter(), lists);
+                format!("needs {needed} rules{whose}, {quota}: use fewer and wider ranges, or fewer ports")
             }
         })
     }
@@ -131,12 +164,12 @@ impl Parts<'_> {
             Ok(shards) => shards,
             Err(message) => {
                 draft.block(Field::SourceRanges, Obstacle::Unsupported, message);
-                return self.current.is_some();
+                return self.current.is_some_and(Balancer::is_used);
             }
         };
         for Shard { name, id, present, wanted } in shards {
             if present.is_none() {
-                let (name, tags) = (name.clone(), self.wanted.tags.clone());
+                let (name, tags) = (name.clone(), self.whole_tags());
                 draft.widen(Action::CreateSecurityGroup { name, tags }, "clients come in by its rules");
             }
             let nothing = BTreeSet::new();
@@ -147,7 +180,8 @@ impl Parts<'_> {
                 let action = Action::Authorize { group: group.clone(), rules: missing };
                 draft.widen(action, "they are not let in yet");
             }
-            let stale: Vec<Rule> = present.difference(&wanted).cloned().collect();
+            let stale = present.difference(&wanted).filter(|rule| !self.is_others(rule));
+            let stale: Vec<Rule> = stale.cloned().collect();
             if !stale.is_empty() {
                 draft.narrow(Action::Revoke { group, rules: stale }, "the Service does not let them in");
             }
@@ -159,7 +193,7 @@ impl Parts<'_> {
     fn own_firewalls(&self, rules: &BTreeSet<Rule>) -> Vec<Named> {
         match self.shards(rules) {
             Ok(shards) => shards.into_iter().map(|Shard { name, id, .. }| Named { name, id }).collect(),
-            Err(_) => self.view.firewalls.iter().map(|(name, it)| named(name, &it.id)).collect(),
+            Err(_) => self.home_firewalls().map(|(name, it)| named(name, &it.id)).collect(),
         }
     }
 
@@ -180,7 +214,10 @@ impl Parts<'_> {
             Frontend::Own(rules) => self.own_firewalls(rules).into_iter().map(|group| group.name).collect(),
             Frontend::Given(_) => BTreeSet::new(),
         };
-        for (name, firewall) in self.view.firewalls.iter().filter(|(name, _)| !used.contains(*name)) {
+        // Those of groups that it leaves are the others', or go with the last of them.
+        let is_own = |tags: &_| tags::group(tags).is_none_or(|group| Some(&group) == self.home);
+        let own = self.view.firewalls.iter().filter(|(_, it)| is_own(&it.tags));
+        for (name, firewall) in own.filter(|(name, _)| !used.contains(*name)) {
             if alone {
                 let action = Action::DeleteSecurityGroup(named(name, &firewall.id));
                 draft.narrow(action, "no load balancer needs it");

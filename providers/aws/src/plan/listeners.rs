@@ -61,7 +61,7 @@ impl Parts<'_> {
                 draft.wait(what, self.site.pace.wait(0));
             }
             None => {
-                let tags = self.wanted.tags.clone();
+                let tags = self.tags();
                 let action = Action::CreateListener { load_balancer: self.itself(), spec, group, tags };
                 draft.widen(action, format!("the Service has port {port}"));
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use portico_provider::contract::{self, Variation, World};
 use portico_provider::{
-    ClusterUid, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, LoadBalancer, Owner, Protocol,
-    ProxyProtocol, Scheme, SessionAffinity,
+    ClusterUid, ExternalTrafficPolicy, Field, GroupName, HealthCheck, IpFamily, LoadBalancer, Owner,
+    Protocol, ProxyProtocol, Scheme, SessionAffinity,
 };
 
 use super::emulator::Emulator;
@@ -77,6 +77,7 @@ impl World for Aws {
             ]);
         });
         vary(Field::Options, &|it| it.options = mk_options(&super::listeners::EXTRAS));
+        vary(Field::Group, &|it| it.group = GroupName::new("contract", "edge"));
         all
     }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use portico_provider::contract::World;
 use portico_provider::{
-    Desired, HealthCheck, IngressAddress, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan,
-    Protocol, ProviderError, Replacement, Scheme, ServiceName,
+    Desired, GroupName, HealthCheck, IngressAddress, LoadBalancer, LoadBalancerProvider, Look, Outcome,
+    Owner, Plan, Protocol, ProviderError, Replacement, Scheme, ServiceName,
 };
 
 use super::contract::Aws;
@@ -17,12 +17,15 @@ use super::emulator::Emulator;
 use super::faulty::{Fault, Faults, Kind};
 use super::{mk_listener, mk_nodes, mk_options, mk_pods};
 use crate::cloud::Cloud;
+use crate::step::Action;
 
 /// What is there, and what shall be.
 struct Scenario {
     name: &'static str,
     from: Option<LoadBalancer>,
     to: Option<LoadBalancer>,
+    /// Another Service of the group, which stays as it is.
+    neighbour: Option<LoadBalancer>,
 }
 
 fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
@@ -42,6 +45,7 @@ fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
         name,
         from: from.cloned(),
         to,
+        neighbour: None,
     };
     vec![
         scenario("create", None, Some(base.clone())),
@@ -51,6 +55,33 @@ fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
         scenario("replacement", Some(&base), Some(replaced)),
         scenario("delete", Some(&base), None),
     ]
+}
+
+/// The life of a member, alone and beside another.
+fn of_a_group(world: &Aws, base: &LoadBalancer) -> Vec<Scenario> {
+    let alone = LoadBalancer { replacement: Replacement::Allowed, ..base.clone() };
+    let member = LoadBalancer { group: GroupName::new("contract", "edge"), ..alone.clone() };
+    let mut moved = member.clone();
+    moved.listeners = [mk_listener(Protocol::Udp, 53), mk_listener(Protocol::Tcp, 8080)].into();
+    moved.source_ranges = ["192.0.2.0/24".parse().unwrap()].into();
+    let name = ServiceName::new("contract", "neighbour").unwrap();
+    let owner = Owner { service: "uid-neighbour".parse().unwrap(), name, ..base.owner.clone() };
+    let neighbour = LoadBalancer {
+        listeners: [mk_listener(Protocol::Tcp, 443)].into(),
+        ..LoadBalancer { owner, group: member.group.clone(), ..world.base(base.owner.clone()) }
+    };
+    let mut all = Vec::new();
+    for beside in [None, Some(&neighbour)] {
+        let mut add = |name, from: Option<&LoadBalancer>, to: Option<&LoadBalancer>| {
+            all.push(Scenario { name, from: from.cloned(), to: to.cloned(), neighbour: beside.cloned() });
+        };
+        add("a member is made", None, Some(&member));
+        add("a member changes its ports", Some(&member), Some(&moved));
+        add("a Service joins a group", Some(&alone), Some(&member));
+        add("a member leaves", Some(&member), Some(&alone));
+        add("a member is deleted", Some(&member), None);
+    }
+    all
 }
 
 /// What a Service's status shows, which outlives processes.
@@ -101,7 +132,7 @@ async fn process(
                 None => Look::Poll,
             },
         };
-        observed = provider.observe(owner, next).await.map_err(|error| told(&error))?;
+        observed = provider.observe_for(wanted, next).await.map_err(|error| told(&error))?;
         look = Some(next);
     }
     Err("it does not settle".to_owned())
@@ -125,18 +156,19 @@ async fn settle(world: &Aws, owner: &Owner, to: Option<&LoadBalancer>, status: &
 }
 
 /// One load balancer, and its own hostname in the report.
-async fn check(world: &Aws, owner: &Owner, to: &LoadBalancer, told: &str) {
-    let provider = world.provider(&owner.cluster);
-    let observed = provider.observe(owner, Look::Fresh).await.unwrap();
+async fn check(world: &Aws, to: &LoadBalancer, told: &str) {
+    let provider = world.provider(&to.owner.cluster);
+    let observed = provider.observe_for(Desired::Present(to), Look::Fresh).await.unwrap();
     let report = provider.report(to, observed.as_ref());
     assert_eq!(observed.map(|observed| observed.load_balancers()), Some(1), "{told}");
     assert!(report.ready && report.ingress.len() == 1, "{told}: {report:?}");
 }
 
 async fn crash(world: &Aws, owner: &Owner, scenario: &Scenario, fault: Fault) -> bool {
-    let Scenario { name, from, to } = scenario;
+    let Scenario { name, from, to, neighbour } = scenario;
     let mut status = Status::new();
-    let told = format!("{name}, {fault:?}");
+    let beside = if neighbour.is_some() { " beside another" } else { "" };
+    let told = format!("{name}{beside}, {fault:?}");
     if let Some(from) = from {
         settle(world, owner, Some(from), &mut status, &told).await;
     }
@@ -145,13 +177,35 @@ async fn crash(world: &Aws, owner: &Owner, scenario: &Scenario, fault: Fault) ->
     let died = world.faults.is_dead();
     assert_eq!(ended.is_err(), died, "{told}: {ended:?}");
     settle(world, owner, to.as_ref(), &mut status, &told).await;
+    if let Some(neighbour) = neighbour {
+        undisturbed(world, neighbour, &told).await;
+    }
     if let Some(to) = to {
-        check(world, owner, to, &told).await;
+        check(world, to, &told).await;
         settle(world, owner, None, &mut status, &told).await;
     }
     let left = world.emulator.sdk.tagged(&crate::tags::of_any(std::slice::from_ref(owner))).await.unwrap();
     assert!(left.is_empty(), "{told}: left {left:?}");
+    if let Some(group) =
+        to.as_ref().or(from.as_ref()).and_then(|it| it.group.clone()).filter(|_| neighbour.is_none())
+    {
+        let left = world.emulator.sdk.tagged(&crate::tags::of_group(&owner.cluster, &group)).await.unwrap();
+        assert!(left.is_empty(), "{told}: left of its group {left:?}");
+    }
     died
+}
+
+/// Whatever became of the other one: this one has nothing to do, and its listener is where it was.
+async fn undisturbed(world: &Aws, neighbour: &LoadBalancer, told: &str) {
+    let provider = world.provider(&neighbour.owner.cluster);
+    let wanted = Desired::Present(neighbour);
+    let observed = provider.observe_for(wanted, Look::Fresh).await.unwrap();
+    let report = provider.report(neighbour, observed.as_ref());
+    assert!(report.ready && report.ingress.len() == 1, "{told}: {report:?}");
+    let changing = |action: &Action| !matches!(action, Action::Mark { .. });
+    let plan = provider.plan(wanted, observed.as_ref());
+    let disturbed = plan.steps().iter().any(|planned| changing(&planned.step.action));
+    assert!(!disturbed && plan.blocked().is_empty(), "{told}: {plan}");
 }
 
 /// The calls of a run that nothing stops.
@@ -166,31 +220,68 @@ async fn calls(world: &Aws, owner: &Owner, scenario: &Scenario) -> Vec<(&'static
     log
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_before_or_after_any_call_converges_and_leaks_nothing() {
-    let Some(emulator) = Emulator::start().await else { return };
-    let before = emulator.account("list");
-    let world = Aws { emulator, faults: Faults::default() };
-    let owner = Owner {
+async fn start() -> Option<Aws> {
+    Some(Aws { emulator: Emulator::start().await?, faults: Faults::default() })
+}
+
+fn mk_owner() -> Owner {
+    Owner {
         cluster: "crash-a".parse().unwrap(),
         service: "uid-crash".parse().unwrap(),
         name: ServiceName::new("contract", "created").unwrap(),
-    };
+    }
+}
+
+/// Crashes at every call of these kinds of every scenario, in turn: points, and those survived.
+async fn crash_everywhere(
+    world: &Aws,
+    owner: &Owner,
+    scenarios: Vec<Scenario>,
+    kinds: &[Kind],
+) -> (usize, usize) {
     let (mut points, mut survived) = (0, 0);
-    for scenario in scenarios(&world, &owner) {
-        let log = calls(&world, &owner, &scenario).await;
+    for scenario in scenarios {
+        let mut theirs = Status::new();
+        if let Some(neighbour) = &scenario.neighbour {
+            settle(world, &neighbour.owner, Some(neighbour), &mut theirs, scenario.name).await;
+        }
+        let log = calls(world, owner, &scenario).await;
         let writes = log.iter().filter(|(_, kind)| *kind == Kind::Write).count();
         println!("{}: {} calls, {writes} of them writes", scenario.name, log.len());
-        for (index, (_, kind)) in log.iter().enumerate() {
+        for (index, (_, kind)) in log.iter().enumerate().filter(|(_, (_, kind))| kinds.contains(kind)) {
             // After a read the cloud is as before it: one stop tells both.
             let after = (*kind == Kind::Write).then_some(Fault::After(index + 1));
             for fault in std::iter::once(Fault::Before(index + 1)).chain(after) {
                 points += 1;
-                survived += usize::from(crash(&world, &owner, &scenario, fault).await);
+                survived += usize::from(crash(world, owner, &scenario, fault).await);
             }
         }
+        if let Some(neighbour) = &scenario.neighbour {
+            settle(world, &neighbour.owner, None, &mut theirs, scenario.name).await;
+        }
     }
+    (points, survived)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_before_or_after_any_call_converges_and_leaks_nothing() {
+    let Some(world) = start().await else { return };
+    let (before, owner) = (world.emulator.account("list"), mk_owner());
+    let (points, survived) =
+        crash_everywhere(&world, &owner, scenarios(&world, &owner), &[Kind::Read, Kind::Write]).await;
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
     assert_eq!(survived, points);
     println!("crash points survived: aws {survived} of {points}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_a_member_converges_leaks_nothing_and_disturbs_no_other() {
+    let Some(world) = start().await else { return };
+    let (before, owner) = (world.emulator.account("list"), mk_owner());
+    let scenarios = of_a_group(&world, &world.base(owner.clone()));
+    // Before a read the cloud is as after the write before it.
+    let (points, survived) = crash_everywhere(&world, &owner, scenarios, &[Kind::Write]).await;
+    assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
+    assert_eq!(survived, points);
+    println!("crash points survived: aws, members of groups {survived} of {points}");
 }

@@ -52,10 +52,7 @@ pub(super) fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
 }
 
 fn mk_seal(desired: &LoadBalancer) -> Seal {
-    Seal {
-        spec: spec_digest(desired),
-        targets: Some(translate(desired, &Quotas::default()).unwrap().targets_digest()),
-    }
+    Seal { spec: spec_digest(desired), targets: Some(translate(desired, &Quotas::default()).unwrap().targets_digest()) }
 }
 
 /// Everything as `desired` asks, active, healthy and sealed.
@@ -88,7 +85,8 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         listeners.insert(*port, listener);
         let facts = TargetGroup { id, name: group_name.clone(), health: wanted.health.clone() };
         let targets = wanted.targets.iter().map(|target| (target.clone(), Health::Healthy)).collect();
-        view.groups.insert(group_name, Group { facts, attributes: wanted.attributes.clone(), targets });
+        let attributes = wanted.attributes.clone();
+        view.groups.insert(group_name, Group { facts, member_of: None, attributes, targets });
     }
     let hostname = format!("{name}.example");
     let facts = Facts {
@@ -110,6 +108,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         attributes: wanted.attributes.clone(),
         listeners,
         extras: marked.then_some(extras),
+        shared: None,
         adopted: false,
         sealed,
         looks: 0,

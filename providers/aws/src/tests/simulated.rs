@@ -13,7 +13,7 @@ use crate::cloud::resources::{
     AddressType, Families, Firewall, GroupShape, Health, Id, LifeState, Listener, ListenerExtras,
     LoadBalancer, Rule, Source, SubnetMapping, TargetGroup, Transport,
 };
-use crate::observed::{Balancer, Group, Seal, View};
+use crate::observed::{Balancer, Group, Seal, Share, View};
 use crate::step::{Action, ListenerRef, Named};
 use crate::tags;
 use crate::translate::{balancer_defaults, group_defaults, mapping};
@@ -119,7 +119,8 @@ impl Simulated {
             Action::CreateTargetGroup(new) => {
                 let id = Id(format!("arn:aws:x:targetgroup/{}", new.name));
                 let facts = TargetGroup { id, name: new.name.clone(), health: new.health.clone() };
-                let group = Group { facts, attributes: group_defaults(new.shape), targets: BTreeMap::new() };
+                let (attributes, targets) = (group_defaults(new.shape), BTreeMap::new());
+                let group = Group { facts, member_of: tags::group(&new.tags), attributes, targets };
                 self.shapes.insert(new.name.clone(), new.shape);
                 none(groups.insert(new.name.clone(), group).is_some(), "a group of this name is there")
             }
@@ -164,7 +165,7 @@ impl Simulated {
             let ids = self.ids(security_groups)?;
             return self.create(action, ids);
         }
-        if let Action::DeleteLoadBalancer(named) = action {
+        if let Action::DeleteLoadBalancer(named) | Action::DeleteSharedLoadBalancer(named) = action {
             return none(self.view.load_balancers.remove(&named.name).is_none(), "there is none");
         }
         let ids = match action {
@@ -219,6 +220,7 @@ impl Simulated {
             attributes: balancer_defaults(),
             listeners: BTreeMap::new(),
             extras: tags::has_extras(tags).then(BTreeMap::new),
+            shared: tags::group(tags).map(|group| Share { group, lead: tags::leader(tags), taken: BTreeMap::new() }),
             adopted: false,
             sealed: Seal::of(tags),
             looks: 0,

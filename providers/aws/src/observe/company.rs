@@ -1,0 +1,157 @@
+//! Reading what a group shares: its load balancer, who else has listeners there, its security groups.
+//!
+//! Owns: that part of a look, and of the listing. Leaves to others: the Service's own things (`observe`).
+//! Invariants: whose a listener is, its own tags say, read afresh; a listing that lags is made up for by the name of the
+//! load balancer and by what this process has made for any member.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portico_provider::{ClusterUid, GroupName, Owner};
+
+use super::Observer;
+use crate::cloud::resources::{Id, Kind, Listener, Tags};
+use crate::cloud::{Answer, Cloud};
+use crate::names;
+use crate::observed::{Seal, Share, Snapshot, View};
+use crate::tags;
+
+/// Groups in a listing.
+#[derive(Debug, Default)]
+pub(super) struct Companies {
+    shared: BTreeMap<GroupName, Vec<Id>>,
+    members: BTreeMap<Owner, BTreeMap<GroupName, Vec<Option<Seal>>>>,
+}
+
+impl Companies {
+    /// Something that is no Service's alone.
+    pub(super) fn shared(&mut self, id: &Id, found: &Tags) {
+        if let Some(group) = tags::group(found) {
+            self.shared.entry(group).or_default().push(id.clone());
+        }
+    }
+
+    /// Something of a Service; its target groups tell which groups it is in.
+    pub(super) fn member(&mut self, owner: &Owner, kind: Kind, found: &Tags) {
+        if let (Kind::TargetGroup, Some(group)) = (kind, tags::group(found)) {
+            self.members.entry(owner.clone()).or_default().entry(group).or_default().push(Seal::of(found));
+        }
+    }
+
+    /// Shows each member what it shares; and what nobody is left to share, somebody who stands for it.
+    pub(super) fn attach(self, cluster: &ClusterUid, services: &mut BTreeMap<Owner, Snapshot>) {
+        let Self { shared, members } = self;
+        let used: BTreeSet<GroupName> = members.values().flat_map(|groups| groups.keys().cloned()).collect();
+        for (owner, groups) in members {
+            let snapshot = services.entry(owner).or_default();
+            for (group, seals) in groups {
+                put(snapshot, &group, shared.get(&group));
+                snapshot.sealed =
+                    tags::common_seal(seals.into_iter()).filter(|_| snapshot.load_balancers.len() == 1);
+            }
+            if snapshot.companies.len() > 1 {
+                snapshot.sealed = None;
+            }
+        }
+        for (group, ids) in shared.iter().filter(|(group, _)| !used.contains(*group)) {
+            if let Some(owner) = tags::remains(cluster, group) {
+                put(services.entry(owner).or_default(), group, Some(ids));
+            }
+        }
+    }
+}
+
+fn put(snapshot: &mut Snapshot, group: &GroupName, ids: Option<&Vec<Id>>) {
+    snapshot.companies.insert(group.clone());
+    for id in ids.into_iter().flatten() {
+        match (id.kind(), id.name()) {
+            (Some(Kind::LoadBalancer), Some(name)) => {
+                snapshot.load_balancers.insert(name.to_owned(), id.clone());
+                snapshot.commons.insert(id.clone());
+            }
+            (Some(Kind::SecurityGroup), _) => snapshot.firewalls.push(id.clone()),
+            _ => {}
+        }
+    }
+    snapshot.firewalls.sort();
+}
+
+impl<C: Cloud> Observer<'_, C> {
+    /// Reads a group into the view of one who is in it, or is to be. `own`: the tags of his own things.
+    pub(super) async fn company(
+        &self,
+        owner: &Owner,
+        group: GroupName,
+        own: &BTreeMap<Id, Tags>,
+        view: &mut View,
+    ) -> Answer<()> {
+        let listed = self.cloud.tagged(&tags::of_group(&owner.cluster, &group)).await?;
+        let listed = listed.into_iter().map(|(id, _)| id).chain(self.memory.ids_of_group(&group));
+        let mut ids: BTreeSet<Id> = listed.filter(|id| id.kind() != Some(Kind::SecurityGroup)).collect();
+        if !ids.iter().any(|id| id.kind() == Some(Kind::LoadBalancer)) {
+            let name = names::shared_load_balancer(&owner.cluster, &group, None, 0);
+            ids.extend(self.cloud.load_balancer_named(&name).await?.map(|found| found.id));
+        }
+        let ids: Vec<Id> = ids.into_iter().collect();
+        let found = self.batches.tags(self.cloud, &ids).await?;
+        let mut members: BTreeSet<Owner> = BTreeSet::new();
+        for (id, found) in &found {
+            match id.kind() {
+                Some(Kind::LoadBalancer) if tags::are_shared(found, &owner.cluster, &group) => {
+                    self.shared_balancer(owner, &group, (id, found), own, view).await?;
+                }
+                Some(Kind::TargetGroup) if tags::group(found).as_ref() == Some(&group) => {
+                    members.extend(tags::owner(found).filter(|it| it.cluster == owner.cluster));
+                }
+                _ => {}
+            }
+        }
+        let here = view.load_balancers.values().filter_map(|it| it.shared.as_ref());
+        members
+            .extend(here.filter(|it| it.group == group).flat_map(|it| it.taken.values().flatten().cloned()));
+        members.retain(|it| it.service != owner.service);
+        for firewall in self.cloud.security_groups(&tags::shared(&owner.cluster, &group)).await? {
+            view.firewalls.insert(firewall.name.clone(), firewall);
+        }
+        view.companies.insert(group, members);
+        Ok(())
+    }
+
+    async fn shared_balancer(
+        &self,
+        owner: &Owner,
+        group: &GroupName,
+        (id, found): (&Id, &Tags),
+        own: &BTreeMap<Id, Tags>,
+        view: &mut View,
+    ) -> Answer<()> {
+        let Some(facts) = self.batches.load_balancer(self.cloud, id).await? else { return Ok(()) };
+        let Some(mut balancer) = self.balancer(&without_extras(found), facts).await? else { return Ok(()) };
+        let ids: Vec<Id> = balancer.listeners.values().map(|listener| listener.id.clone()).collect();
+        let whose = self.batches.tags(self.cloud, &ids).await?;
+        let is_own =
+            |listener: &Listener| whose.get(&listener.id).is_some_and(|tags| tags::are_of(tags, owner));
+        let (own_ones, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            balancer.listeners.into_iter().partition(|(_, listener)| is_own(listener));
+        let holder = |listener: &Listener| whose.get(&listener.id).and_then(tags::owner);
+        let taken = others.iter().map(|(port, listener)| (*port, holder(listener))).collect();
+        balancer.listeners = own_ones;
+        if tags::has_extras(found) {
+            balancer.extras = Some(self.extras(&balancer.listeners).await?);
+        }
+        let ours = own.iter().filter(|(id, tags)| {
+            id.kind() == Some(Kind::TargetGroup) && tags::group(tags).as_ref() == Some(group)
+        });
+        balancer.sealed = tags::common_seal(ours.map(|(_, tags)| Seal::of(tags)));
+        balancer.shared = Some(Share { group: group.clone(), lead: tags::leader(found), taken });
+        view.load_balancers.insert(balancer.facts.name.clone(), balancer);
+        Ok(())
+    }
+}
+
+/// Of others' listeners no certificates are read.
+fn without_extras(found: &Tags) -> Tags {
+    let kept = found
+        .iter()
+        .filter(|(key, value)| !tags::has_extras(&Tags::from([((*key).clone(), (*value).clone())])));
+    kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
