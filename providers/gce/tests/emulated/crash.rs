@@ -62,17 +62,18 @@ fn changes(world: &GceWorld) -> Vec<Change> {
 #[tokio::test]
 async fn a_crash_at_any_call_converges_and_leaves_nothing() {
     let Some(emulator) = Emulator::start() else { return };
-    survive(&GceWorld::new(emulator).await, "gce").await;
+    println!("{}", survive(&GceWorld::new(emulator).await, "gce").await);
 }
 
 #[tokio::test]
 async fn with_instance_groups_a_crash_at_any_call_converges_too_and_harms_no_neighbour() {
     let Some(emulator) = Emulator::start() else { return };
-    survive(&GceWorld::sharing(emulator).await, "gce with instance groups").await;
+    println!("{}", survive(&GceWorld::sharing(emulator).await, "gce with instance groups").await);
 }
 
-async fn survive(world: &GceWorld, what: &str) {
-    let (mut total, mut survived) = (0, 0);
+/// How many states and points there were.
+async fn survive(world: &GceWorld, what: &str) -> String {
+    let (mut total, mut survived, mut told) = (0, 0, Vec::new());
     for change in changes(world) {
         let points = points(world, &change).await;
         total += points.len();
@@ -86,10 +87,11 @@ async fn survive(world: &GceWorld, what: &str) {
             }
             survived += 1;
         }
-        println!("{}: {} states", change.name, proven.len());
+        told.push(format!("{}: {} states", change.name, proven.len()));
     }
-    println!("crash points survived: {what} {survived} of {total}");
     assert_eq!(survived, total);
+    told.push(format!("crash points survived: {what} {survived} of {total}"));
+    told.join("\n")
 }
 
 /// Makes the change once, and answers with every point before and after one of its calls.
