@@ -158,7 +158,7 @@ impl Told for NodeState {
     type Kind = Node;
 
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
-        Node::deserialize(from).map(node)
+        Node::deserialize(from).map(|object| node(&object))
     }
 }
 
@@ -228,11 +228,11 @@ fn vips(status: objects::ServiceStatus<'_>, reader: &mut Reader) -> Vec<IpAddr> 
 }
 
 fn service_port(port: &objects::Port<'_>, reader: &mut Reader) -> Option<ServicePort> {
-    let node_port = port.node_port.filter(|port| *port != 0);
+    let node_port = port.on_node.filter(|port| *port != 0);
     Some(ServicePort {
         name: text(port.name.as_ref()).into(),
         protocol: reader.protocol("spec.ports[].protocol", port.protocol.as_ref().map(AsRef::as_ref))?,
-        port: reader.port("spec.ports[].port", port.port.unwrap_or_default())?,
+        port: reader.port("spec.ports[].port", port.number.unwrap_or_default())?,
         node_port: node_port.and_then(|port| reader.port("spec.ports[].nodePort", port)),
     })
 }
@@ -252,7 +252,7 @@ fn slice(object: objects::Slice<'_>) -> Read<ToldSlice> {
         Some(SlicePort {
             name: text(port.name.as_ref()).into(),
             protocol: reader.protocol("ports[].protocol", port.protocol.as_ref().map(AsRef::as_ref))?,
-            port: reader.port("ports[].port", port.port?)?,
+            port: reader.port("ports[].port", port.number?)?,
         })
     });
     let ports = ports.collect();
@@ -288,7 +288,7 @@ fn endpoint(endpoint: &objects::Endpoint<'_>, reader: &mut Reader) -> Option<End
 }
 
 /// Reads the Node object.
-fn node(object: Node) -> Read<NodeState> {
+fn node(object: &Node) -> Read<NodeState> {
     let head = object.metadata.clone();
     let metadata = metadata(head.name, head.namespace, head.resource_version);
     let mut reader = Reader::new("Node", &metadata);

@@ -102,7 +102,8 @@ async fn services(client: Client, proxy_name: Option<String>, first: First<Servi
     let stream = stream::<Service>(Api::all(client), config);
     let fact = |seen: Seen<Service, ()>| {
         let event = match seen {
-            Seen::Applied(Read { metadata: _, told, bad }) => {
+            Seen::Applied(object) => {
+                let Read { metadata: _, told, bad } = *object;
                 telling.complain("Service", &bad);
                 Event::Service(told)
             }
@@ -122,7 +123,8 @@ async fn slices(client: Client, proxy_name: Option<String>, first: First<ToldSli
     let stream = stream::<ToldSlice>(Api::all(client), config);
     let owner = |told: &ToldSlice| told.slice.as_ref().map(|slice| slice.service.name.clone());
     let fact = |seen: Seen<ToldSlice, Name>| match seen {
-        Seen::Applied(Read { metadata: _, told: ToldSlice { slice, trigger }, bad }) => {
+        Seen::Applied(object) => {
+            let Read { metadata: _, told: ToldSlice { slice, trigger }, bad } = *object;
             telling.complain("EndpointSlice", &bad);
             Some(Fact::Event(Box::new(Event::Slice(slice?)), Times::received_now(trigger)))
         }
@@ -141,7 +143,8 @@ pub async fn node(client: Client, name: String, telling: Telling) {
     let stream = stream::<NodeState>(Api::all(client), config);
     let fact = |seen: Seen<NodeState, ()>| {
         let state = match seen {
-            Seen::Applied(Read { metadata: _, told, bad }) => {
+            Seen::Applied(object) => {
+                let Read { metadata: _, told, bad } = *object;
                 telling.complain("Node", &bad);
                 Some(told)
             }
@@ -159,7 +162,8 @@ pub async fn service_cidrs(client: Client, telling: Telling) {
     let mut all = BTreeMap::<Id, Vec<IpNet>>::new();
     let fact = |seen: Seen<ToldRanges, ()>| {
         match seen {
-            Seen::Applied(Read { metadata, told: ToldRanges(nets), bad }) => {
+            Seen::Applied(object) => {
+                let Read { metadata, told: ToldRanges(nets), bad } = *object;
                 telling.complain("ServiceCIDR", &bad);
                 all.insert(id(&metadata), nets);
             }
@@ -206,7 +210,7 @@ fn ours(proxy_name: Option<&str>) -> String {
 
 /// An object that was seen, or one that is gone, with what it was told as.
 enum Seen<T, N> {
-    Applied(Read<T>),
+    Applied(Box<Read<T>>),
     Gone(Id, N),
 }
 
@@ -339,7 +343,7 @@ impl<N: Clone + Eq> Known<N> {
         };
         let before = before.map(|(before, _)| before).filter(|before| Some(before) != name.as_ref());
         let gone = before.map(|before| Seen::Gone(id, before));
-        gone.into_iter().chain(name.map(|_| Seen::Applied(object))).collect()
+        gone.into_iter().chain(name.map(|_| Seen::Applied(Box::new(object)))).collect()
     }
 
     /// Everything that was told and is not in the list that just ended.

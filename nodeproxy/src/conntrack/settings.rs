@@ -111,8 +111,8 @@ pub fn processors() -> u64 {
 }
 
 /// How many numbers a list like `0-3,6` has.
-fn count(list: &str) -> Option<u64> {
-    list.trim().split(',').try_fold(0u64, |sum, range| {
+fn count(numbers: &str) -> Option<u64> {
+    numbers.trim().split(',').try_fold(0u64, |sum, range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
         Some(sum + (last + 1).checked_sub(first)?)

@@ -67,14 +67,15 @@ pub(super) struct ServiceSpec<'a> {
 
 /// A port of a Service or of a slice.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct Port<'a> {
     #[serde(borrow)]
     pub(super) name: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) protocol: Option<Text<'a>>,
-    pub(super) port: Option<i32>,
-    pub(super) node_port: Option<i32>,
+    #[serde(rename = "port")]
+    pub(super) number: Option<i32>,
+    #[serde(rename = "nodePort")]
+    pub(super) on_node: Option<i32>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -228,8 +228,11 @@ impl Life {
     }
 }
 
+/// Keys with their values, but for slots; and the backends of each list.
+type Unordered = (BTreeSet<(Key, Option<Value>)>, BTreeSet<(Key, Value)>);
+
 /// What stands, whichever endpoint is in which slot.
-fn unordered(state: &State) -> (BTreeSet<(Key, Option<Value>)>, BTreeSet<(Key, Value)>) {
+fn unordered(state: &State) -> Unordered {
     let slot_of = |key: &Key| match *key {
         Key::Endpoint(f, slot) => Some(Key::Endpoint(f, slot & 0x10_0000)),
         Key::AffinitySlot(f, slot) => Some(Key::AffinitySlot(f, slot & 0x10_0000)),
