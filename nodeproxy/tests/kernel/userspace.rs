@@ -172,7 +172,9 @@ fn real_packets_get_what_the_packet_table_says_but_endpoints_see_the_node() {
     let Some(table) = Table::new() else { return };
     let mut node = mk_userspace(&table.node);
     let mut model = Model::new(ModelConfig::default());
-    packets::world().into_iter().for_each(|event| model.apply(event));
+    for event in packets::world() {
+        model.apply(event);
+    }
     node.sync(&table.node, model.ledger().desired());
     skip("rows over SCTP, which the userspace proxy does not carry");
     let (mut hides, mut wrong) = (BTreeSet::new(), BTreeMap::new());
@@ -314,9 +316,9 @@ fn a_udp_client_that_keeps_sending_finds_each_next_endpoint_also_after_there_was
         let a = addresses(v6);
         let f = Frontend { protocol: Protocol::Udp, port: 53, ..a.frontend(1) };
         let mut node = mk_userspace(&world.node);
-        let mut none = a.base();
-        none.insert(Key::NoEndpoints(f), Value::Verdict(Verdict::Drop));
-        none.insert(Key::ClusterIp(f.address), Value::Present);
+        let mut without = a.base();
+        without.insert(Key::NoEndpoints(f), Value::Verdict(Verdict::Drop));
+        without.insert(Key::ClusterIp(f.address), Value::Present);
         let client = Arc::new(world.client.run(move || {
             let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
             UdpSocket::bind((any, 0)).expect("binds")
@@ -326,8 +328,8 @@ fn a_udp_client_that_keeps_sending_finds_each_next_endpoint_also_after_there_was
             world.client.run(move || pod_of(ask(&client, f)))
         };
         for pods in [&[0][..], &[1], &[], &[0]] {
-            let state = if pods.is_empty() { none.clone() } else { mk_state(a, f, pods, None) };
-            node.sync(&world.node, &state);
+            let desired = if pods.is_empty() { without.clone() } else { mk_state(a, f, pods, None) };
+            node.sync(&world.node, &desired);
             let keep = pods.iter().map(|number| a.pod(*number)).collect();
             let stale = [StaleFlows { frontend: f, keep }];
             node.with(&world.node, move |dataplane| {

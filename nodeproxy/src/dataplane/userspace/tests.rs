@@ -21,7 +21,7 @@ use super::{
 use crate::sync::fake::FakeKernel;
 
 /// How long an answer may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn mk_proxy(files: u64) -> (Arc<Proxy>, mpsc::Receiver<Fault>) {
     let (faults, told) = mpsc::channel(faults::BACKLOG);

@@ -15,7 +15,7 @@ use crate::{
     dataplane::userspace::{
         faults::{Fault, Why},
         pools::RETRY,
-        tests::mk_proxy,
+        tests::{PATIENCE, mk_proxy},
     },
     sync::fake::FakeKernel,
 };
@@ -67,6 +67,7 @@ fn sync(localhost: &mut Localhost, desired: &State) {
 fn ask(address: IpAddr, port: u16) -> Option<String> {
     let mut text = String::new();
     let mut stream = TcpStream::connect(SocketAddr::new(address, port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     stream.read_to_string(&mut text).ok()?;
     Some(text)
 }
@@ -116,6 +117,7 @@ async fn a_flushed_kernel_closes_nothing_here() {
     let state = mk_state(&[NODE, V4], port, server);
     sync(&mut localhost, &state);
     let mut stream = TcpStream::connect(SocketAddr::new(V4, port)).expect("connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     kernel.flush();
     sync(&mut localhost, &state);
     let mut text = String::new();
