@@ -214,13 +214,15 @@ impl<C: Cloud> Observer<'_, C> {
     /// `group`: to be read as well, besides those that it has things of.
     async fn read(&self, owner: &Owner, group: Option<&GroupName>) -> Answer<View> {
         let Self { cloud, batches, memory, vpc: _ } = self;
-        self.size_prefix_lists().await;
         let known = memory.is_known(owner);
         let listed = batches.owned(*cloud, owner).await?.into_iter().map(|(id, _)| id);
         let ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
         // A fresh process also asks EC2, whose answers lag less than the listing.
         if ids.is_empty() && known && group.is_none() {
             return Ok(View::default());
+        }
+        if !ids.is_empty() {
+            self.size_prefix_lists().await;
         }
         let tagged: Vec<Id> =
             ids.iter().filter(|id| id.kind() != Some(Kind::SecurityGroup)).cloned().collect();

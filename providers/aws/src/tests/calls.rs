@@ -290,6 +290,60 @@ async fn each_operation_costs_no_more_calls_than_it_must() {
     run.print();
 }
 
+/// A Service that nobody shares calls with. Six writes make one; and there is no seal without its own call, no `active`
+/// without a look, no subnets without having read them: eight, and a look for each time that AWS is not done yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_service_has_ceilings_of_its_own() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let nodes: Vec<String> = emulator.instances.clone();
+    let mk = |n| Ours {
+        desired: mk_load_balancer(mk_owner(n), &nodes[..2]),
+        gone: false,
+        observed: None,
+        look: None,
+    };
+    let provider = new_provider(&emulator);
+    let mut run = Run { emulator, provider, services: vec![mk(0)], table: Vec::new() };
+    run.list().await;
+    drop(run.emulator.calls());
+
+    run.settle().await;
+    let calls = run.note("create");
+    let looks = count(&calls, "DescribeLoadBalancers");
+    assert!(all(&calls) - looks <= 8 && looks <= 2, "{calls:?}");
+    assert!(!calls.contains_key("DescribeTargetHealth"), "it is too early to ask: {calls:?}");
+    run.watch_health().await;
+    assert!(all(&run.note("until healthy")) <= 2);
+
+    run.nodes(&[&nodes[1], &nodes[2]]);
+    run.settle().await;
+    let calls = run.note("a node for another");
+    assert!(all(&calls) <= 7, "{calls:?}");
+    run.services[0].desired.listeners.insert(mk_listener(Protocol::Tcp, 443));
+    run.settle().await;
+    let calls = run.note("port added");
+    assert!(all(&calls) <= 8, "{calls:?}");
+    run.services[0].desired.listeners.remove(&mk_listener(Protocol::Tcp, 443));
+    run.settle().await;
+    let calls = run.note("port removed");
+    assert!(all(&calls) <= 7, "{calls:?}");
+
+    // Subnets were read within the minute: a second one needs no more than seven, and its looks.
+    run.services.push(mk(1));
+    run.settle().await;
+    let calls = run.note("create, the second");
+    assert!(all(&calls) - count(&calls, "DescribeLoadBalancers") <= 7, "{calls:?}");
+
+    run.watch_health().await;
+    drop(run.emulator.calls());
+
+    (run.services[1].gone, run.services[1].look) = (true, None);
+    run.settle().await;
+    let calls = run.note("delete");
+    assert!(all(&calls) <= 6, "{calls:?}");
+    run.print();
+}
+
 /// What the tagging API shows of a finished Service.
 fn things(desired: &LoadBalancer) -> [serde_json::Value; 3] {
     let owner = &desired.owner;
