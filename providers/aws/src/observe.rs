@@ -138,9 +138,9 @@ impl<C: Cloud> Observer<'_, C> {
             // Enough for a change of targets, once those are known.
             Observed::Snapshot(Snapshot { targets: None, .. }) => Ok(None),
             Observed::Snapshot(snapshot) => {
-                let on = |(_, id): (_, &Id)| match snapshot.companies.is_empty() {
-                    true => vec![id.clone()],
-                    false => snapshot.groups.values().cloned().collect(),
+                let on = |(_, id): (_, &Id)| {
+                    let behind: Vec<Id> = snapshot.groups.values().cloned().collect();
+                    if snapshot.companies.is_empty() { vec![id.clone()] } else { behind }
                 };
                 let sealed = snapshot.only().map(|only| (on(only), &snapshot.sealed)).into_iter().collect();
                 if look >= Look::Confirm && !self.is_confirmed(owner, snapshot, sealed).await? {
