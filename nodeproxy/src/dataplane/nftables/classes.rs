@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use portico_netlink::nftables::{self as kernel, Data, Element};
 use portico_proxy_core::{
     plan::Chain,
-    table::{Family, Verdict},
+    table::{AFFINITY_TAG, Family, Verdict},
 };
 
 use super::{balance, skeleton::EXTERNAL};
@@ -50,7 +50,9 @@ impl Classes {
     /// Gives a chain a number; the element that says so.
     pub(super) fn add(&mut self, chain: Chain) -> Element {
         let taken = |number: &u32| self.chains.contains_key(&(chain.family, *number));
-        let free = (EXTERNAL_CLASS + 1..).find(|number| !taken(number)).unwrap_or(u32::MAX);
+        // There are 2^24; if none were free, the kernel would refuse the last one as there already.
+        let free = (EXTERNAL_CLASS + 1..AFFINITY_TAG).find(|number| !taken(number));
+        let free = free.unwrap_or(AFFINITY_TAG - 1);
         let number = *self.numbers.entry(chain).or_insert(free);
         self.chains.insert((chain.family, number), chain);
         element(number, Some(chain.balance.chain().as_str()))
