@@ -135,10 +135,12 @@ fn mk_custom_server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Backen
     Backend { address: address.ip(), port: address.port() }
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, and where no other test will: the port is taken, for as long as the tests run.
 fn mk_dead() -> Backend {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("any port");
-    let address = listener.local_addr().expect("an address");
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("any port");
+    let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
+    std::mem::forget(socket);
     Backend { address: address.ip(), port: address.port() }
 }
 
@@ -460,11 +462,11 @@ async fn each_udp_client_has_a_flow_with_a_socket_of_its_own_until_its_endpoint_
 async fn a_question_that_an_endpoint_refuses_goes_to_another() {
     let mut world = World::new();
     let f = mk_frontend(1, Protocol::Udp);
-    let dead = {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("any port");
-        let address = socket.local_addr().expect("an address");
-        Backend { address: address.ip(), port: address.port() }
-    };
+    // The port is taken, but only for datagrams of one other peer.
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("any port");
+    socket.connect((Ipv4Addr::LOCALHOST, 9)).expect("a peer");
+    let address = socket.local_addr().expect("an address");
+    let dead = Backend { address: address.ip(), port: address.port() };
     world.sync(&mk_state(f, &[dead, mk_udp_server("alive")], None));
     for _ in 0..10 {
         let answer = ask_udp(&mk_client(), world.redirect(f).expect("redirected"));
