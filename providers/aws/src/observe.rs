@@ -86,7 +86,8 @@ impl<C: Cloud> Observer<'_, C> {
         group: Option<&GroupName>,
         look: Look,
     ) -> Answer<Option<Observed>> {
-        let seen = self.seen(owner, group, look).await?;
+        // Boxed: all the calls below it are too deep a type for the compiler otherwise.
+        let seen = Box::pin(self.seen(owner, group, look)).await?;
         Ok(seen.map(|seen| self.memory.with_refused(owner, seen)))
     }
 
