@@ -58,8 +58,9 @@ const PATIENCE: Duration = Duration::from_mins(20);
 /// How long the account may take to be filled.
 const FILLED: Duration = Duration::from_mins(20);
 
-/// Without limits of its own, and without an audit, whose reads are not the restart's.
-const FILLING: [&str; 3] = ["--api-rate=1000", "--provider-concurrency=64", "--audit-interval=0s"];
+/// As fast as the emulator is, and without an audit.
+const FILLING: [&str; 4] =
+    ["--api-rate=1000", "--provider-concurrency=128", "--aws-poll=1s", "--audit-interval=0s"];
 
 /// Measures with `services` load balancers.
 pub async fn run(
