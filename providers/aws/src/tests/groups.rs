@@ -273,7 +273,7 @@ fn what_is_of_the_whole_load_balancer_the_lead_decides_and_after_it_another() {
     let followed = town.cloud.view.load_balancers.values().all(kept);
     assert!(followed && town.leads.values().all(|lead| *lead == a.owner), "who says nothing follows");
     let off = mk_options(&[(key::ATTRIBUTES, "load_balancing.cross_zone.enabled=false")]);
-    let (off, c) = (LoadBalancer { options: off, ..b }, mk_member("c", &[80]));
+    let (off, c) = (LoadBalancer { options: off, ..b.clone() }, mk_member("c", &[80]));
     assert_eq!(town.drive(&c, &[&b]), []);
     assert_eq!(town.drive(&off, &[&c]), [], "it takes the lead");
     let blocked = town.drive(&LoadBalancer { options: asking.options, ..c }, &[&off]);
