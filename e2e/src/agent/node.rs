@@ -139,7 +139,7 @@ async fn keep_alive(
         };
         if due {
             let known = ready.borrow().is_some();
-            let patch = Patch::Strategic(json!({"status": status(identity, known, since, Timestamp::now())}));
+            let patch = Patch::Strategic(status_patch(status(identity, known, since, Timestamp::now())));
             if let Err(error) = api.patch_status(&identity.name, &PatchParams::default(), &patch).await {
                 tracing::warn!(%error, "write the Node's status");
                 count = 0; // with the next renewal
@@ -177,6 +177,14 @@ async fn renew(leases: &Api<Lease>, identity: &Identity, node: &Node) -> Result<
         }
         Err(error) => Err(error).context("patch"),
     }
+}
+
+/// Writes the status, its addresses as a whole: a strategic merge goes by their type, and a dual-stack node has two of one.
+fn status_patch(mut status: Value) -> Value {
+    if let Some(addresses) = status["addresses"].as_array_mut() {
+        addresses.push(json!({"$patch": "replace"}));
+    }
+    json!({"status": status})
 }
 
 /// The status to write. `since`: when readiness changed last.
@@ -230,6 +238,12 @@ fn seconds(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_written_as_a_whole() {
+        let patch = status_patch(json!({"addresses": [{"type": "InternalIP", "address": "fd30::1"}]}));
+        assert_eq!(patch["status"]["addresses"][1], json!({"$patch": "replace"}));
+    }
 
     #[test]
     fn a_status_is_a_node_status_and_declares_websockets() {

@@ -60,14 +60,15 @@ impl Link {
                 IpAddr::V4(_) => (32, "", "0.0.0.0/0"),
                 IpAddr::V6(_) => (128, " nodad", "::/0"),
             };
-            node += &format!(
-                "addr add {gateway}/{length} dev {device}{nodad}\nroute add {address}/{length} dev {device}\n"
-            );
-            pod += &format!(
-                "addr add {address}/{length} dev eth0{nodad}\n\
-                 route add {gateway}/{length} dev eth0 scope link\n\
-                 route add {any} via {gateway} dev eth0\n"
-            );
+            node.extend([
+                format!("addr add {gateway}/{length} dev {device}{nodad}\n"),
+                format!("route add {address}/{length} dev {device}\n"),
+            ]);
+            pod.extend([
+                format!("addr add {address}/{length} dev eth0{nodad}\n"),
+                format!("route add {gateway}/{length} dev eth0 scope link\n"),
+                format!("route add {any} via {gateway} dev eth0\n"),
+            ]);
         }
         (node, pod)
     }

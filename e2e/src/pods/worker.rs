@@ -176,7 +176,9 @@ impl Worker {
         std::fs::write(self.dir.join("network"), link.to_line()).context("note the network")?;
         let addresses = self.host.allocate().await?;
         if let Err(error) = link.connect(&addresses).await {
-            addresses.iter().for_each(|(address, _)| self.host.release(*address));
+            for (address, _) in &addresses {
+                self.host.release(*address);
+            }
             return Err(error);
         }
         self.observed.ips = addresses.into_iter().map(|(address, _)| address).collect();

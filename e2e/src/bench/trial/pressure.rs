@@ -82,8 +82,8 @@ impl Trial<'_> {
             }
             anyhow::Ok(())
         };
-        let (changed, looked) = tokio::join!(churn::churn(&self.testbed.objects, CHURN), looks);
-        let changes = changed?;
+        let (churned, looked) = tokio::join!(churn::churn(&self.testbed.objects, CHURN), looks);
+        let changes = churned?;
         let rate = f64::from(u32::try_from(changes)?) / CHURN.as_secs_f64();
         if rate < 90.0 {
             let (subject, services) = (self.subject, self.services);

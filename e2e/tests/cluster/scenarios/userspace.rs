@@ -49,7 +49,7 @@ async fn localhost(scene: &Scene) -> anyhow::Result<()> {
 }
 
 async fn userspace(scene: &Scene) -> anyhow::Result<()> {
-    scene.deploy(&Workload::web("web").replicas(2)).await?;
+    scene.deploy(&Workload::web("web").port("udp", 81, "UDP").replicas(2)).await?;
     let ports = json!([
         {"name": "http", "port": 80, "protocol": "TCP"},
         {"name": "udp", "port": 81, "protocol": "UDP"},
@@ -58,9 +58,9 @@ async fn userspace(scene: &Scene) -> anyhow::Result<()> {
     let balancer = scene
         .eventually("a load balancer", async || observe::provisioned(&scene.service("web").await?))
         .await?;
-    let mut parts = stage::parts();
-    parts.values["nodeproxy"]["dataplane"] = json!("userspace");
-    portico::install(&scene.stage.cluster, &parts, None).await.context("changing the dataplane")?;
+    let mut changed = stage::parts();
+    changed.values["nodeproxy"]["dataplane"] = json!("userspace");
+    portico::install(&scene.stage.cluster, &changed, None).await.context("changing the dataplane")?;
     let carried = carried(scene, balancer).await;
     portico::install(&scene.stage.cluster, &stage::parts(), None).await.context("changing it back")?;
     parts::all_ready(&scene.stage).await?;

@@ -268,7 +268,8 @@ async fn a_crash_before_or_after_any_call_converges_and_leaks_nothing() {
     let Some(world) = start().await else { return };
     let (before, owner) = (world.emulator.account("list"), mk_owner());
     let (points, survived) =
-        crash_everywhere(&world, &owner, scenarios(&world, &owner), &[Kind::Read, Kind::Write]).await;
+        Box::pin(crash_everywhere(&world, &owner, scenarios(&world, &owner), &[Kind::Read, Kind::Write]))
+            .await;
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
     assert_eq!(survived, points);
     println!("crash points survived: aws {survived} of {points}");
@@ -280,7 +281,7 @@ async fn a_crash_of_a_member_converges_leaks_nothing_and_disturbs_no_other() {
     let (before, owner) = (world.emulator.account("list"), mk_owner());
     let scenarios = of_a_group(&world, &world.base(owner.clone()));
     // Before a read the cloud is as after the write before it.
-    let (points, survived) = crash_everywhere(&world, &owner, scenarios, &[Kind::Write]).await;
+    let (points, survived) = Box::pin(crash_everywhere(&world, &owner, scenarios, &[Kind::Write])).await;
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
     assert_eq!(survived, points);
     println!("crash points survived: aws, members of groups {survived} of {points}");

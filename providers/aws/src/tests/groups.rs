@@ -158,7 +158,9 @@ impl Town {
             }
             for planned in plan.steps() {
                 self.apply(&planned.step);
-                others.iter().for_each(|other| self.serves(other, &format!("{} in {plan}", planned.step)));
+                for other in others {
+                    self.serves(other, &format!("{} in {plan}", planned.step));
+                }
             }
             self.cloud.tick();
         }
@@ -174,7 +176,9 @@ impl Town {
             let plan = plan(&mk_site(), Desired::Absent(owner), Some(&Observed::Full(view)));
             for planned in plan.steps() {
                 self.apply(&planned.step);
-                others.iter().for_each(|other| self.serves(other, &format!("{} in {plan}", planned.step)));
+                for other in others {
+                    self.serves(other, &format!("{} in {plan}", planned.step));
+                }
             }
         }
         panic!("it does not go");
@@ -308,7 +312,9 @@ fn joining_and_leaving_need_consent_and_serve_all_the_way() {
             [(mk_service("a", &[80]), mk_member("a", &[80])), (mk_member("a", &[80]), mk_service("a", &[80]))]
         {
             let mut town = Town::default();
-            beside.iter().for_each(|it| drop(town.drive(it, &[])));
+            for it in &beside {
+                town.drive(it, &[]);
+            }
             town.drive(&from, &beside);
             let before = town.hostname(&from);
             let asking = LoadBalancer { replacement: Replacement::NeedsConsent, ..to.clone() };
@@ -321,7 +327,9 @@ fn joining_and_leaving_need_consent_and_serve_all_the_way() {
             assert_eq!(town.drive(&to, &beside), []);
             assert_ne!(town.hostname(&to), before);
             town.remove(&to.owner, &beside);
-            beside.iter().for_each(|it| town.remove(&it.owner, &[]));
+            for it in &beside {
+                town.remove(&it.owner, &[]);
+            }
             assert!(town.is_empty(), "{:?}", town.cloud.view);
         }
     }

@@ -147,8 +147,9 @@ fn written(spec: &LoadBalancer) -> LoadBalancer {
     LoadBalancer { published: BTreeSet::new(), replacement: Replacement::NeedsConsent, ..spec.clone() }
 }
 
-const RULES: [FieldRule; 12] = {
-    let mut rules = [FieldRule { field: Field::Listeners, mutability: Mutability::Mutable }; 12];
+const RULES: [FieldRule; Field::ALL.len()] = {
+    let mut rules =
+        [FieldRule { field: Field::Listeners, mutability: Mutability::Mutable }; Field::ALL.len()];
     let mut index = 0;
     while index < rules.len() {
         let field = Field::ALL[index];
