@@ -30,6 +30,8 @@ const FASTEST: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_mins(1);
 /// After a start there is more urgent work.
 const SETTLE: Duration = Duration::from_mins(1);
+/// How long a list of whom to audit is used: making it costs as much as there are Services, ten times a second with many.
+const LISTED_FOR: Duration = Duration::from_mins(1);
 /// From one look at whether an audit is over to the next.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -85,11 +87,15 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
         sleep(SETTLE.min(interval)).await;
         let mut rotation = Rotation::default();
+        let (mut all, mut listed) = (self.audited(), Instant::now());
         loop {
-            let all = self.audited();
+            if listed.elapsed() >= LISTED_FOR {
+                (all, listed) = (self.audited(), Instant::now());
+            }
             let due = Instant::now() + pace(interval, all.len());
             if self.may_work()
                 && let Some((_, (key, owner))) = rotation.next(&all, part(Timestamp::now(), interval))
+                && self.is_there(key, owner)
             {
                 self.audit_one(key, owner).await;
             }
@@ -105,6 +111,12 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             Some((owner.service.clone(), (ServiceKey::of(&service), owner)))
         });
         known.collect()
+    }
+
+    /// Whether it is still the Service that was listed.
+    fn is_there(&self, key: &ServiceKey, owner: &Owner) -> bool {
+        let service = self.world.service(key);
+        service.is_some_and(|service| service.metadata.uid.as_deref() == Some(owner.service.as_str()))
     }
 
     /// Marks it, and waits until it was read, by whatever go, or is no more.
