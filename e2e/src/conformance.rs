@@ -140,7 +140,8 @@ async fn test(args: &Args, proxy: Proxy, home: &Home) -> anyhow::Result<ExitCode
     let account = Account::new();
     let values = json!({"nodeproxy": {"allowExternalIPs": true}});
     let portico = Parts { operator: None, nodeproxy: proxy == Proxy::Portico, values };
-    let cluster = Cluster::start(home, &Options { nodes: NODES, portico, ..Options::default() }, &account).await?;
+    let cluster =
+        Cluster::start(home, &Options { nodes: NODES, portico, ..Options::default() }, &account).await?;
     if proxy == Proxy::KubeProxy {
         kube_proxy::install(&cluster).await?;
         account.step("kube-proxy runs on every node");

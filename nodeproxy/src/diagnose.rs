@@ -225,7 +225,11 @@ fn draft(question: &Question, known: Known<'_>) -> Result<Draft, DiagnoseError> 
             let packet = Packet { source: *from, from_node: known.is_this_node(*from), to: *to };
             let claim = || Claim {
                 wanted: Wanted::by_packet(model, &packet),
-                walk: Some((packet, oracle::outcome_by_elements(model, &packet), model.config().masquerade_all)),
+                walk: Some((
+                    packet,
+                    oracle::outcome_by_elements(model, &packet),
+                    model.config().masquerade_all,
+                )),
             };
             let mut trace = trace::trace(model, &packet);
             see_sources(&mut trace, |endpoint| known.addresses_towards(endpoint));

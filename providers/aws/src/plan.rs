@@ -21,8 +21,8 @@ use portico_provider::{
 };
 
 use crate::cloud::resources::{Id, LifeState, Source};
-use crate::quotas::Quotas;
 use crate::observed::{Balancer, Observed, Seal, View};
+use crate::quotas::Quotas;
 use crate::step::{Action, Named, Step};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};

@@ -12,8 +12,8 @@ use super::{Noted, Site, look, marks, named, targets, wanted_seal};
 use crate::cloud::resources::Health;
 use crate::memory::Memory;
 use crate::names;
-use crate::quotas::Quotas;
 use crate::observed::{Observed, Snapshot, Targets};
+use crate::quotas::Quotas;
 use crate::step::Step;
 use crate::translate::translate;
 use crate::wanted::Wanted;
@@ -83,7 +83,8 @@ pub(crate) fn learn(memory: &Memory, quotas: &Quotas, desired: Desired<'_>, obse
     else {
         return;
     };
-    let (Some(sealed), Some((name, _)), Ok(wanted)) = (&snapshot.sealed, snapshot.only(), translate(desired, quotas))
+    let (Some(sealed), Some((name, _)), Ok(wanted)) =
+        (&snapshot.sealed, snapshot.only(), translate(desired, quotas))
     else {
         return;
     };

@@ -16,9 +16,9 @@ use super::{PrefixLists, named};
 use crate::cloud::resources::{Firewall, Id, Rule, Source};
 use crate::names;
 use crate::observed::Balancer;
+use crate::quotas::Quotas;
 use crate::step::{Action, Named};
 use crate::tags;
-use crate::quotas::Quotas;
 use crate::wanted::Frontend;
 
 /// One security group of ours: as it is, and as it should be.

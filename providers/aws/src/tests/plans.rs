@@ -52,7 +52,10 @@ pub(super) fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
 }
 
 fn mk_seal(desired: &LoadBalancer) -> Seal {
-    Seal { spec: spec_digest(desired), targets: Some(translate(desired, &Quotas::default()).unwrap().targets_digest()) }
+    Seal {
+        spec: spec_digest(desired),
+        targets: Some(translate(desired, &Quotas::default()).unwrap().targets_digest()),
+    }
 }
 
 /// Everything as `desired` asks, active, healthy and sealed.

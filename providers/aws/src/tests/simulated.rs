@@ -220,7 +220,11 @@ impl Simulated {
             attributes: balancer_defaults(),
             listeners: BTreeMap::new(),
             extras: tags::has_extras(tags).then(BTreeMap::new),
-            shared: tags::group(tags).map(|group| Share { group, lead: tags::leader(tags), taken: BTreeMap::new() }),
+            shared: tags::group(tags).map(|group| Share {
+                group,
+                lead: tags::leader(tags),
+                taken: BTreeMap::new(),
+            }),
             adopted: false,
             sealed: Seal::of(tags),
             looks: 0,

@@ -35,7 +35,11 @@ fn more_nodes_than_there_is_room_for_are_a_stable_subset() {
     assert!(before.difference(&after).count() <= 1, "one joined, and one other leaves at most");
     let mut ports = mk_fleet(0..800);
     ports.listeners = (80..85).map(|port| mk_listener(Protocol::Tcp, port)).collect();
-    let targets = translate(&ports, &Quotas::default()).unwrap().listeners.into_values().map(|listener| listener.targets.len());
+    let targets = translate(&ports, &Quotas::default())
+        .unwrap()
+        .listeners
+        .into_values()
+        .map(|listener| listener.targets.len());
     assert_eq!(targets.sum::<usize>(), 450, "each target counts for each port");
 }
 

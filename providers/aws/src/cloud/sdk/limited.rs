@@ -73,7 +73,8 @@ impl Limits {
         let body = std::str::from_utf8(request.body().bytes().unwrap_or_default()).unwrap_or_default();
         if request.headers().get("x-amz-target").is_some() {
             // A listing of all that the cluster has names no Service; nobody waits for it.
-            let about_one = [crate::tags::SERVICE_UID, crate::tags::GROUP].iter().any(|tag| body.contains(tag));
+            let about_one =
+                [crate::tags::SERVICE_UID, crate::tags::GROUP].iter().any(|tag| body.contains(tag));
             let priority = if about_one { Priority::Provisioning } else { Priority::Background };
             return (&self.tagging, priority);
         }
