@@ -1,3 +1,5 @@
+//! Localhost NodePorts on this machine's own loopback, above a fake of the kernel's tables.
+
 use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},

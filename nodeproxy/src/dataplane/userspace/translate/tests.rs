@@ -1,3 +1,5 @@
+//! What the model's frontends become in the kernel and in the proxy, row by row.
+
 use std::collections::BTreeMap;
 
 use portico_proxy_core::table::Protocol;

@@ -1,3 +1,5 @@
+//! UDP flows over loopback: whom they reach, when they end, and what one that is refused does.
+
 use std::collections::BTreeSet;
 
 use super::*;
