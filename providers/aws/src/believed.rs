@@ -50,7 +50,7 @@ pub(crate) fn after(before: Observed, action: &Action, answered: Answered) -> Op
     }
 }
 
-/// Of a sealed Service no more than the targets are known.
+/// No more is known than what there is, and of a sealed Service its targets.
 fn by_tags(mut snapshot: Snapshot, action: &Action) -> Option<Snapshot> {
     match action {
         Action::Register { group, targets } => {
@@ -62,6 +62,17 @@ fn by_tags(mut snapshot: Snapshot, action: &Action) -> Option<Snapshot> {
         Action::Unseal { load_balancer: _, groups: _, tags }
         | Action::Seal { load_balancer: _, groups: _, tags } => {
             snapshot.sealed = Seal::after(snapshot.sealed.as_ref(), tags);
+        }
+        Action::DeleteLoadBalancer(Named { name, id: _ }) => {
+            snapshot.load_balancers.remove(name);
+            snapshot.sealed = None;
+        }
+        Action::DeleteTargetGroup(Named { name, id: _ }) => {
+            snapshot.groups.remove(name);
+            snapshot.targets = None;
+        }
+        Action::DeleteSecurityGroup(Named { name: _, id }) => {
+            snapshot.firewalls.retain(|present| Some(present) != id.as_ref());
         }
         _ => return None,
     }

@@ -31,6 +31,8 @@ pub enum Trouble {
     Duplicate,
     /// Something still holds on to it.
     InUse,
+    /// Deletion protection, or somebody else who manages it, forbids that.
+    Protected,
     /// A quota.
     Limit,
     /// A permission.
@@ -67,7 +69,7 @@ impl From<CloudError> for ProviderError {
                 Self::Exhausted { operation, message: format!("{said}: {remedy}") }
             }
             Trouble::Denied => Self::Denied { operation, message: said },
-            Trouble::Invalid => Self::Invalid { operation, message: said },
+            Trouble::Invalid | Trouble::Protected => Self::Invalid { operation, message: said },
             // What a plan saw has changed under it: look again.
             Trouble::NotFound | Trouble::InUse | Trouble::Unavailable => Self::unavailable(operation, error),
         }
@@ -194,8 +196,8 @@ pub trait Cloud: Send + Sync + 'static {
     /// `elbv2:AddTags`.
     fn add_tags(&self, ids: &[Id], tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
 
-    /// `DescribeSecurityGroups` with all of these tags.
-    fn security_groups(&self, tags: &Tags) -> impl Future<Output = Answer<Vec<Firewall>>> + Send;
+    /// `DescribeSecurityGroups` with one of these values in each of these tags; at most 200 values.
+    fn security_groups(&self, filter: &Filter) -> impl Future<Output = Answer<Vec<Firewall>>> + Send;
     /// `DescribeSecurityGroups` by VPC and name.
     fn security_group_named(
         &self,

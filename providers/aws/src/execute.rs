@@ -11,6 +11,7 @@ mod targets;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use portico_provider::{GroupName, Outcome, Owner, ProviderError, Scheme};
 
 use crate::believed::{self, Answered};
@@ -80,7 +81,8 @@ impl<C: Cloud> Executor<'_, C> {
             | Action::DeleteTargetGroup(_)
             | Action::DeleteSecurityGroup(_) => self.delete(owner, action).await?,
             Action::Register { group, targets } => self.register(owner, group, targets).await?,
-            _ => (Outcome::Done, self.change(maker, action).await?),
+            // Boxed, as is the next: all the calls below are too deep for a stack otherwise.
+            _ => (Outcome::Done, Box::pin(self.change(maker, action)).await?),
         };
         // Others may have made it, and more on it: nothing of this plan holds any more.
         let stops = matches!(action, Action::CreateLoadBalancer { .. } | Action::CreateListener { .. });
@@ -142,7 +144,7 @@ impl<C: Cloud> Executor<'_, C> {
             | Action::SetFamilies { .. }
             | Action::Mark { .. }
             | Action::Unseal { .. }
-            | Action::Seal { .. } => self.change_load_balancer(maker, action).await?,
+            | Action::Seal { .. } => Box::pin(self.change_load_balancer(maker, action)).await?,
             Action::AddCertificates { .. }
             | Action::RemoveCertificates { .. }
             | Action::SetListenerAttributes { .. } => self.on_listener(maker, action).await?,
@@ -182,30 +184,41 @@ impl<C: Cloud> Executor<'_, C> {
             }
             Action::SetSecurityGroups { load_balancer, groups } => {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-                self.cloud.set_security_groups(&id, &self.groups(maker, groups).await?).await?;
+                let groups = self.find_all(maker, groups, Find::SecurityGroup).await?;
+                self.cloud.set_security_groups(&id, &groups).await?;
             }
             Action::SetAddressType { load_balancer, kind } => {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 self.cloud.set_address_type(&id, *kind).await?;
             }
-            Action::Unseal { load_balancer: _, groups, tags }
-            | Action::Seal { load_balancer: _, groups, tags }
-                if !groups.is_empty() =>
-            {
-                for group in groups {
-                    let id = self.find(maker, group, Find::TargetGroup).await?;
-                    self.batches.mark(self.cloud, &id, tags).await?;
-                }
-            }
-            Action::Mark { load_balancer, tags }
-            | Action::Unseal { load_balancer, groups: _, tags }
-            | Action::Seal { load_balancer, groups: _, tags } => {
+            Action::Mark { load_balancer, tags } => {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 self.batches.mark(self.cloud, &id, tags).await?;
+            }
+            Action::Unseal { load_balancer, groups, tags } => {
+                let ids = self.sealed(maker, load_balancer, groups).await?;
+                try_join_all(ids.iter().map(|id| self.batches.mark(self.cloud, id, tags))).await?;
+            }
+            Action::Seal { load_balancer, groups, tags } => {
+                let ids = self.sealed(maker, load_balancer, groups).await?;
+                try_join_all(ids.iter().map(|id| self.batches.seal(self.cloud, id, tags))).await?;
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// What carries the seal: the load balancer, or, if a group shares that, these target groups.
+    async fn sealed(
+        &self,
+        maker: Maker<'_>,
+        load_balancer: &Named,
+        groups: &[Named],
+    ) -> Result<Vec<Id>, ProviderError> {
+        match groups {
+            [] => Ok(vec![self.find(maker, load_balancer, Find::LoadBalancer).await?]),
+            groups => self.find_all(maker, groups, Find::TargetGroup).await,
+        }
     }
 
     /// The ID of a thing: from the plan, from memory, or by its name, and then with a look at its tags.
@@ -255,10 +268,10 @@ impl<C: Cloud> Executor<'_, C> {
         Err(ProviderError::Conflict { operation: "find by name", message })
     }
 
-    async fn groups(&self, maker: Maker<'_>, groups: &[Named]) -> Result<Vec<Id>, ProviderError> {
+    async fn find_all(&self, maker: Maker<'_>, all: &[Named], find: Find) -> Result<Vec<Id>, ProviderError> {
         let mut ids = Vec::new();
-        for group in groups {
-            ids.push(self.find(maker, group, Find::SecurityGroup).await?);
+        for named in all {
+            ids.push(self.find(maker, named, find).await?);
         }
         Ok(ids)
     }
@@ -331,7 +344,7 @@ impl<C: Cloud> Executor<'_, C> {
             scheme: *scheme,
             families: *families,
             subnets: self.place(*scheme, placement).await?,
-            security_groups: self.groups(maker, security_groups).await?,
+            security_groups: self.find_all(maker, security_groups, Find::SecurityGroup).await?,
             tags: tags.clone(),
         };
         let made = self.cloud.create_load_balancer(&new).await;
@@ -402,7 +415,7 @@ impl<C: Cloud> Executor<'_, C> {
     async fn rules(&self, maker: Maker<'_>, id: &Id) -> Result<BTreeSet<Rule>, ProviderError> {
         let Maker { owner, group } = maker;
         let tags = group.map_or_else(|| tags::identity(owner), |group| tags::shared(&owner.cluster, group));
-        let groups = self.cloud.security_groups(&tags).await?;
+        let groups = self.cloud.security_groups(&tags::all_of(&tags)).await?;
         Ok(groups.into_iter().find(|group| group.id == *id).map(|group| group.rules).unwrap_or_default())
     }
 
@@ -457,6 +470,12 @@ impl<C: Cloud> Executor<'_, C> {
                 let what = format!("AWS to let go of {name} ({})", error.message);
                 let retry = Pace(self.config.pace).wait(self.memory.held(owner));
                 Ok((Outcome::InProgress { retry, what }, Answered::Refused))
+            }
+            // It is deleted unread where tags alone are known: what protects it is read now.
+            Err(error) if error.trouble == Trouble::Protected => {
+                let what = format!("what protects {name} to be read ({})", error.message);
+                let retry = Pace(self.config.pace).wait(self.memory.held(owner));
+                Ok((Outcome::InProgress { retry, what }, Answered::Found))
             }
             Err(error) => Err(error.into()),
         }

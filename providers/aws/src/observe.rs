@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portico_provider::{ClusterUid, GroupName, Inventory, Look, Owned, Owner};
+use portico_provider::{ClusterUid, Desired, GroupName, Inventory, Look, Owned, Owner};
 
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
@@ -80,22 +80,26 @@ pub(crate) struct Observer<'a, C> {
 
 impl<C: Cloud> Observer<'_, C> {
     /// One Service, as closely as asked; with the targets that AWS refused a while ago.
-    pub(crate) async fn observe(
-        &self,
-        owner: &Owner,
-        group: Option<&GroupName>,
-        look: Look,
-    ) -> Answer<Option<Observed>> {
+    pub(crate) async fn observe(&self, desired: Desired<'_>, look: Look) -> Answer<Option<Observed>> {
         // Boxed: all the calls below it are too deep a type for the compiler otherwise.
-        let seen = Box::pin(self.seen(owner, group, look)).await?;
-        Ok(seen.map(|seen| self.memory.with_refused(owner, seen)))
+        let seen = Box::pin(self.seen(desired, look)).await?;
+        Ok(seen.map(|seen| self.memory.with_refused(desired.owner(), seen)))
     }
 
-    async fn seen(&self, owner: &Owner, group: Option<&GroupName>, look: Look) -> Answer<Option<Observed>> {
+    async fn seen(&self, desired: Desired<'_>, look: Look) -> Answer<Option<Observed>> {
+        let (owner, group) = match desired {
+            Desired::Present(desired) => (&desired.owner, desired.group.as_ref()),
+            Desired::Absent(owner) => (owner, None),
+        };
         if look < Look::Fresh
             && let Some(believed) = self.memory.belief(owner).filter(|believed| believed.covers(group))
         {
-            let looked = self.look(owner, &believed, look).await?;
+            let looked = match (&believed, desired) {
+                (Observed::Snapshot(snapshot), Desired::Absent(_)) if look == Look::Confirm => {
+                    self.for_deletion(owner, snapshot).await?
+                }
+                _ => self.look(owner, &believed, look).await?,
+            };
             match looked {
                 Some(Observed::Full(view)) if view.is_empty() && group.is_none() => return Ok(None),
                 Some(seen) => {
@@ -158,6 +162,20 @@ impl<C: Cloud> Observer<'_, C> {
                 Ok(Some(Observed::Snapshot(snapshot)))
             }
         }
+    }
+
+    /// What tags show, confirmed to be ours; of security groups all there are, as nothing else proves later that none is
+    /// left.
+    async fn for_deletion(&self, owner: &Owner, snapshot: &Snapshot) -> Answer<Option<Observed>> {
+        let is_own = snapshot.companies.is_empty();
+        if !is_own || !self.is_confirmed(owner, snapshot, Vec::new()).await? {
+            return Ok(None);
+        }
+        let found = self.batches.firewalls(self.cloud, owner).await?;
+        let mut firewalls: Vec<Id> = found.into_iter().map(|firewall| firewall.id).collect();
+        firewalls.sort();
+        let seen = Snapshot { firewalls, ..snapshot.clone() };
+        Ok((!seen.is_empty()).then_some(Observed::Snapshot(seen)))
     }
 
     /// Whether all is still there, ours, and sealed as this process left it: another writer would have left his mark.
@@ -251,7 +269,7 @@ impl<C: Cloud> Observer<'_, C> {
                 Some(Kind::SecurityGroup) | None => {}
             }
         }
-        for firewall in cloud.security_groups(&tags::identity(owner)).await? {
+        for firewall in batches.firewalls(*cloud, owner).await? {
             view.firewalls.insert(firewall.name.clone(), firewall);
         }
         for group in in_groups {

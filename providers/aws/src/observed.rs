@@ -81,6 +81,11 @@ impl Snapshot {
         self.load_balancers.first_key_value().filter(|_| self.load_balancers.len() == 1)
     }
 
+    /// Whether there is nothing at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.load_balancers.is_empty() && self.groups.is_empty() && self.firewalls.is_empty()
+    }
+
     /// Load balancers and target groups, each with whether a group shares it.
     pub(crate) fn tagged(&self) -> Vec<(Id, bool)> {
         let all = self.load_balancers.values().chain(self.groups.values());

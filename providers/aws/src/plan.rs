@@ -2,7 +2,7 @@
 //!
 //! Owns: the plan's outline: which load balancer is the one, and when an old one goes. Leaves to others: the parts of
 //! one load balancer (`plan/balancer`), collecting steps in order (`plan/draft`).
-//! Invariant: pure and total; steps come from a full view only, never from a snapshot of tags.
+//! Invariant: pure and total; from tags alone come changes of targets and the end of what is one Service's, nothing else.
 
 mod balancer;
 mod by_tags;
@@ -81,9 +81,7 @@ pub(crate) type PrefixLists = BTreeMap<String, (IpFamily, usize)>;
 pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
     match (desired, observed) {
         (Desired::Absent(_), None) => Plan::nothing("there is nothing to delete"),
-        (Desired::Absent(owner), Some(Observed::Snapshot(_))) => {
-            look(owner, "the Service wants none any more")
-        }
+        (Desired::Absent(owner), Some(Observed::Snapshot(snapshot))) => by_tags::absent(owner, snapshot),
         (Desired::Absent(owner), Some(Observed::Full(view))) => remove(owner, view),
         (Desired::Present(desired), observed) => present(site, desired, observed),
     }
@@ -304,8 +302,9 @@ pub(crate) fn spec_digest(desired: &LoadBalancer) -> String {
     LoadBalancer { targets, ..desired.clone() }.spec_hash().to_string()
 }
 
+const REASON: &str = "the Service wants none any more";
+
 fn remove(owner: &Owner, view: &View) -> Plan<Step> {
-    const REASON: &str = "the Service wants none any more";
     let mut draft = Draft::new(owner, None, !view.companies.is_empty());
     let alone = |it: &Balancer| it.shared.as_ref().is_none_or(|share| group::is_alone(view, share));
     if let Some((name, _)) = view.load_balancers.iter().find(|(_, it)| alone(it) && is_protected(it)) {

@@ -43,6 +43,9 @@ pub struct Config {
     pub pace: Duration,
 }
 
+/// How many times as often as things are looked at, seals are written.
+const SEALS: u32 = 20;
+
 /// Network Load Balancers.
 pub struct AwsProvider<C = Sdk> {
     cloud: C,
@@ -78,7 +81,7 @@ impl<C: Cloud> AwsProvider<C> {
             quotas: *quotas,
             pace: Pace(*pace),
         };
-        let (batches, audits) = (Batches::default(), Batches::default());
+        let (batches, audits) = (Batches::new(*pace / SEALS), Batches::new(*pace / SEALS));
         Ok(Self { cloud, batches, audits, memory: Memory::default(), config, site })
     }
 
@@ -117,11 +120,7 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
         let Self { cloud, batches, audits, memory, config, site: _ } = self;
         let batches = if best() == Priority::Background { audits } else { batches };
         let observer = Observer { cloud, batches, memory, vpc: &config.vpc };
-        let group = match desired {
-            Desired::Present(desired) => desired.group.clone(),
-            Desired::Absent(_) => None,
-        };
-        Ok(observer.observe(owner, group.as_ref(), look).await?)
+        Ok(observer.observe(desired, look).await?)
     }
 
     fn shares(&self, desired: Desired<'_>, observed: Option<&Observed>) -> BTreeSet<String> {
@@ -143,7 +142,7 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {
         self.own("execute", &step.owner)?;
         let Self { cloud, batches, audits: _, memory, config, site: _ } = self;
-        Executor { cloud, batches, memory, config }.execute(step).await
+        Box::pin(Executor { cloud, batches, memory, config }.execute(step)).await
     }
 
     fn report(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {

@@ -57,7 +57,12 @@ pub(crate) fn of_any(owners: &[Owner]) -> Filter {
 
 /// What finds what a group shares, and what its members have there.
 pub(crate) fn of_group(cluster: &ClusterUid, group: &GroupName) -> Filter {
-    shared(cluster, group).into_iter().map(|(key, value)| (key, vec![value])).collect()
+    all_of(&shared(cluster, group))
+}
+
+/// What finds the things that carry all of these.
+pub(crate) fn all_of(tags: &Tags) -> Filter {
+    tags.iter().map(|(key, value)| (key.clone(), vec![value.clone()])).collect()
 }
 
 /// What every thing carries that a group shares, and no Service's UID; members' own things there carry the group, too.

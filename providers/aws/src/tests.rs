@@ -14,6 +14,7 @@ mod groups;
 mod ipv6;
 mod listeners;
 mod plans;
+mod protected;
 mod quotas;
 mod refused;
 mod simulated;

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
 
 use portico_provider::Owner;
 
 use super::gather::Gather;
-use super::resources::{Id, LoadBalancer, Subnet, Tags, TargetGroup};
+use super::resources::{Filter, Firewall, Id, LoadBalancer, Subnet, Tags, TargetGroup};
 use super::{Answer, Cloud, CloudError, Trouble};
 use crate::tags;
 
@@ -18,17 +19,34 @@ use crate::tags;
 const A_CALL: usize = 20;
 
 /// What is being gathered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Batches {
     balancers: Gather<Id, LoadBalancer>,
     groups: Gather<Id, TargetGroup>,
     tags: Gather<Id, Tags>,
     marks: Gather<(Tags, Id), ()>,
+    seals: Gather<(Tags, Id), ()>,
     listings: Gather<Owner, Vec<(Id, Tags)>>,
+    firewalls: Gather<Owner, Vec<Firewall>>,
     subnets: Gather<String, Vec<Subnet>>,
 }
 
 impl Batches {
+    /// `seals`: how long the first seal waits for others. Under AWS's limits Services that began together end one by
+    /// one, and nobody waits for what is written last.
+    pub(crate) fn new(seals: Duration) -> Self {
+        Self {
+            balancers: Gather::default(),
+            groups: Gather::default(),
+            tags: Gather::default(),
+            marks: Gather::default(),
+            seals: Gather::new(seals),
+            listings: Gather::default(),
+            firewalls: Gather::default(),
+            subnets: Gather::default(),
+        }
+    }
+
     /// A load balancer; `None`: it is not there.
     pub(crate) async fn load_balancer<C: Cloud>(&self, cloud: &C, id: &Id) -> Answer<Option<LoadBalancer>> {
         let one_call = |ids: Vec<Id>| async move {
@@ -57,7 +75,21 @@ impl Batches {
 
     /// Sets tags; others who set the same ones share the call.
     pub(crate) async fn mark<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
-        let marked = self.marks.ask((tags.clone(), id.clone()), |marks| mark_all(cloud, marks)).await?;
+        Self::marked(&self.marks, cloud, id, tags).await
+    }
+
+    /// The same, when all is done.
+    pub(crate) async fn seal<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
+        Self::marked(&self.seals, cloud, id, tags).await
+    }
+
+    async fn marked<C: Cloud>(
+        gather: &Gather<(Tags, Id), ()>,
+        cloud: &C,
+        id: &Id,
+        tags: &Tags,
+    ) -> Answer<()> {
+        let marked = gather.ask((tags.clone(), id.clone()), |marks| mark_all(cloud, marks)).await?;
         marked.ok_or_else(|| CloudError {
             operation: "AddTags",
             trouble: Trouble::NotFound,
@@ -68,7 +100,15 @@ impl Batches {
 
     /// Everything that carries this owner's tags, by the listing.
     pub(crate) async fn owned<C: Cloud>(&self, cloud: &C, owner: &Owner) -> Answer<Vec<(Id, Tags)>> {
-        let found = self.listings.ask(owner.clone(), |owners| list_all(cloud, owners)).await?;
+        let one_call = |filter: Filter| async move { cloud.tagged(&filter).await };
+        let found = self.listings.ask(owner.clone(), |all| of_each(all, one_call, |(_, its)| its)).await?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// This owner's security groups, by EC2.
+    pub(crate) async fn firewalls<C: Cloud>(&self, cloud: &C, owner: &Owner) -> Answer<Vec<Firewall>> {
+        let one_call = |filter: Filter| async move { cloud.security_groups(&filter).await };
+        let found = self.firewalls.ask(owner.clone(), |all| of_each(all, one_call, |it| &it.tags)).await?;
         Ok(found.unwrap_or_default())
     }
 
@@ -129,14 +169,23 @@ async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<BTreeMa
     Ok(done)
 }
 
-async fn list_all<C: Cloud>(cloud: &C, owners: Vec<Owner>) -> Answer<BTreeMap<Owner, Vec<(Id, Tags)>>> {
-    let mut found: BTreeMap<Owner, Vec<(Id, Tags)>> = BTreeMap::new();
+/// What carries the tags of each of `owners`, some owners a call.
+async fn of_each<T, F, Call>(
+    owners: Vec<Owner>,
+    call: F,
+    tags: impl Fn(&T) -> &Tags,
+) -> Answer<BTreeMap<Owner, Vec<T>>>
+where
+    F: Fn(Filter) -> Call,
+    Call: Future<Output = Answer<Vec<T>>>,
+{
+    let mut found: BTreeMap<Owner, Vec<T>> = BTreeMap::new();
     for owners in
         owners.chunk_by(|one, other| one.cluster == other.cluster).flat_map(|all| all.chunks(A_CALL))
     {
-        for (id, its) in cloud.tagged(&tags::of_any(owners)).await? {
-            if let Some(owner) = owners.iter().find(|owner| tags::are_of(&its, owner)) {
-                found.entry(owner.clone()).or_default().push((id, its));
+        for it in call(tags::of_any(owners)).await? {
+            if let Some(owner) = owners.iter().find(|owner| tags::are_of(tags(&it), owner)) {
+                found.entry(owner.clone()).or_default().push(it);
             }
         }
     }

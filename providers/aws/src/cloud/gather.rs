@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::Answer;
 
-/// How long the first one waits for others.
+/// How long the first one waits for others, unless told otherwise.
 const WINDOW: Duration = Duration::from_millis(10);
 
 type Reply<V> = oneshot::Sender<Answer<Option<V>>>;
@@ -24,6 +24,7 @@ type Reply<V> = oneshot::Sender<Answer<Option<V>>>;
 #[derive(Debug)]
 pub(crate) struct Gather<K, V> {
     state: Mutex<State<K, V>>,
+    window: Duration,
 }
 
 #[derive(Debug)]
@@ -35,7 +36,7 @@ struct State<K, V> {
 
 impl<K, V> Default for Gather<K, V> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { waiting: Vec::new(), led: false }) }
+        Self::new(WINDOW)
     }
 }
 
@@ -57,6 +58,12 @@ impl<K, V> Drop for Lead<'_, K, V> {
 }
 
 impl<K, V> Gather<K, V> {
+    /// `window`: how long the first one waits for others.
+    pub(crate) fn new(window: Duration) -> Self {
+        let state = Mutex::new(State { waiting: Vec::new(), led: false });
+        Self { state, window: window.max(WINDOW) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State<K, V>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,7 +85,7 @@ impl<K: Ord + Clone, V: Clone> Gather<K, V> {
             };
             if leads {
                 let lead = Lead(self);
-                sleep(WINDOW).await;
+                sleep(self.window).await;
                 let asked = lead.take();
                 let keys: BTreeSet<K> = asked.iter().map(|(key, _)| key.clone()).collect();
                 let answers = fetch(keys.into_iter().collect()).await;

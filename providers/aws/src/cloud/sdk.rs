@@ -260,8 +260,8 @@ impl Cloud for Sdk {
         elb::add_tags(&self.elb, ids, tags).await
     }
 
-    async fn security_groups(&self, tags: &Tags) -> Answer<Vec<Firewall>> {
-        ec2::security_groups(&self.ec2, tags).await
+    async fn security_groups(&self, filter: &Filter) -> Answer<Vec<Firewall>> {
+        ec2::security_groups(&self.ec2, filter).await
     }
 
     async fn security_group_named(&self, vpc: &str, name: &str) -> Answer<Option<Firewall>> {

@@ -53,7 +53,7 @@ impl<C: Cloud> Executor<'_, C> {
                 self.batches.mark(self.cloud, id, own).await?;
             }
         }
-        for group in self.cloud.security_groups(&proof).await? {
+        for group in self.cloud.security_groups(&tags::all_of(&proof)).await? {
             if found.security_groups.contains(&group.id) && holds(&group.tags, &proof) {
                 self.cloud.add_security_group_tags(&group.id, own).await?;
             }

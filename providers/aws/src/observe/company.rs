@@ -109,7 +109,7 @@ impl<C: Cloud> Observer<'_, C> {
         members
             .extend(here.filter(|it| it.group == group).flat_map(|it| it.taken.values().flatten().cloned()));
         members.retain(|it| it.service != owner.service);
-        for firewall in self.cloud.security_groups(&tags::shared(&owner.cluster, &group)).await? {
+        for firewall in self.cloud.security_groups(&tags::of_group(&owner.cluster, &group)).await? {
             view.firewalls.insert(firewall.name.clone(), firewall);
         }
         view.companies.insert(group, members);

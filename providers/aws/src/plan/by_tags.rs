@@ -1,20 +1,21 @@
-//! What the tags of a listing are enough for: nothing to do, or a change of targets.
+//! What the tags of a listing are enough for: nothing to do, a change of targets, or to delete everything.
 //!
 //! Owns: plans without a full view. Leaves to others: everything else, after a look.
-//! Invariant: a seal is believed for what it says; what it does not say is read.
+//! Invariant: a seal is believed for what it says; what it does not say is read. What is deleted unread, AWS itself
+//! protects: it keeps what has deletion protection or is in use.
 
 use std::collections::BTreeMap;
 
-use portico_provider::{Desired, IngressAddress, LoadBalancer, Plan};
+use portico_provider::{Desired, IngressAddress, LoadBalancer, Owner, Plan};
 
 use super::draft::Draft;
-use super::{Noted, Site, look, marks, named, targets, wanted_seal};
+use super::{Noted, REASON, Site, look, marks, named, targets, wanted_seal};
 use crate::cloud::resources::Health;
 use crate::memory::Memory;
 use crate::names;
 use crate::observed::{Observed, Snapshot, Targets};
 use crate::quotas::Quotas;
-use crate::step::Step;
+use crate::step::{Action, Named, Step};
 use crate::translate::translate;
 use crate::wanted::Wanted;
 
@@ -61,6 +62,27 @@ pub(super) fn present(
     };
     marks(&mut draft, &seal, &Noted { load_balancer: named(name, id), groups }, Some(sealed));
     draft.plan(DONE)
+}
+
+/// Everything goes; what others share is theirs too, and is read first.
+pub(super) fn absent(owner: &Owner, snapshot: &Snapshot) -> Plan<Step> {
+    let Snapshot { load_balancers, groups, firewalls, companies, commons: _, sealed: _, targets: _ } =
+        snapshot;
+    if !companies.is_empty() {
+        return look(owner, REASON);
+    }
+    let mut draft = Draft::new(owner, None, false);
+    for (name, id) in load_balancers {
+        draft.narrow(Action::DeleteLoadBalancer(named(name, id)), REASON);
+    }
+    for (name, id) in groups {
+        draft.narrow(Action::DeleteTargetGroup(named(name, id)), REASON);
+    }
+    for id in firewalls {
+        let named = Named { name: id.to_string(), id: Some(id.clone()) };
+        draft.narrow(Action::DeleteSecurityGroup(named), REASON);
+    }
+    draft.plan("there is nothing to delete")
 }
 
 /// The hostname, from the Service's status: that of the only load balancer begins with its name.

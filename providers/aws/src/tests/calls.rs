@@ -110,8 +110,8 @@ impl Run {
         }
         looks.extend(self.carry_out(&plans).await);
         let provider = &self.provider;
-        let owner = |n: usize| &self.services[n].desired.owner;
-        let seen = join_all(looks.iter().map(|(n, look)| provider.observe(owner(*n), *look))).await;
+        let wanted = |n: usize| self.services[n].wanted();
+        let seen = join_all(looks.iter().map(|(n, look)| provider.observe_for(wanted(*n), *look))).await;
         for ((n, look), seen) in looks.iter().zip(seen) {
             self.services[*n].observed = seen.unwrap();
             self.services[*n].look = Some(*look);
@@ -286,6 +286,41 @@ async fn each_operation_costs_no_more_calls_than_it_must() {
     run.settle().await;
     let calls = run.note("delete");
     assert!(all(&calls) <= 6 * SERVICES, "{calls:?}");
+    assert_eq!(run.provider.inventory().await.unwrap().services.len(), 0);
+    run.print();
+}
+
+/// Tags are enough to delete by: three writes, and reads that all share.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletion_after_a_restart_costs_no_more_than_before_it() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let nodes: Vec<String> = emulator.instances.clone();
+    let mk = |n| Ours {
+        desired: mk_load_balancer(mk_owner(n), &nodes[..2]),
+        gone: false,
+        observed: None,
+        look: None,
+    };
+    let provider = new_provider(&emulator);
+    let mut run = Run { emulator, provider, services: (0..SERVICES).map(mk).collect(), table: Vec::new() };
+    run.list().await;
+    run.settle().await;
+
+    run.provider = new_provider(&run.emulator);
+    run.list().await;
+    run.settle().await;
+    drop(run.emulator.calls());
+    for ours in &mut run.services {
+        (ours.gone, ours.look) = (true, None);
+    }
+    run.settle().await;
+    let calls = run.note("delete after a restart");
+    let reads = ["DescribeTags", "DescribeSecurityGroups", "GetResources"];
+    let shared: usize = reads.iter().map(|read| count(&calls, read)).sum();
+    let writes = ["DeleteLoadBalancer", "DeleteTargetGroup", "DeleteSecurityGroup"];
+    let written: usize = writes.iter().map(|write| count(&calls, write)).sum();
+    assert_eq!(all(&calls), shared + written, "{calls:?}");
+    assert!(written <= 4 * SERVICES && shared <= SERVICES, "{calls:?}");
     assert_eq!(run.provider.inventory().await.unwrap().services.len(), 0);
     run.print();
 }

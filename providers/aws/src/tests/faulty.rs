@@ -150,7 +150,7 @@ through! {
     Write deregister(group: &Id, targets: &[Target]) -> ();
     Read tags(ids: &[Id]) -> BTreeMap<Id, Tags>;
     Write add_tags(ids: &[Id], tags: &Tags) -> ();
-    Read security_groups(tags: &Tags) -> Vec<Firewall>;
+    Read security_groups(filter: &Filter) -> Vec<Firewall>;
     Read security_group_named(vpc: &str, name: &str) -> Option<Firewall>;
     Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
     Write add_security_group_tags(id: &Id, tags: &Tags) -> ();

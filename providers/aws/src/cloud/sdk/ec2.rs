@@ -11,7 +11,7 @@ use portico_provider::IpFamily;
 use roxmltree::{Document, Node};
 
 use super::query::Query;
-use crate::cloud::resources::{Firewall, Id, PrefixList, Rule, RuleProtocol, Source, Subnet, Tags};
+use crate::cloud::resources::{Filter, Firewall, Id, PrefixList, Rule, RuleProtocol, Source, Subnet, Tags};
 use crate::cloud::{Answer, CloudError, Trouble};
 
 /// Parameters of a call, in EC2's flattened form: `Filter.1.Name=vpc-id`.
@@ -52,11 +52,13 @@ fn items<'a, 'b>(node: Node<'a, 'b>, name: &str) -> impl Iterator<Item = Node<'a
     child(node, name).into_iter().flat_map(|list| list.children().filter(Node::is_element))
 }
 
-pub(super) async fn security_groups(query: &Query, tags: &Tags) -> Answer<Vec<Firewall>> {
-    let names: Vec<(String, &str)> =
-        tags.iter().map(|(key, value)| (format!("tag:{key}"), value.as_str())).collect();
+pub(super) async fn security_groups(query: &Query, tags: &Filter) -> Answer<Vec<Firewall>> {
+    let named: Vec<(String, Vec<&str>)> = tags
+        .iter()
+        .map(|(key, values)| (format!("tag:{key}"), values.iter().map(String::as_str).collect()))
+        .collect();
     let wanted: Vec<(&str, Vec<&str>)> =
-        names.iter().map(|(name, value)| (name.as_str(), vec![*value])).collect();
+        named.iter().map(|(name, values)| (name.as_str(), values.clone())).collect();
     let answer = query.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
     read_groups(&answer)
 }

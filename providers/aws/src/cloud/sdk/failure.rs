@@ -48,6 +48,7 @@ pub(super) fn trouble(code: &str) -> Trouble {
         | "SignatureDoesNotMatch"
         | "OptInRequired" => Trouble::Denied,
         "ResourceInUse" | "DependencyViolation" | "ResourceInUseException" => Trouble::InUse,
+        "OperationNotPermitted" => Trouble::Protected,
         // Security groups are found by ID before a load balancer names them; EC2 is only eventually consistent.
         "Unavailable" | "RequestTimeout" | "PaginationTokenExpiredException" | "InvalidSecurityGroup" => {
             Trouble::Unavailable
@@ -80,6 +81,7 @@ mod tests {
             ("ResourceInUse", Trouble::InUse),
             ("TargetGroupAssociationLimit", Trouble::InUse),
             ("DependencyViolation", Trouble::InUse),
+            ("OperationNotPermitted", Trouble::Protected),
             ("TooManyLoadBalancers", Trouble::Limit),
             ("RulesPerSecurityGroupLimitExceeded", Trouble::Limit),
             ("UnauthorizedOperation", Trouble::Denied),
