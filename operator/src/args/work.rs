@@ -23,7 +23,7 @@ pub(crate) struct WorkArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: u16,
     /// Load balancers worked on at the same time; deletions and changes of what serves go before creations
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     provider_concurrency: u16,
     /// From one complete listing of the provider to the next
     #[arg(long, default_value = "10m", value_parser = duration)]

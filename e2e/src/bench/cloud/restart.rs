@@ -58,9 +58,9 @@ const PATIENCE: Duration = Duration::from_mins(20);
 /// How long the account may take to be filled.
 const FILLED: Duration = Duration::from_mins(20);
 
-/// As fast as the emulator is, and without an audit.
+/// As fast as the emulator is, which does one thing at a time, and without an audit.
 const FILLING: [&str; 4] =
-    ["--api-rate=1000", "--provider-concurrency=128", "--aws-poll=1s", "--audit-interval=0s"];
+    ["--api-rate=1000", "--provider-concurrency=16", "--aws-poll=1s", "--audit-interval=0s"];
 
 /// Measures with `services` load balancers.
 pub async fn run(
