@@ -22,6 +22,10 @@ render | grep -q -- '--remove-startup-taint' && { echo "chart: nodes are changed
 render --set nodeproxy.removeStartupTaint=true --set operator.enabled=false | grep -q 'resources: \[nodes\], verbs: \[get, patch\]'
 render --set nodeproxy.conntrack.manage=false | grep -q '/proc/sys' && { echo "chart: settings are mounted unasked" >&2; exit 1; }
 render --set nodeproxy.dataplane=userspace --set 'nodeproxy.nodePortAddresses=primary\,localhost' | grep -q -- '--dataplane=userspace'
+render | grep -qE -- '--pod-(bridge-interface|interface-name-prefix)' && { echo "chart: interfaces are named unasked" >&2; exit 1; }
+render --set nodeproxy.detectLocalMode=BridgeInterface --set nodeproxy.podBridgeInterface=cni0 | grep -q -- '--pod-bridge-interface=cni0'
+prefix=(--set nodeproxy.detectLocalMode=InterfaceNamePrefix)
+render "${prefix[@]}" --set nodeproxy.podInterfaceNamePrefix=veth | grep -q -- '--pod-interface-name-prefix=veth'
 render --set operator.drift=report --set operator.auditInterval=30m --set operator.orphans.limit=0 >/dev/null
 render --include-crds | grep -q 'kind: LoadBalancerClassParameters' || {
   echo "chart: the CRD is missing" >&2
@@ -42,6 +46,13 @@ refused "${aws[@]}" --set-json 'operator.extraEnv=[{"value":"of no name"}]'
 refused --set operator.provider=gce   # without project and region
 refused --set operator.gce.region=here
 refused --set nodeproxy.clusterCIDR=ten
+refused --set nodeproxy.detectLocalMode=bridge
+refused --set nodeproxy.detectLocalMode=BridgeInterface # without the bridge
+refused --set nodeproxy.podBridgeInterface=cni0         # without the mode
+refused "${prefix[@]}"                                  # without the prefix
+refused "${prefix[@]}" --set nodeproxy.podInterfaceNamePrefix=veth --set nodeproxy.podBridgeInterface=cni0
+refused "${prefix[@]}" --set nodeproxy.podInterfaceNamePrefix='veth*'
+refused "${prefix[@]}" --set nodeproxy.podInterfaceNamePrefix=sixteen-bytes-ab
 refused --set nodeproxy.dataplane=iptables
 refused --set nodeproxy.nodePortAddresses=localhost,eth0
 refused --set operator.drift=ignore

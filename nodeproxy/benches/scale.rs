@@ -17,7 +17,7 @@ use portico_nodeproxy::{
     convert::{Read, ToldSlice},
     dataplane::{
         Dataplane,
-        nftables::{Config, Nftables},
+        nftables::{Config, LocalDetector, Nftables},
     },
 };
 use portico_proxy_core::{
@@ -63,7 +63,10 @@ fn measure(services: u32) {
     let (mut model, took) = timed(|| mk_model(&texts));
     let size = mega(resident().saturating_sub(idle));
     say(services, "read and take in", took, &format!("{size:.1} MB more resident, differences included"));
-    let config = Config { local_detector: BTreeSet::from([Family::V4]), ..Config::default() };
+    let config = Config {
+        local_detector: LocalDetector::Addresses(BTreeSet::from([Family::V4])),
+        ..Config::default()
+    };
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         return say(services, "kernel", Duration::ZERO, &format!("not measured: {error}"));
     }

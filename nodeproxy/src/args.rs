@@ -11,6 +11,7 @@ use crate::dataplane::userspace::pool::Choice;
 
 pub mod command;
 pub mod conntrack;
+pub mod local;
 
 /// Makes Services reachable on this node: cluster IPs, node ports, load-balancer VIPs.
 #[derive(Clone, Debug, Parser)]
@@ -76,13 +77,9 @@ pub struct TrafficArgs {
     /// `localhost` (127.0.0.1 and `::1`, for the node itself), CIDRs.
     #[arg(long, default_value = "primary")]
     pub nodeport_addresses: NodePortAddresses,
-    /// Addresses of pods, comma separated. Other clients of a `ClusterIP` are masqueraded, and pods reach
-    /// `externalTrafficPolicy: Local` Services from any node.
-    #[arg(long, value_delimiter = ',')]
-    pub cluster_cidr: Vec<IpNet>,
-    /// How to tell pods from other clients.
-    #[arg(long, value_enum, default_value_t = DetectLocalMode::ClusterCidr, ignore_case = true)]
-    pub detect_local_mode: DetectLocalMode,
+    /// How pods are told.
+    #[command(flatten)]
+    pub local: local::LocalArgs,
     /// Masquerade all traffic to `ClusterIP`s.
     #[arg(long)]
     pub masquerade_all: bool,
@@ -142,20 +139,6 @@ pub enum DataplaneKind {
     Nftables,
     /// This process: it accepts connections and opens one to an endpoint for each. Endpoints see the node's address.
     Userspace,
-}
-
-/// How to tell pods from other clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DetectLocalMode {
-    /// By --cluster-cidr.
-    #[value(name = "ClusterCIDR")]
-    ClusterCidr,
-    /// By this node's `spec.podCIDRs`.
-    #[value(name = "NodeCIDR")]
-    NodeCidr,
-    /// Not at all.
-    #[value(name = "None")]
-    None,
 }
 
 /// How log lines look.
@@ -299,7 +282,7 @@ mod tests {
         let args =
             ["portico-nodeproxy", "--cluster-cidr=10.1.0.0/16,fd01::/48", "--detect-local-mode=clustercidr"];
         let args = Args::try_parse_from(args).expect("two CIDRs");
-        assert_eq!(args.traffic.cluster_cidr.len(), 2);
+        assert_eq!(args.traffic.local.cluster_cidr.len(), 2);
     }
 
     #[test]

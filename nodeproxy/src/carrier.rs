@@ -59,8 +59,7 @@ pub fn carrier(args: &Args, config: Config, counters: &Counters) -> anyhow::Resu
             faults: None,
         }),
         DataplaneKind::Userspace => {
-            // The proxy is an endpoint on this node: nobody's address has to be replaced on the way to it.
-            let config = Config { masquerade_all: false, local_detector: [].into(), proxied: true, ..config };
+            let config = Config { proxied: true, ..config };
             let (proxy, faults) = proxy(args, counters, Some(config.masquerade_mark));
             let userspace = Userspace::new(open(config.clone())?, proxy, Box::new(kernel_addresses));
             Ok(Carrier {

@@ -14,17 +14,15 @@
 pub mod command;
 pub mod dump;
 pub mod socket;
+pub mod ways;
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use portico_proxy_core::{
     check::{Check, Wanted},
     explain::{self, Explanation},
-    input::ServiceName,
+    input::{Config, ServiceName},
+    interface::{InterfaceName, PodInterfaces},
     model::Model,
     oracle::{self, Outcome, Packet, Source},
     table::Frontend,
@@ -35,6 +33,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::dataplane::{DataplaneError, Observed};
 use dump::Dump;
+use ways::Ways;
+pub use ways::source_towards;
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +54,9 @@ pub enum Question {
         from: IpAddr,
         /// What it dials.
         to: Frontend,
+        /// On which interface its packets arrive; without, on that towards who opens it.
+        #[serde(default)]
+        interface: Option<InterfaceName>,
         /// Whether to check the answer against the kernel.
         kernel: bool,
     },
@@ -105,6 +108,17 @@ pub enum DiagnoseError {
     /// The kernel could not be read.
     #[error("cannot read the kernel's tables")]
     Kernel(#[source] DataplaneError),
+    /// Nothing says where the packet comes in, and pods are told by that.
+    #[error(
+        "this node proxy takes what arrives on {pods} for packets of pods, and nothing says on which interface those of {from} \
+         arrive; say so with --in-interface"
+    )]
+    NoInterface {
+        /// Who opens the connection.
+        from: IpAddr,
+        /// What pods are told by.
+        pods: PodInterfaces,
+    },
     /// The dump was made without the kernel's tables.
     #[error("the dump holds no kernel tables, so --kernel has nothing to compare with")]
     NoKernel,
@@ -115,7 +129,7 @@ impl DiagnoseError {
     pub fn retry(&self) -> bool {
         match self {
             Self::Starting | Self::Kernel(_) => true,
-            Self::NoSuchService { .. } | Self::Ending | Self::NoKernel => false,
+            Self::NoSuchService { .. } | Self::Ending | Self::NoInterface { .. } | Self::NoKernel => false,
         }
     }
 
@@ -126,6 +140,7 @@ impl DiagnoseError {
             Self::Starting => "Starting",
             Self::Ending => "Ending",
             Self::Kernel(_) => "Kernel",
+            Self::NoInterface { .. } => "NoInterface",
             Self::NoKernel => "NoKernel",
         }
     }
@@ -147,16 +162,12 @@ pub type Inquiry = Box<dyn FnOnce(Known<'_>) + Send>;
 /// Reads the kernel on a connection of its own; blocks.
 pub type ReadKernel = Arc<dyn Fn() -> Result<Observed, DataplaneError> + Send + Sync>;
 
-/// The source address that the kernel gives to this node's own packets to an address, which is what masquerading replaces a
-/// client by; `None` when it knows no way. Sends nothing.
-pub type SourceTowards = fn(IpAddr) -> Option<IpAddr>;
-
 /// Answers questions about the running proxy.
 #[derive(Clone)]
 pub struct Oracle {
     inquiries: mpsc::Sender<Inquiry>,
     read: ReadKernel,
-    source_towards: SourceTowards,
+    ways: Ways,
 }
 
 /// An answer that the kernel has not been asked about.
@@ -170,13 +181,13 @@ struct Draft {
 #[derive(Debug)]
 struct Claim {
     wanted: Wanted,
-    walk: Option<(Packet, Outcome, bool)>,
+    walk: Option<(Packet, Outcome, Config)>,
 }
 
 impl Oracle {
     /// Asks the loop behind `inquiries`.
-    pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel, source_towards: SourceTowards) -> Self {
-        Self { inquiries, read, source_towards }
+    pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel, ways: Ways) -> Self {
+        Self { inquiries, read, ways }
     }
 
     /// Answers one question.
@@ -185,7 +196,7 @@ impl Oracle {
         loop {
             let mut draft = self.draft(question).await?;
             if let Answer::Trace(trace) = &mut draft.answer {
-                see_sources(trace, |endpoint| (self.source_towards)(endpoint).into_iter().collect());
+                see_sources(trace, |endpoint| (self.ways.source)(endpoint).into_iter().collect());
             }
             let is_dump = matches!(draft.answer, Answer::Dump(_));
             if draft.claim.is_none() && !is_dump {
@@ -205,7 +216,10 @@ impl Oracle {
 
     async fn draft(&self, question: &Question) -> Result<Draft, DiagnoseError> {
         let (send, drafted) = oneshot::channel();
-        let question = question.clone();
+        let mut question = question.clone();
+        if let Question::Trace { from, interface: interface @ None, .. } = &mut question {
+            *interface = (self.ways.interface)(*from);
+        }
         let inquiry: Inquiry = Box::new(move |known| {
             // Whoever asked may have gone.
             drop(send.send(draft(&question, known)));
@@ -221,15 +235,11 @@ fn draft(question: &Question, known: Known<'_>) -> Result<Draft, DiagnoseError> 
         return Err(DiagnoseError::Starting);
     }
     match question {
-        Question::Trace { from, to, kernel } => {
-            let packet = Packet { source: *from, from_node: known.is_this_node(*from), to: *to };
+        Question::Trace { from, to, interface, kernel } => {
+            let packet = known.packet(*from, *to, *interface)?;
             let claim = || Claim {
                 wanted: Wanted::by_packet(model, &packet),
-                walk: Some((
-                    packet,
-                    oracle::outcome_by_elements(model, &packet),
-                    model.config().masquerade_all,
-                )),
+                walk: Some((packet, oracle::outcome_by_elements(model, &packet), model.config().clone())),
             };
             let mut trace = trace::trace(model, &packet);
             see_sources(&mut trace, |endpoint| known.addresses_towards(endpoint));
@@ -262,15 +272,6 @@ fn see_sources(trace: &mut Trace, sources: impl Fn(IpAddr) -> Vec<IpAddr>) {
     }
 }
 
-/// Asks the kernel by a socket that is connected and never used.
-pub fn source_towards(endpoint: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr =
-        if endpoint.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect((endpoint, 9)).ok()?;
-    socket.local_addr().ok().map(|at| at.ip())
-}
-
 impl Known<'_> {
     /// All addresses of the node of an endpoint's family, its own first: one of them is what the endpoint sees.
     fn addresses_towards(&self, endpoint: IpAddr) -> Vec<IpAddr> {
@@ -281,6 +282,23 @@ impl Known<'_> {
             }
         }
         all
+    }
+
+    /// The first packet of a connection. What this node sends arrives on no interface.
+    fn packet(
+        &self,
+        source: IpAddr,
+        to: Frontend,
+        interface: Option<InterfaceName>,
+    ) -> Result<Packet, DiagnoseError> {
+        let from_node = self.is_this_node(source);
+        let interface = interface.filter(|_| !from_node);
+        match self.model.config().pod_interfaces {
+            Some(pods) if !from_node && interface.is_none() => {
+                Err(DiagnoseError::NoInterface { from: source, pods })
+            }
+            _ => Ok(Packet { source, from_node, interface, to }),
+        }
     }
 
     /// Whether the kernel takes an address for one of its own.
@@ -300,9 +318,7 @@ impl Draft {
         let check = self.claim.map(|Claim { wanted, walk }| {
             let check = wanted.check(state, rebuild.clone());
             match walk {
-                Some((packet, outcome, masquerade_all)) => {
-                    check.walked(state, masquerade_all, &packet, &outcome)
-                }
+                Some((packet, outcome, config)) => check.walked(state, &config, &packet, &outcome),
                 None => check,
             }
         });

@@ -14,7 +14,10 @@ use portico_proxy_core::{
     table::Family,
 };
 
-use crate::args::{DetectLocalMode, NodePortAddress, TrafficArgs};
+use crate::{
+    args::{NodePortAddress, TrafficArgs, local::DetectLocalMode},
+    dataplane::nftables::LocalDetector,
+};
 
 /// Taint that the cluster autoscaler sets before it removes a node: load balancers should turn away now.
 pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -87,20 +90,26 @@ impl Node {
             node_port_addresses: self.node_port_addresses(&object.addresses),
             addresses: object.addresses,
             node_pod_cidrs: self.node_pod_cidrs(&object.pod_cidrs),
-            pod_cidrs: match self.flags.detect_local_mode {
-                DetectLocalMode::ClusterCidr => self.flags.cluster_cidr.clone(),
+            pod_cidrs: match self.flags.local.detect_local_mode {
+                DetectLocalMode::ClusterCidr => self.flags.local.cluster_cidr.clone(),
                 DetectLocalMode::NodeCidr => object.pod_cidrs,
-                DetectLocalMode::None => Vec::new(),
+                DetectLocalMode::BridgeInterface
+                | DetectLocalMode::InterfaceNamePrefix
+                | DetectLocalMode::None => Vec::new(),
             },
         }
     }
 
     /// The node's ranges, as far as they count as pods at all.
     fn node_pod_cidrs(&self, own: &[IpNet]) -> Vec<IpNet> {
-        let counts = |net: &&IpNet| match self.flags.detect_local_mode {
-            DetectLocalMode::ClusterCidr => self.flags.cluster_cidr.iter().any(|all| all.contains(*net)),
+        let counts = |net: &&IpNet| match self.flags.local.detect_local_mode {
+            DetectLocalMode::ClusterCidr => {
+                self.flags.local.cluster_cidr.iter().any(|all| all.contains(*net))
+            }
             DetectLocalMode::NodeCidr => true,
-            DetectLocalMode::None => false,
+            DetectLocalMode::BridgeInterface
+            | DetectLocalMode::InterfaceNamePrefix
+            | DetectLocalMode::None => false,
         };
         own.iter().filter(counts).copied().collect()
     }
@@ -122,18 +131,27 @@ impl Node {
     }
 }
 
-/// Families in which pods can be told from other clients, as the dataplane wants to know at its start.
-pub fn local_detector(flags: &TrafficArgs) -> BTreeSet<Family> {
-    match flags.detect_local_mode {
-        DetectLocalMode::ClusterCidr => flags.cluster_cidr.iter().map(|net| Family::of(net.addr())).collect(),
-        DetectLocalMode::NodeCidr => BTreeSet::from([Family::V4, Family::V6]),
-        DetectLocalMode::None => BTreeSet::new(),
+/// How pods are told from other clients, as the dataplane wants to know at its start.
+pub fn local_detector(flags: &TrafficArgs) -> LocalDetector {
+    let local = &flags.local;
+    if let Some(interfaces) = local.pod_interfaces() {
+        return LocalDetector::Interfaces(interfaces);
+    }
+    match local.detect_local_mode {
+        DetectLocalMode::ClusterCidr => {
+            LocalDetector::Addresses(local.cluster_cidr.iter().map(|net| Family::of(net.addr())).collect())
+        }
+        DetectLocalMode::NodeCidr => LocalDetector::addresses(),
+        DetectLocalMode::BridgeInterface | DetectLocalMode::InterfaceNamePrefix | DetectLocalMode::None => {
+            LocalDetector::default()
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use portico_proxy_core::interface::PodInterfaces;
 
     use super::*;
     use crate::args::Args;
@@ -170,6 +188,8 @@ mod tests {
         assert_eq!(cidrs(&["--cluster-cidr=10.1.0.0/16,fd01::/48"]), 2);
         assert_eq!(cidrs(&["--detect-local-mode=NodeCIDR"]), 1);
         assert_eq!(cidrs(&["--detect-local-mode=None", "--cluster-cidr=10.1.0.0/16"]), 0);
+        let bridge = ["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"];
+        assert_eq!(cidrs(&bridge), 0);
     }
 
     #[test]
@@ -179,6 +199,21 @@ mod tests {
         assert_eq!(own(&["--cluster-cidr=10.2.0.0/16"]), 0);
         assert_eq!(own(&["--detect-local-mode=NodeCIDR"]), 1);
         assert_eq!(own(&["--detect-local-mode=None"]), 0);
+    }
+
+    #[test]
+    fn the_dataplane_is_told_families_of_addresses_or_interfaces() {
+        let detector = |flags: &[&str]| local_detector(&mk_node(flags).flags);
+        assert_eq!(detector(&[]), LocalDetector::default());
+        let v4 = LocalDetector::Addresses(BTreeSet::from([Family::V4]));
+        assert_eq!(detector(&["--cluster-cidr=10.1.0.0/16"]), v4);
+        assert_eq!(detector(&["--detect-local-mode=NodeCIDR"]), LocalDetector::addresses());
+        let cni0 = PodInterfaces::Named("cni0".parse().expect("a name"));
+        let bridge = ["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"];
+        assert_eq!(detector(&bridge), LocalDetector::Interfaces(cni0));
+        let veth = PodInterfaces::Prefixed("veth".parse().expect("a name"));
+        let prefix = ["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"];
+        assert_eq!(detector(&prefix), LocalDetector::Interfaces(veth));
     }
 
     #[test]

@@ -19,12 +19,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{
-        Args, ClusterArgs, DataplaneKind, DetectLocalMode, LogFormat, TrafficArgs, conntrack::ConntrackArgs,
+        Args, ClusterArgs, DataplaneKind, LogFormat, TrafficArgs, conntrack::ConntrackArgs,
+        local::DetectLocalMode,
     },
     carrier::{self, Carrier},
     conntrack::{self, Flows, settings},
     dataplane::{Dataplane, Degradation, nftables, userspace::faults},
-    diagnose::{self, Inquiry, Oracle, ReadKernel, command::Agreement, socket},
+    diagnose::{self, Inquiry, Oracle, ReadKernel, command::Agreement, socket, ways::Ways},
     events::{self, About, Notice},
     health::Health,
     health_check,
@@ -52,6 +53,7 @@ pub async fn run(mut args: Args) -> anyhow::Result<Agreement> {
 }
 
 async fn serve_node(args: Args) -> anyhow::Result<()> {
+    args.traffic.local.check()?;
     if !args.cleanup {
         tune(&args.conntrack);
     }
@@ -115,7 +117,7 @@ fn answer_questions(
             return;
         }
     };
-    let oracle = Oracle::new(inquiries, read, diagnose::source_towards);
+    let oracle = Oracle::new(inquiries, read, Ways::of_kernel());
     let token = stop.clone();
     tasks.spawn(async move {
         socket::serve(listener, oracle, token).await;
@@ -186,6 +188,7 @@ async fn sync(
         masquerade_all: args.traffic.masquerade_all,
         external_ips: args.traffic.allow_external_ips,
         proxied: args.dataplane == DataplaneKind::Userspace,
+        pod_interfaces: args.traffic.local.pod_interfaces(),
         lacks: found.degraded.iter().filter_map(|degradation| degradation.lack).collect(),
     };
     let (health_checks, published) = channel::channel(health_check::Published::default());
@@ -325,7 +328,8 @@ async fn client(cluster: &ClusterArgs) -> anyhow::Result<Client> {
 }
 
 fn warn_about(traffic: &TrafficArgs) {
-    if traffic.detect_local_mode == DetectLocalMode::ClusterCidr && traffic.cluster_cidr.is_empty() {
+    let local = &traffic.local;
+    if local.detect_local_mode == DetectLocalMode::ClusterCidr && local.cluster_cidr.is_empty() {
         tracing::warn!(
             "--cluster-cidr is not set: no client is taken for a pod, so clients of ClusterIPs outside the cluster are not \
              masqueraded, and pods reach externalTrafficPolicy: Local Services only where these have endpoints"

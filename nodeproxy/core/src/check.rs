@@ -12,6 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    input::Config,
     model::Model,
     oracle::{self, Outcome, Packet},
     plan::{Chain, State},
@@ -157,15 +158,9 @@ impl Difference {
 impl Check {
     /// Adds what becomes of a packet in the kernel's tables, if it is not `expected`.
     #[must_use]
-    pub fn walked(
-        mut self,
-        found: &State,
-        masquerade_all: bool,
-        packet: &Packet,
-        expected: &Outcome,
-    ) -> Self {
+    pub fn walked(mut self, found: &State, config: &Config, packet: &Packet, expected: &Outcome) -> Self {
         if self.damage.is_none() {
-            let outcome = walk::walk(found, masquerade_all, packet);
+            let outcome = walk::walk(found, config, packet);
             self.outcome = (outcome != *expected).then(|| outcome.to_string());
         }
         self

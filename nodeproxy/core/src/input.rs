@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fmt, net::IpAddr, ops::RangeInclusive, str::Fro
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{table::Protocol, wire};
+use crate::{interface::PodInterfaces, table::Protocol, wire};
 
 /// A name that many objects repeat: of a node, a zone, a namespace or a port. The model interns the repeated ones.
 pub type Name = Arc<str>;
@@ -179,6 +179,10 @@ pub struct Config {
     /// Whether this node's proxy opens the connections to endpoints, which then see the node and never the client.
     #[serde(default)]
     pub proxied: bool,
+    /// Interfaces by which this node's pods are told. Where there are any, `NodeFacts::pod_cidrs` and `node_pod_cidrs` count for
+    /// nothing, and pods of other nodes are clients like any other.
+    #[serde(default)]
+    pub pod_interfaces: Option<PodInterfaces>,
     /// What the kernel cannot do.
     #[serde(default)]
     pub lacks: BTreeSet<Lack>,
@@ -191,6 +195,7 @@ impl Default for Config {
             masquerade_all: false,
             external_ips: false,
             proxied: false,
+            pod_interfaces: None,
             lacks: BTreeSet::new(),
         }
     }

@@ -21,6 +21,7 @@ pub mod claims;
 pub mod explain;
 pub mod flows;
 pub mod input;
+pub mod interface;
 pub mod ledger;
 pub mod model;
 pub mod oracle;

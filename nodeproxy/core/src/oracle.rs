@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     claims::Kind,
     input::{Lack, Service, ServiceName, ServicePort, TrafficPolicy},
+    interface::InterfaceName,
     model::Model,
     select::{self, Lists},
     table::{Backend, Family, Frontend},
@@ -25,6 +26,8 @@ pub struct Packet {
     pub source: IpAddr,
     /// Whether this node itself sends it (its source is one of the node's addresses).
     pub from_node: bool,
+    /// On which interface it arrives; `None` for what this node itself sends. It counts only where pods are told by it.
+    pub interface: Option<InterfaceName>,
     /// Where it goes.
     pub to: Frontend,
 }
@@ -76,6 +79,8 @@ pub enum Masquerade {
     All,
     /// A client of a `ClusterIP` that is no pod: the answer would not come back through this node.
     NoPod,
+    /// The same where pods are told by interfaces: the client is no pod of this node, and may be another node's.
+    NoPodHere,
     /// `externalTrafficPolicy: Cluster`: the endpoint may be on another node.
     ClusterPolicy,
     /// This node's own connection to a Service with `externalTrafficPolicy: Local`.
@@ -130,9 +135,9 @@ pub fn outcome(model: &Model, packet: &Packet) -> Outcome {
 }
 
 /// Whether a TCP packet that connection tracking takes for invalid may go on. Nothing says to which connection it belongs, so
-/// only its source counts: a pod's may be an endpoint's answer, without the address that the client dialled.
-pub fn lets_invalid_pass(model: &Model, source: IpAddr) -> bool {
-    !contains(&model.node_facts().pod_cidrs, source)
+/// only who sends it counts: a pod's may be an endpoint's answer, without the address that the client dialled.
+pub fn lets_invalid_pass(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
+    !is_pod(model, source, interface)
 }
 
 /// Says what the elements say: the same, but for the source that an endpoint sees when a proxy is between.
@@ -163,16 +168,32 @@ fn decide_as<'a>(model: &'a Model, packet: &Packet, proxied: bool) -> Decision<'
 }
 
 fn client(model: &Model, packet: &Packet) -> Client {
-    let node = model.node_facts();
-    if contains(&node.node_pod_cidrs, packet.source) {
+    let is_own_pod = match &model.config().pod_interfaces {
+        Some(interfaces) => interfaces.have(packet.interface.as_ref()),
+        None => contains(&model.node_facts().node_pod_cidrs, packet.source),
+    };
+    if is_own_pod {
         Client::Pod
     } else if packet.from_node {
         Client::Node
-    } else if contains(&node.pod_cidrs, packet.source) {
+    } else if is_pod(model, packet.source, packet.interface) {
         Client::FarPod
     } else {
         Client::Outside
     }
+}
+
+/// Whether the local detector says so.
+fn is_pod(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
+    match &model.config().pod_interfaces {
+        Some(interfaces) => interfaces.have(interface.as_ref()),
+        None => contains(&model.node_facts().pod_cidrs, source),
+    }
+}
+
+fn has_detector(model: &Model, family: Family) -> bool {
+    let mut cidrs = model.node_facts().pod_cidrs.iter();
+    model.config().pod_interfaces.is_some() || cidrs.any(|net| Family::of(net.addr()) == family)
 }
 
 fn contains(nets: &[IpNet], address: IpAddr) -> bool {
@@ -185,11 +206,12 @@ fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>
     let (node, config) = (model.node_facts(), model.config());
     let family = Family::of(packet.to.address);
     let lists = select::select(service, port, family, model.slices(&service.name), node, config);
-    let has_detector = node.pod_cidrs.iter().any(|net| Family::of(net.addr()) == family);
     let (policy, masquerade) = match (claim.kind, service.external_policy, client) {
         (Kind::ClusterIp, _, _) => {
-            let is_pod = contains(&node.pod_cidrs, packet.source);
-            let no_pod = (has_detector && !is_pod).then_some(Masquerade::NoPod);
+            let is_pod = is_pod(model, packet.source, packet.interface);
+            let reason =
+                if config.pod_interfaces.is_some() { Masquerade::NoPodHere } else { Masquerade::NoPod };
+            let no_pod = (has_detector(model, family) && !is_pod).then_some(reason);
             (service.internal_policy, if config.masquerade_all { Some(Masquerade::All) } else { no_pod })
         }
         (_, TrafficPolicy::Cluster, _) => (TrafficPolicy::Cluster, Some(Masquerade::ClusterPolicy)),

@@ -8,11 +8,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
+    interface::InterfaceName,
     oracle::{Outcome, Packet, Source},
     table::{Backend, Family, Frontend, Protocol},
 };
 
 mod cluster;
+pub mod interfaces;
 pub mod strays;
 
 pub use cluster::{virtual_addresses, world};
@@ -121,10 +123,29 @@ pub const CASES: &[Case] = &[
         case("a UDP port that the Service lacks is refused", Pod, (vip(1), 54), Expect::Refused),
     ),
     over(Protocol::Sctp, case("SCTP to a ClusterIP", Pod, (vip(1), 9), BOTH)),
+    over(
+        Protocol::Udp,
+        case("UDP of an outside client to a ClusterIP", Outside, (vip(1), 53), BOTH_MASQUERADED),
+    ),
+    over(Protocol::Udp, case("UDP to a NodePort", Outside, (NODE, 30053), BOTH_MASQUERADED)),
     case("a second port of the same Service", Pod, (vip(1), 81), BOTH),
     case("a port that the Service lacks is refused", Pod, (vip(1), 82), Expect::Refused),
+    case("a port that the Service lacks is refused to the node itself", Node, (vip(1), 82), Expect::Refused),
+    case(
+        "a port that the Service lacks is refused to clients outside",
+        Outside,
+        (vip(1), 82),
+        Expect::Refused,
+    ),
     case("an unallocated ClusterIP is dropped", Pod, (vip(99), 80), Expect::Dropped),
-    case("an address outside all ranges is not ours", Pod, (OUTSIDE, 80), Expect::NotOurs),
+    case("an unallocated ClusterIP is dropped for the node itself", Node, (vip(99), 80), Expect::Dropped),
+    case("an address outside all ranges is not ours", Pod, (OUTSIDE, 81), Expect::NotOurs),
+    case(
+        "spec.externalIPs take nobody's address unless that is allowed",
+        Pod,
+        (OUTSIDE, 80),
+        Expect::NotOurs,
+    ),
     case("a NodePort from outside is masqueraded", Outside, (NODE, 30080), BOTH_MASQUERADED),
     case("a NodePort from the node itself", Node, (NODE, 30080), BOTH_MASQUERADED),
     case("a NodePort from a pod", Pod, (NODE, 30080), BOTH_MASQUERADED),
@@ -137,19 +158,42 @@ pub const CASES: &[Case] = &[
     ),
     case("a NodePort on localhost is not served", Node, (Ipv4Addr::LOCALHOST, 30080), Expect::NotOurs),
     case("a load balancer's VIP from outside", Outside, (lb(1), 80), BOTH_MASQUERADED),
+    case("a load balancer's VIP from a pod", Pod, (lb(1), 80), BOTH_MASQUERADED),
     case("a Service without endpoints refuses on its ClusterIP", Pod, (vip(2), 80), Expect::Refused),
     case("a Service without endpoints refuses on its NodePort", Outside, (NODE, 30082), Expect::Refused),
+    case("a Service without endpoints refuses on its VIP", Outside, (lb(2), 80), Expect::Refused),
+    case(
+        "policies Local refuse on the ClusterIP, too, when no node has an endpoint",
+        Pod,
+        (vip(22), 80),
+        Expect::Refused,
+    ),
+    case(
+        "policies Local refuse on the NodePort, too, when no node has an endpoint",
+        Outside,
+        (NODE, 30102),
+        Expect::Refused,
+    ),
     case("internalTrafficPolicy Local stays on the node", Pod, (vip(3), 80), HERE),
     case("internalTrafficPolicy Local, from the node", Node, (vip(3), 80), HERE_MASQUERADED),
+    case("internalTrafficPolicy Local, from outside", Outside, (vip(3), 80), HERE_MASQUERADED),
     case(
         "internalTrafficPolicy Local falls back to an endpoint here that terminates",
         Pod,
         (vip(16), 80),
         HERE,
     ),
+    case(
+        "internalTrafficPolicy Local and an endpoint that reaches itself",
+        AnEndpoint,
+        (vip(3), 80),
+        HERE_MASQUERADED,
+    ),
+    case("internalTrafficPolicy Local does not concern NodePorts", Outside, (NODE, 30083), BOTH_MASQUERADED),
     case("internalTrafficPolicy Local without endpoint here drops", Pod, (vip(4), 80), Expect::Dropped),
     case("externalTrafficPolicy Local keeps the client and the node", Outside, (NODE, 30085), HERE),
     case("externalTrafficPolicy Local, VIP from outside", Outside, (lb(5), 80), HERE),
+    case("externalTrafficPolicy Local, VIP from another node's pod", FarPod, (lb(5), 80), HERE),
     case("externalTrafficPolicy Local short-circuits pods", Pod, (lb(5), 80), BOTH),
     case("externalTrafficPolicy Local short-circuits the node", Node, (lb(5), 80), BOTH_MASQUERADED),
     case("externalTrafficPolicy Local leaves the ClusterIP alone", Pod, (vip(5), 80), BOTH),
@@ -180,10 +224,15 @@ pub const CASES: &[Case] = &[
     case("loadBalancerSourceRanges admit", Outside, (lb(7), 80), BOTH_MASQUERADED),
     case("loadBalancerSourceRanges keep out", Pod, (lb(7), 80), Expect::Dropped),
     case("loadBalancerSourceRanges do not concern NodePorts", Pod, (NODE, 30087), BOTH_MASQUERADED),
+    case("loadBalancerSourceRanges do not concern the ClusterIP", Pod, (vip(7), 80), BOTH),
+    case("loadBalancerSourceRanges keep the node itself out", Node, (lb(7), 80), Expect::Dropped),
+    case("loadBalancerSourceRanges of everybody keep nobody out", Pod, (lb(21), 80), BOTH_MASQUERADED),
     case("session affinity reaches the same endpoints", Pod, (vip(8), 80), BOTH),
+    case("session affinity and a client outside", Outside, (vip(8), 80), BOTH_MASQUERADED),
     case("only a terminating endpoint that still serves", Pod, (vip(9), 80), HERE),
     case("only unready endpoints refuse", Pod, (vip(10), 80), Expect::Refused),
     case("hints keep traffic in the zone", Pod, (vip(11), 80), HERE),
+    case("hints count for NodePorts, too", Outside, (NODE, 30091), HERE_MASQUERADED),
     case("hints keep traffic on the node", Pod, (vip(12), 80), HERE),
     case("hints that an endpoint lacks do not count", Pod, (vip(13), 80), BOTH),
     case("hints that do not name this zone do not count", Pod, (vip(14), 80), BOTH),
@@ -194,6 +243,10 @@ pub const CASES: &[Case] = &[
     case6("externalTrafficPolicy Local over IPv6", FarPod, (NODE, 30101), FAR_MASQUERADED),
     case6("an IPv4 Service has no NodePort over IPv6", Outside, (NODE, 30080), Expect::NotOurs),
     case6("an IPv6 Service", Pod, (vip(19), 80), BOTH),
+    case6("an IPv6 Service, from outside", Outside, (vip(19), 80), BOTH_MASQUERADED),
+    case6("an IPv6 Service, from the node itself", Node, (vip(19), 80), BOTH_MASQUERADED),
+    case6("an endpoint that reaches itself over IPv6", AnEndpoint, (vip(19), 80), HAIRPIN),
+    case6("externalTrafficPolicy Local short-circuits pods over IPv6", Pod, (NODE, 30101), FAR),
     case("an IPv6 Service has no NodePort over IPv4", Outside, (NODE, 30099), Expect::NotOurs),
     case6("a port that the Service lacks is refused over IPv6", Pod, (vip(18), 82), Expect::Refused),
     case6("an unallocated ClusterIP is dropped over IPv6", Pod, (vip(99), 80), Expect::Dropped),
@@ -210,6 +263,18 @@ impl Client {
             Self::Outside => OUTSIDE,
         }
     }
+
+    /// The interface of this node on which its packets arrive.
+    pub fn interface(self) -> Option<InterfaceName> {
+        let name = match self {
+            Self::Endpoint => "p0",
+            Self::Pod => "p1",
+            Self::FarPod => "far3",
+            Self::Outside => "c0",
+            Self::Node => return None,
+        };
+        name.parse().ok()
+    }
 }
 
 impl Case {
@@ -218,7 +283,12 @@ impl Case {
         let (address, protocol, port) = self.to;
         // To itself a host speaks as what it dials.
         let source = if address.is_loopback() { address } else { self.in_family(self.from.address()) };
-        Packet { source, from_node: self.from == Client::Node, to: Frontend { address, protocol, port } }
+        Packet {
+            source,
+            from_node: self.from == Client::Node,
+            interface: self.from.interface(),
+            to: Frontend { address, protocol, port },
+        }
     }
 
     /// Somebody's address in the family of the connection.
@@ -278,7 +348,7 @@ mod tests {
     fn the_ruleset_does_what_the_table_says() {
         let model = mk_model();
         for case in CASES {
-            let walked = walk::walk(model.ledger().desired(), false, &case.packet());
+            let walked = walk::walk(model.ledger().desired(), model.config(), &case.packet());
             assert_eq!(walked, case.outcome(), "{}", case.name);
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     check::Check,
     claims::Kind,
     input::{ServiceName, TrafficPolicy},
+    interface::InterfaceName,
     model::Model,
     oracle::{self, Client, Decision, Masquerade, Met, Outcome, Packet, Reason, Source},
     select,
@@ -99,6 +100,9 @@ pub struct Trace {
     pub node: String,
     /// Who sends it.
     pub from: IpAddr,
+    /// On which interface it arrives here, where pods are told by it and it is known.
+    #[serde(default)]
+    pub interface: Option<InterfaceName>,
     /// What that is to this node.
     pub client: Client,
     /// Where it goes.
@@ -122,12 +126,12 @@ pub struct Trace {
 /// Traces the first packet of a connection.
 pub fn trace(model: &Model, packet: &Packet) -> Trace {
     let decision = oracle::decide(model, packet);
-    let masquerade_all = model.config().masquerade_all;
-    let (_, path) = walk::path(model.ledger().desired(), masquerade_all, packet);
+    let (_, path) = walk::path(model.ledger().desired(), model.config(), packet);
     let endpoints = decision.met.as_ref().map(|met| targets(model, packet, met, &decision.outcome));
     Trace {
         node: model.node_facts().name.to_string(),
         from: packet.source,
+        interface: packet.interface.filter(|_| model.config().pod_interfaces.is_some()),
         client: decision.client,
         to: packet.to,
         service: decision.met.as_ref().map(|met| service_port(model, packet, decision.client, met)),

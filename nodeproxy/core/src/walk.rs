@@ -16,6 +16,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    input::Config,
+    interface::{InterfaceName, PodInterfaces},
     oracle::{Outcome, Packet, Source},
     plan::State,
     table::{Backend, Balance, Family, Frontend, Key, List, Value, Verdict},
@@ -31,15 +33,15 @@ struct Tables<'a> {
     steps: Option<RefCell<Vec<Step>>>,
 }
 
-/// One lookup of a packet in our tables.
+/// One lookup of a packet in our tables, or the comparison of the interface on which it arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// Name of the map or set.
+    /// Name of the map or set; `iifname` for the interface.
     pub map: String,
     /// What is looked up.
     pub key: String,
-    /// What is found; `None` when there is no such element.
+    /// What is found; `None` when there is no such element. Of an interface: which ones are pods', with `not` if it is none.
     pub found: Option<String>,
 }
 
@@ -52,26 +54,26 @@ enum End {
 }
 
 /// Everything that may become of a connection.
-pub fn walk(state: &State, masquerade_all: bool, packet: &Packet) -> Outcome {
-    outcome(&Tables::new(state, state, 0), masquerade_all, packet)
+pub fn walk(state: &State, config: &Config, packet: &Packet) -> Outcome {
+    outcome(&Tables::new(state, state, 0), config, packet)
 }
 
 /// The same, with the lookups that lead there: those of a packet that gets the first slot, where several could be.
-pub fn path(state: &State, masquerade_all: bool, packet: &Packet) -> (Outcome, Vec<Step>) {
+pub fn path(state: &State, config: &Config, packet: &Packet) -> (Outcome, Vec<Step>) {
     let tables = Tables { steps: Some(RefCell::default()), ..Tables::new(state, state, 0) };
     // What becomes of it is in the steps and, for all slots, in the outcome below.
-    (Walk { tables: &tables, masquerade_all, packet }).run(0, &mut 0);
+    (Walk { tables: &tables, config, packet }).run(0, &mut 0);
     let steps = tables.steps.map(RefCell::into_inner).unwrap_or_default();
-    (walk(state, masquerade_all, packet), steps)
+    (walk(state, config, packet), steps)
 }
 
 /// Everything that may become of a connection whose packet is between two lookups when a transaction turns `before` into
 /// `after`: one outcome for each such moment.
-pub fn walk_torn(before: &State, after: &State, masquerade_all: bool, packet: &Packet) -> Vec<Outcome> {
+pub fn walk_torn(before: &State, after: &State, config: &Config, packet: &Packet) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for turn in 0.. {
         let tables = Tables::new(before, after, turn);
-        outcomes.push(outcome(&tables, masquerade_all, packet));
+        outcomes.push(outcome(&tables, config, packet));
         if tables.lookups.get() < turn {
             break;
         }
@@ -79,18 +81,26 @@ pub fn walk_torn(before: &State, after: &State, masquerade_all: bool, packet: &P
     outcomes
 }
 
-/// Whether chains `input` and `forward` let a TCP packet of this source pass that connection tracking takes for invalid.
-pub fn lets_invalid_pass(state: &State, source: IpAddr) -> bool {
-    !Tables::new(state, state, 0).covers(source, Key::PodCidr)
+/// Whether chains `input` and `forward` let a TCP packet pass that connection tracking takes for invalid.
+pub fn lets_invalid_pass(
+    state: &State,
+    config: &Config,
+    source: IpAddr,
+    interface: Option<InterfaceName>,
+) -> bool {
+    match &config.pod_interfaces {
+        Some(interfaces) => !interfaces.have(interface.as_ref()),
+        None => !Tables::new(state, state, 0).covers(source, Key::PodCidr),
+    }
 }
 
-fn outcome(tables: &Tables<'_>, masquerade_all: bool, packet: &Packet) -> Outcome {
+fn outcome(tables: &Tables<'_>, config: &Config, packet: &Packet) -> Outcome {
     let mut backends = BTreeMap::new();
     let mut pick = 0;
     loop {
         tables.lookups.set(0);
         let mut picks = 0;
-        match (Walk { tables, masquerade_all, packet }).run(pick, &mut picks) {
+        match (Walk { tables, config, packet }).run(pick, &mut picks) {
             End::Dnat(backend, source) => {
                 backends.insert(backend, source);
             }
@@ -133,6 +143,17 @@ impl<'a> Tables<'a> {
         self.get(key).is_some()
     }
 
+    /// A comparison, and no lookup: no transaction changes its answer.
+    fn arrives_on(&self, interfaces: &PodInterfaces, interface: Option<InterfaceName>) -> bool {
+        let arrives = interfaces.have(interface.as_ref());
+        if let Some(steps) = &self.steps {
+            let found = if arrives { interfaces.to_string() } else { format!("not {interfaces}") };
+            let key = interface.map_or_else(|| "none".to_owned(), |name| name.to_string());
+            steps.borrow_mut().push(Step { map: "iifname".to_owned(), key, found: Some(found) });
+        }
+        arrives
+    }
+
     /// Membership in an interval set.
     fn covers(&self, address: IpAddr, of: impl Fn(IpNet) -> Key) -> bool {
         let longest = if address.is_ipv4() { 32 } else { 128 };
@@ -146,13 +167,13 @@ impl<'a> Tables<'a> {
 
 struct Walk<'a> {
     tables: &'a Tables<'a>,
-    masquerade_all: bool,
+    config: &'a Config,
     packet: &'a Packet,
 }
 
 impl Walk<'_> {
     fn run(&self, pick: u32, picks: &mut u32) -> End {
-        let Packet { source, from_node: _, to } = *self.packet;
+        let Packet { source, from_node: _, interface: _, to } = *self.packet;
         if self.tables.has(Key::Firewalled(to))
             && !self.tables.covers(source, |net| Key::SourceRange(to, net))
         {
@@ -174,9 +195,10 @@ impl Walk<'_> {
         let to = self.packet.to;
         let family = Family::of(to.address);
         let is_pod_cidr = |key: &Key| matches!(key, Key::PodCidr(net) if Family::of(net.addr()) == family);
-        let has_detector = self.tables.after.elements.keys().any(is_pod_cidr);
+        let has_detector =
+            self.config.pod_interfaces.is_some() || self.tables.after.elements.keys().any(is_pod_cidr);
         let marked = self.tables.has(Key::ClusterIp(to.address))
-            && (self.masquerade_all || (has_detector && !self.is_from_pod()));
+            && (self.config.masquerade_all || (has_detector && !self.is_from_pod()));
         match self.tables.get(Key::Service(to))? {
             Value::Verdict(Verdict::Balance(balance)) => self.balance(balance, marked, pick, picks),
             Value::Verdict(Verdict::External) => self.external(pick, picks),
@@ -184,8 +206,21 @@ impl Walk<'_> {
         }
     }
 
+    /// `ip saddr @pod-cidrs`, or `iifname` where pods are told by it.
     fn is_from_pod(&self) -> bool {
-        self.tables.covers(self.packet.source, Key::PodCidr)
+        self.is_told_by(Key::PodCidr)
+    }
+
+    /// `ip saddr @node-pods`, or the same `iifname`.
+    fn is_from_own_pod(&self) -> bool {
+        self.is_told_by(Key::NodePod)
+    }
+
+    fn is_told_by(&self, set: fn(IpNet) -> Key) -> bool {
+        match &self.config.pod_interfaces {
+            Some(interfaces) => self.tables.arrives_on(interfaces, self.packet.interface),
+            None => self.tables.covers(self.packet.source, set),
+        }
     }
 
     /// Chain `external`: each lookup that misses falls through to the next rule.
@@ -195,7 +230,7 @@ impl Walk<'_> {
             Some(Value::Verdict(Verdict::Balance(balance))) => Some(balance),
             _ => None,
         };
-        if self.tables.covers(self.packet.source, Key::NodePod)
+        if self.is_from_own_pod()
             && let Some(short) = balance(Key::Short(to))
         {
             return self.balance(short, false, pick, picks);
@@ -209,7 +244,8 @@ impl Walk<'_> {
         if let Some(local) = balance(Key::Local(to)) {
             return self.balance(local, marked, pick, picks);
         }
-        if !self.is_from_pod() {
+        // A pod that is told by its interface is one of this node.
+        if self.config.pod_interfaces.is_some() || !self.is_from_pod() {
             return None;
         }
         self.balance(balance(Key::Short(to))?, true, pick, picks)

@@ -5,6 +5,7 @@
 //!   nftables::{Table, Chain, Rule, Set, Element} ◄── dumps
 //!   conntrack::Conntrack      delete flows by filter, count
 //!   addresses::{list, Watch}  addresses of this node, and changes of them
+//!   routes::interface_towards the interface on the way to an address
 //!   nftables::Watch           who changed which table
 //! ```
 //!
@@ -23,6 +24,7 @@ mod hostile;
 pub mod message;
 pub mod nftables;
 pub mod probe;
+pub mod routes;
 mod socket;
 
 pub use error::{Error, Result};

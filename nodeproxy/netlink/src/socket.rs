@@ -118,12 +118,34 @@ impl Socket {
         flags: u16,
         content: impl FnOnce(&mut Writer),
     ) -> Result<()> {
+        self.exchange(what, kind, flags, content, |_message| Ok(()))
+    }
+
+    /// Sends one request that is answered by messages, and hands each to `each` before the acknowledgement.
+    pub(crate) fn ask(
+        &mut self,
+        what: &str,
+        kind: u16,
+        content: impl FnOnce(&mut Writer),
+        each: impl FnMut(&Message<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.exchange(what, kind, 0, content, each)
+    }
+
+    fn exchange(
+        &mut self,
+        what: &str,
+        kind: u16,
+        flags: u16,
+        content: impl FnOnce(&mut Writer),
+        mut each: impl FnMut(&Message<'_>) -> Result<()>,
+    ) -> Result<()> {
         let sequence = self.sequences(1);
         let mut bytes = Vec::new();
         message::append(&mut bytes, kind, flags | message::ACK, sequence, content)?;
         self.send(what, &bytes)?;
         loop {
-            if let Some(reply) = self.replies(what, sequence, |_message| Ok(()))? {
+            if let Some(reply) = self.replies(what, sequence, &mut each)? {
                 return finish(what, reply);
             }
         }

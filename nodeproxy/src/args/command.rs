@@ -11,6 +11,7 @@ use std::{
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use portico_proxy_core::{
     input::ServiceName,
+    interface::InterfaceName,
     table::{Frontend, Protocol},
 };
 
@@ -31,6 +32,10 @@ pub enum Command {
         /// What it dials: `IP:port` (`[IP]:port`), and `/tcp`, `/udp` or `/sctp`; without, TCP.
         #[arg(long)]
         to: Destination,
+        /// On which interface of the node its packets arrive. It counts where pods are told by that; without, the one that
+        /// the node would send answers to.
+        #[arg(long)]
+        in_interface: Option<InterfaceName>,
         /// Check the answer against the kernel's tables. If they differ, each element is named and the exit code is 1.
         #[arg(long)]
         kernel: bool,
@@ -159,7 +164,9 @@ mod tests {
     #[test]
     fn addresses_of_both_families_are_read() {
         let args = ["trace", "--from", "[fd01::5]:4000", "--to", "[fd00::a]:53/udp", "-o", "json"];
-        let Ok(Some(Command::Trace { from, to, kernel, ask })) = parse(&args) else { panic!("{args:?}") };
+        let Ok(Some(Command::Trace { from, to, in_interface: None, kernel, ask })) = parse(&args) else {
+            panic!("{args:?}")
+        };
         assert_eq!(from.0.to_string(), "fd01::5");
         assert_eq!(to.0.to_string(), "[fd00::a]:53/udp");
         assert_eq!((kernel, ask.output), (false, Output::Json));

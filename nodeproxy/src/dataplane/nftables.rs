@@ -22,6 +22,7 @@ use portico_netlink::{
     probe::{self, Feature},
 };
 use portico_proxy_core::{
+    interface::PodInterfaces,
     plan::Transaction,
     table::{Family, Key},
 };
@@ -52,9 +53,8 @@ pub struct Config {
     pub masquerade_mark: u32,
     /// Whether every packet to a ClusterIP has its source replaced (`--masquerade-all`).
     pub masquerade_all: bool,
-    /// Families whose pod addresses are known (`pod-cidrs`): there, only clients that are no pods have their source
-    /// replaced on the way to a ClusterIP. Elsewhere nobody has.
-    pub local_detector: BTreeSet<Family>,
+    /// How clients that are no pods are told, who have their source replaced on the way to a ClusterIP.
+    pub local_detector: LocalDetector,
     /// Whether packets that this node sends with the masquerade mark are a proxy's own, on their way to an endpoint, and are
     /// left alone (`--dataplane=userspace`).
     pub proxied: bool,
@@ -65,12 +65,34 @@ pub struct Config {
     pub lacks: BTreeMap<Family, BTreeSet<Feature>>,
 }
 
+/// How packets of pods are told from those of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalDetector {
+    /// By their source, which is in `pod-cidrs`, in these families. In others nobody is taken for a stranger.
+    Addresses(BTreeSet<Family>),
+    /// By the interface on which they arrive, in both families.
+    Interfaces(PodInterfaces),
+}
+
+impl LocalDetector {
+    /// By the addresses of both families.
+    pub fn addresses() -> Self {
+        Self::Addresses(FAMILIES.into())
+    }
+}
+
+impl Default for LocalDetector {
+    fn default() -> Self {
+        Self::Addresses(BTreeSet::new())
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             masquerade_mark: 0x4000,
             masquerade_all: false,
-            local_detector: BTreeSet::new(),
+            local_detector: LocalDetector::default(),
             proxied: false,
             drop_invalid: true,
             lacks: BTreeMap::new(),

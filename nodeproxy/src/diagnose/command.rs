@@ -22,7 +22,9 @@ pub enum Agreement {
 /// Runs one subcommand and prints its answer.
 pub async fn run(command: Command) -> anyhow::Result<Agreement> {
     let (question, ask) = match command {
-        Command::Trace { from, to, kernel, ask } => (Question::Trace { from: from.0, to: to.0, kernel }, ask),
+        Command::Trace { from, to, in_interface: interface, kernel, ask } => {
+            (Question::Trace { from: from.0, to: to.0, interface, kernel }, ask)
+        }
         Command::Explain { service, kernel, ask } => (Question::Explain { service: service.0, kernel }, ask),
         Command::Dump { admin_socket } => {
             let source = AskArgs { admin_socket, ..AskArgs::default() };

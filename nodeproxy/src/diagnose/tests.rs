@@ -20,6 +20,9 @@ struct Bench {
     kernel: Arc<Mutex<Observed>>,
 }
 
+/// A kernel that knows no way to anybody.
+const WAYS: Ways = Ways { source: |_| None, interface: |_| None };
+
 fn mk_model() -> Model {
     let mut model = Model::new(Config::default());
     for event in packets::world() {
@@ -29,7 +32,10 @@ fn mk_model() -> Model {
 }
 
 fn mk_bench(complete: bool) -> Bench {
-    let model = mk_model();
+    mk_bench_of(mk_model(), complete)
+}
+
+fn mk_bench_of(model: Model, complete: bool) -> Bench {
     let observed = Observed { state: model.ledger().desired().clone(), rebuild: None };
     let kernel = Arc::new(Mutex::new(observed));
     let (inquiries, mut inbox) = mpsc::channel::<Inquiry>(1);
@@ -40,12 +46,12 @@ fn mk_bench(complete: bool) -> Bench {
     });
     let read = kernel.clone();
     let read: ReadKernel = Arc::new(move || Ok(read.lock().expect("no panic").clone()));
-    Bench { oracle: Oracle::new(inquiries, read, |_| None), kernel }
+    Bench { oracle: Oracle::new(inquiries, read, WAYS), kernel }
 }
 
 fn mk_question(case: usize, kernel: bool) -> Question {
     let packet = CASES[case].packet();
-    Question::Trace { from: packet.source, to: packet.to, kernel }
+    Question::Trace { from: packet.source, to: packet.to, interface: packet.interface, kernel }
 }
 
 fn mk_socket(name: &str) -> std::path::PathBuf {
@@ -131,14 +137,45 @@ async fn what_a_masqueraded_endpoint_sees_is_the_kernels_choice() {
         packets::CASES.iter().position(|c| c.name.starts_with("the node reaches")).expect("a row"),
         false,
     );
-    bench.oracle.source_towards = |endpoint| endpoint.is_ipv4().then(|| "10.201.0.1".parse().ok()).flatten();
+    bench.oracle.ways.source = |endpoint| endpoint.is_ipv4().then(|| "10.201.0.1".parse().ok()).flatten();
     let Answer::Trace(trace) = bench.oracle.answer(&question).await.expect("answers") else {
         panic!("a trace")
     };
     let seen: Vec<_> =
         trace.endpoints.iter().flat_map(|target| &target.source_addresses).map(ToString::to_string).collect();
     assert_eq!(seen, ["10.201.0.1", "10.201.0.1"]);
-    assert_eq!(source_towards([127, 0, 0, 5].into()).map(|source| source.is_loopback()), Some(true));
+    let asked = source_towards([127, 0, 0, 5].into());
+    assert_eq!(asked.map(|source| source.is_loopback()), Some(true));
+}
+
+#[tokio::test]
+async fn where_pods_are_told_by_interfaces_the_kernels_way_back_counts_unless_another_is_named() {
+    let pods = PodInterfaces::Prefixed("veth".parse().expect("a name"));
+    let mut model = Model::new(Config { pod_interfaces: Some(pods), ..Config::default() });
+    for event in packets::world() {
+        model.apply(event);
+    }
+    let mut bench = mk_bench_of(model, true);
+    let ask = |from: IpAddr, interface: Option<&str>| Question::Trace {
+        from,
+        to: CASES[0].packet().to,
+        interface: interface.map(|name| name.parse().expect("a name")),
+        kernel: true,
+    };
+    let pod = packets::OTHER_POD.into();
+    let error = bench.oracle.answer(&ask(pod, None)).await.expect_err("nothing says where it arrives");
+    assert!(error.to_string().contains("veth*") && error.to_string().contains("--in-interface"), "{error}");
+    assert_eq!((error.reason(), error.retry()), ("NoInterface", false));
+    bench.oracle.ways.interface = |_| "veth7".parse().ok();
+    for (from, interface, client) in [
+        (pod, None, "veth7 (a pod of this node)"),
+        (pod, Some("eth0"), "eth0 (neither a pod of this node nor this node)"),
+        (packets::NODE.into(), None, "10.200.0.1 (this node itself)"),
+    ] {
+        let answer = bench.oracle.answer(&ask(from, interface)).await.expect("answers");
+        let Answer::Trace(trace) = &answer else { panic!("{answer:?}") };
+        assert!(trace.to_string().contains(client) && answer.agrees(), "{client:?} is not in\n{trace}");
+    }
 }
 
 #[tokio::test]
@@ -185,7 +222,7 @@ fn the_nodes_own_addresses_are_known_from_the_kernel_and_from_its_object() {
     }
     let to = CASES[0].packet().to;
     let Ok(Draft { answer: Answer::Trace(trace), .. }) =
-        draft(&Question::Trace { from: local[0], to, kernel: false }, known)
+        draft(&Question::Trace { from: local[0], to, interface: None, kernel: false }, known)
     else {
         panic!("a trace")
     };

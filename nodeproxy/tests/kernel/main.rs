@@ -7,6 +7,7 @@ mod degraded;
 mod elsewhere;
 mod events;
 mod histories;
+mod interfaces;
 mod netns;
 mod packets;
 mod repair;

@@ -1,9 +1,6 @@
 //! The loop over the real kernel while somebody else flushes, deletes and edits our tables.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use portico_nodeproxy::{
@@ -11,7 +8,7 @@ use portico_nodeproxy::{
     conntrack::{Flows, FlowsError},
     dataplane::{
         Dataplane, Observed,
-        nftables::{Config, Nftables},
+        nftables::{Config, LocalDetector, Nftables},
     },
     facts::{Fact, SOURCES, Times},
     health::Health,
@@ -41,7 +38,7 @@ impl Flows for NoFlows {
 }
 
 fn open(node: &Namespace) -> Nftables {
-    let config = Config { local_detector: BTreeSet::from([Family::V4, Family::V6]), ..Config::default() };
+    let config = Config { local_detector: LocalDetector::addresses(), ..Config::default() };
     node.run(move || Nftables::open(config)).expect("opens")
 }
 

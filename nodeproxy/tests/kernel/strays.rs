@@ -35,7 +35,7 @@ fn segment(mark: u16) -> [u8; HEADER] {
 }
 
 /// Whether a segment from one namespace to an address of another arrives there.
-fn arrives(from: &Namespace, to: &Namespace, addresses: (IpAddr, IpAddr), mark: u16) -> bool {
+pub(crate) fn arrives(from: &Namespace, to: &Namespace, addresses: (IpAddr, IpAddr), mark: u16) -> bool {
     let (source, destination) = addresses;
     let v6 = destination.is_ipv6();
     let listener = to.run(move || raw(v6)).expect("a raw socket");
@@ -63,7 +63,7 @@ fn hears(mut listener: &Socket, v6: bool, mark: u16) -> bool {
     false
 }
 
-fn owner(table: &Table, address: Ipv4Addr) -> &Namespace {
+pub(crate) fn owner(table: &Table, address: Ipv4Addr) -> &Namespace {
     match address {
         NODE => &table.node,
         OUTSIDE => &table.client,

@@ -7,30 +7,34 @@ use std::{
 
 use portico_nodeproxy::dataplane::{
     Dataplane, Observed,
-    nftables::{Config, Nftables},
+    nftables::{Config, LocalDetector, Nftables},
 };
 use portico_proxy_core::{
     check::{Check, Wanted},
     input::Config as ModelConfig,
     model::Model,
-    oracle::Source,
+    oracle::{Packet, Source},
     packets::{
         self, CASES, Case, Client, Expect, FAR_POD, NODE, OTHER_FAR_POD, OTHER_NODE_ADDRESS, OTHER_POD,
         OUTSIDE, POD, twin,
     },
     plan::{State, diff},
-    table::{Family, Key, Protocol, Value, Verdict},
+    table::{Key, Protocol, Value, Verdict},
     trace::{self, Trace},
 };
 
 use crate::{
     netns::Namespace,
-    world::{Got, connect_client, connect_pod, dial, forwards},
+    world::{Got, Wire, add_bridge, connect_client, connect_pod, dial, forwards},
 };
 
 /// The pods of the table, by the number with which they answer. The far pods are behind this node, too, but the model thinks
 /// that they are elsewhere.
 pub(crate) const PODS: [Ipv4Addr; 4] = [POD, OTHER_POD, FAR_POD, OTHER_FAR_POD];
+/// The node's interfaces that lead to them ([`Client::interface`]).
+const WIRES: [&str; 4] = ["p0", "p1", "far2", "far3"];
+/// So many of them are pods of this node.
+const HERE: usize = 2;
 /// How often a case is dialled that may go to more than one pod: each is missed once in 2^24 runs.
 const TRIES: usize = 24;
 
@@ -42,6 +46,11 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new() -> Option<Self> {
+        Self::behind(None)
+    }
+
+    /// The same with the pods of this node behind a bridge, if one is named.
+    pub(crate) fn behind(bridge: Option<&str>) -> Option<Self> {
         let table = Self {
             client: Namespace::new()?,
             node: Namespace::new()?,
@@ -51,8 +60,12 @@ impl Table {
         let pairs = [(NODE.into(), OUTSIDE.into()), (twin(NODE).into(), twin(OUTSIDE).into())];
         connect_client(&table.node, &table.client, pairs);
         table.node.sh(&format!("ip addr add {OTHER_NODE_ADDRESS}/24 dev c0"));
+        if let Some(bridge) = bridge {
+            add_bridge(&table.node, bridge);
+        }
         for (number, (pod, address)) in table.pods.iter().zip(PODS).enumerate() {
-            connect_pod(&table.node, pod, number, &[address.into(), twin(address).into()]);
+            let wire = Wire { name: WIRES[number], bridge: bridge.filter(|_| number < HERE) };
+            connect_pod(&table.node, pod, number, wire, &[address.into(), twin(address).into()]);
         }
         Some(table)
     }
@@ -106,30 +119,57 @@ pub(crate) fn is_sticky(state: &State, case: &Case) -> bool {
 }
 
 pub(crate) fn mk_config() -> Config {
-    Config { local_detector: BTreeSet::from([Family::V4, Family::V6]), ..Config::default() }
+    Config { local_detector: LocalDetector::addresses(), ..Config::default() }
 }
 
 /// The table's cluster in a node's kernel.
 pub(crate) fn program(node: &Namespace, config: Config) -> (Nftables, Model) {
-    let mut tables = node.run(move || Nftables::open(config)).expect("opens");
     let mut model = Model::new(ModelConfig::default());
     for event in packets::world() {
         model.apply(event);
     }
+    (program_model(node, config, &model), model)
+}
+
+/// What a model wants in a node's kernel, where nothing stands yet.
+pub(crate) fn program_model(node: &Namespace, config: Config, model: &Model) -> Nftables {
+    let mut tables = node.run(move || Nftables::open(config)).expect("opens");
     let observed = tables.read().expect("reads").state;
     assert_eq!(observed, State::default());
     tables.apply(&diff(&observed, model.ledger().desired()).widen).expect("widens");
-    (tables, model)
+    tables
 }
 
-/// What `portico-nodeproxy trace --kernel` says about a row.
-fn traced(tables: &mut Nftables, model: &Model, case: &Case) -> (Trace, Check) {
-    let packet = case.packet();
-    let trace = trace::trace(model, &packet);
+/// What `portico-nodeproxy trace --kernel` says about a packet.
+pub(crate) fn traced(tables: &mut Nftables, model: &Model, packet: &Packet) -> (Trace, Check) {
+    let trace = trace::trace(model, packet);
     let Observed { state, rebuild } = tables.read().expect("reads");
-    let check = Wanted::by_packet(model, &packet).check(&state, rebuild);
-    let check = check.walked(&state, false, &packet, &trace.outcome());
+    let check = Wanted::by_packet(model, packet).check(&state, rebuild);
+    let check = check.walked(&state, model.config(), packet, &trace.outcome());
     (trace, check)
+}
+
+/// Rows that get something else than they should, with what they get and should. Those over SCTP are in `sctp.rs`, which needs
+/// no sockets of that kind.
+pub(crate) fn wrong(
+    table: &Table,
+    model: &Model,
+    cases: &[Case],
+) -> BTreeMap<&'static str, [BTreeSet<String>; 2]> {
+    let mut wrong = BTreeMap::new();
+    for case in cases.iter().filter(|case| case.to.1 != Protocol::Sctp) {
+        let (got, expected) = (table.answers(case), expected(case));
+        // One client of a frontend with affinity sees one of its pods, again and again.
+        let is_right = if is_sticky(model.ledger().desired(), case) {
+            got.len() == 1 && got.is_subset(&expected)
+        } else {
+            got == expected
+        };
+        if !is_right {
+            wrong.insert(case.name, [got, expected]);
+        }
+    }
+    wrong
 }
 
 #[test]
@@ -137,19 +177,19 @@ fn the_tracer_and_the_kernel_agree_on_every_row_until_somebody_changes_an_elemen
     let Some(node) = Namespace::new() else { return };
     let (mut tables, model) = program(&node, mk_config());
     for case in CASES {
-        let (trace, check) = traced(&mut tables, &model, case);
+        let (trace, check) = traced(&mut tables, &model, &case.packet());
         assert_eq!(trace.outcome(), case.outcome(), "{}", case.name);
         assert!(check.agrees(), "{}: {check}", case.name);
     }
     let case = &CASES[0];
     node.sh("nft delete element ip portico endpoints '{ 10.96.0.1 . tcp . 80 . 1 }'");
-    let (_, check) = traced(&mut tables, &model, case);
+    let (_, check) = traced(&mut tables, &model, &case.packet());
     let named: Vec<_> =
         check.differences.iter().map(|d| (d.map.as_str(), d.key.as_str(), d.found.as_deref())).collect();
     assert_eq!(named, [("ip endpoints", "10.96.0.1:80/tcp slot 0x1", None)], "{check}");
     assert!(check.outcome.is_some(), "a packet would notice: {check}");
     node.sh("nft flush chain ip portico dispatch");
-    let (_, check) = traced(&mut tables, &model, case);
+    let (_, check) = traced(&mut tables, &model, &case.packet());
     assert!(check.damage.is_some_and(|damage| damage.contains("chain dispatch has 0 rules")));
 }
 
@@ -157,18 +197,7 @@ fn the_tracer_and_the_kernel_agree_on_every_row_until_somebody_changes_an_elemen
 fn real_packets_get_what_the_packet_table_says() {
     let Some(table) = Table::new() else { return };
     let (mut tables, model) = program(&table.node, mk_config());
-    // Rows over SCTP are in `sctp.rs`, which needs no sockets of that kind.
-    let wrong: BTreeMap<_, _> = CASES
-        .iter()
-        .filter(|case| case.to.1 != Protocol::Sctp)
-        .map(|case| (case.name, (table.answers(case), expected(case))))
-        .filter(|(name, (got, expected))| {
-            let sticky =
-                CASES.iter().any(|case| case.name == *name && is_sticky(model.ledger().desired(), case));
-            // One client of a frontend with affinity sees one of its pods, again and again.
-            if sticky { got.len() != 1 || !got.is_subset(expected) } else { got != expected }
-        })
-        .collect();
-    assert!(wrong.is_empty(), "(case, (got, expected)): {wrong:#?}");
+    let wrong = wrong(&table, &model, CASES);
+    assert!(wrong.is_empty(), "(case, [got, expected]): {wrong:#?}");
     assert_eq!(&tables.read().expect("reads").state, model.ledger().desired());
 }

@@ -1,10 +1,10 @@
 //! What is written stands, is listed by nft, reads back equal, and is refused or repaired as a whole.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Instant};
+use std::{net::IpAddr, time::Instant};
 
 use portico_nodeproxy::dataplane::{
     Applied, Dataplane, DataplaneError,
-    nftables::{Config, Nftables},
+    nftables::{Config, LocalDetector, Nftables},
 };
 use portico_proxy_core::{
     plan::{Put, State, Transaction, diff},
@@ -25,7 +25,7 @@ fn with_tables(test: impl FnOnce(&Namespace, &mut Nftables) + Send + 'static) {
 }
 
 fn mk_config() -> Config {
-    Config { local_detector: BTreeSet::from([Family::V4, Family::V6]), ..Config::default() }
+    Config { local_detector: LocalDetector::addresses(), ..Config::default() }
 }
 
 /// Brings the kernel to a state, as the sync loop does.

@@ -8,7 +8,6 @@
 //! Each pod answers TCP and UDP on port 8080 with its number and whom it sees as the client.
 
 use std::{
-    collections::BTreeSet,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
@@ -16,13 +15,11 @@ use std::{
 
 use portico_nodeproxy::dataplane::{
     Dataplane,
-    nftables::{Config, Nftables},
+    nftables::{Config, LocalDetector, Nftables},
 };
 use portico_proxy_core::{
     plan::{State, diff},
-    table::{
-        AFFINITY_TAG, Backend, Balance, Family, Frontend, Key, LOCAL_SLOTS, List, Protocol, Value, Verdict,
-    },
+    table::{AFFINITY_TAG, Backend, Balance, Frontend, Key, LOCAL_SLOTS, List, Protocol, Value, Verdict},
 };
 
 use crate::netns::Namespace;
@@ -145,9 +142,10 @@ impl World {
         forwards(&node);
         connect_client(&node, &client, a.map(|a| (a.node, a.client)));
         for (number, pod) in pods.iter().enumerate() {
-            connect_pod(&node, pod, number, &a.map(|a| a.pods[number]));
+            let wire = Wire { name: &format!("p{number}"), bridge: None };
+            connect_pod(&node, pod, number, wire, &a.map(|a| a.pods[number]));
         }
-        let config = Config { local_detector: BTreeSet::from([Family::V4, Family::V6]), ..Config::default() };
+        let config = Config { local_detector: LocalDetector::addresses(), ..Config::default() };
         let tables = node.run(move || Nftables::open(config)).expect("opens");
         Some(Self { client, node, pods, tables })
     }
@@ -189,15 +187,48 @@ pub(crate) fn connect_client<const N: usize>(
     }
 }
 
+/// The interface of the node that leads to a pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// The bridge that it is a port of, if it is one; the bridge is there, and the pods' gateway.
+    pub(crate) bridge: Option<&'a str>,
+}
+
+/// Makes a bridge that is the gateway of the pods behind it.
+pub(crate) fn add_bridge(node: &Namespace, name: &str) {
+    // With an address of its own it does not take on those of its ports.
+    node.sh(&format!("ip link add {name} address 02:00:00:00:00:b0 type bridge mcast_snooping 0"));
+    node.sh(&format!("ip link set {name} up; ip addr add fe80::1/64 dev {name} nodad"));
+}
+
 /// Puts a pod behind the node and lets it serve on its addresses.
-pub(crate) fn connect_pod(node: &Namespace, pod: &Namespace, number: usize, addresses: &[IpAddr]) {
-    node.sh(&format!("ip link add p{number} type veth peer name eth0 netns {}", pod.id()));
-    node.sh(&format!("ip link set p{number} up; ip addr add fe80::1/64 dev p{number} nodad"));
+pub(crate) fn connect_pod(
+    node: &Namespace,
+    pod: &Namespace,
+    number: usize,
+    wire: Wire<'_>,
+    addresses: &[IpAddr],
+) {
+    let Wire { name, bridge } = wire;
+    node.sh(&format!("ip link add {name} type veth peer name eth0 netns {}", pod.id()));
+    match bridge {
+        // Hairpin, as network plugins set it: with br_netfilter the bridge itself sends a rewritten packet on, maybe back.
+        Some(bridge) => node.sh(&format!(
+            "ip link set {name} master {bridge} up; ip link set {name} type bridge_slave hairpin on"
+        )),
+        None => node.sh(&format!("ip link set {name} up; ip addr add fe80::1/64 dev {name} nodad")),
+    };
+    let way = bridge.unwrap_or(name);
+    // A node that routes between ports of one bridge tells pods of the short cut.
+    pod.sh("for i in 4 6; do echo 0 > /proc/sys/net/ipv$i/conf/all/accept_redirects; done");
+    pod.sh("for i in 4 6; do echo 0 > /proc/sys/net/ipv$i/conf/eth0/accept_redirects; done");
     pod.sh("ip link set eth0 up; ip route add 169.254.1.1 dev eth0; ip -6 route add default via fe80::1 dev eth0");
     for address in addresses {
         let (prefix, ip, nodad) = if address.is_ipv6() { (128, "ip -6", "nodad") } else { (32, "ip", "") };
         pod.sh(&format!("ip addr add {address}/{prefix} dev eth0 {nodad}"));
-        node.sh(&format!("{ip} route add {address} dev p{number}"));
+        node.sh(&format!("{ip} route add {address} dev {way}"));
         let at = SocketAddr::new(*address, POD_PORT);
         pod.run(move || serve(number, at));
     }

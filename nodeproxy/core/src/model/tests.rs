@@ -12,6 +12,7 @@ use crate::{
     claims::Kind,
     flows,
     input::{Endpoint, ServicePort, SlicePort, TrafficPolicy},
+    interface::{InterfaceName, PodInterfaces},
     oracle::{self, Outcome, Packet},
     plan::{self},
     table::{LOCAL_SLOTS, Protocol},
@@ -207,14 +208,20 @@ fn unordered(state: &State) -> (BTreeMap<Key, Value>, Slots) {
     (rest, slots)
 }
 
+fn mk_interface(name: &str) -> InterfaceName {
+    name.parse().expect("a name")
+}
+
 fn packets() -> Vec<Packet> {
     let clients = [
-        ("10.1.0.1", false),
-        ("192.0.2.1", true),
-        ("198.51.100.5", false),
-        ("203.0.113.0", true),
-        ("fd01::1", false),
-        ("2001:db8::99", false),
+        ("10.1.0.1", Some("veth1")),
+        ("10.1.0.1", Some("eth0")),
+        ("192.0.2.1", None),
+        ("198.51.100.5", Some("eth0")),
+        ("198.51.100.5", Some("veth1")),
+        ("203.0.113.0", None),
+        ("fd01::1", Some("veth1")),
+        ("2001:db8::99", Some("eth0")),
     ];
     let v4 = [
         "10.96.0.1",
@@ -229,7 +236,7 @@ fn packets() -> Vec<Packet> {
     ];
     let v6 = ["fd96::1", "fd96::2", "2001:db8::1"];
     let mut packets = Vec::new();
-    for (source, from_node) in clients {
+    for (source, interface) in clients {
         for address in v4.iter().chain(&v6) {
             if ip(source).is_ipv4() != ip(address).is_ipv4() {
                 continue;
@@ -237,7 +244,12 @@ fn packets() -> Vec<Packet> {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 for port in [80, 81, 30000, 30001] {
                     let to = Frontend { address: ip(address), protocol, port };
-                    packets.push(Packet { source: ip(source), from_node, to });
+                    packets.push(Packet {
+                        source: ip(source),
+                        from_node: interface.is_none(),
+                        interface: interface.map(mk_interface),
+                        to,
+                    });
                 }
             }
         }
@@ -250,10 +262,10 @@ fn serves(outcome: &Outcome) -> bool {
 }
 
 /// A transaction must not tear a frontend that serves this client before and after.
-fn check_torn(before: &State, after: &State) -> Result<(), TestCaseError> {
+fn check_torn(config: &Config, before: &State, after: &State) -> Result<(), TestCaseError> {
     for packet in packets() {
-        if serves(&walk::walk(before, false, &packet)) && serves(&walk::walk(after, false, &packet)) {
-            for outcome in walk::walk_torn(before, after, false, &packet) {
+        if serves(&walk::walk(before, config, &packet)) && serves(&walk::walk(after, config, &packet)) {
+            for outcome in walk::walk_torn(before, after, config, &packet) {
                 prop_assert!(serves(&outcome), "{packet:?} met {outcome} in mid-transaction");
             }
         }
@@ -275,13 +287,18 @@ proptest! {
     }
 
     #[test]
-    fn the_ruleset_does_what_the_oracle_says(events in events(), masquerade_all in any::<bool>()) {
-        let mut model = Model::new(Config { masquerade_all, ..mk_config() });
+    fn the_ruleset_does_what_the_oracle_says(
+        events in events(),
+        masquerade_all in any::<bool>(),
+        by_interface in any::<bool>(),
+    ) {
+        let pod_interfaces = by_interface.then(|| PodInterfaces::Prefixed(mk_interface("veth")));
+        let mut model = Model::new(Config { masquerade_all, pod_interfaces, ..mk_config() });
         for event in events {
             model.apply(event);
         }
         for packet in packets() {
-            let walked = walk::walk(model.ledger().desired(), masquerade_all, &packet);
+            let walked = walk::walk(model.ledger().desired(), model.config(), &packet);
             prop_assert_eq!(walked, oracle::outcome(&model, &packet), "{:?}", packet);
         }
     }
@@ -298,14 +315,14 @@ proptest! {
             let widen = model.ledger().widen();
             let before = kernel.clone();
             kernel.apply(&widen);
-            check_torn(&before, &kernel)?;
+            check_torn(model.config(), &before, &kernel)?;
             model.ledger_mut().applied(&widen, moment);
             prop_assert!(model.ledger().widen().is_empty());
             if narrows {
                 let narrow = model.ledger().narrow(moment);
                 let before = kernel.clone();
                 kernel.apply(&narrow);
-                check_torn(&before, &kernel)?;
+                check_torn(model.config(), &before, &kernel)?;
                 model.ledger_mut().applied(&narrow, moment);
                 prop_assert!(model.ledger().is_settled());
                 prop_assert_eq!(&kernel, model.ledger().desired());

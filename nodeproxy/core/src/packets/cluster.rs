@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{FAR_POD, NODE, POD, POD_PORT, lb, twin, vip};
+use super::{FAR_POD, NODE, OUTSIDE, POD, POD_PORT, lb, twin, vip};
 use crate::{
     input::{
         Endpoint, EndpointSlice, Event, Name, NodeFacts, Service, ServiceName, ServicePort, SlicePort,
@@ -47,12 +47,12 @@ fn services() -> Vec<Service> {
     let both = |number| vec![vip(number).into(), twin(vip(number)).into()];
     let mut several = service(1, Some(30080), &[lb(1)]);
     several.ports.push(port("second", Protocol::Tcp, 81, None));
-    several.ports.push(port("dns", Protocol::Udp, 53, None));
+    several.ports.push(port("dns", Protocol::Udp, 53, Some(30053)));
     several.ports.push(port("signalling", Protocol::Sctp, 9, None));
     vec![
-        several,
-        service(2, Some(30082), &[]),
-        Service { internal_policy: local, ..service(3, None, &[]) },
+        Service { external_ips: vec![OUTSIDE.into()], ..several },
+        service(2, Some(30082), &[lb(2)]),
+        Service { internal_policy: local, ..service(3, Some(30083), &[]) },
         Service { internal_policy: local, ..service(4, None, &[]) },
         Service {
             external_policy: local,
@@ -67,7 +67,7 @@ fn services() -> Vec<Service> {
         Service { affinity: Some(10_800), ..service(8, None, &[]) },
         service(9, None, &[]),
         service(10, None, &[]),
-        service(11, None, &[]),
+        service(11, Some(30091), &[]),
         service(12, None, &[]),
         service(13, None, &[]),
         service(14, None, &[]),
@@ -77,6 +77,8 @@ fn services() -> Vec<Service> {
         Service { cluster_ips: both(18), ..service(18, Some(30098), &[]) },
         Service { cluster_ips: vec![twin(vip(19)).into()], ..service(19, Some(30099), &[]) },
         Service { cluster_ips: both(20), external_policy: local, ..service(20, Some(30101), &[]) },
+        Service { source_ranges: "0.0.0.0/0".parse().into_iter().collect(), ..service(21, None, &[lb(21)]) },
+        Service { internal_policy: local, external_policy: local, ..service(22, Some(30102), &[]) },
     ]
 }
 
@@ -137,7 +139,7 @@ fn endpoints(number: i64) -> Vec<Endpoint> {
     let stopped = |e: Endpoint| Endpoint { ready: false, serving: false, ..e };
     let terminating = |e: Endpoint| Endpoint { ready: false, terminating: true, ..e };
     match number {
-        2 => vec![],
+        2 | 22 => vec![],
         4 | 6 | 20 => vec![far],
         9 => vec![terminating(here), terminating(stopped(far))],
         10 => vec![stopped(here)],

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     check::Wanted,
     input::Config,
-    packets::{self, CASES, Case},
+    packets::{self, CASES, Case, interfaces},
     plan::State,
     snapshot::Snapshot,
     table::{Key, Value},
@@ -72,6 +72,39 @@ fn the_documented_answer_is_the_real_one() {
 }
 
 #[test]
+fn words_name_the_interface_where_pods_are_told_by_it_and_only_there() {
+    let case =
+        |from| CASES.iter().find(|case| case.from == from && case.name.contains("ClusterIP")).expect("a row");
+    for detector in interfaces::detectors() {
+        let mut model = Model::new(Config { pod_interfaces: Some(detector), ..Config::default() });
+        for event in interfaces::world_by_interfaces() {
+            model.apply(event);
+        }
+        let text = |from| trace(&model, &interfaces::packet(case(from), &detector)).to_string();
+        let name = interfaces::interface(packets::Client::Pod, &detector).expect("an interface");
+        for (from, part) in [
+            (
+                packets::Client::Pod,
+                format!("10.201.0.3 on interface {name} (a pod of this node) to 10.96.0."),
+            ),
+            (packets::Client::Pod, format!("iifname {{ {name} }}: {detector}")),
+            (
+                packets::Client::FarPod,
+                "10.201.1.3 on interface far3 (neither a pod of this node nor this node)".to_owned(),
+            ),
+            (packets::Client::FarPod, format!("iifname {{ far3 }}: not {detector}")),
+            (packets::Client::FarPod, "the client of a ClusterIP is no pod of this node".to_owned()),
+            (packets::Client::Node, "10.200.0.1 (this node itself)".to_owned()),
+            (packets::Client::Node, format!("iifname {{ none }}: not {detector}")),
+        ] {
+            assert!(text(from).contains(&part), "{part:?} is not in\n{}", text(from));
+        }
+    }
+    let text = trace(&mk_model(), &case(packets::Client::Pod).packet()).to_string();
+    assert!(!text.contains("interface") && !text.contains("iifname"), "{text}");
+}
+
+#[test]
 fn words_name_the_cause_of_a_refusal_and_of_silence() {
     let model = mk_model();
     let text = |case: &str| trace(&model, &mk_case(case).packet()).to_string();
@@ -94,7 +127,7 @@ fn differing(model: &Model, packet: &Packet, change: impl Fn(&mut State)) -> Che
     change(&mut found);
     Wanted::by_packet(model, packet).check(&found, None).walked(
         &found,
-        false,
+        model.config(),
         packet,
         &oracle::outcome(model, packet),
     )

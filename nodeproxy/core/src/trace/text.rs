@@ -60,9 +60,29 @@ pub(super) fn because(decision: &Decision<'_>) -> String {
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, from, client, to, service, result, reason: _, because, endpoints, path, kernel } =
-            self;
-        writeln!(f, "{from} ({client}) to {to}, on node {node}")?;
+        let Self {
+            node,
+            from,
+            interface,
+            client,
+            to,
+            service,
+            result,
+            reason: _,
+            because,
+            endpoints,
+            path,
+            kernel,
+        } = self;
+        match (interface, client) {
+            // Interfaces do not tell pods of other nodes from anybody else.
+            (Some(name), Client::Outside) => {
+                write!(f, "{from} on interface {name} (neither a pod of this node nor this node)")?;
+            }
+            (Some(name), _) => write!(f, "{from} on interface {name} ({client})")?,
+            (None, _) => write!(f, "{from} ({client})")?,
+        }
+        writeln!(f, " to {to}, on node {node}")?;
         if let Some(service) = service {
             write!(f, "{service}")?;
         }
@@ -181,6 +201,7 @@ impl fmt::Display for Masquerade {
             Self::Proxied => "--dataplane=userspace, whose connections to endpoints are its own",
             Self::All => "--masquerade-all",
             Self::NoPod => "the client of a ClusterIP is no pod",
+            Self::NoPodHere => "the client of a ClusterIP is no pod of this node",
             Self::ClusterPolicy => "externalTrafficPolicy: Cluster, so the endpoint may be on another node",
             Self::OwnNode => "the node's own connection",
             Self::FarPod => "a pod of another node must be answered through this one",

@@ -33,6 +33,8 @@ pub enum MetaKey {
     Priority = 2,
     /// Packet mark, a number in the machine's order.
     Mark = 3,
+    /// Name of the interface on which the packet arrived, 16 bytes with zeros behind it; only zeros for what this node sends.
+    InputInterfaceName = 6,
     /// Layer-4 protocol, one byte.
     Layer4Protocol = 16,
 }

@@ -7,6 +7,7 @@ use portico_netlink::nftables::{
     Comparison, CtKey, DynamicSet, DynamicSetOperation, Expression, Family, Lookup, LookupResult, MetaKey,
     Nat, PayloadBase, Register, Verdict,
 };
+use portico_proxy_core::interface::PodInterfaces;
 
 /// Where keys start and results go.
 const FIRST: Register = Register(0);
@@ -202,6 +203,28 @@ pub(super) fn invalid() -> Vec<Expression> {
 /// `ct status dnat`.
 pub(super) fn rewritten() -> Vec<Expression> {
     bits(Expression::Ct { key: CtKey::Status, into: FIRST }, DESTINATION_NAT, Comparison::NotEqual, 0)
+}
+
+/// `iifname interfaces`, with a `*` behind a prefix.
+pub(super) fn arrived_on(interfaces: &PodInterfaces) -> Vec<Expression> {
+    input_interface(interfaces, Comparison::Equal)
+}
+
+/// `iifname != interfaces`. What this node sends itself arrived nowhere, so it is among these.
+pub(super) fn not_arrived_on(interfaces: &PodInterfaces) -> Vec<Expression> {
+    input_interface(interfaces, Comparison::NotEqual)
+}
+
+/// nft compares a whole name with the zeros behind it, and a prefix without.
+fn input_interface(interfaces: &PodInterfaces, how: Comparison) -> Vec<Expression> {
+    let value = match interfaces {
+        PodInterfaces::Named(name) => name.padded().to_vec(),
+        PodInterfaces::Prefixed(prefix) => prefix.bytes().to_vec(),
+    };
+    vec![
+        Expression::MetaLoad { key: MetaKey::InputInterfaceName, into: FIRST },
+        Expression::Compare { how, register: FIRST, value },
+    ]
 }
 
 /// `fib saddr type local`.

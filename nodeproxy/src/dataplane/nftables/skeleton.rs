@@ -12,7 +12,7 @@ use portico_netlink::nftables::{
 use portico_netlink::probe::Feature;
 
 use super::{
-    Config,
+    Config, LocalDetector,
     classes::{BALANCES, CLASS_TAG, CLASSES, TAG_MASK},
     datatype::{self, Field},
     kernel_family,
@@ -124,11 +124,16 @@ impl Skeleton {
         skeleton
     }
 
-    fn chain<const N: usize>(&mut self, name: &str, base: Option<BaseChain>, rules: [Vec<Expression>; N]) {
+    fn chain(
+        &mut self,
+        name: &str,
+        base: Option<BaseChain>,
+        rules: impl IntoIterator<Item = Vec<Expression>>,
+    ) {
         let table = self.table.clone();
-        let rules =
-            rules.map(|expressions| Rule { table: table.clone(), chain: name.to_owned(), expressions });
-        self.chains.insert(name.to_owned(), (Chain { table, name: name.to_owned(), base }, rules.into()));
+        let rule = |expressions| Rule { table: table.clone(), chain: name.to_owned(), expressions };
+        let rules = rules.into_iter().map(rule).collect();
+        self.chains.insert(name.to_owned(), (Chain { table, name: name.to_owned(), base }, rules));
     }
 
     /// `loadBalancerSourceRanges`: before destinations are rewritten (priority -100), while the packet still has the
@@ -170,36 +175,33 @@ impl Skeleton {
         } else {
             self.chain("output", output, [rules::jump("dispatch")]);
         }
-        // An answer must come back through this node, so a client that is no pod must not be seen by the endpoint.
-        let masquerade = if config.masquerade_all {
-            Some([w.member(&[Part::Destination], "cluster-ips"), rules::mark(bit)].concat())
-        } else if config.local_detector.iter().any(|known| kernel_family(*known) == family) {
-            let outsider = w.no_member(&[Part::Source], "pod-cidrs");
-            Some([w.member(&[Part::Destination], "cluster-ips"), outsider, rules::mark(bit)].concat())
-        } else {
-            None
-        };
+        let masquerade = stranger(w, config).map(|stranger| {
+            [w.member(&[Part::Destination], "cluster-ips"), stranger, rules::mark(bit)].concat()
+        });
         let services = w.dispatch("services", CLASSES);
-        match masquerade {
-            Some(masquerade) => self.chain("dispatch", None, [masquerade, services]),
-            None => self.chain("dispatch", None, [services]),
-        }
+        self.chain("dispatch", None, masquerade.into_iter().chain([services]));
         // `externalTrafficPolicy: Local` is for clients outside; pods of this node and the node itself use all endpoints. So
         // do pods of other nodes when there is none here, but masqueraded: an endpoint on a third node would answer them
-        // past this one.
+        // past this one. No interface tells those from anybody else.
         let to_short = || w.dispatch("short", BALANCES);
-        let from_own_pod = [w.member(&[Part::Source], "node-pods"), to_short()].concat();
         let to_local = w.dispatch("local", BALANCES);
-        let of_far_pod = [w.member(&[Part::Source], "pod-cidrs"), rules::mark(bit)].concat();
-        let from_far_pod = [w.member(&[Part::Source], "pod-cidrs"), to_short()].concat();
+        let (from_own_pod, from_far_pod) = match &config.local_detector {
+            LocalDetector::Interfaces(interfaces) => (rules::arrived_on(interfaces), None),
+            LocalDetector::Addresses(_) => {
+                (w.member(&[Part::Source], "node-pods"), Some(w.member(&[Part::Source], "pod-cidrs")))
+            }
+        };
+        let mut external = vec![[from_own_pod, to_short()].concat()];
         if config.has(family, Feature::RouteTypes) {
-            let of_node = [rules::from_this_node(), rules::mark(bit)].concat();
-            let from_node = [rules::from_this_node(), to_short()].concat();
-            let all = [from_own_pod, of_node, from_node, to_local, of_far_pod, from_far_pod];
-            self.chain(EXTERNAL, None, all);
-        } else {
-            self.chain(EXTERNAL, None, [from_own_pod, to_local, of_far_pod, from_far_pod]);
+            external.push([rules::from_this_node(), rules::mark(bit)].concat());
+            external.push([rules::from_this_node(), to_short()].concat());
         }
+        external.push(to_local);
+        if let Some(from_far_pod) = from_far_pod {
+            external.push([from_far_pod.clone(), rules::mark(bit)].concat());
+            external.push([from_far_pod, to_short()].concat());
+        }
+        self.chain(EXTERNAL, None, external);
         // Dispatch carries a class in the priority, and session affinity an endpoint's id; nobody behind us may see them.
         let clean = || {
             [[rules::first_packet(), rules::priority_is(TAG_MASK, CLASS_TAG), rules::forget_priority()]
@@ -249,7 +251,10 @@ impl Skeleton {
             // An invalid packet belongs to no flow, so nothing says whether its flow was rewritten: that a pod sends it is
             // all that can be asked. Here, where rewriting is over: what arrives with an endpoint's own address is what
             // makes a client reset its connection.
-            let pod = w.member(&[Part::Source], "pod-cidrs");
+            let pod = match &config.local_detector {
+                LocalDetector::Addresses(_) => w.member(&[Part::Source], "pod-cidrs"),
+                LocalDetector::Interfaces(interfaces) => rules::arrived_on(interfaces),
+            };
             let invalid = || [rules::invalid(), rules::tcp(), pod.clone(), rules::drop_packet()].concat();
             self.chain("input", input, [invalid(), no_endpoints()]);
             self.chain("forward", forward, [invalid(), first, second, third]);
@@ -258,6 +263,24 @@ impl Skeleton {
             self.chain("forward", forward, [first, second, third]);
         }
         self.chain("output-filter", base(ChainKind::Filter, Hook::Output, 0), all());
+    }
+}
+
+/// Whose source is replaced on the way to a ClusterIP, since the answer must come back through this node: everybody's
+/// (no words), or that of whoever is no pod. `None`: nobody's. Endpoints never see the clients of a proxy.
+fn stranger(w: Words, config: &Config) -> Option<Vec<Expression>> {
+    if config.proxied {
+        return None;
+    }
+    if config.masquerade_all {
+        return Some(Vec::new());
+    }
+    match &config.local_detector {
+        LocalDetector::Interfaces(interfaces) => Some(rules::not_arrived_on(interfaces)),
+        LocalDetector::Addresses(families) => {
+            let is_known = families.iter().any(|known| kernel_family(*known) == w.family);
+            is_known.then(|| w.no_member(&[Part::Source], "pod-cidrs"))
+        }
     }
 }
 

@@ -110,6 +110,7 @@ impl Expression {
         let key = match f.u32(2)? {
             2 => MetaKey::Priority,
             3 => MetaKey::Mark,
+            6 => MetaKey::InputInterfaceName,
             16 => MetaKey::Layer4Protocol,
             _ => return None,
         };
