@@ -63,9 +63,12 @@ demo: setup build
 	@$(E2E) demo $(if $(MANIFESTS),--manifests $(MANIFESTS))
 
 # --all-targets first: the cluster's scenarios run the binaries of all crates, and tests share the same build.
+# The last line is what the crash tests of all providers survived.
 test: setup emulators
+	@scripts/crash-points.sh begin
 	@cargo build --workspace --all-targets
 	@cargo test --workspace
+	@scripts/crash-points.sh tell
 
 bench: setup $(if $(filter cloud,$(BENCH)),$(TOOLS)/aws/.ready $(TOOLS)/aws-cloud-controller-manager)
 	@echo "building Portico for release (cold: several minutes)"

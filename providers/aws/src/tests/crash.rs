@@ -5,6 +5,8 @@
 //! account is as it was before.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use portico_provider::contract::World;
 use portico_provider::{
@@ -18,6 +20,7 @@ use super::faulty::{Fault, Faults, Kind};
 use super::{mk_listener, mk_nodes, mk_options, mk_pods};
 use crate::cloud::Cloud;
 use crate::step::Action;
+use crate::{AwsProvider, Observed};
 
 /// What is there, and what shall be.
 struct Scenario {
@@ -85,14 +88,13 @@ fn of_a_group(world: &Aws, base: &LoadBalancer) -> Vec<Scenario> {
 }
 
 /// What a Service's status shows, which outlives processes.
-type Status = BTreeSet<IngressAddress>;
+pub(super) type Status = BTreeSet<IngressAddress>;
 
 fn told(error: &ProviderError) -> String {
     format!("{error:?}")
 }
 
-/// One process, as an operator would drive it, until it settles or dies: it lists, plans, looks as closely as the plan
-/// needs, believes its own steps, and publishes what is reported.
+/// One process, from its first listing until it settles or dies.
 async fn process(
     world: &Aws,
     owner: &Owner,
@@ -102,6 +104,18 @@ async fn process(
     let provider = world.provider(&owner.cluster);
     let listed = provider.inventory().await.map_err(|error| told(&error))?;
     let mut observed = listed.services.get(&owner.service).map(|owned| owned.observed.clone());
+    go(&provider, owner, to, &mut observed, status).await
+}
+
+/// As an operator would drive it: it plans, looks as closely as the plan needs, believes its own steps, and publishes
+/// what is reported.
+pub(super) async fn go<C: Cloud>(
+    provider: &AwsProvider<C>,
+    owner: &Owner,
+    to: Option<&LoadBalancer>,
+    observed: &mut Option<Observed>,
+    status: &mut Status,
+) -> Result<(), String> {
     let mut desired = to.cloned();
     let mut look = None;
     for _ in 0..120 {
@@ -128,11 +142,11 @@ async fn process(
                     }
                     return Ok(());
                 }
-                None if carry_out(&provider, &plan).await? => Look::after(wanted),
+                None if carry_out(provider, &plan).await? => Look::after(wanted),
                 None => Look::Poll,
             },
         };
-        observed = provider.observe_for(wanted, next).await.map_err(|error| told(&error))?;
+        *observed = provider.observe_for(wanted, next).await.map_err(|error| told(&error))?;
         look = Some(next);
     }
     Err("it does not settle".to_owned())
@@ -263,6 +277,15 @@ async fn crash_everywhere(
     (points, survived)
 }
 
+/// For the last line of `make test`: whole, or not there.
+fn tally(what: &str, survived: usize, points: usize) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/crash-points/aws");
+    fs::create_dir_all(&dir).unwrap();
+    let partial = dir.with_file_name(format!(".aws-{what}"));
+    fs::write(&partial, format!("{survived} of {points}\n")).unwrap();
+    fs::rename(partial, dir.join(what)).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_before_or_after_any_call_converges_and_leaks_nothing() {
     let Some(world) = start().await else { return };
@@ -272,7 +295,7 @@ async fn a_crash_before_or_after_any_call_converges_and_leaks_nothing() {
             .await;
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
     assert_eq!(survived, points);
-    println!("crash points survived: aws {survived} of {points}");
+    tally("services", survived, points);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -284,5 +307,5 @@ async fn a_crash_of_a_member_converges_leaks_nothing_and_disturbs_no_other() {
     let (points, survived) = Box::pin(crash_everywhere(&world, &owner, scenarios, &[Kind::Write])).await;
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
     assert_eq!(survived, points);
-    println!("crash points survived: aws, members of groups {survived} of {points}");
+    tally("groups", survived, points);
 }
