@@ -1,5 +1,6 @@
 //! The scenarios, by subject; the last of all uninstalls everything and looks at what is left.
 
+mod groups;
 mod lifecycle;
 mod nodes;
 mod outages;
@@ -15,6 +16,7 @@ use super::{harness::Scenario, objects::mk_service, site::Cloud};
 pub(crate) fn all() -> Vec<Scenario> {
     [
         lifecycle::scenarios(),
+        groups::scenarios(),
         pods::scenarios(),
         nodes::scenarios(),
         outages::scenarios(),

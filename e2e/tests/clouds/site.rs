@@ -140,7 +140,7 @@ impl Sites {
     pub(crate) async fn owned(&self, cloud: Cloud, service: &Service) -> anyhow::Result<BTreeSet<String>> {
         let uid = service.metadata.uid.as_deref().context("a Service without a UID")?;
         match cloud {
-            Cloud::Aws => self.tagged(uid).await,
+            Cloud::Aws => self.tagged("portico.dev/service-uid", uid).await,
             Cloud::Gce => {
                 let things = self.gce.things().await?;
                 let ours = things.into_iter().filter(|(_, thing)| thing.to_string().contains(uid));
@@ -149,9 +149,14 @@ impl Sites {
         }
     }
 
+    /// What Services of group `namespace/name` share at AWS, and what each of them has there.
+    pub(crate) async fn of_group(&self, group: &str) -> anyhow::Result<BTreeSet<String>> {
+        self.tagged("portico.dev/group", group).await
+    }
+
     /// By the tagging API itself: one call, and nothing that is read changes by being read. Signatures are not checked.
-    async fn tagged(&self, uid: &str) -> anyhow::Result<BTreeSet<String>> {
-        let body = json!({"TagFilters": [{"Key": "portico.dev/service-uid", "Values": [uid]}]});
+    async fn tagged(&self, key: &str, value: &str) -> anyhow::Result<BTreeSet<String>> {
+        let body = json!({"TagFilters": [{"Key": key, "Values": [value]}]});
         let credential = format!(
             "AWS4-HMAC-SHA256 Credential=test/20260101/{}/tagging/aws4_request, SignedHeaders=host, Signature=0",
             aws::REGION

@@ -10,6 +10,7 @@ mod crash;
 mod emulator;
 mod faulty;
 mod firewalls;
+mod group_calls;
 mod groups;
 mod ipv6;
 mod listeners;

@@ -4,6 +4,8 @@
 //! refuses (`simulated`), crashes (`crash`). Invariant: after every single step of one Service each other's listeners
 //! send to its own targets, and whoever it lets in is let in.
 
+mod plans;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::{
