@@ -72,6 +72,12 @@ class Compute:
                 del self.resources[path]
                 self.members.pop(path, None)
 
+    def describe(self, words):
+        """Others' words on what stands at a path, without a call: as if they had made it; no words: no description."""
+        item = self.resources[words["path"]]
+        item.pop("description", None)
+        item.update({"description": words["description"]} if words["description"] else {})
+
     # --- storage, as rules.py sees it
 
     def get(self, path):

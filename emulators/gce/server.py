@@ -1,7 +1,7 @@
 """Compute Engine on loopback: `server.py [PORT]`, for tests of what calls it. 127.0.0.1 only.
 
 Owns: HTTP, the check of every message in both directions, the hooks of tests. Leaves to others: meaning (compute.py).
-Hooks, under /_emulator/: GET state, violations, log, news, save; POST reset, restore, fault, quota, polls, page, health, lose, forget.
+Hooks, under /_emulator/: GET state, violations, log, news, save; POST reset, restore, fault, quota, polls, page, health, lose, forget, describe.
 Invariant: a request that Google's discovery document does not allow is a 400, an answer a 500; both are kept.
 """
 
@@ -33,7 +33,8 @@ class World:
                   "quota": lambda: compute.quotas.update(body), "health": lambda: compute.health.update(body),
                   "polls": lambda: setattr(compute, "polls", body), "restore": lambda: compute.restore(body),
                   "page": lambda: setattr(compute, "largest_page", body),
-                  "lose": lambda: setattr(self, "lose", body), "forget": lambda: compute.forget(body)}
+                  "lose": lambda: setattr(self, "lose", body), "forget": lambda: compute.forget(body),
+                  "describe": lambda: compute.describe(body)}
         writes[name]()
         return {}
 

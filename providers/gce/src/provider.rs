@@ -141,6 +141,9 @@ impl<C: Cloud> GceProvider<C> {
             },
             Call::Attach { group, endpoints } => return self.attach(owner, group, endpoints).await,
             Call::Detach { group, endpoints } => {
+                if self.mine(owner, group).await?.is_none() {
+                    return Ok(Started::Nothing);
+                }
                 let present = self.cloud.endpoints(group).await?;
                 let left: Vec<Endpoint> =
                     endpoints.iter().filter(|it| present.contains_key(it)).cloned().collect();
@@ -152,6 +155,9 @@ impl<C: Cloud> GceProvider<C> {
 
     /// Offers nodes to a group, and remembers whom it refused.
     async fn attach(&self, owner: &Owner, group: &Id, endpoints: &[Endpoint]) -> Result<Started, CloudError> {
+        if self.mine(owner, group).await?.is_none() {
+            return Err(CloudError::new(CloudErrorKind::NotFound, format!("{group} is gone")));
+        }
         let present = self.cloud.endpoints(group).await?;
         let missing: Vec<Endpoint> =
             endpoints.iter().filter(|it| !present.contains_key(it)).cloned().collect();

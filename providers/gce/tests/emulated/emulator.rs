@@ -8,7 +8,8 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use portico_provider_gce::resource::Id;
+use serde_json::{Value, json};
 
 use crate::watched::Keep;
 
@@ -168,6 +169,20 @@ impl Emulator {
     /// Somebody deletes all that is Portico's but for some.
     pub(crate) fn forget_all_but(&self, kept: &str) {
         self.hook("forget", Some(&format!("{kept:?}")));
+    }
+
+    /// Puts another description on a resource, `None`: none; the one that it had.
+    pub(crate) fn describe(&self, id: &Id, description: Option<&str>) -> Option<String> {
+        let zone = |path: &str| id.zone.as_ref().is_none_or(|zone| path.contains(&format!("/{zone}/")));
+        let is_it = |path: &str| path.ends_with(&format!("/{}", id.name)) && zone(path);
+        let (path, value) = self.resources().into_iter().find(|(path, _)| is_it(path)).unwrap();
+        self.hook("describe", Some(&json!({"path": path, "description": description}).to_string()));
+        value["description"].as_str().map(str::to_owned)
+    }
+
+    /// Every resource and who is in it.
+    pub(crate) fn everything(&self) -> Value {
+        self.hook("state", None)
     }
 
     /// Calls since the last time that somebody asked so.

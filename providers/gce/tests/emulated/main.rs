@@ -12,6 +12,7 @@
 mod crash;
 mod economy;
 mod emulator;
+mod foreign;
 mod health;
 mod shared;
 mod transitions;

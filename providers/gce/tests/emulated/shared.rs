@@ -166,6 +166,44 @@ async fn a_load_balancer_keeps_what_it_was_made_with_and_takes_it_along_whatever
 }
 
 #[tokio::test]
+async fn a_zone_that_one_service_has_left_keeps_its_group_for_as_long_as_another_has_it() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::sharing(emulator).await;
+    let [mut one, mut two] = ["one", "two"].map(|name| world.desired(name));
+    let provider = world.one(&one.owner.cluster);
+    for desired in [&one, &two] {
+        settle(&provider, Desired::Present(desired)).await.unwrap();
+    }
+    // The last node of a zone has gone, and only one of them has been planned since.
+    for (desired, left) in [(&mut one, 2), (&mut two, 1)] {
+        desired.targets = mk_nodes(&[0, 1]);
+        settle(&provider, Desired::Present(desired)).await.unwrap();
+        assert_eq!(groups(&world), left);
+    }
+    world.emulator.assert_no_violations();
+}
+
+#[tokio::test]
+async fn groups_that_a_newcomer_is_about_to_have_stay_whoever_goes_or_has_no_node_there() {
+    let Some(emulator) = Emulator::start() else { return };
+    let mut world = GceWorld::sharing(emulator).await;
+    let [one, new, mut other] = ["one", "new", "other"].map(|name| world.desired(name));
+    settle(&world.one(&one.owner.cluster), Desired::Present(&one)).await.unwrap();
+    // Its first calls are made, and none of them refers to the groups yet.
+    round(&world.one(&one.owner.cluster), Desired::Present(&new)).await.unwrap();
+    world.emulator.settle();
+    settle(&world.one(&one.owner.cluster), Desired::Absent(&one.owner)).await.unwrap();
+    assert_eq!(groups(&world), 2, "who referred to them last is gone");
+    world.backends = Backends::EndpointGroups;
+    other.targets = mk_nodes(&[0]);
+    let provider = world.one(&one.owner.cluster);
+    provider.inventory().await.unwrap();
+    settle(&provider, Desired::Present(&other)).await.unwrap();
+    assert_eq!(groups(&world), 2, "who needs none has no say in them");
+    world.emulator.assert_no_violations();
+}
+
+#[tokio::test]
 async fn groups_that_nobody_has_are_shown_as_their_makers_so_that_they_can_be_collected() {
     let Some(emulator) = Emulator::start() else { return };
     let mut world = GceWorld::sharing(emulator).await;
