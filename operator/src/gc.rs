@@ -149,7 +149,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         uids.filter_map(|uid| uid.parse().ok()).collect()
     }
 
-    async fn is_unclaimed(&self, owner: &Owner) -> bool {
+    /// Whether no Service claims what is this one's, by the API server's own word.
+    pub(crate) async fn is_unclaimed(&self, owner: &Owner) -> bool {
         let Owner { cluster: _, service: uid, name } = owner;
         let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
         match self.cluster.service(&key).await {

@@ -5,11 +5,12 @@
 
 use std::ffi::OsString;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
-use super::work::{NodeArgs, OrphanArgs};
-use super::{Args, ClassArgs, LogFormat, ProviderArgs};
+use super::work::NodeArgs;
+use super::{Args, ClassArgs, LogFormat, ProviderArgs, duration};
 use crate::service::ServiceKey;
 
 /// Takes Services through their stages, and provisions their load balancers.
@@ -73,21 +74,21 @@ pub struct PlanArgs {
 
 /// Flags of `gc`.
 #[derive(Clone, Debug, Group)]
-#[group(id = "what-gc-does", required = true, multiple = false, args = ["dry_run", "yes"])]
 pub struct GcArgs {
-    /// List what would be deleted
-    #[arg(long)]
+    /// List what would be deleted, and delete nothing (the default)
+    #[arg(long, conflicts_with = "yes")]
     pub(crate) dry_run: bool,
     /// Delete what is unclaimed now and still is after --orphan-grace, however much that is
     #[arg(long)]
     pub(crate) yes: bool,
+    /// How long a load balancer may be claimed by no Service before it is deleted
+    #[arg(long, default_value = "2m", value_parser = duration)]
+    pub(crate) orphan_grace: Duration,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) reach: Reach,
-    #[command(flatten)]
-    pub(crate) orphans: OrphanArgs,
 }
 
 /// Flags of `status`.
@@ -128,7 +129,9 @@ impl Command {
     pub(crate) fn log_format(&self) -> (LogFormat, &'static str) {
         match self {
             Self::Run(args) => (args.process.log_format, "info"),
-            Self::Plan(_) | Self::Gc(_) | Self::Status(_) => (LogFormat::Human, "error"),
+            // It waits for minutes, and says for what.
+            Self::Gc(_) => (LogFormat::Human, "error,portico_operator::cli=info"),
+            Self::Plan(_) | Self::Status(_) => (LogFormat::Human, "error"),
         }
     }
 }
@@ -174,9 +177,13 @@ mod tests {
     #[test]
     fn gc_deletes_only_when_told_so() {
         let gc = |flags: &str| parsed(&format!("portico-operator gc --provider bare-metal {flags}"));
-        let error = gc("").unwrap_err().to_string();
-        assert!(error.contains("--dry-run") && error.contains("--yes"), "{error}");
-        assert!(gc("--dry-run --yes").is_err());
-        assert!(gc("--dry-run").is_ok() && gc("--yes --orphan-grace 0s").is_ok());
+        let deletes = |flags: &str| match gc(flags) {
+            Ok(Command::Gc(args)) => Some(args.yes),
+            _ => None,
+        };
+        assert_eq!([deletes(""), deletes("--dry-run")], [Some(false); 2]);
+        assert_eq!(deletes("--yes --orphan-grace 0s"), Some(true));
+        assert_eq!(deletes("--dry-run --yes"), None, "which of them is meant?");
+        assert_eq!(deletes("--yes --orphan-limit 3"), None, "a limit that would not hold is no flag");
     }
 }

@@ -2,33 +2,38 @@
 //!
 //! Owns: the two looks of a single run, and driving deletions to their end. Leaves to others: what is unclaimed (`gc`),
 //! deleting (`operation`).
-//! Invariants: without `--yes` nothing is deleted; with it, only what was unclaimed in both looks, a grace period apart.
-//! The collector's limit does not hold here: this is the way to say that so many are meant.
+//! Invariants: without `--yes` nothing is deleted; with it, only what was unclaimed in both looks, a grace period apart,
+//! and still is when its turn comes. The collector's limit does not hold here: this is the way to say that so many are
+//! meant.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use portico_limits::Limiter;
-use portico_provider::{LoadBalancerProvider, Look, Owner};
+use portico_provider::{Desired, LoadBalancerProvider, Look, Owner};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use super::{Looking, Reached, answer, code, table};
+use super::{Reached, answer, code, table};
 use crate::args::{GcArgs, Output};
+use crate::cluster::Cluster;
 use crate::connect::{Client, connect};
+use crate::fence::FenceKeeper;
 use crate::operation::{End, Mode, Operation, Want};
+use crate::reconcile::Operator;
+use crate::view::PlanView;
+use crate::world::World;
 
 /// How long one deletion may take, waits of the provider included.
 const PATIENCE: Duration = Duration::from_mins(15);
 
 pub(super) async fn gc(args: GcArgs) -> anyhow::Result<ExitCode> {
-    let GcArgs { dry_run: _, yes, output, reach, orphans } = args;
+    let GcArgs { dry_run: _, yes, output, reach, orphan_grace } = args;
     let reached = Reached::of(&reach).await?;
     let cluster = reached.cluster.clone();
-    let collecting = Collecting { delete: yes.then_some(orphans.orphan_grace), output, reached };
+    let collecting = Collecting { delete: yes.then_some(orphan_grace), output, reached };
     Box::pin(connect(reach.provider, cluster, collecting)).await
 }
 
@@ -39,20 +44,18 @@ struct Collecting {
     reached: Reached,
 }
 
-/// A load balancer that no Service claims.
+/// A load balancer that no Service claims, and what became of it. Its JSON only ever gains fields.
 #[derive(Debug, Serialize)]
 struct Unclaimed {
     service: String,
     service_uid: String,
+    /// How its deletion begins.
+    plan: PlanView,
+    /// A Service claims it by now, so it stays.
+    claimed: bool,
     deleted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<String>,
-}
-
-impl Unclaimed {
-    fn of(Owner { cluster: _, service, name }: &Owner) -> Self {
-        Self { service: name.to_string(), service_uid: service.to_string(), deleted: false, failed: None }
-    }
 }
 
 impl Client for Collecting {
@@ -65,42 +68,85 @@ impl Client for Collecting {
     ) -> anyhow::Result<ExitCode> {
         let Self { delete, output, reached } = self;
         let (operator, keeper, _fence) = reached.operator(provider).await?;
-        let first = look(&operator).await?;
-        let Some(grace) = delete else {
-            let found: Vec<Unclaimed> = first.iter().map(Unclaimed::of).collect();
-            answer(output, &found, || text(&found))?;
-            return Ok(code(!found.is_empty()));
-        };
-        sleep(grace).await;
-        // Whoever claims one by now, in a listing of its own, keeps it.
-        operator.world.adopt(&*reached.world().await?);
-        let second: BTreeSet<Owner> = look(&operator).await?.into_iter().collect();
-        keeper.open(Instant::now() + Duration::from_hours(24));
-        let mut found = Vec::new();
-        for owner in first.into_iter().filter(|owner| second.contains(owner)) {
-            let mut row = Unclaimed::of(&owner);
-            match delete_one(&operator, owner).await {
-                Ok(()) => row.deleted = true,
-                Err(why) => row.failed = Some(why),
-            }
-            found.push(row);
+        let mut found = list(&operator).await?;
+        if let Some(grace) = delete {
+            delete_all(&operator, &keeper, grace, reached.world(), &mut found).await?;
         }
-        answer(output, &found, || text(&found))?;
-        if found.iter().any(|row| row.failed.is_some()) {
+        let rows: Vec<&Unclaimed> = found.iter().map(|(_, row)| row).collect();
+        answer(output, &rows, || text(&rows))?;
+        if rows.iter().any(|row| row.failed.is_some()) {
             bail!("not all of them could be deleted");
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code(delete.is_none() && !rows.is_empty()))
     }
 }
 
-async fn look<P: LoadBalancerProvider>(operator: &Arc<Looking<P>>) -> anyhow::Result<Vec<Owner>> {
+async fn look<P: LoadBalancerProvider, C: Cluster>(operator: &Operator<P, C>) -> anyhow::Result<Vec<Owner>> {
     operator.list().await.then_some(()).context("what exists at the provider cannot be read")?;
     Ok(operator.unclaimed().await)
 }
 
-async fn delete_one<P: LoadBalancerProvider>(operator: &Arc<Looking<P>>, owner: Owner) -> Result<(), String> {
+/// What is unclaimed now.
+async fn list<P: LoadBalancerProvider, C: Cluster>(
+    operator: &Operator<P, C>,
+) -> anyhow::Result<Vec<(Owner, Unclaimed)>> {
+    let row = |owner: Owner| {
+        let observed = operator.inventory.get(&owner.service);
+        let plan = operator.provider.plan(Desired::Absent(&owner), observed.as_ref());
+        let row = Unclaimed {
+            service: owner.name.to_string(),
+            service_uid: owner.service.to_string(),
+            plan: PlanView::of(&plan),
+            claimed: false,
+            deleted: false,
+            failed: None,
+        };
+        (owner, row)
+    };
+    Ok(look(operator).await?.into_iter().map(row).collect())
+}
+
+/// Deletes what is found and, in `later`, the cluster a grace period later, is unclaimed still.
+async fn delete_all<P: LoadBalancerProvider, C: Cluster>(
+    operator: &Operator<P, C>,
+    keeper: &FenceKeeper,
+    grace: Duration,
+    later: impl Future<Output = anyhow::Result<Arc<World>>> + Send,
+    found: &mut [(Owner, Unclaimed)],
+) -> anyhow::Result<()> {
+    if found.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(
+        unclaimed = found.len(),
+        ?grace,
+        "what is still unclaimed after the grace period is deleted"
+    );
+    sleep(grace).await;
+    // Whoever claims one by now, in a listing of its own, keeps it.
+    operator.world.adopt(&*later.await?);
+    let still = look(operator).await?;
+    keeper.open(Instant::now() + Duration::from_hours(24));
+    for (owner, row) in found {
+        if !still.contains(owner) || !operator.is_unclaimed(owner).await {
+            row.claimed = true;
+            continue;
+        }
+        match delete_one(operator, owner.clone()).await {
+            Ok(()) => row.deleted = true,
+            Err(why) => row.failed = Some(why),
+        }
+        tracing::info!(%owner, deleted = row.deleted, "done with one");
+    }
+    Ok(())
+}
+
+async fn delete_one<P: LoadBalancerProvider, C: Cluster>(
+    operator: &Operator<P, C>,
+    owner: Owner,
+) -> Result<(), String> {
     let (want, began) = (Want::absent(owner), Instant::now());
-    let Looking { provider, fence, metrics, .. } = &**operator;
+    let Operator { provider, fence, metrics, .. } = operator;
     loop {
         match (Operation { provider, fence, metrics, held: None })
             .run(&want, Mode::Execute, Look::Fresh)
@@ -116,18 +162,154 @@ async fn delete_one<P: LoadBalancerProvider>(operator: &Arc<Looking<P>>, owner: 
     }
 }
 
-fn text(found: &[Unclaimed]) -> String {
+fn text(found: &[&Unclaimed]) -> String {
     if found.is_empty() {
         return "every load balancer is claimed by a Service".to_owned();
     }
-    let row = |Unclaimed { service, service_uid, deleted, failed }: &Unclaimed| {
-        let what = match (failed, deleted) {
-            (Some(why), _) => why.as_str(),
-            (None, true) => "deleted",
-            (None, false) => "unclaimed",
+    let row = |row: &&Unclaimed| {
+        let Unclaimed { service, service_uid, plan: _, claimed, deleted, failed } = row;
+        let what = match (failed, deleted, claimed) {
+            (Some(why), ..) => why.as_str(),
+            (None, true, _) => "deleted",
+            (None, false, true) => "claimed again, or gone: left alone",
+            (None, false, false) => "unclaimed",
         };
         vec![service.clone(), service_uid.clone(), what.to_owned()]
     };
     let head = ["SERVICE", "UID", "LOAD BALANCER"].map(str::to_owned).to_vec();
-    table(&std::iter::once(head).chain(found.iter().map(row)).collect::<Vec<_>>())
+    let table = table(&std::iter::once(head).chain(found.iter().map(row)).collect::<Vec<_>>());
+    let listed = |row: &Unclaimed| !row.claimed && !row.deleted && row.failed.is_none();
+    if !found.iter().any(|row| listed(row)) {
+        return table;
+    }
+    let mut lines = table.lines().map(str::to_owned);
+    let mut told: Vec<String> = lines.next().into_iter().collect();
+    for (line, row) in lines.zip(found) {
+        told.push(line);
+        told.extend(row.plan.to_string().lines().map(|step| format!("  {step}")));
+    }
+    told.push(
+        "nothing was deleted: `gc --yes` deletes what is still unclaimed after --orphan-grace".to_owned(),
+    );
+    told.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use portico_provider::ProviderError;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::cause::Drift;
+    use crate::desired::GroupScope;
+    use crate::fence::fence;
+    use crate::metrics::Metrics;
+    use crate::reconcile::{Parts, Settings};
+    use crate::service::ClassRule;
+    use crate::targets::guard::Limits;
+    use crate::testing::{CLUSTER, FakeCloud, FakeCluster, mk_load_balancer, mk_service};
+
+    const GRACE: Duration = Duration::from_mins(2);
+
+    struct Run {
+        cloud: FakeCloud,
+        cluster: FakeCluster,
+        operator: Arc<Operator<FakeCloud, FakeCluster>>,
+        keeper: FenceKeeper,
+    }
+
+    /// A cloud with load balancers of these Services, and a cluster without any.
+    fn mk_run(names: &[&str]) -> Run {
+        let (cloud, cluster) = (FakeCloud::default(), FakeCluster::default());
+        for (number, name) in (1..).zip(names) {
+            cloud.with(|it| it.existing.insert(number, (mk_load_balancer(name), Instant::now())));
+        }
+        let (keeper, fence) = fence();
+        let (world, queue, _router) = cluster.watch();
+        let metrics = Metrics::register(&mut Registry::default());
+        let parts =
+            Parts { provider: cloud.connect(), cluster: cluster.clone(), world, queue, fence, metrics };
+        let settings = Settings {
+            classes: ClassRule::one("portico.dev/fake", true),
+            cluster: CLUSTER.parse().unwrap(),
+            resync: Duration::from_mins(10),
+            read_only: true,
+            drift: Drift::Report,
+            groups: GroupScope::Namespace,
+            concurrency: 1,
+            nodes: Limits { unready: Duration::ZERO, share: 50, hold: Duration::ZERO },
+        };
+        Run { cloud, cluster, operator: Operator::new(parts, settings), keeper }
+    }
+
+    impl Run {
+        /// What `gc --yes` prints, where by the end of the grace period users have made these Services.
+        async fn yes(&self, made_meanwhile: &[&str]) -> String {
+            let mut found = list(&self.operator).await.unwrap();
+            let later = async {
+                for name in made_meanwhile {
+                    self.cluster.apply(mk_service(name));
+                }
+                Ok(self.cluster.watch().0)
+            };
+            delete_all(&self.operator, &self.keeper, GRACE, later, &mut found).await.unwrap();
+            text(&found.iter().map(|(_, row)| row).collect::<Vec<_>>())
+        }
+
+        fn existing(&self) -> Vec<String> {
+            self.cloud.with(|it| it.existing.values().map(|(spec, _)| spec.owner.name.to_string()).collect())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_tells_what_would_go_and_deletes_nothing() {
+        let run = mk_run(&["kept", "lost"]);
+        run.cluster.apply(mk_service("kept"));
+        let found = list(&run.operator).await.unwrap();
+        let told = text(&found.iter().map(|(_, row)| row).collect::<Vec<_>>());
+        assert_eq!(
+            told,
+            "SERVICE        UID        LOAD BALANCER\n\
+             default/lost   uid-lost   unclaimed\n  \
+             1. delete load balancer of default/lost: nobody wants it\n\
+             nothing was deleted: `gc --yes` deletes what is still unclaimed after --orphan-grace"
+        );
+        assert_eq!(run.cloud.with(|it| it.writes), 0);
+        let json = serde_json::to_value(&found[0].1).unwrap();
+        assert_eq!(
+            (&json["deleted"], &json["plan"]["steps"][0]["effect"]),
+            (&false.into(), &"narrows".into())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_unclaimed_in_both_looks_goes_and_nothing_else() {
+        let run = mk_run(&["kept", "lost", "returns"]);
+        run.cluster.apply(mk_service("kept"));
+        let began = Instant::now();
+        let told = run.yes(&["returns"]).await;
+        assert!(began.elapsed() >= GRACE);
+        assert_eq!(run.existing(), ["default/kept", "default/returns"]);
+        let rows: Vec<&str> = told.lines().map(|line| line.rsplit("   ").next().unwrap()).collect();
+        assert_eq!(rows, ["LOAD BALANCER", "deleted", "claimed again, or gone: left alone"], "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nothing_is_unclaimed_nobody_waits() {
+        let run = mk_run(&["kept"]);
+        run.cluster.apply(mk_service("kept"));
+        let began = Instant::now();
+        assert_eq!(run.yes(&[]).await, "every load balancer is claimed by a Service");
+        assert!(began.elapsed() < GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_deleted_is_told_and_keeps_no_other() {
+        let run = mk_run(&["first", "second"]);
+        let denied = ProviderError::Denied { operation: "delete", message: "not you".to_owned() };
+        run.cloud.with(|it| it.failures.push(denied));
+        let told = run.yes(&[]).await;
+        assert!(told.contains("not you") && told.contains("deleted"), "{told}");
+        assert_eq!(run.existing().len(), 1);
+    }
 }
