@@ -2,6 +2,7 @@
 #
 #   make demo [MANIFESTS=file.yaml]   a whole cluster on this machine: one Service, every type, every address
 #   make test                         every test, on a real control plane and a real kernel
+#   make fuzz [TARGET=netlink|watch] [SECONDS=60]   what neither kernel nor API server should send, led by coverage
 #   make lint                         formatting, lints, licences, orphaned files, the chart
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench conformance build setup emulators fmt
+.PHONY: demo test fuzz lint bench conformance build setup emulators fmt
 
 KUBERNETES := 1.36.3
 HELM := 3.22.0
@@ -70,6 +71,11 @@ test: setup emulators
 	@cargo test --workspace
 	@scripts/crash-points.sh tell
 
+# Inputs that reach something new are kept under target/fuzz.
+fuzz: target/tools/.packages target/tools/.fuzz-packages
+	@echo "building the fuzz targets (after a build for tests: about a minute)"
+	@for target in $(or $(TARGET),netlink watch); do scripts/fuzz.sh $$target $(or $(SECONDS),60); done
+
 bench: setup $(if $(filter cloud,$(BENCH)),$(TOOLS)/aws/.ready $(TOOLS)/aws-cloud-controller-manager)
 	@echo "building Portico for release (cold: several minutes)"
 	@cargo build --release --bins -p portico-e2e -p $(if $(filter cloud,$(BENCH)),portico-operator,portico-nodeproxy)
@@ -80,6 +86,10 @@ bench: setup $(if $(filter cloud,$(BENCH)),$(TOOLS)/aws/.ready $(TOOLS)/aws-clou
 
 conformance: setup build target/tools/.conformance-packages $(CONFORMANCE)
 	@$(E2E) conformance $(if $(FOCUS),--focus '$(FOCUS)')
+
+target/tools/.fuzz-packages: scripts/packages.sh
+	@scripts/packages.sh fuzz
+	@mkdir -p $(@D) && touch $@
 
 # What agnhost's image holds beside agnhost, and tests run in it.
 target/tools/.conformance-packages: scripts/packages.sh

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# packages.sh [conformance]: sees to the Debian packages that the cluster on this machine needs, or says which are missing.
+# packages.sh [conformance|fuzz]: sees to the Debian packages that the cluster on this machine needs, or says which are missing.
 set -euo pipefail
 
 declare -A package=([ip]=iproute2 [nft]=nftables [redis-server]=redis-server [redis-cli]=redis-tools [unshare]=util-linux
   [sysctl]=procps [conntrack]=conntrack [iptables]=iptables [cc]=gcc)
 [ "${1:-}" != conformance ] || package+=([dig]=bind9-dnsutils [nc]=netcat-openbsd [curl]=curl)
+[ "${1:-}" != fuzz ] || package+=([c++]=g++)
 missing=()
 for program in "${!package[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing+=("${package[$program]}")
 done
+if [ "${1:-}" = fuzz ] && ! compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' >/dev/null; then
+  missing+=(libclang-rt-dev)
+fi
 for program in cargo go; do
   command -v "$program" >/dev/null || { echo "setup: $program is not on PATH; install Rust and Go first" >&2; exit 1; }
 done

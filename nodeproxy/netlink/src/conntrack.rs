@@ -120,13 +120,7 @@ impl Conntrack {
         let what = format!("forget the flow {} to {}", flow.original.source, flow.original.destination);
         let forgotten = self.socket.request(&what, DELETE, 0, |w| {
             netfilter_header(w, family as u8, 0);
-            w.nested(TUPLE_ORIGINAL, |tuple| tuple.raw(&flow.tuple));
-            if let Some(id) = flow.id {
-                w.u32(ID, id);
-            }
-            if let Some(zone) = flow.zone {
-                w.bytes(ZONE, &zone.to_be_bytes());
-            }
+            flow.encode(w);
         });
         match forgotten {
             Ok(()) => Ok(true),
@@ -171,6 +165,17 @@ impl Conntrack {
 }
 
 impl Flow {
+    /// Writes what names exactly this flow to the kernel.
+    pub(crate) fn encode(&self, w: &mut Writer) {
+        w.nested(TUPLE_ORIGINAL, |tuple| tuple.raw(&self.tuple));
+        if let Some(id) = self.id {
+            w.u32(ID, id);
+        }
+        if let Some(zone) = self.zone {
+            w.bytes(ZONE, &zone.to_be_bytes());
+        }
+    }
+
     /// Reads a flow; `None` if it is of a protocol whose tuples are not known here.
     pub(crate) fn decode(message: &Message<'_>) -> Result<Option<Self>> {
         let (_, attributes) = message.netfilter()?;

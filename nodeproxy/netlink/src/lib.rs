@@ -19,6 +19,8 @@ pub mod addresses;
 pub mod attribute;
 pub mod conntrack;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod hostile;
 pub mod message;

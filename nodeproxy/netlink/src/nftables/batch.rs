@@ -231,7 +231,7 @@ impl Batch {
 
     /// Says which operation, and which of its elements, an error reply is about. `position` counts messages from the
     /// batch's begin, which is 0.
-    pub(super) fn failure(&self, position: usize, errno: Errno, reply: Reply) -> Error {
+    pub(crate) fn failure(&self, position: usize, errno: Errno, reply: Reply) -> Error {
         let Some(index) = position.checked_sub(1).filter(|index| *index < self.operations.len()) else {
             let operation = format!("commit a batch of {} operations", self.operations.len());
             return Error::Refused { operation, index: None, element: None, text: reply.text, source: errno };

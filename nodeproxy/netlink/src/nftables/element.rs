@@ -73,12 +73,13 @@ impl Verdict {
             }
         }
         let code = code.ok_or_else(|| Error::Malformed("a verdict without a code".into()))?;
+        // Only jump and goto have a chain; one that stands beside another verdict means nothing.
         Ok(match (code, chain) {
-            (0, None) => Self::Drop,
-            (1, None) => Self::Accept,
+            (0, _) => Self::Drop,
+            (1, _) => Self::Accept,
             (-3, Some(chain)) => Self::Jump(chain),
             (-4, Some(chain)) => Self::Goto(chain),
-            (-5, None) => Self::Return,
+            (-5, _) => Self::Return,
             (code, _) => Self::Other(code),
         })
     }

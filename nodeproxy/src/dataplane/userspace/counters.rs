@@ -48,4 +48,9 @@ impl Counters {
     pub fn failed(&self, reason: &'static str) {
         self.failures.get_or_create(&ReasonLabel { reason }).inc();
     }
+    /// How many attempts failed for a reason.
+    #[cfg(test)]
+    pub(super) fn failures(&self, reason: &'static str) -> u64 {
+        self.failures.get_or_create(&ReasonLabel { reason }).get()
+    }
 }

@@ -170,6 +170,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn endpoints_that_refuse_leave_the_next_its_whole_patience() {
+        let fake = Fake { refuse: all(1..=3), hang: all([4]), ..Fake::default() };
+        let (connected, took) = run(5, &fake).await;
+        assert_eq!((connected.expect("connects"), took), (mk_backend(5), TIMEOUTS[0]));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn endpoints_that_say_nothing_cost_a_growing_timeout_each() {
         let fake = Fake { hang: all([1, 2]), ..Fake::default() };
         let (connected, took) = run(3, &fake).await;
@@ -189,6 +196,25 @@ mod tests {
             matches!(connected, Err(DialError::Unreachable { attempts: 7, .. })),
             "a pause twice as long after each attempt: {connected:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_endpoint_is_tried_once_before_any_is_tried_again() {
+        let fake = Fake { refuse: all(1..=20), recover_after: Some(20), ..Fake::default() };
+        let pool = mk_pool(Choice::Random, mk_rules(1..=20, None));
+        connect(&pool, [192, 0, 2, 1].into(), &fake, |_, _| {}).await.expect("connects");
+        let dialled = fake.dialled.lock().expect("no panic").clone();
+        assert_eq!((dialled.len(), dialled[..20].iter().copied().collect()), (21, all(1..=20)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_with_affinity_does_not_keep_an_endpoint_that_it_did_not_reach() {
+        let fake = Fake { hang: all(1..=2), ..Fake::default() };
+        let pool = mk_pool(Choice::RoundRobin, mk_rules(1..=2, Some(60)));
+        let client = [192, 0, 2, 1].into();
+        let failed = connect(&pool, client, &fake, |_, _| {}).await;
+        let Err(DialError::Unreachable { backend: last, .. }) = failed else { unreachable!("{failed:?}") };
+        assert_ne!(pool.choose(client, &[]), Some(last));
     }
 
     #[tokio::test(start_paused = true)]

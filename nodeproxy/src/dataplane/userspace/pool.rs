@@ -198,5 +198,10 @@ pub(super) mod tests {
         let other = pool.choose(client(1), &[dead]).expect("the other");
         assert_ne!(other, dead);
         assert_eq!(pool.choose(client(1), &[]), Some(other));
+        assert_eq!(
+            pool.choose(client(1), &[other]),
+            Some(dead),
+            "what was tried is tried no more, kept or not"
+        );
     }
 }

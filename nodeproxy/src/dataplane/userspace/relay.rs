@@ -104,3 +104,73 @@ fn move_some(from: &ReadHalf<'_>, to: &WriteHalf<'_>) -> io::Result<Moved> {
         Ok(Moved::Rest(buffer[written..read].to_vec()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::AsyncReadExt,
+        net::TcpListener,
+        task::{JoinHandle, yield_now},
+    };
+
+    use super::*;
+    use crate::dataplane::userspace::tests::PATIENCE;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    async fn mk_pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("any port");
+        let address = listener.local_addr().expect("an address");
+        let (one, two) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (one.expect("connects"), two.expect("accepts").0)
+    }
+
+    /// A client, an endpoint, and what carries between them.
+    async fn mk_relay() -> (TcpStream, TcpStream, JoinHandle<io::Result<()>>) {
+        let ((client, mut near), (mut far, endpoint)) = (mk_pair().await, mk_pair().await);
+        // Far less than a chunk: nearly every write is one of a part.
+        socket2::SockRef::from(&near).set_send_buffer_size(4096).expect("a socket");
+        (client, endpoint, tokio::spawn(async move { relay(&mut near, &mut far).await }))
+    }
+
+    /// Moves the clock on. While it stands, waiting for a socket would move it.
+    async fn later(time: Duration) {
+        tokio::time::pause();
+        tokio::time::advance(time).await;
+        yield_now().await;
+        tokio::time::resume();
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_at_once_is_written_later() {
+        let (mut client, mut endpoint, relaying) = mk_relay().await;
+        let said: Vec<u8> = (0..1_000_000u32).map(|n| n.to_be_bytes()[2]).collect();
+        let saying = said.clone();
+        let writer = tokio::spawn(async move {
+            endpoint.write_all(&saying).await.expect("says");
+            endpoint.shutdown().await.expect("ends");
+            endpoint
+        });
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.expect("hears");
+        assert!(heard == said, "{} of {} bytes, in another order or with others", heard.len(), said.len());
+        client.shutdown().await.expect("ends");
+        drop(writer.await);
+        relaying.await.expect("no panic").expect("both have ended");
+    }
+
+    #[tokio::test]
+    async fn a_half_closed_connection_ends_when_it_has_been_silent_for_long() {
+        let (mut client, mut endpoint, relaying) = mk_relay().await;
+        client.shutdown().await.expect("ends");
+        assert_eq!(endpoint.read(&mut [0; 8]).await.expect("hears the end"), 0);
+        later(HALF_CLOSED.saturating_sub(MINUTE)).await;
+        endpoint.write_all(b"!").await.expect("says");
+        client.read_exact(&mut [0]).await.expect("hears");
+        later(HALF_CLOSED.saturating_sub(MINUTE)).await;
+        assert!(!relaying.is_finished(), "it was not silent all the time");
+        later(HALF_CLOSED).await;
+        let ended = timeout(PATIENCE, relaying).await.expect("ends").expect("no panic");
+        assert_eq!(ended.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+    }
+}

@@ -165,6 +165,7 @@ async fn no_client_notices_endpoints_that_refuse() {
     for _ in 0..20 {
         assert_eq!(world.ask(f), "alive");
     }
+    assert!(world.dataplane.pools.counters().failures("Attempt") > 0, "but who looks at the metrics does");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,6 +174,7 @@ async fn a_client_that_no_endpoint_takes_is_reset() {
     let f = mk_frontend(1, Protocol::Tcp);
     world.sync(&mk_state(f, &[mk_dead()], None));
     assert_eq!(world.ask(f), "ConnectionReset");
+    assert_eq!(world.dataplane.pools.counters().failures("Unreachable"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,6 +222,18 @@ async fn a_reset_is_passed_on_as_a_reset() {
     });
     world.sync(&mk_state(f, &[resets], None));
     assert_eq!(world.ask(f), "ConnectionReset");
+    // And the other way.
+    let (heard, told) = std::sync::mpsc::channel();
+    let endpoint = mk_custom_server(move |mut client| {
+        client.write_all(b"!").expect("says");
+        heard.send(client.read(&mut [0; 8]).map_err(|error| error.kind())).expect("the test waits");
+    });
+    world.sync(&mk_state(f, &[endpoint], None));
+    let mut client = world.dial(f);
+    client.read_exact(&mut [0]).expect("is connected");
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("a socket");
+    drop(client);
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(Err(std::io::ErrorKind::ConnectionReset)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

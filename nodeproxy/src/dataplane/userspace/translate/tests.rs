@@ -81,7 +81,9 @@ fn each_list_has_a_pool_and_the_kernel_tells_the_clients_apart() {
     assert_eq!(rules(&memory, List::Local), Some(serves(&[1])));
     let said = |key| element(&memory, &sockets, &key);
     let to = |port| Some(Value::Backend(Backend { address: [192, 0, 2, 1].into(), port }));
-    let lead = |list| Some(Value::Verdict(Verdict::Balance(one(list))));
+    // The kernel masquerades nothing and remembers nobody: the proxy opens the connections.
+    let only = |list| Balance { endpoints: 1, list, masquerade: false, affinity: None };
+    let lead = |list| Some(Value::Verdict(Verdict::Balance(only(list))));
     assert_eq!(said(Key::Service(f)), Some(Value::Verdict(Verdict::External)));
     assert_eq!((said(Key::Short(f)), said(Key::Local(f))), (lead(List::Cluster), lead(List::Local)));
     assert_eq!(said(Key::Endpoint(f, 0)), to(4001));

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::*;
 use crate::dataplane::userspace::{
     pool::Rules,
@@ -28,12 +30,19 @@ async fn mk_flows(backend: Backend) -> (Arc<Flows>, SocketAddr) {
     (flows, address)
 }
 
-async fn turn(client: &UdpSocket, endpoint: &UdpSocket, to: SocketAddr) {
-    let mut buffer = [0; 16];
+async fn ask(client: &UdpSocket, endpoint: &UdpSocket, to: SocketAddr) -> SocketAddr {
     client.send_to(b"?", to).await.expect("sends");
-    let (_, from) = endpoint.recv_from(&mut buffer).await.expect("is asked");
-    endpoint.send_to(b"!", from).await.expect("answers");
-    client.recv_from(&mut buffer).await.expect("is answered");
+    endpoint.recv_from(&mut [0; 16]).await.expect("is asked").1
+}
+
+async fn answer(endpoint: &UdpSocket, client: &UdpSocket, flow: SocketAddr) {
+    endpoint.send_to(b"!", flow).await.expect("answers");
+    client.recv_from(&mut [0; 16]).await.expect("is answered");
+}
+
+async fn turn(client: &UdpSocket, endpoint: &UdpSocket, to: SocketAddr) {
+    let flow = ask(client, endpoint, to).await;
+    answer(endpoint, client, flow).await;
 }
 
 /// Whether the only flow is still there `after` it was last used. The clock is paused: nothing else takes time.
@@ -60,6 +69,34 @@ async fn a_question_and_its_answer_are_forgotten_soon_and_a_conversation_later()
     assert!(!lives(&flows, Duration::from_secs(11)).await);
     flows.stop.cancel();
     task.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn questions_without_an_answer_are_no_conversation() {
+    let ((endpoint, backend), client) =
+        (mk_endpoint().await, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("any port"));
+    let (flows, to) = mk_flows(backend).await;
+    let _task = AbortOnDropHandle::new(tokio::spawn(flows.clone().forward()));
+    for _ in 0..3 {
+        ask(&client, &endpoint, to).await;
+    }
+    assert!(!lives(&flows, SHORT + Duration::from_secs(1)).await);
+}
+
+#[tokio::test]
+async fn either_side_keeps_a_conversation_alive() {
+    let ((endpoint, backend), client) =
+        (mk_endpoint().await, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("any port"));
+    let (flows, to) = mk_flows(backend).await;
+    let _task = AbortOnDropHandle::new(tokio::spawn(flows.clone().forward()));
+    turn(&client, &endpoint, to).await;
+    turn(&client, &endpoint, to).await;
+    let nearly = Duration::from_secs(110);
+    assert!(lives(&flows, nearly).await);
+    let flow = ask(&client, &endpoint, to).await;
+    assert!(lives(&flows, nearly).await, "the client has asked");
+    answer(&endpoint, &client, flow).await;
+    assert!(lives(&flows, nearly).await, "the endpoint has answered");
 }
 
 #[tokio::test]

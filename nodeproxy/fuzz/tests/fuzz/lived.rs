@@ -1,0 +1,134 @@
+//! What the proxy's loop makes of facts, with a kernel that refuses nothing.
+//!
+//! Owns the loop's use of the model: the node's facts, stale flows, both halves of each plan. Invariant, checked at every
+//! event: the ledger's difference is the one that a look at everything gives.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use clap::Parser;
+use portico_nodeproxy::{args::Args, facts::Fact, node::Node};
+use portico_proxy_core::{
+    flows::{self, Before},
+    input::{Config, Event},
+    ledger::Moment,
+    model::{HealthCheck, Model, Problem},
+    plan::{self, AffinityMap, Chain, State},
+    table::{Backend, Frontend, Key, LOCAL_SLOTS, List, Value},
+};
+
+use crate::api::NODE;
+
+/// A proxy without its tasks.
+pub(crate) struct Lived {
+    node: Node,
+    model: Model,
+    kernel: State,
+    moment: Moment,
+}
+
+/// Backends of a frontend's lists; true is the local one.
+type Slots = BTreeMap<(Frontend, bool), BTreeSet<Backend>>;
+
+/// Everything that follows from the objects; not the order of slots, which is that of arrival.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Outcome {
+    slots: Slots,
+    elements: BTreeMap<Key, Value>,
+    chains: BTreeSet<Chain>,
+    affinity: BTreeSet<AffinityMap>,
+    problems: Vec<Problem>,
+    health_checks: Vec<(String, HealthCheck)>,
+    counts: (usize, (usize, usize)),
+}
+
+impl Lived {
+    /// A proxy that has been told nothing.
+    pub(crate) fn new() -> Self {
+        let flags =
+            ["portico-nodeproxy", "--cluster-cidr=10.1.0.0/16,fd01::/48", "--nodeport-addresses=primary,all"];
+        let mut node = Node::new(NODE.into(), Args::parse_from(flags).traffic);
+        node.set_addresses(vec![IpAddr::from([192, 0, 2, 1]), IpAddr::from([198, 51, 100, 1])]);
+        let model = Model::new(Config { external_ips: true, ..Config::default() });
+        let mut lived = Self { node, model, kernel: State::default(), moment: 0 };
+        lived.change(Event::Node(lived.node.facts()));
+        lived
+    }
+
+    /// Takes in a fact as the loop does.
+    pub(crate) fn learn(&mut self, fact: Fact) {
+        match fact {
+            Fact::First(_) | Fact::Listed(_) => {}
+            Fact::Node(object) => {
+                self.node.set_object(object);
+                self.change(Event::Node(self.node.facts()));
+            }
+            Fact::Addresses(addresses) => {
+                self.node.set_addresses(addresses);
+                self.change(Event::Node(self.node.facts()));
+            }
+            Fact::Event(event, _) => self.change(*event),
+        }
+    }
+
+    fn change(&mut self, event: Event) {
+        self.moment += 1;
+        let before = Before::of(&self.model, &event);
+        self.model.apply(event);
+        let departed = before.into_iter().flat_map(|before| before.departed(&self.model)).collect();
+        let plan = self.model.ledger().plan();
+        assert_eq!(plan, plan::diff(&self.kernel, self.model.ledger().desired()));
+        self.kernel.apply(&plan.widen);
+        self.model.ledger_mut().applied(&plan.widen, self.moment);
+        drop(flows::stale_flows(&self.model, &plan.widen, &departed));
+        if self.moment.is_multiple_of(3) {
+            self.narrow();
+        }
+    }
+
+    fn narrow(&mut self) {
+        let narrow = self.model.ledger().narrow(self.moment);
+        self.kernel.apply(&narrow);
+        self.model.ledger_mut().applied(&narrow, self.moment);
+        assert!(self.model.ledger().is_settled(), "{}", self.model.ledger().plan());
+    }
+
+    /// What stands once nothing is left to be done.
+    pub(crate) fn outcome(mut self) -> Outcome {
+        self.narrow();
+        assert_eq!(&self.kernel, self.model.ledger().desired());
+        let (mut slots, mut elements) = (Slots::new(), BTreeMap::new());
+        for (key, value) in &self.kernel.elements {
+            match key {
+                Key::Endpoint(frontend, slot) | Key::AffinitySlot(frontend, slot) => {
+                    let local = *slot >= LOCAL_SLOTS;
+                    let list = if local { List::Local } else { List::Cluster };
+                    slots.insert(
+                        (*frontend, local),
+                        self.kernel.slots(frontend, list).into_iter().collect::<BTreeSet<_>>(),
+                    );
+                }
+                _ => _ = elements.insert(*key, *value),
+            }
+        }
+        let checks = self.model.health_checks().iter();
+        Outcome {
+            slots,
+            elements,
+            chains: self.kernel.chains.clone(),
+            affinity: self.kernel.affinity.clone(),
+            problems: self.model.problems(),
+            health_checks: checks.map(|(service, check)| (service.to_string(), *check)).collect(),
+            counts: (self.model.services(), self.model.without_local_endpoints()),
+        }
+    }
+}
+
+impl Outcome {
+    /// How many elements stand, slots aside.
+    pub(crate) fn elements(&self) -> usize {
+        self.elements.len()
+    }
+}

@@ -1,0 +1,87 @@
+//! Target `watch`: what the proxy's watches may be told, through kube's client and the proxy's own watches into its model.
+//!
+//! An input that begins with the name of a kind is text, one step a line: a kind, a space, and a watch event as the API server
+//! writes it, or `end`, or `missed` and an event that the watch is not told. Every other input is a history of well-formed objects ([`crate::shapes`]), with odd values.
+//! Whatever it was, the model must end where a proxy that starts now begins.
+
+use std::{str, sync::Arc, time::Duration};
+
+use portico_nodeproxy::{
+    metrics::Metrics,
+    watch::{self, Telling},
+};
+use tokio::{
+    runtime,
+    sync::{mpsc, watch as channel},
+    task::JoinSet,
+};
+
+use crate::{
+    api::{self, Api, Kind, NODE, Objects, Step},
+    lived::{Lived, Outcome},
+    shapes,
+};
+
+/// On a clock that is moved on whenever nothing else can happen. Each bad line costs up to 30 s of backoff.
+const TOO_LONG: Duration = Duration::from_hours(10_000);
+/// Facts that may wait.
+const FACTS: usize = 4;
+
+/// Lives through an input, and starts where it ended; returns how many elements stand.
+pub(crate) fn check(input: &[u8]) -> usize {
+    let steps = steps(input).into_iter().filter(|(kind, step)| api::is_sent(*kind, step));
+    let history = Api::new(Objects::new(), steps);
+    let lived = live(&history);
+    let fresh = live(&Api::new(history.objects(), []));
+    assert_eq!(lived, fresh, "on the left what was lived, on the right a start from the last objects");
+    lived.elements()
+}
+
+fn steps(input: &[u8]) -> Vec<(Kind, Step)> {
+    let is_text = Kind::ALL.iter().any(|kind| input.starts_with(kind.plural().as_bytes()));
+    if is_text { String::from_utf8_lossy(input).lines().map(step).collect() } else { shapes::steps(input) }
+}
+
+/// A line that names no kind is one of Services.
+fn step(line: &str) -> (Kind, Step) {
+    let (kind, rest) = line
+        .split_once(' ')
+        .and_then(|(kind, rest)| Some((Kind::named(kind)?, rest)))
+        .unwrap_or((Kind::Services, line));
+    let step = match rest.split_once(' ') {
+        None if rest == "end" => Step::End,
+        Some(("missed", event)) => Step::Missed(event.to_owned()),
+        _ => Step::Line(rest.to_owned()),
+    };
+    (kind, step)
+}
+
+/// Runs the proxy's watches until they have been told everything.
+fn live(api: &Arc<Api>) -> Outcome {
+    let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let (facts, mut told) = mpsc::channel(FACTS);
+        let (_open, gate) = channel::channel(true);
+        let (client, telling) = (api.client(), Telling::new(facts, Metrics::default()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch::objects(client.clone(), None, gate, telling.clone()));
+        tasks.spawn(watch::node(client.clone(), NODE.to_owned(), telling.clone()));
+        tasks.spawn(watch::service_cidrs(client, telling));
+        let mut lived = Lived::new();
+        let hear = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(fact) = told.recv() => lived.learn(fact),
+                    ended = tasks.join_next() => assert!(ended.is_none(), "a watch ended: {ended:?}"),
+                    () = api.all_told() => break,
+                }
+            }
+            while let Ok(fact) = told.try_recv() {
+                lived.learn(fact);
+            }
+        };
+        assert!(tokio::time::timeout(TOO_LONG, hear).await.is_ok(), "the watches wait for ever");
+        lived.outcome()
+    })
+}
