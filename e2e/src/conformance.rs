@@ -23,9 +23,10 @@ use self::results::Results;
 use crate::{
     account::Account,
     cluster::{Cluster, Options},
+    fabric::POD_CIDR,
     home::Home,
     portico::Parts,
-    runtime, sandbox,
+    process, runtime, sandbox,
     session::{self, Plan, Side},
     tools::Tools,
 };
@@ -135,6 +136,22 @@ fn one(args: &Args, proxy: Proxy) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What the network plugin of Kubernetes' own CI does, and some tests build on: a pod's packets that leave the pods' network
+/// have its node's address.
+async fn masquerade(cluster: &Cluster) -> anyhow::Result<()> {
+    let table = "ip network-plugin";
+    let rules = [
+        format!("add table {table}"),
+        format!("add chain {table} postrouting {{ type nat hook postrouting priority 110; }}"),
+        format!("add rule {table} postrouting ip saddr {POD_CIDR} ip daddr != {POD_CIDR} masquerade"),
+    ];
+    for node in cluster.nodes() {
+        let mut nft = cluster.from_node(&node.name).command("nft");
+        process::output(nft.arg(rules.join("; "))).await?;
+    }
+    Ok(())
+}
+
 async fn test(args: &Args, proxy: Proxy, home: &Home) -> anyhow::Result<ExitCode> {
     debug_assert!(sandbox::is_inside());
     let account = Account::new();
@@ -142,6 +159,7 @@ async fn test(args: &Args, proxy: Proxy, home: &Home) -> anyhow::Result<ExitCode
     let portico = Parts { operator: None, nodeproxy: proxy == Proxy::Portico, values };
     let cluster =
         Cluster::start(home, &Options { nodes: NODES, portico, ..Options::default() }, &account).await?;
+    masquerade(&cluster).await?;
     if proxy == Proxy::KubeProxy {
         kube_proxy::install(&cluster).await?;
         account.step("kube-proxy runs on every node");
