@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """moto's server, pinned, with an overlay that gives it Network Load Balancer semantics.
 
-usage: nlb.py -H 127.0.0.1 -p 5556
+usage: nlb.py -H 127.0.0.1 -p 5556   (0: any port); prints its URL
 env:   NLB_PROVISION_POLLS  describes until a load balancer is active (2)
        TG_INITIAL_POLLS     describes until a target has been asked for its health (1)
        TG_DRAIN_POLLS       describes that a removed target stays draining (2)
@@ -782,5 +782,17 @@ def wsgi(self, environ, start_response):
 
 
 WA.DomainDispatcherApplication.__call__ = wsgi
+
+
+def serve(host, port, app, *, threaded, request_handler, **_):
+    """Tells where it listens: port 0 is one that nobody else has."""
+    from werkzeug.serving import make_server
+
+    server = make_server(host, port, app, threaded=threaded, request_handler=request_handler)
+    print(f"http://{host}:{server.server_port}", flush=True)
+    server.serve_forever()
+
+
+MS.run_simple = serve
 if __name__ == "__main__":
     MS.main(sys.argv[1:])

@@ -4,11 +4,10 @@
 //! Leaves to others: what it answers (`emulators/aws`). Invariant: it ends with the test, whatever happens.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use portico_limits::Pace;
@@ -52,11 +51,13 @@ impl Emulator {
             );
             return None;
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let endpoint = format!("http://127.0.0.1:{port}");
         let mut serve = script("nlb.py");
-        serve.args(["-H", "127.0.0.1", "-p", &port.to_string()]).env("NLB_PROVISION_POLLS", "1");
-        let server = serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        serve.args(["-H", "127.0.0.1", "-p", "0"]).env("NLB_PROVISION_POLLS", "1");
+        let mut server = serve.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut endpoint = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut endpoint).unwrap();
+        let endpoint = endpoint.trim().to_owned();
+        assert!(!endpoint.is_empty(), "the emulator ended; try nlb.py by hand");
         let credentials = Credentials::new("test", "test", None, None, "test");
         // The emulator has no limits; where it has, that is another test's matter.
         let pace = Pace::new(1_000.0).unwrap();
@@ -70,7 +71,6 @@ impl Emulator {
             ipv6: Vec::new(),
             sdk,
         };
-        emulator.answers(port).await;
         let account = emulator.account("make");
         emulator.vpc = account["vpc"].as_str().unwrap().to_owned();
         let words = |name: &str| -> Vec<String> {
@@ -80,15 +80,6 @@ impl Emulator {
         emulator.prefix_lists = words("prefix_lists");
         emulator.ipv6 = words("ipv6");
         Some(emulator)
-    }
-
-    async fn answers(&mut self, port: u16) {
-        let deadline = Instant::now() + Duration::from_mins(2);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "the emulator does not answer on port {port}");
-            assert!(self.server.try_wait().unwrap().is_none(), "the emulator ended; try nlb.py by hand");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
     }
 
     /// What boto3 makes or sees.
