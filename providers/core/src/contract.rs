@@ -13,10 +13,13 @@ pub mod change;
 pub mod crash;
 mod drive;
 pub mod life;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
+
+pub use tally::tally;
 
 use crate::capabilities::{Capabilities, Field, StatusKind};
 use crate::model::{ClusterUid, InvalidOwner, LoadBalancer, Owner, ServiceName};

@@ -37,6 +37,10 @@ struct Ours {
 }
 
 impl Ours {
+    fn new(desired: LoadBalancer) -> Self {
+        Self { desired, gone: false, observed: None, look: None }
+    }
+
     fn wanted(&self) -> Desired<'_> {
         if self.gone { Desired::Absent(&self.desired.owner) } else { Desired::Present(&self.desired) }
     }
@@ -69,6 +73,10 @@ fn mk_owner(n: usize) -> Owner {
 }
 
 impl Run {
+    fn new(emulator: Emulator, services: Vec<Ours>) -> Self {
+        Self { provider: new_provider(&emulator), emulator, services, table: Vec::new() }
+    }
+
     /// As after a start: the listing is read, and every Service is planned from it.
     async fn list(&mut self) {
         let Inventory { services } = self.provider.inventory().await.unwrap();
@@ -219,13 +227,10 @@ fn new_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_operation_costs_no_more_calls_than_it_must() {
     let Some(emulator) = Emulator::start().await else { return };
-    let provider = new_provider(&emulator);
     let nodes: Vec<String> = emulator.instances.clone();
     let node = |n: usize| nodes[n].as_str();
     let mk = |n| mk_load_balancer(mk_owner(n), &nodes[..2]);
-    let services =
-        (0..SERVICES).map(|n| Ours { desired: mk(n), gone: false, observed: None, look: None }).collect();
-    let mut run = Run { emulator, provider, services, table: Vec::new() };
+    let mut run = Run::new(emulator, (0..SERVICES).map(|n| Ours::new(mk(n))).collect());
     drop(run.emulator.calls());
     let pages = |things: usize| things.div_ceil(100).max(1);
     let shared = SERVICES.div_ceil(SHARED);
@@ -295,14 +300,8 @@ async fn each_operation_costs_no_more_calls_than_it_must() {
 async fn deletion_after_a_restart_costs_no_more_than_before_it() {
     let Some(emulator) = Emulator::start().await else { return };
     let nodes: Vec<String> = emulator.instances.clone();
-    let mk = |n| Ours {
-        desired: mk_load_balancer(mk_owner(n), &nodes[..2]),
-        gone: false,
-        observed: None,
-        look: None,
-    };
-    let provider = new_provider(&emulator);
-    let mut run = Run { emulator, provider, services: (0..SERVICES).map(mk).collect(), table: Vec::new() };
+    let mk = |n| Ours::new(mk_load_balancer(mk_owner(n), &nodes[..2]));
+    let mut run = Run::new(emulator, (0..SERVICES).map(mk).collect());
     run.list().await;
     run.settle().await;
 
@@ -331,14 +330,8 @@ async fn deletion_after_a_restart_costs_no_more_than_before_it() {
 async fn a_lone_service_has_ceilings_of_its_own() {
     let Some(emulator) = Emulator::start().await else { return };
     let nodes: Vec<String> = emulator.instances.clone();
-    let mk = |n| Ours {
-        desired: mk_load_balancer(mk_owner(n), &nodes[..2]),
-        gone: false,
-        observed: None,
-        look: None,
-    };
-    let provider = new_provider(&emulator);
-    let mut run = Run { emulator, provider, services: vec![mk(0)], table: Vec::new() };
+    let mk = |n| Ours::new(mk_load_balancer(mk_owner(n), &nodes[..2]));
+    let mut run = Run::new(emulator, vec![mk(0)]);
     run.list().await;
     drop(run.emulator.calls());
 
@@ -411,11 +404,10 @@ async fn a_restart_with_a_thousand_unchanged_services_reads_thirty_pages_and_wri
         let name = names::load_balancer(&desired.owner, None, 0);
         let hostname = format!("{name}-0123.elb.us-east-1.amazonaws.com");
         desired.published = [portico_provider::IngressAddress::Hostname(hostname)].into();
-        services.push(Ours { desired, gone: false, observed: None, look: None });
+        services.push(Ours::new(desired));
     }
     emulator.crowd(&json!(crowd));
-    let provider = new_provider(&emulator);
-    let mut run = Run { emulator, provider, services, table: Vec::new() };
+    let mut run = Run::new(emulator, services);
     drop(run.emulator.calls());
     for what in ["restart", "resync"] {
         run.list().await;

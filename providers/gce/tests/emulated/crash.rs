@@ -5,10 +5,9 @@
 //! with an empty one. Points that leave the same state behind (those around reads) are proven by the same restart.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
+use portico_provider::contract::tally;
 use portico_provider::{
     Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Look, Owner, Protocol, Replacement, Scheme,
 };
@@ -92,17 +91,8 @@ async fn survive(world: &GceWorld, what: &str) -> String {
         told.push(format!("{}: {} states", change.name, proven.len()));
     }
     assert_eq!(survived, total);
-    tally(what, survived, total);
+    tally("gce", what, survived, total).unwrap();
     told.join("\n")
-}
-
-/// For the last line of `make test`: whole, or not there.
-fn tally(what: &str, survived: usize, points: usize) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/crash-points/gce");
-    fs::create_dir_all(&dir).unwrap();
-    let partial = dir.with_file_name(format!(".gce-{what}"));
-    fs::write(&partial, format!("{survived} of {points}\n")).unwrap();
-    fs::rename(partial, dir.join(what)).unwrap();
 }
 
 /// Makes the change once, and answers with every point before and after one of its calls.
