@@ -168,11 +168,7 @@ fn decide_as<'a>(model: &'a Model, packet: &Packet, proxied: bool) -> Decision<'
 }
 
 fn client(model: &Model, packet: &Packet) -> Client {
-    let is_own_pod = match &model.config().pod_interfaces {
-        Some(interfaces) => interfaces.have(packet.interface.as_ref()),
-        None => contains(&model.node_facts().node_pod_cidrs, packet.source),
-    };
-    if is_own_pod {
+    if is_told_by(model, &model.node_facts().node_pod_cidrs, packet.source, packet.interface) {
         Client::Pod
     } else if packet.from_node {
         Client::Node
@@ -185,9 +181,14 @@ fn client(model: &Model, packet: &Packet) -> Client {
 
 /// Whether the local detector says so.
 fn is_pod(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
+    is_told_by(model, &model.node_facts().pod_cidrs, source, interface)
+}
+
+/// By the interface, where pods are told by it, and elsewhere by the ranges.
+fn is_told_by(model: &Model, ranges: &[IpNet], source: IpAddr, interface: Option<InterfaceName>) -> bool {
     match &model.config().pod_interfaces {
         Some(interfaces) => interfaces.have(interface.as_ref()),
-        None => contains(&model.node_facts().pod_cidrs, source),
+        None => contains(ranges, source),
     }
 }
 
