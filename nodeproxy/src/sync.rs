@@ -12,16 +12,16 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use jiff::Timestamp;
 use portico_proxy_core::{
     flows::{self, Before, StaleFlows},
     input::Event,
     ledger::Moment,
-    model::{Model, Problem},
+    model::Model,
     plan::Transaction,
     table::{Family, Frontend},
 };
 use tokio::{
+    runtime::{Handle, RuntimeFlavor},
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
@@ -29,15 +29,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     conntrack::Flows,
-    dataplane::{Applied, Dataplane, DataplaneError, Observed, Retry},
+    dataplane::{Dataplane, DataplaneError, Observed, Retry},
     diagnose::{Inquiry, Known},
-    facts::{FIRST_SOURCES, Fact, SOURCES, Source, Times},
+    facts::{FIRST_SOURCES, Fact, SOURCES, Source},
     health::Health,
     health_check::Published,
     metrics::Metrics,
     node::Node,
 };
 
+use audience::Audience;
+
+mod audience;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
@@ -64,9 +67,6 @@ pub enum SyncError {
     /// Nobody sends facts any more.
     #[error("all watches ended")]
     NoSources,
-    /// A call into the kernel panicked.
-    #[error("a call into the kernel did not return")]
-    Worker(#[source] tokio::task::JoinError),
 }
 
 /// What stands between the loop and the outside.
@@ -95,10 +95,9 @@ enum Kernel {
 pub struct Sync {
     model: Model,
     node: Node,
-    outside: Option<Outside>,
-    health: Health,
-    metrics: Metrics,
-    families: Vec<Family>,
+    dataplane: Box<dyn Dataplane>,
+    flows: Box<dyn Flows>,
+    audience: Audience,
     kernel: Kernel,
     backoff: ExponentialBackoff,
     failed_before: bool,
@@ -108,18 +107,11 @@ pub struct Sync {
     stale: Vec<StaleFlows>,
     /// UDP frontends that an endpoint has left since flows were last deleted.
     departed: BTreeSet<Frontend>,
-    triggers: Vec<Timestamp>,
-    /// When the changes came in that the kernel does not have.
-    received: Vec<Instant>,
     missing: BTreeSet<Source>,
     /// Whom the first Services still wait for.
     missing_first: BTreeSet<Source>,
     gate: Option<watch::Sender<bool>>,
-    untaint: Option<watch::Sender<bool>>,
     inquiries: Option<mpsc::Receiver<Inquiry>>,
-    problems: BTreeSet<Problem>,
-    /// Numbers of the last problems and health checks that were told.
-    told: (Option<u64>, Option<u64>),
     start: Instant,
 }
 
@@ -135,15 +127,13 @@ fn backoff() -> ExponentialBackoff {
 impl Sync {
     /// A loop that has not read or written anything.
     pub fn new(model: Model, node: Node, families: Vec<Family>, outside: Outside) -> Self {
-        let (health, metrics) = (outside.health.clone(), outside.metrics.clone());
-        health.set_families(families.clone());
+        let Outside { dataplane, flows, health, metrics, health_checks } = outside;
         Self {
             model,
             node,
-            outside: Some(outside),
-            health,
-            metrics,
-            families,
+            dataplane,
+            flows,
+            audience: Audience::new(health, metrics, health_checks, families),
             kernel: Kernel::Unknown(Instant::now()),
             backoff: backoff(),
             failed_before: false,
@@ -151,15 +141,10 @@ impl Sync {
             audit_at: Instant::now() + AUDIT_EVERY,
             stale: Vec::new(),
             departed: BTreeSet::new(),
-            triggers: Vec::new(),
-            received: Vec::new(),
             missing: SOURCES.into(),
             missing_first: FIRST_SOURCES.into(),
             gate: None,
-            untaint: None,
             inquiries: None,
-            problems: BTreeSet::new(),
-            told: (None, None),
             start: Instant::now(),
         }
     }
@@ -178,8 +163,9 @@ impl Sync {
 
     /// The same loop, which says when the node's startup taint should go.
     #[must_use]
-    pub fn untainting(self, untaint: watch::Sender<bool>) -> Self {
-        Self { untaint: Some(untaint), ..self }
+    pub fn untainting(mut self, untaint: watch::Sender<bool>) -> Self {
+        self.audience.untaint = Some(untaint);
+        self
     }
 
     /// Runs until `stop`. What stands in the kernel then stays there, and traffic goes on.
@@ -194,7 +180,7 @@ impl Sync {
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
-                    self.begin().await?;
+                    self.begin()?;
                 }
             }
         }
@@ -203,35 +189,35 @@ impl Sync {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                () = at(repair_at) => self.repair().await?,
-                () = at(narrow_at) => self.narrow().await?,
-                () = sleep_until(audit_at) => self.audit().await?,
+                () = at(repair_at) => self.repair()?,
+                () = at(narrow_at) => self.narrow()?,
+                () = sleep_until(audit_at) => self.audit()?,
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
                     self.gather(&mut facts);
-                    self.widen().await?;
+                    self.widen()?;
                 }
             }
         }
     }
 
     /// Once it is known what comes first: writes it where nothing stands, and lets everything else come.
-    async fn begin(&mut self) -> Result<(), SyncError> {
+    fn begin(&mut self) -> Result<(), SyncError> {
         let Some(gate) = self.gate.take_if(|_| self.missing_first.is_empty()) else { return Ok(()) };
-        let written = if self.missing.is_empty() { Ok(()) } else { self.write_first().await };
+        let written = if self.missing.is_empty() { Ok(()) } else { self.write_first() };
         // Nobody waits any more when the process is about to end.
         gate.send_replace(true);
         written
     }
 
     /// Writes what is known, beside nothing. The first sync then reads it back like everything else.
-    async fn write_first(&mut self) -> Result<(), SyncError> {
-        let looked = self.call(|outside| {
-            let absent = outside.dataplane.is_absent()?;
-            if absent { outside.dataplane.read().map(Some) } else { Ok(None) }
+    fn write_first(&mut self) -> Result<(), SyncError> {
+        let looked = in_place(|| {
+            let absent = self.dataplane.is_absent()?;
+            if absent { self.dataplane.read().map(Some) } else { Ok(None) }
         });
-        let observed = match looked.await? {
+        let observed = match looked {
             Ok(Some(observed)) => observed,
             Ok(None) => return Ok(()),
             Err(error) => return self.fail(error),
@@ -239,7 +225,7 @@ impl Sync {
         self.model.adopt(&observed.state);
         let transaction = self.model.ledger().widen();
         let services = self.model.services();
-        match self.call(move |outside| outside.dataplane.apply(&transaction)).await? {
+        match in_place(|| self.dataplane.apply(&transaction)) {
             Ok(applied) => {
                 tracing::info!(services, %applied, "the first Services stand");
                 Ok(())
@@ -280,25 +266,15 @@ impl Sync {
             }
             Fact::Node(object) => {
                 self.node.set_object(object);
-                self.health.set_eligible(self.node.is_eligible());
-                self.publish_taint();
+                self.audience.node(&self.node);
                 self.change(Event::Node(self.node.facts()));
             }
             Fact::Addresses(addresses) => {
                 self.node.set_addresses(addresses);
                 self.change(Event::Node(self.node.facts()));
             }
-            Fact::Event(event, Times { trigger, received }) => {
-                match &*event {
-                    Event::Slice(_) | Event::SliceGone { .. } => self.metrics.endpoint_changes.came(),
-                    Event::Service(_) | Event::ServiceGone(_) => self.metrics.service_changes.came(),
-                    Event::Node(_) | Event::ServiceCidrs(_) => {}
-                }
-                // Older triggers are those of a predecessor, and the first sync has a measure of its own.
-                if self.missing.is_empty() {
-                    self.triggers.extend(trigger);
-                    self.received.extend(received);
-                }
+            Fact::Event(event, times) => {
+                self.audience.came(&event, times, self.missing.is_empty());
                 self.change(*event);
             }
         }
@@ -308,8 +284,7 @@ impl Sync {
         let before = Before::of(&self.model, &event);
         self.model.apply(event);
         self.departed.extend(before.into_iter().flat_map(|before| before.departed(&self.model)));
-        self.metrics.queued(&self.families);
-        self.health.queued();
+        self.audience.queued();
     }
 
     /// Takes in what else has come.
@@ -324,23 +299,23 @@ impl Sync {
     }
 
     /// Makes at once what may be made at once.
-    async fn widen(&mut self) -> Result<(), SyncError> {
+    fn widen(&mut self) -> Result<(), SyncError> {
         if matches!(self.kernel, Kernel::Unknown(_)) {
             return Ok(());
         }
         let transaction = self.model.ledger().widen();
         if transaction.is_empty() {
-            self.forget_flows(&transaction).await?;
+            self.forget_flows(&transaction);
             self.schedule_narrow();
-            self.settled();
+            self.audience.settled(&self.model, &self.node);
             return Ok(());
         }
         tracing::debug!(plan = %self.model.ledger().plan(), "sync");
-        self.commit(transaction, false).await
+        self.commit(&transaction, false)
     }
 
     /// Removes what nothing leads to any more.
-    async fn narrow(&mut self) -> Result<(), SyncError> {
+    fn narrow(&mut self) -> Result<(), SyncError> {
         self.narrow_at = None;
         if matches!(self.kernel, Kernel::Unknown(_)) {
             return Ok(());
@@ -349,21 +324,21 @@ impl Sync {
         let transaction = self.model.ledger().narrow(ripe);
         if !transaction.is_empty() {
             tracing::debug!(%transaction, "narrow");
-            self.commit(transaction, false).await?;
+            self.commit(&transaction, false)?;
         }
         let stale = std::mem::take(&mut self.stale);
-        self.delete_flows(stale).await?;
+        self.delete_flows(&stale);
         self.schedule_narrow();
         Ok(())
     }
 
     /// Reads the kernel and changes whatever differs.
-    async fn repair(&mut self) -> Result<(), SyncError> {
-        let read = self.call(|outside| {
-            let generation = outside.dataplane.generation()?;
-            Ok((generation, outside.dataplane.read()?))
+    fn repair(&mut self) -> Result<(), SyncError> {
+        let read = in_place(|| {
+            let generation = self.dataplane.generation()?;
+            Ok((generation, self.dataplane.read()?))
         });
-        let (generation, observed) = match read.await? {
+        let (generation, observed) = match read {
             Ok(read) => read,
             Err(error) => return self.fail(error),
         };
@@ -383,18 +358,18 @@ impl Sync {
             self.schedule_narrow();
             return Ok(());
         }
-        self.commit(transaction, true).await
+        self.commit(&transaction, true)
     }
 
     /// Asks whether somebody else changed something, and repairs if so.
-    async fn audit(&mut self) -> Result<(), SyncError> {
+    fn audit(&mut self) -> Result<(), SyncError> {
         self.audit_at = Instant::now() + AUDIT_EVERY;
         let Kernel::Known(expected) = self.kernel else { return Ok(()) };
-        match self.call(|outside| outside.dataplane.generation()).await? {
+        match in_place(|| self.dataplane.generation()) {
             Ok(generation) if generation == expected => Ok(()),
             Ok(_) => {
                 let began = Instant::now();
-                self.repair().await?;
+                self.repair()?;
                 self.audit_at += began.elapsed() * READ_SHARE;
                 Ok(())
             }
@@ -402,109 +377,36 @@ impl Sync {
         }
     }
 
-    async fn commit(&mut self, transaction: Transaction, full: bool) -> Result<(), SyncError> {
+    fn commit(&mut self, transaction: &Transaction, full: bool) -> Result<(), SyncError> {
         let began = Instant::now();
-        let (transaction, applied) = self
-            .call(|outside| {
-                let applied = outside.dataplane.apply(&transaction);
-                (transaction, applied)
-            })
-            .await?;
-        let applied = match applied {
+        let applied = match in_place(|| self.dataplane.apply(transaction)) {
             Ok(applied) => applied,
             Err(error) => return self.fail(error),
         };
+        if let Kernel::Known(generation) = &mut self.kernel {
+            *generation = generation.wrapping_add(u32::try_from(applied.transactions).unwrap_or(0));
+        }
+        tracing::debug!(%applied, "programmed");
+        self.audience.programmed(transaction.len(), began.elapsed(), full);
         let now = self.now();
-        self.metrics.changes.inc_by(transaction.len() as u64);
-        self.model.ledger_mut().applied(&transaction, now);
-        self.account(&applied, began, full);
-        self.forget_flows(&transaction).await?;
+        self.model.ledger_mut().applied(transaction, now);
+        self.succeeded();
+        self.forget_flows(transaction);
         self.schedule_narrow();
         Ok(())
     }
 
     /// Deletes what a transaction that was made, or is empty, leaves without an endpoint.
-    async fn forget_flows(&mut self, transaction: &Transaction) -> Result<(), SyncError> {
+    fn forget_flows(&mut self, transaction: &Transaction) {
         let stale = flows::stale_flows(&self.model, transaction, &std::mem::take(&mut self.departed));
-        self.stale.extend(stale.iter().cloned());
-        self.delete_flows(stale).await
-    }
-
-    fn account(&mut self, applied: &Applied, began: Instant, full: bool) {
-        if let Kernel::Known(generation) = &mut self.kernel {
-            *generation = generation.wrapping_add(u32::try_from(applied.transactions).unwrap_or(0));
-        }
-        self.metrics.synced(&self.families, began.elapsed(), full);
-        tracing::debug!(%applied, "programmed");
-        self.succeeded();
+        self.delete_flows(&stale);
+        self.stale.extend(stale);
     }
 
     fn succeeded(&mut self) {
         self.backoff = backoff();
         self.failed_before = false;
-        self.settled();
-    }
-
-    /// The kernel has all that we know: tells everybody.
-    fn settled(&mut self) {
-        for trigger in self.triggers.drain(..) {
-            self.metrics.programmed(&self.families, trigger);
-        }
-        for received in self.received.drain(..) {
-            self.metrics.own_share.observe(received.elapsed().as_secs_f64());
-        }
-        self.metrics.endpoint_changes.done();
-        self.metrics.service_changes.done();
-        self.metrics.set_no_local_endpoints(self.model.without_local_endpoints());
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.metrics.services.set(gauge(self.model.services()));
-        self.metrics.elements.set(gauge(self.model.ledger().desired().elements.len()));
-        self.health.updated();
-        self.metrics.has_synced.set(1);
-        self.publish_taint();
-        self.publish_checks();
-        self.report_problems();
-    }
-
-    fn publish_checks(&mut self) {
-        let Some(outside) = &self.outside else { return };
-        let changes = Some(self.model.health_changes());
-        let addresses = &self.model.node_facts().node_port_addresses;
-        if self.told.1 == changes && outside.health_checks.borrow().addresses.iter().eq(addresses.iter()) {
-            return;
-        }
-        self.told.1 = changes;
-        let addresses = &self.model.node_facts().node_port_addresses;
-        outside.health_checks.send_if_modified(|published| {
-            let same = published.checks == *self.model.health_checks()
-                && published.addresses.iter().eq(addresses.iter());
-            if !same {
-                let checks = self.model.health_checks().clone();
-                *published = Published { checks, addresses: addresses.iter().copied().collect() };
-            }
-            !same
-        });
-    }
-
-    /// The taint may go once everything stands, and must go again if it comes back.
-    fn publish_taint(&self) {
-        if let Some(untaint) = &self.untaint {
-            let wanted = self.node.is_held_back() && self.health.has_synced();
-            untaint.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
-        }
-    }
-
-    fn report_problems(&mut self) {
-        let changes = Some(self.model.problem_changes());
-        if std::mem::replace(&mut self.told.0, changes) == changes {
-            return;
-        }
-        let problems: BTreeSet<_> = self.model.problems().into_iter().collect();
-        for problem in problems.difference(&self.problems) {
-            tracing::warn!(%problem, "not served as its owner may expect");
-        }
-        self.metrics.problems.set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
-        self.problems = problems;
+        self.audience.settled(&self.model, &self.node);
     }
 
     fn schedule_narrow(&mut self) {
@@ -513,26 +415,18 @@ impl Sync {
         }
     }
 
-    async fn delete_flows(&mut self, stale: Vec<StaleFlows>) -> Result<(), SyncError> {
+    fn delete_flows(&mut self, stale: &[StaleFlows]) {
         for family in [Family::V4, Family::V6] {
             let of_family: Vec<_> =
                 stale.iter().filter(|s| Family::of(s.frontend.address) == family).cloned().collect();
-            if of_family.is_empty() {
-                continue;
-            }
-            match self.call(move |outside| outside.flows.delete(&of_family)).await? {
-                Ok(count) => self.metrics.deleted_flows(family, count),
-                Err(error) => {
-                    let reason = error.reason();
-                    tracing::warn!(error = %crate::run::chain(&error), reason, "stale UDP flows stay until they time out");
-                }
+            if !of_family.is_empty() {
+                self.audience.flows_deleted(family, in_place(|| self.flows.delete(&of_family)));
             }
         }
-        Ok(())
     }
 
     fn fail(&mut self, error: DataplaneError) -> Result<(), SyncError> {
-        self.metrics.failed(&self.families, error.reason());
+        self.audience.failed(error.reason());
         let pause = match error.retry() {
             Retry::Never => return Err(SyncError::Dataplane(error)),
             Retry::Now if !self.failed_before => Duration::ZERO,
@@ -540,24 +434,17 @@ impl Sync {
         };
         self.failed_before = true;
         tracing::warn!(error = %crate::run::chain(&error), reason = error.reason(), ?pause, "reading the kernel anew");
-        self.health.queued();
         self.kernel = Kernel::Unknown(Instant::now() + pause);
         Ok(())
     }
+}
 
-    /// Runs a blocking call on a thread of its own. The loop waits, so nobody edits the model meanwhile.
-    async fn call<R: Send + 'static>(
-        &mut self,
-        call: impl FnOnce(&mut Outside) -> R + Send + 'static,
-    ) -> Result<R, SyncError> {
-        let Some(mut outside) = self.outside.take() else { return Err(SyncError::NoSources) };
-        let work = tokio::task::spawn_blocking(move || {
-            let result = call(&mut outside);
-            (outside, result)
-        });
-        let (outside, result) = work.await.map_err(SyncError::Worker)?;
-        self.outside = Some(outside);
-        Ok(result)
+/// Makes a call into the kernel on the thread of the loop, which waits for it anyway: to wake another thread, and to be woken
+/// by it, takes longer than most calls. The runtime lets another thread go on with this one's tasks.
+fn in_place<R>(call: impl FnOnce() -> R) -> R {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(call),
+        _ => call(),
     }
 }
 
@@ -587,7 +474,6 @@ impl SyncError {
         match self {
             Self::Dataplane(error) => error.reason(),
             Self::NoSources => "NoSources",
-            Self::Worker(_) => "Worker",
         }
     }
 
