@@ -92,6 +92,7 @@ impl Feature {
             timeout: None,
             size: None,
             userdata: Vec::new(),
+            count: None,
         };
         match self {
             Self::ConcatenatedMaps => Some(set),

@@ -125,6 +125,8 @@ pub struct Set {
     pub size: Option<u32>,
     /// What nft keeps to print it: byte orders, and the expressions of `typeof`.
     pub userdata: Vec<u8>,
+    /// How many elements it has, said by kernels that tell (`NFTA_SET_COUNT`). Nobody declares it.
+    pub count: Option<u32>,
 }
 
 fn missing(what: &'static str) -> Error {
@@ -318,6 +320,7 @@ impl Set {
             timeout: None,
             size: None,
             userdata: Vec::new(),
+            count: None,
         };
         for attribute in Reader::new(attributes) {
             let attribute = attribute?;
@@ -331,6 +334,7 @@ impl Set {
                 9 => set.decode_description(attribute.nested())?,
                 11 => set.timeout = Some(attribute.u64()?),
                 13 => set.userdata = attribute.value.to_vec(),
+                20 => set.count = Some(attribute.u32()?),
                 _ => {}
             }
         }

@@ -76,14 +76,16 @@ fn read_family(
     if let Err(reason) = read_chains(client, family, config, &skeleton, state)? {
         return Ok(Err(reason));
     }
-    if let Err(reason) = read_sets(client, family, &skeleton, state)? {
-        return Ok(Err(reason));
-    }
+    let counts = match read_sets(client, family, &skeleton, state)? {
+        Ok(counts) => counts,
+        Err(reason) => return Ok(Err(reason)),
+    };
     if let Err(reason) = read_classes(client, &table, family, state, classes)? {
         return Ok(Err(reason));
     }
     for name in skeleton.sets.keys().filter(|name| ![CLASSES, BALANCES].contains(&name.as_str())) {
-        if let Err(reason) = read_elements(client, &table, family, name, state, classes)? {
+        let count = counts.get(name).copied();
+        if let Err(reason) = read_elements(client, &table, family, (name, count), state, classes)? {
             return Ok(Err(format!("unknown element: {reason}")));
         }
     }
@@ -92,15 +94,17 @@ fn read_family(
 
 /// Adds all elements of a set. While the kernel still grows a large set's hash table behind a write, a listing of several
 /// messages misses some elements and repeats others, and no generation tells (`nft_rhash_walk` goes on when the walk is set
-/// back). So a set of more than one message is listed until a listing brings nothing new.
+/// back). So a set of more than one message is listed until as many are found as the kernel says that there are (`count`), or, where it
+/// does not say or counts otherwise, until a listing brings nothing new.
 fn read_elements(
     client: &mut Client,
     table: &Table,
     family: Family,
-    set: &str,
+    (set, count): (&str, Option<u32>),
     state: &mut State,
     classes: &Classes,
 ) -> portico_netlink::Result<Result<(), String>> {
+    let others = state.elements.len();
     for listing in 0..TRIES {
         let elements = client.elements(table, set, Some)?;
         let is_one_message = elements.len() < ONE_MESSAGE;
@@ -110,7 +114,8 @@ fn read_elements(
         };
         let before = state.elements.len();
         state.elements.extend(decoded);
-        if is_one_message || (listing > 0 && state.elements.len() == before) {
+        let is_all = count.is_some_and(|count| state.elements.len() - others == count as usize);
+        if is_one_message || is_all || (listing > 0 && state.elements.len() == before) {
             break;
         }
     }
@@ -188,14 +193,16 @@ fn different_rules(chain: &str, found: &[Rule], wanted: &[Rule]) -> Option<Strin
     Some(format!("rule {} of chain {chain} is another one", position + 1))
 }
 
+/// Checks declarations; gives the numbers of elements that the kernel says, by the name of the set.
 fn read_sets(
     client: &mut Client,
     family: Family,
     skeleton: &Skeleton,
     state: &mut State,
-) -> portico_netlink::Result<Result<(), String>> {
-    let mut fixed = 0;
-    for set in client.sets(&skeleton.table)? {
+) -> portico_netlink::Result<Result<BTreeMap<String, u32>, String>> {
+    let (mut fixed, mut counts) = (0, BTreeMap::new());
+    for mut set in client.sets(&skeleton.table)? {
+        counts.extend(set.count.take().map(|count| (set.name.clone(), count)));
         let wanted = match (skeleton.sets.get(&set.name), balance::parse_map_name(&set.name)) {
             (Some(wanted), _) => {
                 fixed += 1;
@@ -211,5 +218,5 @@ fn read_sets(
             return Ok(Err(format!("set {} is declared differently", set.name)));
         }
     }
-    Ok(if fixed == skeleton.sets.len() { Ok(()) } else { Err("some of its sets are missing".to_owned()) })
+    Ok(if fixed == skeleton.sets.len() { Ok(counts) } else { Err("some of its sets are missing".to_owned()) })
 }

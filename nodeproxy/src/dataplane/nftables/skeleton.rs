@@ -72,6 +72,7 @@ fn keyed(family: Family, name: &str, key: &[Field], data: Option<&[Field]>) -> S
         timeout: None,
         size: None,
         userdata: datatype::userdata(key, data, family),
+        count: None,
     }
 }
 
