@@ -7,7 +7,7 @@
 //! of slots; a key that several Services need (a hairpin, a `ClusterIP`) stands while one of them does.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
 };
 
@@ -16,13 +16,16 @@ use ipnet::IpNet;
 use crate::{
     claims::{Claim, Claims, Conflict},
     compile::{self, Compiled, Placed, Refusal, Surroundings},
-    input::{Config, EndpointSlice, Event, Lack, Name, NodeFacts, Service, ServiceName, TrafficPolicy},
+    input::{Config, EndpointSlice, Event, Lack, NodeFacts, Service, ServiceName},
     ledger::Ledger,
-    plan::State,
     select,
-    table::{Backend, Family, Frontend, Key, List, Value},
+    table::{Frontend, Key, Value},
 };
 
+use names::Names;
+
+mod adopt;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -71,7 +74,7 @@ pub struct Model {
     refusal_changes: u64,
     health: BTreeMap<ServiceName, HealthCheck>,
     health_changes: u64,
-    names: HashSet<Name>,
+    names: Names,
     services: usize,
     no_local: (usize, usize),
     ledger: Ledger,
@@ -122,25 +125,6 @@ impl Model {
     /// The same, to tell it what the kernel said.
     pub fn ledger_mut(&mut self) -> &mut Ledger {
         &mut self.ledger
-    }
-
-    /// Takes over the slots that stand in the kernel, so that a restart changes nothing that is already right, and learns
-    /// the difference. To be called once the first full set of events is in.
-    pub fn adopt(&mut self, observed: &State) {
-        let mut changed = BTreeSet::new();
-        for (name, entry) in &mut self.entries {
-            let Some(service) = &entry.service else { continue };
-            // On a contested frontend stand the slots of whoever holds it, in an order that says nothing about this Service.
-            let is_held = |f: &&Frontend| self.claims.holder(f).is_some_and(|claim| claim.service == *name);
-            let held: Vec<_> = entry.claimed.iter().filter(is_held).copied().collect();
-            for placed in &mut entry.placed {
-                if adopt_port(placed, service, &held, observed) {
-                    changed.insert(name.clone());
-                }
-            }
-        }
-        self.recompile(&changed);
-        self.ledger.observe(observed);
     }
 
     /// The node as last told.
@@ -380,39 +364,6 @@ impl Model {
         }
     }
 
-    /// A Service's name is kept once, however many objects name it.
-    fn intern_name(&mut self, name: &mut ServiceName) {
-        match self.entries.get_key_value(name) {
-            Some((known, _)) => *name = known.clone(),
-            None => share(&mut self.names, &mut name.namespace),
-        }
-    }
-
-    fn intern_service(&mut self, service: &mut Service) {
-        self.intern_name(&mut service.name);
-        for port in &mut service.ports {
-            share(&mut self.names, &mut port.name);
-        }
-        service.ports.shrink_to_fit();
-        service.cluster_ips.shrink_to_fit();
-    }
-
-    /// Nodes, zones and ports have few names and are named by every endpoint: each name is kept once.
-    fn intern(&mut self, mut slice: EndpointSlice) -> EndpointSlice {
-        self.intern_name(&mut slice.service);
-        for port in &mut slice.ports {
-            share(&mut self.names, &mut port.name);
-        }
-        for endpoint in &mut slice.endpoints {
-            let hints = endpoint.zone_hints.iter_mut().chain(&mut endpoint.node_hints);
-            for name in hints.chain(&mut endpoint.node) {
-                share(&mut self.names, name);
-            }
-        }
-        slice.endpoints.shrink_to_fit();
-        slice.ports.shrink_to_fit();
-        slice
-    }
 }
 
 impl Entry {
@@ -428,71 +379,8 @@ impl Entry {
     }
 }
 
-fn share(names: &mut HashSet<Name>, name: &mut Name) {
-    if let Some(known) = names.get(name) {
-        *name = known.clone();
-    } else {
-        if names.len() == names.capacity() {
-            names.retain(|name| Name::strong_count(name) > 1);
-        }
-        names.insert(name.clone());
-    }
-}
-
 fn is_shared(key: &Key) -> bool {
     matches!(key, Key::Hairpin(..) | Key::ClusterIp(_))
-}
-
-/// Whether the kernel had an order for the port's slots other than ours, which then is ours.
-fn adopt_port(placed: &mut Placed, service: &Service, held: &[Frontend], observed: &State) -> bool {
-    let (number, protocol, family) = placed.port;
-    let node_port = service.ports.iter().find(|p| (p.port, p.protocol) == (number, protocol));
-    let numbers = [Some(number), node_port.and_then(|p| p.node_port)];
-    let is_its = |f: &&Frontend| {
-        f.protocol == protocol && Family::of(f.address) == family && numbers.contains(&Some(f.port))
-    };
-    let frontends: Vec<_> = held.iter().filter(is_its).collect();
-    // A ClusterIP under `internalTrafficPolicy: Local` has the local list in the slots of the other one.
-    let internal_local = service.internal_policy == TrafficPolicy::Local;
-    let list_of =
-        |f: &Frontend, which: List| match (internal_local && service.cluster_ips.contains(&f.address), which)
-        {
-            (false, _) => observed.slots(f, which),
-            (true, List::Local) => observed.slots(f, List::Cluster),
-            (true, List::Cluster) => Vec::new(),
-        };
-    let adopt = |list: &mut Box<[Backend]>, which: List| {
-        let found = frontends.iter().map(|f| list_of(f, which)).find(|slots| !slots.is_empty());
-        let found = found.filter(|slots| **slots != **list);
-        found.map(|slots| *list = slots.into()).is_some()
-    };
-    let cluster = adopt(&mut placed.cluster, List::Cluster);
-    let local = adopt(&mut placed.local, List::Local);
-    cluster || local
-}
-
-impl State {
-    /// Backends of a frontend in the order of their slots, with or without affinity.
-    pub fn slots(&self, frontend: &Frontend, list: List) -> Vec<Backend> {
-        let first = match list {
-            List::Cluster => 0,
-            List::Local => crate::table::LOCAL_SLOTS,
-        };
-        (first..)
-            .map_while(|slot| match self.elements.get(&Key::Endpoint(*frontend, slot)) {
-                Some(Value::Backend(backend)) => Some(*backend),
-                _ => self.affinity_backend(frontend, slot),
-            })
-            .collect()
-    }
-
-    fn affinity_backend(&self, frontend: &Frontend, slot: u32) -> Option<Backend> {
-        let Some(Value::Id(id)) = self.elements.get(&Key::AffinitySlot(*frontend, slot)) else { return None };
-        match self.elements.get(&Key::AffinityEndpoint(*frontend, *id)) {
-            Some(Value::Backend(backend)) => Some(*backend),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Display for Problem {

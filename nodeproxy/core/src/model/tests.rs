@@ -14,8 +14,8 @@ use crate::{
     input::{Endpoint, ServicePort, SlicePort, TrafficPolicy},
     interface::{InterfaceName, PodInterfaces},
     oracle::{self, Outcome, Packet},
-    plan::{self},
-    table::{LOCAL_SLOTS, Protocol},
+    plan::{self, State},
+    table::{Backend, LOCAL_SLOTS, List, Protocol},
     walk,
 };
 
