@@ -1,16 +1,17 @@
 //! UDP: a flow for each client, with a socket of its own to its endpoint.
 //!
 //! Owns flows: their beginning, their end by idleness, by their endpoint's end, or for want of files. Leaves the choice to the
-//! pool. Invariants: answers leave from the socket that the client sent to; a datagram that nobody has answered and that an
-//! endpoint refuses goes to another, so a dead endpoint costs no client its first question; nothing is queued here.
+//! pool, and what a flow remembers to `exchange`. Invariants: answers leave from the socket that the client sent to; datagrams
+//! that nobody has answered and that an endpoint refuses go to another, so a dead endpoint costs no client its first questions;
+//! nothing is queued here.
 
 use std::{
     collections::{BTreeSet, HashMap},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,32 +19,30 @@ use std::{
 use futures::future::BoxFuture;
 use portico_proxy_core::table::Backend;
 use tokio::{
-    io::Interest,
     net::UdpSocket,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    exchange::{Exchange, Pending, idlest},
+    socket::{Received, connect, hear},
+};
 use super::{
     files::{self, Share},
     pool::Pool,
     proxy::Proxy,
 };
 
+mod exchange;
+mod socket;
 #[cfg(test)]
 mod tests;
 
-/// The largest UDP payload (RFC 768: 65,535 less the header).
-const DATAGRAM: usize = 65_527;
 /// How often idle flows are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How long a flow stays that has not been more than one question and its answers, as in the kernel
-/// (`nf_conntrack_udp_timeout`).
-pub const SHORT: Duration = Duration::from_secs(30);
 /// Endpoints that one datagram is tried on.
 const ATTEMPTS: usize = 4;
-/// When files run out, one in so many of a pool's flows is closed, the idlest first.
-const EVICTED: usize = 8;
 /// How long a datagram waits for a file of a flow that was closed for it.
 const EVICTION: Duration = Duration::from_millis(50);
 
@@ -54,7 +53,6 @@ pub struct Flows {
     pool: Arc<Pool>,
     proxy: Arc<Proxy>,
     stop: CancellationToken,
-    clock: Instant,
     number: AtomicU64,
     by_client: Mutex<HashMap<SocketAddr, Arc<Flow>>>,
 }
@@ -65,64 +63,34 @@ struct Flow {
     number: u64,
     backend: Backend,
     socket: UdpSocket,
-    /// Endpoints that refused what this flow has to send.
-    tried: Vec<Backend>,
-    /// Milliseconds since the pool began: the last datagram of either direction.
-    used: AtomicU64,
-    questions: AtomicU64,
-    answered: AtomicBool,
-    unanswered: Mutex<Option<Vec<u8>>>,
+    exchange: Mutex<Exchange>,
     stop: CancellationToken,
     _share: Share,
 }
 
-/// What one look at a socket brought.
-enum Received {
-    Datagram(Vec<u8>, SocketAddr),
-    Nothing,
-}
-
-thread_local! {
-    /// One buffer for all sockets of a thread: it is only used between two awaits.
-    static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; DATAGRAM]);
-}
-
-/// Waits for a socket to have something to say, and looks. An error is news of its own: the kernel says what an ICMP message
-/// answered an earlier datagram with, and that does not make a socket readable.
-async fn hear(socket: &UdpSocket) -> io::Result<Received> {
-    let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
-    if ready.is_error() {
-        let pending = || socket.take_error()?.map_or_else(|| Err(io::ErrorKind::WouldBlock.into()), Err);
-        match socket.try_io(Interest::ERROR, pending) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    BUFFER.with_borrow_mut(|buffer| match socket.try_recv_from(buffer) {
-        Ok((length, from)) => Ok(Received::Datagram(buffer[..length].to_vec(), from)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
-        Err(error) => Err(error),
-    })
+/// Why a client's datagrams are in no flow.
+#[derive(Debug, thiserror::Error)]
+enum NoFlow {
+    #[error("no file is left")]
+    File,
+    #[error("no endpoint is left")]
+    Endpoint,
+    #[error("too many endpoints refused it")]
+    Attempts,
+    #[error("this node cannot send to {0}")]
+    Connect(Backend, #[source] io::Error),
 }
 
 impl Flows {
     /// No flow yet. All end with `stop`.
     pub fn new(socket: UdpSocket, pool: Arc<Pool>, proxy: Arc<Proxy>, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self {
-            socket,
-            pool,
-            proxy,
-            stop,
-            clock: Instant::now(),
-            number: AtomicU64::new(0),
-            by_client: Mutex::default(),
-        })
+        let (number, by_client) = (AtomicU64::new(0), Mutex::default());
+        Arc::new(Self { socket, pool, proxy, stop, number, by_client })
     }
 
     /// Forwards until told to stop.
     pub async fn forward(self: Arc<Self>) {
-        let mut sweep = interval(SWEEP.min(self.proxy.options.udp_timeout));
+        let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let has_flows = !self.flows().is_empty();
@@ -130,7 +98,9 @@ impl Flows {
                 () = self.stop.cancelled() => break,
                 _tick = sweep.tick(), if has_flows => self.sweep(),
                 heard = hear(&self.socket) => match heard {
-                    Ok(Received::Datagram(datagram, client)) => self.deliver(datagram, client, Vec::new()).await,
+                    Ok(Received::Datagram(datagram, client)) => {
+                        self.deliver(client, Pending { questions: vec![datagram], tried: Vec::new() }).await;
+                    }
                     Ok(Received::Nothing) => {}
                     // About a client that an earlier answer did not reach, not about this socket.
                     Err(error) => tracing::debug!(%error, "cannot receive"),
@@ -145,71 +115,71 @@ impl Flows {
         self.end_where(|flow| !backends.contains(&flow.backend))
     }
 
-    /// Sends a client's datagram on, by its flow or a new one to none of `tried`.
-    async fn deliver(self: &Arc<Self>, datagram: Vec<u8>, client: SocketAddr, mut tried: Vec<Backend>) {
-        while tried.len() < ATTEMPTS {
-            let known = self.flows().get(&client).cloned();
-            let flow = match known {
-                Some(flow) => flow,
-                None => match self.begin(client, &tried).await {
-                    Ok(flow) => flow,
-                    Err(error) => {
-                        self.proxy.counters.failed("NoFlow");
-                        let frontend = self.pool.key().frontend;
-                        tracing::debug!(%frontend, %client, %error, "a datagram was dropped");
-                        return;
-                    }
-                },
-            };
-            flow.asks(&datagram, self.now());
-            match flow.socket.send(&datagram).await {
-                Ok(_sent) => return,
-                // What an earlier datagram met is only said now, and then this one was not sent.
-                Err(error) => {
-                    tracing::debug!(backend = %flow.backend, %client, %error, "a flow ended");
-                    self.broken(client, &flow);
-                    tried.push(flow.backend);
+    /// Sends a client's datagrams on, by its flow or a new one to an endpoint that was not tried.
+    async fn deliver(self: &Arc<Self>, client: SocketAddr, mut pending: Pending) {
+        while !pending.questions.is_empty() {
+            let flow = match self.flow(client, &pending.tried).await {
+                Ok(flow) => flow,
+                Err(NoFlow::Connect(backend, error)) if !files::is_exhausted(&error) => {
+                    self.failed(client, backend, &error);
+                    pending.tried.push(backend);
+                    continue;
                 }
-            }
+                Err(error) => return self.dropped(client, &error),
+            };
+            // What an earlier datagram met is only said now, and then this one was not sent.
+            let Err(error) = flow.send(&pending.questions).await else { return };
+            self.broken(client, &flow, &error);
+            pending = flow.exchange().refused(Instant::now());
         }
     }
 
-    async fn begin(self: &Arc<Self>, client: SocketAddr, tried: &[Backend]) -> io::Result<Arc<Flow>> {
-        let share = self.share().await.ok_or_else(|| io::Error::other("no file is left"))?;
-        let backend = self.pool.choose(client.ip(), tried).ok_or(io::ErrorKind::HostUnreachable)?;
-        let socket = self.connect(backend).await.inspect_err(|error| {
-            if files::is_exhausted(error) {
-                self.proxy.files.exhausted();
-            }
-        })?;
+    fn dropped(&self, client: SocketAddr, error: &NoFlow) {
+        self.proxy.counters.failed("NoFlow");
+        if let NoFlow::Connect(_, error) = error
+            && files::is_exhausted(error)
+        {
+            self.proxy.files.exhausted();
+        }
+        let frontend = self.pool.key().frontend;
+        tracing::debug!(%frontend, %client, error = crate::run::chain(error), "a datagram was dropped");
+    }
+
+    /// The client's flow, or a new one.
+    async fn flow(self: &Arc<Self>, client: SocketAddr, tried: &[Backend]) -> Result<Arc<Flow>, NoFlow> {
+        if let Some(flow) = self.flows().get(&client) {
+            return Ok(flow.clone());
+        }
+        if tried.len() >= ATTEMPTS {
+            return Err(NoFlow::Attempts);
+        }
+        let share = self.share().await.ok_or(NoFlow::File)?;
+        let backend = self.pool.choose(client.ip(), tried).ok_or(NoFlow::Endpoint)?;
+        let socket = connect(&self.proxy, backend).await;
         let flow = Arc::new(Flow {
             number: self.number.fetch_add(1, Ordering::Relaxed),
             backend,
-            socket,
-            tried: tried.to_vec(),
-            used: AtomicU64::new(self.now()),
-            questions: AtomicU64::new(0),
-            answered: AtomicBool::new(false),
-            unanswered: Mutex::default(),
+            socket: socket.map_err(|error| NoFlow::Connect(backend, error))?,
+            exchange: Mutex::new(Exchange::new(backend, tried, Instant::now())),
             stop: self.stop.child_token(),
             _share: share,
         });
-        self.proxy.counters.flows.inc();
-        self.proxy.counters.open_flows.inc();
-        self.flows().insert(client, flow.clone());
-        tokio::spawn(self.clone().answers(client, flow.clone()));
-        Ok(flow)
+        Ok(self.remember(client, flow))
     }
 
-    async fn connect(&self, backend: Backend) -> io::Result<UdpSocket> {
-        let any: IpAddr = match backend.address {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        self.proxy.mark(&socket)?;
-        socket.connect((backend.address, backend.port)).await?;
-        Ok(socket)
+    /// Begins a flow, unless its client has got another meanwhile, which is what it then uses.
+    fn remember(self: &Arc<Self>, client: SocketAddr, flow: Arc<Flow>) -> Arc<Flow> {
+        let known = self.flows().entry(client).or_insert_with(|| flow.clone()).clone();
+        if known.number == flow.number {
+            self.proxy.counters.flows.inc();
+            self.proxy.counters.open_flows.inc();
+            tokio::spawn(self.clone().answers(client, flow));
+        }
+        // Whoever ends all flows when the socket closes may have done so already.
+        if self.stop.is_cancelled() {
+            self.end_where(|_flow| true);
+        }
+        known
     }
 
     /// A file for one more flow, for which idle ones may have to go. Theirs are free as soon as their tasks have noticed.
@@ -218,19 +188,10 @@ impl Flows {
         if let Some(share) = files.try_take(1) {
             return Some(share);
         }
-        self.evict();
+        let closed =
+            idlest(self.flows().values().map(|flow| (flow.exchange().used(), flow.number)).collect());
+        self.end_where(|flow| closed.contains(&flow.number));
         timeout(EVICTION, files.take(1)).await.ok()
-    }
-
-    fn evict(&self) {
-        let mut used: Vec<_> = self.flows().values().map(|flow| flow.used.load(Ordering::Relaxed)).collect();
-        if used.is_empty() {
-            return;
-        }
-        let last = used.len() / EVICTED;
-        let (_, oldest, _) = used.select_nth_unstable(last);
-        let oldest = *oldest;
-        self.end_where(|flow| flow.used.load(Ordering::Relaxed) <= oldest);
     }
 
     /// Carries an endpoint's answers to the client until the flow ends. Boxed, because a refusal leads to the next flow.
@@ -243,34 +204,29 @@ impl Flows {
                 };
                 match heard {
                     Ok(Received::Datagram(datagram, _endpoint)) => {
-                        flow.is_answered(self.now());
+                        flow.exchange().answers(Instant::now());
                         if let Err(error) = self.socket.send_to(&datagram, client).await {
                             tracing::debug!(%client, %error, "an answer was not sent");
                         }
                     }
                     Ok(Received::Nothing) => {}
-                    Err(error) => return self.refused(client, &flow, &error).await,
+                    Err(error) => {
+                        if !self.broken(client, &flow, &error) {
+                            return;
+                        }
+                        let pending = flow.exchange().refused(Instant::now());
+                        // Its file may be the one that the next flow needs.
+                        drop(flow);
+                        return self.deliver(client, pending).await;
+                    }
                 }
             }
         })
     }
 
-    async fn refused(self: &Arc<Self>, client: SocketAddr, flow: &Flow, error: &io::Error) {
-        self.proxy.counters.failed("Attempt");
-        tracing::debug!(backend = %flow.backend, %client, %error, "an endpoint refused a datagram");
-        if !self.broken(client, flow) {
-            return;
-        }
-        let unanswered = flow.unanswered().take();
-        if let Some(datagram) = unanswered {
-            let tried = flow.tried.iter().copied().chain([flow.backend]).collect();
-            self.deliver(datagram, client, tried).await;
-        }
-    }
-
-    /// Ends a flow whose endpoint does not answer; `false` if it had ended already.
-    fn broken(&self, client: SocketAddr, flow: &Flow) -> bool {
-        self.pool.failed(client.ip(), flow.backend);
+    /// Ends a flow whose endpoint refuses; `false` if it had ended already.
+    fn broken(&self, client: SocketAddr, flow: &Flow, error: &io::Error) -> bool {
+        self.failed(client, flow.backend, error);
         let mut flows = self.flows();
         let is_it = flows.get(&client).is_some_and(|known| known.number == flow.number);
         if is_it {
@@ -281,13 +237,15 @@ impl Flows {
         is_it
     }
 
+    fn failed(&self, client: SocketAddr, backend: Backend, error: &io::Error) {
+        self.proxy.counters.failed("Attempt");
+        self.pool.failed(client.ip(), backend);
+        tracing::debug!(%backend, %client, %error, "an endpoint refused a datagram");
+    }
+
     fn sweep(&self) {
-        let now = self.now();
-        let long = self.proxy.options.udp_timeout;
-        self.end_where(|flow| {
-            let idle = Duration::from_millis(now.saturating_sub(flow.used.load(Ordering::Relaxed)));
-            idle >= if flow.is_stream() { long } else { long.min(SHORT) }
-        });
+        let (udp_timeout, now) = (self.proxy.options.udp_timeout, Instant::now());
+        self.end_where(|flow| flow.exchange().is_over(udp_timeout, now));
     }
 
     fn end_where(&self, ends: impl Fn(&Flow) -> bool) -> usize {
@@ -304,10 +262,6 @@ impl Flows {
         before - flows.len()
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
     fn flows(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Flow>>> {
         // A panic elsewhere leaves the map whole: every change of it is one call.
         self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
@@ -315,27 +269,18 @@ impl Flows {
 }
 
 impl Flow {
-    fn asks(&self, datagram: &[u8], now: u64) {
-        self.used.store(now, Ordering::Relaxed);
-        self.questions.fetch_add(1, Ordering::Relaxed);
-        if !self.answered.load(Ordering::Relaxed) {
-            *self.unanswered() = Some(datagram.to_vec());
+    async fn send(&self, questions: &[Vec<u8>]) -> io::Result<()> {
+        for question in questions {
+            self.exchange().asks(question, Instant::now());
         }
-    }
-
-    fn is_answered(&self, now: u64) {
-        self.used.store(now, Ordering::Relaxed);
-        if !self.answered.swap(true, Ordering::Relaxed) {
-            *self.unanswered() = None;
+        for question in questions {
+            self.socket.send(question).await?;
         }
+        Ok(())
     }
 
-    /// Whether this is more than a question and its answers.
-    fn is_stream(&self) -> bool {
-        self.answered.load(Ordering::Relaxed) && self.questions.load(Ordering::Relaxed) > 1
-    }
-
-    fn unanswered(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn exchange(&self) -> MutexGuard<'_, Exchange> {
+        // A panic elsewhere leaves what is remembered whole, or one datagram short.
+        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
