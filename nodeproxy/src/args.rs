@@ -7,11 +7,10 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use ipnet::IpNet;
 
-use crate::dataplane::userspace::pool::Choice;
-
 pub mod command;
 pub mod conntrack;
 pub mod local;
+pub mod userspace;
 
 /// Makes Services reachable on this node: cluster IPs, node ports, load-balancer VIPs.
 #[derive(Clone, Debug, Parser)]
@@ -34,7 +33,7 @@ pub struct Args {
     pub traffic: TrafficArgs,
     /// The userspace proxy, which also serves NodePorts on localhost.
     #[command(flatten)]
-    pub userspace: UserspaceArgs,
+    pub userspace: userspace::UserspaceArgs,
     /// The kernel's connection tracking.
     #[command(flatten)]
     pub conntrack: conntrack::ConntrackArgs,
@@ -89,19 +88,6 @@ pub struct TrafficArgs {
     /// Serve `spec.externalIPs`. Anyone who may create Services can then take any address (CVE-2020-8554).
     #[arg(long)]
     pub allow_external_ips: bool,
-}
-
-/// How the userspace proxy forwards.
-#[derive(Clone, Copy, Debug, ClapArgs)]
-#[command(next_help_heading = "Userspace proxy")]
-pub struct UserspaceArgs {
-    /// How it chooses an endpoint for a client without session affinity.
-    #[arg(long, value_enum, default_value_t = Choice::Random)]
-    pub userspace_choice: Choice,
-    /// Seconds until an idle UDP flow is forgotten. One that was no more than a question and its answer goes after 30 at
-    /// most.
-    #[arg(long, default_value = "120", value_parser = idle_seconds)]
-    pub udp_timeout: Duration,
 }
 
 /// Ports that this process listens on.
@@ -240,16 +226,6 @@ fn seconds(text: &str) -> Result<Duration, Unreadable> {
     seconds
         .map(Duration::from_secs)
         .map_err(|error| Unreadable(format!("\"{text}\" is no number of seconds ({error})")))
-}
-
-fn idle_seconds(text: &str) -> Result<Duration, Unreadable> {
-    seconds(text).and_then(|seconds| {
-        if seconds.is_zero() {
-            Err(Unreadable("a flow must be kept for at least a second".to_owned()))
-        } else {
-            Ok(seconds)
-        }
-    })
 }
 
 #[cfg(test)]

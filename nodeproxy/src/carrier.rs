@@ -21,7 +21,7 @@ use crate::{
             flows::ProxiedFlows,
             kernel_addresses,
             localhost::Localhost,
-            proxy::{Options, Proxy},
+            proxy::Proxy,
         },
     },
     diagnose::ReadKernel,
@@ -87,8 +87,7 @@ fn reader(config: Config) -> impl Fn() -> Result<Observed, DataplaneError> + Sen
 
 fn proxy(args: &Args, counters: &Counters, mark: Option<u32>) -> (Arc<Proxy>, mpsc::Receiver<Fault>) {
     let (faults, told) = mpsc::channel(faults::BACKLOG);
-    let options =
-        Options { choice: args.userspace.userspace_choice, udp_timeout: args.userspace.udp_timeout, mark };
+    let options = args.userspace.options(mark);
     let proxy = Proxy {
         runtime: Handle::current(),
         options,

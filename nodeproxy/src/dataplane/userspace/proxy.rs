@@ -13,7 +13,7 @@ const BACKLOG: i32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// What the proxy is told once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How endpoints are chosen.
     pub choice: Choice,
