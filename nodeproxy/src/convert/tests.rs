@@ -4,6 +4,8 @@ use serde_json::json;
 
 use super::*;
 
+mod table;
+
 /// An object as it comes: texts are borrowed from what was received.
 fn read<T: Told>(object: &serde_json::Value) -> (T, Vec<BadField>) {
     let Read { metadata: _, told, bad } = serde_json::from_str(&object.to_string()).expect("an object");

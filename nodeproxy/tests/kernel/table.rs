@@ -15,8 +15,8 @@ use portico_proxy_core::{
     model::Model,
     oracle::{Packet, Source},
     packets::{
-        self, CASES, Case, Client, Expect, FAR_POD, NODE, OTHER_FAR_POD, OTHER_NODE_ADDRESS, OTHER_POD,
-        OUTSIDE, POD, twin,
+        self, CASES, Case, Client, Expect, FAR_POD, FURTHER_NODE_ADDRESS, NODE, OTHER_FAR_POD,
+        OTHER_NODE_ADDRESS, OTHER_POD, OUTSIDE, POD, UNALLOCATED, twin,
     },
     plan::{State, diff},
     table::{Key, Protocol, Value, Verdict},
@@ -59,7 +59,14 @@ impl Table {
         forwards(&table.node);
         let pairs = [(NODE.into(), OUTSIDE.into()), (twin(NODE).into(), twin(OUTSIDE).into())];
         connect_client(&table.node, &table.client, pairs);
-        table.node.sh(&format!("ip addr add {OTHER_NODE_ADDRESS}/24 dev c0"));
+        for address in [OTHER_NODE_ADDRESS, FURTHER_NODE_ADDRESS] {
+            table.node.sh(&format!("ip addr add {address}/24 dev c0"));
+        }
+        table
+            .client
+            .sh(&format!("ip addr add {UNALLOCATED} dev lo; ip addr add {} dev lo", twin(UNALLOCATED)));
+        table.node.sh(&format!("ip route add {UNALLOCATED} via {OUTSIDE}"));
+        table.node.sh(&format!("ip -6 route add {} via {}", twin(UNALLOCATED), twin(OUTSIDE)));
         if let Some(bridge) = bridge {
             add_bridge(&table.node, bridge);
         }

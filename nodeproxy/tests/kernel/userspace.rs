@@ -68,6 +68,7 @@ const HIDES_THE_CLIENT: &[&str] = &[
     "externalTrafficPolicy Local serves another node's pod from here",
     "externalTrafficPolicy Local short-circuits pods",
     "externalTrafficPolicy Local short-circuits pods over IPv6",
+    "externalTrafficPolicy Local uses no terminating endpoint while another here is ready",
     "externalTrafficPolicy Local without endpoint here still serves pods",
     "externalTrafficPolicy Local, VIP from another node's pod",
     "externalTrafficPolicy Local, VIP from outside",

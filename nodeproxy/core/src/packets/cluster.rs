@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{FAR_POD, NODE, OUTSIDE, POD, POD_PORT, lb, twin, vip};
+use super::{FAR_POD, FURTHER_NODE_ADDRESS, NODE, OTHER_POD, OUTSIDE, POD, POD_PORT, lb, twin, vip};
 use crate::{
     input::{
         Endpoint, EndpointSlice, Event, Name, NodeFacts, Service, ServiceName, ServicePort, SlicePort,
@@ -16,6 +16,9 @@ use crate::{
     table::{Family, Protocol},
 };
 
+/// The Service whose load balancer is a proxy.
+const PROXIED: u8 = 24;
+
 /// The cluster of the table, as seen on [`NODE`], with default configuration.
 pub fn world() -> Vec<Event> {
     let nets = |all: &[&str]| all.iter().filter_map(|net| net.parse().ok()).collect();
@@ -23,7 +26,7 @@ pub fn world() -> Vec<Event> {
         name: "here".into(),
         zone: Some("a".into()),
         addresses: vec![NODE.into(), twin(NODE).into()],
-        node_port_addresses: vec![NODE.into(), twin(NODE).into()],
+        node_port_addresses: vec![NODE.into(), twin(NODE).into(), FURTHER_NODE_ADDRESS.into()],
         pod_cidrs: nets(&["10.201.0.0/16", "fd00:0:a:c9::/64"]),
         node_pod_cidrs: nets(&["10.201.0.0/24", "fd00:0:a:c9::/112"]),
     };
@@ -40,6 +43,11 @@ pub fn world() -> Vec<Event> {
 pub fn virtual_addresses() -> BTreeSet<IpAddr> {
     let services = services();
     services.iter().flat_map(|s| s.cluster_ips.iter().chain(&s.load_balancer_vips).copied()).collect()
+}
+
+/// Addresses in `status.loadBalancer.ingress` with `ipMode: Proxy`, of which the model is not told, and whose they are.
+pub fn proxy_mode_addresses() -> [(ServiceName, IpAddr); 1] {
+    [(name(PROXIED), OUTSIDE.into())]
 }
 
 fn services() -> Vec<Service> {
@@ -79,6 +87,10 @@ fn services() -> Vec<Service> {
         Service { cluster_ips: both(20), external_policy: local, ..service(20, Some(30101), &[]) },
         Service { source_ranges: "0.0.0.0/0".parse().into_iter().collect(), ..service(21, None, &[lb(21)]) },
         Service { internal_policy: local, external_policy: local, ..service(22, Some(30102), &[]) },
+        Service { internal_policy: local, ..service(23, Some(30103), &[]) },
+        Service { ports: vec![port("", Protocol::Tcp, 83, Some(30104))], ..service(PROXIED, None, &[]) },
+        Service { internal_policy: local, external_policy: local, ..service(25, Some(30105), &[]) },
+        Service { internal_policy: local, ..service(26, None, &[]) },
     ]
 }
 
@@ -140,14 +152,16 @@ fn endpoints(number: i64) -> Vec<Endpoint> {
     let terminating = |e: Endpoint| Endpoint { ready: false, terminating: true, ..e };
     match number {
         2 | 22 => vec![],
-        4 | 6 | 20 => vec![far],
+        4 | 6 | 20 | 23 => vec![far],
         9 => vec![terminating(here), terminating(stopped(far))],
-        10 => vec![stopped(here)],
+        10 => vec![stopped(here), Endpoint { ready: false, ..far }],
         11 => vec![in_zone(here, "a"), in_zone(far, "b")],
         12 => vec![on_node(here), on_node(far)],
         13 => vec![in_zone(here, "a"), far],
         14 => vec![in_zone(here, "b"), in_zone(far, "c")],
         15 | 16 => vec![terminating(here), far],
+        25 => vec![here, terminating(endpoint(OTHER_POD, "here"))],
+        26 => vec![terminating(far)],
         17 => [here, far].map(|e| Endpoint { serving: false, ..e }).into(),
         _ => vec![here, far],
     }
