@@ -363,7 +363,6 @@ impl Model {
             self.entries.remove(name);
         }
     }
-
 }
 
 impl Entry {
