@@ -12,6 +12,7 @@ pub mod churn;
 pub mod client;
 pub mod cloud;
 pub mod exposition;
+pub mod fill;
 pub mod footprint;
 pub mod layout;
 pub mod namespace;

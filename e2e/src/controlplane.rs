@@ -96,6 +96,12 @@ impl Credentials {
         })
     }
 
+    /// A client of etcd's JSON gateway (`/v3/kv/...`), for what cannot be had through the API server.
+    pub async fn etcd_client(&self, home: &Home) -> anyhow::Result<Client> {
+        let path = home.path("etcd.conf");
+        kubeconfig::client(&kubeconfig::write(&path, flags::ETCD, &self.ca.cert, &self.etcd_client)?).await
+    }
+
     /// A node's identity: client certificate of `system:node:<name>`, and server certificate of its agent's API.
     pub fn node(&self, name: &str, address: &str) -> anyhow::Result<Pair> {
         self.ca.issue(
@@ -185,6 +191,11 @@ impl ControlPlane {
         )?);
         processes.push(start("kube-scheduler", flags::scheduler(&scheduler))?);
         Ok((Self { processes }, client))
+    }
+
+    /// Its processes, in the order of their start.
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
     }
 
     /// Stops all of it, last started first, so that etcd closes its files in order.

@@ -1,5 +1,5 @@
-//! The API objects of a bench: nodes, filler Services with their EndpointSlices, and the two Services that are measured. All of
-//! them are written straight to the API server, with an administrator's rights, by a bounded number of writers.
+//! The API objects of a bench: nodes, filler Services with their EndpointSlices, and the Services that are measured. All but most fillers
+//! ([`fill`]) are written straight to the API server, with an administrator's rights.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Service},
     discovery::v1::EndpointSlice,
@@ -19,6 +18,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
+    fill::{self, Filler, Pattern},
     layout::{self, ENDPOINTS},
     responder,
 };
@@ -26,9 +26,6 @@ use crate::account::Account;
 
 /// Where all Services of a bench live.
 const NAMESPACE: &str = "bench";
-
-/// How many objects are written at the same time.
-const WRITERS: usize = 32;
 
 /// The Service whose endpoints are all replaced.
 pub const ROLLOUT: &str = "rollout";
@@ -40,7 +37,7 @@ const ROLLOUT_ENDPOINTS: u32 = 50;
 const SERVICE_PORT: u16 = 80;
 
 /// After how many fillers a line tells how far it is.
-const PROGRESS: u32 = 1000;
+const PROGRESS: usize = 10_000;
 
 /// A Service and what is behind it.
 #[derive(Clone, Debug)]
@@ -54,6 +51,7 @@ pub struct Target {
 /// The objects of a bench in the API server.
 pub struct Objects {
     client: Client,
+    etcd: Client,
     nodes: [layout::Node; 2],
     fillers: Vec<Target>,
     /// How many slices of the rollout have been replaced.
@@ -62,7 +60,7 @@ pub struct Objects {
 
 impl Objects {
     /// Makes the nodes and the namespace.
-    pub async fn create(client: Client, nodes: [layout::Node; 2]) -> anyhow::Result<Self> {
+    pub async fn create(client: Client, etcd: Client, nodes: [layout::Node; 2]) -> anyhow::Result<Self> {
         let api = Api::<Node>::all(client.clone());
         for node in &nodes {
             let name = &node.host.name;
@@ -73,24 +71,30 @@ impl Objects {
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
         let api = Api::<Namespace>::all(client.clone());
         api.create(&PostParams::default(), &namespace).await.context("creating the bench's namespace")?;
-        Ok(Self { client, nodes, fillers: Vec::new(), rolls: AtomicU32::new(0) })
+        Ok(Self { client, etcd, nodes, fillers: Vec::new(), rolls: AtomicU32::new(0) })
     }
 
     /// Makes filler Services until there are `count`; those that are there stay as they are.
     pub async fn grow_to(&mut self, count: u32, account: &Account) -> anyhow::Result<()> {
-        let mut next = u32::try_from(self.fillers.len())?;
-        while next < count {
-            let end = (next + PROGRESS).min(count);
-            let these = &*self;
-            // Pinned into a Vec: in order, so that the last one is among the last made.
-            let made: Vec<Target> = stream::iter(next..end)
-                .map(|index| these.filler(index))
-                .buffered(WRITERS)
-                .try_collect()
-                .await?;
+        if count > 0 && self.fillers.is_empty() {
+            self.fillers.push(self.service(&filler_name(0), &layout::endpoints(&self.nodes, 0)).await?);
+        }
+        let next = u32::try_from(self.fillers.len())?;
+        if next >= count {
+            return Ok(());
+        }
+        let pattern = Pattern::of(&self.client, NAMESPACE, &filler_name(0)).await?;
+        let addresses = fill::free_addresses(&self.client).await?;
+        let new: Vec<(u32, Ipv4Addr)> = (next..count).zip(addresses).collect();
+        for some in new.chunks(PROGRESS) {
+            let fillers: Vec<_> = some.iter().map(|(index, address)| self.filler(*index, *address)).collect();
+            pattern.write(&self.etcd, &fillers).await?;
+            let made = some
+                .iter()
+                .map(|(index, address)| target((*address).into(), &layout::endpoints(&self.nodes, *index)));
+            let made: Vec<_> = made.collect();
             self.fillers.extend(made);
-            next = end;
-            account.detail(format_args!("{next} of {count} Services created"));
+            account.detail(format_args!("{} of {count} Services created", self.fillers.len()));
         }
         Ok(())
     }
@@ -112,9 +116,7 @@ impl Objects {
         let address: IpAddr =
             address.parse().with_context(|| format!("Service {name}: ClusterIP {address}"))?;
         self.slice(name, name, endpoints).await?;
-        let endpoints =
-            endpoints.iter().map(|(address, _)| SocketAddr::from((*address, responder::PORT))).collect();
-        Ok(Target { frontend: SocketAddr::from((address, SERVICE_PORT)), endpoints })
+        Ok(target(address, endpoints))
     }
 
     async fn slice(
@@ -167,7 +169,7 @@ impl Objects {
         let mut endpoints = layout::endpoints(&self.nodes, filler);
         endpoints.pop();
         endpoints.push(layout::spare(&self.nodes, 3000 + change % 4000));
-        self.set_endpoints(&format!("filler-{filler}"), &endpoints).await
+        self.set_endpoints(&filler_name(filler), &endpoints).await
     }
 
     /// Makes `endpoint` the only one of the Service `name`. Returns when the API server has accepted it.
@@ -190,13 +192,23 @@ impl Objects {
             .collect()
     }
 
-    async fn filler(&self, index: u32) -> anyhow::Result<Target> {
-        self.service(&format!("filler-{index}"), &layout::endpoints(&self.nodes, index)).await
+    fn filler(&self, index: u32, address: Ipv4Addr) -> Filler {
+        let endpoints = mk_endpoints(&layout::endpoints(&self.nodes, index));
+        Filler { name: filler_name(index), address, endpoints }
     }
 
     fn slices(&self) -> Api<EndpointSlice> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
+}
+
+fn filler_name(index: u32) -> String {
+    format!("filler-{index}")
+}
+
+fn target(address: IpAddr, endpoints: &[(Ipv4Addr, &layout::Node)]) -> Target {
+    let endpoints = endpoints.iter().map(|(address, _)| SocketAddr::from((*address, responder::PORT)));
+    Target { frontend: SocketAddr::from((address, SERVICE_PORT)), endpoints: endpoints.collect() }
 }
 
 /// Fails, with the remedy, where the address ranges do not hold so many fillers.

@@ -64,7 +64,7 @@ impl Run<'_> {
         sizes.sort_unstable();
         sizes.dedup();
         for services in sizes {
-            self.testbed.objects.grow_to(services, &self.account).await?;
+            self.testbed.grow_to(services, &self.account).await?;
             for &subject in &runnable {
                 self.one(subject, services).await?;
             }

@@ -2,11 +2,14 @@
 //! and real endpoints in them. No Portico is installed and no node agent runs: nothing but the measured proxy uses the
 //! nodes, and the two processors are left to it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
-use tokio::process::Command;
+use tokio::{process::Command, time::sleep};
 
 use super::{
     client::Identity,
+    footprint::cpu_time,
     layout::{Node, Pod},
     namespace::Resident,
     objects::{Objects, Target},
@@ -24,6 +27,10 @@ use crate::{
 
 /// The Service whose endpoint changes.
 pub const PROBE: &str = "probe";
+
+/// Processor time of the whole control plane in a second in which it has nothing to do, and some to spare.
+const CALM: Duration = Duration::from_millis(300);
+const SETTLE_SECONDS: u32 = 60;
 
 /// A testbed, ready for a subject.
 pub struct Testbed {
@@ -65,7 +72,8 @@ impl Testbed {
         let node = Resident::enter(nodes[0].host.netns().as_ref())?;
         account.step("starting etcd and the Kubernetes control plane");
         let (control_plane, api) = ControlPlane::start(&tools, &home, &credentials, &crashes).await?;
-        let objects = Objects::create(api, nodes.clone()).await?;
+        let etcd = credentials.etcd_client(&home).await?;
+        let objects = Objects::create(api, etcd, nodes.clone()).await?;
         let [here, there] = &nodes;
         let (first, second) = ((here.endpoints().address, here), (there.endpoints().address, there));
         let probe = objects.service(PROBE, &[first]).await?;
@@ -85,6 +93,26 @@ impl Testbed {
             rollout,
             control_plane,
         })
+    }
+
+    /// Makes filler Services until there are `services`, and waits until the control plane has taken them in: until a second has
+    /// cost it little, or a minute is over.
+    pub async fn grow_to(&mut self, services: u32, account: &Account) -> anyhow::Result<()> {
+        self.objects.grow_to(services, account).await?;
+        let processes = self.control_plane.processes();
+        let spent =
+            || processes.iter().map(|process| cpu_time(process.pid())).sum::<anyhow::Result<Duration>>();
+        let mut before = spent()?;
+        for _ in 0..SETTLE_SECONDS {
+            sleep(Duration::from_secs(1)).await;
+            let now = spent()?;
+            if now.saturating_sub(before) < CALM {
+                return Ok(());
+            }
+            before = now;
+        }
+        account.detail("the control plane is still busy");
+        Ok(())
     }
 
     /// Makes node `index` (0 or 1) hold the probe's only endpoint; who then answers.

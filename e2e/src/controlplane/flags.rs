@@ -11,7 +11,8 @@ use crate::{
 /// The name by which an aggregated API server knows the API server.
 pub(super) const FRONT_PROXY_NAME: &str = "front-proxy-client";
 
-const ETCD: &str = "https://127.0.0.1:2379";
+/// Where etcd serves its clients.
+pub(super) const ETCD: &str = "https://127.0.0.1:2379";
 
 /// etcd's, see `e2e/controlplane/etcd.go`. A cluster here is worth less than the time that fsync takes.
 pub(super) fn etcd(credentials: &Credentials, data: &Path) -> Vec<String> {
