@@ -30,7 +30,8 @@ pub const PROBE: &str = "probe";
 
 /// Processor time of the whole control plane in a second in which it has nothing to do, and some to spare.
 const CALM: Duration = Duration::from_millis(300);
-const SETTLE_SECONDS: u32 = 60;
+/// `endpointslicemirroring` looks at all slices of the namespace for each new Service: two minutes at 30,000.
+const SETTLE_SECONDS: u32 = 300;
 
 /// A testbed, ready for a subject.
 pub struct Testbed {
@@ -96,7 +97,7 @@ impl Testbed {
     }
 
     /// Makes filler Services until there are `services`, and waits until the control plane has taken them in: until a second has
-    /// cost it little, or a minute is over.
+    /// cost it little, or five minutes are over.
     pub async fn grow_to(&mut self, services: u32, account: &Account) -> anyhow::Result<()> {
         self.objects.grow_to(services, account).await?;
         let processes = self.control_plane.processes();

@@ -26,7 +26,7 @@ mod pressure;
 const SAMPLED: usize = 20;
 
 /// How long a cold start may take.
-const COLD_START_LIMIT: Duration = Duration::from_mins(3);
+const COLD_START_LIMIT: Duration = Duration::from_mins(10);
 
 /// How long one endpoint change may take.
 const PROGRAM_LIMIT: Duration = Duration::from_mins(1);

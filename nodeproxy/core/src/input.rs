@@ -6,7 +6,14 @@
 //! Invariant: everything here is already valid: addresses are addresses, ports are not 0, a Service that is headless or of
 //! type `ExternalName` has no `cluster_ips`.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::IpAddr,
+    ops::{Deref, DerefMut, RangeInclusive},
+    str::FromStr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -129,10 +136,35 @@ pub struct Endpoint {
     pub node: Option<Name>,
     /// `hints.forZones`.
     #[serde(with = "wire::names")]
-    pub zone_hints: Box<[Name]>,
+    pub zone_hints: Hints,
     /// `hints.forNodes`.
     #[serde(with = "wire::names")]
-    pub node_hints: Box<[Name]>,
+    pub node_hints: Hints,
+}
+
+/// Zones or nodes that should use an endpoint. Most endpoints have none, and there are many endpoints: none takes one word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints(Option<Box<Box<[Name]>>>);
+
+impl FromIterator<Name> for Hints {
+    fn from_iter<T: IntoIterator<Item = Name>>(names: T) -> Self {
+        let names: Box<[Name]> = names.into_iter().collect();
+        Self((!names.is_empty()).then(|| Box::new(names)))
+    }
+}
+
+impl Deref for Hints {
+    type Target = [Name];
+
+    fn deref(&self) -> &[Name] {
+        self.0.as_deref().map_or(&[], |names| names)
+    }
+}
+
+impl DerefMut for Hints {
+    fn deref_mut(&mut self) -> &mut [Name] {
+        self.0.as_deref_mut().map_or(&mut [], |names| names)
+    }
 }
 
 /// What this node is.

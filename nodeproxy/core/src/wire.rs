@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::input::{Name, ServiceName};
+use crate::input::{Hints, Name, ServiceName};
 
 impl Serialize for ServiceName {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -47,13 +47,13 @@ pub(crate) mod optional {
 
 /// Names.
 pub(crate) mod names {
-    use super::{Deserialize, Deserializer, Name, Serializer};
+    use super::{Deserialize, Deserializer, Hints, Name, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(names: &[Name], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(names.iter().map(AsRef::<str>::as_ref))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Box<[Name]>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Hints, D::Error> {
         Ok(Vec::<String>::deserialize(from)?.into_iter().map(Name::from).collect())
     }
 }

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use clap::Parser;
 use portico_proxy_core::{
-    input::{Config, Endpoint, EndpointSlice, Service, ServiceName, ServicePort, SlicePort, TrafficPolicy},
+    input::{
+        Config, Endpoint, EndpointSlice, Hints, Service, ServiceName, ServicePort, SlicePort, TrafficPolicy,
+    },
     plan::State,
     table::{Frontend, Key, List, Protocol, Value},
 };
@@ -81,8 +83,8 @@ fn mk_slice_with(protocol: Protocol, ready: &[&str], terminating: &[&str]) -> Fa
         serving: true,
         terminating: !ready,
         node: Some("here".into()),
-        zone_hints: Box::default(),
-        node_hints: Box::default(),
+        zone_hints: Hints::default(),
+        node_hints: Hints::default(),
     };
     let slice = EndpointSlice {
         service: mk_name(),

@@ -12,8 +12,8 @@ use std::{
 use portico_nodeproxy::dataplane::{Dataplane, nftables::Nftables};
 use portico_proxy_core::{
     input::{
-        Config as ModelConfig, Endpoint, EndpointSlice, Event, NodeFacts, Service, ServiceName, ServicePort,
-        SlicePort, TrafficPolicy,
+        Config as ModelConfig, Endpoint, EndpointSlice, Event, Hints, NodeFacts, Service, ServiceName,
+        ServicePort, SlicePort, TrafficPolicy,
     },
     ledger::Moment,
     model::Model,
@@ -91,8 +91,8 @@ prop_compose! {
             serving: true,
             terminating: !ready,
             node: Some(if last % 2 == 0 { "here" } else { "there" }.into()),
-            zone_hints: Box::default(),
-            node_hints: Box::default(),
+            zone_hints: Hints::default(),
+            node_hints: Hints::default(),
         };
         Event::Slice(EndpointSlice {
             service: mk_name(index),

@@ -50,7 +50,7 @@ impl Model {
             self.names.share(&mut port.name);
         }
         for endpoint in &mut slice.endpoints {
-            let hints = endpoint.zone_hints.iter_mut().chain(&mut endpoint.node_hints);
+            let hints = endpoint.zone_hints.iter_mut().chain(endpoint.node_hints.iter_mut());
             for name in hints.chain(&mut endpoint.node) {
                 self.names.share(name);
             }

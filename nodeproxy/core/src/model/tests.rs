@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     claims::Kind,
     flows,
-    input::{Endpoint, ServicePort, SlicePort, TrafficPolicy},
+    input::{Endpoint, Hints, ServicePort, SlicePort, TrafficPolicy},
     interface::{InterfaceName, PodInterfaces},
     oracle::{self, Outcome, Packet},
     plan::{self, State},
@@ -418,8 +418,8 @@ fn an_endpoint_replaced_in_place_costs_one_put_and_no_more() {
                 serving: true,
                 terminating: false,
                 node: None,
-                zone_hints: Box::default(),
-                node_hints: Box::default(),
+                zone_hints: Hints::default(),
+                node_hints: Hints::default(),
             })
             .collect(),
     };
@@ -453,8 +453,8 @@ fn thirty_thousand_services_stay_in_the_memory_budget_and_an_event_costs_its_own
             serving: true,
             terminating: false,
             node: Some(format!("node-{}", n % 100).into()),
-            zone_hints: Box::default(),
-            node_hints: Box::default(),
+            zone_hints: Hints::default(),
+            node_hints: Hints::default(),
         });
         model.apply(Event::Slice(EndpointSlice {
             service: name,

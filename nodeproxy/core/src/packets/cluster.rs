@@ -10,7 +10,7 @@ use std::{
 use super::{FAR_POD, FURTHER_NODE_ADDRESS, NODE, OTHER_POD, OUTSIDE, POD, POD_PORT, lb, twin, vip};
 use crate::{
     input::{
-        Endpoint, EndpointSlice, Event, Name, NodeFacts, Service, ServiceName, ServicePort, SlicePort,
+        Endpoint, EndpointSlice, Event, Hints, Name, NodeFacts, Service, ServiceName, ServicePort, SlicePort,
         TrafficPolicy,
     },
     table::{Family, Protocol},
@@ -146,7 +146,8 @@ fn slices(service: &Service) -> Vec<EndpointSlice> {
 
 fn endpoints(number: i64) -> Vec<Endpoint> {
     let (here, far) = (endpoint(POD, "here"), endpoint(FAR_POD, "there"));
-    let in_zone = |e: Endpoint, zone: &str| Endpoint { zone_hints: Box::new([Name::from(zone)]), ..e };
+    let in_zone =
+        |e: Endpoint, zone: &str| Endpoint { zone_hints: [Name::from(zone)].into_iter().collect(), ..e };
     let on_node = |e: Endpoint| Endpoint { node_hints: e.node.clone().into_iter().collect(), ..e };
     let stopped = |e: Endpoint| Endpoint { ready: false, serving: false, ..e };
     let terminating = |e: Endpoint| Endpoint { ready: false, terminating: true, ..e };
@@ -174,7 +175,7 @@ fn endpoint(address: Ipv4Addr, node: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node: Some(node.into()),
-        zone_hints: Box::default(),
-        node_hints: Box::default(),
+        zone_hints: Hints::default(),
+        node_hints: Hints::default(),
     }
 }
