@@ -29,6 +29,8 @@ const FIRST: Ipv4Addr = Ipv4Addr::new(10, 96, 16, 0);
 /// One filler to be made.
 #[derive(Clone, Debug)]
 pub struct Filler {
+    /// Where it is.
+    pub namespace: String,
     /// Name of the Service and its slice.
     pub name: String,
     /// Its ClusterIP.
@@ -40,7 +42,6 @@ pub struct Filler {
 /// The three objects of a filler, as the API server has them.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    namespace: String,
     service: Value,
     slice: Value,
     address: Value,
@@ -59,7 +60,6 @@ impl Pattern {
         let address =
             addresses.get(&address).await.with_context(|| format!("reading IPAddress {address}"))?;
         Ok(Self {
-            namespace: namespace.to_owned(),
             service: stored(serde_json::to_value(service)?),
             slice: stored(serde_json::to_value(slice)?),
             address: stored(serde_json::to_value(address)?),
@@ -77,8 +77,8 @@ impl Pattern {
 
     /// Keys in etcd, and what is there.
     fn objects(&self, filler: &Filler) -> [(String, Value); 3] {
-        let Self { namespace, service, slice, address } = self;
-        let Filler { name, address: ip, endpoints } = filler;
+        let Self { service, slice, address } = self;
+        let Filler { namespace, name, address: ip, endpoints } = filler;
         let number = ip.to_bits();
         let named = |pattern: &Value, name: Value, kind: u32| {
             let mut object = pattern.clone();
@@ -87,13 +87,16 @@ impl Pattern {
             object
         };
         let mut service = named(service, json!(name), 1);
+        service["metadata"]["namespace"] = json!(namespace);
         service["spec"]["clusterIP"] = json!(ip);
         service["spec"]["clusterIPs"] = json!([ip]);
         let mut slice = named(slice, json!(name), 2);
+        slice["metadata"]["namespace"] = json!(namespace);
         slice["metadata"]["labels"]["kubernetes.io/service-name"] = json!(name);
         slice["endpoints"] = endpoints.clone();
         let mut address = named(address, json!(ip), 3);
         address["spec"]["parentRef"]["name"] = json!(name);
+        address["spec"]["parentRef"]["namespace"] = json!(namespace);
         [
             (format!("/registry/services/specs/{namespace}/{name}"), service),
             (format!("/registry/endpointslices/{namespace}/{name}"), slice),
@@ -140,33 +143,36 @@ mod tests {
     #[test]
     fn a_copy_has_names_and_addresses_of_its_own_and_all_else_of_its_pattern() {
         let pattern = Pattern {
-            namespace: "bench".to_owned(),
             service: stored(json!({
                 "kind": "Service",
-                "metadata": {"name": "first", "uid": "a", "resourceVersion": "7", "labels": {"x": "y"}},
+                "metadata": {"name": "first", "namespace": "bench", "uid": "a", "resourceVersion": "7", "labels": {"x": "y"}},
                 "spec": {"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "type": "ClusterIP"},
             })),
             slice: json!({"metadata": {"name": "first", "labels": {"kubernetes.io/service-name": "first"}}, "endpoints": []}),
             address: json!({"metadata": {"name": "10.96.0.9"}, "spec": {"parentRef": {"name": "first", "resource": "services"}}}),
         };
         let filler = Filler {
+            namespace: "bench-1".to_owned(),
             name: "second".to_owned(),
             address: Ipv4Addr::new(10, 96, 16, 1),
             endpoints: json!([{"addresses": ["10.1.0.1"]}]),
         };
         let [(at, service), (_, slice), (ip_at, address)] = pattern.objects(&filler);
-        assert_eq!(at, "/registry/services/specs/bench/second");
+        assert_eq!(at, "/registry/services/specs/bench-1/second");
         assert_eq!(ip_at, "/registry/ipaddresses/10.96.16.1");
         assert_eq!(
             service,
             json!({
                 "kind": "Service",
-                "metadata": {"name": "second", "uid": "0a601001-0000-4000-8000-000000000001", "labels": {"x": "y"}},
+                "metadata": {"name": "second", "namespace": "bench-1", "uid": "0a601001-0000-4000-8000-000000000001", "labels": {"x": "y"}},
                 "spec": {"clusterIP": "10.96.16.1", "clusterIPs": ["10.96.16.1"], "type": "ClusterIP"},
             })
         );
         assert_eq!(slice["metadata"]["labels"]["kubernetes.io/service-name"], "second");
         assert_eq!(slice["endpoints"], filler.endpoints);
-        assert_eq!(address["spec"]["parentRef"], json!({"name": "second", "resource": "services"}));
+        assert_eq!(
+            address["spec"]["parentRef"],
+            json!({"name": "second", "namespace": "bench-1", "resource": "services"})
+        );
     }
 }

@@ -24,8 +24,11 @@ use super::{
 };
 use crate::account::Account;
 
-/// Where all Services of a bench live.
+/// Where all Services of a bench live, but for most fillers.
 const NAMESPACE: &str = "bench";
+
+/// Fillers in a namespace. For each new Service `endpointslicemirroring` looks at all slices of its namespace.
+const IN_NAMESPACE: u32 = 1000;
 
 /// The Service whose endpoints are all replaced.
 pub const ROLLOUT: &str = "rollout";
@@ -68,9 +71,7 @@ impl Objects {
                 .await
                 .with_context(|| format!("creating node {name}"))?;
         }
-        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-        let api = Api::<Namespace>::all(client.clone());
-        api.create(&PostParams::default(), &namespace).await.context("creating the bench's namespace")?;
+        create_namespace(&client, NAMESPACE).await?;
         Ok(Self { client, etcd, nodes, fillers: Vec::new(), rolls: AtomicU32::new(0) })
     }
 
@@ -82,6 +83,9 @@ impl Objects {
         let next = u32::try_from(self.fillers.len())?;
         if next >= count {
             return Ok(());
+        }
+        for first in (0..count).step_by(IN_NAMESPACE as usize).skip(1).filter(|first| *first >= next) {
+            create_namespace(&self.client, &filler_namespace(first)).await?;
         }
         let pattern = Pattern::of(&self.client, NAMESPACE, &filler_name(0)).await?;
         let addresses = fill::free_addresses(&self.client).await?;
@@ -134,7 +138,7 @@ impl Objects {
             "ports": [{"name": "main", "protocol": "TCP", "port": responder::PORT}],
             "endpoints": mk_endpoints(endpoints),
         }))?;
-        let made = self.slices().create(&PostParams::default(), &slice).await;
+        let made = self.slices(NAMESPACE).create(&PostParams::default(), &slice).await;
         made.map(drop).with_context(|| format!("creating EndpointSlice {name}"))
     }
 
@@ -151,7 +155,7 @@ impl Objects {
     pub async fn roll(&self, slice: u32) -> anyhow::Result<()> {
         let generation = self.rolls.fetch_add(1, Ordering::Relaxed) / ROLLOUT_SLICES + 1;
         let name = if slice == 0 { ROLLOUT.to_owned() } else { format!("{ROLLOUT}-{slice}") };
-        self.set_endpoints(&name, &self.rolled(slice, generation % 3)).await
+        self.set_endpoints(NAMESPACE, &name, &self.rolled(slice, generation % 3)).await
     }
 
     fn rolled(&self, slice: u32, generation: u32) -> Vec<(Ipv4Addr, &layout::Node)> {
@@ -169,17 +173,22 @@ impl Objects {
         let mut endpoints = layout::endpoints(&self.nodes, filler);
         endpoints.pop();
         endpoints.push(layout::spare(&self.nodes, 3000 + change % 4000));
-        self.set_endpoints(&filler_name(filler), &endpoints).await
+        self.set_endpoints(&filler_namespace(filler), &filler_name(filler), &endpoints).await
     }
 
     /// Makes `endpoint` the only one of the Service `name`. Returns when the API server has accepted it.
     pub async fn point(&self, name: &str, endpoint: (Ipv4Addr, &layout::Node)) -> anyhow::Result<()> {
-        self.set_endpoints(name, &[endpoint]).await
+        self.set_endpoints(NAMESPACE, name, &[endpoint]).await
     }
 
-    async fn set_endpoints(&self, name: &str, endpoints: &[(Ipv4Addr, &layout::Node)]) -> anyhow::Result<()> {
+    async fn set_endpoints(
+        &self,
+        namespace: &str,
+        name: &str,
+        endpoints: &[(Ipv4Addr, &layout::Node)],
+    ) -> anyhow::Result<()> {
         let patch = Patch::Merge(json!({"endpoints": mk_endpoints(endpoints)}));
-        let done = self.slices().patch(name, &PatchParams::default(), &patch).await;
+        let done = self.slices(namespace).patch(name, &PatchParams::default(), &patch).await;
         done.with_context(|| format!("updating EndpointSlice {name}"))?;
         Ok(())
     }
@@ -194,12 +203,23 @@ impl Objects {
 
     fn filler(&self, index: u32, address: Ipv4Addr) -> Filler {
         let endpoints = mk_endpoints(&layout::endpoints(&self.nodes, index));
-        Filler { name: filler_name(index), address, endpoints }
+        Filler { namespace: filler_namespace(index), name: filler_name(index), address, endpoints }
     }
 
-    fn slices(&self) -> Api<EndpointSlice> {
-        Api::namespaced(self.client.clone(), NAMESPACE)
+    fn slices(&self, namespace: &str) -> Api<EndpointSlice> {
+        Api::namespaced(self.client.clone(), namespace)
     }
+}
+
+async fn create_namespace(client: &Client, name: &str) -> anyhow::Result<()> {
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+    let made = Api::all(client.clone()).create(&PostParams::default(), &namespace).await;
+    made.map(drop).with_context(|| format!("creating namespace {name}"))
+}
+
+fn filler_namespace(index: u32) -> String {
+    let number = index / IN_NAMESPACE;
+    if number == 0 { NAMESPACE.to_owned() } else { format!("{NAMESPACE}-{number}") }
 }
 
 fn filler_name(index: u32) -> String {

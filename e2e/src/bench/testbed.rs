@@ -30,8 +30,7 @@ pub const PROBE: &str = "probe";
 
 /// Processor time of the whole control plane in a second in which it has nothing to do, and some to spare.
 const CALM: Duration = Duration::from_millis(300);
-/// `endpointslicemirroring` looks at all slices of the namespace for each new Service: two minutes at 30,000.
-const SETTLE_SECONDS: u32 = 300;
+const SETTLE_SECONDS: u32 = 120;
 
 /// A testbed, ready for a subject.
 pub struct Testbed {
@@ -97,7 +96,7 @@ impl Testbed {
     }
 
     /// Makes filler Services until there are `services`, and waits until the control plane has taken them in: until a second has
-    /// cost it little, or five minutes are over.
+    /// cost it little, or two minutes are over.
     pub async fn grow_to(&mut self, services: u32, account: &Account) -> anyhow::Result<()> {
         self.objects.grow_to(services, account).await?;
         let processes = self.control_plane.processes();
