@@ -1,0 +1,181 @@
+//! Who gets in, in which order, and who is never kept out.
+//!
+//! Owns: the checks of [`Gate`]. Leaves to others: what a go does. Invariant: no time passes but what waiting needs.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::FutureExt;
+use proptest::prelude::*;
+use tokio::task::JoinSet;
+
+use super::*;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+async fn park(
+    gate: &Arc<Gate>,
+    priority: Priority,
+    order: &Arc<Mutex<Vec<Priority>>>,
+    set: &mut JoinSet<()>,
+) {
+    let before = gate.waiting(priority);
+    let (gate_of_task, order) = (Arc::clone(gate), Arc::clone(order));
+    set.spawn(async move {
+        let permit = gate_of_task.enter(priority).await.unwrap();
+        order.lock().unwrap().push(priority);
+        tokio::task::yield_now().await;
+        drop(permit);
+    });
+    while gate.waiting(priority) == before {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn deletions_and_target_changes_pass_a_crowd_of_creations_which_still_get_their_turns() {
+    let gate = Gate::new(1);
+    let held = gate.enter(Priority::Making).await.unwrap();
+    let (order, mut set) = (Arc::default(), JoinSet::new());
+    for _ in 0..100 {
+        park(&gate, Priority::Making, &order, &mut set).await;
+    }
+    for _ in 0..10 {
+        park(&gate, Priority::Serving, &order, &mut set).await;
+    }
+    park(&gate, Priority::Checking, &order, &mut set).await;
+    drop(held);
+    while set.join_next().await.is_some() {}
+    let order = order.lock().unwrap();
+    let last = |wanted| order.iter().rposition(|priority| *priority == wanted).unwrap();
+    assert!(last(Priority::Serving) < 20, "ten of them within two rounds of turns: {:?}", &order[..24]);
+    assert!(last(Priority::Checking) < 10, "{:?}", &order[..24]);
+    assert!(order[..8].contains(&Priority::Making), "a creation is not starved either");
+    assert_eq!(order.len(), 111);
+}
+
+#[tokio::test]
+async fn a_change_passes_all_that_a_restart_has_to_catch_up_with() {
+    let gate = Gate::new(1);
+    let held = gate.enter(Priority::CatchingUp).await.unwrap();
+    let (order, mut set) = (Arc::default(), JoinSet::new());
+    for _ in 0..100 {
+        park(&gate, Priority::CatchingUp, &order, &mut set).await;
+    }
+    park(&gate, Priority::Serving, &order, &mut set).await;
+    park(&gate, Priority::Making, &order, &mut set).await;
+    drop(held);
+    while set.join_next().await.is_some() {}
+    let order = order.lock().unwrap();
+    let first = |wanted| order.iter().position(|priority| *priority == wanted).unwrap();
+    assert!(first(Priority::Serving) < 2 && first(Priority::Making) < 3, "{:?}", &order[..5]);
+}
+
+#[tokio::test]
+async fn what_serves_finds_a_permit_although_creations_hold_all_that_they_may() {
+    let gate = Gate::new(8);
+    let at_once = |priority| gate.enter(priority).now_or_never().flatten();
+    let mut held: Vec<Permit> = (0..6).map(|_| at_once(Priority::Making).unwrap()).collect();
+    for others in [Priority::CatchingUp, Priority::Checking] {
+        assert!(at_once(others).is_none(), "{others:?}: two are reserved");
+    }
+    let (order, mut set) = (Arc::default(), JoinSet::new());
+    park(&gate, Priority::Making, &order, &mut set).await;
+    drop([at_once(Priority::Serving).unwrap(), at_once(Priority::Serving).unwrap()]);
+    assert_eq!(gate.waiting(Priority::Making), 1, "what was reserved is not given to others");
+    held.pop();
+    while set.join_next().await.is_some() {}
+    assert_eq!(order.lock().unwrap().len(), 1, "what they gave back is");
+    held = (0..8).filter_map(|_| at_once(Priority::Serving)).collect();
+    assert_eq!(held.len(), 3, "two reserved ones, and the one that nobody else holds");
+}
+
+#[tokio::test]
+async fn who_gives_up_waiting_costs_nobody_a_turn() {
+    let gate = Gate::new(1);
+    let held = gate.enter(Priority::Making).await.unwrap();
+    let mut set = JoinSet::new();
+    let order = Arc::default();
+    park(&gate, Priority::Serving, &order, &mut set).await;
+    park(&gate, Priority::Serving, &order, &mut set).await;
+    set.abort_all();
+    while set.join_next().await.is_some() {}
+    drop(held);
+    assert!(gate.enter(Priority::Making).await.is_some(), "the permit is free again");
+}
+
+#[tokio::test]
+async fn a_closed_gate_sends_everybody_away() {
+    let gate = Gate::new(1);
+    let held = gate.enter(Priority::Making).await.unwrap();
+    let waits = tokio::spawn({
+        let gate = Arc::clone(&gate);
+        async move { gate.enter(Priority::Serving).await.is_some() }
+    });
+    while gate.waiting(Priority::Serving) == 0 {
+        tokio::task::yield_now().await;
+    }
+    gate.close();
+    assert!(!waits.await.unwrap());
+    drop(held);
+    assert!(gate.enter(Priority::Serving).await.is_none());
+}
+
+/// How many are inside, and how many there ever were.
+#[derive(Debug, Default)]
+struct Inside {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Inside {
+    async fn stay(&self) {
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
+proptest! {
+    #[test]
+    fn there_are_never_more_at_once_than_allowed_and_everybody_gets_in(
+        limit in 1usize..12,
+        priorities in prop::collection::vec(0u8..4, 1..40),
+    ) {
+        runtime().block_on(async {
+            let (gate, all, others) = (Gate::new(limit), Arc::new(Inside::default()), Arc::new(Inside::default()));
+            let mut set = JoinSet::new();
+            for priority in &priorities {
+                let priority = match priority {
+                    0 => Priority::Serving,
+                    1 => Priority::Making,
+                    2 => Priority::CatchingUp,
+                    _ => Priority::Checking,
+                };
+                let (gate, all, others) = (Arc::clone(&gate), Arc::clone(&all), Arc::clone(&others));
+                set.spawn(async move {
+                    let _permit = gate.enter(priority).await.unwrap();
+                    if priority == Priority::Serving {
+                        all.stay().await;
+                    } else {
+                        tokio::join!(all.stay(), others.stay());
+                    }
+                });
+            }
+            let mut entered = 0;
+            while set.join_next().await.is_some() {
+                entered += 1;
+            }
+            assert_eq!(entered, priorities.len());
+            let (crowd, theirs) = (priorities.iter().filter(|it| **it > 0).count(), limit - limit / RESERVED);
+            let is_full = others.most() == theirs.min(crowd);
+            assert!(is_full || (crowd < priorities.len() && others.most() < theirs), "{others:?}");
+            assert!(all.most() <= limit.min(priorities.len()), "{all:?}");
+        });
+    }
+}
