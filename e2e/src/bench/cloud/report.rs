@@ -28,7 +28,7 @@ pub struct Measured {
 pub struct Report {
     measured: Vec<Measured>,
     /// Lines `subject services phase metric value`.
-    further: Vec<(String, u32, &'static str, &'static str, f64)>,
+    further: Vec<(String, u32, &'static str, String, f64)>,
     remarks: Vec<String>,
 }
 
@@ -46,27 +46,36 @@ impl Report {
     /// Memory in MiB and CPU seconds of a controller when all Services had been made.
     pub fn footprint(&mut self, controller: Controller, services: u32, resident: f64, cpu: f64) {
         let name = controller.to_string();
-        self.further.push((name.clone(), services, "create", "resident_mib", resident));
-        self.further.push((name, services, "create", "cpu_s", cpu));
+        self.further.push((name.clone(), services, "create", "resident_mib".to_owned(), resident));
+        self.further.push((name, services, "create", "cpu_s".to_owned(), cpu));
     }
 
     /// Things that are left in the account at the end.
     pub fn left(&mut self, controller: Controller, services: u32, things: usize) {
         let things = u32::try_from(things).map_or(f64::MAX, f64::from);
-        self.further.push((controller.to_string(), services, "delete", "things_left", things));
+        self.further.push((controller.to_string(), services, "delete", "things_left".to_owned(), things));
     }
 
     /// The operator with a crowd.
     pub fn crowd(&mut self, services: u32, lines: &[(&'static str, f64)]) {
         for (metric, value) in lines {
-            self.further.push(("portico bare-metal".to_owned(), services, "crowd", metric, *value));
+            let subject = "portico bare-metal".to_owned();
+            self.further.push((subject, services, "crowd", (*metric).to_owned(), *value));
         }
     }
 
-    /// A restart of Portico before throttling, with so many load balancers.
-    pub fn restart(&mut self, services: u32, phase: &'static str, lines: &[(&'static str, f64)]) {
-        for (metric, value) in lines {
-            self.further.push(("portico throttled restart".to_owned(), services, phase, metric, *value));
+    /// A restart of Portico before throttling, with so many load balancers: what was measured, and the calls of each kind.
+    pub fn restart(
+        &mut self,
+        services: u32,
+        phase: &'static str,
+        lines: &[(&'static str, f64)],
+        counts: &Counts,
+    ) {
+        let measured = lines.iter().map(|(metric, value)| ((*metric).to_owned(), *value));
+        let kinds = counts.kinds.iter().map(|(kind, tally)| (kind.to_string(), number(tally.calls)));
+        for (metric, value) in measured.chain(kinds) {
+            self.further.push(("portico throttled restart".to_owned(), services, phase, metric, value));
         }
     }
 

@@ -159,7 +159,7 @@ impl Restarts<'_> {
         self.account.detail(format_args!("restart, nothing changed: {}", shown(&counts)));
         let mut lines = vec![("wall_s", wall), ("services_written", f64::from(u32::try_from(changed)?))];
         lines.extend(numbers(&counts));
-        report.restart(self.services, "unchanged", &lines);
+        report.restart(self.services, "unchanged", &lines, &counts);
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl Restarts<'_> {
         ));
         let mut lines = vec![("registered_s_min", min), ("registered_s_p50", p50), ("registered_s_max", max)];
         lines.push(("throttled", as_number(counts.met(Fate::Throttled))));
-        report.restart(self.services, phase, &lines);
+        report.restart(self.services, phase, &lines, &counts);
     }
 
     /// A node went while nobody ran, so that every load balancer has to change, and the endpoints of one Service, too; those
@@ -230,7 +230,7 @@ impl Restarts<'_> {
         ));
         let mut lines = vec![("registered_s", served), ("live_registered_s", live), ("node_out_s", last)];
         lines.extend(numbers(&counts));
-        report.restart(self.services, "node-gone-while-down", &lines);
+        report.restart(self.services, "node-gone-while-down", &lines, &counts);
         Ok(())
     }
 
