@@ -10,6 +10,7 @@ usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, 
        account.py ENDPOINT strangers VPC NAMESPACE N
                                           N load balancers of another cluster, named and tagged like ours
        account.py ENDPOINT calls              how often each API was called since the last time this was asked, as JSON
+       account.py ENDPOINT quota N            that many Network Load Balancers are all that the account may have
        account.py ENDPOINT crowd              things for the tagging API alone, read from standard input
 """
 import ipaddress
@@ -201,9 +202,14 @@ def crowd(endpoint):
     return hook(endpoint, "crowd", sys.stdin.buffer.read())
 
 
+def quota(endpoint, most):
+    return hook(endpoint, "quota", json.dumps({"most": int(most)}).encode())
+
+
 if __name__ == "__main__":
     commands = {"make": (make, 3), "list": (listing, 3), "controllers": (controllers, 3),
-                "nodes": (nodes, 5), "strangers": (strangers, 6), "calls": (calls, 3), "crowd": (crowd, 3)}
+                "nodes": (nodes, 5), "strangers": (strangers, 6), "calls": (calls, 3), "crowd": (crowd, 3),
+                "quota": (quota, 4)}
     commands.update({does: (instance(does), 4) for does in ("stop", "start", "terminate")})
     command, length = commands.get((sys.argv + [""] * 3)[2], (None, 0))
     if len(sys.argv) != length:

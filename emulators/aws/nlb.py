@@ -9,6 +9,7 @@ env:   NLB_PROVISION_POLLS  describes until a load balancer is active (2)
 hooks: POST /moto-strict/health {"target":"10.0.0.1:80","state":"unhealthy","reason":"Target.FailedHealthChecks"}
        POST /moto-strict/fault  {"action":"CreateListener","code":"Throttling","times":2}
        POST /moto-strict/clear  takes both back
+       POST /moto-strict/quota  {"most": 50}: Network Load Balancers that the account may have
        POST /moto-strict/crowd  [{"arn", "type", "tags"}]: things that exist for the tagging API alone
        POST /moto-strict/calls  answers how often each API was called since the last time it was asked
 
@@ -761,6 +762,7 @@ def call_action(self):
 
 R.ELBV2Response.call_action = call_action
 import families  # IPv6: source NAT, chosen addresses
+import limits  # how many load balancers an account may have
 import listeners  # further certificates, attributes of listeners
 
 _check = families.listener_check(_check)
@@ -784,6 +786,8 @@ def wsgi(self, environ, start_response):
             HEALTH.update({body["target"]: body}) if body.get("state") else HEALTH.pop(body["target"], None)
         if p.endswith("/fault"):
             FAULTS.append(body)
+        if p.endswith("/quota"):
+            limits.QUOTA.update(body)
         if p.endswith("/clear"):
             HEALTH.clear()
             FAULTS.clear()

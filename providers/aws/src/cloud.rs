@@ -5,6 +5,7 @@
 //! put before or after any call.
 
 pub(crate) mod batches;
+mod changing;
 mod gather;
 pub mod refusal;
 pub mod resources;
@@ -190,6 +191,10 @@ pub trait Cloud: Send + Sync + 'static {
     fn register(&self, group: &Id, targets: &[Target]) -> impl Future<Output = Answer<()>> + Send;
     /// `DeregisterTargets`; at most [`resources::TARGETS_A_CALL`].
     fn deregister(&self, group: &Id, targets: &[Target]) -> impl Future<Output = Answer<()>> + Send;
+
+    /// `elbv2:DescribeAccountLimits`: how many Network Load Balancers the account may have in the region; `None`: it does
+    /// not say.
+    fn most_load_balancers(&self) -> impl Future<Output = Answer<Option<usize>>> + Send;
 
     /// `elbv2:DescribeTags`, by ARN.
     fn tags(&self, ids: &[Id]) -> impl Future<Output = Answer<BTreeMap<Id, Tags>>> + Send;

@@ -197,7 +197,7 @@ impl<C: Cloud> Executor<'_, C> {
             }
             Action::Unseal { load_balancer, groups, tags } => {
                 let ids = self.sealed(maker, load_balancer, groups).await?;
-                try_join_all(ids.iter().map(|id| self.batches.mark(self.cloud, id, tags))).await?;
+                try_join_all(ids.iter().map(|id| self.batches.unseal(self.cloud, id, tags))).await?;
             }
             Action::Seal { load_balancer, groups, tags } => {
                 let ids = self.sealed(maker, load_balancer, groups).await?;
@@ -467,6 +467,7 @@ impl<C: Cloud> Executor<'_, C> {
                 Ok((Outcome::Done, Answered::Done))
             }
             Err(error) if error.trouble == Trouble::InUse => {
+                self.batches.stays(owner);
                 let what = format!("AWS to let go of {name} ({})", error.message);
                 let retry = Pace(self.config.pace).wait(self.memory.held(owner));
                 Ok((Outcome::InProgress { retry, what }, Answered::Refused))

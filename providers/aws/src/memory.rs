@@ -5,6 +5,8 @@
 //! gives it back, so that an error, a timeout or a cancelled call ends in doubt; an ID outlives the doubt, and is
 //! believed for as long as the thing answers.
 
+mod balancers;
+mod nodes;
 mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +21,8 @@ use crate::cloud::refusal::Unfit;
 use crate::cloud::resources::{Id, PrefixList, Subnet, Target};
 use crate::observed::{Observed, Seal, Snapshot, Targets, View};
 use crate::plan::PrefixLists;
+use balancers::Balancers;
+use nodes::Nodes;
 use refused::Refused;
 
 /// Subnets change with the network, not with Services.
@@ -51,6 +55,8 @@ pub(crate) struct Memory {
     subnets: Mutex<Option<(Vec<Subnet>, Instant)>>,
     prefix_lists: Mutex<PrefixLists>,
     prefix_lists_asked: AtomicBool,
+    nodes: Mutex<Nodes>,
+    balancers: Mutex<Balancers>,
 }
 
 impl Memory {

@@ -15,8 +15,10 @@ use crate::cloud::resources::{
 use crate::cloud::{Answer, Cloud};
 use crate::memory::Memory;
 use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, Targets, View};
+use crate::quotas::Quotas;
 use crate::tags;
 
+mod behind;
 mod company;
 
 use company::Companies;
@@ -61,6 +63,10 @@ pub(crate) async fn inventory<C: Cloud>(
     }
     companies.attach(cluster, &mut services);
     memory.listed();
+    // Whoever waits for a higher quota is brought back by a listing.
+    if memory.reached_quota(None).is_some() {
+        memory.saw_quota(cloud.most_load_balancers().await.unwrap_or_default());
+    }
     let each = services.into_iter().map(|(owner, snapshot)| {
         let observed = memory.listed_one(&owner, snapshot);
         let observed = memory.with_refused(&owner, observed);
@@ -76,6 +82,8 @@ pub(crate) struct Observer<'a, C> {
     pub(crate) memory: &'a Memory,
     /// `vpc-…`.
     pub(crate) vpc: &'a str,
+    /// What the account allows.
+    pub(crate) quotas: &'a Quotas,
 }
 
 impl<C: Cloud> Observer<'_, C> {
@@ -83,6 +91,12 @@ impl<C: Cloud> Observer<'_, C> {
     pub(crate) async fn observe(&self, desired: Desired<'_>, look: Look) -> Answer<Option<Observed>> {
         // Boxed: all the calls below it are too deep a type for the compiler otherwise.
         let seen = Box::pin(self.seen(desired, look)).await?;
+        let has_one = seen.as_ref().is_some_and(|seen| seen.load_balancers() > 0);
+        if matches!(desired, Desired::Present(_)) && !has_one && self.memory.asks_for_quota(desired.owner()) {
+            // Whoever may not ask is told by AWS's refusal.
+            let most = self.batches.most_load_balancers(self.cloud).await;
+            self.memory.saw_quota(most.unwrap_or_default());
+        }
         Ok(seen.map(|seen| self.memory.with_refused(desired.owner(), seen)))
     }
 
@@ -91,6 +105,10 @@ impl<C: Cloud> Observer<'_, C> {
             Desired::Present(desired) => (&desired.owner, desired.group.as_ref()),
             Desired::Absent(owner) => (owner, None),
         };
+        let leaves = matches!(desired, Desired::Absent(_));
+        if leaves && look == Look::Confirm {
+            self.batches.leaves(owner);
+        }
         if look < Look::Fresh
             && let Some(believed) = self.memory.belief(owner).filter(|believed| believed.covers(group))
         {
@@ -98,7 +116,7 @@ impl<C: Cloud> Observer<'_, C> {
                 (Observed::Snapshot(snapshot), Desired::Absent(_)) if look == Look::Confirm => {
                     self.for_deletion(owner, snapshot).await?
                 }
-                _ => self.look(owner, &believed, look).await?,
+                _ => self.look(desired, &believed, look).await?,
             };
             match looked {
                 Some(Observed::Full(view)) if view.is_empty() && group.is_none() => return Ok(None),
@@ -110,7 +128,7 @@ impl<C: Cloud> Observer<'_, C> {
             }
         }
         let remains = tags::remains_of(owner);
-        let view = self.read(owner, group.or(remains.as_ref())).await?;
+        let view = self.read(owner, group.or(remains.as_ref()), leaves).await?;
         // What has members again is theirs.
         if remains.is_some_and(|group| view.companies.get(&group).is_some_and(|members| !members.is_empty()))
         {
@@ -124,7 +142,8 @@ impl<C: Cloud> Observer<'_, C> {
 
     // ---- on top of what is believed; `None`: it is not as it was believed
 
-    async fn look(&self, owner: &Owner, believed: &Observed, look: Look) -> Answer<Option<Observed>> {
+    async fn look(&self, desired: Desired<'_>, believed: &Observed, look: Look) -> Answer<Option<Observed>> {
+        let owner = desired.owner();
         match believed {
             Observed::Full(view) => {
                 let sealed = view
@@ -140,18 +159,24 @@ impl<C: Cloud> Observer<'_, C> {
                 let going_on = look == Look::Own || self.poll(&mut view, look).await?;
                 Ok(going_on.then_some(Observed::Full(view)))
             }
-            // Enough for a change of targets, once those are known.
-            Observed::Snapshot(Snapshot { targets: None, .. }) => Ok(None),
             Observed::Snapshot(snapshot) => {
+                // Enough for a change of targets, once those are known.
+                let mut snapshot = match (snapshot, desired) {
+                    (Snapshot { targets: Some(_), .. }, _) => snapshot.clone(),
+                    (_, Desired::Absent(_)) => return Ok(None),
+                    (_, Desired::Present(desired)) => match self.with_targets(desired, snapshot).await? {
+                        Some(snapshot) => snapshot,
+                        None => return Ok(None),
+                    },
+                };
                 let on = |(_, id): (_, &Id)| {
                     let behind: Vec<Id> = snapshot.groups.values().cloned().collect();
                     if snapshot.companies.is_empty() { vec![id.clone()] } else { behind }
                 };
                 let sealed = snapshot.only().map(|only| (on(only), &snapshot.sealed)).into_iter().collect();
-                if look >= Look::Confirm && !self.is_confirmed(owner, snapshot, sealed).await? {
+                if look >= Look::Confirm && !self.is_confirmed(owner, &snapshot, sealed).await? {
                     return Ok(None);
                 }
-                let mut snapshot = snapshot.clone();
                 if look >= Look::Poll {
                     for (name, targets) in snapshot.targets.iter_mut().flatten() {
                         if let Some(id) = snapshot.groups.get(name).filter(|_| is_due(targets, look)) {
@@ -230,12 +255,13 @@ impl<C: Cloud> Observer<'_, C> {
 
     // ---- in full
 
-    /// `group`: to be read as well, besides those that it has things of.
-    async fn read(&self, owner: &Owner, group: Option<&GroupName>) -> Answer<View> {
-        let Self { cloud, batches, memory, vpc: _ } = self;
+    /// `group`: to be read as well, besides those that it has things of. `leaves`: most likely there is nothing.
+    async fn read(&self, owner: &Owner, group: Option<&GroupName>, leaves: bool) -> Answer<View> {
+        let Self { cloud, batches, memory, vpc: _, quotas: _ } = self;
         let known = memory.is_known(owner);
-        let listed = batches.owned(*cloud, owner).await?.into_iter().map(|(id, _)| id);
-        let ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
+        let listed =
+            if leaves { batches.left(*cloud, owner).await? } else { batches.owned(*cloud, owner).await? };
+        let ids: BTreeSet<Id> = listed.into_iter().map(|(id, _)| id).chain(memory.ids(owner)).collect();
         // A fresh process also asks EC2, whose answers lag less than the listing.
         if ids.is_empty() && known && group.is_none() {
             return Ok(View::default());

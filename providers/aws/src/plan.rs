@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, Effect, IngressAddress, IpFamily, LoadBalancer, Obstacle, Owner, Plan, Targets,
+    Desired, Effect, Field, IngressAddress, IpFamily, LoadBalancer, Obstacle, Owner, Plan, Targets,
 };
 
 use crate::cloud::resources::{Id, LifeState, Source};
@@ -27,7 +27,7 @@ use crate::step::{Action, Named, Step};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::{Frontend, Wanted};
-pub(crate) use by_tags::{hostname, learn};
+pub(crate) use by_tags::{Behind, behind, hostname, learn};
 pub(crate) use choice::mismatch;
 use choice::{Choice, choose};
 use draft::Draft;
@@ -73,6 +73,8 @@ pub(crate) struct Site {
     pub(crate) quotas: Quotas,
     /// How often to look.
     pub(crate) pace: Pace,
+    /// The quota of load balancers, if the cluster's own reach it.
+    pub(crate) reached: Option<usize>,
 }
 
 /// The family of each prefix list, and how many entries it may ever have.
@@ -111,6 +113,9 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
     if desired.group.as_ref().is_some_and(|group| !view.companies.contains_key(group)) {
         return look(&desired.owner, "it is to share a load balancer, and who else does was not read");
     }
+    if let Some(most) = site.reached.filter(|_| view.load_balancers.is_empty() && wanted.adopt.is_none()) {
+        return Plan::nothing("").block(Field::Group, Obstacle::Unsupported, one_too_many(most));
+    }
     let unread = unread_lists(site, &wanted, view);
     if unread.is_empty() {
         if let Some(asked) = wanted.adopt.as_ref().filter(|_| view.load_balancers.is_empty()) {
@@ -120,6 +125,14 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
     }
     let step = Step { owner: desired.owner.clone(), group: None, action: Action::ReadPrefixLists(unread) };
     Plan::nothing("").step(step, Effect::Widen, "their sizes count against quotas")
+}
+
+fn one_too_many(most: usize) -> String {
+    format!(
+        "needs 1 more Network Load Balancer, quota {most} of this account and region reached by this cluster alone: let it \
+         share one by annotation portico.dev/group, delete what is not needed, or ask AWS for a higher quota (Service \
+         Quotas)"
+    )
 }
 
 /// Nothing else before: what there is then is planned for like our own.

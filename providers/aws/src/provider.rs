@@ -43,9 +43,6 @@ pub struct Config {
     pub pace: Duration,
 }
 
-/// How many times as often as things are looked at, seals are written.
-const SEALS: u32 = 20;
-
 /// Network Load Balancers.
 pub struct AwsProvider<C = Sdk> {
     cloud: C,
@@ -80,8 +77,9 @@ impl<C: Cloud> AwsProvider<C> {
             prefix_lists: PrefixLists::new(),
             quotas: *quotas,
             pace: Pace(*pace),
+            reached: None,
         };
-        let (batches, audits) = (Batches::new(*pace / SEALS), Batches::new(*pace / SEALS));
+        let (batches, audits) = (Batches::new(*pace), Batches::new(*pace));
         Ok(Self { cloud, batches, audits, memory: Memory::default(), config, site })
     }
 
@@ -119,7 +117,7 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
         self.own("observe", owner)?;
         let Self { cloud, batches, audits, memory, config, site: _ } = self;
         let batches = if best() == Priority::Background { audits } else { batches };
-        let observer = Observer { cloud, batches, memory, vpc: &config.vpc };
+        let observer = Observer { cloud, batches, memory, vpc: &config.vpc, quotas: &config.quotas };
         Ok(observer.observe(desired, look).await?)
     }
 
@@ -130,7 +128,10 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
         crate::plan::learn(&self.memory, &self.config.quotas, desired, observed);
-        let site = Site { prefix_lists: self.memory.prefix_lists(), ..self.site.clone() };
+        let makes = matches!(desired, Desired::Present(_))
+            && observed.is_none_or(|observed| observed.load_balancers() == 0);
+        let reached = if makes { self.memory.reached_quota(Some(desired.owner())) } else { None };
+        let site = Site { prefix_lists: self.memory.prefix_lists(), reached, ..self.site.clone() };
         crate::plan::plan(&site, desired, observed)
     }
 

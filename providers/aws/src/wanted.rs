@@ -84,9 +84,14 @@ impl Wanted {
                 TargetType::Ip => format!("{port} {target}"),
             }));
         }
-        let words: Vec<String> = all.into_iter().collect();
-        format!("{:016x}", names::digest(&words.join("\n")))
+        digest(&all)
     }
+}
+
+/// The digest of targets, each in a word.
+pub(crate) fn digest(all: &BTreeSet<String>) -> String {
+    let words: Vec<&str> = all.iter().map(String::as_str).collect();
+    format!("{:016x}", names::digest(&words.join("\n")))
 }
 
 /// A listener and what is behind it.

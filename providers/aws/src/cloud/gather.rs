@@ -1,7 +1,8 @@
 //! Questions asked within a moment of one another, answered by one call.
 //!
 //! Owns: [`Gather`]: who waits, who calls, whose answer is whose. Leaves to others: what is called (`batches`).
-//! Invariants: everybody gets the answer to the question he asked, or the error of the call that had it; whoever
+//! Invariants: everybody gets the answer to the question he asked, from a call that was made after he asked, or the error
+//! of the call that had it; while one call waits for its turn or its answer, those who come gather for the next; whoever
 //! calls for the others and is cancelled leaves nobody waiting, they ask again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +11,8 @@ use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::sync::{Mutex as Turn, oneshot};
+use tokio::time::{Instant, sleep};
 
 use super::Answer;
 
@@ -24,7 +25,10 @@ type Reply<V> = oneshot::Sender<Answer<Option<V>>>;
 #[derive(Debug)]
 pub(crate) struct Gather<K, V> {
     state: Mutex<State<K, V>>,
+    /// Held by the one who calls: under a limit calls take long, and the longer, the more share the next.
+    turn: Turn<()>,
     window: Duration,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -36,7 +40,7 @@ struct State<K, V> {
 
 impl<K, V> Default for Gather<K, V> {
     fn default() -> Self {
-        Self::new(WINDOW)
+        Self::new(WINDOW, WINDOW)
     }
 }
 
@@ -58,10 +62,10 @@ impl<K, V> Drop for Lead<'_, K, V> {
 }
 
 impl<K, V> Gather<K, V> {
-    /// `window`: how long the first one waits for others.
-    pub(crate) fn new(window: Duration) -> Self {
+    /// `window`: how long the first one waits for others; `patience`: for those who are said to come.
+    pub(crate) fn new(window: Duration, patience: Duration) -> Self {
         let state = Mutex::new(State { waiting: Vec::new(), led: false });
-        Self { state, window: window.max(WINDOW) }
+        Self { state, turn: Turn::default(), window: window.max(WINDOW), patience }
     }
 
     fn state(&self) -> MutexGuard<'_, State<K, V>> {
@@ -76,6 +80,21 @@ impl<K: Ord + Clone, V: Clone> Gather<K, V> {
         F: Fn(Vec<K>) -> Fetch,
         Fetch: Future<Output = Answer<BTreeMap<K, V>>>,
     {
+        self.ask_with(key, || false, fetch).await
+    }
+
+    /// The same; after the window the first one waits for as long as `more` says that others are about to come, and he has
+    /// patience.
+    pub(crate) async fn ask_with<F, Fetch>(
+        &self,
+        key: K,
+        more: impl Fn() -> bool,
+        fetch: F,
+    ) -> Answer<Option<V>>
+    where
+        F: Fn(Vec<K>) -> Fetch,
+        Fetch: Future<Output = Answer<BTreeMap<K, V>>>,
+    {
         loop {
             let (reply, answer) = oneshot::channel();
             let leads = {
@@ -85,10 +104,16 @@ impl<K: Ord + Clone, V: Clone> Gather<K, V> {
             };
             if leads {
                 let lead = Lead(self);
+                let began = Instant::now();
                 sleep(self.window).await;
+                while began.elapsed() < self.patience && more() {
+                    sleep(self.window).await;
+                }
+                let turn = self.turn.lock().await;
                 let asked = lead.take();
                 let keys: BTreeSet<K> = asked.iter().map(|(key, _)| key.clone()).collect();
                 let answers = fetch(keys.into_iter().collect()).await;
+                drop(turn);
                 for (key, reply) in asked {
                     let own = answers.as_ref().map(|all| all.get(&key).cloned()).map_err(Clone::clone);
                     // Whoever no longer waits needs no answer.

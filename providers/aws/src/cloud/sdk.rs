@@ -13,6 +13,7 @@ mod query;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;
 use aws_sdk_resourcegroupstagging::types::TagFilter;
@@ -52,7 +53,9 @@ impl Sdk {
             .region(Region::new(region))
             .http_client(Limited::client(http, Arc::clone(&limits)))
             .retry_config(RetryConfig::disabled())
-            .timeout_config(TimeoutConfig::disabled());
+            .timeout_config(TimeoutConfig::disabled())
+            // To the SDK a call that waits for its turn looks like a connection that has stalled.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         if let Some(endpoint) = endpoint {
             loader = loader.endpoint_url(endpoint);
         }
@@ -250,6 +253,10 @@ impl Cloud for Sdk {
 
     async fn deregister(&self, group: &Id, targets: &[Target]) -> Answer<()> {
         elb::group::deregister(&self.elb, group, targets).await
+    }
+
+    async fn most_load_balancers(&self) -> Answer<Option<usize>> {
+        elb::most_load_balancers(&self.elb).await
     }
 
     async fn tags(&self, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {

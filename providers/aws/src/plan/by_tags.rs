@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use portico_provider::{Desired, IngressAddress, LoadBalancer, Owner, Plan};
 
 use super::draft::Draft;
-use super::{Noted, REASON, Site, look, marks, named, targets, wanted_seal};
-use crate::cloud::resources::Health;
+use super::{Noted, REASON, Site, look, marks, named, spec_digest, targets, wanted_seal};
+use crate::cloud::resources::{Health, Id, TargetType};
 use crate::memory::Memory;
 use crate::names;
-use crate::observed::{Observed, Snapshot, Targets};
+use crate::observed::{Observed, Seal, Snapshot, Targets};
 use crate::quotas::Quotas;
 use crate::step::{Action, Named, Step};
 use crate::translate::translate;
@@ -95,6 +95,39 @@ pub(crate) fn hostname<'a>(desired: &'a LoadBalancer, snapshot: &Snapshot) -> Op
     });
     let hostname = published.next().filter(|hostname| hostname.starts_with(&begins))?;
     published.next().is_none().then_some(hostname)
+}
+
+/// Target groups of a Service of which nothing but its targets changed since it was sealed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// What the seal says of the targets.
+    pub(crate) sealed: String,
+    /// By name.
+    pub(crate) groups: BTreeMap<String, BehindListener>,
+}
+
+/// One of them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BehindListener {
+    /// Itself.
+    pub(crate) id: Id,
+    /// The port of its targets, if they are nodes.
+    pub(crate) node_port: Option<u16>,
+}
+
+/// Where a change of targets needs no more than to know which there are: the target groups.
+pub(crate) fn behind(quotas: &Quotas, desired: &LoadBalancer, snapshot: &Snapshot) -> Option<Behind> {
+    let (name, _) = snapshot.only()?;
+    let Seal { spec, targets } = snapshot.sealed.clone()?;
+    let wanted = translate(desired, quotas).ok().filter(|_| spec == spec_digest(desired))?;
+    let groups = wanted.listeners.iter().map(|(port, listener)| {
+        let group = names::target_group(&desired.owner, name, *port, listener.shape);
+        let id = snapshot.groups.get(&group)?.clone();
+        let on_nodes = listener.shape.targets == TargetType::Instance;
+        let node_port = listener.targets.first().filter(|_| on_nodes).map(|target| target.port);
+        Some((group, BehindListener { id, node_port }))
+    });
+    Some(Behind { sealed: targets?, groups: groups.collect::<Option<_>>()? })
 }
 
 /// Remembers what a seal says that is as desired: that the wanted targets are those there are. A later change of

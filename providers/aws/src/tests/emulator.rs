@@ -100,6 +100,13 @@ impl Emulator {
         serde_json::from_value(self.account("calls")).unwrap()
     }
 
+    /// So many load balancers are all that the account may have.
+    pub(super) fn quota(&self, most: usize) {
+        let output =
+            script("account.py").args([&self.endpoint, "quota", &most.to_string()]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Tagged things that exist for listings alone.
     pub(super) fn crowd(&self, things: &Value) {
         let mut child = script("account.py")

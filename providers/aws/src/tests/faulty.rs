@@ -148,6 +148,7 @@ through! {
     Read target_health(group: &Id) -> BTreeMap<Target, Health>;
     Write register(group: &Id, targets: &[Target]) -> ();
     Write deregister(group: &Id, targets: &[Target]) -> ();
+    Read most_load_balancers() -> Option<usize>;
     Read tags(ids: &[Id]) -> BTreeMap<Id, Tags>;
     Write add_tags(ids: &[Id], tags: &Tags) -> ();
     Read security_groups(filter: &Filter) -> Vec<Firewall>;

@@ -151,11 +151,11 @@ async fn members_cost_no_more_calls_than_they_must() {
 
     let group = run.members[2].desired.group.take();
     run.settle(2, false).await;
-    run.at_most(40, 1, "one leaves");
+    run.at_most(39, 1, "one leaves");
     assert_ne!(run.members[2].status, hostname);
     run.members[2].desired.group = group;
     run.settle(2, false).await;
-    run.at_most(55, 1, "and joins again");
+    run.at_most(53, 1, "and joins again");
     assert_eq!(run.members[2].status, hostname);
 
     for n in 0..others {
@@ -163,6 +163,6 @@ async fn members_cost_no_more_calls_than_they_must() {
     }
     writes(&run.at_most(22, others, "all but one are deleted"), others, &unmade);
     run.settle(others, true).await;
-    run.at_most(26, 1, "the last is deleted");
+    run.at_most(25, 1, "the last is deleted");
     assert!(run.provider.inventory().await.unwrap().services.is_empty());
 }

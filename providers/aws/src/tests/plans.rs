@@ -35,6 +35,7 @@ pub(super) fn mk_site() -> Site {
         prefix_lists: PrefixLists::new(),
         quotas: Quotas::default(),
         pace: Pace(Duration::from_secs(10)),
+        reached: None,
     }
 }
 

@@ -3,13 +3,17 @@
 //! Owns: plans under other quotas than AWS's defaults. Leaves to others: reading flags (`crate::quotas`), whether rules fit
 //! (`firewalls`). Invariant: a raised quota changes a plan only where it was in the way.
 
-use portico_provider::{Desired, LoadBalancer, Plan, Protocol};
+use portico_provider::{
+    Desired, LoadBalancer, LoadBalancerProvider, Look, Owner, Plan, Protocol, ServiceName,
+};
+use serde_json::json;
 
+use super::emulator::Emulator;
 use super::plans::{mk_base, mk_site};
-use super::{mk_listener, mk_options};
+use super::{mk_listener, mk_load_balancer, mk_options};
 use crate::capabilities as key;
 use crate::plan::{Site, plan};
-use crate::{Quotas, Step};
+use crate::{AwsProvider, Quotas, Step, names, tags};
 
 fn planned(quotas: Quotas, desired: &LoadBalancer) -> Plan<Step> {
     plan(&Site { quotas, ..mk_site() }, Desired::Present(desired), None)
@@ -43,4 +47,50 @@ fn what_is_beyond_a_quota_is_told_with_the_numbers_and_passes_when_it_is_raised(
         assert!(planned(quotas, desired).steps().is_empty(), "nothing is made before");
         assert_eq!(told(raised, desired), "", "{needs}");
     }
+}
+
+fn mk_owner(n: usize) -> Owner {
+    Owner {
+        cluster: "quotas".parse().unwrap(),
+        service: format!("uid-quotas-{n}").parse().unwrap(),
+        name: ServiceName::new("quotas", &format!("s{n}")).unwrap(),
+    }
+}
+
+/// A load balancer as a listing shows it.
+fn thing(n: usize) -> serde_json::Value {
+    let owner = mk_owner(n);
+    let name = names::load_balancer(&owner, None, 0);
+    let arn = format!("arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/net/{name}/0123");
+    json!({"arn": arn, "type": "elasticloadbalancing:loadbalancer", "tags": tags::of(&owner)})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_load_balancer_that_is_one_too_many_is_told_before_anything_of_it_is_made() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let cluster = mk_owner(0).cluster;
+    let provider = AwsProvider::new(emulator.sdk.clone(), emulator.config(&cluster)).unwrap();
+    let desired = mk_load_balancer(mk_owner(99), &emulator.instances[..2]);
+    let wanted = Desired::Present(&desired);
+    emulator.quota(50);
+    emulator.crowd(&json!((0..49).map(thing).collect::<Vec<_>>()));
+    provider.inventory().await.unwrap();
+    drop(emulator.calls());
+    assert_eq!(provider.observe_for(wanted, Look::Own).await.unwrap(), None);
+    assert!(!provider.plan(wanted, None).steps().is_empty(), "there is room for one more");
+    assert_eq!(emulator.calls(), [].into(), "and nobody has asked");
+
+    emulator.crowd(&json!([thing(49)]));
+    provider.inventory().await.unwrap();
+    drop(emulator.calls());
+    assert_eq!(provider.observe_for(wanted, Look::Own).await.unwrap(), None);
+    let plan = provider.plan(wanted, None);
+    let told = plan.blocked().iter().map(|it| it.message.as_str()).collect::<String>();
+    assert!(told.contains("needs 1 more Network Load Balancer, quota 50"), "{plan}");
+    assert!(plan.steps().is_empty(), "{plan}");
+    assert_eq!(emulator.calls(), [("DescribeAccountLimits".to_owned(), 1)].into());
+
+    emulator.quota(60);
+    provider.inventory().await.unwrap();
+    assert!(provider.plan(wanted, None).blocked().is_empty(), "the quota was raised");
 }

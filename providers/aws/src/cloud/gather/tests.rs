@@ -67,3 +67,53 @@ async fn who_calls_for_others_and_is_cancelled_leaves_nobody_waiting() {
         assert_eq!(second.await.unwrap(), Ok(Some(16)), "cancelled after {cancelled_after} ms");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_a_call_is_made_shares_the_next_one() {
+    let (gather, calls) = (Arc::new(Gather::default()), Arc::new(AtomicUsize::new(0)));
+    let ask = |key: u32, after: u64| {
+        let (gather, calls) = (Arc::clone(&gather), Arc::clone(&calls));
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(after)).await;
+            let fetch = |keys: Vec<u32>| {
+                let calls = Arc::clone(&calls);
+                async move {
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    sleep(Duration::from_secs(1)).await;
+                    Ok(keys.into_iter().map(|key| (key, key)).collect())
+                }
+            };
+            gather.ask(key, fetch).await
+        })
+    };
+    // One every 100 ms, while a call takes a second.
+    let tasks: Vec<_> = (0..30).map(|n| (n, ask(n, u64::from(n) * 100))).collect();
+    for (key, task) in tasks {
+        assert_eq!(task.await.unwrap(), Ok(Some(key)));
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 4, "the first alone, then ten at a time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_are_about_to_come_are_waited_for_and_not_for_ever() {
+    let window = Duration::from_millis(100);
+    for (come_until, waits) in [(0, 1), (2, 2), (99, 4)] {
+        let (gather, calls) = (Arc::new(Gather::new(window, window * 4)), Arc::new(AtomicUsize::new(0)));
+        let began = Instant::now();
+        let ask = |key: u32| {
+            let (gather, calls) = (Arc::clone(&gather), Arc::clone(&calls));
+            tokio::spawn(async move {
+                let more = || began.elapsed() < window * come_until;
+                gather.ask_with(key, more, |keys| squares(Arc::clone(&calls), keys)).await.unwrap();
+                began.elapsed()
+            })
+        };
+        let first = ask(2);
+        sleep(window * 3 / 2).await;
+        let second = ask(4);
+        let took = first.await.unwrap();
+        assert!(took >= window * waits && took < window * (waits + 1), "{come_until}: {took:?}");
+        second.await.unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), if waits == 1 { 2 } else { 1 });
+    }
+}

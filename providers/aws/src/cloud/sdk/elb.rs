@@ -230,6 +230,14 @@ pub(super) async fn tags(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tag
     Ok(found.collect())
 }
 
+pub(super) async fn most_load_balancers(client: &Client) -> Answer<Option<usize>> {
+    let sent = client.describe_account_limits().page_size(400).send().await;
+    let answer = sent.map_err(|error| failed("DescribeAccountLimits", error))?;
+    let limits = answer.limits.unwrap_or_default();
+    let most = limits.into_iter().find(|limit| limit.name.as_deref() == Some("network-load-balancers"));
+    Ok(most.and_then(|limit| limit.max?.parse().ok()))
+}
+
 pub(super) async fn add_tags(client: &Client, ids: &[Id], tags: &Tags) -> Answer<()> {
     let sent =
         client.add_tags().set_resource_arns(Some(arns(ids))).set_tags(Some(sdk_tags(tags))).send().await;

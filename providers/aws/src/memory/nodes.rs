@@ -1,0 +1,52 @@
+//! Which nodes a seal stands for: those of one Service that were read tell of all others with the same seal.
+//!
+//! Owns: [`Nodes`]. Leaves to others: reading, and checking that what was read agrees with the seal (`observe/behind`).
+//! Invariant: there are few, as Services mostly have the same nodes; when there are many, all are forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::OnceCell;
+
+use super::Memory;
+
+/// With a thousand nodes each is twenty kilobytes.
+const MOST: usize = 64;
+
+/// Nodes by the digest of them; who reads first fills it in.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    by_seal: BTreeMap<String, Arc<OnceCell<BTreeSet<String>>>>,
+}
+
+impl Nodes {
+    fn of(&mut self, sealed: &str) -> Arc<OnceCell<BTreeSet<String>>> {
+        if self.by_seal.len() >= MOST && !self.by_seal.contains_key(sealed) {
+            self.by_seal.clear();
+        }
+        Arc::clone(self.by_seal.entry(sealed.to_owned()).or_default())
+    }
+}
+
+impl Memory {
+    /// Where it is kept which nodes a seal stands for.
+    pub(crate) fn sealed_nodes(&self, sealed: &str) -> Arc<OnceCell<BTreeSet<String>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).of(sealed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_learnt_is_known_and_it_never_grows_without_bound() {
+        let (mut all, of) = (Nodes::default(), |n: usize| BTreeSet::from([format!("i-{n}")]));
+        for n in 0..1_000 {
+            all.of(&format!("seal-{n}")).set(of(n)).unwrap();
+            assert_eq!(all.of(&format!("seal-{n}")).get(), Some(&of(n)));
+            assert!(all.by_seal.len() <= MOST);
+        }
+        assert_eq!(all.of("seal-0").get(), None, "forgotten");
+    }
+}
