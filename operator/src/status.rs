@@ -95,8 +95,12 @@ impl Situation<'_> {
         let mut facts = vec![accepted(problems, warnings), provisioned(report, problems, progress, before)];
         facts.extend(synced(problems, progress, before));
         facts.extend(report.iter().flat_map(|report| &report.facts).filter_map(other_fact));
-        facts.sort_by(|one, other| one.0.cmp(other.0));
-        let conditions = facts.into_iter().map(|fact| stamped(service, before, now, fact)).collect();
+        let unread = report.into_iter().flat_map(|report| &report.unread).map(|topic| topic.condition_type());
+        let unsaid: Vec<_> = unread.filter(|type_| facts.iter().all(|fact| fact.0 != *type_)).collect();
+        let kept = before.iter().filter(|condition| unsaid.contains(&condition.type_.as_str())).cloned();
+        let said = facts.into_iter().map(|fact| stamped(service, before, now, fact));
+        let mut conditions: Vec<_> = said.chain(kept).collect();
+        conditions.sort_by(|one, other| one.type_.cmp(&other.type_));
         StatusPatch { ingress, conditions }
     }
 }

@@ -11,7 +11,7 @@ fn at(seconds: i64) -> Timestamp {
 fn ready() -> Report {
     let address = IngressAddress::Ip("192.0.2.1".parse().unwrap());
     let ingress = Ingress { address, ip_mode: Some(IpMode::Vip), ports: Vec::new() };
-    Report { ingress: vec![ingress], ready: true, facts: Vec::new() }
+    Report { ingress: vec![ingress], ready: true, ..Report::default() }
 }
 
 fn status(
@@ -89,6 +89,27 @@ fn executing_steps_on_what_serves_changes_no_status() {
     let before = status(&service, Some(&ready()), &Progress::Settled, &[]);
     let working = Progress::Working("update targets".to_owned());
     assert_eq!(status(&published(before.clone()), Some(&ready()), &working, &before.conditions), before);
+}
+
+/// After a restart load balancers are known by their tags, which say nothing of targets.
+#[test]
+fn what_was_not_looked_at_stays_as_it_was_said_and_what_was_is_said_anew() {
+    let service = mk_service("web");
+    let fact = |topic, holds| Fact { topic, holds, reason: "Told".to_owned(), message: "as read".to_owned() };
+    let facts = vec![fact(Topic::TargetsHealthy, Truth::True), fact(Topic::TargetsAccepted, Truth::False)];
+    let before = status(&service, Some(&Report { facts, ..ready() }), &Progress::Settled, &[]);
+    let unread = vec![Topic::TargetsHealthy, Topic::TargetsAccepted];
+    let nothing = Report { unread: unread.clone(), ..ready() };
+    assert_eq!(status(&service, Some(&nothing), &Progress::Settled, &before.conditions), before);
+    let healthy = Report { facts: vec![fact(Topic::TargetsHealthy, Truth::False)], unread, ..ready() };
+    let after = status(&service, Some(&healthy), &Progress::Settled, &before.conditions);
+    assert_eq!(reason(&after, "TargetsHealthy"), "False/Told");
+    assert_eq!(after.conditions.len(), before.conditions.len());
+    let read = status(&service, Some(&ready()), &Progress::Settled, &before.conditions);
+    assert!(
+        read.conditions.iter().all(|it| !it.type_.contains("Targets")),
+        "there is nothing to say any more"
+    );
 }
 
 #[test]

@@ -297,6 +297,7 @@ impl LoadBalancerProvider for FakeCloud {
             ingress: active.map(ingress).into_iter().collect(),
             ready: active.is_some(),
             facts: health.into_iter().collect(),
+            unread: Vec::new(),
         }
     }
 

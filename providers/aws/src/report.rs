@@ -82,11 +82,22 @@ fn refused(observed: &Observed) -> Option<Fact> {
 /// A seal says that all was done, and the status where; how targets are is read when there is something to do.
 fn by_tags(desired: &LoadBalancer, snapshot: &Snapshot) -> Report {
     if let (Some(_), Some(hostname)) = (&snapshot.sealed, hostname(desired, snapshot)) {
-        return Report { ingress: vec![ingress(hostname)], ready: true, facts: vec![provisioned(hostname)] };
+        return Report {
+            ingress: vec![ingress(hostname)],
+            ready: true,
+            facts: vec![provisioned(hostname)],
+            unread: unread(snapshot),
+        };
     }
     let message = "not all of it has been made or read yet".to_owned();
     let facts = vec![fact(Topic::Provisioned, Truth::Unknown, "Unfinished", message)];
     Report { facts, ..Report::default() }
+}
+
+/// Tags say nothing of targets, and of those that this process registered not whether they are healthy.
+fn unread(snapshot: &Snapshot) -> Vec<Topic> {
+    let accepted = snapshot.targets.is_none().then_some(Topic::TargetsAccepted);
+    std::iter::once(Topic::TargetsHealthy).chain(accepted).collect()
 }
 
 fn unmade() -> Report {
@@ -113,13 +124,23 @@ fn full(quotas: &Quotas, desired: &LoadBalancer, view: &View) -> Report {
         LifeState::Active => {
             let hostname = &balancer.facts.hostname;
             let facts = vec![provisioned(hostname), healthy(view, balancer)];
-            return Report { ingress: vec![shown_at(desired, balancer)], ready: true, facts };
+            return Report {
+                ingress: vec![shown_at(desired, balancer)],
+                ready: true,
+                facts,
+                unread: Vec::new(),
+            };
         }
         LifeState::Impaired(why) => {
             let message = format!("load balancer {name} serves, but AWS cannot scale it: {why}");
             let facts =
                 vec![fact(Topic::Provisioned, Truth::True, "Impaired", message), healthy(view, balancer)];
-            return Report { ingress: vec![shown_at(desired, balancer)], ready: true, facts };
+            return Report {
+                ingress: vec![shown_at(desired, balancer)],
+                ready: true,
+                facts,
+                unread: Vec::new(),
+            };
         }
         LifeState::Provisioning => {
             (Truth::False, "Provisioning", format!("load balancer {name} is being made"))

@@ -21,7 +21,7 @@ pub(crate) fn report(config: Config, desired: &LoadBalancer) -> Report {
     let addresses = serving_addresses(desired);
     let Config { publish_node_addresses } = config;
     let ingress = if publish_node_addresses { published(&addresses) } else { Vec::new() };
-    Report { ingress, ready: true, facts: vec![provisioned(desired, &addresses)] }
+    Report { ingress, ready: true, facts: vec![provisioned(desired, &addresses)], unread: Vec::new() }
 }
 
 /// Addresses of the nodes that serve this Service, external ones where a node has any, in the Service's families.

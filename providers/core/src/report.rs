@@ -20,6 +20,8 @@ pub struct Report {
     pub ready: bool,
     /// Conditions for the user.
     pub facts: Vec<Fact>,
+    /// What was not looked at this time: what the user was told of it still stands.
+    pub unread: Vec<Topic>,
 }
 
 /// One entry of `status.loadBalancer.ingress`.

@@ -62,7 +62,7 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
     // A snapshot knows nothing of health, and says nothing.
     let healthy = observed.nodes().map(|nodes| health::fact(&desired.ip_families, &nodes));
     let facts = std::iter::once(provisioned).chain(healthy).chain(accepted(desired, observed, config));
-    Report { ingress, ready, facts: facts.collect() }
+    Report { ingress, ready, facts: facts.collect(), unread: Vec::new() }
 }
 
 fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {

@@ -20,7 +20,12 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&View>) -> Report 
         };
     };
     let ready = view.state == State::Active && view.listener_errors.is_empty();
-    Report { ingress: ingress(desired, view), ready, facts: vec![provisioned(view), healthy(view)] }
+    Report {
+        ingress: ingress(desired, view),
+        ready,
+        facts: vec![provisioned(view), healthy(view)],
+        unread: Vec::new(),
+    }
 }
 
 fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {

@@ -236,7 +236,7 @@ impl LoadBalancerProvider for Fake {
             ports: Vec::new(),
         };
         let ingress = shown.map(entry).filter(|_ingress| self.cloud.bug != Bug::ReportsNoAddress);
-        Report { ready: wanted.is_some(), ingress: ingress.into_iter().collect(), facts: Vec::new() }
+        Report { ready: wanted.is_some(), ingress: ingress.into_iter().collect(), ..Report::default() }
     }
 }
 
