@@ -91,13 +91,10 @@ impl Objects {
         let addresses = fill::free_addresses(&self.client).await?;
         let new: Vec<(u32, Ipv4Addr)> = (next..count).zip(addresses).collect();
         for some in new.chunks(PROGRESS) {
-            let fillers: Vec<_> = some.iter().map(|(index, address)| self.filler(*index, *address)).collect();
+            let fillers = some.iter().map(|(index, address)| self.filler(*index, *address));
+            let (fillers, targets): (Vec<_>, Vec<_>) = fillers.unzip();
             pattern.write(&self.etcd, &fillers).await?;
-            let made = some
-                .iter()
-                .map(|(index, address)| target((*address).into(), &layout::endpoints(&self.nodes, *index)));
-            let made: Vec<_> = made.collect();
-            self.fillers.extend(made);
+            self.fillers.extend(targets);
             account.detail(format_args!("{} of {count} Services created", self.fillers.len()));
         }
         Ok(())
@@ -201,9 +198,12 @@ impl Objects {
             .collect()
     }
 
-    fn filler(&self, index: u32, address: Ipv4Addr) -> Filler {
-        let endpoints = mk_endpoints(&layout::endpoints(&self.nodes, index));
-        Filler { namespace: filler_namespace(index), name: filler_name(index), address, endpoints }
+    fn filler(&self, index: u32, address: Ipv4Addr) -> (Filler, Target) {
+        let endpoints = layout::endpoints(&self.nodes, index);
+        let target = target(address.into(), &endpoints);
+        let (namespace, name, endpoints) =
+            (filler_namespace(index), filler_name(index), mk_endpoints(&endpoints));
+        (Filler { namespace, name, address, endpoints }, target)
     }
 
     fn slices(&self, namespace: &str) -> Api<EndpointSlice> {

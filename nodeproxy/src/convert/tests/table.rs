@@ -11,11 +11,8 @@ use serde_json::Value;
 
 use super::*;
 
-fn word(policy: TrafficPolicy) -> &'static str {
-    match policy {
-        TrafficPolicy::Cluster => "Cluster",
-        TrafficPolicy::Local => "Local",
-    }
+fn upper(protocol: Protocol) -> String {
+    protocol.to_string().to_uppercase()
 }
 
 /// What the API server would send of a Service.
@@ -27,7 +24,7 @@ fn mk_service(service: &Service) -> Value {
     let proxies = packets::proxy_mode_addresses().into_iter().filter(|(of, _)| of == name);
     let proxies = proxies.map(|(_, ip)| json!({"ip": ip, "ipMode": "Proxy"}));
     let ports = ports.iter().map(|port| {
-        let protocol = port.protocol.to_string().to_uppercase();
+        let protocol = upper(port.protocol);
         json!({"name": &*port.name, "protocol": protocol, "port": port.port, "nodePort": port.node_port})
     });
     json!({
@@ -36,7 +33,7 @@ fn mk_service(service: &Service) -> Value {
         "spec": {
             "type": "LoadBalancer", "clusterIPs": cluster_ips, "externalIPs": external_ips,
             "ports": ports.collect::<Vec<_>>(),
-            "internalTrafficPolicy": word(*internal_policy), "externalTrafficPolicy": word(*external_policy),
+            "internalTrafficPolicy": internal_policy.to_string(), "externalTrafficPolicy": external_policy.to_string(),
             "sessionAffinity": affinity.map_or("None", |_| "ClientIP"),
             "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": affinity}},
             "loadBalancerSourceRanges": source_ranges, "healthCheckNodePort": health_check_node_port,
@@ -49,7 +46,7 @@ fn mk_service(service: &Service) -> Value {
 fn mk_slice(slice: &EndpointSlice) -> Value {
     let EndpointSlice { service, name, ports, endpoints } = slice;
     let ports = ports.iter().map(|port| {
-        let protocol = port.protocol.to_string().to_uppercase();
+        let protocol = upper(port.protocol);
         json!({"name": &*port.name, "protocol": protocol, "port": port.port})
     });
     let hints = |names: &[Name]| names.iter().map(|name| json!({"name": &**name})).collect::<Vec<_>>();

@@ -4,7 +4,7 @@
 //! (`plan`). Invariant: what is not known stands in nobody's way; AWS tells it then.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use portico_provider::Owner;
@@ -50,24 +50,28 @@ impl Balancers {
 }
 
 impl Memory {
+    fn balancers(&self) -> MutexGuard<'_, Balancers> {
+        self.balancers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the quota is to be asked for before another load balancer is planned, `owner`'s.
     pub(crate) fn asks_for_quota(&self, owner: &Owner) -> bool {
         let present = self.present_balancers(Some(owner));
-        self.balancers.lock().unwrap_or_else(PoisonError::into_inner).is_due(present)
+        self.balancers().is_due(present)
     }
 
     /// The quota was asked for; `None`: the account told nothing.
     pub(crate) fn saw_quota(&self, most: Option<usize>) {
-        self.balancers.lock().unwrap_or_else(PoisonError::into_inner).told(most);
+        self.balancers().told(most);
     }
 
     /// The quota, if the cluster's own load balancers reach it; not counting those of `but_for`.
     pub(crate) fn reached_quota(&self, but_for: Option<&Owner>) -> Option<usize> {
-        if !self.balancers.lock().unwrap_or_else(PoisonError::into_inner).is_known() {
+        if !self.balancers().is_known() {
             return None;
         }
         let present = self.present_balancers(but_for);
-        self.balancers.lock().unwrap_or_else(PoisonError::into_inner).reached_by(present)
+        self.balancers().reached_by(present)
     }
 
     /// Those that this process knows of. Not `but_for` the one that wants another: its own may be what has to be made again.
