@@ -93,7 +93,10 @@ pub(crate) fn without_load_balancer(service: &Service) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Events on a Service, as `type reason: note`, of our operator or of anybody.
+/// Portico's Events on a Service, as `type reason: note`.
+///
+/// The API server has its own: its repair loop says `ClusterIPNotAllocated` of a Service whose `IPAddress` its cache does
+/// not have yet.
 pub(crate) async fn events(scene: &Scene, service: &str) -> anyhow::Result<Vec<String>> {
     let selector = format!("involvedObject.kind=Service,involvedObject.name={service}");
     let args = ["-n", &scene.namespace, "get", "events", "-o", "json", "--field-selector", &selector];
@@ -103,6 +106,7 @@ pub(crate) async fn events(scene: &Scene, service: &str) -> anyhow::Result<Vec<S
     let items = list["items"].as_array().cloned().unwrap_or_default();
     Ok(items
         .iter()
+        .filter(|event| text(event, "reportingComponent").starts_with("portico.dev/"))
         .map(|event| format!("{} {}: {}", text(event, "type"), text(event, "reason"), text(event, "message")))
         .collect())
 }
