@@ -110,14 +110,14 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Has the go whose turn has come.
     async fn go(self: Arc<Self>, key: ServiceKey, owner: &Owner, held: &Held) {
-        let Some((want, cause)) = self.track(owner, Track::start) else { return };
+        let Some((want, cause, give_way)) = self.track(owner, Track::start) else { return };
         self.metrics.went(cause);
         let mode = cause::mode(&want, cause, self.settings.drift, self.settings.read_only);
         let look = self.first_look(&want, cause, mode);
         let finish = Finish { operator: Arc::clone(&self), key, want, cause };
         let Self { provider, fence, metrics, .. } = &*self;
         let held = held.names();
-        let operation = Operation { provider, fence, metrics, held: Some(held) };
+        let operation = Operation { provider, fence, metrics, held: Some(held), give_way: Some(&give_way) };
         // Nobody waits for what an audit reads.
         let best = if cause == Cause::Audit { CallPriority::Background } else { CallPriority::Targets };
         let report = at_best(best, operation.run(&finish.want, mode, look)).await;

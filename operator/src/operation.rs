@@ -15,6 +15,7 @@ use portico_provider::{
     ServiceUid, SpecHash,
 };
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::fence::Fence;
 use crate::metrics::{CallResult, Metrics};
@@ -134,6 +135,8 @@ pub(crate) struct Operation<'a, P> {
     pub(crate) metrics: &'a Metrics,
     /// What it may touch of what Services share; `None`: whatever it meets, as nobody else is at work.
     pub(crate) held: Option<&'a BTreeSet<String>>,
+    /// Cancelled when its reads have become those of something else; what was begun to be changed is changed all the same.
+    pub(crate) give_way: Option<&'a CancellationToken>,
 }
 
 impl<P: LoadBalancerProvider> Operation<'_, P> {
@@ -143,7 +146,7 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
         let mut report = Report { observed: None, steps: Vec::new(), differed, end: End::Settled };
         for _ in 0..LOOKS {
             let read = Instant::now();
-            match self.call("observe", self.provider.observe_for(want.desired(), look)).await {
+            match self.look(want, look).await {
                 Ok(observed) => report.observed = Some((observed, read)),
                 Err(end) => return Report { end, ..report },
             }
@@ -175,6 +178,17 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
         }
         let message = format!("still not as desired after {LOOKS} looks; the provider's plan is at fault");
         Report { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
+    }
+
+    async fn look(&self, want: &Want, look: Look) -> Result<Option<P::Observed>, End> {
+        let looked = self.call("observe", self.provider.observe_for(want.desired(), look));
+        let Some(give_way) = self.give_way else { return looked.await };
+        give_way.run_until_cancelled(looked).await.unwrap_or_else(|| {
+            Err(End::InProgress {
+                what: "a look, which gave way to a change".to_owned(),
+                retry: Duration::ZERO,
+            })
+        })
     }
 
     /// A read may show that it shares more than anybody knew when its turn came: then that is to be waited for first.

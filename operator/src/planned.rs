@@ -127,8 +127,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let Begun { mut plan, want } = self.begin_plan(service);
         let Some(want) = want else { return plan };
         let Self { provider, fence, metrics, .. } = self;
-        let report =
-            Operation { provider, fence, metrics, held: None }.run(&want, Mode::Plan, Look::Fresh).await;
+        let report = Operation { provider, fence, metrics, held: None, give_way: None }
+            .run(&want, Mode::Plan, Look::Fresh)
+            .await;
         match (report.end, report.observed) {
             (End::Failed { reason, message, .. }, _) => plan.failed = Some(format!("{reason}: {message}")),
             (_, Some((observed, _))) => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use portico_provider::{Plan, Retry, SpecHash, Truth};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
 use crate::cause::Cause;
@@ -36,6 +37,8 @@ pub(crate) struct Track {
     settled: Option<SpecHash>,
     /// It is its turn in the audit.
     pub(crate) audit: bool,
+    /// An audit is under way of what was wanted when it began, and gives way when told.
+    audited: Option<(Mark, CancellationToken)>,
     /// It waits for others of its group to give way: who it is, and what they share.
     pub(crate) contends: Option<(ServiceKey, BTreeSet<String>)>,
     /// Others of its group changed something.
@@ -141,8 +144,11 @@ impl Track {
     }
 
     /// While a go waits, what is wanted may change; it will then be about that. Whether it waits in a line for what is less
-    /// urgent than a change.
+    /// urgent than a change. An audit that is under way already gives way.
     pub(crate) fn rethink(&mut self, want: &Want) -> bool {
+        if let Some((_, give_way)) = self.audited.as_ref().filter(|(mark, _)| mark != want.mark()) {
+            give_way.cancel();
+        }
         let Phase::Waiting(waiting, cause) = &mut self.phase else { return false };
         let changed = waiting.mark() != want.mark();
         let hastens = changed && *cause != Cause::Change;
@@ -154,12 +160,14 @@ impl Track {
         hastens
     }
 
-    /// Its turn has come: what it is about by now; `None`: nobody waits.
-    pub(crate) fn start(&mut self) -> Option<(Want, Cause)> {
+    /// Its turn has come: what it is about by now, and what tells it to give way; `None`: nobody waits.
+    pub(crate) fn start(&mut self) -> Option<(Want, Cause, CancellationToken)> {
         match std::mem::replace(&mut self.phase, Phase::Running) {
             Phase::Waiting(want, cause) => {
                 self.stirred = false;
-                Some((*want, cause))
+                let give_way = CancellationToken::new();
+                self.audited = (cause == Cause::Audit).then(|| (want.mark().clone(), give_way.clone()));
+                Some((*want, cause, give_way))
             }
             other => {
                 self.phase = other;
@@ -231,6 +239,7 @@ impl Track {
         }
         self.phase = Phase::Idle;
         self.audit = false;
+        self.audited = None;
         self.last = Some(Ended { mark: want.mark().clone(), end, again });
     }
 

@@ -148,7 +148,7 @@ async fn delete_one<P: LoadBalancerProvider, C: Cluster>(
     let (want, began) = (Want::absent(owner), Instant::now());
     let Operator { provider, fence, metrics, .. } = operator;
     loop {
-        match (Operation { provider, fence, metrics, held: None })
+        match (Operation { provider, fence, metrics, held: None, give_way: None })
             .run(&want, Mode::Execute, Look::Fresh)
             .await
             .end

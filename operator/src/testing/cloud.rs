@@ -43,6 +43,8 @@ pub(crate) struct CloudState {
     pub(crate) failures: Vec<ProviderError>,
     /// Executions for these never end.
     pub(crate) hanging: HashSet<ServiceUid>,
+    /// How long looks wait whose calls come after everybody else's.
+    pub(crate) audits_wait: Duration,
     /// Whether nothing at all answers.
     pub(crate) down: bool,
     pub(crate) reads: u32,
@@ -195,10 +197,13 @@ impl LoadBalancerProvider for FakeCloud {
     }
 
     async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<FakeLb>, ProviderError> {
-        self.with(|state| {
+        let best = portico_limits::best();
+        let wait = self.with(|state| {
             state.looks.push(look);
-            state.called_at.push(portico_limits::best());
+            state.called_at.push(best);
+            if best == portico_limits::Priority::Background { state.audits_wait } else { Duration::ZERO }
         });
+        sleep(wait).await;
         self.read(|state| state.of(&owner.service)).await
     }
 

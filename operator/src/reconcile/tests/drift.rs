@@ -3,7 +3,7 @@
 use super::super::*;
 use super::stage::*;
 use portico_limits::Priority as CallPriority;
-use portico_provider::{Look, ProviderError};
+use portico_provider::{LoadBalancer, Look, ProviderError};
 use tokio::time::sleep;
 
 use crate::testing::{mk_node, mk_service, with};
@@ -73,6 +73,29 @@ async fn an_audit_costs_one_read_a_round_for_each_service_and_nothing_else() {
     assert!((49..=51).contains(&audits), "5 Services, 10 rounds: {audits} reads");
     let least = stage.cloud.with(|cloud| cloud.looks.iter().rev().take(49).min().copied());
     assert_eq!(least, Some(Look::Fresh), "an audit believes nothing");
+    assert!(running.metric("drift").is_empty() && running.metric("unasked").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_does_not_wait_for_the_audit_of_its_service() {
+    let stage = audited(Drift::Repair);
+    stage.cloud.with(|cloud| cloud.audits_wait = Duration::from_mins(1));
+    let running = stage.start().await;
+    stage.cluster.apply(mk_service("web"));
+    settle().await;
+    let is_audited = || stage.cloud.with(|cloud| cloud.called_at.contains(&CallPriority::Background));
+    while !is_audited() {
+        sleep(Duration::from_secs(1)).await;
+    }
+    let began = Instant::now();
+    stage.cluster.apply(with(mk_service("web"), |spec| spec.ports.as_mut().unwrap()[0].port = 81));
+    let is_changed = |spec: &LoadBalancer| spec.listeners.iter().any(|listener| listener.port.get() == 81);
+    while !stage.cloud.with(|cloud| cloud.existing.values().any(|(spec, _)| is_changed(spec))) {
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    settle().await;
+    assert_eq!(stage.conditions("web")["Synced"], "True/AsDesired");
     assert!(running.metric("drift").is_empty() && running.metric("unasked").is_empty());
 }
 
