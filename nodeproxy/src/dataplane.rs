@@ -27,7 +27,7 @@ use crate::health::family_name;
 ///   state and the reason in [`Observed::rebuild`].
 /// - After an error nothing that is kept in memory is trusted: the caller calls `read`.
 /// - [`cleanup`](Self::cleanup) removes every trace; the absent is success.
-/// - Nothing here blocks for longer than a kernel answers; calls come from one task, which waits for each on its own thread.
+/// - Nothing here blocks for longer than a kernel answers; calls come one at a time, on threads that may wait.
 pub trait Dataplane: Send {
     /// What this kernel can do, found by trying, without leaving a trace.
     fn probe(&mut self) -> Result<Capabilities, DataplaneError>;

@@ -1,10 +1,10 @@
 //! The one task that owns the model and the dataplane: facts in, kernel transactions out.
 //!
 //! Owns when things happen: where nothing of ours stands, the API server's and DNS's Services are written as soon as they are
-//! known; the first sync waits until every source has told what it began with, reads the kernel once and
-//! changes only what differs; afterwards a change goes out at once, in one transaction with all that has come in by then; removals
-//! that must wait follow after [`NARROW_AFTER`]; a failure, or somebody else's change, leads to a fresh read and a full
-//! difference, with growing pauses. Leaves what should stand to the model.
+//! known, and otherwise the kernel is read while the rest comes in; the first sync waits until every source has told what it
+//! began with, and changes only what differs; afterwards a change goes out at once, in one transaction with all that has
+//! come in by then; removals that must wait follow after [`NARROW_AFTER`]; a failure, or somebody else's change, leads to a
+//! fresh read and a full difference, with growing pauses. Leaves what should stand to the model.
 //!
 //! Invariants: nothing that stands is changed before the first sync; after an error nothing is written before a read; the model takes
 //! facts in all the time.
@@ -21,7 +21,6 @@ use portico_proxy_core::{
     table::{Family, Frontend},
 };
 use tokio::{
-    runtime::{Handle, RuntimeFlavor},
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
@@ -39,8 +38,10 @@ use crate::{
 };
 
 use audience::Audience;
+use caller::{Caller, in_place};
 
 mod audience;
+mod caller;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
@@ -95,7 +96,7 @@ enum Kernel {
 pub struct Sync {
     model: Model,
     node: Node,
-    dataplane: Box<dyn Dataplane>,
+    dataplane: Caller,
     flows: Box<dyn Flows>,
     audience: Audience,
     kernel: Kernel,
@@ -131,7 +132,7 @@ impl Sync {
         Self {
             model,
             node,
-            dataplane,
+            dataplane: Caller::new(dataplane),
             flows,
             audience: Audience::new(health, metrics, health_checks, families),
             kernel: Kernel::Unknown(Instant::now()),
@@ -202,7 +203,7 @@ impl Sync {
         }
     }
 
-    /// Once it is known what comes first: writes it where nothing stands, and lets everything else come.
+    /// Once it is known what comes first: writes it where nothing stands, else begins to read; and lets everything else come.
     fn begin(&mut self) -> Result<(), SyncError> {
         let Some(gate) = self.gate.take_if(|_| self.missing_first.is_empty()) else { return Ok(()) };
         let written = if self.missing.is_empty() { Ok(()) } else { self.write_first() };
@@ -213,19 +214,22 @@ impl Sync {
 
     /// Writes what is known, beside nothing. The first sync then reads it back like everything else.
     fn write_first(&mut self) -> Result<(), SyncError> {
-        let looked = in_place(|| {
-            let absent = self.dataplane.is_absent()?;
-            if absent { self.dataplane.read().map(Some) } else { Ok(None) }
+        let looked = self.dataplane.call(|dataplane| {
+            let absent = dataplane.is_absent()?;
+            if absent { dataplane.read().map(Some) } else { Ok(None) }
         });
         let observed = match looked {
             Ok(Some(observed)) => observed,
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                self.dataplane.read_ahead();
+                return Ok(());
+            }
             Err(error) => return self.fail(error),
         };
         self.model.adopt(&observed.state);
         let transaction = self.model.ledger().widen();
         let services = self.model.services();
-        match in_place(|| self.dataplane.apply(&transaction)) {
+        match self.dataplane.call(|dataplane| dataplane.apply(&transaction)) {
             Ok(applied) => {
                 tracing::info!(services, %applied, "the first Services stand");
                 Ok(())
@@ -334,11 +338,7 @@ impl Sync {
 
     /// Reads the kernel and changes whatever differs.
     fn repair(&mut self) -> Result<(), SyncError> {
-        let read = in_place(|| {
-            let generation = self.dataplane.generation()?;
-            Ok((generation, self.dataplane.read()?))
-        });
-        let (generation, observed) = match read {
+        let (generation, observed) = match self.dataplane.read() {
             Ok(read) => read,
             Err(error) => return self.fail(error),
         };
@@ -365,7 +365,7 @@ impl Sync {
     fn audit(&mut self) -> Result<(), SyncError> {
         self.audit_at = Instant::now() + AUDIT_EVERY;
         let Kernel::Known(expected) = self.kernel else { return Ok(()) };
-        match in_place(|| self.dataplane.generation()) {
+        match self.dataplane.call(|dataplane| dataplane.generation()) {
             Ok(generation) if generation == expected => Ok(()),
             Ok(_) => {
                 let began = Instant::now();
@@ -379,7 +379,7 @@ impl Sync {
 
     fn commit(&mut self, transaction: &Transaction, full: bool) -> Result<(), SyncError> {
         let began = Instant::now();
-        let applied = match in_place(|| self.dataplane.apply(transaction)) {
+        let applied = match self.dataplane.call(|dataplane| dataplane.apply(transaction)) {
             Ok(applied) => applied,
             Err(error) => return self.fail(error),
         };
@@ -436,15 +436,6 @@ impl Sync {
         tracing::warn!(error = %crate::run::chain(&error), reason = error.reason(), ?pause, "reading the kernel anew");
         self.kernel = Kernel::Unknown(Instant::now() + pause);
         Ok(())
-    }
-}
-
-/// Makes a call into the kernel on the thread of the loop, which waits for it anyway: to wake another thread, and to be woken
-/// by it, takes longer than most calls. The runtime lets another thread go on with this one's tasks.
-fn in_place<R>(call: impl FnOnce() -> R) -> R {
-    match Handle::current().runtime_flavor() {
-        RuntimeFlavor::MultiThread => tokio::task::block_in_place(call),
-        _ => call(),
     }
 }
 

@@ -242,6 +242,25 @@ async fn a_restart_changes_nothing_that_is_right() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restart_reads_while_the_lists_come_in_and_repairs_what_changed_since() {
+    let first = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
+    first.stop.cancel();
+    first.task.await.expect("no panic").expect("stopped");
+    let before = first.kernel.inside().state.clone();
+    let reads = first.kernel.inside().reads;
+
+    let second = mk_bench(first.kernel.clone());
+    second.tell(mk_first()).await;
+    second.settle().await;
+    assert_eq!(second.kernel.inside().reads, reads + 1, "the lists are not complete");
+    second.kernel.flush();
+    second.tell([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
+    second.list_all().await;
+    tokio::time::sleep(AUDIT_EVERY * 2).await;
+    assert_eq!(second.kernel.inside().state, before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn changes_that_come_together_go_out_together_within_milliseconds() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
     let (began, before) = (Instant::now(), bench.kernel.inside().applied.len());

@@ -1,0 +1,67 @@
+//! The dataplane as the loop calls it.
+//!
+//! Owns on which thread a call is made: on the loop's own, but for the first read of what stands, which takes another
+//! thread's time while the lists still come in. Leaves what to call, and when, to the loop.
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::{block_in_place, spawn_blocking},
+};
+
+use crate::dataplane::{Dataplane, DataplaneError, Observed};
+
+/// What was read, and the number that the ruleset had before.
+pub(super) type Read = Result<(u32, Observed), DataplaneError>;
+
+/// A dataplane, and what was read ahead of the loop.
+pub(super) struct Caller {
+    dataplane: Arc<Mutex<Box<dyn Dataplane>>>,
+    ahead: Option<mpsc::Receiver<Read>>,
+}
+
+impl Caller {
+    pub(super) fn new(dataplane: Box<dyn Dataplane>) -> Self {
+        Self { dataplane: Arc::new(Mutex::new(dataplane)), ahead: None }
+    }
+
+    /// Makes a call, once the read ahead is over.
+    pub(super) fn call<R>(&self, call: impl FnOnce(&mut dyn Dataplane) -> R) -> R {
+        in_place(|| locked(&self.dataplane, call))
+    }
+
+    /// Begins to read what stands, on a thread of its own. To be called once, by who writes nothing before [`read`](Self::read).
+    pub(super) fn read_ahead(&mut self) {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let dataplane = Arc::clone(&self.dataplane);
+        // Nobody receives it when the process is about to end.
+        spawn_blocking(move || drop(sender.send(locked(&dataplane, read))));
+        self.ahead = Some(receiver);
+    }
+
+    /// What was read ahead; otherwise reads now.
+    pub(super) fn read(&mut self) -> Read {
+        // Without a sender the other thread panicked, and so shall this one if there is a reason.
+        let ahead = self.ahead.take().and_then(|ahead| in_place(|| ahead.recv()).ok());
+        ahead.unwrap_or_else(|| self.call(read))
+    }
+}
+
+fn read(dataplane: &mut dyn Dataplane) -> Read {
+    let generation = dataplane.generation()?;
+    Ok((generation, dataplane.read()?))
+}
+
+fn locked<R>(dataplane: &Mutex<Box<dyn Dataplane>>, call: impl FnOnce(&mut dyn Dataplane) -> R) -> R {
+    call(&mut **dataplane.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Makes a call into the kernel on the thread of the loop, which waits for it anyway: to wake another thread, and to be woken
+/// by it, takes longer than most calls. The runtime lets another thread go on with this one's tasks.
+pub(super) fn in_place<R>(call: impl FnOnce() -> R) -> R {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => block_in_place(call),
+        _ => call(),
+    }
+}
