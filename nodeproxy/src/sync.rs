@@ -229,7 +229,7 @@ impl Sync {
         self.model.adopt(&observed.state);
         let transaction = self.model.ledger().widen();
         let services = self.model.services();
-        match self.dataplane.call(|dataplane| dataplane.apply(&transaction)) {
+        match self.dataplane.apply(&transaction) {
             Ok(applied) => {
                 tracing::info!(services, %applied, "the first Services stand");
                 Ok(())
@@ -365,7 +365,7 @@ impl Sync {
     fn audit(&mut self) -> Result<(), SyncError> {
         self.audit_at = Instant::now() + AUDIT_EVERY;
         let Kernel::Known(expected) = self.kernel else { return Ok(()) };
-        match self.dataplane.call(|dataplane| dataplane.generation()) {
+        match self.dataplane.generation() {
             Ok(generation) if generation == expected => Ok(()),
             Ok(_) => {
                 let began = Instant::now();
@@ -379,7 +379,7 @@ impl Sync {
 
     fn commit(&mut self, transaction: &Transaction, full: bool) -> Result<(), SyncError> {
         let began = Instant::now();
-        let applied = match self.dataplane.call(|dataplane| dataplane.apply(transaction)) {
+        let applied = match self.dataplane.apply(transaction) {
             Ok(applied) => applied,
             Err(error) => return self.fail(error),
         };

@@ -1,19 +1,24 @@
 //! The dataplane as the loop calls it.
 //!
 //! Owns on which thread a call is made: on the loop's own, but for the first read of what stands, which takes another
-//! thread's time while the lists still come in. Leaves what to call, and when, to the loop.
+//! thread's time while the lists still come in; and which calls are so short that no other thread is told of them. Leaves what
+//! to call, and when, to the loop.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
+use portico_proxy_core::plan::Transaction;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     task::{block_in_place, spawn_blocking},
 };
 
-use crate::dataplane::{Dataplane, DataplaneError, Observed};
+use crate::dataplane::{Applied, Dataplane, DataplaneError, Observed};
 
 /// What was read, and the number that the ruleset had before.
 pub(super) type Read = Result<(u32, Observed), DataplaneError>;
+
+/// Elements that the kernel takes in less time than another thread needs to go on with this one's tasks.
+const FEW: usize = 256;
 
 /// A dataplane, and what was read ahead of the loop.
 pub(super) struct Caller {
@@ -26,9 +31,20 @@ impl Caller {
         Self { dataplane: Arc::new(Mutex::new(dataplane)), ahead: None }
     }
 
-    /// Makes a call, once the read ahead is over.
+    /// Makes a call that may take its time.
     pub(super) fn call<R>(&self, call: impl FnOnce(&mut dyn Dataplane) -> R) -> R {
         in_place(|| locked(&self.dataplane, call))
+    }
+
+    /// Makes the changes of one transaction.
+    pub(super) fn apply(&self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
+        let apply = |dataplane: &mut dyn Dataplane| dataplane.apply(transaction);
+        if transaction.len() <= FEW { locked(&self.dataplane, apply) } else { self.call(apply) }
+    }
+
+    /// Number of the kernel's current ruleset.
+    pub(super) fn generation(&self) -> Result<u32, DataplaneError> {
+        locked(&self.dataplane, |dataplane| dataplane.generation())
     }
 
     /// Begins to read what stands, on a thread of its own. To be called once, by who writes nothing before [`read`](Self::read).
