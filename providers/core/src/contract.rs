@@ -14,15 +14,17 @@ pub mod crash;
 mod drive;
 pub mod life;
 mod tally;
+pub mod targets;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use tally::tally;
 
 use crate::capabilities::{Capabilities, Field, StatusKind};
-use crate::model::{ClusterUid, InvalidOwner, LoadBalancer, Owner, ServiceName};
+use crate::model::{ClusterUid, InvalidOwner, ListenerKey, LoadBalancer, Owner, Port, ServiceName};
 use crate::provider::LoadBalancerProvider;
 
 /// A provider under test and the cloud behind it.
@@ -55,12 +57,28 @@ pub trait World: Sync {
         Vec::new()
     }
 
+    /// What the cloud itself sends to behind each of this owner's listeners, read past the provider. Empty where the provider
+    /// makes nothing.
+    fn registered(&self, owner: &Owner) -> impl Future<Output = Registered> + Send {
+        let Owner { cluster: _, service: _, name: _ } = owner;
+        std::future::ready(Registered::new())
+    }
+
+    /// Holds back the cloud's verdicts on the health of targets, or lets them come. Does nothing where they come at once.
+    fn hold_health(&self, held: bool) {
+        let _: bool = held;
+    }
+
     /// Has the cloud do the `n`th write from now (1 is the next, 0 disarms) and lose its reply. `false`: not possible
     /// here, as by default.
     fn lose_reply_of_write(&self, n: u32) -> bool {
         n == 0
     }
 }
+
+/// Behind each listener its targets: name or address of the machine or pod, and the port there; `None`: the packet keeps the
+/// listener's.
+pub type Registered = BTreeMap<ListenerKey, BTreeSet<(String, Option<Port>)>>;
 
 /// A changed load balancer.
 #[derive(Clone, Debug)]

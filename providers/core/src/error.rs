@@ -7,6 +7,9 @@ use std::time::Duration;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
+/// How soon a permission that was granted meanwhile is noticed.
+const GRANTED: Duration = Duration::from_mins(1);
+
 /// When the same call is worth another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
@@ -54,6 +57,22 @@ pub enum ProviderError {
         /// The permission that is missing.
         message: String,
     },
+    /// The credentials are expired, rotated, or signed by a wrong clock: new ones come by themselves.
+    #[error("{operation}: the provider does not accept these credentials now: {message}")]
+    Credentials {
+        /// The call.
+        operation: &'static str,
+        /// What is wrong with them.
+        message: String,
+    },
+    /// The account or project is not ready: suspended, being verified, a service not enabled.
+    #[error("{operation}: the account is not ready: {message}")]
+    Account {
+        /// The call.
+        operation: &'static str,
+        /// Its state, and who can change it.
+        message: String,
+    },
     /// Too many calls.
     #[error("{operation}: the provider asked for fewer calls")]
     Throttled {
@@ -82,11 +101,13 @@ impl ProviderError {
     /// When to try again.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Invalid { .. } | Self::Conflict { .. } | Self::Exhausted { .. } | Self::Denied { .. } => {
-                Retry::Never
-            }
+            Self::Invalid { .. } | Self::Conflict { .. } | Self::Exhausted { .. } => Retry::Never,
+            Self::Denied { .. } => Retry::After(GRANTED),
             Self::Throttled { after: Some(after), .. } => Retry::After(*after),
-            Self::Throttled { after: None, .. } | Self::Unavailable { .. } => Retry::Backoff,
+            Self::Throttled { after: None, .. }
+            | Self::Credentials { .. }
+            | Self::Account { .. }
+            | Self::Unavailable { .. } => Retry::Backoff,
         }
     }
 
@@ -97,6 +118,8 @@ impl ProviderError {
             Self::Conflict { .. } => "Conflict",
             Self::Exhausted { .. } => "QuotaExceeded",
             Self::Denied { .. } => "AccessDenied",
+            Self::Credentials { .. } => "CredentialsRejected",
+            Self::Account { .. } => "AccountNotReady",
             Self::Throttled { .. } => "Throttled",
             Self::Unavailable { .. } => "ProviderUnavailable",
         }

@@ -29,7 +29,7 @@ pub use listener::{InvalidListener, Listener, ListenerKey, Port, Protocol};
 pub use options::{InvalidOption, OptionReader, Options, parse_duration};
 pub use owner::{ClusterUid, InvalidOwner, Owner, ServiceName, ServiceUid};
 pub use policy::{ExternalTrafficPolicy, IpFamily, ProxyProtocol, Replacement, Scheme, SessionAffinity};
-pub use target::{NodeName, NodeTarget, PodTarget, Targets};
+pub use target::{Backends, NodeName, NodeTarget, PodTarget, Targets};
 
 /// The load balancer one Service asks for.
 ///
@@ -92,6 +92,23 @@ impl LoadBalancer {
             group: None,
             options: Options::default(),
             published: BTreeSet::new(),
+        }
+    }
+
+    /// What its targets depend on; of the kind that it does not ask for there are none.
+    pub fn backends(&self) -> Backends {
+        let (nodes, pods) = match &self.targets {
+            Targets::Nodes(nodes) => (nodes.clone(), BTreeSet::new()),
+            Targets::Pods(pods) => (BTreeSet::new(), pods.clone()),
+        };
+        Backends {
+            owner: self.owner.clone(),
+            listeners: self.listeners.clone(),
+            nodes,
+            pods,
+            ip_families: self.ip_families.clone(),
+            external_traffic_policy: self.external_traffic_policy,
+            options: self.options.clone(),
         }
     }
 

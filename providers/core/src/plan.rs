@@ -119,6 +119,23 @@ impl<S> Plan<S> {
         self
     }
 
+    /// This plan after the one for the targets of what exists: its steps first, each once.
+    #[must_use]
+    pub fn after_targets(self, targets: Self) -> Self
+    where
+        S: PartialEq,
+    {
+        let Self { steps, waiting, blocked, because } = self;
+        let mut all = targets.steps;
+        for planned in steps {
+            if !all.iter().any(|earlier| earlier.step == planned.step) {
+                all.push(planned);
+            }
+        }
+        let blocked = targets.blocked.into_iter().chain(blocked).collect();
+        Self { steps: all, waiting: waiting.or(targets.waiting), blocked, because }
+    }
+
     /// The steps, in order.
     pub fn steps(&self) -> &[PlannedStep<S>] {
         &self.steps

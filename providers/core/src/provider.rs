@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::capabilities::{Capabilities, Field};
 use crate::error::ProviderError;
 use crate::look::Look;
-use crate::model::{LoadBalancer, Owner, ServiceUid};
+use crate::model::{Backends, LoadBalancer, Owner, ServiceUid};
 use crate::plan::Plan;
 use crate::report::Report;
 
@@ -21,8 +21,10 @@ use crate::report::Report;
 ///
 /// # What the operator does
 /// It reads [`inventory`](Self::inventory) once for all Services, plans each Service from its part of it, and
-/// when there is something to do or to wait for, has a go: it calls [`observe_for`](Self::observe_for), plans, executes the
-/// steps in order, stops at the first error or [`Outcome::InProgress`], and begins again with `observe` and `plan`.
+/// when there is something to do or to wait for, has a go: it calls [`observe_for`](Self::observe_for), executes every step of
+/// [`plan_targets`](Self::plan_targets) until there is none, then plans, executes the
+/// steps in order, stops at the first error or [`Outcome::InProgress`], and begins again with `observe` and `plan`. Of a
+/// Service that is refused, or whose deletion is held up, it executes `plan_targets` and nothing else.
 /// How closely it looks is [`Look::first`], [`Look::before`] and [`Look::after`]: own steps that were answered are believed, what
 /// narrows is planned from a look that confirmed it, and only a fresh look proves that nothing is left. It writes
 /// [`report`](Self::report) whenever there is something observed. A Service that goes away is planned as
@@ -52,6 +54,9 @@ use crate::report::Report;
 ///     meanwhile says what it waits for.
 /// 12. What `observe` believes without reading, this process has read or written itself, and its answer came. An
 ///     error, a timeout or a sign of another writer ends the belief, and the next look reads everything.
+/// 13. Targets depend on nothing but targets: `plan_targets` alone brings node and pod changes to what exists, whatever
+///     `plan` refuses, waits for or fails at. A target is a machine (or pod) and a port: its first pass also removes each
+///     target whose port its listener no longer has, healthy replacements or not.
 pub trait LoadBalancerProvider: Send + Sync + 'static {
     /// All that exists for one Service: every owned thing, leftovers of a crash or a replacement included.
     type Observed: Clone + Debug + PartialEq + Send + Sync;
@@ -94,6 +99,18 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
 
     /// What to do next, from what is desired and what was observed.
     fn plan(&self, desired: Desired<'_>, observed: Option<&Self::Observed>) -> Plan<Self::Step>;
+
+    /// What to register and deregister in what already exists (target groups, endpoint groups, listeners), each by the kind of
+    /// targets that it has. It creates, replaces and deletes nothing else, and depends on no other field, quota, consent or
+    /// replacement. Its steps do not depend on each other: all are executed, whatever becomes of one. Once it has none, `plan`
+    /// of the same backends changes no target of what existed. Total and deterministic, as `plan`.
+    ///
+    /// New before old holds for machines and pods: they are registered first, and the old ones deregistered when the new ones
+    /// were asked for their health. It does not hold for ports: Kubernetes may have given the old port to another Service.
+    fn plan_targets(&self, backends: &Backends, observed: &Self::Observed) -> Plan<Self::Step> {
+        let (_, _) = (backends, observed);
+        Plan::nothing("this provider's plan brings them")
+    }
 
     /// Which fields of what exists are not as desired; for what is said and counted of drift, never for deciding.
     /// Empty where nothing differs, where nothing exists at all, and where a provider cannot tell.

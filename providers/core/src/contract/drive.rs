@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Violation, World};
 use crate::capabilities::StatusKind;
 use crate::look::Look;
-use crate::model::ClusterUid;
+use crate::model::{Backends, ClusterUid};
 use crate::plan::Plan;
 use crate::provider::{Desired, LoadBalancerProvider, Outcome};
 
@@ -86,6 +86,49 @@ pub(super) async fn converge<W: World>(world: &W, desired: Desired<'_>) -> Resul
     } else {
         Err(Violation::new("a plan carried out leaves nothing to do", plan.to_string()))
     }
+}
+
+/// What became of the targets alone.
+pub(super) struct Targeted<W: World> {
+    /// The last observation.
+    pub(super) observed: Option<Observed<W>>,
+    /// How many steps were executed.
+    pub(super) steps: usize,
+}
+
+/// Brings targets to what exists, to the end, and does nothing else.
+pub(super) async fn target<W: World>(world: &W, backends: &Backends) -> Result<Targeted<W>, Violation> {
+    for _ in 0..ROUNDS {
+        let (targeted, waiting) = target_once(world, backends).await?;
+        match (targeted.steps, waiting) {
+            (0, None) => return Ok(targeted),
+            (_, waiting) => world.pause(bounded(waiting.unwrap_or_default())).await,
+        }
+    }
+    Err(Violation::new("targets settle", format!("those of {} do not", backends.owner)))
+}
+
+/// One pass of it, by a new process; what it waits for.
+pub(super) async fn target_once<W: World>(
+    world: &W,
+    backends: &Backends,
+) -> Result<(Targeted<W>, Option<Duration>), Violation> {
+    let provider = world.provider(&backends.owner.cluster);
+    let observed = provider.observe(&backends.owner, Look::Fresh).await;
+    let observed = observed.map_err(|error| Violation::new("observe answers", error.to_string()))?;
+    let Some(seen) = &observed else { return Ok((Targeted { observed, steps: 0 }, None)) };
+    let plan = provider.plan_targets(backends, seen);
+    if plan != provider.plan_targets(backends, seen) {
+        return Err(Violation::new("a plan is deterministic", plan.to_string()));
+    }
+    for planned in plan.steps() {
+        let outcome = provider.execute(&planned.step).await;
+        outcome.map_err(|error| {
+            Violation::new("steps of a plan succeed", format!("{}: {error}", planned.step))
+        })?;
+    }
+    let waiting = plan.waiting().map(|waiting| waiting.retry);
+    Ok((Targeted { observed, steps: plan.steps().len() }, waiting))
 }
 
 /// Deletes, to the end.

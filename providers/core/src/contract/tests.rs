@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fake::{Bug, Cloud, Fake, Observed};
 
-use super::{Variation, Violation, World, run};
+use super::{Registered, Variation, Violation, World, run, targets};
 use crate::*;
 
 /// Fakes never wait, so polling once is enough.
@@ -83,6 +83,10 @@ impl World for InMemory {
         self.0.left(owner)
     }
 
+    async fn registered(&self, owner: &Owner) -> Registered {
+        self.0.registered(owner)
+    }
+
     fn lose_reply_of_write(&self, n: u32) -> bool {
         self.0.lose_reply_in(n);
         true
@@ -90,7 +94,12 @@ impl World for InMemory {
 }
 
 fn judge(bug: Bug) -> Result<(), Violation> {
-    now(run(&InMemory(Cloud::new(bug))))
+    now(async {
+        let world = InMemory(Cloud::new(bug));
+        run(&world).await?;
+        targets::targets_depend_on_nothing_else(&world).await?;
+        targets::no_target_keeps_a_lost_port(&world).await
+    })
 }
 
 #[test]
@@ -113,6 +122,9 @@ fn every_broken_promise_is_found_and_named() {
         (Bug::AcceptsInternalUdp, "what cannot be done is blocked with its field, before anything is made"),
         (Bug::ForgetsPublished, "a published address is claimed before another is allocated"),
         (Bug::ReplacesWithoutConsent, "a replacement needs consent"),
+        (Bug::FreezesTargets, "targets depend on nothing but targets"),
+        (Bug::TargetsNeedTheRest, "targets depend on nothing but targets"),
+        (Bug::KeepsLostPorts, "a target is a machine and a port: a lost port goes in the first pass"),
         (Bug::Nondeterministic, "a plan is deterministic"),
         (Bug::ReportsNoAddress, "what converged is reported ready, with its address"),
     ];

@@ -1,6 +1,6 @@
 //! The backend side: nodes (through their node ports) or pods.
 //!
-//! Owns: the target kinds. Leaves to others: which nodes and pods are eligible (the operator) and which
+//! Owns: the target kinds, and [`Backends`], all that the targets of one Service depend on. Leaves to others: which nodes and pods are eligible (the operator) and which
 //! answer (the load balancer's health check).
 //! Invariant: a Service's targets are all of one kind.
 
@@ -10,7 +10,12 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::listener::{ListenerKey, Port};
+use super::hash::SpecHash;
+use super::listener::{Listener, ListenerKey, Port};
+use super::options::Options;
+use super::owner::Owner;
+use super::policy::{ExternalTrafficPolicy, IpFamily};
+use crate::capabilities::TargetKind;
 
 /// `metadata.name` of a Node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,4 +83,47 @@ pub struct PodTarget {
     pub node: Option<NodeName>,
     /// That node's zone.
     pub zone: Option<String>,
+}
+
+/// What the cluster offers to what already serves one Service: all that its targets depend on, and nothing else.
+///
+/// It exists although the rest of the Service is refused. Both kinds of targets are here, since what serves may
+/// still be of the kind that the Service no longer asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backends {
+    /// Owner of the load balancer: goes into every tag.
+    pub owner: Owner,
+    /// `spec.ports`, without those that cannot be read.
+    pub listeners: BTreeSet<Listener>,
+    /// Eligible nodes, for what sends to nodes.
+    pub nodes: BTreeSet<NodeTarget>,
+    /// Eligible pods, for what sends to pods.
+    pub pods: BTreeSet<PodTarget>,
+    /// `spec.ipFamilies`, the primary one first; at least one.
+    pub ip_families: Vec<IpFamily>,
+    /// `spec.externalTrafficPolicy`.
+    pub external_traffic_policy: ExternalTrafficPolicy,
+    /// Annotations that this provider listed in its [`crate::Capabilities::options`], by their full names. One that does
+    /// not parse stops no target.
+    pub options: Options,
+}
+
+impl Backends {
+    /// The targets of one kind.
+    pub fn of_kind(&self, kind: TargetKind) -> Targets {
+        match kind {
+            TargetKind::Node => Targets::Nodes(self.nodes.clone()),
+            TargetKind::Pod => Targets::Pods(self.pods.clone()),
+        }
+    }
+
+    /// The listener on `key`, if the Service still has it.
+    pub fn listener(&self, key: ListenerKey) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.key() == key)
+    }
+
+    /// A digest of all of it; see [`SpecHash`].
+    pub fn spec_hash(&self) -> SpecHash {
+        SpecHash::of(self)
+    }
 }

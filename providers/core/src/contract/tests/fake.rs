@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::contract::Registered;
 use crate::*;
 
 /// How long a load balancer takes to become active.
@@ -44,6 +45,12 @@ pub(super) enum Bug {
     ReplacesWithoutConsent,
     /// Makes another plan each time.
     Nondeterministic,
+    /// Targets change with everything else only.
+    FreezesTargets,
+    /// Targets change only if nothing else is in the way.
+    TargetsNeedTheRest,
+    /// Old targets stay beside new ones.
+    KeepsLostPorts,
     /// Reports what it has not.
     ReportsNoAddress,
 }
@@ -54,6 +61,36 @@ pub(super) struct Balancer {
     spec: LoadBalancer,
     address: IpAddr,
     active_at: u64,
+    /// With [`Bug::KeepsLostPorts`]: what was registered once.
+    kept: Registered,
+}
+
+impl Balancer {
+    /// The nodes behind each listener.
+    fn registered(&self) -> Registered {
+        let Targets::Nodes(nodes) = &self.spec.targets else { return Registered::new() };
+        let behind = |listener: &Listener| {
+            let port = listener.node_port?;
+            let targets = nodes.iter().map(|node| (node.name.to_string(), Some(port)));
+            Some((listener.key(), targets.collect()))
+        };
+        let mut registered: Registered = self.spec.listeners.iter().filter_map(behind).collect();
+        for (key, targets) in &self.kept {
+            registered.entry(*key).or_default().extend(targets.iter().cloned());
+        }
+        registered
+    }
+
+    /// Keeps the old ports of nodes that are targets still.
+    fn keep(&mut self, before: Registered) {
+        let now = self.registered();
+        self.kept = before;
+        self.kept.retain(|key, targets| {
+            let nodes: BTreeSet<_> = now.get(key).into_iter().flatten().map(|(node, _port)| node).collect();
+            targets.retain(|(node, _port)| nodes.contains(node));
+            !targets.is_empty()
+        });
+    }
 }
 
 /// Everything of one Service: load balancers by name, addresses by name.
@@ -124,6 +161,13 @@ impl Cloud {
         let addresses = state.addresses.iter().filter(|(_name, (other, _address))| other == owner);
         let balancers = state.balancers.iter().filter(|(_name, balancer)| balancer.owner == *owner);
         addresses.map(|(name, _)| name.clone()).chain(balancers.map(|(name, _)| name.clone())).collect()
+    }
+
+    /// What this owner's load balancers send to.
+    pub(super) fn registered(&self, owner: &Owner) -> Registered {
+        let state = self.lock();
+        let own = state.balancers.values().filter(|balancer| balancer.owner == *owner);
+        own.flat_map(Balancer::registered).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -212,6 +256,30 @@ impl LoadBalancerProvider for Fake {
             Desired::Absent(owner) => self.plan_absent(owner, observed),
             Desired::Present(spec) => self.plan_present(spec, observed),
         }
+    }
+
+    fn plan_targets(&self, backends: &Backends, observed: &Observed) -> Plan<Step> {
+        let mut plan = Plan::nothing("the targets are as offered");
+        let refused = match self.cloud.bug {
+            Bug::FreezesTargets => return plan,
+            Bug::TargetsNeedTheRest => {
+                backends.listeners.iter().any(|listener| listener.protocol == Protocol::Udp)
+            }
+            _ => false,
+        };
+        for (name, balancer) in observed.balancers.iter().filter(|_balancer| !refused) {
+            let mut spec = balancer.spec.clone();
+            spec.targets = Targets::Nodes(backends.nodes.clone());
+            let node_port =
+                |listener: &Listener| backends.listener(listener.key()).and_then(|it| it.node_port);
+            let moved = |listener: &Listener| Listener { node_port: node_port(listener), ..listener.clone() };
+            spec.listeners = spec.listeners.iter().map(moved).collect();
+            if spec != balancer.spec {
+                let step = Step::Update { name: name.clone(), spec };
+                plan = plan.step(step, Effect::Narrow, "its targets differ");
+            }
+        }
+        plan
     }
 
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {
@@ -368,14 +436,19 @@ impl Fake {
                 if self.cloud.bug == Bug::RandomNames && state.balancers.contains_key(&name) {
                     name = format!("{name}-{}", state.created);
                 }
-                let made = Balancer { owner: spec.owner.clone(), spec, address, active_at };
+                let made =
+                    Balancer { owner: spec.owner.clone(), spec, address, active_at, kept: Registered::new() };
                 state.balancers.entry(name).or_insert(made);
                 let retry = Duration::from_millis(PROVISIONING);
                 return Ok(Outcome::InProgress { retry, what: "it to be active".to_owned() });
             }
             Step::Update { name, spec } => {
                 if let Some(balancer) = state.balancers.get_mut(&name) {
+                    let before = balancer.registered();
                     balancer.spec = spec;
+                    if self.cloud.bug == Bug::KeepsLostPorts {
+                        balancer.keep(before);
+                    }
                 }
             }
             Step::Delete { name, owner } => {
