@@ -3,17 +3,17 @@
 //! Owns when things happen: where nothing of ours stands, the API server's and DNS's Services are written as soon as they are
 //! known, and otherwise the kernel is read while the rest comes in; the first sync waits until every source has told what it
 //! began with, and changes only what differs; afterwards a change goes out at once, in one transaction with all that has
-//! come in by then; removals that must wait follow after [`NARROW_AFTER`]; a failure, or somebody else's change, leads to a
-//! fresh read and a full difference, with growing pauses. Leaves what should stand to the model.
+//! come in by then; removals that must wait, and the flows of UDP clients, follow after [`NARROW_AFTER`]; a failure, or somebody
+//! else's change, leads to a fresh read and a full difference, with growing pauses. Leaves what should stand to the model.
 //!
 //! Invariants: nothing that stands is changed before the first sync; after an error nothing is written before a read; the model takes
-//! facts in all the time.
+//! facts in all the time; what the kernel has and should not goes, however it was found; a stop finishes what a change began.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use portico_proxy_core::{
-    flows::{self, Before, StaleFlows},
+    flows::{self, Before},
     input::Event,
     ledger::Moment,
     model::Model,
@@ -22,6 +22,7 @@ use portico_proxy_core::{
 };
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinError,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -38,10 +39,12 @@ use crate::{
 };
 
 use audience::Audience;
-use caller::{Caller, in_place};
+use caller::Caller;
+use cleaner::{Cleaner, Deleted};
 
 mod audience;
 mod caller;
+mod cleaner;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
@@ -52,12 +55,16 @@ mod tests;
 pub const COALESCE: Duration = Duration::from_millis(2);
 /// How long after a transaction no packet can hold an answer from before it: far longer than a packet takes through our
 /// hooks.
-pub const NARROW_AFTER: Duration = Duration::from_millis(100);
+pub const NARROW_AFTER: Duration = Duration::from_millis(RIPENING);
+const RIPENING: Moment = 100;
 /// How often to ask whether somebody else changed the kernel's tables: one small request, and with it repairs begin within
 /// a second.
 pub const AUDIT_EVERY: Duration = Duration::from_millis(500);
 /// If somebody did, reading may take at most one part in so many of our time: on some nodes others change theirs all day.
 const READ_SHARE: u32 = 50;
+
+/// How long a stop may take to finish what changes began.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the loop ended.
 #[derive(Debug, thiserror::Error)]
@@ -97,16 +104,14 @@ pub struct Sync {
     model: Model,
     node: Node,
     dataplane: Caller,
-    flows: Box<dyn Flows>,
+    cleaner: Cleaner,
     audience: Audience,
     kernel: Kernel,
     backoff: ExponentialBackoff,
     failed_before: bool,
     narrow_at: Option<Instant>,
     audit_at: Instant,
-    /// UDP flows to be looked at again once their affinity ids are gone.
-    stale: Vec<StaleFlows>,
-    /// UDP frontends that an endpoint has left since flows were last deleted.
+    /// UDP frontends that an endpoint has left since a transaction last went through.
     departed: BTreeSet<Frontend>,
     missing: BTreeSet<Source>,
     /// Whom the first Services still wait for.
@@ -133,14 +138,13 @@ impl Sync {
             model,
             node,
             dataplane: Caller::new(dataplane),
-            flows,
+            cleaner: Cleaner::new(flows),
             audience: Audience::new(health, metrics, health_checks, families),
             kernel: Kernel::Unknown(Instant::now()),
             backoff: backoff(),
             failed_before: false,
             narrow_at: None,
             audit_at: Instant::now() + AUDIT_EVERY,
-            stale: Vec::new(),
             departed: BTreeSet::new(),
             missing: SOURCES.into(),
             missing_first: FIRST_SOURCES.into(),
@@ -179,6 +183,7 @@ impl Sync {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
+                deleted = self.cleaner.over() => self.deleted(deleted),
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
                     self.begin()?;
@@ -189,16 +194,34 @@ impl Sync {
             let (repair_at, narrow_at, audit_at) = (self.repair_at(), self.narrow_at, self.audit_at);
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return self.finish().await,
                 () = at(repair_at) => self.repair()?,
                 () = at(narrow_at) => self.narrow()?,
                 () = sleep_until(audit_at) => self.audit()?,
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
+                deleted = self.cleaner.over() => self.deleted(deleted),
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
                     self.gather(&mut facts);
                     self.widen()?;
                 }
+            }
+        }
+    }
+
+    /// Makes the removals that still wait, and deletes the flows of what left. What takes too long is the successor's.
+    async fn finish(&mut self) -> Result<(), SyncError> {
+        let end = Instant::now() + FINISH_WITHIN;
+        loop {
+            let narrow_at = self.narrow_at.filter(|at| *at < end);
+            if narrow_at.is_none() && !self.cleaner.is_listing() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                () = sleep_until(end) => return Ok(()),
+                () = at(narrow_at) => self.narrow()?,
+                deleted = self.cleaner.over() => self.deleted(deleted),
             }
         }
     }
@@ -232,6 +255,11 @@ impl Sync {
         match self.dataplane.apply(&transaction) {
             Ok(applied) => {
                 tracing::info!(services, %applied, "the first Services stand");
+                // Nothing stood before, so no packet is on its way to an endpoint.
+                let now = self.now();
+                self.cleaner.left(flows::frontends(&self.model), now);
+                self.cleaner.ripen(now);
+                self.cleaner.start(&self.model, now);
                 Ok(())
             }
             Err(error) => self.fail(error),
@@ -308,14 +336,15 @@ impl Sync {
             return Ok(());
         }
         let transaction = self.model.ledger().widen();
-        if transaction.is_empty() {
-            self.forget_flows(&transaction);
-            self.schedule_narrow();
-            self.audience.settled(&self.model, &self.node);
-            return Ok(());
+        if !transaction.is_empty() {
+            tracing::debug!(plan = %self.model.ledger().plan(), "sync");
+            if !self.commit(&transaction, false)? {
+                return Ok(());
+            }
         }
-        tracing::debug!(plan = %self.model.ledger().plan(), "sync");
-        self.commit(&transaction, false)
+        let left = &flows::touched(&transaction) | &std::mem::take(&mut self.departed);
+        self.made(&transaction, left);
+        Ok(())
     }
 
     /// Removes what nothing leads to any more.
@@ -324,20 +353,24 @@ impl Sync {
         if matches!(self.kernel, Kernel::Unknown(_)) {
             return Ok(());
         }
-        let ripe = self.now().saturating_sub(Moment::try_from(NARROW_AFTER.as_millis()).unwrap_or(0));
+        let ripe = self.now().saturating_sub(RIPENING);
         let transaction = self.model.ledger().narrow(ripe);
         if !transaction.is_empty() {
             tracing::debug!(%transaction, "narrow");
-            self.commit(&transaction, false)?;
+            if !self.commit(&transaction, false)? {
+                return Ok(());
+            }
         }
-        let stale = std::mem::take(&mut self.stale);
-        self.delete_flows(&stale);
-        self.schedule_narrow();
+        self.cleaner.ripen(ripe);
+        self.cleaner.start(&self.model, self.now());
+        self.made(&transaction, flows::forgotten(&transaction));
         Ok(())
     }
 
-    /// Reads the kernel and changes whatever differs.
+    /// Reads the kernel and changes whatever differs. Unless all was as it was left, nobody knows what led where meanwhile, and
+    /// the flows of every frontend count.
     fn repair(&mut self) -> Result<(), SyncError> {
+        let was_known = matches!(self.kernel, Kernel::Known(_));
         let (generation, observed) = match self.dataplane.read() {
             Ok(read) => read,
             Err(error) => return self.fail(error),
@@ -353,12 +386,17 @@ impl Sync {
             rebuild,
             "read the kernel"
         );
-        if transaction.is_empty() && rebuild.is_none() {
-            self.succeeded();
-            self.schedule_narrow();
+        let is_right = transaction.is_empty() && rebuild.is_none();
+        if !is_right && !self.commit(&transaction, true)? {
             return Ok(());
         }
-        self.commit(&transaction, true)
+        let mut left = std::mem::take(&mut self.departed);
+        if !(was_known && is_right) {
+            left.extend(flows::frontends(&self.model));
+            left.extend(flows::touched(&transaction));
+        }
+        self.made(&transaction, left);
+        Ok(())
     }
 
     /// Asks whether somebody else changed something, and repairs if so.
@@ -377,52 +415,52 @@ impl Sync {
         }
     }
 
-    fn commit(&mut self, transaction: &Transaction, full: bool) -> Result<(), SyncError> {
+    /// Whether the transaction went through.
+    fn commit(&mut self, transaction: &Transaction, full: bool) -> Result<bool, SyncError> {
         let began = Instant::now();
         let applied = match self.dataplane.apply(transaction) {
             Ok(applied) => applied,
-            Err(error) => return self.fail(error),
+            Err(error) => return self.fail(error).map(|()| false),
         };
         if let Kernel::Known(generation) = &mut self.kernel {
             *generation = generation.wrapping_add(u32::try_from(applied.transactions).unwrap_or(0));
         }
         tracing::debug!(%applied, "programmed");
         self.audience.programmed(transaction.len(), began.elapsed(), full);
+        Ok(true)
+    }
+
+    /// What follows when a transaction went through or was not needed; from now on nothing leads to what left these frontends.
+    fn made(&mut self, transaction: &Transaction, left: BTreeSet<Frontend>) {
         let now = self.now();
         self.model.ledger_mut().applied(transaction, now);
-        self.succeeded();
-        self.forget_flows(transaction);
-        self.schedule_narrow();
-        Ok(())
-    }
-
-    /// Deletes what a transaction that was made, or is empty, leaves without an endpoint.
-    fn forget_flows(&mut self, transaction: &Transaction) {
-        let stale = flows::stale_flows(&self.model, transaction, &std::mem::take(&mut self.departed));
-        self.delete_flows(&stale);
-        self.stale.extend(stale);
-    }
-
-    fn succeeded(&mut self) {
         self.backoff = backoff();
         self.failed_before = false;
         self.audience.settled(&self.model, &self.node);
+        self.cleaner.left(left, now);
+        self.schedule_narrow();
     }
 
+    /// There is something to do once what has been left, by elements or by flows, is out of every packet's reach.
     fn schedule_narrow(&mut self) {
-        if !(self.model.ledger().is_settled() && self.stale.is_empty()) {
-            self.narrow_at.get_or_insert_with(|| Instant::now() + NARROW_AFTER);
-        }
+        let removals = (!self.model.ledger().is_settled()).then(|| Instant::now() + NARROW_AFTER);
+        let flows = self.cleaner.next(RIPENING).map(|next| self.start + Duration::from_millis(next));
+        self.narrow_at = [self.narrow_at, removals, flows].into_iter().flatten().min();
     }
 
-    fn delete_flows(&mut self, stale: &[StaleFlows]) {
-        for family in [Family::V4, Family::V6] {
-            let of_family: Vec<_> =
-                stale.iter().filter(|s| Family::of(s.frontend.address) == family).cloned().collect();
-            if !of_family.is_empty() {
-                self.audience.flows_deleted(family, in_place(|| self.flows.delete(&of_family)));
-            }
+    /// A listing of flows is over.
+    fn deleted(&mut self, deleted: Result<Deleted, JoinError>) {
+        let now = self.now();
+        let deleted = deleted.unwrap_or_else(|error| {
+            tracing::error!(%error, "a listing of UDP flows broke off");
+            Vec::new()
+        });
+        let is_done = !deleted.is_empty() && deleted.iter().all(|(_, deleted)| deleted.is_ok());
+        self.cleaner.ended(is_done, now, RIPENING);
+        for (family, deleted) in deleted {
+            self.audience.flows_deleted(family, deleted);
         }
+        self.schedule_narrow();
     }
 
     fn fail(&mut self, error: DataplaneError) -> Result<(), SyncError> {

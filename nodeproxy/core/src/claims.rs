@@ -73,6 +73,11 @@ impl Claims {
         self.holders.get(frontend)
     }
 
+    /// Everything that somebody has.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &Frontend> {
+        self.holders.keys()
+    }
+
     /// Enters a claim and returns the Service that loses the frontend by it, if any.
     pub(crate) fn claim(&mut self, frontend: Frontend, claim: Claim) -> Option<ServiceName> {
         let Some(holder) = self.holders.get_mut(&frontend) else {

@@ -3,8 +3,9 @@
 //! Owns the decision, as data. Leaves listing and deleting conntrack entries to the daemon. TCP is left alone: a client sees
 //! the reset or the end and dials again, while a UDP client keeps its entry alive by retrying (kubernetes#139628).
 //!
-//! Invariant: decided from the transaction that was made and from endpoints that left without one, so a restart that changes
-//! nothing deletes nothing; an entry whose endpoint serves, ready or terminating, is never stale.
+//! Invariants: after a change only the frontends count that it touched; after a start, an error or somebody else's change,
+//! when nobody can say what went before, every frontend does ([`frontends`]); an entry whose endpoint serves, ready or
+//! terminating, is never stale.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use crate::{
     model::Model,
     plan::Transaction,
     select,
-    table::{Backend, Family, Frontend, Protocol},
+    table::{Backend, Family, Frontend, Key, Protocol},
 };
 
 /// UDP flows of one frontend that are stale: those whose answers come from anywhere but `keep`. A flow that was tracked
@@ -51,7 +52,7 @@ impl Before {
                 return None;
             }
         };
-        let udp = model.claimed(service).filter(|frontend| frontend.protocol == Protocol::Udp);
+        let udp = model.claimed(service).filter(|frontend| is_udp(frontend));
         let serving: Vec<_> = udp.map(|frontend| (*frontend, serving(model, frontend))).collect();
         (!serving.is_empty()).then_some(Self { serving })
     }
@@ -64,15 +65,30 @@ impl Before {
     }
 }
 
-/// Which flows a transaction made stale, and endpoints that departed from these frontends.
-pub fn stale_flows(
-    model: &Model,
-    transaction: &Transaction,
-    departed: &BTreeSet<Frontend>,
-) -> Vec<StaleFlows> {
-    let frontends = &transaction.frontends() | departed;
-    let udp = frontends.into_iter().filter(|f| f.protocol == Protocol::Udp);
-    udp.map(|frontend| StaleFlows { frontend, keep: serving(model, &frontend) }).collect()
+/// Every UDP frontend that has a Service: whose flows to look at when what happened to them before is not known.
+pub fn frontends(model: &Model) -> BTreeSet<Frontend> {
+    model.held().filter(|frontend| is_udp(frontend)).copied().collect()
+}
+
+/// The UDP frontends whose elements a transaction changes.
+pub fn touched(transaction: &Transaction) -> BTreeSet<Frontend> {
+    transaction.frontends().into_iter().filter(is_udp).collect()
+}
+
+/// The UDP frontends at which the removals of a transaction end what remembered clients could reach until then.
+pub fn forgotten(transaction: &Transaction) -> BTreeSet<Frontend> {
+    let ids = transaction.removals.iter().filter(|key| matches!(key, Key::AffinityEndpoint(..)));
+    ids.filter_map(Key::frontend).filter(is_udp).collect()
+}
+
+/// Which flows of some frontends are stale now.
+pub fn stale_flows(model: &Model, frontends: impl IntoIterator<Item = Frontend>) -> Vec<StaleFlows> {
+    let stale = |frontend| StaleFlows { frontend, keep: serving(model, &frontend) };
+    frontends.into_iter().map(stale).collect()
+}
+
+fn is_udp(frontend: &Frontend) -> bool {
+    frontend.protocol == Protocol::Udp
 }
 
 fn serving(model: &Model, frontend: &Frontend) -> BTreeSet<Backend> {

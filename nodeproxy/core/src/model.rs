@@ -181,6 +181,11 @@ impl Model {
         self.claims.holder(frontend).map(|claim| &claim.service)
     }
 
+    /// Every frontend that a Service has.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &Frontend> {
+        self.claims.held()
+    }
+
     /// The frontends that a Service wants, its or not.
     pub(crate) fn claimed(&self, service: &ServiceName) -> impl Iterator<Item = &Frontend> {
         self.entries.get(service).into_iter().flat_map(|entry| &entry.claimed)

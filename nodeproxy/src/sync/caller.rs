@@ -75,7 +75,7 @@ fn locked<R>(dataplane: &Mutex<Box<dyn Dataplane>>, call: impl FnOnce(&mut dyn D
 
 /// Makes a call into the kernel on the thread of the loop, which waits for it anyway: to wake another thread, and to be woken
 /// by it, takes longer than most calls. The runtime lets another thread go on with this one's tasks.
-pub(super) fn in_place<R>(call: impl FnOnce() -> R) -> R {
+fn in_place<R>(call: impl FnOnce() -> R) -> R {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::MultiThread => block_in_place(call),
         _ => call(),

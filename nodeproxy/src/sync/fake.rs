@@ -1,10 +1,11 @@
-//! A kernel in memory: applies all of a transaction or nothing, refuses what a kernel would refuse, and fails on demand.
+//! A kernel in memory: applies all of a transaction or nothing, refuses what a kernel would refuse, fails on demand, and tracks
+//! flows by what stood when they began.
 //!
 //! Owns the fake of [`Dataplane`] and [`Flows`]. Invariant: keeps the contract of the trait, so a transaction that leads to a
 //! missing chain, removes what is not there or removes a chain in use is refused.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -12,7 +13,7 @@ use std::{
 use portico_proxy_core::{
     flows::StaleFlows,
     plan::{AffinityMap, Chain, Put, State, Transaction},
-    table::{Family, Value, Verdict},
+    table::{Backend, Family, Frontend, Key, Value, Verdict},
 };
 use tokio::time::Instant;
 
@@ -31,8 +32,16 @@ pub(crate) struct Inside {
     pub(crate) applied: Vec<(Instant, Transaction)>,
     /// Errors for the next calls of `apply`.
     pub(crate) failures: VecDeque<DataplaneError>,
+    /// Errors for the next calls of `apply`, whose changes are made all the same.
+    pub(crate) lost_answers: VecDeque<DataplaneError>,
     /// Each request to delete flows.
     pub(crate) stale: Vec<StaleFlows>,
+    /// How often flows were listed.
+    pub(crate) listings: usize,
+    /// How many of the next listings fail.
+    pub(crate) failing_listings: usize,
+    /// Where each client's packets to a frontend go.
+    pub(crate) tracked: BTreeMap<(Frontend, u32), Backend>,
 }
 
 /// The fake; clones share one kernel.
@@ -76,6 +85,9 @@ impl Dataplane for FakeKernel {
         inside.state.apply(transaction);
         inside.generation += 1;
         inside.applied.push((Instant::now(), transaction.clone()));
+        if let Some(error) = inside.lost_answers.pop_front() {
+            return Err(error);
+        }
         Ok(Applied { transactions: 1, ..Applied::default() })
     }
 
@@ -91,8 +103,35 @@ impl Dataplane for FakeKernel {
 
 impl Flows for FakeKernel {
     fn delete(&mut self, stale: &[StaleFlows]) -> Result<usize, FlowsError> {
-        self.inside().stale.extend_from_slice(stale);
-        Ok(stale.len())
+        let mut inside = self.inside();
+        inside.listings += 1;
+        if inside.failing_listings > 0 {
+            inside.failing_listings -= 1;
+            return Err(portico_netlink::Error::Malformed("no descriptor is free".to_owned()).into());
+        }
+        inside.stale.extend_from_slice(stale);
+        let is_stale =
+            |(frontend, _): &(Frontend, u32), to: &Backend| stale.iter().any(|s| s.is_stale(frontend, to));
+        let before = inside.tracked.len();
+        inside.tracked.retain(|flow, to| !is_stale(flow, to));
+        Ok(before - inside.tracked.len())
+    }
+}
+
+impl Inside {
+    /// A client's packet to a frontend: on its tracked way, or on one that begins with it. What nobody rewrites is tracked as
+    /// it came, and what is refused is not.
+    pub(crate) fn send(&mut self, to: Frontend, client: u32) {
+        if self.state.elements.contains_key(&Key::NoEndpoints(to)) {
+            return;
+        }
+        let endpoints = match self.state.elements.get(&Key::Service(to)) {
+            Some(Value::Verdict(Verdict::Balance(balance))) => self.state.slots(&to, balance.list),
+            _ => Vec::new(),
+        };
+        let itself = Backend { address: to.address, port: to.port };
+        let way = endpoints.iter().cycle().nth(client as usize).copied().unwrap_or(itself);
+        self.tracked.entry((to, client)).or_insert(way);
     }
 }
 

@@ -8,12 +8,16 @@ use portico_proxy_core::{
         Config, Endpoint, EndpointSlice, Hints, Service, ServiceName, ServicePort, SlicePort, TrafficPolicy,
     },
     plan::State,
-    table::{Frontend, Key, List, Protocol, Value},
+    table::{Backend, Frontend, Key, List, Protocol, Value},
 };
 use tokio::task::JoinHandle;
 
 use super::{fake::FakeKernel, *};
 use crate::{args::Args, facts::Times, node::NodeState};
+
+mod flows;
+mod histories;
+mod standing;
 
 struct Bench {
     kernel: FakeKernel,
@@ -337,43 +341,6 @@ async fn a_machine_that_cannot_work_ends_the_loop() {
     bench.tell([mk_slice(Protocol::Tcp, &[])]).await;
     let ended = bench.task.await.expect("no panic").expect_err("the loop ends");
     assert_eq!((ended.reason(), ended.retry()), ("Permission", false));
-}
-
-#[tokio::test(start_paused = true)]
-async fn udp_flows_to_a_removed_endpoint_are_deleted_and_others_kept() {
-    let bench = Bench::started(Protocol::Udp, &["10.1.0.1", "10.1.0.2"]).await;
-    bench.kernel.inside().stale.clear();
-    bench.tell([mk_slice(Protocol::Udp, &["10.1.0.2"])]).await;
-    bench.settle().await;
-    let by_frontend: BTreeMap<_, _> =
-        bench.kernel.inside().stale.iter().map(|s| (s.frontend, s.keep.clone())).collect();
-    assert_eq!(by_frontend.len(), 2, "the ClusterIP and the NodePort");
-    for keep in by_frontend.values() {
-        assert_eq!(keep.iter().map(|b| b.address).collect::<Vec<_>>(), [ip("10.1.0.2")]);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn udp_flows_to_an_endpoint_that_terminated_are_deleted_when_it_is_gone() {
-    let bench = Bench::started(Protocol::Udp, &["10.1.0.1", "10.1.0.2"]).await;
-    bench.tell([mk_slice_with(Protocol::Udp, &["10.1.0.2"], &["10.1.0.1"])]).await;
-    bench.settle().await;
-    bench.kernel.inside().stale.clear();
-    // No element changes: the endpoint took no new flows any more.
-    bench.tell([mk_slice(Protocol::Udp, &["10.1.0.2"])]).await;
-    bench.settle().await;
-    let stale = bench.kernel.inside().stale.clone();
-    assert!(stale.iter().any(|s| s.frontend == mk_vip(Protocol::Udp)), "{stale:?}");
-    let gone = |s: &StaleFlows| s.keep.iter().all(|backend| backend.address == ip("10.1.0.2"));
-    assert!(stale.iter().all(gone), "{stale:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn tcp_flows_are_left_alone() {
-    let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
-    bench.tell([mk_slice(Protocol::Tcp, &[])]).await;
-    bench.settle().await;
-    assert!(bench.kernel.inside().stale.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,40 +1,69 @@
-//! Any history of events, with crashes and restarts between, leaves in the kernel what a cold start of the final objects does.
+//! Any history of events, with kills after some milliseconds, stops and failed commits between, leaves in the kernel what a cold
+//! start of the final objects does.
 //!
-//! Each history runs on the real kernel: after every step that ends a transaction pair, what is read back is what the model
-//! says; at the end, nft lists the table as text and as JSON, and a cold start in another namespace has the same elements,
-//! up to the order of slots.
+//! The sync loop itself lives each history, over the real kernel, on a clock that only moves while the loop waits: so a kill
+//! falls between the two phases of a change, or between a failure and its repair. At the end, what is read back is what the
+//! model says, nft lists the table as text and as JSON, and a cold start in another namespace has the same elements, up to the
+//! order of slots.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io::ErrorKind,
     net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use portico_nodeproxy::dataplane::{Dataplane, nftables::Nftables};
+use clap::Parser;
+use portico_nodeproxy::{
+    args::Args,
+    dataplane::{Applied, Capabilities, Dataplane, DataplaneError, Observed, nftables::Nftables},
+    facts::{Fact, SOURCES, Times},
+    health::Health,
+    health_check::Published,
+    metrics::Metrics,
+    node::Node,
+    sync::{Outside, Sync, SyncError},
+};
 use portico_proxy_core::{
     input::{
         Config as ModelConfig, Endpoint, EndpointSlice, Event, Hints, NodeFacts, Service, ServiceName,
         ServicePort, SlicePort, TrafficPolicy,
     },
-    ledger::Moment,
     model::Model,
-    plan::State,
-    table::{Key, Protocol, Value},
+    plan::{State, Transaction},
+    table::{Family, Key, Protocol, Value},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
+use tokio::{
+    runtime,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
 
-use crate::{netns::Namespace, table::mk_config};
+use crate::{netns::Namespace, repair::NoFlows, table::mk_config};
 
 /// What happens to a proxy.
 #[derive(Clone, Debug)]
 enum Step {
-    /// It learns something, and does nothing yet.
+    /// It learns something.
     Learn(Event),
-    /// It makes what may be made at once.
-    Widen,
-    /// It removes what has been out of reach.
-    Narrow,
-    /// It dies, and another one starts with all that is known.
-    Restart,
+    /// So many milliseconds pass.
+    Pause(u64),
+    /// It is killed, and another one starts with all that is known.
+    Kill,
+    /// The same when it is told to stop.
+    Stop,
+    /// Its next commit fails, or is made and seems to have failed.
+    Fail(Fault),
+}
+
+/// How a commit fails.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Refused,
+    AnswerLost,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -137,20 +166,65 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => event().prop_map(Step::Learn),
-        4 => Just(Step::Widen),
-        2 => Just(Step::Narrow),
-        1 => Just(Step::Restart),
+        8 => event().prop_map(Step::Learn),
+        5 => prop_oneof![0u64..12, 90u64..110, Just(700)].prop_map(Step::Pause),
+        1 => Just(Step::Kill),
+        1 => Just(Step::Stop),
+        1 => prop_oneof![Just(Fault::Refused), Just(Fault::AnswerLost)].prop_map(Step::Fail),
     ];
     prop::collection::vec(step, 1..25)
 }
 
-/// A proxy, and what the API server would tell its successor.
-struct Life {
+/// A namespace's tables, with faults in the way.
+struct Faulty {
     tables: Nftables,
-    model: Model,
+    faults: Faults,
+}
+
+type Faults = Arc<Mutex<VecDeque<Fault>>>;
+
+impl Dataplane for Faulty {
+    fn probe(&mut self) -> Result<Capabilities, DataplaneError> {
+        self.tables.probe()
+    }
+
+    fn is_absent(&mut self) -> Result<bool, DataplaneError> {
+        self.tables.is_absent()
+    }
+
+    fn read(&mut self) -> Result<Observed, DataplaneError> {
+        self.tables.read()
+    }
+
+    fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
+        let fault = self.faults.lock().expect("no panic").pop_front();
+        let fail = || {
+            Err(DataplaneError::Transport { operation: "commit".into(), source: ErrorKind::TimedOut.into() })
+        };
+        match fault {
+            None => self.tables.apply(transaction),
+            Some(Fault::Refused) => fail(),
+            Some(Fault::AnswerLost) => self.tables.apply(transaction).and_then(|_| fail()),
+        }
+    }
+
+    fn generation(&mut self) -> Result<u32, DataplaneError> {
+        self.tables.generation()
+    }
+
+    fn cleanup(&mut self) -> Result<(), DataplaneError> {
+        self.tables.cleanup()
+    }
+}
+
+/// A proxy, and what the API server would tell its successor.
+struct Life<'a> {
+    node: &'a Namespace,
     known: BTreeMap<String, Event>,
-    now: Moment,
+    faults: Faults,
+    facts: mpsc::Sender<Fact>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), SyncError>>,
 }
 
 /// What an event is about: the last one of each is what stands in the API server.
@@ -169,61 +243,74 @@ fn open(node: &Namespace) -> Nftables {
     node.run(|| Nftables::open(mk_config())).expect("opens")
 }
 
-impl Life {
-    fn new(node: &Namespace) -> Self {
-        let mut life = Self {
-            tables: open(node),
-            model: Model::new(ModelConfig::default()),
-            known: BTreeMap::new(),
-            now: 0,
-        };
-        life.learn(mk_node(1));
-        life.look();
+fn mk_sync(node: &Namespace, faults: &Faults) -> Sync {
+    let outside = Outside {
+        dataplane: Box::new(Faulty { tables: open(node), faults: faults.clone() }),
+        flows: Box::new(NoFlows),
+        health: Health::default(),
+        metrics: Metrics::default(),
+        health_checks: watch::channel(Published::default()).0,
+    };
+    let this = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);
+    Sync::new(Model::new(ModelConfig::default()), this, vec![Family::V4, Family::V6], outside)
+}
+
+impl<'a> Life<'a> {
+    /// The objects come in another order than they did.
+    async fn start(node: &'a Namespace, known: BTreeMap<String, Event>, faults: Faults) -> Self {
+        let (facts, inbox) = mpsc::channel(64);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(mk_sync(node, &faults).run(inbox, stop.clone()));
+        let life = Self { node, known, faults, facts, stop, task };
+        for event in life.known.values().rev() {
+            life.tell(Fact::Event(Box::new(event.clone()), Times::default())).await;
+        }
+        for source in SOURCES {
+            life.tell(Fact::Listed(source)).await;
+        }
         life
     }
 
-    fn learn(&mut self, event: Event) {
+    async fn tell(&self, fact: Fact) {
+        self.facts.send(fact).await.expect("the loop listens");
+    }
+
+    async fn learn(&mut self, event: Event) {
         self.known.insert(subject(&event), event.clone());
-        self.model.apply(event);
+        self.tell(Fact::Event(Box::new(event), Times::default())).await;
     }
 
-    /// As at every start and after every error.
-    fn look(&mut self) {
-        let observed = self.tables.read().expect("reads");
-        self.model.adopt(&observed.state);
-    }
-
-    fn widen(&mut self) {
-        self.now += 1;
-        let transaction = self.model.ledger().widen();
-        self.tables.apply(&transaction).expect("widens");
-        self.model.ledger_mut().applied(&transaction, self.now);
-    }
-
-    fn narrow(&mut self) {
-        self.now += 1;
-        let transaction = self.model.ledger().narrow(self.now);
-        self.tables.apply(&transaction).expect("narrows");
-        self.model.ledger_mut().applied(&transaction, self.now);
-    }
-
-    /// Nothing of the old process is left but what stands in the kernel; the objects come in another order.
-    fn restart(&mut self, node: &Namespace) {
-        self.tables = open(node);
-        self.model = Model::new(ModelConfig::default());
-        for event in self.known.values().rev() {
-            self.model.apply(event.clone());
+    async fn take(mut self, step: Step) -> Self {
+        match step {
+            Step::Learn(event) => self.learn(event).await,
+            Step::Pause(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+            Step::Fail(fault) => self.faults.lock().expect("no panic").push_back(fault),
+            Step::Kill => {
+                self.task.abort();
+                drop(self.task.await);
+                return Self::start(self.node, self.known, self.faults).await;
+            }
+            Step::Stop => {
+                self.stop.cancel();
+                self.task.await.expect("no panic").expect("stopped");
+                return Self::start(self.node, self.known, self.faults).await;
+            }
         }
-        self.look();
+        self
     }
 
-    fn settle(&mut self) -> State {
-        self.widen();
-        self.narrow();
-        let observed = self.tables.read().expect("reads");
+    /// What stands once there is nothing left to do, which is what the model says.
+    async fn settled(&self) -> State {
+        // Longer than the longest pause between two tries.
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let observed = open(self.node).read().expect("reads");
         assert_eq!(observed.rebuild, None);
-        assert!(self.model.ledger().is_settled());
-        assert_eq!(&observed.state, self.model.ledger().desired(), "the kernel has what the model says");
+        let mut model = Model::new(ModelConfig::default());
+        for event in self.known.values() {
+            model.apply(event.clone());
+        }
+        model.adopt(&observed.state);
+        assert!(model.ledger().is_settled(), "{}", model.ledger().plan());
         observed.state
     }
 }
@@ -251,17 +338,25 @@ fn listed(node: &Namespace) {
     assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
 }
 
-fn live(node: &Namespace, steps: Vec<Step>) -> Life {
-    let mut life = Life::new(node);
+/// What stands at the end of a history and after one more start, and after a cold start from the same objects elsewhere.
+async fn live([lived_in, fresh]: &[Namespace; 2], steps: Vec<Step>) -> [State; 3] {
+    let first = BTreeMap::from([(subject(&mk_node(1)), mk_node(1))]);
+    let mut lived = Life::start(lived_in, first, Faults::default()).await;
     for step in steps {
-        match step {
-            Step::Learn(event) => life.learn(event),
-            Step::Widen => life.widen(),
-            Step::Narrow => life.narrow(),
-            Step::Restart => life.restart(node),
-        }
+        lived = lived.take(step).await;
     }
-    life
+    let ended = lived.settled().await;
+    listed(lived_in);
+    let generation = open(lived_in).generation().expect("a number");
+    lived = lived.take(Step::Kill).await;
+    let again = lived.settled().await;
+    assert_eq!(
+        open(lived_in).generation().expect("a number"),
+        generation,
+        "a start changes nothing that is right"
+    );
+    let started = Life::start(fresh, lived.known.clone(), Faults::default()).await.settled().await;
+    [ended, again, started]
 }
 
 #[test]
@@ -271,19 +366,12 @@ fn any_history_with_crashes_ends_as_a_cold_start_does() {
     }
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
     let run = TestRunner::new(config).run(&steps(), |steps| {
-        let [lived_in, fresh] = [(); 2].map(|()| Namespace::new().expect("as before"));
-        let mut lived = live(&lived_in, steps);
-        let ended = lived.settle();
-        listed(&lived_in);
-        let mut cold = Life::new(&fresh);
-        for event in lived.known.values() {
-            cold.learn(event.clone());
-        }
-        let started = cold.settle();
+        let namespaces = [(); 2].map(|()| Namespace::new().expect("as before"));
+        let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let [ended, again, started] = runtime.expect("a runtime").block_on(live(&namespaces, steps));
+        prop_assert_eq!(&ended, &again);
         prop_assert_eq!(unordered(&ended), unordered(&started));
         prop_assert_eq!((&ended.chains, &ended.affinity), (&started.chains, &started.affinity));
-        lived.restart(&lived_in);
-        prop_assert!(lived.model.ledger().widen().is_empty(), "a restart changes nothing that is right");
         Ok(())
     });
     run.expect("every history ends there");

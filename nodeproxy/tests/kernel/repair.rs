@@ -28,8 +28,8 @@ use crate::netns::{Namespace, note};
 /// How long a repair may take on a machine with other things to do.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// No flow is tracked in this test.
-struct NoFlows;
+/// No flow is tracked.
+pub(crate) struct NoFlows;
 
 impl Flows for NoFlows {
     fn delete(&mut self, _stale: &[StaleFlows]) -> Result<usize, FlowsError> {

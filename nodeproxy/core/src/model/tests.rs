@@ -343,7 +343,7 @@ proptest! {
     fn flows_to_endpoints_that_get_new_connections_are_never_stale(events in events()) {
         let model = mk_model(events);
         let state = model.ledger().desired();
-        for stale in flows::stale_flows(&model, &model.ledger().widen(), &BTreeSet::new()) {
+        for stale in flows::stale_flows(&model, flows::touched(&model.ledger().widen())) {
             for list in [List::Cluster, List::Local] {
                 for backend in state.slots(&stale.frontend, list) {
                     prop_assert!(!stale.is_stale(&stale.frontend, &backend), "{backend}");

@@ -77,12 +77,13 @@ impl Lived {
         self.moment += 1;
         let before = Before::of(&self.model, &event);
         self.model.apply(event);
-        let departed = before.into_iter().flat_map(|before| before.departed(&self.model)).collect();
+        let departed: Vec<_> = before.into_iter().flat_map(|before| before.departed(&self.model)).collect();
         let plan = self.model.ledger().plan();
         assert_eq!(plan, plan::diff(&self.kernel, self.model.ledger().desired()));
         self.kernel.apply(&plan.widen);
         self.model.ledger_mut().applied(&plan.widen, self.moment);
-        drop(flows::stale_flows(&self.model, &plan.widen, &departed));
+        let left = flows::touched(&plan.widen).into_iter().chain(departed);
+        drop(flows::stale_flows(&self.model, left));
         if self.moment.is_multiple_of(3) {
             self.narrow();
         }
