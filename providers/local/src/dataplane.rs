@@ -15,6 +15,7 @@ pub mod health;
 pub mod metrics;
 pub mod pool;
 pub mod proxy_header;
+pub mod source_ranges;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::Spec;
-use health::{HealthTable, Verdict};
+use health::HealthTable;
 use metrics::Metrics;
 use pool::Pool;
 
@@ -164,9 +165,9 @@ impl LiveBalancer {
         Ok(())
     }
 
-    /// Targets of which this is found now.
-    pub fn targets(&self, verdict: Verdict) -> BTreeSet<SocketAddr> {
-        self.pools.values().flat_map(|pool| pool.targets(verdict)).collect()
+    /// What the probes find.
+    pub fn health(&self) -> &Arc<HealthTable> {
+        &self.health
     }
 
     /// Accepts nothing new, lets connections end by themselves until the drain timeout, then ends them.

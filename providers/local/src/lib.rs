@@ -9,6 +9,9 @@
 //! Leaves to others: what is behind a target (the node proxy).
 //! Invariant: the daemon knows addresses, listeners and targets, and nothing of Kubernetes.
 
+// A guard in the head of a `match` or `if let` lives to its end, and a second lock there can deadlock.
+#![warn(clippy::significant_drop_in_scrutinee)]
+
 pub mod api;
 mod capabilities;
 mod client;

@@ -60,7 +60,7 @@ fn same(given: &[u8], token: &[u8]) -> bool {
 }
 
 async fn metrics(State(api): State<Api>) -> String {
-    api.metrics.text(api.registry.len().await)
+    api.metrics.text(api.registry.len())
 }
 
 async fn list(
@@ -68,13 +68,13 @@ async fn list(
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Vec<View>>, Failure> {
     let Query(filter) = filter.map_err(|rejection| invalid(rejection.body_text()))?;
-    Ok(Json(api.registry.list(filter.cluster.as_ref()).await))
+    Ok(Json(api.registry.list(filter.cluster.as_ref())))
 }
 
 async fn get_one(State(api): State<Api>, Path(path): Path<(String, String)>) -> Result<Json<View>, Failure> {
     let key = key(&path)?;
     let absent = || Failure { reason: FailureReason::NotFound, message: "no such load balancer".to_owned() };
-    api.registry.get(&key).await.map(Json).ok_or_else(absent)
+    api.registry.get(&key).map(Json).ok_or_else(absent)
 }
 
 async fn put_one(
@@ -92,7 +92,7 @@ async fn delete_one(
     State(api): State<Api>,
     Path(path): Path<(String, String)>,
 ) -> Result<StatusCode, Failure> {
-    api.registry.delete(&key(&path)?).await?;
+    api.registry.delete(key(&path)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -141,7 +141,7 @@ impl From<RegistryError> for Failure {
             }
             RegistryError::Address(NoAddress::Taken(_)) => FailureReason::Conflict,
             RegistryError::Address(NoAddress::Exhausted { .. }) => FailureReason::Exhausted,
-            RegistryError::Store(_) | RegistryError::Placement(_) => {
+            RegistryError::Store(_) | RegistryError::Placement(_) | RegistryError::Broken(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "request failed");
                 FailureReason::Internal
             }

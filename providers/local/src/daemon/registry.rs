@@ -2,11 +2,12 @@
 //!
 //! Owns: records, their addresses, and which dataplane belongs to which. Leaves to others: HTTP, sockets.
 //! Invariant: a change is on disk before it shows anywhere; one change at a time. An address that drains is
-//! nobody's, and is given out again only when its last connection has ended.
+//! nobody's, and is given out again only when its last connection has ended. Reading waits for no change: not for
+//! the disk, the interface or a socket.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portico_provider::{ClusterUid, ListenerKey, Owner};
@@ -14,9 +15,9 @@ use tokio::sync::Mutex;
 
 use super::ipam::{Ask, Ipam, NoAddress};
 use super::placement::{Placement, PlacementError};
-use super::store::{Key, Record, Store, StoreError};
+use super::store::{Key, Record, Records, Store, StoreError};
 use crate::api::{Put, State, View};
-use crate::dataplane::health::Verdict;
+use crate::dataplane::health::{HealthTable, Verdict};
 use crate::dataplane::{LiveBalancer, Shared};
 
 /// A request that was not done.
@@ -34,6 +35,9 @@ pub enum RegistryError {
     /// The interface does not have the address.
     #[error("the address could not be placed")]
     Placement(#[from] PlacementError),
+    /// The change ended in a panic; the record on disk may be newer than what serves.
+    #[error("the change was broken off: send it again")]
+    Broken(#[from] tokio::task::JoinError),
 }
 
 /// How a daemon is set up.
@@ -55,20 +59,29 @@ pub struct Setup {
 #[derive(Clone, Debug)]
 pub struct Registry {
     setup: Arc<Setup>,
-    inner: Arc<Mutex<Inner>>,
+    /// Held by one change from its first decision to its end, waits for disk, interface and sockets included.
+    serving: Arc<Mutex<Serving>>,
+    /// What callers see. Held for moments, never across a wait.
+    shown: Arc<std::sync::Mutex<Shown>>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    records: BTreeMap<Key, Record>,
-    live: BTreeMap<Key, Live>,
+struct Serving {
+    balancers: BTreeMap<Key, LiveBalancer>,
     /// Addresses whose last connections are ending.
     draining: BTreeSet<IpAddr>,
 }
 
+#[derive(Debug, Default)]
+struct Shown {
+    records: Records,
+    live: BTreeMap<Key, Live>,
+}
+
+/// What serves of a record.
 #[derive(Debug)]
 struct Live {
-    balancer: LiveBalancer,
+    health: Arc<HealthTable>,
     errors: BTreeMap<ListenerKey, String>,
 }
 
@@ -76,19 +89,17 @@ impl Registry {
     /// Claims what the state says before anything else: addresses, then listeners (law 6).
     pub async fn start(setup: Setup) -> Result<Self, RegistryError> {
         let records = setup.store.load()?;
-        let registry = Self { setup: Arc::new(setup), inner: Arc::default() };
-        let mut inner = registry.inner.lock().await;
-        inner.records = records;
-        registry.sweep_interface(&inner).await?;
-        drop(inner);
+        let shown = Arc::new(std::sync::Mutex::new(Shown { records, live: BTreeMap::new() }));
+        let registry = Self { setup: Arc::new(setup), serving: Arc::default(), shown };
+        registry.sweep_interface().await?;
         registry.tend().await;
         Ok(registry)
     }
 
     /// Takes addresses off the interface that an earlier run left there.
-    async fn sweep_interface(&self, inner: &Inner) -> Result<(), RegistryError> {
+    async fn sweep_interface(&self) -> Result<(), RegistryError> {
         let Setup { ipam, placement, .. } = &*self.setup;
-        let held = inner.taken(None);
+        let held = self.shown().held(None);
         let present = placement.present().await?;
         for address in present.difference(&held).filter(|address| ipam.holds(**address)) {
             placement.remove(*address).await?;
@@ -98,129 +109,158 @@ impl Registry {
 
     /// Brings up what became due and tries again what failed.
     pub async fn tend(&self) {
-        let mut inner = self.inner.lock().await;
-        let now = unix_now();
-        let due: Vec<Record> =
-            inner.records.values().filter(|record| record.active_at <= now).cloned().collect();
+        if self.shown().due(unix_now()).next().is_none() {
+            return;
+        }
+        let mut serving = self.serving.lock().await;
+        let due: Vec<Arc<Record>> = self.shown().due(unix_now()).cloned().collect();
         for record in due {
-            let settled = inner.live.get(&record.key()).is_some_and(|live| live.errors.is_empty());
-            if !settled {
-                self.bring_up(&mut inner, &record).await;
-            }
+            let live = self.bring_up(&mut serving, &record).await;
+            self.shown().live.insert(record.key(), live);
         }
     }
 
-    /// Creates or changes one.
+    /// Creates or changes one. A caller that goes away does not leave half a change.
     pub async fn put(&self, owner: Owner, put: Put) -> Result<View, RegistryError> {
-        let Put { name: _, spec, claim } = put;
-        super::http::check_spec(&spec).map_err(RegistryError::Invalid)?;
-        let mut inner = self.inner.lock().await;
+        super::http::check_spec(&put.spec).map_err(RegistryError::Invalid)?;
+        let registry = self.clone();
+        tokio::spawn(async move { registry.change(owner, put).await }).await?
+    }
+
+    async fn change(&self, owner: Owner, put: Put) -> Result<View, RegistryError> {
+        let mut serving = self.serving.lock().await;
         let key = (owner.cluster.clone(), owner.service.clone());
-        let before = inner.records.get(&key).cloned();
-        let current = before.as_ref().map(|record| record.addresses.clone()).unwrap_or_default();
-        let held = before.as_ref().map(Record::held).unwrap_or_default();
+        let before = self.shown().records.get(&key).cloned();
+        let held = before.as_ref().map(|record| record.held()).unwrap_or_default();
+        let taken = &self.shown().held(Some(&key)) | &serving.draining;
+        let record = Arc::new(self.record(owner, put, before.as_deref(), &taken)?);
+        let mut records = self.shown().records.clone();
+        records.insert(key.clone(), Arc::clone(&record));
+        let records = self.keep(records).await?;
+        let due = record.active_at <= unix_now();
+        let live = if due { Some(self.bring_up(&mut serving, &record).await) } else { None };
+        let view = {
+            let mut shown = self.shown();
+            shown.records = records;
+            shown.live.extend(live.map(|live| (key, live)));
+            shown.view(&record)
+        };
+        let gone: BTreeSet<IpAddr> = held.difference(&record.held()).copied().collect();
+        self.take_off(&gone).await;
+        Ok(view)
+    }
+
+    /// What shall be there, with its addresses.
+    fn record(
+        &self,
+        owner: Owner,
+        put: Put,
+        before: Option<&Record>,
+        taken: &BTreeSet<IpAddr>,
+    ) -> Result<Record, NoAddress> {
+        let Put { name: _, spec, claim } = put;
+        let current = before.map(|record| record.addresses.clone()).unwrap_or_default();
+        let held = before.map(Record::held).unwrap_or_default();
         let ask =
             Ask { families: &spec.ip_families, requested: &spec.requested, current: &current, claim: &claim };
-        let addresses = self.setup.ipam.assign(ask, &inner.taken(Some(&key)))?;
+        let addresses = self.setup.ipam.assign(ask, taken)?;
         let retained =
             held.intersection(&spec.retain).filter(|kept| !addresses.contains(kept)).copied().collect();
         let delay = spec.provisioning_delay.unwrap_or(self.setup.provisioning_delay);
         let active_at =
             before.map_or_else(|| unix_now().saturating_add(milliseconds(delay)), |record| record.active_at);
-        let record = Record { owner, spec, addresses, retained, active_at };
-        self.keep(&mut inner, &key, Some(record.clone()))?;
-        if record.active_at <= unix_now() {
-            self.bring_up(&mut inner, &record).await;
-        }
-        let gone: BTreeSet<IpAddr> = held.difference(&record.held()).copied().collect();
-        self.take_off(&mut inner, &gone).await;
-        Ok(inner.view(&record))
+        Ok(Record { owner, spec, addresses, retained, active_at })
     }
 
     /// Deletes one; deleting the absent is done. Its connections drain in the background.
-    pub async fn delete(&self, key: &Key) -> Result<(), RegistryError> {
-        let mut inner = self.inner.lock().await;
-        let Some(record) = inner.records.get(key).cloned() else { return Ok(()) };
-        self.keep(&mut inner, key, None)?;
+    pub async fn delete(&self, key: Key) -> Result<(), RegistryError> {
+        let registry = self.clone();
+        tokio::spawn(async move { registry.remove(&key).await }).await?
+    }
+
+    async fn remove(&self, key: &Key) -> Result<(), RegistryError> {
+        let mut serving = self.serving.lock().await;
+        let mut records = self.shown().records.clone();
+        let Some(record) = records.remove(key) else { return Ok(()) };
+        let records = self.keep(records).await?;
+        {
+            let mut shown = self.shown();
+            shown.records = records;
+            shown.live.remove(key);
+        }
         let addresses = record.held();
-        inner.draining.extend(&addresses);
-        let live = inner.live.remove(key);
+        serving.draining.extend(&addresses);
+        let retiring = serving.balancers.remove(key).map(LiveBalancer::retire);
         let registry = self.clone();
         tokio::spawn(async move {
-            if let Some(Live { balancer, errors: _ }) = live {
-                balancer.retire().await;
-            }
-            let mut inner = registry.inner.lock().await;
-            registry.take_off(&mut inner, &addresses).await;
-            inner.draining.retain(|address| !addresses.contains(address));
+            futures::future::OptionFuture::from(retiring).await;
+            let mut serving = registry.serving.lock().await;
+            registry.take_off(&addresses).await;
+            serving.draining.retain(|address| !addresses.contains(address));
         });
         Ok(())
     }
 
     /// One, if there is.
-    pub async fn get(&self, key: &Key) -> Option<View> {
-        let inner = self.inner.lock().await;
-        inner.records.get(key).map(|record| inner.view(record))
+    pub fn get(&self, key: &Key) -> Option<View> {
+        let shown = self.shown();
+        shown.records.get(key).map(|record| shown.view(record))
     }
 
     /// All, or a cluster's.
-    pub async fn list(&self, cluster: Option<&ClusterUid>) -> Vec<View> {
-        let inner = self.inner.lock().await;
-        let wanted = |record: &&Record| cluster.is_none_or(|cluster| record.owner.cluster == *cluster);
-        inner.records.values().filter(wanted).map(|record| inner.view(record)).collect()
+    pub fn list(&self, cluster: Option<&ClusterUid>) -> Vec<View> {
+        let shown = self.shown();
+        let wanted = |record: &&Arc<Record>| cluster.is_none_or(|cluster| record.owner.cluster == *cluster);
+        shown.records.values().filter(wanted).map(|record| shown.view(record)).collect()
     }
 
     /// How many there are.
-    pub async fn len(&self) -> usize {
-        self.inner.lock().await.records.len()
+    pub fn len(&self) -> usize {
+        self.shown().records.len()
     }
 
     /// Whether there is none.
-    pub async fn is_empty(&self) -> bool {
-        self.len().await == 0
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Accepts nothing new and lets connections end; the state and the addresses stay for the next start.
     pub async fn retire(&self) {
-        let live = std::mem::take(&mut self.inner.lock().await.live);
-        let retiring = live.into_values().map(|live| live.balancer.retire());
-        futures::future::join_all(retiring).await;
+        let balancers = std::mem::take(&mut self.serving.lock().await.balancers);
+        futures::future::join_all(balancers.into_values().map(LiveBalancer::retire)).await;
     }
 
-    fn keep(&self, inner: &mut Inner, key: &Key, record: Option<Record>) -> Result<(), StoreError> {
-        let mut records = inner.records.clone();
-        match record {
-            Some(record) => records.insert(key.clone(), record),
-            None => records.remove(key),
-        };
-        self.setup.store.save(&records)?;
-        inner.records = records;
-        Ok(())
+    /// Puts these on disk, on a thread that may wait for it.
+    async fn keep(&self, records: Records) -> Result<Records, RegistryError> {
+        let setup = Arc::clone(&self.setup);
+        let kept = tokio::task::spawn_blocking(move || setup.store.save(&records).map(|()| records));
+        Ok(kept.await??)
     }
 
-    async fn bring_up(&self, inner: &mut Inner, record: &Record) {
+    async fn bring_up(&self, serving: &mut Serving, record: &Record) -> Live {
         let mut failed = None;
         for address in record.held() {
             if let Err(error) = self.setup.placement.add(address).await {
-                tracing::error!(%address, owner = %record.owner, %error, "cannot place an address");
                 failed = Some(format!("{address} could not be placed: {error}"));
             }
         }
-        let live = inner.live.entry(record.key()).or_insert_with(|| Live {
-            balancer: LiveBalancer::new(self.setup.shared.clone()),
-            errors: BTreeMap::new(),
-        });
-        live.errors = live.balancer.apply(&record.spec, &record.held()).await;
+        let balancer = serving
+            .balancers
+            .entry(record.key())
+            .or_insert_with(|| LiveBalancer::new(self.setup.shared.clone()));
+        let mut errors = balancer.apply(&record.spec, &record.held()).await;
         if let Some(failed) = failed {
-            live.errors.extend(record.spec.listeners.keys().map(|key| (*key, failed.clone())));
+            errors.extend(record.spec.listeners.keys().map(|key| (*key, failed.clone())));
         }
-        for (listener, error) in &live.errors {
+        let known = self.shown().live.get(&record.key()).is_some_and(|live| live.errors == errors);
+        for (listener, error) in errors.iter().filter(|_error| !known) {
             tracing::error!(%listener, owner = %record.owner, %error, "listener is not open");
         }
+        Live { health: Arc::clone(balancer.health()), errors }
     }
 
-    async fn take_off(&self, inner: &mut Inner, addresses: &BTreeSet<IpAddr>) {
-        let held = inner.records.values().flat_map(Record::held).collect::<BTreeSet<_>>();
+    async fn take_off(&self, addresses: &BTreeSet<IpAddr>) {
+        let held = self.shown().held(None);
         for address in addresses.difference(&held) {
             if let Err(error) = self.setup.placement.remove(*address).await {
                 // The next start sweeps it.
@@ -228,29 +268,46 @@ impl Registry {
             }
         }
     }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        // Every change under this lock is an insertion, a removal or a replacement, so a panic leaves it whole.
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Inner {
+impl Shown {
     /// Addresses that are somebody's, but for this one's own.
-    fn taken(&self, own: Option<&Key>) -> BTreeSet<IpAddr> {
+    fn held(&self, own: Option<&Key>) -> BTreeSet<IpAddr> {
         let others = self.records.iter().filter(|(key, _record)| Some(*key) != own);
-        others.flat_map(|(_key, record)| record.held()).chain(self.draining.iter().copied()).collect()
+        others.flat_map(|(_key, record)| record.held()).collect()
+    }
+
+    /// What should serve at this time and does not, or not all of it.
+    fn due(&self, now: u64) -> impl Iterator<Item = &Arc<Record>> {
+        let settled = |key: &Key| self.live.get(key).is_some_and(|live: &Live| live.errors.is_empty());
+        let due = move |(key, record): &(&Key, &Arc<Record>)| record.active_at <= now && !settled(key);
+        self.records.iter().filter(due).map(|(_key, record)| record)
     }
 
     fn view(&self, record: &Record) -> View {
         let Record { owner, spec, addresses, retained, active_at: _ } = record.clone();
         let live = self.live.get(&record.key());
         let active = live.is_some();
-        let found = |verdict: Verdict| live.map(|live| live.balancer.targets(verdict)).unwrap_or_default();
+        let targets: BTreeSet<SocketAddr> = spec.listeners.values().flatten().copied().collect();
+        let found = live.map(|live| live.health.verdicts(targets).targets).unwrap_or_default();
+        let of = |wanted: Verdict| {
+            let of = found.iter().filter(|(_target, verdict)| *verdict == wanted);
+            of.map(|(target, _verdict)| *target).collect()
+        };
         View {
+            healthy_targets: of(Verdict::Healthy),
+            unknown_targets: of(Verdict::Unknown),
             owner,
             spec,
             state: if active { State::Active } else { State::Provisioning },
             addresses: if active { addresses } else { BTreeSet::new() },
             retained: if active { retained } else { BTreeSet::new() },
             listener_errors: live.map(|live| live.errors.clone()).unwrap_or_default(),
-            healthy_targets: found(Verdict::Healthy),
-            unknown_targets: found(Verdict::Unknown),
         }
     }
 }

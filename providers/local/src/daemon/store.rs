@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use portico_provider::{ClusterUid, Owner, ServiceUid};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ use crate::api::Spec;
 
 /// What tells one load balancer from another.
 pub type Key = (ClusterUid, ServiceUid);
+
+/// All of them. Cloning it copies no record.
+pub type Records = BTreeMap<Key, Arc<Record>>;
 
 /// A load balancer, as it must survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +92,7 @@ impl Store {
     }
 
     /// All records; none if there never was a file.
-    pub fn load(&self) -> Result<BTreeMap<Key, Record>, StoreError> {
+    pub fn load(&self) -> Result<Records, StoreError> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -96,12 +100,12 @@ impl Store {
         };
         let records: Vec<Record> = serde_json::from_slice(&bytes)
             .map_err(|source| StoreError::Format { path: self.path.clone(), source })?;
-        Ok(records.into_iter().map(|record| (record.key(), record)).collect())
+        Ok(records.into_iter().map(|record| (record.key(), Arc::new(record))).collect())
     }
 
     /// Replaces all records.
-    pub fn save(&self, records: &BTreeMap<Key, Record>) -> Result<(), StoreError> {
-        let records: Vec<&Record> = records.values().collect();
+    pub fn save(&self, records: &Records) -> Result<(), StoreError> {
+        let records: Vec<&Record> = records.values().map(Arc::as_ref).collect();
         let bytes = serde_json::to_vec_pretty(&records)
             .map_err(|source| StoreError::Format { path: self.path.clone(), source })?;
         self.replace(&bytes).map_err(|source| self.io("write", source))

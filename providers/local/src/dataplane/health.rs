@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use portico_provider::{HealthCheck, Probe, ProbePort, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,55 +32,111 @@ pub enum Verdict {
 /// Verdicts and the probes behind them.
 #[derive(Debug)]
 pub struct HealthTable {
-    inner: Mutex<Inner>,
-    verdicts: Arc<Mutex<BTreeMap<SocketAddr, bool>>>,
+    /// Probe tasks hold it weakly: they end with the table.
+    table: Arc<Table>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Table {
+    /// Rises with every change of what [`HealthTable::verdicts`] answers, under the lock.
+    version: AtomicU64,
+    /// The only lock: what is probed and what was found are read and written together.
+    probes: Mutex<Probes>,
+}
+
+#[derive(Debug, Default)]
+struct Probes {
     check: Option<HealthCheck>,
-    probes: BTreeMap<SocketAddr, DropGuard>,
+    targets: BTreeMap<SocketAddr, Probed>,
+}
+
+#[derive(Debug)]
+struct Probed {
+    /// `None` before the first verdict.
+    healthy: Option<bool>,
+    /// Stops the task that probes.
+    _task: DropGuard,
 }
 
 impl HealthTable {
     /// One that finds everything healthy until it is told what to probe.
     pub fn new() -> Self {
-        Self { inner: Mutex::default(), verdicts: Arc::default() }
+        Self { table: Arc::default() }
     }
 
-    /// Probes the targets of `spec`, and no others, from now on. A changed check starts over.
+    /// Probes the targets of `spec`, and no others, from now on. A changed check starts over, and what the former
+    /// found holds until it has found something.
     pub fn watch(&self, spec: &Spec) {
-        let mut inner = lock(&self.inner);
-        if inner.check != spec.health_check {
-            inner.check.clone_from(&spec.health_check);
-            inner.probes.clear();
+        let wanted = probed(spec);
+        let mut probes = self.table.lock();
+        let restart = probes.check != spec.health_check;
+        probes.check.clone_from(&spec.health_check);
+        probes.targets.retain(|target, _probed| wanted.contains(target));
+        for target in wanted {
+            let Some(check) = spec.health_check.clone() else { break };
+            let former = probes.targets.get(&target).map(|probed| probed.healthy);
+            if restart || former.is_none() {
+                let task = self.start(check, target);
+                probes.targets.insert(target, Probed { healthy: former.flatten(), _task: task });
+            }
         }
-        let targets = probed(spec);
-        inner.probes.retain(|target, _probe| targets.contains(target));
-        lock(&self.verdicts).retain(|target, _verdict| targets.contains(target));
-        let Some(check) = inner.check.clone() else { return };
-        for target in targets {
-            inner.probes.entry(target).or_insert_with(|| self.start(check.clone(), target));
-        }
+        self.table.changed();
     }
 
-    /// What is known of a target; one that nobody probes is healthy.
-    pub fn verdict(&self, target: SocketAddr) -> Verdict {
-        match lock(&self.verdicts).get(&target) {
-            Some(false) => Verdict::Unhealthy,
-            None if lock(&self.inner).probes.contains_key(&target) => Verdict::Unknown,
-            Some(true) | None => Verdict::Healthy,
-        }
+    /// The number of changes until now: while it stays, so do all verdicts.
+    pub fn version(&self) -> u64 {
+        self.table.version.load(Ordering::Acquire)
+    }
+
+    /// What is known of these targets, at one moment; one that nobody probes is healthy.
+    pub fn verdicts(&self, targets: impl IntoIterator<Item = SocketAddr>) -> Verdicts {
+        let probes = self.table.lock();
+        let verdict = |target| match probes.targets.get(&target).map(|probed| probed.healthy) {
+            Some(Some(false)) => (target, Verdict::Unhealthy),
+            Some(None) => (target, Verdict::Unknown),
+            Some(Some(true)) | None => (target, Verdict::Healthy),
+        };
+        Verdicts { version: self.version(), targets: targets.into_iter().map(verdict).collect() }
     }
 
     fn start(&self, check: HealthCheck, target: SocketAddr) -> DropGuard {
         let stop = CancellationToken::new();
-        let verdicts = Arc::clone(&self.verdicts);
+        let table = Arc::downgrade(&self.table);
         let stopped = stop.clone();
         tokio::spawn(async move {
-            stopped.run_until_cancelled(probe_for_ever(check, target, &verdicts, &stopped)).await
+            stopped.run_until_cancelled(probe_for_ever(check, target, &table, &stopped)).await
         });
         stop.drop_guard()
+    }
+}
+
+/// What was known of some targets, in their order.
+#[derive(Debug)]
+pub struct Verdicts {
+    /// At which [`HealthTable::version`].
+    pub version: u64,
+    /// Each with what was found.
+    pub targets: Vec<(SocketAddr, Verdict)>,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Probes> {
+        // Every change under this lock is a single insertion or removal, so a panic leaves it whole.
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Keeps what a probe found, unless it was stopped: then another asks, or nobody.
+    fn decide(&self, target: SocketAddr, healthy: bool, stopped: &CancellationToken) {
+        let mut probes = self.lock();
+        // Tasks are stopped under this lock only.
+        if let Some(probed) = probes.targets.get_mut(&target).filter(|_probed| !stopped.is_cancelled()) {
+            probed.healthy = Some(healthy);
+            self.changed();
+        }
     }
 }
 
@@ -100,24 +157,20 @@ fn probed(spec: &Spec) -> BTreeSet<SocketAddr> {
     if spec.health_check.is_some() { targets } else { BTreeSet::new() }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every change under these locks is a single insertion or removal, so a panic leaves them whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn probe_for_ever(
     check: HealthCheck,
     target: SocketAddr,
-    verdicts: &Mutex<BTreeMap<SocketAddr, bool>>,
+    table: &Weak<Table>,
     stopped: &CancellationToken,
 ) {
     let mut streak = Streak { healthy: None, against: 0 };
     loop {
         let answer = tokio::time::timeout(check.timeout, probe(&check.probe, target)).await;
         let good = matches!(answer, Ok(Ok(true)));
-        if streak.count(good, &check) && !stopped.is_cancelled() {
+        if streak.count(good, &check) {
             tracing::info!(%target, healthy = good, "target health changed");
-            lock(verdicts).insert(target, good);
+            let Some(table) = table.upgrade() else { return };
+            table.decide(target, good, stopped);
         }
         tokio::time::sleep(check.interval).await;
     }

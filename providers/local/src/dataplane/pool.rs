@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use ipnet::IpNet;
 use portico_provider::{ProxyProtocol, SessionAffinity};
 use tokio::sync::watch;
 
 use super::affinity::AffinityTable;
 use super::health::{HealthTable, Verdict};
+use super::source_ranges::SourceRanges;
 use crate::api::Spec;
 
 /// The targets of one listener.
@@ -23,6 +23,7 @@ use crate::api::Spec;
 pub struct Pool {
     health: Arc<HealthTable>,
     rules: watch::Sender<Arc<Rules>>,
+    choice: Mutex<Arc<Choice>>,
     affinity: Mutex<AffinityTable>,
     turn: AtomicUsize,
 }
@@ -31,22 +32,56 @@ pub struct Pool {
 #[derive(Debug)]
 struct Rules {
     targets: BTreeSet<SocketAddr>,
-    source_ranges: BTreeSet<IpNet>,
+    source_ranges: SourceRanges,
     session_affinity: SessionAffinity,
     proxy_protocol: ProxyProtocol,
+}
+
+/// Who may connect and where new traffic may go: computed once for each change of the rules or of a verdict.
+#[derive(Debug)]
+pub struct Choice {
+    rules: Arc<Rules>,
+    health_version: u64,
+    generation: u64,
+    /// In their order: the healthy targets, or all when none is.
+    targets: Vec<SocketAddr>,
+}
+
+impl Choice {
+    /// Another one of the same pool has another number.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether this client may connect at all.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.rules.source_ranges.admit(client)
+    }
+
+    /// Whether new traffic may go to the target.
+    pub fn serves(&self, target: SocketAddr) -> bool {
+        self.targets.binary_search(&target).is_ok()
+    }
 }
 
 impl Pool {
     /// One without targets.
     pub fn new(health: Arc<HealthTable>) -> Self {
-        let nobody = Rules {
+        let nobody = Arc::new(Rules {
             targets: BTreeSet::new(),
-            source_ranges: BTreeSet::new(),
+            source_ranges: SourceRanges::default(),
             session_affinity: SessionAffinity::None,
             proxy_protocol: ProxyProtocol::Off,
-        };
-        let rules = watch::Sender::new(Arc::new(nobody));
-        Self { health, rules, affinity: Mutex::default(), turn: AtomicUsize::new(0) }
+        });
+        let choice =
+            Choice { rules: Arc::clone(&nobody), health_version: 0, generation: 0, targets: Vec::new() };
+        Self {
+            health,
+            rules: watch::Sender::new(nobody),
+            choice: Mutex::new(Arc::new(choice)),
+            affinity: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        }
     }
 
     /// From now on these.
@@ -56,16 +91,31 @@ impl Pool {
         }
         self.rules.send_replace(Arc::new(Rules {
             targets: targets.clone(),
-            source_ranges: spec.source_ranges.clone(),
+            source_ranges: spec.source_ranges.iter().collect(),
             session_affinity: spec.session_affinity,
             proxy_protocol: spec.proxy_protocol,
         }));
     }
 
-    /// Whether this client may connect at all.
-    pub fn admits(&self, client: IpAddr) -> bool {
-        let ranges = &self.rules().source_ranges;
-        ranges.is_empty() || ranges.iter().any(|range| range.contains(&client))
+    /// What holds now. Its cost does not depend on how many targets there are, unless something changed since it was
+    /// last asked for.
+    pub fn choice(&self) -> Arc<Choice> {
+        let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = self.rules();
+        if !Arc::ptr_eq(&choice.rules, &rules) || choice.health_version != self.health.version() {
+            *choice = Arc::new(self.choose(rules, choice.generation + 1));
+        }
+        Arc::clone(&choice)
+    }
+
+    fn choose(&self, rules: Arc<Rules>, generation: u64) -> Choice {
+        let verdicts = self.health.verdicts(rules.targets.iter().copied());
+        let healthy = |(target, verdict): &(SocketAddr, _)| (*verdict == Verdict::Healthy).then_some(*target);
+        let mut targets: Vec<SocketAddr> = verdicts.targets.iter().filter_map(healthy).collect();
+        if targets.is_empty() {
+            targets.extend(&rules.targets);
+        }
+        Choice { rules, health_version: verdicts.version, generation, targets }
     }
 
     /// Whether TCP targets get a PROXY header.
@@ -74,21 +124,17 @@ impl Pool {
     }
 
     /// Targets for a new connection of this client, the one to try first in front.
-    pub fn candidates(&self, client: IpAddr) -> Vec<SocketAddr> {
-        let rules = self.rules();
-        let mut candidates = self.serving(&rules);
-        if candidates.is_empty() {
-            return candidates;
-        }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len();
-        candidates.rotate_left(turn);
-        if let SessionAffinity::ClientIp { timeout } = rules.session_affinity {
-            let had = self.table().get(client, timeout, Instant::now());
-            if let Some(place) = had.and_then(|had| candidates.iter().position(|target| *target == had)) {
-                candidates.swap(0, place);
-            }
-        }
-        candidates
+    pub fn candidates(&self, client: IpAddr) -> impl Iterator<Item = SocketAddr> + use<> {
+        let choice = self.choice();
+        let count = choice.targets.len();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % count.max(1);
+        let had = match choice.rules.session_affinity {
+            SessionAffinity::ClientIp { timeout } => self.table().get(client, timeout, Instant::now()),
+            SessionAffinity::None => None,
+        };
+        let had = had.filter(|had| choice.serves(*had));
+        let around = (turn..count).chain(0..turn).filter_map(move |place| choice.targets.get(place).copied());
+        had.into_iter().chain(around.filter(move |target| Some(*target) != had))
     }
 
     /// The client was connected to this target.
@@ -103,29 +149,11 @@ impl Pool {
         self.rules().targets.contains(&target)
     }
 
-    /// Whether new traffic may go to the target.
-    pub fn serves(&self, target: SocketAddr) -> bool {
-        self.serving(&self.rules()).contains(&target)
-    }
-
     /// Ends when the target is none of the listener's any more.
     pub async fn left(&self, target: SocketAddr) {
         let mut rules = self.rules.subscribe();
         // The sender lives in self, so this ends only by the condition.
         drop(rules.wait_for(|rules| !rules.targets.contains(&target)).await);
-    }
-
-    /// Those of which this is found now.
-    pub fn targets(&self, verdict: Verdict) -> Vec<SocketAddr> {
-        let rules = self.rules();
-        rules.targets.iter().copied().filter(|target| self.health.verdict(*target) == verdict).collect()
-    }
-
-    fn serving(&self, rules: &Rules) -> Vec<SocketAddr> {
-        let all = || rules.targets.iter().copied();
-        let healthy: Vec<SocketAddr> =
-            all().filter(|target| self.health.verdict(*target) == Verdict::Healthy).collect();
-        if healthy.is_empty() { all().collect() } else { healthy }
     }
 
     fn rules(&self) -> Arc<Rules> {
@@ -135,5 +163,19 @@ impl Pool {
     fn table(&self) -> MutexGuard<'_, AffinityTable> {
         // A panic elsewhere leaves the table whole: every change of it is one insertion.
         self.affinity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_computed_anew_while_nothing_changes() {
+        let pool = Pool::new(Arc::default());
+        let (client, first) = ("10.0.0.1".parse().unwrap(), pool.choice().generation());
+        for _ in 0..100 {
+            assert_eq!((pool.choice().generation(), pool.candidates(client).count()), (first, 0));
+        }
     }
 }

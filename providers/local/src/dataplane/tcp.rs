@@ -37,7 +37,7 @@ pub async fn accept(listener: TcpListener, wiring: Wiring) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((client, peer)) if wiring.pool.admits(peer.ip()) => {
+            Ok((client, peer)) if wiring.pool.choice().admits(peer.ip()) => {
                 count(&wiring.shared.metrics.tcp_connections);
                 wiring.connections.spawn(serve(client, peer, wiring.clone()));
             }

@@ -2,7 +2,8 @@
 //!
 //! Owns: frontend sockets and flows. Leaves to others: the choice (`pool`).
 //! Invariant: replies leave from the address the client sent to. A flow whose target left or fell ill is dropped
-//! at the next packet and begun with another, because UDP has no end that would show it. Flows are bounded.
+//! at the next packet and begun with another, because UDP has no end that would show it. Flows are bounded. A flow
+//! is looked at again only when the rules or a verdict changed, so a datagram costs the same whatever their number.
 
 use std::collections::HashMap;
 use std::io;
@@ -35,6 +36,8 @@ pub fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
 struct Flow {
     target: SocketAddr,
     socket: Arc<UdpSocket>,
+    /// The choice by which its client and its target were last found good.
+    generation: u64,
     /// Milliseconds since the frontend began: the last packet of either direction.
     used: Arc<AtomicU64>,
     /// Stops the task that carries replies.
@@ -76,16 +79,20 @@ async fn deliver(
     wiring: &Wiring,
     clock: Instant,
 ) {
-    if !wiring.pool.admits(client.ip()) {
-        count(&wiring.shared.metrics.source_rejected);
-        flows.remove(&client);
-        return;
-    }
-    if flows.get(&client).is_some_and(|flow| !wiring.pool.serves(flow.target)) {
-        flows.remove(&client);
+    let choice = wiring.pool.choice();
+    if flows.get(&client).is_none_or(|flow| flow.generation != choice.generation()) {
+        if !choice.admits(client.ip()) {
+            count(&wiring.shared.metrics.source_rejected);
+            flows.remove(&client);
+            return;
+        }
+        match flows.get_mut(&client).filter(|flow| choice.serves(flow.target)) {
+            Some(flow) => flow.generation = choice.generation(),
+            None => drop(flows.remove(&client)),
+        }
     }
     if !flows.contains_key(&client) {
-        match begin(client, flows.len(), frontend, wiring, clock).await {
+        match begin(client, flows.len(), choice.generation(), frontend, wiring, clock).await {
             Ok(flow) => flows.insert(client, flow),
             Err(error) => {
                 count(&wiring.shared.metrics.no_target);
@@ -107,6 +114,7 @@ async fn deliver(
 async fn begin(
     client: SocketAddr,
     existing: usize,
+    generation: u64,
     frontend: &Arc<UdpSocket>,
     wiring: &Wiring,
     clock: Instant,
@@ -114,8 +122,7 @@ async fn begin(
     if existing >= FLOWS {
         return Err(io::ErrorKind::QuotaExceeded.into());
     }
-    let target = wiring.pool.candidates(client.ip()).first().copied();
-    let target = target.ok_or(io::ErrorKind::HostUnreachable)?;
+    let target = wiring.pool.candidates(client.ip()).next().ok_or(io::ErrorKind::HostUnreachable)?;
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = Arc::new(UdpSocket::bind(any).await?);
     socket.connect(target).await?;
@@ -125,7 +132,7 @@ async fn begin(
     let stop = CancellationToken::new();
     let replies = replies(Arc::clone(&socket), Arc::clone(frontend), client, Arc::clone(&used), clock);
     wiring.connections.spawn(stop.clone().run_until_cancelled_owned(replies));
-    Ok(Flow { target, socket, used, _replies: stop.drop_guard() })
+    Ok(Flow { target, socket, generation, used, _replies: stop.drop_guard() })
 }
 
 async fn replies(
