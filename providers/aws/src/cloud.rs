@@ -6,6 +6,7 @@
 
 pub(crate) mod batches;
 mod changing;
+pub(crate) mod codes;
 mod gather;
 pub mod refusal;
 pub mod resources;
@@ -32,12 +33,18 @@ pub enum Trouble {
     Duplicate,
     /// Something still holds on to it.
     InUse,
+    /// Somebody else has what a user named: an elastic address.
+    Taken,
     /// Deletion protection, or somebody else who manages it, forbids that.
     Protected,
     /// A quota.
     Limit,
     /// A permission.
     Denied,
+    /// Credentials that are expired, rotated, or signed by a wrong clock.
+    Credentials,
+    /// The account's state.
+    Account,
     /// The request can never succeed as it stands.
     Invalid,
     /// No answer, or a failure on AWS's side.
@@ -61,16 +68,19 @@ pub struct CloudError {
 impl From<CloudError> for ProviderError {
     fn from(error: CloudError) -> Self {
         let CloudError { operation, trouble, code, message } = &error;
-        let said = format!("{code}: {message}");
+        let (operation, remedy) = (*operation, codes::meaning(operation, code).1);
+        let message = match remedy {
+            Some(remedy) => format!("{code}: {message}: {remedy}"),
+            None => format!("{code}: {message}"),
+        };
         match trouble {
             Trouble::Throttled => Self::Throttled { operation, after: None },
-            Trouble::Duplicate => Self::Conflict { operation, message: said },
-            Trouble::Limit => {
-                let remedy = "delete what is not needed, or ask AWS for a higher quota (Service Quotas)";
-                Self::Exhausted { operation, message: format!("{said}: {remedy}") }
-            }
-            Trouble::Denied => Self::Denied { operation, message: said },
-            Trouble::Invalid | Trouble::Protected => Self::Invalid { operation, message: said },
+            Trouble::Duplicate | Trouble::Taken => Self::Conflict { operation, message },
+            Trouble::Limit => Self::Exhausted { operation, message },
+            Trouble::Denied => Self::Denied { operation, message },
+            Trouble::Credentials => Self::Credentials { operation, message },
+            Trouble::Account => Self::Account { operation, message },
+            Trouble::Invalid | Trouble::Protected => Self::Invalid { operation, message },
             // What a plan saw has changed under it: look again.
             Trouble::NotFound | Trouble::InUse | Trouble::Unavailable => Self::unavailable(operation, error),
         }

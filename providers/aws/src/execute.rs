@@ -19,7 +19,7 @@ use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
     AddressType, Families, Id, ListenerSpec, NewGroup, NewLoadBalancer, Rule, Tags,
 };
-use crate::cloud::{Cloud, CloudError, Trouble};
+use crate::cloud::{Cloud, CloudError, Trouble, codes};
 use crate::memory::Memory;
 use crate::observed::Observed;
 use crate::plan::Pace;
@@ -47,6 +47,9 @@ struct Maker<'a> {
 /// When to go on after something was found that should not have been there.
 const SOON: Duration = Duration::from_secs(1);
 
+/// So often what a load balancer needs is waited for, some five minutes, before it counts as somebody else's.
+const PATIENCE: u32 = 12;
+
 /// Things that are found by name.
 #[derive(Clone, Copy)]
 enum Find {
@@ -61,6 +64,15 @@ fn unless(answer: Result<(), CloudError>, expected: Trouble) -> Result<(), Cloud
         Err(error) if error.trouble == expected => Ok(()),
         other => other,
     }
+}
+
+/// A security group that was just made may not be known everywhere yet; only one that a user named is a mistake.
+fn unless_ours(error: CloudError, groups: &[Named]) -> CloudError {
+    let mut given = groups.iter().filter_map(|group| group.id.as_ref().filter(|id| id.0 == group.name));
+    let is_given = given.any(|id| error.message.contains(&id.0));
+    let trouble =
+        if error.code == "InvalidSecurityGroup" && !is_given { Trouble::Unavailable } else { error.trouble };
+    CloudError { trouble, ..error }
 }
 
 impl<C: Cloud> Executor<'_, C> {
@@ -81,6 +93,7 @@ impl<C: Cloud> Executor<'_, C> {
             | Action::DeleteTargetGroup(_)
             | Action::DeleteSecurityGroup(_) => self.delete(owner, action).await?,
             Action::Register { group, targets } => self.register(owner, group, targets).await?,
+            Action::CreateLoadBalancer { .. } => Box::pin(self.create_load_balancer(maker, action)).await?,
             // Boxed, as is the next: all the calls below are too deep for a stack otherwise.
             _ => (Outcome::Done, Box::pin(self.change(maker, action)).await?),
         };
@@ -115,7 +128,6 @@ impl<C: Cloud> Executor<'_, C> {
                 return self.create_security_group(maker, name, tags).await;
             }
             Action::CreateTargetGroup(new) => return self.create_target_group(maker, new).await,
-            Action::CreateLoadBalancer { .. } => return self.create_load_balancer(maker, action).await,
             Action::CreateListener { load_balancer, spec, group, tags } => {
                 return self.create_listener(maker, load_balancer, spec, group, tags).await;
             }
@@ -153,8 +165,9 @@ impl<C: Cloud> Executor<'_, C> {
                 self.adopt(owner, asked, tags).await?;
                 return Ok(Answered::Found);
             }
-            // The belief is gone already; deletions and new targets are elsewhere.
+            // The belief is gone already; deletions, new targets and load balancers are elsewhere.
             Action::Look
+            | Action::CreateLoadBalancer { .. }
             | Action::Register { .. }
             | Action::DeleteSharedLoadBalancer(_)
             | Action::DeleteLoadBalancer(_)
@@ -184,8 +197,9 @@ impl<C: Cloud> Executor<'_, C> {
             }
             Action::SetSecurityGroups { load_balancer, groups } => {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-                let groups = self.find_all(maker, groups, Find::SecurityGroup).await?;
-                self.cloud.set_security_groups(&id, &groups).await?;
+                let ids = self.find_all(maker, groups, Find::SecurityGroup).await?;
+                let set = self.cloud.set_security_groups(&id, &ids).await;
+                set.map_err(|error| unless_ours(error, groups))?;
             }
             Action::SetAddressType { load_balancer, kind } => {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
@@ -318,11 +332,12 @@ impl<C: Cloud> Executor<'_, C> {
         }
     }
 
+    /// An address that is in use is waited for a while: AWS holds those of a load balancer that went.
     async fn create_load_balancer(
         &self,
         maker: Maker<'_>,
         action: &Action,
-    ) -> Result<Answered, ProviderError> {
+    ) -> Result<(Outcome, Answered), ProviderError> {
         let Action::CreateLoadBalancer {
             name,
             name_is_given,
@@ -333,11 +348,11 @@ impl<C: Cloud> Executor<'_, C> {
             tags,
         } = action
         else {
-            return Ok(Answered::Refused);
+            return Ok((Outcome::Done, Answered::Refused));
         };
         // AWS answers a second creation like the first: a name of the user's might be somebody else's.
         if *name_is_given && self.look_up(maker, name, Find::LoadBalancer).await?.is_some() {
-            return Ok(Answered::Found);
+            return Ok((Outcome::Done, Answered::Found));
         }
         let new = NewLoadBalancer {
             name: name.clone(),
@@ -347,9 +362,21 @@ impl<C: Cloud> Executor<'_, C> {
             security_groups: self.find_all(maker, security_groups, Find::SecurityGroup).await?,
             tags: tags.clone(),
         };
-        let made = self.cloud.create_load_balancer(&new).await;
+        let made = match self.cloud.create_load_balancer(&new).await {
+            Err(error) if error.trouble == Trouble::Taken => {
+                let tries = self.memory.held(maker.owner);
+                let told = ProviderError::from(error);
+                if tries >= PATIENCE {
+                    return Err(told);
+                }
+                let what = format!("AWS to let go of what {name} needs ({told})");
+                let retry = Pace(self.config.pace).wait(tries);
+                return Ok((Outcome::InProgress { retry, what }, Answered::Refused));
+            }
+            made => made.map_err(|error| unless_ours(error, security_groups)),
+        };
         let made = made.map(|facts| (facts.id.clone(), Answered::LoadBalancer(Box::new(facts))));
-        self.remember(maker, name, made, Find::LoadBalancer).await
+        Ok((Outcome::Done, self.remember(maker, name, made, Find::LoadBalancer).await?))
     }
 
     async fn create_listener(
@@ -468,7 +495,10 @@ impl<C: Cloud> Executor<'_, C> {
             }
             Err(error) if error.trouble == Trouble::InUse => {
                 self.batches.stays(owner);
-                let what = format!("AWS to let go of {name} ({})", error.message);
+                let CloudError { operation, trouble: _, code, message } = &error;
+                let remedy = codes::meaning(operation, code).1;
+                let remedy = remedy.map(|remedy| format!(": {remedy}")).unwrap_or_default();
+                let what = format!("AWS to let go of {name} ({message}{remedy})");
                 let retry = Pace(self.config.pace).wait(self.memory.held(owner));
                 Ok((Outcome::InProgress { retry, what }, Answered::Refused))
             }

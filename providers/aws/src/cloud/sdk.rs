@@ -1,9 +1,10 @@
 //! The seam, on the AWS SDKs.
 //!
-//! Owns: clients, credentials, paging. Leaves to others: which error means what (`failure`), the calls of each API (`elb`,
+//! Owns: clients, paging. Leaves to others: which error means what (`failure`), credentials once found (`credentials`), the calls of each API (`elb`,
 //! `ec2`), their rate and time limits (`limited`). Invariant: one attempt a call, but for throttled ones, and a bound on
 //! each; TLS by rustls with ring.
 
+mod credentials;
 mod ec2;
 mod elb;
 mod failure;
@@ -13,9 +14,11 @@ mod query;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use aws_config::identity::IdentityCache;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_resourcegroupstagging::types::TagFilter;
 use aws_smithy_http_client::{Builder, Connector, tls};
 use portico_limits::{Limiter, Pace};
@@ -25,6 +28,7 @@ use super::resources::{
     NewGroup, NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use super::{Answer, Cloud};
+use credentials::Kept;
 use failure::failed;
 use limited::{Limited, Limits};
 
@@ -63,6 +67,10 @@ impl Sdk {
             loader = loader.credentials_provider(credentials);
         }
         let config = loader.load().await;
+        let kept = config.credentials_provider().map(|it| Kept::new(it, limits.rejections()));
+        let mut config = config.into_builder().identity_cache(IdentityCache::no_cache());
+        config.set_credentials_provider(kept.map(SharedCredentialsProvider::new));
+        let config = config.build();
         let connector = Limited::new(Connector::builder().tls_provider(tls).build(), Arc::clone(&limits));
         Self {
             elb: aws_sdk_elasticloadbalancingv2::Client::new(&config),

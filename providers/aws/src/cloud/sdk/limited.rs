@@ -1,11 +1,12 @@
 //! The seam below all three APIs: each request waits for leave of its class, and is bounded in time from there.
 //!
-//! Owns: which limiter and priority a request has, its time limit, and telling a throttled answer. Leaves to others:
+//! Owns: which limiter and priority a request has, its time limit, and telling answers that throttle or reject credentials. Leaves to others:
 //! waiting and learning (`portico-limits`), signing (it happened before; a signature lives for minutes), what other
 //! answers mean (`failure`). Invariants: a wait is no part of a call's time; an answer is read whole before it is given
 //! up, so that a body that stalls is bounded, too; the SDK itself neither retries nor has a time limit.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aws_smithy_http_client::Connector;
@@ -18,8 +19,8 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use portico_limits::{Limit, Limiter, Pace, Priority};
 
-use super::failure::trouble;
-use crate::cloud::Trouble;
+use super::credentials::Rejections;
+use crate::cloud::{Trouble, codes};
 
 /// AWS answers most calls within a second, and creations within ten.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
@@ -47,6 +48,7 @@ pub(super) struct Limits {
     ec2_reads: Arc<Limiter>,
     ec2_writes: Arc<Limiter>,
     tagging: Arc<Limiter>,
+    rejections: Rejections,
 }
 
 impl Limits {
@@ -59,13 +61,19 @@ impl Limits {
             ec2_reads: limiter("ec2-reads", EC2_READS),
             ec2_writes: limiter("ec2-writes", EC2_WRITES),
             tagging: limiter("tagging", TAGGING),
+            rejections: Rejections::default(),
         }
     }
 
     /// All of them, for metrics.
     pub(super) fn all(&self) -> Vec<Arc<Limiter>> {
-        let Self { elb_reads, elb_writes, targets, ec2_reads, ec2_writes, tagging } = self;
+        let Self { elb_reads, elb_writes, targets, ec2_reads, ec2_writes, tagging, rejections: _ } = self;
         [elb_reads, elb_writes, targets, ec2_reads, ec2_writes, tagging].map(Arc::clone).into()
+    }
+
+    /// How often credentials were rejected.
+    pub(super) fn rejections(&self) -> Rejections {
+        Arc::clone(&self.rejections)
     }
 
     /// The limiter of a request and its place in the queue there, by what is called.
@@ -122,7 +130,12 @@ impl Limited {
             let sent = tokio::time::timeout(CALL_TIMEOUT, whole(&self.connector, copy)).await;
             sent.map_err(|elapsed| ConnectorError::timeout(elapsed.into()))?
         };
-        limiter.call(priority, attempt, is_throttled).await
+        let is_throttled = |answer: &_| refusal(answer) == Some(Trouble::Throttled);
+        let answer = limiter.call(priority, attempt, is_throttled).await;
+        if refusal(&answer) == Some(Trouble::Credentials) {
+            self.limits.rejections.fetch_add(1, Ordering::Relaxed);
+        }
+        answer
     }
 }
 
@@ -144,13 +157,11 @@ async fn whole(
     Ok(response)
 }
 
-fn is_throttled(answer: &Result<HttpResponse, ConnectorError>) -> bool {
-    let Ok(response) = answer else { return false };
-    if response.status().is_success() {
-        return false;
-    }
+/// What an answer refuses for, if it does.
+fn refusal(answer: &Result<HttpResponse, ConnectorError>) -> Option<Trouble> {
+    let response = answer.as_ref().ok().filter(|response| !response.status().is_success())?;
     let text = std::str::from_utf8(response.body().bytes().unwrap_or_default()).unwrap_or_default();
-    code(text).is_some_and(|code| trouble(code) == Trouble::Throttled)
+    code(text).map(|code| codes::meaning("", code).0)
 }
 
 /// `<Code>Throttling</Code>`, or `"__type":"…#ThrottledException"`.
@@ -211,10 +222,12 @@ mod tests {
             "<Response><Errors><Error><Code>RequestLimitExceeded</Code></Error></Errors></Response>",
             r#"{"__type": "com.amazon#ThrottledException", "Message": "Rate exceeded"}"#,
         ];
-        assert!(throttled.iter().all(|body| is_throttled(&answer(400, body))));
+        let trouble = |status, body| refusal(&answer(status, body));
+        assert!(throttled.iter().all(|body| trouble(400, body) == Some(Trouble::Throttled)));
         for other in ["<Code>TooManyListeners</Code>", "", "<html>"] {
-            assert!(!is_throttled(&answer(400, other)), "{other}");
+            assert_ne!(trouble(400, other), Some(Trouble::Throttled), "{other}");
         }
-        assert!(!is_throttled(&answer(200, throttled[0])));
+        assert_eq!(trouble(200, throttled[0]), None);
+        assert_eq!(trouble(403, "<Code>ExpiredToken</Code>"), Some(Trouble::Credentials));
     }
 }

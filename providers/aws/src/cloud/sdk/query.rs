@@ -1,15 +1,15 @@
 //! The EC2 Query protocol: one signed POST a call.
 //!
 //! Owns: encoding, signing (`SigV4`), sending, and what an error answer means. Leaves to others: the calls (`ec2`), their
-//! rate and time limit (`limited`). Invariant: credentials are kept only until shortly before they expire.
+//! rate and time limit (`limited`), keeping credentials (`credentials`). Invariant: an answer without a code is no answer.
 //! <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Query-Requests.html>
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sdk_elasticloadbalancingv2::error::DisplayErrorContext;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::http::HttpConnector as _;
@@ -17,20 +17,17 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use roxmltree::Document;
 
-use super::failure::trouble;
+use super::failure::told;
 use super::limited::Limited;
-use crate::cloud::{Answer, CloudError, Trouble};
+use crate::cloud::{Answer, CloudError};
 
 pub(super) const VERSION: &str = "2016-11-15";
-/// Credentials that are about to expire are asked for anew.
-const EXPIRY_MARGIN: Duration = Duration::from_mins(5);
 
 /// A client of EC2.
 #[derive(Debug)]
 pub(super) struct Query {
     connector: Limited,
     credentials: Option<SharedCredentialsProvider>,
-    kept: Mutex<Option<Credentials>>,
     region: String,
     endpoint: String,
 }
@@ -44,7 +41,6 @@ impl Query {
         Self {
             connector,
             credentials: config.credentials_provider(),
-            kept: Mutex::new(None),
             region,
             endpoint: format!("{}/", endpoint.trim_end_matches('/')),
         }
@@ -67,20 +63,9 @@ impl Query {
     }
 
     async fn credentials(&self, operation: &'static str) -> Answer<Credentials> {
-        let fresh =
-            |it: &Credentials| it.expiry().is_none_or(|expiry| SystemTime::now() + EXPIRY_MARGIN < expiry);
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(kept) = kept.filter(fresh) {
-            return Ok(kept);
-        }
-        let provider = self
-            .credentials
-            .as_ref()
-            .ok_or_else(|| no_answer(operation, "there are no credentials".to_owned()))?;
-        let new = provider.provide_credentials().await;
-        let new = new.map_err(|error| no_answer(operation, format!("no credentials: {error}")))?;
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(new.clone());
-        Ok(new)
+        let none = || told(operation, "NoCredentials", "there are none".to_owned());
+        let new = self.credentials.as_ref().ok_or_else(none)?.provide_credentials().await;
+        new.map_err(|error| told(operation, "NoCredentials", DisplayErrorContext(error).to_string()))
     }
 
     fn signed(&self, body: String, credentials: Credentials) -> Result<HttpRequest, String> {
@@ -113,7 +98,7 @@ impl Query {
 }
 
 fn no_answer(operation: &'static str, message: String) -> CloudError {
-    CloudError { operation, trouble: Trouble::Unavailable, code: "NoAnswer".to_owned(), message }
+    told(operation, "NoAnswer", message)
 }
 
 fn form(operation: &str, parameters: &[(String, String)]) -> String {
@@ -147,7 +132,7 @@ fn refusal(operation: &'static str, status: u16, text: &str) -> CloudError {
         Some((part("Code"), part("Message")))
     });
     match found {
-        Some((code, message)) => CloudError { operation, trouble: trouble(&code), code, message },
+        Some((code, message)) => told(operation, &code, message),
         None => no_answer(operation, format!("HTTP status {status}")),
     }
 }
@@ -155,6 +140,7 @@ fn refusal(operation: &'static str, status: u16, text: &str) -> CloudError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::Trouble;
 
     #[test]
     fn a_refusal_is_read_and_anything_else_is_no_answer() {
