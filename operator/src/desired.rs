@@ -11,9 +11,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use portico_provider::{
-    Capabilities, ClusterUid, ExternalTrafficPolicy, GroupName, HealthCheck, IngressAddress, InvalidListener,
-    InvalidOwner, IpFamily, Listener, LoadBalancer, NodeTarget, Owner, Port, Protocol, ServiceName,
-    SessionAffinity, TargetKind, Targets,
+    Backends, Capabilities, ClusterUid, ExternalTrafficPolicy, GroupName, HealthCheck, IngressAddress,
+    InvalidListener, InvalidOwner, IpFamily, Listener, LoadBalancer, NodeTarget, Owner, Port, Protocol,
+    ServiceName, SessionAffinity, TargetKind, Targets,
 };
 
 use crate::classes::{self, Defaults};
@@ -89,6 +89,31 @@ pub(crate) fn parse(
     Asked { load_balancer, warnings }
 }
 
+/// What the targets of this Service may be, whatever else is wrong with it: a field that cannot be read counts as absent.
+pub(crate) fn backends(
+    service: &Service,
+    owner: Owner,
+    capabilities: &Capabilities,
+    defaults: &Defaults,
+    backing: Backing<'_>,
+) -> Backends {
+    let empty_spec = ServiceSpec::default();
+    let spec = service.spec.as_ref().unwrap_or(&empty_spec);
+    let mut unsaid = Vec::new();
+    let mut reader = SpecReader { spec, problems: &mut unsaid };
+    let listeners = reader.listeners();
+    let external_traffic_policy = reader.external_traffic_policy();
+    Backends {
+        owner,
+        nodes: targets::nodes(backing.nodes, backing.slices, external_traffic_policy),
+        pods: targets::pods(backing.slices, &listeners),
+        listeners,
+        ip_families: reader.ip_families(),
+        external_traffic_policy,
+        options: options::of_the_provider(&classes::effective(service, defaults), capabilities),
+    }
+}
+
 /// Reads `spec` and keeps every problem; where there is one it goes on with a harmless value.
 struct SpecReader<'a> {
     spec: &'a ServiceSpec,
@@ -118,8 +143,10 @@ impl SpecReader<'_> {
         let external_traffic_policy = self.external_traffic_policy();
         let kind = self.target_kind(target_kind, capabilities);
         let targets = match kind {
-            TargetKind::Node => targets::nodes(backing.nodes, backing.slices, external_traffic_policy),
-            TargetKind::Pod => targets::pods(backing.slices, &listeners),
+            TargetKind::Node => {
+                Targets::Nodes(targets::nodes(backing.nodes, backing.slices, external_traffic_policy))
+            }
+            TargetKind::Pod => Targets::Pods(targets::pods(backing.slices, &listeners)),
         };
         LoadBalancer {
             owner,

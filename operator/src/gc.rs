@@ -170,7 +170,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     pub(crate) fn collect_one(self: &Arc<Self>, owner: &Owner) -> bool {
         let want = Want::absent(owner.clone());
         let observed = self.inventory.get(&owner.service);
-        let plan = self.provider.plan(want.desired(), observed.as_ref());
+        let plan = want.plan(&self.provider, observed.as_ref());
         let name = &owner.name;
         let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
         let goes = self.begin_at(key, &want, &plan, observed.is_some(), false) == Decision::Go;

@@ -47,7 +47,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         exists: bool,
         was_synced: bool,
     ) -> Decision {
-        let owner = want.desired().owner();
+        let owner = want.owner();
         let (decision, line) = self.track(owner, |track| {
             let decision = track.decide(want, plan, Instant::now());
             let line = match decision {
@@ -97,8 +97,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// What is shared with others, by what is wanted and what the snapshot shows.
     pub(crate) fn shared(&self, want: &Want) -> BTreeSet<String> {
-        let desired = want.desired();
-        self.provider.shares(desired, self.inventory.get(&desired.owner().service).as_ref())
+        want.shares(&self.provider, self.inventory.get(&want.owner().service).as_ref())
     }
 
     /// Shows how many wait.
@@ -134,8 +133,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         if cause == Cause::Audit || mode == Mode::Plan {
             return Look::Fresh;
         }
-        let observed = self.inventory.get(&want.desired().owner().service);
-        Look::first(want.desired(), &self.provider.plan(want.desired(), observed.as_ref()))
+        let observed = self.inventory.get(&want.owner().service);
+        let plan = want.plan(&self.provider, observed.as_ref());
+        match want.desired() {
+            Some(desired) => Look::first(desired, &plan),
+            None if plan.narrows() => Look::Confirm,
+            None => Look::Poll,
+        }
     }
 }
 
@@ -160,7 +164,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
         self.tell_drift(&report, mode);
         let operation::Report { observed, steps, differed: _, end } = report;
         let Self { operator, key, want, cause: _ } = self;
-        let owner = want.desired().owner();
+        let owner = want.owner();
         if let Some((observed, read)) = observed {
             operator.inventory.put(owner, observed, read);
         }
@@ -203,7 +207,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
 
     fn end(&self, end: End) {
         let Self { operator, key: _, want, cause: _ } = self;
-        let service = &want.desired().owner().name;
+        let service = &want.owner().name;
         match &end {
             End::Failed { reason, message, retry } => {
                 tracing::warn!(%service, reason, message, ?retry, "provider call failed");
@@ -212,14 +216,14 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
             End::Settled | End::InProgress { .. } => {}
         }
         let slow = operator.settings.resync;
-        operator.track(want.desired().owner(), |track| track.ended(want, end, Instant::now(), slow));
+        operator.track(want.owner(), |track| track.ended(want, end, Instant::now(), slow));
     }
 }
 
 impl<P: LoadBalancerProvider, C: Cluster> Drop for Finish<P, C> {
     fn drop(&mut self) {
         let Self { operator, key, want, cause: _ } = &*self;
-        if operator.track(want.desired().owner(), |track| track.phase == Phase::Running) {
+        if operator.track(want.owner(), |track| track.phase == Phase::Running) {
             let message = "a fault in the provider's code; see the operator's log".to_owned();
             self.end(End::Failed { reason: "Panicked", message, retry: Retry::Backoff });
         }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use portico_limits::{Priority, at_best};
 use portico_provider::{
-    Desired, Field, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, ProviderError, Retry,
-    ServiceUid, SpecHash,
+    Backends, Desired, Field, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, PlannedStep,
+    ProviderError, Retry, ServiceUid, SpecHash,
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -35,12 +35,15 @@ const STRAYED: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Want {
     what: What,
+    /// What targets of what exists may be; `None`: those of the load balancer, or nothing is known of them.
+    backends: Option<Box<Backends>>,
     mark: Mark,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum What {
     Present(Box<LoadBalancer>),
+    Targets(Owner),
     Absent(Owner),
 }
 
@@ -51,28 +54,57 @@ enum What {
 pub(crate) enum Mark {
     /// A load balancer like this.
     Present(SpecHash),
-    /// Nothing, for this Service.
-    Absent(ServiceUid),
+    /// These targets behind whatever exists, and no other change.
+    Targets(SpecHash),
+    /// Nothing, for this Service; until then these targets.
+    Absent(ServiceUid, Option<SpecHash>),
 }
 
 impl Want {
     /// This.
     pub(crate) fn present(load_balancer: Box<LoadBalancer>) -> Self {
         let mark = Mark::Present(load_balancer.spec_hash());
-        Self { what: What::Present(load_balancer), mark }
+        Self { what: What::Present(load_balancer), backends: None, mark }
+    }
+
+    /// This, and for what exists already targets of either kind.
+    pub(crate) fn provide(load_balancer: Box<LoadBalancer>, backends: Backends) -> Self {
+        Self { backends: Some(Box::new(backends)), ..Self::present(load_balancer) }
+    }
+
+    /// The targets of what exists, and nothing else.
+    pub(crate) fn targets(backends: Backends) -> Self {
+        let mark = Mark::Targets(backends.spec_hash());
+        Self { what: What::Targets(backends.owner.clone()), backends: Some(Box::new(backends)), mark }
     }
 
     /// Nothing.
     pub(crate) fn absent(owner: Owner) -> Self {
-        let mark = Mark::Absent(owner.service.clone());
-        Self { what: What::Absent(owner), mark }
+        let mark = Mark::Absent(owner.service.clone(), None);
+        Self { what: What::Absent(owner), backends: None, mark }
     }
 
-    /// As the provider takes it.
-    pub(crate) fn desired(&self) -> Desired<'_> {
+    /// Nothing; until it is deleted, its targets.
+    pub(crate) fn release(backends: Backends) -> Self {
+        let owner = backends.owner.clone();
+        let mark = Mark::Absent(owner.service.clone(), Some(backends.spec_hash()));
+        Self { what: What::Absent(owner), backends: Some(Box::new(backends)), mark }
+    }
+
+    /// As the provider takes it; `None`: only targets are wanted.
+    pub(crate) fn desired(&self) -> Option<Desired<'_>> {
         match &self.what {
-            What::Present(load_balancer) => Desired::Present(load_balancer),
-            What::Absent(owner) => Desired::Absent(owner),
+            What::Present(load_balancer) => Some(Desired::Present(load_balancer)),
+            What::Targets(_) => None,
+            What::Absent(owner) => Some(Desired::Absent(owner)),
+        }
+    }
+
+    /// Owner of the load balancer.
+    pub(crate) fn owner(&self) -> &Owner {
+        match &self.what {
+            What::Present(load_balancer) => &load_balancer.owner,
+            What::Targets(owner) | What::Absent(owner) => owner,
         }
     }
 
@@ -80,13 +112,68 @@ impl Want {
     pub(crate) fn load_balancer(&self) -> Option<&LoadBalancer> {
         match &self.what {
             What::Present(load_balancer) => Some(load_balancer),
-            What::Absent(_) => None,
+            What::Targets(_) | What::Absent(_) => None,
         }
+    }
+
+    /// Whether nothing is wanted.
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self.what, What::Absent(_))
     }
 
     /// What tells it from others.
     pub(crate) fn mark(&self) -> &Mark {
         &self.mark
+    }
+
+    /// What it shares with others, by what is wanted and what was observed.
+    pub(crate) fn shares<P: LoadBalancerProvider>(
+        &self,
+        provider: &P,
+        observed: Option<&P::Observed>,
+    ) -> BTreeSet<String> {
+        provider.shares(self.desired().unwrap_or(Desired::Absent(self.owner())), observed)
+    }
+
+    /// All that there is to do: targets of what exists, then the rest.
+    pub(crate) fn plan<P: LoadBalancerProvider>(
+        &self,
+        provider: &P,
+        observed: Option<&P::Observed>,
+    ) -> Plan<P::Step> {
+        let rest = self.plan_rest(provider, observed);
+        match self.plan_targets(provider, observed, &rest) {
+            Some(targets) => rest.after_targets(targets),
+            None => rest,
+        }
+    }
+
+    fn plan_rest<P: LoadBalancerProvider>(
+        &self,
+        provider: &P,
+        observed: Option<&P::Observed>,
+    ) -> Plan<P::Step> {
+        match self.desired() {
+            Some(desired) => provider.plan(desired, observed),
+            None => Plan::nothing("the targets of what exists are as they should be"),
+        }
+    }
+
+    /// What comes first; `None`: nothing exists, or it is just being deleted.
+    fn plan_targets<P: LoadBalancerProvider>(
+        &self,
+        provider: &P,
+        observed: Option<&P::Observed>,
+        rest: &Plan<P::Step>,
+    ) -> Option<Plan<P::Step>> {
+        let observed = observed.filter(|_| !self.is_absent() || rest.steps().is_empty())?;
+        match (&self.backends, &self.what) {
+            (Some(backends), _) => Some(provider.plan_targets(backends, observed)),
+            (None, What::Present(load_balancer)) => {
+                Some(provider.plan_targets(&load_balancer.backends(), observed))
+            }
+            (None, What::Targets(_) | What::Absent(_)) => None,
+        }
     }
 }
 
@@ -140,10 +227,12 @@ pub(crate) struct Operation<'a, P> {
 }
 
 impl<P: LoadBalancerProvider> Operation<'_, P> {
-    /// Has a go. `look`: how closely to look at first ([`Look::first`]).
+    /// Has a go: targets of what exists first, then the rest, whatever became of them. `look`: how closely to look at first
+    /// ([`Look::first`]).
     pub(crate) async fn run(&self, want: &Want, mode: Mode, mut look: Look) -> Report<P::Observed> {
         let differed = BTreeSet::new();
         let mut report = Report { observed: None, steps: Vec::new(), differed, end: End::Settled };
+        let mut targets = TargetsFirst::default();
         for _ in 0..LOOKS {
             let read = Instant::now();
             match self.look(want, look).await {
@@ -154,13 +243,17 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             if let Some(end) = self.strays(want, observed) {
                 return Report { end, ..report };
             }
-            let plan = self.provider.plan(want.desired(), observed);
-            if let Some(closer) = look.before(want.desired(), observed.is_some(), &plan) {
+            let rest = want.plan_rest(self.provider, observed);
+            let first = want.plan_targets(self.provider, observed, &rest).filter(|_| targets.are_due());
+            let plan = first.as_ref().filter(|first| !first.steps().is_empty()).unwrap_or(&rest);
+            if let Some(closer) = closer(look, want, observed.is_some(), plan) {
                 look = closer;
                 continue;
             }
             if plan.steps().is_empty() {
-                return Report { end: without_steps(&plan, want, observed.is_some()), ..report };
+                targets.wait(first.as_ref());
+                let end = targets.end(without_steps(&rest, want, observed.is_some()));
+                return Report { end, ..report };
             }
             if report.steps.is_empty()
                 && let Some(desired) = want.load_balancer()
@@ -168,20 +261,31 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
                 report.differed = self.provider.differing(desired, observed);
             }
             if mode == Mode::Plan {
+                let plan = want.plan(self.provider, observed);
                 return Report { end: End::Withheld(Box::new(PlanView::of(&plan))), ..report };
             }
-            tracing::info!(service = %want.desired().owner().name, plan = %plan, "executing");
-            if let Err(end) = self.execute(&plan, &mut report.steps).await {
-                return Report { end, ..report };
+            tracing::info!(service = %want.owner().name, plan = %plan, "executing");
+            if std::ptr::eq(plan, &raw const rest) {
+                targets.wait(first.as_ref());
+                if let Err(end) = self.execute(plan, &mut report.steps).await {
+                    return Report { end: targets.end(end), ..report };
+                }
+            } else {
+                targets.ended(self.execute_each(plan, &mut report.steps).await);
             }
-            look = Look::after(want.desired());
+            look = want.desired().map_or(Look::Own, Look::after);
         }
         let message = format!("still not as desired after {LOOKS} looks; the provider's plan is at fault");
         Report { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
     }
 
     async fn look(&self, want: &Want, look: Look) -> Result<Option<P::Observed>, End> {
-        let looked = self.call("observe", self.provider.observe_for(want.desired(), look));
+        let looked = async {
+            match want.desired() {
+                Some(desired) => self.call("observe", self.provider.observe_for(desired, look)).await,
+                None => self.call("observe", self.provider.observe(want.owner(), look)).await,
+            }
+        };
         let Some(give_way) = self.give_way else { return looked.await };
         give_way.run_until_cancelled(looked).await.unwrap_or_else(|| {
             Err(End::InProgress {
@@ -193,28 +297,46 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
 
     /// A read may show that it shares more than anybody knew when its turn came: then that is to be waited for first.
     fn strays(&self, want: &Want, observed: Option<&P::Observed>) -> Option<End> {
-        let shared = self.provider.shares(want.desired(), observed);
+        let shared = want.shares(self.provider, observed);
         let what = shared.difference(self.held?).next()?;
         Some(End::InProgress { what: format!("its turn at {what}, which Services share"), retry: STRAYED })
     }
 
     async fn execute(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
         for planned in plan.steps() {
-            if !self.fence.is_open() {
-                let message = "this operator no longer leads".to_owned();
-                return Err(End::Failed { reason: "NotLeading", message, retry: Retry::Backoff });
-            }
-            // Whatever the reads were for, a change is made at its own priority.
-            let change = at_best(Priority::Targets, self.provider.execute(&planned.step));
-            let outcome = self.call("execute", change).await?;
-            if outcome != Outcome::Unchanged {
-                done.push(format!("{}: {}", planned.step, planned.reason));
-            }
-            if let Outcome::InProgress { retry, what } = outcome {
-                return Err(End::InProgress { what, retry });
-            }
+            self.step(planned, done).await?;
         }
         Ok(())
+    }
+
+    /// Every step, whatever becomes of the others; the first that failed, or else the last that is under way.
+    async fn execute_each(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
+        let mut ended = Ok(());
+        for planned in plan.steps() {
+            let failed = matches!(ended, Err(End::Failed { .. }));
+            match self.step(planned, done).await {
+                Err(end) if !failed => ended = Err(end),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        ended
+    }
+
+    async fn step(&self, planned: &PlannedStep<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
+        if !self.fence.is_open() {
+            let message = "this operator no longer leads".to_owned();
+            return Err(End::Failed { reason: "NotLeading", message, retry: Retry::Backoff });
+        }
+        // Whatever the reads were for, a change is made at its own priority.
+        let change = at_best(Priority::Targets, self.provider.execute(&planned.step));
+        let outcome = self.call("execute", change).await?;
+        if outcome != Outcome::Unchanged {
+            done.push(format!("{}: {}", planned.step, planned.reason));
+        }
+        match outcome {
+            Outcome::InProgress { retry, what } => Err(End::InProgress { what, retry }),
+            Outcome::Done | Outcome::Unchanged => Ok(()),
+        }
     }
 
     /// One call, timed, counted and bounded.
@@ -237,11 +359,56 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
     }
 }
 
+/// How the targets of what exists went, before everything else.
+#[derive(Debug, Default)]
+struct TargetsFirst {
+    /// What is left of them: a failure, or something to wait for.
+    left: Option<End>,
+    /// A step failed, or is under way: they are not tried again in this go.
+    tried: bool,
+}
+
+impl TargetsFirst {
+    fn are_due(&self) -> bool {
+        !self.tried
+    }
+
+    fn ended(&mut self, ended: Result<(), End>) {
+        if let Err(end) = ended {
+            (self.left, self.tried) = (Some(end), true);
+        }
+    }
+
+    /// Notes what a plan of theirs without steps waits for.
+    fn wait<S>(&mut self, plan: Option<&Plan<S>>) {
+        if let Some(waiting) = plan.and_then(Plan::waiting) {
+            self.left = Some(End::InProgress { what: waiting.what.clone(), retry: waiting.retry });
+        }
+    }
+
+    /// How the whole go ended: a failure first, then what it waits for.
+    fn end(self, rest: End) -> End {
+        match (rest, self.left) {
+            (End::Settled | End::InProgress { .. }, Some(left @ End::Failed { .. }))
+            | (End::Settled, Some(left)) => left,
+            (rest, _) => rest,
+        }
+    }
+}
+
+/// The closer look that a plan needs before it is carried out.
+fn closer<S>(look: Look, want: &Want, exists: bool, plan: &Plan<S>) -> Option<Look> {
+    match want.desired() {
+        Some(desired) => look.before(desired, exists, plan),
+        None => (plan.narrows() && look < Look::Confirm).then_some(Look::Confirm),
+    }
+}
+
 /// A plan without steps: waiting, obstacles (which the caller reads off the plan), or nothing left to do.
 fn without_steps<S>(plan: &Plan<S>, want: &Want, exists: bool) -> End {
-    match (plan.waiting(), want.load_balancer()) {
+    match (plan.waiting(), want.is_absent()) {
         (Some(waiting), _) => End::InProgress { what: waiting.what.clone(), retry: waiting.retry },
-        (None, None) if exists => End::Failed {
+        (None, true) if exists => End::Failed {
             reason: "NotDeleted",
             message: "something is left that the provider does not delete".to_owned(),
             retry: Retry::Backoff,

@@ -127,7 +127,7 @@ pub(crate) fn read(
             .unwrap_or_default(),
         group: reader.parsed(GROUP, parse_group),
         source_ranges: reader.list(SOURCE_RANGES, parse_range),
-        options: provider_options(annotations, capabilities),
+        options: of_the_provider(annotations, capabilities),
     };
     warnings.extend(unknown(annotations, capabilities));
     annotated
@@ -148,7 +148,11 @@ pub(crate) fn parse_range(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().map(|range| range.trunc())
 }
 
-fn provider_options(annotations: &BTreeMap<String, String>, capabilities: &Capabilities) -> Options {
+/// Those that the provider reads itself, as they are.
+pub(crate) fn of_the_provider(
+    annotations: &BTreeMap<String, String>,
+    capabilities: &Capabilities,
+) -> Options {
     let known = annotations.iter().filter(|(key, _)| capabilities.option(key).is_some());
     known.map(|(key, value)| (key.clone(), value.clone())).collect()
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Service;
-use portico_provider::{LoadBalancerProvider, Look};
+use portico_provider::{Backends, LoadBalancerProvider, Look};
 use serde::Serialize;
 
 use crate::cluster::Cluster;
@@ -103,23 +103,29 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let told =
             |problems: Vec<crate::problem::Problem>| problems.iter().map(ToString::to_string).collect();
         let want = match staged.work {
-            Work::Nothing | Work::Wait => None,
+            Work::Nothing => None,
+            Work::Wait { backends } => self.targets_of(*backends),
             Work::Yield { owner: _, to } => {
                 plan.warnings
                     .push(format!("the operator of class {to} has to release its load balancer first"));
                 None
             }
-            Work::Refuse { owner: _, problems, warnings } => {
+            Work::Refuse { backends, problems, warnings } => {
                 (plan.problems, plan.warnings) = (told(problems), told(warnings));
-                None
+                self.targets_of(*backends)
             }
-            Work::Provide { load_balancer, warnings } => {
+            Work::Provide { load_balancer, backends, warnings } => {
                 plan.warnings = told(warnings);
-                Some(Want::present(load_balancer))
+                Some(Want::provide(load_balancer, *backends))
             }
-            Work::Release { owner, because: _ } => Some(Want::absent(owner)),
+            Work::Release { backends, because: _ } => Some(Want::release(*backends)),
         };
         Begun { plan, want }
+    }
+
+    /// For what exists, as far as is known.
+    fn targets_of(&self, backends: Backends) -> Option<Want> {
+        self.inventory.get(&backends.owner.service).is_some().then(|| Want::targets(backends))
     }
 
     /// From a fresh read of the provider.
@@ -133,7 +139,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         match (report.end, report.observed) {
             (End::Failed { reason, message, .. }, _) => plan.failed = Some(format!("{reason}: {message}")),
             (_, Some((observed, _))) => {
-                plan.plan = Some(PlanView::of(&provider.plan(want.desired(), observed.as_ref())));
+                plan.plan = news(&want, PlanView::of(&want.plan(provider, observed.as_ref())));
             }
             (_, None) => plan.failed = Some("nothing was read".to_owned()),
         }
@@ -153,7 +159,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             plan.failed = Some("what exists at the provider has not been read by this process".to_owned());
             return plan;
         }
-        let owner = want.desired().owner();
+        let owner = want.owner();
         let withheld = self.track(owner, |track| match &track.last {
             Some(last) if last.mark == *want.mark() => match &last.end {
                 End::Withheld(plan) => Some((**plan).clone()),
@@ -162,8 +168,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             _ => None,
         });
         let observed = self.inventory.get(&owner.service);
-        let known = || PlanView::of(&self.provider.plan(want.desired(), observed.as_ref()));
-        plan.plan = Some(withheld.unwrap_or_else(known));
+        let known = || PlanView::of(&want.plan(&self.provider, observed.as_ref()));
+        plan.plan = news(&want, withheld.unwrap_or_else(known));
         plan
     }
+}
+
+/// Of a Service that is refused, that its targets are as they should be is no news.
+fn news(want: &Want, plan: PlanView) -> Option<PlanView> {
+    (want.desired().is_some() || !plan.is_settled()).then_some(plan)
 }

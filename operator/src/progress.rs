@@ -109,7 +109,7 @@ impl Track {
             }
             _ if self.audit || self.stirred => Decision::Go,
             // What was wanted before may be half done, whatever the snapshot says.
-            _ if idle && want.load_balancer().is_some() && self.finished_last() => Decision::Rest(None),
+            _ if idle && !want.is_absent() && self.finished_last() => Decision::Rest(None),
             _ => Decision::Go,
         }
     }
@@ -185,7 +185,7 @@ impl Track {
     fn settle(&mut self, want: &Want) {
         self.settled = match want.mark() {
             Mark::Present(wanted) => Some(*wanted),
-            Mark::Absent(_) => None,
+            Mark::Targets(_) | Mark::Absent(..) => None,
         };
     }
 
@@ -224,7 +224,7 @@ impl Track {
             End::InProgress { retry, .. } => Some(aligned(now, *retry)),
             End::Failed { retry, .. } => {
                 self.failures = self.failures.saturating_add(1);
-                let owner = &want.desired().owner().service;
+                let owner = &want.owner().service;
                 Some(
                     now + match retry {
                         Retry::Never => slow,

@@ -18,8 +18,8 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{
-    Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Obstacle, Owner, Plan, Report, ServiceUid,
-    Topic,
+    Backends, Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Obstacle, Owner, Plan, Report,
+    ServiceUid, Topic,
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -146,16 +146,20 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         tracing::debug!(service = %key, stages = %staged, "looked");
         match staged.work {
             Work::Nothing => self.forget(&service).await,
-            Work::Wait => Ok(Looked { outcome: Reconciled::Progress, again: None }),
-            Work::Yield { owner, to } => Ok(self.yield_to(&service, &owner, &to)),
-            Work::Refuse { owner, problems, warnings } => {
-                self.refuse(&service, &owner, &problems, &warnings).await
+            Work::Wait { backends } => {
+                let again = self.keep_targets(&service, *backends).map(|(looked, _)| looked.again);
+                Ok(Looked { outcome: Reconciled::Progress, again: again.flatten() }.or_at(admitted.again))
             }
-            Work::Provide { load_balancer, warnings } => {
-                let looked = self.provide(&service, load_balancer, &warnings).await?;
+            Work::Yield { owner, to } => Ok(self.yield_to(&service, &owner, &to)),
+            Work::Refuse { backends, problems, warnings } => {
+                let looked = self.refuse(&service, *backends, &problems, &warnings).await?;
                 Ok(looked.or_at(admitted.again))
             }
-            Work::Release { owner, because } => self.release(&service, owner, because).await,
+            Work::Provide { load_balancer, backends, warnings } => {
+                let looked = self.provide(&service, load_balancer, *backends, &warnings).await?;
+                Ok(looked.or_at(admitted.again))
+            }
+            Work::Release { backends, because } => self.release(&service, *backends, because).await,
         }
     }
 
@@ -208,23 +212,38 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         Looked { outcome: Reconciled::Progress, again: None }
     }
 
+    /// What serves already follows nodes and pods, whatever keeps the rest back; `None`: nothing exists, as far as is known.
+    fn keep_targets(self: &Arc<Self>, service: &Service, backends: Backends) -> Option<(Looked, Progress)> {
+        let observed = self.inventory.get(&backends.owner.service)?;
+        let want = Want::targets(backends);
+        let plan = want.plan(&self.provider, Some(&observed));
+        let decision = self.begin(service, &want, &plan, true);
+        let progress = self.track(want.owner(), |track| track.progress(&want, &plan));
+        Some((looked(decision, &progress, &[]), progress))
+    }
+
     async fn refuse(
-        &self,
+        self: &Arc<Self>,
         service: &Service,
-        owner: &Owner,
+        backends: Backends,
         problems: &[Problem],
         warnings: &[Problem],
     ) -> Result<Looked, ClusterError> {
-        self.state(owner, State::Refused);
-        let situation = Situation { service, report: None, problems, warnings, progress: &Progress::Settled };
+        let owner = backends.owner.clone();
+        let kept = self.keep_targets(service, backends);
+        let (again, progress) =
+            kept.map_or((None, Progress::Settled), |(looked, progress)| (looked.again, progress));
+        self.state(&owner, State::Refused);
+        let situation = Situation { service, report: None, problems, warnings, progress: &progress };
         self.write_status(&owner.service, situation).await?;
-        Ok(Looked { outcome: Reconciled::UserError, again: None })
+        Ok(Looked { outcome: Reconciled::UserError, again })
     }
 
     async fn provide(
         self: &Arc<Self>,
         service: &Service,
         load_balancer: Box<LoadBalancer>,
+        backends: Backends,
         warnings: &[Problem],
     ) -> Result<Looked, ClusterError> {
         let held;
@@ -238,9 +257,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         if !self.inventory.is_loaded() {
             return self.unread(service, &load_balancer.owner, warnings).await;
         }
-        let want = Want::present(load_balancer.clone());
+        let want = Want::provide(load_balancer.clone(), backends);
         let observed = self.inventory.get(&load_balancer.owner.service);
-        let plan = self.provider.plan(want.desired(), observed.as_ref());
+        let plan = want.plan(&self.provider, observed.as_ref());
         let report = self.provider.report(&load_balancer, observed.as_ref());
         let mut decision = self.begin(service, &want, &plan, observed.is_some());
         if let Decision::Rest(again) = &mut decision {
@@ -286,11 +305,12 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     async fn release(
         self: &Arc<Self>,
         service: &Service,
-        owner: Owner,
+        backends: Backends,
         because: &'static str,
     ) -> Result<Looked, ClusterError> {
+        let owner = backends.owner.clone();
         self.state(&owner, State::Releasing);
-        let want = Want::absent(owner.clone());
+        let want = Want::release(backends);
         let gone = |track: &mut Track| {
             let last = track.last.as_ref().filter(|_| track.phase == Phase::Idle);
             last.is_some_and(|last| last.end == End::Settled && last.mark == *want.mark())
@@ -299,7 +319,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             return self.let_go(service, &owner).await;
         }
         let observed = self.inventory.get(&owner.service);
-        let plan = self.provider.plan(want.desired(), observed.as_ref());
+        let plan = want.plan(&self.provider, observed.as_ref());
         let decision = self.begin(service, &want, &plan, observed.is_some());
         let progress = self.track(&owner, |track| track.progress(&want, &plan));
         let what = match &progress {

@@ -11,7 +11,7 @@
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Service;
-use portico_provider::{Capabilities, ClusterUid, LoadBalancer, Owner};
+use portico_provider::{Backends, Capabilities, ClusterUid, LoadBalancer, Owner};
 
 use crate::classes::Defaults;
 use crate::desired::{self, Backing, GroupScope};
@@ -68,16 +68,16 @@ impl fmt::Display for Standing {
 pub(crate) enum Work {
     /// Nothing: not ours, and nothing of ours behind it. It is not even looked at.
     Nothing,
-    /// Ours, but something inside is not there yet; its next event brings it back.
-    Wait,
+    /// Ours, but something inside is not there yet; its next event brings it back. Until then only targets change.
+    Wait { backends: Box<Backends> },
     /// Ours, once the operator of another class has released what it made; that one's last write brings it back.
     Yield { owner: Owner, to: String },
-    /// Ours, and wrong: what exists stays as it is.
-    Refuse { owner: Owner, problems: Vec<Problem>, warnings: Vec<Problem> },
+    /// Ours, and wrong: what exists stays as it is, but for its targets.
+    Refuse { backends: Box<Backends>, problems: Vec<Problem>, warnings: Vec<Problem> },
     /// Make it so.
-    Provide { load_balancer: Box<LoadBalancer>, warnings: Vec<Problem> },
-    /// Take away what there is, then our finalizer.
-    Release { owner: Owner, because: &'static str },
+    Provide { load_balancer: Box<LoadBalancer>, backends: Box<Backends>, warnings: Vec<Problem> },
+    /// Take away what there is, then our finalizer; where that is held up, its targets still change.
+    Release { backends: Box<Backends>, because: &'static str },
 }
 
 /// What the stages said, and what follows.
@@ -109,7 +109,7 @@ pub(crate) fn walk(service: &Service, context: Context<'_>) -> Staged {
         }
     };
     match load_balancer::role(service, context.classes) {
-        load_balancer::Role::Release(because) => release(owner, because),
+        load_balancer::Role::Release(because) => release(service, owner, context, because),
         load_balancer::Role::None(because) => {
             let mut stages = inner(service, context.capabilities, false);
             stages.push((load_balancer::NAME, Standing::Nothing(because)));
@@ -132,15 +132,22 @@ fn inner(service: &Service, capabilities: &Capabilities, pods: bool) -> Vec<(&'s
 }
 
 /// Outermost first: only the load balancer is ours to take down; the API server frees ports and addresses.
-fn release(owner: Owner, because: &'static str) -> Staged {
+fn release(service: &Service, owner: Owner, context: Context<'_>, because: &'static str) -> Staged {
     let standing = Standing::Stands(format!("is taken down, because {because}"));
-    Staged { stages: vec![(load_balancer::NAME, standing)], work: Work::Release { owner, because } }
+    let backends = Box::new(backends(service, owner, context));
+    Staged { stages: vec![(load_balancer::NAME, standing)], work: Work::Release { backends, because } }
+}
+
+fn backends(service: &Service, owner: Owner, context: Context<'_>) -> Backends {
+    let Context { classes: _, capabilities, cluster: _, defaults, groups: _, backing } = context;
+    desired::backends(service, owner, capabilities, defaults, backing)
 }
 
 fn provide(service: &Service, owner: Owner, context: Context<'_>) -> Staged {
     let Context { classes: _, capabilities, cluster: _, defaults, groups, backing } = context;
+    let backends = Box::new(backends(service, owner.clone(), context));
     let desired::Asked { load_balancer, warnings } =
-        desired::parse(service, owner.clone(), capabilities, defaults, groups, backing);
+        desired::parse(service, owner, capabilities, defaults, groups, backing);
     let pods = load_balancer.as_ref().is_ok_and(|load_balancer| load_balancer::targets_pods(load_balancer));
     let mut stages = inner(service, capabilities, pods);
     let waiting = stages.iter().any(|(_, standing)| matches!(standing, Standing::Waiting(_)));
@@ -153,14 +160,14 @@ fn provide(service: &Service, owner: Owner, context: Context<'_>) -> Staged {
         .cloned()
         .collect();
     let (standing, work) = match load_balancer {
-        _ if waiting => (Standing::Waiting("the stage inside it"), Work::Wait),
+        _ if waiting => (Standing::Waiting("the stage inside it"), Work::Wait { backends }),
         Ok(load_balancer) if problems.is_empty() => {
             let standing = Standing::Stands(load_balancer::summary(&load_balancer));
-            (standing, Work::Provide { load_balancer, warnings })
+            (standing, Work::Provide { load_balancer, backends, warnings })
         }
         asked => {
             problems.extend(asked.err().unwrap_or_default());
-            (Standing::Blocked(problems.clone()), Work::Refuse { owner, problems, warnings })
+            (Standing::Blocked(problems.clone()), Work::Refuse { backends, problems, warnings })
         }
     };
     stages.push((load_balancer::NAME, standing));

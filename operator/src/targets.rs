@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use portico_provider::{
-    ExternalTrafficPolicy, Listener, ListenerKey, NodeName, NodeTarget, PodTarget, Port, Protocol, Targets,
+    ExternalTrafficPolicy, Listener, ListenerKey, NodeName, NodeTarget, PodTarget, Port, Protocol,
 };
 
 use crate::service::ServiceKey;
@@ -139,7 +139,11 @@ impl SliceState {
 
 /// Nodes to send a Service's traffic to, of those that the guard admits. Under `Cluster` every node serves every
 /// Service, so where endpoints run makes no difference, and moving a pod changes no load balancer.
-pub(crate) fn nodes(nodes: &[NodeTarget], slices: &[SliceState], policy: ExternalTrafficPolicy) -> Targets {
+pub(crate) fn nodes(
+    nodes: &[NodeTarget],
+    slices: &[SliceState],
+    policy: ExternalTrafficPolicy,
+) -> BTreeSet<NodeTarget> {
     let serving: BTreeSet<&NodeName> = slices
         .iter()
         .flat_map(|slice| &slice.endpoints)
@@ -150,11 +154,11 @@ pub(crate) fn nodes(nodes: &[NodeTarget], slices: &[SliceState], policy: Externa
         has_ready_endpoints: everywhere || serving.contains(&node.name),
         ..node.clone()
     };
-    Targets::Nodes(nodes.iter().map(target).collect())
+    nodes.iter().map(target).collect()
 }
 
 /// Pods to send a Service's traffic to, each with its port for each listener.
-pub(crate) fn pods(slices: &[SliceState], listeners: &BTreeSet<Listener>) -> Targets {
+pub(crate) fn pods(slices: &[SliceState], listeners: &BTreeSet<Listener>) -> BTreeSet<PodTarget> {
     let mut pods: BTreeMap<IpAddr, PodTarget> = BTreeMap::new();
     for SliceState { endpoints, ports } in slices {
         let reachable: BTreeMap<ListenerKey, Port> = listeners
@@ -176,7 +180,7 @@ pub(crate) fn pods(slices: &[SliceState], listeners: &BTreeSet<Listener>) -> Tar
             pod.ports.extend(reachable.iter().map(|(key, port)| (*key, *port)));
         }
     }
-    Targets::Pods(pods.into_values().filter(|pod| !pod.ports.is_empty()).collect())
+    pods.into_values().filter(|pod| !pod.ports.is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::desired::{self, Backing, GroupScope};
 mod cloud;
 mod cluster;
 
-pub(crate) use cloud::FakeCloud;
+pub(crate) use cloud::{FakeCloud, Refused};
 pub(crate) use cluster::FakeCluster;
 
 /// The UID of the cluster that tests run in.

@@ -10,3 +10,4 @@ mod ownership;
 mod parameters;
 mod read_only;
 mod stage;
+mod targets;

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portico_provider::{
-    Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode, Listener,
-    ListenerKey, LoadBalancer, LoadBalancerProvider, Look, Obstacle, Outcome, Owned, Owner, Plan,
-    ProviderError, Report, ServiceUid, Topic, Truth,
+    Backends, Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode,
+    Listener, ListenerKey, LoadBalancer, LoadBalancerProvider, Look, Obstacle, Outcome, Owned, Owner, Plan,
+    ProviderError, Report, ServiceUid, TargetKind, Targets, Topic, Truth,
 };
 use tokio::time::{Instant, sleep};
 
@@ -47,6 +47,8 @@ pub(crate) struct CloudState {
     pub(crate) audits_wait: Duration,
     /// Whether nothing at all answers.
     pub(crate) down: bool,
+    /// What it never does.
+    pub(crate) refused: Option<Refused>,
     pub(crate) reads: u32,
     /// Executions under way at this moment, and the most there ever were, by group (empty: of none).
     pub(crate) inside: BTreeMap<String, (usize, usize)>,
@@ -57,12 +59,25 @@ pub(crate) struct CloudState {
     pub(crate) writes: u32,
 }
 
+/// A kind of steps that a cloud refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Changing a load balancer, but for its targets.
+    Updates,
+    /// Changing targets by themselves.
+    Targets,
+    /// Deleting.
+    Deletions,
+}
+
 /// A load balancer as read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct FakeLb {
     pub(crate) spec: LoadBalancer,
     number: u8,
     active: bool,
+    /// It cannot be deleted.
+    protected: bool,
     /// Its listeners that older ones of its group have.
     taken: BTreeSet<ListenerKey>,
 }
@@ -71,6 +86,8 @@ pub(crate) struct FakeLb {
 pub(crate) enum FakeStep {
     Create(Box<LoadBalancer>),
     Update(u8, Box<LoadBalancer>),
+    /// Only its targets.
+    Target(u8, Box<LoadBalancer>),
     Delete(Owner),
 }
 
@@ -79,6 +96,7 @@ impl fmt::Display for FakeStep {
         match self {
             Self::Create(spec) => write!(f, "create load balancer for {}", spec.owner.name),
             Self::Update(_, spec) => write!(f, "update load balancer of {}", spec.owner.name),
+            Self::Target(_, spec) => write!(f, "change targets of {}", spec.owner.name),
             Self::Delete(owner) => write!(f, "delete load balancer of {}", owner.name),
         }
     }
@@ -99,6 +117,7 @@ impl CloudState {
             spec: spec.clone(),
             number: *number,
             active: Instant::now() >= *ready,
+            protected: self.refused == Some(Refused::Deletions),
             taken: self.taken(*number, spec),
         })
     }
@@ -109,6 +128,14 @@ impl CloudState {
         let theirs: BTreeSet<_> =
             older.flat_map(|(_, (other, _))| other.listeners.iter().map(Listener::key)).collect();
         spec.listeners.iter().map(Listener::key).filter(|key| theirs.contains(key)).collect()
+    }
+
+    fn refuses(&self, step: &FakeStep) -> bool {
+        match step {
+            FakeStep::Update(..) => self.refused == Some(Refused::Updates),
+            FakeStep::Target(..) => self.refused == Some(Refused::Targets),
+            FakeStep::Create(_) | FakeStep::Delete(_) => false,
+        }
     }
 
     /// Notes that an execution for this group begins, or ends.
@@ -129,7 +156,7 @@ impl CloudState {
                 }
             }
             FakeStep::Create(_) => {}
-            FakeStep::Update(number, spec) => {
+            FakeStep::Update(number, spec) | FakeStep::Target(number, spec) => {
                 if let Some((old, _)) = self.existing.get_mut(number) {
                     *old = bare(spec);
                 }
@@ -230,6 +257,9 @@ impl LoadBalancerProvider for FakeCloud {
             plan.block(Field::Listeners, Obstacle::ListenerConflict, format!("{key} is another's"))
         });
         match (desired, observed) {
+            (Desired::Absent(_), Some(lb)) if lb.protected => {
+                plan.wait("its protection to be taken off", POLL)
+            }
             (Desired::Absent(owner), Some(_)) => {
                 plan.step(FakeStep::Delete(owner.clone()), Effect::Narrow, "nobody wants it")
             }
@@ -242,6 +272,25 @@ impl LoadBalancerProvider for FakeCloud {
             (Desired::Present(_), Some(lb)) if !lb.active => plan.wait("an address", POLL),
             (Desired::Absent(_), None) | (Desired::Present(_), Some(_)) => plan,
         }
+    }
+
+    fn plan_targets(&self, backends: &Backends, observed: &FakeLb) -> Plan<FakeStep> {
+        let node_port = |listener: &Listener| backends.listener(listener.key()).and_then(|it| it.node_port);
+        let moved = |listener: &Listener| Listener { node_port: node_port(listener), ..listener.clone() };
+        let kind = match observed.spec.targets {
+            Targets::Nodes(_) => TargetKind::Node,
+            Targets::Pods(_) => TargetKind::Pod,
+        };
+        let spec = LoadBalancer {
+            targets: backends.of_kind(kind),
+            listeners: observed.spec.listeners.iter().map(moved).collect(),
+            ..observed.spec.clone()
+        };
+        let plan = Plan::nothing("the targets are as offered");
+        if spec == observed.spec {
+            return plan;
+        }
+        plan.step(FakeStep::Target(observed.number, Box::new(spec)), Effect::Narrow, "its targets differ")
     }
 
     fn differing(&self, desired: &LoadBalancer, observed: Option<&FakeLb>) -> BTreeSet<Field> {
@@ -257,7 +306,7 @@ impl LoadBalancerProvider for FakeCloud {
     async fn execute(&self, step: &FakeStep) -> Result<Outcome, ProviderError> {
         self.with(|state| state.called_at.push(portico_limits::best()));
         let owner = match step {
-            FakeStep::Create(spec) | FakeStep::Update(_, spec) => &spec.owner,
+            FakeStep::Create(spec) | FakeStep::Update(_, spec) | FakeStep::Target(_, spec) => &spec.owner,
             FakeStep::Delete(owner) => owner,
         };
         if self.with(|state| state.hanging.contains(&owner.service)) {
@@ -266,7 +315,9 @@ impl LoadBalancerProvider for FakeCloud {
         let group = self.with(|state| {
             let spec = state.of(&owner.service).map(|lb| lb.spec.group);
             let group = match step {
-                FakeStep::Create(spec) | FakeStep::Update(_, spec) => spec.group.clone(),
+                FakeStep::Create(spec) | FakeStep::Update(_, spec) | FakeStep::Target(_, spec) => {
+                    spec.group.clone()
+                }
                 FakeStep::Delete(_) => spec.flatten(),
             };
             let group = group.map(|group| group.to_string()).unwrap_or_default();
@@ -277,6 +328,9 @@ impl LoadBalancerProvider for FakeCloud {
         let answer = self.with(|state| match state.failures.pop() {
             Some(error) => Err(error),
             None if state.down => Err(ProviderError::unavailable("execute", "down")),
+            None if state.refuses(step) => {
+                Err(ProviderError::Exhausted { operation: "execute", message: "no more of it".to_owned() })
+            }
             None => Ok(state.apply(step)),
         });
         self.line().await;
