@@ -1,8 +1,8 @@
 //! Is the node proxy well, and should load balancers use this node? State for /healthz, /livez and health check node ports.
 //!
 //! Owns the decision and the JSON, which are kube-proxy's (`pkg/proxy/healthcheck/proxy_health.go`), with one difference:
-//! until the first sync /healthz says 503, since a node without rules serves nobody. /livez does not, so a slow start is no
-//! reason to be killed.
+//! until the first sync /healthz says 503 on a node without rules, since it serves nobody; where a predecessor's rules stand,
+//! they serve, and it says 200. /livez says 200, so that waiting for the API server is no reason to be killed.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,9 @@ pub struct Health(Arc<Mutex<State>>);
 struct State {
     oldest_pending: Option<Instant>,
     updated: Option<Timestamp>,
-    eligible: bool,
+    /// Whether a predecessor's rules serve.
+    inherited: bool,
+    leaving: bool,
     families: Vec<Family>,
     degraded: Vec<(Family, String)>,
 }
@@ -81,7 +83,17 @@ impl Health {
 
     /// Whether load balancers may use the node.
     pub fn set_eligible(&self, eligible: bool) {
-        self.state().eligible = eligible;
+        self.state().leaving = !eligible;
+    }
+
+    /// The rules of a predecessor stand, and serve until the first sync.
+    pub fn inherited(&self) {
+        self.state().inherited = true;
+    }
+
+    /// What waits does not wait for the kernel.
+    pub fn waits_for_others(&self) {
+        self.state().oldest_pending = None;
     }
 
     /// A change has come in that the kernel does not have yet.
@@ -114,11 +126,11 @@ impl Health {
     /// The answer of /healthz.
     pub fn healthz(&self) -> Report {
         let live = self.is_live();
-        let (eligible, synced) = {
+        let (eligible, serves) = {
             let state = self.state();
-            (state.eligible, state.updated.is_some())
+            (!state.leaving, state.inherited || state.updated.is_some())
         };
-        self.report(live && eligible && synced, Some(eligible))
+        self.report(live && eligible && serves, Some(eligible))
     }
 
     fn report(&self, healthy: bool, node_eligible: Option<bool>) -> Report {
@@ -167,6 +179,7 @@ mod tests {
         let health = Health::default();
         health.set_families(vec![Family::V4]);
         health.set_degraded(vec![(Family::V4, "something does not work".to_owned())]);
+        health.set_eligible(false);
         health.updated();
         assert!(!health.healthz().healthy);
         assert!(health.livez().healthy);

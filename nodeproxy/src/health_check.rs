@@ -1,17 +1,17 @@
 //! Health check node ports: how a load balancer finds the nodes that have endpoints of an `externalTrafficPolicy: Local`
 //! Service.
 //!
-//! Owns the listeners and the answer, which is kube-proxy's to the byte (`pkg/proxy/healthcheck/service_health.go`). Leaves
-//! counting endpoints to the model. A port that is taken is tried again with the next change and every [`RETRY`], and said
-//! once, in the log and by an Event with kube-proxy's reason.
+//! Owns the listeners and the answer, which is kube-proxy's to the byte (`pkg/proxy/healthcheck/service_health.go`): each family
+//! is asked on its own addresses and counts its own endpoints. Leaves counting them to the model. A port that is taken is tried
+//! again with the next change and every [`RETRY`], and said once, in the log and by an Event with kube-proxy's reason.
+//!
+//! Invariant: a port is never in its own way: one that passes from a Service to another goes on listening, and one that is
+//! given back is free when the next is asked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use axum::{
@@ -20,10 +20,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use portico_proxy_core::{input::ServiceName, model::HealthCheck};
+use portico_proxy_core::{input::ServiceName, model::HealthCheck, table::Family};
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::{Duration, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -31,7 +31,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     events::{About, Notice},
     health::Health,
-    serve,
+    serve::{self, connections::Connections},
 };
 
 /// How often to try for a port that is taken.
@@ -46,28 +46,28 @@ pub struct Published {
     pub addresses: BTreeSet<IpAddr>,
 }
 
+/// What a port answers: for which Service, and how many ready endpoints it has on this node in the port's family.
+type Answer = (ServiceName, usize);
+
 #[derive(Debug)]
 struct Server {
-    endpoints: Arc<AtomicUsize>,
-    _stop: DropGuard,
+    answer: Arc<Mutex<Answer>>,
+    stop: DropGuard,
+    task: JoinHandle<()>,
 }
 
-/// The running servers, by Service and address.
+/// The running servers, by address.
 #[derive(Debug)]
 pub struct Servers {
     health: Health,
-    running: BTreeMap<(ServiceName, SocketAddr), Server>,
+    connections: Connections,
+    running: BTreeMap<SocketAddr, Server>,
     refused: BTreeSet<SocketAddr>,
     notices: mpsc::Sender<Notice>,
 }
 
 /// Keeps the servers as published until the publisher is gone.
-pub async fn follow(
-    mut published: watch::Receiver<Published>,
-    health: Health,
-    notices: mpsc::Sender<Notice>,
-) {
-    let mut servers = Servers::new(health, notices);
+pub async fn follow(mut published: watch::Receiver<Published>, mut servers: Servers) {
     loop {
         let now = published.borrow_and_update().clone();
         servers.update(&now).await;
@@ -85,54 +85,64 @@ pub async fn follow(
 
 impl Servers {
     /// No server yet; `notices` are for the owners of Services.
-    pub fn new(health: Health, notices: mpsc::Sender<Notice>) -> Self {
-        Self { health, running: BTreeMap::new(), refused: BTreeSet::new(), notices }
+    pub fn new(health: Health, connections: Connections, notices: mpsc::Sender<Notice>) -> Self {
+        Self { health, connections, running: BTreeMap::new(), refused: BTreeSet::new(), notices }
     }
 
     /// Starts, changes and stops servers.
     pub async fn update(&mut self, published: &Published) {
-        let Published { checks, addresses } = published;
-        let wanted: BTreeMap<_, _> = checks
-            .iter()
-            .flat_map(|(name, check)| {
-                addresses.iter().map(move |ip| ((name.clone(), SocketAddr::new(*ip, check.port)), check))
-            })
-            .collect();
-        self.running.retain(|key, _| wanted.contains_key(key));
-        self.refused.retain(|address| wanted.keys().any(|(_, wanted)| wanted == address));
-        for (key, check) in wanted {
-            if let Some(server) = self.running.get(&key) {
-                server.endpoints.store(check.local_endpoints, Ordering::Relaxed);
+        let wanted = wanted(published);
+        for (_, Server { stop, task, answer: _ }) in
+            self.running.extract_if(.., |address, _| !wanted.contains_key(address))
+        {
+            drop(stop);
+            // An error means that the server panicked, and then it does not listen either.
+            drop(task.await);
+        }
+        self.refused.retain(|address| wanted.contains_key(address));
+        for (address, answer) in wanted {
+            if let Some(server) = self.running.get(&address) {
+                *server.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
             } else {
-                self.start(key, check.local_endpoints).await;
+                self.start(address, answer).await;
             }
         }
     }
 
-    async fn start(&mut self, key: (ServiceName, SocketAddr), endpoints: usize) {
-        let (service, address) = &key;
-        let listener = match TcpListener::bind(address).await {
+    async fn start(&mut self, address: SocketAddr, answer: Answer) {
+        let listener = match serve::listen(address).await {
             Ok(listener) => listener,
             Err(error) => {
-                if self.refused.insert(*address) {
+                if self.refused.insert(address) {
+                    let service = &answer.0;
                     tracing::warn!(%service, %address, %error, "cannot listen on a health check node port");
-                    self.tell(service, *address, &error);
+                    self.tell(service, address, &error);
                 }
                 return;
             }
         };
-        self.refused.remove(address);
+        self.refused.remove(&address);
         let stop = CancellationToken::new();
-        let endpoints = Arc::new(AtomicUsize::new(endpoints));
-        let router = router(service.clone(), endpoints.clone(), self.health.clone());
-        let task = serve::serve(listener, router, stop.clone());
-        tokio::spawn(async move {
-            if let Err(error) = task.await {
-                tracing::warn!(%error, "a health check node port closed");
-            }
-        });
-        self.running.insert(key, Server { endpoints, _stop: stop.drop_guard() });
+        let answer = Arc::new(Mutex::new(answer));
+        let router = router(answer.clone(), self.health.clone());
+        let task = tokio::spawn(serve::serve(listener, router, self.connections.clone(), stop.clone()));
+        self.running.insert(address, Server { answer, stop: stop.drop_guard(), task });
     }
+}
+
+/// What to answer where. Of Services with the same port, which the API server does not allow, the first by name has it.
+fn wanted(published: &Published) -> BTreeMap<SocketAddr, Answer> {
+    let Published { checks, addresses } = published;
+    let mut wanted = BTreeMap::new();
+    for (name, check) in checks {
+        for address in addresses {
+            if let Some(endpoints) = check.local_endpoints(Family::of(*address)) {
+                let answer = (name.clone(), endpoints);
+                wanted.entry(SocketAddr::new(*address, check.port)).or_insert(answer);
+            }
+        }
+    }
+    wanted
 }
 
 impl Servers {
@@ -152,9 +162,11 @@ impl Servers {
     }
 }
 
-fn router(service: ServiceName, endpoints: Arc<AtomicUsize>, health: Health) -> Router {
-    let handler =
-        move || async move { answer(&service, endpoints.load(Ordering::Relaxed), health.is_live()) };
+fn router(now: Arc<Mutex<Answer>>, health: Health) -> Router {
+    let handler = move || async move {
+        let (service, endpoints) = now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        answer(&service, endpoints, health.is_live())
+    };
     Router::new().fallback(any(handler))
 }
 
@@ -181,7 +193,7 @@ fn body(service: &ServiceName, endpoints: usize, healthy: bool) -> String {
 mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
+        net::{TcpListener, TcpStream},
         time::sleep,
     };
 
@@ -192,14 +204,32 @@ mod tests {
     }
 
     fn mk_published(port: u16, local_endpoints: usize) -> Published {
+        mk_published_of(mk_name(), HealthCheck { port, v4: Some(local_endpoints), v6: None })
+    }
+
+    fn mk_published_of(name: ServiceName, check: HealthCheck) -> Published {
         Published {
-            checks: BTreeMap::from([(mk_name(), HealthCheck { port, local_endpoints })]),
-            addresses: BTreeSet::from(["127.0.0.1".parse().expect("an address")]),
+            checks: BTreeMap::from([(name, check)]),
+            addresses: ["127.0.0.1", "::1"].map(|text| text.parse().expect("an address")).into(),
         }
     }
 
+    async fn mk_free_port() -> u16 {
+        let free = serve::listen(([0, 0, 0, 0], 0).into()).await.expect("any port");
+        free.local_addr().expect("an address").port()
+    }
+
+    fn mk_servers() -> (Servers, mpsc::Receiver<Notice>) {
+        let (notices, told) = mpsc::channel(8);
+        (Servers::new(Health::default(), Connections::default(), notices), told)
+    }
+
     async fn get(port: u16) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        get_from("127.0.0.1", port).await
+    }
+
+    async fn get_from(host: &str, port: u16) -> Option<String> {
+        let mut stream = TcpStream::connect((host, port)).await.ok()?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await.ok()?;
@@ -210,8 +240,7 @@ mod tests {
     async fn a_load_balancer_is_told_whether_the_node_has_endpoints() {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("any port");
         let port = free.local_addr().expect("an address").port();
-        let (notices, mut told) = mpsc::channel(8);
-        let mut servers = Servers::new(Health::default(), notices);
+        let (mut servers, mut told) = mk_servers();
         for _ in 0..2 {
             servers.update(&mk_published(port, 2)).await;
             assert!(servers.running.is_empty(), "the port is taken");
@@ -240,12 +269,53 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_port_that_passes_from_a_service_to_another_is_served_all_the_while() {
+        let (mut servers, mut told) = mk_servers();
+        let port = mk_free_port().await;
+        for (name, endpoints) in [("shop/web", 1), ("other/api", 2), ("shop/web", 3)] {
+            let check = HealthCheck { port, v4: Some(endpoints), v6: None };
+            servers.update(&mk_published_of(name.parse().expect("a name"), check)).await;
+            let text = get(port).await.expect("an answer at once");
+            assert!(text.contains(&format!("\"localEndpoints\": {endpoints}")), "{text}");
+            assert!(text.contains(name.split_once('/').expect("a name").1), "{text}");
+        }
+        assert!(told.try_recv().is_err(), "nobody else has the port");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_goes_and_comes_back_is_served_at_once() {
+        let (mut servers, mut told) = mk_servers();
+        let port = mk_free_port().await;
+        for _ in 0..20 {
+            servers.update(&mk_published(port, 1)).await;
+            assert!(get(port).await.is_some());
+            servers.update(&Published::default()).await;
+            assert!(get(port).await.is_none());
+        }
+        assert!(told.try_recv().is_err(), "nobody else has the port");
+    }
+
+    #[tokio::test]
+    async fn each_family_counts_its_own_endpoints_and_one_that_the_service_lacks_is_not_served() {
+        let (mut servers, _told) = mk_servers();
+        let port = mk_free_port().await;
+        let both = HealthCheck { port, v4: Some(2), v6: Some(0) };
+        servers.update(&mk_published_of(mk_name(), both)).await;
+        let text = get(port).await.expect("an answer");
+        assert!(text.contains("x-load-balancing-endpoint-weight: 2"), "{text}");
+        let text = get_from("::1", port).await.expect("an answer");
+        assert!(text.starts_with("HTTP/1.1 503") && text.contains("\"localEndpoints\": 0"), "{text}");
+        servers.update(&mk_published(port, 2)).await;
+        assert!(get_from("::1", port).await.is_none(), "the Service has no IPv6");
+    }
+
+    #[tokio::test]
     async fn a_port_that_becomes_free_is_served_without_any_change() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("any port");
         let port = taken.local_addr().expect("an address").port();
-        let (notices, mut told) = mpsc::channel(8);
+        let (servers, mut told) = mk_servers();
         let (publish, published) = watch::channel(mk_published(port, 1));
-        let follower = tokio::spawn(follow(published, Health::default(), notices));
+        let follower = tokio::spawn(follow(published, servers));
         told.recv().await.expect("the port is taken");
         drop(taken);
         let mut answer = None;

@@ -1,7 +1,7 @@
 //! This node as the model wants to know it: from the Node object, the kernel's addresses and the flags.
 //!
-//! Owns which addresses NodePorts answer on and which sources are pods. Invariant: [`Node::facts`] depends on the last of
-//! each fact only.
+//! Owns which addresses NodePorts answer on and which sources are pods. Invariants: [`Node::facts`] depends on the last of
+//! each fact only; a Node object that is deleted changes nothing, for the machine is still there and serves.
 
 use std::{
     collections::BTreeSet,
@@ -56,9 +56,18 @@ impl Node {
         Self { name, flags, object: None, addresses: Vec::new() }
     }
 
-    /// Learns what the Node object says; `None` when there is none.
+    /// Learns what the Node object says; `None` when there is none, and then what the last one said stays.
     pub fn set_object(&mut self, object: Option<NodeState>) {
-        self.object = object;
+        if object.is_none() {
+            let node = &self.name;
+            tracing::warn!(%node, "there is no Node object of this name; what is known stays; see --hostname-override");
+        }
+        self.object = object.or(self.object.take());
+    }
+
+    /// Whether there was a Node object.
+    pub fn is_known(&self) -> bool {
+        self.object.is_some()
     }
 
     /// Learns the addresses of this network namespace.
@@ -71,9 +80,9 @@ impl Node {
         &self.addresses
     }
 
-    /// Whether load balancers may send traffic here.
+    /// Whether load balancers may send traffic here: unless the Node object says otherwise.
     pub fn is_eligible(&self) -> bool {
-        self.object.as_ref().is_some_and(|object| !object.leaving)
+        self.object.as_ref().is_none_or(|object| !object.leaving)
     }
 
     /// Whether pods wait for this proxy.
@@ -217,12 +226,20 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_leaves_or_is_unknown_is_not_eligible() {
+    fn a_node_that_leaves_is_not_eligible() {
         let mut node = mk_node(&[]);
         assert!(node.is_eligible());
         node.set_object(Some(NodeState { leaving: true, ..NodeState::default() }));
         assert!(!node.is_eligible());
         node.set_object(None);
         assert!(!node.is_eligible());
+    }
+
+    #[test]
+    fn a_node_object_that_is_gone_changes_nothing() {
+        let mut node = mk_node(&[]);
+        let before = node.facts();
+        node.set_object(None);
+        assert_eq!((node.facts(), node.is_eligible()), (before, true));
     }
 }

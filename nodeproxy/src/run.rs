@@ -7,7 +7,7 @@ use std::{future::Future, time::Duration};
 
 use anyhow::{Context, bail};
 use futures::FutureExt;
-use kube::{Client, Config as KubeConfig, config::KubeConfigOptions, config::Kubeconfig};
+use kube::Client;
 use portico_proxy_core::{input::Config, model::Model};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -18,20 +18,24 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    api_client,
     args::{
         Args, ClusterArgs, DataplaneKind, LogFormat, TrafficArgs, conntrack::ConntrackArgs,
         local::DetectLocalMode,
     },
     carrier::{self, Carrier},
     conntrack::{self, Flows, settings},
-    dataplane::{Dataplane, Degradation, nftables, userspace::faults},
+    dataplane::{
+        Dataplane, Degradation, nftables,
+        userspace::{faults, files},
+    },
     diagnose::{self, Inquiry, Oracle, ReadKernel, command::Agreement, socket, ways::Ways},
     events::{self, About, Notice},
     health::Health,
-    health_check,
+    health_check::{self, Servers},
     metrics::{self, Metrics},
     node::{self, Node},
-    serve,
+    serve::{self, connections::Connections},
     sync::{Outside, Sync},
     taint,
     watch::{self, Telling, first},
@@ -56,6 +60,7 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
     args.traffic.local.check()?;
     if !args.cleanup {
         tune(&args.conntrack);
+        files::raise_limit();
     }
     let metrics = Metrics::default();
     let carrier = carrier::carrier(&args, nftables_config(&args), &metrics.userspace)?;
@@ -137,7 +142,7 @@ async fn start(
     )?;
     warn_about(&args.traffic);
     let health = Health::default();
-    let client = client(&args.cluster).await?;
+    let client = api_client::of_flags(&args.cluster).await?;
     let node = Node::new(name.as_str().into(), args.traffic.clone());
     let (notices, told) = mpsc::channel(events::BACKLOG);
     let (inquiries, asked) = mpsc::channel(INQUIRIES);
@@ -153,11 +158,12 @@ async fn start(
     let sync = lift_taint(&args.cluster, sync.opening(open), &client, &name, tasks, stop);
     let (facts, inbox) = mpsc::channel(FACTS);
     let telling = Telling::new(facts, metrics.clone());
-    start_servers(args, &health, &metrics, tasks, stop).await?;
+    let connections = Connections::default();
+    start_servers(args, &health, &metrics, &connections, tasks, stop).await?;
     spawn(tasks, "events", stop, events::send(told, client.clone(), name.clone()).map(Ok));
     start_watches(&args.cluster, client, name, gate, telling, tasks, stop);
-    let (token, checks) = (stop.clone(), health.clone());
-    spawn(tasks, "health-checks", stop, health_check::follow(published, checks, notices).map(Ok));
+    let (token, checks) = (stop.clone(), Servers::new(health.clone(), connections, notices));
+    spawn(tasks, "health-checks", stop, health_check::follow(published, checks).map(Ok));
     tasks.spawn(async move { sync.run(inbox, token).await.context("sync") });
     Ok(())
 }
@@ -194,7 +200,8 @@ async fn sync(
     let (health_checks, published) = channel::channel(health_check::Published::default());
     let outside =
         Outside { dataplane, flows, health: health.clone(), metrics: metrics.clone(), health_checks };
-    Ok((Sync::new(Model::new(config), node, found.families, outside), published))
+    let sync = Sync::new(Model::new(config), node, found.families, outside);
+    Ok((sync.serving_some(args.cluster.service_proxy_name.is_some()), published))
 }
 
 /// What does not work on this kernel, to everybody who may ask.
@@ -220,6 +227,7 @@ async fn start_servers(
     args: &Args,
     health: &Health,
     metrics: &Metrics,
+    connections: &Connections,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -234,9 +242,14 @@ async fn start_servers(
     };
     let health_router = serve::health_router(health.clone(), metrics.clone());
     let metrics_router = serve::metrics_router(metrics::registry(metrics), mode);
-    let (first, second) = (stop.clone(), stop.clone());
-    tasks.spawn(async move { serve::serve(healthz, health_router, first).await.context("healthz server") });
-    tasks.spawn(async move { serve::serve(exposed, metrics_router, second).await.context("metrics server") });
+    let servers = [(healthz, health_router), (exposed, metrics_router)];
+    for (listener, router) in servers {
+        let (connections, stop) = (connections.clone(), stop.clone());
+        tasks.spawn(async move {
+            serve::serve(listener, router, connections, stop).await;
+            Ok(())
+        });
+    }
     Ok(())
 }
 
@@ -309,22 +322,6 @@ async fn wait(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     };
     tracing::info!(signal = name, "ending; the rules stay");
     Ok(())
-}
-
-async fn client(cluster: &ClusterArgs) -> anyhow::Result<Client> {
-    let config = match &cluster.kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read --kubeconfig {}", path.display()))?;
-            KubeConfig::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.with_context(
-                || format!("--kubeconfig {} does not say how to reach a cluster", path.display()),
-            )?
-        }
-        None => KubeConfig::infer()
-            .await
-            .context("no way to the API server: set --kubeconfig or KUBECONFIG, or run in a pod")?,
-    };
-    Client::try_from(config).context("cannot make a client for the API server")
 }
 
 fn warn_about(traffic: &TrafficArgs) {

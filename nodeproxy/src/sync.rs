@@ -6,7 +6,7 @@
 //! come in by then; removals that must wait, and the flows of UDP clients, follow after [`NARROW_AFTER`]; a failure, or somebody
 //! else's change, leads to a fresh read and a full difference, with growing pauses. Leaves what should stand to the model.
 //!
-//! Invariants: nothing that stands is changed before the first sync; after an error nothing is written before a read; the model takes
+//! Invariants: nothing that stands is changed before the first sync, and nothing at the word of an API server that cannot be right ([`doubt`]); after an error nothing is written before a read; the model takes
 //! facts in all the time; what the kernel has and should not goes, however it was found; a stop finishes what a change began.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -41,10 +41,12 @@ use crate::{
 use audience::Audience;
 use caller::Caller;
 use cleaner::{Cleaner, Deleted};
+use doubt::Doubt;
 
 mod audience;
 mod caller;
 mod cleaner;
+mod doubt;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
@@ -114,6 +116,10 @@ pub struct Sync {
     /// UDP frontends that an endpoint has left since a transaction last went through.
     departed: BTreeSet<Frontend>,
     missing: BTreeSet<Source>,
+    /// Why the first sync does not change what stands.
+    doubt: Option<Doubt>,
+    /// Whether an API server's answer without Services or slices may be right.
+    may_be_empty: bool,
     /// Whom the first Services still wait for.
     missing_first: BTreeSet<Source>,
     gate: Option<watch::Sender<bool>>,
@@ -147,6 +153,8 @@ impl Sync {
             audit_at: Instant::now() + AUDIT_EVERY,
             departed: BTreeSet::new(),
             missing: SOURCES.into(),
+            doubt: None,
+            may_be_empty: false,
             missing_first: FIRST_SOURCES.into(),
             gate: None,
             inquiries: None,
@@ -158,6 +166,12 @@ impl Sync {
     #[must_use]
     pub fn answering(self, inquiries: mpsc::Receiver<Inquiry>) -> Self {
         Self { inquiries: Some(inquiries), ..self }
+    }
+
+    /// The same loop, for which no Service at all may be the truth: where it serves some of the cluster's only.
+    #[must_use]
+    pub fn serving_some(self, may_be_empty: bool) -> Self {
+        Self { may_be_empty, ..self }
     }
 
     /// The same loop, which opens a gate once the first Services stand, or if they need not.
@@ -179,6 +193,9 @@ impl Sync {
         mut facts: mpsc::Receiver<Fact>,
         stop: CancellationToken,
     ) -> Result<(), SyncError> {
+        if self.dataplane.call(|dataplane| dataplane.is_absent()).is_ok_and(|absent| !absent) {
+            self.audience.inherited();
+        }
         while !self.missing.is_empty() {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -203,6 +220,7 @@ impl Sync {
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
                     self.gather(&mut facts);
+                    self.believe();
                     self.widen()?;
                 }
             }
@@ -274,6 +292,11 @@ impl Sync {
         });
     }
 
+    /// Whether only the kernel is waited for.
+    fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.doubt.is_none()
+    }
+
     fn repair_at(&self) -> Option<Instant> {
         match self.kernel {
             Kernel::Unknown(at) => Some(at),
@@ -295,6 +318,9 @@ impl Sync {
                 self.missing.remove(&source);
                 self.missing_first.remove(&source);
                 tracing::debug!(?source, "listed");
+                if self.missing.is_empty() {
+                    self.audience.queued(true);
+                }
             }
             Fact::Node(object) => {
                 self.node.set_object(object);
@@ -316,7 +342,7 @@ impl Sync {
         let before = Before::of(&self.model, &event);
         self.model.apply(event);
         self.departed.extend(before.into_iter().flat_map(|before| before.departed(&self.model)));
-        self.audience.queued();
+        self.audience.queued(self.is_complete());
     }
 
     /// Takes in what else has come.
@@ -376,6 +402,9 @@ impl Sync {
             Err(error) => return self.fail(error),
         };
         let Observed { state, rebuild } = observed;
+        if self.doubts(&state) {
+            return Ok(());
+        }
         self.model.adopt(&state);
         self.kernel = Kernel::Known(generation);
         let transaction = self.model.ledger().widen();
@@ -464,7 +493,7 @@ impl Sync {
     }
 
     fn fail(&mut self, error: DataplaneError) -> Result<(), SyncError> {
-        self.audience.failed(error.reason());
+        self.audience.failed(error.reason(), self.is_complete());
         let pause = match error.retry() {
             Retry::Never => return Err(SyncError::Dataplane(error)),
             Retry::Now if !self.failed_before => Duration::ZERO,

@@ -4,7 +4,8 @@
 //! know what is gone, so each watch remembers the names it has told. Leaves reading of objects to [`crate::convert`].
 //!
 //! Invariants: a field that cannot be read is reported and skipped, and stops nothing else; API objects are dropped
-//! while they are read; a source is [`Fact::Listed`] once, after its first complete list, and [`Fact::First`] before it.
+//! while they are read; a source is [`Fact::Listed`] once, after its first complete list, and [`Fact::First`] before it; a list
+//! without any Service or slice, where there were some, takes none away: every API server has `default/kubernetes`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -113,7 +114,8 @@ async fn services(client: Client, proxy_name: Option<String>, first: First<Servi
         };
         Some(Fact::Event(Box::new(event), Times::received_now(None)))
     };
-    follow(stream, first, Source::Services, &telling, |_| Some(()), fact).await;
+    let known = Known::new(proxy_name.is_none());
+    follow(stream, known, first, (Source::Services, &telling), |_| Some(()), fact).await;
 }
 
 /// Slices of Services that are ours. What a slice is told as is the name of its Service.
@@ -134,7 +136,8 @@ async fn slices(client: Client, proxy_name: Option<String>, first: First<ToldSli
             Some(Fact::Event(Box::new(Event::SliceGone { service, name }), Times::received_now(None)))
         }
     };
-    follow(stream, first, Source::EndpointSlices, &telling, owner, fact).await;
+    let known = Known::new(proxy_name.is_none());
+    follow(stream, known, first, (Source::EndpointSlices, &telling), owner, fact).await;
 }
 
 /// This node's Node object.
@@ -152,7 +155,8 @@ pub async fn node(client: Client, name: String, telling: Telling) {
         };
         Some(Fact::Node(state))
     };
-    follow(stream, First::none(), Source::Node, &telling, |_| Some(()), fact).await;
+    let told = (Source::Node, &telling);
+    follow(stream, Known::new(false), First::none(), told, |_| Some(()), fact).await;
 }
 
 /// Ranges of `ClusterIP`s. Clusters before Kubernetes 1.33 do not have them, and then unallocated `ClusterIP`s are not told
@@ -174,7 +178,8 @@ pub async fn service_cidrs(client: Client, telling: Telling) {
         let nets = all.values().flatten().copied().collect();
         Some(Fact::Event(Box::new(Event::ServiceCidrs(nets)), Times::received_now(None)))
     };
-    follow(stream, First::none(), Source::ServiceCidrs, &telling, |_| Some(()), fact).await;
+    let told = (Source::ServiceCidrs, &telling);
+    follow(stream, Known::new(false), First::none(), told, |_| Some(()), fact).await;
 }
 
 /// Addresses in this network namespace, but loopback and link-local ones.
@@ -237,13 +242,12 @@ fn stream<T: Told>(api: Api<Read<T>>, config: watcher::Config) -> Events<T> {
 /// change; then it is gone under the former name.
 async fn follow<T: Told, N: Clone + Eq + Send>(
     mut stream: Events<T>,
+    mut known: Known<N>,
     first: First<T>,
-    source: Source,
-    telling: &Telling,
+    (source, telling): (Source, &Telling),
     name: impl Fn(&T) -> Option<N> + Send,
     mut fact: impl FnMut(Seen<T, N>) -> Option<Fact> + Send,
 ) {
-    let mut known = Known { told: HashMap::new(), list: 0, namespaces: HashSet::new() };
     // What of it is gone by the time of the list is told then, like everything that a list leaves out.
     for object in first.objects {
         for fact in known.applied(object, &name).into_iter().filter_map(&mut fact) {
@@ -289,6 +293,10 @@ struct Known<N> {
     told: HashMap<Id, (N, u32)>,
     /// Number of the list that is told now, or was last.
     list: u32,
+    /// Whether that list has had any object yet.
+    has_any: bool,
+    /// Whether there is always at least one.
+    never_empty: bool,
     /// Few, and named by every object: each is kept once.
     namespaces: HashSet<Name>,
 }
@@ -302,6 +310,10 @@ fn id(metadata: &ObjectMeta) -> Id {
 }
 
 impl<N: Clone + Eq> Known<N> {
+    fn new(never_empty: bool) -> Self {
+        Self { told: HashMap::new(), list: 0, has_any: false, never_empty, namespaces: HashSet::new() }
+    }
+
     fn id(&mut self, metadata: &ObjectMeta) -> Id {
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         let name = metadata.name.as_deref().unwrap_or_default().into();
@@ -322,9 +334,14 @@ impl<N: Clone + Eq> Known<N> {
         match event {
             watcher::Event::Init => {
                 self.list = self.list.wrapping_add(1);
+                self.has_any = false;
                 Vec::new()
             }
-            watcher::Event::InitApply(object) | watcher::Event::Apply(object) => self.applied(object, name),
+            watcher::Event::InitApply(object) => {
+                self.has_any = true;
+                self.applied(object, name)
+            }
+            watcher::Event::Apply(object) => self.applied(object, name),
             watcher::Event::Delete(object) => {
                 let id = self.id(object.meta());
                 let told = self.told.remove(&id);
@@ -348,6 +365,13 @@ impl<N: Clone + Eq> Known<N> {
 
     /// Everything that was told and is not in the list that just ended.
     fn left_out<T>(&mut self) -> Vec<Seen<T, N>> {
+        if self.never_empty && !self.has_any && !self.told.is_empty() {
+            tracing::warn!(
+                known = self.told.len(),
+                "the API server lists nothing at all; what is known stays"
+            );
+            return Vec::new();
+        }
         let list = self.list;
         let gone = self.told.extract_if(|_, (_, last)| *last != list);
         gone.map(|(id, (name, _))| Seen::Gone(id, name)).collect()
@@ -381,7 +405,7 @@ mod tests {
     }
 
     fn mk_known() -> Known<Name> {
-        Known { told: HashMap::new(), list: 0, namespaces: HashSet::new() }
+        Known::new(true)
     }
 
     #[test]
@@ -397,6 +421,21 @@ mod tests {
         let broken = vec![watcher::Event::Init, watcher::Event::InitApply(mk_slice("a", "web"))];
         assert_eq!(say(&mut known, broken), ["+a"]);
         assert_eq!(say(&mut known, list(&["b"])), ["+b", "-a of web"]);
+    }
+
+    #[test]
+    fn an_empty_list_takes_nothing_away_and_the_next_one_does() {
+        let list = |names: &[&str]| {
+            let objects = names.iter().map(|name| watcher::Event::InitApply(mk_slice(name, "web")));
+            std::iter::once(watcher::Event::Init).chain(objects).chain([watcher::Event::InitDone]).collect()
+        };
+        let mut known = mk_known();
+        assert_eq!(say(&mut known, list(&["a", "b"])), ["+a", "+b"]);
+        assert_eq!(say(&mut known, list(&[])), Vec::<String>::new());
+        assert_eq!(say(&mut known, list(&["b"])), ["+b", "-a of web"]);
+        let mut of_some = Known::new(false);
+        assert_eq!(say(&mut of_some, list(&["a"])), ["+a"]);
+        assert_eq!(say(&mut of_some, list(&[])), ["-a of web"], "where others serve the rest");
     }
 
     #[test]

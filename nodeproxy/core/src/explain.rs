@@ -18,7 +18,7 @@ use crate::{
     claims::Kind,
     compile,
     input::{Service, ServiceName, ServicePort, TrafficPolicy},
-    model::{Model, Problem},
+    model::{self, Model, Problem},
     select::{self, Standing},
     table::{Backend, Family, Frontend, Key, Protocol},
 };
@@ -61,13 +61,13 @@ pub struct Explanation {
 }
 
 /// A health check node port and its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthCheck {
     /// `spec.healthCheckNodePort`.
     pub port: u16,
-    /// Ready endpoints on this node: none means 503, so load balancers stay away.
-    pub local_endpoints: usize,
+    /// Ready endpoints on this node, for each family of the Service: none means 503, so load balancers stay away.
+    pub local_endpoints: BTreeMap<Family, usize>,
 }
 
 /// One of the Service's ports in one family.
@@ -147,14 +147,19 @@ pub fn explain(model: &Model, name: &ServiceName) -> Option<Explanation> {
         external_policy: service.external_policy,
         affinity_seconds: service.affinity,
         source_ranges: service.source_ranges.clone(),
-        health_check: health
-            .map(|check| HealthCheck { port: check.port, local_endpoints: check.local_endpoints }),
+        health_check: health.map(health_check),
         ports: ports(model, service, &frontends),
         elements: elements(model, name),
         chains: wanted(model, name).chains().iter().map(ToString::to_string).collect(),
         problems: problems.map(|problem| problem.to_string()).collect(),
         kernel: None,
     })
+}
+
+fn health_check(check: &model::HealthCheck) -> HealthCheck {
+    let families = [Family::V4, Family::V6].into_iter();
+    let counts = families.filter_map(|family| Some((family, check.local_endpoints(family)?)));
+    HealthCheck { port: check.port, local_endpoints: counts.collect() }
 }
 
 /// The elements that concern a Service, to be compared with the kernel's.

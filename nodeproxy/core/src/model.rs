@@ -19,7 +19,7 @@ use crate::{
     input::{Config, EndpointSlice, Event, Lack, NodeFacts, Service, ServiceName},
     ledger::Ledger,
     select,
-    table::{Frontend, Key, Value},
+    table::{Family, Frontend, Key, Value},
 };
 
 use names::Names;
@@ -46,8 +46,20 @@ struct Entry {
 pub struct HealthCheck {
     /// `spec.healthCheckNodePort`.
     pub port: u16,
-    /// Ready endpoints on this node, by distinct address.
-    pub local_endpoints: usize,
+    /// Ready IPv4 endpoints on this node, by distinct address; `None`: the Service has no IPv4, and the port is not served there.
+    pub v4: Option<usize>,
+    /// The same of IPv6.
+    pub v6: Option<usize>,
+}
+
+impl HealthCheck {
+    /// Ready endpoints of a family on this node; `None` if the Service has no such family.
+    pub fn local_endpoints(&self, family: Family) -> Option<usize> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
 }
 
 /// Something that is not served as its owner may expect.
@@ -156,6 +168,11 @@ impl Model {
     /// Number of Services that are known with their `ClusterIP`.
     pub fn services(&self) -> usize {
         self.services
+    }
+
+    /// Whether there is any slice of any Service.
+    pub fn has_slices(&self) -> bool {
+        self.entries.values().any(|entry| !entry.slices.is_empty())
     }
 
     /// Service ports whose policy `Local` finds no endpoint here though others have one: (internal, external).
@@ -350,17 +367,17 @@ impl Model {
 
     fn check_health(&mut self, name: &ServiceName) {
         let Some(entry) = self.entries.get(name) else { return };
-        match entry.service.as_ref().and_then(|service| service.health_check_node_port) {
-            Some(port) => {
-                let local_endpoints = select::local_ready(entry.slices.iter(), &self.node);
-                let check = HealthCheck { port, local_endpoints };
-                let before = self.health.insert(name.clone(), check);
-                self.health_changes += u64::from(before != Some(check));
-            }
-            None => {
-                self.health_changes += u64::from(self.health.remove(name).is_some());
-            }
-        }
+        let check = entry.service.as_ref().and_then(|service| {
+            let port = service.health_check_node_port?;
+            let has = |family| service.cluster_ips.iter().any(|ip| Family::of(*ip) == family);
+            let count = |family| has(family).then(|| select::local_ready(&entry.slices, family, &self.node));
+            Some(HealthCheck { port, v4: count(Family::V4), v6: count(Family::V6) })
+        });
+        let before = match check {
+            Some(check) => self.health.insert(name.clone(), check),
+            None => self.health.remove(name),
+        };
+        self.health_changes += u64::from(before != check);
     }
 
     fn forget(&mut self, name: &ServiceName) {

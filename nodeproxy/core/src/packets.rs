@@ -417,8 +417,8 @@ mod tests {
     #[test]
     fn a_health_check_node_port_counts_the_endpoints_here() {
         let model = mk_model();
-        let checks: Vec<_> = model.health_checks().values().map(|c| (c.port, c.local_endpoints)).collect();
-        assert_eq!(checks, [(32005, 1)]);
+        let checks: Vec<_> = model.health_checks().values().map(|c| (c.port, c.v4, c.v6)).collect();
+        assert_eq!(checks, [(32005, Some(1), None)]);
     }
 
     #[test]

@@ -165,11 +165,12 @@ pub(crate) fn serving<'a>(
         .collect()
 }
 
-/// Number of distinct addresses on this node that are ready: what a health check node port reports.
-pub(crate) fn local_ready<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, node: &NodeFacts) -> usize {
-    let endpoints = slices.filter(|slice| !slice.ports.is_empty()).flat_map(|slice| &slice.endpoints);
-    let ready = endpoints.filter(|e| e.ready && is_here(e, node)).map(|e| e.address);
-    ready.collect::<BTreeSet<_>>().len()
+/// Number of distinct addresses of a family on this node that are ready: what a health check node port reports.
+pub(crate) fn local_ready(slices: &[EndpointSlice], family: Family, node: &NodeFacts) -> usize {
+    let slices = slices.iter().filter(|slice| !slice.ports.is_empty());
+    let ready = slices.flat_map(|slice| &slice.endpoints).filter(|e| e.ready && is_here(e, node));
+    let addresses: BTreeSet<_> = ready.map(|e| e.address).filter(|ip| Family::of(*ip) == family).collect();
+    addresses.len()
 }
 
 fn is_here(endpoint: &Endpoint, node: &NodeFacts) -> bool {

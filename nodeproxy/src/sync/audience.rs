@@ -76,16 +76,35 @@ impl Audience {
         self.publish_taint(node);
     }
 
-    /// Something waits to reach the kernel.
-    pub(super) fn queued(&self) {
+    /// Something waits; for the kernel alone, if everything else is known (`complete`).
+    pub(super) fn queued(&self, complete: bool) {
         self.metrics.queued(&self.families);
-        self.health.queued();
+        if complete {
+            self.health.queued();
+        }
     }
 
     /// The kernel did not do what it was told.
-    pub(super) fn failed(&self, reason: &'static str) {
+    pub(super) fn failed(&self, reason: &'static str, complete: bool) {
         self.metrics.failed(&self.families, reason);
-        self.health.queued();
+        if complete {
+            self.health.queued();
+        }
+    }
+
+    /// Whether the kernel had everything at least once.
+    pub(super) fn has_synced(&self) -> bool {
+        self.health.has_synced()
+    }
+
+    /// A predecessor's rules stand.
+    pub(super) fn inherited(&self) {
+        self.health.inherited();
+    }
+
+    /// What the API server says is not believed yet, and what stands stays.
+    pub(super) fn doubted(&self) {
+        self.health.waits_for_others();
     }
 
     /// A transaction went through.

@@ -13,7 +13,7 @@ use std::{
 use portico_proxy_core::{
     flows::StaleFlows,
     plan::{AffinityMap, Chain, Put, State, Transaction},
-    table::{Backend, Family, Frontend, Key, Value, Verdict},
+    table::{Backend, Balance, Family, Frontend, Key, Value, Verdict},
 };
 use tokio::time::Instant;
 
@@ -125,13 +125,27 @@ impl Inside {
         if self.state.elements.contains_key(&Key::NoEndpoints(to)) {
             return;
         }
-        let endpoints = match self.state.elements.get(&Key::Service(to)) {
-            Some(Value::Verdict(Verdict::Balance(balance))) => self.state.slots(&to, balance.list),
-            _ => Vec::new(),
+        let way = match self.state.elements.get(&Key::Service(to)) {
+            Some(Value::Verdict(Verdict::Balance(balance))) => self.pick(to, balance, client),
+            _ => None,
         };
-        let itself = Backend { address: to.address, port: to.port };
-        let way = endpoints.iter().cycle().nth(client as usize).copied().unwrap_or(itself);
+        let way = way.unwrap_or(Backend { address: to.address, port: to.port });
         self.tracked.entry((to, client)).or_insert(way);
+    }
+
+    /// What the chain of a balance finds, by way of an affinity id where it has one.
+    fn pick(&self, to: Frontend, balance: &Balance, client: u32) -> Option<Backend> {
+        let slot = balance.first_slot() + client.checked_rem(balance.endpoints)?;
+        let found = |key| self.state.elements.get(&key);
+        let backend = match (balance.affinity, found(Key::AffinitySlot(to, slot))) {
+            (None, _) => found(Key::Endpoint(to, slot)),
+            (Some(_), Some(Value::Id(id))) => found(Key::AffinityEndpoint(to, *id)),
+            (Some(_), _) => None,
+        };
+        match backend {
+            Some(Value::Backend(backend)) => Some(*backend),
+            _ => None,
+        }
     }
 }
 

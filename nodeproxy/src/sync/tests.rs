@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::{fake::FakeKernel, *};
 use crate::{args::Args, facts::Times, node::NodeState};
 
+mod fail_static;
 mod flows;
 mod histories;
 mod standing;
@@ -35,6 +36,11 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn mk_bench(kernel: FakeKernel) -> Bench {
+    mk_bench_serving(kernel, false)
+}
+
+/// One that serves some of the cluster's Services, or all.
+fn mk_bench_serving(kernel: FakeKernel, some: bool) -> Bench {
     let (facts, inbox) = mpsc::channel(64);
     let (health_checks, checks) = watch::channel(Published::default());
     let health = Health::default();
@@ -48,7 +54,7 @@ fn mk_bench(kernel: FakeKernel) -> Bench {
     let node = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);
     let sync = Sync::new(Model::new(Config::default()), node, vec![Family::V4], outside);
     let ((open, gate), (taint, untaint)) = (watch::channel(false), watch::channel(false));
-    let sync = sync.opening(open).untainting(taint);
+    let sync = sync.opening(open).untainting(taint).serving_some(some);
     let stop = CancellationToken::new();
     let task = tokio::spawn(sync.run(inbox, stop.clone()));
     Bench { kernel, facts, health, checks, gate, untaint, stop, task }
@@ -360,7 +366,7 @@ async fn health_check_node_ports_are_published_with_their_endpoints() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
     let published = bench.checks.borrow().clone();
     let check = published.checks[&mk_name()];
-    assert_eq!((check.port, check.local_endpoints), (30999, 2));
+    assert_eq!((check.port, check.v4, check.v6), (30999, Some(2), None));
     assert!(published.addresses.contains(&ip("192.0.2.1")));
 }
 

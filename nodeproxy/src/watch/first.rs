@@ -7,7 +7,10 @@
 use futures::future;
 use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
 use portico_proxy_core::input::Service;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Duration, timeout},
+};
 
 use super::ours;
 use crate::convert::{Read, Told, ToldSlice};
@@ -20,6 +23,9 @@ const SYSTEM: &str = "kube-system";
 const DNS: &str = "k8s-app=kube-dns";
 /// Label of a slice with the name of its Service.
 const OWNER: &str = "kubernetes.io/service-name";
+
+/// How long one of these lists may take.
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// Opened by the loop once the first Services stand in the kernel, or if they need not.
 pub type Gate = watch::Receiver<bool>;
@@ -70,14 +76,14 @@ async fn slices(client: &Client, namespace: &str, services: &[Read<Service>]) ->
 
 async fn get<T: Told>(client: &Client, namespace: &str, which: &ListParams) -> Vec<Read<T>> {
     let api: Api<Read<T>> = Api::namespaced(client.clone(), namespace);
-    match api.list(which).await {
-        Ok(list) => list.items,
-        Err(error) => {
-            let (kind, error) = (Read::<T>::kind(&()), crate::run::chain(&error));
-            tracing::warn!(%kind, namespace, error, "the first Services were not listed; they come with all others");
-            Vec::new()
-        }
-    }
+    let error = match timeout(WITHIN, api.list(which)).await {
+        Ok(Ok(list)) => return list.items,
+        Ok(Err(error)) => crate::run::chain(&error),
+        Err(elapsed) => elapsed.to_string(),
+    };
+    let kind = Read::<T>::kind(&());
+    tracing::warn!(%kind, namespace, error, "the first Services were not listed; they come with all others");
+    Vec::new()
 }
 
 /// Waits until a gate is open. One that nobody can open any more is.

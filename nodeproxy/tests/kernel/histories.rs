@@ -22,7 +22,7 @@ use portico_nodeproxy::{
     health::Health,
     health_check::Published,
     metrics::Metrics,
-    node::Node,
+    node::{Node, NodeState},
     sync::{Outside, Sync, SyncError},
 };
 use portico_proxy_core::{
@@ -252,7 +252,8 @@ fn mk_sync(node: &Namespace, faults: &Faults) -> Sync {
         health_checks: watch::channel(Published::default()).0,
     };
     let this = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);
-    Sync::new(Model::new(ModelConfig::default()), this, vec![Family::V4, Family::V6], outside)
+    let sync = Sync::new(Model::new(ModelConfig::default()), this, vec![Family::V4, Family::V6], outside);
+    sync.serving_some(true)
 }
 
 impl<'a> Life<'a> {
@@ -262,6 +263,7 @@ impl<'a> Life<'a> {
         let stop = CancellationToken::new();
         let task = tokio::spawn(mk_sync(node, &faults).run(inbox, stop.clone()));
         let life = Self { node, known, faults, facts, stop, task };
+        life.tell(Fact::Node(Some(NodeState::default()))).await;
         for event in life.known.values().rev() {
             life.tell(Fact::Event(Box::new(event.clone()), Times::default())).await;
         }

@@ -3,6 +3,7 @@
 //! Needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`; where it may not make a namespace, each test says so and does nothing. The
 //! namespaces have no names and die with the threads that made them, so nothing is left behind however a test ends.
 
+mod api_server;
 mod degraded;
 mod elsewhere;
 mod events;

@@ -122,7 +122,12 @@ impl fmt::Display for Endpoint {
 impl fmt::Display for HealthCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { port, local_endpoints } = self;
-        let answer = if *local_endpoints == 0 { "503, so load balancers stay away" } else { "200" };
-        write!(f, "node port {port} answers {answer}: {local_endpoints} ready endpoints on this node")
+        let answer = |count| if count == 0 { "503, so load balancers stay away" } else { "200" };
+        write!(f, "node port {port} answers")?;
+        for (index, (family, count)) in local_endpoints.iter().enumerate() {
+            let separator = if index > 0 { ";" } else { "" };
+            write!(f, "{separator} by {family} {}: {count} ready endpoints on this node", answer(*count))?;
+        }
+        Ok(())
     }
 }

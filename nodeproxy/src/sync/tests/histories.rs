@@ -76,7 +76,7 @@ fn mk_failure() -> DataplaneError {
 
 impl Life {
     async fn begin(kernel: FakeKernel, service: Option<Fact>, slice: Option<Fact>) -> Self {
-        let bench = mk_bench(kernel);
+        let bench = mk_bench_serving(kernel, true);
         bench.tell([mk_node()].into_iter().chain(service.clone()).chain(slice.clone())).await;
         bench.list_all().await;
         Self { bench, service, slice }
