@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{IpFamily, Protocol};
 
 /// What a provider can do. All of it is fixed at build time.
@@ -57,7 +59,8 @@ impl Capabilities {
 }
 
 /// What can be behind a load balancer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TargetKind {
     /// Nodes.
     Node,

@@ -4,6 +4,7 @@
 //! GET    /v1/load-balancers?cluster=UID          → [View]
 //! GET    /v1/load-balancers/{cluster}/{service}  → View | 404
 //! PUT    /v1/load-balancers/{cluster}/{service}  Put → View (idempotent: the owner is the key)
+//! PUT    /v1/load-balancers/{cluster}/{service}/targets  Targets → View | 404
 //! DELETE /v1/load-balancers/{cluster}/{service}  → 204, absent or not
 //! ```
 //! Owns: the wire types. Leaves to others: serving and calling. All but `/healthz` and `/metrics` need
@@ -16,16 +17,23 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portico_provider::{
-    HealthCheck, IpFamily, ListenerKey, Owner, ProxyProtocol, ServiceName, SessionAffinity,
+    HealthCheck, IpFamily, ListenerKey, Owner, ProxyProtocol, ServiceName, SessionAffinity, TargetKind,
 };
 use serde::{Deserialize, Serialize};
+
+/// Where each listener's traffic goes. As the body of a PUT: of the listeners that are there, and of nothing else; one that
+/// it does not name has no target from then on.
+pub type Targets = BTreeMap<ListenerKey, BTreeSet<SocketAddr>>;
 
 /// What a load balancer shall be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
     /// Where each listener's traffic goes; at least one listener, TCP or UDP.
-    pub listeners: BTreeMap<ListenerKey, BTreeSet<SocketAddr>>,
+    pub listeners: Targets,
+    /// What these targets are: kept for the caller, who changes them later. `null`: nobody said.
+    #[serde(default)]
+    pub target_kind: Option<TargetKind>,
     /// How a target shows that it can take traffic; `null`: every target counts as healthy.
     pub health_check: Option<HealthCheck>,
     /// Who may connect; empty: everybody.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use portico_provider::{ClusterUid, Owner, ProviderError};
 use reqwest::{Client as Http, RequestBuilder, Response, StatusCode};
 
-use crate::api::{Failure, FailureReason, Put, View};
+use crate::api::{Failure, FailureReason, Put, Targets, View};
 
 /// A daemon on the same network answers in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,6 +55,13 @@ impl Client {
     pub(crate) async fn put(&self, owner: &Owner, put: &Put) -> Result<View, ProviderError> {
         const OPERATION: &str = "write load balancer";
         let response = self.send(OPERATION, self.http.put(self.url(owner)).json(put)).await?;
+        read(OPERATION, refuse(OPERATION, response).await?).await
+    }
+
+    pub(crate) async fn put_targets(&self, owner: &Owner, targets: &Targets) -> Result<View, ProviderError> {
+        const OPERATION: &str = "write targets";
+        let url = format!("{}/targets", self.url(owner));
+        let response = self.send(OPERATION, self.http.put(url).json(targets)).await?;
         read(OPERATION, refuse(OPERATION, response).await?).await
     }
 

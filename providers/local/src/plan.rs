@@ -8,11 +8,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use portico_provider::{Desired, Effect, Field, IpFamily, LoadBalancer, Obstacle, Plan, Replacement};
+use portico_provider::{
+    Backends, Desired, Effect, Field, IpFamily, LoadBalancer, Obstacle, Plan, Replacement,
+};
 
-use crate::api::{Put, Spec, State, View};
+use crate::api::{Put, Spec, State, Targets, View};
 use crate::provider::Step;
-use crate::translate::translate;
+use crate::translate::{behind, translate};
 
 /// How soon to look again at something that takes a while.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -57,6 +59,19 @@ fn present(desired: &LoadBalancer, observed: Option<&View>) -> Plan<Step> {
     let reason = format!("{} differ", differing(&view.spec, &spec).join(", "));
     let effect = if only_adds(&view.spec, &spec) { Effect::Widen } else { Effect::Narrow };
     plan.step(put(desired, spec), effect, reason)
+}
+
+/// Where what exists sends, from the kind of targets that it has. One call puts the new beside what stays and takes the
+/// rest away, so there is no moment without any.
+pub(crate) fn plan_targets(backends: &Backends, view: &View) -> Plan<Step> {
+    let plan = Plan::nothing("the targets are those that the cluster offers");
+    let targets = behind(backends, view);
+    if targets == view.spec.listeners {
+        return plan;
+    }
+    let effect = if keeps(&view.spec.listeners, &targets) { Effect::Widen } else { Effect::Narrow };
+    let step = Step::PutTargets { owner: backends.owner.clone(), targets };
+    plan.step(step, effect, "nodes, pods or their ports changed")
 }
 
 fn put(desired: &LoadBalancer, spec: Spec) -> Step {
@@ -109,6 +124,7 @@ fn waits(plan: Plan<Step>, spec: &Spec, view: &View) -> Plan<Step> {
 fn differing(old: &Spec, new: &Spec) -> Vec<&'static str> {
     let Spec {
         listeners,
+        target_kind,
         health_check,
         source_ranges,
         session_affinity,
@@ -120,6 +136,7 @@ fn differing(old: &Spec, new: &Spec) -> Vec<&'static str> {
     } = new;
     let parts = [
         ("listeners or targets", *listeners != old.listeners),
+        ("kind of targets", *target_kind != old.target_kind),
         ("health check", *health_check != old.health_check),
         ("source ranges", *source_ranges != old.source_ranges),
         ("session affinity", *session_affinity != old.session_affinity),
@@ -141,6 +158,7 @@ pub(crate) fn fields(desired: &LoadBalancer, observed: Option<&View>) -> BTreeSe
     let parts = [
         (Field::Listeners, !same_listeners),
         (Field::Targets, same_listeners && spec.listeners != old.listeners),
+        (Field::TargetKind, spec.target_kind != old.target_kind),
         (Field::HealthCheck, spec.health_check != old.health_check),
         (Field::SourceRanges, spec.source_ranges != old.source_ranges),
         (Field::SessionAffinity, spec.session_affinity != old.session_affinity),
@@ -155,9 +173,12 @@ pub(crate) fn fields(desired: &LoadBalancer, observed: Option<&View>) -> BTreeSe
 /// Whether the change is more listeners or targets and nothing else.
 fn only_adds(old: &Spec, new: &Spec) -> bool {
     let rest_is_equal = Spec { listeners: old.listeners.clone(), ..new.clone() } == *old;
-    let kept =
-        |(key, targets): (_, &BTreeSet<_>)| new.listeners.get(key).is_some_and(|now| targets.is_subset(now));
-    rest_is_equal && old.listeners.iter().all(kept)
+    rest_is_equal && keeps(&old.listeners, &new.listeners)
+}
+
+/// Whether every listener and every target is still there.
+fn keeps(old: &Targets, new: &Targets) -> bool {
+    old.iter().all(|(key, targets)| new.get(key).is_some_and(|now| targets.is_subset(now)))
 }
 
 fn shown(addresses: &BTreeSet<IpAddr>) -> String {

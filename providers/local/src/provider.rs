@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome,
-    Owned, Owner, Plan, ProviderError, Report,
+    Backends, Capabilities, ClusterUid, Desired, Field, Inventory, ListenerKey, LoadBalancer,
+    LoadBalancerProvider, Look, Outcome, Owned, Owner, Plan, ProviderError, Report,
 };
 
-use crate::api::{Put, State, View};
+use crate::api::{Put, State, Targets, View};
 use crate::client::Client;
 
 /// Where the daemon is, and for whom we call.
@@ -74,6 +75,13 @@ pub enum Step {
         /// What it shall be.
         put: Box<Put>,
     },
+    /// Change where its listeners send.
+    PutTargets {
+        /// Whose.
+        owner: Owner,
+        /// From now on.
+        targets: Targets,
+    },
     /// Delete it.
     Delete {
         /// Whose.
@@ -87,6 +95,17 @@ impl fmt::Display for Step {
             Self::Put { owner, put } => {
                 let ports: Vec<String> = put.spec.listeners.keys().map(ToString::to_string).collect();
                 write!(f, "write load balancer of {} with {}", owner.name, ports.join(", "))
+            }
+            Self::PutTargets { owner, targets } => {
+                let one = |(key, targets): (&ListenerKey, &BTreeSet<SocketAddr>)| {
+                    let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+                    format!(
+                        "{key} to {}",
+                        if targets.is_empty() { "nothing".to_owned() } else { targets.join(" ") }
+                    )
+                };
+                let all: Vec<String> = targets.iter().map(one).collect();
+                write!(f, "send {} for {}", all.join(", "), owner.name)
             }
             Self::Delete { owner } => write!(f, "delete load balancer of {}", owner.name),
         }
@@ -120,6 +139,10 @@ impl LoadBalancerProvider for LocalProvider {
         crate::plan::plan(desired, observed)
     }
 
+    fn plan_targets(&self, backends: &Backends, observed: &View) -> Plan<Step> {
+        crate::plan::plan_targets(backends, observed)
+    }
+
     fn differing(&self, desired: &LoadBalancer, observed: Option<&View>) -> BTreeSet<Field> {
         crate::plan::fields(desired, observed)
     }
@@ -136,6 +159,10 @@ impl LoadBalancerProvider for LocalProvider {
                         what: "the load balancer to be provisioned".to_owned(),
                     },
                 })
+            }
+            Step::PutTargets { owner, targets } => {
+                self.own("write targets", owner)?;
+                self.client.put_targets(owner, targets).await.map(|_view| Outcome::Done)
             }
             Step::Delete { owner } => {
                 self.own("delete load balancer", owner)?;

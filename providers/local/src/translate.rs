@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use portico_provider::{
-    Field, IpFamily, Listener, LoadBalancer, NodeTarget, Protocol, ProxyProtocol, Scheme, Targets,
+    Backends, Field, IpFamily, Listener, ListenerKey, LoadBalancer, NodeTarget, Protocol, ProxyProtocol,
+    Scheme, TargetKind, Targets,
 };
 
-use crate::api::Spec;
+use crate::api::{self, Spec, View};
 use crate::capabilities::PROVISIONING_DELAY;
 
 /// What cannot be done: field and message.
@@ -62,6 +63,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Spec, Obstacles> {
             .iter()
             .map(|listener| (listener.key(), sockets(listener, targets, families)))
             .collect::<BTreeMap<_, _>>(),
+        target_kind: Some(targets.kind()),
         health_check: health_check.clone(),
         source_ranges: source_ranges.clone(),
         session_affinity: *session_affinity,
@@ -71,6 +73,25 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Spec, Obstacles> {
         retain: BTreeSet::new(),
         provisioning_delay,
     })
+}
+
+/// Where each listener of what exists shall send: nowhere if the Service has it no more.
+pub(crate) fn behind(backends: &Backends, view: &View) -> api::Targets {
+    let targets = backends.of_kind(kind(backends, view));
+    let behind = |key: &ListenerKey| {
+        let listener = backends.listener(*key);
+        listener.map(|listener| sockets(listener, &targets, &backends.ip_families)).unwrap_or_default()
+    };
+    view.spec.listeners.keys().map(|key| (*key, behind(key))).collect()
+}
+
+/// What it sends to now; where nobody said, pods unless one of them is a node.
+fn kind(backends: &Backends, view: &View) -> TargetKind {
+    let mut sockets = view.spec.listeners.values().flatten();
+    let is_node =
+        |socket: &SocketAddr| backends.nodes.iter().any(|node| node.addresses.contains(&socket.ip()));
+    let found = || if sockets.any(is_node) { TargetKind::Node } else { TargetKind::Pod };
+    view.spec.target_kind.unwrap_or_else(found)
 }
 
 fn wrong_listeners(

@@ -39,6 +39,14 @@ pub enum Targets {
 }
 
 impl Targets {
+    /// What they are.
+    pub fn kind(&self) -> TargetKind {
+        match self {
+            Self::Nodes(_) => TargetKind::Node,
+            Self::Pods(_) => TargetKind::Pod,
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         match self {

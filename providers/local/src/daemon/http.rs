@@ -10,14 +10,14 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header::AUTHORIZATION};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use axum::{Json, Router};
 use portico_provider::{Owner, Protocol};
 
 use super::ipam::NoAddress;
 use super::registry::{Registry, RegistryError};
 use super::store::Key;
-use crate::api::{Failure, FailureReason, Filter, Put, Spec, View};
+use crate::api::{Failure, FailureReason, Filter, Put, Spec, Targets, View};
 use crate::dataplane::metrics::Metrics;
 
 /// What a request needs.
@@ -37,6 +37,7 @@ pub fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/load-balancers", get(list))
         .route("/v1/load-balancers/{cluster}/{service}", one)
+        .route("/v1/load-balancers/{cluster}/{service}/targets", put(put_targets))
         .route_layer(from_fn_with_state(api.clone(), authorize))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics))
@@ -72,9 +73,11 @@ async fn list(
 }
 
 async fn get_one(State(api): State<Api>, Path(path): Path<(String, String)>) -> Result<Json<View>, Failure> {
-    let key = key(&path)?;
-    let absent = || Failure { reason: FailureReason::NotFound, message: "no such load balancer".to_owned() };
-    api.registry.get(&key).map(Json).ok_or_else(absent)
+    api.registry.get(&key(&path)?).map(Json).ok_or_else(absent)
+}
+
+fn absent() -> Failure {
+    Failure { reason: FailureReason::NotFound, message: "no such load balancer".to_owned() }
 }
 
 async fn put_one(
@@ -86,6 +89,15 @@ async fn put_one(
     let Json(put) = body.map_err(|rejection| invalid(rejection.body_text()))?;
     let owner = Owner { cluster, service, name: put.name.clone() };
     Ok(Json(api.registry.put(owner, put).await?))
+}
+
+async fn put_targets(
+    State(api): State<Api>,
+    Path(path): Path<(String, String)>,
+    body: Result<Json<Targets>, JsonRejection>,
+) -> Result<Json<View>, Failure> {
+    let Json(targets) = body.map_err(|rejection| invalid(rejection.body_text()))?;
+    api.registry.put_targets(key(&path)?, targets).await?.map(Json).ok_or_else(absent)
 }
 
 async fn delete_one(

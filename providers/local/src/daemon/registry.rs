@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use super::ipam::{Ask, Ipam, NoAddress};
 use super::placement::{Placement, PlacementError};
 use super::store::{Key, Record, Records, Store, StoreError};
-use crate::api::{Put, State, View};
+use crate::api::{Put, State, Targets, View};
 use crate::dataplane::health::{HealthTable, Verdict};
 use crate::dataplane::{LiveBalancer, Shared};
 
@@ -134,20 +134,44 @@ impl Registry {
         let held = before.as_ref().map(|record| record.held()).unwrap_or_default();
         let taken = &self.shown().held(Some(&key)) | &serving.draining;
         let record = Arc::new(self.record(owner, put, before.as_deref(), &taken)?);
-        let mut records = self.shown().records.clone();
-        records.insert(key.clone(), Arc::clone(&record));
-        let records = self.keep(records).await?;
-        let due = record.active_at <= unix_now();
-        let live = if due { Some(self.bring_up(&mut serving, &record).await) } else { None };
-        let view = {
-            let mut shown = self.shown();
-            shown.records = records;
-            shown.live.extend(live.map(|live| (key, live)));
-            shown.view(&record)
-        };
+        let view = self.serve(&mut serving, key, &record).await?;
         let gone: BTreeSet<IpAddr> = held.difference(&record.held()).copied().collect();
         self.take_off(&gone).await;
         Ok(view)
+    }
+
+    /// Changes where the listeners of one send, and nothing else; `None`: there is none.
+    pub async fn put_targets(&self, key: Key, targets: Targets) -> Result<Option<View>, RegistryError> {
+        let registry = self.clone();
+        tokio::spawn(async move { registry.retarget(key, targets).await }).await?
+    }
+
+    async fn retarget(&self, key: Key, mut targets: Targets) -> Result<Option<View>, RegistryError> {
+        let mut serving = self.serving.lock().await;
+        let Some(before) = self.shown().records.get(&key).cloned() else { return Ok(None) };
+        let mut record = Record::clone(&before);
+        for (listener, behind) in &mut record.spec.listeners {
+            *behind = targets.remove(listener).unwrap_or_default();
+        }
+        self.serve(&mut serving, key, &Arc::new(record)).await.map(Some)
+    }
+
+    /// On disk, then in the sockets, then shown.
+    async fn serve(
+        &self,
+        serving: &mut Serving,
+        key: Key,
+        record: &Arc<Record>,
+    ) -> Result<View, RegistryError> {
+        let mut records = self.shown().records.clone();
+        records.insert(key.clone(), Arc::clone(record));
+        let records = self.keep(records).await?;
+        let due = record.active_at <= unix_now();
+        let live = if due { Some(self.bring_up(serving, record).await) } else { None };
+        let mut shown = self.shown();
+        shown.records = records;
+        shown.live.extend(live.map(|live| (key, live)));
+        Ok(shown.view(record))
     }
 
     /// What shall be there, with its addresses.

@@ -2,6 +2,7 @@
 
 mod caller;
 mod disk;
+mod targets;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use portico_provider::contract::{self, Variation, World};
+use portico_provider::contract::{self, Registered, Variation, World};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, ListenerKey,
     LoadBalancer, LoadBalancerProvider, Look, NodeName, NodeTarget, Options, Outcome, Owner, PodTarget, Port,
@@ -199,6 +200,17 @@ impl World for Loopback {
         1
     }
 
+    async fn registered(&self, owner: &Owner) -> Registered {
+        let Owner { cluster, service, name: _ } = owner;
+        let url = format!("http://{}/v1/load-balancers/{cluster}/{service}", self.daemon.endpoint);
+        let answer = reqwest::Client::new().get(url).bearer_auth(TOKEN).send().await.unwrap();
+        let Ok(answer) = answer.error_for_status() else { return Registered::new() };
+        let View { spec, .. } = answer.json().await.unwrap();
+        let shown = |target: SocketAddr| (target.ip().to_string(), Some(mk_port(target.port())));
+        let behind = spec.listeners.into_iter();
+        behind.map(|(key, targets)| (key, targets.into_iter().map(shown).collect())).collect()
+    }
+
     async fn pause(&self, duration: Duration) {
         tokio::time::sleep(duration.min(Duration::from_millis(50))).await;
     }
@@ -214,6 +226,8 @@ async fn a_daemon_that_answers_at_once_keeps_the_contract() {
     let daemon = start(directory.path(), "127.200.0.0/24", &["--range", "::1/128"]).await.unwrap();
     let world = Loopback { daemon, spare: "127.200.0.9".parse().unwrap() };
     contract::run(&world).await.unwrap();
+    contract::targets::targets_depend_on_nothing_else(&world).await.unwrap();
+    contract::targets::no_target_keeps_a_lost_port(&world).await.unwrap();
     world.daemon.end().await;
 }
 

@@ -31,6 +31,7 @@ fn mk_key(protocol: Protocol, port: u16) -> ListenerKey {
 fn mk_spec(key: ListenerKey, targets: &[SocketAddr]) -> Spec {
     Spec {
         listeners: [(key, targets.iter().copied().collect())].into(),
+        target_kind: None,
         health_check: None,
         source_ranges: BTreeSet::new(),
         session_affinity: SessionAffinity::None,

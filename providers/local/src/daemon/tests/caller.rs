@@ -27,6 +27,7 @@ fn mk_put(port: u16) -> Put {
     let Owner { name, .. } = mk_owner("c", "s");
     let spec = Spec {
         listeners: [(ListenerKey { protocol: Protocol::Tcp, port: mk_port(port) }, BTreeSet::new())].into(),
+        target_kind: None,
         health_check: None,
         source_ranges: BTreeSet::new(),
         session_affinity: SessionAffinity::None,
