@@ -1,70 +1,83 @@
-//! Health and metrics over HTTP.
+//! Health, metrics and plans over HTTP.
 //!
-//! Owns: `/livez`, `/readyz`, `/metrics`, `/plan`. Leaves to others: what is counted and planned.
-//! Invariant: neither the provider nor the lease makes a pod unready: a standby is ready to take over, and a
-//! restart does not mend a cloud.
+//! ```text
+//! /livez /healthz /readyz /metrics   everybody
+//! /plan                              loopback, or a bearer token whose user may get the URL (`access`)
+//! ```
+//! Owns: the paths. Leaves to others: what is counted and planned, who may read plans (`access`), connections (`listener`).
+//! Invariants: neither the provider nor the lease makes a pod unready: a standby is ready to take over, and a
+//! restart does not mend a cloud. What shows Services is shown to nobody unasked, and however many ask, it is planned once at a
+//! time, beside the threads that renew the lease.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::Router;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use kube::Client;
 use portico_provider::LoadBalancerProvider;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 
 use crate::cluster::Cluster;
-use crate::planned::ServicePlan;
 use crate::reconcile::Operator;
 use crate::world::World;
+
+mod access;
+mod listener;
+mod plans;
+
+use access::Access;
+pub(crate) use listener::Listener;
+use listener::Peer;
+use plans::Plans;
+
+/// The path of the plans, which is also the `nonResourceURL` that RBAC grants.
+const PLAN: &str = "/plan";
 
 /// What the endpoints answer from.
 #[derive(Clone)]
 pub(crate) struct Admin {
     /// Ready once all watches have their first list.
-    pub(crate) world: Arc<World>,
+    world: Arc<World>,
     /// The metrics.
-    pub(crate) registry: Arc<Registry>,
+    registry: Arc<Registry>,
     /// What would be done for each Service.
-    plans: Arc<dyn Fn() -> Vec<ServicePlan> + Send + Sync>,
+    plans: Arc<Plans>,
+    /// Who may read it.
+    access: Arc<Access>,
 }
 
 impl Admin {
-    /// Of an operator, whether it leads or not.
+    /// Of an operator, whether it leads or not. `client`: who is asked about bearer tokens.
     pub(crate) fn of<P: LoadBalancerProvider, C: Cluster>(
         operator: &Arc<Operator<P, C>>,
         registry: Registry,
+        client: Client,
     ) -> Self {
-        let (world, planning) = (Arc::clone(&operator.world), Arc::clone(operator));
-        Self { world, registry: Arc::new(registry), plans: Arc::new(move || planning.plans_known()) }
-    }
-}
-
-/// Opens the port. Where the machine has no IPv6, `[::]` means all of IPv4.
-pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Err(error) if address.is_ipv6() && address.ip().is_unspecified() => {
-            let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-            // The first error tells more if this fails, too: the port may just be taken.
-            TcpListener::bind(v4).await.or(Err(error))
+        let planning = Arc::clone(operator);
+        Self {
+            world: Arc::clone(&operator.world),
+            registry: Arc::new(registry),
+            plans: Arc::new(Plans::new(move || planning.plans_known())),
+            access: Arc::new(Access::new(client)),
         }
-        bound => bound,
     }
 }
 
 /// Serves until the process ends.
-pub(crate) async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: Listener, admin: Admin) -> std::io::Result<()> {
+    let alive = || async { "ok\n" };
     let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(alive))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .route("/plan", get(plan))
+        .route(PLAN, get(plan))
         .with_state(admin);
-    axum::serve(listener, router).await
+    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await
 }
 
 async fn ready(State(Admin { world, .. }): State<Admin>) -> Response {
@@ -73,7 +86,7 @@ async fn ready(State(Admin { world, .. }): State<Admin>) -> Response {
     }
     (
         StatusCode::SERVICE_UNAVAILABLE,
-        "the first lists of Services, Nodes and EndpointSlices are not there yet\n",
+        "the first lists of Services, Nodes, EndpointSlices and pods are not there yet\n",
     )
         .into_response()
 }
@@ -88,6 +101,22 @@ async fn metrics(State(Admin { registry, .. }): State<Admin>) -> Response {
 }
 
 /// By what was read last, so that asking costs the provider nothing; JSON, as `portico-operator plan -o json` prints it.
-async fn plan(State(Admin { plans, .. }): State<Admin>) -> Json<Vec<ServicePlan>> {
-    Json(plans())
+async fn plan(
+    State(Admin { plans, access, .. }): State<Admin>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(refusal) = access.check(peer, &headers, PLAN).await {
+        return refusal.into_response();
+    }
+    match plans.get().await {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => {
+            tracing::error!(error, "plans not made");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use portico_provider_aws::Quota;
 
 use crate::desired::GroupScope;
 use crate::leader::Candidate;
+use crate::pods::EndpointScope;
 use crate::service::ClassRule;
 
 mod command;
@@ -76,6 +77,10 @@ pub(crate) struct ClassArgs {
     /// Let Services share load balancers with groups of other namespaces (annotation portico.dev/group: namespace/name)
     #[arg(long)]
     groups_across_namespaces: bool,
+    /// Send load balancers with pod targets to every address of a Service's EndpointSlices, not only to pods of its namespace:
+    /// who may write EndpointSlices can then publish whatever the provider reaches
+    #[arg(long)]
+    allow_endpoints_without_pods: bool,
 }
 
 /// The provider and what it needs.
@@ -244,7 +249,12 @@ pub(crate) struct Election {
 impl ClassArgs {
     /// Which Services are ours.
     pub(crate) fn rule(self, provider: ProviderKind) -> Result<ClassRule, ArgsError> {
-        let Self { load_balancer_class, default_class, groups_across_namespaces: _ } = self;
+        let Self {
+            load_balancer_class,
+            default_class,
+            groups_across_namespaces: _,
+            allow_endpoints_without_pods: _,
+        } = self;
         if load_balancer_class.iter().any(String::is_empty) {
             return Err(ArgsError::Value { flag: "--load-balancer-class", value: "empty" });
         }
@@ -257,6 +267,13 @@ impl ClassArgs {
     /// Which groups a Service may name.
     pub(crate) fn groups(&self) -> GroupScope {
         if self.groups_across_namespaces { GroupScope::Cluster } else { GroupScope::Namespace }
+    }
+}
+
+impl ClassArgs {
+    /// Which endpoints may be pod targets.
+    pub(crate) fn endpoints(&self) -> EndpointScope {
+        if self.allow_endpoints_without_pods { EndpointScope::Any } else { EndpointScope::Pods }
     }
 }
 

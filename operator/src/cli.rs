@@ -29,6 +29,7 @@ use crate::cluster::{ApiServer, ReadOnly};
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
 use crate::metrics::Metrics;
+use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
 use crate::watch::Router;
@@ -77,7 +78,7 @@ struct Reached {
 impl Reached {
     async fn of(reach: &Reach) -> anyhow::Result<Self> {
         let Reach { classes, provider, nodes } = reach;
-        let groups = classes.groups();
+        let (groups, endpoints) = (classes.groups(), classes.endpoints());
         let classes = classes.clone().rule(provider.provider)?;
         let client = Client::try_default().await.context("no way to the API server")?;
         let cluster = crate::run::cluster_uid(&client).await?;
@@ -88,6 +89,7 @@ impl Reached {
             read_only: true,
             drift: Drift::Report,
             groups,
+            endpoints,
             concurrency: 1,
             nodes: nodes.limits(),
         };
@@ -102,7 +104,7 @@ impl Reached {
         let metrics = Metrics::register(&mut Registry::default());
         let (reporter, _nobody_sends) = events::reporter("portico-operator", &metrics);
         let (keeper, fence) = fence();
-        let world = self.world().await?;
+        let world = self.world(self.settings.follows_pods(&provider.capabilities())).await?;
         let cluster = ReadOnly(ApiServer::new(self.client.clone(), fence.clone(), reporter));
         let queue = Arc::new(Queue::default());
         let parts = Parts { provider, cluster, world, queue, fence: fence.clone(), metrics };
@@ -110,13 +112,16 @@ impl Reached {
     }
 
     /// The cluster as it is now.
-    async fn world(&self) -> anyhow::Result<Arc<World>> {
+    async fn world(&self, pods: bool) -> anyhow::Result<Arc<World>> {
         let world = Arc::new(World::default());
         let router = Router::new(Arc::clone(&world), Arc::new(Queue::default()));
         list::<Service>(&self.client, &router).await?;
         list::<Node>(&self.client, &router).await?;
         list::<EndpointSlice>(&self.client, &router).await?;
         list::<LoadBalancerClassParameters>(&self.client, &router).await?;
+        if pods {
+            list::<PodState>(&self.client, &router).await?;
+        }
         Ok(world)
     }
 }
@@ -128,7 +133,8 @@ where
     K::DynamicType: Default,
 {
     let kind = K::kind(&K::DynamicType::default()).into_owned();
-    match Api::<K>::all(client.clone()).list(&ListParams::default()).await {
+    let wanted = ListParams { field_selector: K::FIELDS.map(str::to_owned), ..ListParams::default() };
+    match Api::<K>::all(client.clone()).list(&wanted).await {
         Ok(objects) => {
             router.take(Change::<K>::Begin, Duration::ZERO);
             for mut object in objects {

@@ -18,12 +18,15 @@ use portico_provider::{
 
 use crate::classes::{self, Defaults};
 use crate::options::{self, Annotated, GroupRef};
+use crate::pods::Admission;
 use crate::problem::{Problem, ProblemKind};
 use crate::service;
 use crate::targets::{self, SliceState};
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is absent.
 const AFFINITY_TIMEOUT_SECONDS: i32 = 10_800;
+/// Refused endpoints that a condition names.
+const ENDPOINTS_SHOWN: usize = 5;
 
 /// What the cluster has to offer as targets.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,15 @@ pub(crate) struct Backing<'a> {
     pub(crate) nodes: &'a [NodeTarget],
     /// The Service's EndpointSlices.
     pub(crate) slices: &'a [SliceState],
+    /// Which of their addresses may be pod targets.
+    pub(crate) admission: Admission<'a>,
+}
+
+impl Backing<'_> {
+    /// Addresses that are not to be pod targets.
+    pub(crate) fn refused(&self) -> BTreeSet<IpAddr> {
+        self.admission.refused(self.slices.iter().flat_map(SliceState::addresses))
+    }
 }
 
 /// Which groups a Service may share a load balancer with.
@@ -81,7 +93,7 @@ pub(crate) fn parse(
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let mut annotated = options::read(&annotations, capabilities, &mut problems, &mut warnings);
     let group = annotated.group.take().and_then(|asked| group(asked, &owner, groups, &mut problems));
-    let mut reader = SpecReader { spec, problems: &mut problems };
+    let mut reader = SpecReader { spec, problems: &mut problems, warnings: &mut warnings };
     let load_balancer =
         reader.load_balancer(owner, annotated, capabilities, backing, service::published(service));
     let load_balancer = LoadBalancer { group, ..load_balancer };
@@ -99,14 +111,14 @@ pub(crate) fn backends(
 ) -> Backends {
     let empty_spec = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&empty_spec);
-    let mut unsaid = Vec::new();
-    let mut reader = SpecReader { spec, problems: &mut unsaid };
+    let (mut unsaid, mut untold) = (Vec::new(), Vec::new());
+    let mut reader = SpecReader { spec, problems: &mut unsaid, warnings: &mut untold };
     let listeners = reader.listeners();
     let external_traffic_policy = reader.external_traffic_policy();
     Backends {
         owner,
         nodes: targets::nodes(backing.nodes, backing.slices, external_traffic_policy),
-        pods: targets::pods(backing.slices, &listeners),
+        pods: targets::pods(backing.slices, &listeners, &backing.refused()),
         listeners,
         ip_families: reader.ip_families(),
         external_traffic_policy,
@@ -118,6 +130,7 @@ pub(crate) fn backends(
 struct SpecReader<'a> {
     spec: &'a ServiceSpec,
     problems: &'a mut Vec<Problem>,
+    warnings: &'a mut Vec<Problem>,
 }
 
 impl SpecReader<'_> {
@@ -146,7 +159,11 @@ impl SpecReader<'_> {
             TargetKind::Node => {
                 Targets::Nodes(targets::nodes(backing.nodes, backing.slices, external_traffic_policy))
             }
-            TargetKind::Pod => Targets::Pods(targets::pods(backing.slices, &listeners)),
+            TargetKind::Pod => {
+                let refused = backing.refused();
+                self.warnings.extend(foreign_endpoints(&refused));
+                Targets::Pods(targets::pods(backing.slices, &listeners, &refused))
+            }
         };
         LoadBalancer {
             owner,
@@ -323,6 +340,22 @@ impl SpecReader<'_> {
         }
         asked
     }
+}
+
+/// What is told of endpoints that are no pods of the namespace.
+fn foreign_endpoints(refused: &BTreeSet<IpAddr>) -> Option<Problem> {
+    let shown: Vec<String> = refused.iter().take(ENDPOINTS_SHOWN).map(ToString::to_string).collect();
+    let more = match refused.len().saturating_sub(shown.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "{}{more}: no pod of this namespace has that address in status.podIPs, so it gets no traffic; remove it from the \
+         EndpointSlice, or have an administrator start the operator with --allow-endpoints-without-pods",
+        shown.join(", ")
+    );
+    let problem = || Problem::new(ProblemKind::EndpointsRefused, "EndpointSlices", message);
+    (!refused.is_empty()).then(problem)
 }
 
 /// The group by its full name, if this Service may be in it.

@@ -35,6 +35,7 @@ mod metrics;
 mod operation;
 mod options;
 mod planned;
+mod pods;
 mod problem;
 mod progress;
 mod queue;

@@ -19,6 +19,8 @@ pub(crate) enum ProblemKind {
     InvalidAnnotation,
     /// An annotation under our domain that nobody reads.
     UnknownAnnotation,
+    /// Endpoints that are no pods of the Service's namespace.
+    EndpointsRefused,
     /// Somebody else was first.
     Conflict,
     /// A field of `spec` that cannot be, or contradicts another.
@@ -46,6 +48,7 @@ impl Problem {
         match self.kind {
             ProblemKind::InvalidAnnotation => "InvalidAnnotation",
             ProblemKind::UnknownAnnotation => "UnknownAnnotation",
+            ProblemKind::EndpointsRefused => "EndpointsRefused",
             ProblemKind::Conflict => "Conflict",
             ProblemKind::InvalidField => "InvalidField",
             ProblemKind::NodePortsRequired => "NodePortsRequired",

@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{
     Backends, Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Obstacle, Owner, Plan, Report,
-    ServiceUid, Topic,
+    ServiceUid, TargetKind, Topic,
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,7 @@ use crate::inventory::Inventory;
 use crate::lanes::Lanes;
 use crate::metrics::{Metrics, Reconciled, State};
 use crate::operation::{End, Want};
+use crate::pods::{Admission, EndpointScope};
 use crate::problem::{Problem, ProblemKind};
 use crate::progress::{Decision, Phase, Track};
 use crate::queue::Queue;
@@ -62,10 +63,19 @@ pub(crate) struct Settings {
     pub(crate) drift: Drift,
     /// Which groups a Service may name.
     pub(crate) groups: GroupScope,
+    /// Which endpoints may be pod targets.
+    pub(crate) endpoints: EndpointScope,
     /// How many goes may talk to the provider at once.
     pub(crate) concurrency: usize,
     /// How fast nodes may be taken away.
     pub(crate) nodes: Limits,
+}
+
+impl Settings {
+    /// Whether pods have to be known: only where some load balancer may send to them.
+    pub(crate) fn follows_pods(&self, capabilities: &Capabilities) -> bool {
+        self.endpoints == EndpointScope::Pods && capabilities.target_kinds.contains(&TargetKind::Pod)
+    }
 }
 
 /// Everything that looks at Services share.
@@ -120,8 +130,12 @@ pub(crate) struct Parts<P, C> {
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     pub(crate) fn new(parts: Parts<P, C>, settings: Settings) -> Arc<Self> {
         let Parts { provider, cluster, world, queue, fence, metrics } = parts;
+        let capabilities = provider.capabilities();
+        if settings.follows_pods(&capabilities) {
+            world.follow_pods();
+        }
         Arc::new(Self {
-            capabilities: provider.capabilities(),
+            capabilities,
             provider,
             cluster,
             world,
@@ -165,8 +179,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// The stages of a Service, and the nodes they were walked with.
     pub(crate) fn stages(&self, service: &Service) -> (Staged, Admitted) {
-        let (admitted, slices) = (self.admitted(), self.world.slices(&ServiceKey::of(service)));
-        let backing = Backing { nodes: &admitted.nodes, slices: &slices };
+        let key = ServiceKey::of(service);
+        let (admitted, slices) = (self.admitted(), self.world.slices(&key));
+        let admission = match self.settings.endpoints {
+            EndpointScope::Pods => Admission::Pods(&self.world, &key),
+            EndpointScope::Any => Admission::Any,
+        };
+        let backing = Backing { nodes: &admitted.nodes, slices: &slices, admission };
         let Settings { classes, cluster, groups, .. } = &self.settings;
         let (defaults, capabilities) = (self.defaults(classes.class_of(service)), &self.capabilities);
         let context =

@@ -10,11 +10,13 @@
 //! services/status                patch                     addresses and conditions, by server-side apply
 //! nodes                          list watch
 //! endpointslices (discovery)     list watch
+//! pods                           list watch                where load balancers may send to them
 //! loadbalancerclassparameters    list watch
 //! …/status                       patch                     what became of them
 //! namespaces "kube-system"       get                       the cluster's UID
 //! events (events.k8s.io)         create
 //! leases (coordination), in its own namespace: create; get update on its own lease
+//! tokenreviews, subjectaccessreviews: create               who may read /plan
 //! ```
 //! With `--read-only` nothing is written: get, list and watch are enough, and there is no lease.
 
@@ -34,7 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Listener};
 use crate::args::{Args, Election, ProcessArgs, WorkArgs};
 use crate::classes::LoadBalancerClassParameters;
 use crate::cluster::{ApiServer, Cluster, ReadOnly};
@@ -44,23 +46,24 @@ use crate::fence::{Fence, FenceKeeper, fence};
 use crate::leader::{self, store::ApiLease};
 use crate::metrics::Metrics;
 use crate::metrics::limits::Limits;
+use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
 use crate::tasks::Tasks;
-use crate::watch::{ENDPOINTS_SETTLE, Router, follow};
+use crate::watch::{ENDPOINTS_SETTLE, PODS_SETTLE, Router, follow};
 use crate::world::World;
 
 /// Runs until SIGTERM or SIGINT, or until something that must not end, ends.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { classes, provider, election, work, process } = args;
-    let groups = classes.groups();
+    let (groups, endpoints) = (classes.groups(), classes.endpoints());
     let classes = classes.rule(provider.provider)?;
     let instance = election.instance();
     // Who writes nothing needs no leave to write, and must not keep it from others.
     let election = if work.read_only { None } else { election.election()? };
     let client = Client::try_default().await.context("no way to the API server")?;
     let cluster = cluster_uid(&client).await?;
-    let settings = work.settings(classes, groups, cluster.clone());
+    let settings = work.settings(classes, groups, endpoints, cluster.clone());
     connect(provider, cluster, Setup { client, election, instance, work, process, settings }).await
 }
 
@@ -140,10 +143,14 @@ impl Setup {
         let operator = Operator::new(parts, settings);
         let mut tasks = Tasks::default();
         let listener =
-            admin::bind(admin_address).await.with_context(|| format!("--admin-address {admin_address}"))?;
-        let admin = Admin::of(&operator, registry);
+            Listener::bind(admin_address).with_context(|| format!("--admin-address {admin_address}"))?;
+        let admin = Admin::of(&operator, registry, client.clone());
         tasks.spawn("admin", admin::serve(listener, admin).map(|served| served.map_err(Into::into)));
         watch(&mut tasks, &client, &router);
+        if operator.settings.follows_pods(&operator.capabilities) {
+            let pods = follow::<PodState>(Api::all(client.clone()), router.clone(), PODS_SETTLE);
+            tasks.run("watch-pods", pods);
+        }
         tasks.run("fan-out", router.clone().fan_out(classes));
         tasks.run("events", sender.run(client.clone()));
 

@@ -112,6 +112,17 @@ struct EndpointState {
 }
 
 impl SliceState {
+    /// Whether it has a ready endpoint of this address.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        // Endpoints are in the order of their addresses.
+        self.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).is_ok()
+    }
+
+    /// The addresses of its ready endpoints.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoints.iter().map(|endpoint| endpoint.address)
+    }
+
     /// Reads a slice; one that names no Service is nobody's.
     pub(crate) fn of(slice: &EndpointSlice) -> Option<(SliceKey, Self)> {
         let namespace = slice.metadata.namespace.clone()?;
@@ -157,8 +168,12 @@ pub(crate) fn nodes(
     nodes.iter().map(target).collect()
 }
 
-/// Pods to send a Service's traffic to, each with its port for each listener.
-pub(crate) fn pods(slices: &[SliceState], listeners: &BTreeSet<Listener>) -> BTreeSet<PodTarget> {
+/// Pods to send a Service's traffic to, each with its port for each listener, but for addresses that are `refused`.
+pub(crate) fn pods(
+    slices: &[SliceState],
+    listeners: &BTreeSet<Listener>,
+    refused: &BTreeSet<IpAddr>,
+) -> BTreeSet<PodTarget> {
     let mut pods: BTreeMap<IpAddr, PodTarget> = BTreeMap::new();
     for SliceState { endpoints, ports } in slices {
         let reachable: BTreeMap<ListenerKey, Port> = listeners
@@ -169,7 +184,9 @@ pub(crate) fn pods(slices: &[SliceState], listeners: &BTreeSet<Listener>) -> BTr
                 Some((it.key(), *port))
             })
             .collect();
-        for EndpointState { address, node, zone } in endpoints {
+        for EndpointState { address, node, zone } in
+            endpoints.iter().filter(|it| !refused.contains(&it.address))
+        {
             // A pod with differing ports for one name is split over several slices.
             let pod = pods.entry(*address).or_insert_with(|| PodTarget {
                 address: *address,

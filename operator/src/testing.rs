@@ -17,6 +17,7 @@ use portico_provider::{
 
 use crate::classes::Defaults;
 use crate::desired::{self, Backing, GroupScope};
+use crate::pods::{Admission, PodState};
 
 mod cloud;
 mod cluster;
@@ -105,6 +106,17 @@ pub(crate) fn mk_node(name: &str, address: &str, ready: bool) -> Node {
     Node { metadata: metadata(name), status: Some(status), ..Node::default() }
 }
 
+/// A pod with these addresses.
+pub(crate) fn mk_pod(namespace: &str, name: &str, addresses: &[&str], phase: &str) -> PodState {
+    let ips: Vec<_> = addresses.iter().map(|ip| serde_json::json!({ "ip": ip })).collect();
+    serde_json::from_value(serde_json::json!({
+        "metadata": { "namespace": namespace, "name": name, "labels": { "app": "web" } },
+        "spec": { "nodeName": "node-1" },
+        "status": { "phase": phase, "podIP": addresses.first(), "podIPs": ips },
+    }))
+    .unwrap()
+}
+
 /// A slice of endpoints `(address, node, ready)` with one port named `http`.
 pub(crate) fn mk_slice(service: &str, name: &str, endpoints: &[(&str, &str, bool)]) -> EndpointSlice {
     let labels = BTreeMap::from([("kubernetes.io/service-name".to_owned(), service.to_owned())]);
@@ -138,7 +150,7 @@ pub(crate) fn mk_owner(name: &str) -> Owner {
 
 /// The load balancer that `mk_service(name)` asks for, in a cluster without nodes.
 pub(crate) fn mk_load_balancer(name: &str) -> LoadBalancer {
-    let backing = Backing { nodes: &[], slices: &[] };
+    let backing = Backing { nodes: &[], slices: &[], admission: Admission::Any };
     let asked = desired::parse(
         &mk_service(name),
         mk_owner(name),

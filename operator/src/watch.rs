@@ -22,6 +22,8 @@ use crate::world::{Change, Concern, Followed, World};
 const NODES_SETTLE: Duration = Duration::from_millis(250);
 /// How long changes of one Service's endpoints are gathered.
 pub(crate) const ENDPOINTS_SETTLE: Duration = Duration::from_millis(50);
+/// How long until a Service is looked at since a pod came or went that its EndpointSlices name: they follow the pods, and bring it sooner.
+pub(crate) const PODS_SETTLE: Duration = Duration::from_secs(1);
 
 /// Where changes go.
 #[derive(Clone)]
@@ -85,7 +87,9 @@ where
     K::DynamicType: Default,
 {
     let kind = K::kind(&K::DynamicType::default()).into_owned();
-    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let config =
+        watcher::Config { field_selector: K::FIELDS.map(str::to_owned), ..watcher::Config::default() };
+    let mut events = watcher(api, config).default_backoff().boxed();
     let mut unknown = false;
     while let Some(event) = events.next().await {
         match event {

@@ -1,10 +1,12 @@
-//! What the operator knows of the cluster, kept by watches: Services, Nodes, EndpointSlices and class parameters, all of it trimmed.
+//! What the operator knows of the cluster, kept by watches: Services, Nodes, EndpointSlices, pods and class parameters, all of it trimmed.
 //!
 //! Owns: [`World`], who is told what when something changes. Leaves to others: watching (`watch`), deciding.
 //! Invariant: Nodes and EndpointSlices are held as what load balancers need of them, so that a heartbeat or a
 //! changed label that concerns nobody is no change at all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -14,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::classes::LoadBalancerClassParameters;
+use crate::pods::{self, PodKey, PodState};
 use crate::service::{self, ServiceKey};
 use crate::table::Table;
 use crate::targets::{NodeState, SliceKey, SliceState};
@@ -24,6 +27,7 @@ pub(crate) struct World {
     services: RwLock<Table<ServiceKey, Arc<Service>>>,
     nodes: RwLock<Nodes>,
     slices: RwLock<Slices>,
+    pods: RwLock<Pods>,
     parameters: RwLock<Parameters>,
     parameters_changed: Notify,
 }
@@ -49,6 +53,14 @@ struct Parameters {
 struct Slices {
     table: Table<SliceKey, SliceState>,
     homes: BTreeMap<(String, String), ServiceKey>,
+}
+
+/// Addresses of pods.
+#[derive(Debug, Default)]
+struct Pods {
+    table: Table<PodKey, Box<[IpAddr]>>,
+    /// Nothing is decided before they are listed.
+    followed: bool,
 }
 
 /// What a change concerns.
@@ -77,6 +89,9 @@ pub(crate) enum Change<K> {
 
 /// A kind of object the world follows.
 pub(crate) trait Followed: Sized {
+    /// A field selector: objects that it leaves out are as good as gone.
+    const FIELDS: Option<&'static str> = None;
+
     /// Takes a change in; `None`: it concerns nobody.
     fn follow(world: &World, change: Change<Self>) -> Option<Concern>;
     /// Throws away what is never read, before it is stored or compared.
@@ -144,6 +159,39 @@ impl World {
             && read(&self.nodes).table.is_synced()
             && read(&self.slices).table.is_synced()
             && self.parameters_known()
+            && self.pods_known()
+    }
+
+    /// Pods are to be known, too, before anything is decided.
+    pub(crate) fn follow_pods(&self) {
+        write(&self.pods).followed = true;
+    }
+
+    fn pods_known(&self) -> bool {
+        let Pods { table, followed } = &*read(&self.pods);
+        !followed || table.is_synced()
+    }
+
+    /// The addresses of a namespace's pods.
+    pub(crate) fn pods(&self, namespace: &str) -> BTreeSet<IpAddr> {
+        let first = pods::first_key(namespace);
+        let pods = read(&self.pods);
+        let from = (Bound::Included(first.as_str()), Bound::Unbounded);
+        let of_namespace =
+            pods.table.entries().range::<str, _>(from).take_while(|(key, _)| key.starts_with(&first));
+        of_namespace.flat_map(|(_, addresses)| addresses).copied().collect()
+    }
+
+    /// Services with EndpointSlices in a namespace; of those only the ones with an endpoint among `addresses`, where these are known.
+    fn services_with(&self, namespace: &str, addresses: Option<&[IpAddr]>) -> BTreeSet<ServiceKey> {
+        let service = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
+        let slices = read(&self.slices);
+        let of_namespace = slices.table.entries().range(SliceKey { service, slice: String::new() }..);
+        of_namespace
+            .take_while(|(key, _)| key.service.namespace == namespace)
+            .filter(|(_, slice)| addresses.is_none_or(|addresses| addresses.iter().any(|it| slice.has(*it))))
+            .map(|(key, _)| key.service.clone())
+            .collect()
     }
 
     fn parameters_known(&self) -> bool {
@@ -267,6 +315,32 @@ impl Followed for EndpointSlice {
     fn trim(&mut self) {
         self.metadata.managed_fields = None;
     }
+}
+
+impl Followed for PodState {
+    const FIELDS: Option<&'static str> = Some(pods::ALIVE);
+
+    /// A change concerns the Services that name the pod's address already: those that will are brought by their EndpointSlices.
+    fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
+        let relisted = matches!(change, Change::Finish);
+        let table = &mut write(&world.pods).table;
+        let named = match &change {
+            Change::Put(pod) | Change::Remove(pod) => pod.clone().entry(),
+            Change::Begin | Change::Stage(_) | Change::Finish => None,
+        };
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        if let Some((key, new)) = &named {
+            addresses.extend(table.entries().get(key).iter().flat_map(|old| old.iter()).chain(new));
+        }
+        let keys = follow(table, change, PodState::entry);
+        let namespaces: BTreeSet<&str> = keys.iter().filter_map(|key| Some(key.split_once('/')?.0)).collect();
+        let addresses = (!relisted).then_some(addresses.as_slice());
+        let services: BTreeSet<ServiceKey> =
+            namespaces.into_iter().flat_map(|namespace| world.services_with(namespace, addresses)).collect();
+        concern(services.into_iter().collect())
+    }
+
+    fn trim(&mut self) {}
 }
 
 fn concern(keys: Vec<ServiceKey>) -> Option<Concern> {

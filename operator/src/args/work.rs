@@ -11,6 +11,7 @@ use super::duration;
 use crate::cause::Drift;
 use crate::desired::GroupScope;
 use crate::gc::limit;
+use crate::pods::EndpointScope;
 use crate::reconcile::Settings;
 use crate::service::ClassRule;
 use crate::targets::guard;
@@ -102,6 +103,7 @@ impl WorkArgs {
         &self,
         classes: ClassRule,
         groups: GroupScope,
+        endpoints: EndpointScope,
         cluster: portico_provider::ClusterUid,
     ) -> Settings {
         Settings {
@@ -111,6 +113,7 @@ impl WorkArgs {
             read_only: self.read_only,
             drift: self.drift,
             groups,
+            endpoints,
             concurrency: self.provider_concurrency.into(),
             nodes: self.nodes.limits(),
         }

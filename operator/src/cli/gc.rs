@@ -70,7 +70,7 @@ impl Client for Collecting {
         let (operator, keeper, _fence) = reached.operator(provider).await?;
         let mut found = list(&operator).await?;
         if let Some(grace) = delete {
-            delete_all(&operator, &keeper, grace, reached.world(), &mut found).await?;
+            delete_all(&operator, &keeper, grace, reached.world(false), &mut found).await?;
         }
         let rows: Vec<&Unclaimed> = found.iter().map(|(_, row)| row).collect();
         answer(output, &rows, || text(&rows))?;
@@ -204,6 +204,7 @@ mod tests {
     use crate::desired::GroupScope;
     use crate::fence::fence;
     use crate::metrics::Metrics;
+    use crate::pods::EndpointScope;
     use crate::reconcile::{Parts, Settings};
     use crate::service::ClassRule;
     use crate::targets::guard::Limits;
@@ -236,6 +237,7 @@ mod tests {
             read_only: true,
             drift: Drift::Report,
             groups: GroupScope::Namespace,
+            endpoints: EndpointScope::Pods,
             concurrency: 1,
             nodes: Limits { unready: Duration::ZERO, share: 50, hold: Duration::ZERO },
         };

@@ -15,7 +15,7 @@ fn asked(service: &Service) -> Asked {
         &CAPABILITIES,
         &Defaults::new(),
         GroupScope::Namespace,
-        Backing { nodes: &[], slices: &[] },
+        Backing { nodes: &[], slices: &[], admission: Admission::Any },
     )
 }
 

@@ -11,3 +11,4 @@ mod parameters;
 mod read_only;
 mod stage;
 mod targets;
+mod tenants;

@@ -6,13 +6,14 @@ use k8s_openapi::jiff::Timestamp;
 use super::*;
 use crate::classes::Defaults;
 use crate::desired::GroupScope;
+use crate::pods::Admission;
 use crate::service::FINALIZER;
 use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
 
 fn walked_with(service: &Service, capabilities: &Capabilities) -> Staged {
     let classes = ClassRule::one("portico.dev/test", true);
     let cluster: ClusterUid = CLUSTER.parse().unwrap();
-    let backing = Backing { nodes: &[], slices: &[] };
+    let backing = Backing { nodes: &[], slices: &[], admission: Admission::Any };
     walk(
         service,
         Context {

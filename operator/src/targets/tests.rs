@@ -56,7 +56,8 @@ fn pods_that_are_not_ready_or_lack_every_port_are_no_targets() {
     };
     let slice = mk_slice("web", "web-1", &[("10.1.0.1", "a", true), ("10.1.0.2", "a", false)]);
     let slices = [SliceState::of(&slice).unwrap().1];
-    let found = pods(&slices, &BTreeSet::from([listener("http")]));
+    let none = BTreeSet::new();
+    let found = pods(&slices, &BTreeSet::from([listener("http")]), &none);
     assert_eq!(found.iter().map(|pod| pod.address.to_string()).collect::<Vec<_>>(), ["10.1.0.1"]);
-    assert!(pods(&slices, &BTreeSet::from([listener("other")])).is_empty());
+    assert!(pods(&slices, &BTreeSet::from([listener("other")]), &none).is_empty());
 }

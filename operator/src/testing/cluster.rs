@@ -16,6 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
 use crate::cluster::{Cluster, ClusterError};
 use crate::events::Notice;
+use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::service::{FINALIZER, HELD_BY, ServiceKey, ServiceType};
 use crate::status::StatusPatch;
@@ -53,6 +54,7 @@ impl FakeCluster {
         self.with(|state| {
             router.take(Change::<Node>::Finish, Duration::ZERO);
             router.take(Change::<EndpointSlice>::Finish, Duration::ZERO);
+            router.take(Change::<PodState>::Finish, Duration::ZERO);
             for object in state.parameters.values() {
                 router.take(Change::Stage(object.clone()), Duration::ZERO);
             }

@@ -52,6 +52,7 @@ impl Stage {
             read_only: false,
             drift: Drift::Repair,
             groups: GroupScope::Namespace,
+            endpoints: EndpointScope::Pods,
             concurrency: 16,
             nodes: Limits { unready: Duration::ZERO, share: 50, hold: Duration::from_mins(5) },
         };

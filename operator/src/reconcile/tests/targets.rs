@@ -6,7 +6,7 @@ use portico_provider::{Port, Targets};
 
 use super::super::*;
 use super::stage::*;
-use crate::testing::{Refused, mk_node, mk_service, mk_slice, with};
+use crate::testing::{Refused, mk_node, mk_pod, mk_service, mk_slice, with};
 use crate::world::Change;
 
 type Break = (&'static str, fn(&Stage, Service) -> Service);
@@ -100,6 +100,11 @@ async fn pods_reach_what_serves_whatever_keeps_the_rest_back() {
     for (what, breaks) in BREAKS {
         let stage = Stage::new();
         let running = stage.start().await;
+        for address in ["10.1.0.1", "10.1.0.2"] {
+            running
+                .router
+                .take(Change::Put(mk_pod("default", address, &[address], "Running")), Duration::ZERO);
+        }
         slice(&running, mk_slice("web", "web-1", &[("10.1.0.1", "a", true)]));
         stage.cluster.apply(pods(mk_service("web")));
         settle().await;
