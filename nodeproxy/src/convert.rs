@@ -1,9 +1,10 @@
 //! API objects to the model's plain words, at the edge and at once: nothing of an object is kept that we never look at.
 //!
 //! Owns the reading of each field and the complaint about one that cannot be read. A bad field costs itself, not the object;
-//! an object costs itself, not the others. The API server validates most of this, but not for objects from before a rule.
+//! an object costs itself, not the others; a restriction that cannot be read closes. The API server validates most of this, but
+//! not for objects from before a rule.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -17,7 +18,9 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 use portico_proxy_core::{
-    input::{Endpoint, EndpointSlice, Name, Service, ServiceName, ServicePort, SlicePort, TrafficPolicy},
+    input::{
+        Endpoint, EndpointSlice, Name, Service, ServiceName, ServicePort, SlicePort, TrafficPolicy, nobody,
+    },
     table::Protocol,
 };
 
@@ -25,6 +28,7 @@ use crate::node::{NOT_READY, NodeState, TO_BE_DELETED};
 
 mod objects;
 mod read;
+mod sloppy;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +43,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// The field of a Service that keeps clients out.
+pub const SOURCE_RANGES: &str = "spec.loadBalancerSourceRanges";
 /// `ClientIP` affinity lasts this long unless the Service says otherwise (the API server's default, 3 h).
 const AFFINITY_SECONDS: i32 = 10_800;
 
@@ -53,12 +59,14 @@ pub struct BadField {
     pub value: String,
     /// What it should be.
     pub wanted: &'static str,
+    /// What becomes of it.
+    pub then: &'static str,
 }
 
 impl fmt::Display for BadField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { object, field, value, wanted } = self;
-        write!(f, "{object}: {field} \"{value}\" is not {wanted}; it is left out")
+        let Self { object, field, value, wanted, then } = self;
+        write!(f, "{object}: {field} \"{value}\" is not {wanted}; {then}")
     }
 }
 
@@ -79,15 +87,16 @@ impl Reader {
     }
 
     fn complain(&mut self, field: &'static str, value: impl fmt::Display, wanted: &'static str) {
-        self.bad.push(BadField { object: self.object.clone(), field, value: value.to_string(), wanted });
+        let (object, value, then) = (self.object.clone(), value.to_string(), "it is left out");
+        self.bad.push(BadField { object, field, value, wanted, then });
     }
 
-    fn parse<T: FromStr>(&mut self, field: &'static str, text: &str, wanted: &'static str) -> Option<T> {
-        let parsed = text.trim().parse().ok();
-        if parsed.is_none() {
-            self.complain(field, text, wanted);
+    fn address(&mut self, field: &'static str, text: &str) -> Option<IpAddr> {
+        let address = sloppy::ip(text.trim());
+        if address.is_none() {
+            self.complain(field, text, "an IP address");
         }
-        parsed
+        address
     }
 
     fn addresses<T: AsRef<str>>(
@@ -95,13 +104,31 @@ impl Reader {
         field: &'static str,
         texts: impl Iterator<Item = T>,
     ) -> Vec<IpAddr> {
-        texts.filter_map(|text| self.parse(field, text.as_ref(), "an IP address")).collect()
+        texts.filter_map(|text| self.address(field, text.as_ref())).collect()
     }
 
     fn cidrs<T: AsRef<str>>(&mut self, field: &'static str, texts: impl Iterator<Item = T>) -> Vec<IpNet> {
-        let texts = texts.filter(|text| !text.as_ref().trim().is_empty());
-        let cidrs = texts.filter_map(|text| self.parse::<IpNet>(field, text.as_ref(), "a CIDR"));
-        cidrs.map(|net| net.trunc()).collect()
+        let mut cidrs = Vec::new();
+        for text in texts.filter(|text| !text.as_ref().trim().is_empty()) {
+            match sloppy::cidr(text.as_ref().trim()) {
+                Some(net) => cidrs.push(net),
+                None => self.complain(field, text.as_ref(), "a CIDR like 192.0.2.0/24"),
+            }
+        }
+        cidrs
+    }
+
+    /// Who may come. A range that cannot be read admits nobody, and is a restriction all the same.
+    fn source_ranges<T: AsRef<str>>(&mut self, texts: impl Iterator<Item = T>) -> Vec<IpNet> {
+        let bad_before = self.bad.len();
+        let mut ranges = self.cidrs(SOURCE_RANGES, texts);
+        for bad in &mut self.bad[bad_before..] {
+            bad.then = "it admits nobody";
+        }
+        if self.bad.len() > bad_before {
+            ranges.extend(nobody());
+        }
+        ranges
     }
 
     fn port(&mut self, field: &'static str, number: i32) -> Option<u16> {
@@ -202,8 +229,7 @@ fn service(object: objects::Service<'_>) -> Read<Service> {
         internal_policy,
         external_policy,
         affinity: affinity.and_then(|seconds| u32::try_from(seconds).ok()).filter(|seconds| *seconds > 0),
-        source_ranges: reader
-            .cidrs("spec.loadBalancerSourceRanges", spec.load_balancer_source_ranges.iter().flatten()),
+        source_ranges: reader.source_ranges(spec.load_balancer_source_ranges.iter().flatten()),
         health_check_node_port: spec
             .health_check_node_port
             .filter(|port| *port != 0)
@@ -277,7 +303,7 @@ fn endpoint(endpoint: &objects::Endpoint<'_>, reader: &mut Reader) -> Option<End
     };
     let hints = endpoint.hints.as_ref();
     Some(Endpoint {
-        address: reader.parse("endpoints[].addresses", address.as_ref(), "an IP address")?,
+        address: reader.address("endpoints[].addresses", address.as_ref())?,
         ready: conditions.ready.unwrap_or(true),
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),

@@ -157,7 +157,7 @@ async fn start(
     let (open, gate) = channel::channel(false);
     let sync = lift_taint(&args.cluster, sync.opening(open), &client, &name, tasks, stop);
     let (facts, inbox) = mpsc::channel(FACTS);
-    let telling = Telling::new(facts, metrics.clone());
+    let telling = Telling::new(facts, metrics.clone()).noticing(notices.clone());
     let connections = Connections::default();
     start_servers(args, &health, &metrics, &connections, tasks, stop).await?;
     spawn(tasks, "events", stop, events::send(told, client.clone(), name.clone()).map(Ok));

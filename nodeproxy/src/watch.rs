@@ -25,7 +25,8 @@ pub mod first;
 
 use self::first::First;
 use crate::{
-    convert::{BadField, Read, Told, ToldRanges, ToldSlice},
+    convert::{BadField, Read, SOURCE_RANGES, Told, ToldRanges, ToldSlice},
+    events::{About, Notice},
     facts::{Fact, Source, Times},
     metrics::Metrics,
     node::NodeState,
@@ -62,12 +63,34 @@ impl WatchError {
 pub struct Telling {
     facts: mpsc::Sender<Fact>,
     metrics: Metrics,
+    notices: Option<mpsc::Sender<Notice>>,
 }
 
 impl Telling {
     /// Tells the loop behind `facts`.
     pub fn new(facts: mpsc::Sender<Fact>, metrics: Metrics) -> Self {
-        Self { facts, metrics }
+        Self { facts, metrics, notices: None }
+    }
+
+    /// The same, which tells owners of Services what they should know.
+    #[must_use]
+    pub fn noticing(self, notices: mpsc::Sender<Notice>) -> Self {
+        Self { notices: Some(notices), ..self }
+    }
+
+    /// Tells the owner of a Service that it keeps out more clients than it may seem to.
+    fn warn_of_ranges(&self, service: &ServiceName, bad: &[&BadField]) {
+        let values: Vec<_> = bad.iter().map(|field| format!("\"{}\"", field.value)).collect();
+        let values = values.join(", ");
+        let note = format!(
+            "{SOURCE_RANGES}: {values} cannot be read and admits nobody, so only clients in the other ranges may come; write \
+             each like 203.0.113.0/24"
+        );
+        let about = About::Service(service.clone());
+        let notice = Notice { about, reason: "UnreadableSourceRange", action: "Read", note };
+        if self.notices.as_ref().is_some_and(|notices| notices.try_send(notice).is_err()) {
+            tracing::debug!(%service, "no room for an Event");
+        }
     }
 
     async fn tell(&self, fact: Fact) {
@@ -101,15 +124,26 @@ async fn services(client: Client, proxy_name: Option<String>, first: First<Servi
     let config =
         watcher::Config::default().labels(&ours(proxy_name.as_deref())).fields("spec.clusterIP!=None");
     let stream = stream::<Service>(Api::all(client), config);
+    // Of few Services, what their owners were told of last.
+    let mut warned: HashMap<ServiceName, Vec<String>> = HashMap::new();
     let fact = |seen: Seen<Service, ()>| {
         let event = match seen {
             Seen::Applied(object) => {
                 let Read { metadata: _, told, bad } = *object;
                 telling.complain("Service", &bad);
+                let ranges: Vec<_> = bad.iter().filter(|field| field.field == SOURCE_RANGES).collect();
+                let values: Vec<_> = ranges.iter().map(|field| field.value.clone()).collect();
+                if ranges.is_empty() {
+                    warned.remove(&told.name);
+                } else if warned.insert(told.name.clone(), values.clone()) != Some(values) {
+                    telling.warn_of_ranges(&told.name, &ranges);
+                }
                 Event::Service(told)
             }
             Seen::Gone((namespace, name), ()) => {
-                Event::ServiceGone(ServiceName { namespace, name: name.into() })
+                let name = ServiceName { namespace, name: name.into() };
+                warned.remove(&name);
+                Event::ServiceGone(name)
             }
         };
         Some(Fact::Event(Box::new(event), Times::received_now(None)))

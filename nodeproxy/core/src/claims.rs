@@ -2,7 +2,8 @@
 //!
 //! Owns precedence and succession. Addresses that the API server allocates (`ClusterIP`s, NodePorts) cannot collide among
 //! themselves; a load balancer's VIP or an external IP can, and may not take over what was allocated to another. So the kind
-//! decides first, then age, then name: the same winner on every node and after every restart.
+//! decides first, then age, then name: the same winner on every node and after every restart. A `ClusterIP` is one Service's on
+//! every port, also on those that it lacks; the model lets nobody else claim any of them.
 //!
 //! Invariants: a frontend has a holder if anybody wants it; nobody who waits precedes the holder.
 

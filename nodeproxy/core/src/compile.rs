@@ -44,6 +44,13 @@ pub enum Refusal {
         /// Whose.
         service: ServiceName,
     },
+    /// A load balancer's VIP or an external IP that is another Service's `ClusterIP`.
+    ForeignClusterIp {
+        /// Whose.
+        service: ServiceName,
+        /// Which.
+        address: IpAddr,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +94,13 @@ pub(crate) fn frontends(
         }
     }
     wanted
+}
+
+/// Whether load balancers send to a frontend, whatever else leads there: a VIP may be an address of the node, a `ClusterIP` or
+/// an external IP as well. `loadBalancerSourceRanges` then hold for everybody who comes there, as with kube-proxy.
+pub(crate) fn is_load_balanced(service: &Service, frontend: &Frontend) -> bool {
+    let is_port = |port: &ServicePort| (port.protocol, port.port) == (frontend.protocol, frontend.port);
+    service.load_balancer_vips.contains(&frontend.address) && service.ports.iter().any(is_port)
 }
 
 /// What of a Service is not served, and why.
@@ -174,7 +188,7 @@ impl Writer<'_> {
         } else {
             self.external(frontend);
         }
-        if kind == Kind::LoadBalancer {
+        if is_load_balanced(self.service, &frontend) {
             self.firewall(frontend, node, config);
         }
     }
@@ -245,12 +259,7 @@ impl Writer<'_> {
     /// then a request of the node itself has the VIP as its source: it may pass if the node's own address may.
     fn firewall(&mut self, frontend: Frontend, node: &NodeFacts, config: &Config) {
         let family = Family::of(frontend.address);
-        let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
-        let mut ranges: Vec<IpNet> =
-            self.service.source_ranges.iter().filter(of_family).map(IpNet::trunc).collect();
-        if ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0) {
-            return;
-        }
+        let Some(mut ranges) = self.service.admitted(family) else { return };
         self.put(Key::Firewalled(frontend), Value::Present);
         if config.lacks.contains(&Lack::SourceRanges) {
             return;
@@ -270,7 +279,9 @@ impl Refusal {
     /// Whose it is.
     pub fn service(&self) -> &ServiceName {
         match self {
-            Self::NodePortOutOfRange { service, node_port: _ } | Self::ExternalIps { service } => service,
+            Self::NodePortOutOfRange { service, node_port: _ }
+            | Self::ExternalIps { service }
+            | Self::ForeignClusterIp { service, address: _ } => service,
         }
     }
 }
@@ -287,6 +298,11 @@ impl fmt::Display for Refusal {
                 f,
                 "Service {service}: spec.externalIPs is not served, because anyone who may create Services could take any \
                  address (CVE-2020-8554); --allow-external-ips serves it"
+            ),
+            Self::ForeignClusterIp { service, address } => write!(
+                f,
+                "Service {service}: {address} is another Service's ClusterIP, which is that Service's on every port; take it out \
+                 of status.loadBalancer.ingress or spec.externalIPs"
             ),
         }
     }

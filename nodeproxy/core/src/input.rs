@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::{Deref, DerefMut, RangeInclusive},
     str::FromStr,
     sync::Arc,
@@ -18,7 +18,11 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{interface::PodInterfaces, table::Protocol, wire};
+use crate::{
+    interface::PodInterfaces,
+    table::{Family, Protocol},
+    wire,
+};
 
 /// A name that many objects repeat: of a node, a zone, a namespace or a port. The model interns the repeated ones.
 pub type Name = Arc<str>;
@@ -70,7 +74,7 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `ClientIP` session affinity, with its timeout in seconds.
     pub affinity: Option<u32>,
-    /// `spec.loadBalancerSourceRanges`. A range of length 0 means that its family is open.
+    /// `spec.loadBalancerSourceRanges`: who may come, see [`Service::admitted`]. One that cannot be read stands as [`nobody`].
     pub source_ranges: Vec<IpNet>,
     /// `spec.healthCheckNodePort`.
     pub health_check_node_port: Option<u16>,
@@ -253,6 +257,25 @@ pub enum Event {
     Node(NodeFacts),
     /// All ranges of `ClusterIP`s.
     ServiceCidrs(Vec<IpNet>),
+}
+
+/// Ranges of sources that no packet has: a restriction that admits nobody.
+pub fn nobody() -> [IpNet; 2] {
+    [IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)), IpNet::from(IpAddr::from(Ipv6Addr::UNSPECIFIED))]
+}
+
+impl Service {
+    /// The clients of a family that may come through load balancers; `None` is everybody. Ranges of one family restrict the
+    /// other as well, unless they are open themselves: who names a few clients does not mean all those of the other family.
+    pub fn admitted(&self, family: Family) -> Option<Vec<IpNet>> {
+        let is_open = |net: &IpNet| net.prefix_len() == 0;
+        if self.source_ranges.iter().all(is_open) {
+            return None;
+        }
+        let of_family = self.source_ranges.iter().filter(|net| Family::of(net.addr()) == family);
+        let ranges: Vec<_> = of_family.map(IpNet::trunc).collect();
+        (!ranges.iter().any(is_open)).then_some(ranges)
+    }
 }
 
 impl FromStr for ServiceName {

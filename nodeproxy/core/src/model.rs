@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    net::IpAddr,
 };
 
 use ipnet::IpNet;
@@ -26,6 +27,8 @@ use names::Names;
 
 mod adopt;
 mod names;
+#[cfg(test)]
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -82,6 +85,8 @@ pub struct Model {
     claims: Claims,
     /// How many Services want an element, where more than one does.
     shared: HashMap<Key, usize>,
+    /// Who wants an address that is not the Service's by allocation: VIPs and external IPs.
+    outside: HashMap<IpAddr, BTreeSet<ServiceName>>,
     refusals: BTreeMap<ServiceName, Vec<Refusal>>,
     refusal_changes: u64,
     health: BTreeMap<ServiceName, HealthCheck>,
@@ -104,8 +109,9 @@ impl Model {
             Event::Service(service) => self.service(service),
             Event::ServiceGone(name) => {
                 if let Some(entry) = self.entries.get_mut(&name) {
-                    self.services -= usize::from(entry.service.take().is_some());
-                    self.refresh(&name);
+                    let before = entry.service.take();
+                    self.services -= usize::from(before.is_some());
+                    self.changed(&name, before.as_ref());
                 }
             }
             Event::Slice(slice) => {
@@ -261,7 +267,40 @@ impl Model {
         }
         let before = self.entries.entry(name.clone()).or_default().service.replace(service);
         self.services += usize::from(before.is_none());
-        self.refresh(&name);
+        self.changed(&name, before.as_ref());
+    }
+
+    /// Settles what a Service wants after it changed, and what others want of its `ClusterIP`s.
+    fn changed(&mut self, name: &ServiceName, before: Option<&Service>) {
+        for address in before.into_iter().flat_map(outside) {
+            if let Some(names) = self.outside.get_mut(address) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.outside.remove(address);
+                }
+            }
+        }
+        let after = self.service_named(name);
+        let addresses: Vec<_> = after.into_iter().flat_map(outside).copied().collect();
+        let cluster_ips = |service: Option<&Service>| -> BTreeSet<IpAddr> {
+            service.into_iter().flat_map(|service| &service.cluster_ips).copied().collect()
+        };
+        let moved = &cluster_ips(before) ^ &cluster_ips(after);
+        for address in addresses {
+            self.outside.entry(address).or_default().insert(name.clone());
+        }
+        self.refresh(name);
+        let others: BTreeSet<_> =
+            moved.iter().filter_map(|ip| self.outside.get(ip)).flatten().cloned().collect();
+        for other in others.iter().filter(|other| *other != name) {
+            self.refresh(other);
+        }
+    }
+
+    /// Whether an address is another Service's `ClusterIP`.
+    fn is_foreign(&self, service: &Service, address: IpAddr) -> bool {
+        !service.cluster_ips.contains(&address)
+            && self.ledger.desired().elements.contains_key(&Key::ClusterIp(address))
     }
 
     fn node(&mut self, node: NodeFacts) {
@@ -299,9 +338,9 @@ impl Model {
 
     /// Settles who has which frontend after a Service changed, and compiles all that are touched.
     fn refresh(&mut self, name: &ServiceName) {
-        let Some(entry) = self.entries.get_mut(name) else { return };
+        let Some(entry) = self.entries.get(name) else { return };
         let mut touched = BTreeSet::from([name.clone()]);
-        let (wanted, created, refusals) = match &entry.service {
+        let (mut wanted, created, mut refusals) = match &entry.service {
             Some(service) => (
                 compile::frontends(service, &self.node, &self.config),
                 service.created,
@@ -309,6 +348,13 @@ impl Model {
             ),
             None => (BTreeMap::new(), 0, Vec::new()),
         };
+        if let Some(service) = &entry.service {
+            for address in outside(service).filter(|address| self.is_foreign(service, **address)) {
+                wanted.retain(|frontend, _| frontend.address != *address);
+                refusals.push(Refusal::ForeignClusterIp { service: name.clone(), address: *address });
+            }
+        }
+        let Some(entry) = self.entries.get_mut(name) else { return };
         let before = std::mem::replace(&mut entry.claimed, wanted.keys().copied().collect());
         for frontend in &before {
             touched.extend(self.claims.release(frontend, name));
@@ -398,6 +444,11 @@ impl Entry {
             }
         }
     }
+}
+
+/// The addresses that a Service wants and the API server did not allocate to it.
+fn outside(service: &Service) -> impl Iterator<Item = &IpAddr> {
+    service.load_balancer_vips.iter().chain(&service.external_ips)
 }
 
 fn is_shared(key: &Key) -> bool {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     claims::Kind,
+    compile,
     input::{Lack, Service, ServiceName, ServicePort, TrafficPolicy},
     interface::InterfaceName,
     model::Model,
@@ -159,7 +160,7 @@ fn decide_as<'a>(model: &'a Model, packet: &Packet, proxied: bool) -> Decision<'
     if proxied {
         met.masquerade = Some(Masquerade::Proxied);
     }
-    let (reason, outcome) = if admits(met.service, met.kind, packet, model) {
+    let (reason, outcome) = if admits(met.service, packet, model) {
         serve(packet, &met)
     } else {
         (Reason::SourceRange, Outcome::Dropped)
@@ -253,17 +254,15 @@ fn seen(packet: &Packet, backend: &Backend, masquerade: bool, lists: &Lists) -> 
     if masquerade || hairpin { Source::Masqueraded } else { Source::Preserved }
 }
 
-fn admits(service: &Service, kind: Kind, packet: &Packet, model: &Model) -> bool {
-    let family = Family::of(packet.to.address);
-    let ranges = || service.source_ranges.iter().filter(|net| Family::of(net.addr()) == family);
-    let open = ranges().count() == 0 || ranges().any(|net| net.prefix_len() == 0);
-    if kind != Kind::LoadBalancer || open {
+fn admits(service: &Service, packet: &Packet, model: &Model) -> bool {
+    let Some(ranges) = service.admitted(Family::of(packet.to.address)) else { return true };
+    if !compile::is_load_balanced(service, &packet.to) {
         return true;
     }
     if model.config().lacks.contains(&Lack::SourceRanges) {
         return false;
     }
-    let allows = |address: &IpAddr| ranges().any(|net: &IpNet| net.contains(address));
+    let allows = |address: &IpAddr| ranges.iter().any(|net: &IpNet| net.contains(address));
     let is_vip = service.load_balancer_vips.contains(&packet.source);
     allows(&packet.source) || (is_vip && model.node_facts().addresses.iter().any(allows))
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     check::Check,
     claims::Kind,
+    compile,
     input::{ServiceName, TrafficPolicy},
     interface::InterfaceName,
     model::Model,
@@ -152,7 +153,8 @@ pub fn trace(model: &Model, packet: &Packet) -> Trace {
 fn service_port(model: &Model, packet: &Packet, client: Client, met: &Met<'_>) -> ServicePort {
     let family = Family::of(packet.to.address);
     let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
-    let ranges = met.service.source_ranges.iter().filter(|_| met.kind == Kind::LoadBalancer);
+    let restricts = compile::is_load_balanced(met.service, &packet.to);
+    let ranges = met.service.source_ranges.iter().filter(|_| restricts);
     ServicePort {
         service: met.service.name.clone(),
         name: met.port.name.to_string(),

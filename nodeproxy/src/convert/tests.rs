@@ -1,5 +1,6 @@
 //! Objects as the API server sends them, and as it should not.
 
+use portico_proxy_core::table::Family;
 use serde_json::json;
 
 use super::*;
@@ -66,6 +67,50 @@ fn a_bad_field_costs_itself_and_names_object_and_field() {
         text.contains("Service default/web") && text.contains("spec.externalIPs") && text.contains("010.1"),
         "{text}"
     );
+}
+
+#[test]
+fn a_source_range_that_cannot_be_read_closes_and_what_kubernetes_reads_is_read() {
+    let read = |ranges: &[&str]| {
+        let spec =
+            json!({"clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}], "loadBalancerSourceRanges": ranges});
+        let (service, bad) = mk_service(&spec, &json!({}));
+        let admits = |ip: &str| {
+            let ip: IpAddr = ip.parse().expect("an address");
+            service.admitted(Family::of(ip)).is_none_or(|ranges| ranges.iter().any(|net| net.contains(&ip)))
+        };
+        let admitted: Vec<_> = ["203.0.113.1", "198.51.100.1", "2001:db8::1"].map(admits).into();
+        (admitted, bad.len())
+    };
+    assert_eq!(read(&[]), (vec![true, true, true], 0));
+    assert_eq!(read(&["", " "]), (vec![true, true, true], 0));
+    assert_eq!(read(&["203.0.113.000/025"]), (vec![true, false, false], 0));
+    assert_eq!(read(&["::ffff:203.0.113.0/121"]), (vec![true, false, false], 0));
+    assert_eq!(read(&["everybody"]), (vec![false, false, false], 1));
+    assert_eq!(read(&["203.0.113.0/25", "10.0.0.0/33"]), (vec![true, false, false], 1));
+    assert_eq!(read(&["2001:db8::/32"]), (vec![false, false, true], 0));
+    assert_eq!(read(&["0.0.0.0/0"]), (vec![true, true, true], 0));
+    assert_eq!(read(&["0.0.0.0/0", "2001:db8:1::/48"]), (vec![true, true, false], 0));
+}
+
+#[test]
+fn addresses_of_older_clusters_are_read_as_kubernetes_reads_them() {
+    let (service, bad) = mk_service(
+        &json!({"clusterIPs": ["010.096.000.007"], "ports": [{"port": 80}], "externalIPs": ["::ffff:192.0.2.1"]}),
+        &json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.001"}]}}),
+    );
+    assert_eq!(bad, []);
+    let all = [&service.cluster_ips, &service.external_ips, &service.load_balancer_vips]
+        .map(|ips| ips[0].to_string());
+    assert_eq!(all, ["10.96.0.7", "192.0.2.1", "203.0.113.1"]);
+    let (told, bad) = read::<ToldSlice>(&json!({
+        "metadata": {"namespace": "default", "name": "web-x", "labels": {SERVICE_NAME: "web"}}, "addressType": "IPv4",
+        "ports": [{"port": 8080}], "endpoints": [{"addresses": ["010.001.000.001"]}, {"addresses": ["::ffff:10.1.0.2"]}]
+    }));
+    assert_eq!(bad, []);
+    let slice = told.slice.expect("a Service's");
+    let addresses: Vec<_> = slice.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+    assert_eq!(addresses, ["10.1.0.1", "10.1.0.2"]);
 }
 
 #[test]
