@@ -203,6 +203,7 @@ impl Sync {
                 deleted = self.cleaner.over() => self.deleted(deleted),
                 fact = facts.recv() => {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
+                    self.gather(&mut facts);
                     self.begin()?;
                 }
             }
@@ -340,12 +341,12 @@ impl Sync {
 
     fn change(&mut self, event: Event) {
         let before = Before::of(&self.model, &event);
-        self.model.apply(event);
+        self.model.take(event);
         self.departed.extend(before.into_iter().flat_map(|before| before.departed(&self.model)));
         self.audience.queued(self.is_complete());
     }
 
-    /// Takes in what else has come.
+    /// Takes in what else has come, and what follows from all of it.
     fn gather(&mut self, facts: &mut mpsc::Receiver<Fact>) {
         let began = Instant::now();
         while let Ok(fact) = facts.try_recv() {
@@ -354,6 +355,7 @@ impl Sync {
                 break;
             }
         }
+        self.model.settle();
     }
 
     /// Makes at once what may be made at once.

@@ -6,7 +6,7 @@
 //! Invariant: the result depends only on the arguments; `before` only decides the order of slots.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
 };
@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::{
     claims::{Claims, Kind},
     input::{Config, EndpointSlice, Lack, NodeFacts, Service, ServiceName, ServicePort, TrafficPolicy},
-    select::{self, Lists},
+    select::{self, Lists, Ports},
     slots,
     table::{Backend, Balance, Family, Frontend, Key, List, Protocol, Value, Verdict},
 };
@@ -24,7 +24,7 @@ use crate::{
 /// The slots of one Service port in one family, the same on each of its frontends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placed {
-    pub(crate) port: (u16, Protocol, Family),
+    pub(crate) port: PortKey,
     pub(crate) cluster: Box<[Backend]>,
     pub(crate) local: Box<[Backend]>,
 }
@@ -124,21 +124,21 @@ pub(crate) fn compile(
     around: Surroundings<'_>,
 ) -> Compiled {
     let mut compiled = Compiled::default();
-    let frontends = frontends(service, around.node, around.config);
+    let mut frontends = by_port(frontends(service, around.node, around.config));
+    let (before, ports) =
+        (before.iter().map(|placed| (placed.port, placed)).collect(), Ports::new(slices.iter()));
     for cluster_ip in &service.cluster_ips {
         let family = Family::of(*cluster_ip);
         for (index, port) in service.ports.iter().enumerate() {
-            let lists = select::select(service, port, family, slices.iter(), around.node, around.config);
-            let placed = place(port, family, &lists, before);
+            let lists = select::select_of(service, port, family, &ports, around.node, around.config);
+            let placed = place(port, family, &lists, &before);
             let mut writer =
                 Writer { service, port, lists: &lists, placed: &placed, compiled: &mut compiled };
             writer.port(*cluster_ip);
-            for (frontend, (kind, _)) in frontends
-                .iter()
-                .filter(|(f, (_, i))| *i == index && Family::of(f.address) == family)
-                .filter(|(f, _)| around.claims.holder(f).is_some_and(|c| c.service == service.name))
-            {
-                writer.frontend(*frontend, *kind, around.node, around.config);
+            for (frontend, kind) in frontends.remove(&(index, family)).unwrap_or_default() {
+                if around.claims.holder(&frontend).is_some_and(|claim| claim.service == service.name) {
+                    writer.frontend(frontend, kind, around.node, around.config);
+                }
             }
             compiled.placed.push(placed);
         }
@@ -146,9 +146,21 @@ pub(crate) fn compile(
     compiled
 }
 
-fn place(port: &ServicePort, family: Family, lists: &Lists, before: &[Placed]) -> Placed {
+/// Frontends by the index of their port and their family.
+fn by_port(frontends: BTreeMap<Frontend, (Kind, usize)>) -> HashMap<(usize, Family), Vec<(Frontend, Kind)>> {
+    let mut ports = HashMap::<_, Vec<_>>::new();
+    for (frontend, (kind, index)) in frontends {
+        ports.entry((index, Family::of(frontend.address))).or_default().push((frontend, kind));
+    }
+    ports
+}
+
+/// What a port's slots are known by.
+type PortKey = (u16, Protocol, Family);
+
+fn place(port: &ServicePort, family: Family, lists: &Lists, before: &HashMap<PortKey, &Placed>) -> Placed {
     let key = (port.port, port.protocol, family);
-    let before = before.iter().find(|placed| placed.port == key);
+    let before = before.get(&key);
     Placed {
         port: key,
         cluster: slots::place(before.map_or(&[], |b| &b.cluster), &lists.cluster).into(),

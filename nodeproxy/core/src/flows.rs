@@ -7,13 +7,13 @@
 //! when nobody can say what went before, every frontend does ([`frontends`]); an entry whose endpoint serves, ready or
 //! terminating, is never stale.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::{
     input::{Event, ServiceName},
     model::Model,
     plan::Transaction,
-    select,
+    select::{self, Ports},
     table::{Backend, Family, Frontend, Key, Protocol},
 };
 
@@ -53,14 +53,15 @@ impl Before {
             }
         };
         let udp = model.claimed(service).filter(|frontend| is_udp(frontend));
-        let serving: Vec<_> = udp.map(|frontend| (*frontend, serving(model, frontend))).collect();
+        let mut now = Serving::of(model);
+        let serving: Vec<_> = udp.map(|frontend| (*frontend, now.at(frontend))).collect();
         (!serving.is_empty()).then_some(Self { serving })
     }
 
     /// The frontends that an endpoint has left, once the event is applied.
     pub fn departed(self, model: &Model) -> Vec<Frontend> {
-        let left =
-            |(frontend, before): &(Frontend, BTreeSet<Backend>)| !before.is_subset(&serving(model, frontend));
+        let mut now = Serving::of(model);
+        let left = |(frontend, before): &(Frontend, BTreeSet<Backend>)| !before.is_subset(&now.at(frontend));
         self.serving.into_iter().filter(left).map(|(frontend, _)| frontend).collect()
     }
 }
@@ -83,17 +84,30 @@ pub fn forgotten(transaction: &Transaction) -> BTreeSet<Frontend> {
 
 /// Which flows of some frontends are stale now.
 pub fn stale_flows(model: &Model, frontends: impl IntoIterator<Item = Frontend>) -> Vec<StaleFlows> {
-    let stale = |frontend| StaleFlows { frontend, keep: serving(model, &frontend) };
-    frontends.into_iter().map(stale).collect()
+    let mut now = Serving::of(model);
+    frontends.into_iter().map(|frontend| StaleFlows { frontend, keep: now.at(&frontend) }).collect()
 }
 
 fn is_udp(frontend: &Frontend) -> bool {
     frontend.protocol == Protocol::Udp
 }
 
-fn serving(model: &Model, frontend: &Frontend) -> BTreeSet<Backend> {
-    let Some((claim, service)) = model.holder(frontend) else { return BTreeSet::new() };
-    let Some(port) = service.ports.get(claim.port) else { return BTreeSet::new() };
-    let family = Family::of(frontend.address);
-    select::serving(port, family, model.slices(&service.name), model.node_facts())
+/// What serves many frontends: the slices of each Service are gone through once.
+struct Serving<'a> {
+    model: &'a Model,
+    ports: HashMap<&'a ServiceName, Ports<'a>>,
+}
+
+impl<'a> Serving<'a> {
+    fn of(model: &'a Model) -> Self {
+        Self { model, ports: HashMap::new() }
+    }
+
+    fn at(&mut self, frontend: &Frontend) -> BTreeSet<Backend> {
+        let Some((claim, service)) = self.model.holder(frontend) else { return BTreeSet::new() };
+        let Some(port) = service.ports.get(claim.port) else { return BTreeSet::new() };
+        let name = &service.name;
+        let ports = self.ports.entry(name).or_insert_with(|| Ports::new(self.model.slices(name)));
+        select::serving(port, Family::of(frontend.address), ports, self.model.node_facts())
+    }
 }

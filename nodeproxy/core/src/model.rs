@@ -26,6 +26,8 @@ use crate::{
 use names::Names;
 
 mod adopt;
+#[cfg(test)]
+mod many_ports;
 mod names;
 #[cfg(test)]
 mod tenants;
@@ -94,6 +96,9 @@ pub struct Model {
     names: Names,
     services: usize,
     no_local: (usize, usize),
+    /// Services whose slices changed since they were compiled.
+    dirty: BTreeSet<ServiceName>,
+    compiled: u64,
     ledger: Ledger,
 }
 
@@ -105,6 +110,13 @@ impl Model {
 
     /// Takes in one change.
     pub fn apply(&mut self, event: Event) {
+        self.take(event);
+        self.settle();
+    }
+
+    /// Takes in one change of several that come together: what follows from it may be missing until [`Model::settle`], so
+    /// that a Service is compiled once however many of its slices are among them.
+    pub fn take(&mut self, event: Event) {
         match event {
             Event::Service(service) => self.service(service),
             Event::ServiceGone(name) => {
@@ -118,12 +130,12 @@ impl Model {
                 let slice = self.intern(slice);
                 let name = slice.service.clone();
                 self.entries.entry(name.clone()).or_default().put(slice);
-                self.recompile(&BTreeSet::from([name]));
+                self.dirty.insert(name);
             }
             Event::SliceGone { service, name } => {
                 if let Some(entry) = self.entries.get_mut(&service) {
                     entry.slices.retain(|slice| slice.name != name);
-                    self.recompile(&BTreeSet::from([service]));
+                    self.dirty.insert(service);
                 }
             }
             Event::Node(node) => self.node(node),
@@ -133,6 +145,18 @@ impl Model {
                 self.set_ranges(&before, &self.service_cidrs.clone(), Key::ServiceCidr);
             }
         }
+    }
+
+    /// Compiles whatever changes that were taken in have left to be compiled.
+    pub fn settle(&mut self) {
+        if !self.dirty.is_empty() {
+            self.recompile(&BTreeSet::new());
+        }
+    }
+
+    /// How often Services were compiled.
+    pub fn compiled(&self) -> u64 {
+        self.compiled
     }
 
     /// What should stand and where the kernel differs.
@@ -375,8 +399,10 @@ impl Model {
     /// Compiles Services anew. What goes is taken out of all of them before anything comes in, since a frontend may pass
     /// from one to another.
     fn recompile(&mut self, names: &BTreeSet<ServiceName>) {
+        let names = names | &std::mem::take(&mut self.dirty);
         let mut written = Vec::with_capacity(names.len());
-        for name in names {
+        for name in &names {
+            self.compiled += 1;
             let Some(entry) = self.entries.get_mut(name) else { continue };
             let around = Surroundings { node: &self.node, config: &self.config, claims: &self.claims };
             let Compiled { elements, placed, no_local } = match &entry.service {

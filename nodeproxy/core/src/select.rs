@@ -6,13 +6,13 @@
 //!
 //! Invariant: lists are sorted and without duplicates, so they do not depend on the order of slices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     input::{Config, Endpoint, EndpointSlice, NodeFacts, Service, ServicePort, TrafficPolicy},
-    table::{Backend, Family},
+    table::{Backend, Family, Protocol},
 };
 
 /// Endpoints of one Service port and family.
@@ -26,6 +26,28 @@ pub(crate) struct Lists {
     pub(crate) any: bool,
     /// Members of either list that run on this node.
     pub(crate) here: BTreeSet<Backend>,
+}
+
+/// The ports of a Service's slices by name, so that each of many ports finds its own at once.
+pub(crate) struct Ports<'a>(HashMap<&'a str, Vec<(Protocol, &'a EndpointSlice, u16)>>);
+
+impl<'a> Ports<'a> {
+    pub(crate) fn new(slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
+        let mut ports = HashMap::<_, Vec<_>>::new();
+        for slice in slices {
+            for port in &slice.ports {
+                ports.entry(&*port.name).or_default().push((port.protocol, slice, port.port));
+            }
+        }
+        Self(ports)
+    }
+
+    /// Slices that have a Service's port, with its number there.
+    fn of(&self, port: &ServicePort) -> impl Iterator<Item = (&'a EndpointSlice, u16)> {
+        let named = self.0.get(&*port.name).map_or(&[][..], Vec::as_slice);
+        let its = named.iter().filter(|(protocol, ..)| *protocol == port.protocol);
+        its.map(|(_, slice, number)| (*slice, *number))
+    }
 }
 
 /// What a policy makes of one endpoint.
@@ -90,7 +112,19 @@ pub(crate) fn select<'a>(
     node: &NodeFacts,
     config: &Config,
 ) -> Lists {
-    let candidates = candidates(port, family, slices, node);
+    select_of(service, port, family, &Ports::new(slices), node, config)
+}
+
+/// The same for one of many ports.
+pub(crate) fn select_of(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    ports: &Ports<'_>,
+    node: &NodeFacts,
+    config: &Config,
+) -> Lists {
+    let candidates = candidates(port, family, ports, node);
     let external = is_external(service, port, family, config);
     let uses_cluster = service.internal_policy == TrafficPolicy::Cluster || external;
     let uses_local = service.internal_policy == TrafficPolicy::Local
@@ -121,7 +155,7 @@ pub(crate) fn listed<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
     node: &NodeFacts,
 ) -> Vec<Listed<'a>> {
-    let candidates = candidates(port, family, slices, node);
+    let candidates = candidates(port, family, &Ports::new(slices), node);
     let topology = topology(&candidates, node);
     let cluster = cluster_list(&candidates, node);
     let local = ready_or_fallback(&candidates, |c| c.here);
@@ -151,13 +185,13 @@ fn standing(candidate: &Candidate<'_>, used: bool, policy: TrafficPolicy, topolo
 }
 
 /// Every endpoint of a port that still serves, ready or not, on any node: flows to those are left alone.
-pub(crate) fn serving<'a>(
+pub(crate) fn serving(
     port: &ServicePort,
     family: Family,
-    slices: impl Iterator<Item = &'a EndpointSlice>,
+    ports: &Ports<'_>,
     node: &NodeFacts,
 ) -> BTreeSet<Backend> {
-    let candidates = candidates(port, family, slices, node);
+    let candidates = candidates(port, family, ports, node);
     candidates
         .into_iter()
         .filter(|(_, c)| c.endpoint.serving || c.endpoint.ready)
@@ -182,18 +216,15 @@ fn is_here(endpoint: &Endpoint, node: &NodeFacts) -> bool {
 fn candidates<'a>(
     port: &ServicePort,
     family: Family,
-    slices: impl Iterator<Item = &'a EndpointSlice>,
+    ports: &Ports<'a>,
     node: &NodeFacts,
 ) -> BTreeMap<Backend, Candidate<'a>> {
     let mut candidates = BTreeMap::new();
-    for slice in slices {
-        let ports = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
-        for number in ports.map(|p| p.port) {
-            for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
-                let backend = Backend { address: endpoint.address, port: number };
-                if !endpoint.terminating || !candidates.contains_key(&backend) {
-                    candidates.insert(backend, Candidate { endpoint, here: is_here(endpoint, node) });
-                }
+    for (slice, number) in ports.of(port) {
+        for endpoint in slice.endpoints.iter().filter(|e| Family::of(e.address) == family) {
+            let backend = Backend { address: endpoint.address, port: number };
+            if !endpoint.terminating || !candidates.contains_key(&backend) {
+                candidates.insert(backend, Candidate { endpoint, here: is_here(endpoint, node) });
             }
         }
     }

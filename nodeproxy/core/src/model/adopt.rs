@@ -2,7 +2,7 @@
 //!
 //! Owns which slots are whose. Leaves the difference that remains to the ledger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::{
     compile::Placed,
@@ -16,14 +16,25 @@ impl Model {
     /// Takes over the slots that stand in the kernel, so that a restart changes nothing that is already right, and learns
     /// the difference. To be called once the first full set of events is in.
     pub fn adopt(&mut self, observed: &State) {
+        self.settle();
         let mut changed = BTreeSet::new();
         for (name, entry) in &mut self.entries {
             let Some(service) = &entry.service else { continue };
             // On a contested frontend stand the slots of whoever holds it, in an order that says nothing about this Service.
             let is_held = |f: &&Frontend| self.claims.holder(f).is_some_and(|claim| claim.service == *name);
-            let held: Vec<_> = entry.claimed.iter().filter(is_held).copied().collect();
+            let mut held = HashMap::<_, Vec<_>>::new();
+            for f in entry.claimed.iter().filter(is_held) {
+                held.entry((f.port, f.protocol, Family::of(f.address))).or_default().push(*f);
+            }
+            let node_ports: HashMap<_, _> =
+                service.ports.iter().map(|port| ((port.port, port.protocol), port.node_port)).collect();
             for placed in &mut entry.placed {
-                if adopt_port(placed, service, &held, observed) {
+                let (number, protocol, family) = placed.port;
+                let node_port = node_ports.get(&(number, protocol)).copied().flatten();
+                let numbers = [Some(number), node_port.filter(|port| *port != number)];
+                let its = numbers.into_iter().flatten().filter_map(|n| held.get(&(n, protocol, family)));
+                let its: Vec<_> = its.flatten().copied().collect();
+                if adopt_port(placed, service, &its, observed) {
                     changed.insert(name.clone());
                 }
             }
@@ -34,14 +45,7 @@ impl Model {
 }
 
 /// Whether the kernel had an order for the port's slots other than ours, which then is ours.
-fn adopt_port(placed: &mut Placed, service: &Service, held: &[Frontend], observed: &State) -> bool {
-    let (number, protocol, family) = placed.port;
-    let node_port = service.ports.iter().find(|p| (p.port, p.protocol) == (number, protocol));
-    let numbers = [Some(number), node_port.and_then(|p| p.node_port)];
-    let is_its = |f: &&Frontend| {
-        f.protocol == protocol && Family::of(f.address) == family && numbers.contains(&Some(f.port))
-    };
-    let frontends: Vec<_> = held.iter().filter(is_its).collect();
+fn adopt_port(placed: &mut Placed, service: &Service, frontends: &[Frontend], observed: &State) -> bool {
     // A ClusterIP under `internalTrafficPolicy: Local` has the local list in the slots of the other one.
     let internal_local = service.internal_policy == TrafficPolicy::Local;
     let list_of =
