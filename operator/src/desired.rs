@@ -154,7 +154,8 @@ impl SpecReader<'_> {
         } = annotated;
         let listeners = self.listeners();
         let external_traffic_policy = self.external_traffic_policy();
-        let kind = self.target_kind(target_kind, capabilities);
+        let chosen = target_kind.or_else(|| capabilities.chosen_targets(&options));
+        let kind = self.target_kind(chosen, capabilities);
         let targets = match kind {
             TargetKind::Node => {
                 Targets::Nodes(targets::nodes(backing.nodes, backing.slices, external_traffic_policy))

@@ -56,7 +56,7 @@ pub(crate) const SCHEME: AnnotationSpec = AnnotationSpec {
 pub(crate) const TARGET_KIND: AnnotationSpec = AnnotationSpec {
     key: "portico.dev/target-kind",
     value: "\"node\" or \"pod\"",
-    default: "what the provider prefers",
+    default: "what the provider's own annotations say, or else what it prefers",
     field: Some(Field::TargetKind),
 };
 pub(crate) const ALLOW_REPLACEMENT: AnnotationSpec = AnnotationSpec {

@@ -211,7 +211,7 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
             extras(view, listener)?.attributes.extend(attributes.clone());
         }
         // It changes what the memory knows, and nothing that is there.
-        Action::ReadPrefixLists(_) => {}
+        Action::ReadPrefixLists(_) | Action::ReadSecurityGroups(_) => {}
         // What is to be compared from now on was not read so far.
         Action::Mark { .. }
         | Action::Look

@@ -50,6 +50,7 @@ pub(crate) const LISTENER_ATTRIBUTES_OF: &str = key!("listener-attributes.");
 pub(crate) const ATTRIBUTES: &str = key!("attributes");
 pub(crate) const CROSS_ZONE: &str = key!("cross-zone-load-balancing-enabled");
 pub(crate) const SECURITY_GROUPS: &str = key!("security-groups");
+pub(crate) const NODE_RULES: &str = key!("manage-backend-security-group-rules");
 pub(crate) const PREFIX_LISTS: &str = key!("security-group-prefix-lists");
 pub(crate) const TAGS: &str = key!("additional-resource-tags");
 
@@ -58,26 +59,59 @@ pub(crate) const LOG_BUCKET: &str = key!("access-log-s3-bucket-name");
 pub(crate) const LOG_PREFIX: &str = key!("access-log-s3-bucket-prefix");
 pub(crate) const TCP_UDP: &str = key!("enable-tcp-udp-listener");
 
+/// An annotation that is refused.
+pub(crate) struct NotHonoured {
+    pub(crate) key: &'static str,
+    /// What to do instead.
+    pub(crate) remedy: &'static str,
+    /// The value that asks for what there is anyway.
+    pub(crate) harmless: Option<&'static str>,
+}
+
+const fn refused(key: &'static str, remedy: &'static str, harmless: Option<&'static str>) -> NotHonoured {
+    NotHonoured { key, remedy, harmless }
+}
+
 /// Known, and refused with what to do instead.
-pub(crate) const NOT_HONOURED: &[(&str, &str)] = &[
-    (key!("disable-nlb-sg"), "a load balancer made without security groups can never have any; remove it"),
-    (
-        key!("manage-backend-security-group-rules"),
-        "rules towards nodes are static here: see --aws-backend-security-group; remove it",
+pub(crate) const NOT_HONOURED: &[NotHonoured] = &[
+    refused(
+        key!("disable-nlb-sg"),
+        "a load balancer made without security groups can never have any; remove it",
+        Some("false"),
     ),
-    (
+    refused(
         key!("target-node-labels"),
         "label nodes node.kubernetes.io/exclude-from-external-load-balancers instead",
+        None,
     ),
-    (key!("multi-cluster-target-group"), "a target group is one cluster's here; remove it"),
-    (key!("quic-enabled-ports"), "QUIC passes as UDP, without its connection IDs being read; remove it"),
-    (
+    refused(
+        key!("multi-cluster-target-group"),
+        "a target group is one cluster's here; remove it",
+        Some("false"),
+    ),
+    refused(
+        key!("quic-enabled-ports"),
+        "QUIC passes as UDP, without its connection IDs being read; remove it",
+        None,
+    ),
+    refused(
         key!("inbound-sg-rules-on-private-link-traffic"),
         "AWS's default stays, which enforces rules on traffic by PrivateLink too; remove it",
+        Some("on"),
     ),
-    (key!("minimum-load-balancer-capacity"), "capacity is not reserved; remove it"),
-    (key!("enable-icmp-for-path-mtu-discovery"), "only the Service's own ports are let in; remove it"),
-    (key!("access-log-emit-interval"), "Network Load Balancers have no such choice; remove it"),
+    refused(key!("minimum-load-balancer-capacity"), "capacity is not reserved; remove it", None),
+    refused(
+        key!("enable-icmp-for-path-mtu-discovery"),
+        "only the Service's own ports are let in; remove it",
+        Some("off"),
+    ),
+    refused(key!("access-log-emit-interval"), "Network Load Balancers have no such choice; remove it", None),
+    refused(
+        "service.beta.kubernetes.io/actions.",
+        "traffic is not split among target groups by weight here: remove it, or leave this Service to the AWS Load Balancer \
+         Controller",
+        None,
+    ),
 ];
 
 use Mutability::{Immutable, Mutable, Replace};
@@ -90,16 +124,18 @@ const HONOURED: &[OptionSpec] = &[
         "one is made",
         Immutable,
     ),
-    option(TYPE, "external, nlb or nlb-ip", "external", Mutable),
+    option(TYPE, "external, nlb or nlb-ip, which chooses pods as targets", "external", Mutable)
+        .choosing(&[("nlb-ip", TargetKind::Pod)]),
     option(
         TARGET_TYPE,
-        "instance or ip, in agreement with portico.dev/target-kind",
+        "instance or ip, in agreement with portico.dev/target-kind if both are there",
         "portico.dev/target-kind",
         Mutable,
-    ),
+    )
+    .choosing(&[("instance", TargetKind::Node), ("ip", TargetKind::Pod)]),
     option(SCHEME, "internet-facing or internal", "portico.dev/scheme", Replace),
     option(INTERNAL, "true or false", "portico.dev/scheme", Replace),
-    option(NAME, "1 to 30 letters, digits and hyphens", "made from the Service's UID", Replace),
+    option(NAME, "1 to 32 letters, digits and hyphens", "made from the Service's UID", Replace),
     option(
         SUBNETS,
         "IDs or names, separated by commas; adding is in place, removing replaces",
@@ -125,13 +161,18 @@ const HONOURED: &[OptionSpec] = &[
         "no TLS",
         Mutable,
     ),
-    option(TLS_PORTS, "port numbers or names, separated by commas, or *", "*", Mutable),
+    option(TLS_PORTS, "port numbers or names, separated by commas", "all TCP ports", Mutable),
     option(TLS_POLICY, "an SSL policy's name", "ELBSecurityPolicy-TLS13-1-2-2021-06", Mutable),
     option(BACKEND_PROTOCOL, "tcp or ssl", "tcp", Mutable),
     option(ALPN, "HTTP1Only, HTTP2Only, HTTP2Optional, HTTP2Preferred or None", "None", Mutable),
     option(CHECK_PROTOCOL, "tcp, http or https", "from spec.externalTrafficPolicy", Mutable),
-    option(CHECK_PORT, "a port, or traffic-port", "from spec.externalTrafficPolicy", Mutable),
-    option(CHECK_PATH, "a path", "from spec.externalTrafficPolicy", Mutable),
+    option(
+        CHECK_PORT,
+        "a port, the name of one of the Service, or traffic-port",
+        "from spec.externalTrafficPolicy",
+        Mutable,
+    ),
+    option(CHECK_PATH, "a path that begins with /", "from spec.externalTrafficPolicy", Mutable),
     option(CHECK_INTERVAL, "5 to 300 seconds", "5", Mutable),
     option(CHECK_TIMEOUT, "2 to 120 seconds", "2", Mutable),
     option(CHECK_HEALTHY, "2 to 10", "2", Mutable),
@@ -147,7 +188,18 @@ const HONOURED: &[OptionSpec] = &[
     ),
     option(ATTRIBUTES, "key=value, separated by commas", "AWS's", Mutable),
     option(CROSS_ZONE, "true or false", "false", Mutable),
-    option(SECURITY_GROUPS, "sg-…, separated by commas", "one that Portico makes", Mutable),
+    option(
+        SECURITY_GROUPS,
+        "sg-… or names (tag Name), separated by commas",
+        "one that Portico makes",
+        Mutable,
+    ),
+    option(
+        NODE_RULES,
+        "true or false, beside security-groups: whether --aws-backend-security-group is in front, too",
+        "true where it is given",
+        Mutable,
+    ),
     option(PREFIX_LISTS, "pl-…, separated by commas; who may come in, beside source ranges", "none", Mutable),
     option(
         LOG_ENABLED,
@@ -159,7 +211,7 @@ const HONOURED: &[OptionSpec] = &[
     option(LOG_PREFIX, "a prefix; the same as access_logs.s3.prefix", "none", Mutable),
     option(
         TCP_UDP,
-        "true: TCP and UDP on one port share a listener, as they always do here",
+        "true or false: TCP and UDP on one port share a listener, as they always do here",
         "true",
         Mutable,
     ),
@@ -174,7 +226,7 @@ const OPTIONS: [OptionSpec; HONOURED.len() + NOT_HONOURED.len()] = {
         all[index] = if index < HONOURED.len() {
             HONOURED[index]
         } else {
-            option(NOT_HONOURED[index - HONOURED.len()].0, "not honoured", "", Immutable)
+            option(NOT_HONOURED[index - HONOURED.len()].key, "not honoured", "", Immutable)
         };
         index += 1;
     }
@@ -209,7 +261,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         rule(Field::Options, Mutable),
     ],
     options: &OPTIONS,
-    option_prefixes: &[key!("")],
+    option_prefixes: &[key!(""), "service.beta.kubernetes.io/actions."],
 };
 
 #[cfg(test)]
@@ -218,7 +270,7 @@ mod tests {
 
     #[test]
     fn every_refused_annotation_is_handed_over_and_every_key_is_there_once() {
-        for (key, remedy) in NOT_HONOURED {
+        for NotHonoured { key, remedy, harmless: _ } in NOT_HONOURED {
             assert!(CAPABILITIES.option(key).is_some() && !remedy.is_empty(), "{key}");
         }
         let mut keys: Vec<&str> = OPTIONS.iter().map(|spec| spec.key).collect();

@@ -219,6 +219,12 @@ pub trait Cloud: Send + Sync + 'static {
         vpc: &str,
         name: &str,
     ) -> impl Future<Output = Answer<Option<Firewall>>> + Send;
+    /// `DescribeSecurityGroups` by VPC and tag `Name`; with that.
+    fn security_groups_called(
+        &self,
+        vpc: &str,
+        names: &BTreeSet<String>,
+    ) -> impl Future<Output = Answer<Vec<(String, Id)>>> + Send;
     /// `CreateSecurityGroup`.
     fn create_security_group(
         &self,

@@ -66,15 +66,6 @@ fn unless(answer: Result<(), CloudError>, expected: Trouble) -> Result<(), Cloud
     }
 }
 
-/// A security group that was just made may not be known everywhere yet; only one that a user named is a mistake.
-fn unless_ours(error: CloudError, groups: &[Named]) -> CloudError {
-    let mut given = groups.iter().filter_map(|group| group.id.as_ref().filter(|id| id.0 == group.name));
-    let is_given = given.any(|id| error.message.contains(&id.0));
-    let trouble =
-        if error.code == "InvalidSecurityGroup" && !is_given { Trouble::Unavailable } else { error.trouble };
-    CloudError { trouble, ..error }
-}
-
 impl<C: Cloud> Executor<'_, C> {
     /// Does a step. While it is under way nothing is believed of the Service: an error or a cancelled call leaves it so.
     pub(crate) async fn execute(&self, step: &Step) -> Done {
@@ -161,6 +152,7 @@ impl<C: Cloud> Executor<'_, C> {
             | Action::RemoveCertificates { .. }
             | Action::SetListenerAttributes { .. } => self.on_listener(maker, action).await?,
             Action::ReadPrefixLists(ids) => self.read_prefix_lists(ids).await?,
+            Action::ReadSecurityGroups(names) => self.read_security_groups(names).await?,
             Action::Adopt { asked, tags } => {
                 self.adopt(owner, asked, tags).await?;
                 return Ok(Answered::Found);
@@ -199,7 +191,7 @@ impl<C: Cloud> Executor<'_, C> {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 let ids = self.find_all(maker, groups, Find::SecurityGroup).await?;
                 let set = self.cloud.set_security_groups(&id, &ids).await;
-                set.map_err(|error| unless_ours(error, groups))?;
+                set.map_err(|error| self.unless_ours(error, groups))?;
             }
             Action::SetAddressType { load_balancer, kind } => {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
@@ -290,6 +282,18 @@ impl<C: Cloud> Executor<'_, C> {
         Ok(ids)
     }
 
+    /// A security group that was just made may not be known everywhere yet; only one that a user named is a mistake, and
+    /// what was known of names may be it.
+    fn unless_ours(&self, error: CloudError, groups: &[Named]) -> CloudError {
+        if error.code != "InvalidSecurityGroup" {
+            return error;
+        }
+        self.memory.forget_security_groups();
+        let mut given = groups.iter().filter_map(|group| group.id.as_ref().filter(|id| id.0 == group.name));
+        let is_given = given.any(|id| error.message.contains(&id.0));
+        CloudError { trouble: if is_given { error.trouble } else { Trouble::Unavailable }, ..error }
+    }
+
     async fn create_security_group(
         &self,
         maker: Maker<'_>,
@@ -373,7 +377,7 @@ impl<C: Cloud> Executor<'_, C> {
                 let retry = Pace(self.config.pace).wait(tries);
                 return Ok((Outcome::InProgress { retry, what }, Answered::Refused));
             }
-            made => made.map_err(|error| unless_ours(error, security_groups)),
+            made => made.map_err(|error| self.unless_ours(error, security_groups)),
         };
         let made = made.map(|facts| (facts.id.clone(), Answered::LoadBalancer(Box::new(facts))));
         Ok((Outcome::Done, self.remember(maker, name, made, Find::LoadBalancer).await?))
@@ -462,6 +466,23 @@ impl<C: Cloud> Executor<'_, C> {
             return Err(ProviderError::Invalid { operation: "read prefix lists", message });
         }
         self.memory.saw_prefix_lists(found);
+        Ok(())
+    }
+
+    /// Names that no security group has, or several, are the user's to correct.
+    async fn read_security_groups(&self, names: &BTreeSet<String>) -> Result<(), ProviderError> {
+        let found = self.cloud.security_groups_called(&self.config.vpc, names).await?;
+        let having = |name: &String| found.iter().filter(move |(its, _)| its == name).count();
+        if let Some(name) = names.iter().find(|name| having(name) != 1) {
+            let message = format!(
+                "annotation {}: {} security groups of {} have tag Name={name}: name one that is there once, or IDs (sg-…)",
+                crate::capabilities::SECURITY_GROUPS,
+                having(name),
+                self.config.vpc
+            );
+            return Err(ProviderError::Invalid { operation: "read security groups", message });
+        }
+        self.memory.saw_security_groups(found);
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::cloud::refusal::Unfit;
 use crate::cloud::resources::{Id, PrefixList, Subnet, Target};
 use crate::observed::{Observed, Seal, Snapshot, Targets, View};
-use crate::plan::PrefixLists;
+use crate::plan::{PrefixLists, SecurityGroups};
 use balancers::Balancers;
 use nodes::Nodes;
 use refused::Refused;
@@ -54,6 +54,7 @@ pub(crate) struct Memory {
     services: Mutex<Services>,
     subnets: Mutex<Option<(Vec<Subnet>, Instant)>>,
     prefix_lists: Mutex<PrefixLists>,
+    security_groups: Mutex<SecurityGroups>,
     prefix_lists_asked: AtomicBool,
     nodes: Mutex<Nodes>,
     balancers: Mutex<Balancers>,
@@ -230,6 +231,21 @@ impl Memory {
                 }
             }
         })
+    }
+
+    /// Security groups by tag `Name`, as far as they were read.
+    pub(crate) fn security_groups(&self) -> SecurityGroups {
+        self.security_groups.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These have such tags `Name`.
+    pub(crate) fn saw_security_groups(&self, found: Vec<(String, Id)>) {
+        self.security_groups.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+    }
+
+    /// Names may be those of others by now.
+    pub(crate) fn forget_security_groups(&self) {
+        self.security_groups.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Sizes of prefix lists, as far as they were read.

@@ -7,11 +7,21 @@ use portico_provider::{ClusterUid, GroupName, Owner};
 
 use crate::cloud::resources::GroupShape;
 
+/// AWS takes so many characters.
+pub(crate) const LONGEST: usize = 32;
+
+/// A name of the user's for its `n`th replacement; of a long one, less.
+fn nth(name: &str, n: u32) -> String {
+    let end = format!("-{n}");
+    let kept = name.get(..LONGEST - end.len()).unwrap_or(name);
+    format!("{}{end}", kept.trim_end_matches('-'))
+}
+
 /// The name of a load balancer: the user's, or a digest; a replacement's has the generation.
 pub(crate) fn load_balancer(owner: &Owner, asked: Option<&str>, generation: u32) -> String {
     match (asked, generation) {
         (Some(name), 0) => name.to_owned(),
-        (Some(name), more) => format!("{name}-{more}"),
+        (Some(name), more) => nth(name, more),
         (None, _) => named(owner, &format!("load balancer {generation}")),
     }
 }
@@ -25,7 +35,7 @@ pub(crate) fn shared_load_balancer(
 ) -> String {
     match (asked, generation) {
         (Some(name), 0) => name.to_owned(),
-        (Some(name), more) => format!("{name}-{more}"),
+        (Some(name), more) => nth(name, more),
         (None, _) => shared(cluster, group, &format!("load balancer {generation}")),
     }
 }

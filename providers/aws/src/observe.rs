@@ -320,7 +320,7 @@ impl<C: Cloud> Observer<'_, C> {
     /// What listeners have beside their specification.
     async fn extras(&self, listeners: &BTreeMap<u16, Listener>) -> Answer<BTreeMap<u16, ListenerExtras>> {
         let mut all = BTreeMap::new();
-        for (port, Listener { id, spec, group: _ }) in listeners {
+        for (port, Listener { id, spec, group: _, split: _ }) in listeners {
             let certificates = match spec.protocol {
                 Transport::Tls => self.cloud.listener_certificates(id).await?,
                 Transport::Tcp | Transport::Udp | Transport::TcpUdp => BTreeSet::new(),

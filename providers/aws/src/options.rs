@@ -1,7 +1,8 @@
 //! Annotations, parsed once.
 //!
 //! Owns: what each says and what is wrong with it. Leaves to others: what it means for a load balancer
-//! (`translate`). Invariant: every wrong value is named with its remedy, all in one pass.
+//! (`translate`). Invariants: every wrong value is named with its remedy, all in one pass; what the AWS Load Balancer
+//! Controller takes is taken, in its spellings (its annotations reference, and `pkg/annotations/parser.go`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -10,18 +11,23 @@ use std::str::FromStr;
 use ipnet::Ipv6Net;
 use portico_provider::{OptionReader, Options, Port, Scheme, TargetKind};
 
-use crate::capabilities as key;
+use crate::capabilities::{self as key, NotHonoured};
 use crate::cloud::resources::{AddressType, Alpn, HealthProtocol, Id, Transport};
+use crate::names;
 
-/// Words separated by commas; none is empty.
+pub(crate) const CROSS_ZONE: &str = "load_balancing.cross_zone.enabled";
+/// AWS takes 50 tags on a thing; ten are the operator's (`tags`).
+const MOST_TAGS: usize = 40;
+
+/// Words separated by commas; empty ones are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct List(Vec<String>);
 
 impl FromStr for List {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let words: Vec<String> = text.split(',').map(|word| word.trim().to_owned()).collect();
-        if words.iter().any(String::is_empty) { Err(()) } else { Ok(Self(words)) }
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+        Ok(Self(words.map(str::to_owned).collect()))
     }
 }
 
@@ -32,7 +38,7 @@ struct Pairs(BTreeMap<String, String>);
 impl FromStr for Pairs {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let List(words) = text.parse()?;
+        let List(words) = text.parse().map_err(|_infallible: std::convert::Infallible| ())?;
         let pair =
             |word: &String| word.split_once('=').map(|(k, v)| (k.trim().to_owned(), v.trim().to_owned()));
         let pairs: Option<BTreeMap<_, _>> = words.iter().map(pair).collect();
@@ -51,22 +57,14 @@ pub(crate) enum TlsPorts {
 }
 
 /// Where a health check goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CheckPort {
     /// Where the traffic goes.
     Traffic,
     /// Here.
     Fixed(u16),
-}
-
-impl CheckPort {
-    /// The port, if it is a fixed one.
-    pub(crate) fn fixed(self) -> Option<u16> {
-        match self {
-            Self::Traffic => None,
-            Self::Fixed(port) => Some(port),
-        }
-    }
+    /// Where the traffic of this port of the Service goes, by its name.
+    Named(String),
 }
 
 /// A wish for the health check; `None` where nothing is said.
@@ -80,6 +78,13 @@ pub(crate) struct CheckChoice {
     pub(crate) timeout: Option<i32>,
     pub(crate) healthy: Option<i32>,
     pub(crate) unhealthy: Option<i32>,
+}
+
+impl CheckChoice {
+    /// Whether it says what is asked; then all that it does not say is as the AWS Load Balancer Controller has it.
+    pub(crate) fn says_what(&self) -> bool {
+        self.protocol.is_some() || self.port.is_some() || self.path.is_some()
+    }
 }
 
 /// What the annotations say.
@@ -99,7 +104,8 @@ pub(crate) struct Choices {
     pub(crate) source_prefixes: Vec<Option<Ipv6Net>>,
     pub(crate) address_type: Option<AddressType>,
     pub(crate) proxy_everywhere: bool,
-    pub(crate) proxy_ports: BTreeSet<u16>,
+    /// `None`: other annotations say.
+    pub(crate) proxy_ports: Option<BTreeSet<u16>>,
     /// The default one first.
     pub(crate) certificates: Vec<String>,
     pub(crate) tls_ports: TlsPorts,
@@ -111,7 +117,10 @@ pub(crate) struct Choices {
     pub(crate) group_attributes_of: BTreeMap<u16, BTreeMap<String, String>>,
     pub(crate) listener_attributes_of: BTreeMap<(Transport, u16), BTreeMap<String, String>>,
     pub(crate) attributes: BTreeMap<String, String>,
+    /// IDs or names, until names are resolved (`plan`).
     pub(crate) security_groups: Vec<Id>,
+    /// What is said of rules towards nodes.
+    pub(crate) node_rules: Option<bool>,
     pub(crate) prefix_lists: BTreeSet<String>,
     pub(crate) tags: BTreeMap<String, String>,
 }
@@ -125,6 +134,12 @@ pub(crate) fn read(options: &Options, ports: &[Port]) -> Result<Choices, Vec<Str
     if wrong.is_empty() { Ok(choices) } else { Err(wrong) }
 }
 
+/// As Kubernetes' API server takes a Service port's name.
+fn is_port_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    text.len() <= 63 && text.bytes().all(inner) && text.bytes().any(|b| b.is_ascii_lowercase())
+}
+
 struct Reader<'a> {
     options: &'a Options,
     values: OptionReader<'a>,
@@ -134,20 +149,21 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn choices(&mut self, ports: &[Port]) -> Choices {
         self.refuse();
-        self.word(
-            key::TCP_UDP,
-            "true, as TCP and UDP on one port can only share a listener",
-            &[("true", ())],
+        self.values.flag(key::TCP_UDP);
+        let by_type = self.word(
+            key::TYPE,
+            "external, nlb or nlb-ip",
+            &[("external", None), ("nlb", None), ("nlb-ip", Some(TargetKind::Pod))],
         );
-        self.word(key::TYPE, "external, nlb or nlb-ip", &[("external", ()), ("nlb", ()), ("nlb-ip", ())]);
+        let by_target_type = self.word(
+            key::TARGET_TYPE,
+            "instance or ip",
+            &[("instance", TargetKind::Node), ("ip", TargetKind::Pod)],
+        );
         let attributes = self.attributes();
         Choices {
             adopt: self.adopt(),
-            target_kind: self.word(
-                key::TARGET_TYPE,
-                "instance or ip",
-                &[("instance", TargetKind::Node), ("ip", TargetKind::Pod)],
-            ),
+            target_kind: by_type.flatten().or(by_target_type),
             scheme: self.scheme(),
             name: self.name(),
             subnets: self.list(key::SUBNETS),
@@ -178,15 +194,20 @@ impl Reader<'_> {
             listener_attributes_of: self.listener_attributes_of(),
             attributes,
             security_groups: self.list(key::SECURITY_GROUPS).into_iter().map(Id).collect(),
+            node_rules: self.values.flag(key::NODE_RULES),
             prefix_lists: self.prefix_lists(),
-            tags: self.pairs(key::TAGS),
+            tags: self.tags(),
         }
     }
 
     fn refuse(&mut self) {
-        for (key, remedy) in key::NOT_HONOURED {
-            if self.values.parsed::<String>(key, "").is_some() {
-                self.wrong.push(format!("annotation {key} is not honoured by this provider: {remedy}"));
+        for NotHonoured { key, remedy, harmless } in key::NOT_HONOURED {
+            let of_it = |name: &&str| *name == *key || (key.ends_with('.') && name.starts_with(key));
+            for name in self.options.keys().filter(of_it) {
+                let said = self.options.get(name);
+                if said.is_some() && said != *harmless {
+                    self.wrong.push(format!("annotation {name} is not honoured by this provider: {remedy}"));
+                }
             }
         }
     }
@@ -225,18 +246,16 @@ impl Reader<'_> {
     fn scheme(&mut self) -> Option<Scheme> {
         let words = [("internet-facing", Scheme::External), ("internal", Scheme::Internal)];
         let scheme = self.word(key::SCHEME, "internet-facing or internal", &words);
-        let legacy = [("true", Scheme::Internal), ("false", Scheme::External)];
-        let internal = self.word(key::INTERNAL, "true or false", &legacy);
-        scheme.or(internal)
+        let internal = self.values.flag(key::INTERNAL);
+        scheme.or(internal.map(|internal| if internal { Scheme::Internal } else { Scheme::External }))
     }
 
     fn name(&mut self) -> Option<String> {
         let name: String = self.values.parsed(key::NAME, "a name")?;
         let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         let ends = name.starts_with('-') || name.ends_with('-') || name.starts_with("internal-");
-        // Two characters are for the generation, should it be replaced.
-        if name.is_empty() || name.len() > 30 || !letters || ends {
-            let expected = "1 to 30 letters, digits and inner hyphens, not beginning with internal-";
+        if name.is_empty() || name.len() > names::LONGEST || !letters || ends {
+            let expected = "1 to 32 letters, digits and inner hyphens, not beginning with internal-";
             self.wrong.push(format!("annotation {} is {name:?}, but must be {expected}", key::NAME));
             return None;
         }
@@ -281,15 +300,9 @@ impl Reader<'_> {
         all
     }
 
-    fn ports(&mut self) -> BTreeSet<u16> {
-        let words = self.list(key::PROXY_PORTS);
-        let ports: BTreeSet<u16> = words.iter().filter_map(|word| word.parse().ok()).collect();
-        if ports.len() < words.len() {
-            let said = words.join(", ");
-            self.wrong
-                .push(format!("annotation {} is {said:?}, but must be distinct ports", key::PROXY_PORTS));
-        }
-        ports
+    fn ports(&mut self) -> Option<BTreeSet<u16>> {
+        self.options.get(key::PROXY_PORTS)?;
+        Some(self.each(key::PROXY_PORTS, "ports, separated by commas").into_iter().collect())
     }
 
     fn certificates(&mut self) -> Vec<String> {
@@ -313,10 +326,16 @@ impl Reader<'_> {
     }
 
     fn tls_ports(&mut self) -> TlsPorts {
-        match self.list(key::TLS_PORTS) {
-            words if words.is_empty() || words == ["*"] => TlsPorts::All,
-            words => TlsPorts::Named(words.into_iter().collect()),
+        let words = self.list(key::TLS_PORTS);
+        if words.iter().any(|word| word == "*") {
+            let message = format!(
+                "annotation {} is \"*\", which is every port to Kubernetes' own provider and none to the AWS Load Balancer \
+                 Controller: name ports, or remove it for every TCP port",
+                key::TLS_PORTS
+            );
+            self.wrong.push(message);
         }
+        if words.is_empty() { TlsPorts::All } else { TlsPorts::Named(words.into_iter().collect()) }
     }
 
     fn alpn(&mut self) -> Option<Alpn> {
@@ -330,24 +349,11 @@ impl Reader<'_> {
     }
 
     fn check(&mut self) -> CheckChoice {
-        let protocols =
-            [("tcp", HealthProtocol::Tcp), ("http", HealthProtocol::Http), ("https", HealthProtocol::Https)];
-        let port: Option<String> = self.values.parsed(key::CHECK_PORT, "a port or traffic-port");
-        let port = port.and_then(|text| match (text.as_str(), text.parse::<u16>()) {
-            ("traffic-port", _) => Some(CheckPort::Traffic),
-            (_, Ok(number)) if number > 0 => Some(CheckPort::Fixed(number)),
-            _ => {
-                let expected = "a port or traffic-port";
-                self.wrong
-                    .push(format!("annotation {} is {text:?}, but must be {expected}", key::CHECK_PORT));
-                None
-            }
-        });
         CheckChoice {
-            protocol: self.word(key::CHECK_PROTOCOL, "tcp, http or https", &protocols),
-            port,
-            path: self.values.parsed(key::CHECK_PATH, "a path"),
-            codes: self.values.parsed(key::CHECK_CODES, "codes such as 200-399"),
+            protocol: self.check_protocol(),
+            port: self.check_port(),
+            path: self.check_path(),
+            codes: self.check_codes(),
             interval: self.number(key::CHECK_INTERVAL, 5..=300, "5 to 300 seconds"),
             timeout: self.number(key::CHECK_TIMEOUT, 2..=120, "2 to 120 seconds"),
             healthy: self.number(key::CHECK_HEALTHY, 2..=10, "2 to 10"),
@@ -355,19 +361,62 @@ impl Reader<'_> {
         }
     }
 
+    /// One value that has to be of a form.
+    fn of_form<T>(&mut self, key: &str, expected: &str, form: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let text = self.options.get(key)?;
+        let found = form(text);
+        if found.is_none() {
+            self.wrong.push(format!("annotation {key} is {text:?}, but must be {expected}"));
+        }
+        found
+    }
+
+    fn check_protocol(&mut self) -> Option<HealthProtocol> {
+        let any_case = |text: &str| text.to_ascii_uppercase().parse().ok();
+        self.of_form(key::CHECK_PROTOCOL, "tcp, http or https", any_case)
+    }
+
+    fn check_port(&mut self) -> Option<CheckPort> {
+        let expected = "a port, the name of one of the Service, or traffic-port";
+        self.of_form(key::CHECK_PORT, expected, |text| match (text, text.parse::<u16>()) {
+            ("traffic-port", _) => Some(CheckPort::Traffic),
+            (_, Ok(number)) => (number > 0).then_some(CheckPort::Fixed(number)),
+            (name, Err(_)) => is_port_name(name).then(|| CheckPort::Named(name.to_owned())),
+        })
+    }
+
+    fn check_path(&mut self) -> Option<String> {
+        let expected = "a path that begins with /, of 1024 characters at most";
+        self.of_form(key::CHECK_PATH, expected, |text| {
+            let fits =
+                text.starts_with('/') && text.len() <= 1024 && text.bytes().all(|b| b.is_ascii_graphic());
+            fits.then(|| text.to_owned())
+        })
+    }
+
+    fn check_codes(&mut self) -> Option<String> {
+        let expected = "codes from 200 to 599, such as 200, 200,202 or 200-399";
+        let code = |text: &str| text.parse::<u16>().is_ok_and(|code| (200..=599).contains(&code));
+        let one = |text: &str| text.split_once('-').map_or(code(text), |(from, to)| code(from) && code(to));
+        let all = |text: &str| text.split(',').all(|part| one(part.trim())).then(|| text.to_owned());
+        self.of_form(key::CHECK_CODES, expected, all)
+    }
+
+    /// The older annotations win over the newer one, and those of the log count where one of them switches it on.
     fn attributes(&mut self) -> BTreeMap<String, String> {
         let mut attributes = self.pairs(key::ATTRIBUTES);
-        if let Some(enabled) = self.values.flag(key::CROSS_ZONE) {
-            attributes.entry("load_balancing.cross_zone.enabled".to_owned()).or_insert(enabled.to_string());
-        }
-        // The older annotations; whoever uses both means the newer one.
-        let enabled = self.values.flag(key::LOG_ENABLED).map(|enabled| enabled.to_string());
+        let mut set = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                attributes.insert(name.to_owned(), value);
+            }
+        };
+        set(CROSS_ZONE, self.values.flag(key::CROSS_ZONE).map(|enabled| enabled.to_string()));
         let bucket = self.values.parsed(key::LOG_BUCKET, "a bucket's name");
         let prefix = self.values.parsed(key::LOG_PREFIX, "a prefix");
-        for (name, value) in [("enabled", enabled), ("bucket", bucket), ("prefix", prefix)] {
-            if let Some(value) = value {
-                attributes.entry(format!("access_logs.s3.{name}")).or_insert(value);
-            }
+        if self.values.flag(key::LOG_ENABLED) == Some(true) {
+            set("access_logs.s3.enabled", Some("true".to_owned()));
+            set("access_logs.s3.bucket", bucket);
+            set("access_logs.s3.prefix", prefix);
         }
         let enabled = attributes.get("access_logs.s3.enabled").is_some_and(|value| value == "true");
         if enabled && !attributes.contains_key("access_logs.s3.bucket") {
@@ -375,6 +424,33 @@ impl Reader<'_> {
             self.wrong.push(message);
         }
         attributes
+    }
+
+    /// Within what AWS takes of tags: <https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>.
+    fn tags(&mut self) -> BTreeMap<String, String> {
+        let tags = self.pairs(key::TAGS);
+        let taken = |text: &str, most: usize| {
+            let odd = |c: char| !(c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c));
+            text.chars().count() <= most && !text.contains(odd)
+        };
+        if let Some((tag, value)) = tags.iter().find(|(tag, value)| !taken(tag, 128) || !taken(value, 256)) {
+            let message = format!(
+                "annotation {}: tag {tag}={value} has characters that AWS does not take, or too many: use letters, digits, \
+                 spaces and _.:/=+-@, at most 128 in the key and 256 in the value",
+                key::TAGS
+            );
+            self.wrong.push(message);
+        }
+        if tags.len() > MOST_TAGS {
+            let message = format!(
+                "annotation {}: {} tags, but AWS takes 50 on a thing and the operator needs {}: name {MOST_TAGS} at most",
+                key::TAGS,
+                tags.len(),
+                50 - MOST_TAGS
+            );
+            self.wrong.push(message);
+        }
+        tags
     }
 
     fn listener_attributes_of(&mut self) -> BTreeMap<(Transport, u16), BTreeMap<String, String>> {
@@ -398,7 +474,10 @@ impl Reader<'_> {
     fn attributes_of(&mut self, ports: &[Port]) -> BTreeMap<u16, BTreeMap<String, String>> {
         let each = ports.iter().map(|port| {
             let key = format!("{}{port}", key::GROUP_ATTRIBUTES_OF);
-            (port.get(), self.pairs(&key))
+            let mut pairs = self.pairs(&key);
+            // What is said for all ports stays.
+            pairs.retain(|_, value| !value.is_empty());
+            (port.get(), pairs)
         });
         each.filter(|(_, pairs)| !pairs.is_empty()).collect()
     }
@@ -459,7 +538,10 @@ mod tests {
         let options: Options =
             both.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let choices = read(&options, &[]).unwrap();
-        assert_eq!(choices.attributes["access_logs.s3.bucket"], "new");
+        assert_eq!(
+            choices.attributes["access_logs.s3.bucket"], "logs",
+            "the older one wins, as in that controller"
+        );
         assert_eq!(choices.attributes["access_logs.s3.enabled"], "true");
         assert_eq!(read_one(key::CERTIFICATE, "arn:a, arn:b").unwrap().certificates, ["arn:a", "arn:b"]);
         assert!(read_one(key::CERTIFICATE, "arn:a, arn:a").is_err());

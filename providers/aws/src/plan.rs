@@ -4,6 +4,7 @@
 //! one load balancer (`plan/balancer`), collecting steps in order (`plan/draft`).
 //! Invariant: pure and total; from tags alone come changes of targets and the end of what is one Service's, nothing else.
 
+mod adopted;
 mod balancer;
 mod by_tags;
 mod choice;
@@ -69,6 +70,8 @@ pub(crate) struct Site {
     pub(crate) backend_group: Option<Id>,
     /// Sizes of users' prefix lists, as far as this process has read any.
     pub(crate) prefix_lists: PrefixLists,
+    /// Security groups by tag `Name`, as far as this process has read any.
+    pub(crate) security_groups: SecurityGroups,
     /// What the account allows.
     pub(crate) quotas: Quotas,
     /// How often to look.
@@ -79,6 +82,9 @@ pub(crate) struct Site {
 
 /// The family of each prefix list, and how many entries it may ever have.
 pub(crate) type PrefixLists = BTreeMap<String, (IpFamily, usize)>;
+
+/// Security groups by tag `Name`.
+pub(crate) type SecurityGroups = BTreeMap<String, Id>;
 
 pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
     match (desired, observed) {
@@ -96,7 +102,7 @@ fn look(owner: &Owner, reason: &str) -> Plan<Step> {
 }
 
 fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> Plan<Step> {
-    let wanted = match translate(desired, &site.quotas) {
+    let mut wanted = match translate(desired, &site.quotas) {
         Ok(wanted) => wanted,
         Err(obstacles) => {
             return obstacles.into_iter().fold(Plan::nothing(""), |plan, (field, message)| {
@@ -116,6 +122,20 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
     if let Some(most) = site.reached.filter(|_| view.load_balancers.is_empty() && wanted.adopt.is_none()) {
         return Plan::nothing("").block(Field::Group, Obstacle::Unsupported, one_too_many(most));
     }
+    if let Frontend::Given { groups, node_rules } = &mut wanted.frontend {
+        let unknown = resolve(&site.security_groups, groups);
+        if !unknown.is_empty() {
+            let step = Step {
+                owner: desired.owner.clone(),
+                group: None,
+                action: Action::ReadSecurityGroups(unknown),
+            };
+            return Plan::nothing("").step(step, Effect::Widen, "annotations name them by tag Name");
+        }
+        if *node_rules == Some(true) && site.backend_group.is_none() {
+            return Plan::nothing("").block(Field::Options, Obstacle::Unsupported, no_node_rules());
+        }
+    }
     let unread = unread_lists(site, &wanted, view);
     if unread.is_empty() {
         if let Some(asked) = wanted.adopt.as_ref().filter(|_| view.load_balancers.is_empty()) {
@@ -125,6 +145,27 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
     }
     let step = Step { owner: desired.owner.clone(), group: None, action: Action::ReadPrefixLists(unread) };
     Plan::nothing("").step(step, Effect::Widen, "their sizes count against quotas")
+}
+
+/// Puts IDs in the place of names; those that nobody knows yet.
+fn resolve(known: &SecurityGroups, groups: &mut [Id]) -> BTreeSet<String> {
+    let mut unknown = BTreeSet::new();
+    for group in groups.iter_mut().filter(|group| !group.0.starts_with("sg-")) {
+        match known.get(&group.0) {
+            Some(id) => *group = id.clone(),
+            None => drop(unknown.insert(group.0.clone())),
+        }
+    }
+    unknown
+}
+
+fn no_node_rules() -> String {
+    format!(
+        "annotation {}: rules towards nodes are static here, from one security group that the operator was not given: start \
+         it with --aws-backend-security-group, or remove the annotation and let the nodes admit the groups of {}",
+        crate::capabilities::NODE_RULES,
+        crate::capabilities::SECURITY_GROUPS
+    )
 }
 
 fn one_too_many(most: usize) -> String {
@@ -158,6 +199,8 @@ fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
 
 fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -> Plan<Step> {
     let Choice { name, current, others, blocked } = choose(&site.quotas, desired, wanted, view);
+    let kept = current.and_then(|current| adopted::wanted(&site.quotas, desired, wanted, view, current));
+    let wanted = kept.as_ref().unwrap_or(wanted);
     // What is kept for want of consent stays where it is.
     let home = current.map_or(desired.group.as_ref(), Balancer::group);
     let mut draft = Draft::new(&desired.owner, home, home.is_some() || !view.companies.is_empty());

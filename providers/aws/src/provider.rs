@@ -21,7 +21,7 @@ use crate::execute::Executor;
 use crate::memory::Memory;
 use crate::observe::{self, Observer};
 use crate::observed::Observed;
-use crate::plan::{Pace, PrefixLists, Site};
+use crate::plan::{Pace, PrefixLists, SecurityGroups, Site};
 use crate::quotas::Quotas;
 use crate::step::Step;
 
@@ -75,6 +75,7 @@ impl<C: Cloud> AwsProvider<C> {
             vpc: vpc.clone(),
             backend_group: backend_security_group.clone().map(Id),
             prefix_lists: PrefixLists::new(),
+            security_groups: SecurityGroups::new(),
             quotas: *quotas,
             pace: Pace(*pace),
             reached: None,
@@ -131,7 +132,12 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
         let makes = matches!(desired, Desired::Present(_))
             && observed.is_none_or(|observed| observed.load_balancers() == 0);
         let reached = if makes { self.memory.reached_quota(Some(desired.owner())) } else { None };
-        let site = Site { prefix_lists: self.memory.prefix_lists(), reached, ..self.site.clone() };
+        let site = Site {
+            prefix_lists: self.memory.prefix_lists(),
+            security_groups: self.memory.security_groups(),
+            reached,
+            ..self.site.clone()
+        };
         crate::plan::plan(&site, desired, observed)
     }
 

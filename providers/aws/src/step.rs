@@ -71,6 +71,8 @@ pub enum Action {
     },
     /// Reads how many entries these prefix lists may have.
     ReadPrefixLists(BTreeSet<String>),
+    /// Reads which security groups have these tags `Name`.
+    ReadSecurityGroups(BTreeSet<String>),
     /// Notes that a change begins: what was sealed counts no more.
     Unseal {
         /// On which.
@@ -280,6 +282,7 @@ impl Action {
         match self {
             Self::Look
             | Self::ReadPrefixLists(_)
+            | Self::ReadSecurityGroups(_)
             | Self::Unseal { .. }
             | Self::Seal { .. }
             | Self::SetGroupAttributes { .. }
@@ -337,6 +340,7 @@ impl Action {
             | Self::Unseal { .. }
             | Self::Adopt { .. }
             | Self::ReadPrefixLists(_)
+            | Self::ReadSecurityGroups(_)
             | Self::Mark { .. }
             | Self::Seal { .. }
             | Self::CreateLoadBalancer { .. }
@@ -378,6 +382,10 @@ impl fmt::Display for Step {
             Action::ReadPrefixLists(ids) => {
                 let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
                 write!(f, "read prefix lists {}", ids.join(", "))
+            }
+            Action::ReadSecurityGroups(names) => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                write!(f, "read security groups {}", names.join(", "))
             }
             Action::SetAttributes { load_balancer, attributes } => {
                 write!(f, "set {} on {load_balancer}", pairs(attributes))

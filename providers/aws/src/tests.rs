@@ -6,6 +6,7 @@
 mod adoption;
 mod calls;
 mod contract;
+mod controller;
 mod crash;
 mod emulator;
 mod faulty;

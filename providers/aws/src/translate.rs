@@ -33,8 +33,26 @@ pub(crate) use listener::{PRESERVE_CLIENT, defaults as group_defaults};
 /// What cannot be done: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;
 
+/// Who made a load balancer, whose defaults it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This provider.
+    Own,
+    /// The AWS Load Balancer Controller: what the Service does not ask for stays as that made it.
+    Controller,
+}
+
 /// The wanted things, or everything that stands against them.
 pub(crate) fn translate(desired: &LoadBalancer, quotas: &Quotas) -> Result<Wanted, Obstacles> {
+    translate_for(Origin::Own, desired, quotas)
+}
+
+/// The same for a load balancer of this origin.
+pub(crate) fn translate_for(
+    origin: Origin,
+    desired: &LoadBalancer,
+    quotas: &Quotas,
+) -> Result<Wanted, Obstacles> {
     let LoadBalancer {
         owner,
         listeners,
@@ -77,9 +95,9 @@ pub(crate) fn translate(desired: &LoadBalancer, quotas: &Quotas) -> Result<Wante
         families: families(&choices, desired, &mut obstacles),
         placement: placement(&choices, scheme, &mut obstacles),
         frontend: frontend(&choices, source_ranges, desired, quotas, &mut obstacles),
-        attributes: attributes(&choices),
+        attributes: attributes(origin, &choices),
         named_attributes: choices.attributes.clone(),
-        listeners: listener::listeners(desired, &choices, quotas, &mut obstacles),
+        listeners: listener::listeners(origin, desired, &choices, quotas, &mut obstacles),
         tags: own_tags(&choices, tags::of(owner), &mut obstacles),
     };
     obstacles.extend(udp_over_ipv6(&wanted));
@@ -94,8 +112,9 @@ fn wrong_kind(choices: &Choices, targets: &Targets) -> Option<(Field, String)> {
     };
     choices.target_kind.filter(|asked| *asked != kind).map(|_asked| {
         let message = format!(
-            "annotation {} asks for other targets than there are: set portico.dev/target-kind to {word} as well",
-            key::TARGET_TYPE
+            "annotation {} (or {}) asks for other targets than portico.dev/target-kind: set that to {word}, or remove it",
+            key::TARGET_TYPE,
+            key::TYPE
         );
         (Field::TargetKind, message)
     })
@@ -244,7 +263,8 @@ fn frontend(
                 format!("annotation {}: {given} security groups, quota {most}", key::SECURITY_GROUPS);
             obstacles.push((Field::Options, message));
         }
-        return Frontend::Given(choices.security_groups.clone());
+        let node_rules = choices.node_rules;
+        return Frontend::Given { groups: choices.security_groups.clone(), node_rules };
     }
     let sources = sources(choices, ranges, &desired.ip_families);
     let mut rules = BTreeSet::new();
@@ -301,8 +321,11 @@ pub(crate) fn balancer_defaults() -> BTreeMap<String, String> {
     LOAD_BALANCER_DEFAULTS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-fn attributes(choices: &Choices) -> BTreeMap<String, String> {
-    let mut attributes = balancer_defaults();
+fn attributes(origin: Origin, choices: &Choices) -> BTreeMap<String, String> {
+    let mut attributes = match origin {
+        Origin::Own => balancer_defaults(),
+        Origin::Controller => BTreeMap::new(),
+    };
     attributes.extend(choices.attributes.clone());
     // Saying "false" does not switch it off: only a person does.
     if attributes.get(DELETION_PROTECTION).is_some_and(|value| value != "true") {
@@ -317,7 +340,11 @@ fn own_tags(
     obstacles: &mut Obstacles,
 ) -> BTreeMap<String, String> {
     let mut tags = choices.tags.clone();
-    if let Some(key) = tags.keys().find(|key| key.starts_with("portico.dev/") || key.starts_with("aws:")) {
+    let reserved = |key: &&String| {
+        key.starts_with("portico.dev/")
+            || key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"))
+    };
+    if let Some(key) = tags.keys().find(reserved) {
         let message = format!("annotation {}: tag {key} is not yours to set: remove it", key::TAGS);
         obstacles.push((Field::Options, message));
     }

@@ -38,7 +38,12 @@ pub(crate) enum Frontend {
     /// One security group of ours, with these rules.
     Own(BTreeSet<Rule>),
     /// The user's security groups.
-    Given(Vec<Id>),
+    Given {
+        /// By ID; by tag `Name` until that is resolved.
+        groups: Vec<Id>,
+        /// Whether the nodes' own group is to be in front as well; `None`: where there is one.
+        node_rules: Option<bool>,
+    },
 }
 
 /// The load balancer of a Service.

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{IpFamily, Protocol};
+use crate::model::{IpFamily, Options, Protocol};
 
 /// What a provider can do. All of it is fixed at build time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,16 @@ impl Capabilities {
     /// The option that an annotation sets, if it is one of this provider's.
     pub fn option(&self, annotation: &str) -> Option<&'static OptionSpec> {
         self.options.iter().find(|spec| spec.matches(annotation))
+    }
+
+    /// The kind of targets that options choose; pods, if they disagree.
+    pub fn chosen_targets(&self, options: &Options) -> Option<TargetKind> {
+        let said = |spec: &OptionSpec| {
+            let value = options.get(spec.key)?;
+            spec.targets.iter().find(|(word, _)| *word == value).map(|(_, kind)| *kind)
+        };
+        let chosen: Vec<TargetKind> = self.options.iter().filter_map(said).collect();
+        if chosen.contains(&TargetKind::Pod) { Some(TargetKind::Pod) } else { chosen.first().copied() }
     }
 }
 
@@ -192,6 +202,8 @@ pub struct OptionSpec {
     pub default: &'static str,
     /// What a change costs.
     pub mutability: Mutability,
+    /// Values that choose what is behind the load balancer.
+    pub targets: &'static [(&'static str, TargetKind)],
 }
 
 /// A row of the option table; the arguments are its fields in their order.
@@ -201,12 +213,54 @@ pub const fn option(
     default: &'static str,
     mutability: Mutability,
 ) -> OptionSpec {
-    OptionSpec { key, value, default, mutability }
+    OptionSpec { key, value, default, mutability, targets: &[] }
 }
 
 impl OptionSpec {
+    /// The same, with values that choose what is behind the load balancer.
+    #[must_use]
+    pub const fn choosing(self, targets: &'static [(&'static str, TargetKind)]) -> Self {
+        Self { targets, ..self }
+    }
+
     /// Whether it is set by this annotation.
     pub fn matches(&self, annotation: &str) -> bool {
         if self.key.ends_with('.') { annotation.starts_with(self.key) } else { annotation == self.key }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_choose_the_kind_of_targets_and_pods_win() {
+        const ROWS: &[OptionSpec] = &[
+            option("a", "", "", Mutability::Mutable).choosing(&[("pods", TargetKind::Pod)]),
+            option("b", "", "", Mutability::Mutable)
+                .choosing(&[("nodes", TargetKind::Node), ("pods", TargetKind::Pod)]),
+        ];
+        let capabilities = Capabilities {
+            protocols: &[],
+            mixed_protocols: false,
+            target_kinds: &[TargetKind::Node, TargetKind::Pod],
+            needs_node_ports: true,
+            ip_families: &[],
+            status: StatusKind::Hostname,
+            source_ranges: false,
+            session_affinity: false,
+            proxy_protocol: false,
+            fields: &[],
+            options: ROWS,
+            option_prefixes: &[],
+        };
+        let chosen = |pairs: &[(&str, &str)]| {
+            let options = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            capabilities.chosen_targets(&options.collect())
+        };
+        assert_eq!(chosen(&[]), None);
+        assert_eq!(chosen(&[("a", "else"), ("b", "")]), None);
+        assert_eq!(chosen(&[("a", "pods"), ("b", "nodes")]), Some(TargetKind::Pod));
+        assert_eq!(chosen(&[("b", " nodes ")]), Some(TargetKind::Node));
     }
 }

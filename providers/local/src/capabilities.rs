@@ -42,6 +42,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         value: "duration such as 30s",
         default: "the daemon's --provisioning-delay",
         mutability: Mutability::Mutable,
+        targets: &[],
     }],
     option_prefixes: &[],
 };

@@ -270,6 +270,8 @@ pub struct Listener {
     pub spec: ListenerSpec,
     /// Where it sends.
     pub group: Option<Id>,
+    /// Whether it sends to others as well, by weight; none of ours does.
+    pub split: bool,
 }
 
 /// What a listener has beside its specification.

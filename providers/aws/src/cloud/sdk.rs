@@ -283,6 +283,10 @@ impl Cloud for Sdk {
         ec2::security_group_named(&self.ec2, vpc, name).await
     }
 
+    async fn security_groups_called(&self, vpc: &str, names: &BTreeSet<String>) -> Answer<Vec<(String, Id)>> {
+        ec2::security_groups_called(&self.ec2, vpc, names).await
+    }
+
     async fn create_security_group(
         &self,
         vpc: &str,

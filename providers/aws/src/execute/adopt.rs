@@ -42,6 +42,14 @@ impl<C: Cloud> Executor<'_, C> {
         ]);
         let mut ids = vec![found.id.clone()];
         let listeners = self.cloud.listeners(&found.id).await?;
+        if let Some(split) = listeners.iter().find(|listener| listener.split) {
+            let message = format!(
+                "listener {} of {asked} splits its traffic among several target groups, which is not done here: let it send to \
+                 one, or leave this Service to the AWS Load Balancer Controller; it is left alone",
+                split.spec.port
+            );
+            return Err(ProviderError::Conflict { operation: OPERATION, message });
+        }
         ids.extend(listeners.into_iter().filter_map(|listener| listener.group));
         let tagged = self.batches.tags(self.cloud, &ids).await?;
         let none = Tags::new();

@@ -163,7 +163,7 @@ pub(crate) fn mismatch(
     if !kept && !(0..GENERATIONS).any(bears) {
         return Some((Field::Options, "has another name than is wanted".to_owned()));
     }
-    let given_none = matches!(frontend, Frontend::Given(groups) if groups.is_empty());
+    let given_none = matches!(frontend, Frontend::Given { groups, .. } if groups.is_empty());
     if balancer.facts.security_groups.is_empty() && !given_none {
         return Some((Field::Options, "was made without security groups and can never have any".to_owned()));
     }

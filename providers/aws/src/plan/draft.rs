@@ -95,6 +95,7 @@ fn place(action: &Action) -> u8 {
         Action::Look
         | Action::Adopt { .. }
         | Action::ReadPrefixLists(_)
+        | Action::ReadSecurityGroups(_)
         | Action::Mark { .. }
         | Action::Unseal { .. } => 0,
         Action::CreateSecurityGroup { .. } => 1,

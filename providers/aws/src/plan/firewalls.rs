@@ -197,14 +197,26 @@ impl Parts<'_> {
         }
     }
 
+    /// Of an adopted load balancer, what is in front of it and not this Service's alone: nodes may let in nobody else.
+    fn controllers_groups(&self) -> impl Iterator<Item = &Id> {
+        let own = matches!(self.wanted.frontend, Frontend::Own(_));
+        let adopted = self.current.filter(|current| own && current.adopted);
+        let all = adopted.into_iter().flat_map(|current| &current.facts.security_groups);
+        all.filter(|id| !self.view.firewalls.values().any(|it| it.id == **id))
+    }
+
     /// All that is to be in front of the load balancer.
     pub(super) fn security_groups(&self) -> Vec<Named> {
         let given = |id: &Id| Named { name: id.0.clone(), id: Some(id.clone()) };
         let mut groups = match &self.wanted.frontend {
             Frontend::Own(rules) => self.own_firewalls(rules),
-            Frontend::Given(ids) => ids.iter().map(given).collect(),
+            Frontend::Given { groups, node_rules: _ } => groups.iter().map(given).collect(),
         };
-        groups.extend(self.site.backend_group.as_ref().map(given));
+        let refused = matches!(self.wanted.frontend, Frontend::Given { node_rules: Some(false), .. });
+        groups.extend(self.site.backend_group.as_ref().filter(|_| !refused).map(given));
+        groups.extend(self.controllers_groups().map(given));
+        let mut there = BTreeSet::new();
+        groups.retain(|group| group.id.is_none() || there.insert(group.id.clone()));
         groups
     }
 
@@ -212,7 +224,7 @@ impl Parts<'_> {
     pub(super) fn leftover_firewalls(&self, draft: &mut Draft<'_>, alone: bool) {
         let used: BTreeSet<String> = match &self.wanted.frontend {
             Frontend::Own(rules) => self.own_firewalls(rules).into_iter().map(|group| group.name).collect(),
-            Frontend::Given(_) => BTreeSet::new(),
+            Frontend::Given { .. } => BTreeSet::new(),
         };
         // Those of groups that it leaves are the others', or go with the last of them.
         let is_own = |tags: &_| tags::group(tags).is_none_or(|group| Some(&group) == self.home);

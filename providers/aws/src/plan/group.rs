@@ -189,7 +189,7 @@ fn other_front(wanted: &Wanted, view: &View, found: &Balancer, share: &Share) ->
         Frontend::Own(_) if !ours && !found.facts.security_groups.is_empty() => {
             "has security groups of a user's: name the same, by the annotation for security groups"
         }
-        Frontend::Given(_) if ours => "lets clients in by a security group of Portico's: name no others",
+        Frontend::Given { .. } if ours => "lets clients in by a security group of Portico's: name no others",
         _ => return None,
     };
     let message = format!(
@@ -244,7 +244,7 @@ fn differences(wanted: &Wanted, view: &View, found: &Balancer) -> Vec<(Field, St
             differ.push((Field::Options, format!("load balancer {name} is not in {}", new.subnet)));
         }
     }
-    if let Frontend::Given(groups) = frontend
+    if let Frontend::Given { groups, node_rules: _ } = frontend
         && !groups.iter().all(|group| found.facts.security_groups.contains(group))
     {
         differ.push((Field::Options, format!("load balancer {name} has other security groups in front")));

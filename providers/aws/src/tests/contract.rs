@@ -14,7 +14,7 @@ use portico_provider::{
 use super::emulator::Emulator;
 use super::faulty::{Fault, Faults, Faulty};
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
-use crate::cloud::{Cloud, Sdk};
+use crate::cloud::{Cloud, Sdk, codes};
 use crate::{AwsProvider, Observed};
 
 pub(super) struct Aws {
@@ -84,7 +84,7 @@ impl World for Aws {
     fn unsupported(&self, base: &LoadBalancer) -> Vec<Variation> {
         let sctp = [mk_listener(Protocol::Sctp, 80)].into();
         let nonsense = mk_options(&[(crate::capabilities::CHECK_INTERVAL, "1")]);
-        let refused = mk_options(&[(crate::capabilities::NOT_HONOURED[0].0, "x")]);
+        let refused = mk_options(&[(crate::capabilities::NOT_HONOURED[0].key, "x")]);
         let many = (0..241).map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
         let variation = |field, desired| Variation { field, desired };
         vec![
@@ -126,7 +126,11 @@ impl World for Aws {
 async fn the_contract_holds_and_other_peoples_things_stay_as_they_are() {
     let Some(emulator) = Emulator::start().await else { return };
     let before = emulator.account("list");
+    emulator.calls();
     let world = Aws { emulator, faults: Faults::default() };
     Box::pin(contract::run(&world)).await.unwrap_or_else(|violation| panic!("{violation}"));
+    let calls = world.emulator.calls();
+    let known = |call: &String| codes::CALLS.iter().any(|(_, calls)| calls.contains(&call.as_str()));
+    assert!(calls.len() > 20 && calls.keys().all(known), "documented permissions lack some of {calls:?}");
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
 }

@@ -153,6 +153,7 @@ through! {
     Write add_tags(ids: &[Id], tags: &Tags) -> ();
     Read security_groups(filter: &Filter) -> Vec<Firewall>;
     Read security_group_named(vpc: &str, name: &str) -> Option<Firewall>;
+    Read security_groups_called(vpc: &str, names: &BTreeSet<String>) -> Vec<(String, Id)>;
     Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
     Write add_security_group_tags(id: &Id, tags: &Tags) -> ();
     Write authorize(group: &Id, rules: &[Rule]) -> ();

@@ -218,7 +218,7 @@ fn lead_of(found: &Tags) -> Tags {
 fn rules(service: &LoadBalancer) -> BTreeSet<Rule> {
     match translate(service, &Quotas::default()).unwrap().frontend {
         Frontend::Own(rules) => rules,
-        Frontend::Given(_) => BTreeSet::new(),
+        Frontend::Given { .. } => BTreeSet::new(),
     }
 }
 

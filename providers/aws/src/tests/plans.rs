@@ -21,7 +21,7 @@ use crate::cloud::resources::{
 use crate::memory::Memory;
 use crate::names;
 use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, View};
-use crate::plan::{Pace, PrefixLists, Site, learn, plan, spec_digest};
+use crate::plan::{Pace, PrefixLists, SecurityGroups, Site, learn, plan, spec_digest};
 use crate::report::report;
 use crate::step::Step;
 use crate::tags;
@@ -33,6 +33,7 @@ pub(super) fn mk_site() -> Site {
         vpc: "vpc-1".to_owned(),
         backend_group: None,
         prefix_lists: PrefixLists::new(),
+        security_groups: SecurityGroups::new(),
         quotas: Quotas::default(),
         pace: Pace(Duration::from_secs(10)),
         reached: None,
@@ -85,6 +86,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
             id: Id(format!("listener-{port}")),
             spec: wanted.spec.clone(),
             group: Some(id.clone()),
+            split: false,
         };
         listeners.insert(*port, listener);
         let facts = TargetGroup { id, name: group_name.clone(), health: wanted.health.clone() };

@@ -59,7 +59,7 @@ impl Simulated {
 
     pub(super) fn apply(&mut self, action: &Action) -> Refused {
         match action {
-            Action::Look | Action::ReadPrefixLists(_) => Ok(()),
+            Action::Look | Action::ReadPrefixLists(_) | Action::ReadSecurityGroups(_) => Ok(()),
             Action::CreateSecurityGroup { .. }
             | Action::Authorize { .. }
             | Action::Revoke { .. }
@@ -255,7 +255,7 @@ impl Simulated {
                 let group = self.sendable(name, spec.protocol, group)?;
                 let id = Id(format!("{name}/{}", spec.port));
                 let balancer = self.view.load_balancers.get_mut(name).ok_or("no such load balancer")?;
-                let listener = Listener { id, spec: spec.clone(), group: Some(group) };
+                let listener = Listener { id, spec: spec.clone(), group: Some(group), split: false };
                 let taken = balancer.listeners.insert(spec.port, listener).is_some();
                 none(taken, "the port is taken")?;
                 self.refresh(name)
@@ -265,7 +265,8 @@ impl Simulated {
                 let group = self.sendable(&name, spec.protocol, group)?;
                 none(port != spec.port, "a listener keeps its port")?;
                 let balancer = self.view.load_balancers.get_mut(&name).ok_or("no such load balancer")?;
-                let listener = Listener { id: id.clone(), spec: spec.clone(), group: Some(group) };
+                let listener =
+                    Listener { id: id.clone(), spec: spec.clone(), group: Some(group), split: false };
                 balancer.listeners.insert(port, listener);
                 self.refresh(&name)
             }

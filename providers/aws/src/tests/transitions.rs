@@ -102,7 +102,7 @@ fn services() -> Vec<(&'static str, LoadBalancer)> {
 fn rules(service: &LoadBalancer) -> BTreeSet<Rule> {
     match translate(service, &Quotas::default()).unwrap().frontend {
         Frontend::Own(rules) => rules,
-        Frontend::Given(_) => BTreeSet::new(),
+        Frontend::Given { .. } => BTreeSet::new(),
     }
 }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use portico_provider::subset::Room;
 use portico_provider::{
-    Field, HealthCheck, IpFamily, Listener, LoadBalancer, Probe, ProbePort, Protocol, ProxyProtocol,
-    SessionAffinity, Targets,
+    ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, LoadBalancer, Port, Probe, ProbePort,
+    Protocol, ProxyProtocol, SessionAffinity, Targets,
 };
 
-use super::{Obstacles, targets};
+use super::{Obstacles, Origin, targets};
 use crate::capabilities as key;
 use crate::cloud::resources::{
     Alpn, GroupHealth, GroupShape, HealthProtocol, ListenerExtras, ListenerSpec, Target, TargetType, TlsSpec,
@@ -24,9 +24,14 @@ use crate::wanted::WantedListener;
 
 /// Whether targets see who connects.
 pub(crate) const PRESERVE_CLIENT: &str = "preserve_client_ip.enabled";
+const STICKINESS: &str = "stickiness.enabled";
+const PROXY_PROTOCOL: &str = "proxy_protocol_v2.enabled";
+const DELAY: &str = "deregistration_delay.timeout_seconds";
+const UNHEALTHY_TERMINATION: &str = "target_health_state.unhealthy.connection_termination.enabled";
 const TLS_POLICY: &str = "ELBSecurityPolicy-TLS13-1-2-2021-06";
 
 pub(super) fn listeners(
+    origin: Origin,
     desired: &LoadBalancer,
     choices: &Choices,
     quotas: &Quotas,
@@ -47,7 +52,7 @@ pub(super) fn listeners(
     let own = choices.group_attributes_of.values().chain([&choices.attributes, &choices.group_attributes]);
     let room = targets::room(quotas, by_port.len(), targets::crosses_zones(own));
     let each = by_port.into_iter().map(|(port, listeners)| {
-        (port, Translation { desired, choices, port, listeners, room }.listener(obstacles))
+        (port, Translation { origin, desired, choices, port, listeners, room }.listener(obstacles))
     });
     let listeners: BTreeMap<u16, WantedListener> = each.collect();
     obstacles.extend(homeless(choices, &listeners));
@@ -96,6 +101,7 @@ fn homeless(choices: &Choices, listeners: &BTreeMap<u16, WantedListener>) -> Obs
 
 /// One port: one listener of the Service, or a TCP and a UDP one.
 struct Translation<'a> {
+    origin: Origin,
     desired: &'a LoadBalancer,
     choices: &'a Choices,
     port: u16,
@@ -167,15 +173,50 @@ impl Translation<'_> {
 
     fn health(&self, obstacles: &mut Obstacles) -> GroupHealth {
         let choice = &self.choices.check;
-        let check = self.desired.health_check.clone();
-        if check.is_none() && choice.port.is_none() {
+        let base = match self.origin {
+            Origin::Own if !choice.says_what() => self.own_check(obstacles),
+            _ => self.controllers_check(),
+        };
+        if self.desired.health_check.is_none() && choice.port.is_none() {
             let message = format!(
                 "an NLB cannot do without a health check, and nothing answers on TCP: name a port that does in {}",
                 key::CHECK_PORT
             );
             obstacles.push((Field::HealthCheck, message));
         }
-        let check = check.unwrap_or_else(HealthCheck::tcp_traffic);
+        let protocol = choice.protocol.unwrap_or(base.protocol);
+        let http = protocol != HealthProtocol::Tcp;
+        let (interval, timeout) = match (choice.interval, choice.timeout) {
+            (None, None) => (base.interval, base.timeout),
+            // What is not said gives way to what is.
+            (Some(interval), None) => (interval, base.timeout.min(interval)),
+            (None, Some(timeout)) => (base.interval.max(timeout), timeout),
+            (Some(interval), Some(timeout)) => (interval, timeout),
+        };
+        if timeout > interval {
+            let message = format!(
+                "annotation {}: {timeout} s is longer than the interval of {interval} s, which AWS does not take: lower it, or \
+                 raise {}",
+                key::CHECK_TIMEOUT,
+                key::CHECK_INTERVAL
+            );
+            obstacles.push((Field::Options, message));
+        }
+        GroupHealth {
+            protocol,
+            port: choice.port.as_ref().map_or(base.port, |port| self.check_port(port, obstacles)),
+            path: http.then(|| choice.path.clone().or(base.path).unwrap_or_else(|| "/".to_owned())),
+            codes: http.then(|| choice.codes.clone().unwrap_or_else(|| "200-399".to_owned())),
+            interval,
+            timeout,
+            healthy: choice.healthy.unwrap_or(base.healthy),
+            unhealthy: choice.unhealthy.unwrap_or(base.unhealthy),
+        }
+    }
+
+    /// This provider's default.
+    fn own_check(&self, obstacles: &mut Obstacles) -> GroupHealth {
+        let check = self.desired.health_check.clone().unwrap_or_else(HealthCheck::tcp_traffic);
         if !check.is_sane() {
             let message = format!("{check}: nothing may be zero, and a path begins with /");
             obstacles.push((Field::HealthCheck, message));
@@ -185,47 +226,148 @@ impl Translation<'_> {
             Probe::Tcp { port } => (HealthProtocol::Tcp, port, None),
             Probe::Http { port, path } => (HealthProtocol::Http, port, Some(path)),
         };
-        let port = match port {
-            ProbePort::Traffic => None,
-            ProbePort::Fixed(port) => Some(port.get()),
-        };
-        let protocol = choice.protocol.unwrap_or(protocol);
-        let http = protocol != HealthProtocol::Tcp;
         let bounded = |value: u32| i32::try_from(value.clamp(2, 10)).unwrap_or(10);
         GroupHealth {
             protocol,
-            port: choice.port.map_or(port, CheckPort::fixed),
-            path: http.then(|| choice.path.clone().or(path).unwrap_or_else(|| "/".to_owned())),
-            codes: http.then(|| choice.codes.clone().unwrap_or_else(|| "200-399".to_owned())),
-            interval: choice.interval.unwrap_or_else(|| seconds(interval, 5, 300)),
-            timeout: choice.timeout.unwrap_or_else(|| seconds(timeout, 2, 120)),
-            healthy: choice.healthy.unwrap_or_else(|| bounded(healthy_threshold)),
-            unhealthy: choice.unhealthy.unwrap_or_else(|| bounded(unhealthy_threshold)),
+            port: fixed(port),
+            path,
+            codes: None,
+            interval: seconds(interval, 5, 300),
+            timeout: seconds(timeout, 2, 120),
+            healthy: bounded(healthy_threshold),
+            unhealthy: bounded(unhealthy_threshold),
+        }
+    }
+
+    /// The AWS Load Balancer Controller's default: `pkg/service/model_build_target_group.go`.
+    fn controllers_check(&self) -> GroupHealth {
+        let local = self.desired.external_traffic_policy == ExternalTrafficPolicy::Local;
+        let probe = self.desired.health_check.as_ref().map(|check| &check.probe);
+        match (&self.desired.targets, probe) {
+            (Targets::Nodes(_), Some(Probe::Http { port, path })) if local => GroupHealth {
+                protocol: HealthProtocol::Http,
+                port: fixed(*port),
+                path: Some(path.clone()),
+                codes: None,
+                interval: 10,
+                timeout: 6,
+                healthy: 2,
+                unhealthy: 2,
+            },
+            _ => GroupHealth {
+                protocol: HealthProtocol::Tcp,
+                port: None,
+                path: None,
+                codes: None,
+                interval: 10,
+                timeout: 10,
+                healthy: 3,
+                unhealthy: 3,
+            },
+        }
+    }
+
+    /// `None`: the traffic port.
+    fn check_port(&self, port: &CheckPort, obstacles: &mut Obstacles) -> Option<u16> {
+        let name = match port {
+            CheckPort::Traffic => return None,
+            CheckPort::Fixed(port) => return Some(*port),
+            CheckPort::Named(name) => name,
+        };
+        let mut refuse = |what: &str| {
+            let message = format!("annotation {} is {name:?}, {what}", key::CHECK_PORT);
+            obstacles.push((Field::Options, message));
+            None
+        };
+        if self.listeners.iter().any(|listener| listener.name == *name) {
+            return None;
+        }
+        let Some(named) = self.desired.listeners.iter().find(|listener| listener.name == *name) else {
+            return refuse("but the Service has no port of that name: name one that it has");
+        };
+        match &self.desired.targets {
+            Targets::Nodes(_) => named.node_port.map(Port::get),
+            Targets::Pods(pods) => {
+                let all: BTreeSet<u16> =
+                    pods.iter().filter_map(|pod| Some(pod.ports.get(&named.key())?.get())).collect();
+                match all.first() {
+                    Some(_) if all.len() > 1 => {
+                        refuse("but pods have several ports of that name: name a number")
+                    }
+                    // Without pods there is nothing to check.
+                    first => first.copied(),
+                }
+            }
         }
     }
 
     fn attributes(&self, shape: GroupShape, obstacles: &mut Obstacles) -> BTreeMap<String, String> {
         let Choices { proxy_everywhere, proxy_ports, group_attributes, group_attributes_of, .. } =
             self.choices;
-        let mut attributes = defaults(shape);
+        let mut attributes = match self.origin {
+            Origin::Own => defaults(shape),
+            Origin::Controller => BTreeMap::new(),
+        };
         let mut set = |key: &str, value: &str| attributes.insert(key.to_owned(), value.to_owned());
         if let SessionAffinity::ClientIp { timeout: _aws_has_its_own } = self.desired.session_affinity {
-            set("stickiness.enabled", "true");
+            set(STICKINESS, "true");
         }
-        let proxied = self.desired.proxy_protocol == ProxyProtocol::V2
-            || *proxy_everywhere
-            || proxy_ports.contains(&self.port);
-        if proxied {
-            set("proxy_protocol_v2.enabled", "true");
-        }
-        if proxied && matches!(shape.protocol, Transport::Udp | Transport::TcpUdp) {
-            let message =
-                format!("port {} is UDP and cannot have PROXY headers, which are for TCP", self.port);
-            obstacles.push((Field::ProxyProtocol, message));
+        if self.desired.proxy_protocol == ProxyProtocol::V2 {
+            set(PROXY_PROTOCOL, "true");
         }
         attributes.extend(group_attributes.clone());
         attributes.extend(group_attributes_of.get(&self.port).cloned().unwrap_or_default());
+        let proxied = match proxy_ports {
+            _ if *proxy_everywhere => Some(true),
+            Some(ports) => Some(ports.contains(&self.port)),
+            None => None,
+        };
+        attributes.extend(proxied.map(|proxied| (PROXY_PROTOCOL.to_owned(), proxied.to_string())));
+        obstacles.extend(self.refused(shape.protocol, &attributes));
         attributes
+    }
+
+    /// Values that AWS's documentation says it does not take:
+    /// <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/edit-target-group-attributes.html>.
+    fn refused(&self, protocol: Transport, attributes: &BTreeMap<String, String>) -> Obstacles {
+        let says = |key: &str, value: &str| attributes.get(key).is_some_and(|said| said == value);
+        let attribute = |key: &str, why: &str| {
+            let message = format!(
+                "annotation {}: {key} cannot be so on port {}: {why}",
+                key::GROUP_ATTRIBUTES,
+                self.port
+            );
+            (Field::Options, message)
+        };
+        let mut refused = Obstacles::new();
+        if says(STICKINESS, "true") && protocol == Transport::Tls {
+            let message = format!(
+                "AWS keeps no client on one target on port {}, as the load balancer speaks TLS to its targets: set annotation \
+                 {} to tcp, or spec.sessionAffinity to None and {STICKINESS}=false",
+                self.port,
+                key::BACKEND_PROTOCOL
+            );
+            refused.push((Field::SessionAffinity, message));
+        }
+        if protocol.is_udp() && says(PROXY_PROTOCOL, "true") {
+            let message =
+                format!("port {} is UDP and cannot have PROXY headers, which are for TCP", self.port);
+            refused.push((Field::ProxyProtocol, message));
+        }
+        if protocol.is_udp() && says(PRESERVE_CLIENT, "false") {
+            let remedy = "it is UDP, whose clients' addresses AWS always keeps: remove it there, or name TCP ports one by one \
+                          (target-group-attributes.<port>)";
+            refused.push(attribute(PRESERVE_CLIENT, remedy));
+        }
+        if protocol.is_udp() && says(UNHEALTHY_TERMINATION, "true") {
+            let remedy = "it is UDP, for which AWS has only false: remove it there";
+            refused.push(attribute(UNHEALTHY_TERMINATION, remedy));
+        }
+        let delay = attributes.get(DELAY).filter(|delay| !delay.parse().is_ok_and(|it: u32| it <= 3600));
+        if delay.is_some() {
+            refused.push(attribute(DELAY, "it has to be 0 to 3600 seconds"));
+        }
+        refused
     }
 
     fn targets(&self, obstacles: &mut Obstacles) -> BTreeSet<Target> {
@@ -258,6 +400,14 @@ pub(super) fn family(desired: &LoadBalancer) -> IpFamily {
     }
 }
 
+/// `None`: the traffic port.
+fn fixed(port: ProbePort) -> Option<u16> {
+    match port {
+        ProbePort::Traffic => None,
+        ProbePort::Fixed(port) => Some(port.get()),
+    }
+}
+
 fn seconds(duration: Duration, least: u64, most: u64) -> i32 {
     i32::try_from(duration.as_secs().clamp(least, most)).unwrap_or(i32::MAX)
 }
@@ -265,14 +415,15 @@ fn seconds(duration: Duration, least: u64, most: u64) -> i32 {
 /// AWS's defaults, which an attribute returns to when it is no longer asked for.
 pub(crate) fn defaults(shape: GroupShape) -> BTreeMap<String, String> {
     let GroupShape { protocol, targets, family: _ } = shape;
-    let udp = matches!(protocol, Transport::Udp | Transport::TcpUdp);
+    let udp = protocol.is_udp();
     let keeps_client = targets == TargetType::Instance || udp;
+    let flag = |value: bool| if value { "true" } else { "false" };
     let defaults = [
-        ("deregistration_delay.timeout_seconds", "300"),
-        ("deregistration_delay.connection_termination.enabled", "false"),
-        ("stickiness.enabled", "false"),
-        ("proxy_protocol_v2.enabled", "false"),
-        (PRESERVE_CLIENT, if keeps_client { "true" } else { "false" }),
+        (DELAY, "300"),
+        ("deregistration_delay.connection_termination.enabled", flag(udp)),
+        (STICKINESS, "false"),
+        (PROXY_PROTOCOL, "false"),
+        (PRESERVE_CLIENT, flag(keeps_client)),
         ("load_balancing.cross_zone.enabled", "use_load_balancer_configuration"),
     ];
     defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into()

@@ -2,7 +2,8 @@
 //!
 //! Owns: the map and its typed reader. Leaves to others: which keys there are
 //! ([`crate::Capabilities::options`], which the operator copies by).
-//! Invariant: a value that does not parse is an error that names key, value and remedy; never a default.
+//! Invariant: a value that does not parse is an error that names key, value and remedy; never a default. An empty one is
+//! no value, as Kubernetes' own controllers read it.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -19,6 +20,11 @@ impl Options {
     /// A typed reader over them.
     pub fn reader(&self) -> OptionReader<'_> {
         OptionReader { options: self, invalid: Vec::new() }
+    }
+
+    /// What one says, without the space around it; `None`: nothing.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
     /// The full names of those that are set, in order; for options that are a family of keys.
@@ -53,9 +59,13 @@ pub struct OptionReader<'a> {
 }
 
 impl OptionReader<'_> {
-    /// `"true"` or `"false"`.
+    /// `"true"` or `"false"`, in any spelling of Go's `strconv.ParseBool`, which cloud controllers take.
     pub fn flag(&mut self, key: &str) -> Option<bool> {
-        self.parsed(key, "\"true\" or \"false\"")
+        self.read(key, "\"true\" or \"false\"", |text| match text {
+            "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+            "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+            _ => None,
+        })
     }
 
     /// A duration such as `30s`, `500ms`, `5m`.
@@ -69,10 +79,10 @@ impl OptionReader<'_> {
     }
 
     fn read<T>(&mut self, key: &str, expected: &'static str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let value = self.options.0.get(key)?;
-        let parsed = parse(value.trim());
+        let value = self.options.get(key)?;
+        let parsed = parse(value);
         if parsed.is_none() {
-            self.invalid.push(InvalidOption { key: key.to_owned(), value: value.clone(), expected });
+            self.invalid.push(InvalidOption { key: key.to_owned(), value: value.to_owned(), expected });
         }
         parsed
     }
@@ -118,6 +128,17 @@ mod tests {
         assert_eq!(messages.len(), 2);
         assert_eq!(messages[0], "annotation a is \"maybe\", but must be \"true\" or \"false\"");
         assert!(messages[1].contains("b is \"30\""), "{}", messages[1]);
+    }
+
+    #[test]
+    fn an_empty_value_is_unset_and_a_flag_has_the_spellings_that_cloud_controllers_take() {
+        let options = mk_options(&[("empty", " "), ("go", "True"), ("number", "0"), ("no", "yes")]);
+        let mut reader = options.reader();
+        assert_eq!(reader.flag("empty"), None);
+        assert_eq!((reader.flag("go"), reader.flag("number")), (Some(true), Some(false)));
+        assert_eq!(reader.finish(), []);
+        let mut reader = options.reader();
+        assert_eq!((reader.flag("no"), reader.finish().len()), (None, 1));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use portico_provider::{ProviderError, Retry};
 use super::*;
 use crate::cloud::CloudError;
 
+const DOCS: &str = include_str!("../../../../../docs/aws.md");
 const LINES: &str = include_str!("table.txt");
 /// Call and the codes that its page in the API reference lists ("Errors").
 const DOCUMENTED: &str = include_str!("documented.txt");
@@ -93,5 +94,43 @@ fn a_code_that_nobody_knows_is_told_by_its_name_and_else_tried_again() {
     ];
     for (code, expected) in table {
         assert_eq!(meaning("CreateListener", code).0, expected, "{code}");
+    }
+}
+
+/// Permissions by prefix, from the page's block.
+fn documented() -> BTreeSet<(String, String)> {
+    let block = DOCS.split_once("## Permissions").unwrap().1.split("```").nth(1).unwrap();
+    let (mut prefix, mut all) = (String::new(), BTreeSet::new());
+    for word in block.split_whitespace() {
+        match word.strip_suffix(':') {
+            Some(next) => next.clone_into(&mut prefix),
+            None => drop(all.insert((prefix.clone(), word.to_owned()))),
+        }
+    }
+    all
+}
+
+#[test]
+fn every_call_is_among_the_documented_permissions_and_so_is_what_aws_asks_beside() {
+    let documented = documented();
+    for (prefix, call) in
+        CALLS.iter().flat_map(|(prefix, calls)| calls.iter().map(move |call| (*prefix, *call)))
+    {
+        let has = |name: &str| documented.contains(&(prefix.to_owned(), name.to_owned()));
+        let reads = prefix == "elasticloadbalancing" && call.starts_with("Describe");
+        assert!(if reads { has("Describe*") } else { has(call) }, "{prefix}:{call}");
+    }
+    let beside = [
+        "iam:CreateServiceLinkedRole",
+        "ec2:DescribeAccountAttributes",
+        "ec2:DescribeAddresses",
+        "ec2:DescribeInstances",
+        "ec2:DescribeInternetGateways",
+        "ec2:DescribeVpcs",
+        "ec2:GetSecurityGroupsForVpc",
+    ];
+    for name in beside {
+        let (prefix, call) = name.split_once(':').unwrap();
+        assert!(documented.contains(&(prefix.to_owned(), call.to_owned())), "{name}");
     }
 }

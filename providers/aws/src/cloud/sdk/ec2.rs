@@ -69,6 +69,17 @@ pub(super) async fn security_group_named(query: &Query, vpc: &str, name: &str) -
     Ok(read_groups(&answer)?.into_iter().next())
 }
 
+pub(super) async fn security_groups_called(
+    query: &Query,
+    vpc: &str,
+    names: &BTreeSet<String>,
+) -> Answer<Vec<(String, Id)>> {
+    let wanted = [("vpc-id", vec![vpc]), ("tag:Name", names.iter().map(String::as_str).collect())];
+    let answer = query.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
+    let having = |mut group: Firewall| Some((group.tags.remove("Name")?, group.id));
+    Ok(read_groups(&answer)?.into_iter().filter_map(having).collect())
+}
+
 fn read_groups(answer: &str) -> Answer<Vec<Firewall>> {
     let document = parse(DESCRIBE_GROUPS, answer)?;
     Ok(items(document.root_element(), "securityGroupInfo").filter_map(read).collect())

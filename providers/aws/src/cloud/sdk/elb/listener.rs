@@ -1,11 +1,12 @@
 //! `ELBv2`: listeners.
 //!
 //! Owns: requests and reading answers. Leaves to others: which there should be.
-//! Invariant: each listener forwards to one target group.
+//! Invariant: each listener that is made here forwards to one target group.
 
 use aws_sdk_elasticloadbalancingv2::Client;
 use aws_sdk_elasticloadbalancingv2::types::{
-    Action, ActionTypeEnum, Certificate, Listener as Found, ProtocolEnum,
+    Action, ActionTypeEnum, Certificate, ForwardActionConfig, Listener as Found, ProtocolEnum,
+    TargetGroupTuple,
 };
 
 use super::{failed, incomplete, need, optional, sdk_tags, word};
@@ -49,15 +50,20 @@ fn read(operation: &'static str, found: &Found) -> Answer<Listener> {
         }),
         Transport::Tcp | Transport::Udp | Transport::TcpUdp => None,
     };
+    let groups = found.default_actions().iter().flat_map(forwards).collect::<Vec<_>>();
     Ok(Listener {
         id: Id(need(operation, "ARN", found.listener_arn())?.to_owned()),
         spec: ListenerSpec { port: port.ok_or_else(|| incomplete(operation, "port"))?, protocol, tls },
-        group: found
-            .default_actions()
-            .first()
-            .and_then(Action::target_group_arn)
-            .map(|arn| Id(arn.to_owned())),
+        split: groups.len() > 1,
+        group: groups.into_iter().next().map(|arn| Id(arn.to_owned())),
     })
+}
+
+/// One target group, or several with their weights.
+fn forwards(action: &Action) -> Vec<&str> {
+    let several = action.forward_config().map(ForwardActionConfig::target_groups).unwrap_or_default();
+    let several: Vec<&str> = several.iter().filter_map(TargetGroupTuple::target_group_arn).collect();
+    if several.is_empty() { action.target_group_arn().into_iter().collect() } else { several }
 }
 
 fn forward(group: &Id) -> Action {
