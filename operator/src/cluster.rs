@@ -29,19 +29,21 @@ pub(crate) trait Cluster: Send + Sync + 'static {
         class: Option<&str>,
     ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
 
-    /// Makes all that we own of the status be as given, by server-side apply: what is not given and ours, goes.
+    /// Makes all that we own of the status be as given, by server-side apply: what is not given and ours, goes. Answers
+    /// with the Service as it is then.
     fn apply_status(
         &self,
         seen: &Service,
         status: &StatusPatch,
-    ) -> impl Future<Output = Result<(), ClusterError>> + Send;
+        basis: Basis,
+    ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
 
-    /// Writes annotations, and removes those that are `None`. No other is touched.
+    /// Writes annotations, removes those that are `None`, and answers with the Service as it is then. No other is touched.
     fn annotate(
         &self,
         seen: &Service,
         annotations: &BTreeMap<&'static str, Option<String>>,
-    ) -> impl Future<Output = Result<(), ClusterError>> + Send;
+    ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
 
     /// A Service as it is now, past all caches; `None`: there is none of that name.
     fn service(&self, key: &ServiceKey)
@@ -56,6 +58,16 @@ pub(crate) trait Cluster: Send + Sync + 'static {
 
     /// Tells something about a Service; never fails, never waits.
     fn tell(&self, about: &Service, notice: Notice);
+}
+
+/// What the addresses of a status are written from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Basis {
+    /// The provider reports them: true whatever the Service has become.
+    Provider,
+    /// The Service shows them, or they go. Refused as [`ClusterError::Conflict`] if it is no longer as it was seen: one
+    /// that was seen before its address was published would take that away.
+    Seen,
 }
 
 /// A write or read that failed. Display names the operation; the cause is the source.

@@ -50,6 +50,7 @@ mod targets;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod version;
 mod view;
 mod watch;
 mod work;

@@ -17,7 +17,7 @@ use crate::cause::Cause;
 use crate::metrics::State;
 use crate::operation::{End, Mark, Want};
 use crate::service::ServiceKey;
-use crate::status::{Progress, StatusPatch};
+use crate::status::Progress;
 
 /// How long until targets are looked at again, the first, the second … time that they are not healthy. New ones need half a
 /// minute to pass their checks, or else somebody has to do something first; each look is a call that nobody shares.
@@ -47,8 +47,6 @@ pub(crate) struct Track {
     failures: u32,
     /// Looks in a row that found targets not healthy.
     sick_looks: usize,
-    /// The status as written last, and when, until a watch shows it.
-    pub(crate) written: Option<(StatusPatch, Instant)>,
     /// What the metrics count it as.
     pub(crate) state: Option<State>,
 }

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cause::Drift;
 use crate::classes::ClassDefaults;
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Basis, Cluster, ClusterError};
 use crate::desired::{Backing, GroupScope};
 use crate::events::{Notice, Severity};
 use crate::fence::Fence;
@@ -44,9 +44,6 @@ use crate::stages::{self, Context, Staged, Work};
 use crate::status::{self, Progress, Situation, StatusPatch};
 use crate::targets::guard::{Admitted, Guard, Limits};
 use crate::world::World;
-
-/// How long a watch may take to show what was written.
-const WATCH_LAG: Duration = Duration::from_secs(10);
 
 /// What stays the same while the process runs.
 #[derive(Clone, Debug)]
@@ -211,7 +208,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let nobodys =
             ServiceType::of(service) != ServiceType::LoadBalancer && !service::has_finalizer(service);
         if nobodys && !service::is_deleting(service) && !service::our_conditions(service).is_empty() {
-            self.cluster.apply_status(service, &StatusPatch::default()).await?;
+            self.world.renew(self.cluster.apply_status(service, &StatusPatch::default(), Basis::Seen).await?);
         }
         Ok(Looked::NOTHING)
     }
@@ -254,7 +251,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             kept.map_or((None, Progress::Settled), |(looked, progress)| (looked.again, progress));
         self.state(&owner, State::Refused);
         let situation = Situation { service, report: None, problems, warnings, progress: &progress };
-        self.write_status(&owner.service, situation).await?;
+        self.write_status(situation).await?;
         Ok(Looked { outcome: Reconciled::UserError, again })
     }
 
@@ -294,9 +291,11 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         self.state(&load_balancer.owner, state(&progress, &problems));
         let situation =
             Situation { service, report: Some(&report), problems: &problems, warnings, progress: &progress };
-        self.write_status(&load_balancer.owner.service, situation).await?;
-        if report.ready {
-            self.name_resources(service, observed.as_ref()).await?;
+        self.write_status(situation).await?;
+        if report.ready
+            && let Some(annotated) = self.name_resources(service, observed.as_ref()).await?
+        {
+            self.world.renew(annotated);
         }
         Ok(looked(decision, &progress, &problems))
     }
@@ -317,7 +316,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let progress = Progress::Failed { reason: "ProviderUnavailable", message };
         self.state(owner, State::Progress);
         let situation = Situation { service, report: None, problems: &[], warnings, progress: &progress };
-        self.write_status(&owner.service, situation).await?;
+        self.write_status(situation).await?;
         Ok(Looked { outcome: Reconciled::Progress, again: None })
     }
 
@@ -351,7 +350,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             let progress = Progress::Releasing(what);
             let situation =
                 Situation { service, report: None, problems: &[], warnings: &[], progress: &progress };
-            self.write_status(&owner.service, situation).await?;
+            self.write_status(situation).await?;
         }
         Ok(looked(decision, &progress, &[]))
     }
@@ -360,16 +359,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     async fn let_go(&self, service: &Service, owner: &Owner) -> Result<Looked, ClusterError> {
         let mut newest = service.clone();
         if !service::is_deleting(service) {
-            self.cluster.apply_status(service, &StatusPatch::default()).await?;
-            self.name_resources(service, None).await?;
-            // The status write made a new version; the one to let go is the newest.
-            let Some(read) = self.cluster.service(&ServiceKey::of(service)).await? else {
-                return Ok(Looked::NOTHING);
-            };
-            newest = read;
+            newest = self.cluster.apply_status(service, &StatusPatch::default(), Basis::Seen).await?;
+            if let Some(annotated) = self.name_resources(&newest, None).await? {
+                newest = annotated;
+            }
         }
-        // Another Service of that name by now, or ours again: its own events tell.
-        if newest.metadata.uid != service.metadata.uid || self.settings.classes.wants(&newest) {
+        // Ours again by now: its own events tell.
+        if self.settings.classes.wants(&newest) {
             return Ok(Looked::NOTHING);
         }
         self.world.renew(self.cluster.set_finalizer(&newest, None).await?);
@@ -385,31 +381,19 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         self.track(owner, |track| track.watch_health(want, health.map(|fact| fact.holds), Instant::now()))
     }
 
-    async fn write_status(&self, uid: &ServiceUid, situation: Situation<'_>) -> Result<(), ClusterError> {
+    async fn write_status(&self, situation: Situation<'_>) -> Result<(), ClusterError> {
         let service = situation.service;
-        let shown = StatusPatch::shown(service);
-        let unshown = self.unshown(uid, &shown);
-        let before = unshown.as_ref().unwrap_or(&shown);
+        let before = StatusPatch::shown(service);
         let status = situation.status(&before.conditions, Timestamp::now());
-        if *before == status {
+        if before == status {
             return Ok(());
         }
-        self.cluster.apply_status(service, &status).await?;
+        // From here on it is what the status shows, whenever a watch says so.
+        self.world.renew(self.cluster.apply_status(service, &status, situation.basis()).await?);
         for notice in status::notices(&before.conditions, &status.conditions) {
             self.cluster.tell(service, notice);
         }
-        self.tracks().entry(uid.clone()).or_default().written = Some((status, Instant::now()));
         Ok(())
-    }
-
-    /// What this process wrote a moment ago, as long as its watch has not shown it: it is newer than what that shows.
-    fn unshown(&self, uid: &ServiceUid, shown: &StatusPatch) -> Option<StatusPatch> {
-        let mut tracks = self.tracks();
-        let written = &mut tracks.get_mut(uid)?.written;
-        if written.as_ref().is_some_and(|(status, at)| status == shown || at.elapsed() >= WATCH_LAG) {
-            *written = None;
-        }
-        written.as_ref().map(|(status, _)| status.clone())
     }
 
     pub(crate) fn tell(&self, about: &Service, severity: Severity, reason: &str, action: &str, note: String) {

@@ -23,13 +23,14 @@ fn missing(
 }
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
-    /// Makes the Service name the parts of what was observed; `None`: of nothing.
+    /// Makes the Service name the parts of what was observed; `None`: of nothing. Answers with the Service as it is then;
+    /// `None`: as it was.
     pub(crate) async fn name_resources(
         &self,
         service: &Service,
         observed: Option<&P::Observed>,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Option<Service>, ClusterError> {
         let missing = missing(service, self.provider.resources(observed));
-        if missing.is_empty() { Ok(()) } else { self.cluster.annotate(service, &missing).await }
+        if missing.is_empty() { Ok(None) } else { self.cluster.annotate(service, &missing).await.map(Some) }
     }
 }

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{Fact, Ingress, IngressAddress, IpMode, Report, Topic, Truth};
 
+use crate::cluster::Basis;
 use crate::events::{Notice, Severity};
 use crate::problem::{Problem, sentence};
 use crate::service;
@@ -73,6 +74,17 @@ pub(crate) struct Situation<'a> {
 }
 
 impl Situation<'_> {
+    /// Where the addresses of [`Self::status`] come from.
+    pub(crate) fn basis(&self) -> Basis {
+        let released = matches!(self.progress, Progress::Releasing(_));
+        if !released && self.reported().is_some() { Basis::Provider } else { Basis::Seen }
+    }
+
+    /// The report, if it says where clients connect.
+    fn reported(&self) -> Option<&Report> {
+        self.report.filter(|report| report.ready || !report.ingress.is_empty())
+    }
+
     /// The status, with times from `before` where nothing changed.
     pub(crate) fn status(&self, before: &[Condition], now: Timestamp) -> StatusPatch {
         // The API keeps whole seconds; anything finer would never read back as it was written.
@@ -86,11 +98,9 @@ impl Situation<'_> {
                 conditions: vec![stamped(service, before, now, fact)],
             };
         }
-        let ingress = match report {
-            Some(report) if report.ready || !report.ingress.is_empty() => {
-                report.ingress.iter().map(entry).collect()
-            }
-            _ => service::ingress(service).to_vec(),
+        let ingress = match self.reported() {
+            Some(report) => report.ingress.iter().map(entry).collect(),
+            None => service::ingress(service).to_vec(),
         };
         let mut facts = vec![accepted(problems, warnings), provisioned(report, problems, progress, before)];
         facts.extend(synced(problems, progress, before));

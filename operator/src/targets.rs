@@ -86,6 +86,26 @@ fn eligibility(node: &Node) -> Eligibility {
     Eligibility::NotReady { since: since.filter(|since| since.duration_since(made) > JOINING) }
 }
 
+/// An EndpointSlice, whosever it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SliceId {
+    namespace: String,
+    name: String,
+}
+
+impl SliceId {
+    /// The id of an object; objects from the API server always have both parts.
+    pub(crate) fn of(slice: &EndpointSlice) -> Option<Self> {
+        Some(Self { namespace: slice.metadata.namespace.clone()?, name: slice.metadata.name.clone()? })
+    }
+
+    /// As one of this Service's, which is of the same namespace.
+    pub(crate) fn of_service(&self, name: String) -> SliceKey {
+        let service = ServiceKey { namespace: self.namespace.clone(), name };
+        SliceKey { service, slice: self.name.clone() }
+    }
+}
+
 /// An EndpointSlice, found by its Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SliceKey {
@@ -93,6 +113,13 @@ pub(crate) struct SliceKey {
     pub(crate) service: ServiceKey,
     /// `metadata.name`.
     pub(crate) slice: String,
+}
+
+impl SliceKey {
+    /// The slice, whosever it is.
+    pub(crate) fn id(&self) -> SliceId {
+        SliceId { namespace: self.service.namespace.clone(), name: self.slice.clone() }
+    }
 }
 
 /// What load balancers need of an EndpointSlice: ready endpoints, and their ports by name and protocol. Both in order, and
@@ -123,11 +150,9 @@ impl SliceState {
         self.endpoints.iter().map(|endpoint| endpoint.address)
     }
 
-    /// Reads a slice; one that names no Service is nobody's.
-    pub(crate) fn of(slice: &EndpointSlice) -> Option<(SliceKey, Self)> {
-        let namespace = slice.metadata.namespace.clone()?;
-        let name = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?.clone();
-        let key = SliceKey { service: ServiceKey { namespace, name }, slice: slice.metadata.name.clone()? };
+    /// Reads a slice, with the name of its Service; one that names none is nobody's.
+    pub(crate) fn of(slice: &EndpointSlice) -> Option<(String, Self)> {
+        let service = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL)?.clone();
         // No condition means ready: https://kubernetes.io/docs/reference/kubernetes-api/service-resources/endpoint-slice-v1/
         let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
             endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
@@ -144,7 +169,7 @@ impl SliceState {
         });
         let endpoints: BTreeSet<EndpointState> = endpoints.collect();
         let ports: BTreeMap<(Protocol, String), Port> = ports.collect();
-        Some((key, Self { endpoints: endpoints.into_iter().collect(), ports: ports.into_iter().collect() }))
+        Some((service, Self { endpoints: endpoints.into_iter().collect(), ports: ports.into_iter().collect() }))
     }
 }
 

@@ -21,9 +21,11 @@ use crate::pods::{Admission, PodState};
 
 mod cloud;
 mod cluster;
+mod weather;
 
 pub(crate) use cloud::{FakeCloud, Refused};
 pub(crate) use cluster::FakeCluster;
+pub(crate) use weather::Weather;
 
 /// The UID of the cluster that tests run in.
 pub(crate) const CLUSTER: &str = "c1";

@@ -118,15 +118,12 @@ fn is_unknown_kind(error: &watcher::Error) -> bool {
 }
 
 fn change<K: Followed>(event: watcher::Event<K>) -> Change<K> {
-    let trimmed = |mut object: K| {
-        object.trim();
-        object
-    };
-    match event {
-        watcher::Event::Apply(object) => Change::Put(trimmed(object)),
-        watcher::Event::Delete(object) => Change::Remove(trimmed(object)),
+    let change = match event {
+        watcher::Event::Apply(object) => Change::Put(object),
+        watcher::Event::Delete(object) => Change::Remove(object),
         watcher::Event::Init => Change::Begin,
-        watcher::Event::InitApply(object) => Change::Stage(trimmed(object)),
+        watcher::Event::InitApply(object) => Change::Stage(object),
         watcher::Event::InitDone => Change::Finish,
-    }
+    };
+    change.trimmed()
 }

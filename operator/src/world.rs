@@ -4,13 +4,13 @@
 //! Invariant: Nodes and EndpointSlices are held as what load balancers need of them, so that a heartbeat or a
 //! changed label that concerns nobody is no change at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Resource;
 use portico_provider::NodeName;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -18,8 +18,9 @@ use tokio::sync::futures::Notified;
 use crate::classes::LoadBalancerClassParameters;
 use crate::pods::{self, PodKey, PodState};
 use crate::service::{self, ServiceKey};
-use crate::table::Table;
-use crate::targets::{NodeState, SliceKey, SliceState};
+use crate::table::{Changed, Heard, Table};
+use crate::targets::{NodeState, SliceId, SliceKey, SliceState};
+use crate::version::ResourceVersion;
 
 /// The last known state of the cluster.
 #[derive(Debug, Default)]
@@ -48,11 +49,11 @@ struct Parameters {
     unknown: bool,
 }
 
-/// EndpointSlices, and where each is at home, by namespace and name.
+/// EndpointSlices, each with the name of its Service, and an index of the same by Service.
 #[derive(Debug, Default)]
 struct Slices {
-    table: Table<SliceKey, SliceState>,
-    homes: BTreeMap<(String, String), ServiceKey>,
+    table: Table<SliceId, (String, SliceState)>,
+    by_service: BTreeSet<SliceKey>,
 }
 
 /// Addresses of pods.
@@ -87,6 +88,17 @@ pub(crate) enum Change<K> {
     Finish,
 }
 
+impl<K: Followed> Change<K> {
+    /// Without what is never read.
+    pub(crate) fn trimmed(mut self) -> Self {
+        match &mut self {
+            Self::Put(object) | Self::Remove(object) | Self::Stage(object) => object.trim(),
+            Self::Begin | Self::Finish => {}
+        }
+        self
+    }
+}
+
 /// A kind of object the world follows.
 pub(crate) trait Followed: Sized {
     /// A field selector: objects that it leaves out are as good as gone.
@@ -105,17 +117,17 @@ pub(crate) trait Followed: Sized {
 impl World {
     /// One Service.
     pub(crate) fn service(&self, key: &ServiceKey) -> Option<Arc<Service>> {
-        read(&self.services).entries().get(key).cloned()
+        read(&self.services).get(key).cloned()
     }
 
-    /// Takes in the answer to a write, ahead of the watch; one that is gone meanwhile stays gone.
+    /// Takes in the answer to a write, ahead of the watch; one that is gone or newer meanwhile stays so.
     pub(crate) fn renew(&self, mut service: Service) {
         service.trim();
         let key = ServiceKey::of(&service);
         let mut table = write(&self.services);
-        let known = table.entries().get(&key).is_some_and(|known| known.metadata.uid == service.metadata.uid);
+        let known = table.get(&key).is_some_and(|known| known.metadata.uid == service.metadata.uid);
         if known {
-            table.put(key, Arc::new(service));
+            table.answered(&key, ResourceVersion::of(&service.metadata), Arc::new(service));
         }
     }
 
@@ -125,19 +137,19 @@ impl World {
         let mut table = write(&self.services);
         table.begin();
         for service in services {
-            table.stage(ServiceKey::of(&service), service);
+            table.stage(heard(service));
         }
         table.finish();
     }
 
     /// Every Service.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
-        read(&self.services).entries().values().cloned().collect()
+        read(&self.services).iter().map(|(_, service)| Arc::clone(service)).collect()
     }
 
     /// Every node, in the order of their names.
     pub(crate) fn nodes(&self) -> Vec<NodeState> {
-        read(&self.nodes).table.entries().values().cloned().collect()
+        read(&self.nodes).table.iter().map(|(_, node)| node.clone()).collect()
     }
 
     /// Changes whenever [`World::nodes`] does.
@@ -149,8 +161,8 @@ impl World {
     pub(crate) fn slices(&self, service: &ServiceKey) -> Vec<SliceState> {
         let first = SliceKey { service: service.clone(), slice: String::new() };
         let slices = read(&self.slices);
-        let of_service = slices.table.entries().range(first..).take_while(|(key, _)| key.service == *service);
-        of_service.map(|(_, slice)| slice.clone()).collect()
+        let keys = slices.by_service.range(first..).take_while(|key| key.service == *service);
+        keys.filter_map(|key| slices.table.get(&key.id())).map(|(_, slice)| slice.clone()).collect()
     }
 
     /// Whether all lists have arrived; nothing is decided before.
@@ -176,9 +188,8 @@ impl World {
     pub(crate) fn pods(&self, namespace: &str) -> BTreeSet<IpAddr> {
         let first = pods::first_key(namespace);
         let pods = read(&self.pods);
-        let from = (Bound::Included(first.as_str()), Bound::Unbounded);
         let of_namespace =
-            pods.table.entries().range::<str, _>(from).take_while(|(key, _)| key.starts_with(&first));
+            pods.table.range(first.as_str()).take_while(|(key, _)| key.starts_with(&first));
         of_namespace.flat_map(|(_, addresses)| addresses).copied().collect()
     }
 
@@ -186,11 +197,15 @@ impl World {
     fn services_with(&self, namespace: &str, addresses: Option<&[IpAddr]>) -> BTreeSet<ServiceKey> {
         let service = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
         let slices = read(&self.slices);
-        let of_namespace = slices.table.entries().range(SliceKey { service, slice: String::new() }..);
+        let of_namespace = slices.by_service.range(SliceKey { service, slice: String::new() }..);
+        let has_any = |key: &SliceKey, addresses: &[IpAddr]| {
+            let slice = slices.table.get(&key.id());
+            slice.is_some_and(|(_, slice)| addresses.iter().any(|it| slice.has(*it)))
+        };
         of_namespace
-            .take_while(|(key, _)| key.service.namespace == namespace)
-            .filter(|(_, slice)| addresses.is_none_or(|addresses| addresses.iter().any(|it| slice.has(*it))))
-            .map(|(key, _)| key.service.clone())
+            .take_while(|key| key.service.namespace == namespace)
+            .filter(|key| addresses.is_none_or(|addresses| has_any(key, addresses)))
+            .map(|key| key.service.clone())
             .collect()
     }
 
@@ -201,7 +216,7 @@ impl World {
 
     /// Every object of class parameters.
     pub(crate) fn parameters(&self) -> Vec<LoadBalancerClassParameters> {
-        read(&self.parameters).table.entries().values().cloned().collect()
+        read(&self.parameters).table.iter().map(|(_, object)| object.clone()).collect()
     }
 
     /// Changes whenever the `spec` of one does.
@@ -218,8 +233,8 @@ impl World {
 impl Followed for Service {
     fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
         let mut table = write(&world.services);
-        let keys = follow(&mut table, change, |service| Some((ServiceKey::of(&service), Arc::new(service))));
-        concern(keys)
+        let changed = follow(&mut table, change, |service| Some(heard(Arc::new(service))));
+        concern(changed.into_iter().map(|it| it.key).collect())
     }
 
     /// Neither labels nor the selector decide anything here: endpoints come from EndpointSlices, which name their Service.
@@ -242,9 +257,12 @@ impl Followed for Service {
 impl Followed for Node {
     fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
         let Nodes { table, version } = &mut *write(&world.nodes);
-        let keys = follow(table, change, |node| NodeState::of(&node));
-        *version += u64::from(!keys.is_empty());
-        (!keys.is_empty()).then_some(Concern::Everyone)
+        let changed = follow(table, change, |node| {
+            let (key, state) = NodeState::of(&node)?;
+            Some(Heard { key, version: ResourceVersion::of(&node.metadata), value: Some(state) })
+        });
+        *version += u64::from(!changed.is_empty());
+        (!changed.is_empty()).then_some(Concern::Everyone)
     }
 
     fn trim(&mut self) {
@@ -259,15 +277,18 @@ impl Followed for LoadBalancerClassParameters {
     fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
         let Parameters { table, version, unknown: _ } = &mut *write(&world.parameters);
         let spec = |table: &Table<String, Self>| -> Vec<_> {
-            let entries = table.entries().iter();
-            entries
+            table
+                .iter()
                 .map(|(name, it)| (name.clone(), it.spec.clone(), it.metadata.creation_timestamp.clone()))
                 .collect()
         };
         let before = spec(table);
         let was_synced = table.is_synced();
-        let keys = follow(table, change, |object| Some((object.metadata.name.clone()?, object)));
-        if keys.is_empty() && was_synced == table.is_synced() {
+        let changed = follow(table, change, |object| {
+            let (key, version) = (object.metadata.name.clone()?, ResourceVersion::of(&object.metadata));
+            Some(Heard { key, version, value: Some(object) })
+        });
+        if changed.is_empty() && was_synced == table.is_synced() {
             return None;
         }
         world.parameters_changed.notify_waiters();
@@ -290,26 +311,26 @@ impl Followed for LoadBalancerClassParameters {
 
 impl Followed for EndpointSlice {
     fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
-        let Slices { table, homes } = &mut *write(&world.slices);
-        // A slice that was relabelled to another Service leaves the first one.
-        let left = match &change {
-            Change::Put(slice) => SliceState::of(slice).and_then(|(key, _)| {
-                let home =
-                    homes.insert((key.service.namespace.clone(), key.slice.clone()), key.service.clone());
-                home.filter(|old| *old != key.service).map(|service| SliceKey { service, slice: key.slice })
-            }),
-            _ => None,
-        };
-        let mut touched: Vec<SliceKey> = left.into_iter().filter(|key| table.remove(key)).collect();
-        let relisted = matches!(change, Change::Finish);
-        touched.extend(follow(table, change, |slice| SliceState::of(&slice)));
-        if relisted {
-            let home =
-                |key: &SliceKey| ((key.service.namespace.clone(), key.slice.clone()), key.service.clone());
-            *homes = table.entries().keys().map(home).collect();
+        let Slices { table, by_service } = &mut *write(&world.slices);
+        let changed = follow(table, change, |slice| {
+            let key = SliceId::of(&slice)?;
+            Some(Heard { key, version: ResourceVersion::of(&slice.metadata), value: SliceState::of(&slice) })
+        });
+        // A slice that was relabelled leaves one Service and comes to another: both are concerned.
+        let mut concerned = BTreeSet::new();
+        for Changed { key, before } in changed {
+            if let Some((service, _)) = before {
+                let left = key.of_service(service);
+                by_service.remove(&left);
+                concerned.insert(left.service);
+            }
+            if let Some((service, _)) = table.get(&key) {
+                let come_to = key.of_service(service.clone());
+                concerned.insert(come_to.service.clone());
+                by_service.insert(come_to);
+            }
         }
-        let services: BTreeSet<ServiceKey> = touched.into_iter().map(|key| key.service).collect();
-        concern(services.into_iter().collect())
+        concern(concerned.into_iter().collect())
     }
 
     fn trim(&mut self) {
@@ -324,16 +345,15 @@ impl Followed for PodState {
     fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
         let relisted = matches!(change, Change::Finish);
         let table = &mut write(&world.pods).table;
-        let named = match &change {
-            Change::Put(pod) | Change::Remove(pod) => pod.clone().entry(),
-            Change::Begin | Change::Stage(_) | Change::Finish => None,
-        };
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        if let Some((key, new)) = &named {
-            addresses.extend(table.entries().get(key).iter().flat_map(|old| old.iter()).chain(new));
-        }
-        let keys = follow(table, change, PodState::entry);
-        let namespaces: BTreeSet<&str> = keys.iter().filter_map(|key| Some(key.split_once('/')?.0)).collect();
+        let changed = follow(table, change, |pod: Self| {
+            let version = ResourceVersion::of(pod.meta());
+            let (key, value) = pod.entry()?;
+            Some(Heard { key, version, value: Some(value) })
+        });
+        let old = changed.iter().filter_map(|it| it.before.as_ref());
+        let new = changed.iter().filter_map(|it| table.get(&it.key));
+        let addresses: Vec<IpAddr> = old.chain(new).flatten().copied().collect();
+        let namespaces: BTreeSet<&str> = changed.iter().filter_map(|it| Some(it.key.split_once('/')?.0)).collect();
         let addresses = (!relisted).then_some(addresses.as_slice());
         let services: BTreeSet<ServiceKey> =
             namespaces.into_iter().flat_map(|namespace| world.services_with(namespace, addresses)).collect();
@@ -347,27 +367,30 @@ fn concern(keys: Vec<ServiceKey>) -> Option<Concern> {
     (!keys.is_empty()).then_some(Concern::Services(keys))
 }
 
-/// One change into one table; `keyed` answers `None` for an object that is not worth keeping.
-fn follow<O, K: Ord + Clone, V: PartialEq>(
+fn heard(service: Arc<Service>) -> Heard<ServiceKey, Arc<Service>> {
+    let version = ResourceVersion::of(&service.metadata);
+    Heard { key: ServiceKey::of(&service), version, value: Some(service) }
+}
+
+/// One change into one table; `read` answers `None` for an object that no API server sends.
+fn follow<O, K: Ord + Clone, V: PartialEq + Clone>(
     table: &mut Table<K, V>,
     change: Change<O>,
-    keyed: impl Fn(O) -> Option<(K, V)>,
-) -> Vec<K> {
+    read: impl Fn(O) -> Option<Heard<K, V>>,
+) -> Vec<Changed<K, V>> {
     match change {
-        Change::Put(object) => keyed(object)
-            .and_then(|(key, value)| table.put(key.clone(), value).then_some(key))
-            .into_iter()
-            .collect(),
+        Change::Put(object) => read(object).and_then(|heard| table.put(heard)).into_iter().collect(),
         Change::Remove(object) => {
-            keyed(object).and_then(|(key, _)| table.remove(&key).then_some(key)).into_iter().collect()
+            let removed = read(object).and_then(|heard| table.remove(heard.key, heard.version));
+            removed.into_iter().collect()
         }
         Change::Begin => {
             table.begin();
             Vec::new()
         }
         Change::Stage(object) => {
-            if let Some((key, value)) = keyed(object) {
-                table.stage(key, value);
+            if let Some(heard) = read(object) {
+                table.stage(heard);
             }
             Vec::new()
         }

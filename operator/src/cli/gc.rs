@@ -208,7 +208,7 @@ mod tests {
     use crate::reconcile::{Parts, Settings};
     use crate::service::ClassRule;
     use crate::targets::guard::Limits;
-    use crate::testing::{CLUSTER, FakeCloud, FakeCluster, mk_load_balancer, mk_service};
+    use crate::testing::{CLUSTER, FakeCloud, FakeCluster, Weather, mk_load_balancer, mk_service};
 
     const GRACE: Duration = Duration::from_mins(2);
 
@@ -221,7 +221,7 @@ mod tests {
 
     /// A cloud with load balancers of these Services, and a cluster without any.
     fn mk_run(names: &[&str]) -> Run {
-        let (cloud, cluster) = (FakeCloud::default(), FakeCluster::default());
+        let (cloud, cluster) = (FakeCloud::default(), FakeCluster::new(Weather::calm()));
         for (number, name) in (1..).zip(names) {
             cloud.with(|it| it.existing.insert(number, (mk_load_balancer(name), Instant::now())));
         }

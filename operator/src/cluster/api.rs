@@ -6,19 +6,20 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::{Cluster, ClusterError};
+use super::{Basis, Cluster, ClusterError};
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
 use crate::events::{Notice, Reporter};
 use crate::fence::Fence;
 use crate::service::{self, FINALIZER, HELD_BY, ServiceKey};
 use crate::status::StatusPatch;
 
-/// Who owns our fields of a Service's status.
-const FIELD_MANAGER: &str = "portico-operator";
+/// Who owns our finalizer, our fields of a Service's status, the Lease's `spec`, and Events.
+pub(crate) const FIELD_MANAGER: &str = "portico-operator";
 
 /// Who owns the annotations that name a load balancer's parts.
 const RESOURCES_MANAGER: &str = "portico-operator-resources";
@@ -53,33 +54,35 @@ impl Cluster for ApiServer {
         self.check(operation)?;
         let (api, ServiceKey { namespace: _, name }) = self.api(seen);
         let patch = Patch::Merge(finalizer_patch(seen, class));
-        api.patch(&name, &PatchParams::default(), &patch).await.map_err(|error| told(operation, error))
+        api.patch(&name, &managed_by(FIELD_MANAGER), &patch).await.map_err(|error| told(operation, error))
     }
 
-    async fn apply_status(&self, seen: &Service, status: &StatusPatch) -> Result<(), ClusterError> {
+    async fn apply_status(
+        &self,
+        seen: &Service,
+        status: &StatusPatch,
+        basis: Basis,
+    ) -> Result<Service, ClusterError> {
         let operation = "apply status";
         self.check(operation)?;
         let (api, ServiceKey { namespace: _, name }) = self.api(seen);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let patch = Patch::Apply(status_patch(seen, status));
-        api.patch_status(&name, &params, &patch).await.map_err(|error| told(operation, error))?;
-        Ok(())
+        let patch = Patch::Apply(status_patch(seen, status, basis));
+        api.patch_status(&name, &params, &patch).await.map_err(|error| told(operation, error))
     }
 
     async fn annotate(
         &self,
         seen: &Service,
         annotations: &BTreeMap<&'static str, Option<String>>,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Service, ClusterError> {
         let operation = "annotate";
         self.check(operation)?;
         let (api, ServiceKey { namespace: _, name }) = self.api(seen);
         // The UID makes a Service of the same name, made meanwhile, a conflict.
         let patch = json!({ "metadata": { "uid": seen.metadata.uid, "annotations": annotations } });
-        let params =
-            PatchParams { field_manager: Some(RESOURCES_MANAGER.to_owned()), ..PatchParams::default() };
-        api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(|error| told(operation, error))?;
-        Ok(())
+        let params = managed_by(RESOURCES_MANAGER);
+        api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(|error| told(operation, error))
     }
 
     async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {
@@ -114,6 +117,11 @@ impl Cluster for ApiServer {
     }
 }
 
+/// A patch by a field manager of ours.
+fn managed_by(manager: &str) -> PatchParams {
+    PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() }
+}
+
 /// A merge patch replaces the whole list, so it is bound to the version that the list was read from.
 fn finalizer_patch(seen: &Service, class: Option<&str>) -> Value {
     let others = seen.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != FINALIZER);
@@ -129,7 +137,7 @@ fn finalizer_patch(seen: &Service, class: Option<&str>) -> Value {
 }
 
 /// The UID makes a Service of the same name, made meanwhile, a conflict.
-fn status_patch(seen: &Service, StatusPatch { ingress, conditions }: &StatusPatch) -> Value {
+fn status_patch(seen: &Service, StatusPatch { ingress, conditions }: &StatusPatch, basis: Basis) -> Value {
     let mut status = serde_json::Map::new();
     if !ingress.is_empty() {
         status.insert("loadBalancer".to_owned(), json!({ "ingress": ingress }));
@@ -137,12 +145,12 @@ fn status_patch(seen: &Service, StatusPatch { ingress, conditions }: &StatusPatc
     if !conditions.is_empty() {
         status.insert("conditions".to_owned(), json!(conditions));
     }
-    json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": { "name": seen.metadata.name, "namespace": seen.metadata.namespace, "uid": seen.metadata.uid },
-        "status": status,
-    })
+    let ObjectMeta { name, namespace, uid, resource_version, .. } = &seen.metadata;
+    let mut metadata = json!({ "name": name, "namespace": namespace, "uid": uid });
+    if basis == Basis::Seen {
+        metadata["resourceVersion"] = json!(resource_version);
+    }
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "status": status })
 }
 
 fn told(operation: &'static str, error: kube::Error) -> ClusterError {
@@ -173,9 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_status_patch_gives_up_all_that_is_ours() {
-        let patch = status_patch(&mk_service("web"), &StatusPatch::default());
-        assert_eq!(patch["status"], json!({}));
-        assert!(patch["metadata"]["uid"].is_string());
+    fn an_empty_status_patch_gives_up_all_that_is_ours_of_what_was_seen() {
+        let patch = |basis| status_patch(&mk_service("web"), &StatusPatch::default(), basis);
+        let empty = patch(Basis::Seen);
+        assert_eq!(empty["status"], json!({}));
+        assert!(empty["metadata"]["uid"].is_string());
+        assert_eq!(empty["metadata"]["resourceVersion"], "1");
+        assert!(patch(Basis::Provider)["metadata"].get("resourceVersion").is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Service;
 
-use super::{Cluster, ClusterError};
+use super::{Basis, Cluster, ClusterError};
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
 use crate::events::Notice;
 use crate::service::ServiceKey;
@@ -22,16 +22,21 @@ impl<C: Cluster> Cluster for ReadOnly<C> {
         Ok(seen.clone())
     }
 
-    async fn apply_status(&self, _seen: &Service, _status: &StatusPatch) -> Result<(), ClusterError> {
-        Ok(())
+    async fn apply_status(
+        &self,
+        seen: &Service,
+        _status: &StatusPatch,
+        _basis: Basis,
+    ) -> Result<Service, ClusterError> {
+        Ok(seen.clone())
     }
 
     async fn annotate(
         &self,
-        _seen: &Service,
+        seen: &Service,
         _annotations: &BTreeMap<&'static str, Option<String>>,
-    ) -> Result<(), ClusterError> {
-        Ok(())
+    ) -> Result<Service, ClusterError> {
+        Ok(seen.clone())
     }
 
     async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {

@@ -10,5 +10,6 @@ mod ownership;
 mod parameters;
 mod read_only;
 mod stage;
+mod stale;
 mod targets;
 mod tenants;

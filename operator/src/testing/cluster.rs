@@ -1,47 +1,112 @@
 //! A cluster in memory: Services with versions and finalizers, watched by the world.
 //!
 //! Owns: the fake API server's rules that matter here: conflicts, deletion under finalizers, status by field owner.
-//! Leaves to others: everything else about an API server.
+//! Leaves to others: everything else about an API server, and what befalls a watch (`weather`).
 //! Invariant: every change reaches the world and the queue, as a watch brings it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, Service, ServiceStatus};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use tokio::time::{Instant, sleep_until};
 
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Basis, Cluster, ClusterError};
 use crate::events::Notice;
 use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::service::{FINALIZER, HELD_BY, ServiceKey, ServiceType};
 use crate::status::StatusPatch;
 use crate::watch::Router;
-use crate::world::{Change, World};
+use crate::world::{Change, Followed, World};
+
+use super::weather::{Delivery, Weather};
 
 /// A handle; clones share the cluster.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct FakeCluster {
     state: Arc<Mutex<ClusterState>>,
 }
 
-#[derive(Default)]
 pub(crate) struct ClusterState {
+    me: Weak<Mutex<ClusterState>>,
+    weather: Weather,
     pub(crate) services: BTreeMap<ServiceKey, Service>,
+    nodes: BTreeMap<String, Node>,
+    slices: BTreeMap<String, EndpointSlice>,
     pub(crate) events: Vec<(String, Notice)>,
     pub(crate) writes: u32,
     /// The next writes fail.
     pub(crate) failing: u32,
     version: u64,
     pub(crate) parameters: BTreeMap<String, LoadBalancerClassParameters>,
-    watchers: Vec<Router>,
+    watcher: Option<Router>,
+}
+
+/// A kind of object that the fake keeps.
+trait Kept: Followed + Clone + Send + 'static {
+    const KIND: &'static str;
+
+    fn all(state: &ClusterState) -> Vec<Self>;
+}
+
+impl Kept for Service {
+    const KIND: &'static str = "Service";
+
+    fn all(state: &ClusterState) -> Vec<Self> {
+        state.services.values().cloned().collect()
+    }
+}
+
+impl Kept for Node {
+    const KIND: &'static str = "Node";
+
+    fn all(state: &ClusterState) -> Vec<Self> {
+        state.nodes.values().cloned().collect()
+    }
+}
+
+impl Kept for EndpointSlice {
+    const KIND: &'static str = "EndpointSlice";
+
+    fn all(state: &ClusterState) -> Vec<Self> {
+        state.slices.values().cloned().collect()
+    }
+}
+
+impl Kept for LoadBalancerClassParameters {
+    const KIND: &'static str = "LoadBalancerClassParameters";
+
+    fn all(state: &ClusterState) -> Vec<Self> {
+        state.parameters.values().cloned().collect()
+    }
 }
 
 impl FakeCluster {
+    /// An empty one, whose watches have this weather.
+    pub(crate) fn new(weather: Weather) -> Self {
+        let state = Arc::new_cyclic(|me| {
+            Mutex::new(ClusterState {
+                me: me.clone(),
+                weather,
+                services: BTreeMap::new(),
+                nodes: BTreeMap::new(),
+                slices: BTreeMap::new(),
+                events: Vec::new(),
+                writes: 0,
+                failing: 0,
+                version: 0,
+                parameters: BTreeMap::new(),
+                watcher: None,
+            })
+        });
+        Self { state }
+    }
+
     /// Looks at or changes the fake itself.
     pub(crate) fn with<T>(&self, with: impl FnOnce(&mut ClusterState) -> T) -> T {
         with(&mut self.state.lock().unwrap())
@@ -52,18 +117,13 @@ impl FakeCluster {
         let (world, queue) = (Arc::new(World::default()), Arc::new(Queue::default()));
         let router = Router::new(Arc::clone(&world), Arc::clone(&queue));
         self.with(|state| {
-            router.take(Change::<Node>::Finish, Duration::ZERO);
-            router.take(Change::<EndpointSlice>::Finish, Duration::ZERO);
+            state.list::<Node>(&router);
+            state.list::<EndpointSlice>(&router);
             router.take(Change::<PodState>::Finish, Duration::ZERO);
-            for object in state.parameters.values() {
-                router.take(Change::Stage(object.clone()), Duration::ZERO);
-            }
-            router.take(Change::<LoadBalancerClassParameters>::Finish, Duration::ZERO);
-            for service in state.services.values() {
-                router.take(Change::Stage(service.clone()), Duration::ZERO);
-            }
-            router.take(Change::<Service>::Finish, Duration::ZERO);
-            state.watchers = vec![router.clone()];
+            state.list::<LoadBalancerClassParameters>(&router);
+            state.list::<Service>(&router);
+            state.weather.restart();
+            state.watcher = Some(router.clone());
         });
         (world, queue, router)
     }
@@ -116,6 +176,44 @@ impl FakeCluster {
         });
     }
 
+    /// As its kubelet, or whoever made it, has it.
+    pub(crate) fn put_node(&self, mut node: Node) {
+        self.with(|state| {
+            let name = node.metadata.name.clone().unwrap_or_default();
+            node.metadata.resource_version = Some(state.next_version());
+            state.nodes.insert(name.clone(), node.clone());
+            state.send(&name, Change::Put(node));
+        });
+    }
+
+    /// Deleted.
+    pub(crate) fn remove_node(&self, name: &str) {
+        self.with(|state| {
+            let Some(mut node) = state.nodes.remove(name) else { return };
+            node.metadata.resource_version = Some(state.next_version());
+            state.send(name, Change::Remove(node));
+        });
+    }
+
+    /// As its controller, or whoever may write it, has it.
+    pub(crate) fn put_slice(&self, mut slice: EndpointSlice) {
+        self.with(|state| {
+            let name = slice.metadata.name.clone().unwrap_or_default();
+            slice.metadata.resource_version = Some(state.next_version());
+            state.slices.insert(name.clone(), slice.clone());
+            state.send(&name, Change::Put(slice));
+        });
+    }
+
+    /// Deleted.
+    pub(crate) fn remove_slice(&self, name: &str) {
+        self.with(|state| {
+            let Some(mut slice) = state.slices.remove(name) else { return };
+            slice.metadata.resource_version = Some(state.next_version());
+            state.send(name, Change::Remove(slice));
+        });
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<Service> {
         self.with(|state| state.services.get(&key(name)).cloned())
     }
@@ -125,12 +223,59 @@ fn key(name: &str) -> ServiceKey {
     ServiceKey { namespace: "default".to_owned(), name: name.to_owned() }
 }
 
+fn refused(operation: &'static str) -> ClusterError {
+    ClusterError::Failed { operation, source: Box::new(kube::Error::LinesCodecMaxLineLengthExceeded) }
+}
+
 impl ClusterState {
     /// What a user applies, or what is written as its status.
     pub(crate) fn put_parameters(&mut self, object: &LoadBalancerClassParameters) {
-        self.parameters.insert(object.metadata.name.clone().unwrap(), object.clone());
-        for watcher in &self.watchers {
-            watcher.take(Change::Put(object.clone()), Duration::ZERO);
+        let (name, mut object) = (object.metadata.name.clone().unwrap(), object.clone());
+        object.metadata.resource_version = Some(self.next_version());
+        self.parameters.insert(name.clone(), object.clone());
+        self.send(&name, Change::Put(object));
+    }
+
+    fn next_version(&mut self) -> String {
+        self.version += 1;
+        self.version.to_string()
+    }
+
+    /// All objects of a kind, as a watch begins.
+    fn list<K: Kept>(&self, router: &Router) {
+        router.take(Change::<K>::Begin, Duration::ZERO);
+        for object in K::all(self) {
+            router.take(Change::Stage(object).trimmed(), Duration::ZERO);
+        }
+        router.take(Change::<K>::Finish, Duration::ZERO);
+    }
+
+    /// What happened to an object, to who watches; or what the weather makes of it.
+    fn send<K: Kept>(&mut self, object: &str, change: Change<K>) {
+        let Some(router) = self.watcher.clone() else { return };
+        let now = Instant::now();
+        for delivery in self.weather.deliveries(K::KIND, object, now) {
+            let (router, change, me) = (router.clone(), change.clone().trimmed(), self.me.clone());
+            match delivery {
+                Delivery::Now => router.take(change, Duration::ZERO),
+                Delivery::At(due) => drop(tokio::spawn(async move {
+                    sleep_until(due).await;
+                    let Some(state) = me.upgrade() else { return };
+                    if !state.lock().unwrap().weather.is_cut(K::KIND, now, due) {
+                        router.take(change, Duration::ZERO);
+                    }
+                })),
+                Delivery::Relist(read, shown) => drop(tokio::spawn(async move {
+                    sleep_until(read).await;
+                    let Some(state) = me.upgrade() else { return };
+                    let all = K::all(&state.lock().unwrap());
+                    router.take(Change::<K>::Begin, Duration::ZERO);
+                    let stage = |object| router.take(Change::Stage(object).trimmed(), Duration::ZERO);
+                    all.into_iter().for_each(stage);
+                    sleep_until(shown).await;
+                    router.take(Change::<K>::Finish, Duration::ZERO);
+                })),
+            }
         }
     }
 
@@ -145,27 +290,27 @@ impl ClusterState {
         if unchanged {
             return;
         }
-        self.version += 1;
-        service.metadata.resource_version = Some(self.version.to_string());
+        service.metadata.resource_version = Some(self.next_version());
         let held = service.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
         let gone = service.metadata.deletion_timestamp.is_some() && !held;
         if gone {
             self.services.remove(&key);
         } else {
-            self.services.insert(key, service.clone());
+            self.services.insert(key.clone(), service.clone());
         }
-        for watcher in &self.watchers {
-            let change = if gone { Change::Remove(service.clone()) } else { Change::Put(service.clone()) };
-            watcher.take(change, Duration::ZERO);
-        }
+        self.send(&key.to_string(), if gone { Change::Remove(service) } else { Change::Put(service) });
+    }
+
+    /// What a write is answered with.
+    fn answer(&self, service: Service) -> Service {
+        self.services.get(&ServiceKey::of(&service)).cloned().unwrap_or(service)
     }
 
     fn written(&mut self, operation: &'static str, seen: &Service) -> Result<Service, ClusterError> {
         self.writes += 1;
         if self.failing > 0 {
             self.failing -= 1;
-            let source = Box::new(kube::Error::LinesCodecMaxLineLengthExceeded);
-            return Err(ClusterError::Failed { operation, source });
+            return Err(refused(operation));
         }
         let found =
             self.services.get(&ServiceKey::of(seen)).cloned().ok_or(ClusterError::Gone { operation })?;
@@ -191,22 +336,34 @@ impl Cluster for FakeCluster {
                 annotations.insert(HELD_BY.to_owned(), class.to_owned());
             }
             state.store(service.clone());
-            let stored = state.services.get(&ServiceKey::of(&service)).cloned();
-            Ok(stored.unwrap_or(service))
+            Ok(state.answer(service))
         })
     }
 
-    async fn apply_status(&self, seen: &Service, status: &StatusPatch) -> Result<(), ClusterError> {
+    async fn apply_status(
+        &self,
+        seen: &Service,
+        status: &StatusPatch,
+        basis: Basis,
+    ) -> Result<Service, ClusterError> {
         let StatusPatch { ingress, conditions } = status.clone();
+        let operation = "status";
         self.with(|state| {
-            let mut service = state.written("status", seen)?;
+            let mut service = state.written(operation, seen)?;
+            let changed = service.metadata.resource_version != seen.metadata.resource_version;
+            if changed && basis == Basis::Seen {
+                return Err(ClusterError::Conflict { operation });
+            }
             let is_load_balancer = ServiceType::of(&service) == ServiceType::LoadBalancer;
-            assert!(ingress.is_empty() || is_load_balancer, "the API server refuses ingress on other types");
+            if !ingress.is_empty() && !is_load_balancer {
+                assert!(changed, "the API server refuses ingress on other types");
+                return Err(refused(operation));
+            }
             let load_balancer = LoadBalancerStatus { ingress: (!ingress.is_empty()).then_some(ingress) };
             service.status =
                 Some(ServiceStatus { conditions: Some(conditions), load_balancer: Some(load_balancer) });
-            state.store(service);
-            Ok(())
+            state.store(service.clone());
+            Ok(state.answer(service))
         })
     }
 
@@ -214,7 +371,7 @@ impl Cluster for FakeCluster {
         &self,
         seen: &Service,
         annotations: &BTreeMap<&'static str, Option<String>>,
-    ) -> Result<(), ClusterError> {
+    ) -> Result<Service, ClusterError> {
         self.with(|state| {
             let mut service = state.written("annotate", seen)?;
             let all = service.metadata.annotations.get_or_insert_default();
@@ -224,8 +381,8 @@ impl Cluster for FakeCluster {
                     None => drop(all.remove(*key)),
                 }
             }
-            state.store(service);
-            Ok(())
+            state.store(service.clone());
+            Ok(state.answer(service))
         })
     }
 

@@ -149,7 +149,7 @@ async fn a_status_that_somebody_wiped_is_written_again() {
     stage.cluster.apply(mk_service("web"));
     settle().await;
     let seen = stage.cluster.get("web").unwrap();
-    stage.cluster.apply_status(&seen, &StatusPatch::default()).await.unwrap();
+    stage.cluster.apply_status(&seen, &StatusPatch::default(), Basis::Seen).await.unwrap();
     settle().await;
     assert_eq!(stage.addresses("web"), ["192.0.2.1"]);
 }

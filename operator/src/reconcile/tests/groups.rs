@@ -14,7 +14,7 @@ fn mk_member(name: &str, group: &str) -> Service {
 
 #[tokio::test(start_paused = true)]
 async fn goes_of_one_group_never_overlap_and_others_do_not_wait_for_them() {
-    let stage = Stage::new();
+    let stage = Stage::calm();
     let _running = stage.start().await;
     for name in ["a", "b", "c", "d"] {
         stage.cluster.apply(mk_member(name, "edge"));

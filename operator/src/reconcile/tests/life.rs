@@ -39,7 +39,7 @@ async fn a_service_goes_up_and_down_again_and_nothing_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn the_finalizer_is_there_before_anything_exists_and_goes_after_it() {
-    let stage = Stage::new();
+    let stage = Stage::calm();
     let _running = stage.start().await;
     stage.cluster.with(|cluster| cluster.failing = 2);
     stage.cluster.apply(mk_service("web"));
@@ -89,7 +89,7 @@ async fn what_was_said_of_a_refused_service_is_taken_back_when_it_goes_down() {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_comes_reaches_every_load_balancer_in_one_update() {
-    let stage = Stage::new();
+    let stage = Stage::calm();
     let running = stage.start().await;
     for name in ["a", "b"] {
         stage.cluster.apply(mk_service(name));

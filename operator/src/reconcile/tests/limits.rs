@@ -9,7 +9,7 @@ use crate::testing::{mk_node, mk_service, with};
 
 #[tokio::test(start_paused = true)]
 async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::calm();
     stage.settings.concurrency = 2;
     let running = stage.start().await;
     stage.cluster.apply(mk_service("old"));
@@ -33,7 +33,7 @@ async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::calm();
     stage.settings.concurrency = 2;
     let running = stage.start().await;
     for index in 0..100 {
@@ -63,7 +63,7 @@ async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with()
 
 #[tokio::test(start_paused = true)]
 async fn a_go_that_waited_is_about_what_is_wanted_by_then() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::calm();
     stage.settings.concurrency = 1;
     stage.cloud.with(|cloud| cloud.hanging.insert("uid-slow".parse().unwrap()));
     let _running = stage.start().await;
@@ -107,7 +107,7 @@ async fn a_mass_of_unclaimed_load_balancers_goes_in_portions() {
 
 #[tokio::test(start_paused = true)]
 async fn nodes_that_vanish_together_stay_targets_for_a_while_and_a_deleted_service_does_not() {
-    let stage = Stage::new();
+    let stage = Stage::calm();
     let running = stage.start().await;
     for index in 0..4 {
         running.node(mk_node(&format!("n{index}"), &format!("10.0.0.{index}"), true));
@@ -117,7 +117,7 @@ async fn nodes_that_vanish_together_stay_targets_for_a_while_and_a_deleted_servi
     }
     settle().await;
     for index in 1..4 {
-        running.node_gone(mk_node(&format!("n{index}"), "", true));
+        running.node_gone(&mk_node(&format!("n{index}"), "", true));
     }
     stage.cluster.delete("gone");
     settle().await;

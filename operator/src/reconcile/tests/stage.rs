@@ -1,7 +1,8 @@
 //! What the scenarios run on: a cloud, a cluster, and operators that start and die.
 //!
 //! Owns: starting, killing, and looking. Leaves to others: what happens on it.
-//! Invariant: a running operator has every task that the real one has, but for leader election and the collector.
+//! Invariants: a running operator has every task that the real one has, but for leader election and the collector; its
+//! watches are late, out of order, repeat themselves and lose events, by a seed that `PORTICO_WATCH_SEED` overrides.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +18,8 @@ use crate::fence::{FenceKeeper, fence};
 use crate::gc::limit;
 use crate::metrics::Metrics;
 use crate::targets::guard::Limits;
-use crate::testing::{CLUSTER, FakeCloud, FakeCluster, mk_service, with};
+use crate::testing::{CLUSTER, FakeCloud, FakeCluster, Weather, mk_service, with};
 use crate::watch::Router;
-use crate::world::Change;
 
 pub(super) const GRACE: Duration = Duration::from_mins(1);
 /// What the collector may delete where its limit is not the matter.
@@ -57,7 +57,13 @@ impl Stage {
             nodes: Limits { unready: Duration::ZERO, share: 50, hold: Duration::from_mins(5) },
         };
         let audit = Duration::ZERO;
-        Self { cloud: FakeCloud::default(), cluster: FakeCluster::default(), settings, audit }
+        let cluster = FakeCluster::new(Weather::of_this_test());
+        Self { cloud: FakeCloud::default(), cluster, settings, audit }
+    }
+
+    /// One whose watches show everything at once, for what is about a certain moment.
+    pub(super) fn calm() -> Self {
+        Self { cluster: FakeCluster::new(Weather::calm()), ..Self::new() }
     }
 
     pub(super) async fn start(&self) -> Running {
@@ -133,12 +139,12 @@ impl Running {
         lines.filter(|line| !line.ends_with(" 0")).map(str::to_owned).collect()
     }
 
-    pub(super) fn node_gone(&self, node: Node) {
-        self.router.take(Change::Remove(node), Duration::ZERO);
+    pub(super) fn node_gone(&self, node: &Node) {
+        self.operator.cluster.remove_node(node.metadata.name.as_deref().unwrap());
     }
 
     pub(super) fn node(&self, node: Node) {
-        self.router.take(Change::Put(node), Duration::ZERO);
+        self.operator.cluster.put_node(node);
     }
 }
 

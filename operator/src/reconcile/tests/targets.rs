@@ -85,7 +85,7 @@ async fn nodes_reach_what_serves_whatever_keeps_the_rest_back() {
         stage.cluster.apply(broken);
         settle().await;
         running.node(mk_node("b", "10.0.0.2", true));
-        running.node_gone(mk_node("a", "10.0.0.1", true));
+        running.node_gone(&mk_node("a", "10.0.0.1", true));
         settle().await;
         assert_eq!(registered(&stage), ["b:Some(30080)"], "{what}");
         let told = stage.reasons("web").len();
@@ -128,6 +128,7 @@ async fn a_restart_with_a_refused_service_still_brings_targets() {
     stage.cluster.apply(annotated(mk_service("web"), "portico.dev/scheme", "sideways"));
     settle().await;
     drop(running);
+    stage.cluster.remove_node("a");
     let running = stage.start().await;
     running.node(mk_node("b", "10.0.0.2", true));
     settle().await;
