@@ -80,7 +80,7 @@ impl Reached {
         let Reach { classes, provider, nodes } = reach;
         let (groups, endpoints) = (classes.groups(), classes.endpoints());
         let classes = classes.clone().rule(provider.provider)?;
-        let client = Client::try_default().await.context("no way to the API server")?;
+        let client = crate::cluster::client().await.context("no way to the API server")?;
         let cluster = crate::run::cluster_uid(&client).await?;
         let settings = Settings {
             classes,

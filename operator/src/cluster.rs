@@ -16,7 +16,7 @@ use crate::status::StatusPatch;
 mod api;
 mod read_only;
 
-pub(crate) use api::ApiServer;
+pub(crate) use api::{ApiServer, FIELD_MANAGER, client};
 pub(crate) use read_only::ReadOnly;
 
 /// What this operator does to the cluster.

@@ -13,6 +13,8 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
+use crate::cluster::FIELD_MANAGER;
+use crate::fence::Fence;
 use crate::metrics::Metrics;
 use crate::operation::chain;
 
@@ -77,13 +79,15 @@ impl Reporter {
 }
 
 impl Sender {
-    /// Sends until nobody can hand in any more.
-    pub(crate) async fn run(mut self, client: Client) {
+    /// Sends until nobody can hand in any more; what is still to be sent when `fence` closes is not.
+    pub(crate) async fn run(mut self, client: Client, fence: Fence) {
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         while let Some((about, notice)) = self.channel.recv().await {
+            fence.opened().await;
             let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
             let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
             let event = event(about, notice, &self.instance, Timestamp::now());
-            if let Err(error) = api.create(&PostParams::default(), &event).await {
+            if let Err(error) = api.create(&params, &event).await {
                 if is_end_of_namespace(&error) {
                     tracing::debug!(namespace, reason = event.reason, "nobody left to tell");
                     continue;

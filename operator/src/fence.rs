@@ -1,11 +1,15 @@
 //! Whether this process still may change anything.
 //!
 //! Owns: [`Fence`], open while the lease is certainly ours. Leaves to others: the lease (`leader`), looking at the
-//! fence before each write (`cluster`, `operation`).
+//! fence before each write (`cluster`) and each request to the provider (its limiters), and giving up what is under way
+//! when it closes (`operation`).
 //! Invariant: it closes by itself when the lease was not renewed in time, even if nothing else in the process runs.
 
+use std::pin::Pin;
+
+use portico_limits::Leave;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// Read side of the fence.
 #[derive(Clone, Debug)]
@@ -28,15 +32,40 @@ pub(crate) fn fence() -> (FenceKeeper, Fence) {
 impl Fence {
     /// Whether writing is allowed at this moment.
     pub(crate) fn is_open(&self) -> bool {
-        self.open_until.borrow().is_some_and(|until| Instant::now() < until)
+        is_open(*self.open_until.borrow())
     }
 
-    /// Resolves once it is open.
-    pub(crate) async fn opened(&mut self) {
+    /// Resolves while it is open.
+    pub(crate) async fn opened(&self) {
+        let mut open_until = self.open_until.clone();
         // The keeper lives as long as the process; without it nothing opens any more.
-        if self.open_until.wait_for(Option::is_some).await.is_err() {
+        if open_until.wait_for(|until| is_open(*until)).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Resolves while it is closed.
+    pub(crate) async fn closed(&self) {
+        let mut open_until = self.open_until.clone();
+        loop {
+            let Some(until) = open_until.borrow_and_update().filter(|until| Instant::now() < *until) else {
+                return;
+            };
+            tokio::select! {
+                () = sleep_until(until) => {}
+                Ok(()) = open_until.changed() => {}
+            }
+        }
+    }
+}
+
+fn is_open(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() < until)
+}
+
+impl Leave for Fence {
+    fn given(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.opened())
     }
 }
 

@@ -323,19 +323,28 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
     }
 
     async fn step(&self, planned: &PlannedStep<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
-        if !self.fence.is_open() {
-            let message = "this operator no longer leads".to_owned();
-            return Err(End::Failed { reason: "NotLeading", message, retry: Retry::Backoff });
-        }
         // Whatever the reads were for, a change is made at its own priority.
         let change = at_best(Priority::Targets, self.provider.execute(&planned.step));
-        let outcome = self.call("execute", change).await?;
+        let outcome = self.while_leading(self.call("execute", change)).await?;
         if outcome != Outcome::Unchanged {
             done.push(format!("{}: {}", planned.step, planned.reason));
         }
         match outcome {
             Outcome::InProgress { retry, what } => Err(End::InProgress { what, retry }),
             Outcome::Done | Outcome::Unchanged => Ok(()),
+        }
+    }
+
+    /// Gives up a change that is under way when this process may make none any more: whoever leads next reads what it did.
+    async fn while_leading<T>(&self, change: impl Future<Output = Result<T, End>>) -> Result<T, End> {
+        tokio::select! {
+            biased;
+            () = self.fence.closed() => Err(End::Failed {
+                reason: "NotLeading",
+                message: "this operator no longer leads".to_owned(),
+                retry: Retry::Backoff,
+            }),
+            outcome = change => outcome,
         }
     }
 

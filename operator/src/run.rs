@@ -1,8 +1,8 @@
 //! The process: one named task per watch and worker, leader election before any work, and an orderly end.
 //!
 //! Owns: starting and stopping. Leaves to others: everything that is started.
-//! Invariants: a task that dies ends the process; nothing is written before the lease is held; on SIGTERM work stops
-//! first, then the lease is handed over, so that the next leader never meets this one.
+//! Invariants: a task that dies ends the process; nothing is written before the lease is held, nor after it is lost; on
+//! SIGTERM work stops first, then the lease is handed over, so that the next leader never meets this one.
 //!
 //! What it needs of the API server, and nothing more:
 //! ```text
@@ -15,7 +15,7 @@
 //! …/status                       patch                     what became of them
 //! namespaces "kube-system"       get                       the cluster's UID
 //! events (events.k8s.io)         create
-//! leases (coordination), in its own namespace: create; get update on its own lease
+//! leases (coordination), in its own namespace: create; get patch on its own lease
 //! tokenreviews, subjectaccessreviews: create               who may read /plan
 //! ```
 //! With `--read-only` nothing is written: get, list and watch are enough, and there is no lease.
@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin, Listener};
 use crate::args::{Args, Election, ProcessArgs, WorkArgs};
 use crate::classes::LoadBalancerClassParameters;
-use crate::cluster::{ApiServer, Cluster, ReadOnly};
+use crate::cluster::{self, ApiServer, Cluster, ReadOnly};
 use crate::connect::{self, connect};
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
@@ -53,6 +53,9 @@ use crate::tasks::Tasks;
 use crate::watch::{ENDPOINTS_SETTLE, PODS_SETTLE, Router, follow};
 use crate::world::World;
 
+/// How long handing the lease over may take. With `--shutdown-grace` it is less than a pod has to end, which is 30 s.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
 /// Runs until SIGTERM or SIGINT, or until something that must not end, ends.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { classes, provider, election, work, process } = args;
@@ -61,7 +64,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let instance = election.instance();
     // Who writes nothing needs no leave to write, and must not keep it from others.
     let election = if work.read_only { None } else { election.election()? };
-    let client = Client::try_default().await.context("no way to the API server")?;
+    let client = cluster::client().await.context("no way to the API server")?;
     let cluster = cluster_uid(&client).await?;
     let settings = work.settings(classes, groups, endpoints, cluster.clone());
     connect(provider, cluster, Setup { client, election, instance, work, process, settings }).await
@@ -99,6 +102,11 @@ impl connect::Client for Setup {
         limiters: Vec<Arc<Limiter>>,
     ) -> anyhow::Result<()> {
         let (keeper, fence) = fence();
+        if !self.work.read_only {
+            for limiter in &limiters {
+                limiter.behind(Arc::new(fence.clone()));
+            }
+        }
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         registry.register_collector(Box::new(Limits(limiters)));
@@ -152,7 +160,7 @@ impl Setup {
             tasks.run("watch-pods", pods);
         }
         tasks.run("fan-out", router.clone().fan_out(classes));
-        tasks.run("events", sender.run(client.clone()));
+        tasks.run("events", sender.run(client.clone(), fence.clone()));
 
         let stop = CancellationToken::new();
         match keeper {
@@ -161,7 +169,9 @@ impl Setup {
         }
         tasks.spawn("work", lead(Arc::clone(&operator), router, fence, work.clone()));
         let ended = tasks.first_or(terminated()?).await;
-        shut_down(&operator, tasks, stop, work.shutdown_grace).await;
+        // Only who was asked to end has time for it: without the lease everything stands at once, and a fault is a crash.
+        let grace = if ended.is_ok() { work.shutdown_grace } else { Duration::ZERO };
+        shut_down(&operator, tasks, stop, grace).await;
         ended
     }
 }
@@ -181,7 +191,7 @@ fn watch(tasks: &mut Tasks, client: &Client, router: &Router) {
 async fn lead<P: LoadBalancerProvider, C: Cluster>(
     operator: Arc<Operator<P, C>>,
     router: Router,
-    mut fence: Fence,
+    fence: Fence,
     work: WorkArgs,
 ) -> anyhow::Result<()> {
     let WorkArgs { workers, resync, audit_interval, read_only, ref orphans, .. } = work;
@@ -251,7 +261,7 @@ async fn shut_down<P: LoadBalancerProvider, C: Cluster>(
         tracing::warn!(unfinished = operator.goes.len(), "provider calls did not finish in time");
     }
     stop.cancel();
-    if timeout(grace, tasks.finished("leader")).await.is_err() {
+    if timeout(HAND_OVER, tasks.finished("leader")).await.is_err() {
         tracing::warn!(error = %anyhow!("timed out"), "lease not handed over");
     }
 }

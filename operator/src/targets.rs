@@ -169,7 +169,10 @@ impl SliceState {
         });
         let endpoints: BTreeSet<EndpointState> = endpoints.collect();
         let ports: BTreeMap<(Protocol, String), Port> = ports.collect();
-        Some((service, Self { endpoints: endpoints.into_iter().collect(), ports: ports.into_iter().collect() }))
+        Some((
+            service,
+            Self { endpoints: endpoints.into_iter().collect(), ports: ports.into_iter().collect() },
+        ))
     }
 }
 

@@ -188,8 +188,7 @@ impl World {
     pub(crate) fn pods(&self, namespace: &str) -> BTreeSet<IpAddr> {
         let first = pods::first_key(namespace);
         let pods = read(&self.pods);
-        let of_namespace =
-            pods.table.range(first.as_str()).take_while(|(key, _)| key.starts_with(&first));
+        let of_namespace = pods.table.range(first.as_str()).take_while(|(key, _)| key.starts_with(&first));
         of_namespace.flat_map(|(_, addresses)| addresses).copied().collect()
     }
 
@@ -353,7 +352,8 @@ impl Followed for PodState {
         let old = changed.iter().filter_map(|it| it.before.as_ref());
         let new = changed.iter().filter_map(|it| table.get(&it.key));
         let addresses: Vec<IpAddr> = old.chain(new).flatten().copied().collect();
-        let namespaces: BTreeSet<&str> = changed.iter().filter_map(|it| Some(it.key.split_once('/')?.0)).collect();
+        let namespaces: BTreeSet<&str> =
+            changed.iter().filter_map(|it| Some(it.key.split_once('/')?.0)).collect();
         let addresses = (!relisted).then_some(addresses.as_slice());
         let services: BTreeSet<ServiceKey> =
             namespaces.into_iter().flat_map(|namespace| world.services_with(namespace, addresses)).collect();

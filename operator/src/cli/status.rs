@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
+use kube::Api;
 use kube::api::ListParams;
-use kube::{Api, Client};
 use serde::Serialize;
 
 use super::{answer, code, table};
@@ -19,7 +19,7 @@ use crate::service::{self, HELD_BY, ServiceKey, ServiceType};
 
 pub(super) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
     let StatusArgs { services: names, output } = args;
-    let client = Client::try_default().await.context("no way to the API server")?;
+    let client = crate::cluster::client().await.context("no way to the API server")?;
     let listed = Api::<Service>::all(client).list(&ListParams::default()).await;
     let services = listed.context("Services cannot be listed")?.items;
     let mut lines = Vec::new();

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::{HeaderValue, header};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
 use super::{Basis, Cluster, ClusterError};
@@ -23,6 +24,16 @@ pub(crate) const FIELD_MANAGER: &str = "portico-operator";
 
 /// Who owns the annotations that name a load balancer's parts.
 const RESOURCES_MANAGER: &str = "portico-operator-resources";
+
+/// What API servers' audit logs know this operator by.
+const USER_AGENT: &str = concat!("portico-operator/", env!("CARGO_PKG_VERSION"));
+
+/// A client by the pod's service account, or the kubeconfig.
+pub(crate) async fn client() -> anyhow::Result<Client> {
+    let mut config = Config::infer().await?;
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
+    Ok(Client::try_from(config)?)
+}
 
 /// An API server.
 #[derive(Clone)]

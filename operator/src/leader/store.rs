@@ -1,17 +1,23 @@
 //! Where a Lease is kept.
 //!
 //! Owns: [`LeaseStore`], and the one in an API server. Leaves to others: elections.
-//! Invariant: a write is bound to the version it was decided on; of two candidates one gets a conflict.
+//! Invariants: a write is bound to the version it was decided on; of two candidates one gets a conflict; of a Lease only
+//! `spec` is ours, and of that only what elections need: labels, annotations and the rest stay as others have them.
 
+use std::error::Error;
 use std::time::Duration;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Request, request};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::Client;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Record;
+use crate::cluster::FIELD_MANAGER;
 
 /// A Lease as read, its version, and when reading began.
 #[derive(Clone, Debug)]
@@ -43,79 +49,139 @@ pub(crate) struct LeaseError {
 
 /// A Lease in an API server.
 pub(crate) struct ApiLease {
-    api: Api<Lease>,
-    namespace: String,
+    client: Client,
+    path: String,
     name: String,
 }
 
 impl ApiLease {
     /// The Lease `namespace/name`.
     pub(crate) fn new(client: Client, namespace: &str, name: &str) -> Self {
-        Self {
-            api: Api::namespaced(client, namespace),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
+        Self { client, path, name: name.to_owned() }
+    }
+
+    /// Whoever wrote a label meanwhile, a chart's upgrade for one, is no other candidate: only `spec` is compared.
+    fn claim(&self, seen: &str, record: Record) -> Result<Request<Vec<u8>>, LeaseError> {
+        const OPERATION: &str = "patch Lease";
+        let seen: Value = serde_json::from_str(seen).map_err(|error| failed(OPERATION, &error))?;
+        let mut claimed = seen.clone();
+        for (field, value) in json!(spec(record)).as_object().into_iter().flatten() {
+            claimed[field] = value.clone();
+        }
+        let patch = json!([
+            { "op": "test", "path": "/spec", "value": seen },
+            { "op": "replace", "path": "/spec", "value": claimed },
+        ]);
+        let uri = format!("{}/{}?fieldManager={FIELD_MANAGER}", self.path, self.name);
+        request(OPERATION, Request::patch(uri).header(CONTENT_TYPE, "application/json-patch+json"), &patch)
+    }
+
+    fn create(&self, record: Record) -> Result<Request<Vec<u8>>, LeaseError> {
+        let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+        let lease = Lease { metadata, spec: Some(spec(record)) };
+        let uri = format!("{}?fieldManager={FIELD_MANAGER}", self.path);
+        request("create Lease", Request::post(uri).header(CONTENT_TYPE, "application/json"), &json!(lease))
+    }
+
+    async fn send(
+        &self,
+        operation: &'static str,
+        request: Request<Vec<u8>>,
+    ) -> Result<Option<Stored>, LeaseError> {
+        let read = Instant::now();
+        match self.client.request::<Value>(request).await {
+            Ok(lease) => stored(&lease, read).map(Some).map_err(|error| failed(operation, &error)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(failed(operation, &error)),
         }
     }
 }
 
 impl LeaseStore for ApiLease {
     async fn read(&self) -> Result<Option<Stored>, LeaseError> {
-        let read = Instant::now();
-        let lease = self.api.get_opt(&self.name).await.map_err(|error| failed("get Lease", &error))?;
-        Ok(lease.map(|lease| stored(lease, read)))
+        const OPERATION: &str = "get Lease";
+        let request = Request::get(format!("{}/{}", self.path, self.name)).body(Vec::new());
+        self.send(OPERATION, request.map_err(|error| failed(OPERATION, &error))?).await
     }
 
     async fn write(&self, record: Record, version: Option<String>) -> Result<Stored, LeaseError> {
-        let read = Instant::now();
-        let fresh = version.is_none();
-        let metadata = ObjectMeta {
-            name: Some(self.name.clone()),
-            namespace: Some(self.namespace.clone()),
-            resource_version: version,
-            ..ObjectMeta::default()
+        let (operation, request) = match &version {
+            Some(seen) => ("patch Lease", self.claim(seen, record)?),
+            None => ("create Lease", self.create(record)?),
         };
-        let lease = Lease { metadata, spec: Some(spec(record)) };
-        let params = PostParams::default();
-        let written = if fresh {
-            self.api.create(&params, &lease).await.map_err(|error| failed("create Lease", &error))?
-        } else {
-            self.api
-                .replace(&self.name, &params, &lease)
-                .await
-                .map_err(|error| failed("update Lease", &error))?
-        };
-        Ok(stored(written, read))
+        let gone = || LeaseError { operation, message: "it, or its namespace, is gone".to_owned() };
+        self.send(operation, request).await?.ok_or_else(gone)
     }
 }
 
-fn failed(operation: &'static str, error: &kube::Error) -> LeaseError {
+fn request(
+    operation: &'static str,
+    builder: request::Builder,
+    body: &Value,
+) -> Result<Request<Vec<u8>>, LeaseError> {
+    builder.body(body.to_string().into_bytes()).map_err(|error| failed(operation, &error))
+}
+
+fn failed(operation: &'static str, error: &(dyn Error + 'static)) -> LeaseError {
     LeaseError { operation, message: crate::operation::chain(error) }
 }
 
-fn stored(lease: Lease, read: Instant) -> Stored {
-    let spec = lease.spec.unwrap_or_default();
+/// The version is `spec` as the API server writes it.
+fn stored(lease: &Value, read: Instant) -> serde_json::Result<Stored> {
+    let written = lease.get("spec").cloned().unwrap_or_else(|| json!({}));
+    let version = written.to_string();
+    let spec: LeaseSpec = serde_json::from_value(written)?;
     let seconds =
         spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
     let record = Record {
-        holder: spec.holder_identity,
+        holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
         duration: Duration::from_secs(seconds),
         acquired: spec.acquire_time.map(|MicroTime(time)| time),
         renewed: spec.renew_time.map(|MicroTime(time)| time),
         transitions: spec.lease_transitions.unwrap_or_default(),
     };
-    Stored { record, version: lease.metadata.resource_version.unwrap_or_default(), read }
+    Ok(Stored { record, version, read })
 }
 
 fn spec(Record { holder, duration, acquired, renewed, transitions }: Record) -> LeaseSpec {
     // Others wait in whole seconds; rounding up keeps them waiting long enough.
     let seconds = duration.as_millis().div_ceil(1_000).max(1);
     LeaseSpec {
-        holder_identity: holder,
+        // As client-go writes that nobody holds it.
+        holder_identity: Some(holder.unwrap_or_default()),
         lease_duration_seconds: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),
         acquire_time: acquired.map(MicroTime),
         renew_time: renewed.map(MicroTime),
         lease_transitions: Some(transitions),
         ..LeaseSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_claim_is_bound_to_the_spec_that_was_seen_and_touches_nothing_else() {
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap()));
+        let store = ApiLease::new(client.unwrap(), "portico", "operator");
+        let lease = json!({
+            "metadata": { "resourceVersion": "7", "labels": { "a": "b" } },
+            "spec": { "holderIdentity": "other", "renewTime": "2026-11-30T19:00:00.123450Z", "strategy": "OldestEmulationVersion" },
+        });
+        let seen = stored(&lease, Instant::now()).unwrap();
+        let mut relabelled = lease.clone();
+        relabelled["metadata"] = json!({ "resourceVersion": "8" });
+        assert_eq!(stored(&relabelled, Instant::now()).unwrap().version, seen.version);
+        let record = Record { holder: None, duration: Duration::from_millis(1_500), ..Record::default() };
+        let request = store.claim(&seen.version, record).unwrap();
+        let patch: Value = serde_json::from_slice(request.body()).unwrap();
+        assert_eq!(patch[0], json!({ "op": "test", "path": "/spec", "value": lease["spec"] }));
+        assert_eq!(patch[1]["path"], "/spec");
+        let spec = &patch[1]["value"];
+        assert_eq!((&spec["holderIdentity"], &spec["leaseDurationSeconds"]), (&json!(""), &json!(2)));
+        assert_eq!(spec["strategy"], "OldestEmulationVersion", "others' fields stay");
+        assert!(request.uri().query().unwrap().contains("fieldManager=portico-operator"));
     }
 }

@@ -2,6 +2,7 @@
 
 mod drift;
 mod failures;
+mod fence;
 mod groups;
 mod life;
 mod limits;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use portico_limits::Limiter;
 use portico_provider::{
     Backends, Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode,
     Listener, ListenerKey, LoadBalancer, LoadBalancerProvider, Look, Obstacle, Outcome, Owned, Owner, Plan,
@@ -41,6 +42,10 @@ pub(crate) struct CloudState {
     pub(crate) provisioning: Duration,
     /// Answers to the next executions, last first; then all is well.
     pub(crate) failures: Vec<ProviderError>,
+    /// Each execution begins with so many requests, which wait for this limiter.
+    pub(crate) slow: Option<(Arc<Limiter>, u32)>,
+    /// How many of those left.
+    pub(crate) sent: u32,
     /// Executions for these never end.
     pub(crate) hanging: HashSet<ServiceUid>,
     /// How long looks wait whose calls come after everybody else's.
@@ -192,6 +197,19 @@ impl FakeCloud {
         }
     }
 
+    async fn requests(&self) {
+        let Some((limiter, count)) = self.with(|state| state.slow.clone()) else { return };
+        let request = || async {
+            self.with(|state| state.sent += 1);
+            self.line().await;
+            Ok::<(), ()>(())
+        };
+        for _ in 0..count {
+            let sent = limiter.call(portico_limits::Priority::Provisioning, request, |_| false).await;
+            sent.expect("it cannot fail");
+        }
+    }
+
     async fn read<T>(&self, read: impl FnOnce(&CloudState) -> T + Send) -> Result<T, ProviderError> {
         self.line().await;
         let answer = self.with(|state| {
@@ -312,6 +330,7 @@ impl LoadBalancerProvider for FakeCloud {
         if self.with(|state| state.hanging.contains(&owner.service)) {
             pending::<()>().await;
         }
+        self.requests().await;
         let group = self.with(|state| {
             let spec = state.of(&owner.service).map(|lb| lb.spec.group);
             let group = match step {

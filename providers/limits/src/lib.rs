@@ -1,8 +1,8 @@
 //! How fast a cloud is called: one limiter for each class of its API.
 //!
 //! ```text
-//! call ─▶ queue (targets, provisioning, background) ─▶ bucket ─▶ the cloud
-//!                                                        ▲          │
+//! call ─▶ queue (targets, provisioning, background) ─▶ bucket ─▶ leave ─▶ the cloud
+//!                                                        ▲                   │
 //!                                                        └─ throttled: slower · passed: faster
 //! ```
 //! Owns: admission, learning the rate, trying a throttled call again. Leaves to others: which call is of which class and
@@ -17,5 +17,5 @@ mod queue;
 
 pub use best::{at_best, best};
 pub use bucket::{Limit, Pace};
-pub use limiter::{Limiter, Snapshot};
+pub use limiter::{Leave, Limiter, Snapshot};
 pub use queue::Priority;

@@ -2,9 +2,12 @@
 //!
 //! Owns: [`Limiter`]. Leaves to others: arithmetic (`bucket`), order (`queue`). Invariants: whoever is first in the queue
 //! sleeps until there is a token, the others until they are first; there is no task behind this; a waiter that is dropped
-//! leaves the queue and wakes the next; no lock is held across an await.
+//! leaves the queue and wakes the next; no lock is held across an await; between the [`Leave`] of a call and its first step
+//! nothing is waited for.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -17,11 +20,18 @@ use crate::queue::{Priority, Queue};
 /// How often a call is made that is throttled each time; then the caller is told, and its scheduler waits longer.
 const ATTEMPTS: u32 = 6;
 
+/// Who may forbid calls for a while, or for ever: whoever holds a lease that can be lost.
+pub trait Leave: fmt::Debug + Send + Sync {
+    /// Resolves while calls are allowed.
+    fn given(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
 /// Admits calls of one class.
 #[derive(Debug)]
 pub struct Limiter {
     class: &'static str,
     state: Mutex<State>,
+    leave: OnceLock<Arc<dyn Leave>>,
 }
 
 #[derive(Debug)]
@@ -70,7 +80,13 @@ impl Limiter {
             throttled: 0,
             waited: Duration::ZERO,
         };
-        Self { class, state: Mutex::new(state) }
+        Self { class, state: Mutex::new(state), leave: OnceLock::new() }
+    }
+
+    /// From now on every call also waits for this leave, last of all, right before it is made: however long it has waited
+    /// for its turn, it is not made once leave is gone. Whoever gave it first keeps it.
+    pub fn behind(&self, leave: Arc<dyn Leave>) {
+        self.leave.get_or_init(|| leave);
     }
 
     /// Makes a call when it is its turn, and again while it is throttled, a few times: a throttled call did nothing, and
@@ -89,6 +105,9 @@ impl Limiter {
         let mut attempts = 1;
         loop {
             let admission = self.admit(priority).await;
+            if let Some(leave) = self.leave.get() {
+                leave.given().await;
+            }
             let answer = attempt().await;
             let throttled = is_throttled(&answer);
             self.answered(admission, throttled);

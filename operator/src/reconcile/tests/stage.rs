@@ -30,7 +30,7 @@ pub(super) struct Running {
     pub(super) operator: Arc<Operator<FakeCloud, FakeCluster>>,
     pub(super) router: Router,
     registry: Registry,
-    _keeper: FenceKeeper,
+    pub(super) keeper: FenceKeeper,
     _workers: JoinSet<()>,
 }
 
@@ -84,7 +84,7 @@ impl Stage {
         for _ in 0..2 {
             workers.spawn(Arc::clone(&operator).work());
         }
-        Running { operator, router, registry, _keeper: keeper, _workers: workers }
+        Running { operator, router, registry, keeper, _workers: workers }
     }
 
     pub(super) fn existing(&self) -> Vec<String> {

@@ -145,3 +145,36 @@ async fn calls_of_work_that_nobody_waits_for_come_last_and_what_it_puts_right_do
     calls.join_all().await;
     assert_eq!(*order.lock().unwrap(), ["repair", "create", "audit"]);
 }
+
+/// A lease that is held until a moment.
+#[derive(Debug)]
+struct Until(Instant);
+
+impl Leave for Until {
+    fn given(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            if Instant::now() >= self.0 {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waited_for_its_turn_is_not_made_without_leave() {
+    let limiter = Arc::new(Limiter::new("slow", Limit { burst: 1.0, rate: 1.0 }));
+    limiter.behind(Arc::new(Until(Instant::now() + Duration::from_millis(2_500))));
+    let made = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    for _ in 0..6 {
+        let (limiter, made) = (Arc::clone(&limiter), Arc::clone(&made));
+        tokio::spawn(async move {
+            let call = || async {
+                made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                Ok::<(), ()>(())
+            };
+            limiter.call(Priority::Targets, call, |_answer| false).await
+        });
+    }
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(made.load(std::sync::atomic::Ordering::Relaxed), 3, "at 0, 1 and 2 s");
+}
