@@ -19,7 +19,10 @@ render --set operator.readOnly=true --set nodeproxy.enabled=false | grep -E 'ver
   exit 1
 }
 render | grep -q -- '--remove-startup-taint' && { echo "chart: nodes are changed unasked" >&2; exit 1; }
-render --set nodeproxy.removeStartupTaint=true --set operator.enabled=false | grep -q 'resources: \[nodes\], verbs: \[get, patch\]'
+taint=(--set nodeproxy.removeStartupTaint=true --set operator.enabled=false)
+render "${taint[@]}" | grep -q 'resources: \[nodes\], verbs: \[get, patch\]'
+render "${taint[@]}" | grep -q 'kind: ValidatingAdmissionPolicyBinding' || { echo "chart: a node may change all nodes" >&2; exit 1; }
+render | grep -q 'kind: ValidatingAdmissionPolicy' && { echo "chart: a policy is made unasked" >&2; exit 1; }
 render --set nodeproxy.conntrack.manage=false | grep -q '/proc/sys' && { echo "chart: settings are mounted unasked" >&2; exit 1; }
 render --set nodeproxy.dataplane=userspace --set 'nodeproxy.nodePortAddresses=primary\,localhost' | grep -q -- '--dataplane=userspace'
 render | grep -qE -- '--pod-(bridge-interface|interface-name-prefix)' && { echo "chart: interfaces are named unasked" >&2; exit 1; }
@@ -38,6 +41,7 @@ refused() {
     exit 1
   fi
 }
+refused "${taint[@]}" --kube-version 1.29.0 # without the policy
 refused --set operator.provider=azure
 refused --set operator.provider=local # without endpoint and token
 refused --set operator.provider=aws # without region and VPC

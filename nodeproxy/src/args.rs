@@ -147,7 +147,7 @@ pub struct NodePortAddresses(pub Vec<NodePortAddress>);
 /// Some of the node's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodePortAddress {
-    /// The `InternalIP`s of the Node object.
+    /// The first `InternalIP` of each family of the Node object, or the first `ExternalIP` of a family without.
     Primary,
     /// Every address of the node but loopback and link-local ones.
     All,

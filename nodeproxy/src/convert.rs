@@ -21,7 +21,7 @@ use portico_proxy_core::{
     input::{
         Endpoint, EndpointSlice, Name, Service, ServiceName, ServicePort, SlicePort, TrafficPolicy, nobody,
     },
-    table::Protocol,
+    table::{Family, Protocol},
 };
 
 use crate::node::{NOT_READY, NodeState, TO_BE_DELETED};
@@ -320,22 +320,30 @@ fn node(object: &Node) -> Read<NodeState> {
     let mut reader = Reader::new("Node", &metadata);
     let spec = object.spec.clone().unwrap_or_default();
     let addresses = object.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    let of_type = |kind: &str| -> Vec<String> {
-        addresses.clone().filter(|a| a.type_ == kind).map(|a| a.address.clone()).collect()
-    };
-    let internal = of_type("InternalIP");
-    let chosen = if internal.is_empty() { of_type("ExternalIP") } else { internal };
+    let texts = |kind: &'static str| addresses.clone().filter(move |a| a.type_ == kind).map(|a| &a.address);
+    let all = reader.addresses(
+        "status.addresses[].address",
+        texts("InternalIP").chain(texts("ExternalIP")).map(String::as_str),
+    );
     let pod_cidrs = spec.pod_cidrs.or_else(|| spec.pod_cidr.map(|cidr| vec![cidr])).unwrap_or_default();
     let has_taint = |key: &str| spec.taints.iter().flatten().any(|taint| taint.key == key);
     let (leaving, held_back) = (has_taint(TO_BE_DELETED), has_taint(NOT_READY));
     let state = NodeState {
         zone: object.labels().get(ZONE).map(|zone| zone.as_str().into()),
-        addresses: reader.addresses("status.addresses[].address", chosen.iter()),
+        addresses: first_of_each_family(&all),
         pod_cidrs: reader.cidrs("spec.podCIDRs", pod_cidrs.iter()),
         leaving: leaving || object.metadata.deletion_timestamp.is_some(),
         held_back,
     };
     Read { metadata, told: state, bad: reader.bad }
+}
+
+/// The addresses that kube-proxy takes for the node's (`GetNodeHostIPs`): one of each family, the first.
+fn first_of_each_family(all: &[IpAddr]) -> Vec<IpAddr> {
+    let first = |family| all.iter().find(|address| Family::of(**address) == family).copied();
+    let mut chosen: Vec<_> = [Family::V4, Family::V6].into_iter().filter_map(first).collect();
+    chosen.sort_by_key(|address| all.iter().position(|other| other == address));
+    chosen
 }
 
 /// Reads the ranges of a `ServiceCIDR`.

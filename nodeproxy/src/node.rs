@@ -31,7 +31,7 @@ pub const NOT_READY: &str = "portico.dev/nodeproxy-not-ready";
 pub struct NodeState {
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Name>,
-    /// Addresses of type `InternalIP`, or of type `ExternalIP` if there are none.
+    /// One address of each family: the first `InternalIP`, or the first `ExternalIP` if there is none.
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,

@@ -1,6 +1,5 @@
 //! Objects as the API server sends them, and as it should not.
 
-use portico_proxy_core::table::Family;
 use serde_json::json;
 
 use super::*;
@@ -147,6 +146,33 @@ fn a_node_on_its_way_out_is_leaving() {
     assert!(bad.is_empty());
     assert!(node.leaving);
     assert_eq!((node.addresses.len(), node.pod_cidrs.len()), (1, 1));
+}
+
+#[test]
+fn a_nodes_own_addresses_are_the_first_of_each_family() {
+    let addresses = |given: &[(&str, &str)]| {
+        let given: Vec<_> = given.iter().map(|(kind, ip)| json!({"type": kind, "address": ip})).collect();
+        let (node, bad) =
+            read::<NodeState>(&json!({"metadata": {"name": "a"}, "status": {"addresses": given}}));
+        let texts: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
+        (texts.join(" "), bad.len())
+    };
+    let (internal, external) = ("InternalIP", "ExternalIP");
+    for (given, chosen, bad) in [
+        (
+            &[(internal, "192.0.2.1"), (internal, "192.0.2.2"), (internal, "2001:db8::1")][..],
+            "192.0.2.1 2001:db8::1",
+            0,
+        ),
+        (&[(internal, "2001:db8::1"), (internal, "192.0.2.1")], "2001:db8::1 192.0.2.1", 0),
+        (&[(external, "198.51.100.1"), (internal, "192.0.2.1")], "192.0.2.1", 0),
+        (&[(external, "2001:db8::9"), (internal, "192.0.2.1")], "192.0.2.1 2001:db8::9", 0),
+        (&[(external, "198.51.100.1"), (external, "198.51.100.2")], "198.51.100.1", 0),
+        (&[(internal, "nonsense"), (internal, "192.0.2.1")], "192.0.2.1", 1),
+        (&[("Hostname", "a")], "", 0),
+    ] {
+        assert_eq!(addresses(given), (chosen.to_owned(), bad), "{given:?}");
+    }
 }
 
 #[test]
