@@ -42,6 +42,10 @@ class Compute:
         places |= {f"{base}/zones/{zone}": {"status": "UP", "region": f"{ROOT}{base}/regions/{self.region}"}
                    for zone in self.zones}
         subnet = f"{base}/regions/{self.region}/subnetworks/default"
+        # The host of a Shared VPC, whose service project this one is.
+        places |= {"projects/host/global/networks/shared": {},
+                   f"projects/host/regions/{self.region}/subnetworks/shared":
+                       {"ipCidrRange": "10.130.0.0/20", "network": f"{ROOT}projects/host/global/networks/shared"}}
         dual = {"ipCidrRange": "10.128.0.0/20", "network": f"{ROOT}{base}/global/networks/default",
                 "stackType": "IPV4_IPV6"}
         places[subnet] = dict(dual, ipv6AccessType="EXTERNAL", externalIpv6Prefix=str(EXTERNAL_POOL6))
@@ -93,7 +97,7 @@ class Compute:
         resource.update(kind=KINDS[collection], id=str(10**18 + next(self.numbers)), creationTimestamp=_now(),
                         selfLink=ROOT + path)
         for scope in ("region", "zone"):
-            if f"/{scope}s/" in path and not path.startswith(f"projects/{self.project}/{scope}s/{resource['name']}"):
+            if f"/{scope}s/" in path and not re.fullmatch(f"projects/[^/]+/{scope}s/{resource['name']}", path):
                 resource[scope] = ROOT + path.split(f"/{scope}s/")[0] + f"/{scope}s/" + path.split(f"/{scope}s/")[1].split("/")[0]
         fill(collection, resource, self.project)
         self.resources[path] = resource
@@ -211,7 +215,8 @@ class Compute:
     def _operation_call(self, verb, path, query):
         self._advance(hurry=verb == "wait")
         if verb == "aggregatedList":
-            found = [item for _, item in sorted(self.operations.items())]
+            project = path.removesuffix("/aggregated/operations") + "/"
+            found = [item for key, item in sorted(self.operations.items()) if key.startswith(project)]
             return self._scoped(path, query, found, "operations", "compute#operationAggregatedList")
         if verb == "list":
             return self._page(path, query, [item for key, item in sorted(self.operations.items())
@@ -240,14 +245,15 @@ class Compute:
 
     def _aggregated(self, path, query):
         collection = path.split("/")[-1]
-        items = [item for _, item in sorted(self.of(collection))]
+        project = path.split("/aggregated/")[0] + "/"
+        items = [item for key, item in sorted(self.of(collection)) if key.startswith(project)]
         return self._scoped(path, query, items, collection, KINDS[collection] + "AggregatedList")
 
     def _scoped(self, path, query, items, collection, kind):
         page = self._page(path, query, items, kind)
         scopes = {}
         for item in page.pop("items", []):
-            place = item["selfLink"].removeprefix(f"{ROOT}projects/{self.project}/").rsplit("/", 2)[0]
+            place = item["selfLink"].removeprefix(f"{ROOT}projects/").split("/", 1)[1].rsplit("/", 2)[0]
             scopes.setdefault(place, {}).setdefault(collection, []).append(item)
         return dict(page, items=scopes)
 
@@ -456,6 +462,8 @@ def _filtered(items, text):
     if not text:
         return items
     clause = r'\s*([\w.]+)\s*(=|!=|eq|ne)\s*"?([^"()]*?)"?\s*'
+    if len(re.findall(r"\b(?:eq|ne)\b", text)) and text.count("(") > 1:
+        raise Failure(400, "invalid", "Invalid value for field 'filter': regular expressions cannot combine fields")
     clauses = [re.fullmatch(clause, text)] if "(" not in text or re.fullmatch(clause, text) else [
         re.fullmatch(clause, part) for part in re.findall(r"\(([^()]*)\)", text)]
     if not clauses or None in clauses:

@@ -332,7 +332,11 @@ def _health_check(check_, _store):
         raise _invalid("type", "does not fit the check")
 
 
-def _firewall(firewall, _store):
+def _firewall(firewall, store):
+    own = relative(firewall["selfLink"], "").split("/")[1]
+    if relative(firewall["network"], own).split("/")[1] != own:
+        raise _invalid("network", f"'{firewall['network']}'. Cross project references are not allowed for firewalls.")
+    store.get(relative(firewall["network"], own))
     if bool(firewall.get("allowed")) == bool(firewall.get("denied")):
         raise _invalid("allowed", "exactly one of allowed and denied")
     if not firewall.get("sourceRanges") and not firewall.get("sourceTags"):

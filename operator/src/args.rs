@@ -156,6 +156,9 @@ pub(crate) struct GceArgs {
     /// Region of the cluster's nodes, such as europe-west1
     #[arg(id = "gce-region", long, required_if_eq("provider", "gce"))]
     pub(crate) region: Option<String>,
+    /// ID of the project of their network, subnetworks and firewalls, where that is another: the host of a Shared VPC
+    #[arg(id = "gce-network-project", long)]
+    pub(crate) network_project: Option<String>,
     /// VPC network of the cluster's nodes
     #[arg(id = "gce-network", long, default_value = "default")]
     pub(crate) network: String,

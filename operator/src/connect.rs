@@ -93,9 +93,10 @@ async fn aws_provider(
 }
 
 fn gce_config(args: GceArgs, cluster: ClusterUid) -> anyhow::Result<portico_provider_gce::Config> {
-    let GceArgs { project, region, network, subnetwork, backends, endpoint } = args;
+    let GceArgs { project, region, network_project, network, subnetwork, backends, endpoint } = args;
     Ok(portico_provider_gce::Config {
         project: project.context("--gce-project is missing")?,
+        network_project: network_project.filter(|project| !project.is_empty()),
         region: region.context("--gce-region is missing")?,
         network,
         subnetwork,

@@ -12,6 +12,8 @@
 
 mod capabilities;
 pub mod cloud;
+mod execute;
+mod memory;
 mod names;
 mod observed;
 mod offer;
@@ -19,8 +21,10 @@ mod parts;
 mod plan;
 mod provider;
 mod refused;
+mod remedy;
 mod report;
 pub mod resource;
+mod step;
 mod subset;
 mod wanted;
 
@@ -28,6 +32,7 @@ pub use capabilities::CAPABILITIES;
 pub use cloud::limited::Limited;
 pub use cloud::sdk::SdkCloud;
 pub use observed::{Observed, Shared};
-pub use provider::{Call, Config, Failure, GceProvider, Step};
+pub use provider::{Config, GceProvider};
 pub use refused::{Offer, Refusal};
 pub use resource::Backends;
+pub use step::{Call, Failure, Step};

@@ -8,6 +8,8 @@
 use portico_provider::{ClusterUid, Owner};
 use serde::{Deserialize, Serialize};
 
+use crate::resource::Kind;
+
 /// The limit of every Compute Engine name.
 const NAME_LIMIT: usize = 63;
 /// The longest part that a name ends with: `-1a2b3c-tcp-0f0f`, with its dash.
@@ -128,6 +130,23 @@ pub(crate) fn owner_of(description: &str) -> Option<Owner> {
         service: service.parse().ok()?,
         name: name.try_into().ok()?,
     })
+}
+
+/// Whether a name is one of a cluster's.
+pub(crate) fn is_of(name: &str, cluster: &ClusterUid) -> bool {
+    name.starts_with(&prefix(cluster))
+}
+
+/// Whether a description is empty or a damaged mark: somebody took it off, and nobody else has put one on.
+pub(crate) fn is_lost(description: &str) -> bool {
+    description.trim().is_empty() || (description.contains("portico.dev/") && owner_of(description).is_none())
+}
+
+/// Whether a thing of this kind and with this description is the owner's; instance groups are the whole cluster's.
+pub(crate) fn is_marked_for(description: &str, owner: &Owner, kind: Kind) -> bool {
+    let shared = kind == Kind::InstanceGroup;
+    let ours = |it: Owner| it.cluster == owner.cluster && (shared || it.service == owner.service);
+    owner_of(description).is_some_and(ours)
 }
 
 #[cfg(test)]

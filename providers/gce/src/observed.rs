@@ -51,12 +51,19 @@ impl Observed {
         !resources.keys().any(own) && !operations.values().any(|it| is_running(it) && own(&it.target))
     }
 
-    /// Adds one of its things.
-    fn take(&mut self, found: Found) {
+    /// Adds one of its things, or what has become of it.
+    pub(crate) fn take(&mut self, found: Found) {
         let Found { resource, description: _, members } = found;
         let id = resource.id();
         self.sizes.extend(members.map(|count| (id.clone(), count)));
         self.resources.insert(id, resource);
+    }
+
+    /// One of its things is gone.
+    pub(crate) fn drop(&mut self, id: &Id) {
+        self.resources.remove(id);
+        self.endpoints.remove(id);
+        self.sizes.remove(id);
     }
 
     /// An operation that is under way.
@@ -178,10 +185,11 @@ impl Observed {
     }
 }
 
-/// A digest of nodes by zone.
+/// A digest of nodes by zone; a zone without any is none.
 pub(crate) fn seal(zones: &Zones) -> String {
     let words: Vec<String> = zones
         .iter()
+        .filter(|(_, nodes)| !nodes.is_empty())
         .flat_map(|(zone, nodes)| {
             let nodes = nodes.iter().map(|Endpoint { instance, ip }| format!("{instance} {ip}"));
             std::iter::once(zone.clone()).chain(nodes)
@@ -190,7 +198,7 @@ pub(crate) fn seal(zones: &Zones) -> String {
     format!("{:016x}", names::fnv(&words.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
-fn is_running(operation: &Operation) -> bool {
+pub(crate) fn is_running(operation: &Operation) -> bool {
     operation.state == OperationState::Running
 }
 
@@ -205,7 +213,7 @@ pub(crate) async fn observe<C: Cloud>(
     let common = shares.then(|| names::shared_group(&owner.cluster));
     let about = common.as_ref().map(|group| format!("{}|.*/{group}", names.pattern()));
     let about = about.unwrap_or_else(|| names.pattern().to_owned());
-    let filter = OperationFilter { names: about, running_only: false };
+    let filter = OperationFilter::About(about);
     let all = names::checks_pattern(&owner.cluster);
     let patterns = Kind::ALL.into_iter().filter_map(|kind| match (kind, &common) {
         (Kind::InstanceGroup, group) => Some((kind, group.clone()?)),
@@ -239,9 +247,9 @@ pub(crate) async fn inventory<C: Cloud>(
     shares: bool,
 ) -> Result<Vec<(Owner, Observed)>, ProviderError> {
     let pattern = names::cluster_pattern(cluster);
-    let filter = OperationFilter { names: pattern.clone(), running_only: true };
     let patterns = Kind::ALL.map(|kind| (kind, pattern.clone())).to_vec();
-    let (mut found, operations) = read(cloud, patterns, &filter, shares).await.map_err(error)?;
+    let (mut found, operations) =
+        read(cloud, patterns, &OperationFilter::Running, shares).await.map_err(error)?;
     found.retain(|(owner, _)| owner.cluster == *cluster);
     let mut operations = latest(operations);
     let users = users(&found);
@@ -299,7 +307,7 @@ async fn read<C: Cloud>(
 }
 
 /// One call for each zone, side by side.
-async fn read_endpoints<C: Cloud>(cloud: &C, observed: &mut Observed) -> Result<(), CloudError> {
+pub(crate) async fn read_endpoints<C: Cloud>(cloud: &C, observed: &mut Observed) -> Result<(), CloudError> {
     let groups = observed.resources.keys().filter(|id| id.kind.is_group());
     let asked = groups.map(|id| try_join(cloud.endpoints(id), async { Ok(id.clone()) }));
     let answers = try_join_all(asked).await?;
@@ -309,7 +317,7 @@ async fn read_endpoints<C: Cloud>(cloud: &C, observed: &mut Observed) -> Result<
 
 /// What backend services see of their groups, where a group's own list does not say that all is well, and the weights
 /// that it never says. Health is news beside everything else: that it cannot be had changes nothing.
-async fn ask_health<C: Cloud>(cloud: &C, observed: &mut Observed) {
+pub(crate) async fn ask_health<C: Cloud>(cloud: &C, observed: &mut Observed) {
     let mut asked = Vec::new();
     for service in observed.services() {
         let six =

@@ -31,34 +31,73 @@ pub(crate) async fn offer<C: Cloud>(cloud: &C, group: &Id, endpoints: &[Endpoint
         if left.is_empty() {
             break;
         }
-        match cloud.attach(group, &left).await {
+        let error = match cloud.attach(group, &left).await {
             Ok(operation) => return Offered { taken: left, refused, answer: Ok(Some(operation)) },
-            Err(error) => {
-                let (unfit, others) = unfit(group, left, &error);
-                if unfit.is_empty() && !is_about_endpoints(group, &error) {
-                    return Offered { taken: Vec::new(), refused, answer: Err(error) };
+            Err(error) => error,
+        };
+        match culprits(group, &left, &error) {
+            Culprits::None => return Offered { taken: Vec::new(), refused, answer: Err(error) },
+            Culprits::AmongHalf(half) => left.truncate(half),
+            Culprits::Are(unfit) => {
+                left.retain(|endpoint| !unfit.contains(endpoint));
+                let alone = left.is_empty() && named(group, &unfit, &error).is_empty();
+                if alone && is_about_all(&error) {
+                    return prove(cloud, group, endpoints, unfit, refused, error).await;
                 }
                 refused.extend(unfit.into_iter().map(|endpoint| (endpoint, error.message.clone())));
-                left = others;
             }
         }
     }
     Offered { taken: Vec::new(), refused, answer: Ok(None) }
 }
 
-/// Those whom an error is about, and whom to offer then: the others, or where it names nobody, half of them.
-fn unfit(group: &Id, mut all: Vec<Endpoint>, error: &CloudError) -> (Vec<Endpoint>, Vec<Endpoint>) {
-    if !is_about_endpoints(group, error) {
-        return (Vec::new(), all);
-    }
-    let named = named(group, &all, error);
-    match (named.is_empty(), all.len()) {
-        (false, _) => all.into_iter().partition(|endpoint| named.contains(endpoint)),
-        (true, 0 | 1) => (all, Vec::new()),
-        (true, many) => {
-            all.truncate(many / 2);
-            (Vec::new(), all)
+/// A permission or a quota may be missing for all of them: only when another is taken, it was about the first.
+async fn prove<C: Cloud>(
+    cloud: &C,
+    group: &Id,
+    all: &[Endpoint],
+    suspect: Vec<Endpoint>,
+    mut refused: Vec<(Endpoint, String)>,
+    error: CloudError,
+) -> Offered {
+    let tried = |endpoint: &Endpoint| {
+        suspect.contains(endpoint) || refused.iter().any(|(refused, _)| refused == endpoint)
+    };
+    // The last was never part of a half that failed.
+    let Some(another) = all.iter().rev().find(|endpoint| !tried(endpoint)).cloned() else {
+        return Offered { taken: Vec::new(), refused, answer: Err(error) };
+    };
+    match cloud.attach(group, std::slice::from_ref(&another)).await {
+        Ok(operation) => {
+            refused.extend(suspect.into_iter().map(|endpoint| (endpoint, error.message.clone())));
+            Offered { taken: vec![another], refused, answer: Ok(Some(operation)) }
         }
+        Err(_of_another) => Offered { taken: Vec::new(), refused, answer: Err(error) },
+    }
+}
+
+/// Whom the refusal of a call is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Culprits {
+    /// None of them: an outage, too many calls, or the group itself.
+    None,
+    /// These.
+    Are(Vec<Endpoint>),
+    /// Some, who are found by offering so many at first.
+    AmongHalf(usize),
+}
+
+/// Those whom an error is about, or where it names nobody, half of them.
+pub(crate) fn culprits(group: &Id, offered: &[Endpoint], error: &CloudError) -> Culprits {
+    if !is_about_endpoints(group, error) {
+        return Culprits::None;
+    }
+    let named = named(group, offered, error);
+    match (named.is_empty(), offered.len()) {
+        (false, _) => Culprits::Are(named),
+        (true, 0) => Culprits::None,
+        (true, 1) => Culprits::Are(offered.to_vec()),
+        (true, many) => Culprits::AmongHalf(many / 2),
     }
 }
 
@@ -82,65 +121,27 @@ pub(crate) fn named(group: &Id, endpoints: &[Endpoint], error: &CloudError) -> V
 
 /// Whether a refusal can pass with other endpoints.
 fn is_about_endpoints(group: &Id, error: &CloudError) -> bool {
-    matches!(error.kind, CloudErrorKind::Invalid | CloudErrorKind::NotFound)
-        && !error.message.contains(&format!("/{}/{}'", group.kind.collection(), group.name))
+    let can_pass = match error.kind {
+        CloudErrorKind::Invalid
+        | CloudErrorKind::NotFound
+        | CloudErrorKind::Taken
+        | CloudErrorKind::InUse
+        | CloudErrorKind::Precondition
+        | CloudErrorKind::Denied
+        | CloudErrorKind::Quota => true,
+        CloudErrorKind::RateLimit
+        | CloudErrorKind::NotReady
+        | CloudErrorKind::Credentials
+        | CloudErrorKind::Account
+        | CloudErrorKind::Unavailable => false,
+    };
+    can_pass && !error.message.contains(&format!("/{}/{}'", group.kind.collection(), group.name))
+}
+
+/// Whether it is more likely about all endpoints alike.
+fn is_about_all(error: &CloudError) -> bool {
+    matches!(error.kind, CloudErrorKind::Denied | CloudErrorKind::Quota)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::resource::Kind;
-
-    fn mk_group() -> Id {
-        Id { kind: Kind::EndpointGroup, zone: Some("z".to_owned()), name: "neg".to_owned() }
-    }
-
-    fn mk_endpoints(count: u8) -> Vec<Endpoint> {
-        let one = |number| Endpoint { instance: format!("node-{number}"), ip: [10, 0, 0, number].into() };
-        (1..=count).map(one).collect()
-    }
-
-    fn names(endpoints: &[Endpoint]) -> Vec<&str> {
-        endpoints.iter().map(|endpoint| endpoint.instance.as_str()).collect()
-    }
-
-    #[test]
-    fn what_google_says_names_the_unfit_and_nobody_else() {
-        let (group, all) = (mk_group(), mk_endpoints(13));
-        for (kind, message, unfit) in [
-            // kubernetes/ingress-gce issue 1463
-            (
-                CloudErrorKind::Invalid,
-                "Invalid value for field 'resource.ipAddress': '10.0.0.13'. Specified IP address 10.0.0.13 doesn't belong \
-                 to the (sub)network node-2 or to the instance node-13.",
-                vec!["node-13"],
-            ),
-            (
-                CloudErrorKind::NotFound,
-                "The resource 'projects/p/zones/z/instances/node-1' was not found",
-                vec!["node-1"],
-            ),
-            (
-                CloudErrorKind::NotFound,
-                "The resource 'projects/p/zones/z/networkEndpointGroups/neg' was not found",
-                vec![],
-            ),
-            (CloudErrorKind::Denied, "instance node-1", vec![]),
-        ] {
-            assert_eq!(names(&named(&group, &all, &CloudError::new(kind, message))), unfit, "{message}");
-        }
-    }
-
-    #[test]
-    fn where_nobody_is_named_half_are_offered_until_one_is_left() {
-        let (group, error) = (mk_group(), CloudError::new(CloudErrorKind::Invalid, "no"));
-        let mut left = mk_endpoints(13);
-        for count in [6, 3, 1] {
-            let (unfit, others) = unfit(&group, left, &error);
-            assert_eq!((unfit.len(), others.len()), (0, count));
-            left = others;
-        }
-        let (unfit, others) = unfit(&group, left, &error);
-        assert_eq!((names(&unfit), others.len()), (vec!["node-1"], 0));
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ pub(crate) mod draft;
 mod firewalls;
 pub(crate) mod frontend;
 mod rules;
+pub(crate) mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -21,13 +22,14 @@ use crate::names::OF_INSTANCES;
 use crate::observed::{Observed, seal};
 use crate::plan::draft::Draft;
 use crate::plan::frontend::{Choice, Standing, standing};
-use crate::provider::{Call, Config, Step};
+use crate::provider::Config;
 use crate::refused::Offer;
 use crate::resource::{
     Address, BackendService, Backends, EndpointGroup, Firewall, Id, InstanceGroup, Kind, Place, Resource,
 };
+use crate::step::{Call, Step};
 use crate::subset::Zones;
-use crate::wanted::{Frontend, Source, Wanted, behind, translate};
+use crate::wanted::{Frontend, Source, Wanted, behind_desired, translate};
 
 /// How soon to look again at an operation; GKE polls as often.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -72,8 +74,9 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
     wanted.frontends = choices.into_iter().map(|Choice { frontend, refused: _ }| frontend).collect();
     let scheme = scheme_of(&wanted);
     let backends = backends(observed, config);
-    if scheme != asked || backends != wanted.groups.backends {
-        (wanted.groups, wanted.zones) = behind(desired, backends, scheme, &config.region);
+    let counting = targets::serving_scheme(observed).unwrap_or(scheme);
+    if counting != asked || backends != wanted.groups.backends {
+        (wanted.groups, wanted.zones) = behind_desired(desired, backends, counting, &config.region);
     }
     if wanted.zones.is_empty() {
         // Without nodes the groups stay, empty: a patch cannot leave a backend service without any.
@@ -280,8 +283,7 @@ impl Stages<'_> {
         }
         let seal = Some(seal(&self.wanted.zones));
         if let Some(service) = self.present_service().filter(|service| service.seal != seal) {
-            let sealed = Resource::BackendService(BackendService { seal, ..service.clone() });
-            draft.change(sealed, "its description is to say which nodes it has");
+            draft.note(Resource::BackendService(BackendService { seal, ..service.clone() }));
         }
     }
 
@@ -314,8 +316,7 @@ impl Stages<'_> {
                 }
             }
         }
-        let taken = |zones: &Zones| zones.values().any(|nodes| !nodes.is_empty());
-        let staffed = taken(&self.wanted.zones) || !taken(self.all);
+        let staffed = targets::is_staffed(self.observed, &self.wanted.groups, self.all);
         for (zone, endpoints) in &self.wanted.zones {
             let id = self.group(zone);
             let present = self.observed.endpoints.get(&id).into_iter().flat_map(|all| all.keys());
@@ -408,8 +409,18 @@ impl Stages<'_> {
     }
 }
 
-/// Whether a plan has nothing left to add but nodes, which come and go.
-pub(crate) fn only_narrows(plan: &Plan<Step>) -> bool {
-    let adds_nodes = |step: &Step| matches!(step.call, Call::Attach { .. });
-    plan.steps().iter().all(|planned| planned.effect == Effect::Narrow || adds_nodes(&planned.step))
+/// Whether a plan has nothing left to add but nodes, which come and go, and what is written down of them.
+pub(crate) fn only_narrows(plan: &Plan<Step>, observed: &Observed) -> bool {
+    let is_note = |changed: &Resource| match (changed, observed.resources.get(&changed.id())) {
+        (Resource::BackendService(new), Some(Resource::BackendService(old))) => {
+            BackendService { seal: None, ..new.clone() } == BackendService { seal: None, ..old.clone() }
+        }
+        _ => false,
+    };
+    let about_nodes = |step: &Step| match &step.call {
+        Call::Attach { .. } => true,
+        Call::Patch(changed) => is_note(changed),
+        Call::Insert { .. } | Call::Delete(_) | Call::Detach { .. } => false,
+    };
+    plan.steps().iter().all(|planned| planned.effect == Effect::Narrow || about_nodes(&planned.step))
 }

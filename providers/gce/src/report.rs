@@ -16,11 +16,12 @@ use portico_provider::{
 use crate::cloud::Operation;
 use crate::observed::Observed;
 use crate::plan::frontend::{Standing, choose, standing};
+use crate::plan::targets::serving_scheme;
 use crate::plan::{backends, only_narrows, plan};
 use crate::provider::Config;
 use crate::resource::{Endpoint, NO_ADDRESS};
 use crate::subset::elsewhere;
-use crate::wanted::{behind, translate};
+use crate::wanted::{behind_desired, translate};
 
 pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config: &Config) -> Report {
     let Some(observed) = observed else {
@@ -36,7 +37,8 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
     let plan = plan(Desired::Present(desired), Some(observed), config);
     let unsupported = plan.blocked().iter().find(|it| it.obstacle == Obstacle::Unsupported);
     let adds_nodes = |operation: &Operation| operation.target.kind.is_group();
-    let settled = observed.running().is_none_or(adds_nodes) && only_narrows(&plan) && unsupported.is_none();
+    let settled =
+        observed.running().is_none_or(adds_nodes) && only_narrows(&plan, observed) && unsupported.is_none();
     let ready = settled && serving.len() == desired.ip_families.len();
     let failure = plan.steps().iter().find_map(|planned| planned.step.after.as_ref());
     let provisioned = match (serving.is_empty(), failure) {
@@ -106,7 +108,8 @@ const NAMED: usize = 3;
 fn accepted(desired: &LoadBalancer, observed: &Observed, config: &Config) -> Option<Fact> {
     let chosen = translate(desired, config).ok()?.frontends;
     let scheme = chosen.first().map_or(desired.scheme, |frontend| frontend.scheme);
-    let (groups, zones) = behind(desired, backends(observed, config), scheme, &config.region);
+    let scheme = serving_scheme(observed).unwrap_or(scheme);
+    let (groups, zones) = behind_desired(desired, backends(observed, config), scheme, &config.region);
     let lacking = observed.lacks(&groups, &zones).into_iter();
     let mut all: Vec<String> = lacking
         .map(|((zone, Endpoint { instance, ip }), refusal)| {

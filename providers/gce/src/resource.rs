@@ -367,7 +367,7 @@ pub struct Firewall {
 /// What a firewall does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Lets these protocols and ports in.
+    /// Lets these protocols and ports in; none: it is disabled.
     Allow(BTreeSet<(Protocol, u16)>),
     /// Drops everything.
     DenyAll,

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use portico_provider::{
-    ExternalTrafficPolicy, Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, Options, Probe,
-    ProbePort, Protocol, ProxyProtocol, Scheme, SessionAffinity, Targets,
+    ExternalTrafficPolicy, Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, NodeTarget,
+    Options, Owner, Probe, ProbePort, Protocol, ProxyProtocol, Scheme, SessionAffinity, Targets,
 };
 
 use crate::capabilities as keys;
@@ -128,7 +128,7 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
         let message = "nodes only: set portico.dev/target-kind to node";
         wrong.push((Field::TargetKind, message.to_owned()));
     }
-    let (groups, zones) = behind(desired, config.backends, chosen.scheme, &config.region);
+    let (groups, zones) = behind_desired(desired, config.backends, chosen.scheme, &config.region);
     match check {
         Some(check) if wrong.is_empty() => Ok(Wanted {
             names,
@@ -149,24 +149,36 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
 
 /// The groups behind a load balancer of these backends and this scheme, and the nodes that belong in them.
 pub(crate) fn behind(
+    owner: &Owner,
+    nodes: &BTreeSet<NodeTarget>,
+    policy: ExternalTrafficPolicy,
+    backends: Backends,
+    scheme: Scheme,
+    region: &str,
+) -> (Groups, Zones) {
+    let (name, zones) = match backends {
+        Backends::EndpointGroups => {
+            (Names::of(owner).part("neg"), choose(nodes, region, &owner.service, scheme, policy))
+        }
+        Backends::InstanceGroups => (names::shared_group(&owner.cluster), all(nodes, region)),
+    };
+    (Groups { backends, name }, zones)
+}
+
+/// The same, by what is desired.
+pub(crate) fn behind_desired(
     desired: &LoadBalancer,
     backends: Backends,
     scheme: Scheme,
     region: &str,
 ) -> (Groups, Zones) {
     let LoadBalancer { owner, targets, external_traffic_policy, .. } = desired;
-    let name = match backends {
-        Backends::EndpointGroups => Names::of(owner).part("neg"),
-        Backends::InstanceGroups => names::shared_group(&owner.cluster),
+    let none = BTreeSet::new();
+    let nodes = match targets {
+        Targets::Nodes(nodes) => nodes,
+        Targets::Pods(_) => &none,
     };
-    let zones = match (targets, backends) {
-        (Targets::Pods(_), _) => Zones::new(),
-        (Targets::Nodes(nodes), Backends::InstanceGroups) => all(nodes, region),
-        (Targets::Nodes(nodes), Backends::EndpointGroups) => {
-            choose(nodes, region, &owner.service, scheme, *external_traffic_policy)
-        }
-    };
-    (Groups { backends, name }, zones)
+    behind(owner, nodes, *external_traffic_policy, backends, scheme, region)
 }
 
 /// What no passthrough load balancer of this provider can be.

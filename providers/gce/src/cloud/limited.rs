@@ -93,7 +93,15 @@ impl<C: Cloud> Cloud for Limited<C> {
     }
 
     async fn operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>, CloudError> {
-        let priority = priority_of(&filter.names);
+        let priority = match filter {
+            OperationFilter::About(names) => priority_of(names),
+            OperationFilter::Running => Priority::Background,
+        };
         self.operations.call(priority, || self.cloud.operations(filter), is_throttled).await
+    }
+
+    async fn operation(&self, accepted: &Operation) -> Result<Option<Operation>, CloudError> {
+        let attempt = || self.cloud.operation(accepted);
+        self.operations.call(Priority::Provisioning, attempt, is_throttled).await
     }
 }

@@ -15,11 +15,12 @@ use std::time::Duration;
 use google_cloud_auth::credentials::{Credentials, anonymous};
 use google_cloud_compute_v1::client::{
     Addresses, Firewalls, ForwardingRules, GlobalOperations, InstanceGroups, NetworkEndpointGroups,
-    RegionBackendServices, RegionHealthChecks,
+    RegionBackendServices, RegionHealthChecks, RegionOperations, ZoneOperations,
 };
 use google_cloud_compute_v1::model;
 use google_cloud_gax::retry_policy::NeverRetry;
 
+use super::error::codes;
 use super::wire::{self, Urls, groups};
 use super::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationFilter};
 use crate::resource::{Endpoint, Id, Kind, Resource, Seen};
@@ -39,6 +40,8 @@ pub struct SdkCloud {
     groups: NetworkEndpointGroups,
     instances: InstanceGroups,
     operations: GlobalOperations,
+    regional_operations: RegionOperations,
+    zonal_operations: ZoneOperations,
 }
 
 impl fmt::Debug for SdkCloud {
@@ -57,15 +60,21 @@ macro_rules! client {
             builder = builder.with_credentials(credentials);
         }
         builder.build().await.map_err(|error| {
-            CloudError::new(CloudErrorKind::Denied, format!("no client can be made: {error}"))
+            CloudError::new(CloudErrorKind::Credentials, format!("no client can be made: {error}"))
         })?
     }};
 }
 
 impl SdkCloud {
-    /// Clients of a project and region. Without an endpoint: Google's, with Application Default Credentials.
-    /// The process must have installed rustls' crypto provider before.
-    pub async fn connect(project: &str, region: &str, endpoint: Option<&str>) -> Result<Self, CloudError> {
+    /// Clients of a project and region; `network_project` has the network, where that is another one (Shared VPC).
+    /// Without an endpoint: Google's, with Application Default Credentials. The process must have installed rustls' crypto
+    /// provider before.
+    pub async fn connect(
+        project: &str,
+        network_project: Option<&str>,
+        region: &str,
+        endpoint: Option<&str>,
+    ) -> Result<Self, CloudError> {
         if endpoint.is_some_and(|endpoint| !is_private(endpoint)) {
             let message =
                 "a test endpoint must be http://IP:PORT, with an address of loopback or of a private network";
@@ -74,7 +83,10 @@ impl SdkCloud {
         let credentials: Option<Credentials> = endpoint.map(|_private| anonymous::Builder::new().build());
         Ok(Self {
             project: project.to_owned(),
-            urls: Urls { region: region.to_owned() },
+            urls: Urls {
+                region: region.to_owned(),
+                network_project: network_project.unwrap_or(project).to_owned(),
+            },
             addresses: client!(Addresses, endpoint, credentials.clone()),
             firewalls: client!(Firewalls, endpoint, credentials.clone()),
             rules: client!(ForwardingRules, endpoint, credentials.clone()),
@@ -82,12 +94,19 @@ impl SdkCloud {
             checks: client!(RegionHealthChecks, endpoint, credentials.clone()),
             groups: client!(NetworkEndpointGroups, endpoint, credentials.clone()),
             instances: client!(InstanceGroups, endpoint, credentials.clone()),
-            operations: client!(GlobalOperations, endpoint, credentials),
+            operations: client!(GlobalOperations, endpoint, credentials.clone()),
+            regional_operations: client!(RegionOperations, endpoint, credentials.clone()),
+            zonal_operations: client!(ZoneOperations, endpoint, credentials),
         })
     }
 
     fn region(&self) -> &str {
         &self.urls.region
+    }
+
+    /// Firewalls are the network's.
+    fn network_project(&self) -> &str {
+        &self.urls.network_project
     }
 }
 
@@ -133,7 +152,7 @@ struct ErrorItem {
 fn cloud_error(error: &google_cloud_compute_v1::Error) -> CloudError {
     let Some(status) = error.http_status_code() else {
         let kind =
-            if error.is_authentication() { CloudErrorKind::Denied } else { CloudErrorKind::Unavailable };
+            if error.is_authentication() { CloudErrorKind::Credentials } else { CloudErrorKind::Unavailable };
         return CloudError::new(kind, error.to_string());
     };
     let body = error.http_payload().and_then(|body| serde_json::from_slice::<ErrorBody>(body).ok());
@@ -147,18 +166,10 @@ fn cloud_error(error: &google_cloud_compute_v1::Error) -> CloudError {
     CloudError::of_http(status, &reason, message)
 }
 
-/// The SDK keeps `errors[].reason` of a body it understood only among the details of its status.
+/// The SDK keeps the codes of a body it understood only among the details of its status.
 fn reason_in(details: &str) -> String {
-    const REASONS: [&str; 7] = [
-        "instanceInMultipleLoadBalancedIgs",
-        "quotaExceeded",
-        "userRateLimitExceeded",
-        "rateLimitExceeded",
-        "limitExceeded",
-        "resourceNotReady",
-        "resourceInUseByAnotherResource",
-    ];
-    REASONS.into_iter().find(|reason| details.contains(reason)).unwrap_or_default().to_owned()
+    let named = |code: &&str| details.contains(&format!("\"{code}\""));
+    codes().find(named).unwrap_or_default().to_owned()
 }
 
 /// What a call started; an operation on a kind that is not ours cannot come back from a call of ours.
@@ -198,7 +209,7 @@ impl Cloud for SdkCloud {
                 regional!(self, self.checks.get().set_health_check(name)).map(wire::read_health_check)
             }
             Kind::Firewall => {
-                let call = self.firewalls.get().set_project(&self.project).set_firewall(name);
+                let call = self.firewalls.get().set_project(self.network_project()).set_firewall(name);
                 bounded(call.send()).await.map(wire::read_firewall)
             }
             Kind::EndpointGroup => {
@@ -236,8 +247,8 @@ impl Cloud for SdkCloud {
                 regional!(self, self.checks.insert().set_body(wire::health_check(it, description)))
             }
             Resource::Firewall(it) => {
-                let call = self.firewalls.insert().set_project(&self.project);
-                bounded(call.set_body(wire::firewall(it, description)).send()).await
+                let call = self.firewalls.insert().set_project(self.network_project());
+                bounded(call.set_body(self.urls.firewall(it, description)).send()).await
             }
             Resource::EndpointGroup(it) => {
                 let call = self.groups.insert().set_project(&self.project).set_zone(&it.zone);
@@ -270,8 +281,8 @@ impl Cloud for SdkCloud {
                 regional!(self, self.checks.patch().set_health_check(&it.name).set_body(body))
             }
             Resource::Firewall(it) => {
-                let body = wire::firewall(it, "").set_or_clear_description(None::<String>);
-                let call = self.firewalls.patch().set_project(&self.project).set_firewall(&it.name);
+                let body = self.urls.firewall(it, "").set_or_clear_description(None::<String>);
+                let call = self.firewalls.patch().set_project(self.network_project()).set_firewall(&it.name);
                 bounded(call.set_body(body).send()).await
             }
             Resource::Address(_) | Resource::EndpointGroup(_) | Resource::InstanceGroup(_) => {
@@ -290,7 +301,7 @@ impl Cloud for SdkCloud {
             Kind::BackendService => regional!(self, self.services.delete().set_backend_service(name)),
             Kind::HealthCheck => regional!(self, self.checks.delete().set_health_check(name)),
             Kind::Firewall => {
-                let call = self.firewalls.delete().set_project(&self.project).set_firewall(name);
+                let call = self.firewalls.delete().set_project(self.network_project()).set_firewall(name);
                 bounded(call.send()).await
             }
             Kind::EndpointGroup => {
@@ -353,9 +364,36 @@ impl Cloud for SdkCloud {
     }
 
     async fn operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>, CloudError> {
-        let OperationFilter { names, running_only } = filter;
-        let ended = if *running_only { " (status ne \"DONE\")" } else { "" };
-        Box::pin(self.list_operations(format!("(targetLink eq \".*/{names}\"){ended}"))).await
+        let filter = match filter {
+            OperationFilter::About(names) => format!("targetLink eq \".*/{names}\""),
+            OperationFilter::Running => "status != DONE".to_owned(),
+        };
+        let mut all = Box::pin(self.list_operations(&self.project, filter.clone())).await?;
+        if self.network_project() != self.project {
+            all.extend(Box::pin(self.list_operations(self.network_project(), filter)).await?);
+        }
+        Ok(all)
+    }
+
+    async fn operation(&self, accepted: &Operation) -> Result<Option<Operation>, CloudError> {
+        let name = accepted.name.as_str();
+        let answer = match accepted.target.kind {
+            Kind::Address | Kind::ForwardingRule | Kind::BackendService | Kind::HealthCheck => {
+                regional!(self, self.regional_operations.get().set_operation(name))
+            }
+            Kind::Firewall => {
+                let call = self.operations.get().set_project(self.network_project());
+                bounded(call.set_operation(name).send()).await
+            }
+            Kind::EndpointGroup | Kind::InstanceGroup => {
+                let call = self.zonal_operations.get().set_project(&self.project);
+                bounded(call.set_zone(zone(&accepted.target)).set_operation(name).send()).await
+            }
+        };
+        match answer {
+            Err(CloudError { kind: CloudErrorKind::NotFound, .. }) => Ok(None),
+            answer => answer.and_then(started).map(Some),
+        }
     }
 }
 
@@ -371,7 +409,7 @@ mod tests {
             "http://8.8.8.8:80",
             "http://10.0.0.1",
         ] {
-            let error = SdkCloud::connect("p", "r", Some(endpoint)).await.unwrap_err();
+            let error = SdkCloud::connect("p", None, "r", Some(endpoint)).await.unwrap_err();
             assert_eq!(error.kind, CloudErrorKind::Invalid, "{endpoint}");
         }
         assert!(["http://127.0.0.1:80", "http://172.30.0.1:9100/"].into_iter().all(is_private));

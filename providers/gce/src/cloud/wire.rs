@@ -26,10 +26,12 @@ const DRAINING_SECONDS: i32 = 30;
 /// Addresses of IPv6 are ranges of this length.
 const RANGE_LENGTH: i32 = 96;
 
-/// Partial URLs of this project and region.
+/// Partial URLs of this project and region, and full ones of the network's project.
 #[derive(Clone, Debug)]
 pub(super) struct Urls {
     pub(super) region: String,
+    /// Whose the network is: this project, or the host of a Shared VPC.
+    pub(super) network_project: String,
 }
 
 impl Urls {
@@ -37,8 +39,12 @@ impl Urls {
         format!("regions/{}/{collection}/{name}", self.region)
     }
 
-    fn network(name: &str) -> String {
-        format!("global/networks/{name}")
+    fn network(&self, name: &str) -> String {
+        format!("projects/{}/global/networks/{name}", self.network_project)
+    }
+
+    fn subnetwork(&self, name: &str) -> String {
+        format!("projects/{}/{}", self.network_project, self.regional("subnetworks", name))
     }
 
     pub(super) fn address(&self, address: &Address, description: &str) -> model::Address {
@@ -50,7 +56,7 @@ impl Urls {
             .set_or_clear_network_tier(tier.map(Tier::as_str))
             .set_or_clear_address(ip.map(|ip| ip.to_string()))
             .set_or_clear_ip_collection(collection.clone())
-            .set_or_clear_subnetwork(subnetwork.as_ref().map(|name| self.regional("subnetworks", name)));
+            .set_or_clear_subnetwork(subnetwork.as_ref().map(|name| self.subnetwork(name)));
         match (family, scheme) {
             (IpFamily::IPv4, Scheme::External) => wire,
             // Rules of several protocols share it.
@@ -99,11 +105,11 @@ impl Urls {
         }
         match (place, scheme) {
             (Some(Place { network, subnetwork }), Scheme::Internal) => wire
-                .set_network(Self::network(network))
-                .set_subnetwork(self.regional("subnetworks", subnetwork))
+                .set_network(self.network(network))
+                .set_subnetwork(self.subnetwork(subnetwork))
                 .set_allow_global_access(*global_access),
             (Some(Place { network: _, subnetwork }), Scheme::External) => {
-                wire.set_subnetwork(self.regional("subnetworks", subnetwork))
+                wire.set_subnetwork(self.subnetwork(subnetwork))
             }
             (None, _) => wire,
         }
@@ -145,7 +151,7 @@ impl Urls {
             .set_description(description)
             .set_load_balancing_scheme(scheme_name(*scheme))
             .set_protocol("UNSPECIFIED")
-            .set_or_clear_network(network.as_deref().map(Self::network))
+            .set_or_clear_network(network.as_deref().map(|name| self.network(name)))
             .set_session_affinity(if *affinity == Affinity::Connection { "NONE" } else { "CLIENT_IP" })
             .set_or_clear_connection_tracking_policy(tracking(*affinity, *scheme))
             .set_or_clear_locality_lb_policy(weighted.then(|| weighing(*scheme)))
@@ -154,6 +160,35 @@ impl Urls {
                 model::ConnectionDraining::new().set_draining_timeout_sec(DRAINING_SECONDS),
             )
             .set_backends(groups.iter().map(backend))
+    }
+
+    pub(super) fn firewall(&self, firewall: &Firewall, description: &str) -> model::Firewall {
+        let Firewall { name, network, priority, sources, destinations, verdict } = firewall;
+        let wire = model::Firewall::new()
+            .set_name(name)
+            .set_description(description)
+            .set_network(self.network(network))
+            .set_direction("INGRESS")
+            .set_priority(i32::try_from(*priority).unwrap_or(i32::MAX))
+            .set_source_ranges(sources.iter().map(ToString::to_string))
+            .set_destination_ranges(destinations.iter().map(ToString::to_string));
+        // A firewall has to let something in: one that lets nothing in is disabled, with what it let in before.
+        let wire = wire.set_disabled(*verdict == Verdict::Allow(BTreeSet::new()));
+        match verdict {
+            Verdict::DenyAll => wire.set_denied([model::firewall::Denied::new().set_ip_protocol("all")]),
+            Verdict::Allow(ports) => {
+                wire.set_allowed([Protocol::Tcp, Protocol::Udp].into_iter().filter_map(|protocol| {
+                    let own: Vec<String> = ports
+                        .iter()
+                        .filter(|(it, _)| *it == protocol)
+                        .map(|(_, port)| port.to_string())
+                        .collect();
+                    let name = protocol.to_string().to_lowercase();
+                    (!own.is_empty())
+                        .then(|| model::firewall::Allowed::new().set_ip_protocol(name).set_ports(own))
+                }))
+            }
+        }
     }
 }
 
@@ -210,33 +245,6 @@ pub(super) fn health_check(check: &HealthCheck, description: &str) -> model::Hea
         ),
         None => {
             wire.set_type("TCP").set_tcp_health_check(model::TCPHealthCheck::new().set_port(i32::from(*port)))
-        }
-    }
-}
-
-pub(super) fn firewall(firewall: &Firewall, description: &str) -> model::Firewall {
-    let Firewall { name, network, priority, sources, destinations, verdict } = firewall;
-    let wire = model::Firewall::new()
-        .set_name(name)
-        .set_description(description)
-        .set_network(Urls::network(network))
-        .set_direction("INGRESS")
-        .set_priority(i32::try_from(*priority).unwrap_or(i32::MAX))
-        .set_source_ranges(sources.iter().map(ToString::to_string))
-        .set_destination_ranges(destinations.iter().map(ToString::to_string));
-    match verdict {
-        Verdict::DenyAll => wire.set_denied([model::firewall::Denied::new().set_ip_protocol("all")]),
-        Verdict::Allow(ports) => {
-            wire.set_allowed([Protocol::Tcp, Protocol::Udp].into_iter().filter_map(|protocol| {
-                let own: Vec<String> = ports
-                    .iter()
-                    .filter(|(it, _)| *it == protocol)
-                    .map(|(_, port)| port.to_string())
-                    .collect();
-                let name = protocol.to_string().to_lowercase();
-                (!own.is_empty())
-                    .then(|| model::firewall::Allowed::new().set_ip_protocol(name).set_ports(own))
-            }))
         }
     }
 }
@@ -361,7 +369,9 @@ pub(super) fn read_health_check(wire: model::HealthCheck) -> Option<Found> {
 }
 
 pub(super) fn read_firewall(wire: model::Firewall) -> Option<Found> {
-    let verdict = if wire.denied.is_empty() {
+    let verdict = if wire.disabled == Some(true) {
+        Verdict::Allow(BTreeSet::new())
+    } else if wire.denied.is_empty() {
         let mut ports = BTreeSet::new();
         for allowed in &wire.allowed {
             let protocol: Protocol = allowed.ip_protocol.as_ref()?.to_uppercase().parse().ok()?;

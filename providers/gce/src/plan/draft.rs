@@ -7,8 +7,8 @@
 use portico_provider::{Effect, Owner, Plan};
 
 use crate::observed::Observed;
-use crate::provider::{Call, Failure, Step};
 use crate::resource::{Endpoint, Id, Resource};
+use crate::step::{Call, Failure, Step};
 
 pub(crate) struct Draft<'a> {
     owner: &'a Owner,
@@ -36,13 +36,17 @@ impl<'a> Draft<'a> {
 
     /// Changes it to be so, if it exists, by taking something away.
     pub(crate) fn shrink(&mut self, resource: Resource) {
-        self.change(resource, "it has more than is wanted");
+        if self.observed.resources.get(&resource.id()).is_some_and(|present| *present != resource) {
+            let reason = "it has more than is wanted".to_owned();
+            self.push(Call::Patch(resource), Effect::Narrow, reason);
+        }
     }
 
-    /// Changes it to be so, if it exists, as only a fresh read allows.
-    pub(crate) fn change(&mut self, resource: Resource, reason: &str) {
+    /// Changes what it says of itself, if it exists, which takes nothing away.
+    pub(crate) fn note(&mut self, resource: Resource) {
         if self.observed.resources.get(&resource.id()).is_some_and(|present| *present != resource) {
-            self.push(Call::Patch(resource), Effect::Narrow, reason.to_owned());
+            let reason = "its description is to say which nodes it has".to_owned();
+            self.push(Call::Patch(resource), Effect::Widen, reason);
         }
     }
 

@@ -14,13 +14,14 @@ use portico_provider::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::provider::Call;
 use crate::resource::{AddressRef, Endpoint, Seen};
+use crate::step::Call;
 use ipnet::IpNet;
 
 fn mk_config() -> Config {
     Config {
         project: "p".to_owned(),
+        network_project: None,
         region: "r".to_owned(),
         network: "net".to_owned(),
         subnetwork: "sub".to_owned(),

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, Targets};
+use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider};
 
 use crate::emulator::{Emulator, is_write};
-use crate::world::{GceWorld, mk_nodes, settle};
+use crate::world::{GceWorld, Provider, attempt, mk_nodes, settle};
 
 /// As many Services, and on each page of a listing as many times fewer things, as the thousand below.
 const SERVICES: usize = 40;
@@ -78,25 +78,62 @@ async fn nodes_that_came_while_nobody_watched_are_noticed_by_a_restart() {
     assert!(plan.waiting().is_some(), "{plan}");
 }
 
+/// What bringing one Service to its state costs: reads, writes by method, and waits.
+#[derive(Debug)]
+struct Cost {
+    reads: usize,
+    writes: Vec<String>,
+    waits: usize,
+}
+
+async fn cost(world: &GceWorld, provider: &Provider, desired: &LoadBalancer) -> Cost {
+    let before = world.emulator.log().len();
+    let waits = attempt(provider, desired).await.unwrap();
+    let calls = world.emulator.log().split_off(before);
+    let (writes, reads): (Vec<_>, Vec<_>) = calls.into_iter().partition(|line| is_write(line));
+    let writes = table(&writes).into_iter().map(|(method, count)| format!("{count} {method}")).collect();
+    Cost { reads: reads.len(), writes, waits }
+}
+
+const SEAL: &str = "1 compute.regionBackendServices.update";
+const GROUP: &str = "compute.networkEndpointGroups";
+
 #[tokio::test]
-async fn a_node_that_joins_or_leaves_costs_one_call_on_its_group_and_one_to_write_it_down() {
+async fn a_node_that_joins_or_leaves_costs_one_call_on_its_group_one_to_write_it_down_and_few_reads() {
     let Some(emulator) = Emulator::start() else { return };
     let world = GceWorld::new(emulator).await;
     let mut desired = world.desired("elastic");
     let provider = world.one(&desired.owner.cluster);
-    let mut change = async |targets: Targets| {
-        desired.targets = targets;
-        let before = world.emulator.log().len();
-        settle(&provider, Desired::Present(&desired)).await.unwrap();
-        let mut calls = world.emulator.log().split_off(before);
-        calls.retain(|line| is_write(line));
-        println!("gce {:?}", table(&calls));
-        table(&calls).into_iter().map(|(method, count)| format!("{count} {method}")).collect::<Vec<_>>()
-    };
-    println!("created: {:?}", change(mk_nodes(&[0])).await);
-    let (seal, group) = ("1 compute.regionBackendServices.update", "compute.networkEndpointGroups");
-    let joined = change(mk_nodes(&[0, 1])).await;
-    assert_eq!(joined, [format!("1 {group}.attachNetworkEndpoints"), seal.to_owned()]);
-    let left = change(mk_nodes(&[1])).await;
-    assert_eq!(left, [format!("1 {group}.detachNetworkEndpoints"), seal.to_owned()]);
+    desired.targets = mk_nodes(&[0]);
+    let created = cost(&world, &provider, &desired).await;
+    assert!(created.reads <= 40, "{}", created.reads);
+    // A process that knows the Service, and one that has just started.
+    for (provider, most) in [(provider, [8, 16]), (world.one(&desired.owner.cluster), [16, 16])] {
+        for (nodes, verb, most) in [(&[0, 1][..], "attach", most[0]), (&[0], "detach", most[1])] {
+            desired.targets = mk_nodes(nodes);
+            let Cost { reads, writes, waits: _ } = cost(&world, &provider, &desired).await;
+            assert_eq!(writes, [format!("1 {GROUP}.{verb}NetworkEndpoints"), SEAL.to_owned()]);
+            assert!(reads <= most, "{verb}: {reads}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_operation_that_takes_its_time_costs_one_read_each_time_it_is_asked_for() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let mut desired = world.desired("patient");
+    let provider = world.one(&desired.owner.cluster);
+    desired.targets = mk_nodes(&[0]);
+    cost(&world, &provider, &desired).await;
+    desired.targets = mk_nodes(&[0, 1]);
+    world.emulator.hook("polls", Some("1"));
+    let quick = cost(&world, &provider, &desired).await;
+    desired.targets = mk_nodes(&[0]);
+    cost(&world, &provider, &desired).await;
+    desired.targets = mk_nodes(&[0, 1]);
+    world.emulator.hook("polls", Some("30"));
+    let slow = cost(&world, &provider, &desired).await;
+    assert!(slow.waits > quick.waits + 50, "{} and {}", slow.waits, quick.waits);
+    assert_eq!(slow.reads - quick.reads, slow.waits - quick.waits, "each wait costs one read");
 }

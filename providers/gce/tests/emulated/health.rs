@@ -35,9 +35,10 @@ async fn a_backend_service_is_asked_only_where_the_groups_do_not_say_that_all_is
     let all = "TargetsHealthy: 3 of 3 nodes pass their health check".to_owned();
     assert_eq!(told(&world, &provider, &desired, Look::Fresh).await, (all.clone(), 0));
     world.emulator.hook("health", Some(r#"{"unlisted": "true"}"#));
-    assert_eq!(told(&world, &provider, &desired, Look::Poll).await, (all, 2), "one for each zone");
+    assert_eq!(told(&world, &provider, &desired, Look::Poll).await, (all.clone(), 2), "one for each zone");
+    assert_eq!(told(&world, &provider, &desired, Look::Own).await, (all, 0), "nobody wants to know more");
     let none = "NotProbedYet: 0 of 3 nodes pass their health check".to_owned();
-    assert_eq!(told(&world, &provider, &desired, Look::Own).await, (none, 0), "nobody wants to know");
+    assert_eq!(told(&world, &provider, &desired, Look::Confirm).await, (none, 0), "nor for this");
     let sick = r#"{"unlisted": "", "node-0": "UNHEALTHY"}"#;
     world.emulator.hook("health", Some(sick));
     let two = "TargetsHealthy: 2 of 3 nodes pass their health check".to_owned();

@@ -1,7 +1,7 @@
 //! The provider against emulators/gce, which judges every message by Google's discovery document.
 //!
 //! Owns: the contract suite, crashes at every call, foreign resources, failed operations. Leaves to others: the pure
-//! half (unit tests). Needs `scripts/emulator-gce.sh setup`; without it each test says that it is skipped.
+//! half (unit tests). Needs `scripts/emulator-gce.sh setup`; without it each test fails, unless `PORTICO_SKIP` names `emulators`.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@ mod emulator;
 mod foreign;
 mod health;
 mod shared;
+mod shared_vpc;
 mod transitions;
 mod unfit;
 mod watched;
@@ -32,6 +33,24 @@ async fn the_provider_keeps_every_promise_of_the_contract() {
     let foreign = world.emulator.foreign();
     Box::pin(contract::run(&world)).await.unwrap();
     assert_eq!(world.emulator.foreign(), foreign, "somebody else's resources were touched");
+    world.emulator.assert_no_violations();
+}
+
+#[tokio::test]
+async fn targets_depend_on_nothing_but_targets() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    Box::pin(contract::targets::targets_depend_on_nothing_else(&world)).await.unwrap();
+    Box::pin(contract::targets::no_target_keeps_a_lost_port(&world)).await.unwrap();
+    world.emulator.assert_no_violations();
+}
+
+#[tokio::test]
+async fn with_instance_groups_targets_depend_on_nothing_else_either() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::sharing(emulator).await;
+    Box::pin(contract::targets::targets_depend_on_nothing_else(&world)).await.unwrap();
+    Box::pin(contract::targets::no_target_keeps_a_lost_port(&world)).await.unwrap();
     world.emulator.assert_no_violations();
 }
 

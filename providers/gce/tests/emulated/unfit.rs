@@ -13,7 +13,7 @@ use crate::emulator::{Emulator, PROJECT, REGION};
 use crate::world::{GceWorld, Provider, mk_nodes, round};
 
 /// A Node that says of itself to be this instance, at this address.
-fn mk_claim(name: &str, zone: &str, last: u8) -> NodeTarget {
+pub(crate) fn mk_claim(name: &str, zone: &str, last: u8) -> NodeTarget {
     NodeTarget {
         name: NodeName(name.to_owned()),
         addresses: BTreeSet::from([[10, 128, 0, last].into()]),
@@ -24,7 +24,7 @@ fn mk_claim(name: &str, zone: &str, last: u8) -> NodeTarget {
     }
 }
 
-fn with(targets: Targets, more: &[NodeTarget]) -> Targets {
+pub(crate) fn with(targets: Targets, more: &[NodeTarget]) -> Targets {
     let Targets::Nodes(mut nodes) = targets else { return targets };
     nodes.extend(more.iter().cloned());
     Targets::Nodes(nodes)

@@ -95,4 +95,8 @@ impl Cloud for Watched {
     async fn operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>, CloudError> {
         self.call("list operations", self.cloud.operations(filter)).await
     }
+
+    async fn operation(&self, accepted: &Operation) -> Result<Option<Operation>, CloudError> {
+        self.call("get operation", self.cloud.operation(accepted)).await
+    }
 }

@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portico_provider::contract::{Variation, World};
+use portico_provider::contract::{Registered, Variation, World};
 use portico_provider::{
-    ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, LoadBalancer,
-    LoadBalancerProvider, Look, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError,
-    ProxyProtocol, Scheme, ServiceName, SessionAffinity, Targets,
+    ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, ListenerKey,
+    LoadBalancer, LoadBalancerProvider, Look, NodeName, NodeTarget, Outcome, Owner, Port, Protocol,
+    ProviderError, ProxyProtocol, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use portico_provider_gce::resource::Resource;
 use portico_provider_gce::{Backends, Config, GceProvider, Observed, SdkCloud};
+use serde_json::Value;
 
 use crate::emulator::{Emulator, PROJECT, REGION, STATIC};
 use crate::watched::Watched;
@@ -25,13 +26,23 @@ pub(crate) struct GceWorld {
     pub(crate) emulator: Emulator,
     pub(crate) cloud: Arc<SdkCloud>,
     pub(crate) backends: Backends,
+    /// Whether the network is another project's.
+    pub(crate) shared_vpc: bool,
 }
 
 impl GceWorld {
     pub(crate) async fn new(emulator: Emulator) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default()); // the second test finds it installed
-        let cloud = SdkCloud::connect(PROJECT, REGION, Some(&emulator.url)).await.unwrap();
-        Self { emulator, cloud: Arc::new(cloud), backends: Backends::EndpointGroups }
+        let cloud = SdkCloud::connect(PROJECT, None, REGION, Some(&emulator.url)).await.unwrap();
+        Self { emulator, cloud: Arc::new(cloud), backends: Backends::EndpointGroups, shared_vpc: false }
+    }
+
+    /// One in the network of a host project.
+    pub(crate) async fn in_shared_vpc(emulator: Emulator) -> Self {
+        let world = Self::new(emulator).await;
+        let url = &world.emulator.url;
+        let cloud = SdkCloud::connect(PROJECT, Some("host"), REGION, Some(url)).await.unwrap();
+        Self { cloud: Arc::new(cloud), shared_vpc: true, ..world }
     }
 
     /// One whose load balancers share instance groups.
@@ -52,9 +63,10 @@ impl GceWorld {
     pub(crate) fn on(&self, cloud: Watched, cluster: &ClusterUid) -> Provider {
         let config = Config {
             project: PROJECT.to_owned(),
+            network_project: self.shared_vpc.then(|| "host".to_owned()),
             region: REGION.to_owned(),
-            network: "default".to_owned(),
-            subnetwork: "default".to_owned(),
+            network: if self.shared_vpc { "shared" } else { "default" }.to_owned(),
+            subnetwork: if self.shared_vpc { "shared" } else { "default" }.to_owned(),
             backends: self.backends,
             endpoint: Some(self.emulator.url.clone()),
             cluster: cluster.clone(),
@@ -78,7 +90,8 @@ impl GceWorld {
 
 pub(crate) fn mk_listener(protocol: Protocol, port: i32) -> Listener {
     let name = format!("{protocol}-{port}").to_lowercase();
-    Listener { protocol, port: Port::try_from(port).unwrap(), name, node_port: None }
+    let node_port = Some(Port::try_from(30_000 + port).unwrap());
+    Listener { protocol, port: Port::try_from(port).unwrap(), name, node_port }
 }
 
 fn mk_node(number: u8) -> NodeTarget {
@@ -132,6 +145,41 @@ pub(crate) async fn round(
     Ok((plan.steps().is_empty() && plan.waiting().is_none(), now))
 }
 
+/// As the operator goes about it: targets first, each look as close as it has to be, and again after a wait. Answers with how
+/// often it waited.
+pub(crate) async fn attempt(provider: &Provider, desired: &LoadBalancer) -> Result<usize, ProviderError> {
+    let (mut desired, mut look, mut waits) = (desired.clone(), Look::Own, 0);
+    for _ in 0..200 {
+        let wanted = Desired::Present(&desired);
+        let observed = provider.observe_for(wanted, look).await?;
+        let targets = observed.as_ref().map(|it| provider.plan_targets(&desired.backends(), it));
+        let plan = targets
+            .filter(|it| !it.steps().is_empty())
+            .unwrap_or_else(|| provider.plan(wanted, observed.as_ref()));
+        let report = provider.report(&desired, observed.as_ref());
+        if let Some(closer) = look.before(wanted, observed.is_some(), &plan) {
+            look = closer;
+            continue;
+        }
+        look = Look::Own;
+        for planned in plan.steps() {
+            if let Outcome::InProgress { .. } = provider.execute(&planned.step).await? {
+                (look, waits) = (Look::Poll, waits + 1);
+            }
+        }
+        if plan.steps().is_empty() {
+            if plan.waiting().is_none() {
+                return Ok(waits);
+            }
+            (look, waits) = (Look::Poll, waits + 1);
+        }
+        if !report.ingress.is_empty() {
+            desired.published = report.ingress.into_iter().map(|it| it.address).collect();
+        }
+    }
+    Err(ProviderError::unavailable("attempt", "still busy after 200 looks"))
+}
+
 /// Until there is nothing to do.
 pub(crate) async fn settle(provider: &Provider, desired: Desired<'_>) -> Result<(), ProviderError> {
     let mut current = None;
@@ -152,6 +200,58 @@ pub(crate) fn frontends(observed: &Observed) -> usize {
         _ => None,
     });
     addresses.collect::<BTreeSet<_>>().len()
+}
+
+/// Where packets to each open port of this owner's addresses go: through a rule, its backend service and that one's groups.
+fn registered(state: &Value, owner: &Owner) -> Registered {
+    let ours = |it: &&Value| {
+        let text = it["description"].as_str().unwrap_or_default();
+        text.contains(&format!("{:?}", owner.service.as_str()))
+            && text.contains(&format!("{:?}", owner.cluster.as_str()))
+    };
+    let of = |collection: &str| -> Vec<&Value> {
+        let all = state["resources"].as_object().into_iter().flatten();
+        let here = all.filter(|(path, _)| path.contains(&format!("/{collection}/"))).map(|(_, value)| value);
+        here.filter(ours).collect()
+    };
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let members = |service: &Value| -> BTreeSet<(String, Option<Port>)> {
+        let urls = service["backends"].as_array().into_iter().flatten();
+        let paths =
+            urls.filter_map(|it| it["group"].as_str()?.split_once("/compute/v1/").map(|(_, path)| path));
+        let names = paths.filter_map(|path| state["members"][path].as_object()).flat_map(|it| it.keys());
+        names.map(|name| (name.rsplit('/').next().unwrap_or_default().to_owned(), None)).collect()
+    };
+    let mut registered = Registered::new();
+    let opens = |it: &&Value| it["disabled"] != true && !texts(&it["destinationRanges"]).is_empty();
+    for firewall in of("firewalls").into_iter().filter(opens) {
+        for allowed in firewall["allowed"].as_array().into_iter().flatten() {
+            let protocol = allowed["IPProtocol"].as_str().unwrap_or_default().to_uppercase();
+            for port in texts(&allowed["ports"]) {
+                let forwards = |rule: &&Value| {
+                    let address =
+                        rule["IPAddress"].as_str().unwrap_or_default().split('/').next().unwrap_or_default();
+                    let here = texts(&firewall["destinationRanges"])
+                        .iter()
+                        .any(|it| it.split('/').next() == Some(address));
+                    let own = rule["IPProtocol"] == protocol.as_str() || rule["IPProtocol"] == "L3_DEFAULT";
+                    here && own && (rule["allPorts"] == true || texts(&rule["ports"]).contains(&port))
+                };
+                let key = ListenerKey {
+                    protocol: protocol.parse().unwrap(),
+                    port: Port::try_from(port.parse::<i32>().unwrap()).unwrap(),
+                };
+                for rule in of("forwardingRules").into_iter().filter(forwards) {
+                    let services = of("backendServices").into_iter();
+                    let behind = services.filter(|it| it["selfLink"] == rule["backendService"]);
+                    registered.entry(key).or_default().extend(behind.flat_map(members));
+                }
+            }
+        }
+    }
+    registered
 }
 
 impl World for GceWorld {
@@ -185,6 +285,8 @@ impl World for GceWorld {
         vary(Field::Listeners, &|it| {
             it.listeners = BTreeSet::from([mk_listener(Protocol::Tcp, 443), mk_listener(Protocol::Udp, 80)]);
         });
+        // In the same zones; and then a zone is left, whose group goes, too.
+        vary(Field::Targets, &|it| it.targets = mk_nodes(&[1, 2]));
         vary(Field::Targets, &|it| it.targets = mk_nodes(&[1]));
         vary(Field::HealthCheck, &|it| it.health_check = Some(local.clone()));
         vary(Field::SourceRanges, &|it| it.source_ranges = BTreeSet::from(["192.0.2.0/24".parse().unwrap()]));
@@ -247,6 +349,11 @@ impl World for GceWorld {
             !path.contains("/instanceGroups/") && self.emulator.cluster_of(name).as_deref() == Some(cluster)
         });
         left
+    }
+
+    async fn registered(&self, owner: &Owner) -> Registered {
+        self.emulator.settle();
+        registered(&self.emulator.everything(), owner)
     }
 
     fn lose_reply_of_write(&self, n: u32) -> bool {

@@ -50,7 +50,8 @@ impl SdkCloud {
                 items!(list.set_filter(filter), wire::read_health_check)
             }
             Kind::Firewall => {
-                items!(self.firewalls.list().set_project(project).set_filter(filter), wire::read_firewall)
+                let list = self.firewalls.list().set_project(self.network_project());
+                items!(list.set_filter(filter), wire::read_firewall)
             }
             Kind::InstanceGroup => {
                 let list = self.instances.aggregated_list().set_project(&self.project).set_filter(filter);
@@ -69,8 +70,12 @@ impl SdkCloud {
     }
 
     /// Operations of every scope that pass a filter.
-    pub(super) async fn list_operations(&self, filter: String) -> Result<Vec<Operation>, CloudError> {
-        let list = self.operations.aggregated_list().set_project(&self.project).set_filter(filter);
+    pub(super) async fn list_operations(
+        &self,
+        project: &str,
+        filter: String,
+    ) -> Result<Vec<Operation>, CloudError> {
+        let list = self.operations.aggregated_list().set_project(project).set_filter(filter);
         items!(list, |(_scope, scoped): (String, model::OperationsScopedList)| {
             scoped.operations.into_iter().filter_map(wire::read_operation)
         })

@@ -24,8 +24,8 @@ pub(in crate::cloud) fn endpoint_group(
         .set_name(name)
         .set_description(description)
         .set_network_endpoint_type("GCE_VM_IP")
-        .set_network(Urls::network(network))
-        .set_subnetwork(urls.regional("subnetworks", subnetwork))
+        .set_network(urls.network(network))
+        .set_subnetwork(urls.subnetwork(subnetwork))
 }
 
 pub(in crate::cloud) fn group_url(kind: Kind, zone: &str, name: &str) -> String {
