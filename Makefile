@@ -51,7 +51,7 @@ $(TOOLS)/cargo-deny: Makefile
 	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_DENY) cargo-deny
 	@ln -sf cargo/bin/cargo-deny $@ && touch $@
 
-# Without a Python package index the tests that need it are skipped, and say so.
+# Without a Python package index the tests that need it fail, and say how to skip them.
 $(TOOLS)/gce/.complete: scripts/emulator-gce.sh
 	@echo "fetching Google's discovery document and Python clients (cold: about a minute; once)"
 	@scripts/emulator-gce.sh setup || true
@@ -64,7 +64,9 @@ demo: setup build
 	@$(E2E) demo $(if $(MANIFESTS),--manifests $(MANIFESTS))
 
 # --all-targets first: the cluster's scenarios run the binaries of all crates, and tests share the same build.
-# The last line is what the crash tests of all providers survived.
+# The last lines are what was skipped and what the crash tests of all providers survived. A test whose surroundings are missing
+# fails, unless PORTICO_SKIP names them: namespaces, emulators, or both between commas.
+test: export PORTICO_SKIPPED := $(CURDIR)/target/skipped
 test: setup emulators
 	@scripts/crash-points.sh begin
 	@cargo build --workspace --all-targets

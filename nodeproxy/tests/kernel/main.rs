@@ -1,7 +1,8 @@
 //! The dataplanes against this machine's kernel, in network namespaces of its own.
 //!
-//! Needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`; where it may not make a namespace, each test says so and does nothing. The
-//! namespaces have no names and die with the threads that made them, so nothing is left behind however a test ends.
+//! Needs `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`; where it may not make a namespace, each test fails, unless `PORTICO_SKIP` names
+//! `namespaces`. The namespaces have no names and die with the threads that made them, so nothing is left behind however a test
+//! ends.
 
 mod api_server;
 mod degraded;

@@ -4,6 +4,9 @@
 //! closure on the namespace's thread is all that it takes.
 
 use std::{
+    env,
+    fs::OpenOptions,
+    io::Write,
     process::Command,
     sync::mpsc::{Sender, channel},
     thread,
@@ -20,8 +23,12 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// Makes an empty namespace with its loopback up; `None`, after saying why, where that is not permitted.
+    /// Makes an empty namespace with its loopback up; `None` if the test is to be skipped. Where namespaces are not permitted, it
+    /// fails.
     pub(crate) fn new() -> Option<Self> {
+        if is_skipped() {
+            return None;
+        }
         let (jobs, queue) = channel::<Job>();
         let (ready, made) = channel();
         thread::spawn(move || {
@@ -32,19 +39,14 @@ impl Namespace {
                 job();
             }
         });
-        match made.recv().expect("the thread answers") {
-            Ok(thread) => {
-                let namespace = Self { jobs, thread };
-                // Without duplicate address detection an IPv6 address is usable at once, and not after a second.
-                namespace.sh("for d in all default; do echo 0 > /proc/sys/net/ipv6/conf/$d/accept_dad; done");
-                namespace.sh("ip link set lo up");
-                Some(namespace)
-            }
-            Err(error) => {
-                skip(&format!("no network namespace: {error}"));
-                None
-            }
-        }
+        let made = made.recv().expect("the thread answers");
+        let thread =
+            made.expect("a network namespace: run as root, or without them by PORTICO_SKIP=namespaces");
+        let namespace = Self { jobs, thread };
+        // Without duplicate address detection an IPv6 address is usable at once, and not after a second.
+        namespace.sh("for d in all default; do echo 0 > /proc/sys/net/ipv6/conf/$d/accept_dad; done");
+        namespace.sh("ip link set lo up");
+        Some(namespace)
     }
 
     /// Thread id, by which `ip link set … netns` finds the namespace.
@@ -92,7 +94,21 @@ impl Drop for Namespace {
     }
 }
 
-/// Says that a test did nothing, and why.
+/// Whether `PORTICO_SKIP` (names between commas) names the namespaces; a skip is written down in the file that
+/// `PORTICO_SKIPPED` names, and `make test` counts them.
+fn is_skipped() -> bool {
+    let names = env::var("PORTICO_SKIP").unwrap_or_default();
+    let skipped = names.split(',').any(|name| name.trim() == "namespaces");
+    if let (true, Ok(list)) = (skipped, env::var("PORTICO_SKIPPED")) {
+        let mut list = OpenOptions::new().create(true).append(true).open(list).expect("the list of skips");
+        let test = thread::current().name().unwrap_or("a test").to_owned();
+        let line = format!("namespaces: portico-nodeproxy {test}\n");
+        list.write_all(line.as_bytes()).expect("one more skip");
+    }
+    skipped
+}
+
+/// Says that rows of a test did not run, and why.
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
 pub(crate) fn skip(why: &str) {
     eprintln!("skipped: {why}");
