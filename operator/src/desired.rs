@@ -225,7 +225,10 @@ impl SpecReader<'_> {
 
     fn target_kind(&mut self, asked: Option<TargetKind>, capabilities: &Capabilities) -> TargetKind {
         let kinds = capabilities.target_kinds;
-        let preferred = kinds.first().copied().unwrap_or(TargetKind::Node);
+        let pods = capabilities.pods_in_place_of_node_ports
+            && service::declined_node_ports(self.spec).next().is_some();
+        let preferred =
+            if pods { TargetKind::Pod } else { kinds.first().copied().unwrap_or(TargetKind::Node) };
         match asked {
             Some(kind) if !kinds.contains(&kind) => {
                 let field = "annotation portico.dev/target-kind";

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{LoadBalancerIngress, ObjectReference, Service};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, ObjectReference, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use portico_provider::IngressAddress;
 
@@ -72,6 +72,14 @@ impl ServiceType {
             _ => Self::ClusterIp,
         }
     }
+}
+
+/// Ports without a node port of a LoadBalancer Service whose user declined them (`allocateLoadBalancerNodePorts: false`).
+pub(crate) fn declined_node_ports(spec: &ServiceSpec) -> impl Iterator<Item = &ServicePort> {
+    let declined = spec.type_.as_deref() == Some("LoadBalancer")
+        && spec.allocate_load_balancer_node_ports == Some(false);
+    let ports = spec.ports.iter().flatten().filter(move |_port| declined);
+    ports.filter(|port| port.node_port.unwrap_or_default() == 0)
 }
 
 /// Which LoadBalancer Services are ours.

@@ -36,6 +36,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     mixed_protocols: true,
     target_kinds: &[TargetKind::Node, TargetKind::Pod],
     needs_node_ports: true,
+    pods_in_place_of_node_ports: false,
     ip_families: &[IpFamily::IPv4],
     status: StatusKind::Ip,
     source_ranges: true,

@@ -9,7 +9,7 @@ use portico_provider::{Capabilities, TargetKind};
 
 use super::Standing;
 use crate::problem::{Problem, ProblemKind};
-use crate::service::ServiceType;
+use crate::service::declined_node_ports;
 
 pub(super) const NAME: &str = "node_port";
 
@@ -23,9 +23,7 @@ pub(super) fn verify(service: &Service, capabilities: &Capabilities, pods: bool)
         let list = ports.iter().filter_map(|port| port.node_port).map(|port| port.to_string());
         return Standing::Stands(list.collect::<Vec<_>>().join(", "));
     }
-    let declined = ServiceType::of(service) == ServiceType::LoadBalancer
-        && spec.and_then(|spec| spec.allocate_load_balancer_node_ports) == Some(false);
-    if !declined {
+    if spec.is_none_or(|spec| declined_node_ports(spec).next().is_none()) {
         return Standing::Waiting("the API server to allocate spec.ports[].nodePort");
     }
     if pods || !capabilities.needs_node_ports {
@@ -37,7 +35,11 @@ pub(super) fn verify(service: &Service, capabilities: &Capabilities, pods: bool)
 fn required(missing: &[&ServicePort], capabilities: &Capabilities) -> Problem {
     let ports: Vec<String> = missing.iter().map(|port| port.port.to_string()).collect();
     let pods = capabilities.target_kinds.contains(&TargetKind::Pod);
-    let other = if pods { ", or annotate portico.dev/target-kind: pod" } else { "" };
+    let other = if pods {
+        ", or annotate portico.dev/target-kind: pod (targetKind in the parameters of its class)"
+    } else {
+        ""
+    };
     let message = format!(
         "is false, but this provider reaches nodes through their node ports, and port {} has none; \
          set it to true, or set nodePort{other}",

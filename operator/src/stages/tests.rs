@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use portico_provider::TargetKind;
 
 use super::*;
 use crate::classes::Defaults;
@@ -96,8 +97,25 @@ fn declined_node_ports_are_the_users_to_give_where_targets_need_them() {
     assert!(problems[0].to_string().contains("portico.dev/target-kind: pod"), "{}", problems[0]);
     let passthrough = Capabilities { needs_node_ports: false, ..CAPABILITIES };
     assert!(matches!(walked_with(&declined, &passthrough).work, Work::Provide { .. }));
-    let mut pods = declined;
-    let annotations = pods.metadata.annotations.get_or_insert_default();
-    annotations.insert("portico.dev/target-kind".to_owned(), "pod".to_owned());
-    assert!(matches!(walked(&pods).work, Work::Provide { .. }));
+    let annotated = |kind: &str| {
+        let mut service = declined.clone();
+        let annotations = service.metadata.annotations.get_or_insert_default();
+        annotations.insert("portico.dev/target-kind".to_owned(), kind.to_owned());
+        service
+    };
+    assert!(matches!(walked(&annotated("pod")).work, Work::Provide { .. }));
+    // A provider that reaches pods anywhere, and changes to them in place, goes there unasked, but not against the user's word.
+    let reaching = Capabilities {
+        pods_in_place_of_node_ports: true,
+        target_kinds: &[TargetKind::Node, TargetKind::Pod],
+        ..CAPABILITIES
+    };
+    let kind = |service: &Service| match walked_with(service, &reaching).work {
+        Work::Provide { load_balancer, .. } => Some(load_balancer.targets.kind()),
+        _ => None,
+    };
+    assert_eq!(kind(&declined), Some(TargetKind::Pod));
+    assert_eq!(kind(&annotated("node")), None);
+    let allocated = with(declined.clone(), |spec| spec.ports.as_mut().unwrap()[0].node_port = Some(30080));
+    assert_eq!(kind(&allocated), Some(TargetKind::Node));
 }

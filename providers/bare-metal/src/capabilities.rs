@@ -11,6 +11,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     mixed_protocols: true,
     target_kinds: &[TargetKind::Node],
     needs_node_ports: true,
+    pods_in_place_of_node_ports: false,
     ip_families: &[IpFamily::IPv4, IpFamily::IPv6],
     status: StatusKind::Nodes,
     source_ranges: false,

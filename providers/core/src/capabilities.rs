@@ -25,6 +25,9 @@ pub struct Capabilities {
     /// Whether node targets are reached through their node ports, so that a Service with
     /// `allocateLoadBalancerNodePorts: false` cannot have them (a passthrough load balancer needs none).
     pub needs_node_ports: bool,
+    /// Whether it reaches pods whatever the cluster's network is, and changes to them in place. Where a Service declined node
+    /// ports that node targets need, its targets are then pods, unless something else chooses them.
+    pub pods_in_place_of_node_ports: bool,
     /// Families it gives addresses of.
     pub ip_families: &'static [IpFamily],
     /// What clients connect to.

@@ -34,6 +34,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     target_kinds: &[TargetKind::Node],
     // Packets reach a node with the load balancer's address as their destination.
     needs_node_ports: false,
+    pods_in_place_of_node_ports: false,
     ip_families: &[IpFamily::IPv4, IpFamily::IPv6],
     status: StatusKind::Ip,
     source_ranges: true,

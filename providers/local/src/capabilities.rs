@@ -16,6 +16,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     mixed_protocols: true,
     target_kinds: &[TargetKind::Node, TargetKind::Pod],
     needs_node_ports: true,
+    pods_in_place_of_node_ports: true,
     ip_families: &[IpFamily::IPv4, IpFamily::IPv6],
     status: StatusKind::Ip,
     source_ranges: true,

@@ -222,6 +222,7 @@ impl LoadBalancerProvider for Fake {
             mixed_protocols: true,
             target_kinds: &[TargetKind::Node],
             needs_node_ports: true,
+            pods_in_place_of_node_ports: false,
             ip_families: &[IpFamily::IPv4],
             status: StatusKind::Ip,
             source_ranges: true,
