@@ -21,7 +21,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{dataplane::userspace::counters::Counters, health::family_name};
+use crate::{
+    dataplane::{nftables::invalid::DroppedInvalid, userspace::counters::Counters},
+    health::family_name,
+};
 
 /// Label `ip_family`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -311,6 +314,7 @@ impl Metrics {
 pub fn registry(metrics: &Metrics) -> Arc<Registry> {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
+    registry.register_collector(Box::new(DroppedInvalid));
     Arc::new(registry)
 }
 

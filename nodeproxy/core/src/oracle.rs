@@ -135,8 +135,9 @@ pub fn outcome(model: &Model, packet: &Packet) -> Outcome {
     decide(model, packet).outcome
 }
 
-/// Whether a TCP packet that connection tracking takes for invalid may go on. Nothing says to which connection it belongs, so
-/// only who sends it counts: a pod's may be an endpoint's answer, without the address that the client dialled.
+/// Whether a TCP packet that connection tracking takes for invalid may go on, of those that are neither SYN nor RST and come from a
+/// server's port: all others may. Nothing says to which connection it belongs, so only who sends it counts: a pod's may be an
+/// endpoint's answer, without the address that the client dialled.
 pub fn lets_invalid_pass(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
     !is_pod(model, source, interface)
 }

@@ -15,7 +15,7 @@ pub use client::Client;
 pub use element::{Data, Element, Verdict};
 pub use expression::{
     Comparison, CtKey, DynamicSet, DynamicSetOperation, Expression, Lookup, LookupResult, MetaKey, Nat,
-    PayloadBase, Register,
+    Packets, PayloadBase, Register,
 };
 pub use object::{BaseChain, Chain, ChainKind, Hook, Rule, Set, SetKind, Table};
 pub use watch::{Change, Watch};

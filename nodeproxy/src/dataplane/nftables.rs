@@ -37,6 +37,7 @@ mod classes;
 mod datatype;
 mod degrade;
 mod element;
+pub mod invalid;
 mod read;
 mod rivals;
 mod rules;
@@ -58,8 +59,9 @@ pub struct Config {
     /// Whether packets that this node sends with the masquerade mark are a proxy's own, on their way to an endpoint, and are
     /// left alone (`--dataplane=userspace`).
     pub proxied: bool,
-    /// Whether TCP packets of pods that connection tracking takes for invalid are dropped. It does not rewrite their
-    /// addresses, and a client that gets an answer from an endpoint that it never dialled resets its connection.
+    /// Whether TCP packets of pods that connection tracking takes for invalid are dropped if they may be an endpoint's answers. It
+    /// does not rewrite their addresses, and a client that gets an answer from an endpoint that it never dialled resets its
+    /// connection.
     pub drop_invalid: bool,
     /// What the kernel lacks, by family. [`Nftables`] finds out by itself ([`Dataplane::probe`]).
     pub lacks: BTreeMap<Family, BTreeSet<Feature>>,

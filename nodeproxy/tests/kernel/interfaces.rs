@@ -139,7 +139,7 @@ fn nft_lists_interfaces_as_one_would_write_them_and_takes_the_text_back() {
             for rule in [
                 format!("daddr @cluster-ips iifname != {text} meta mark set"),
                 format!("\t\tiifname {text} meta priority set"),
-                format!("ct state invalid meta l4proto tcp iifname {text} drop"),
+                format!("ct state invalid iifname {text} tcp sport < 32768 tcp flags ! syn,rst"),
             ] {
                 assert!(listing.contains(&rule), "{rule:?} is not in\n{listing}");
             }

@@ -1,4 +1,4 @@
-//! Packets that connection tracking takes for invalid, with real ones: a TCP segment without any flag.
+//! Packets that connection tracking takes for invalid, with real ones: a TCP segment without any flag, or out of nowhere.
 
 use std::{
     io::{self, Read as _},
@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portico_nodeproxy::dataplane::nftables::Config;
+use portico_nodeproxy::dataplane::{
+    Dataplane,
+    nftables::{Config, Nftables, invalid},
+};
 use portico_proxy_core::packets::{FAR_POD, NODE, OTHER_POD, OUTSIDE, POD, strays::STRAYS};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -20,22 +23,31 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// Bytes of a TCP header.
 const HEADER: usize = 20;
 
+fn open(node: &Namespace) -> Nftables {
+    node.run(|| Nftables::open(mk_config())).expect("opens")
+}
+
 fn raw(v6: bool) -> io::Result<Socket> {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
     Socket::new(domain, Type::RAW, Some(Protocol::TCP))
 }
 
-/// A segment that no connection can have: none of its flags is set.
-fn segment(mark: u16) -> [u8; HEADER] {
+/// A segment that belongs to no connection that the node has seen, from the port by which it is known again.
+fn segment(mark: u16, flags: u8) -> [u8; HEADER] {
     let mut bytes = [0; HEADER];
+    bytes[13] = flags;
     bytes[..2].copy_from_slice(&mark.to_be_bytes());
     bytes[2..4].copy_from_slice(&9u16.to_be_bytes());
     bytes[12] = 5 << 4;
     bytes
 }
 
-/// Whether a segment from one namespace to an address of another arrives there.
+/// Whether a segment without any flag from one namespace to an address of another arrives there.
 pub(crate) fn arrives(from: &Namespace, to: &Namespace, addresses: (IpAddr, IpAddr), mark: u16) -> bool {
+    arrives_with(0, from, to, addresses, mark)
+}
+
+fn arrives_with(flags: u8, from: &Namespace, to: &Namespace, addresses: (IpAddr, IpAddr), mark: u16) -> bool {
     let (source, destination) = addresses;
     let v6 = destination.is_ipv6();
     let listener = to.run(move || raw(v6)).expect("a raw socket");
@@ -43,7 +55,7 @@ pub(crate) fn arrives(from: &Namespace, to: &Namespace, addresses: (IpAddr, IpAd
     from.run(move || {
         let socket = raw(v6)?;
         socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
-        socket.send_to(&segment(mark), &SockAddr::from(SocketAddr::new(destination, 0)))
+        socket.send_to(&segment(mark, flags), &SockAddr::from(SocketAddr::new(destination, 0)))
     })
     .expect("sends");
     hears(&listener, v6, mark)
@@ -85,6 +97,28 @@ fn invalid_packets_of_pods_do_not_pass_and_others_do() {
             assert_eq!(arrived, row.arrives, "{}, IPv6 {v6}", row.name);
         }
     }
+}
+
+/// Of a connection whose other direction goes another way, the node sees an answer to a SYN that it never saw.
+#[test]
+fn one_direction_of_a_connection_passes_and_what_is_dropped_is_counted() {
+    const SYN_ACK: u8 = 0x12;
+    const RST: u8 = 0x04;
+    let Some(table) = Table::new() else { return };
+    let (_tables, _model) = program(&table.node, mk_config());
+    let addresses = (IpAddr::from(POD), IpAddr::from(OUTSIDE));
+    let (from, to) = (&table.pods[0], &table.client);
+    let dropped = || table.node.run(|| invalid::dropped().expect("counters"));
+    for (what, flags, port) in
+        [("a server's SYN-ACK", SYN_ACK, 22_000), ("a RST", RST, 22_001), ("a client's segment", 0, 40_000)]
+    {
+        assert!(arrives_with(flags, from, to, addresses, port), "{what}");
+    }
+    assert_eq!(dropped(), 0);
+    assert!(!arrives_with(0, from, to, addresses, 22_002), "a server's segment of no connection");
+    assert_eq!(dropped(), 1);
+    let observed = open(&table.node).read().expect("reads");
+    assert_eq!(observed.rebuild, None, "a count is no difference");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! to [`Expression::Other`] with its bytes. Registers are counted in words of four bytes, whatever way the kernel names
 //! them.
 
+use std::hash::{Hash, Hasher};
+
 use super::element::{Data, Verdict};
 
 mod decode;
@@ -57,6 +59,8 @@ pub enum Comparison {
     Equal = 0,
     /// The rule goes on if they differ.
     NotEqual = 1,
+    /// The rule goes on if the register is smaller, both read from the first byte on.
+    Less = 2,
 }
 
 /// What a lookup does with what it finds.
@@ -119,6 +123,22 @@ pub struct DynamicSet {
     pub data: Option<Register>,
     /// Milliseconds until the element goes; `None` is the set's default.
     pub timeout: Option<u64>,
+}
+
+/// What a counter has counted, which is no part of the rule: all counts are equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Packets(pub u64);
+
+impl PartialEq for Packets {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Packets {}
+
+impl Hash for Packets {
+    fn hash<H: Hasher>(&self, _state: &mut H) {}
 }
 
 /// One instruction of a rule.
@@ -214,6 +234,8 @@ pub enum Expression {
     },
     /// Changes a dynamic set.
     DynamicSet(DynamicSet),
+    /// Counts the packets that get here.
+    Counter(Packets),
     /// An expression, or a use of one, that is not known here.
     Other {
         /// Its name.

@@ -5,7 +5,7 @@
 
 use portico_netlink::nftables::{
     Comparison, CtKey, DynamicSet, DynamicSetOperation, Expression, Family, Lookup, LookupResult, MetaKey,
-    Nat, PayloadBase, Register, Verdict,
+    Nat, Packets, PayloadBase, Register, Verdict,
 };
 use portico_proxy_core::interface::PodInterfaces;
 
@@ -19,6 +19,10 @@ const NEW: u32 = 8;
 const DESTINATION_NAT: u32 = 0x20;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
+/// `TH_SYN | TH_RST`.
+const SYN_OR_RST: u8 = 0x06;
+/// The first port of those that clients take by default (`net.ipv4.ip_local_port_range`).
+const EPHEMERAL: u16 = 32_768;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 
@@ -198,6 +202,28 @@ pub(super) fn first_packet() -> Vec<Expression> {
 /// `ct state invalid`.
 pub(super) fn invalid() -> Vec<Expression> {
     bits(Expression::Ct { key: CtKey::State, into: FIRST }, INVALID, Comparison::NotEqual, 0)
+}
+
+/// `tcp flags ! syn,rst`, behind [`tcp`]: neither opens a connection nor gives one up.
+pub(super) fn within_a_connection() -> Vec<Expression> {
+    let flags = Expression::Payload { base: PayloadBase::Transport, offset: 13, length: 1, into: FIRST };
+    vec![
+        flags,
+        Expression::Bitwise { from: FIRST, into: FIRST, mask: vec![SYN_OR_RST], xor: vec![0] },
+        Expression::Compare { how: Comparison::Equal, register: FIRST, value: vec![0] },
+    ]
+}
+
+/// `tcp sport < 32768`, behind [`tcp`]: from a port that servers use.
+pub(super) fn from_a_server() -> Vec<Expression> {
+    let port = Expression::Payload { base: PayloadBase::Transport, offset: 0, length: 2, into: FIRST };
+    let value = EPHEMERAL.to_be_bytes().to_vec();
+    vec![port, Expression::Compare { how: Comparison::Less, register: FIRST, value }]
+}
+
+/// `counter`.
+pub(super) fn count() -> Vec<Expression> {
+    vec![Expression::Counter(Packets::default())]
 }
 
 /// `ct status dnat`.

@@ -249,14 +249,19 @@ impl Skeleton {
             (base(ChainKind::Filter, Hook::Input, 0), base(ChainKind::Filter, Hook::Forward, 0));
         let [first, second, third] = all();
         if config.drop_invalid {
-            // An invalid packet belongs to no flow, so nothing says whether its flow was rewritten: that a pod sends it is
-            // all that can be asked. Here, where rewriting is over: what arrives with an endpoint's own address is what
-            // makes a client reset its connection.
+            // An invalid packet belongs to no flow, so nothing says whether its flow was rewritten: what can be asked is
+            // whether it looks like an endpoint's answer within a connection. Here, where rewriting is over: what arrives
+            // with an endpoint's own address is what makes a client reset its connection. What opens a connection, or gives
+            // one up, or comes from a client's port passes: the node may see one direction of a connection only.
             let pod = match &config.local_detector {
                 LocalDetector::Addresses(_) => w.member(&[Part::Source], "pod-cidrs"),
                 LocalDetector::Interfaces(interfaces) => rules::arrived_on(interfaces),
             };
-            let invalid = || [rules::invalid(), rules::tcp(), pod.clone(), rules::drop_packet()].concat();
+            let invalid = || {
+                let answer = [rules::from_a_server(), rules::within_a_connection()].concat();
+                let drop = [rules::count(), rules::drop_packet()].concat();
+                [rules::invalid(), pod.clone(), rules::tcp(), answer, drop].concat()
+            };
             self.chain("input", input, [invalid(), no_endpoints()]);
             self.chain("forward", forward, [invalid(), first, second, third]);
         } else {

@@ -3,7 +3,7 @@
 
 use super::{
     Comparison, CtKey, Data, DynamicSet, DynamicSetOperation, Expression, Lookup, LookupResult, MetaKey, Nat,
-    PayloadBase, Register,
+    Packets, PayloadBase, Register,
     encode::{ICMP_UNREACHABLE, TCP_RESET},
 };
 use crate::{
@@ -93,6 +93,9 @@ impl Expression {
             },
             "fib" => Self::source_address_type(f),
             "dynset" => DynamicSet::decode(f).map(Self::DynamicSet),
+            "counter" => {
+                Some(Self::Counter(Packets(f.get(2).and_then(|packets| packets.u64().ok()).unwrap_or(0))))
+            }
             _ => None,
         }
     }
@@ -133,6 +136,7 @@ impl Expression {
         let how = match f.u32(2)? {
             0 => Comparison::Equal,
             1 => Comparison::NotEqual,
+            2 => Comparison::Less,
             _ => return None,
         };
         Some(Self::Compare { how, register: f.register(1)?, value: f.constant(3)? })

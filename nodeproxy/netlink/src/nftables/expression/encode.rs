@@ -39,6 +39,7 @@ impl Expression {
             Self::Reject { .. } | Self::TcpReset => "reject",
             Self::SourceAddressType { .. } => "fib",
             Self::DynamicSet(_) => "dynset",
+            Self::Counter(_) => "counter",
             Self::Other { name, .. } => name,
         }
     }
@@ -111,6 +112,7 @@ impl Expression {
                 w.u32(3, 1); // NFTA_FIB_F_SADDR
             }
             Self::DynamicSet(dynamic) => dynamic.encode(w),
+            Self::Counter(_) => {} // counts from 0
             Self::Other { data, .. } => w.raw(data),
         }
     }

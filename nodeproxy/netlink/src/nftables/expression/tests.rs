@@ -98,6 +98,7 @@ fn mk_expression() -> impl Strategy<Value = Expression> {
             .prop_map(|(address, port, family)| Expression::DestinationNat(Nat { address, port, family })),
         Just(Expression::Masquerade),
         Just(Expression::TcpReset),
+        Just(Expression::Counter(Packets::default())),
         any::<u8>().prop_map(|code| Expression::Reject { code }),
         ("[a-z]{3,8}x", proptest::collection::vec(any::<u8>(), 0..3)).prop_map(|(name, fields)| {
             let mut writer = Writer::new();
