@@ -4,13 +4,23 @@
 usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, prefix lists and somebody else's look-alikes; their IDs as JSON
        account.py ENDPOINT controllers        what the AWS Load Balancer Controller would have made for two Services
        account.py ENDPOINT list               every load balancer, target group, listener and security group, with tags, as JSON
-       account.py ENDPOINT nodes VPC N        N more instances, in the zones in turn: id, zone, private address and name
+       account.py ENDPOINT nodes VPC N        N more instances, in the zones of the tagged subnets in turn: id, zone, private address and name
        account.py ENDPOINT stop|start|terminate ID
                                           does that to an instance
        account.py ENDPOINT strangers VPC NAMESPACE N
                                           N load balancers of another cluster, named and tagged like ours
        account.py ENDPOINT calls              how often each API was called since the last time this was asked, as JSON
        account.py ENDPOINT quota N            that many Network Load Balancers are all that the account may have
+       account.py ENDPOINT address            allocates an elastic address; its allocation
+       account.py ENDPOINT subnet ID FREE     so many addresses of a subnet are free
+       account.py ENDPOINT pace SECONDS       so long a new target is `initial`
+       account.py ENDPOINT fault ACTION CODE N
+                                          the next N calls of an action are refused with that code
+       account.py ENDPOINT clear              no more faults
+       account.py ENDPOINT group VPC NAME     a security group with that tag Name; its ID
+       account.py ENDPOINT split NAME         the first listener of a load balancer sends a tenth of its traffic to another target group
+       account.py ENDPOINT share|unshare ARN  an endpoint service (PrivateLink) on a load balancer
+       account.py ENDPOINT refer|unrefer ID   a rule of another security group that refers to this one
        account.py ENDPOINT crowd              things for the tagging API alone, read from standard input
 """
 import ipaddress
@@ -91,6 +101,8 @@ def look_alikes(ec2, elb, vpc, subnets):
 def nodes(endpoint, vpc, count):
     ec2, _ = clients(endpoint)
     found = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    # Where load balancers are: AWS asks nobody in other zones.
+    found = [subnet for subnet in found if any(tag["Key"] == "kubernetes.io/role/elb" for tag in subnet.get("Tags", []))]
     subnets = sorted(found, key=lambda subnet: subnet["AvailabilityZone"])
     image = ec2.describe_images()["Images"][0]["ImageId"]
     made = []
@@ -140,7 +152,8 @@ def controllers(endpoint):
     vpc = next(vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"] if vpc["CidrBlock"] == "10.0.0.0/16")
     subnets = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
     made = {}
-    for service in ("web", "other"):
+    shared = ec2.create_security_group(GroupName="k8s-traffic-blue-0123456789", Description="shared", VpcId=vpc)["GroupId"]
+    for service in ("web", "other", "tls"):
         tags = {"elbv2.k8s.aws/cluster": "blue", "service.k8s.aws/stack": f"shop/{service}"}
         of = lambda resource: [
             {"Key": key, "Value": value} for key, value in {**tags, "service.k8s.aws/resource": resource}.items()
@@ -152,19 +165,35 @@ def controllers(endpoint):
             Name=name,
             Type="network",
             Subnets=[subnet["SubnetId"] for subnet in subnets[:2]],
-            SecurityGroups=[group],
+            SecurityGroups=[group] if service != "tls" else [group, shared],
             Tags=of("LoadBalancer"),
         )["LoadBalancers"][0]
+        port = 443 if service == "tls" else 80
         target_group = elb.create_target_group(
-            Name=name, Protocol="TCP", Port=1, VpcId=vpc, TargetType="instance", Tags=of(f"shop/{service}:80")
+            Name=name, Protocol="TCP", Port=1, VpcId=vpc, TargetType="instance", Tags=of(f"shop/{service}:{port}"),
+            HealthCheckProtocol="TCP", HealthCheckPort="traffic-port", HealthCheckIntervalSeconds=10,
+            HealthCheckTimeoutSeconds=10, HealthyThresholdCount=3, UnhealthyThresholdCount=3,
         )["TargetGroups"][0]["TargetGroupArn"]
-        elb.create_listener(
+        listener = {"Protocol": "TCP"}
+        if service == "tls":
+            certificate = "arn:aws:iam::123456789012:server-certificate/blue"
+            listener = {"Protocol": "TLS", "SslPolicy": "ELBSecurityPolicy-2016-08",
+                        "Certificates": [{"CertificateArn": certificate}]}
+        listener = elb.create_listener(
             LoadBalancerArn=balancer["LoadBalancerArn"],
-            Protocol="TCP",
-            Port=80,
-            DefaultActions=[{"Type": "forward", "TargetGroupArn": target_group}],
-            Tags=of("80"),
-        )
+            Port=port,
+            DefaultActions=[{"Type": "forward", "ForwardConfig": {"TargetGroups": [{"TargetGroupArn": target_group}]}}],
+            Tags=of(str(port)),
+            **listener,
+        )["Listeners"][0]["ListenerArn"]
+        if service == "tls":
+            # What an annotation asked for that is gone by now: that controller lets it be.
+            on = lambda key, value="true": [{"Key": key, "Value": value}]
+            elb.modify_load_balancer_attributes(
+                LoadBalancerArn=balancer["LoadBalancerArn"], Attributes=on("load_balancing.cross_zone.enabled")
+            )
+            elb.modify_target_group_attributes(TargetGroupArn=target_group, Attributes=on("stickiness.enabled"))
+            elb.modify_listener_attributes(ListenerArn=listener, Attributes=on("tcp.idle_timeout.seconds", "600"))
         made[service] = {"name": name, "arn": balancer["LoadBalancerArn"], "hostname": balancer["DNSName"]}
     return made
 
@@ -202,6 +231,83 @@ def crowd(endpoint):
     return hook(endpoint, "crowd", sys.stdin.buffer.read())
 
 
+def address(endpoint):
+    ec2, _ = clients(endpoint)
+    return ec2.allocate_address(Domain="vpc")["AllocationId"]
+
+
+def subnet(endpoint, id, free):
+    return hook(endpoint, "subnet", json.dumps({"id": id, "free": int(free)}).encode())
+
+
+def pace(endpoint, seconds):
+    return hook(endpoint, "pace", json.dumps({"initial_seconds": float(seconds)}).encode())
+
+
+def fault(endpoint, action, code, times):
+    body = {"action": action, "code": code, "times": int(times), "message": "so the test wants it"}
+    return hook(endpoint, "fault", json.dumps(body).encode())
+
+
+def clear(endpoint):
+    return hook(endpoint, "clear", b"{}")
+
+
+def group(endpoint, vpc, name):
+    ec2, _ = clients(endpoint)
+    made = ec2.create_security_group(GroupName=f"{name}-{id(ec2)}", Description="a user's", VpcId=vpc)["GroupId"]
+    ec2.create_tags(Resources=[made], Tags=[{"Key": "Name", "Value": name}])
+    return made
+
+
+def split(endpoint, name):
+    _, elb = clients(endpoint)
+    balancer = elb.describe_load_balancers(Names=[name])["LoadBalancers"][0]
+    listener = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"][0]
+    old = listener["DefaultActions"][0]["TargetGroupArn"]
+    new = elb.create_target_group(
+        Name=f"{name[:20]}-canary", Protocol="TCP", Port=1, VpcId=balancer["VpcId"], TargetType="instance"
+    )["TargetGroups"][0]["TargetGroupArn"]
+    weights = [{"TargetGroupArn": old, "Weight": 90}, {"TargetGroupArn": new, "Weight": 10}]
+    forward = [{"Type": "forward", "ForwardConfig": {"TargetGroups": weights}}]
+    elb.modify_listener(ListenerArn=listener["ListenerArn"], DefaultActions=forward)
+    return listener["ListenerArn"]
+
+
+def share(endpoint, arn):
+    ec2, _ = clients(endpoint)
+    made = ec2.create_vpc_endpoint_service_configuration(NetworkLoadBalancerArns=[arn], AcceptanceRequired=False)
+    return made["ServiceConfiguration"]["ServiceId"]
+
+
+def unshare(endpoint, arn):
+    ec2, _ = clients(endpoint)
+    found = ec2.describe_vpc_endpoint_service_configurations()["ServiceConfigurations"]
+    ids = [one["ServiceId"] for one in found if arn in one.get("NetworkLoadBalancerArns", [])]
+    ec2.delete_vpc_endpoint_service_configurations(ServiceIds=ids)
+    return ids
+
+
+def permission(id):
+    return [{"IpProtocol": "tcp", "FromPort": 1, "ToPort": 2, "UserIdGroupPairs": [{"GroupId": id}]}]
+
+
+def refer(endpoint, id):
+    ec2, _ = clients(endpoint)
+    vpc = ec2.describe_security_groups(GroupIds=[id])["SecurityGroups"][0]["VpcId"]
+    made = ec2.create_security_group(GroupName=f"refers-to-{id}", Description="nodes", VpcId=vpc)["GroupId"]
+    ec2.authorize_security_group_ingress(GroupId=made, IpPermissions=permission(id))
+    return made
+
+
+def unrefer(endpoint, id):
+    ec2, _ = clients(endpoint)
+    named = [{"Name": "group-name", "Values": [f"refers-to-{id}"]}]
+    made = ec2.describe_security_groups(Filters=named)["SecurityGroups"][0]["GroupId"]
+    ec2.delete_security_group(GroupId=made)
+    return made
+
+
 def quota(endpoint, most):
     return hook(endpoint, "quota", json.dumps({"most": int(most)}).encode())
 
@@ -209,7 +315,9 @@ def quota(endpoint, most):
 if __name__ == "__main__":
     commands = {"make": (make, 3), "list": (listing, 3), "controllers": (controllers, 3),
                 "nodes": (nodes, 5), "strangers": (strangers, 6), "calls": (calls, 3), "crowd": (crowd, 3),
-                "quota": (quota, 4)}
+                "quota": (quota, 4), "address": (address, 3), "subnet": (subnet, 5), "pace": (pace, 4),
+                "fault": (fault, 6), "clear": (clear, 3), "group": (group, 5), "split": (split, 4), "share": (share, 4),
+                "unshare": (unshare, 4), "refer": (refer, 4), "unrefer": (unrefer, 4)}
     commands.update({does: (instance(does), 4) for does in ("stop", "start", "terminate")})
     command, length = commands.get((sys.argv + [""] * 3)[2], (None, 0))
     if len(sys.argv) != length:

@@ -10,6 +10,7 @@ hooks: POST /moto-strict/health {"target":"10.0.0.1:80","state":"unhealthy","rea
        POST /moto-strict/fault  {"action":"CreateListener","code":"Throttling","times":2}
        POST /moto-strict/clear  takes both back
        POST /moto-strict/quota  {"most": 50}: Network Load Balancers that the account may have
+       POST /moto-strict/subnet, /pace: in refusals.py
        POST /moto-strict/crowd  [{"arn", "type", "tags"}]: things that exist for the tagging API alone
        POST /moto-strict/calls  answers how often each API was called since the last time it was asked
 
@@ -501,6 +502,8 @@ def health(self, t, registered):
         )
     if o := HEALTH.get(f"{t['Id']}:{t['Port']}"):
         return S(o["state"], o.get("reason"), o.get("description"))
+    if found := refusals.aside(self, t):
+        return S(*found)
     if t.get("_polls", 0) > 0:
         t["_polls"] -= 1
         return S("initial", "Elb.RegistrationInProgress", "Target registration is in progress")
@@ -764,6 +767,7 @@ R.ELBV2Response.call_action = call_action
 import families  # IPv6: source NAT, chosen addresses
 import limits  # how many load balancers an account may have
 import listeners  # further certificates, attributes of listeners
+import refusals  # what AWS refuses or holds on to that moto does not
 
 _check = families.listener_check(_check)
 import moto.server as MS, moto.moto_server.werkzeug_app as WA
@@ -788,6 +792,10 @@ def wsgi(self, environ, start_response):
             FAULTS.append(body)
         if p.endswith("/quota"):
             limits.QUOTA.update(body)
+        if p.endswith("/pace"):
+            refusals.PACE.update(body)
+        if p.endswith("/subnet"):
+            refusals.subnet(EC2.ec2_backends["123456789012"]["us-east-1"], **body)
         if p.endswith("/clear"):
             HEALTH.clear()
             FAULTS.clear()

@@ -1,7 +1,7 @@
 //! The provider against its contract, against crashes, and its plans word by word.
 //!
 //! Owns: what all of these share. Leaves to others: the emulator (`emulator`), faults (`faulty`).
-//! Invariant: a test that needs the emulator and cannot have it prints why it is skipped.
+//! Invariant: a test that needs the emulator and cannot have it fails, unless `PORTICO_SKIP` names emulators.
 
 mod adoption;
 mod calls;
@@ -15,6 +15,7 @@ mod group_calls;
 mod groups;
 mod ipv6;
 mod listeners;
+mod mistakes;
 mod plans;
 mod protected;
 mod quotas;

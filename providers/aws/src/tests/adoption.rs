@@ -4,20 +4,25 @@
 //! Invariant: what is not adopted is, by boto3, as it was.
 
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, ProviderError, ServiceName,
+    Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Protocol, ProviderError, ServiceName,
 };
 
 use super::emulator::Emulator;
-use super::{mk_load_balancer, mk_options};
+use super::{mk_listener, mk_load_balancer, mk_options};
 use crate::capabilities as key;
-use crate::cloud::Sdk;
+use crate::cloud::resources::Id;
+use crate::cloud::{Cloud, Sdk};
 use crate::{AwsProvider, Config};
 
 fn mk_owner() -> Owner {
+    mk_owner_of("web")
+}
+
+fn mk_owner_of(name: &str) -> Owner {
     Owner {
         cluster: "cluster".parse().unwrap(),
         service: "uid".parse().unwrap(),
-        name: ServiceName::new("shop", "web").unwrap(),
+        name: ServiceName::new("shop", name).unwrap(),
     }
 }
 
@@ -107,5 +112,74 @@ async fn what_was_not_made_for_this_service_is_left_alone() {
         let told = refused.to_string();
         assert!(told.contains(expected), "{asked}: {told}");
     }
+    assert_eq!(emulator.account("list"), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adoption_changes_nothing_that_nobody_asked_for() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let made = emulator.account("controllers");
+    let arn = Id(made["tls"]["arn"].as_str().unwrap().to_owned());
+    let read = async || {
+        let balancer = emulator.sdk.load_balancers(std::slice::from_ref(&arn)).await.unwrap().remove(0);
+        let listener = emulator.sdk.listeners(&arn).await.unwrap().remove(0);
+        let group = listener.group.clone().unwrap();
+        let health = emulator.sdk.target_groups(std::slice::from_ref(&group)).await.unwrap().remove(0).health;
+        let attributes = [
+            emulator.sdk.load_balancer_attributes(&arn).await.unwrap().unwrap(),
+            emulator.sdk.target_group_attributes(&group).await.unwrap().unwrap(),
+            emulator.sdk.listener_attributes(&listener.id).await.unwrap(),
+        ];
+        (listener.spec, health, attributes, balancer.security_groups, group)
+    };
+    let before = read().await;
+    let mut desired = LoadBalancer {
+        owner: mk_owner_of("tls"),
+        listeners: [mk_listener(Protocol::Tcp, 443)].into(),
+        options: mk_options(&[
+            (key::ADOPT, &arn.0),
+            (key::CERTIFICATE, "arn:aws:iam::123456789012:server-certificate/blue"),
+        ]),
+        ..mk_asking(&emulator, "")
+    };
+    let provider = || mk_provider(&emulator, Some("blue"));
+    drive(provider, Desired::Present(&desired)).await.unwrap();
+    let after = read().await;
+    assert_eq!(after.0, before.0, "its TLS policy");
+    assert_eq!(after.1, before.1, "its health check");
+    assert_eq!(after.2, before.2, "attributes of it, its target group and its listener");
+    assert!(after.4 != before.4, "its targets are ours from now on");
+    let kept = before.3.intersection(&after.3).count();
+    assert_eq!((kept, after.3.len()), (1, 2), "the shared group, which nodes let in, and one of ours");
+
+    // What the Service asks for then is done.
+    desired.options = mk_options(&[
+        (key::ADOPT, &arn.0),
+        (key::CERTIFICATE, "arn:aws:iam::123456789012:server-certificate/blue"),
+        (key::TLS_POLICY, "ELBSecurityPolicy-TLS13-1-2-2021-06"),
+        (key::CHECK_PATH, "/ready"),
+        (key::CHECK_PROTOCOL, "HTTP"),
+        (key::CROSS_ZONE, "false"),
+    ]);
+    drive(provider, Desired::Present(&desired)).await.unwrap();
+    let asked = read().await;
+    assert_eq!(asked.0.tls.unwrap().policy, "ELBSecurityPolicy-TLS13-1-2-2021-06");
+    assert_eq!(asked.1.path.as_deref(), Some("/ready"));
+    assert_eq!(asked.2[0]["load_balancing.cross_zone.enabled"], "false");
+    assert_eq!(asked.2[1], after.2[1], "the rest stays");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_splits_its_traffic_is_left_as_it_is() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let made = emulator.account("controllers");
+    let name = made["web"]["name"].as_str().unwrap();
+    emulator.run(&["split", name]);
+    let before = emulator.account("list");
+    let desired = mk_asking(&emulator, name);
+    let refused =
+        drive(|| mk_provider(&emulator, Some("blue")), Desired::Present(&desired)).await.unwrap_err();
+    let told = refused.to_string();
+    assert!(told.contains("listener 80") && told.contains("splits its traffic"), "{told}");
     assert_eq!(emulator.account("list"), before);
 }
