@@ -1,13 +1,15 @@
-//! `LoadBalancerClassParameters`: the options of a load-balancer class, as defaults that a Service's annotations override.
+//! `LoadBalancerClassParameters`: the options of a load-balancer class: defaults that a Service's annotations override, what they may
+//! say, and what overrides them.
 //!
 //! ```text
-//! object ─▶ spec ─▶ annotations it stands for ─▶ checked as a Service's would be ─▶ Defaults ─▶ stages
+//! object ─▶ spec ─▶ annotations it stands for ─▶ checked as a Service's would be ─▶ ClassRules ─▶ desired
 //!                                                  └─▶ condition Accepted on the object
 //! ```
-//! Owns: the object, what is wrong with one, [`Defaults`]. Leaves to others: the options' meaning (`options`, the
-//! provider), writing the condition (`cluster`).
-//! Invariants: what is wrong with an object is told on the object and left out, and stops no Service; of several
-//! objects for one class the oldest counts; an object for a class that this operator does not serve is not mentioned.
+//! Owns: the object, what is wrong with one. Leaves to others: holding Services against it (`rules`), the options' meaning (`options`,
+//! the provider), writing the condition (`report`, `cluster`).
+//! Invariants: what is wrong with an object is told on the object. A wrong default is left out and stops no Service; a wrong forced value
+//! lets no Service of the class through, and each of them names the object. Of several objects for one class the oldest counts; an object
+//! for a class that this operator does not serve is not mentioned.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,16 +17,22 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use kube::{CustomResource, ResourceExt};
-use portico_provider::{Capabilities, Desired, Field, LoadBalancer, LoadBalancerProvider, Options};
+use portico_provider::{Capabilities, Desired, LoadBalancerProvider, Owner};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::desired::{self, Backing, GroupScope};
 use crate::options;
+use crate::pods::Admission;
 use crate::problem::{Problem, ProblemKind, sentence};
 
 pub(crate) mod report;
+mod rules;
 
-/// Defaults for the Services of one load-balancer class. A Service's own annotations override them, key by key.
+pub(crate) use rules::{ClassRules, Ruled};
+
+/// Options for the Services of one load-balancer class: defaults, which a Service's own annotations override key by key; `allowed`, what
+/// these annotations may say; and `forced`, which overrides them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, CustomResource)]
 #[kube(
     group = "portico.dev",
@@ -32,7 +40,7 @@ pub(crate) mod report;
     kind = "LoadBalancerClassParameters",
     plural = "loadbalancerclassparameters",
     singular = "loadbalancerclassparameters",
-    doc = "Options of a load-balancer class, as defaults that a Service's annotations override.",
+    doc = "Options of a load-balancer class: defaults for its Services, what their annotations may say, and what overrides them.",
     shortname = "lbcp",
     category = "portico",
     status = "ParametersStatus",
@@ -47,6 +55,23 @@ pub struct LoadBalancerClassParametersSpec {
     /// get them, too, where Portico is the default.
     #[schemars(length(min = 3, max = 317), regex(pattern = "^[a-z0-9.-]+/[A-Za-z0-9_.-]+$"))]
     pub load_balancer_class: String,
+    /// What Services have unless they say otherwise.
+    #[serde(flatten)]
+    pub defaults: ClassOptions,
+    /// What Services have whatever they say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<ClassOptions>,
+    /// Which annotations a Service may have, by full name or by how a name begins and `*`, each with the values it may have: texts that
+    /// are compared with each item between commas, `*` at the end stands for anything. Absent: all. Present: no other annotation that
+    /// Portico reads; `spec.loadBalancerIP` counts as `portico.dev/addresses`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// Options of a load balancer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassOptions {
     /// As annotation `portico.dev/scheme`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<SchemeParameter>,
@@ -125,19 +150,19 @@ pub struct ParametersCondition {
     pub observed_generation: Option<i64>,
 }
 
-/// Annotations that the Services of our class have unless they say otherwise.
-pub(crate) type Defaults = BTreeMap<String, String>;
+/// Annotations, by their full names.
+pub(crate) type Annotations = BTreeMap<String, String>;
 
-/// Those of each class.
-pub(crate) type ClassDefaults = Arc<BTreeMap<String, Arc<Defaults>>>;
+/// What counts for each class.
+pub(crate) type RulesByClass = Arc<BTreeMap<String, Arc<ClassRules>>>;
 
 /// GKE's class for internal load balancers.
 const GKE_INTERNAL_CLASS: &str = "networking.gke.io/l4-regional-internal";
 
 /// What the name of a class says already.
-pub(crate) fn by_name(class: &str) -> Defaults {
+pub(crate) fn by_name(class: &str) -> Annotations {
     let internal = (options::SCHEME.key.to_owned(), "internal".to_owned());
-    if class == GKE_INTERNAL_CLASS { Defaults::from([internal]) } else { Defaults::new() }
+    if class == GKE_INTERNAL_CLASS { Annotations::from([internal]) } else { Annotations::new() }
 }
 
 /// What is wrong with one object.
@@ -153,7 +178,7 @@ impl Verdict {
     /// The condition's status, reason and message.
     pub(crate) fn claim(&self) -> (&'static str, &'static str, String) {
         match self.problems.first() {
-            None => ("True", "Accepted", "all of it is a default of the class".to_owned()),
+            None => ("True", "Accepted", "all of it counts for the class".to_owned()),
             Some(first) => ("False", first.reason(), sentence(&self.problems)),
         }
     }
@@ -162,8 +187,15 @@ impl Verdict {
 /// What all objects come to for one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resolved {
-    pub(crate) defaults: Defaults,
+    pub(crate) rules: ClassRules,
     pub(crate) verdicts: Vec<Verdict>,
+}
+
+/// The plainest Service there is, which options are tried on: none can be an option of the class that even this one cannot have.
+#[derive(Clone, Debug)]
+pub(crate) struct Plain {
+    pub(crate) service: Service,
+    pub(crate) owner: Owner,
 }
 
 /// Reads all objects of a class.
@@ -171,7 +203,7 @@ pub(crate) fn resolve<P: LoadBalancerProvider>(
     class: &str,
     objects: &[LoadBalancerClassParameters],
     provider: &P,
-    plain: &LoadBalancer,
+    plain: &Plain,
 ) -> Resolved {
     let mut ours: Vec<&LoadBalancerClassParameters> =
         objects.iter().filter(|object| object.spec.load_balancer_class == class).collect();
@@ -188,103 +220,160 @@ pub(crate) fn resolve<P: LoadBalancerProvider>(
             resolved.verdicts.push(Verdict { name, problems: vec![problem] });
             continue;
         }
-        let (defaults, problems) = check(&object.spec, provider, plain);
-        resolved.defaults = defaults;
+        let (rules, problems) = check(object, provider, plain);
+        resolved.rules = rules;
         resolved.verdicts.push(Verdict { name, problems });
     }
     resolved
 }
 
-/// The annotations that count, and what is wrong with the others.
+/// An option of an object.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// Where it stands in the object.
+    field: String,
+    key: String,
+    value: String,
+    forced: bool,
+}
+
+/// What counts, and what is wrong with the rest.
 fn check<P: LoadBalancerProvider>(
-    spec: &LoadBalancerClassParametersSpec,
+    object: &LoadBalancerClassParameters,
     provider: &P,
-    plain: &LoadBalancer,
-) -> (Defaults, Vec<Problem>) {
-    let (capabilities, mut problems) = (provider.capabilities(), Vec::new());
-    let mut defaults = Defaults::new();
-    for (key, value) in annotations(spec) {
-        let one = Defaults::from([(key.clone(), value.clone())]);
-        let (mut wrong, mut unknown) = (Vec::new(), Vec::new());
-        options::read(&one, &capabilities, &mut wrong, &mut unknown);
-        if !options::is_known(&key, &capabilities) {
-            unknown = vec![options::unknown_key(&key, &capabilities)];
+    plain: &Plain,
+) -> (ClassRules, Vec<Problem>) {
+    let LoadBalancerClassParametersSpec { load_balancer_class: _, defaults, forced, allowed } = &object.spec;
+    let capabilities = provider.capabilities();
+    let mut entries: Vec<Entry> =
+        forced.iter().flat_map(|forced| annotations(forced, "spec.forced", true)).collect();
+    entries.extend(annotations(defaults, "spec", false));
+    let mut rules = ClassRules::named(object.name_any(), allowed.clone());
+    let mut problems = Vec::new();
+    let tried = Trial { provider, plain, capabilities: &capabilities };
+    for (entry, wrong) in tried.sort(entries, &mut rules) {
+        problems.extend(wrong.into_iter().map(|problem| problem.at(&entry.field)));
+        if entry.forced {
+            rules.cannot_force(&entry.field);
         }
-        wrong.append(&mut unknown);
-        if wrong.is_empty() {
-            wrong.extend(refused(&key, one.clone(), &capabilities, provider, plain));
-        }
-        if wrong.is_empty() {
-            defaults.extend(one);
-        }
-        problems.append(&mut wrong);
     }
-    (defaults, problems)
+    problems.extend(rules.unknown_allowed(&capabilities));
+    (rules, problems)
 }
 
-/// What the provider says to a plain Service with this option: no default can be what even that cannot have.
-fn refused<P: LoadBalancerProvider>(
-    key: &str,
-    one: Defaults,
-    capabilities: &Capabilities,
-    provider: &P,
-    plain: &LoadBalancer,
-) -> Option<Problem> {
-    capabilities.option(key)?;
-    let options: Options = one.into_iter().collect();
-    let would = provider.plan(Desired::Present(&LoadBalancer { options, ..plain.clone() }), None);
-    let blocked = would.blocked().iter().find(|it| it.field == Field::Options || it.message.contains(key))?;
-    let message = format!("cannot be a default: {}", blocked.message);
-    Some(Problem::new(ProblemKind::InvalidAnnotation, format!("spec.options {key}"), message))
+/// Options that are tried on a plain Service.
+struct Trial<'a, P> {
+    provider: &'a P,
+    plain: &'a Plain,
+    capabilities: &'a Capabilities,
 }
 
-fn annotations(spec: &LoadBalancerClassParametersSpec) -> Defaults {
-    let LoadBalancerClassParametersSpec {
-        load_balancer_class: _,
-        scheme,
-        target_kind,
-        proxy_protocol,
-        allow_replacement,
-        source_ranges,
-        options,
-    } = spec;
-    let mut all = options.clone();
-    let mut put = |spec: options::AnnotationSpec, value: Option<String>| {
-        all.extend(value.map(|value| (spec.key.to_owned(), value)));
-    };
-    put(
-        options::SCHEME,
-        scheme.map(|it| match it {
-            SchemeParameter::External => "external".to_owned(),
-            SchemeParameter::Internal => "internal".to_owned(),
-        }),
-    );
-    put(
-        options::TARGET_KIND,
-        target_kind.map(|it| match it {
-            TargetKindParameter::Node => "node".to_owned(),
-            TargetKindParameter::Pod => "pod".to_owned(),
-        }),
-    );
-    put(
-        options::PROXY_PROTOCOL,
-        proxy_protocol.map(|it| match it {
-            ProxyProtocolParameter::V2 => "v2".to_owned(),
-            ProxyProtocolParameter::Off => "off".to_owned(),
-        }),
-    );
-    put(options::ALLOW_REPLACEMENT, allow_replacement.map(|it| it.to_string()));
-    put(options::SOURCE_RANGES, (!source_ranges.is_empty()).then(|| source_ranges.join(",")));
-    all
+impl<P: LoadBalancerProvider> Trial<'_, P> {
+    /// Takes into `rules` all that can be together, whatever their order; answers with the others, each with what is wrong.
+    fn sort(&self, mut entries: Vec<Entry>, rules: &mut ClassRules) -> Vec<(Entry, Vec<Problem>)> {
+        let without = self.problems(&Annotations::new());
+        let mut taken = Annotations::new();
+        loop {
+            let mut refused: Vec<(Entry, Vec<Problem>)> = Vec::new();
+            let before = entries.len();
+            for entry in entries {
+                let mut with = taken.clone();
+                // What is forced was there first, and wins.
+                with.entry(entry.key.clone()).or_insert_with(|| entry.value.clone());
+                let mut wrong = self.unread(&entry);
+                if wrong.is_empty() {
+                    wrong = self.problems(&with).into_iter().filter(|it| !without.contains(it)).collect();
+                }
+                if wrong.is_empty() {
+                    taken = with;
+                    rules.take(entry.key, entry.value, entry.forced);
+                } else {
+                    refused.push((entry, wrong));
+                }
+            }
+            if refused.is_empty() || refused.len() == before {
+                return refused;
+            }
+            // One that was taken may be what another needed.
+            entries = refused.into_iter().map(|(entry, _)| entry).collect();
+        }
+    }
+
+    /// A key that nobody reads.
+    fn unread(&self, Entry { key, .. }: &Entry) -> Vec<Problem> {
+        let known = options::is_known(key, self.capabilities);
+        (!known).then(|| options::unknown_key(key, self.capabilities)).into_iter().collect()
+    }
+
+    /// What is wrong with the plain Service when it has these annotations.
+    fn problems(&self, annotations: &Annotations) -> Vec<Problem> {
+        let Self { provider, plain: Plain { service, owner }, capabilities } = self;
+        let mut service = service.clone();
+        service.metadata.annotations = Some(annotations.clone());
+        let backing = Backing { nodes: &[], slices: &[], admission: Admission::Any };
+        let rules = ClassRules::default();
+        let asked =
+            desired::parse(&service, owner.clone(), capabilities, &rules, GroupScope::Cluster, backing);
+        match asked.load_balancer {
+            Err(problems) => problems,
+            Ok(wanted) => {
+                let plan = provider.plan(Desired::Present(&wanted), None);
+                plan.blocked().iter().map(Problem::of).collect()
+            }
+        }
+    }
 }
 
-/// A Service's annotations over its class's defaults.
-pub(crate) fn effective(service: &Service, defaults: &Defaults) -> BTreeMap<String, String> {
-    let mut all = defaults.clone();
-    all.extend(
-        service.metadata.annotations.iter().flatten().map(|(key, value)| (key.clone(), value.clone())),
-    );
-    all
+/// The annotations that options stand for.
+fn annotations(options: &ClassOptions, path: &str, forced: bool) -> Vec<Entry> {
+    let ClassOptions { scheme, target_kind, proxy_protocol, allow_replacement, source_ranges, options } =
+        options;
+    let typed = [
+        ("scheme", options::SCHEME, scheme.map(SchemeParameter::word)),
+        ("targetKind", options::TARGET_KIND, target_kind.map(TargetKindParameter::word)),
+        ("proxyProtocol", options::PROXY_PROTOCOL, proxy_protocol.map(ProxyProtocolParameter::word)),
+        ("allowReplacement", options::ALLOW_REPLACEMENT, allow_replacement.map(|it| it.to_string())),
+        (
+            "sourceRanges",
+            options::SOURCE_RANGES,
+            (!source_ranges.is_empty()).then(|| source_ranges.join(",")),
+        ),
+    ];
+    let typed = typed.into_iter().filter_map(|(name, spec, value)| {
+        Some(Entry { field: format!("{path}.{name}"), key: spec.key.to_owned(), value: value?, forced })
+    });
+    let named = options.iter().map(|(key, value)| {
+        let field = format!("{path}.options {key}");
+        Entry { field, key: key.clone(), value: value.clone(), forced }
+    });
+    typed.chain(named).collect()
+}
+
+impl SchemeParameter {
+    fn word(self) -> String {
+        match self {
+            Self::External => "external".to_owned(),
+            Self::Internal => "internal".to_owned(),
+        }
+    }
+}
+
+impl TargetKindParameter {
+    fn word(self) -> String {
+        match self {
+            Self::Node => "node".to_owned(),
+            Self::Pod => "pod".to_owned(),
+        }
+    }
+}
+
+impl ProxyProtocolParameter {
+    fn word(self) -> String {
+        match self {
+            Self::V2 => "v2".to_owned(),
+            Self::Off => "off".to_owned(),
+        }
+    }
 }
 
 /// The condition an object should have, with its time from `before` where its status stays.

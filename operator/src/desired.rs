@@ -16,7 +16,7 @@ use portico_provider::{
     ServiceName, SessionAffinity, TargetKind, Targets,
 };
 
-use crate::classes::{self, Defaults};
+use crate::classes::{ClassRules, Ruled};
 use crate::options::{self, Annotated, GroupRef};
 use crate::pods::Admission;
 use crate::problem::{Problem, ProblemKind};
@@ -78,25 +78,24 @@ pub(crate) fn owner(service: &Service, cluster: &ClusterUid) -> Result<Owner, In
     })
 }
 
-/// Reads a Service, with its class's defaults under its annotations.
+/// Reads a Service, under the rules of its class.
 pub(crate) fn parse(
     service: &Service,
     owner: Owner,
     capabilities: &Capabilities,
-    defaults: &Defaults,
+    class: &ClassRules,
     groups: GroupScope,
     backing: Backing<'_>,
 ) -> Asked {
-    let empty_spec = ServiceSpec::default();
-    let spec = service.spec.as_ref().unwrap_or(&empty_spec);
-    let annotations = classes::effective(service, defaults);
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let Ruled { annotations, spec } = class.apply(service, capabilities, &mut problems, &mut warnings);
     let mut annotated = options::read(&annotations, capabilities, &mut problems, &mut warnings);
     let group = annotated.group.take().and_then(|asked| group(asked, &owner, groups, &mut problems));
-    let mut reader = SpecReader { spec, problems: &mut problems, warnings: &mut warnings };
+    let mut reader = SpecReader { spec: &spec, problems: &mut problems, warnings: &mut warnings };
     let load_balancer =
         reader.load_balancer(owner, annotated, capabilities, backing, service::published(service));
     let load_balancer = LoadBalancer { group, ..load_balancer };
+    class.blame(service, &mut problems);
     let load_balancer = if problems.is_empty() { Ok(Box::new(load_balancer)) } else { Err(problems) };
     Asked { load_balancer, warnings }
 }
@@ -106,13 +105,12 @@ pub(crate) fn backends(
     service: &Service,
     owner: Owner,
     capabilities: &Capabilities,
-    defaults: &Defaults,
+    class: &ClassRules,
     backing: Backing<'_>,
 ) -> Backends {
-    let empty_spec = ServiceSpec::default();
-    let spec = service.spec.as_ref().unwrap_or(&empty_spec);
     let (mut unsaid, mut untold) = (Vec::new(), Vec::new());
-    let mut reader = SpecReader { spec, problems: &mut unsaid, warnings: &mut untold };
+    let Ruled { annotations, spec } = class.apply(service, capabilities, &mut unsaid, &mut untold);
+    let mut reader = SpecReader { spec: &spec, problems: &mut unsaid, warnings: &mut untold };
     let listeners = reader.listeners();
     let external_traffic_policy = reader.external_traffic_policy();
     Backends {
@@ -122,7 +120,7 @@ pub(crate) fn backends(
         listeners,
         ip_families: reader.ip_families(),
         external_traffic_policy,
-        options: options::of_the_provider(&classes::effective(service, defaults), capabilities),
+        options: options::of_the_provider(&annotations, capabilities),
     }
 }
 

@@ -58,8 +58,8 @@ mod world;
 
 pub use args::Command;
 pub use classes::{
-    LoadBalancerClassParameters, LoadBalancerClassParametersSpec, ParametersCondition, ParametersStatus,
-    ProxyProtocolParameter, SchemeParameter, TargetKindParameter,
+    ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, ParametersCondition,
+    ParametersStatus, ProxyProtocolParameter, SchemeParameter, TargetKindParameter,
 };
 pub use cli::main as execute;
 pub use log::init as init_log;

@@ -162,6 +162,13 @@ pub(crate) fn is_known(key: &str, capabilities: &Capabilities) -> bool {
     ANNOTATIONS.iter().any(|spec| spec.key == key) || capabilities.option(key).is_some()
 }
 
+/// Whether somebody reads a key that begins so.
+pub(crate) fn begins_known(beginning: &str, capabilities: &Capabilities) -> bool {
+    let shared = ANNOTATIONS.iter().map(|spec| spec.key);
+    let own = capabilities.options.iter().map(|spec| spec.key);
+    shared.chain(own).any(|key| key.starts_with(beginning)) || is_known(beginning, capabilities)
+}
+
 /// What is told of a key that nobody reads.
 pub(crate) fn unknown_key(key: &str, capabilities: &Capabilities) -> Problem {
     let shared = ANNOTATIONS.iter().map(|spec| spec.key);
@@ -185,6 +192,11 @@ fn unknown(annotations: &BTreeMap<String, String>, capabilities: &Capabilities) 
     unread.map(|key| unknown_key(key, capabilities)).collect()
 }
 
+/// What an annotation says; `None`: nothing. Empty is as good as absent, to Kubernetes and to other controllers.
+fn said<'a>(annotations: &'a BTreeMap<String, String>, key: &str) -> Option<&'a str> {
+    annotations.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
+}
+
 struct Reader<'a> {
     annotations: &'a BTreeMap<String, String>,
     problems: &'a mut Vec<Problem>,
@@ -192,8 +204,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn one<T: Copy>(&mut self, spec: AnnotationSpec, choices: &[(&str, T)]) -> Option<T> {
-        let value = self.annotations.get(spec.key)?;
-        let chosen = choices.iter().find(|(word, _)| *word == value.trim()).map(|(_, choice)| *choice);
+        let value = said(self.annotations, spec.key)?;
+        let chosen = choices.iter().find(|(word, _)| *word == value).map(|(_, choice)| *choice);
         if chosen.is_none() {
             self.refuse(spec, value);
         }
@@ -201,8 +213,8 @@ impl Reader<'_> {
     }
 
     fn parsed<T>(&mut self, spec: AnnotationSpec, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let value = self.annotations.get(spec.key)?;
-        let parsed = parse(value.trim());
+        let value = said(self.annotations, spec.key)?;
+        let parsed = parse(value);
         if parsed.is_none() {
             self.refuse(spec, value);
         }

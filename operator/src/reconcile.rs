@@ -18,14 +18,14 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{
-    Backends, Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Obstacle, Owner, Plan, Report,
-    ServiceUid, TargetKind, Topic,
+    Backends, Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Owner, Report, ServiceUid,
+    TargetKind, Topic,
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::cause::Drift;
-use crate::classes::ClassDefaults;
+use crate::classes::RulesByClass;
 use crate::cluster::{Basis, Cluster, ClusterError};
 use crate::desired::{Backing, GroupScope};
 use crate::events::{Notice, Severity};
@@ -36,7 +36,7 @@ use crate::lanes::Lanes;
 use crate::metrics::{Metrics, Reconciled, State};
 use crate::operation::{End, Want};
 use crate::pods::{Admission, EndpointScope};
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::Problem;
 use crate::progress::{Decision, Phase, Track};
 use crate::queue::Queue;
 use crate::service::{self, ClassRule, ServiceKey, ServiceType};
@@ -93,8 +93,8 @@ pub(crate) struct Operator<P: LoadBalancerProvider, C> {
     /// What only one of them may touch at a time.
     pub(crate) lanes: Lanes,
     guard: Mutex<Guard>,
-    /// The class's defaults, and the version of the world they are of.
-    pub(crate) class: Mutex<Option<(u64, ClassDefaults)>>,
+    /// The classes' rules, and the version of the world they are of.
+    pub(crate) class: Mutex<Option<(u64, RulesByClass)>>,
     tracks: Mutex<HashMap<ServiceUid, Track>>,
 }
 
@@ -184,9 +184,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         };
         let backing = Backing { nodes: &admitted.nodes, slices: &slices, admission };
         let Settings { classes, cluster, groups, .. } = &self.settings;
-        let (defaults, capabilities) = (self.defaults(classes.class_of(service)), &self.capabilities);
-        let context =
-            Context { classes, capabilities, cluster, defaults: &defaults, groups: *groups, backing };
+        let (class, capabilities) = (self.class_rules(classes.class_of(service)), &self.capabilities);
+        let context = Context { classes, capabilities, cluster, class: &class, groups: *groups, backing };
         (stages::walk(service, context), admitted)
     }
 
@@ -287,7 +286,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             track.contends = contends;
             track.progress(&want, &plan)
         });
-        let problems = obstacles(&plan);
+        let mut problems: Vec<Problem> = plan.blocked().iter().map(Problem::of).collect();
+        self.class_rules(self.settings.classes.class_of(service)).blame(service, &mut problems);
         self.state(&load_balancer.owner, state(&progress, &problems));
         let situation =
             Situation { service, report: Some(&report), problems: &problems, warnings, progress: &progress };
@@ -433,19 +433,6 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     fn tracks(&self) -> MutexGuard<'_, HashMap<ServiceUid, Track>> {
         self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn obstacles<S>(plan: &Plan<S>) -> Vec<Problem> {
-    let problem = |blocked: &portico_provider::Blocked| {
-        let kind = match blocked.obstacle {
-            Obstacle::Unsupported => ProblemKind::Unsupported,
-            Obstacle::ReplacementRequired => ProblemKind::ReplacementRequired,
-            Obstacle::ListenerConflict => ProblemKind::ListenerConflict,
-            Obstacle::GroupConflict => ProblemKind::GroupConflict,
-        };
-        Problem::new(kind, blocked.field.to_string(), blocked.message.clone())
-    };
-    plan.blocked().iter().map(problem).collect()
 }
 
 fn state(progress: &Progress, problems: &[Problem]) -> State {

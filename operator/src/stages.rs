@@ -13,7 +13,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Service;
 use portico_provider::{Backends, Capabilities, ClusterUid, LoadBalancer, Owner};
 
-use crate::classes::Defaults;
+use crate::classes::ClassRules;
 use crate::desired::{self, Backing, GroupScope};
 use crate::problem::{self, Problem};
 use crate::service::{ClassRule, ServiceType};
@@ -31,8 +31,8 @@ pub(crate) struct Context<'a> {
     pub(crate) capabilities: &'a Capabilities,
     /// The cluster.
     pub(crate) cluster: &'a ClusterUid,
-    /// What the Service has unless it says otherwise.
-    pub(crate) defaults: &'a Defaults,
+    /// What its class makes of its annotations.
+    pub(crate) class: &'a ClassRules,
     /// Which groups it may name.
     pub(crate) groups: GroupScope,
     /// Possible targets.
@@ -139,15 +139,15 @@ fn release(service: &Service, owner: Owner, context: Context<'_>, because: &'sta
 }
 
 fn backends(service: &Service, owner: Owner, context: Context<'_>) -> Backends {
-    let Context { classes: _, capabilities, cluster: _, defaults, groups: _, backing } = context;
-    desired::backends(service, owner, capabilities, defaults, backing)
+    let Context { classes: _, capabilities, cluster: _, class, groups: _, backing } = context;
+    desired::backends(service, owner, capabilities, class, backing)
 }
 
 fn provide(service: &Service, owner: Owner, context: Context<'_>) -> Staged {
-    let Context { classes: _, capabilities, cluster: _, defaults, groups, backing } = context;
+    let Context { classes: _, capabilities, cluster: _, class, groups, backing } = context;
     let backends = Box::new(backends(service, owner.clone(), context));
     let desired::Asked { load_balancer, warnings } =
-        desired::parse(service, owner, capabilities, defaults, groups, backing);
+        desired::parse(service, owner, capabilities, class, groups, backing);
     let pods = load_balancer.as_ref().is_ok_and(|load_balancer| load_balancer::targets_pods(load_balancer));
     let mut stages = inner(service, capabilities, pods);
     let waiting = stages.iter().any(|(_, standing)| matches!(standing, Standing::Waiting(_)));

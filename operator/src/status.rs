@@ -119,7 +119,8 @@ type Claim = (&'static str, Truth, String, String);
 
 fn accepted(problems: &[Problem], warnings: &[Problem]) -> Claim {
     if let Some(first) = problems.first() {
-        return (ACCEPTED, Truth::False, first.reason().to_owned(), sentence(problems));
+        let all: Vec<Problem> = problems.iter().chain(warnings).cloned().collect();
+        return (ACCEPTED, Truth::False, first.reason().to_owned(), sentence(&all));
     }
     match warnings.first() {
         Some(first) => (ACCEPTED, Truth::True, first.reason().to_owned(), sentence(warnings)),

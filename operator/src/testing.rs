@@ -15,7 +15,7 @@ use portico_provider::{
     ServiceName, StatusKind, TargetKind,
 };
 
-use crate::classes::Defaults;
+use crate::classes::ClassRules;
 use crate::desired::{self, Backing, GroupScope};
 use crate::pods::{Admission, PodState};
 
@@ -160,7 +160,7 @@ pub(crate) fn mk_load_balancer(name: &str) -> LoadBalancer {
         &mk_service(name),
         mk_owner(name),
         &CAPABILITIES,
-        &Defaults::new(),
+        &ClassRules::default(),
         GroupScope::Namespace,
         backing,
     );

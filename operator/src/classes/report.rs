@@ -1,4 +1,4 @@
-//! Class parameters at work: which defaults count now, and telling each object what became of it.
+//! Class parameters at work: which rules count now, and telling each object what became of it.
 //!
 //! Owns: keeping the answer up to date. Leaves to others: what is right and wrong (`classes`), watching (`watch`).
 //! Invariant: objects are read anew only when one of them changed; a condition is written only when it says something new.
@@ -6,37 +6,38 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use portico_provider::{
-    HealthCheck, LoadBalancer, LoadBalancerProvider, Owner, ServiceName, TargetKind, Targets,
-};
+use portico_provider::{IpFamily, LoadBalancerProvider};
 
-use super::{ClassDefaults, Defaults, Resolved, by_name, condition, resolve};
+use super::{ClassRules, Plain, Resolved, RulesByClass, by_name, condition, resolve};
 use crate::cluster::Cluster;
+use crate::desired;
 use crate::operation::chain;
 use crate::reconcile::Operator;
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
-    /// What Services of one of our classes have unless they say otherwise.
-    pub(crate) fn defaults(&self, class: &str) -> Arc<Defaults> {
-        self.class_defaults().get(class).map(Arc::clone).unwrap_or_default()
+    /// What counts for Services of one of our classes.
+    pub(crate) fn class_rules(&self, class: &str) -> Arc<ClassRules> {
+        self.rules_by_class().get(class).map(Arc::clone).unwrap_or_default()
     }
 
-    fn class_defaults(&self) -> ClassDefaults {
+    fn rules_by_class(&self) -> RulesByClass {
         let version = self.world.parameters_version();
         let mut known = self.class.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((read, defaults)) = &*known
+        if let Some((read, rules)) = &*known
             && *read == version
         {
-            return Arc::clone(defaults);
+            return Arc::clone(rules);
         }
-        let own = |(class, Resolved { defaults, verdicts: _ }): (String, Resolved)| {
-            let all = by_name(&class).into_iter().chain(defaults).collect();
-            (class, Arc::new(all))
+        let own = |(class, Resolved { rules, verdicts: _ }): (String, Resolved)| {
+            let rules = rules.over(by_name(&class));
+            (class, Arc::new(rules))
         };
-        let defaults = Arc::new(self.resolved().into_iter().map(own).collect());
-        *known = Some((version, Arc::clone(&defaults)));
-        defaults
+        let rules = Arc::new(self.resolved().into_iter().map(own).collect());
+        *known = Some((version, Arc::clone(&rules)));
+        rules
     }
 
     /// By class.
@@ -49,28 +50,26 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         self.settings.classes.all().map(|class| (class.to_owned(), of(class))).collect()
     }
 
-    /// The plainest load balancer there is: one TCP port, nobody behind it.
-    fn plain(&self) -> Option<LoadBalancer> {
-        let listener = portico_provider::Listener {
-            protocol: portico_provider::Protocol::Tcp,
-            port: 80.try_into().ok()?,
-            name: String::new(),
-            node_port: 30_080.try_into().ok(),
+    /// One TCP port, nobody behind it.
+    fn plain(&self) -> Option<Plain> {
+        let family = self.capabilities.ip_families.first().copied().unwrap_or(IpFamily::IPv4);
+        let port = ServicePort { port: 80, node_port: Some(30_080), ..ServicePort::default() };
+        let name = Some("class-parameters".to_owned());
+        let metadata = ObjectMeta {
+            namespace: Some("default".to_owned()),
+            uid: name.clone(),
+            name,
+            ..ObjectMeta::default()
         };
-        let pods = self.capabilities.target_kinds.first() == Some(&TargetKind::Pod);
-        Some(LoadBalancer {
-            health_check: if pods { Some(HealthCheck::tcp_traffic()) } else { HealthCheck::node_proxy() },
-            ip_families: self.capabilities.ip_families.first().copied().into_iter().collect(),
-            ..LoadBalancer::plain(
-                Owner {
-                    cluster: self.settings.cluster.clone(),
-                    service: "class-parameters".parse().ok()?,
-                    name: ServiceName::new("default", "class-parameters").ok()?,
-                },
-                [listener].into(),
-                if pods { Targets::Pods([].into()) } else { Targets::Nodes([].into()) },
-            )
-        })
+        let spec = ServiceSpec {
+            type_: Some("LoadBalancer".to_owned()),
+            ip_families: Some(vec![family.to_string()]),
+            ports: Some(vec![port]),
+            ..ServiceSpec::default()
+        };
+        let service = Service { metadata, spec: Some(spec), status: None };
+        let owner = desired::owner(&service, &self.settings.cluster).ok()?;
+        Some(Plain { service, owner })
     }
 
     /// Tells every object what became of it, whenever one changes, for ever.

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ClientIPConfig, SessionAffinityConfig};
 use portico_provider::{Probe, ProbePort};
 
 use super::*;
-use crate::classes::Defaults;
+use crate::classes::ClassRules;
 use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
 
 fn asked(service: &Service) -> Asked {
@@ -13,7 +13,7 @@ fn asked(service: &Service) -> Asked {
         service,
         owner,
         &CAPABILITIES,
-        &Defaults::new(),
+        &ClassRules::default(),
         GroupScope::Namespace,
         Backing { nodes: &[], slices: &[], admission: Admission::Any },
     )

@@ -19,7 +19,8 @@ const HEAD: &str = "\
 Made from the tables that Portico reads by; `PORTICO_UPDATE=1 cargo test -p portico-operator the_page_of_annotations` writes it
 anew. A value that does not parse is condition `portico.dev/Accepted` = `False` (or `portico.dev/Synced`) and an Event that name the key.
 A key under `portico.dev/` or one of the provider's prefixes that nobody reads is told the same way, with the key that was most likely
-meant, and stops nothing. All of them can be defaults of a class: [LoadBalancerClassParameters](providers.md#defaults-for-a-class).
+meant, and stops nothing. An empty value is as good as none. A class can give each of them a default, force it, or say which values
+it may have: [LoadBalancerClassParameters](providers.md#rules-of-a-class).
 
 *A change*: `in place`; `replaces` makes another load balancer first, and needs `portico.dev/allow-replacement: \"true\"`;
 `refused` is a key that is known and not honoured, and says what to do instead.

@@ -5,7 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use portico_provider::TargetKind;
 
 use super::*;
-use crate::classes::Defaults;
+use crate::classes::ClassRules;
 use crate::desired::GroupScope;
 use crate::pods::Admission;
 use crate::service::FINALIZER;
@@ -21,7 +21,7 @@ fn walked_with(service: &Service, capabilities: &Capabilities) -> Staged {
             classes: &classes,
             capabilities,
             cluster: &cluster,
-            defaults: &Defaults::new(),
+            class: &ClassRules::default(),
             groups: GroupScope::Namespace,
             backing,
         },

@@ -15,7 +15,7 @@ use portico_limits::Limiter;
 use portico_provider::{
     Backends, Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode,
     Listener, ListenerKey, LoadBalancer, LoadBalancerProvider, Look, Obstacle, Outcome, Owned, Owner, Plan,
-    ProviderError, Report, ServiceUid, TargetKind, Targets, Topic, Truth,
+    ProviderError, Report, Scheme, ServiceUid, TargetKind, Targets, Topic, Truth,
 };
 use tokio::time::{Instant, sleep};
 
@@ -112,7 +112,8 @@ fn bare(spec: &LoadBalancer) -> LoadBalancer {
 }
 
 fn nonsense(spec: &LoadBalancer) -> bool {
-    format!("{:?}", spec.options).contains("nonsense")
+    let options = format!("{:?}", spec.options);
+    options.contains("nonsense") || (options.contains("internal-only") && spec.scheme == Scheme::External)
 }
 
 impl CloudState {

@@ -2,7 +2,9 @@
 
 use super::stage::*;
 
-use crate::classes::{LoadBalancerClassParameters, LoadBalancerClassParametersSpec, SchemeParameter};
+use crate::classes::{
+    ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, SchemeParameter,
+};
 use crate::testing::{mk_service, with};
 
 fn parameters(change: impl FnOnce(&mut LoadBalancerClassParametersSpec)) -> LoadBalancerClassParameters {
@@ -34,7 +36,7 @@ async fn of_two_classes_each_has_its_own_defaults_and_gkes_internal_one_means_in
     let mut stage = Stage::new();
     let gke = ["external", "internal"].map(|kind| format!("networking.gke.io/l4-regional-{kind}"));
     stage.settings.classes.others = gke.iter().cloned().collect();
-    let mut object = parameters(|spec| spec.scheme = Some(SchemeParameter::Internal));
+    let mut object = parameters(|spec| spec.defaults.scheme = Some(SchemeParameter::Internal));
     object.spec.load_balancer_class.clone_from(&gke[0]);
     let _running = stage.start().await;
     for (name, class) in [("plain", None), ("outside", Some(&gke[0])), ("inside", Some(&gke[1]))] {
@@ -65,7 +67,7 @@ async fn a_changed_default_reaches_every_service_of_the_class_and_an_annotation_
     stage.cluster.apply(own);
     settle().await;
     assert_eq!(stage.schemes(), [External, External]);
-    let internal = parameters(|spec| spec.scheme = Some(SchemeParameter::Internal));
+    let internal = parameters(|spec| spec.defaults.scheme = Some(SchemeParameter::Internal));
     stage.cluster.with(|cluster| cluster.put_parameters(&internal));
     settle().await;
     let of = |name: &str| {
@@ -75,7 +77,7 @@ async fn a_changed_default_reaches_every_service_of_the_class_and_an_annotation_
     };
     assert_eq!((of("web"), of("own")), (Internal, External));
     running.operator.tell_parameters().await;
-    assert_eq!(stage.accepted(), "True/Accepted: all of it is a default of the class");
+    assert_eq!(stage.accepted(), "True/Accepted: all of it counts for the class");
     let writes = stage.costs().2;
     settle().await;
     running.operator.tell_parameters().await;
@@ -86,9 +88,9 @@ async fn a_changed_default_reaches_every_service_of_the_class_and_an_annotation_
 async fn a_bad_object_is_told_so_and_stops_no_service() {
     let stage = Stage::new();
     let wrong = parameters(|spec| {
-        spec.scheme = Some(SchemeParameter::Internal);
-        spec.options.insert("fake.example/lb-test-option".to_owned(), "nonsense".to_owned());
-        spec.options.insert("portico.dev/adresses".to_owned(), "192.0.2.1".to_owned());
+        spec.defaults.scheme = Some(SchemeParameter::Internal);
+        spec.defaults.options.insert("fake.example/lb-test-option".to_owned(), "nonsense".to_owned());
+        spec.defaults.options.insert("portico.dev/adresses".to_owned(), "192.0.2.1".to_owned());
     });
     stage.cluster.with(|cluster| cluster.put_parameters(&wrong));
     let running = stage.start().await;
@@ -101,5 +103,58 @@ async fn a_bad_object_is_told_so_and_stops_no_service() {
     assert!(told.starts_with("False/"), "{told}");
     for word in ["fake.example/lb-test-option", "that is nonsense", "did you mean portico.dev/addresses?"] {
         assert!(told.contains(word), "{told}");
+    }
+}
+
+fn annotated(name: &str, key: &str, value: &str) -> k8s_openapi::api::core::v1::Service {
+    let mut service = mk_service(name);
+    service.metadata.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+    service
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_value_wins_and_says_so_and_what_is_not_allowed_is_refused_by_name() {
+    use portico_provider::Scheme::Internal;
+    let stage = Stage::new();
+    let object = parameters(|spec| {
+        spec.forced =
+            Some(ClassOptions { scheme: Some(SchemeParameter::Internal), ..ClassOptions::default() });
+        let values = vec!["30s".to_owned()];
+        spec.allowed = Some([("portico.dev/test-option".to_owned(), values)].into());
+    });
+    stage.cluster.with(|cluster| cluster.put_parameters(&object));
+    let _running = stage.start().await;
+    stage.cluster.apply(annotated("open", "portico.dev/scheme", "external"));
+    stage.cluster.apply(annotated("fine", "portico.dev/test-option", "30s"));
+    stage.cluster.apply(annotated("else", "portico.dev/test-option", "5m"));
+    settle().await;
+    assert_eq!(stage.schemes(), [Internal, Internal]);
+    assert_eq!(stage.conditions("open")["Accepted"], "True/ForcedByClass");
+    assert_eq!(stage.conditions("fine")["Accepted"], "True/Accepted");
+    assert_eq!(stage.conditions("else")["Accepted"], "False/NotAllowed");
+    assert_eq!(stage.reasons("open").iter().filter(|it| *it == "ForcedByClass").count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_value_that_cannot_be_lets_nothing_new_through_and_takes_nothing_away() {
+    let stage = Stage::new();
+    let _running = stage.start().await;
+    stage.cluster.apply(mk_service("old"));
+    settle().await;
+    let object = parameters(|spec| {
+        let options = [("fake.example/lb-test-option".to_owned(), "nonsense".to_owned())].into();
+        spec.forced = Some(ClassOptions { options, ..ClassOptions::default() });
+    });
+    stage.cluster.with(|cluster| cluster.put_parameters(&object));
+    stage.cluster.apply(mk_service("new"));
+    settle().await;
+    assert_eq!(stage.existing(), ["old"]);
+    assert!(!stage.addresses("old").is_empty());
+    for name in ["old", "new"] {
+        assert_eq!(stage.conditions(name)["Accepted"], "False/ClassParametersRejected");
+        let service = stage.cluster.get(name).unwrap();
+        let told = crate::service::our_conditions(&service);
+        let accepted = told.iter().find(|it| it.type_.ends_with("Accepted")).unwrap();
+        assert!(accepted.message.contains("LoadBalancerClassParameters fake"), "{}", accepted.message);
     }
 }
