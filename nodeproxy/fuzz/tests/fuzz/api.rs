@@ -2,7 +2,8 @@
 //!
 //! Owns what a watch may meet: events in a given order over all kinds, connections that end, lines that are no event, "too old"
 //! and "no streaming lists". Invariants: what it lists is what its watches have told, so whatever a client missed or could not
-//! read, its next list is the truth; an event that no client could read changes nothing here either.
+//! read, its next list is the truth; an event that no client could read changes nothing here either; a Node that its watch saw go
+//! is still listed, since the proxy goes by the last one, and `default/kubernetes` is always there, as with every API server.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -174,6 +175,18 @@ impl Api {
     }
 }
 
+/// What every API server has: its own Service, with a slice.
+pub(crate) fn always() -> Objects {
+    let service = json!({"metadata": {"namespace": "default", "name": "kubernetes"}, "spec":
+        {"clusterIPs": ["10.96.255.1"], "ports": [{"name": "https", "port": 443}]}});
+    let labels = json!({"kubernetes.io/service-name": "kubernetes"});
+    let slice = json!({"metadata": {"namespace": "default", "name": "kubernetes", "labels": labels},
+        "addressType": "IPv4", "ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": ["192.0.2.254"]}]});
+    let line = |object: Value| json!({"type": "ADDED", "object": object}).to_string();
+    let id = || ("default".to_owned(), "kubernetes".to_owned());
+    Objects::from([((Kind::Services, id()), line(service)), ((Kind::Slices, id()), line(slice))])
+}
+
 enum Turn {
     Step(Step),
     NotYet,
@@ -197,7 +210,7 @@ impl Stored {
         {
             if stays {
                 self.objects.insert((kind, id), line.clone());
-            } else {
+            } else if kind != Kind::Nodes {
                 self.objects.remove(&(kind, id));
             }
         }

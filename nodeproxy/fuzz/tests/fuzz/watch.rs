@@ -4,7 +4,11 @@
 //! writes it, or `end`, or `missed` and an event that the watch is not told. Every other input is a history of well-formed objects ([`crate::shapes`]), with odd values.
 //! Whatever it was, the model must end where a proxy that starts now begins.
 
-use std::{str, sync::Arc, time::Duration};
+use std::{
+    str,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use portico_nodeproxy::{
     metrics::Metrics,
@@ -17,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{self, Api, Kind, NODE, Objects, Step},
+    api::{self, Api, Kind, NODE, Step},
     lived::{Lived, Outcome},
     shapes,
 };
@@ -27,14 +31,17 @@ const TOO_LONG: Duration = Duration::from_hours(10_000);
 /// Facts that may wait.
 const FACTS: usize = 4;
 
-/// Lives through an input, and starts where it ended; returns how many elements stand.
+/// How many elements stand where nothing ever happened.
+static ALWAYS: LazyLock<usize> = LazyLock::new(|| live(&Api::new(api::always(), [])).elements());
+
+/// Lives through an input, and starts where it ended; returns how many elements stand by that.
 pub(crate) fn check(input: &[u8]) -> usize {
     let steps = steps(input).into_iter().filter(|(kind, step)| api::is_sent(*kind, step));
-    let history = Api::new(Objects::new(), steps);
+    let history = Api::new(api::always(), steps);
     let lived = live(&history);
     let fresh = live(&Api::new(history.objects(), []));
     assert_eq!(lived, fresh, "on the left what was lived, on the right a start from the last objects");
-    lived.elements()
+    lived.elements() - *ALWAYS
 }
 
 fn steps(input: &[u8]) -> Vec<(Kind, Step)> {
