@@ -1,22 +1,29 @@
 //! Events (`events.k8s.io/v1`) on Services, in the background.
 //!
-//! Owns: [`Notice`], its Event, and sending it. Leaves to others: what is worth one (`status`, `reconcile`).
+//! Owns: [`Notice`], its Event, and sending it. Leaves to others: what is worth one (`status`, `reconcile`), and how many
+//! of them are written (`correlator`).
 //! Invariants: telling costs a reconcile nothing: a full channel or a failing API server loses an Event, counts it,
 //! and stops nobody. kube-runtime's Recorder is not used: it folds Events of one reason into a series that keeps
 //! the first note, so that the second of two different steps would never be told.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::events::v1::{Event, EventSeries};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::cluster::FIELD_MANAGER;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
 use crate::operation::chain;
+
+mod correlator;
+
+use correlator::{Correlated, Correlator};
 
 /// Limits of the API: `reason` and `action` 128, `note` 1 KiB, `reportingInstance` 128.
 const LONGEST_NOTE: usize = 1_024;
@@ -57,6 +64,7 @@ pub(crate) struct Sender {
     channel: mpsc::Receiver<(ObjectReference, Notice)>,
     metrics: Metrics,
     instance: String,
+    correlator: Correlator,
 }
 
 /// Both ends; `instance` is this process's identity.
@@ -65,7 +73,7 @@ pub(crate) fn reporter(instance: &str, metrics: &Metrics) -> (Reporter, Sender) 
     let instance = cut(instance.to_owned(), LONGEST_WORD);
     (
         Reporter { channel: sender, metrics: metrics.clone() },
-        Sender { channel: receiver, metrics: metrics.clone(), instance },
+        Sender { channel: receiver, metrics: metrics.clone(), instance, correlator: Correlator::default() },
     )
 }
 
@@ -81,22 +89,66 @@ impl Reporter {
 impl Sender {
     /// Sends until nobody can hand in any more; what is still to be sent when `fence` closes is not.
     pub(crate) async fn run(mut self, client: Client, fence: Fence) {
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         while let Some((about, notice)) = self.channel.recv().await {
             fence.opened().await;
+            let (reason, now) = (notice.reason.clone(), Timestamp::now());
             let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
             let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-            let event = event(about, notice, &self.instance, Timestamp::now());
-            if let Err(error) = api.create(&params, &event).await {
-                if is_end_of_namespace(&error) {
-                    tracing::debug!(namespace, reason = event.reason, "nobody left to tell");
-                    continue;
+            match self.send(&api, about, notice, now).await {
+                Ok(()) => {}
+                Err(error) if is_end_of_namespace(&error) => {
+                    tracing::debug!(namespace, reason, "nobody left to tell");
                 }
-                self.metrics.event_dropped();
-                tracing::warn!(error = chain(&error), reason = event.reason, "event not sent");
+                Err(error) => {
+                    self.metrics.event_dropped();
+                    tracing::warn!(error = chain(&error), reason, "event not sent");
+                }
             }
         }
     }
+
+    async fn send(
+        &mut self,
+        api: &Api<Event>,
+        about: ObjectReference,
+        notice: Notice,
+        now: Timestamp,
+    ) -> kube::Result<()> {
+        let new = name(&about, now);
+        match self.correlator.correlate(&about, notice, new.clone(), Instant::now()) {
+            Correlated::New(notice, name) => {
+                create(api, &event(about, notice, name, &self.instance, now)).await
+            }
+            Correlated::Again { name, count, notice } => {
+                let series = json!({ "series": EventSeries { count, last_observed_time: MicroTime(now) } });
+                let params =
+                    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+                match api.patch(&name, &params, &Patch::Merge(series)).await {
+                    // API servers keep Events for an hour.
+                    Err(kube::Error::Api(status)) if status.code == 404 => {
+                        self.correlator.renamed(&name, &new);
+                        create(api, &event(about, notice, new, &self.instance, now)).await
+                    }
+                    answer => answer.map(drop),
+                }
+            }
+            Correlated::Spam => {
+                tracing::debug!(about = about.name, "too many Events about one object");
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn create(api: &Api<Event>, event: &Event) -> kube::Result<()> {
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    api.create(&params, event).await.map(drop)
+}
+
+/// As client-go names them: unique by time, found by the object's name. Names end at 253.
+fn name(about: &ObjectReference, now: Timestamp) -> String {
+    let subject = about.name.clone().unwrap_or_default();
+    format!("{}.{:x}", cut(subject, 200), now.as_nanosecond())
 }
 
 /// A namespace that is being deleted takes no more Events, and its Services say their last word in it: no fault.
@@ -106,19 +158,17 @@ fn is_end_of_namespace(error: &kube::Error) -> bool {
     causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
-fn event(about: ObjectReference, notice: Notice, instance: &str, now: Timestamp) -> Event {
+fn event(about: ObjectReference, notice: Notice, name: String, instance: &str, now: Timestamp) -> Event {
     let Notice { severity, reason, action, note } = notice;
     let type_ = match severity {
         Severity::Normal => "Normal",
         Severity::Warning => "Warning",
     };
-    let subject = about.name.as_deref().unwrap_or_default();
     Event {
         action: Some(cut(action, LONGEST_WORD)),
         event_time: Some(MicroTime(now)),
         metadata: ObjectMeta {
-            // As client-go names them: unique by time, found by the object's name. Names end at 253.
-            name: Some(format!("{}.{:x}", cut(subject.to_owned(), 200), now.as_nanosecond())),
+            name: Some(name),
             namespace: about.namespace.clone(),
             ..ObjectMeta::default()
         },
@@ -164,7 +214,8 @@ mod tests {
             action: "Provisioned".to_owned(),
             note: "ü".repeat(2_000),
         };
-        let event = event(about, notice, "pod-1", Timestamp::UNIX_EPOCH);
+        let name = name(&about, Timestamp::UNIX_EPOCH);
+        let event = event(about, notice, name, "pod-1", Timestamp::UNIX_EPOCH);
         assert_eq!(event.note.unwrap().len(), LONGEST_NOTE);
         assert_eq!(event.type_.as_deref(), Some("Warning"));
         assert!(event.metadata.name.unwrap().starts_with("web."));

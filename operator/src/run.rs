@@ -14,7 +14,7 @@
 //! loadbalancerclassparameters    list watch
 //! …/status                       patch                     what became of them
 //! namespaces "kube-system"       get                       the cluster's UID
-//! events (events.k8s.io)         create
+//! events (events.k8s.io)         create patch
 //! leases (coordination), in its own namespace: create; get patch on its own lease
 //! tokenreviews, subjectaccessreviews: create               who may read /plan
 //! ```
