@@ -127,16 +127,16 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         // A Service that is refused, or kept back after a failure, has no go; its turn is over soon.
         let mut patience = Duration::from_secs(5);
         while self.is_marked(owner) && began.elapsed() < patience {
-            if self.track(owner, |track| track.phase != Phase::Idle) {
+            if self.known_track(owner, |track| track.phase != Phase::Idle) == Some(true) {
                 patience = Duration::from_mins(10);
             }
             sleep(POLL).await;
         }
-        self.track(owner, |track| track.audit = false);
+        self.known_track(owner, |track| track.audit = false);
     }
 
     fn is_marked(&self, owner: &Owner) -> bool {
-        self.track(owner, |track| track.audit)
+        self.known_track(owner, |track| track.audit).unwrap_or_default()
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
 use crate::events::Notice;
@@ -43,6 +44,13 @@ pub(crate) trait Cluster: Send + Sync + 'static {
         &self,
         seen: &Service,
         annotations: &BTreeMap<&'static str, Option<String>>,
+    ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
+
+    /// Says that it waits for another operator to let go, or no longer (`None`), beside all else that its status says.
+    fn mark_waiting(
+        &self,
+        seen: &Service,
+        condition: Option<&Condition>,
     ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
 
     /// A Service as it is now, past all caches; `None`: there is none of that name.

@@ -20,10 +20,11 @@ use crate::cluster::Cluster;
 use crate::events::Severity;
 use crate::gate::{Permit, Priority};
 use crate::lanes::Held;
-use crate::operation::{self, End, Mode, Operation, Want};
+use crate::operation::{self, End, Mark, Mode, Operation, Want};
 use crate::progress::{Decision, Phase, Track};
 use crate::reconcile::Operator;
 use crate::service::{self, ServiceKey};
+use crate::stages::Work;
 use crate::status::SYNCED;
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
@@ -53,7 +54,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             let line = match decision {
                 Decision::Go => {
                     let cause = track.cause(want, was_synced);
-                    track.wait(want.clone(), cause);
+                    track.wait(want, cause);
                     Some(cause)
                 }
                 // It waits in both lines then; who comes second finds nothing to do.
@@ -63,36 +64,41 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             (decision, line)
         });
         if let Some(cause) = line {
-            let priority = cause::priority(want, exists, cause);
-            let (operator, owner) = (Arc::clone(self), owner.clone());
+            let waits = Waits { operator: Arc::clone(self), key, owner: owner.clone() };
+            let (priority, shared) = (cause::priority(want, exists, cause), self.shared(want));
             self.goes.spawn(async move {
-                let Some((held, _permit)) = operator.turn(priority, &owner).await else { return };
-                operator.gauge();
-                operator.go(key, &owner, &held).await;
+                let Some((want, held, _permit)) = waits.turn(priority, shared).await else { return };
+                waits.operator.gauge();
+                Arc::clone(&waits.operator).go(waits.key.clone(), want, &held).await;
             });
         }
         decision
     }
 
-    /// Waits until nobody else has a go at what it shares, then for the gate; `None`: nothing may begin any more.
-    async fn turn(self: &Arc<Self>, priority: Priority, owner: &Owner) -> Option<(Held, Permit)> {
-        loop {
-            let held = self.lanes.enter(self.shared_by(owner)).await;
-            let permit = self.gate.enter(priority).await?;
-            // While it waited, it may have come to be about another group.
-            if self.shared_by(owner).is_subset(held.names()) {
-                return Some((held, permit));
+    /// What is wanted for `owner` by now; `None`: nothing that a go could be about.
+    fn wanted(&self, key: &ServiceKey, owner: &Owner) -> Option<Want> {
+        let is_its = |service: &Arc<Service>| service.metadata.uid.as_deref() == Some(owner.service.as_str());
+        let Some(service) = self.world.service(key).filter(is_its) else { return self.unclaimed_want(owner) };
+        match self.stages(&service).0.work {
+            Work::Nothing => self.unclaimed_want(owner),
+            // Its finalizer is not on: whoever looks at it next puts it there.
+            Work::Provide { .. } if !self.settings.read_only && !self.settings.classes.holds(&service) => {
+                None
             }
+            Work::Provide { load_balancer, backends, warnings: _ } => {
+                Some(Want::provide(load_balancer, *backends))
+            }
+            Work::Wait { backends } | Work::Refuse { backends, .. } => Some(Want::targets(*backends)),
+            Work::Release { backends, because: _ } => Some(Want::release(*backends)),
+            Work::Yield { .. } => None,
         }
     }
 
-    /// What the go that waits for `owner` would share with others.
-    fn shared_by(&self, owner: &Owner) -> BTreeSet<String> {
-        let want = self.track(owner, |track| match &track.phase {
-            Phase::Waiting(want, _) => Some(want.clone()),
-            Phase::Idle | Phase::Running => None,
-        });
-        want.map(|want| self.shared(&want)).unwrap_or_default()
+    /// The collector's go, of what no Service claims; any other has lost its Service.
+    fn unclaimed_want(&self, owner: &Owner) -> Option<Want> {
+        let collects = |track: &mut Track| matches!(track.phase, Phase::Waiting(Mark::Absent(..), _));
+        let collects = self.known_track(owner, collects).unwrap_or_default();
+        collects.then(|| Want::absent(owner.clone()))
     }
 
     /// What is shared with others, by what is wanted and what the snapshot shows.
@@ -108,12 +114,14 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Has the go whose turn has come.
-    async fn go(self: Arc<Self>, key: ServiceKey, owner: &Owner, held: &Held) {
-        let Some((want, cause, give_way)) = self.track(owner, Track::start) else { return };
-        self.metrics.went(cause);
-        let mode = cause::mode(&want, cause, self.settings.drift, self.settings.read_only);
-        let look = self.first_look(&want, cause, mode);
+    async fn go(self: Arc<Self>, key: ServiceKey, want: Want, held: &Held) {
+        let started = self.known_track(want.owner(), |track| track.start(&want)).flatten();
+        let Some((cause, give_way)) = started else { return };
+        // Nothing between these two: from the start on it is this that ends it, whatever breaks.
         let finish = Finish { operator: Arc::clone(&self), key, want, cause };
+        self.metrics.went(cause);
+        let mode = cause::mode(&finish.want, cause, self.settings.drift, self.settings.read_only);
+        let look = self.first_look(&finish.want, cause, mode);
         let Self { provider, fence, metrics, .. } = &*self;
         let held = held.names();
         let operation = Operation { provider, fence, metrics, held: Some(held), give_way: Some(&give_way) };
@@ -123,7 +131,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let changed = !report.steps.is_empty();
         finish.with(report, mode);
         if changed {
-            self.stir(held, &owner.service);
+            self.stir(held, &finish.want.owner().service);
         }
     }
 
@@ -149,6 +157,47 @@ fn was_synced(service: &Service) -> bool {
     service::our_conditions(service)
         .iter()
         .any(|it| it.type_ == SYNCED && it.status == "True" && it.observed_generation == generation)
+}
+
+/// A go that waits for its turn: of what is wanted it holds nothing.
+struct Waits<P: LoadBalancerProvider, C: Cluster> {
+    operator: Arc<Operator<P, C>>,
+    key: ServiceKey,
+    owner: Owner,
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Waits<P, C> {
+    /// Waits until nobody else has a go at what it shares, then for the gate, and finds out what it is about by then; `None`:
+    /// nothing may begin any more, or there is nothing to begin.
+    async fn turn(&self, priority: Priority, mut shared: BTreeSet<String>) -> Option<(Want, Held, Permit)> {
+        let Self { operator, key, owner } = self;
+        loop {
+            let held = operator.lanes.enter(shared).await;
+            let permit = operator.gate.enter(priority).await?;
+            let want = operator.wanted(key, owner)?;
+            // While it waited, it may have come to be about another group.
+            shared = operator.shared(&want);
+            if shared.is_subset(held.names()) {
+                return Some((want, held, permit));
+            }
+        }
+    }
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Drop for Waits<P, C> {
+    /// However it ends, nobody waits for it any more; who comes second in two lines finds nothing to do.
+    fn drop(&mut self) {
+        let Self { operator, key, owner } = self;
+        let gave_up = operator.known_track(owner, Track::give_up);
+        if gave_up == Some(true) {
+            // What panics now, does so again at once.
+            if std::thread::panicking() {
+                operator.queue.retry(key);
+            } else {
+                operator.queue.add(key.clone());
+            }
+        }
+    }
 }
 
 /// What a go owes when it ends, however it ends: a go that panics must not leave its Service marked as running.
@@ -186,7 +235,6 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
         if !(changed || withheld) || matches!(cause, Cause::Change) || operator.settings.read_only {
             return;
         }
-        operator.metrics.drifted(*cause, differed, changed);
         let fields: Vec<&str> = differed.iter().map(|field| field.name()).collect();
         let (fields, by) = (fields.join(", "), cause.name());
         let service = &wanted.owner.name;
@@ -194,6 +242,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
             tracing::info!(%service, fields, by, steps = steps.join("; "), "changed, though its status said all was well");
             return;
         }
+        operator.metrics.drifted(*cause, differed, changed);
         tracing::warn!(%service, fields, by, ?mode, steps = steps.join("; "), "unchanged Service, changed load balancer: drift, or a fault of ours");
         if changed && let Some(service) = operator.world.service(key) {
             let what = if fields.is_empty() { String::new() } else { format!(" ({fields})") };

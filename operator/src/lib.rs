@@ -50,6 +50,7 @@ mod targets;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod tracks;
 mod version;
 mod view;
 mod watch;

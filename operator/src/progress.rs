@@ -57,8 +57,9 @@ pub(crate) enum Phase {
     /// There is none.
     #[default]
     Idle,
-    /// It waits for its turn; what it will be about may still change.
-    Waiting(Box<Want>, Cause),
+    /// It waits for its turn. What it will be about is made anew then: what is wanted holds every node, and a thousand may
+    /// wait.
+    Waiting(Mark, Cause),
     /// It talks to the provider.
     Running,
 }
@@ -134,11 +135,11 @@ impl Track {
     }
 
     /// A go waits for its turn.
-    pub(crate) fn wait(&mut self, want: Want, cause: Cause) {
+    pub(crate) fn wait(&mut self, want: &Want, cause: Cause) {
         if cause == Cause::Change {
             self.settled = None;
         }
-        self.phase = Phase::Waiting(Box::new(want), cause);
+        self.phase = Phase::Waiting(want.mark().clone(), cause);
     }
 
     /// While a go waits, what is wanted may change; it will then be about that. Whether it waits in a line for what is less
@@ -148,30 +149,34 @@ impl Track {
             give_way.cancel();
         }
         let Phase::Waiting(waiting, cause) = &mut self.phase else { return false };
-        let changed = waiting.mark() != want.mark();
+        let changed = waiting != want.mark();
         let hastens = changed && *cause != Cause::Change;
         if changed {
             *cause = Cause::Change;
             self.settled = None;
         }
-        **waiting = want.clone();
+        waiting.clone_from(want.mark());
         hastens
     }
 
-    /// Its turn has come: what it is about by now, and what tells it to give way; `None`: nobody waits.
-    pub(crate) fn start(&mut self) -> Option<(Want, Cause, CancellationToken)> {
-        match std::mem::replace(&mut self.phase, Phase::Running) {
-            Phase::Waiting(want, cause) => {
-                self.stirred = false;
-                let give_way = CancellationToken::new();
-                self.audited = (cause == Cause::Audit).then(|| (want.mark().clone(), give_way.clone()));
-                Some((*want, cause, give_way))
-            }
-            other => {
-                self.phase = other;
-                None
-            }
+    /// Its turn has come, and it is about this by now. Why, and what tells it to give way; `None`: nobody waits.
+    pub(crate) fn start(&mut self, want: &Want) -> Option<(Cause, CancellationToken)> {
+        self.rethink(want);
+        let Phase::Waiting(mark, cause) = &self.phase else { return None };
+        let (give_way, cause) = (CancellationToken::new(), *cause);
+        self.audited = (cause == Cause::Audit).then(|| (mark.clone(), give_way.clone()));
+        self.stirred = false;
+        self.phase = Phase::Running;
+        Some((cause, give_way))
+    }
+
+    /// The go that waits ended without a turn; whether one waited.
+    pub(crate) fn give_up(&mut self) -> bool {
+        let waits = matches!(self.phase, Phase::Waiting(..));
+        if waits {
+            self.phase = Phase::Idle;
         }
+        waits
     }
 
     /// A look at a snapshot showed all as wanted.

@@ -1,6 +1,6 @@
 //! Which Services are to be looked at, now or later, by how many workers.
 //!
-//! Owns: one entry per Service, delays, and never handing one Service to two workers. Leaves to others: the work.
+//! Owns: one entry per Service, delays, failures in a row, and never handing one Service to two workers. Leaves to others: the work.
 //! Invariant: a Service added while a worker has it is handed out once more afterwards, so no change is missed; of
 //! several moments the earliest counts, as looking too early costs nothing and too late costs users.
 
@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::backoff;
 use crate::service::ServiceKey;
 
 /// A queue of Services.
@@ -27,6 +28,8 @@ struct State {
     active: HashMap<ServiceKey, bool>,
     later: BTreeSet<(Instant, ServiceKey)>,
     due: HashMap<ServiceKey, Instant>,
+    /// Looks in a row that failed.
+    failures: HashMap<ServiceKey, u32>,
     closed: bool,
 }
 
@@ -112,6 +115,21 @@ impl Queue {
         }
     }
 
+    /// A look at it failed: again, later each time.
+    pub(crate) fn retry(&self, key: &ServiceKey) {
+        let mut state = self.lock();
+        let failures = state.failures.entry(key.clone()).or_default();
+        *failures = failures.saturating_add(1);
+        let due = Instant::now() + backoff::delay(key, *failures);
+        drop(state);
+        self.add_at(key.clone(), due);
+    }
+
+    /// A look at it did not fail, or there is nothing to look at any more.
+    pub(crate) fn forget(&self, key: &ServiceKey) {
+        self.lock().failures.remove(key);
+    }
+
     /// The worker is through with it.
     pub(crate) fn done(&self, key: &ServiceKey) {
         let again = self.lock().active.remove(key) == Some(true);
@@ -173,5 +191,20 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_secs(5));
         queue.close();
         assert_eq!(queue.next().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fails_comes_back_later_each_time_and_is_forgotten_with_its_last_failure() {
+        let (queue, start) = (Queue::default(), Instant::now());
+        for failures in 1..4 {
+            queue.retry(&key("a"));
+            queue.next().await.unwrap();
+            queue.done(&key("a"));
+            assert!(start.elapsed() >= Duration::from_millis(750) * ((1 << failures) - 1), "{failures}");
+        }
+        queue.forget(&key("a"));
+        let State { ready, queued, active, later, due, failures, closed: _ } = &*queue.lock();
+        assert!(ready.is_empty() && queued.is_empty() && active.is_empty());
+        assert!(later.is_empty() && due.is_empty() && failures.is_empty());
     }
 }

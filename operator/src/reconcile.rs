@@ -10,7 +10,7 @@
 //! left; a look never waits for the provider, so however slow that is, every other Service goes on; a Service that
 //! is not ours is not read, written or mentioned.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
 use crate::status::{self, Progress, Situation, StatusPatch};
 use crate::targets::guard::{Admitted, Guard, Limits};
+use crate::tracks::Tracks;
 use crate::world::World;
 
 /// What stays the same while the process runs.
@@ -95,7 +96,7 @@ pub(crate) struct Operator<P: LoadBalancerProvider, C> {
     guard: Mutex<Guard>,
     /// The classes' rules, and the version of the world they are of.
     pub(crate) class: Mutex<Option<(u64, RulesByClass)>>,
-    tracks: Mutex<HashMap<ServiceUid, Track>>,
+    tracks: Mutex<Tracks>,
 }
 
 /// What a look came to: its metric, and when the next one is due.
@@ -152,7 +153,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Looks at one Service.
     pub(crate) async fn reconcile(self: &Arc<Self>, key: &ServiceKey) -> Result<Looked, ClusterError> {
-        let Some(service) = self.world.service(key) else { return Ok(Looked::NOTHING) };
+        let service = self.world.service(key);
+        let uid = service.as_ref().and_then(|service| service.metadata.uid.as_deref());
+        let ended = self.tracks().ended(key, uid);
+        for uid in &ended {
+            self.drop_track(uid);
+        }
+        let Some(service) = service else { return Ok(Looked::NOTHING) };
         let (staged, admitted) = self.stages(&service);
         tracing::debug!(service = %key, stages = %staged, "looked");
         match staged.work {
@@ -161,7 +168,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
                 let again = self.keep_targets(&service, *backends).map(|(looked, _)| looked.again);
                 Ok(Looked { outcome: Reconciled::Progress, again: again.flatten() }.or_at(admitted.again))
             }
-            Work::Yield { owner, to } => Ok(self.yield_to(&service, &owner, &to)),
+            Work::Yield { owner, to } => self.yield_to(&service, &owner, &to).await,
             Work::Refuse { backends, problems, warnings } => {
                 let looked = self.refuse(&service, *backends, &problems, &warnings).await?;
                 Ok(looked.or_at(admitted.again))
@@ -201,7 +208,12 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     /// Not ours, or no longer. What may exist of it, although nothing says so, is found by the collector.
     /// What was said of a Service that never got as far as a load balancer is taken back.
     async fn forget(&self, service: &Service) -> Result<Looked, ClusterError> {
-        if let Some(uid) = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok()) {
+        let uid = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok());
+        let waited = uid.as_ref().is_some_and(|uid| self.tracks().known(uid).is_some());
+        if waited && service::waits_for_release(service) {
+            self.world.renew(self.cluster.mark_waiting(service, None).await?);
+        }
+        if let Some(uid) = uid {
             self.drop_track(&uid);
         }
         let nobodys =
@@ -212,19 +224,22 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         Ok(Looked::NOTHING)
     }
 
-    /// Says once whom it waits for. Not in the status: that is the other's until it lets go.
-    fn yield_to(&self, service: &Service, owner: &Owner, class: &str) -> Looked {
-        let told = self.track(owner, |track| track.state == Some(State::Progress));
-        if !told {
-            let note = format!(
-                "the operator of class {class} has to release its load balancer first; if that operator is not \
-                 installed any more, remove annotation {} (what it made then stays where it is)",
-                service::HELD_BY
-            );
-            self.tell(service, Severity::Normal, "WaitingForRelease", "Provision", note);
-        }
+    /// Says whom it waits for, beside the status, which is the other's until it lets go.
+    async fn yield_to(&self, service: &Service, owner: &Owner, class: &str) -> Result<Looked, ClusterError> {
         self.state(owner, State::Progress);
-        Looked { outcome: Reconciled::Progress, again: None }
+        let looked = Looked { outcome: Reconciled::Progress, again: None };
+        if service::waits_for_release(service) {
+            return Ok(looked);
+        }
+        let note = format!(
+            "the operator of class {class} has to release its load balancer first; if that operator is not \
+             installed any more, remove annotation {} (what it made then stays where it is)",
+            service::HELD_BY
+        );
+        let condition = status::waiting_for_release(service, note.clone(), Timestamp::now());
+        self.world.renew(self.cluster.mark_waiting(service, Some(&condition)).await?);
+        self.tell(service, Severity::Warning, "WaitingForRelease", "Provision", note);
+        Ok(looked)
     }
 
     /// What serves already follows nodes and pods, whatever keeps the rest back; `None`: nothing exists, as far as is known.
@@ -262,11 +277,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         warnings: &[Problem],
     ) -> Result<Looked, ClusterError> {
         let held;
-        let service = if self.settings.classes.holds(service) {
+        let service = if self.settings.classes.marks(service) && !service::waits_for_release(service) {
             service
         } else {
-            held = self.cluster.set_finalizer(service, Some(self.settings.classes.class_of(service))).await?;
-            self.world.renew(held.clone());
+            held = self.hold(service).await?;
             &held
         };
         if !self.inventory.is_loaded() {
@@ -298,6 +312,23 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             self.world.renew(annotated);
         }
         Ok(looked(decision, &progress, &problems))
+    }
+
+    /// Puts our finalizer on, with the class that it is of, and nobody else's beside it.
+    async fn hold(&self, service: &Service) -> Result<Service, ClusterError> {
+        let (classes, mut held) = (&self.settings.classes, service.clone());
+        if classes.takes_over(service) {
+            // Only what was taken off first is recorded as put on by us.
+            held = self.cluster.set_finalizer(&held, None).await?;
+        }
+        if !classes.marks(&held) {
+            held = self.cluster.set_finalizer(&held, Some(classes.class_of(service))).await?;
+        }
+        if service::waits_for_release(service) {
+            held = self.cluster.mark_waiting(&held, None).await?;
+        }
+        self.world.renew(held.clone());
+        Ok(held)
     }
 
     /// Nobody has read what exists, so nothing can be planned; the listing brings every Service back.
@@ -414,7 +445,12 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Reads or changes what is remembered of one Service.
     pub(crate) fn track<T>(&self, owner: &Owner, with: impl FnOnce(&mut Track) -> T) -> T {
-        with(self.tracks().entry(owner.service.clone()).or_default())
+        with(self.tracks().of(owner))
+    }
+
+    /// The same of one that may be forgotten already.
+    pub(crate) fn known_track<T>(&self, owner: &Owner, with: impl FnOnce(&mut Track) -> T) -> Option<T> {
+        self.tracks().known(&owner.service).map(with)
     }
 
     /// Brings back those whom only what others have of `names` stands in the way of: it has changed.
@@ -430,7 +466,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
     }
 
-    fn tracks(&self) -> MutexGuard<'_, HashMap<ServiceUid, Track>> {
+    fn tracks(&self) -> MutexGuard<'_, Tracks> {
         self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, ObjectReference, Service, ServicePort, ServiceSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
 use portico_provider::IngressAddress;
+
+use crate::cluster::FIELD_MANAGER;
 
 /// Ours alone: upstream's `service.kubernetes.io/load-balancer-cleanup` could be taken off by a cloud controller
 /// manager that runs beside us.
@@ -18,6 +20,12 @@ pub(crate) const FINALIZER: &str = "portico.dev/load-balancer";
 /// The class of the operator whose finalizer it is, written in the same patch. Several Portico operators may serve
 /// one cluster, a class each; without this the first to see a Service deleted would let it go for all of them.
 pub(crate) const HELD_BY: &str = "portico.dev/held-by";
+
+/// Begins the field managers of operators, each with its class.
+const MANAGER: &str = "portico-operator/";
+
+/// That it waits for another operator to let go: of a field manager of its own, as all else of the status is that one's.
+pub(crate) const RELEASED: &str = "portico.dev/Released";
 
 /// `namespace/name` of a Service: what queues, maps and logs know it by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,9 +126,13 @@ impl ClassRule {
 
     /// Whether a Service of type LoadBalancer asks for us.
     pub(crate) fn owns(&self, service: &Service) -> bool {
+        ServiceType::of(service) == ServiceType::LoadBalancer && self.is_of_class(service)
+    }
+
+    /// Whether it is one of ours by its class, whatever its type; a Service of another type has none.
+    fn is_of_class(&self, service: &Service) -> bool {
         let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
-        ServiceType::of(service) == ServiceType::LoadBalancer
-            && asked.map_or(self.default, |asked| self.serves(asked))
+        asked.map_or(self.default, |asked| self.serves(asked))
     }
 
     /// Whether there is, or may be, anything of ours behind it.
@@ -128,11 +140,29 @@ impl ClassRule {
         self.holds(service) || self.wants(service)
     }
 
-    /// Whether our finalizer holds it. One that does not say whose it is counts as ours.
+    /// Whether our finalizer holds it: by the API server's record of who put it there, which no annotation changes. Where
+    /// there is none (an older version's), the annotation counts, unless it contradicts the class; and a Service of our class
+    /// whose annotation somebody took off was given up by whoever held it.
     pub(crate) fn holds(&self, service: &Service) -> bool {
-        let annotations = service.metadata.annotations.as_ref();
-        let holder = annotations.and_then(|annotations| annotations.get(HELD_BY));
-        has_finalizer(service) && holder.is_none_or(|holder| self.serves(holder))
+        let other_class = ServiceType::of(service) == ServiceType::LoadBalancer && !self.is_of_class(service);
+        has_finalizer(service)
+            && match (recorded_holder(service), said_holder(service)) {
+                (Some(recorded), Some(_)) => self.serves(recorded),
+                (Some(recorded), None) => self.serves(recorded) || self.is_of_class(service),
+                (None, Some(said)) => self.serves(said) && !other_class,
+                (None, None) => self.is_of_class(service),
+            }
+    }
+
+    /// Whether finalizer, annotation and record all say that it is ours.
+    pub(crate) fn marks(&self, service: &Service) -> bool {
+        let said = said_holder(service).is_some_and(|said| self.serves(said));
+        self.holds(service) && said && !self.takes_over(service)
+    }
+
+    /// Whether the record says that the finalizer is another's.
+    pub(crate) fn takes_over(&self, service: &Service) -> bool {
+        recorded_holder(service).is_some_and(|recorded| !self.serves(recorded))
     }
 
     /// The class of another Portico operator whose finalizer holds it: that one has to let go first.
@@ -140,7 +170,7 @@ impl ClassRule {
         if !has_finalizer(service) || self.holds(service) {
             return None;
         }
-        service.metadata.annotations.as_ref()?.get(HELD_BY).map(String::as_str)
+        recorded_holder(service).or(said_holder(service))
     }
 
     /// Whether there shall be something of ours behind it.
@@ -152,6 +182,36 @@ impl ClassRule {
 /// Whether the finalizer of any Portico operator holds it.
 pub(crate) fn has_finalizer(service: &Service) -> bool {
     service.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// The field manager of what an operator of this class writes beside the status: the API server records for each field who
+/// wrote it. It takes 128 characters; a longer class is not recorded.
+pub(crate) fn manager(class: &str) -> String {
+    let manager = format!("{MANAGER}{class}");
+    if manager.len() <= 128 { manager } else { FIELD_MANAGER.to_owned() }
+}
+
+/// Whether an entry of `metadata.managedFields` may say who holds a Service.
+pub(crate) fn is_record(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref().is_some_and(|manager| manager.starts_with(MANAGER))
+}
+
+/// The class whose operator holds it, by the API server's record: of the annotation, where an operator wrote it last, else of
+/// the finalizer.
+fn recorded_holder(service: &Service) -> Option<&str> {
+    let wrote = |entry: &ManagedFieldsEntry, list: &str, field: &str| {
+        let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:metadata"));
+        fields.and_then(|fields| fields.get(list)?.get(field)).is_some()
+    };
+    let records = || service.metadata.managed_fields.iter().flatten().filter(|entry| is_record(entry));
+    let said = records().find(|entry| wrote(entry, "f:annotations", &format!("f:{HELD_BY}")));
+    let held = || records().find(|entry| wrote(entry, "f:finalizers", &format!("v:\"{FINALIZER}\"")));
+    said.or_else(held)?.manager.as_deref()?.strip_prefix(MANAGER)
+}
+
+/// What the annotation says, whoever wrote it.
+fn said_holder(service: &Service) -> Option<&str> {
+    service.metadata.annotations.as_ref()?.get(HELD_BY).map(String::as_str)
 }
 
 /// Whether its deletion has begun.
@@ -184,9 +244,15 @@ pub(crate) fn our_conditions(service: &Service) -> Vec<Condition> {
         .status
         .iter()
         .flat_map(|status| status.conditions.iter().flatten())
-        .filter(|condition| is_ours(condition))
+        .filter(|condition| is_ours(condition) && condition.type_ != RELEASED)
         .cloned()
         .collect()
+}
+
+/// Whether its status says that it waits for another operator.
+pub(crate) fn waits_for_release(service: &Service) -> bool {
+    let conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == RELEASED)
 }
 
 /// Whether a condition is under our domain.
@@ -249,6 +315,10 @@ mod tests {
             assert!(both.owns(&service) && both.holds(&service), "{class:?}");
             assert_eq!(both.class_of(&service), own, "{class:?}");
         }
+        assert!(
+            !both.holds(&held_by(Some("c/three"), "a/one")),
+            "the class says otherwise, and there is no record"
+        );
         let foreign = held_by(Some("c/three"), "c/three");
         assert!(!both.owns(&foreign) && !both.holds(&foreign));
         assert_eq!(both.held_by_another(&held_by(Some("b/two"), "c/three")), Some("c/three"));

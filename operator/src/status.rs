@@ -220,6 +220,12 @@ fn stamped(service: &Service, before: &[Condition], now: Timestamp, claim: Claim
     }
 }
 
+/// The condition of a Service that another operator of this cluster has to let go first.
+pub(crate) fn waiting_for_release(service: &Service, message: String, now: Timestamp) -> Condition {
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    stamped(service, &[], now, (service::RELEASED, Truth::False, "WaitingForRelease".to_owned(), message))
+}
+
 fn entry(Ingress { address, ip_mode, ports }: &Ingress) -> LoadBalancerIngress {
     let (ip, hostname) = match address {
         IngressAddress::Ip(ip) => (Some(ip.to_string()), None),

@@ -24,7 +24,7 @@ mod cluster;
 mod weather;
 
 pub(crate) use cloud::{FakeCloud, Refused};
-pub(crate) use cluster::FakeCluster;
+pub(crate) use cluster::{FakeCluster, own};
 pub(crate) use weather::Weather;
 
 /// The UID of the cluster that tests run in.

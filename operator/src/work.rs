@@ -4,7 +4,6 @@
 //! Leaves to others: the look itself (`reconcile`).
 //! Invariant: one bad Service stops nobody: a look that fails, or panics, is tried again later, alone.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +13,10 @@ use portico_provider::{LoadBalancerProvider, ProviderError};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff;
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::Cluster;
 use crate::metrics::{CallResult, Reconciled};
 use crate::operation::chain;
 use crate::reconcile::{Looked, Operator};
-use crate::service::ServiceKey;
 use crate::watch::Router;
 
 /// The longest a complete listing may take, all pages together.
@@ -41,27 +39,33 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Looks at Services until the queue closes.
     pub(crate) async fn work(self: Arc<Self>) {
-        let mut failures: HashMap<ServiceKey, u32> = HashMap::new();
         while let Some(key) = self.queue.next().await {
             self.metrics.queue_depth(self.queue.depth());
             self.gauge();
             let began = Instant::now();
             let looked = AssertUnwindSafe(self.reconcile(&key)).catch_unwind().await;
-            let (outcome, again) = match looked {
+            let (outcome, failed) = match looked {
                 Ok(Ok(Looked { outcome, again })) => {
-                    failures.remove(&key);
-                    (outcome, again)
+                    if let Some(due) = again {
+                        self.queue.add_at(key.clone(), due);
+                    }
+                    (outcome, false)
                 }
-                Ok(Err(error)) => (Reconciled::Error, failed(&key, &error, &mut failures)),
+                Ok(Err(error)) => {
+                    tracing::info!(service = %key, error = chain(&error), reason = error.reason(), "look not finished");
+                    (Reconciled::Error, error.retry())
+                }
                 Err(_panic) => {
                     tracing::error!(service = %key, "a look at this Service panicked");
-                    (Reconciled::Panic, Some(later(&key, &mut failures)))
+                    (Reconciled::Panic, true)
                 }
             };
-            self.metrics.reconciled(outcome, began.elapsed());
-            if let Some(due) = again {
-                self.queue.add_at(key.clone(), due);
+            if failed {
+                self.queue.retry(&key);
+            } else {
+                self.queue.forget(&key);
             }
+            self.metrics.reconciled(outcome, began.elapsed());
             self.queue.done(&key);
         }
     }
@@ -100,19 +104,4 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             }
         }
     }
-}
-
-fn failed(
-    key: &ServiceKey,
-    error: &ClusterError,
-    failures: &mut HashMap<ServiceKey, u32>,
-) -> Option<Instant> {
-    tracing::info!(service = %key, error = chain(error), reason = error.reason(), "look not finished");
-    error.retry().then(|| later(key, failures))
-}
-
-fn later(key: &ServiceKey, failures: &mut HashMap<ServiceKey, u32>) -> Instant {
-    let count = failures.entry(key.clone()).or_default();
-    *count = count.saturating_add(1);
-    Instant::now() + backoff::delay(key, *count)
 }

@@ -238,7 +238,9 @@ impl Followed for Service {
 
     /// Neither labels nor the selector decide anything here: endpoints come from EndpointSlices, which name their Service.
     fn trim(&mut self) {
-        self.metadata.managed_fields = None;
+        if let Some(entries) = &mut self.metadata.managed_fields {
+            entries.retain(service::is_record);
+        }
         self.metadata.labels = None;
         self.metadata.owner_references = None;
         if let Some(annotations) = &mut self.metadata.annotations {

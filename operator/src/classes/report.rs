@@ -10,8 +10,10 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{IpFamily, LoadBalancerProvider};
+use tokio::time::timeout;
 
 use super::{ClassRules, Plain, Resolved, RulesByClass, by_name, condition, resolve};
+use crate::backoff;
 use crate::cluster::Cluster;
 use crate::desired;
 use crate::operation::chain;
@@ -74,17 +76,23 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Tells every object what became of it, whenever one changes, for ever.
     pub(crate) async fn report_parameters(self: Arc<Self>) {
+        let mut failures = 0;
         loop {
             let changed = self.world.parameters_changed();
-            if self.world.is_synced() && self.fence.is_open() {
-                self.tell_parameters().await;
+            let told = !self.world.is_synced() || !self.fence.is_open() || self.tell_parameters().await;
+            failures = if told { 0 } else { failures + 1 };
+            if told {
+                changed.await;
+            } else {
+                // Another change brings them back as well.
+                drop(timeout(backoff::delay(&"class parameters", failures), changed).await);
             }
-            changed.await;
         }
     }
 
-    /// Once.
-    pub(crate) async fn tell_parameters(&self) {
+    /// Once; whether all of them know.
+    pub(crate) async fn tell_parameters(&self) -> bool {
+        let mut told = true;
         let objects = self.world.parameters();
         for verdict in self.resolved().into_values().flat_map(|resolved| resolved.verdicts) {
             let Some(object) = objects.iter().find(|it| it.metadata.name.as_ref() == Some(&verdict.name))
@@ -108,7 +116,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
                     error = chain(&error),
                     "class parameters: status not written"
                 );
+                told &= !error.retry();
             }
         }
+        told
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use axum::http::{HeaderValue, header};
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
@@ -19,8 +19,11 @@ use crate::fence::Fence;
 use crate::service::{self, FINALIZER, HELD_BY, ServiceKey};
 use crate::status::StatusPatch;
 
-/// Who owns our finalizer, our fields of a Service's status, the Lease's `spec`, and Events.
+/// Who owns our fields of a Service's status, the Lease's `spec`, and Events; the finalizer's has the class in its name, too.
 pub(crate) const FIELD_MANAGER: &str = "portico-operator";
+
+/// Who owns the condition that says whom a Service waits for.
+const WAITING_MANAGER: &str = "portico-operator-waiting";
 
 /// Who owns the annotations that name a load balancer's parts.
 const RESOURCES_MANAGER: &str = "portico-operator-resources";
@@ -65,7 +68,8 @@ impl Cluster for ApiServer {
         self.check(operation)?;
         let (api, ServiceKey { namespace: _, name }) = self.api(seen);
         let patch = Patch::Merge(finalizer_patch(seen, class));
-        api.patch(&name, &managed_by(FIELD_MANAGER), &patch).await.map_err(|error| told(operation, error))
+        let manager = class.map_or_else(|| FIELD_MANAGER.to_owned(), service::manager);
+        api.patch(&name, &managed_by(&manager), &patch).await.map_err(|error| told(operation, error))
     }
 
     async fn apply_status(
@@ -94,6 +98,21 @@ impl Cluster for ApiServer {
         let patch = json!({ "metadata": { "uid": seen.metadata.uid, "annotations": annotations } });
         let params = managed_by(RESOURCES_MANAGER);
         api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(|error| told(operation, error))
+    }
+
+    async fn mark_waiting(
+        &self,
+        seen: &Service,
+        condition: Option<&Condition>,
+    ) -> Result<Service, ClusterError> {
+        let operation = "apply waiting condition";
+        self.check(operation)?;
+        let (api, ServiceKey { namespace: _, name }) = self.api(seen);
+        let params = PatchParams::apply(WAITING_MANAGER).force();
+        let status =
+            StatusPatch { ingress: Vec::new(), conditions: condition.cloned().into_iter().collect() };
+        let patch = Patch::Apply(status_patch(seen, &status, Basis::Provider));
+        api.patch_status(&name, &params, &patch).await.map_err(|error| told(operation, error))
     }
 
     async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {

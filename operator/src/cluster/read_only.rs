@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{Basis, Cluster, ClusterError};
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
@@ -35,6 +36,14 @@ impl<C: Cluster> Cluster for ReadOnly<C> {
         &self,
         seen: &Service,
         _annotations: &BTreeMap<&'static str, Option<String>>,
+    ) -> Result<Service, ClusterError> {
+        Ok(seen.clone())
+    }
+
+    async fn mark_waiting(
+        &self,
+        seen: &Service,
+        _condition: Option<&Condition>,
     ) -> Result<Service, ClusterError> {
         Ok(seen.clone())
     }

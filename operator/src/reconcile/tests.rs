@@ -1,5 +1,6 @@
 //! Services through their lives, against a cloud and a cluster in memory, on a paused clock.
 
+mod bounds;
 mod drift;
 mod failures;
 mod fence;

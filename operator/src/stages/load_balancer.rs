@@ -29,7 +29,12 @@ pub(super) fn role(service: &Service, classes: &ClassRule) -> Role {
     let is_load_balancer = ServiceType::of(service) == ServiceType::LoadBalancer;
     match (held, classes.owns(service)) {
         (true, _) if deleting => Role::Release("the Service is being deleted"),
-        (false, _) if deleting => Role::None("the Service is being deleted, and nothing of ours holds it"),
+        (false, false) if deleting => {
+            Role::None("the Service is being deleted, and nothing of ours holds it")
+        }
+        (false, true) if deleting && !service::has_finalizer(service) => {
+            Role::None("the Service is being deleted, and nothing of ours holds it")
+        }
         // Two load balancers of one Service would have one status and one finalizer between them.
         (_, true) => match classes.held_by_another(service) {
             Some(class) => Role::Yield(class.to_owned()),

@@ -9,7 +9,7 @@ use crate::classes::ClassRules;
 use crate::desired::GroupScope;
 use crate::pods::Admission;
 use crate::service::FINALIZER;
-use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
+use crate::testing::{CAPABILITIES, CLUSTER, mk_service, own, with};
 
 fn walked_with(service: &Service, capabilities: &Capabilities) -> Staged {
     let classes = ClassRule::one("portico.dev/test", true);
@@ -38,6 +38,7 @@ fn of_type(type_: &str) -> Service {
 
 fn held(mut service: Service) -> Service {
     service.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    own(&mut service, "portico.dev/test", "f:finalizers", &format!("v:\"{FINALIZER}\""));
     service
 }
 

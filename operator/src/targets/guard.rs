@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use portico_provider::{NodeName, NodeTarget};
 use tokio::time::Instant;
 
@@ -54,6 +54,8 @@ pub(crate) struct Admitted {
 pub(crate) struct Guard {
     limits: Limits,
     admitted: BTreeMap<NodeName, NodeTarget>,
+    /// Nodes that are not ready: since when, by their own word, and until when they are borne with by this process's clock.
+    unready: BTreeMap<NodeName, (Timestamp, Instant)>,
     held_until: Option<Instant>,
     /// The last answer, and the version of the world it was made from.
     last: Option<(u64, Admitted)>,
@@ -62,7 +64,7 @@ pub(crate) struct Guard {
 impl Guard {
     /// One that has seen nothing yet.
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, admitted: BTreeMap::new(), held_until: None, last: None }
+        Self { limits, admitted: BTreeMap::new(), unready: BTreeMap::new(), held_until: None, last: None }
     }
 
     /// The nodes of a version of the world; asked again for the same version, it answers from memory.
@@ -85,7 +87,8 @@ impl Guard {
     }
 
     fn decide(&mut self, nodes: &[NodeState], now: Instant, wall: Timestamp) -> Admitted {
-        let Eligible { mut targets, again } = eligible(nodes, self.limits.unready, wall);
+        self.unready = self.patience(nodes, now, wall);
+        let Eligible { mut targets, again } = eligible(nodes, &self.unready, now);
         let leaving: BTreeSet<&NodeName> = nodes
             .iter()
             .filter(|node| node.eligibility == Eligibility::Leaving)
@@ -101,9 +104,29 @@ impl Guard {
         if held > 0 {
             targets.extend(gone);
         }
-        let again = [again.map(|in_| now + in_), self.held_until].into_iter().flatten().min();
+        let again = [again, self.held_until].into_iter().flatten().min();
         self.admitted = targets;
         Admitted { nodes: self.admitted.values().cloned().collect(), held, again }
+    }
+
+    /// Until when nodes that are not ready are borne with. The wall's clock is asked once for each time that a node ceases to be
+    /// ready, and never gives more than the grace: it may jump, and be another machine's.
+    fn patience(
+        &self,
+        nodes: &[NodeState],
+        now: Instant,
+        wall: Timestamp,
+    ) -> BTreeMap<NodeName, (Timestamp, Instant)> {
+        let grace = self.limits.unready;
+        let unready = nodes.iter().filter_map(|node| {
+            let Eligibility::NotReady { since: Some(since) } = node.eligibility else { return None };
+            let name = node.target.name.clone();
+            let known = self.unready.get(&name).filter(|(known, _)| *known == since);
+            let spent = Duration::try_from(wall.duration_since(since)).unwrap_or_default();
+            let until = known.map_or_else(|| now + grace.saturating_sub(spent), |(_, until)| *until);
+            Some((name, (since, until)))
+        });
+        unready.collect()
     }
 
     /// Until when what is gone is held; `None`: it goes.
@@ -135,25 +158,23 @@ impl Guard {
 struct Eligible {
     targets: BTreeMap<NodeName, NodeTarget>,
     /// When the first of them has been unready for too long.
-    again: Option<Duration>,
+    again: Option<Instant>,
 }
 
-fn eligible(nodes: &[NodeState], grace: Duration, wall: Timestamp) -> Eligible {
-    let grace = SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX);
-    let mut again: Option<Duration> = None;
+fn eligible(
+    nodes: &[NodeState],
+    unready: &BTreeMap<NodeName, (Timestamp, Instant)>,
+    now: Instant,
+) -> Eligible {
+    let mut again: Option<Instant> = None;
     let mut fit = |node: &&NodeState| match node.eligibility {
         Eligibility::Ready => true,
-        Eligibility::NotReady { since: Some(since) } => {
-            let left = grace.saturating_sub(wall.duration_since(since));
-            if let Ok(left) = Duration::try_from(left)
-                && !left.is_zero()
-            {
-                again = Some(again.map_or(left, |again| again.min(left)));
-                return true;
-            }
-            false
+        Eligibility::NotReady { .. } => {
+            let until = unready.get(&node.target.name).map(|(_, until)| *until).filter(|until| *until > now);
+            again = [again, until].into_iter().flatten().min();
+            until.is_some()
         }
-        Eligibility::NotReady { since: None } | Eligibility::Excluded | Eligibility::Leaving => false,
+        Eligibility::Excluded | Eligibility::Leaving => false,
     };
     let named = |node: &NodeState| (node.target.name.clone(), node.target.clone());
     let mut targets: BTreeMap<NodeName, NodeTarget> = nodes.iter().filter(&mut fit).map(named).collect();

@@ -46,6 +46,8 @@ pub(crate) struct CloudState {
     pub(crate) slow: Option<(Arc<Limiter>, u32)>,
     /// How many of those left.
     pub(crate) sent: u32,
+    /// After so many plans one panics.
+    pub(crate) panics_after: Option<u32>,
     /// Executions for these never end.
     pub(crate) hanging: HashSet<ServiceUid>,
     /// How long looks wait whose calls come after everybody else's.
@@ -198,6 +200,15 @@ impl FakeCloud {
         }
     }
 
+    fn maybe_panic(&self) {
+        let panics = self.with(|state| {
+            let left = state.panics_after;
+            state.panics_after = left.and_then(|left| left.checked_sub(1));
+            left == Some(0)
+        });
+        assert!(!panics, "a fault of the provider");
+    }
+
     async fn requests(&self) {
         let Some((limiter, count)) = self.with(|state| state.slow.clone()) else { return };
         let request = || async {
@@ -263,6 +274,7 @@ impl LoadBalancerProvider for FakeCloud {
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&FakeLb>) -> Plan<FakeStep> {
+        self.maybe_panic();
         let plan = match desired {
             Desired::Present(spec) if nonsense(spec) => Plan::nothing("it is as desired").block(
                 Field::Options,

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, Service, ServiceStatus};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, FieldsV1, ManagedFieldsEntry, Time};
 use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
@@ -19,7 +20,7 @@ use crate::cluster::{Basis, Cluster, ClusterError};
 use crate::events::Notice;
 use crate::pods::PodState;
 use crate::queue::Queue;
-use crate::service::{FINALIZER, HELD_BY, ServiceKey, ServiceType};
+use crate::service::{self, FINALIZER, HELD_BY, ServiceKey, ServiceType};
 use crate::status::StatusPatch;
 use crate::watch::Router;
 use crate::world::{Change, Followed, World};
@@ -133,6 +134,7 @@ impl FakeCluster {
         self.with(|state| {
             if let Some(old) = state.services.get(&ServiceKey::of(&service)) {
                 service.metadata.finalizers.clone_from(&old.metadata.finalizers);
+                service.metadata.managed_fields.clone_from(&old.metadata.managed_fields);
                 service.metadata.uid.clone_from(&old.metadata.uid);
                 if let Some(class) = old.metadata.annotations.as_ref().and_then(|all| all.get(HELD_BY)) {
                     let annotations = service.metadata.annotations.get_or_insert_default();
@@ -153,6 +155,21 @@ impl FakeCluster {
                     status.load_balancer = None;
                 }
             }
+            state.store(service);
+        });
+    }
+
+    /// `kubectl annotate --overwrite`, or with a '-'.
+    pub(crate) fn annotate_by_hand(&self, name: &str, key: &str, value: Option<&str>) {
+        self.with(|state| {
+            let mut service = state.services[&self::key(name)].clone();
+            let annotations = service.metadata.annotations.get_or_insert_default();
+            match value {
+                Some(value) => drop(annotations.insert(key.to_owned(), value.to_owned())),
+                None => drop(annotations.remove(key)),
+            }
+            // It is the user's now.
+            disown(&mut service, "f:annotations", &format!("f:{key}"));
             state.store(service);
         });
     }
@@ -182,7 +199,7 @@ impl FakeCluster {
             let name = node.metadata.name.clone().unwrap_or_default();
             node.metadata.resource_version = Some(state.next_version());
             state.nodes.insert(name.clone(), node.clone());
-            state.send(&name, Change::Put(node));
+            state.send(&name, &Change::Put(node));
         });
     }
 
@@ -191,7 +208,7 @@ impl FakeCluster {
         self.with(|state| {
             let Some(mut node) = state.nodes.remove(name) else { return };
             node.metadata.resource_version = Some(state.next_version());
-            state.send(name, Change::Remove(node));
+            state.send(name, &Change::Remove(node));
         });
     }
 
@@ -201,7 +218,7 @@ impl FakeCluster {
             let name = slice.metadata.name.clone().unwrap_or_default();
             slice.metadata.resource_version = Some(state.next_version());
             state.slices.insert(name.clone(), slice.clone());
-            state.send(&name, Change::Put(slice));
+            state.send(&name, &Change::Put(slice));
         });
     }
 
@@ -210,7 +227,7 @@ impl FakeCluster {
         self.with(|state| {
             let Some(mut slice) = state.slices.remove(name) else { return };
             slice.metadata.resource_version = Some(state.next_version());
-            state.send(name, Change::Remove(slice));
+            state.send(name, &Change::Remove(slice));
         });
     }
 
@@ -223,6 +240,26 @@ fn key(name: &str) -> ServiceKey {
     ServiceKey { namespace: "default".to_owned(), name: name.to_owned() }
 }
 
+/// As `metadata.managedFields` records it.
+pub(crate) fn own(service: &mut Service, class: &str, list: &str, field: &str) {
+    let fields = json!({ "f:metadata": { list: { field: {} } } });
+    let entry = ManagedFieldsEntry {
+        manager: Some(service::manager(class)),
+        fields_v1: Some(FieldsV1(fields)),
+        ..ManagedFieldsEntry::default()
+    };
+    service.metadata.managed_fields.get_or_insert_default().push(entry);
+}
+
+fn disown(service: &mut Service, list: &str, field: &str) {
+    let entries = service.metadata.managed_fields.get_or_insert_default();
+    let is_of = |entry: &ManagedFieldsEntry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0["f:metadata"][list][field]);
+        fields.is_some_and(|field| !field.is_null())
+    };
+    entries.retain(|entry| !is_of(entry));
+}
+
 fn refused(operation: &'static str) -> ClusterError {
     ClusterError::Failed { operation, source: Box::new(kube::Error::LinesCodecMaxLineLengthExceeded) }
 }
@@ -233,7 +270,7 @@ impl ClusterState {
         let (name, mut object) = (object.metadata.name.clone().unwrap(), object.clone());
         object.metadata.resource_version = Some(self.next_version());
         self.parameters.insert(name.clone(), object.clone());
-        self.send(&name, Change::Put(object));
+        self.send(&name, &Change::Put(object));
     }
 
     fn next_version(&mut self) -> String {
@@ -251,7 +288,7 @@ impl ClusterState {
     }
 
     /// What happened to an object, to who watches; or what the weather makes of it.
-    fn send<K: Kept>(&mut self, object: &str, change: Change<K>) {
+    fn send<K: Kept>(&mut self, object: &str, change: &Change<K>) {
         let Some(router) = self.watcher.clone() else { return };
         let now = Instant::now();
         for delivery in self.weather.deliveries(K::KIND, object, now) {
@@ -270,8 +307,9 @@ impl ClusterState {
                     let Some(state) = me.upgrade() else { return };
                     let all = K::all(&state.lock().unwrap());
                     router.take(Change::<K>::Begin, Duration::ZERO);
-                    let stage = |object| router.take(Change::Stage(object).trimmed(), Duration::ZERO);
-                    all.into_iter().for_each(stage);
+                    for object in all {
+                        router.take(Change::Stage(object).trimmed(), Duration::ZERO);
+                    }
                     sleep_until(shown).await;
                     router.take(Change::<K>::Finish, Duration::ZERO);
                 })),
@@ -298,7 +336,8 @@ impl ClusterState {
         } else {
             self.services.insert(key.clone(), service.clone());
         }
-        self.send(&key.to_string(), if gone { Change::Remove(service) } else { Change::Put(service) });
+        let change = if gone { Change::Remove(service) } else { Change::Put(service) };
+        self.send(&key.to_string(), &change);
     }
 
     /// What a write is answered with.
@@ -306,12 +345,15 @@ impl ClusterState {
         self.services.get(&ServiceKey::of(&service)).cloned().unwrap_or(service)
     }
 
-    fn written(&mut self, operation: &'static str, seen: &Service) -> Result<Service, ClusterError> {
+    fn fails(&mut self, operation: &'static str) -> Result<(), ClusterError> {
         self.writes += 1;
-        if self.failing > 0 {
-            self.failing -= 1;
-            return Err(refused(operation));
-        }
+        let fails = self.failing > 0;
+        self.failing = self.failing.saturating_sub(1);
+        if fails { Err(refused(operation)) } else { Ok(()) }
+    }
+
+    fn written(&mut self, operation: &'static str, seen: &Service) -> Result<Service, ClusterError> {
+        self.fails(operation)?;
         let found =
             self.services.get(&ServiceKey::of(seen)).cloned().ok_or(ClusterError::Gone { operation })?;
         let same = found.metadata.uid == seen.metadata.uid;
@@ -327,13 +369,29 @@ impl Cluster for FakeCluster {
             if service.metadata.resource_version != seen.metadata.resource_version {
                 return Err(ClusterError::Conflict { operation });
             }
+            let was_held = service::has_finalizer(&service);
             let finalizers = service.metadata.finalizers.get_or_insert_default();
             finalizers.retain(|finalizer| finalizer != FINALIZER);
             let annotations = service.metadata.annotations.get_or_insert_default();
-            annotations.remove(HELD_BY);
+            let said = annotations.remove(HELD_BY);
             if let Some(class) = class {
                 finalizers.push(FINALIZER.to_owned());
                 annotations.insert(HELD_BY.to_owned(), class.to_owned());
+            }
+            // Who writes what is there already becomes no owner of it.
+            let (list, held) = ("f:finalizers", format!("v:\"{FINALIZER}\""));
+            if class.is_none() || !was_held {
+                disown(&mut service, list, &held);
+                if let Some(class) = class {
+                    own(&mut service, class, list, &held);
+                }
+            }
+            let (list, held) = ("f:annotations", format!("f:{HELD_BY}"));
+            if said.as_deref() != class {
+                disown(&mut service, list, &held);
+                if let Some(class) = class {
+                    own(&mut service, class, list, &held);
+                }
             }
             state.store(service.clone());
             Ok(state.answer(service))
@@ -360,6 +418,9 @@ impl Cluster for FakeCluster {
                 return Err(refused(operation));
             }
             let load_balancer = LoadBalancerStatus { ingress: (!ingress.is_empty()).then_some(ingress) };
+            let all = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            let others = all.filter(|condition| condition.type_ == service::RELEASED).cloned();
+            let conditions = conditions.into_iter().chain(others).collect();
             service.status =
                 Some(ServiceStatus { conditions: Some(conditions), load_balancer: Some(load_balancer) });
             state.store(service.clone());
@@ -386,6 +447,21 @@ impl Cluster for FakeCluster {
         })
     }
 
+    async fn mark_waiting(
+        &self,
+        seen: &Service,
+        condition: Option<&Condition>,
+    ) -> Result<Service, ClusterError> {
+        self.with(|state| {
+            let mut service = state.written("waiting", seen)?;
+            let conditions = service.status.get_or_insert_default().conditions.get_or_insert_default();
+            conditions.retain(|condition| condition.type_ != service::RELEASED);
+            conditions.extend(condition.cloned());
+            state.store(service.clone());
+            Ok(state.answer(service))
+        })
+    }
+
     async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {
         Ok(self.with(|state| state.services.get(key).cloned()))
     }
@@ -396,12 +472,12 @@ impl Cluster for FakeCluster {
         condition: &ParametersCondition,
     ) -> Result<(), ClusterError> {
         self.with(|state| {
-            state.writes += 1;
+            state.fails("class parameters")?;
             let mut object = seen.clone();
             object.status = Some(ParametersStatus { conditions: vec![condition.clone()] });
             state.put_parameters(&object);
-        });
-        Ok(())
+            Ok(())
+        })
     }
 
     fn tell(&self, about: &Service, notice: Notice) {

@@ -107,7 +107,7 @@ impl Weather {
     }
 }
 
-/// SplitMix64: <https://prng.di.unimi.it/splitmix64.c>
+/// `SplitMix64`: <https://prng.di.unimi.it/splitmix64.c>
 #[derive(Debug)]
 struct Random(u64);
 

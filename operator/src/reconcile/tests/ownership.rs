@@ -122,6 +122,7 @@ async fn what_another_portico_operator_of_this_cluster_holds_is_claimed_and_not_
     service.spec.as_mut().unwrap().load_balancer_class = Some("portico.dev/other".to_owned());
     let held_by = (service::HELD_BY.to_owned(), "portico.dev/other".to_owned());
     service.metadata.annotations = Some(BTreeMap::from([held_by]));
+    service.metadata.managed_fields = None;
     stage.cluster.with(|cluster| cluster.put(service));
     let mut suspects = Suspects::new(MANY);
     for _ in 0..4 {
@@ -130,4 +131,111 @@ async fn what_another_portico_operator_of_this_cluster_holds_is_claimed_and_not_
     }
     assert_eq!(stage.existing(), ["theirs"]);
     assert!(running.metric("orphans").is_empty());
+}
+
+/// A stage of an operator of another class, in the same cluster, of another account.
+fn beside(stage: &Stage, class: &str) -> Stage {
+    let mut other = Stage { cluster: stage.cluster.clone(), ..Stage::new() };
+    other.settings.classes = ClassRule::one(class, false);
+    other
+}
+
+/// What a user may write there: nothing, one that does not exist, the other's, its own.
+const SAID: [Option<&str>; 4] = [None, Some("foo"), Some("portico.dev/other"), Some("portico.dev/fake")];
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_whose_class_it_is_not_writes_nothing_whatever_annotations_say() {
+    for said in SAID {
+        let stage = Stage::new();
+        let first = stage.start().await;
+        stage.cluster.apply(mk_service("web"));
+        settle().await;
+        drop(first);
+        let other = beside(&stage, "portico.dev/other");
+        let _second = other.start().await;
+        stage.cluster.annotate_by_hand("web", service::HELD_BY, said);
+        let before = (stage.cluster.get("web").unwrap(), stage.costs().2);
+        settle().await;
+        stage.cluster.delete("web");
+        settle().await;
+        let mut after = stage.cluster.get("web").unwrap();
+        assert_eq!(stage.costs().2, before.1, "{said:?}");
+        after.metadata.deletion_timestamp = None;
+        after.metadata.resource_version.clone_from(&before.0.metadata.resource_version);
+        assert_eq!(after, before.0, "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_annotation_keeps_the_operator_whose_service_it_is_from_it() {
+    for said in SAID {
+        let stage = Stage::new();
+        let _running = stage.start().await;
+        stage.cluster.apply(mk_service("web"));
+        settle().await;
+        stage.cluster.annotate_by_hand("web", service::HELD_BY, said);
+        stage.cluster.apply(with(mk_service("web"), |spec| spec.ports.as_mut().unwrap()[0].port = 81));
+        settle().await;
+        let ports: Vec<u16> = stage.cloud.with(|cloud| {
+            let listeners = cloud.existing.values().flat_map(|(spec, _)| &spec.listeners);
+            listeners.map(|listener| listener.port.get()).collect()
+        });
+        assert_eq!(ports, [81], "{said:?}");
+        stage.cluster.annotate_by_hand("web", service::HELD_BY, said);
+        stage.cluster.delete("web");
+        settle().await;
+        assert!(stage.cluster.get("web").is_none() && stage.existing().is_empty(), "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_another_operator_holds_for_ever_says_so_and_what_to_do_and_ends_then() {
+    let stage = Stage::new();
+    let other = beside(&stage, "portico.dev/other");
+    let gone = other.start().await;
+    stage.cluster.apply(with(mk_service("web"), |spec| {
+        spec.load_balancer_class = Some("portico.dev/other".to_owned());
+    }));
+    settle().await;
+    assert_eq!(other.existing(), ["web"]);
+    drop(gone);
+    let _running = stage.start().await;
+    stage.cluster.apply(mk_service("web"));
+    stage.cluster.delete("web");
+    settle().await;
+    let service = stage.cluster.get("web").unwrap();
+    assert!(service::waits_for_release(&service), "{:?}", service.status);
+    assert_eq!(
+        stage.conditions("web")["LoadBalancerProvisioned"],
+        "True/Provisioned",
+        "the other's word stays"
+    );
+    assert_eq!(stage.reasons("web").iter().filter(|reason| *reason == "WaitingForRelease").count(), 1);
+    stage.cluster.annotate_by_hand("web", service::HELD_BY, None);
+    settle().await;
+    assert!(stage.cluster.get("web").is_none(), "as it says");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_over_is_held_by_its_new_operator_whatever_is_written_there_then() {
+    let stage = Stage::new();
+    let other = beside(&stage, "portico.dev/other");
+    let gone = other.start().await;
+    stage.cluster.apply(with(mk_service("web"), |spec| {
+        spec.load_balancer_class = Some("portico.dev/other".to_owned());
+    }));
+    settle().await;
+    drop(gone);
+    let _running = stage.start().await;
+    stage.cluster.apply(mk_service("web"));
+    settle().await;
+    assert!(stage.existing().is_empty());
+    stage.cluster.annotate_by_hand("web", service::HELD_BY, None);
+    settle().await;
+    assert_eq!(stage.existing(), ["web"]);
+    assert!(!service::waits_for_release(&stage.cluster.get("web").unwrap()));
+    stage.cluster.annotate_by_hand("web", service::HELD_BY, Some("foo"));
+    settle().await;
+    let annotations = stage.cluster.get("web").unwrap().metadata.annotations.unwrap();
+    assert_eq!(annotations[service::HELD_BY], "portico.dev/fake");
 }

@@ -56,7 +56,7 @@ async fn an_address_that_somebody_else_wrote_meanwhile_is_not_cleared_from_an_ol
     };
     service.status.as_mut().unwrap().load_balancer.as_mut().unwrap().ingress = Some(vec![ingress]);
     stage.cluster.apply(annotated("web", "portico.dev/scheme", "backwards"));
-    sleep(LAG - Duration::from_millis(1)).await;
+    sleep(LAG.saturating_sub(Duration::from_millis(1))).await;
     stage.cluster.with(|cluster| cluster.put(service));
     settle().await;
     assert_eq!(stage.addresses("web"), ["192.0.2.9"]);

@@ -127,3 +127,21 @@ async fn when_no_node_is_ready_for_long_traffic_is_not_taken_from_those_that_may
     let nodes = [unready("a", 0), unready("b", 0), tainted(mk_node("c", "10.0.0.3", true))];
     assert_eq!(cluster.look(4_000, &nodes).0, ["a", "b"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_changes_no_grace_that_has_begun_and_makes_none_longer() {
+    let mut cluster = Cluster::new(LIMITS);
+    // By a clock that is an hour ahead of ours.
+    let nodes = [ready(&["a"]), vec![unready("b", 3_600)]].concat();
+    assert_eq!(cluster.look(0, &nodes).0, ["a", "b"]);
+    assert_eq!(cluster.look(301, &nodes).0, ["a"], "the grace and no more");
+    let mut cluster = Cluster::new(LIMITS);
+    let nodes = [ready(&["a"]), vec![unready("b", 0)]].concat();
+    assert_eq!(cluster.look(10, &nodes).0, ["a", "b"]);
+    cluster.start -= Duration::from_hours(2);
+    // The wall says two hours later, and no more than twenty seconds have passed.
+    let states = || nodes.iter().filter_map(|node| NodeState::of(node).map(|(_, state)| state)).collect();
+    let wall = Timestamp::from_second(NOON + 7_220).unwrap();
+    let now = cluster.start + Duration::from_hours(2) + Duration::from_secs(20);
+    assert_eq!(cluster.guard.admit(9, states, now, wall).nodes.len(), 2);
+}
