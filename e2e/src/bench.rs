@@ -91,6 +91,12 @@ pub struct Args {
     /// Services for the operator's memory in the bench `cloud`; 0: not measured
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     crowd: u32,
+    /// Services, and as many nodes, for the operator's memory while its provider does not answer; 0: not measured
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    waiting: u16,
+    /// Services that each controller makes under AWS's documented token buckets; 0: not measured
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    throttled: u32,
 }
 
 impl Args {
@@ -114,7 +120,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Side::Ended(code) => return Ok(code),
             Side::Inside(inside) => inside,
         };
-    let Args { bench, services: _, subjects, rounds: _, controllers, restart, crowd } = args;
+    let Args { bench, services: _, subjects, rounds: _, controllers, restart, crowd, waiting, throttled } =
+        args;
     match bench {
         Bench::Proxy => {
             let plan =
@@ -127,6 +134,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 controllers: controllers.clone(),
                 restart: *restart,
                 crowd: *crowd,
+                waiting: *waiting,
+                throttled: *throttled,
             };
             runtime::block_on(cloud::run(&plan, &home))?;
         }

@@ -1,14 +1,16 @@
 //! The bench `cloud`: controllers of AWS load balancers in turn, on the same API server and the same emulator, seen through
-//! a proxy that counts their calls. Then two more: restarts with many load balancers before AWS's token buckets, and how much
-//! of a machine the operator takes with thousands of Services.
+//! a proxy that counts their calls. Then four more: Services made, and restarts with many load balancers, before AWS's token
+//! buckets; how much of a machine the operator takes with thousands of Services; and with a provider that does not answer.
 //!
 //! ```text
 //! testbed (control plane, Nodes with heartbeats) ─▶ for each size, for each controller, in an account of its own: trial
+//!                                                ├▶ for each controller: trial, but only made, throttled
 //!                                                ├▶ restart: a thousand load balancers, throttled
-//!                                                └▶ crowd: thousands of Services, a provider that costs nothing
+//!                                                ├▶ crowd: thousands of Services, a provider that costs nothing
+//!                                                └▶ waiting: a thousand Services and nodes, a provider that does not answer
 //! ```
 //! Owns the order of things and where results go. Leaves to others: one controller at one size (`trial`), the restarts
-//! (`restart`), the crowd.
+//! (`restart`), the crowd, those who wait.
 
 pub mod controller;
 pub mod crowd;
@@ -18,12 +20,18 @@ pub mod restart;
 pub mod site;
 pub mod testbed;
 pub mod trial;
+pub mod waiting;
 
 use std::{fs, path::Path};
 
 use anyhow::Context as _;
 
-use self::{controller::Controller, report::Report, testbed::Testbed, trial::Trial};
+use self::{
+    controller::Controller,
+    report::Report,
+    testbed::Testbed,
+    trial::{Buckets, Trial},
+};
 use super::proxy::{machine, write};
 use crate::{account::Account, home::Home, tools::Tools};
 
@@ -38,6 +46,10 @@ pub struct Plan {
     pub restart: u32,
     /// How many Services the operator is shown for its memory; 0: not measured.
     pub crowd: u32,
+    /// How many Services, and nodes, while the provider does not answer; 0: not measured.
+    pub waiting: u16,
+    /// How many Services each controller makes under throttling; 0: not measured.
+    pub throttled: u32,
 }
 
 /// Measures, prints the tables, and leaves the TSV file.
@@ -62,17 +74,20 @@ async fn all(
     report: &mut Report,
     account: &Account,
 ) -> anyhow::Result<()> {
-    let Plan { services, controllers, restart, crowd } = plan;
-    for &services in services {
+    let Plan { services, controllers, restart, crowd, waiting, throttled } = plan;
+    let plain = services.iter().map(|services| (*services, Buckets::None));
+    let throttled = Some((*throttled, Buckets::Documented)).filter(|(services, _)| *services > 0);
+    for (services, buckets) in plain.chain(throttled) {
         for &controller in controllers {
             if let Some(obstacle) = controller.obstacle(&testbed.tools) {
                 report.remark(format!("{controller} at {services}: not measured: {obstacle}"));
                 continue;
             }
-            account.step(format_args!("{controller} with {services} Services ({})", load()));
+            account.step(format_args!("{controller} with {services} Services, {buckets} ({})", load()));
             // That a controller fails is a result, and no reason to stop.
-            if let Err(error) = Trial::new(testbed, controller, services, account).run(report).await {
-                report.remark(format!("{controller} at {services}: failed: {error:#}"));
+            if let Err(error) = Trial::new(testbed, controller, services, account).run(buckets, report).await
+            {
+                report.remark(format!("{controller} at {services}, {buckets}: failed: {error:#}"));
             }
             write(file, &report.tsv())?;
         }
@@ -87,6 +102,11 @@ async fn all(
     if *crowd > 0 {
         account.step(format_args!("portico with {crowd} Services that cost no cloud ({})", load()));
         crowd::run(testbed, *crowd, report, account).await?;
+        write(file, &report.tsv())?;
+    }
+    if *waiting > 0 {
+        account.step(format_args!("portico with {waiting} Services and nodes, and no answer ({})", load()));
+        waiting::run(testbed, *waiting, report, account).await?;
         write(file, &report.tsv())?;
     }
     Ok(())

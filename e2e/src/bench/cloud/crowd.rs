@@ -3,6 +3,7 @@
 //! The provider is `bare-metal`, which calls nobody, so nothing is measured but the operator. Each Service has a node port and
 //! three endpoints, and there are a hundred nodes.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -42,7 +43,7 @@ pub async fn run(
     account: &Account,
 ) -> anyhow::Result<()> {
     for number in 0..NODES {
-        testbed.join(&mk_instance(number)).await?;
+        testbed.join(&mk_instance(number.into())).await?;
     }
     testbed.create("crowd", services, Kind::Crowd).await?;
     account.detail(format_args!("{services} Services made"));
@@ -76,8 +77,10 @@ impl Crowd<'_> {
              restart that takes {cpu:.1} s of CPU; {change:.2} ms of CPU a change",
             again.resident, again.peak
         ));
-        report.crowd(
+        report.alone(
+            "portico bare-metal",
             self.services,
+            "crowd",
             &[
                 ("told_s", told),
                 ("resident_mib", resident),
@@ -131,7 +134,7 @@ impl Crowd<'_> {
 }
 
 /// Waits until a process has used no time for a while.
-async fn idle(pid: Pid) -> anyhow::Result<()> {
+pub(super) async fn idle(pid: Pid) -> anyhow::Result<()> {
     let (mut used, mut since, start) = (cpu_time(pid)?, Instant::now(), Instant::now());
     // Watches that say nothing cost a tick now and then.
     let tick = Duration::from_millis(20);
@@ -146,18 +149,18 @@ async fn idle(pid: Pid) -> anyhow::Result<()> {
 }
 
 /// A machine of no cloud.
-fn mk_instance(number: u8) -> Instance {
+pub(super) fn mk_instance(number: u16) -> Instance {
     let zone = ["a", "b", "c"].into_iter().cycle().nth(number.into()).unwrap_or("a");
     Instance {
         id: format!("i-{number:017x}"),
         zone: format!("us-east-1{zone}"),
-        address: format!("10.0.0.{number}"),
-        name: format!("ip-10-0-0-{number}.ec2.internal"),
+        address: Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) + u32::from(number)).to_string(),
+        name: format!("machine-{number}"),
     }
 }
 
 /// Whether the operator has said something about it.
-fn is_told(service: &Service) -> bool {
+pub(super) fn is_told(service: &Service) -> bool {
     let conditions = service.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|condition| condition.type_.starts_with("portico.dev/")))
 }

@@ -56,11 +56,16 @@ impl Report {
         self.further.push((controller.to_string(), services, "delete", "things_left".to_owned(), things));
     }
 
-    /// The operator with a crowd.
-    pub fn crowd(&mut self, services: u32, lines: &[(&'static str, f64)]) {
+    /// The operator by itself, with so many Services: `subject` says with which provider.
+    pub fn alone(
+        &mut self,
+        subject: &'static str,
+        services: u32,
+        phase: &'static str,
+        lines: &[(&'static str, f64)],
+    ) {
         for (metric, value) in lines {
-            let subject = "portico bare-metal".to_owned();
-            self.further.push((subject, services, "crowd", (*metric).to_owned(), *value));
+            self.further.push((subject.to_owned(), services, phase, (*metric).to_owned(), *value));
         }
     }
 
@@ -117,6 +122,9 @@ impl Report {
         for phase in Phase::ALL {
             let [ours, theirs] = [Controller::Portico, Controller::CloudProviderAws]
                 .map(|controller| self.find(controller, services, phase));
+            if ours.or(theirs).is_none() {
+                continue;
+            }
             let calls = |one: Option<&Measured>| one.map(|one| number(one.counts.calls()));
             let wall = |one: Option<&Measured>| one.and_then(|one| one.wall);
             line(

@@ -20,13 +20,14 @@ use super::{
 use crate::{
     account::Account,
     bench::footprint::{Memory, cpu_time},
+    cloud::{Faults, Limits},
 };
 
 /// A controller that still calls after this long is stuck in retries.
 const NEVER_QUIET: Duration = Duration::from_secs(90);
 
 /// When no further Service got a status, or went, for so long, no more will.
-const STALLED: Duration = Duration::from_mins(1);
+const STALLED: Duration = Duration::from_mins(2);
 
 /// Nodes at the start; one more joins.
 const NODES: usize = 3;
@@ -36,6 +37,8 @@ const NODES: usize = 3;
 pub enum Phase {
     /// Services made, until each has a status.
     Create,
+    /// The same, under AWS's documented token buckets.
+    CreateThrottled,
     /// The process started anew, nothing changed; until its last call.
     Restart,
     /// A node more, until it is in the last target group.
@@ -48,17 +51,37 @@ pub enum Phase {
 
 impl Phase {
     /// In the order in which they are.
-    pub const ALL: [Self; 5] = [Self::Create, Self::Restart, Self::NodeJoins, Self::NodeLeaves, Self::Delete];
+    pub const ALL: [Self; 6] =
+        [Self::Create, Self::CreateThrottled, Self::Restart, Self::NodeJoins, Self::NodeLeaves, Self::Delete];
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Create => "create",
+            Self::CreateThrottled => "throttled",
             Self::Restart => "restart",
             Self::NodeJoins => "node-joins",
             Self::NodeLeaves => "node-leaves",
             Self::Delete => "delete",
+        })
+    }
+}
+
+/// What limits the account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buckets {
+    /// Nothing: how much is called is measured.
+    None,
+    /// AWS's documented token buckets: how long it takes is measured, and only until each Service has a status.
+    Documented,
+}
+
+impl fmt::Display for Buckets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "without limits",
+            Self::Documented => "throttled",
         })
     }
 }
@@ -77,13 +100,30 @@ impl<'a> Trial<'a> {
         Self { testbed, controller, services, account }
     }
 
-    /// All phases, in an account that is thrown away afterwards.
-    pub async fn run(&self, report: &mut Report) -> anyhow::Result<()> {
-        let name = format!("{}-{}", self.controller, self.services);
+    /// All phases, or the throttled one, in an account that is thrown away afterwards.
+    pub async fn run(&self, buckets: Buckets, report: &mut Report) -> anyhow::Result<()> {
+        let name = format!("{}-{}-{}", self.controller, self.services, buckets == Buckets::Documented);
         let site = Site::start(self.testbed, self.controller, &name, NODES + 1).await?;
-        let measured = self.phases(&site, report).await;
+        let measured = match buckets {
+            Buckets::None => self.phases(&site, report).await,
+            Buckets::Documented => self.throttled(&site, report).await,
+        };
         site.close().await?;
         measured
+    }
+
+    async fn throttled(&self, site: &Site<'_>, report: &mut Report) -> anyhow::Result<()> {
+        for instance in site.instances.iter().take(NODES) {
+            self.testbed.join(instance).await?;
+        }
+        site.proxy.set(Faults { throttle: Some(Limits::documented()), ..Faults::none() });
+        let process = site.controller(&[])?;
+        site.settle(NEVER_QUIET).await;
+        let create = async { self.testbed.create("s", self.services, Kind::Nodes).await };
+        let done = async || self.counted(has_status).await;
+        self.until(site, report, Phase::CreateThrottled, create, done).await?;
+        // What is left goes with the account.
+        process.stop().await
     }
 
     async fn phases(&self, site: &Site<'_>, report: &mut Report) -> anyhow::Result<()> {
