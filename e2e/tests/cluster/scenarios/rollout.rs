@@ -1,7 +1,8 @@
-//! A rolling update under traffic: with readiness probes and a graceful end, no client notices.
+//! Rolling updates: with readiness probes and a graceful end no client notices, and a Service that is refused still follows its
+//! pods.
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use serde_json::json;
 
 use crate::cluster::{
@@ -13,7 +14,12 @@ use crate::cluster::{
 };
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    vec![Scenario::new("a rolling update fails no request", |s| Box::pin(rolling_update(s)))]
+    vec![
+        Scenario::new("a rolling update fails no request", |s| Box::pin(rolling_update(s))),
+        Scenario::new("a rolling update reaches the load balancer of a service that is refused", |s| {
+            Box::pin(refused(s))
+        }),
+    ]
 }
 
 async fn rolling_update(scene: &Scene) -> anyhow::Result<()> {
@@ -56,5 +62,41 @@ async fn rolling_update(scene: &Scene) -> anyhow::Result<()> {
         ensure!(answered.iter().any(|&pod| before.contains_key(pod)), "no answer from the old pods");
         ensure!(answered.iter().any(|&pod| !before.contains_key(pod)), "no answer from the new pods");
     }
+    Ok(())
+}
+
+async fn refused(scene: &Scene) -> anyhow::Result<()> {
+    scene.deploy(&Workload::web("web").replicas(2)).await?;
+    let mut service = mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?;
+    service.metadata.annotations = Some([("portico.dev/target-kind".to_owned(), "pod".to_owned())].into());
+    scene.create(&service).await?;
+    let balancer = scene
+        .eventually("a load balancer", async || observe::provisioned(&scene.service("web").await?))
+        .await?;
+    let outside = [scene.outside()];
+    scene.answered(&outside, By::Http, balancer).await?;
+    let before = scene.pods("app=web").await?;
+
+    let wrong = json!({"metadata": {"annotations": {"portico.dev/scheme": "sideways"}}});
+    let _changed: Service = scene.patch("web", &wrong).await?;
+    scene
+        .eventually("the annotation is refused", async || {
+            let said = observe::condition(&scene.service("web").await?, "portico.dev/Accepted");
+            ensure!(said.as_ref().is_some_and(|said| said.starts_with("False ")), "it says {said:?}");
+            Ok(())
+        })
+        .await?;
+    let changed = json!({"spec": {"template": {"metadata": {"annotations": {"version": "2"}}}}});
+    let _changed: Deployment = scene.patch("web", &changed).await?;
+    scene.rolled_out("web").await?;
+    scene
+        .eventually("the old pods are gone", async || {
+            let now = scene.pods("app=web").await?;
+            ensure!(!now.keys().any(|name| before.contains_key(name)), "there are {:?}", now.keys());
+            Ok(())
+        })
+        .await?;
+    scene.answered(&outside, By::Http, balancer).await?;
+    ensure!(observe::ingress(&scene.service("web").await?) == [balancer.ip()], "the address is gone");
     Ok(())
 }
