@@ -248,6 +248,7 @@ mod tests {
             mixed_protocols: false,
             target_kinds: &[TargetKind::Node, TargetKind::Pod],
             needs_node_ports: true,
+            pods_in_place_of_node_ports: false,
             ip_families: &[],
             status: StatusKind::Hostname,
             source_ranges: false,
