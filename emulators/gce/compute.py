@@ -89,6 +89,13 @@ class Compute:
             raise Failure(404, "notFound", f"The resource '{path}' was not found")
         return self.resources[path]
 
+    def _shown(self, path):
+        """With what is only told: who uses a backend service."""
+        item = self.resources[path]
+        used = [{"reference": rule["selfLink"]} for _, rule in self.of("forwardingRules")
+                if rule.get("backendService") == item["selfLink"]]
+        return dict(item, usedBy=used) if used else item
+
     def of(self, collection):
         return [(path, item) for path, item in self.resources.items() if path.split("/")[-2] == collection]
 
@@ -105,7 +112,7 @@ class Compute:
     # --- one call
 
     def call(self, method, parameters, query, body):
-        fault = self._fault(method["id"])
+        fault = self._fault(method["id"], body)
         verb, path = method["id"].rsplit(".", 1)[1], method["flatPath"].format(**parameters)
         query = dict(query)
         if "/operations" in method["flatPath"]:
@@ -113,7 +120,7 @@ class Compute:
         if verb == "aggregatedList":
             return self._aggregated(path, query)
         if verb == "list":
-            return self._page(path, query, [item for key, item in sorted(self.resources.items())
+            return self._page(path, query, [self._shown(key) for key in sorted(self.resources)
                                             if key.rsplit("/", 1)[0] == path])
         if verb == "insert":
             return self._insert(path, body, fault)
@@ -124,7 +131,7 @@ class Compute:
     def _on_resource(self, verb, path, query, body, fault):
         resource, collection = self.get(path), path.split("/")[-2]
         if verb == "get":
-            return resource
+            return self._shown(path)
         if verb == "listNetworkEndpoints":
             return self._list_endpoints(path, query, body)
         if verb == "listInstances":
@@ -153,9 +160,10 @@ class Compute:
                 self.get(relative(item["instance"], self.project))
         return self._operation(verb, path, changes[verb], fault)
 
-    def _fault(self, method):
+    def _fault(self, method, body):
         for fault in self.faults:
-            if fault.get("times", 1) > 0 and re.search(fault["match"], method):
+            meant = re.search(fault["match"], method) and re.search(fault.get("body", ""), json.dumps(body))
+            if fault.get("times", 1) > 0 and meant:
                 fault["times"] = fault.get("times", 1) - 1
                 if "status" in fault:
                     raise Failure(fault["status"], fault.get("reason", "backendError"), fault.get("message", "injected"))
@@ -274,6 +282,9 @@ class Compute:
         for reference in references(collection, resource):
             self.get(reference)
             self._ready(reference)
+        for field in ("network", "subnetwork"):
+            if resource.get(field) and collection != "subnetworks":
+                self.get(relative(resource[field], self.project))
         self._store(key, resource)
         try:
             check(collection, resource, self)
@@ -315,6 +326,7 @@ class Compute:
             else:
                 new[key] = value
         new.update({key: old[key] for key in fixed if key in old})
+        new.pop("usedBy", None)
         normalize(collection, new, self.project)
         for reference in references(collection, new):
             self.get(reference)

@@ -145,6 +145,25 @@ def discovery_client():
     service.zoneOperations().wait(**zonal, operation=operation["name"]).execute()
     listed = service.instanceGroups().listInstances(**zonal, instanceGroup="judge-ig", body={}).execute()
     assert len(listed["items"]) == 1, listed
+    # The legacy checks of target pools, which Kubernetes' own provider makes.
+    checks = service.httpHealthChecks()
+    body = {"name": "judge-legacy", "port": 10256, "requestPath": "/healthz"}
+    operation = checks.insert(project=PROJECT, body=body).execute()
+    service.globalOperations().wait(project=PROJECT, operation=operation["name"]).execute()
+    made = checks.get(project=PROJECT, httpHealthCheck="judge-legacy").execute()
+    assert (made["port"], made["checkIntervalSec"], made["selfLink"].split("/")[-2]) == (10256, 5, "httpHealthChecks"), made
+    operation = checks.update(project=PROJECT, httpHealthCheck="judge-legacy", body=dict(body, port=10257)).execute()
+    service.globalOperations().wait(project=PROJECT, operation=operation["name"]).execute()
+    pool = {"name": "judge-pool", "healthChecks": [made["selfLink"]]}
+    operation = service.targetPools().insert(project=PROJECT, region=REGION, body=pool).execute()
+    service.regionOperations().wait(project=PROJECT, region=REGION, operation=operation["name"]).execute()
+    operation = checks.delete(project=PROJECT, httpHealthCheck="judge-legacy").execute()
+    refused = service.globalOperations().wait(project=PROJECT, operation=operation["name"]).execute()
+    assert refused["error"]["errors"][0]["code"] == "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE", refused
+    operation = service.targetPools().delete(project=PROJECT, region=REGION, targetPool="judge-pool").execute()
+    service.regionOperations().wait(project=PROJECT, region=REGION, operation=operation["name"]).execute()
+    operation = checks.delete(project=PROJECT, httpHealthCheck="judge-legacy").execute()
+    service.globalOperations().wait(project=PROJECT, operation=operation["name"]).execute()
     for deletion in (service.instanceGroups().delete(**zonal, instanceGroup="judge-ig"),
                      service.instances().delete(**zonal, instance="judge-node")):
         service.zoneOperations().wait(**zonal, operation=deletion.execute()["name"]).execute()

@@ -31,6 +31,7 @@ KINDS = {
     "firewalls": "compute#firewall",
     "forwardingRules": "compute#forwardingRule",
     "healthChecks": "compute#healthCheck",
+    "httpHealthChecks": "compute#httpHealthCheck",
     "instanceGroups": "compute#instanceGroup",
     "instances": "compute#instance",
     "networkEndpointGroups": "compute#networkEndpointGroup",
@@ -100,6 +101,8 @@ def fill(collection, resource, project):
     defaults = {
         "addresses": {"addressType": "EXTERNAL", "description": "", "status": "RESERVED"},
         "healthChecks": {"checkIntervalSec": 5, "timeoutSec": 5, "healthyThreshold": 2, "unhealthyThreshold": 2},
+        "httpHealthChecks": {"checkIntervalSec": 5, "timeoutSec": 5, "healthyThreshold": 2, "unhealthyThreshold": 2,
+                             "host": "", "port": 80, "requestPath": "/"},
         "forwardingRules": {"IPProtocol": "TCP", "loadBalancingScheme": "EXTERNAL"},
         "backendServices": {
             "sessionAffinity": "NONE", "timeoutSec": 30, "loadBalancingScheme": "EXTERNAL", "protocol": "TCP",
@@ -125,7 +128,8 @@ def check(collection, resource, store):
     """Raises what the service answers to an impossible resource; allocates addresses."""
     checks = {
         "addresses": _address, "backendServices": _backend_service, "firewalls": _firewall,
-        "forwardingRules": _forwarding_rule, "healthChecks": _health_check, "networkEndpointGroups": _neg,
+        "forwardingRules": _forwarding_rule, "healthChecks": _health_check, "httpHealthChecks": _times,
+        "networkEndpointGroups": _neg,
     }
     if collection in checks:
         checks[collection](resource, store)
@@ -179,6 +183,8 @@ def _allocate(external, store, six=False):
 
 def _address(address, store):
     external, wanted = address["addressType"] == "EXTERNAL", address.get("address")
+    if not external:
+        address.setdefault("purpose", "GCE_ENDPOINT")
     six = _is_six(address, wanted)
     if not external and "subnetwork" not in address:
         raise _invalid("subnetwork", "an internal address needs one")
@@ -200,7 +206,8 @@ def _address(address, store):
         raise _invalid("address", f"'{wanted}'. The specified address is not in a range of this project.")
     others = [a for _, a in store.of("addresses") if a.get("address") == wanted and a["name"] != address["name"]]
     if others:
-        raise Failure(409, "alreadyExists", f"The IP address {wanted} is already reserved by {others[0]['name']}.")
+        raise Failure(409, "conflict", f"IP_IN_USE_BY_ANOTHER_RESOURCE - IP '{wanted}' is already being used by another "
+                                       f"resource ({others[0]['name']}).")
 
 
 def _forwarding_rule(rule, store):
@@ -230,9 +237,11 @@ def _forwarding_rule(rule, store):
     shared = any(a.get("address") == rule["IPAddress"] and a.get("purpose") == "SHARED_LOADBALANCER_VIP"
                  for _, a in store.of("addresses"))
     overlapping = [other for other in others if _overlap(rule, other)]
+    if overlapping and external:  # the words and codes of both: kubernetes/ingress-gce#1890, #1895, #2735
+        raise _invalid("IPAddress", f"'{rule['IPAddress']}'. Specified IP address is in-use and would result in a conflict.")
     if overlapping or (others and not external and not shared):
-        raise OperationFailure(
-            "IP_IN_USE_BY_ANOTHER_RESOURCE", f"IP '{rule['IPAddress']}' is already being used by another resource.")
+        raise Failure(409, "conflict", f"IP_IN_USE_BY_ANOTHER_RESOURCE - IP '{rule['IPAddress']}' is already being used by "
+                                       "another resource.")
 
 
 def _resolve_address(rule, external, store):
@@ -324,9 +333,17 @@ def _weights(service, store):
         raise _invalid("localityLbPolicy", f"'{policy}' needs an HTTP health check")
 
 
-def _health_check(check_, _store):
+def _times(check_, _store):
+    """Ranges of https://cloud.google.com/compute/docs/reference/rest/v1/healthChecks: what is out of them is refused."""
     if check_["timeoutSec"] > check_["checkIntervalSec"]:
         raise _invalid("timeoutSec", "must not be larger than checkIntervalSec")
+    for field, most in (("checkIntervalSec", 300), ("timeoutSec", 300), ("healthyThreshold", 10), ("unhealthyThreshold", 10)):
+        if not 1 <= check_[field] <= most:
+            raise _invalid(field, f"'{check_[field]}'. Must be between 1 and {most}.")
+
+
+def _health_check(check_, store):
+    _times(check_, store)
     kinds = {"TCP": "tcpHealthCheck", "HTTP": "httpHealthCheck", "HTTPS": "httpsHealthCheck"}
     if kinds.get(check_.get("type")) not in check_:
         raise _invalid("type", "does not fit the check")

@@ -9,7 +9,7 @@ pub mod limited;
 pub mod sdk;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::resource::{Endpoint, Id, Kind, Resource, Seen};
 
@@ -24,6 +24,8 @@ pub struct Found {
     pub description: String,
     /// How many endpoints an endpoint group has; `None` for other kinds.
     pub members: Option<usize>,
+    /// Of a backend service, the names of the forwarding rules that send to it.
+    pub users: BTreeSet<String>,
 }
 
 /// A call that Compute Engine is still at work on, or that ended.

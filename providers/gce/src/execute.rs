@@ -94,7 +94,7 @@ impl<C: Cloud> GceProvider<C> {
 
     /// What is there under this name, if it is this Service's.
     async fn mine(&self, owner: &Owner, id: &Id) -> Result<Option<Resource>, CloudError> {
-        let Some(Found { resource, description, members: _ }) = self.cloud.get(id).await? else {
+        let Some(Found { resource, description, .. }) = self.cloud.get(id).await? else {
             return Ok(None);
         };
         if names::is_marked_for(&description, owner, id.kind) {

@@ -42,6 +42,11 @@ impl Names {
         format!("{}-{part}", self.base)
     }
 
+    /// Whether a name is one of them.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        name.strip_prefix(&self.base).is_some_and(|part| part.starts_with('-'))
+    }
+
     /// A regular expression that all of them match, and (but for a collision of digests) nothing else.
     pub(crate) fn pattern(&self) -> &str {
         &self.filter

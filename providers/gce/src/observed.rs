@@ -41,20 +41,30 @@ pub struct Observed {
     pub asked: bool,
     /// What others have to do with the instance groups among the resources, which are the whole cluster's.
     pub shared: Shared,
+    /// What stands under this Service's own names and has lost its description, so that nothing may touch it; only a look at
+    /// one Service finds it.
+    pub lost: BTreeSet<Id>,
+    /// Forwarding rules that send to each backend service, whoever made them.
+    pub users: BTreeMap<Id, BTreeSet<String>>,
+    /// Addresses that the Service names, as far as they were asked for; `None`: there is none.
+    pub named: BTreeMap<String, Option<Address>>,
 }
 
 impl Observed {
     /// Whether there is nothing. A failed operation is a memory and no thing.
     pub fn is_empty(&self) -> bool {
-        let Self { resources, endpoints: _, sizes: _, operations, refused: _, asked: _, shared } = self;
+        let Self { resources, operations, shared, .. } = self;
         let own = |id: &Id| id.kind != Kind::InstanceGroup || !shared.others;
         !resources.keys().any(own) && !operations.values().any(|it| is_running(it) && own(&it.target))
     }
 
     /// Adds one of its things, or what has become of it.
     pub(crate) fn take(&mut self, found: Found) {
-        let Found { resource, description: _, members } = found;
+        let Found { resource, description: _, members, users } = found;
         let id = resource.id();
+        if id.kind == Kind::BackendService {
+            self.users.insert(id.clone(), users);
+        }
         self.sizes.extend(members.map(|count| (id.clone(), count)));
         self.resources.insert(id, resource);
     }
@@ -64,6 +74,14 @@ impl Observed {
         self.resources.remove(id);
         self.endpoints.remove(id);
         self.sizes.remove(id);
+        self.users.remove(id);
+    }
+
+    /// Forwarding rules of others that send to its backend services.
+    pub(crate) fn foreign_rules(&self) -> BTreeSet<&str> {
+        let own: BTreeSet<&str> = self.rules().map(|rule| rule.name.as_str()).collect();
+        let all = self.users.values().flatten().map(String::as_str);
+        all.filter(|name| !own.contains(name)).collect()
     }
 
     /// An operation that is under way.
@@ -220,8 +238,10 @@ pub(crate) async fn observe<C: Cloud>(
         (Kind::BackendService | Kind::HealthCheck, Some(_)) => Some((kind, all.clone())),
         _ => Some((kind, names.pattern().to_owned())),
     });
-    let (found, operations) = read(cloud, patterns.collect(), &filter, true).await.map_err(error)?;
-    let mut observed = Observed { shared: sharing(&found, owner), ..Observed::default() };
+    let Listed { found, operations, mut lost } =
+        read(cloud, patterns.collect(), &filter, true).await.map_err(error)?;
+    lost.retain(|id| names.has(&id.name));
+    let mut observed = Observed { shared: sharing(&found, owner), lost, ..Observed::default() };
     for (other, found) in found.into_iter().filter(|(other, _)| other.cluster == owner.cluster) {
         if other.service == owner.service || found.resource.id().kind == Kind::InstanceGroup {
             observed.take(found);
@@ -248,7 +268,7 @@ pub(crate) async fn inventory<C: Cloud>(
 ) -> Result<Vec<(Owner, Observed)>, ProviderError> {
     let pattern = names::cluster_pattern(cluster);
     let patterns = Kind::ALL.map(|kind| (kind, pattern.clone())).to_vec();
-    let (mut found, operations) =
+    let Listed { mut found, operations, lost: _ } =
         read(cloud, patterns, &OperationFilter::Running, shares).await.map_err(error)?;
     found.retain(|(owner, _)| owner.cluster == *cluster);
     let mut operations = latest(operations);
@@ -286,24 +306,42 @@ fn error(error: CloudError) -> ProviderError {
     error.during("list load balancers")
 }
 
-/// Marked resources and their owners, and operations, by regular expressions for names. Unless they are `shared`, whoever
+/// What listings show.
+struct Listed {
+    /// Marked resources and their owners.
+    found: Vec<(Owner, Found)>,
+    operations: Vec<Operation>,
+    /// Resources whose mark somebody took off.
+    lost: BTreeSet<Id>,
+}
+
+/// Resources and operations, by regular expressions for names. Unless they are `shared`, whoever
 /// may not list instance groups has none.
 async fn read<C: Cloud>(
     cloud: &C,
     patterns: Vec<(Kind, String)>,
     filter: &OperationFilter,
     shared: bool,
-) -> Result<(Vec<(Owner, Found)>, Vec<Operation>), CloudError> {
+) -> Result<Listed, CloudError> {
     let operations = cloud.operations(filter).await?;
-    let list = async |kind: Kind, names: &str| match cloud.list(kind, names).await {
+    let listed = async |kind: Kind, names: &str| match cloud.list(kind, names).await {
         Err(error) if error.kind == CloudErrorKind::Denied && kind == Kind::InstanceGroup && !shared => {
             Ok(Vec::new())
         }
         answer => answer,
     };
-    let lists = try_join_all(patterns.iter().map(|(kind, names)| Box::pin(list(*kind, names)))).await?;
-    let marked = |found: Found| names::owner_of(&found.description).map(|owner| (owner, found));
-    Ok((lists.into_iter().flatten().filter_map(marked).collect(), operations))
+    let lists = try_join_all(patterns.iter().map(|(kind, names)| Box::pin(listed(*kind, names)))).await?;
+    let (mut found, mut lost) = (Vec::new(), BTreeSet::new());
+    for it in lists.into_iter().flatten() {
+        match names::owner_of(&it.description) {
+            Some(owner) => found.push((owner, it)),
+            None if names::is_lost(&it.description) => {
+                lost.insert(it.resource.id());
+            }
+            None => {}
+        }
+    }
+    Ok(Listed { found, operations, lost })
 }
 
 /// One call for each zone, side by side.

@@ -58,20 +58,45 @@ fn absent(owner: &Owner, observed: &Observed) -> Plan<Step> {
     let mut draft = Draft::new(owner, observed);
     // Whoever goes last takes what is everybody's along.
     let shared = |id: &Id| id.kind == Kind::InstanceGroup && observed.shared.others;
-    for id in observed.resources.keys().filter(|id| !observed.is_referred_to(id) && !shared(id)) {
+    let held = held_back(observed);
+    let free = |id: &&Id| !observed.is_referred_to(id) && !shared(id) && !held.contains(id);
+    for id in observed.resources.keys().filter(free) {
         draft.delete(id.clone(), "the Service wants none any more");
     }
+    if draft.is_empty() && !held.is_empty() {
+        // Refused by its name and with the remedy, until somebody has put it right.
+        for id in &observed.lost {
+            draft.delete(id.clone(), "it stands under this Service's name, and has lost its description");
+        }
+    }
     draft.finish(plan)
+}
+
+/// What stays until somebody has put right what lost its description: all that it may refer to, and one thing at least, so
+/// that the Service is not gone before that is told.
+fn held_back(observed: &Observed) -> BTreeSet<&Id> {
+    let refers = |id: &Id| matches!(id.kind, Kind::ForwardingRule | Kind::BackendService);
+    let own = || observed.resources.keys().filter(|id| id.kind != Kind::InstanceGroup);
+    if observed.lost.is_empty() {
+        return BTreeSet::new();
+    }
+    let referred = |id: &&Id| !matches!(id.kind, Kind::ForwardingRule | Kind::Firewall);
+    let one = own().max_by_key(|id| id.kind == Kind::HealthCheck);
+    let kept = own().filter(|id| observed.lost.iter().any(refers) && referred(id));
+    kept.chain(one).collect()
 }
 
 fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, config: &Config) -> Plan<Step> {
     let choices = frontend::choose(desired, &wanted, observed);
     let mut plan = Plan::nothing("the load balancer is as the Service asks");
-    for (field, message) in choices.iter().filter_map(|choice| choice.refused.clone()) {
-        plan = plan.block(field, Obstacle::ReplacementRequired, message);
+    for (field, obstacle, message) in choices.iter().filter_map(|choice| choice.refused.clone()) {
+        plan = plan.block(field, obstacle, message);
     }
     let asked = scheme_of(&wanted);
-    wanted.frontends = choices.into_iter().map(|Choice { frontend, refused: _ }| frontend).collect();
+    wanted.frontends = choices.into_iter().filter_map(|Choice { frontend, refused: _ }| frontend).collect();
+    if wanted.frontends.is_empty() {
+        return plan;
+    }
     let scheme = scheme_of(&wanted);
     let backends = backends(observed, config);
     let counting = targets::serving_scheme(observed).unwrap_or(scheme);
@@ -217,6 +242,7 @@ impl Stages<'_> {
                 name: name.clone(),
                 family: frontend.family,
                 collection: frontend.collection.clone(),
+                shareable: true,
                 scheme: frontend.scheme,
                 tier: frontend.tier,
                 subnetwork: frontend.subnetwork.clone(),

@@ -21,8 +21,9 @@ use crate::cloud::sdk::SdkCloud;
 use crate::memory::Memory;
 use crate::observed::{self, Observed};
 use crate::refused::Refused;
-use crate::resource::{Backends, Kind};
+use crate::resource::{Backends, Id, Kind, Resource};
 use crate::step::{Step, field};
+use crate::wanted::unknown_addresses;
 
 /// Where load balancers are made, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +112,32 @@ impl<C: Cloud> GceProvider<C> {
         }
     }
 
+    /// With the addresses that the user names for it.
+    async fn with_named(
+        &self,
+        desired: Desired<'_>,
+        observed: Option<Observed>,
+    ) -> Result<Option<Observed>, ProviderError> {
+        let Desired::Present(desired) = desired else { return Ok(observed) };
+        let names =
+            unknown_addresses(desired, observed.as_ref().unwrap_or(&Observed::default()), &self.config);
+        if names.is_empty() {
+            return Ok(observed);
+        }
+        let mut observed = observed.unwrap_or_default();
+        for name in names {
+            let id = Id { kind: Kind::Address, zone: None, name };
+            let found = Box::pin(self.cloud.get(&id)).await;
+            let found = found.map_err(|error| error.during("read the named address"))?;
+            let address = found.and_then(|found| match found.resource {
+                Resource::Address(address) => Some(address),
+                _ => None,
+            });
+            observed.named.insert(id.name, address);
+        }
+        Ok(Some(observed))
+    }
+
     fn with_refused(&self, owner: &Owner, observed: Observed) -> Observed {
         Observed { refused: self.refused.known_to(&owner.service, Instant::now()), ..observed }
     }
@@ -163,6 +190,7 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
             self.memory.learn(&owner.service, observed.as_ref(), wanted, Instant::now());
             observed
         };
+        let observed = self.with_named(desired, observed).await?;
         Ok(observed.map(|observed| self.with_refused(owner, observed)))
     }
 

@@ -1,10 +1,11 @@
 //! What the Service's status says about its load balancer.
 //!
 //! Owns: the report. Leaves to others: writing it, what is said of nodes' health (`report/health`).
-//! Invariant: the address as soon as rules forward all ports, whatever its targets' health (law 10); during a
-//! replacement the old one until the new one does.
+//! Invariants: the address as soon as it forwards anything, whatever its targets' health (law 10), with an error at each port
+//! that nothing forwards; during a replacement the old one until the new one forwards all ports.
 
 mod health;
+mod ports;
 
 use std::net::IpAddr;
 
@@ -34,12 +35,15 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
     let families = desired.ip_families.iter();
     let serving: Vec<IpAddr> =
         families.filter_map(|family| serving(desired, *family, observed, config)).collect();
+    let mut ingress: Vec<Ingress> = serving.iter().map(|ip| ingress(desired, *ip, observed)).collect();
+    ingress.sort();
     let plan = plan(Desired::Present(desired), Some(observed), config);
     let unsupported = plan.blocked().iter().find(|it| it.obstacle == Obstacle::Unsupported);
     let adds_nodes = |operation: &Operation| operation.target.kind.is_group();
     let settled =
         observed.running().is_none_or(adds_nodes) && only_narrows(&plan, observed) && unsupported.is_none();
-    let ready = settled && serving.len() == desired.ip_families.len();
+    let lacking = ports::lacking(&ingress);
+    let ready = settled && serving.len() == desired.ip_families.len() && lacking.is_none();
     let failure = plan.steps().iter().find_map(|planned| planned.step.after.as_ref());
     let provisioned = match (serving.is_empty(), failure) {
         (_, Some(failure)) => fact(
@@ -50,29 +54,49 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
         ),
         (false, None) if ready => {
             let addresses: Vec<String> = serving.iter().map(ToString::to_string).collect();
-            let message = format!("serving at {}", addresses.join(" and "));
+            let message = format!("serving at {}{}", addresses.join(" and "), foreign(observed));
             fact(Topic::Provisioned, Truth::True, "Provisioned", message)
         }
         _ => {
             let doing = observed.running().map(|it| format!("{} of {} is under way", it.verb, it.target));
-            let message = doing.unwrap_or_else(|| "the load balancer is being made".to_owned());
-            fact(Topic::Provisioned, Truth::False, "Provisioning", message)
+            let doing = doing.unwrap_or_else(|| "the load balancer is being made".to_owned());
+            let ports = lacking.map(|ports| format!("; {ports}")).unwrap_or_default();
+            fact(Topic::Provisioned, Truth::False, "Provisioning", format!("{doing}{ports}"))
         }
     };
-    let mut ingress: Vec<Ingress> = serving.into_iter().map(|ip| ingress(desired, ip)).collect();
-    ingress.sort();
     // A snapshot knows nothing of health, and says nothing.
-    let healthy = observed.nodes().map(|nodes| health::fact(&desired.ip_families, &nodes));
+    let healthy = observed
+        .nodes()
+        .map(|nodes| health::fact(&desired.ip_families, &nodes, fitting(desired, observed, config)));
     let facts = std::iter::once(provisioned).chain(healthy).chain(accepted(desired, observed, config));
     Report { ingress, ready, facts: facts.collect(), unread: Vec::new() }
+}
+
+/// What others have there, and keep.
+fn foreign(observed: &Observed) -> String {
+    let rules: Vec<&str> = observed.foreign_rules().into_iter().collect();
+    if rules.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; forwarding rules that are not Portico's send to its backend service, too, and stay: {}",
+        rules.join(", ")
+    )
+}
+
+/// How many nodes are to be in its groups.
+fn fitting(desired: &LoadBalancer, observed: &Observed, config: &Config) -> usize {
+    let scheme = serving_scheme(observed).unwrap_or(desired.scheme);
+    let (groups, zones) = behind_desired(desired, backends(observed, config), scheme, &config.region);
+    observed.without_refused(&groups, &zones).values().map(std::collections::BTreeSet::len).sum()
 }
 
 fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {
     Fact { topic, holds, reason: reason.to_owned(), message }
 }
 
-/// The address that clients should use: that of the chosen frontend when it forwards every port, else of one that
-/// they know, else of any that does.
+/// The address that clients should use: that of the chosen frontend when it serves every port, else of one that they know,
+/// else of any that does, else of the chosen as soon as a rule of it is accepted.
 fn serving(desired: &LoadBalancer, family: IpFamily, observed: &Observed, config: &Config) -> Option<IpAddr> {
     let mut frontends = standing(observed);
     frontends.retain(|it| it.family() == family);
@@ -83,20 +107,24 @@ fn serving(desired: &LoadBalancer, family: IpFamily, observed: &Observed, config
     };
     let wanted = translate(desired, config).ok();
     let choices = wanted.map(|wanted| choose(desired, &wanted, observed)).unwrap_or_default();
-    let chosen = choices.into_iter().map(|choice| choice.frontend).find(|it| it.family == family);
+    let chosen = choices.into_iter().filter_map(|choice| choice.frontend).find(|it| it.family == family);
     let chosen = chosen.map(|frontend| frontend.id);
     let published = desired.published_ips();
     let ranked = [
         frontends.iter().find(|it| Some(&it.id) == chosen.as_ref() && whole(it)),
         frontends.iter().find(|it| published.contains(&it.ip)),
         frontends.iter().find(whole),
+        frontends.iter().find(|it| Some(&it.id) == chosen.as_ref()),
     ];
     ranked.into_iter().flatten().next().map(|it| it.ip)
 }
 
-fn ingress(desired: &LoadBalancer, ip: IpAddr) -> Ingress {
-    let port = |listener: &portico_provider::Listener| PortStatus { listener: listener.key(), error: None };
-    let mut ports: Vec<PortStatus> = desired.listeners.iter().map(port).collect();
+fn ingress(desired: &LoadBalancer, ip: IpAddr, observed: &Observed) -> Ingress {
+    let mut ports: Vec<PortStatus> = desired
+        .listeners
+        .iter()
+        .map(|listener| ports::status(listener, ip, &desired.owner, observed))
+        .collect();
     ports.sort();
     Ingress { address: IngressAddress::Ip(ip), ip_mode: Some(IpMode::Vip), ports }
 }
@@ -106,9 +134,7 @@ const NAMED: usize = 3;
 
 /// Nodes that Google takes no traffic to, while the others serve.
 fn accepted(desired: &LoadBalancer, observed: &Observed, config: &Config) -> Option<Fact> {
-    let chosen = translate(desired, config).ok()?.frontends;
-    let scheme = chosen.first().map_or(desired.scheme, |frontend| frontend.scheme);
-    let scheme = serving_scheme(observed).unwrap_or(scheme);
+    let scheme = serving_scheme(observed).unwrap_or(desired.scheme);
     let (groups, zones) = behind_desired(desired, backends(observed, config), scheme, &config.region);
     let lacking = observed.lacks(&groups, &zones).into_iter();
     let mut all: Vec<String> = lacking

@@ -178,6 +178,8 @@ pub struct Address {
     pub subnetwork: Option<String>,
     /// The user's own prefix that an external IPv6 one comes from; known only to one that is to be made.
     pub collection: Option<String>,
+    /// Whether several rules may listen on it: an internal IPv4 one needs purpose `SHARED_LOADBALANCER_VIP`.
+    pub shareable: bool,
     /// What it is; for one to be made: what it should be.
     pub ip: Option<IpAddr>,
 }

@@ -15,6 +15,8 @@ use portico_provider::{
 
 use crate::capabilities as keys;
 use crate::names::{self, Names, fnv};
+use crate::observed::Observed;
+use crate::plan::frontend::standing;
 use crate::provider::Config;
 use crate::resource::{Affinity, Backends, Groups, HealthCheck, Tier};
 use crate::subset::{Zones, all, choose};
@@ -179,6 +181,17 @@ pub(crate) fn behind_desired(
         Targets::Pods(_) => &none,
     };
     behind(owner, nodes, *external_traffic_policy, backends, scheme, region)
+}
+
+/// Addresses that the user named and that are not served yet: only those have to be asked for.
+pub(crate) fn unknown_addresses(desired: &LoadBalancer, observed: &Observed, config: &Config) -> Vec<String> {
+    let standing = standing(observed);
+    let named = |frontend: Frontend| match frontend.source {
+        Source::Named(name) if !standing.iter().any(|it| it.id == frontend.id) => Some(name),
+        _ => None,
+    };
+    let frontends = translate(desired, config).map(|wanted| wanted.frontends).unwrap_or_default();
+    frontends.into_iter().filter_map(named).collect()
 }
 
 /// What no passthrough load balancer of this provider can be.

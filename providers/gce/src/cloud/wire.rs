@@ -48,7 +48,7 @@ impl Urls {
     }
 
     pub(super) fn address(&self, address: &Address, description: &str) -> model::Address {
-        let Address { name, family, scheme, tier, subnetwork, collection, ip } = address;
+        let Address { name, family, scheme, tier, subnetwork, collection, shareable: _, ip } = address;
         let wire = model::Address::new()
             .set_name(name)
             .set_description(description)
@@ -148,6 +148,7 @@ impl Urls {
         };
         let description = names::sealed(current.description.as_deref().unwrap_or_default(), seal.as_deref());
         current
+            .set_used_by(Vec::<model::BackendServiceUsedBy>::new())
             .set_description(description)
             .set_load_balancing_scheme(scheme_name(*scheme))
             .set_protocol("UNSPECIFIED")
@@ -270,7 +271,7 @@ fn last(url: &str) -> String {
 }
 
 fn found(resource: Resource, description: Option<String>) -> Found {
-    Found { resource, description: description.unwrap_or_default(), members: None }
+    Found { resource, description: description.unwrap_or_default(), members: None, users: BTreeSet::new() }
 }
 
 /// That of an address, or of a range.
@@ -288,6 +289,9 @@ pub(super) fn read_address(wire: model::Address) -> Option<Found> {
         tier: wire.network_tier.as_ref().and_then(|tier| tier.name()?.parse().ok()),
         subnetwork: wire.subnetwork.as_deref().map(last),
         collection: None,
+        shareable: scheme_of(wire.address_type.as_ref()?.name())? == Scheme::External
+            || six
+            || wire.purpose.as_ref().is_some_and(|it| it.name() == Some("SHARED_LOADBALANCER_VIP")),
         ip,
     };
     Some(found(Resource::Address(address), wire.description))
@@ -326,6 +330,8 @@ pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found>
     let instances = wire.backends.iter().find_map(is_instances).is_some()
         || wire.name.as_deref().is_some_and(names::is_of_instances);
     let backends = if instances { Backends::InstanceGroups } else { Backends::EndpointGroups };
+    let rule = |url: &str| url.contains("/forwardingRules/").then(|| last(url));
+    let users = wire.used_by.iter().filter_map(|it| rule(it.reference.as_deref()?)).collect();
     let service = BackendService {
         name: wire.name?,
         scheme: scheme_of(wire.load_balancing_scheme.as_ref()?.name())?,
@@ -340,7 +346,7 @@ pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found>
         groups: wire.backends.iter().filter_map(|backend| zonal(backend.group.as_deref()?)).collect(),
         seal: wire.description.as_deref().and_then(names::seal_of),
     };
-    Some(found(Resource::BackendService(service), wire.description))
+    Some(Found { users, ..found(Resource::BackendService(service), wire.description) })
 }
 
 /// Zone and name of `…/zones/ZONE/COLLECTION/NAME`.

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use portico_provider::{Field, IpFamily, LoadBalancer, Replacement, Scheme};
+use portico_provider::{Field, IpFamily, LoadBalancer, Obstacle, Replacement, Scheme};
 
+use super::rules;
+use crate::capabilities as keys;
 use crate::observed::Observed;
-use crate::resource::{AddressRef, ForwardingRule, Tier};
+use crate::resource::{Address, AddressRef, ForwardingRule, Tier};
 use crate::wanted::{Frontend, Source, Wanted};
 
 /// A frontend that exists: an address with at least one rule.
@@ -25,9 +27,10 @@ pub(crate) struct Standing<'a> {
 
 /// The outcome.
 pub(crate) struct Choice {
-    pub(crate) frontend: Frontend,
+    /// `None`: none can be made, and none serves.
+    pub(crate) frontend: Option<Frontend>,
     /// Why it is not the wanted one.
-    pub(crate) refused: Option<(Field, String)>,
+    pub(crate) refused: Option<(Field, Obstacle, String)>,
 }
 
 /// Part `back` from the end of a name, between dashes: rules end in `-ID-PROTOCOL-DIGEST`, addresses in `-ID-ip`.
@@ -62,34 +65,98 @@ impl Standing<'_> {
 /// consent, a family that has none yet waits with it.
 pub(crate) fn choose(desired: &LoadBalancer, wanted: &Wanted, observed: &Observed) -> Vec<Choice> {
     let mut all: Vec<Choice> =
-        wanted.frontends.iter().map(|want| choose_one(desired, want, observed)).collect();
-    let kept = all.iter().find(|choice| choice.refused.is_some()).or(all.first());
-    if let Some(scheme) = kept.map(|choice| choice.frontend.scheme) {
-        all.retain(|choice| choice.frontend.scheme == scheme);
+        wanted.frontends.iter().map(|want| choose_one(desired, want, wanted, observed)).collect();
+    let scheme = |choice: &Choice| choice.frontend.as_ref().map(|frontend| frontend.scheme);
+    let kept = all.iter().find(|choice| choice.refused.is_some() && choice.frontend.is_some());
+    if let Some(kept) = kept.or(all.first()).and_then(scheme) {
+        all.retain(|choice| scheme(choice).is_none_or(|scheme| scheme == kept));
     }
     all
 }
 
-fn choose_one(desired: &LoadBalancer, want: &Frontend, observed: &Observed) -> Choice {
+fn choose_one(desired: &LoadBalancer, want: &Frontend, wanted: &Wanted, observed: &Observed) -> Choice {
     let mut frontends = standing(observed);
     frontends.retain(|it| it.family() == want.family);
-    let chosen = |frontend| Choice { frontend, refused: None };
-    if frontends.is_empty() || frontends.iter().any(|it| it.id == want.id) {
+    let chosen = |frontend| Choice { frontend: Some(frontend), refused: None };
+    if frontends.iter().any(|it| it.id == want.id) {
         return chosen(want.clone());
     }
+    let asked = asked_ip(want, observed);
+    let holder = frontends.iter().find(|it| asked == Some(it.ip));
     // A user who writes down the address that the Service has got already asks for nothing new.
-    let pinned = |it: &&Standing<'_>| want.source == Source::Exactly(it.ip) && alike(it, want);
-    if let Some(same) = frontends.iter().find(pinned) {
+    if let Some(same) = holder.filter(|it| alike(it, want)) {
         return chosen(kept(same));
     }
     let published = desired.published_ips();
     let serving = frontends.iter().find(|it| published.contains(&it.ip)).or(frontends.first());
-    match (desired.replacement, serving) {
-        (Replacement::Allowed, _) | (_, None) => chosen(want.clone()),
-        (Replacement::NeedsConsent, Some(serving)) => {
-            Choice { frontend: kept(serving), refused: Some(refusal(serving, want)) }
+    let impossible = match holder {
+        Some(holder) => Some(held(holder)),
+        None => unfit(want, wanted, observed),
+    };
+    match (impossible, desired.replacement, serving) {
+        (Some((field, message)), _, serving) => {
+            Choice { frontend: serving.map(kept), refused: Some((field, Obstacle::Unsupported, message)) }
+        }
+        (None, Replacement::Allowed, _) | (None, _, None) => chosen(want.clone()),
+        (None, Replacement::NeedsConsent, Some(serving)) => {
+            let (field, message) = refusal(serving, want);
+            Choice {
+                frontend: Some(kept(serving)),
+                refused: Some((field, Obstacle::ReplacementRequired, message)),
+            }
         }
     }
+}
+
+/// The address that the user asks for, as far as it is known.
+fn asked_ip(want: &Frontend, observed: &Observed) -> Option<IpAddr> {
+    match &want.source {
+        Source::Exactly(ip) => Some(*ip),
+        Source::Named(name) => observed.named.get(name)?.as_ref()?.ip,
+        Source::Own | Source::Kept(_) => None,
+    }
+}
+
+/// The new has to serve before the old goes, and both cannot listen on one address.
+fn held(holder: &Standing<'_>) -> (Field, String) {
+    let message = format!(
+        "{} is the address of the load balancer as it is, which serves until another does: a change of its scheme, network tier          or subnetwork needs another address. Request one, or none; or delete the Service and make it anew",
+        holder.ip
+    );
+    (Field::RequestedAddresses, message)
+}
+
+/// Why a named address cannot be that of this frontend, where it was asked for.
+fn unfit(want: &Frontend, wanted: &Wanted, observed: &Observed) -> Option<(Field, String)> {
+    let Source::Named(name) = &want.source else { return None };
+    let which = format!("annotation {} names {name}", keys::ADDRESSES);
+    let told = |why: String| Some((Field::RequestedAddresses, format!("{which}, {why}")));
+    let Some(address) = observed.named.get(name)? else {
+        return told(
+            "and there is no such address in the project and region: reserve it, or name another".to_owned(),
+        );
+    };
+    let Address { family, scheme, tier, shareable, .. } = address;
+    if (*family, *scheme) != (want.family, want.scheme) {
+        return told(format!(
+            "an {scheme:?} {family} address, for an {:?} {} load balancer: name one that fits",
+            want.scheme, want.family
+        ));
+    }
+    if want.scheme == Scheme::External && tier.is_some() && *tier != want.tier {
+        return told(format!(
+            "which is not of its network tier: set annotation {}, or name another",
+            keys::TIER
+        ));
+    }
+    if !shareable && rules::shapes(want.family, &wanted.ports, true).len() > 1 {
+        return told(
+            "of purpose GCE_ENDPOINT, on which one forwarding rule can listen, and these ports need several: reserve one with \
+             purpose SHARED_LOADBALANCER_VIP"
+                .to_owned(),
+        );
+    }
+    None
 }
 
 fn alike(it: &Standing<'_>, want: &Frontend) -> bool {

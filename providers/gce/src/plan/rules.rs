@@ -70,7 +70,7 @@ fn address(wanted: &Frontend, observed: &Observed) -> Option<AddressRef> {
 /// rules: listed ports only, as overlapping rules conflict.
 ///
 /// One rule is all that an IPv6 address ever has: nothing says that several could share one.
-fn shapes(family: IpFamily, ports: &BTreeSet<(Protocol, u16)>, alone: bool) -> Vec<Forwards> {
+pub(super) fn shapes(family: IpFamily, ports: &BTreeSet<(Protocol, u16)>, alone: bool) -> Vec<Forwards> {
     if family == IpFamily::IPv6 {
         return if ports.is_empty() { Vec::new() } else { vec![Forwards::Everything] };
     }

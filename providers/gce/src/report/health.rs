@@ -17,8 +17,13 @@ struct Count {
     unknown: usize,
 }
 
-pub(super) fn fact(families: &[IpFamily], nodes: &[(&Endpoint, &Seen)]) -> Fact {
+/// `fitting`: how many nodes are to be there.
+pub(super) fn fact(families: &[IpFamily], nodes: &[(&Endpoint, &Seen)], fitting: usize) -> Fact {
     let all = nodes.len();
+    if all == 0 && fitting > 0 {
+        let message = format!("{fitting} nodes are not in its groups yet");
+        return healthy(Truth::Unknown, "NotRegisteredYet", message);
+    }
     if all == 0 {
         let none = "there is no node to send to: nodes need a providerID of gce:// and an IPv4 address";
         return healthy(Truth::False, "NoTargets", none.to_owned());
@@ -108,7 +113,7 @@ mod tests {
         };
         let nodes: Vec<_> = (0..).zip(nodes).map(node).collect();
         let nodes: Vec<_> = nodes.iter().map(|(node, seen)| (node, seen)).collect();
-        fact(families, &nodes)
+        fact(families, &nodes, 0)
     }
 
     #[test]
@@ -132,6 +137,12 @@ mod tests {
             assert_eq!(fact.reason, reason, "{}", fact.message);
             assert!(fact.message.starts_with(message), "{}", fact.message);
         }
+    }
+
+    #[test]
+    fn while_it_is_being_made_nobody_is_warned_of_nodes_that_are_still_to_come() {
+        let fact = fact(&BOTH, &[], 3);
+        assert_eq!((fact.reason.as_str(), fact.holds), ("NotRegisteredYet", Truth::Unknown));
     }
 
     #[test]

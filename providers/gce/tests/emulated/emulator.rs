@@ -115,6 +115,18 @@ impl Emulator {
         assert_eq!(answer["kind"], "compute#operation", "{collection}: {answer}");
     }
 
+    /// Somebody changes one of a collection.
+    pub(crate) fn patch(&self, path: &str, body: &str) {
+        let answer = self.call("PATCH", &format!("/compute/v1/projects/{PROJECT}/{path}"), Some(body));
+        assert_eq!(answer["kind"], "compute#operation", "{path}: {answer}");
+    }
+
+    /// Somebody deletes it.
+    pub(crate) fn delete(&self, path: &str) {
+        let answer = self.call("DELETE", &format!("/compute/v1/projects/{PROJECT}/{path}"), None);
+        assert_eq!(answer["kind"], "compute#operation", "{path}: {answer}");
+    }
+
     pub(crate) fn hook(&self, name: &str, body: Option<&str>) -> Value {
         self.call(if body.is_some() { "POST" } else { "GET" }, &format!("/_emulator/{name}"), body)
     }

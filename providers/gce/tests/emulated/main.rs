@@ -9,13 +9,17 @@
     reason = "tests end so, and clippy exempts only #[test] functions"
 )]
 
+mod addresses;
 mod crash;
 mod economy;
 mod emulator;
 mod foreign;
+mod guards;
 mod health;
+mod lost;
 mod shared;
 mod shared_vpc;
+mod status;
 mod transitions;
 mod unfit;
 mod watched;

@@ -152,3 +152,18 @@ async fn a_node_that_an_operation_fails_on_is_refused_too() {
     assert_eq!(nodes, names(&["node-1", "node-2"]));
     assert!(told.is_some_and(|told| told.contains("node-0")));
 }
+
+#[tokio::test]
+async fn an_operation_that_fails_and_names_nobody_is_split_down_to_the_one_that_it_fails_on() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let fault = r#"{"match": "attachNetworkEndpoints", "body": "\"node-0\"", "code": "INVALID_USAGE", "http": 400,
+        "message": "no", "times": 99}"#;
+    world.emulator.hook("fault", Some(fault));
+    let desired = world.desired("silent");
+    let provider = world.one(&desired.owner.cluster);
+    serve(&provider, &desired).await;
+    let (nodes, told) = seen(&provider, &desired).await;
+    assert_eq!(nodes, names(&["node-1", "node-2"]));
+    assert!(told.is_some_and(|told| told.starts_with("1 nodes cannot be taken") && told.contains("node-0")));
+}

@@ -5,10 +5,11 @@
 //! state stands for each point at which it was seen.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use portico_provider_gce::SdkCloud;
-use portico_provider_gce::cloud::{Cloud, CloudError, Found, Operation, OperationFilter};
+use portico_provider_gce::cloud::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationFilter};
 use portico_provider_gce::resource::{Endpoint, Id, Kind, Resource, Seen};
 
 /// Asks the emulator to keep its state, and answers with a digest of it.
@@ -28,17 +29,32 @@ pub(crate) struct Watched {
     cloud: Arc<SdkCloud>,
     keep: Option<Arc<Keep>>,
     points: Arc<Mutex<Vec<Point>>>,
+    /// How many reads are still answered; `None`: all.
+    reads: Option<Arc<AtomicUsize>>,
 }
 
 impl Watched {
     /// Remembers nothing.
     pub(crate) fn new(cloud: Arc<SdkCloud>) -> Self {
-        Self { cloud, keep: None, points: Arc::default() }
+        Self { cloud, keep: None, points: Arc::default(), reads: None }
     }
 
     /// Remembers all.
     pub(crate) fn keeping(cloud: Arc<SdkCloud>, keep: Keep) -> Self {
-        Self { cloud, keep: Some(Arc::new(keep)), points: Arc::default() }
+        Self { cloud, keep: Some(Arc::new(keep)), points: Arc::default(), reads: None }
+    }
+
+    /// Answers so many reads, and then one no more; the counter is left at `usize::MAX` when that one was asked for.
+    pub(crate) fn failing_after(cloud: Arc<SdkCloud>, reads: Arc<AtomicUsize>) -> Self {
+        Self { reads: Some(reads), ..Self::new(cloud) }
+    }
+
+    fn answers(&self) -> Result<(), CloudError> {
+        let Some(reads) = &self.reads else { return Ok(()) };
+        if reads.fetch_sub(1, Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        Err(CloudError::new(CloudErrorKind::Unavailable, "this read fails"))
     }
 
     /// Two for each call so far.
@@ -57,10 +73,12 @@ impl Watched {
 
 impl Cloud for Watched {
     async fn list(&self, kind: Kind, names: &str) -> Result<Vec<Found>, CloudError> {
+        self.answers()?;
         self.call("list", self.cloud.list(kind, names)).await
     }
 
     async fn get(&self, id: &Id) -> Result<Option<Found>, CloudError> {
+        self.answers()?;
         Box::pin(self.call("get", self.cloud.get(id))).await
     }
 
@@ -77,10 +95,12 @@ impl Cloud for Watched {
     }
 
     async fn endpoints(&self, group: &Id) -> Result<BTreeMap<Endpoint, Seen>, CloudError> {
+        self.answers()?;
         self.call("list endpoints", self.cloud.endpoints(group)).await
     }
 
     async fn health(&self, service: &str, group: &Id) -> Result<BTreeMap<String, Seen>, CloudError> {
+        self.answers()?;
         self.call("get health", self.cloud.health(service, group)).await
     }
 
@@ -93,10 +113,12 @@ impl Cloud for Watched {
     }
 
     async fn operations(&self, filter: &OperationFilter) -> Result<Vec<Operation>, CloudError> {
+        self.answers()?;
         self.call("list operations", self.cloud.operations(filter)).await
     }
 
     async fn operation(&self, accepted: &Operation) -> Result<Option<Operation>, CloudError> {
+        self.answers()?;
         self.call("get operation", self.cloud.operation(accepted)).await
     }
 }

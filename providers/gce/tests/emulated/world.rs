@@ -124,7 +124,7 @@ pub(crate) async fn round(
     provider: &Provider,
     desired: Desired<'_>,
 ) -> Result<(bool, Option<LoadBalancer>), ProviderError> {
-    let observed = provider.observe(desired.owner(), Look::Fresh).await?;
+    let observed = provider.observe_for(desired, Look::Fresh).await?;
     let mut now = match desired {
         Desired::Present(load_balancer) => Some(load_balancer.clone()),
         Desired::Absent(_) => None,
