@@ -288,7 +288,8 @@ def aside(tg, target):
     zone = zone_of(tg, target)
     if zone is not None and zone not in enabled:
         return "unused", "Target.NotInUse", "Target is in an Availability Zone that is not enabled for the load balancer"
-    if time.monotonic() < target.setdefault("_since", time.monotonic()) + PACE["initial_seconds"]:
+    now = time.monotonic()
+    if now - target.setdefault("_since", now) < PACE["initial_seconds"]:
         return "initial", "Elb.RegistrationInProgress", "Target registration is in progress"
     return None
 
