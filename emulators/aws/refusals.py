@@ -273,7 +273,7 @@ def zone_of(tg, target):
         subnet_id = getattr(instance, "subnet_id", None)
         return tg.ec2_backend.get_subnet(subnet_id).availability_zone if subnet_id else None
     address = ipaddress.ip_address(target["Id"])
-    for one in tg.ec2_backend.get_all_subnets():
+    for one in tg.ec2_backend.describe_subnets():
         ranges = [one.cidr, *(ipaddress.ip_network(it["ipv6CidrBlock"]) for it in one.ipv6_cidr_block_associations.values())]
         if one.vpc_id == tg.vpc_id and any(address in net for net in ranges if net.version == address.version):
             return one.availability_zone
