@@ -1,7 +1,7 @@
 //! What the node proxy itself costs at a size, without an API server: reading objects, the model, the kernel, one event.
 //!
 //! `cargo bench -p portico-nodeproxy --bench scale -- 30000` (1,000, 10,000 and 30,000 Services of three endpoints if no number
-//! is given). The kernel part needs root; it runs in a network namespace of its own, which ends with the program. Each size is
+//! is given); with the word `affinity` all have session affinity, ten in a namespace. The kernel part needs root; it runs in a network namespace of its own, which ends with the program. Each size is
 //! measured in a process of its own, so that memory is its own.
 
 use std::{
@@ -23,7 +23,7 @@ use portico_nodeproxy::{
 use portico_proxy_core::{
     input::{Config as ModelConfig, Endpoint, Event, NodeFacts, Service},
     model::Model,
-    plan::Transaction,
+    plan::{State, Transaction},
     table::Family,
 };
 use serde_json::json;
@@ -37,13 +37,18 @@ const CHILD: &str = "PORTICO_BENCH_CHILD";
 fn main() -> ExitCode {
     let numbers: Vec<u32> = env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let sizes = if numbers.is_empty() { SIZES.to_vec() } else { numbers };
+    let affinity = env::args().any(|arg| arg == "affinity");
     if env::var_os(CHILD).is_some() {
-        sizes.into_iter().for_each(measure);
+        for size in sizes {
+            measure(size, affinity);
+        }
         return ExitCode::SUCCESS;
     }
     for size in sizes {
         let program = env::current_exe().expect("this program has a path");
-        let done = Command::new(program).arg(size.to_string()).env(CHILD, "1").status().expect("starts");
+        let mut child = Command::new(program);
+        child.arg(size.to_string()).args(affinity.then_some("affinity")).env(CHILD, "1");
+        let done = child.status().expect("starts");
         if !done.success() {
             return ExitCode::FAILURE;
         }
@@ -51,8 +56,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn measure(services: u32) {
-    let texts: Vec<(String, String)> = (0..services).map(|n| (mk_service(n), mk_slice(n))).collect();
+fn measure(services: u32, affinity: bool) {
+    let texts: Vec<(String, String)> =
+        (0..services).map(|n| (mk_service(n, affinity), mk_slice(n, affinity))).collect();
     let bytes: usize = texts.iter().map(|(service, slice)| service.len() + slice.len()).sum();
     let idle = resident();
     let (read, took) = timed(|| {
@@ -83,7 +89,7 @@ fn measure(services: u32) {
         model.ledger().widen().len()
     });
     say(services, "restart: read the kernel and compare", took, &format!("{changes} changes"));
-    events(services, &mut model, &mut tables);
+    events(services, affinity, &mut model, &mut tables);
 }
 
 /// The first sync: read, plan, write.
@@ -91,19 +97,22 @@ fn start(model: &mut Model, tables: &mut Nftables, services: u32) {
     let observed = tables.read().expect("reads");
     model.adopt(&observed.state);
     let (transaction, took) = timed(|| model.ledger().widen());
-    say(services, "  plan", took, &format!("{} changes", transaction.len()));
+    let State { elements, chains, affinity } = model.ledger().desired();
+    let counts =
+        format!("{} elements, {} chains, {} affinity maps", elements.len(), chains.len(), affinity.len());
+    say(services, "  plan", took, &format!("{} changes: {counts}", transaction.len()));
     let applied = tables.apply(&transaction).expect("applies");
     say(services, "  of it in the kernel", applied.took, &applied.to_string());
     model.ledger_mut().applied(&transaction, 0);
 }
 
 /// One endpoint replaced, and one added and taken away, at random Services.
-fn events(services: u32, model: &mut Model, tables: &mut Nftables) {
+fn events(services: u32, affinity: bool, model: &mut Model, tables: &mut Nftables) {
     let mut replaced = Vec::new();
     let mut scaled = Vec::new();
     for event in 0..EVENTS {
         let number = event.wrapping_mul(7_919) % services;
-        let mut slice = read_slice(&mk_slice(number));
+        let mut slice = read_slice(&mk_slice(number, affinity));
         let last = slice.endpoints.len() - 1;
         if event % 2 == 0 {
             slice.endpoints[last].address = address(200, event);
@@ -162,25 +171,31 @@ fn address(second: u8, number: u32) -> IpAddr {
     Ipv4Addr::new(10, second, high, low).into()
 }
 
+/// Ten Services share a namespace where clients are remembered by namespace.
+fn namespace(number: u32, affinity: bool) -> String {
+    if affinity { format!("bench-{}", number / 10) } else { "bench".to_owned() }
+}
+
 /// As the API server sends it, `managedFields` and all.
-fn mk_service(number: u32) -> String {
+fn mk_service(number: u32, affinity: bool) -> String {
+    let affinity_type = if affinity { "ClientIP" } else { "None" };
     let fields = json!({"f:spec": {"f:internalTrafficPolicy": {}, "f:ports": {".": {}, "k:{\"port\":80,\"protocol\":\"TCP\"}":
         {".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}, "f:targetPort": {}}}, "f:selector": {}, "f:sessionAffinity": {}, "f:type": {}}});
     json!({
         "kind": "Service", "apiVersion": "v1",
-        "metadata": {"name": format!("filler-{number}"), "namespace": "bench", "uid": "3b9b1a0e-56b1-4c26-9f7e-0b8f5f1f2a11",
+        "metadata": {"name": format!("filler-{number}"), "namespace": namespace(number, affinity), "uid": "3b9b1a0e-56b1-4c26-9f7e-0b8f5f1f2a11",
             "resourceVersion": "123456", "creationTimestamp": "2026-01-02T03:04:05Z", "labels": {"app": format!("filler-{number}")},
             "managedFields": [{"manager": "bench", "operation": "Update", "apiVersion": "v1", "time": "2026-01-02T03:04:05Z",
                 "fieldsType": "FieldsV1", "fieldsV1": fields}]},
         "spec": {"ports": [{"name": "main", "protocol": "TCP", "port": 80, "targetPort": 8080}], "clusterIP": address(96, number),
-            "clusterIPs": [address(96, number)], "type": "ClusterIP", "sessionAffinity": "None", "ipFamilies": ["IPv4"],
+            "clusterIPs": [address(96, number)], "type": "ClusterIP", "sessionAffinity": affinity_type, "ipFamilies": ["IPv4"],
             "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster"},
         "status": {"loadBalancer": {}},
     })
     .to_string()
 }
 
-fn mk_slice(number: u32) -> String {
+fn mk_slice(number: u32, affinity: bool) -> String {
     let endpoint = |index: u32| {
         let serial = number * ENDPOINTS + index;
         let [_, third, high, low] = serial.to_be_bytes();
@@ -192,7 +207,7 @@ fn mk_slice(number: u32) -> String {
     let endpoints: Vec<_> = (0..ENDPOINTS).map(endpoint).collect();
     json!({
         "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
-        "metadata": {"name": format!("filler-{number}-x7k2p"), "namespace": "bench", "uid": "3b9b1a0e-56b1-4c26-9f7e-0b8f5f1f2a11",
+        "metadata": {"name": format!("filler-{number}-x7k2p"), "namespace": namespace(number, affinity), "uid": "3b9b1a0e-56b1-4c26-9f7e-0b8f5f1f2a11",
             "resourceVersion": "123457", "creationTimestamp": "2026-01-02T03:04:05Z",
             "labels": {"kubernetes.io/service-name": format!("filler-{number}"), "endpointslice.kubernetes.io/managed-by": "bench"},
             "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05Z"},

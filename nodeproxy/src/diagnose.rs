@@ -13,6 +13,7 @@
 
 pub mod command;
 pub mod dump;
+pub mod memory;
 pub mod socket;
 pub mod ways;
 
@@ -21,18 +22,20 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use portico_proxy_core::{
     check::{Check, Wanted},
     explain::{self, Explanation},
-    input::{Config, ServiceName},
+    input::{Config, NodeFacts, ServiceName},
     interface::{InterfaceName, PodInterfaces},
     model::Model,
     oracle::{self, Outcome, Packet, Source},
     table::Frontend,
     trace::{self, Trace},
+    walk::Ground,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dataplane::{DataplaneError, Observed};
 use dump::Dump;
+use memory::{Client, Had, Recollect};
 use ways::Ways;
 pub use ways::source_towards;
 
@@ -167,6 +170,7 @@ pub type ReadKernel = Arc<dyn Fn() -> Result<Observed, DataplaneError> + Send + 
 pub struct Oracle {
     inquiries: mpsc::Sender<Inquiry>,
     read: ReadKernel,
+    recollect: Recollect,
     ways: Ways,
 }
 
@@ -175,26 +179,41 @@ pub struct Oracle {
 struct Draft {
     answer: Answer,
     claim: Option<Claim>,
+    /// Who asks to be looked up, if clients are remembered there.
+    client: Option<Client>,
 }
 
 /// What an answer says about the kernel.
 #[derive(Debug)]
 struct Claim {
     wanted: Wanted,
-    walk: Option<(Packet, Outcome, Config)>,
+    walk: Option<Walked>,
+}
+
+/// What becomes of a packet, as the elements say, and what it depends on beside them.
+#[derive(Debug)]
+struct Walked {
+    packet: Packet,
+    outcome: Outcome,
+    config: Config,
+    node: NodeFacts,
+    remembered: Option<u32>,
 }
 
 impl Oracle {
     /// Asks the loop behind `inquiries`.
-    pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel, ways: Ways) -> Self {
-        Self { inquiries, read, ways }
+    pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel, recollect: Recollect, ways: Ways) -> Self {
+        Self { inquiries, read, recollect, ways }
     }
 
     /// Answers one question.
     pub async fn answer(&self, question: &Question) -> Result<Answer, DiagnoseError> {
         let mut looks = 1;
         loop {
-            let mut draft = self.draft(question).await?;
+            let mut draft = self.draft(question, None).await?;
+            if let Some(had) = self.look_up(draft.client).await {
+                draft = self.draft(question, Some(had)).await?;
+            }
             if let Answer::Trace(trace) = &mut draft.answer {
                 see_sources(trace, |endpoint| (self.ways.source)(endpoint).into_iter().collect());
             }
@@ -214,7 +233,19 @@ impl Oracle {
         }
     }
 
-    async fn draft(&self, question: &Question) -> Result<Draft, DiagnoseError> {
+    /// Where a client was. If that cannot be read, the answer is that of a client which nobody remembers.
+    async fn look_up(&self, client: Option<Client>) -> Option<Had> {
+        let (client, recollect) = (client?, self.recollect.clone());
+        match tokio::task::spawn_blocking(move || recollect(&client)).await.ok()? {
+            Ok(had) => had,
+            Err(error) => {
+                tracing::warn!(error = crate::run::chain(&error), "remembered clients cannot be read");
+                None
+            }
+        }
+    }
+
+    async fn draft(&self, question: &Question, had: Option<Had>) -> Result<Draft, DiagnoseError> {
         let (send, drafted) = oneshot::channel();
         let mut question = question.clone();
         if let Question::Trace { from, interface: interface @ None, .. } = &mut question {
@@ -222,14 +253,14 @@ impl Oracle {
         }
         let inquiry: Inquiry = Box::new(move |known| {
             // Whoever asked may have gone.
-            drop(send.send(draft(&question, known)));
+            drop(send.send(draft(&question, known, had)));
         });
         self.inquiries.send(inquiry).await.map_err(|_closed| DiagnoseError::Ending)?;
         drafted.await.map_err(|_closed| DiagnoseError::Ending)?
     }
 }
 
-fn draft(question: &Question, known: Known<'_>) -> Result<Draft, DiagnoseError> {
+fn draft(question: &Question, known: Known<'_>, had: Option<Had>) -> Result<Draft, DiagnoseError> {
     let model = known.model;
     if !known.complete {
         return Err(DiagnoseError::Starting);
@@ -237,14 +268,24 @@ fn draft(question: &Question, known: Known<'_>) -> Result<Draft, DiagnoseError> 
     match question {
         Question::Trace { from, to, interface, kernel } => {
             let packet = known.packet(*from, *to, *interface)?;
+            let client = memory::client(model, &packet);
+            let last = client.zip(had).and_then(|(client, had)| {
+                memory::endpoint(model, model.service_of(&packet.to)?, &client, had)
+            });
             let claim = || Claim {
                 wanted: Wanted::by_packet(model, &packet),
-                walk: Some((packet, oracle::outcome_by_elements(model, &packet), model.config().clone())),
+                walk: Some(Walked {
+                    packet,
+                    outcome: oracle::outcome_by_elements(model, &packet, last),
+                    config: model.config().clone(),
+                    node: model.node_facts().clone(),
+                    remembered: last.and_then(|last| model.affinity_id(&packet.to, last)),
+                }),
             };
-            let mut trace = trace::trace(model, &packet);
+            let mut trace = trace::trace_remembering(model, &packet, last);
             see_sources(&mut trace, |endpoint| known.addresses_towards(endpoint));
             let answer = Answer::Trace(Box::new(trace));
-            Ok(Draft { answer, claim: kernel.then(claim) })
+            Ok(Draft { answer, claim: kernel.then(claim), client })
         }
         Question::Explain { service, kernel } => {
             let explanation =
@@ -253,11 +294,15 @@ fn draft(question: &Question, known: Known<'_>) -> Result<Draft, DiagnoseError> 
                     node: model.node_facts().name.to_string(),
                 })?;
             let claim = || Claim { wanted: explain::wanted(model, service), walk: None };
-            Ok(Draft { answer: Answer::Explain(Box::new(explanation)), claim: kernel.then(claim) })
+            Ok(Draft {
+                answer: Answer::Explain(Box::new(explanation)),
+                claim: kernel.then(claim),
+                client: None,
+            })
         }
         Question::Dump => {
             let dump = Dump::of(model, known.local_addresses);
-            Ok(Draft { answer: Answer::Dump(Box::new(dump)), claim: None })
+            Ok(Draft { answer: Answer::Dump(Box::new(dump)), claim: None, client: None })
         }
     }
 }
@@ -303,11 +348,7 @@ impl Known<'_> {
 
     /// Whether the kernel takes an address for one of its own.
     fn is_this_node(&self, address: IpAddr) -> bool {
-        let facts = self.model.node_facts();
-        address.is_loopback()
-            || self.local_addresses.contains(&address)
-            || facts.addresses.contains(&address)
-            || facts.node_port_addresses.contains(&address)
+        self.local_addresses.contains(&address) || self.model.node_facts().has(address)
     }
 }
 
@@ -318,7 +359,10 @@ impl Draft {
         let check = self.claim.map(|Claim { wanted, walk }| {
             let check = wanted.check(state, rebuild.clone());
             match walk {
-                Some((packet, outcome, config)) => check.walked(state, &config, &packet, &outcome),
+                Some(Walked { packet, outcome, config, node, remembered }) => {
+                    let ground = Ground { config: &config, node: &node, remembered };
+                    check.walked(state, ground, &packet, &outcome)
+                }
                 None => check,
             }
         });

@@ -9,6 +9,7 @@
 //!
 //! One task owns the model and the dataplane ([`sync`]); everything else sends it facts or reads what it publishes.
 
+pub mod affinity;
 pub mod api_client;
 pub mod args;
 pub mod carrier;

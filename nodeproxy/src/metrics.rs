@@ -99,6 +99,8 @@ pub struct Metrics {
     pub problems: Gauge,
     /// Elements that should stand in the kernel.
     pub elements: Gauge,
+    /// Clients with session affinity, all and those of the namespace and timeout that has most.
+    affinity_clients: [Gauge; 2],
     /// The userspace proxy's.
     pub userspace: Counters,
 }
@@ -165,6 +167,7 @@ impl Default for Metrics {
             services: Gauge::default(),
             problems: Gauge::default(),
             elements: Gauge::default(),
+            affinity_clients: <[Gauge; 2]>::default(),
             userspace: Counters::default(),
         }
     }
@@ -239,6 +242,13 @@ impl Metrics {
         r.register("services", "Services with a ClusterIP", self.services.clone());
         r.register("problems", "Conflicts between Services and fields not served", self.problems.clone());
         r.register("elements", "Elements that should stand in the kernel", self.elements.clone());
+        let [all, most] = &self.affinity_clients;
+        r.register("affinity_clients", "Clients that session affinity remembers", all.clone());
+        r.register(
+            "affinity_clients_most",
+            "Those of the namespace and timeout that has most; beyond 65535 a new one is not remembered",
+            most.clone(),
+        );
         self.userspace.register(r);
     }
 
@@ -286,6 +296,14 @@ impl Metrics {
     /// Stale flows were deleted.
     pub fn deleted_flows(&self, family: IpFamily, count: usize) {
         self.conntrack_deleted.get_or_create(&label(family)).inc_by(count as u64);
+    }
+
+    /// So many clients are remembered, namespace by namespace.
+    pub fn remembered(&self, rooms: impl Iterator<Item = usize>) {
+        let (all, most) = rooms.fold((0, 0), |(all, most), clients| (all + clients, clients.max(most)));
+        for (gauge, count) in self.affinity_clients.iter().zip([all, most]) {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// A field could not be read.

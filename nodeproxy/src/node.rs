@@ -97,6 +97,7 @@ impl Node {
             name: self.name.clone(),
             zone: object.zone,
             node_port_addresses: self.node_port_addresses(&object.addresses),
+            local_addresses: self.addresses.clone(),
             addresses: object.addresses,
             node_pod_cidrs: self.node_pod_cidrs(&object.pod_cidrs),
             pod_cidrs: match self.flags.local.detect_local_mode {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    api_client,
+    affinity, api_client,
     args::{
         Args, ClusterArgs, DataplaneKind, LogFormat, TrafficArgs, conntrack::ConntrackArgs,
         local::DetectLocalMode,
@@ -29,7 +29,9 @@ use crate::{
         Dataplane, Degradation, nftables,
         userspace::{faults, files},
     },
-    diagnose::{self, Inquiry, Oracle, ReadKernel, command::Agreement, socket, ways::Ways},
+    diagnose::{
+        self, Inquiry, Oracle, ReadKernel, command::Agreement, memory::Recollect, socket, ways::Ways,
+    },
     events::{self, About, Notice},
     health::Health,
     health_check::{self, Servers},
@@ -109,7 +111,7 @@ fn nftables_config(args: &Args) -> nftables::Config {
 fn answer_questions(
     args: &Args,
     inquiries: mpsc::Sender<Inquiry>,
-    read: ReadKernel,
+    (read, recollect): (ReadKernel, Recollect),
     tasks: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) {
@@ -122,7 +124,7 @@ fn answer_questions(
             return;
         }
     };
-    let oracle = Oracle::new(inquiries, read, Ways::of_kernel());
+    let oracle = Oracle::new(inquiries, read, recollect, Ways::of_kernel());
     let token = stop.clone();
     tasks.spawn(async move {
         socket::serve(listener, oracle, token).await;
@@ -146,14 +148,16 @@ async fn start(
     let node = Node::new(name.as_str().into(), args.traffic.clone());
     let (notices, told) = mpsc::channel(events::BACKLOG);
     let (inquiries, asked) = mpsc::channel(INQUIRIES);
-    let Carrier { dataplane, flows, read, faults } = carrier;
+    let Carrier { dataplane, flows, read, recollect, count_clients, faults } = carrier;
     let (sync, published) = sync(args, node, (dataplane, flows), &health, &metrics, &notices).await?;
     let sync = sync.answering(asked);
     if let Some(faults) = faults {
         let telling = faults::tell(faults, inquiries.clone(), notices.clone());
         spawn(tasks, "faults", stop, telling.map(Ok));
     }
-    answer_questions(args, inquiries, read, tasks, stop);
+    let counting = affinity::watch(count_clients, metrics.clone(), inquiries.clone(), notices.clone());
+    spawn(tasks, "affinity", stop, counting.map(Ok));
+    answer_questions(args, inquiries, (read, recollect), tasks, stop);
     let (open, gate) = channel::channel(false);
     let sync = lift_taint(&args.cluster, sync.opening(open), &client, &name, tasks, stop);
     let (facts, inbox) = mpsc::channel(FACTS);

@@ -370,7 +370,7 @@ impl Sync {
                 return Ok(());
             }
         }
-        let left = &flows::touched(&transaction) | &std::mem::take(&mut self.departed);
+        let left = &flows::touched(&self.model, &transaction) | &std::mem::take(&mut self.departed);
         self.made(&transaction, left);
         Ok(())
     }
@@ -391,7 +391,7 @@ impl Sync {
         }
         self.cleaner.ripen(ripe);
         self.cleaner.start(&self.model, self.now());
-        self.made(&transaction, flows::forgotten(&transaction));
+        self.made(&transaction, flows::forgotten(&self.model, &transaction));
         Ok(())
     }
 
@@ -424,7 +424,7 @@ impl Sync {
         let mut left = std::mem::take(&mut self.departed);
         if !(was_known && is_right) {
             left.extend(flows::frontends(&self.model));
-            left.extend(flows::touched(&transaction));
+            left.extend(flows::touched(&self.model, &transaction));
         }
         self.made(&transaction, left);
         Ok(())

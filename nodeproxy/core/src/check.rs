@@ -12,12 +12,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    input::Config,
     model::Model,
     oracle::{self, Outcome, Packet},
     plan::{Chain, State},
-    table::{Family, Frontend, Key, Value, Verdict},
-    walk,
+    table::{Alias, Family, Frontend, Key, Value},
+    walk::{self, Ground},
 };
 
 /// The elements that concern one question, as the model wants them.
@@ -25,6 +24,7 @@ use crate::{
 pub struct Wanted {
     elements: BTreeMap<Key, Value>,
     frontends: BTreeSet<Frontend>,
+    aliases: BTreeSet<Alias>,
     families: BTreeSet<Family>,
 }
 
@@ -61,21 +61,22 @@ impl Wanted {
     pub fn by_packet(model: &Model, packet: &Packet) -> Self {
         let to = packet.to;
         let family = Family::of(to.address);
-        let mut wanted =
-            Self { frontends: BTreeSet::from([to]), families: BTreeSet::from([family]), ..Self::default() };
+        let alias = model.alias_of(&to);
+        let mut wanted = Self {
+            frontends: BTreeSet::from([to]),
+            aliases: alias.into_iter().collect(),
+            families: BTreeSet::from([family]),
+            ..Self::default()
+        };
         let mut keys = vec![Key::ClusterIp(to.address)];
         if let Some((claim, _)) = model.holder(&to) {
-            let hairpins = match oracle::outcome(model, packet) {
-                Outcome::Backends(backends) => backends.into_keys().collect(),
-                _ => BTreeSet::new(),
-            };
-            let concerns = |key: &&Key| match key {
-                Key::Hairpin(address, _, port) => {
-                    hairpins.iter().any(|b| (b.address, b.port) == (*address, *port))
-                }
-                key => key.frontend() == Some(to),
-            };
-            keys.extend(model.keys(&claim.service).iter().filter(concerns));
+            // The mark of an endpoint that may reach itself may be another Service's.
+            if let Outcome::Backends(backends) = oracle::outcome(model, packet) {
+                keys.extend(backends.keys().map(|b| Key::Hairpin(b.address, to.protocol, b.port)));
+            }
+            let is_its =
+                |key: &&Key| key.frontend() == Some(to) || key.alias().is_some_and(|of| alias == Some(of));
+            keys.extend(model.keys(&claim.service).iter().filter(is_its));
         }
         wanted.take(model, &keys);
         wanted
@@ -84,7 +85,8 @@ impl Wanted {
     /// What concerns a Service's elements and frontends.
     pub fn by_keys(model: &Model, keys: &[Key], frontends: BTreeSet<Frontend>) -> Self {
         let families = keys.iter().map(Key::family).collect();
-        let mut wanted = Self { frontends, families, ..Self::default() };
+        let aliases = keys.iter().filter_map(Key::alias).collect();
+        let mut wanted = Self { frontends, aliases, families, ..Self::default() };
         wanted.take(model, keys);
         wanted
     }
@@ -100,7 +102,10 @@ impl Wanted {
         match key {
             Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) => self.families.contains(&key.family()),
             Key::ClusterIp(address) => self.frontends.iter().any(|frontend| frontend.address == *address),
-            key => key.frontend().is_some_and(|frontend| self.frontends.contains(&frontend)),
+            key => {
+                key.frontend().is_some_and(|frontend| self.frontends.contains(&frontend))
+                    || key.alias().is_some_and(|alias| self.aliases.contains(&alias))
+            }
         }
     }
 
@@ -134,11 +139,8 @@ impl Wanted {
 
     /// Balancing chains that the wanted verdicts name.
     pub fn chains(&self) -> BTreeSet<Chain> {
-        let chain = |(key, value): (&Key, &Value)| match value {
-            Value::Verdict(Verdict::Balance(balance)) => {
-                Some(Chain { family: key.family(), balance: *balance })
-            }
-            _ => None,
+        let chain = |(key, value): (&Key, &Value)| {
+            value.target().map(|target| Chain { family: key.family(), target })
         };
         self.elements.iter().filter_map(chain).collect()
     }
@@ -158,9 +160,9 @@ impl Difference {
 impl Check {
     /// Adds what becomes of a packet in the kernel's tables, if it is not `expected`.
     #[must_use]
-    pub fn walked(mut self, found: &State, config: &Config, packet: &Packet, expected: &Outcome) -> Self {
+    pub fn walked(mut self, found: &State, ground: Ground<'_>, packet: &Packet, expected: &Outcome) -> Self {
         if self.damage.is_none() {
-            let outcome = walk::walk(found, config, packet);
+            let outcome = walk::walk(found, ground, packet);
             self.outcome = (outcome != *expected).then(|| outcome.to_string());
         }
         self

@@ -14,11 +14,12 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    affinity,
     claims::{Claims, Kind},
     input::{Config, EndpointSlice, Lack, NodeFacts, Service, ServiceName, ServicePort, TrafficPolicy},
     select::{self, Lists, Ports},
     slots,
-    table::{Backend, Balance, Family, Frontend, Key, List, Protocol, Value, Verdict},
+    table::{Alias, Backend, Balance, Family, Frontend, Key, List, Pick, Protocol, Recall, Value, Verdict},
 };
 
 /// The slots of one Service port in one family, the same on each of its frontends.
@@ -27,6 +28,15 @@ pub(crate) struct Placed {
     pub(crate) port: PortKey,
     pub(crate) cluster: Box<[Backend]>,
     pub(crate) local: Box<[Backend]>,
+}
+
+impl Placed {
+    fn of(&self, list: List) -> &[Backend] {
+        match list {
+            List::Cluster => &self.cluster,
+            List::Local => &self.local,
+        }
+    }
 }
 
 /// Something about a Service that is not served as its owner may expect.
@@ -61,12 +71,14 @@ pub(crate) struct Compiled {
     pub(crate) no_local: (usize, usize),
 }
 
-/// What is the same for all Services.
+/// What is not in the Service and its slices.
 #[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) node: &'a NodeFacts,
     pub(crate) config: &'a Config,
     pub(crate) claims: &'a Claims,
+    /// The aliases of its ports, with session affinity ([`crate::affinity::Aliases::settle`]).
+    pub(crate) aliases: &'a [Alias],
 }
 
 /// Every frontend that a Service wants, each once, with the strongest reason and the index of its port.
@@ -127,13 +139,15 @@ pub(crate) fn compile(
     let mut frontends = by_port(frontends(service, around.node, around.config));
     let (before, ports) =
         (before.iter().map(|placed| (placed.port, placed)).collect(), Ports::new(slices.iter()));
+    let mut aliases = around.aliases.iter();
     for cluster_ip in &service.cluster_ips {
         let family = Family::of(*cluster_ip);
         for (index, port) in service.ports.iter().enumerate() {
             let lists = select::select_of(service, port, family, &ports, around.node, around.config);
             let placed = place(port, family, &lists, &before);
+            let affinity = service.affinity.zip(aliases.next().copied());
             let mut writer =
-                Writer { service, port, lists: &lists, placed: &placed, compiled: &mut compiled };
+                Writer { service, port, lists: &lists, placed: &placed, affinity, compiled: &mut compiled };
             writer.port(*cluster_ip);
             for (frontend, kind) in frontends.remove(&(index, family)).unwrap_or_default() {
                 if around.claims.holder(&frontend).is_some_and(|claim| claim.service == service.name) {
@@ -174,6 +188,8 @@ struct Writer<'a> {
     port: &'a ServicePort,
     lists: &'a Lists,
     placed: &'a Placed,
+    /// Seconds for which a client is remembered, and by what the port is known.
+    affinity: Option<(u32, Alias)>,
     compiled: &'a mut Compiled,
 }
 
@@ -207,12 +223,12 @@ impl Writer<'_> {
 
     fn internal(&mut self, frontend: Frontend) {
         let local = self.service.internal_policy == TrafficPolicy::Local;
-        let backends = if local { &self.placed.local } else { &self.placed.cluster };
-        if backends.is_empty() {
+        let list = if local { List::Local } else { List::Cluster };
+        if self.placed.of(list).is_empty() {
             self.compiled.no_local.0 += usize::from(self.lists.any);
             self.nothing(frontend);
         } else {
-            let verdict = self.balance(frontend, backends, List::Cluster, false);
+            let verdict = self.balance(frontend, list, false);
             self.verdict(Key::Service(frontend), verdict);
         }
     }
@@ -223,19 +239,18 @@ impl Writer<'_> {
         if !self.lists.any {
             return self.nothing(frontend);
         }
-        let placed = self.placed;
         if self.service.external_policy == TrafficPolicy::Cluster {
-            let verdict = self.balance(frontend, &placed.cluster, List::Cluster, true);
+            let verdict = self.balance(frontend, List::Cluster, true);
             return self.verdict(Key::Service(frontend), verdict);
         }
         self.verdict(Key::Service(frontend), Verdict::External);
-        let short = self.balance(frontend, &placed.cluster, List::Cluster, false);
+        let short = self.balance(frontend, List::Cluster, false);
         self.verdict(Key::Short(frontend), short);
-        if placed.local.is_empty() {
+        if self.placed.local.is_empty() {
             self.compiled.no_local.1 += 1;
             self.nothing(frontend);
         } else {
-            let local = self.balance(frontend, &placed.local, List::Local, false);
+            let local = self.balance(frontend, List::Local, false);
             self.verdict(Key::Local(frontend), local);
         }
     }
@@ -247,24 +262,36 @@ impl Writer<'_> {
         self.verdict(Key::NoEndpoints(frontend), verdict);
     }
 
-    fn balance(&mut self, frontend: Frontend, backends: &[Backend], list: List, masquerade: bool) -> Verdict {
+    fn balance(&mut self, frontend: Frontend, list: List, masquerade: bool) -> Verdict {
+        let backends = self.placed.of(list);
         let endpoints = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let balance = Balance { endpoints, list, masquerade, affinity: self.service.affinity };
-        let slots = (balance.first_slot()..).zip(backends);
-        if self.service.affinity.is_none() {
-            for (slot, backend) in slots {
-                self.put(Key::Endpoint(frontend, slot), Value::Backend(*backend));
+        if let Some((seconds, alias)) = self.affinity {
+            self.put(Key::AffinityPort(frontend), Value::Alias(alias.address));
+            let pick = Verdict::Pick(Pick { endpoints, list });
+            // The same for every frontend of the port that uses the list.
+            if self.compiled.elements.insert(Key::AffinityPick(alias, list), Value::Verdict(pick)).is_none() {
+                self.remember(alias, list);
             }
-            return Verdict::Balance(balance);
+            let pool = affinity::pool(&self.service.name.namespace);
+            return Verdict::Recall(Recall { seconds, pool, list, masquerade });
         }
-        let ids = slots::ids(&self.placed.cluster.iter().chain(&self.placed.local).copied().collect());
-        for (slot, backend) in slots {
+        for (slot, backend) in (list.first_slot()..).zip(backends) {
+            self.put(Key::Endpoint(frontend, slot), Value::Backend(*backend));
+        }
+        Verdict::Balance(Balance { endpoints, list, masquerade })
+    }
+
+    /// A client is remembered by the id of its endpoint, which is the same in both lists, but only members of a list are found in it
+    /// ([`affinity::kept`]).
+    fn remember(&mut self, alias: Alias, list: List) {
+        let placed = self.placed;
+        let ids = slots::ids(&placed.cluster.iter().chain(&placed.local).copied().collect());
+        for (slot, backend) in (list.first_slot()..).zip(placed.of(list)) {
             if let Some(id) = ids.get(backend) {
-                self.put(Key::AffinitySlot(frontend, slot), Value::Id(*id));
-                self.put(Key::AffinityEndpoint(frontend, *id), Value::Backend(*backend));
+                self.put(Key::AffinitySlot(alias, slot), Value::Id(*id));
+                self.put(Key::AffinityEndpoint(alias, list, *id), Value::Backend(*backend));
             }
         }
-        Verdict::Balance(balance)
     }
 
     /// Overlapping ranges are merged, for interval sets refuse them. A load balancer often leaves its VIP on the node, and

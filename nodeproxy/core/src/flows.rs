@@ -71,15 +71,16 @@ pub fn frontends(model: &Model) -> BTreeSet<Frontend> {
     model.held().filter(|frontend| is_udp(frontend)).copied().collect()
 }
 
-/// The UDP frontends whose elements a transaction changes.
-pub fn touched(transaction: &Transaction) -> BTreeSet<Frontend> {
-    transaction.frontends().into_iter().filter(is_udp).collect()
+/// The UDP frontends that a transaction concerns, by their own elements or by those of their Service port.
+pub fn touched(model: &Model, transaction: &Transaction) -> BTreeSet<Frontend> {
+    model.frontends(transaction.keys()).into_iter().filter(is_udp).collect()
 }
 
 /// The UDP frontends at which the removals of a transaction end what remembered clients could reach until then.
-pub fn forgotten(transaction: &Transaction) -> BTreeSet<Frontend> {
-    let ids = transaction.removals.iter().filter(|key| matches!(key, Key::AffinityEndpoint(..)));
-    ids.filter_map(Key::frontend).filter(is_udp).collect()
+pub fn forgotten(model: &Model, transaction: &Transaction) -> BTreeSet<Frontend> {
+    let is_way = |key: &&Key| matches!(key, Key::AffinityEndpoint(..) | Key::AffinityPort(_));
+    let ways = transaction.removals.iter().filter(is_way);
+    model.frontends(ways).into_iter().filter(is_udp).collect()
 }
 
 /// Which flows of some frontends are stale now.

@@ -185,6 +185,9 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     /// Addresses on which NodePorts answer.
     pub node_port_addresses: Vec<IpAddr>,
+    /// Every address in the node's network namespace: packets to them are not forwarded. Nothing that is programmed depends on it.
+    #[serde(default)]
+    pub local_addresses: Vec<IpAddr>,
     /// Sources that count as pods of this cluster. Empty: no client is taken for a pod.
     pub pod_cidrs: Vec<IpNet>,
     /// Of those, the sources that are pods on this node: only their answers come back through it whoever sends them. Empty:
@@ -275,6 +278,14 @@ impl Service {
         let of_family = self.source_ranges.iter().filter(|net| Family::of(net.addr()) == family);
         let ranges: Vec<_> = of_family.map(IpNet::trunc).collect();
         (!ranges.iter().any(is_open)).then_some(ranges)
+    }
+}
+
+impl NodeFacts {
+    /// Whether the node takes an address for one of its own.
+    pub fn has(&self, address: IpAddr) -> bool {
+        let known = [&self.addresses, &self.node_port_addresses, &self.local_addresses];
+        address.is_loopback() || known.iter().any(|addresses| addresses.contains(&address))
     }
 }
 

@@ -7,15 +7,16 @@
 //! Invariants: `differing` holds exactly the keys whose kernel value is not the desired one; between [`Ledger::widen`] and
 //! [`Ledger::applied`] of its result nobody edits.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    mem,
-};
+use std::{collections::HashMap, mem};
 
 use crate::{
     plan::{AffinityMap, Chain, Plan, Put, State, Transaction, leaves_late},
-    table::{Key, Value, Verdict},
+    table::{Key, Value},
 };
+
+use objects::Objects;
+
+mod objects;
 
 /// A moment in milliseconds, on a clock that the daemon chooses.
 pub type Moment = u64;
@@ -35,11 +36,9 @@ struct Differing {
 #[derive(Debug, Default)]
 pub struct Ledger {
     desired: State,
-    chain_users: HashMap<Chain, usize>,
-    map_users: HashMap<AffinityMap, usize>,
     differing: HashMap<Key, Differing>,
-    kernel_chains: BTreeMap<Chain, Option<Moment>>,
-    kernel_maps: BTreeMap<AffinityMap, Option<Moment>>,
+    chains: Objects<Chain>,
+    maps: Objects<AffinityMap>,
 }
 
 impl Ledger {
@@ -84,15 +83,15 @@ impl Ledger {
                 self.differing.insert(*key, Differing { kernel: Some(*value), retired: None });
             }
         }
-        self.kernel_chains = observed.chains.iter().map(|chain| (*chain, None)).collect();
-        self.kernel_maps = observed.affinity.iter().map(|map| (*map, None)).collect();
+        self.chains.observe(&observed.chains);
+        self.maps.observe(&observed.affinity);
     }
 
     /// Everything that may be done at once.
     pub fn widen(&self) -> Transaction {
         let mut transaction = Transaction {
-            affinity_added: missing(&self.desired.affinity, &self.kernel_maps),
-            chains_added: missing(&self.desired.chains, &self.kernel_chains),
+            affinity_added: self.maps.missing(),
+            chains_added: self.chains.missing(),
             ..Transaction::default()
         };
         for (key, differing) in &self.differing {
@@ -113,8 +112,8 @@ impl Ledger {
         let is_ripe = |retired: &Option<Moment>| retired.is_some_and(|retired| retired <= ripe);
         let mut transaction = Transaction {
             removals: self.late().filter(|(_, d)| is_ripe(&d.retired)).map(|(key, _)| *key).collect(),
-            chains_removed: surplus(&self.desired.chains, &self.kernel_chains, is_ripe),
-            affinity_removed: surplus(&self.desired.affinity, &self.kernel_maps, is_ripe),
+            chains_removed: self.chains.surplus(is_ripe),
+            affinity_removed: self.maps.surplus(is_ripe),
             ..Transaction::default()
         };
         transaction.sort();
@@ -125,8 +124,8 @@ impl Ledger {
     pub fn plan(&self) -> Plan {
         let mut narrow = Transaction {
             removals: self.late().map(|(key, _)| *key).collect(),
-            chains_removed: surplus(&self.desired.chains, &self.kernel_chains, |_| true),
-            affinity_removed: surplus(&self.desired.affinity, &self.kernel_maps, |_| true),
+            chains_removed: self.chains.surplus(|_| true),
+            affinity_removed: self.maps.surplus(|_| true),
             ..Transaction::default()
         };
         narrow.sort();
@@ -135,25 +134,21 @@ impl Ledger {
 
     /// Whether the kernel says what it should, to the last removal.
     pub fn is_settled(&self) -> bool {
-        self.differing.is_empty()
-            && self.kernel_chains.keys().eq(&self.desired.chains)
-            && self.kernel_maps.keys().eq(&self.desired.affinity)
+        self.differing.is_empty() && self.chains.is_settled() && self.maps.is_settled()
     }
 
     /// Learns that a transaction went through, and lets what it left unreachable ripen from `now` on.
     pub fn applied(&mut self, transaction: &Transaction, now: Moment) {
         let Transaction { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } =
             transaction;
-        self.kernel_maps.extend(affinity_added.iter().map(|map| (*map, None)));
-        self.kernel_chains.extend(chains_added.iter().map(|chain| (*chain, None)));
         for key in removals {
             self.learn(*key, None);
         }
         for put in puts {
             self.learn(put.key, Some(put.value));
         }
-        self.kernel_chains.retain(|chain, _| !chains_removed.contains(chain));
-        self.kernel_maps.retain(|map, _| !affinity_removed.contains(map));
+        self.chains.applied(chains_added, chains_removed);
+        self.maps.applied(affinity_added, affinity_removed);
         // After a start everything differs, and afterwards next to nothing: that room is not needed again.
         if self.differing.capacity() > ROOM.max(8 * self.differing.len()) {
             self.differing.shrink_to(ROOM.max(self.differing.len()));
@@ -175,12 +170,8 @@ impl Ledger {
                 differing.retired.get_or_insert(now);
             }
         }
-        for (chain, retired) in &mut self.kernel_chains {
-            *retired = (!self.desired.chains.contains(chain)).then(|| retired.unwrap_or(now));
-        }
-        for (map, retired) in &mut self.kernel_maps {
-            *retired = (!self.desired.affinity.contains(map)).then(|| retired.unwrap_or(now));
-        }
+        self.chains.retire(now);
+        self.maps.retire(now);
     }
 
     /// Keys that wait for a later transaction.
@@ -191,28 +182,26 @@ impl Ledger {
     }
 
     fn use_chain(&mut self, chain: Chain) {
-        let users = self.chain_users.entry(chain).or_default();
-        *users += 1;
-        if *users > 1 {
+        if !self.chains.need(chain) {
             return;
         }
         self.desired.chains.insert(chain);
-        self.kernel_chains.entry(chain).and_modify(|retired| *retired = None);
-        if let Some(map) = chain.affinity_map() {
-            *self.map_users.entry(map).or_default() += 1;
+        if let Some(map) = chain.affinity_map()
+            && self.maps.need(map)
+        {
             self.desired.affinity.insert(map);
-            self.kernel_maps.entry(map).and_modify(|retired| *retired = None);
         }
     }
 
     fn release_chain(&mut self, chain: Chain) {
-        if drop_user(&mut self.chain_users, &chain) {
-            self.desired.chains.remove(&chain);
-            if let Some(map) = chain.affinity_map()
-                && drop_user(&mut self.map_users, &map)
-            {
-                self.desired.affinity.remove(&map);
-            }
+        if !self.chains.release(&chain) {
+            return;
+        }
+        self.desired.chains.remove(&chain);
+        if let Some(map) = chain.affinity_map()
+            && self.maps.release(&map)
+        {
+            self.desired.affinity.remove(&map);
         }
     }
 
@@ -224,31 +213,5 @@ impl Ledger {
 }
 
 fn chain_of(key: &Key, value: Value) -> Option<Chain> {
-    match value {
-        Value::Verdict(Verdict::Balance(balance)) => Some(Chain { family: key.family(), balance }),
-        Value::Verdict(_) | Value::Present | Value::Backend(_) | Value::Id(_) => None,
-    }
-}
-
-/// Whether the last user is gone.
-fn drop_user<K: std::hash::Hash + Eq>(users: &mut HashMap<K, usize>, key: &K) -> bool {
-    let Some(count) = users.get_mut(key) else { return false };
-    *count -= 1;
-    let last = *count == 0;
-    if last {
-        users.remove(key);
-    }
-    last
-}
-
-fn missing<K: Ord + Copy>(desired: &BTreeSet<K>, kernel: &BTreeMap<K, Option<Moment>>) -> Vec<K> {
-    desired.iter().filter(|k| !kernel.contains_key(k)).copied().collect()
-}
-
-fn surplus<K: Ord + Copy>(
-    desired: &BTreeSet<K>,
-    kernel: &BTreeMap<K, Option<Moment>>,
-    may_go: impl Fn(&Option<Moment>) -> bool,
-) -> Vec<K> {
-    kernel.iter().filter(|(k, retired)| !desired.contains(k) && may_go(retired)).map(|(k, _)| *k).collect()
+    value.target().map(|target| Chain { family: key.family(), target })
 }

@@ -16,6 +16,7 @@
 //!
 //! Nothing here assumes one address family, and nothing here can do I/O: Cargo.toml has no tokio and no kube.
 
+pub mod affinity;
 pub mod check;
 pub mod claims;
 pub mod explain;

@@ -15,12 +15,14 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    affinity::{self, Aliases},
     claims::{Claim, Claims, Conflict},
     compile::{self, Compiled, Placed, Refusal, Surroundings},
     input::{Config, EndpointSlice, Event, Lack, NodeFacts, Service, ServiceName},
     ledger::Ledger,
+    plan::AffinityMap,
     select,
-    table::{Family, Frontend, Key, Value},
+    table::{Alias, Backend, Family, Frontend, Key, Protocol, Value},
 };
 
 use names::Names;
@@ -85,6 +87,7 @@ pub struct Model {
     /// Boxed, since half of a hash table is room for more.
     entries: HashMap<ServiceName, Box<Entry>>,
     claims: Claims,
+    aliases: Aliases,
     /// How many Services want an element, where more than one does.
     shared: HashMap<Key, usize>,
     /// Who wants an address that is not the Service's by allocation: VIPs and external IPs.
@@ -238,6 +241,55 @@ impl Model {
         self.entries.get(service).into_iter().flat_map(|entry| &entry.claimed)
     }
 
+    /// Every frontend that is meant by some keys, be they its own or those of its Service port.
+    pub(crate) fn frontends<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> BTreeSet<Frontend> {
+        let (mut frontends, mut aliases) = (BTreeSet::new(), BTreeSet::new());
+        for key in keys {
+            frontends.extend(key.frontend());
+            aliases.extend(key.alias());
+        }
+        let services: BTreeSet<_> = aliases.iter().filter_map(|alias| self.aliases.holder(alias)).collect();
+        let is_meant = |f: &&Frontend| self.alias_of(f).is_some_and(|alias| aliases.contains(&alias));
+        frontends.extend(services.into_iter().flat_map(|service| self.claimed(service)).filter(is_meant));
+        frontends
+    }
+
+    /// By what the Service port of a frontend is known, if clients of it are remembered.
+    pub fn alias_of(&self, frontend: &Frontend) -> Option<Alias> {
+        self.ledger.desired().alias(frontend)
+    }
+
+    /// Where clients of a frontend are remembered, and by what its Service port is known there.
+    pub fn affinity_of(&self, frontend: &Frontend) -> Option<(Alias, AffinityMap)> {
+        let service = self.service_named(self.service_of(frontend)?)?;
+        let (family, pool) = (Family::of(frontend.address), affinity::pool(&service.name.namespace));
+        Some((self.alias_of(frontend)?, AffinityMap { family, seconds: service.affinity?, pool }))
+    }
+
+    /// The affinity id of an endpoint of a frontend's Service port.
+    pub fn affinity_id(&self, frontend: &Frontend, endpoint: Backend) -> Option<u32> {
+        let alias = self.alias_of(frontend)?;
+        self.elements_of(self.service_of(frontend)?).find_map(|(key, value)| match key {
+            Key::AffinityEndpoint(of, _, id) if of == alias => {
+                (value == Value::Backend(endpoint)).then_some(id)
+            }
+            _ => None,
+        })
+    }
+
+    /// The elements that a Service wants.
+    pub fn elements_of(&self, name: &ServiceName) -> impl Iterator<Item = (Key, Value)> {
+        let desired = &self.ledger.desired().elements;
+        self.keys(name).iter().filter_map(|key| Some((*key, *desired.get(key)?)))
+    }
+
+    /// The namespaces whose clients are remembered together: one, unless two names' hashes meet.
+    pub fn namespaces_of(&self, pool: u32) -> BTreeSet<&str> {
+        let services = self.all_services().filter(|service| service.affinity.is_some());
+        let namespaces = services.map(|service| &*service.name.namespace);
+        namespaces.filter(|namespace| affinity::pool(namespace) == pool).collect()
+    }
+
     /// The slices that name a Service, in the order of their names.
     pub(crate) fn slices(&self, service: &ServiceName) -> impl Iterator<Item = &EndpointSlice> {
         self.entries.get(service).into_iter().flat_map(|entry| &entry.slices)
@@ -251,6 +303,22 @@ impl Model {
     /// The elements that a Service wants.
     pub(crate) fn keys(&self, name: &ServiceName) -> &[Key] {
         self.entries.get(name).map_or(&[], |entry| &entry.keys)
+    }
+
+    /// Whether an endpoint of this node is one of some Service's: it may reach itself through that, and the mark for it serves every
+    /// Service that has the same endpoint, whatever its own slices say of the node.
+    pub(crate) fn may_reach_itself(&self, endpoint: &Backend, protocol: Protocol) -> bool {
+        let has = |slice: &EndpointSlice| slice.endpoints.iter().any(|e| e.address == endpoint.address);
+        let entries = self.entries.values().filter(|entry| entry.slices.iter().any(has));
+        let family = Family::of(endpoint.address);
+        entries.filter_map(|entry| Some((entry.service.as_ref()?, entry))).any(|(service, entry)| {
+            let of_family = service.cluster_ips.iter().any(|ip| Family::of(*ip) == family);
+            let ports = service.ports.iter().filter(|port| of_family && port.protocol == protocol);
+            let mut lists = ports.map(|port| {
+                select::select(service, port, family, entry.slices.iter(), &self.node, &self.config)
+            });
+            lists.any(|lists| lists.here.contains(endpoint))
+        })
     }
 
     /// Who wants a frontend and does not have it.
@@ -338,6 +406,9 @@ impl Model {
         }
         let before = std::mem::replace(&mut self.node, node);
         let after = self.node.clone();
+        if (NodeFacts { local_addresses: after.local_addresses.clone(), ..before.clone() }) == after {
+            return;
+        }
         self.set_ranges(&before.pod_cidrs, &after.pod_cidrs, Key::PodCidr);
         self.set_ranges(&before.node_pod_cidrs, &after.node_pod_cidrs, Key::NodePod);
         if before.node_port_addresses == after.node_port_addresses {
@@ -404,7 +475,13 @@ impl Model {
         for name in &names {
             self.compiled += 1;
             let Some(entry) = self.entries.get_mut(name) else { continue };
-            let around = Surroundings { node: &self.node, config: &self.config, claims: &self.claims };
+            let aliases = self.aliases.settle(name, entry.service.as_ref());
+            let around = Surroundings {
+                node: &self.node,
+                config: &self.config,
+                claims: &self.claims,
+                aliases: &aliases,
+            };
             let Compiled { elements, placed, no_local } = match &entry.service {
                 Some(service) => compile::compile(service, &entry.slices, &entry.placed, around),
                 None => Compiled::default(),

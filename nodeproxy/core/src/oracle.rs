@@ -1,9 +1,10 @@
 //! Why does this packet go there? The answer from Services and endpoints alone, without a kernel.
 //!
 //! Owns what each behaviour of kube-proxy means for one connection. It reads the model's objects, never its elements, so
-//! that [`crate::walk`], which reads the elements as the kernel does, can be held against it.
+//! that [`crate::walk`], which reads the elements as the kernel does, can be held against it. Leaves to [`memory`] what happened
+//! before: who had which endpoint last, and which connections are under way.
 //!
-//! Invariant: total and deterministic; the same packet and objects give the same answer whatever happened before.
+//! Invariant: total and deterministic; the same packet, objects and memory give the same answer.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    affinity,
     claims::Kind,
     compile,
     input::{Lack, Service, ServiceName, ServicePort, TrafficPolicy},
@@ -19,6 +21,8 @@ use crate::{
     select::{self, Lists},
     table::{Backend, Family, Frontend},
 };
+
+pub mod memory;
 
 /// The first packet of a connection, as it reaches this node's hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,12 +131,19 @@ pub(crate) struct Decision<'a> {
     pub(crate) client: Client,
     pub(crate) met: Option<Met<'a>>,
     pub(crate) reason: Reason,
+    /// Whether the client goes where it went before.
+    pub(crate) keeps: bool,
     pub(crate) outcome: Outcome,
 }
 
-/// Says what becomes of a connection.
+/// Says what becomes of a connection whose client nobody remembers.
 pub fn outcome(model: &Model, packet: &Packet) -> Outcome {
-    decide(model, packet).outcome
+    decide(model, packet, None).outcome
+}
+
+/// The same of a client that had this endpoint of the Service port last, and is remembered.
+pub fn outcome_remembering(model: &Model, packet: &Packet, last: Option<Backend>) -> Outcome {
+    decide(model, packet, last).outcome
 }
 
 /// Whether a TCP packet that connection tracking takes for invalid may go on, of those that are neither SYN nor RST and come from a
@@ -143,30 +154,31 @@ pub fn lets_invalid_pass(model: &Model, source: IpAddr, interface: Option<Interf
 }
 
 /// Says what the elements say: the same, but for the source that an endpoint sees when a proxy is between.
-pub fn outcome_by_elements(model: &Model, packet: &Packet) -> Outcome {
-    decide_as(model, packet, false).outcome
+pub fn outcome_by_elements(model: &Model, packet: &Packet, last: Option<Backend>) -> Outcome {
+    decide_as(model, packet, last, false).outcome
 }
 
 /// Says what becomes of a connection, and why.
-pub(crate) fn decide<'a>(model: &'a Model, packet: &Packet) -> Decision<'a> {
-    decide_as(model, packet, model.config().proxied)
+pub(crate) fn decide<'a>(model: &'a Model, packet: &Packet, last: Option<Backend>) -> Decision<'a> {
+    decide_as(model, packet, last, model.config().proxied)
 }
 
-fn decide_as<'a>(model: &'a Model, packet: &Packet, proxied: bool) -> Decision<'a> {
+fn decide_as<'a>(model: &'a Model, packet: &Packet, last: Option<Backend>, proxied: bool) -> Decision<'a> {
     let client = client(model, packet);
     let Some(mut met) = meet(model, packet, client) else {
-        let (reason, outcome) = elsewhere(model, packet.to.address);
-        return Decision { client, met: None, reason, outcome };
+        let (reason, outcome) = elsewhere(model, packet);
+        return Decision { client, met: None, reason, keeps: false, outcome };
     };
     if proxied {
         met.masquerade = Some(Masquerade::Proxied);
     }
     let (reason, outcome) = if admits(met.service, packet, model) {
-        serve(packet, &met)
+        serve(model, packet, &met, last)
     } else {
         (Reason::SourceRange, Outcome::Dropped)
     };
-    Decision { client, met: Some(met), reason, outcome }
+    let keeps = reason == Reason::Served && met.kept(last).is_some();
+    Decision { client, met: Some(met), reason, keeps, outcome }
 }
 
 fn client(model: &Model, packet: &Packet) -> Client {
@@ -229,6 +241,11 @@ fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>
 }
 
 impl Met<'_> {
+    /// The endpoint that a client who had this one last keeps.
+    pub(crate) fn kept(&self, last: Option<Backend>) -> Option<Backend> {
+        affinity::kept(self.list(), last.filter(|_| self.service.affinity.is_some()))
+    }
+
     /// The endpoints that this client may get.
     pub(crate) fn list(&self) -> &[Backend] {
         match self.policy {
@@ -238,10 +255,12 @@ impl Met<'_> {
     }
 }
 
-fn serve(packet: &Packet, met: &Met<'_>) -> (Reason, Outcome) {
+fn serve(model: &Model, packet: &Packet, met: &Met<'_>, last: Option<Backend>) -> (Reason, Outcome) {
     match (met.list().is_empty(), met.lists.any) {
         (false, _) => {
-            let all = met.list().iter().map(|b| (*b, seen(packet, b, met.masquerade.is_some(), &met.lists)));
+            let kept = met.kept(last);
+            let may_be = kept.as_ref().map_or(met.list(), std::slice::from_ref);
+            let all = may_be.iter().map(|b| (*b, seen(model, packet, b, met.masquerade)));
             (Reason::Served, Outcome::Backends(all.collect()))
         }
         (true, true) => (Reason::NoLocalEndpoints, Outcome::Dropped),
@@ -249,10 +268,15 @@ fn serve(packet: &Packet, met: &Met<'_>) -> (Reason, Outcome) {
     }
 }
 
-/// An endpoint that reaches itself would see its own address as the client and answer itself.
-fn seen(packet: &Packet, backend: &Backend, masquerade: bool, lists: &Lists) -> Source {
-    let hairpin = packet.source == backend.address && lists.here.contains(backend);
-    if masquerade || hairpin { Source::Masqueraded } else { Source::Preserved }
+/// An endpoint that reaches itself would see its own address as the client and answer itself. What arrives for a program on the
+/// node itself is not forwarded, and keeps its source whatever the policy.
+fn seen(model: &Model, packet: &Packet, backend: &Backend, masquerade: Option<Masquerade>) -> Source {
+    let is_proxied = masquerade == Some(Masquerade::Proxied);
+    if !is_proxied && !packet.from_node && model.node_facts().has(backend.address) {
+        return Source::Preserved;
+    }
+    let hairpin = || packet.source == backend.address && model.may_reach_itself(backend, packet.to.protocol);
+    if masquerade.is_some() || hairpin() { Source::Masqueraded } else { Source::Preserved }
 }
 
 fn admits(service: &Service, packet: &Packet, model: &Model) -> bool {
@@ -268,8 +292,13 @@ fn admits(service: &Service, packet: &Packet, model: &Model) -> bool {
     allows(&packet.source) || (is_vip && model.node_facts().addresses.iter().any(allows))
 }
 
-/// No frontend: a port that its Service lacks, an unallocated `ClusterIP`, or somebody else's address.
-fn elsewhere(model: &Model, address: IpAddr) -> (Reason, Outcome) {
+/// No frontend: a port that its Service lacks, an unallocated `ClusterIP`, or somebody else's address. What arrives at an address
+/// of the node itself is the node's, even if a Service has the address, too.
+fn elsewhere(model: &Model, packet: &Packet) -> (Reason, Outcome) {
+    let address = packet.to.address;
+    if !packet.from_node && model.node_facts().has(address) {
+        return (Reason::Elsewhere, Outcome::NotOurs);
+    }
     let is_cluster_ip = |s: &&Service| !s.ports.is_empty() && s.cluster_ips.contains(&address);
     let mut ranges = model.service_cidrs().iter();
     if let Some(service) = model.all_services().find(is_cluster_ip) {

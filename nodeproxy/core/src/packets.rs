@@ -15,9 +15,11 @@ use crate::{
 
 mod cluster;
 pub mod interfaces;
+pub mod matrix;
+pub mod remembered;
 pub mod strays;
 
-pub use cluster::{proxy_mode_addresses, virtual_addresses, world};
+pub use cluster::{ground, proxy_mode_addresses, virtual_addresses, world};
 
 /// This node's address; NodePorts answer on it.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
@@ -410,7 +412,8 @@ mod tests {
 
     #[test]
     fn the_ruleset_does_what_the_table_says() {
-        let wrong = wrong(|model, packet| walk::walk(model.ledger().desired(), model.config(), packet));
+        let wrong =
+            wrong(|model, packet| walk::walk(model.ledger().desired(), walk::Ground::of(model), packet));
         assert!(wrong.is_empty(), "(case, [got, expected]): {wrong:#?}");
     }
 

@@ -18,33 +18,35 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::table::{Balance, Family, Frontend, Key, Value, Verdict};
+use crate::table::{Alias, Family, Frontend, Key, Recall, Target, Value, Verdict};
 
 #[cfg(test)]
 mod tests;
 
-/// A balancing chain of one family's table. Its name is [`Balance::chain`].
+/// A chain of one family's table. Its name is [`Target::chain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Chain {
     /// Which table.
     pub family: Family,
     /// What the chain does.
-    pub balance: Balance,
+    pub target: Target,
 }
 
-/// A dynamic map `affinity-<seconds>` of one family's table: client and frontend → endpoint id, filled by the kernel.
+/// A dynamic map `affinity-<seconds>-<pool>` of one family's table: client and Service port → endpoint id, filled by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AffinityMap {
     /// Which table.
     pub family: Family,
     /// Seconds until an unused entry goes.
     pub seconds: u32,
+    /// Whose clients ([`crate::affinity::pool`]).
+    pub pool: u32,
 }
 
 /// Everything of ours beside the fixed skeleton that stands, or should stand, in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Elements of the maps and sets. The dynamic content of `affinity-<seconds>` maps is the kernel's and not in here.
+    /// Elements of the maps and sets. The dynamic content of [`AffinityMap`]s is the kernel's and not in here.
     pub elements: HashMap<Key, Value>,
     /// Balancing chains.
     pub chains: BTreeSet<Chain>,
@@ -128,8 +130,8 @@ pub(crate) fn leaves_late(key: &Key, desired: &HashMap<Key, Value>) -> bool {
 impl State {
     /// Adds an element, and the chain and affinity map that its verdict needs.
     pub fn insert(&mut self, key: Key, value: Value) {
-        if let Value::Verdict(Verdict::Balance(balance)) = value {
-            self.insert_chain(Chain { family: key.family(), balance });
+        if let Some(target) = value.target() {
+            self.insert_chain(Chain { family: key.family(), target });
         }
         self.elements.insert(key, value);
     }
@@ -151,8 +153,12 @@ impl State {
         for put in puts {
             self.elements.insert(put.key, put.value);
         }
-        self.chains.retain(|chain| !chains_removed.contains(chain));
-        self.affinity.retain(|map| !affinity_removed.contains(map));
+        for chain in chains_removed {
+            self.chains.remove(chain);
+        }
+        for map in affinity_removed {
+            self.affinity.remove(map);
+        }
     }
 }
 
@@ -169,15 +175,19 @@ impl FromIterator<(Key, Value)> for State {
 impl Chain {
     /// The map in which the chain remembers its clients.
     pub fn affinity_map(&self) -> Option<AffinityMap> {
-        let Self { family, balance } = *self;
-        balance.affinity.map(|seconds| AffinityMap { family, seconds })
+        let Self { family, target } = *self;
+        match target {
+            Target::Recall(Recall { seconds, pool, .. }) => Some(AffinityMap { family, seconds, pool }),
+            Target::Balance(_) | Target::Pick(_) => None,
+        }
     }
 }
 
 impl AffinityMap {
-    /// Name of the map, for example `affinity-10800`.
+    /// Name of the map, for example `affinity-10800-8b1f04d2`.
     pub fn name(&self) -> String {
-        format!("affinity-{}", self.seconds)
+        let Self { family: _, seconds, pool } = self;
+        format!("affinity-{seconds}-{pool:08x}")
     }
 }
 
@@ -216,10 +226,14 @@ impl Transaction {
             + affinity_removed.len()
     }
 
-    /// Every frontend whose elements change.
+    /// Every key that changes.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.removals.iter().chain(self.puts.iter().map(|put| &put.key))
+    }
+
+    /// Every frontend whose own elements change; with session affinity others of its Service port may be concerned, too.
     pub fn frontends(&self) -> BTreeSet<Frontend> {
-        let keys = self.removals.iter().chain(self.puts.iter().map(|put| &put.key));
-        keys.filter_map(Key::frontend).collect()
+        self.keys().filter_map(Key::frontend).collect()
     }
 
     pub(crate) fn sort(&mut self) {
@@ -240,8 +254,8 @@ fn rank(key: &Key) -> u8 {
         Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::Hairpin(..) => 0,
         Key::Endpoint(..) | Key::AffinityEndpoint(..) => 1,
         Key::AffinitySlot(..) | Key::SourceRange(..) => 2,
-        Key::NoEndpoints(_) | Key::Firewalled(_) => 3,
-        Key::Short(_) | Key::Local(_) => 4,
+        Key::NoEndpoints(_) | Key::Firewalled(_) | Key::AffinityPick(..) => 3,
+        Key::Short(_) | Key::Local(_) | Key::AffinityPort(_) => 4,
         Key::Service(_) => 5,
         Key::ClusterIp(_) => 6,
     }
@@ -267,7 +281,7 @@ impl fmt::Display for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } = self;
         for map in affinity_added {
-            writeln!(f, "  + map {map}: first frontend with this affinity timeout")?;
+            writeln!(f, "  + map {map}: first Service of its namespace with this affinity timeout")?;
         }
         for chain in chains_added {
             writeln!(f, "  + chain {chain}: first frontend that balances like this")?;
@@ -285,7 +299,7 @@ impl fmt::Display for Transaction {
             writeln!(f, "  - chain {chain}: no frontend balances like this any more")?;
         }
         for map in affinity_removed {
-            writeln!(f, "  - map {map}: no frontend has this affinity timeout any more")?;
+            writeln!(f, "  - map {map}: no Service of its namespace has this affinity timeout any more")?;
         }
         Ok(())
     }
@@ -297,6 +311,8 @@ fn why_added(key: &Key) -> &'static str {
         Key::Short(_) | Key::Local(_) => "externalTrafficPolicy: Local",
         Key::NoEndpoints(_) => "no endpoint may serve it",
         Key::Endpoint(..) => "one more endpoint",
+        Key::AffinityPort(_) => "session affinity",
+        Key::AffinityPick(..) => "first endpoint, with session affinity",
         Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "one more endpoint, with session affinity",
         Key::ClusterIp(_) => "new ClusterIP",
         Key::Hairpin(..) => "endpoint on this node that may call itself",
@@ -313,6 +329,8 @@ fn why_removed(key: &Key) -> &'static str {
         Key::Short(_) | Key::Local(_) => "no endpoint for these clients, or the policy changed",
         Key::NoEndpoints(_) => "it has endpoints, or is gone",
         Key::Endpoint(..) => "fewer endpoints",
+        Key::AffinityPort(_) => "no session affinity, or the frontend is gone",
+        Key::AffinityPick(..) => "no endpoint, or no session affinity",
         Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "fewer endpoints, or no session affinity",
         Key::ClusterIp(_) => "ClusterIP released",
         Key::Hairpin(..) => "endpoint no longer on this node",
@@ -325,20 +343,20 @@ fn why_removed(key: &Key) -> &'static str {
 
 impl fmt::Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, balance } = self;
-        write!(f, "{family} {}", balance.chain())
+        let Self { family, target } = self;
+        write!(f, "{family} {}", target.chain())
     }
 }
 
 impl fmt::Display for AffinityMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, seconds: _ } = self;
+        let Self { family, seconds: _, pool: _ } = self;
         write!(f, "{family} {}", self.name())
     }
 }
 
 impl Key {
-    /// The frontend that the key is about; `None` for addresses, endpoints of this node and ranges.
+    /// The frontend that the key is about; `None` for Service ports, addresses, endpoints of this node and ranges.
     pub fn frontend(&self) -> Option<Frontend> {
         match self {
             Self::Service(f)
@@ -346,15 +364,27 @@ impl Key {
             | Self::Local(f)
             | Self::NoEndpoints(f)
             | Self::Endpoint(f, _)
-            | Self::AffinitySlot(f, _)
-            | Self::AffinityEndpoint(f, _)
+            | Self::AffinityPort(f)
             | Self::Firewalled(f)
             | Self::SourceRange(f, _) => Some(*f),
-            Self::ClusterIp(_)
+            Self::AffinityPick(..)
+            | Self::AffinitySlot(..)
+            | Self::AffinityEndpoint(..)
+            | Self::ClusterIp(_)
             | Self::Hairpin(..)
             | Self::PodCidr(_)
             | Self::NodePod(_)
             | Self::ServiceCidr(_) => None,
+        }
+    }
+
+    /// The Service port with session affinity that the key is about.
+    pub fn alias(&self) -> Option<Alias> {
+        match self {
+            Self::AffinityPick(alias, _)
+            | Self::AffinitySlot(alias, _)
+            | Self::AffinityEndpoint(alias, ..) => Some(*alias),
+            _ => None,
         }
     }
 }

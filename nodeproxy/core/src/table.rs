@@ -73,6 +73,17 @@ pub enum List {
 /// First slot of a frontend's [`List::Local`] in the maps `endpoints` and `affinity-slots`.
 pub const LOCAL_SLOTS: u32 = 0x10_0000;
 
+/// What stands for all addresses of a Service port with session affinity, of one family: in our chains the destination of its
+/// packets is replaced by it, before the endpoint's replaces it for good. It never leaves them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alias {
+    /// An address that nobody has, different for each Service port (see [`crate::affinity`]).
+    pub address: IpAddr,
+    /// Protocol of the port.
+    pub protocol: Protocol,
+}
+
 /// A chain that picks one of `endpoints` endpoints with equal probability and rewrites the destination to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -83,16 +94,55 @@ pub struct Balance {
     pub list: List,
     /// Whether the connection's source is replaced with the node's own address.
     pub masquerade: bool,
-    /// `ClientIP` session affinity: how long an unused client keeps its endpoint, in seconds.
-    pub affinity: Option<u32>,
 }
 
-/// What a dispatch map (`services`, `short`, `local`, `no-endpoints`) tells the kernel to do with a first packet.
+/// A chain that sends a client to the endpoint that it had last, if that is in the list, and otherwise picks one and remembers it:
+/// `ClientIP` session affinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recall {
+    /// How long an unused client keeps its endpoint, in seconds.
+    pub seconds: u32,
+    /// Whose clients share a map, so that a flood at one of them takes nothing from others (see [`crate::affinity::pool`]).
+    pub pool: u32,
+    /// Which list the endpoint must be in.
+    pub list: List,
+    /// Whether the connection's source is replaced with the node's own address.
+    pub masquerade: bool,
+}
+
+/// A chain that picks one of `endpoints` affinity ids with equal probability, and comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pick {
+    /// Number of slots to pick from, at least 1.
+    pub endpoints: u32,
+    /// Which list the slots belong to.
+    pub list: List,
+}
+
+/// A chain beside the fixed skeleton.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Target {
+    /// `lb-…`.
+    Balance(Balance),
+    /// `aff-…`.
+    Recall(Recall),
+    /// `pick-…`.
+    Pick(Pick),
+}
+
+/// What a dispatch map (`services`, `short`, `local`, `no-endpoints`, `affinity-picks`) tells the kernel to do with a first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// Go to a balancing chain.
     Balance(Balance),
+    /// Go to a chain that remembers clients.
+    Recall(Recall),
+    /// Let a chain pick an affinity id.
+    Pick(Pick),
     /// Go to chain `external`, which tells local from external clients by the maps `short` and `local`.
     External,
     /// Answer with ICMP port unreachable; a TCP client sees "connection refused".
@@ -115,10 +165,15 @@ pub enum Key {
     NoEndpoints(Frontend),
     /// `endpoints`: (frontend, slot). Value: [`Value::Backend`].
     Endpoint(Frontend, u32),
-    /// `affinity-slots`: (frontend, slot). Value: [`Value::Id`].
-    AffinitySlot(Frontend, u32),
-    /// `affinity-endpoints`: (frontend, id). Value: [`Value::Backend`].
-    AffinityEndpoint(Frontend, u32),
+    /// `affinity-ports`: which Service port a frontend is of. Value: [`Value::Alias`].
+    AffinityPort(Frontend),
+    /// `affinity-picks`, `affinity-picks-local`: how many slots a list has. Value: [`Verdict::Pick`].
+    AffinityPick(Alias, List),
+    /// `affinity-slots`: (Service port, slot). Value: [`Value::Id`].
+    AffinitySlot(Alias, u32),
+    /// `affinity-endpoints`, `affinity-endpoints-local`: who of a list may be remembered, by (Service port, id). Value:
+    /// [`Value::Backend`].
+    AffinityEndpoint(Alias, List, u32),
     /// `cluster-ips`: every ClusterIP, to reject ports that its Service lacks.
     ClusterIp(IpAddr),
     /// `hairpin`: an endpoint on this node that may reach itself through a frontend and must then be masqueraded.
@@ -147,6 +202,8 @@ pub enum Value {
     Backend(Backend),
     /// An endpoint's affinity id: its name in the affinity maps, the same after every restart (see [`AFFINITY_TAG`]).
     Id(u32),
+    /// What a Service port is known by, of the key's protocol.
+    Alias(IpAddr),
 }
 
 /// Top byte of every affinity id, so that a packet priority that somebody else set cannot be taken for one. Between two of
@@ -162,8 +219,12 @@ impl Key {
             Self::Local(_) => "local",
             Self::NoEndpoints(_) => "no-endpoints",
             Self::Endpoint(..) => "endpoints",
+            Self::AffinityPort(_) => "affinity-ports",
+            Self::AffinityPick(_, List::Cluster) => "affinity-picks",
+            Self::AffinityPick(_, List::Local) => "affinity-picks-local",
             Self::AffinitySlot(..) => "affinity-slots",
-            Self::AffinityEndpoint(..) => "affinity-endpoints",
+            Self::AffinityEndpoint(_, List::Cluster, _) => "affinity-endpoints",
+            Self::AffinityEndpoint(_, List::Local, _) => "affinity-endpoints-local",
             Self::ClusterIp(_) => "cluster-ips",
             Self::Hairpin(..) => "hairpin",
             Self::Firewalled(_) => "firewalled",
@@ -183,9 +244,11 @@ impl Key {
             | Self::NoEndpoints(f)
             | Self::Firewalled(f)
             | Self::Endpoint(f, _)
-            | Self::AffinitySlot(f, _)
-            | Self::AffinityEndpoint(f, _)
+            | Self::AffinityPort(f)
             | Self::SourceRange(f, _) => f.address,
+            Self::AffinityPick(alias, _)
+            | Self::AffinitySlot(alias, _)
+            | Self::AffinityEndpoint(alias, ..) => alias.address,
             Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
             Self::PodCidr(net) | Self::NodePod(net) | Self::ServiceCidr(net) => net.addr(),
         };
@@ -199,6 +262,8 @@ impl Key {
         matches!(
             self,
             Self::Endpoint(..)
+                | Self::AffinityPort(_)
+                | Self::AffinityPick(..)
                 | Self::AffinitySlot(..)
                 | Self::AffinityEndpoint(..)
                 | Self::NoEndpoints(_)
@@ -218,21 +283,72 @@ impl Family {
     }
 }
 
-impl Balance {
-    /// Name of the chain, for example `lb-3`, `lb-3-local`, `lb-3-masq`, `lb-3-local-masq-aff-10800`.
-    pub fn chain(&self) -> String {
-        let Self { endpoints, list, masquerade, affinity } = self;
-        let list = if *list == List::Local { "-local" } else { "" };
-        let masquerade = if *masquerade { "-masq" } else { "" };
-        let affinity = affinity.map(|seconds| format!("-aff-{seconds}")).unwrap_or_default();
-        format!("lb-{endpoints}{list}{masquerade}{affinity}")
+impl List {
+    /// First slot of the list.
+    pub fn first_slot(self) -> u32 {
+        match self {
+            Self::Cluster => 0,
+            Self::Local => LOCAL_SLOTS,
+        }
     }
 
-    /// First slot that the chain picks from.
-    pub fn first_slot(&self) -> u32 {
-        match self.list {
-            List::Cluster => 0,
-            List::Local => LOCAL_SLOTS,
+    /// Which list a slot belongs to.
+    pub fn of_slot(slot: u32) -> Self {
+        if slot < LOCAL_SLOTS { Self::Cluster } else { Self::Local }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Cluster => "",
+            Self::Local => "-local",
+        }
+    }
+}
+
+impl Target {
+    /// Name of the chain, for example `lb-3`, `lb-3-local`, `lb-3-local-masq`, `aff-10800-8b1f04d2-masq`, `pick-3-local`.
+    pub fn chain(&self) -> String {
+        let suffix = |masquerade: bool| if masquerade { "-masq" } else { "" };
+        match *self {
+            Self::Balance(Balance { endpoints, list, masquerade }) => {
+                format!("lb-{endpoints}{}{}", list.suffix(), suffix(masquerade))
+            }
+            Self::Recall(Recall { seconds, pool, list, masquerade }) => {
+                format!("aff-{seconds}-{pool:08x}{}{}", list.suffix(), suffix(masquerade))
+            }
+            Self::Pick(Pick { endpoints, list }) => format!("pick-{endpoints}{}", list.suffix()),
+        }
+    }
+}
+
+impl Verdict {
+    /// The chain that it leads to, if that is one beside the skeleton.
+    pub fn target(self) -> Option<Target> {
+        match self {
+            Self::Balance(balance) => Some(Target::Balance(balance)),
+            Self::Recall(recall) => Some(Target::Recall(recall)),
+            Self::Pick(pick) => Some(Target::Pick(pick)),
+            Self::External | Self::Reject | Self::Drop => None,
+        }
+    }
+}
+
+impl Value {
+    /// The chain that it leads to, if that is one beside the skeleton.
+    pub fn target(self) -> Option<Target> {
+        match self {
+            Self::Verdict(verdict) => verdict.target(),
+            Self::Present | Self::Backend(_) | Self::Id(_) | Self::Alias(_) => None,
+        }
+    }
+}
+
+impl From<Target> for Verdict {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Balance(balance) => Self::Balance(balance),
+            Target::Recall(recall) => Self::Recall(recall),
+            Target::Pick(pick) => Self::Pick(pick),
         }
     }
 }
@@ -253,11 +369,12 @@ impl fmt::Display for Key {
             | Self::Short(frontend)
             | Self::Local(frontend)
             | Self::NoEndpoints(frontend)
+            | Self::AffinityPort(frontend)
             | Self::Firewalled(frontend) => write!(f, "{frontend}"),
-            Self::Endpoint(frontend, slot) | Self::AffinitySlot(frontend, slot) => {
-                write!(f, "{frontend} slot {slot:#x}")
-            }
-            Self::AffinityEndpoint(frontend, id) => write!(f, "{frontend} id {id:#010x}"),
+            Self::Endpoint(frontend, slot) => write!(f, "{frontend} slot {slot:#x}"),
+            Self::AffinityPick(alias, _) => write!(f, "{alias}"),
+            Self::AffinitySlot(alias, slot) => write!(f, "{alias} slot {slot:#x}"),
+            Self::AffinityEndpoint(alias, _, id) => write!(f, "{alias} id {id:#010x}"),
             Self::ClusterIp(address) => write!(f, "{address}"),
             Self::Hairpin(address, protocol, port) => {
                 write!(f, "{}/{protocol}", std::net::SocketAddr::new(*address, *port))
@@ -275,6 +392,7 @@ impl fmt::Display for Value {
             Self::Verdict(verdict) => write!(f, "{verdict}"),
             Self::Backend(backend) => write!(f, "{backend}"),
             Self::Id(id) => write!(f, "id {id:#010x}"),
+            Self::Alias(address) => write!(f, "{address}"),
         }
     }
 }
@@ -282,7 +400,9 @@ impl fmt::Display for Value {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Balance(balance) => f.write_str(&balance.chain()),
+            Self::Balance(balance) => f.write_str(&Target::Balance(*balance).chain()),
+            Self::Recall(recall) => f.write_str(&Target::Recall(*recall).chain()),
+            Self::Pick(pick) => f.write_str(&Target::Pick(*pick).chain()),
             Self::External => f.write_str("external"),
             Self::Reject => f.write_str("reject"),
             Self::Drop => f.write_str("drop"),
@@ -297,6 +417,13 @@ impl fmt::Display for Protocol {
             Self::Udp => "udp",
             Self::Sctp => "sctp",
         })
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, protocol } = self;
+        write!(f, "{address}/{protocol}")
     }
 }
 

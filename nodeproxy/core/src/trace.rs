@@ -23,7 +23,7 @@ use crate::{
     select,
     select::Listed,
     table::{Backend, Family, Frontend},
-    walk::{self, Step},
+    walk::{self, Ground, Step},
 };
 
 pub use crate::select::Standing;
@@ -69,8 +69,21 @@ pub struct ServicePort {
     pub source_ranges: Vec<IpNet>,
     /// Seconds for which a client keeps its endpoint, with session affinity.
     pub affinity_seconds: Option<u32>,
+    /// The endpoint at which the client is remembered, if it is known to be.
+    #[serde(default)]
+    pub last: Option<Last>,
     /// Why the endpoints see this node and not the client, if they do.
     pub masquerade: Option<Masquerade>,
+}
+
+/// Where a client with session affinity went before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Last {
+    /// The endpoint.
+    pub backend: Backend,
+    /// Whether this packet goes there again; if not, the endpoint is not one that it may use, and it is balanced anew.
+    pub kept: bool,
 }
 
 /// One endpoint of the port.
@@ -124,10 +137,17 @@ pub struct Trace {
     pub kernel: Option<Check>,
 }
 
-/// Traces the first packet of a connection.
+/// Traces the first packet of a connection whose client nobody remembers.
 pub fn trace(model: &Model, packet: &Packet) -> Trace {
-    let decision = oracle::decide(model, packet);
-    let (_, path) = walk::path(model.ledger().desired(), model.config(), packet);
+    trace_remembering(model, packet, None)
+}
+
+/// The same of a client that had this endpoint of the Service port last.
+pub fn trace_remembering(model: &Model, packet: &Packet, last: Option<Backend>) -> Trace {
+    let decision = oracle::decide(model, packet, last);
+    let remembered = last.and_then(|last| model.affinity_id(&packet.to, last));
+    let ground = Ground { remembered, ..Ground::of(model) };
+    let (_, path) = walk::path(model.ledger().desired(), ground, packet);
     let endpoints = decision.met.as_ref().map(|met| targets(model, packet, met, &decision.outcome));
     Trace {
         node: model.node_facts().name.to_string(),
@@ -135,7 +155,7 @@ pub fn trace(model: &Model, packet: &Packet) -> Trace {
         interface: packet.interface.filter(|_| model.config().pod_interfaces.is_some()),
         client: decision.client,
         to: packet.to,
-        service: decision.met.as_ref().map(|met| service_port(model, packet, decision.client, met)),
+        service: decision.met.as_ref().map(|met| service_port(model, packet, decision.client, met, last)),
         result: match &decision.outcome {
             Outcome::Backends(_) => End::Forwarded,
             Outcome::Refused => End::Refused,
@@ -150,7 +170,13 @@ pub fn trace(model: &Model, packet: &Packet) -> Trace {
     }
 }
 
-fn service_port(model: &Model, packet: &Packet, client: Client, met: &Met<'_>) -> ServicePort {
+fn service_port(
+    model: &Model,
+    packet: &Packet,
+    client: Client,
+    met: &Met<'_>,
+    last: Option<Backend>,
+) -> ServicePort {
     let family = Family::of(packet.to.address);
     let of_family = |net: &&IpNet| Family::of(net.addr()) == family;
     let restricts = compile::is_load_balanced(met.service, &packet.to);
@@ -165,6 +191,7 @@ fn service_port(model: &Model, packet: &Packet, client: Client, met: &Met<'_>) -
         policy_reason: text::policy_reason(met, client).to_owned(),
         source_ranges: ranges.filter(of_family).copied().collect(),
         affinity_seconds: met.service.affinity,
+        last: last.map(|backend| Last { backend, kept: met.kept(last).is_some() }),
         masquerade: met.masquerade,
     }
 }

@@ -1,7 +1,8 @@
 //! A packet's way through our tables, as docs/nftables.md draws it, over elements instead of a kernel.
 //!
 //! Owns an interpreter of the fixed ruleset, so that what the model writes can be tested without root, and with transactions
-//! that fall between two of a packet's lookups ([`walk_torn`]). Leaves to the kernel tests that the rules really say this.
+//! that fall between two of a packet's lookups ([`walk_torn`]). Leaves to the kernel tests that the rules really say this, and to
+//! whoever asks which endpoint a client is remembered at.
 //!
 //! Invariant: lookups happen in the order of the hooks: firewall, dispatch, balancing, then the filter hooks.
 
@@ -16,11 +17,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    input::Config,
+    input::{Config, NodeFacts},
     interface::{InterfaceName, PodInterfaces},
+    model::Model,
     oracle::{Outcome, Packet, Source},
     plan::State,
-    table::{Backend, Balance, Family, Frontend, Key, List, Value, Verdict},
+    table::{Alias, Backend, Balance, Family, Key, List, Pick, Recall, Value, Verdict},
 };
 
 /// Tables of which a transaction replaces one by the other after `turn` lookups.
@@ -53,27 +55,53 @@ enum End {
     NotOurs,
 }
 
+/// Why dispatch rewrote nothing.
+enum Miss {
+    /// The packet goes on as it came.
+    Passed,
+    /// A chain of session affinity found no endpoint, and dropped it.
+    Lost,
+}
+
+/// What a packet meets beside the tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground<'a> {
+    /// How the tables are meant.
+    pub config: &'a Config,
+    /// The node.
+    pub node: &'a NodeFacts,
+    /// The affinity id that the kernel remembers for the packet's client and Service port, if any.
+    pub remembered: Option<u32>,
+}
+
+impl<'a> Ground<'a> {
+    /// That of a model's node, where nobody is remembered.
+    pub fn of(model: &'a Model) -> Self {
+        Self { config: model.config(), node: model.node_facts(), remembered: None }
+    }
+}
+
 /// Everything that may become of a connection.
-pub fn walk(state: &State, config: &Config, packet: &Packet) -> Outcome {
-    outcome(&Tables::new(state, state, 0), config, packet)
+pub fn walk(state: &State, ground: Ground<'_>, packet: &Packet) -> Outcome {
+    outcome(&Tables::new(state, state, 0), ground, packet)
 }
 
 /// The same, with the lookups that lead there: those of a packet that gets the first slot, where several could be.
-pub fn path(state: &State, config: &Config, packet: &Packet) -> (Outcome, Vec<Step>) {
+pub fn path(state: &State, ground: Ground<'_>, packet: &Packet) -> (Outcome, Vec<Step>) {
     let tables = Tables { steps: Some(RefCell::default()), ..Tables::new(state, state, 0) };
     // What becomes of it is in the steps and, for all slots, in the outcome below.
-    (Walk { tables: &tables, config, packet }).run(0, &mut 0);
+    (Walk { tables: &tables, ground, packet }).run(0, &mut 0);
     let steps = tables.steps.map(RefCell::into_inner).unwrap_or_default();
-    (walk(state, config, packet), steps)
+    (walk(state, ground, packet), steps)
 }
 
 /// Everything that may become of a connection whose packet is between two lookups when a transaction turns `before` into
 /// `after`: one outcome for each such moment.
-pub fn walk_torn(before: &State, after: &State, config: &Config, packet: &Packet) -> Vec<Outcome> {
+pub fn walk_torn(before: &State, after: &State, ground: Ground<'_>, packet: &Packet) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for turn in 0.. {
         let tables = Tables::new(before, after, turn);
-        outcomes.push(outcome(&tables, config, packet));
+        outcomes.push(outcome(&tables, ground, packet));
         if tables.lookups.get() < turn {
             break;
         }
@@ -94,13 +122,13 @@ pub fn lets_invalid_pass(
     }
 }
 
-fn outcome(tables: &Tables<'_>, config: &Config, packet: &Packet) -> Outcome {
+fn outcome(tables: &Tables<'_>, ground: Ground<'_>, packet: &Packet) -> Outcome {
     let mut backends = BTreeMap::new();
     let mut pick = 0;
     loop {
         tables.lookups.set(0);
         let mut picks = 0;
-        match (Walk { tables, config, packet }).run(pick, &mut picks) {
+        match (Walk { tables, ground, packet }).run(pick, &mut picks) {
             End::Dnat(backend, source) => {
                 backends.insert(backend, source);
             }
@@ -167,41 +195,51 @@ impl<'a> Tables<'a> {
 
 struct Walk<'a> {
     tables: &'a Tables<'a>,
-    config: &'a Config,
+    ground: Ground<'a>,
     packet: &'a Packet,
 }
 
 impl Walk<'_> {
     fn run(&self, pick: u32, picks: &mut u32) -> End {
-        let Packet { source, from_node: _, interface: _, to } = *self.packet;
+        let Packet { source, from_node, interface: _, to } = *self.packet;
         if self.tables.has(Key::Firewalled(to))
             && !self.tables.covers(source, |net| Key::SourceRange(to, net))
         {
             return End::Dropped;
         }
-        match self.dispatch(pick, picks) {
-            Some((backend, marked)) => {
-                let hairpin = source == backend.address
-                    && self.tables.has(Key::Hairpin(backend.address, to.protocol, backend.port));
-                let source = if marked || hairpin { Source::Masqueraded } else { Source::Preserved };
-                End::Dnat(backend, source)
-            }
-            None => self.filter(),
-        }
+        let (backend, marked) = match self.dispatch(pick, picks) {
+            Ok(found) => found,
+            Err(Miss::Passed) => return self.filter(),
+            Err(Miss::Lost) => return End::Dropped,
+        };
+        // What arrives for the node itself never gets to the hook that replaces sources.
+        let stays = !from_node && self.ground.node.has(backend.address);
+        let hairpin = source == backend.address
+            && self.tables.has(Key::Hairpin(backend.address, to.protocol, backend.port));
+        let source = if !stays && (marked || hairpin) { Source::Masqueraded } else { Source::Preserved };
+        End::Dnat(backend, source)
     }
 
     /// Chain `dispatch`: the backend, and whether the packet is marked for masquerading.
-    fn dispatch(&self, pick: u32, picks: &mut u32) -> Option<(Backend, bool)> {
+    fn dispatch(&self, pick: u32, picks: &mut u32) -> Result<(Backend, bool), Miss> {
         let to = self.packet.to;
         let family = Family::of(to.address);
         let is_pod_cidr = |key: &Key| matches!(key, Key::PodCidr(net) if Family::of(net.addr()) == family);
+        let config = self.ground.config;
         let has_detector =
-            self.config.pod_interfaces.is_some() || self.tables.after.elements.keys().any(is_pod_cidr);
+            config.pod_interfaces.is_some() || self.tables.after.elements.keys().any(is_pod_cidr);
         let marked = self.tables.has(Key::ClusterIp(to.address))
-            && (self.config.masquerade_all || (has_detector && !self.is_from_pod()));
-        match self.tables.get(Key::Service(to))? {
-            Value::Verdict(Verdict::Balance(balance)) => self.balance(balance, marked, pick, picks),
-            Value::Verdict(Verdict::External) => self.external(pick, picks),
+            && (config.masquerade_all || (has_detector && !self.is_from_pod()));
+        match self.verdict(Key::Service(to)) {
+            Some(Verdict::External) => self.external(pick, picks),
+            Some(verdict) => self.follow(verdict, marked, pick, picks),
+            None => Err(Miss::Passed),
+        }
+    }
+
+    fn verdict(&self, key: Key) -> Option<Verdict> {
+        match self.tables.get(key)? {
+            Value::Verdict(verdict) => Some(verdict),
             _ => None,
         }
     }
@@ -217,72 +255,97 @@ impl Walk<'_> {
     }
 
     fn is_told_by(&self, set: fn(IpNet) -> Key) -> bool {
-        match &self.config.pod_interfaces {
+        match &self.ground.config.pod_interfaces {
             Some(interfaces) => self.tables.arrives_on(interfaces, self.packet.interface),
             None => self.tables.covers(self.packet.source, set),
         }
     }
 
     /// Chain `external`: each lookup that misses falls through to the next rule.
-    fn external(&self, pick: u32, picks: &mut u32) -> Option<(Backend, bool)> {
+    fn external(&self, pick: u32, picks: &mut u32) -> Result<(Backend, bool), Miss> {
         let to = self.packet.to;
-        let balance = |key| match self.tables.get(key) {
-            Some(Value::Verdict(Verdict::Balance(balance))) => Some(balance),
-            _ => None,
-        };
         if self.is_from_own_pod()
-            && let Some(short) = balance(Key::Short(to))
+            && let Some(short) = self.verdict(Key::Short(to))
         {
-            return self.balance(short, false, pick, picks);
+            return self.follow(short, false, pick, picks);
         }
         let marked = self.packet.from_node;
         if self.packet.from_node
-            && let Some(short) = balance(Key::Short(to))
+            && let Some(short) = self.verdict(Key::Short(to))
         {
-            return self.balance(short, marked, pick, picks);
+            return self.follow(short, marked, pick, picks);
         }
-        if let Some(local) = balance(Key::Local(to)) {
-            return self.balance(local, marked, pick, picks);
+        if let Some(local) = self.verdict(Key::Local(to)) {
+            return self.follow(local, marked, pick, picks);
         }
         // A pod that is told by its interface is one of this node.
-        if self.config.pod_interfaces.is_some() || !self.is_from_pod() {
-            return None;
+        if self.ground.config.pod_interfaces.is_some() || !self.is_from_pod() {
+            return Err(Miss::Passed);
         }
-        self.balance(balance(Key::Short(to))?, true, pick, picks)
+        let short = self.verdict(Key::Short(to)).ok_or(Miss::Passed)?;
+        self.follow(short, true, pick, picks)
     }
 
-    /// Chain `lb-…`. A client without remembered endpoint takes a slot; a remembered one is one of the same endpoints.
-    fn balance(&self, balance: Balance, marked: bool, pick: u32, picks: &mut u32) -> Option<(Backend, bool)> {
-        let Balance { endpoints, list, masquerade, affinity } = balance;
-        *picks = endpoints;
-        let first = if list == List::Local { crate::table::LOCAL_SLOTS } else { 0 };
-        let slot = first + pick % endpoints.max(1);
-        let backend = self.slot(self.packet.to, slot, affinity.is_some())?;
-        Some((backend, marked || masquerade))
+    /// A chain beside the skeleton.
+    fn follow(
+        &self,
+        verdict: Verdict,
+        marked: bool,
+        pick: u32,
+        picks: &mut u32,
+    ) -> Result<(Backend, bool), Miss> {
+        match verdict {
+            Verdict::Balance(Balance { endpoints, list, masquerade }) => {
+                *picks = endpoints;
+                let slot = list.first_slot() + pick % endpoints.max(1);
+                let backend = self.backend(Key::Endpoint(self.packet.to, slot)).ok_or(Miss::Passed)?;
+                Ok((backend, marked || masquerade))
+            }
+            Verdict::Recall(Recall { list, masquerade, .. }) => {
+                let backend = self.recall(list, pick, picks).ok_or(Miss::Lost)?;
+                Ok((backend, marked || masquerade))
+            }
+            Verdict::External | Verdict::Pick(_) | Verdict::Reject | Verdict::Drop => Err(Miss::Passed),
+        }
     }
 
-    fn slot(&self, to: Frontend, slot: u32, affinity: bool) -> Option<Backend> {
-        let value = if affinity {
-            let Value::Id(id) = self.tables.get(Key::AffinitySlot(to, slot))? else { return None };
-            self.tables.get(Key::AffinityEndpoint(to, id))?
-        } else {
-            self.tables.get(Key::Endpoint(to, slot))?
+    /// Chain `aff-…`: the endpoint that is remembered, if it is in the list, and otherwise one that is picked.
+    fn recall(&self, list: List, pick: u32, picks: &mut u32) -> Option<Backend> {
+        let Value::Alias(address) = self.tables.get(Key::AffinityPort(self.packet.to))? else { return None };
+        let alias = Alias { address, protocol: self.packet.to.protocol };
+        let endpoint = |id| self.backend(Key::AffinityEndpoint(alias, list, id));
+        if let Some(kept) = self.ground.remembered.and_then(endpoint) {
+            *picks = 1;
+            return Some(kept);
+        }
+        let Verdict::Pick(Pick { endpoints, list: picked }) = self.verdict(Key::AffinityPick(alias, list))?
+        else {
+            return None;
         };
-        match value {
+        *picks = endpoints;
+        let slot = picked.first_slot() + pick % endpoints.max(1);
+        let Value::Id(id) = self.tables.get(Key::AffinitySlot(alias, slot))? else { return None };
+        endpoint(id)
+    }
+
+    fn backend(&self, key: Key) -> Option<Backend> {
+        match self.tables.get(key)? {
             Value::Backend(backend) => Some(backend),
             _ => None,
         }
     }
 
-    /// The filter hooks, for packets that nothing rewrote.
+    /// The filter hooks, for packets that nothing rewrote. What arrives for the node itself meets only the first of them.
     fn filter(&self) -> End {
-        let to = self.packet.to;
-        match self.tables.get(Key::NoEndpoints(to)) {
-            Some(Value::Verdict(Verdict::Drop)) => return End::Dropped,
+        let Packet { from_node, to, .. } = *self.packet;
+        match self.verdict(Key::NoEndpoints(to)) {
+            Some(Verdict::Drop) => return End::Dropped,
             Some(_) => return End::Refused,
             None => {}
         }
-        if self.tables.has(Key::ClusterIp(to.address)) {
+        if !from_node && self.ground.node.has(to.address) {
+            End::NotOurs
+        } else if self.tables.has(Key::ClusterIp(to.address)) {
             End::Refused
         } else if self.tables.covers(to.address, Key::ServiceCidr) {
             End::Dropped

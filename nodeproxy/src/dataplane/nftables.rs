@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Config ──► skeleton (rules, datatype): chains, maps, rules as data
-//!   Transaction ──► write (element, balance) ──► batches ──► kernel
-//!   kernel ──► read (element, balance) ──► State, or why to rebuild
+//!   Transaction ──► write (element, target) ──► batches ──► kernel
+//!   kernel ──► read (element, target) ──► State, or why to rebuild
 //! ```
 //!
 //! docs/nftables.md shows the table. This file owns the connection and the order of calls; it keeps no copy of what stands
@@ -13,6 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     time::Instant,
 };
 
@@ -23,8 +24,8 @@ use portico_netlink::{
 };
 use portico_proxy_core::{
     interface::PodInterfaces,
-    plan::Transaction,
-    table::{Family, Key},
+    plan::{AffinityMap, Transaction},
+    table::{Alias, Family, Key},
 };
 
 use super::{Applied, Capabilities, Dataplane, DataplaneError, Observed};
@@ -32,7 +33,6 @@ use super::{Applied, Capabilities, Dataplane, DataplaneError, Observed};
 use classes::Classes;
 use degrade::Support;
 
-mod balance;
 mod classes;
 mod datatype;
 mod degrade;
@@ -42,6 +42,7 @@ mod read;
 mod rivals;
 mod rules;
 mod skeleton;
+mod target;
 mod write;
 
 /// Both families, in the order in which they are written.
@@ -143,6 +144,47 @@ impl Nftables {
     pub fn open(config: Config) -> Result<Self, DataplaneError> {
         let client = Client::open().map_err(|error| convert(error, None))?;
         Ok(Self { client, config, known: Known::Nothing, classes: Classes::default() })
+    }
+
+    /// The affinity id at which a client of a Service port is remembered.
+    pub fn remembered(
+        &mut self,
+        map: &AffinityMap,
+        client: IpAddr,
+        port: &Alias,
+    ) -> Result<Option<u32>, DataplaneError> {
+        let table = skeleton::table(kernel_family(map.family));
+        let key = element::client(client, port);
+        match self.client.elements(&table, &map.name(), |element| (element.key == key).then_some(element)) {
+            Ok(found) => Ok(found.iter().find_map(element::id)),
+            // Nobody is remembered by a map that does not stand yet.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(convert(error, None)),
+        }
+    }
+
+    /// How many clients each affinity map remembers. A kernel that does not count them is asked for all of them.
+    pub fn clients(&mut self) -> Result<Vec<(AffinityMap, usize)>, DataplaneError> {
+        self.count_clients().map_err(|error| convert(error, None))
+    }
+
+    fn count_clients(&mut self) -> portico_netlink::Result<Vec<(AffinityMap, usize)>> {
+        let mut counts = Vec::new();
+        for family in FAMILIES.map(kernel_family) {
+            let table = skeleton::table(family);
+            if !self.client.tables(family)?.contains(&table) {
+                continue;
+            }
+            for set in self.client.sets(&table)? {
+                let Some(map) = target::parse_map_name(family, &set.name) else { continue };
+                let count = match set.count {
+                    Some(count) => usize::try_from(count).unwrap_or(usize::MAX),
+                    None => self.client.elements(&table, &set.name, Some)?.len(),
+                };
+                counts.push((map, count));
+            }
+        }
+        Ok(counts)
     }
 
     fn try_family(&mut self, family: Family) -> Result<bool, DataplaneError> {

@@ -28,6 +28,7 @@ pub mod tcp;
 pub mod udp;
 
 mod here;
+mod memory;
 mod translate;
 
 use std::{
@@ -44,6 +45,7 @@ use portico_proxy_core::{
 use tokio::time::Instant;
 
 use self::{
+    memory::Memory,
     pool::PoolKey,
     pools::{Open, Place, Pools, Sockets},
     proxy::Proxy,
@@ -58,7 +60,7 @@ mod tests;
 /// What the model wants and what the kernel has.
 #[derive(Debug, Default)]
 struct Tables {
-    memory: State,
+    memory: Memory,
     standing: State,
 }
 
@@ -144,7 +146,7 @@ impl Userspace {
     fn listen(&mut self, tables: &Tables, frontends: &BTreeSet<Frontend>) -> Vec<Open> {
         let mut closing = Vec::new();
         for frontend in frontends {
-            let wanted = translate::pools(&tables.memory, *frontend);
+            let wanted = translate::pools(tables.memory.state(), *frontend);
             let is_wanted = |key: &PoolKey| wanted.iter().any(|(wanted, _)| wanted == key);
             closing.extend(pools::keys(*frontend).into_iter().filter(|key| !is_wanted(key)));
             for (key, wanted) in &wanted {
@@ -238,7 +240,7 @@ impl Tables {
             if let Some(value) = self.standing.elements.get(key) {
                 standing.elements.insert(*key, *value);
             }
-            if let Some(value) = translate::element(&self.memory, sockets, key) {
+            if let Some(value) = translate::element(self.memory.state(), sockets, key) {
                 wanted.insert(*key, value);
             }
         }
@@ -255,7 +257,7 @@ impl Tables {
                 Err("the elements that lead to the proxy's sockets are not what this process wrote"
                     .to_owned())
             }
-            None => Ok(Observed { state: self.memory.clone(), rebuild: None }),
+            None => Ok(Observed { state: self.memory.state().clone(), rebuild: None }),
         }
     }
 }
@@ -281,20 +283,19 @@ impl Dataplane for Userspace {
             Err(reason) => reason,
         };
         // Sockets stay as they are until the next transaction says what should be behind them.
-        *tables = Tables { memory: State::default(), standing: found.state };
+        *tables = Tables { memory: Memory::default(), standing: found.state };
         self.whole = true;
         Ok(rebuild(reason))
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
-        let mut frontends = transaction.frontends();
         let mut keys: BTreeSet<_> = transaction.removals.iter().copied().collect();
         keys.extend(transaction.puts.iter().map(|put| put.key));
         let mut tables = lock(&self.tables);
-        tables.memory.apply(transaction);
+        let mut frontends = tables.memory.apply(transaction);
         if self.whole {
             keys.extend(tables.standing.elements.keys());
-            frontends.extend(tables.memory.elements.keys().filter_map(Key::frontend));
+            frontends.extend(tables.memory.state().elements.keys().filter_map(Key::frontend));
             frontends.extend(self.pools.frontends());
             self.here.look();
         }

@@ -16,7 +16,7 @@ use super::{Answer, DiagnoseError, Known, Question};
 use crate::dataplane::Observed;
 
 /// The shape of the file. One with another number is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ impl Dump {
             Observed { state, rebuild }
         });
         let known = Known { model: &model, local_addresses: &local_addresses, complete: true };
-        let draft = super::draft(question, known)?;
+        let draft = super::draft(question, known, None)?;
         match (draft.claim.is_some(), observed) {
             (false, _) => Ok(draft.answer),
             (true, Some(observed)) => Ok(draft.check(&observed)),

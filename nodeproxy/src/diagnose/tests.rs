@@ -7,7 +7,7 @@ use portico_proxy_core::{
     oracle::Outcome,
     packets::{self, CASES},
     plan::State,
-    table::Key,
+    table::{Backend, Key},
     trace::End,
 };
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ fn mk_bench_of(model: Model, complete: bool) -> Bench {
     });
     let read = kernel.clone();
     let read: ReadKernel = Arc::new(move || Ok(read.lock().expect("no panic").clone()));
-    Bench { oracle: Oracle::new(inquiries, read, WAYS), kernel }
+    Bench { oracle: Oracle::new(inquiries, read, Arc::new(|_| Ok(None)), WAYS), kernel }
 }
 
 fn mk_question(case: usize, kernel: bool) -> Question {
@@ -149,6 +149,35 @@ async fn what_a_masqueraded_endpoint_sees_is_the_kernels_choice() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_remembered_goes_where_it_was_if_it_still_may() {
+    let case =
+        packets::CASES.iter().position(|c| c.name.starts_with("session affinity reaches")).expect("a row");
+    let mut bench = mk_bench(true);
+    let model = mk_model();
+    let to = CASES[case].packet().to;
+    let far = Backend { address: packets::FAR_POD.into(), port: packets::POD_PORT };
+    let id = model.affinity_id(&to, far).expect("an endpoint");
+    let gone = Had::Endpoint(Backend { port: 9, ..far });
+    for (had, chances, says) in [
+        (Some(Had::Id(id)), 1, "remembered at 10.201.1.2:8080, and goes there"),
+        (Some(Had::Endpoint(far)), 1, "remembered at 10.201.1.2:8080, and goes there"),
+        (Some(gone), 2, "remembered at 10.201.1.2:9, which is not one that it may use here"),
+        (Some(Had::Id(id + 1)), 2, "at whichever address of the Service"),
+        (None, 2, "at whichever address of the Service"),
+    ] {
+        bench.oracle.recollect = Arc::new(move |client| {
+            assert_eq!((client.address, client.map.seconds), (packets::OTHER_POD.into(), 10_800));
+            Ok(had)
+        });
+        let answer = bench.oracle.answer(&mk_question(case, true)).await.expect("answers");
+        let Answer::Trace(trace) = &answer else { panic!("{answer:?}") };
+        let text = trace.to_string();
+        assert!(matches!(trace.outcome(), Outcome::Backends(all) if all.len() == chances), "{text}");
+        assert!(text.contains(says) && answer.agrees(), "{says:?} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn where_pods_are_told_by_interfaces_the_kernels_way_back_counts_unless_another_is_named() {
     let pods = PodInterfaces::Prefixed("veth".parse().expect("a name"));
     let mut model = Model::new(Config { pod_interfaces: Some(pods), ..Config::default() });
@@ -222,7 +251,7 @@ fn the_nodes_own_addresses_are_known_from_the_kernel_and_from_its_object() {
     }
     let to = CASES[0].packet().to;
     let Ok(Draft { answer: Answer::Trace(trace), .. }) =
-        draft(&Question::Trace { from: local[0], to, interface: None, kernel: false }, known)
+        draft(&Question::Trace { from: local[0], to, interface: None, kernel: false }, known, None)
     else {
         panic!("a trace")
     };

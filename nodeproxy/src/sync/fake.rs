@@ -13,7 +13,7 @@ use std::{
 use portico_proxy_core::{
     flows::StaleFlows,
     plan::{AffinityMap, Chain, Put, State, Transaction},
-    table::{Backend, Balance, Family, Frontend, Key, Value, Verdict},
+    table::{Backend, Balance, Family, Frontend, Key, Pick, Recall, Value, Verdict},
 };
 use tokio::time::Instant;
 
@@ -125,27 +125,31 @@ impl Inside {
         if self.state.elements.contains_key(&Key::NoEndpoints(to)) {
             return;
         }
-        let way = match self.state.elements.get(&Key::Service(to)) {
-            Some(Value::Verdict(Verdict::Balance(balance))) => self.pick(to, balance, client),
-            _ => None,
-        };
+        let way = self.verdict(Key::Service(to)).and_then(|verdict| self.pick(to, verdict, client));
         let way = way.unwrap_or(Backend { address: to.address, port: to.port });
         self.tracked.entry((to, client)).or_insert(way);
     }
 
-    /// What the chain of a balance finds, by way of an affinity id where it has one.
-    fn pick(&self, to: Frontend, balance: &Balance, client: u32) -> Option<Backend> {
-        let slot = balance.first_slot() + client.checked_rem(balance.endpoints)?;
-        let found = |key| self.state.elements.get(&key);
-        let backend = match (balance.affinity, found(Key::AffinitySlot(to, slot))) {
-            (None, _) => found(Key::Endpoint(to, slot)),
-            (Some(_), Some(Value::Id(id))) => found(Key::AffinityEndpoint(to, *id)),
-            (Some(_), _) => None,
-        };
-        match backend {
-            Some(Value::Backend(backend)) => Some(*backend),
+    fn verdict(&self, key: Key) -> Option<Verdict> {
+        match self.state.elements.get(&key) {
+            Some(Value::Verdict(verdict)) => Some(*verdict),
             _ => None,
         }
+    }
+
+    /// What a chain finds, by way of an affinity id where it remembers clients.
+    fn pick(&self, to: Frontend, verdict: Verdict, client: u32) -> Option<Backend> {
+        let (endpoints, list) = match verdict {
+            Verdict::Balance(Balance { endpoints, list, .. }) => (endpoints, list),
+            Verdict::Recall(Recall { list, .. }) => {
+                let pick = self.verdict(Key::AffinityPick(self.state.alias(&to)?, list))?;
+                let Verdict::Pick(Pick { endpoints, list }) = pick else { return None };
+                (endpoints, list)
+            }
+            Verdict::External | Verdict::Pick(_) | Verdict::Reject | Verdict::Drop => return None,
+        };
+        let slot = usize::try_from(client.checked_rem(endpoints)?).ok()?;
+        self.state.slots(&to, list).get(slot).copied()
     }
 }
 
@@ -166,10 +170,10 @@ fn check(before: &State, transaction: &Transaction) -> Result<(), DataplaneError
     let mut after = before.clone();
     after.apply(transaction);
     for (key, value) in &after.elements {
-        if let Value::Verdict(Verdict::Balance(balance)) = value
-            && !after.chains.contains(&Chain { family: key.family(), balance: *balance })
+        if let Some(target) = value.target()
+            && !after.chains.contains(&Chain { family: key.family(), target })
         {
-            return refuse(format!("{key}: no chain {}", balance.chain()));
+            return refuse(format!("{key}: no chain {}", target.chain()));
         }
     }
     let missing =

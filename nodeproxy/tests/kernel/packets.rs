@@ -8,10 +8,13 @@ use std::{
 use portico_netlink::{conntrack::Conntrack, nftables::Family as KernelFamily};
 use portico_proxy_core::{
     plan::State,
-    table::{Balance, Frontend, Key, Protocol, Value, Verdict},
+    table::{Balance, Frontend, Key, Protocol, Recall, Value, Verdict},
 };
 
-use crate::world::{Addresses, Got, LOCAL, PLAIN, POD_PORT, World, addresses, ask, dial, endpoints, id_of};
+use crate::world::{
+    Addresses, Got, LOCAL, PLAIN, POD_PORT, STICKY, World, addresses, alias_of, ask, dial, endpoints, id_of,
+    sticky,
+};
 
 /// Runs a test in a world of its own, once for each family.
 fn in_both_families(test: impl Fn(&mut World, Addresses)) {
@@ -185,9 +188,8 @@ fn only_those_in_the_source_ranges_may_come() {
 fn mk_sticky(a: Addresses, pods: &[usize]) -> State {
     let f = a.frontend(1);
     let mut state = a.base();
-    let sticky = Balance { affinity: Some(3600), ..PLAIN };
     let backends: Vec<_> = pods.iter().map(|number| a.pod(*number)).collect();
-    let verdict = endpoints(&mut state, f, sticky, &backends);
+    let verdict = sticky(&mut state, f, alias_of(f), STICKY, &backends);
     state.insert(Key::Service(f), verdict);
     state.insert(Key::ClusterIp(f.address), Value::Present);
     state
@@ -231,8 +233,8 @@ fn clients_are_remembered_one_by_one_and_a_restart_forgets_none() {
             [&world.client, &world.node, &world.pods[0], &world.pods[1]].map(|from| dial(from, f)).into();
         // A pod that reaches itself gets no answer without a hairpin element, and that, too, stays so.
         assert_eq!(chosen, again);
-        let map =
-            world.node.sh(&format!("nft list map {} portico affinity-3600", if a.v6 { "ip6" } else { "ip" }));
+        let family = if a.v6 { "ip6" } else { "ip" };
+        let map = world.node.sh(&format!("nft list map {family} portico affinity-3600-00000007"));
         assert_eq!(map.matches(" : a500:").count(), 4, "{map}");
     });
 }
@@ -254,8 +256,8 @@ fn each_connection_renews_the_time_of_its_client() {
 
 /// Seconds until the one entry of the affinity map expires.
 fn expires(world: &World, a: Addresses) -> u64 {
-    let json =
-        world.node.sh(&format!("nft -j list map {} portico affinity-3600", if a.v6 { "ip6" } else { "ip" }));
+    let family = if a.v6 { "ip6" } else { "ip" };
+    let json = world.node.sh(&format!("nft -j list map {family} portico affinity-3600-00000007"));
     let json: serde_json::Value = serde_json::from_str(&json).expect("json");
     let map =
         json["nftables"].as_array().and_then(|all| all.iter().find_map(|o| o.get("map"))).expect("a map");
@@ -268,8 +270,8 @@ fn a_masquerading_frontend_with_affinity_is_both() {
     in_both_families(|world, a| {
         let f = Frontend { address: a.node, protocol: Protocol::Tcp, port: 30_080 };
         let mut state = a.base();
-        let both = Balance { affinity: Some(60), masquerade: true, ..PLAIN };
-        let verdict = endpoints(&mut state, f, both, &[a.pod(0), a.pod(1)]);
+        let both = Recall { masquerade: true, ..STICKY };
+        let verdict = sticky(&mut state, f, alias_of(f), both, &[a.pod(0), a.pod(1)]);
         state.insert(Key::Service(f), verdict);
         world.sync(&state);
         spy(world);

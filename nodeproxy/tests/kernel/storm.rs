@@ -8,12 +8,12 @@ use std::sync::{
 use portico_nodeproxy::dataplane::Dataplane;
 use portico_proxy_core::{
     plan::{State, diff},
-    table::{Backend, Balance, Key, Value},
+    table::{Backend, Key, Recall, Value},
 };
 
 use crate::{
     netns::note,
-    world::{Addresses, Got, PLAIN, World, addresses, dial_here, endpoints},
+    world::{Addresses, Got, PLAIN, STICKY, World, addresses, alias_of, dial_here, endpoints, sticky},
 };
 
 /// How often the number of endpoints changes.
@@ -22,7 +22,10 @@ const CHANGES: usize = 300;
 fn mk_state(a: Addresses, backends: &[Backend], affinity: Option<u32>) -> State {
     let f = a.frontend(1);
     let mut state = a.base();
-    let verdict = endpoints(&mut state, f, Balance { affinity, ..PLAIN }, backends);
+    let verdict = match affinity {
+        None => endpoints(&mut state, f, PLAIN, backends),
+        Some(seconds) => sticky(&mut state, f, alias_of(f), Recall { seconds, ..STICKY }, backends),
+    };
     state.insert(Key::Service(f), verdict);
     state.insert(Key::ClusterIp(f.address), Value::Present);
     state

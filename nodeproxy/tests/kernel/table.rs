@@ -19,8 +19,9 @@ use portico_proxy_core::{
         OTHER_NODE_ADDRESS, OTHER_POD, OUTSIDE, POD, UNALLOCATED, twin,
     },
     plan::{State, diff},
-    table::{Key, Protocol, Value, Verdict},
+    table::{Key, Protocol, Value},
     trace::{self, Trace},
+    walk::Ground,
 };
 
 use crate::{
@@ -95,7 +96,7 @@ impl Table {
 }
 
 /// An answer in words that do not depend on which of its addresses the node is seen by.
-fn describe(got: Got, case: &Case) -> String {
+pub(crate) fn describe(got: Got, case: &Case) -> String {
     match got {
         Got::Pod(number, seen) => {
             // The node itself is masqueraded to an address that it may have had anyway.
@@ -121,8 +122,7 @@ pub(crate) fn expected(case: &Case) -> BTreeSet<String> {
 }
 
 pub(crate) fn is_sticky(state: &State, case: &Case) -> bool {
-    let verdict = state.elements.get(&Key::Service(case.packet().to));
-    matches!(verdict, Some(Value::Verdict(Verdict::Balance(balance))) if balance.affinity.is_some())
+    state.alias(&case.packet().to).is_some()
 }
 
 pub(crate) fn mk_config() -> Config {
@@ -152,7 +152,27 @@ pub(crate) fn traced(tables: &mut Nftables, model: &Model, packet: &Packet) -> (
     let trace = trace::trace(model, packet);
     let Observed { state, rebuild } = tables.read().expect("reads");
     let check = Wanted::by_packet(model, packet).check(&state, rebuild);
-    let check = check.walked(&state, model.config(), packet, &trace.outcome());
+    let check = check.walked(&state, Ground::of(model), packet, &trace.outcome());
+    (trace, check)
+}
+
+/// The same, with the client looked up in the kernel first.
+pub(crate) fn traced_remembering(tables: &mut Nftables, model: &Model, packet: &Packet) -> (Trace, Check) {
+    let id = model
+        .affinity_of(&packet.to)
+        .and_then(|(port, map)| tables.remembered(&map, packet.source, &port).expect("looks up"));
+    let last = id.and_then(|id| {
+        let service = model.service_of(&packet.to)?;
+        model.elements_of(service).find_map(|(key, value)| match (key, value) {
+            (Key::AffinityEndpoint(_, _, of), Value::Backend(backend)) if of == id => Some(backend),
+            _ => None,
+        })
+    });
+    let trace = trace::trace_remembering(model, packet, last);
+    let Observed { state, rebuild } = tables.read().expect("reads");
+    let check = Wanted::by_packet(model, packet).check(&state, rebuild);
+    let ground = Ground { remembered: id, ..Ground::of(model) };
+    let check = check.walked(&state, ground, packet, &trace.outcome());
     (trace, check)
 }
 

@@ -10,7 +10,8 @@ use portico_nodeproxy::dataplane::{
 use portico_proxy_core::{
     plan::{Put, State, Transaction, diff},
     table::{
-        AFFINITY_TAG, Backend, Balance, Family, Frontend, Key, LOCAL_SLOTS, List, Protocol, Value, Verdict,
+        AFFINITY_TAG, Alias, Backend, Balance, Family, Frontend, Key, LOCAL_SLOTS, List, Pick, Protocol,
+        Recall, Value, Verdict,
     },
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -57,6 +58,12 @@ fn mk_backend(v6: bool, number: u16) -> Value {
     Value::Backend(Backend { address: ip(v6, 0x4000 | number), port: 8080 })
 }
 
+fn mk_alias(v6: bool, number: u16) -> Alias {
+    let address =
+        if v6 { IpAddr::from([0x100, 0, 0, 0, 0, 0, 0, number]) } else { IpAddr::from([240, 0, 0, 2]) };
+    Alias { address, protocol: Protocol::Tcp }
+}
+
 /// A state with every kind of element, chain and map.
 fn mk_everything(v6: bool) -> State {
     let f = |number| mk_frontend(v6, number);
@@ -65,14 +72,25 @@ fn mk_everything(v6: bool) -> State {
     let mut number = 1;
     for list in [List::Cluster, List::Local] {
         for masquerade in [false, true] {
-            for affinity in [None, Some(10_800)] {
-                let balance = Balance { endpoints: 2, list, masquerade, affinity };
-                all.push((Key::Service(f(number)), Value::Verdict(Verdict::Balance(balance))));
+            let balance = Verdict::Balance(Balance { endpoints: 2, list, masquerade });
+            let recall = Verdict::Recall(Recall { seconds: 10_800, pool: 0x00c0_ffee, list, masquerade });
+            for verdict in [balance, recall] {
+                all.push((Key::Service(f(number)), Value::Verdict(verdict)));
                 number += 1;
             }
         }
     }
-    let balance = Balance { endpoints: 1, list: List::Local, masquerade: false, affinity: None };
+    let alias = mk_alias(v6, 2);
+    for list in [List::Cluster, List::Local] {
+        let pick = Verdict::Pick(Pick { endpoints: 2, list });
+        let id = AFFINITY_TAG | 0x00c0_ffee;
+        all.extend([
+            (Key::AffinityPick(alias, list), Value::Verdict(pick)),
+            (Key::AffinitySlot(alias, list.first_slot() + 1), Value::Id(id)),
+            (Key::AffinityEndpoint(alias, list, id), mk_backend(v6, 3)),
+        ]);
+    }
+    let balance = Balance { endpoints: 1, list: List::Local, masquerade: false };
     all.extend([
         (Key::Service(f(20)), Value::Verdict(Verdict::External)),
         (Key::Local(f(20)), Value::Verdict(Verdict::Balance(balance))),
@@ -81,8 +99,7 @@ fn mk_everything(v6: bool) -> State {
         (Key::NoEndpoints(f(22)), Value::Verdict(Verdict::Drop)),
         (Key::Endpoint(f(1), 0), mk_backend(v6, 1)),
         (Key::Endpoint(f(1), LOCAL_SLOTS), mk_backend(v6, 2)),
-        (Key::AffinitySlot(f(2), 1), Value::Id(AFFINITY_TAG | 0x00c0_ffee)),
-        (Key::AffinityEndpoint(f(2), AFFINITY_TAG | 0x00c0_ffee), mk_backend(v6, 3)),
+        (Key::AffinityPort(f(2)), Value::Alias(alias.address)),
         (Key::ClusterIp(ip(v6, 1)), Value::Present),
         (Key::Hairpin(ip(v6, 0x4001), Protocol::Udp, 53), Value::Present),
         (Key::Firewalled(f(20)), Value::Present),
@@ -168,7 +185,7 @@ fn nft_lists_every_rule_as_text_and_json_and_takes_the_text_back() {
         for odd in ["[", "0x0a60", "unknown"] {
             assert!(!text.contains(odd), "{odd:?} is not readable:\n{text}");
         }
-        // nft 1.0.6 aborts on writing keys as long as those of affinity-T in ip6, so only ip is written back.
+        // nft 1.0.6 aborts on writing keys as long as those of affinity-T-… in ip6, so only ip is written back.
         namespace.sh("nft list table ip portico | unshare --net nft -f -");
     });
 }
@@ -232,6 +249,9 @@ fn a_table_that_somebody_changed_is_rebuilt_with_its_elements_in_one_transaction
             "nft add element ip portico services '{ 10.9.9.9 . icmp . 1 : a400:1 }'",
             "nft add element ip portico classes '{ a400:99 : drop }'",
             "nft delete element ip portico balances '{ a400:1 }'",
+            // What an older version leaves.
+            "nft add map ip portico affinity-10800 '{ type ipv4_addr . ipv4_addr : classid; flags dynamic,timeout; timeout 3h; }'",
+            "nft add chain ip6 portico lb-2-aff-10800",
             "nft delete table ip6 portico",
             "nft flush ruleset",
         ] {
@@ -297,10 +317,14 @@ fn a_probe_finds_both_families_and_kube_proxy_and_leaves_nothing() {
 
 /// Small states, so that random ones share keys.
 fn mk_state() -> impl Strategy<Value = State> {
-    let balance = (1u32..4, any::<bool>(), any::<bool>(), proptest::option::of(Just(30u32))).prop_map(
+    let balance = (1u32..4, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
         |(endpoints, local, masquerade, affinity)| {
             let list = if local { List::Local } else { List::Cluster };
-            Verdict::Balance(Balance { endpoints, list, masquerade, affinity })
+            if affinity {
+                Verdict::Recall(Recall { seconds: 30, pool: endpoints, list, masquerade })
+            } else {
+                Verdict::Balance(Balance { endpoints, list, masquerade })
+            }
         },
     );
     let refusal = prop_oneof![Just(Verdict::Reject), Just(Verdict::Drop)];
@@ -319,7 +343,8 @@ fn mk_state() -> impl Strategy<Value = State> {
     let backends =
         (any::<bool>(), frontend.clone(), 0u32..4, 1u16..5).prop_map(|(by_id, f, number, backend)| {
             let key = if by_id {
-                Key::AffinityEndpoint(f, AFFINITY_TAG | number)
+                let alias = Alias { address: f.address, protocol: f.protocol };
+                Key::AffinityEndpoint(alias, List::Local, AFFINITY_TAG | number)
             } else {
                 Key::Endpoint(f, number)
             };
@@ -367,7 +392,7 @@ fn after_any_transactions_the_kernel_has_what_the_model_says() {
 fn thirty_thousand_services_stand_after_one_transaction() {
     with_tables(|_, tables| {
         let mut state = State::default();
-        let balance = Balance { endpoints: 2, list: List::Cluster, masquerade: false, affinity: None };
+        let balance = Balance { endpoints: 2, list: List::Cluster, masquerade: false };
         for number in 0..30_000u16 {
             let f = mk_frontend(false, number);
             state.insert(Key::Service(f), Value::Verdict(Verdict::Balance(balance)));

@@ -36,14 +36,16 @@ use portico_proxy_core::{
     model::Model,
     packets::{self, CASES, Case},
     plan::{State, diff},
-    table::{Balance, Frontend, Key, Protocol, Value, Verdict},
+    table::{Balance, Frontend, Key, Protocol, Recall, Value, Verdict},
 };
 use tokio::{runtime::Runtime, sync::mpsc};
 
 use crate::{
     netns::{Namespace, note, skip},
     table::{Table, expected, is_sticky},
-    world::{Addresses, Got, PLAIN, World, addresses, ask, dial, dial_here, endpoints},
+    world::{
+        Addresses, Got, PLAIN, STICKY, World, addresses, alias_of, ask, dial, dial_here, endpoints, sticky,
+    },
 };
 
 /// The mark of the proxy's own packets, which is also the mask of its bit.
@@ -86,7 +88,7 @@ const HIDES_THE_CLIENT: &[&str] = &[
 ];
 
 /// A dataplane with the proxy's tasks, on the threads of a namespace.
-struct Node<D> {
+pub(crate) struct Node<D> {
     dataplane: Option<D>,
     runtime: Option<Runtime>,
     counters: Counters,
@@ -137,7 +139,7 @@ impl<D: Dataplane + Send + 'static> Node<D> {
     }
 
     /// Brings everything to a state, as the sync loop does.
-    fn sync(&mut self, namespace: &Namespace, desired: &State) {
+    pub(crate) fn sync(&mut self, namespace: &Namespace, desired: &State) {
         let desired = desired.clone();
         self.with(namespace, move |dataplane| {
             let observed = dataplane.read().expect("reads").state;
@@ -159,7 +161,7 @@ impl<D> Drop for Node<D> {
     }
 }
 
-fn mk_userspace(namespace: &Namespace) -> Node<Userspace> {
+pub(crate) fn mk_userspace(namespace: &Namespace) -> Node<Userspace> {
     Node::new(namespace, Some(MARK), |proxy| {
         let config = Config { masquerade_mark: MARK, proxied: true, ..Config::default() };
         let kernel = Nftables::open(config).expect("opens");
@@ -168,7 +170,7 @@ fn mk_userspace(namespace: &Namespace) -> Node<Userspace> {
 }
 
 /// What a case gives if the endpoint sees the node.
-fn hidden(case: &Case) -> BTreeSet<String> {
+pub(crate) fn hidden(case: &Case) -> BTreeSet<String> {
     expected(case).into_iter().map(|answer| answer.replace("Preserved", "Masqueraded")).collect()
 }
 
@@ -210,7 +212,10 @@ fn real_packets_get_what_the_packet_table_says_but_endpoints_see_the_node() {
 fn mk_state(a: Addresses, f: Frontend, pods: &[usize], affinity: Option<u32>) -> State {
     let mut state = a.base();
     let backends: Vec<_> = pods.iter().map(|number| a.pod(*number)).collect();
-    let verdict = endpoints(&mut state, f, Balance { affinity, ..PLAIN }, &backends);
+    let verdict = match affinity {
+        None => endpoints(&mut state, f, PLAIN, &backends),
+        Some(seconds) => sticky(&mut state, f, alias_of(f), Recall { seconds, ..STICKY }, &backends),
+    };
     state.insert(Key::Service(f), verdict);
     state.insert(Key::ClusterIp(f.address), Value::Present);
     state

@@ -19,7 +19,10 @@ use portico_nodeproxy::dataplane::{
 };
 use portico_proxy_core::{
     plan::{State, diff},
-    table::{AFFINITY_TAG, Backend, Balance, Frontend, Key, LOCAL_SLOTS, List, Protocol, Value, Verdict},
+    table::{
+        AFFINITY_TAG, Alias, Backend, Balance, Frontend, Key, LOCAL_SLOTS, List, Pick, Protocol, Recall,
+        Value, Verdict,
+    },
 };
 
 use crate::netns::Namespace;
@@ -32,7 +35,7 @@ pub(crate) const POD_PORT: u16 = 8080;
 const PATIENCE: Duration = Duration::from_millis(1400);
 
 /// What a client gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Got {
     /// A pod answered: which, and whom it sees.
     Pod(usize, IpAddr),
@@ -104,17 +107,41 @@ impl Addresses {
 
 /// Adds a list of endpoints for a frontend, and says how to balance over it.
 pub(crate) fn endpoints(state: &mut State, f: Frontend, balance: Balance, backends: &[Backend]) -> Value {
-    for (slot, backend) in (balance.first_slot()..).zip(backends) {
-        if balance.affinity.is_none() {
-            state.insert(Key::Endpoint(f, slot), Value::Backend(*backend));
-        } else {
-            let id = id_of(backend);
-            state.insert(Key::AffinitySlot(f, slot), Value::Id(id));
-            state.insert(Key::AffinityEndpoint(f, id), Value::Backend(*backend));
-        }
+    for (slot, backend) in (balance.list.first_slot()..).zip(backends) {
+        state.insert(Key::Endpoint(f, slot), Value::Backend(*backend));
     }
     let endpoints = u32::try_from(backends.len()).expect("few");
     Value::Verdict(Verdict::Balance(Balance { endpoints, ..balance }))
+}
+
+/// The same with session affinity, for a frontend of this Service port.
+pub(crate) fn sticky(
+    state: &mut State,
+    f: Frontend,
+    port: Alias,
+    recall: Recall,
+    backends: &[Backend],
+) -> Value {
+    let list = recall.list;
+    state.insert(Key::AffinityPort(f), Value::Alias(port.address));
+    let endpoints = u32::try_from(backends.len()).expect("few");
+    let pick = Verdict::Pick(Pick { endpoints, list });
+    state.insert(Key::AffinityPick(port, list), Value::Verdict(pick));
+    for (slot, backend) in (list.first_slot()..).zip(backends) {
+        let id = id_of(backend);
+        state.insert(Key::AffinitySlot(port, slot), Value::Id(id));
+        state.insert(Key::AffinityEndpoint(port, list, id), Value::Backend(*backend));
+    }
+    Value::Verdict(Verdict::Recall(recall))
+}
+
+/// What stands for the only frontend of a Service port.
+pub(crate) fn alias_of(f: Frontend) -> Alias {
+    let address = match f.address {
+        IpAddr::V4(ip) => IpAddr::from([240, 0, 0, ip.octets()[3]]),
+        IpAddr::V6(ip) => IpAddr::from([0x100, 0, 0, 0, 0, 0, 0, u16::from(ip.octets()[15])]),
+    };
+    Alias { address, protocol: f.protocol }
 }
 
 /// An affinity id that follows from the backend.
@@ -127,8 +154,9 @@ pub(crate) fn id_of(backend: &Backend) -> u32 {
 }
 
 /// A balance over the cluster's list, without masquerade or affinity.
-pub(crate) const PLAIN: Balance =
-    Balance { endpoints: 1, list: List::Cluster, masquerade: false, affinity: None };
+pub(crate) const PLAIN: Balance = Balance { endpoints: 1, list: List::Cluster, masquerade: false };
+/// The same with session affinity.
+pub(crate) const STICKY: Recall = Recall { seconds: 3600, pool: 7, list: List::Cluster, masquerade: false };
 /// The same over the node's list.
 pub(crate) const LOCAL: Balance = Balance { list: List::Local, ..PLAIN };
 const _: () = assert!(LOCAL_SLOTS > 0, "lists do not share slots");

@@ -6,10 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::{
     compile::Placed,
-    input::{Service, TrafficPolicy},
     model::Model,
     plan::State,
-    table::{Backend, Family, Frontend, Key, LOCAL_SLOTS, List, Value},
+    table::{Alias, Backend, Family, Frontend, Key, List, Value},
 };
 
 impl Model {
@@ -34,7 +33,7 @@ impl Model {
                 let numbers = [Some(number), node_port.filter(|port| *port != number)];
                 let its = numbers.into_iter().flatten().filter_map(|n| held.get(&(n, protocol, family)));
                 let its: Vec<_> = its.flatten().copied().collect();
-                if adopt_port(placed, service, &its, observed) {
+                if adopt_port(placed, &its, observed) {
                     changed.insert(name.clone());
                 }
             }
@@ -45,18 +44,9 @@ impl Model {
 }
 
 /// Whether the kernel had an order for the port's slots other than ours, which then is ours.
-fn adopt_port(placed: &mut Placed, service: &Service, frontends: &[Frontend], observed: &State) -> bool {
-    // A ClusterIP under `internalTrafficPolicy: Local` has the local list in the slots of the other one.
-    let internal_local = service.internal_policy == TrafficPolicy::Local;
-    let list_of =
-        |f: &Frontend, which: List| match (internal_local && service.cluster_ips.contains(&f.address), which)
-        {
-            (false, _) => observed.slots(f, which),
-            (true, List::Local) => observed.slots(f, List::Cluster),
-            (true, List::Cluster) => Vec::new(),
-        };
+fn adopt_port(placed: &mut Placed, frontends: &[Frontend], observed: &State) -> bool {
     let adopt = |list: &mut Box<[Backend]>, which: List| {
-        let found = frontends.iter().map(|f| list_of(f, which)).find(|slots| !slots.is_empty());
+        let found = frontends.iter().map(|f| observed.slots(f, which)).find(|slots| !slots.is_empty());
         let found = found.filter(|slots| **slots != **list);
         found.map(|slots| *list = slots.into()).is_some()
     };
@@ -68,21 +58,26 @@ fn adopt_port(placed: &mut Placed, service: &Service, frontends: &[Frontend], ob
 impl State {
     /// Backends of a frontend in the order of their slots, with or without affinity.
     pub fn slots(&self, frontend: &Frontend, list: List) -> Vec<Backend> {
-        let first = match list {
-            List::Cluster => 0,
-            List::Local => LOCAL_SLOTS,
-        };
-        (first..)
-            .map_while(|slot| match self.elements.get(&Key::Endpoint(*frontend, slot)) {
-                Some(Value::Backend(backend)) => Some(*backend),
-                _ => self.affinity_backend(frontend, slot),
+        let alias = self.alias(frontend);
+        (list.first_slot()..)
+            .map_while(|slot| match (self.elements.get(&Key::Endpoint(*frontend, slot)), alias) {
+                (Some(Value::Backend(backend)), _) => Some(*backend),
+                (_, alias) => self.affinity_backend(alias?, list, slot),
             })
             .collect()
     }
 
-    fn affinity_backend(&self, frontend: &Frontend, slot: u32) -> Option<Backend> {
-        let Some(Value::Id(id)) = self.elements.get(&Key::AffinitySlot(*frontend, slot)) else { return None };
-        match self.elements.get(&Key::AffinityEndpoint(*frontend, *id)) {
+    /// By what the Service port of a frontend is known, if clients of it are remembered.
+    pub fn alias(&self, frontend: &Frontend) -> Option<Alias> {
+        match self.elements.get(&Key::AffinityPort(*frontend)) {
+            Some(Value::Alias(address)) => Some(Alias { address: *address, protocol: frontend.protocol }),
+            _ => None,
+        }
+    }
+
+    fn affinity_backend(&self, alias: Alias, list: List, slot: u32) -> Option<Backend> {
+        let Some(Value::Id(id)) = self.elements.get(&Key::AffinitySlot(alias, slot)) else { return None };
+        match self.elements.get(&Key::AffinityEndpoint(alias, list, *id)) {
             Some(Value::Backend(backend)) => Some(*backend),
             _ => None,
         }

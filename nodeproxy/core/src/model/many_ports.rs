@@ -97,3 +97,21 @@ fn thousands_of_ports_are_compiled_adopted_and_looked_through() {
     let frontends = crate::flows::frontends(&model);
     assert_eq!(crate::flows::stale_flows(&model, frontends).len(), usize::from(PORTS) * 3);
 }
+
+#[test]
+fn thousands_of_ports_remember_their_clients_each_by_itself() {
+    let mut model = mk_model();
+    let Event::Service(service) = mk_service(PORTS, Protocol::Udp) else { unreachable!("a Service") };
+    model.apply(Event::Service(Service { affinity: Some(10), ..service }));
+    for number in 0..4 {
+        model.apply(mk_slice(number, PORTS, Protocol::Udp));
+    }
+    // Two ways to each port, what they lead to once, and IPv6 has no endpoints.
+    let elements = usize::from(PORTS) * (2 * 2 + 1 + 4 * 2) + usize::from(PORTS) + 2;
+    assert_eq!(model.ledger().desired().elements.len(), elements);
+    let kernel: State = model.ledger().desired().clone();
+    let touched = crate::flows::touched(&model, &model.ledger().widen());
+    assert_eq!(touched.len(), usize::from(PORTS) * 3);
+    model.adopt(&kernel);
+    assert!(model.ledger().is_settled());
+}

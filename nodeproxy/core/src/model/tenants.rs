@@ -108,7 +108,7 @@ fn mk_model<'a>(events: impl IntoIterator<Item = &'a Event>) -> Model {
 
 /// What becomes of a packet, by the oracle and by the elements.
 fn outcomes(model: &Model, packet: &Packet) -> [Outcome; 2] {
-    [oracle::outcome(model, packet), walk::walk(model.ledger().desired(), model.config(), packet)]
+    [oracle::outcome(model, packet), walk::walk(model.ledger().desired(), walk::Ground::of(model), packet)]
 }
 
 fn packets() -> impl Iterator<Item = Packet> {

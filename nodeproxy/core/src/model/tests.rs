@@ -15,8 +15,8 @@ use crate::{
     interface::{InterfaceName, PodInterfaces},
     oracle::{self, Outcome, Packet},
     plan::{self, State},
-    table::{Backend, LOCAL_SLOTS, List, Protocol},
-    walk,
+    table::{Backend, List, Protocol},
+    walk::{self, Ground},
 };
 
 const NODES: [&str; 2] = ["here", "there"];
@@ -37,6 +37,7 @@ fn mk_node(zone: usize, node_ports: usize, detector: bool) -> NodeFacts {
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         node_port_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1"), ip("192.0.2.7")][..=node_ports]
             .to_vec(),
+        local_addresses: [ip("192.0.2.7"), ip("10.96.0.1")][..=zone].to_vec(),
         pod_cidrs: if detector {
             vec!["10.1.0.0/16".parse().expect("a CIDR"), "fd01::/64".parse().expect("a CIDR")]
         } else {
@@ -99,16 +100,23 @@ prop_compose! {
         last in 0u8..6,
         v6 in prop::bool::weighted(0.2),
         (ready, serving, terminating) in (prop::bool::weighted(0.7), prop::bool::weighted(0.8), prop::bool::weighted(0.3)),
+        is_known in prop::bool::weighted(0.9),
         zone_hint in prop::option::weighted(0.6, 0usize..2),
         node_hint in prop::option::weighted(0.3, 0usize..2),
     ) -> Endpoint {
         Endpoint {
-            address: ip(&if v6 { format!("fd01::{last}") } else { format!("10.1.0.{last}") }),
+            address: match (v6, last) {
+                // On the host network of this node.
+                (false, 0) => ip("192.0.2.1"),
+                (true, 0) => ip("2001:db8::1"),
+                (false, last) => ip(&format!("10.1.0.{last}")),
+                (true, last) => ip(&format!("fd01::{last}")),
+            },
             ready,
             serving,
             terminating,
-            // An address is on one node, whatever slices name it.
-            node: Some(NODES[usize::from(last % 2)].into()),
+            // An address is on one node; a slice may not say which.
+            node: is_known.then(|| NODES[usize::from(last % 2)].into()),
             zone_hints: zone_hint.map(|z| ZONES[z].into()).into_iter().collect(),
             node_hints: node_hint.map(|n| NODES[n].into()).into_iter().collect(),
         }
@@ -187,21 +195,22 @@ fn last_of_each(events: &[Event]) -> Vec<Event> {
     last.into_values().collect()
 }
 
-/// The backends of each frontend's lists; true is the local one.
-type Slots = BTreeMap<(Frontend, bool), BTreeSet<Backend>>;
+/// The backends of each frontend's lists.
+type Slots = BTreeMap<(Frontend, List), BTreeSet<Backend>>;
 
 /// A state without the order of its slots.
 fn unordered(state: &State) -> (BTreeMap<Key, Value>, Slots) {
     let (mut rest, mut slots) = (BTreeMap::new(), BTreeMap::<_, BTreeSet<_>>::new());
     for (key, value) in &state.elements {
         match key {
-            Key::Endpoint(f, slot) | Key::AffinitySlot(f, slot) => {
-                let local = *slot >= LOCAL_SLOTS;
-                let list = if local { List::Local } else { List::Cluster };
-                slots.entry((*f, local)).or_default().extend(state.slots(f, list));
-            }
+            Key::Endpoint(_, _) | Key::AffinitySlot(_, _) => {}
             _ => {
                 rest.insert(*key, *value);
+            }
+        }
+        if let Some(f) = key.frontend() {
+            for list in [List::Cluster, List::Local] {
+                slots.entry((f, list)).or_default().extend(state.slots(&f, list));
             }
         }
     }
@@ -257,15 +266,25 @@ fn packets() -> Vec<Packet> {
     packets
 }
 
+/// Every endpoint at which a client of a frontend may be remembered.
+fn remembered(state: &State, frontend: &Frontend) -> Vec<(u32, Backend)> {
+    let Some(alias) = state.alias(frontend) else { return Vec::new() };
+    let endpoints = state.elements.iter().filter_map(|(key, value)| match (*key, *value) {
+        (Key::AffinityEndpoint(of, _, id), Value::Backend(backend)) if of == alias => Some((id, backend)),
+        _ => None,
+    });
+    endpoints.collect()
+}
+
 fn serves(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Backends(_))
 }
 
 /// A transaction must not tear a frontend that serves this client before and after.
-fn check_torn(config: &Config, before: &State, after: &State) -> Result<(), TestCaseError> {
+fn check_torn(ground: Ground<'_>, before: &State, after: &State) -> Result<(), TestCaseError> {
     for packet in packets() {
-        if serves(&walk::walk(before, config, &packet)) && serves(&walk::walk(after, config, &packet)) {
-            for outcome in walk::walk_torn(before, after, config, &packet) {
+        if serves(&walk::walk(before, ground, &packet)) && serves(&walk::walk(after, ground, &packet)) {
+            for outcome in walk::walk_torn(before, after, ground, &packet) {
                 prop_assert!(serves(&outcome), "{packet:?} met {outcome} in mid-transaction");
             }
         }
@@ -298,8 +317,15 @@ proptest! {
             model.apply(event);
         }
         for packet in packets() {
-            let walked = walk::walk(model.ledger().desired(), model.config(), &packet);
+            let state = model.ledger().desired();
+            let walked = walk::walk(state, Ground::of(&model), &packet);
             prop_assert_eq!(walked, oracle::outcome(&model, &packet), "{:?}", packet);
+            // And so it does with every client that is remembered, wherever that was.
+            for (id, last) in remembered(state, &packet.to) {
+                let ground = Ground { remembered: Some(id), ..Ground::of(&model) };
+                let walked = walk::walk(state, ground, &packet);
+                prop_assert_eq!(walked, oracle::outcome_remembering(&model, &packet, Some(last)), "{:?}", packet);
+            }
         }
     }
 
@@ -315,14 +341,14 @@ proptest! {
             let widen = model.ledger().widen();
             let before = kernel.clone();
             kernel.apply(&widen);
-            check_torn(model.config(), &before, &kernel)?;
+            check_torn(Ground::of(&model), &before, &kernel)?;
             model.ledger_mut().applied(&widen, moment);
             prop_assert!(model.ledger().widen().is_empty());
             if narrows {
                 let narrow = model.ledger().narrow(moment);
                 let before = kernel.clone();
                 kernel.apply(&narrow);
-                check_torn(model.config(), &before, &kernel)?;
+                check_torn(Ground::of(&model), &before, &kernel)?;
                 model.ledger_mut().applied(&narrow, moment);
                 prop_assert!(model.ledger().is_settled());
                 prop_assert_eq!(&kernel, model.ledger().desired());
@@ -343,7 +369,7 @@ proptest! {
     fn flows_to_endpoints_that_get_new_connections_are_never_stale(events in events()) {
         let model = mk_model(events);
         let state = model.ledger().desired();
-        for stale in flows::stale_flows(&model, flows::touched(&model.ledger().widen())) {
+        for stale in flows::stale_flows(&model, flows::touched(&model, &model.ledger().widen())) {
             for list in [List::Cluster, List::Local] {
                 for backend in state.slots(&stale.frontend, list) {
                     prop_assert!(!stale.is_stale(&stale.frontend, &backend), "{backend}");

@@ -7,7 +7,9 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{FAR_POD, FURTHER_NODE_ADDRESS, NODE, OTHER_POD, OUTSIDE, POD, POD_PORT, lb, twin, vip};
+use super::{
+    FAR_POD, FURTHER_NODE_ADDRESS, NODE, OTHER_NODE_ADDRESS, OTHER_POD, OUTSIDE, POD, POD_PORT, lb, twin, vip,
+};
 use crate::{
     input::{
         Endpoint, EndpointSlice, Event, Hints, Name, NodeFacts, Service, ServiceName, ServicePort, SlicePort,
@@ -21,22 +23,28 @@ const PROXIED: u8 = 24;
 
 /// The cluster of the table, as seen on [`NODE`], with default configuration.
 pub fn world() -> Vec<Event> {
+    let mut events = ground();
+    for service in services() {
+        events.extend(slices(&service).into_iter().map(Event::Slice));
+        events.push(Event::Service(service));
+    }
+    events
+}
+
+/// The same without any Service.
+pub fn ground() -> Vec<Event> {
     let nets = |all: &[&str]| all.iter().filter_map(|net| net.parse().ok()).collect();
     let node = NodeFacts {
         name: "here".into(),
         zone: Some("a".into()),
         addresses: vec![NODE.into(), twin(NODE).into()],
         node_port_addresses: vec![NODE.into(), twin(NODE).into(), FURTHER_NODE_ADDRESS.into()],
+        local_addresses: vec![OTHER_NODE_ADDRESS.into()],
         pod_cidrs: nets(&["10.201.0.0/16", "fd00:0:a:c9::/64"]),
         node_pod_cidrs: nets(&["10.201.0.0/24", "fd00:0:a:c9::/112"]),
     };
     let ranges = nets(&["10.96.0.0/24", "fd00:0:a:60::/112"]);
-    let mut events = vec![Event::Node(node), Event::ServiceCidrs(ranges)];
-    for service in services() {
-        events.extend(slices(&service).into_iter().map(Event::Slice));
-        events.push(Event::Service(service));
-    }
-    events
+    vec![Event::Node(node), Event::ServiceCidrs(ranges)]
 }
 
 /// The addresses that must be routed to the node: every `ClusterIP` and VIP.
@@ -94,7 +102,7 @@ fn services() -> Vec<Service> {
     ]
 }
 
-fn service(number: u8, node_port: Option<u16>, vips: &[Ipv4Addr]) -> Service {
+pub(super) fn service(number: u8, node_port: Option<u16>, vips: &[Ipv4Addr]) -> Service {
     Service {
         name: name(number),
         created: i64::from(number),
@@ -114,7 +122,7 @@ fn name(number: u8) -> ServiceName {
     ServiceName { namespace: "table".into(), name: format!("service-{number}").into() }
 }
 
-fn port(name: &str, protocol: Protocol, port: u16, node_port: Option<u16>) -> ServicePort {
+pub(super) fn port(name: &str, protocol: Protocol, port: u16, node_port: Option<u16>) -> ServicePort {
     ServicePort { name: name.into(), protocol, port, node_port }
 }
 
@@ -168,7 +176,7 @@ fn endpoints(number: i64) -> Vec<Endpoint> {
     }
 }
 
-fn endpoint(address: Ipv4Addr, node: &str) -> Endpoint {
+pub(super) fn endpoint(address: Ipv4Addr, node: &str) -> Endpoint {
     Endpoint {
         address: address.into(),
         ready: true,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::table::{Backend, List, Protocol};
+use crate::table::{Backend, Balance, List, Protocol, Verdict};
 
 fn mk_frontend() -> Frontend {
     Frontend { address: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), protocol: Protocol::Tcp, port: 80 }
@@ -11,8 +11,7 @@ fn mk_frontend() -> Frontend {
 
 fn mk_service(endpoints: u8) -> State {
     let f = mk_frontend();
-    let balance =
-        Balance { endpoints: endpoints.into(), list: List::Cluster, masquerade: false, affinity: None };
+    let balance = Balance { endpoints: endpoints.into(), list: List::Cluster, masquerade: false };
     let mut state = State::default();
     if endpoints == 0 {
         state.insert(Key::NoEndpoints(f), Value::Verdict(Verdict::Reject));

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Decision, End, Met, Reason, ServicePort, Standing, Target, Trace};
+use super::{Decision, End, Last, Met, Reason, ServicePort, Standing, Target, Trace};
 use crate::{
     claims::Kind,
     input::TrafficPolicy,
@@ -36,6 +36,7 @@ pub(super) fn policy_reason(met: &Met<'_>, client: Client) -> &'static str {
 pub(super) fn because(decision: &Decision<'_>) -> String {
     match &decision.reason {
         Reason::Served => match decision.chances() {
+            1 if decision.keeps => "session affinity: this client keeps the endpoint that it had last".to_owned(),
             1 => "the Service has one endpoint for this client".to_owned(),
             count => format!("the Service has {count} endpoints for this client, each with the same chance"),
         },
@@ -114,6 +115,7 @@ impl fmt::Display for ServicePort {
             policy_reason,
             source_ranges,
             affinity_seconds,
+            last,
             masquerade,
         } = self;
         let named = if name.is_empty() { String::new() } else { format!(" ({name})") };
@@ -130,7 +132,21 @@ impl fmt::Display for ServicePort {
             writeln!(f, "firewall   spec.loadBalancerSourceRanges: {}", ranges.join(", "))?;
         }
         if let Some(seconds) = affinity_seconds {
-            writeln!(f, "affinity   a client that was here less than {seconds} s ago keeps its endpoint")?;
+            writeln!(
+                f,
+                "affinity   a client that was here less than {seconds} s ago, at whichever address of the Service, keeps its \
+                 endpoint as long as that is one of those below with a chance"
+            )?;
+        }
+        match last {
+            Some(Last { backend, kept: true }) => {
+                writeln!(f, "memory     this client is remembered at {backend}, and goes there")?;
+            }
+            Some(Last { backend, kept: false }) => writeln!(
+                f,
+                "memory     this client is remembered at {backend}, which is not one that it may use here: it is balanced anew"
+            )?,
+            None => {}
         }
         masquerade
             .map_or(Ok(()), |masquerade| writeln!(f, "source     replaced by this node's: {masquerade}"))

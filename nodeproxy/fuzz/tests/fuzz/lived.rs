@@ -16,7 +16,7 @@ use portico_proxy_core::{
     ledger::Moment,
     model::{HealthCheck, Model, Problem},
     plan::{self, AffinityMap, Chain, State},
-    table::{Backend, Frontend, Key, LOCAL_SLOTS, List, Value},
+    table::{Backend, Frontend, Key, List, Value},
 };
 
 use crate::api::NODE;
@@ -29,8 +29,8 @@ pub(crate) struct Lived {
     moment: Moment,
 }
 
-/// Backends of a frontend's lists; true is the local one.
-type Slots = BTreeMap<(Frontend, bool), BTreeSet<Backend>>;
+/// Backends of a frontend's lists.
+type Slots = BTreeMap<(Frontend, List), BTreeSet<Backend>>;
 
 /// Everything that follows from the objects; not the order of slots, which is that of arrival.
 #[derive(Debug, PartialEq)]
@@ -82,7 +82,7 @@ impl Lived {
         assert_eq!(plan, plan::diff(&self.kernel, self.model.ledger().desired()));
         self.kernel.apply(&plan.widen);
         self.model.ledger_mut().applied(&plan.widen, self.moment);
-        let left = flows::touched(&plan.widen).into_iter().chain(departed);
+        let left = flows::touched(&self.model, &plan.widen).into_iter().chain(departed);
         drop(flows::stale_flows(&self.model, left));
         if self.moment.is_multiple_of(3) {
             self.narrow();
@@ -103,15 +103,14 @@ impl Lived {
         let (mut slots, mut elements) = (Slots::new(), BTreeMap::new());
         for (key, value) in &self.kernel.elements {
             match key {
-                Key::Endpoint(frontend, slot) | Key::AffinitySlot(frontend, slot) => {
-                    let local = *slot >= LOCAL_SLOTS;
-                    let list = if local { List::Local } else { List::Cluster };
-                    slots.insert(
-                        (*frontend, local),
-                        self.kernel.slots(frontend, list).into_iter().collect::<BTreeSet<_>>(),
-                    );
-                }
+                Key::Endpoint(..) | Key::AffinitySlot(..) => {}
                 _ => _ = elements.insert(*key, *value),
+            }
+            if let Some(frontend) = key.frontend() {
+                for list in [List::Cluster, List::Local] {
+                    let backends = self.kernel.slots(&frontend, list).into_iter().collect::<BTreeSet<_>>();
+                    slots.insert((frontend, list), backends);
+                }
             }
         }
         let checks = self.model.health_checks().iter();

@@ -155,6 +155,15 @@ pub enum Expression {
         /// First register written.
         into: Register,
     },
+    /// Replaces an address in the IP header, checksums included.
+    AddressStore {
+        /// Offset in the header, in bytes.
+        offset: u32,
+        /// Length, in bytes: 4 or 16.
+        length: u32,
+        /// First register read.
+        from: Register,
+    },
     /// Loads a fact about the packet.
     MetaLoad {
         /// Which.

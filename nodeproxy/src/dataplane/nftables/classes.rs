@@ -1,26 +1,28 @@
-//! Numbers of what a first packet is sent to: chain `external` and the balancing chains.
+//! Numbers of what a first packet is sent to: chain `external` and the chains beside the skeleton.
 //!
-//! The dispatch maps say a number, and the small maps `classes` and `balances` lead from the number to the chain. If the large maps held
+//! The dispatch maps say a number, and the small maps `classes`, `balances` and `pickers` lead from the number to the chain. If the large maps held
 //! verdicts, the kernel would look at every one of them whenever one comes or goes (`nft_table_validate`): 6 ms for each change
 //! of a number of endpoints with 30,000 Services, and nothing so.
 //!
 //! Owns which chain has which number. A chain gets one with its first transaction and keeps it; after a start the kernel says
 //! who has which. Invariant: between [`CLASS_TAG`] and the next tag, and each number once in a family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use portico_netlink::nftables::{self as kernel, Data, Element};
 use portico_proxy_core::{
     plan::Chain,
-    table::{AFFINITY_TAG, Family, Verdict},
+    table::{AFFINITY_TAG, Family, Target, Verdict},
 };
 
-use super::{balance, skeleton::EXTERNAL};
+use super::{skeleton::EXTERNAL, target};
 
 /// Name of the map.
 pub(super) const CLASSES: &str = "classes";
 /// Name of the same map without chain `external`, for that chain's own use: the kernel refuses what could go round in circles.
 pub(super) const BALANCES: &str = "balances";
+/// Name of the map of the chains that pick an endpoint and come back.
+pub(super) const PICKERS: &str = "pickers";
 /// Top byte of every number: it travels in a packet's priority, where an affinity id may follow it (`AFFINITY_TAG`), and one
 /// mask finds both.
 pub(super) const CLASS_TAG: u32 = 0xA400_0000;
@@ -34,34 +36,63 @@ const EXTERNAL_CLASS: u32 = CLASS_TAG;
 pub(super) struct Classes {
     numbers: BTreeMap<Chain, u32>,
     chains: BTreeMap<(Family, u32), Chain>,
+    /// Numbers that chains had, below the highest: there may be a chain for each namespace, so none is searched for.
+    freed: BTreeSet<(Family, u32)>,
 }
 
 /// The element that leads to chain `external`, which is always there.
 pub(super) fn external() -> Element {
-    element(EXTERNAL_CLASS, Some(EXTERNAL))
+    element(EXTERNAL_CLASS, Some(kernel::Verdict::Goto(EXTERNAL.to_owned())))
 }
 
-fn element(number: u32, chain: Option<&str>) -> Element {
-    let data = chain.map(|chain| Data::Verdict(kernel::Verdict::Goto(chain.to_owned())));
-    Element { key: number.to_ne_bytes().to_vec(), data, ..Element::default() }
+fn element(number: u32, verdict: Option<kernel::Verdict>) -> Element {
+    Element { key: number.to_ne_bytes().to_vec(), data: verdict.map(Data::Verdict), ..Element::default() }
+}
+
+/// How a map leads to a chain.
+fn verdict(target: &Target) -> kernel::Verdict {
+    match target {
+        Target::Balance(_) | Target::Recall(_) => kernel::Verdict::Goto(target.chain()),
+        Target::Pick(_) => kernel::Verdict::Jump(target.chain()),
+    }
+}
+
+/// The maps that lead to a chain.
+pub(super) fn maps(target: &Target) -> &'static [&'static str] {
+    match target {
+        Target::Balance(_) | Target::Recall(_) => &[CLASSES, BALANCES],
+        Target::Pick(_) => &[PICKERS],
+    }
 }
 
 impl Classes {
     /// Gives a chain a number; the element that says so.
     pub(super) fn add(&mut self, chain: Chain) -> Element {
-        let taken = |number: &u32| self.chains.contains_key(&(chain.family, *number));
-        // There are 2^24; if none were free, the kernel would refuse the last one as there already.
-        let free = (EXTERNAL_CLASS + 1..AFFINITY_TAG).find(|number| !taken(number));
-        let free = free.unwrap_or(AFFINITY_TAG - 1);
-        let number = *self.numbers.entry(chain).or_insert(free);
+        let number = match self.numbers.get(&chain) {
+            Some(number) => *number,
+            None => self.take(chain.family),
+        };
+        self.numbers.insert(chain, number);
         self.chains.insert((chain.family, number), chain);
-        element(number, Some(chain.balance.chain().as_str()))
+        element(number, Some(verdict(&chain.target)))
+    }
+
+    /// A number that no chain has. There are 2^24; if none were free, the kernel would refuse the last one as there already.
+    fn take(&mut self, family: Family) -> u32 {
+        let all = (family, EXTERNAL_CLASS + 1)..(family, AFFINITY_TAG);
+        if let Some(freed) = self.freed.range(all.clone()).next().copied() {
+            self.freed.remove(&freed);
+            return freed.1;
+        }
+        let highest = self.chains.range(all).next_back().map_or(EXTERNAL_CLASS, |((_, number), _)| *number);
+        (highest + 1).min(AFFINITY_TAG - 1)
     }
 
     /// Takes a chain's number back; the element that said so.
     pub(super) fn remove(&mut self, chain: &Chain) -> Option<Element> {
         let number = self.numbers.remove(chain)?;
         self.chains.remove(&(chain.family, number));
+        self.freed.insert((chain.family, number));
         Some(element(number, None))
     }
 
@@ -69,8 +100,10 @@ impl Classes {
     pub(super) fn number(&self, family: Family, verdict: Verdict) -> Option<u32> {
         match verdict {
             Verdict::External => Some(EXTERNAL_CLASS),
-            Verdict::Balance(balance) => self.numbers.get(&Chain { family, balance }).copied(),
-            Verdict::Reject | Verdict::Drop => None,
+            verdict => {
+                let target = verdict.target()?;
+                self.numbers.get(&Chain { family, target }).copied()
+            }
         }
     }
 
@@ -79,37 +112,36 @@ impl Classes {
         if number == EXTERNAL_CLASS {
             return Some(Verdict::External);
         }
-        self.chains.get(&(family, number)).map(|chain| Verdict::Balance(chain.balance))
+        self.chains.get(&(family, number)).map(|chain| chain.target.into())
     }
 
-    /// Learns an element that stands in the kernel; false if it is none of ours.
-    pub(super) fn learn(&mut self, family: Family, found: &Element) -> bool {
+    /// Learns an element of a map that stands in the kernel; false if it is none of ours.
+    pub(super) fn learn(&mut self, family: Family, map: &str, found: &Element) -> bool {
         let number = <[u8; 4]>::try_from(&found.key[..]).map(u32::from_ne_bytes);
-        let (Ok(number), Some(Data::Verdict(kernel::Verdict::Goto(chain)))) = (number, &found.data) else {
-            return false;
-        };
+        let (Ok(number), Some(Data::Verdict(leads))) = (number, &found.data) else { return false };
         if number & 0xFF00_0000 != CLASS_TAG {
             return false;
         }
         if number == EXTERNAL_CLASS {
-            return chain == EXTERNAL;
+            return map == CLASSES && *found == external();
         }
-        let Some(balance) = balance::parse(chain) else { return false };
-        let chain = Chain { family, balance };
-        self.numbers.insert(chain, number).is_none() && self.chains.insert((family, number), chain).is_none()
+        let (kernel::Verdict::Goto(chain) | kernel::Verdict::Jump(chain)) = leads else { return false };
+        let Some(target) = target::parse(chain) else { return false };
+        let chain = Chain { family, target };
+        let is_its = maps(&target).contains(&map) && *leads == verdict(&target);
+        is_its
+            && self.numbers.insert(chain, number).is_none()
+            && self.chains.insert((family, number), chain).is_none()
     }
 
-    /// Whether the chains of a family have the same numbers there.
-    pub(super) fn is_same(&self, other: &Self, family: Family) -> bool {
-        let of = |classes: &Self| -> Vec<(Chain, u32)> {
-            classes
-                .numbers
-                .iter()
-                .filter(|(chain, _)| chain.family == family)
-                .map(|(c, n)| (*c, *n))
-                .collect()
-        };
-        of(self) == of(other)
+    /// The numbers of a family's chains that a map leads to.
+    pub(super) fn numbers_in(&self, family: Family, map: &str) -> Vec<(Chain, u32)> {
+        let leads = |chain: &Chain| chain.family == family && maps(&chain.target).contains(&map);
+        self.numbers
+            .iter()
+            .filter(|(chain, _)| leads(chain))
+            .map(|(chain, number)| (*chain, *number))
+            .collect()
     }
 
     /// The chains of a family that have a number.
@@ -120,13 +152,17 @@ impl Classes {
 
 #[cfg(test)]
 mod tests {
-    use portico_proxy_core::table::{Balance, List};
+    use portico_proxy_core::table::{Balance, List, Pick};
 
     use super::*;
 
     fn mk_chain(family: Family, endpoints: u32) -> Chain {
-        let balance = Balance { endpoints, list: List::Cluster, masquerade: false, affinity: None };
-        Chain { family, balance }
+        let balance = Balance { endpoints, list: List::Cluster, masquerade: false };
+        Chain { family, target: Target::Balance(balance) }
+    }
+
+    fn mk_odd(number: u32, chain: &str) -> Element {
+        element(number, Some(kernel::Verdict::Goto(chain.to_owned())))
     }
 
     #[test]
@@ -138,22 +174,29 @@ mod tests {
         let gone = classes.remove(&one).expect("it had one");
         assert_eq!((gone.key, gone.data), (first.key.clone(), None));
         assert_eq!(classes.add(three).key, first.key);
-        assert_eq!(classes.number(Family::V4, Verdict::Balance(one.balance)), None);
+        assert_eq!(classes.number(Family::V4, one.target.into()), None);
     }
 
     #[test]
     fn what_was_written_is_learnt_and_nothing_else() {
         let (mut classes, mut learnt) = (Classes::default(), Classes::default());
-        for chain in [mk_chain(Family::V4, 1), mk_chain(Family::V4, 2), mk_chain(Family::V6, 2)] {
-            assert!(learnt.learn(chain.family, &classes.add(chain)));
+        let pick = Pick { endpoints: 2, list: List::Local };
+        let pick = Chain { family: Family::V4, target: Target::Pick(pick) };
+        for chain in [mk_chain(Family::V4, 1), mk_chain(Family::V4, 2), mk_chain(Family::V6, 2), pick] {
+            let element = classes.add(chain);
+            assert!(learnt.learn(chain.family, maps(&chain.target)[0], &element), "{chain}");
         }
-        assert!(learnt.learn(Family::V4, &external()));
+        assert!(learnt.learn(Family::V4, CLASSES, &external()));
         assert_eq!(learnt, classes);
-        for odd in
-            [element(7, Some("lb-1")), element(CLASS_TAG, Some("lb-1")), element(CLASS_TAG + 9, Some("mine"))]
-        {
-            assert!(!learnt.learn(Family::V4, &odd), "{odd:?}");
+        for odd in [mk_odd(7, "lb-1"), mk_odd(CLASS_TAG, "lb-1"), mk_odd(CLASS_TAG + 9, "mine")] {
+            assert!(!learnt.learn(Family::V4, CLASSES, &odd), "{odd:?}");
         }
-        assert!(!learnt.learn(Family::V4, &element(CLASS_TAG + 9, Some("lb-1"))), "a second number");
+        assert!(!learnt.learn(Family::V4, CLASSES, &mk_odd(CLASS_TAG + 9, "lb-1")), "a second number");
+        assert!(!learnt.learn(Family::V4, CLASSES, &mk_odd(CLASS_TAG + 9, "pick-3")), "of another map");
+        assert!(
+            !learnt.learn(Family::V4, PICKERS, &mk_odd(CLASS_TAG + 9, "pick-3")),
+            "it would not come back"
+        );
+        assert!(!learnt.learn(Family::V4, BALANCES, &external()), "it could go round in circles");
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use portico_netlink::nftables::{self as kernel, Data, Element};
-use portico_proxy_core::table::{Backend, Family, Frontend, Key, Protocol, Value, Verdict};
+use portico_proxy_core::table::{Alias, Backend, Family, Frontend, Key, List, Protocol, Value, Verdict};
 
 use super::{classes::Classes, skeleton::REFUSE};
 
@@ -18,11 +18,16 @@ mod tests;
 /// The elements of a key; with a value for maps, without for removals, which need only keys.
 pub(super) fn encode(key: &Key, value: Option<&Value>, classes: &Classes) -> Vec<Element> {
     let bytes = match key {
-        Key::Service(f) | Key::Short(f) | Key::Local(f) | Key::NoEndpoints(f) | Key::Firewalled(f) => {
-            frontend(f)
-        }
-        Key::Endpoint(f, number) | Key::AffinitySlot(f, number) | Key::AffinityEndpoint(f, number) => {
-            [frontend(f), number.to_ne_bytes().to_vec()].concat()
+        Key::Service(f)
+        | Key::Short(f)
+        | Key::Local(f)
+        | Key::NoEndpoints(f)
+        | Key::AffinityPort(f)
+        | Key::Firewalled(f) => frontend(f),
+        Key::Endpoint(f, number) => [frontend(f), number.to_ne_bytes().to_vec()].concat(),
+        Key::AffinityPick(of, _) => alias(of),
+        Key::AffinitySlot(of, number) | Key::AffinityEndpoint(of, _, number) => {
+            [alias(of), number.to_ne_bytes().to_vec()].concat()
         }
         Key::ClusterIp(ip) => address(*ip),
         Key::Hairpin(ip, protocol, port) => {
@@ -71,6 +76,7 @@ fn data(key: &Key, value: &Value, classes: &Classes) -> Option<Data> {
         },
         Value::Backend(backend) => Data::Value([address(backend.address), port(backend.port)].concat()),
         Value::Id(id) => Data::Value(id.to_ne_bytes().to_vec()),
+        Value::Alias(ip) => Data::Value(address(*ip)),
     })
 }
 
@@ -86,8 +92,25 @@ fn port(port: u16) -> Vec<u8> {
     vec![high, low, 0, 0]
 }
 
+fn alias(alias: &Alias) -> Vec<u8> {
+    [address(alias.address), vec![alias.protocol as u8, 0, 0, 0]].concat()
+}
+
 fn frontend(f: &Frontend) -> Vec<u8> {
-    [address(f.address), vec![f.protocol as u8, 0, 0, 0], port(f.port)].concat()
+    [alias(&Alias { address: f.address, protocol: f.protocol }), port(f.port)].concat()
+}
+
+/// A client of a Service port in the map that remembers it.
+pub(super) fn client(source: IpAddr, alias: &Alias) -> Vec<u8> {
+    [address(source), address(alias.address)].concat()
+}
+
+/// The id that such a map says.
+pub(super) fn id(element: &Element) -> Option<u32> {
+    match &element.data {
+        Some(Data::Value(bytes)) => <[u8; 4]>::try_from(&bytes[..]).ok().map(u32::from_ne_bytes),
+        _ => None,
+    }
 }
 
 /// The keys and values of a map's elements, or what is wrong with one of them.
@@ -119,8 +142,12 @@ fn decode_one(family: Family, map: &str, element: &Element, classes: &Classes) -
         "no-endpoints" => Key::NoEndpoints(fields.frontend()?),
         "firewalled" => Key::Firewalled(fields.frontend()?),
         "endpoints" => Key::Endpoint(fields.frontend()?, fields.number()?),
-        "affinity-slots" => Key::AffinitySlot(fields.frontend()?, fields.number()?),
-        "affinity-endpoints" => Key::AffinityEndpoint(fields.frontend()?, fields.number()?),
+        "affinity-ports" => Key::AffinityPort(fields.frontend()?),
+        "affinity-picks" => Key::AffinityPick(fields.alias()?, List::Cluster),
+        "affinity-picks-local" => Key::AffinityPick(fields.alias()?, List::Local),
+        "affinity-slots" => Key::AffinitySlot(fields.alias()?, fields.number()?),
+        "affinity-endpoints" => Key::AffinityEndpoint(fields.alias()?, List::Cluster, fields.number()?),
+        "affinity-endpoints-local" => Key::AffinityEndpoint(fields.alias()?, List::Local, fields.number()?),
         "cluster-ips" => Key::ClusterIp(fields.address()?),
         "hairpin" => {
             let (source, f) = (fields.address()?, fields.frontend()?);
@@ -140,14 +167,20 @@ fn decode_one(family: Family, map: &str, element: &Element, classes: &Classes) -
 
 fn decode_value(family: Family, map: &str, data: Option<&Data>, classes: &Classes) -> Option<Value> {
     match (map, data) {
-        ("services" | "short" | "local", Some(Data::Value(bytes))) => {
+        (
+            "services" | "short" | "local" | "affinity-picks" | "affinity-picks-local",
+            Some(Data::Value(bytes)),
+        ) => {
             let number = Fields { family, rest: bytes }.number()?;
             classes.verdict(family, number).map(Value::Verdict)
         }
         ("no-endpoints", Some(Data::Verdict(verdict))) => decode_verdict(verdict).map(Value::Verdict),
-        ("endpoints" | "affinity-endpoints", Some(Data::Value(bytes))) => {
+        ("endpoints" | "affinity-endpoints" | "affinity-endpoints-local", Some(Data::Value(bytes))) => {
             let mut fields = Fields { family, rest: bytes };
             Some(Value::Backend(Backend { address: fields.address()?, port: fields.port()? }))
+        }
+        ("affinity-ports", Some(Data::Value(bytes))) => {
+            Fields { family, rest: bytes }.address().map(Value::Alias)
         }
         ("affinity-slots", Some(Data::Value(bytes))) => {
             Fields { family, rest: bytes }.number().map(Value::Id)
@@ -257,11 +290,16 @@ impl Fields<'_> {
         self.take().map(u32::from_ne_bytes)
     }
 
-    fn frontend(&mut self) -> Option<Frontend> {
+    fn alias(&mut self) -> Option<Alias> {
         let address = self.address()?;
         let [number, _, _, _] = self.take()?;
         let protocol =
             [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| *p as u8 == number)?;
+        Some(Alias { address, protocol })
+    }
+
+    fn frontend(&mut self) -> Option<Frontend> {
+        let Alias { address, protocol } = self.alias()?;
         Some(Frontend { address, protocol, port: self.port()? })
     }
 }

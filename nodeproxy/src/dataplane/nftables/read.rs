@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 
 use portico_netlink::nftables::{Client, Rule, Table};
 use portico_proxy_core::{
-    plan::{AffinityMap, Chain, State},
+    affinity::MOST,
+    plan::{Chain, State},
     table::Family,
 };
 
 use super::{
-    Config, balance,
-    classes::{self, BALANCES, CLASSES, Classes},
+    Config,
+    classes::{self, BALANCES, CLASSES, Classes, PICKERS},
     element, kernel_family,
     skeleton::{self, Skeleton},
+    target,
 };
 
 /// Attempts at one consistent picture while other programs change their own tables.
@@ -76,14 +78,14 @@ fn read_family(
     if let Err(reason) = read_chains(client, family, config, &skeleton, state)? {
         return Ok(Err(reason));
     }
-    let counts = match read_sets(client, family, &skeleton, state)? {
+    let counts = match read_sets(client, &skeleton, state)? {
         Ok(counts) => counts,
         Err(reason) => return Ok(Err(reason)),
     };
     if let Err(reason) = read_classes(client, &table, family, state, classes)? {
         return Ok(Err(reason));
     }
-    for name in skeleton.sets.keys().filter(|name| ![CLASSES, BALANCES].contains(&name.as_str())) {
+    for name in skeleton.sets.keys().filter(|name| ![CLASSES, BALANCES, PICKERS].contains(&name.as_str())) {
         let count = counts.get(name).copied();
         if let Err(reason) = read_elements(client, &table, family, (name, count), state, classes)? {
             return Ok(Err(format!("unknown element: {reason}")));
@@ -130,15 +132,19 @@ fn read_classes(
     state: &State,
     classes: &mut Classes,
 ) -> portico_netlink::Result<Result<(), String>> {
-    let elements = client.elements(table, CLASSES, Some)?;
-    let has_external = elements.contains(&classes::external());
-    if let Some(odd) = elements.iter().find(|element| !classes.learn(family, element)) {
-        return Ok(Err(format!("{CLASSES} has {odd:02x?}")));
+    let mut has_external = false;
+    for map in [CLASSES, PICKERS] {
+        let elements = client.elements(table, map, Some)?;
+        has_external |= elements.contains(&classes::external());
+        if let Some(odd) = elements.iter().find(|element| !classes.learn(family, map, element)) {
+            return Ok(Err(format!("{map} has {odd:02x?}")));
+        }
     }
     let mut balances = Classes::default();
     let found = client.elements(table, BALANCES, Some)?;
-    let learnt = found.iter().all(|element| balances.learn(family, element));
-    if !learnt || !balances.is_same(classes, family) {
+    let learnt = found.iter().all(|element| balances.learn(family, BALANCES, element));
+    let numbers = |classes: &Classes| classes.numbers_in(family, BALANCES);
+    if !learnt || numbers(&balances) != numbers(classes) {
         return Ok(Err(format!("{BALANCES} is not {CLASSES}")));
     }
     let chains = state.chains.iter().filter(|chain| chain.family == family);
@@ -163,15 +169,15 @@ fn read_chains(
     let mut fixed = 0;
     for chain in chains {
         let found = rules.remove(&chain.name).unwrap_or_default();
-        let (wanted, wanted_rules) = match (skeleton.chains.get(&chain.name), balance::parse(&chain.name)) {
+        let (wanted, wanted_rules) = match (skeleton.chains.get(&chain.name), target::parse(&chain.name)) {
             (Some((wanted, rules)), _) => {
                 fixed += 1;
                 (wanted.clone(), rules.clone())
             }
-            (None, Some(balance)) => {
-                state.chains.insert(Chain { family, balance });
-                let rules = balance::rules(chain.table.family, &balance, config.masquerade_mark);
-                (balance::chain(chain.table.family, &balance), rules)
+            (None, Some(target)) => {
+                state.chains.insert(Chain { family, target });
+                let rules = target::rules(chain.table.family, &target, config.masquerade_mark);
+                (target::chain(chain.table.family, &target), rules)
             }
             (None, None) => return Ok(Err(format!("chain {} is not ours", chain.name))),
         };
@@ -196,21 +202,23 @@ fn different_rules(chain: &str, found: &[Rule], wanted: &[Rule]) -> Option<Strin
 /// Checks declarations; gives the numbers of elements that the kernel says, by the name of the set.
 fn read_sets(
     client: &mut Client,
-    family: Family,
     skeleton: &Skeleton,
     state: &mut State,
 ) -> portico_netlink::Result<Result<BTreeMap<String, u32>, String>> {
     let (mut fixed, mut counts) = (0, BTreeMap::new());
     for mut set in client.sets(&skeleton.table)? {
         counts.extend(set.count.take().map(|count| (set.name.clone(), count)));
-        let wanted = match (skeleton.sets.get(&set.name), balance::parse_map_name(&set.name)) {
+        let affinity = target::parse_map_name(set.table.family, &set.name);
+        let wanted = match (skeleton.sets.get(&set.name), affinity) {
             (Some(wanted), _) => {
                 fixed += 1;
                 wanted.clone()
             }
-            (None, Some(seconds)) => {
-                state.affinity.insert(AffinityMap { family, seconds });
-                skeleton::affinity_map(set.table.family, &set.name, seconds)
+            (None, Some(map)) => {
+                state.affinity.insert(map);
+                // Once a rule fills it, the kernel says how many fit.
+                set.size.take_if(|size| usize::try_from(*size) == Ok(MOST));
+                skeleton::affinity_map(&map)
             }
             (None, None) => return Ok(Err(format!("set {} is not ours", set.name))),
         };

@@ -68,11 +68,17 @@ impl Words {
         }
     }
 
+    /// Offset and length of the destination in the IP header.
+    fn destination(self) -> (u32, u32) {
+        match self.family {
+            Family::Ip => (16, 4),
+            Family::Ip6 => (24, 16),
+        }
+    }
+
     fn load(self, part: Part, into: Register) -> Expression {
-        let (source, destination, length) = match self.family {
-            Family::Ip => (12, 16, 4),
-            Family::Ip6 => (8, 24, 16),
-        };
+        let (destination, length) = self.destination();
+        let source = destination - length;
         let network = |offset| Expression::Payload { base: PayloadBase::Network, offset, length, into };
         match part {
             Part::Source => network(source),
@@ -124,6 +130,14 @@ impl Words {
     pub(super) fn priority_from(self, parts: &[Part], map: &str) -> Vec<Expression> {
         let mut expressions = self.lookup(parts, map, LookupResult::Data(FIRST));
         expressions.push(Expression::MetaStore { key: MetaKey::Priority, from: FIRST });
+        expressions
+    }
+
+    /// `ip daddr set <parts> map @map`.
+    pub(super) fn destination_from(self, parts: &[Part], map: &str) -> Vec<Expression> {
+        let mut expressions = self.lookup(parts, map, LookupResult::Data(FIRST));
+        let (offset, length) = self.destination();
+        expressions.push(Expression::AddressStore { offset, length, from: FIRST });
         expressions
     }
 

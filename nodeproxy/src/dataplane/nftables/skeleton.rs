@@ -10,10 +10,11 @@ use portico_netlink::nftables::{
     BaseChain, Chain, ChainKind, Expression, Family, Hook, Rule, Set, SetKind, Table,
 };
 use portico_netlink::probe::Feature;
+use portico_proxy_core::plan::AffinityMap;
 
 use super::{
     Config, LocalDetector,
-    classes::{BALANCES, CLASS_TAG, CLASSES, TAG_MASK},
+    classes::{BALANCES, CLASS_TAG, CLASSES, PICKERS, TAG_MASK},
     datatype::{self, Field},
     kernel_family,
     rules::{self, FRONTEND, Part, Words},
@@ -26,8 +27,6 @@ pub(super) const EXTERNAL: &str = "external";
 /// Chain that answers with a refusal. (`reject` is a word of nft's language.)
 pub(super) const REFUSE: &str = "refuse";
 
-/// Most clients that one affinity map remembers. Beyond, a new client is balanced without being remembered.
-const AFFINITY_SIZE: u32 = 1 << 18;
 /// The key of every map that is looked up by frontend.
 const FRONTEND_FIELDS: [Field; 3] = [Field::Address, Field::Protocol, Field::Port];
 
@@ -47,11 +46,11 @@ pub(super) fn table(family: Family) -> Table {
     Table { family, name: TABLE.to_owned() }
 }
 
-/// The dynamic map that remembers clients for `seconds`.
-pub(super) fn affinity_map(family: Family, name: &str, seconds: u32) -> Set {
-    let key = [Field::Address, Field::Address, Field::Protocol, Field::Port];
-    let set = keyed(family, name, &key, Some(&[Field::Id]));
-    Set { timeout: Some(u64::from(seconds) * 1000), size: Some(AFFINITY_SIZE), ..set }
+/// The dynamic map that remembers clients, as it is declared. What stands says how many fit, too: [`MOST`](portico_proxy_core::affinity::MOST).
+pub(super) fn affinity_map(map: &AffinityMap) -> Set {
+    let key = [Field::Address, Field::Address];
+    let set = keyed(kernel_family(map.family), &map.name(), &key, Some(&[Field::Id]));
+    Set { timeout: Some(u64::from(map.seconds) * 1000), ..set }
 }
 
 /// A rule of one of our chains.
@@ -84,7 +83,8 @@ fn verdicts(family: Family, name: &str, key: &[Field]) -> Set {
 fn sets(family: Family, config: &Config) -> Vec<Set> {
     let [address, protocol, port] = FRONTEND_FIELDS;
     let slot = [address, protocol, port, Field::Slot];
-    let id = [address, protocol, port, Field::Id];
+    let (alias, alias_slot, alias_id) =
+        ([address, protocol], [address, protocol, Field::Slot], [address, protocol, Field::Id]);
     let pair = [address, address, protocol, port];
     let backend = Some(&[Field::Address, Field::Port][..]);
     let range = [address, protocol, port, address];
@@ -98,8 +98,13 @@ fn sets(family: Family, config: &Config) -> Vec<Set> {
         verdicts(family, BALANCES, &[Field::Id]),
         verdicts(family, "no-endpoints", &FRONTEND_FIELDS),
         keyed(family, "endpoints", &slot, backend),
-        keyed(family, "affinity-slots", &slot, Some(&[Field::Id])),
-        keyed(family, "affinity-endpoints", &id, backend),
+        keyed(family, "affinity-ports", &FRONTEND_FIELDS, Some(&[address])),
+        keyed(family, "affinity-picks", &alias, Some(&[Field::Id])),
+        keyed(family, "affinity-picks-local", &alias, Some(&[Field::Id])),
+        verdicts(family, PICKERS, &[Field::Id]),
+        keyed(family, "affinity-slots", &alias_slot, Some(&[Field::Id])),
+        keyed(family, "affinity-endpoints", &alias_id, backend),
+        keyed(family, "affinity-endpoints-local", &alias_id, backend),
         keyed(family, "cluster-ips", &[address], None),
         keyed(family, "hairpin", &pair, None),
         keyed(family, "firewalled", &FRONTEND_FIELDS, None),

@@ -18,10 +18,11 @@ use portico_proxy_core::{
 };
 
 use super::{
-    Config, balance,
-    classes::{self, BALANCES, CLASSES, Classes},
+    Config,
+    classes::{self, CLASSES, Classes},
     element, kernel_family,
     skeleton::{self, Skeleton},
+    target,
 };
 
 /// Elements written at once.
@@ -173,18 +174,17 @@ impl Writer<'_> {
     fn objects_added(&mut self, config: &Config) -> portico_netlink::Result<()> {
         let Transaction { affinity_added, chains_added, .. } = self.transaction;
         for map in affinity_added {
-            let set = skeleton::affinity_map(kernel_family(map.family), &map.name(), map.seconds);
-            self.room(CHUNK_BYTES).batch.add_set(&set)?;
+            self.room(CHUNK_BYTES).batch.add_set(&skeleton::affinity_map(map))?;
         }
         for chain in chains_added {
             let family = kernel_family(chain.family);
             let class = self.classes.add(*chain);
             let batch = &mut self.room(CHUNK_BYTES).batch;
-            batch.add_chain(&balance::chain(family, &chain.balance))?;
-            for rule in balance::rules(family, &chain.balance, config.masquerade_mark) {
+            batch.add_chain(&target::chain(family, &chain.target))?;
+            for rule in target::rules(family, &chain.target, config.masquerade_mark) {
                 batch.add_rule(&rule)?;
             }
-            for map in [CLASSES, BALANCES] {
+            for map in classes::maps(&chain.target) {
                 batch.add_elements(&skeleton::table(family), map, [class.clone()])?;
             }
         }
@@ -244,10 +244,10 @@ impl Writer<'_> {
             let table = skeleton::table(kernel_family(chain.family));
             let class = self.classes.remove(chain);
             let batch = &mut self.room(CHUNK_BYTES).batch;
-            for map in [CLASSES, BALANCES] {
+            for map in classes::maps(&chain.target) {
                 batch.delete_elements(&table, map, class.clone())?;
             }
-            batch.delete_chain(&table, &chain.balance.chain())?;
+            batch.delete_chain(&table, &chain.target.chain())?;
         }
         for map in affinity_removed {
             let table = skeleton::table(kernel_family(map.family));

@@ -1,31 +1,39 @@
-//! Which endpoint a client of a frontend with `ClientIP` affinity had last.
+//! Which endpoint a client of a Service port with `ClientIP` affinity had last.
 //!
-//! Owns the table, keyed as the kernel's `affinity-…` maps are: by frontend and client. Leaves to the pool whether that
-//! endpoint still serves. Invariants: an entry counts only until its time is up; the table is swept before it grows past twice
-//! what lives, and holds at most [`MOST`].
+//! Owns the table, keyed as the kernel's `affinity-…` maps are: by pool, Service port and client. Leaves to the pool whether that
+//! endpoint still serves. Invariants: an entry counts only until its time is up; each pool's table is swept before it grows past
+//! twice what lives, and holds at most [`MOST`]; beyond, a new client is balanced without being remembered.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use portico_proxy_core::table::{Backend, Frontend};
+use portico_proxy_core::{
+    affinity::MOST,
+    table::{Alias, Backend},
+};
 use tokio::time::Instant;
 
-/// Most clients that are remembered, as in the kernel's maps. Beyond, a new client is balanced without being remembered.
-pub const MOST: usize = 1 << 18;
+use super::pool::Affinity;
+
 /// Below this size it is not worth sweeping.
 const SMALL: usize = 1024;
 
-/// Clients of all frontends, shared by their pools.
+/// Clients of all Service ports, shared by their pools.
 #[derive(Debug, Default)]
-pub struct Clients(Mutex<Table>);
+pub struct Clients(Mutex<Tables>);
+
+#[derive(Debug, Default)]
+struct Tables {
+    by_pool: BTreeMap<u32, Table>,
+    sweep_at: usize,
+}
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: HashMap<(Frontend, IpAddr), Entry>,
+    entries: HashMap<(Alias, IpAddr), Entry>,
     sweep_at: usize,
 }
 
@@ -37,86 +45,130 @@ struct Entry {
 
 impl Clients {
     /// The client's endpoint, if its time is not up.
-    pub fn get(&self, frontend: Frontend, client: IpAddr, now: Instant) -> Option<Backend> {
-        let entry = *self.table().entries.get(&(frontend, client))?;
+    pub fn get(&self, affinity: &Affinity, client: IpAddr, now: Instant) -> Option<Backend> {
+        let tables = self.tables();
+        let entry = tables.by_pool.get(&affinity.pool)?.entries.get(&(affinity.port, client))?;
         (now < entry.until).then_some(entry.backend)
     }
 
-    /// The client uses this endpoint now, and keeps it for `timeout`.
-    pub fn put(&self, frontend: Frontend, client: IpAddr, backend: Backend, timeout: Duration, now: Instant) {
-        let mut table = self.table();
-        if table.entries.len() >= table.sweep_at.max(SMALL) {
-            table.entries.retain(|_client, entry| now < entry.until);
-            table.sweep_at = (table.entries.len() * 2).min(MOST);
-        }
-        if table.entries.len() < MOST || table.entries.contains_key(&(frontend, client)) {
-            table.entries.insert((frontend, client), Entry { backend, until: now + timeout });
-        }
+    /// The client uses this endpoint now, and keeps it for as long as clients do.
+    pub fn put(&self, affinity: &Affinity, client: IpAddr, backend: Backend, now: Instant) {
+        let Affinity { port, pool, timeout } = *affinity;
+        self.tables().table(pool, now).put((port, client), Entry { backend, until: now + timeout }, now);
     }
 
     /// The client does not keep this endpoint.
-    pub fn forget(&self, frontend: Frontend, client: IpAddr, backend: Backend) {
-        let mut table = self.table();
-        if table.entries.get(&(frontend, client)).is_some_and(|entry| entry.backend == backend) {
-            table.entries.remove(&(frontend, client));
+    pub fn forget(&self, affinity: &Affinity, client: IpAddr, backend: Backend) {
+        let mut tables = self.tables();
+        let Some(table) = tables.by_pool.get_mut(&affinity.pool) else { return };
+        let key = (affinity.port, client);
+        if table.entries.get(&key).is_some_and(|entry| entry.backend == backend) {
+            table.entries.remove(&key);
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // A panic elsewhere leaves the table whole: every change of it is one call.
+    /// How many clients each pool remembers, those included whose time is up and who were not swept yet.
+    pub fn counts(&self) -> Vec<(u32, usize)> {
+        self.tables().by_pool.iter().map(|(pool, table)| (*pool, table.entries.len())).collect()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // A panic elsewhere leaves the tables whole: every change of them is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn table(&mut self, pool: u32, now: Instant) -> &mut Table {
+        if self.by_pool.len() >= self.sweep_at.max(SMALL) {
+            self.by_pool.retain(|_pool, table| table.entries.values().any(|entry| now < entry.until));
+            self.sweep_at = self.by_pool.len() * 2;
+        }
+        self.by_pool.entry(pool).or_default()
+    }
+}
+
+impl Table {
+    fn put(&mut self, key: (Alias, IpAddr), entry: Entry, now: Instant) {
+        if self.entries.len() >= self.sweep_at.max(SMALL) {
+            self.entries.retain(|_client, entry| now < entry.until);
+            self.sweep_at = (self.entries.len() * 2).min(MOST);
+        }
+        if self.entries.len() < MOST || self.entries.contains_key(&key) {
+            self.entries.insert(key, entry);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use portico_proxy_core::table::Protocol;
+    use std::time::Duration;
 
-    use super::*;
+    use super::{super::pool::tests::mk_affinity, *};
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    fn mk_frontend() -> Frontend {
-        Frontend { address: [10, 96, 0, 1].into(), protocol: Protocol::Tcp, port: 80 }
-    }
 
     fn mk_backend() -> Backend {
         Backend { address: [10, 244, 0, 2].into(), port: 8080 }
     }
 
+    fn fill(clients: &Clients, affinity: &Affinity, count: usize, now: Instant) {
+        for n in 0..u32::try_from(count).expect("fits") {
+            clients.put(affinity, n.to_be_bytes().into(), mk_backend(), now);
+        }
+    }
+
     #[test]
     fn a_client_keeps_its_endpoint_until_the_timeout_after_its_last_connection() {
-        let (clients, start, f) = (Clients::default(), Instant::now(), mk_frontend());
+        let (clients, start, affinity) = (Clients::default(), Instant::now(), mk_affinity(10 * SECOND));
         let client = [192, 0, 2, 1].into();
-        clients.put(f, client, mk_backend(), 10 * SECOND, start);
-        assert_eq!(clients.get(f, client, start + 9 * SECOND), Some(mk_backend()));
-        clients.put(f, client, mk_backend(), 10 * SECOND, start + 9 * SECOND);
-        assert_eq!(clients.get(f, client, start + 18 * SECOND), Some(mk_backend()));
-        assert_eq!(clients.get(f, client, start + 19 * SECOND), None);
+        clients.put(&affinity, client, mk_backend(), start);
+        assert_eq!(clients.get(&affinity, client, start + 9 * SECOND), Some(mk_backend()));
+        clients.put(&affinity, client, mk_backend(), start + 9 * SECOND);
+        assert_eq!(clients.get(&affinity, client, start + 18 * SECOND), Some(mk_backend()));
+        assert_eq!(clients.get(&affinity, client, start + 19 * SECOND), None);
     }
 
     #[test]
     fn only_the_endpoint_that_failed_is_forgotten() {
-        let (clients, now, f) = (Clients::default(), Instant::now(), mk_frontend());
+        let (clients, now, affinity) = (Clients::default(), Instant::now(), mk_affinity(SECOND));
         let client = [192, 0, 2, 1].into();
-        clients.put(f, client, mk_backend(), SECOND, now);
-        clients.forget(f, client, Backend { port: 1, ..mk_backend() });
-        assert_eq!(clients.get(f, client, now), Some(mk_backend()));
-        clients.forget(f, client, mk_backend());
-        assert_eq!(clients.get(f, client, now), None);
+        clients.put(&affinity, client, mk_backend(), now);
+        clients.forget(&affinity, client, Backend { port: 1, ..mk_backend() });
+        assert_eq!(clients.get(&affinity, client, now), Some(mk_backend()));
+        clients.forget(&affinity, client, mk_backend());
+        assert_eq!(clients.get(&affinity, client, now), None);
     }
 
     #[test]
     fn clients_of_the_past_do_not_stay_and_there_is_a_most() {
-        let (clients, start, f) = (Clients::default(), Instant::now(), mk_frontend());
+        let (clients, start, affinity) = (Clients::default(), Instant::now(), mk_affinity(SECOND));
         for n in 0..100_000u32 {
             let now = start + Duration::from_millis(u64::from(n) * 10);
-            clients.put(f, n.to_be_bytes().into(), mk_backend(), SECOND, now);
+            clients.put(&affinity, n.to_be_bytes().into(), mk_backend(), now);
         }
-        assert!(clients.table().entries.len() <= SMALL);
-        for n in 0..u32::try_from(MOST + 10).expect("fits") {
-            clients.put(f, n.to_be_bytes().into(), mk_backend(), SECOND, start);
+        assert!(clients.counts()[0].1 <= SMALL);
+        fill(&clients, &affinity, MOST + 10, start);
+        assert_eq!(clients.counts(), [(1, MOST)]);
+    }
+
+    #[test]
+    fn a_flood_at_one_pool_takes_nothing_from_another() {
+        let (clients, now, flooded) = (Clients::default(), Instant::now(), mk_affinity(SECOND));
+        fill(&clients, &flooded, MOST + 10, now);
+        let other = Affinity { pool: 2, ..flooded };
+        let client = [192, 0, 2, 1].into();
+        clients.put(&other, client, mk_backend(), now);
+        assert_eq!(clients.get(&other, client, now), Some(mk_backend()));
+    }
+
+    #[test]
+    fn pools_of_the_past_do_not_stay() {
+        let (clients, start, affinity) = (Clients::default(), Instant::now(), mk_affinity(SECOND));
+        for pool in 0..10_000u32 {
+            let now = start + SECOND * pool;
+            clients.put(&Affinity { pool, ..affinity }, [192, 0, 2, 1].into(), mk_backend(), now);
         }
-        assert_eq!(clients.table().entries.len(), MOST);
+        assert!(clients.counts().len() <= SMALL);
     }
 }

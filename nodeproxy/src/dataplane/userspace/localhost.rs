@@ -12,13 +12,14 @@ use std::{
 };
 
 use portico_proxy_core::{
-    plan::{State, Transaction},
+    plan::Transaction,
     table::{Frontend, Key},
 };
 use tokio::time::Instant;
 
 use super::{
     super::{Applied, Capabilities, Dataplane, DataplaneError, Observed},
+    memory::Memory,
     pool::PoolKey,
     pools::{self, Place, Pools, Sockets},
     proxy::Proxy,
@@ -32,7 +33,7 @@ mod tests;
 pub struct Localhost {
     kernel: Box<dyn Dataplane>,
     pools: Pools,
-    memory: Arc<Mutex<State>>,
+    memory: Arc<Mutex<Memory>>,
     whole: bool,
 }
 
@@ -40,16 +41,25 @@ fn is_here(key: &Key) -> bool {
     key.frontend().is_some_and(|frontend| frontend.address.is_loopback())
 }
 
-/// A transaction's elements on loopback, and the rest of it; `None` if there are none.
+/// A transaction's elements that concern loopback, and those that concern the kernel; `None` if loopback has none. Endpoints of a
+/// Service port with session affinity concern both.
 fn split(transaction: &Transaction) -> Option<(Transaction, Transaction)> {
-    let mut keys = transaction.removals.iter().chain(transaction.puts.iter().map(|put| &put.key));
-    if !keys.any(is_here) {
+    let concerns_here = |key: &Key| is_here(key) || key.alias().is_some();
+    if !transaction.keys().any(concerns_here) {
         return None;
     }
-    let (removed, removals) = transaction.removals.iter().partition(|key| is_here(key));
-    let (put, puts) = transaction.puts.iter().partition(|put| is_here(&put.key));
-    let here = Transaction { removals: removed, puts: put, ..Transaction::default() };
-    Some((here, Transaction { removals, puts, ..transaction.clone() }))
+    let Transaction { removals, puts, .. } = transaction;
+    let here = Transaction {
+        removals: removals.iter().filter(|key| concerns_here(key)).copied().collect(),
+        puts: puts.iter().filter(|put| concerns_here(&put.key)).copied().collect(),
+        ..Transaction::default()
+    };
+    let rest = Transaction {
+        removals: removals.iter().filter(|key| !is_here(key)).copied().collect(),
+        puts: puts.iter().filter(|put| !is_here(&put.key)).copied().collect(),
+        ..transaction.clone()
+    };
+    Some((here, rest))
 }
 
 impl Localhost {
@@ -76,7 +86,7 @@ impl Localhost {
         let memory = self.memory.clone();
         let memory = lock(&memory);
         for frontend in frontends {
-            let wanted = translate::pools(&memory, *frontend);
+            let wanted = translate::pools(memory.state(), *frontend);
             let is_wanted = |key: &PoolKey| wanted.iter().any(|(wanted, _)| wanted == key);
             let surplus: Vec<_> = pools::keys(*frontend).into_iter().filter(|key| !is_wanted(key)).collect();
             drop(self.pools.take(&surplus));
@@ -89,14 +99,15 @@ impl Localhost {
     }
 }
 
-fn lock(memory: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a dataplane found, and localhost's elements beside it.
-fn join(mut found: Observed, memory: &State) -> Observed {
+fn join(mut found: Observed, memory: &Memory) -> Observed {
     if found.rebuild.is_none() {
-        found.state.elements.extend(&memory.elements);
+        let here = memory.state().elements.iter().filter(|(key, _)| is_here(key));
+        found.state.elements.extend(here);
     }
     found
 }
@@ -115,7 +126,7 @@ impl Dataplane for Localhost {
         let mut memory = lock(&self.memory);
         if found.rebuild.is_some() {
             // Everything is put anew, and with it what belongs here; until then the sockets stay as they are.
-            *memory = State::default();
+            *memory = Memory::default();
             self.whole = true;
         }
         Ok(join(found, &memory))
@@ -130,8 +141,8 @@ impl Dataplane for Localhost {
         let applied = self.kernel.apply(rest)?;
         let mut frontends = BTreeSet::new();
         if let Some(here) = here {
-            lock(&self.memory).apply(here);
-            frontends.extend(here.frontends());
+            let concerned = lock(&self.memory).apply(here);
+            frontends.extend(concerned.into_iter().filter(|frontend| frontend.address.is_loopback()));
         }
         if self.whole {
             frontends.extend(self.pools.frontends());

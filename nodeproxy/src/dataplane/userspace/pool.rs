@@ -13,7 +13,10 @@ use std::{
 };
 
 use clap::ValueEnum;
-use portico_proxy_core::table::{Backend, Frontend, List};
+use portico_proxy_core::{
+    affinity,
+    table::{Alias, Backend, Frontend, List},
+};
 use tokio::time::Instant;
 
 use super::clients::Clients;
@@ -32,8 +35,19 @@ pub struct PoolKey {
 pub struct Rules {
     /// Endpoints that take new connections.
     pub backends: Box<[Backend]>,
-    /// `ClientIP` affinity: how long a client keeps its endpoint after its last connection.
-    pub affinity: Option<Duration>,
+    /// `ClientIP` affinity.
+    pub affinity: Option<Affinity>,
+}
+
+/// How clients are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// As whose clients: of which Service port.
+    pub port: Alias,
+    /// With whom they share the room.
+    pub pool: u32,
+    /// How long a client keeps its endpoint after its last connection.
+    pub timeout: Duration,
 }
 
 /// How an endpoint is chosen for a client that has none.
@@ -81,18 +95,17 @@ impl Pool {
         let (rules, now) = (self.rules(), Instant::now());
         let backends = &rules.backends;
         let is_new = |backend: &Backend| !tried.contains(backend);
-        let Some(timeout) = rules.affinity else { return self.pick(backends, is_new) };
-        let kept = self.clients.get(self.key.frontend, client, now);
-        let kept = kept.filter(|backend| backends.contains(backend) && is_new(backend));
+        let Some(affinity) = rules.affinity else { return self.pick(backends, is_new) };
+        let kept = affinity::kept(backends, self.clients.get(&affinity, client, now)).filter(is_new);
         let chosen = kept.or_else(|| self.pick(backends, is_new))?;
-        self.clients.put(self.key.frontend, client, chosen, timeout, now);
+        self.clients.put(&affinity, client, chosen, now);
         Some(chosen)
     }
 
     /// The client could not be connected to this endpoint, and does not keep it.
     pub fn failed(&self, client: IpAddr, backend: Backend) {
-        if self.rules().affinity.is_some() {
-            self.clients.forget(self.key.frontend, client, backend);
+        if let Some(affinity) = self.rules().affinity {
+            self.clients.forget(&affinity, client, backend);
         }
     }
 
@@ -129,8 +142,12 @@ pub(super) mod tests {
     pub(crate) fn mk_rules(numbers: impl IntoIterator<Item = u8>, affinity: Option<u64>) -> Rules {
         Rules {
             backends: numbers.into_iter().map(mk_backend).collect(),
-            affinity: affinity.map(Duration::from_secs),
+            affinity: affinity.map(Duration::from_secs).map(mk_affinity),
         }
+    }
+
+    pub(crate) fn mk_affinity(timeout: Duration) -> Affinity {
+        Affinity { port: Alias { address: [240, 0, 0, 1].into(), protocol: Protocol::Tcp }, pool: 1, timeout }
     }
 
     pub(crate) fn mk_pool(choice: Choice, rules: Rules) -> Pool {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use portico_proxy_core::table::{Balance, List, Protocol, Verdict};
+use portico_proxy_core::table::{AFFINITY_TAG, Alias, Balance, List, Pick, Protocol, Recall, Verdict};
 use tokio::sync::mpsc;
 
 use super::{
@@ -108,14 +108,29 @@ fn mk_frontend(number: u8, protocol: Protocol) -> Frontend {
 fn mk_state(frontend: Frontend, backends: &[Backend], affinity: Option<u32>) -> State {
     let mut state = State::default();
     let endpoints = u32::try_from(backends.len()).expect("few");
-    let balance = Balance { endpoints, list: List::Cluster, masquerade: true, affinity };
+    let (list, masquerade, protocol) = (List::Cluster, true, frontend.protocol);
     if backends.is_empty() {
         state.insert(Key::NoEndpoints(frontend), Value::Verdict(Verdict::Reject));
-    } else {
-        state.insert(Key::Service(frontend), Value::Verdict(Verdict::Balance(balance)));
+        return state;
     }
+    let Some(seconds) = affinity else {
+        let balance = Balance { endpoints, list, masquerade };
+        state.insert(Key::Service(frontend), Value::Verdict(Verdict::Balance(balance)));
+        for (slot, backend) in (0..).zip(backends) {
+            state.insert(Key::Endpoint(frontend, slot), Value::Backend(*backend));
+        }
+        return state;
+    };
+    let alias = Alias { address: [240, 0, 0, 1].into(), protocol };
+    let recall = Recall { seconds, pool: 1, list, masquerade };
+    state.insert(Key::Service(frontend), Value::Verdict(Verdict::Recall(recall)));
+    state.insert(Key::AffinityPort(frontend), Value::Alias(alias.address));
+    let pick = Verdict::Pick(Pick { endpoints, list });
+    state.insert(Key::AffinityPick(alias, list), Value::Verdict(pick));
     for (slot, backend) in (0..).zip(backends) {
-        state.insert(Key::Endpoint(frontend, slot), Value::Backend(*backend));
+        let id = AFFINITY_TAG | u32::from(backend.port);
+        state.insert(Key::AffinitySlot(alias, slot), Value::Id(id));
+        state.insert(Key::AffinityEndpoint(alias, list, id), Value::Backend(*backend));
     }
     state
 }

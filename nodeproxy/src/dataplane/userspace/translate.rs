@@ -10,10 +10,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use portico_proxy_core::{
     plan::State,
-    table::{Backend, Balance, Frontend, Key, List, Value, Verdict},
+    table::{Backend, Balance, Frontend, Key, List, Recall, Value, Verdict},
 };
 
-use super::pool::{PoolKey, Rules};
+use super::pool::{Affinity, PoolKey, Rules};
 
 #[cfg(test)]
 mod tests;
@@ -44,10 +44,9 @@ pub(super) fn pools(memory: &State, frontend: Frontend) -> Vec<(PoolKey, Wanted)
         if slots.is_empty() {
             return None;
         }
-        let wanted = match balance(memory, frontend, *list) {
-            Some(balance) => {
-                slots.truncate(usize::try_from(balance.endpoints).unwrap_or(usize::MAX));
-                let affinity = balance.affinity.map(|seconds| Duration::from_secs(seconds.into()));
+        let wanted = match leads(memory, frontend, *list) {
+            Some((endpoints, affinity)) => {
+                slots.truncate(usize::try_from(endpoints).unwrap_or(usize::MAX));
                 Wanted::Serve(Rules { backends: slots.into(), affinity })
             }
             None => Wanted::Linger,
@@ -57,10 +56,25 @@ pub(super) fn pools(memory: &State, frontend: Frontend) -> Vec<(PoolKey, Wanted)
     lists.iter().filter_map(pool).collect()
 }
 
-fn balance(memory: &State, frontend: Frontend, list: List) -> Option<Balance> {
+/// How many endpoints of a list a verdict of the frontend leads to, and how clients are remembered.
+fn leads(memory: &State, frontend: Frontend, list: List) -> Option<(u32, Option<Affinity>)> {
+    let verdict = |key: Key| match memory.elements.get(&key) {
+        Some(Value::Verdict(verdict)) => Some(*verdict),
+        _ => None,
+    };
     let keys = [Key::Service(frontend), Key::Short(frontend), Key::Local(frontend)];
-    keys.iter().find_map(|key| match memory.elements.get(key) {
-        Some(Value::Verdict(Verdict::Balance(balance))) if balance.list == list => Some(*balance),
+    keys.into_iter().filter_map(verdict).find_map(|verdict| match verdict {
+        Verdict::Balance(balance) if balance.list == list => Some((balance.endpoints, None)),
+        Verdict::Recall(Recall { seconds, pool, list: of, masquerade: _ }) if of == list => {
+            let alias = memory.alias(&frontend)?;
+            let Some(Value::Verdict(Verdict::Pick(pick))) =
+                memory.elements.get(&Key::AffinityPick(alias, list))
+            else {
+                return None;
+            };
+            let affinity = Affinity { port: alias, pool, timeout: Duration::from_secs(seconds.into()) };
+            Some((pick.endpoints, Some(affinity)))
+        }
         _ => None,
     })
 }
@@ -80,12 +94,12 @@ pub(super) fn keys(frontend: Frontend) -> [Key; 7] {
 
 /// The slot of a list's only endpoint.
 pub(super) fn slot(list: List) -> u32 {
-    one(list).first_slot()
+    list.first_slot()
 }
 
 fn one(list: List) -> Balance {
     // The endpoint is this node: nobody's address has to be replaced, and affinity is the pool's.
-    Balance { endpoints: 1, list, masquerade: false, affinity: None }
+    Balance { endpoints: 1, list, masquerade: false }
 }
 
 /// What a key should say in the kernel.
@@ -101,7 +115,7 @@ pub(super) fn element(memory: &State, sockets: &impl Listening, key: &Key) -> Op
         }
         key if key.frontend().is_some_and(|frontend| frontend.address.is_loopback()) => None,
         Key::Service(f) | Key::Short(f) | Key::Local(f) => match said? {
-            Value::Verdict(Verdict::Balance(Balance { list, .. })) => {
+            Value::Verdict(Verdict::Balance(Balance { list, .. }) | Verdict::Recall(Recall { list, .. })) => {
                 sockets.address(&PoolKey { frontend: *f, list })?;
                 Some(Value::Verdict(Verdict::Balance(one(list))))
             }
@@ -120,7 +134,11 @@ pub(super) fn element(memory: &State, sockets: &impl Listening, key: &Key) -> Op
             let unserved = || pools(memory, *f).iter().any(is_unserved);
             said.or_else(|| unserved().then_some(Value::Verdict(Verdict::Reject)))
         }
-        Key::AffinitySlot(..) | Key::AffinityEndpoint(..) | Key::Hairpin(..) => None,
+        Key::AffinityPort(_)
+        | Key::AffinityPick(..)
+        | Key::AffinitySlot(..)
+        | Key::AffinityEndpoint(..)
+        | Key::Hairpin(..) => None,
         Key::Firewalled(_)
         | Key::ClusterIp(_)
         | Key::SourceRange(..)

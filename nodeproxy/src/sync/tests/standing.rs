@@ -1,16 +1,19 @@
 //! What stands in the kernel and should not ripens and goes, however it was found; and a stop finishes what it began.
 
+use portico_proxy_core::table::{Alias, List, Pick, Target};
+
 use super::*;
 
 /// Elements that no packet may miss at once, and nothing of ours wants.
-fn mk_strays() -> [Key; 4] {
+fn mk_strays() -> [Key; 5] {
     let nowhere = Frontend { address: ip("10.96.0.99"), protocol: Protocol::Tcp, port: 80 };
-    let vip = mk_vip(Protocol::Tcp);
+    let alias = Alias { address: ip("240.0.0.9"), protocol: Protocol::Tcp };
     [
         Key::NoEndpoints(nowhere),
-        Key::Endpoint(vip, 7),
-        Key::AffinityEndpoint(nowhere, 0xa5),
-        Key::AffinitySlot(vip, 3),
+        Key::Endpoint(mk_vip(Protocol::Tcp), 7),
+        Key::AffinityPort(nowhere),
+        Key::AffinityEndpoint(alias, List::Local, 0xa5),
+        Key::AffinitySlot(alias, 3),
     ]
 }
 
@@ -18,6 +21,7 @@ fn value(key: &Key) -> Value {
     match key {
         Key::NoEndpoints(_) => Value::Verdict(portico_proxy_core::table::Verdict::Drop),
         Key::AffinitySlot(..) => Value::Id(0xa5),
+        Key::AffinityPort(_) => Value::Alias(ip("240.0.0.9")),
         _ => Value::Backend(Backend { address: ip("10.1.0.77"), port: 1 }),
     }
 }
@@ -41,7 +45,7 @@ async fn a_chain_that_only_a_read_finds_goes_too() {
     let chain = {
         let mut inside = bench.kernel.inside();
         let mut chain = *inside.state.chains.iter().next().expect("one");
-        chain.balance.endpoints = 77;
+        chain.target = Target::Pick(Pick { endpoints: 77, list: List::Cluster });
         inside.state.chains.insert(chain);
         inside.generation += 1;
         chain

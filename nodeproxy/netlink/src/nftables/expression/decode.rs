@@ -4,7 +4,7 @@
 use super::{
     Comparison, CtKey, Data, DynamicSet, DynamicSetOperation, Expression, Lookup, LookupResult, MetaKey, Nat,
     Packets, PayloadBase, Register,
-    encode::{ICMP_UNREACHABLE, TCP_RESET},
+    encode::{ICMP_UNREACHABLE, IPV4_ADDRESS, IPV4_CHECKSUM, PSEUDO_HEADER, TCP_RESET},
 };
 use crate::{
     Error, Result,
@@ -101,12 +101,26 @@ impl Expression {
     }
 
     fn payload(f: &Fields<'_>) -> Option<Self> {
+        if f.get(5).is_some() {
+            return Self::address_store(f);
+        }
         let base = match f.u32(2)? {
             1 => PayloadBase::Network,
             2 => PayloadBase::Transport,
             _ => return None,
         };
         Some(Self::Payload { base, offset: f.u32(3)?, length: f.u32(4)?, into: f.register(1)? })
+    }
+
+    fn address_store(f: &Fields<'_>) -> Option<Self> {
+        let (offset, length) = (f.u32(3)?, f.u32(4)?);
+        let header = if length == IPV4_ADDRESS {
+            f.u32(6)? == 1 && f.u32(7)? == IPV4_CHECKSUM
+        } else {
+            length == 16 && f.is_default(6, 0) && f.is_default(7, 0)
+        };
+        let plain = f.u32(2)? == PayloadBase::Network as u32 && header && f.u32(8)? == PSEUDO_HEADER;
+        plain.then_some(Self::AddressStore { offset, length, from: f.register(5)? })
     }
 
     fn meta(f: &Fields<'_>) -> Option<Self> {

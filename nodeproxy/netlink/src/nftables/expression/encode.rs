@@ -1,12 +1,18 @@
 //! Expressions to attributes.
 
-use super::{Data, DynamicSet, Expression, Lookup, LookupResult, Nat, Register};
+use super::{Data, DynamicSet, Expression, Lookup, LookupResult, Nat, PayloadBase, Register};
 use crate::attribute::Writer;
 
 /// `NFT_REG32_00`: number of the first four-byte register.
 const FIRST_WORD: u32 = 8;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const FULLY_RANDOM: u32 = 0x10;
+/// Bytes of an IPv4 address, whose header has a checksum of its own.
+pub(super) const IPV4_ADDRESS: u32 = 4;
+/// Where that checksum is.
+pub(super) const IPV4_CHECKSUM: u32 = 10;
+/// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`: the checksum of TCP and UDP is over the addresses, too.
+pub(super) const PSEUDO_HEADER: u32 = 1;
 /// `NFT_REJECT_ICMP_UNREACH`.
 pub(super) const ICMP_UNREACHABLE: u32 = 0;
 /// `NFT_REJECT_TCP_RST`.
@@ -26,7 +32,7 @@ impl Expression {
     /// Name of the expression in the kernel.
     pub fn name(&self) -> &str {
         match self {
-            Self::Payload { .. } => "payload",
+            Self::Payload { .. } | Self::AddressStore { .. } => "payload",
             Self::MetaLoad { .. } | Self::MetaStore { .. } => "meta",
             Self::Ct { .. } => "ct",
             Self::Compare { .. } => "cmp",
@@ -59,6 +65,17 @@ impl Expression {
                 w.u32(2, *base as u32);
                 w.u32(3, *offset);
                 w.u32(4, *length);
+            }
+            Self::AddressStore { offset, length, from } => {
+                w.u32(2, PayloadBase::Network as u32);
+                w.u32(3, *offset);
+                w.u32(4, *length);
+                from.encode(w, 5);
+                if *length == IPV4_ADDRESS {
+                    w.u32(6, 1); // NFT_PAYLOAD_CSUM_INET
+                    w.u32(7, IPV4_CHECKSUM);
+                }
+                w.u32(8, PSEUDO_HEADER);
             }
             Self::MetaLoad { key, into } => {
                 into.encode(w, 1);

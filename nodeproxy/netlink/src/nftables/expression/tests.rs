@@ -60,6 +60,11 @@ fn mk_load() -> impl Strategy<Value = Expression> {
     prop_oneof![
         (base, 0u32..60, 1u32..17, mk_register())
             .prop_map(|(base, offset, length, into)| Expression::Payload { base, offset, length, into }),
+        (any::<bool>(), 0u32..30, mk_register()).prop_map(|(v6, offset, from)| Expression::AddressStore {
+            offset,
+            length: if v6 { 16 } else { 4 },
+            from
+        }),
         (meta.clone(), mk_register()).prop_map(|(key, into)| Expression::MetaLoad { key, into }),
         (meta, mk_register()).prop_map(|(key, from)| Expression::MetaStore { key, from }),
         (ct, mk_register()).prop_map(|(key, into)| Expression::Ct { key, into }),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use portico_proxy_core::{
     plan::Chain,
-    table::{AFFINITY_TAG, Balance, List},
+    table::{AFFINITY_TAG, Balance, Pick, Recall},
 };
 use proptest::prelude::*;
 
@@ -36,20 +36,24 @@ fn mk_net(v6: bool) -> impl Strategy<Value = IpNet> {
 
 /// Where a dispatch map sends.
 fn mk_verdict() -> impl Strategy<Value = Value> {
-    let balance = (1u32..5000, any::<bool>(), any::<bool>(), proptest::option::of(1u32..90_000)).prop_map(
-        |(endpoints, local, masquerade, affinity)| {
-            let list = if local { List::Local } else { List::Cluster };
-            Verdict::Balance(Balance { endpoints, list, masquerade, affinity })
+    let list = |local| if local { List::Local } else { List::Cluster };
+    let balance =
+        (1u32..5000, any::<bool>(), any::<bool>()).prop_map(move |(endpoints, local, masquerade)| {
+            Verdict::Balance(Balance { endpoints, list: list(local), masquerade })
+        });
+    let recall = (1u32..90_000, any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
+        move |(seconds, pool, local, masquerade)| {
+            Verdict::Recall(Recall { seconds, pool, list: list(local), masquerade })
         },
     );
-    prop_oneof![balance, Just(Verdict::External)].prop_map(Value::Verdict)
+    prop_oneof![balance, recall, Just(Verdict::External)].prop_map(Value::Verdict)
 }
 
 /// The numbers of the chains that a value needs.
 fn mk_classes(key: &Key, value: &Value) -> Classes {
     let mut classes = Classes::default();
-    if let Value::Verdict(Verdict::Balance(balance)) = value {
-        classes.add(Chain { family: key.family(), balance: *balance });
+    if let Some(target) = value.target() {
+        classes.add(Chain { family: key.family(), target });
     }
     classes
 }
@@ -64,13 +68,25 @@ fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
     let refusal = prop_oneof![Just(Verdict::Reject), Just(Verdict::Drop)];
     let refusal =
         (mk_frontend(v6), refusal).prop_map(|(f, verdict)| (Key::NoEndpoints(f), Value::Verdict(verdict)));
-    let backend = (any::<bool>(), mk_frontend(v6), any::<u32>(), mk_backend(v6)).prop_map(
-        |(by_id, f, number, value)| {
-            (if by_id { Key::AffinityEndpoint(f, number) } else { Key::Endpoint(f, number) }, value)
+    let alias = |f: Frontend| Alias { address: f.address, protocol: f.protocol };
+    let backend = (0..3usize, mk_frontend(v6), any::<u32>(), mk_backend(v6)).prop_map(
+        move |(map, f, number, value)| {
+            let keys = [
+                Key::Endpoint(f, number),
+                Key::AffinityEndpoint(alias(f), List::Cluster, number),
+                Key::AffinityEndpoint(alias(f), List::Local, number),
+            ];
+            (keys[map], value)
         },
     );
     let slot = (mk_frontend(v6), any::<u32>(), 0..1u32 << 24)
-        .prop_map(|(f, slot, hash)| (Key::AffinitySlot(f, slot), Value::Id(AFFINITY_TAG | hash)));
+        .prop_map(move |(f, slot, hash)| (Key::AffinitySlot(alias(f), slot), Value::Id(AFFINITY_TAG | hash)));
+    let port = (mk_frontend(v6), mk_address(v6))
+        .prop_map(|(f, address)| (Key::AffinityPort(f), Value::Alias(address)));
+    let pick = (mk_frontend(v6), 1u32..5000, any::<bool>()).prop_map(move |(f, endpoints, local)| {
+        let list = if local { List::Local } else { List::Cluster };
+        (Key::AffinityPick(alias(f), list), Value::Verdict(Verdict::Pick(Pick { endpoints, list })))
+    });
     let member = (0..4usize, mk_frontend(v6), mk_net(v6)).prop_map(|(set, f, net)| {
         let keys = [
             Key::ClusterIp(f.address),
@@ -80,7 +96,7 @@ fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
         ];
         (keys[set], Value::Present)
     });
-    prop_oneof![verdict, refusal, backend, slot, member].boxed()
+    prop_oneof![verdict, refusal, backend, slot, port, pick, member].boxed()
 }
 
 /// Neighbouring networks of eight bits, among them the very last, which has no end.
@@ -120,7 +136,7 @@ proptest! {
         key_end in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..60)),
         data in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..30)),
         interval_end in any::<bool>(),
-        map in "(services|endpoints|affinity-slots|hairpin|source-ranges|pod-cidrs|unknown)",
+        map in "(services|endpoints|affinity-ports|affinity-picks|affinity-slots|affinity-endpoints|hairpin|source-ranges|pod-cidrs|unknown)",
     ) {
         let element = Element { key, key_end, data: data.map(Data::Value), interval_end };
         drop(decode(Family::V4, &map, vec![element.clone(), element.clone()], &Classes::default()));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use portico_proxy_core::{
-    plan::diff,
+    plan::{State, diff},
     table::{Backend, Balance, List, Protocol, Value, Verdict},
 };
 use tokio::sync::mpsc;
@@ -49,7 +49,7 @@ fn free_port() -> u16 {
 /// A NodePort on these addresses.
 fn mk_state(addresses: &[IpAddr], port: u16, backend: Backend) -> State {
     let mut state = State::default();
-    let balance = Balance { endpoints: 1, list: List::Cluster, masquerade: true, affinity: None };
+    let balance = Balance { endpoints: 1, list: List::Cluster, masquerade: true };
     for address in addresses {
         let f = Frontend { address: *address, protocol: Protocol::Tcp, port };
         state.insert(Key::Service(f), Value::Verdict(Verdict::Balance(balance)));

@@ -29,7 +29,7 @@ fn mk_backend(number: u8) -> Backend {
 }
 
 fn mk_balance(endpoints: u32, list: List) -> Value {
-    Value::Verdict(Verdict::Balance(Balance { endpoints, list, masquerade: true, affinity: None }))
+    Value::Verdict(Verdict::Balance(Balance { endpoints, list, masquerade: true }))
 }
 
 fn put(state: &mut State, list: List, numbers: &[u8]) {
@@ -82,7 +82,7 @@ fn each_list_has_a_pool_and_the_kernel_tells_the_clients_apart() {
     let said = |key| element(&memory, &sockets, &key);
     let to = |port| Some(Value::Backend(Backend { address: [192, 0, 2, 1].into(), port }));
     // The kernel masquerades nothing and remembers nobody: the proxy opens the connections.
-    let only = |list| Balance { endpoints: 1, list, masquerade: false, affinity: None };
+    let only = |list| Balance { endpoints: 1, list, masquerade: false };
     let lead = |list| Some(Value::Verdict(Verdict::Balance(only(list))));
     assert_eq!(said(Key::Service(f)), Some(Value::Verdict(Verdict::External)));
     assert_eq!((said(Key::Short(f)), said(Key::Local(f))), (lead(List::Cluster), lead(List::Local)));

@@ -7,7 +7,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{exchange::SHORT, *};
 use crate::dataplane::userspace::{
-    pool::{Choice, Rules, tests::mk_key},
+    pool::{
+        Choice, Rules,
+        tests::{mk_affinity, mk_key},
+    },
     tests::{PATIENCE, mk_proxy},
 };
 
@@ -33,7 +36,7 @@ async fn mk_flows(backends: &[Backend], affinity: Option<Duration>, files: u64) 
     let socket = mk_socket().await;
     let address = socket.local_addr().expect("an address");
     let proxy = mk_proxy(RESERVE + files).0;
-    let rules = Rules { backends: backends.into(), affinity };
+    let rules = Rules { backends: backends.into(), affinity: affinity.map(mk_affinity) };
     let pool = Pool::new(mk_key(), rules, Choice::RoundRobin, proxy.clients.clone());
     (Flows::new(socket, Arc::new(pool), proxy, CancellationToken::new()), address)
 }
@@ -214,7 +217,11 @@ async fn a_client_with_affinity_does_not_keep_an_endpoint_that_refused() {
     let _task = start(&flows);
     say(&client, "?", to).await;
     counted(&flows, "NoFlow", 1).await;
-    let kept = flows.proxy.clients.get(mk_key().frontend, Ipv4Addr::LOCALHOST.into(), Instant::now());
+    let kept = flows.proxy.clients.get(
+        &mk_affinity(Duration::from_mins(1)),
+        Ipv4Addr::LOCALHOST.into(),
+        Instant::now(),
+    );
     assert_eq!(kept, None);
 }
 
