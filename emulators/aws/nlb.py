@@ -6,7 +6,7 @@ env:   NLB_PROVISION_POLLS  describes until a load balancer is active (2)
        TG_INITIAL_POLLS     describes until a target has been asked for its health (1)
        TG_DRAIN_POLLS       describes that a removed target stays draining (2)
        ENI_DETACH_POLLS     tries to delete a security group that fail after its load balancer went (1)
-hooks: POST /moto-strict/health {"target":"10.0.0.1:80","state":"unhealthy","reason":"Target.FailedHealthChecks"}
+hooks: POST /moto-strict/health {"target":"10.0.0.1:80","state":"unhealthy","reason":"Target.FailedHealthChecks"}; "*": all
        POST /moto-strict/fault  {"action":"CreateListener","code":"Throttling","times":2}
        POST /moto-strict/clear  takes both back
        POST /moto-strict/quota  {"most": 50}: Network Load Balancers that the account may have
@@ -500,7 +500,7 @@ def health(self, t, registered):
         return S(
             "unused", "Target.NotInUse", "Target group is not configured to receive traffic from the load balancer"
         )
-    if o := HEALTH.get(f"{t['Id']}:{t['Port']}"):
+    if o := HEALTH.get(f"{t['Id']}:{t['Port']}") or HEALTH.get("*"):
         return S(o["state"], o.get("reason"), o.get("description"))
     if found := refusals.aside(self, t):
         return S(*found)

@@ -97,7 +97,8 @@ fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
             view.firewalls.insert(name.clone(), firewall);
         }
         (Action::CreateTargetGroup(new), Answered::Made(id)) => {
-            let facts = TargetGroup { id, name: new.name.clone(), health: new.health.clone() };
+            let kind = (new.shape.targets, new.shape.family);
+            let facts = TargetGroup { id, name: new.name.clone(), kind, health: new.health.clone() };
             // AWS's defaults, which is also what a plan takes for missing ones.
             let member_of = tags::group(&new.tags);
             // It is not sealed as its Service's others are.

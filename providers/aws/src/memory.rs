@@ -25,6 +25,8 @@ use balancers::Balancers;
 use nodes::Nodes;
 use refused::Refused;
 
+/// So long a confirmation counts for the rest of the same go: its own steps change what is believed, and are answered.
+const CONFIRMED: Duration = Duration::from_secs(2);
 /// Subnets change with the network, not with Services.
 const SUBNETS_STAY: Duration = Duration::from_mins(1);
 
@@ -35,6 +37,8 @@ struct Known {
     /// The groups it is, or was, in.
     groups: BTreeSet<GroupName>,
     belief: Option<Observed>,
+    /// When its things were last read to be as they are believed.
+    confirmed: Option<Instant>,
     /// Tries to delete something that AWS still held on to.
     held: u32,
     /// Targets that AWS did not take.
@@ -181,6 +185,18 @@ impl Memory {
         if self.belief(owner).as_ref() == Some(before) {
             self.believe(owner, after);
         }
+    }
+
+    /// What is believed was read to be so.
+    pub(crate) fn confirmed(&self, owner: &Owner) {
+        self.with(owner, |known| known.confirmed = Some(Instant::now()));
+    }
+
+    /// Whether that was a moment ago.
+    pub(crate) fn is_confirmed(&self, owner: &Owner) -> bool {
+        let services = self.services();
+        let confirmed = services.known.get(&owner.service).and_then(|known| known.confirmed);
+        confirmed.is_some_and(|confirmed| confirmed.elapsed() < CONFIRMED)
     }
 
     /// Something may be otherwise.

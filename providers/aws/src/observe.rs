@@ -144,19 +144,20 @@ impl<C: Cloud> Observer<'_, C> {
 
     async fn look(&self, desired: Desired<'_>, believed: &Observed, look: Look) -> Answer<Option<Observed>> {
         let owner = desired.owner();
+        // Once in a go is enough, however many of its plans take something away; not for taking away everything.
+        let confirms = look >= Look::Confirm
+            && (matches!(desired, Desired::Absent(_)) || !self.memory.is_confirmed(owner));
         match believed {
             Observed::Full(view) => {
                 let sealed = view
                     .load_balancers
                     .values()
                     .map(|balancer| (sealed_on(view, balancer), &balancer.sealed));
-                if look >= Look::Confirm
-                    && !self.is_confirmed(owner, &view.snapshot(), sealed.collect()).await?
-                {
+                if confirms && !self.is_confirmed(owner, &view.snapshot(), sealed.collect()).await? {
                     return Ok(None);
                 }
                 let mut view = view.clone();
-                let going_on = look == Look::Own || self.poll(&mut view, look).await?;
+                let going_on = look == Look::Own || self.poll(&mut view, desired, look).await?;
                 Ok(going_on.then_some(Observed::Full(view)))
             }
             Observed::Snapshot(snapshot) => {
@@ -174,7 +175,7 @@ impl<C: Cloud> Observer<'_, C> {
                     if snapshot.companies.is_empty() { vec![id.clone()] } else { behind }
                 };
                 let sealed = snapshot.only().map(|only| (on(only), &snapshot.sealed)).into_iter().collect();
-                if look >= Look::Confirm && !self.is_confirmed(owner, &snapshot, sealed).await? {
+                if confirms && !self.is_confirmed(owner, &snapshot, sealed).await? {
                     return Ok(None);
                 }
                 if look >= Look::Poll {
@@ -222,16 +223,26 @@ impl<C: Cloud> Observer<'_, C> {
                 if *shared { tags::group(tags).is_some() } else { tags::are_of(tags, owner) }
             })
         };
-        Ok(things.iter().all(is_ours) && sealed.iter().all(as_left))
+        let confirmed = things.iter().all(is_ours) && sealed.iter().all(as_left);
+        if confirmed {
+            self.memory.confirmed(owner);
+        }
+        Ok(confirmed)
     }
 
     /// Reads what AWS does by itself and had not finished; `false`: something is gone. Targets of a load balancer that was
     /// just found to serve were asked for their health a moment ago at most: the next look tells more for the same call.
-    async fn poll(&self, view: &mut View, look: Look) -> Answer<bool> {
+    /// Those behind a port that the Service has no longer go, whatever their health.
+    async fn poll(&self, view: &mut View, desired: Desired<'_>, look: Look) -> Answer<bool> {
+        let stays = |listener: &&Listener| match desired {
+            Desired::Present(desired) => {
+                desired.listeners.iter().any(|it| it.port.get() == listener.spec.port)
+            }
+            Desired::Absent(_) => true,
+        };
         let serving = view.load_balancers.values().filter(|balancer| balancer.serves());
-        let used: BTreeSet<Id> = serving
-            .flat_map(|it| it.listeners.values().filter_map(|listener| listener.group.clone()))
-            .collect();
+        let listeners = serving.flat_map(|it| it.listeners.values().filter(stays));
+        let used: BTreeSet<Id> = listeners.filter_map(|listener| listener.group.clone()).collect();
         for balancer in view.load_balancers.values_mut().filter(|balancer| !balancer.serves()) {
             let Some(facts) = self.batches.load_balancer(self.cloud, &balancer.facts.id).await? else {
                 return Ok(false);

@@ -140,6 +140,11 @@ fn is_port_name(text: &str) -> bool {
     text.len() <= 63 && text.bytes().all(inner) && text.bytes().any(|b| b.is_ascii_lowercase())
 }
 
+/// What of them can be read; whatever is wrong counts as not said.
+pub(crate) fn readable(options: &Options, ports: &[Port]) -> Choices {
+    Reader { options, values: options.reader(), wrong: Vec::new() }.choices(ports)
+}
+
 struct Reader<'a> {
     options: &'a Options,
     values: OptionReader<'a>,

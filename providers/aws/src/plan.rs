@@ -5,6 +5,7 @@
 //! Invariant: pure and total; from tags alone come changes of targets and the end of what is one Service's, nothing else.
 
 mod adopted;
+mod backends;
 mod balancer;
 mod by_tags;
 mod choice;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, Effect, Field, IngressAddress, IpFamily, LoadBalancer, Obstacle, Owner, Plan, Targets,
+    Desired, Effect, Field, IngressAddress, IpFamily, Listener, LoadBalancer, Obstacle, Owner, Plan, Targets,
 };
 
 use crate::cloud::resources::{Id, LifeState, Source};
@@ -27,7 +28,8 @@ use crate::quotas::Quotas;
 use crate::step::{Action, Named, Step};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
-use crate::wanted::{Frontend, Wanted};
+use crate::wanted::{Frontend, Wanted, digest};
+pub(crate) use backends::plan as plan_targets;
 pub(crate) use by_tags::{Behind, behind, hostname, learn};
 pub(crate) use choice::mismatch;
 use choice::{Choice, choose};
@@ -325,10 +327,23 @@ fn wanted_seal(desired: &LoadBalancer, wanted: &Wanted) -> Seal {
 }
 
 fn marks(draft: &mut Draft<'_>, wanted: &Seal, on: &Noted, present: Option<&Seal>) {
-    let Noted { load_balancer, groups } = on;
-    let begun = match present {
+    let begun = begin(draft, on, present);
+    if begun.as_ref() != Some(wanted) && draft.is_unhindered() {
+        let Noted { load_balancer, groups } = on;
+        // A target group that is made on the way has none of the tags that others have.
+        let tags = wanted.beyond(begun.as_ref().filter(|_| groups.is_empty()));
+        let (load_balancer, groups) = (load_balancer.clone(), groups.clone());
+        draft
+            .last(Action::Seal { load_balancer, groups, tags }, "so that a restart need not read it in full");
+    }
+}
+
+/// Where something is to be done: notes that what was finished counts no more. What tags say by then.
+fn begin(draft: &mut Draft<'_>, on: &Noted, present: Option<&Seal>) -> Option<Seal> {
+    match present {
         // A crash on the way, and a return to what was sealed, must not look finished.
         Some(Seal { spec, targets: Some(_) }) if !draft.is_empty() => {
+            let Noted { load_balancer, groups } = on;
             let begun = Seal { spec: spec.clone(), targets: None };
             let tags = begun.beyond(present);
             let groups = groups.iter().filter(|group| group.id.is_some()).cloned().collect();
@@ -339,23 +354,24 @@ fn marks(draft: &mut Draft<'_>, wanted: &Seal, on: &Noted, present: Option<&Seal
             Some(begun)
         }
         present => present.cloned(),
-    };
-    if begun.as_ref() != Some(wanted) && draft.is_unhindered() {
-        // A target group that is made on the way has none of the tags that others have.
-        let tags = wanted.beyond(begun.as_ref().filter(|_| groups.is_empty()));
-        let (load_balancer, groups) = (load_balancer.clone(), groups.clone());
-        draft
-            .last(Action::Seal { load_balancer, groups, tags }, "so that a restart need not read it in full");
     }
 }
 
-/// The hash of all that is desired but its targets, which come and go by themselves.
+/// The hash of all that is desired but its targets, which come and go by themselves; and of its ports again, so that a
+/// restart can tell whether the targets' ports are those of then, also where the rest of the Service is refused.
 pub(crate) fn spec_digest(desired: &LoadBalancer) -> String {
     let targets = match desired.targets {
         Targets::Nodes(_) => Targets::Nodes(BTreeSet::new()),
         Targets::Pods(_) => Targets::Pods(BTreeSet::new()),
     };
-    LoadBalancer { targets, ..desired.clone() }.spec_hash().to_string()
+    let all = LoadBalancer { targets, ..desired.clone() }.spec_hash();
+    format!("{all}{}", listeners_digest(&desired.listeners))
+}
+
+/// The end of a spec's digest: which ports there are, and where they are on nodes.
+fn listeners_digest(listeners: &BTreeSet<Listener>) -> String {
+    let each = listeners.iter().map(|listener| format!("{} {:?}", listener.key(), listener.node_port));
+    format!("-{}", digest(&each.collect()))
 }
 
 const REASON: &str = "the Service wants none any more";

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use portico_limits::{Priority, best};
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome,
-    Owner, Plan, ProviderError, Report,
+    Backends, Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look,
+    Outcome, Owner, Plan, ProviderError, Report,
 };
 
 use crate::capabilities::CAPABILITIES;
@@ -139,6 +139,10 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
             ..self.site.clone()
         };
         crate::plan::plan(&site, desired, observed)
+    }
+
+    fn plan_targets(&self, backends: &Backends, observed: &Observed) -> Plan<Step> {
+        crate::plan::plan_targets(&self.site, backends, observed)
     }
 
     fn differing(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> BTreeSet<Field> {

@@ -29,6 +29,7 @@ const LOAD_BALANCER_DEFAULTS: [(&str, &str); 4] = [
 pub(crate) const DELETION_PROTECTION: &str = "deletion_protection.enabled";
 
 pub(crate) use listener::{PRESERVE_CLIENT, defaults as group_defaults};
+pub(crate) use targets::Offered;
 
 /// What cannot be done: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;

@@ -84,12 +84,17 @@ impl Wanted {
         for (port, listener) in &self.listeners {
             let WantedListener { spec: _, extras: _, shape, health: _, attributes: _, targets, room: _ } =
                 listener;
-            all.extend(targets.iter().map(|target| match shape.targets {
-                TargetType::Instance => target.id.clone(),
-                TargetType::Ip => format!("{port} {target}"),
-            }));
+            all.extend(targets.iter().map(|target| worded(shape.targets, *port, target)));
         }
         digest(&all)
+    }
+}
+
+/// A target behind `port`, as its digest has it.
+pub(crate) fn worded(kind: TargetType, port: u16, target: &Target) -> String {
+    match kind {
+        TargetType::Instance => target.id.clone(),
+        TargetType::Ip => format!("{port} {target}"),
     }
 }
 
@@ -110,4 +115,11 @@ pub(crate) struct WantedListener {
     pub(crate) targets: BTreeSet<Target>,
     /// So many targets AWS lets it have, old and new together.
     pub(crate) room: usize,
+}
+
+impl WantedListener {
+    /// Its targets, and how many its group takes.
+    pub(crate) fn takes(&self) -> (&BTreeSet<Target>, usize) {
+        (&self.targets, self.room)
+    }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
-use portico_provider::{IpFamily, Scheme};
+use portico_provider::{IpFamily, Protocol, Scheme};
 
 use super::refusal::Refusal;
 
@@ -107,6 +107,15 @@ impl Transport {
     /// Whether it is UDP, or UDP too.
     pub fn is_udp(self) -> bool {
         matches!(self, Self::Udp | Self::TcpUdp)
+    }
+
+    /// Whether what a Service calls `protocol` passes.
+    pub fn carries(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self != Self::Udp,
+            Protocol::Udp => self.is_udp(),
+            Protocol::Sctp => false,
+        }
     }
 }
 
@@ -322,6 +331,8 @@ pub struct TargetGroup {
     pub id: Id,
     /// Its name.
     pub name: String,
+    /// What its targets are, and of which family.
+    pub kind: (TargetType, IpFamily),
     /// How it asks.
     pub health: GroupHealth,
 }

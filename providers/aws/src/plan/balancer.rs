@@ -113,7 +113,7 @@ impl Parts<'_> {
             let action = Action::SetGroupAttributes { group: self.group_named(&name), attributes: differing };
             draft.narrow(action, "they are not as the Service asks");
         }
-        targets(draft, self.site.pace, &self.group_named(&name), &group.targets, listener);
+        targets(draft, self.site.pace, &self.group_named(&name), &group.targets, listener.takes());
     }
 
     fn create_group(&self, draft: &mut Draft<'_>, name: String, port: u16, listener: &WantedListener) {
@@ -152,7 +152,7 @@ impl Parts<'_> {
             let group_name = self.group_name(name, *port, listener);
             if let Some(group) = self.view.groups.get(&group_name) {
                 let named = self.group_named(&group_name);
-                targets(draft, self.site.pace, &named, &group.targets, listener);
+                targets(draft, self.site.pace, &named, &group.targets, listener.takes());
             }
         }
         let used: BTreeSet<&Id> =

@@ -54,7 +54,7 @@ pub(super) fn present(
             return look(&desired.owner, "a target group is not where it was");
         };
         let group = named(&group_name, group);
-        targets::targets(&mut draft, site.pace, &group, present, listener);
+        targets::targets(&mut draft, site.pace, &group, present, listener.takes());
     }
     let groups = match &desired.group {
         Some(_) => snapshot.groups.iter().map(|(name, id)| named(name, id)).collect(),

@@ -1,9 +1,10 @@
-//! Targets of one group: registered before others are deregistered, and never more than there is room for.
+//! Targets of one group: nodes and pods are registered before others are deregistered, ports are not.
 //!
-//! Owns: the order among them. Leaves to others: which there should be (`translate/targets`).
-//! Invariants: a target is taken away only when every new one that is there has been asked for its health; where old
-//! and new ones find no room together, old ones make it in turns, and as many as are wanted remain. Targets that AWS
-//! refused are waited for, and old ones stay for as long as no new one is there at all.
+//! Owns: the order among them. Leaves to others: which there should be (`translate/targets`), of which groups (`backends`).
+//! Invariants: a target whose port is not its listener's goes at once, since Kubernetes may have given that port to another
+//! Service; one at the right port is taken away only when every new one that is there has been asked for its health; where
+//! old and new ones find no room together, old ones make it in turns, and as many as are wanted remain. Targets that AWS
+//! refused are waited for, and old ones at the right port stay for as long as no new one is there at all.
 
 use std::collections::BTreeSet;
 
@@ -13,26 +14,26 @@ use crate::cloud::refusal::{self, Refusal};
 use crate::cloud::resources::{Health, Target};
 use crate::observed::Targets;
 use crate::step::{Action, Named};
-use crate::wanted::WantedListener;
 
+/// `room`: so many targets AWS lets the group have, old and new together.
 pub(super) fn targets(
     draft: &mut Draft<'_>,
     pace: Pace,
     group: &Named,
     present: &Targets,
-    listener: &WantedListener,
+    (wanted, room): (&BTreeSet<Target>, usize),
 ) {
-    let wanted: &BTreeSet<Target> = &listener.targets;
     let mut missing: Vec<Target> =
         wanted.iter().filter(|target| !present.contains_key(*target)).cloned().collect();
     let registered = || present.iter().filter(|(_, health)| !matches!(health, Health::Refused(_)));
     let (there, others): (Vec<_>, Vec<_>) = registered().partition(|(target, _)| wanted.contains(*target));
-    let mut stale: Vec<Target> = others.into_iter().map(|(target, _)| target.clone()).collect();
+    let others = others.into_iter().map(|(target, _)| target.clone());
+    let (mut going, mut stale): (Vec<Target>, Vec<Target>) = others.partition(is_lost(wanted));
     let unasked = there.iter().filter(|(_, health)| **health == Health::Initial).count();
     let registered = registered().count();
-    let room = listener.room.saturating_sub(registered);
+    let room = room.saturating_sub(registered);
     // The rest comes when there is room.
-    let crowded = missing.len() > room && !stale.is_empty();
+    let crowded = missing.len() > room && registered > there.len();
     if crowded {
         missing.truncate(room);
     }
@@ -44,26 +45,35 @@ pub(super) fn targets(
     if let Some((tries, what)) = &refused {
         draft.wait(format!("{what}, in {group}"), pace.again(*tries));
     }
-    if stale.is_empty() {
-        return;
-    }
     let name = &group.name;
-    if new > 0 {
+    let mut reason = "their port is not the listener's any more";
+    // Whoever is to take their place was refused: they serve as well as they can.
+    let irreplaceable = there.is_empty() && refused.is_some();
+    if new > 0 && !stale.is_empty() {
         let what = format!("{new} new targets of {name} to be asked for their health before old ones go");
         draft.wait(what, pace.wait(0));
+    } else if !stale.is_empty() && !irreplaceable {
+        reason = "they are no targets any more";
+        if crowded {
+            stale.truncate(registered.saturating_sub(wanted.len() + going.len()).max(1));
+            reason = "they are no targets any more, and others need their room";
+        }
+        going.append(&mut stale);
+    }
+    if going.is_empty() {
         return;
     }
-    // Whoever is to take their place was refused: they serve as well as they can.
-    if there.is_empty() && refused.is_some() {
-        return;
-    }
-    let mut reason = "they are no targets any more";
     if crowded {
-        stale.truncate(registered.saturating_sub(wanted.len()).max(1));
-        reason = "they are no targets any more, and others need their room";
         draft.wait(format!("room for new targets of {name}"), pace.wait(0));
     }
-    draft.narrow(Action::Deregister { group: group.clone(), targets: stale }, reason);
+    draft.narrow(Action::Deregister { group: group.clone(), targets: going }, reason);
+}
+
+/// Whether a target is at a port where none is wanted, or where its machine is not.
+fn is_lost(wanted: &BTreeSet<Target>) -> impl Fn(&Target) -> bool {
+    let ports: BTreeSet<u16> = wanted.iter().map(|target| target.port).collect();
+    let machines: BTreeSet<&str> = wanted.iter().map(|target| target.id.as_str()).collect();
+    move |target| !ports.contains(&target.port) || machines.contains(target.id.as_str())
 }
 
 /// Of the wanted targets that AWS refused: the fewest tries of any, and who they are.

@@ -45,6 +45,14 @@ impl Ours {
         if self.gone { Desired::Absent(&self.desired.owner) } else { Desired::Present(&self.desired) }
     }
 
+    /// Targets first, and by themselves.
+    fn plan(&self, provider: &AwsProvider<Sdk>) -> Plan<Step> {
+        let seen = self.observed.as_ref().filter(|_| !self.gone);
+        let targets = seen.map(|seen| provider.plan_targets(&self.desired.backends(), seen));
+        let targets = targets.filter(|plan| !plan.steps().is_empty());
+        targets.unwrap_or_else(|| provider.plan(self.wanted(), self.observed.as_ref()))
+    }
+
     fn publish(&mut self, provider: &AwsProvider<Sdk>) {
         let report = provider.report(&self.desired, self.observed.as_ref());
         if !report.ingress.is_empty() {
@@ -103,7 +111,7 @@ impl Run {
         let mut looks: Vec<(usize, Look)> = Vec::new();
         for (n, ours) in self.services.iter_mut().enumerate() {
             ours.publish(&self.provider);
-            let plan = self.provider.plan(ours.wanted(), ours.observed.as_ref());
+            let plan = ours.plan(&self.provider);
             assert!(plan.widens_first() && plan.blocked().is_empty(), "{plan}");
             match ours.look {
                 None if plan.is_settled() && !ours.gone => {}

@@ -5,16 +5,17 @@
 
 use std::time::Duration;
 
-use portico_provider::contract::{self, Variation, World};
+use portico_provider::contract::{self, Registered, Variation, World};
 use portico_provider::{
-    ClusterUid, ExternalTrafficPolicy, Field, GroupName, HealthCheck, IpFamily, LoadBalancer, Owner,
-    Protocol, ProxyProtocol, Scheme, SessionAffinity,
+    ClusterUid, ExternalTrafficPolicy, Field, GroupName, HealthCheck, IpFamily, ListenerKey, LoadBalancer,
+    Owner, Protocol, ProxyProtocol, Scheme, SessionAffinity,
 };
 
 use super::emulator::Emulator;
 use super::faulty::{Fault, Faults, Faulty};
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
 use crate::cloud::{Cloud, Sdk, codes};
+use crate::cloud::resources::{Health, Kind, Listener};
 use crate::{AwsProvider, Observed};
 
 pub(super) struct Aws {
@@ -116,6 +117,30 @@ impl World for Aws {
         found.unwrap().into_iter().map(|(id, _)| id.0).collect()
     }
 
+    async fn registered(&self, owner: &Owner) -> Registered {
+        let sdk = &self.emulator.sdk;
+        let mut registered = Registered::new();
+        let found = sdk.tagged(&crate::tags::of_any(std::slice::from_ref(owner))).await.unwrap();
+        for (id, _) in found.iter().filter(|(id, _)| id.kind() == Some(Kind::LoadBalancer)) {
+            for Listener { spec, group, .. } in sdk.listeners(id).await.unwrap() {
+                let health = sdk.target_health(&group.unwrap()).await.unwrap();
+                let targets = health.into_iter().filter(|(_, health)| *health != Health::Draining);
+                let targets: Vec<_> = targets.map(|(it, _)| (it.id, Some(mk_port(it.port)))).collect();
+                for protocol in
+                    [Protocol::Tcp, Protocol::Udp].into_iter().filter(|it| spec.protocol.carries(*it))
+                {
+                    let key = ListenerKey { protocol, port: mk_port(spec.port) };
+                    registered.entry(key).or_default().extend(targets.iter().cloned());
+                }
+            }
+        }
+        registered
+    }
+
+    fn hold_health(&self, held: bool) {
+        self.emulator.health("*", held.then_some("initial"));
+    }
+
     fn lose_reply_of_write(&self, n: u32) -> bool {
         self.faults.arm((n > 0).then_some(Fault::LoseReply(n as usize)));
         true
@@ -133,4 +158,15 @@ async fn the_contract_holds_and_other_peoples_things_stay_as_they_are() {
     let known = |call: &String| codes::CALLS.iter().any(|(_, calls)| calls.contains(&call.as_str()));
     assert!(calls.len() > 20 && calls.keys().all(known), "documented permissions lack some of {calls:?}");
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn targets_depend_on_nothing_else_and_a_lost_port_goes_in_the_first_pass() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let world = Aws { emulator, faults: Faults::default() };
+    let kept = async {
+        contract::targets::targets_depend_on_nothing_else(&world).await?;
+        contract::targets::no_target_keeps_a_lost_port(&world).await
+    };
+    Box::pin(kept).await.unwrap_or_else(|violation| panic!("{violation}"));
 }

@@ -126,7 +126,10 @@ pub(super) async fn go<C: Cloud>(
             desired.published.clone_from(status);
         }
         let wanted = desired.as_ref().map_or(Desired::Absent(owner), Desired::Present);
-        let plan = provider.plan(wanted, observed.as_ref());
+        let seen = desired.as_ref().zip(observed.as_ref());
+        let targets = seen.map(|(desired, observed)| provider.plan_targets(&desired.backends(), observed));
+        let targets = targets.filter(|plan| !plan.steps().is_empty());
+        let plan = targets.unwrap_or_else(|| provider.plan(wanted, observed.as_ref()));
         assert!(plan.blocked().is_empty() && plan.widens_first(), "{plan}");
         if let Some(waiting) = plan.waiting().filter(|waiting| waiting.what.contains("by hand")) {
             return Err(waiting.what.clone());

@@ -111,6 +111,11 @@ impl Emulator {
         self.run(&[command, id]);
     }
 
+    /// How a target is from now on, by `id:port` or `*` for all; `None`: as it is by itself.
+    pub(super) fn health(&self, target: &str, state: Option<&str>) {
+        self.run(&["health", target, state.unwrap_or_default()]);
+    }
+
     /// How often each API was called since the last time this was asked.
     pub(super) fn calls(&self) -> BTreeMap<String, usize> {
         serde_json::from_value(self.account("calls")).unwrap()

@@ -146,7 +146,7 @@ async fn members_cost_no_more_calls_than_they_must() {
     writes(&run.at_most(23, 1, "a port is added, unread"), 1, &made);
     run.members[1].desired.listeners.remove(&mk_listener(Protocol::Tcp, 443));
     run.settle(1, false).await;
-    let unmade = ["DeleteListener", "DeleteTargetGroup", "RevokeSecurityGroupIngress"];
+    let unmade = ["DeleteListener", "DeleteTargetGroup", "DeregisterTargets", "RevokeSecurityGroupIngress"];
     writes(&run.at_most(9, 1, "a port is removed"), 1, &unmade);
 
     let group = run.members[2].desired.group.take();

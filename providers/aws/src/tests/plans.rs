@@ -89,7 +89,8 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
             split: false,
         };
         listeners.insert(*port, listener);
-        let facts = TargetGroup { id, name: group_name.clone(), health: wanted.health.clone() };
+        let kind = (wanted.shape.targets, wanted.shape.family);
+        let facts = TargetGroup { id, name: group_name.clone(), kind, health: wanted.health.clone() };
         let targets = wanted.targets.iter().map(|target| (target.clone(), Health::Healthy)).collect();
         let attributes = wanted.attributes.clone();
         view.groups.insert(group_name, Group { facts, member_of: None, attributes, targets });

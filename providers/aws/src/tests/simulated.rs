@@ -118,7 +118,8 @@ impl Simulated {
         match action {
             Action::CreateTargetGroup(new) => {
                 let id = Id(format!("arn:aws:x:targetgroup/{}", new.name));
-                let facts = TargetGroup { id, name: new.name.clone(), health: new.health.clone() };
+                let kind = (new.shape.targets, new.shape.family);
+                let facts = TargetGroup { id, name: new.name.clone(), kind, health: new.health.clone() };
                 let (attributes, targets) = (group_defaults(new.shape), BTreeMap::new());
                 let group = Group { facts, member_of: tags::group(&new.tags), attributes, targets };
                 self.shapes.insert(new.name.clone(), new.shape);

@@ -49,8 +49,7 @@ pub(super) fn listeners(
     if desired.listeners.is_empty() {
         obstacles.push((Field::Listeners, "there must be at least one port".to_owned()));
     }
-    let own = choices.group_attributes_of.values().chain([&choices.attributes, &choices.group_attributes]);
-    let room = targets::room(quotas, by_port.len(), targets::crosses_zones(own));
+    let room = targets::room(quotas, by_port.len(), targets::crosses_zones(choices));
     let each = by_port.into_iter().map(|(port, listeners)| {
         (port, Translation { origin, desired, choices, port, listeners, room }.listener(obstacles))
     });
@@ -144,7 +143,7 @@ impl Translation<'_> {
             shape,
             health: self.health(obstacles),
             attributes: self.attributes(shape, obstacles),
-            targets: self.targets(obstacles),
+            targets: self.targets(shape, obstacles),
             room: self.room.total,
         }
     }
@@ -370,9 +369,10 @@ impl Translation<'_> {
         refused
     }
 
-    fn targets(&self, obstacles: &mut Obstacles) -> BTreeSet<Target> {
+    fn targets(&self, shape: GroupShape, obstacles: &mut Obstacles) -> BTreeSet<Target> {
+        let kind = (shape.targets, shape.family);
         let one = |listener: &&Listener| {
-            targets::of_listener(self.desired, listener, family(self.desired), self.room, obstacles)
+            targets::of_listener(self.desired.into(), listener, kind, self.room, obstacles)
         };
         let sets: Vec<BTreeSet<Target>> = self.listeners.iter().map(one).collect();
         if let [tcp, udp, ..] = sets.as_slice()

@@ -1,19 +1,21 @@
 //! Who stands behind a listener: nodes or pods, no more of them than a load balancer takes.
 //!
 //! Owns: targets and AWS's limits on them. Leaves to others: who is eligible (the operator), the choice itself
-//! (`portico_provider::subset`). Invariants: each target counts once for each target group it is in; a tenth of every
+//! (`portico_provider::subset`), what is registered already (`plan/targets`). Invariants: each target counts once for each target group it is in; a tenth of every
 //! limit stays free, so that new targets can be registered before old ones go.
 //! <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-limits.html>
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use portico_provider::subset::{Candidate, Room, subset};
 use portico_provider::{
-    ExternalTrafficPolicy, Field, IpFamily, Listener, LoadBalancer, NodeTarget, PodTarget, Targets,
+    Backends, ExternalTrafficPolicy, Field, IpFamily, Listener, LoadBalancer, NodeTarget, Owner, PodTarget,
+    Port, Protocol, Targets,
 };
 
 use super::Obstacles;
-use crate::cloud::resources::Target;
+use crate::cloud::resources::{Target, TargetType, Transport};
+use crate::options::{self, Choices};
 use crate::quotas::Quotas;
 
 /// An AWS instance in a Node's `spec.providerID`: `aws:///eu-west-1a/i-0123`.
@@ -33,27 +35,98 @@ fn planned(Room { zone, total }: Room) -> Room {
     Room { zone: most(zone), total: most(total) }
 }
 
-/// The targets of one listener.
+/// What the targets of a Service are chosen from.
+#[derive(Clone, Copy)]
+pub(super) struct Offer<'a> {
+    owner: &'a Owner,
+    nodes: &'a BTreeSet<NodeTarget>,
+    pods: &'a BTreeSet<PodTarget>,
+    policy: ExternalTrafficPolicy,
+}
+
+impl<'a> From<&'a LoadBalancer> for Offer<'a> {
+    fn from(desired: &'a LoadBalancer) -> Self {
+        static NO_NODES: BTreeSet<NodeTarget> = BTreeSet::new();
+        static NO_PODS: BTreeSet<PodTarget> = BTreeSet::new();
+        let (nodes, pods) = match &desired.targets {
+            Targets::Nodes(nodes) => (nodes, &NO_PODS),
+            Targets::Pods(pods) => (&NO_NODES, pods),
+        };
+        Self { owner: &desired.owner, nodes, pods, policy: desired.external_traffic_policy }
+    }
+}
+
+impl<'a> From<&'a Backends> for Offer<'a> {
+    fn from(backends: &'a Backends) -> Self {
+        let Backends {
+            owner,
+            listeners: _, // one by one
+            nodes,
+            pods,
+            ip_families: _, // a target group has its own
+            external_traffic_policy,
+            options: _, // they are in the room
+        } = backends;
+        Self { owner, nodes, pods, policy: *external_traffic_policy }
+    }
+}
+
+/// The targets of one listener behind a target group of this kind and family.
 pub(super) fn of_listener(
-    desired: &LoadBalancer,
+    offer: Offer<'_>,
     listener: &Listener,
-    family: IpFamily,
+    (kind, family): (TargetType, IpFamily),
     room: Room,
     obstacles: &mut Obstacles,
 ) -> BTreeSet<Target> {
-    let salt = desired.owner.service.as_str();
-    let chosen = match &desired.targets {
-        Targets::Nodes(nodes) => {
-            let candidates = on_nodes(desired.external_traffic_policy, listener, nodes, obstacles);
+    let salt = offer.owner.service.as_str();
+    let chosen = match kind {
+        TargetType::Instance => {
+            let candidates = on_nodes(offer.policy, listener, offer.nodes, obstacles);
             subset(candidates, salt, planned(room))
         }
-        Targets::Pods(pods) => {
-            let own = pods.iter().filter(|pod| IpFamily::of(pod.address) == family);
+        TargetType::Ip => {
+            let own = offer.pods.iter().filter(|pod| IpFamily::of(pod.address) == family);
             let candidates: Vec<_> = own.filter_map(|pod| on_pod(listener, pod)).collect();
             subset(candidates, salt, planned(room))
         }
     };
     chosen.into_iter().collect()
+}
+
+/// What the cluster offers to the target groups that exist, whatever else of the Service is refused.
+pub(crate) struct Offered<'a> {
+    backends: &'a Backends,
+    room: Room,
+}
+
+impl<'a> Offered<'a> {
+    pub(crate) fn new(quotas: &Quotas, backends: &'a Backends) -> Self {
+        let listeners = backends.listeners.iter().filter(|listener| listener.protocol != Protocol::Sctp);
+        let ports: BTreeSet<Port> = listeners.map(|listener| listener.port).collect();
+        let ports: Vec<Port> = ports.into_iter().collect();
+        let choices = options::readable(&backends.options, &ports);
+        Self { backends, room: room(quotas, ports.len(), crosses_zones(&choices)) }
+    }
+
+    /// The ports that the Service has, each once.
+    pub(crate) fn ports(&self) -> BTreeSet<u16> {
+        self.backends.listeners.iter().map(|listener| listener.port.get()).collect()
+    }
+
+    /// The targets of a group behind `port`, and how many it takes; none where the Service has no such port any more.
+    pub(crate) fn behind(
+        &self,
+        (protocol, port): (Transport, u16),
+        kind: (TargetType, IpFamily),
+    ) -> (BTreeSet<Target>, usize) {
+        let is_behind =
+            |listener: &&Listener| listener.port.get() == port && protocol.carries(listener.protocol);
+        let targets = self.backends.listeners.iter().find(is_behind).map(|listener| {
+            of_listener(self.backends.into(), listener, kind, self.room, &mut Obstacles::new())
+        });
+        (targets.unwrap_or_default(), self.room.total)
+    }
 }
 
 fn on_pod(listener: &Listener, pod: &PodTarget) -> Option<Candidate<Target>> {
@@ -97,9 +170,10 @@ fn on_nodes(
     candidates.collect()
 }
 
-/// Whether traffic crosses zones, by these attributes of the load balancer or of any group.
-pub(super) fn crosses_zones<'a>(attributes: impl Iterator<Item = &'a BTreeMap<String, String>>) -> bool {
-    let mut on = attributes.filter_map(|attributes| attributes.get("load_balancing.cross_zone.enabled"));
+/// Whether traffic crosses zones, by attributes of the load balancer or of any group.
+pub(super) fn crosses_zones(choices: &Choices) -> bool {
+    let own = choices.group_attributes_of.values().chain([&choices.attributes, &choices.group_attributes]);
+    let mut on = own.filter_map(|attributes| attributes.get("load_balancing.cross_zone.enabled"));
     on.any(|value| value == "true")
 }
 

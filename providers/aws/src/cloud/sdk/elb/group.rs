@@ -51,6 +51,13 @@ fn read(operation: &'static str, found: &Found) -> Answer<TargetGroup> {
     Ok(TargetGroup {
         id: Id(need(operation, "ARN", found.target_group_arn())?.to_owned()),
         name: need(operation, "name", found.target_group_name())?.to_owned(),
+        kind: (
+            word(operation, "target type", found.target_type().map(TargetTypeEnum::as_str))?,
+            match found.ip_address_type() {
+                Some(TargetGroupIpAddressTypeEnum::Ipv6) => IpFamily::IPv6,
+                _ => IpFamily::IPv4,
+            },
+        ),
         health,
     })
 }

@@ -1,0 +1,134 @@
+//! Targets alone, of what exists already: whatever else of the Service is refused, blocked or waited for.
+//!
+//! Owns: which target groups there are, behind which ports. Leaves to others: which targets each is to have
+//! (`translate/targets`), their order (`targets`). Invariants: nothing but targets is changed, beside the note that a change
+//! begins; a group that no listener sends to, and whose name tells no port of the Service, is left as it is.
+
+use std::collections::BTreeMap;
+
+use portico_provider::{Backends, IpFamily, Owner, Plan};
+
+use super::draft::Draft;
+use super::targets::targets;
+use super::{Noted, Site, begin, listeners_digest, look, named};
+use crate::cloud::resources::{GroupShape, TargetType, Transport};
+use crate::names;
+use crate::observed::{Balancer, Observed, Seal, Snapshot, View};
+use crate::step::Step;
+use crate::translate::Offered;
+use crate::wanted::{digest, worded};
+
+const DONE: &str = "the targets are as the cluster offers them";
+
+pub(crate) fn plan(site: &Site, backends: &Backends, observed: &Observed) -> Plan<Step> {
+    let offered = Offered::new(&site.quotas, backends);
+    match observed {
+        Observed::Full(view) => of_view(site, &backends.owner, &offered, view),
+        Observed::Snapshot(snapshot) => of_snapshot(site, backends, &offered, snapshot),
+    }
+}
+
+fn of_view(site: &Site, owner: &Owner, offered: &Offered<'_>, view: &View) -> Plan<Step> {
+    let used: Vec<(&String, &Balancer)> = view.load_balancers.iter().filter(|(_, it)| it.is_used()).collect();
+    let home = used.iter().find_map(|(_, it)| it.group());
+    let mut draft = Draft::new(owner, home, home.is_some());
+    let names: Vec<&str> = view.load_balancers.keys().map(String::as_str).collect();
+    let attached: BTreeMap<_, _> = used
+        .iter()
+        .flat_map(|(_, it)| it.listeners.values())
+        .filter_map(|listener| Some((listener.group.clone()?, (listener.spec.protocol, listener.spec.port))))
+        .collect();
+    let by_name = groups(owner, &names, offered);
+    for (name, group) in &view.groups {
+        let by_name = by_name.get(name).map(|(behind, _)| behind);
+        if let Some(behind) = by_name.or_else(|| attached.get(&group.facts.id)) {
+            let (wanted, room) = offered.behind(*behind, group.facts.kind);
+            targets(&mut draft, site.pace, &named(name, &group.facts.id), &group.targets, (&wanted, room));
+        }
+    }
+    for (name, balancer) in used {
+        let members = view.groups.iter().filter(|(_, it)| it.member_of.as_ref() == balancer.group());
+        let members = members.map(|(name, it)| named(name, &it.facts.id));
+        let groups = balancer.group().map(|_| members.collect()).unwrap_or_default();
+        let on = Noted { load_balancer: named(name, &balancer.facts.id), groups };
+        begin(&mut draft, &on, balancer.sealed.as_ref());
+    }
+    draft.plan(DONE)
+}
+
+fn of_snapshot(site: &Site, backends: &Backends, offered: &Offered<'_>, snapshot: &Snapshot) -> Plan<Step> {
+    let owner = &backends.owner;
+    if snapshot.groups.is_empty() {
+        return Plan::nothing("there is no target group");
+    }
+    let (Some((name, id)), Some(sealed)) = (snapshot.only(), &snapshot.sealed) else {
+        return look(owner, "something of it is unfinished, and its targets were not read");
+    };
+    let by_name = groups(owner, &[name.as_str()], offered);
+    let Some(known) = &snapshot.targets else {
+        return if is_sealed(backends, offered, &by_name, snapshot, sealed) {
+            Plan::nothing(DONE)
+        } else {
+            look(owner, "other targets than were finished are offered, or some are unfinished")
+        };
+    };
+    let mut draft = Draft::new(owner, snapshot.companies.first(), !snapshot.companies.is_empty());
+    for (group, present) in known {
+        let Some(id) = snapshot.groups.get(group) else { continue };
+        // All groups of what was finished are behind a port: the Service has lost that of any other.
+        let (wanted, room) = match by_name.get(group) {
+            Some((behind, kind)) => offered.behind(*behind, *kind),
+            None => Default::default(),
+        };
+        targets(&mut draft, site.pace, &named(group, id), present, (&wanted, room));
+    }
+    let members = || snapshot.groups.iter().map(|(name, id)| named(name, id)).collect();
+    let groups = if snapshot.companies.is_empty() { Vec::new() } else { members() };
+    begin(&mut draft, &Noted { load_balancer: named(name, id), groups }, Some(sealed));
+    draft.plan(DONE)
+}
+
+/// Whether tags alone tell that the ports, and the targets behind them, are those that were finished.
+fn is_sealed(
+    backends: &Backends,
+    offered: &Offered<'_>,
+    by_name: &Groups,
+    snapshot: &Snapshot,
+    sealed: &Seal,
+) -> bool {
+    let Seal { spec, targets } = sealed;
+    let each = snapshot.groups.keys().map(|group| {
+        let (behind, kind) = by_name.get(group)?;
+        let (wanted, _) = offered.behind(*behind, *kind);
+        Some(wanted.iter().map(|target| worded(kind.0, behind.1, target)).collect::<Vec<_>>())
+    });
+    let all: Option<Vec<Vec<String>>> = each.collect();
+    let all = all.map(|all| digest(&all.into_iter().flatten().collect()));
+    all.is_some() && all == *targets && spec.ends_with(&listeners_digest(&backends.listeners))
+}
+
+/// A port, and what the group behind it is.
+type Groups = BTreeMap<String, ((Transport, u16), (TargetType, IpFamily))>;
+
+/// The names that groups of this Service can have, behind these load balancers.
+fn groups(owner: &Owner, load_balancers: &[&str], offered: &Offered<'_>) -> Groups {
+    let protocols = [Transport::Tcp, Transport::Udp, Transport::TcpUdp, Transport::Tls];
+    let kinds = [
+        (TargetType::Instance, IpFamily::IPv4),
+        (TargetType::Ip, IpFamily::IPv4),
+        (TargetType::Ip, IpFamily::IPv6),
+    ];
+    let mut all = Groups::new();
+    for port in offered.ports() {
+        for load_balancer in load_balancers {
+            for protocol in protocols {
+                for kind in kinds {
+                    let shape = GroupShape { protocol, targets: kind.0, family: kind.1 };
+                    let name = names::target_group(owner, load_balancer, port, shape);
+                    all.insert(name, ((protocol, port), kind));
+                }
+            }
+        }
+    }
+    all
+}
