@@ -65,6 +65,9 @@ pub struct CloudError {
     pub message: String,
 }
 
+/// The code of an answer that came, and lacks what every answer has.
+pub(crate) const INCOMPLETE: &str = "IncompleteAnswer";
+
 impl From<CloudError> for ProviderError {
     fn from(error: CloudError) -> Self {
         let CloudError { operation, trouble, code, message } = &error;

@@ -20,6 +20,7 @@ mod plans;
 mod protected;
 mod quotas;
 mod refused;
+mod shared_calls;
 mod simulated;
 mod targets;
 mod transitions;

@@ -1,19 +1,20 @@
 //! Calls that are made for several Services at once.
 //!
-//! Owns: which calls take several things, how many, and what a missing one among them means. Leaves to others:
-//! gathering (`gather`), the calls themselves. Invariant: one that is gone hides no other.
+//! Owns: which calls take several things, how many, and whose an error is. Leaves to others: gathering (`gather`), the calls
+//! themselves. Invariants: one that is gone hides no other; a call that is refused is split until only those fail that it is
+//! refused for, and everybody else has an answer. What a user wrote is never in a shared call.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use portico_provider::Owner;
 
 use super::changing::Changing;
 use super::gather::Gather;
 use super::resources::{Filter, Firewall, Id, LoadBalancer, Subnet, Tags, TargetGroup};
-use super::{Answer, Cloud, CloudError, Trouble};
+use super::{Answer, Cloud, CloudError, INCOMPLETE, Trouble};
 use crate::tags;
 
 /// `DescribeLoadBalancers`, `DescribeTargetGroups`, `DescribeTags`, `AddTags` and a filter of `GetResources` take so
@@ -26,19 +27,22 @@ const PATIENCE: u32 = 5;
 /// In how many times as long a deletion is through, if it gets on at all: EC2 allows few writes.
 const LEAVING: u32 = 6;
 
+/// Questions that one call answers, each with an answer or an error of its own.
+type Shared<K, V> = Gather<K, Answer<V>>;
+
 /// What is being gathered.
 #[derive(Debug)]
 pub(crate) struct Batches {
-    balancers: Gather<Id, LoadBalancer>,
-    groups: Gather<Id, TargetGroup>,
-    tags: Gather<Id, Tags>,
-    marks: Gather<(Tags, Id), ()>,
-    seals: Gather<(Tags, Id), ()>,
+    balancers: Shared<Id, LoadBalancer>,
+    groups: Shared<Id, TargetGroup>,
+    tags: Shared<Id, Tags>,
+    marks: Shared<(Tags, Id), ()>,
+    seals: Shared<(Tags, Id), ()>,
     changing: Changing<Id>,
-    listings: Gather<Owner, Vec<(Id, Tags)>>,
-    farewells: Gather<Owner, Vec<(Id, Tags)>>,
+    listings: Shared<Owner, Vec<(Id, Tags)>>,
+    farewells: Shared<Owner, Vec<(Id, Tags)>>,
     leaving: Changing<Owner>,
-    firewalls: Gather<Owner, Vec<Firewall>>,
+    firewalls: Shared<Owner, Vec<Firewall>>,
     subnets: Gather<String, Vec<Subnet>>,
     quota: Gather<(), usize>,
 }
@@ -70,7 +74,7 @@ impl Batches {
             let found = cloud.load_balancers(&ids).await?;
             Ok(found.into_iter().map(|found| (found.id.clone(), found)).collect())
         };
-        self.balancers.ask(id.clone(), |ids| in_calls(ids, one_call)).await
+        self.balancers.ask(id.clone(), |ids| in_calls(ids, one_call)).await?.transpose()
     }
 
     /// A target group; `None`: it is not there.
@@ -79,7 +83,7 @@ impl Batches {
             let found = cloud.target_groups(&ids).await?;
             Ok(found.into_iter().map(|found| (found.id.clone(), found)).collect())
         };
-        self.groups.ask(id.clone(), |ids| in_calls(ids, one_call)).await
+        self.groups.ask(id.clone(), |ids| in_calls(ids, one_call)).await?.transpose()
     }
 
     /// Tags of load balancers and target groups; what is not there is left out.
@@ -87,7 +91,11 @@ impl Batches {
         let one_call = |ids: Vec<Id>| async move { cloud.tags(&ids).await };
         let asked = ids.iter().map(|id| self.tags.ask(id.clone(), |ids| in_calls(ids, one_call)));
         let found = try_join_all(asked).await?;
-        Ok(ids.iter().cloned().zip(found).filter_map(|(id, found)| Some((id, found?))).collect())
+        ids.iter()
+            .cloned()
+            .zip(found)
+            .filter_map(|(id, found)| Some(found?.map(|found| (id, found))))
+            .collect()
     }
 
     /// Sets tags; others who set the same ones share the call.
@@ -114,7 +122,7 @@ impl Batches {
     pub(crate) async fn owned<C: Cloud>(&self, cloud: &C, owner: &Owner) -> Answer<Vec<(Id, Tags)>> {
         let one_call = |filter: Filter| async move { cloud.tagged(&filter).await };
         let found = self.listings.ask(owner.clone(), |all| of_each(all, one_call, |(_, its)| its)).await?;
-        Ok(found.unwrap_or_default())
+        found.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// The same when all of it was deleted: nobody waits for the proof.
@@ -123,7 +131,7 @@ impl Batches {
         let one_call = |filter: Filter| async move { cloud.tagged(&filter).await };
         let more = || self.leaving.any();
         let listed = |all| of_each(all, one_call, |(_, its)| its);
-        Ok(self.farewells.ask_with(owner.clone(), more, listed).await?.unwrap_or_default())
+        self.farewells.ask_with(owner.clone(), more, listed).await?.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// This owner's things are about to be deleted.
@@ -140,7 +148,7 @@ impl Batches {
     pub(crate) async fn firewalls<C: Cloud>(&self, cloud: &C, owner: &Owner) -> Answer<Vec<Firewall>> {
         let one_call = |filter: Filter| async move { cloud.security_groups(&filter).await };
         let found = self.firewalls.ask(owner.clone(), |all| of_each(all, one_call, |it| &it.tags)).await?;
-        Ok(found.unwrap_or_default())
+        found.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// How many load balancers the account may have in the region.
@@ -167,64 +175,86 @@ impl Batches {
 }
 
 /// Whether a thing was there to be marked.
-fn marked(id: &Id, marked: Option<()>) -> Answer<()> {
-    marked.ok_or_else(|| CloudError {
-        operation: "AddTags",
-        trouble: Trouble::NotFound,
-        code: "LoadBalancerNotFound".to_owned(),
-        message: format!("{id} is gone"),
+fn marked(id: &Id, marked: Option<Answer<()>>) -> Answer<()> {
+    marked.unwrap_or_else(|| {
+        Err(CloudError {
+            operation: "AddTags",
+            trouble: Trouble::NotFound,
+            code: "LoadBalancerNotFound".to_owned(),
+            message: format!("{id} is gone"),
+        })
     })
 }
 
+/// An answer, or an error, to each key; what is not there is left out.
+type Each<K, V> = BTreeMap<K, Answer<V>>;
+
 /// Asks for all of `keys`, some a call.
-async fn in_calls<V, F, Call>(keys: Vec<Id>, call: F) -> Answer<BTreeMap<Id, V>>
+async fn in_calls<K, V, F, Call>(keys: Vec<K>, call: F) -> Answer<Each<K, V>>
 where
-    F: Fn(Vec<Id>) -> Call,
-    Call: Future<Output = Answer<BTreeMap<Id, V>>>,
+    K: Ord + Clone,
+    F: Fn(Vec<K>) -> Call,
+    Call: Future<Output = Answer<BTreeMap<K, V>>>,
 {
     let calls = keys.chunks(A_CALL).map(|chunk| halved(chunk.to_vec(), &call));
-    Ok(try_join_all(calls).await?.into_iter().flatten().collect())
+    Ok(join_all(calls).await.into_iter().flatten().collect())
 }
 
-/// AWS refuses a call for a single thing that is not there: then it is made for each half.
-async fn halved<V, F, Call>(keys: Vec<Id>, call: &F) -> Answer<BTreeMap<Id, V>>
+/// AWS refuses a call for a single thing that is not there, or that it minds: then it is made for each half.
+async fn halved<K, V, F, Call>(keys: Vec<K>, call: &F) -> Each<K, V>
 where
-    F: Fn(Vec<Id>) -> Call,
-    Call: Future<Output = Answer<BTreeMap<Id, V>>>,
+    K: Ord + Clone,
+    F: Fn(Vec<K>) -> Call,
+    Call: Future<Output = Answer<BTreeMap<K, V>>>,
 {
-    let mut found = BTreeMap::new();
+    let mut found = Each::new();
     let mut left = vec![keys];
     while let Some(mut chunk) = left.pop() {
         match call(chunk.clone()).await {
-            Ok(answer) => found.extend(answer),
-            Err(error) if error.trouble == Trouble::NotFound => {
-                if chunk.len() > 1 {
-                    let half = chunk.split_off(chunk.len() / 2);
-                    left.extend([half, chunk]);
-                }
+            Ok(answer) => found.extend(answer.into_iter().map(|(key, value)| (key, Ok(value)))),
+            Err(error) if chunk.len() > 1 && !is_everybodys(&error) => {
+                let half = chunk.split_off(chunk.len() / 2);
+                left.extend([half, chunk]);
             }
-            Err(error) => return Err(error),
+            Err(error) if error.trouble == Trouble::NotFound => {}
+            Err(error) => found.extend(chunk.into_iter().map(|key| (key, Err(error.clone())))),
         }
     }
-    Ok(found)
+    found
+}
+
+/// Whether any call would have met this error, whatever it asks for.
+fn is_everybodys(error: &CloudError) -> bool {
+    match error.trouble {
+        Trouble::Throttled => true,
+        // Of an answer that cannot be read one part cannot.
+        Trouble::Unavailable => error.code != INCOMPLETE,
+        Trouble::NotFound
+        | Trouble::Duplicate
+        | Trouble::InUse
+        | Trouble::Protected
+        | Trouble::Limit
+        | Trouble::Denied
+        | Trouble::Invalid => false,
+    }
 }
 
 #[expect(clippy::zero_sized_map_values, reason = "a batch answers by key, and a mark has no answer")]
-async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<BTreeMap<(Tags, Id), ()>> {
-    let mut by_tags: BTreeMap<Tags, Vec<Id>> = BTreeMap::new();
+async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<Each<(Tags, Id), ()>> {
+    let mut by_tags: BTreeMap<Tags, Vec<(Tags, Id)>> = BTreeMap::new();
     for (tags, id) in marks {
-        by_tags.entry(tags).or_default().push(id);
+        by_tags.entry(tags.clone()).or_default().push((tags, id));
     }
-    let marked = by_tags.into_iter().map(|(tags, ids)| async move {
-        let done = in_calls(ids, |ids| {
+    let marked = by_tags.into_iter().map(|(tags, marks)| async move {
+        let one_call = |marks: Vec<(Tags, Id)>| {
             let tags = &tags;
             async move {
+                let ids: Vec<Id> = marks.iter().map(|(_, id)| id.clone()).collect();
                 cloud.add_tags(&ids, tags).await?;
-                Ok(ids.into_iter().map(|id| (id, ())).collect())
+                Ok(marks.into_iter().map(|mark| (mark, ())).collect())
             }
-        });
-        let done = done.await?;
-        Ok(done.into_keys().map(|id| ((tags.clone(), id), ())).collect::<BTreeMap<_, ()>>())
+        };
+        in_calls(marks, one_call).await
     });
     Ok(try_join_all(marked).await?.into_iter().flatten().collect())
 }
@@ -234,20 +264,90 @@ async fn of_each<T, F, Call>(
     owners: Vec<Owner>,
     call: F,
     tags: impl Fn(&T) -> &Tags,
-) -> Answer<BTreeMap<Owner, Vec<T>>>
+) -> Answer<Each<Owner, Vec<T>>>
 where
     F: Fn(Filter) -> Call,
     Call: Future<Output = Answer<Vec<T>>>,
 {
-    let mut found: BTreeMap<Owner, Vec<T>> = BTreeMap::new();
-    for owners in
-        owners.chunk_by(|one, other| one.cluster == other.cluster).flat_map(|all| all.chunks(A_CALL))
-    {
-        for it in call(tags::of_any(owners)).await? {
-            if let Some(owner) = owners.iter().find(|owner| tags::are_of(tags(&it), owner)) {
-                found.entry(owner.clone()).or_default().push(it);
+    let one_call = |owners: Vec<Owner>| {
+        let answer = call(tags::of_any(&owners));
+        let tags = &tags;
+        async move {
+            let mut found: BTreeMap<Owner, Vec<T>> = BTreeMap::new();
+            for it in answer.await? {
+                if let Some(owner) = owners.iter().find(|owner| tags::are_of(tags(&it), owner)) {
+                    found.entry(owner.clone()).or_default().push(it);
+                }
             }
+            Ok(found)
+        }
+    };
+    let of_one_cluster = owners.chunk_by(|one, other| one.cluster == other.cluster);
+    let each = of_one_cluster.map(|owners| in_calls(owners.to_vec(), one_call));
+    Ok(try_join_all(each).await?.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::BTreeSet;
+
+    use futures::FutureExt;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OWN: [Trouble; 7] = [
+        Trouble::NotFound,
+        Trouble::Duplicate,
+        Trouble::InUse,
+        Trouble::Protected,
+        Trouble::Limit,
+        Trouble::Denied,
+        Trouble::Invalid,
+    ];
+
+    fn mk_error(trouble: Trouble, code: &str) -> CloudError {
+        CloudError { operation: "X", trouble, code: code.to_owned(), message: String::new() }
+    }
+
+    proptest! {
+        #[test]
+        fn a_call_that_is_refused_for_some_fails_for_these_alone(
+            count in 1usize..60,
+            culprits in proptest::collection::btree_set(0usize..60, 0..4),
+            trouble in proptest::sample::select(OWN.to_vec()),
+        ) {
+            let calls = Cell::new(0);
+            let call = |keys: Vec<usize>| {
+                calls.set(calls.get() + 1);
+                let refused = keys.iter().any(|key| culprits.contains(key));
+                let all = || Ok(keys.iter().map(|key| (*key, *key)).collect::<BTreeMap<_, _>>());
+                std::future::ready(if refused { Err(mk_error(trouble, "Y")) } else { all() })
+            };
+            let answers = in_calls((0..count).collect(), call).now_or_never().unwrap().unwrap();
+            let failed: BTreeSet<usize> = (0..count).filter(|key| !matches!(answers.get(key), Some(Ok(_)))).collect();
+            prop_assert_eq!(&failed, &culprits.iter().copied().filter(|key| *key < count).collect());
+            let told = failed.iter().all(|key| answers.contains_key(key));
+            prop_assert!(told != (trouble == Trouble::NotFound) || failed.is_empty(), "{:?}", answers);
+            prop_assert!(calls.get() <= count.div_ceil(A_CALL) + 10 * failed.len(), "{} calls", calls.get());
         }
     }
-    Ok(found)
+
+    #[test]
+    fn an_outage_is_everybodys_and_costs_no_more_calls_but_an_odd_part_of_an_answer_is_ones_own() {
+        let tried = |error: CloudError| {
+            let calls = Cell::new(0);
+            let call = |keys: Vec<usize>| {
+                calls.set(calls.get() + 1);
+                let all = keys.iter().map(|key| (*key, ())).collect::<BTreeMap<_, _>>();
+                std::future::ready(if keys.contains(&3) { Err(error.clone()) } else { Ok(all) })
+            };
+            let answers = in_calls((0..20).collect(), call).now_or_never().unwrap().unwrap();
+            (answers.values().filter(|answer| answer.is_err()).count(), calls.get())
+        };
+        assert_eq!(tried(mk_error(Trouble::Throttled, "Throttling")), (20, 1));
+        assert_eq!(tried(mk_error(Trouble::Unavailable, "NoAnswer")), (20, 1));
+        assert_eq!(tried(mk_error(Trouble::Unavailable, INCOMPLETE)).0, 1);
+    }
 }

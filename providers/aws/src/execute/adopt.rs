@@ -9,8 +9,8 @@ use portico_provider::{Owner, ProviderError};
 
 use super::Executor;
 use crate::capabilities as key;
-use crate::cloud::Cloud;
 use crate::cloud::resources::{Id, Kind, LoadBalancer, Tags};
+use crate::cloud::{Cloud, Trouble};
 use crate::tags;
 
 const OPERATION: &str = "adopt a load balancer";
@@ -72,12 +72,50 @@ impl<C: Cloud> Executor<'_, C> {
         Ok(())
     }
 
+    /// In a call of its own: whatever AWS minds about a user's words is nobody else's matter.
     async fn asked_for(&self, asked: &str) -> Result<Option<LoadBalancer>, ProviderError> {
-        if asked.starts_with("arn:") {
-            return Ok(self.batches.load_balancer(self.cloud, &Id(asked.to_owned())).await?);
+        if !is_arn(asked) && !is_name(asked) {
+            let message = format!(
+                "annotation {}: {asked:?} is neither a load balancer's name (1 to 32 letters, digits and hyphens) nor the \
+                 ARN of a Network Load Balancer (arn:aws:elasticloadbalancing:REGION:ACCOUNT:loadbalancer/net/NAME/ID): \
+                 correct or remove it",
+                key::ADOPT
+            );
+            return Err(ProviderError::Invalid { operation: OPERATION, message });
         }
-        Ok(self.cloud.load_balancer_named(asked).await?)
+        if !is_arn(asked) {
+            return Ok(self.cloud.load_balancer_named(asked).await?);
+        }
+        match self.cloud.load_balancers(&[Id(asked.to_owned())]).await {
+            Ok(found) => Ok(found.into_iter().next()),
+            Err(error) if error.trouble == Trouble::NotFound => Ok(None),
+            Err(error) if error.trouble == Trouble::Invalid => {
+                let message = format!(
+                    "annotation {}: AWS does not take {asked} for a load balancer of this account and region ({}): \
+                     correct or remove it",
+                    key::ADOPT,
+                    error.message
+                );
+                Err(ProviderError::Invalid { operation: OPERATION, message })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+/// `arn:PARTITION:elasticloadbalancing:REGION:ACCOUNT:loadbalancer/net/NAME/ID`.
+fn is_arn(text: &str) -> bool {
+    let word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let parts: Vec<&str> = text.split(':').collect();
+    let [arn, partition, service, region, account, path] = parts.as_slice() else { return false };
+    let path: Vec<&str> = path.split('/').collect();
+    let ["loadbalancer", "net", name, id] = path.as_slice() else { return false };
+    let ours = *arn == "arn" && *service == "elasticloadbalancing" && word(partition) && word(region);
+    ours && account.len() == 12 && word(account) && is_name(name) && word(id)
 }
 
 fn holds(found: &Tags, wanted: &Tags) -> bool {
@@ -97,4 +135,32 @@ fn prove(owner: &Owner, balancer: &LoadBalancer, found: &Tags, proof: &Tags) -> 
     conflict(format!(
         "load balancer {name} was not made for this Service: tag {key} must be {value:?}, and it {there}: it is left alone"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_or_an_arn_of_a_network_load_balancer_reaches_aws() {
+        let of = |path: &str| format!("arn:aws:elasticloadbalancing:eu-west-1:123456789012:{path}");
+        assert!(is_arn(&of("loadbalancer/net/web/0123456789abcdef")) && is_name("k8s-shop-web-0123456789"));
+        let cn = "arn:aws-cn:elasticloadbalancing:cn-north-1:123456789012:loadbalancer/net/a/0123";
+        assert!(is_arn(cn));
+        for odd in [
+            of("loadbalancer/app/web/0123").as_str(),
+            &of("targetgroup/web/0123"),
+            &of("loadbalancer/net/web"),
+            &of("loadbalancer/net/web/0123/more"),
+            &of("loadbalancer/net/we b/0123"),
+            "arn:aws:elasticloadbalancing:eu-west-1:12345:loadbalancer/net/web/0123",
+            "arn:aws:ec2:eu-west-1:123456789012:loadbalancer/net/web/0123",
+            "arn:",
+            "",
+            "no name",
+            "a,b",
+        ] {
+            assert!(!is_arn(odd) && !is_name(odd), "{odd}");
+        }
+    }
 }

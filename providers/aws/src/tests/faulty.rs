@@ -1,4 +1,5 @@
-//! A cloud whose caller dies before or after any one call, or never gets the reply to one write.
+//! A cloud whose caller dies before or after any one call, or never gets the reply to one write; or that fails one call, or
+//! refuses whatever names one thing.
 //!
 //! Owns: counting and failing. Leaves to others: the cloud behind it.
 //! Invariant: after its death no call of this process reaches the cloud.
@@ -27,11 +28,15 @@ pub(super) enum Fault {
     After(usize),
     /// It lives, and the reply to write `k` is lost.
     LoseReply(usize),
+    /// It lives, and call `k` fails without having reached the cloud.
+    Fail(usize),
 }
 
 #[derive(Debug, Default)]
 struct State {
     fault: Option<Fault>,
+    /// What names this fails like that.
+    refused: Option<(String, Trouble)>,
     calls: usize,
     writes: usize,
     dead: bool,
@@ -46,6 +51,16 @@ pub(super) struct Faults(Arc<Mutex<State>>);
 impl Faults {
     pub(super) fn arm(&self, fault: Option<Fault>) {
         *self.0.lock().unwrap() = State { fault, ..State::default() };
+    }
+
+    /// Every call that names `what` is refused like that; `None`: none is.
+    pub(super) fn refuse(&self, what: Option<(&str, Trouble)>) {
+        self.0.lock().unwrap().refused = what.map(|(what, trouble)| (what.to_owned(), trouble));
+    }
+
+    fn refusal(&self, told: &str) -> Option<Trouble> {
+        let state = self.0.lock().unwrap();
+        state.refused.as_ref().filter(|(what, _)| told.contains(what)).map(|(_, trouble)| *trouble)
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -74,6 +89,7 @@ impl Faults {
                 state.dead = true;
                 (true, false)
             }
+            Some(Fault::Fail(k)) if k == state.calls => (false, false),
             Some(Fault::LoseReply(k)) if kind == Kind::Write && k == state.writes => (true, false),
             _ => (true, true),
         }
@@ -91,15 +107,20 @@ impl<C> Faulty<C> {
         &self,
         operation: &'static str,
         kind: Kind,
+        told: &str,
         call: impl Future<Output = Answer<T>> + Send,
     ) -> Answer<T> {
         let (sent, heard) = self.faults.enter(operation, kind);
-        let gone = || CloudError {
+        let failed = |trouble| CloudError {
             operation,
-            trouble: Trouble::Unavailable,
+            trouble,
             code: "Fault".to_owned(),
-            message: "this process died, or the reply was lost".to_owned(),
+            message: "this process died, or the call failed, or its reply was lost".to_owned(),
         };
+        let gone = || failed(Trouble::Unavailable);
+        if let Some(trouble) = self.faults.refusal(told) {
+            return Err(failed(trouble));
+        }
         if !sent {
             return Err(gone());
         }
@@ -112,7 +133,8 @@ macro_rules! through {
     ($($kind:ident $name:ident($($argument:ident: $type:ty),*) -> $out:ty;)+) => {
         impl<C: Cloud> Cloud for Faulty<C> {
             $(async fn $name(&self, $($argument: $type),*) -> Answer<$out> {
-                self.pass(stringify!($name), Kind::$kind, self.cloud.$name($($argument),*)).await
+                let told = format!("{:?}", ($(&$argument,)*));
+                self.pass(stringify!($name), Kind::$kind, &told, self.cloud.$name($($argument),*)).await
             })+
         }
     };

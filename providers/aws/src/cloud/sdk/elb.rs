@@ -22,7 +22,7 @@ use super::failure::failed;
 use crate::cloud::resources::{
     AddressType, Families, Id, LifeState, LoadBalancer, NewLoadBalancer, SubnetMapping, Tags,
 };
-use crate::cloud::{Answer, CloudError, Trouble};
+use crate::cloud::{Answer, CloudError, INCOMPLETE, Trouble};
 
 /// Turns "not there" into `None`.
 fn optional<T>(answer: Answer<T>) -> Answer<Option<T>> {
@@ -36,7 +36,7 @@ fn optional<T>(answer: Answer<T>) -> Answer<Option<T>> {
 /// An answer without something that is always in it.
 fn incomplete(operation: &'static str, what: &str) -> CloudError {
     let message = format!("the answer has no usable {what}");
-    CloudError { operation, trouble: Trouble::Unavailable, code: "IncompleteAnswer".to_owned(), message }
+    CloudError { operation, trouble: Trouble::Unavailable, code: INCOMPLETE.to_owned(), message }
 }
 
 fn word<T: FromStr>(operation: &'static str, what: &str, text: Option<&str>) -> Answer<T> {

@@ -1,0 +1,205 @@
+//! Calls that Services share: whatever one of them is refused for, the others have their answers.
+//!
+//! Owns: each way into `Batches`, on a cloud that refuses whatever names one of N. Leaves to others: how a refused call is
+//! split (`cloud/batches`). Invariant: nobody's answer is missing but the culprit's.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt, join_all};
+use portico_provider::{
+    Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, ProviderError, ServiceName,
+};
+
+use super::emulator::Emulator;
+use super::faulty::{Faults, Faulty};
+use super::{mk_load_balancer, mk_options};
+use crate::AwsProvider;
+use crate::capabilities as key;
+use crate::cloud::batches::Batches;
+use crate::cloud::resources::{Id, Kind, Tags};
+use crate::cloud::{Cloud, Sdk, Trouble};
+use crate::tags;
+
+const SERVICES: usize = 5;
+
+fn mk_owner(n: usize) -> Owner {
+    Owner {
+        cluster: "shared-calls".parse().unwrap(),
+        service: format!("uid-shared-{n}-").parse().unwrap(),
+        name: ServiceName::new("shared", &format!("s{n}")).unwrap(),
+    }
+}
+
+type Cloudy = Faulty<Sdk>;
+
+/// Until it has what it asks for, or fails.
+async fn create(provider: &AwsProvider<Cloudy>, desired: &LoadBalancer) -> Result<(), ProviderError> {
+    let wanted = Desired::Present(desired);
+    for _ in 0..20 {
+        let observed = provider.observe_for(wanted, Look::Fresh).await?;
+        let plan = provider.plan(wanted, observed.as_ref());
+        if plan.steps().is_empty() {
+            return Ok(());
+        }
+        for planned in plan.steps() {
+            if let Outcome::InProgress { .. } = provider.execute(&planned.step).await? {
+                break;
+            }
+        }
+    }
+    panic!("it does not come to rest");
+}
+
+/// What each Service asks, whether it has an answer, and what a call for it names.
+struct Asked<'a> {
+    what: &'static str,
+    names: Vec<String>,
+    ask: Box<dyn Fn(usize) -> BoxFuture<'a, bool> + 'a>,
+}
+
+fn all<'a>(
+    batches: &'a Batches,
+    cloud: &'a Cloudy,
+    owners: &'a [Owner],
+    balancers: &'a [Id],
+    groups: &'a [Id],
+    mark: &'a Tags,
+) -> Vec<Asked<'a>> {
+    let arns = |ids: &[Id]| ids.iter().map(|id| id.0.clone()).collect::<Vec<_>>();
+    let uids: Vec<String> = owners.iter().map(|owner| owner.service.to_string()).collect();
+    let asked = |what, names: &Vec<String>, ask| Asked { what, names: names.clone(), ask };
+    let (balancer_arns, group_arns) = (arns(balancers), arns(groups));
+    vec![
+        asked(
+            "load balancer",
+            &balancer_arns,
+            Box::new(move |n| {
+                async move { matches!(batches.load_balancer(cloud, &balancers[n]).await, Ok(Some(_))) }
+                    .boxed()
+            }),
+        ),
+        asked(
+            "target group",
+            &group_arns,
+            Box::new(move |n| {
+                async move { matches!(batches.target_group(cloud, &groups[n]).await, Ok(Some(_))) }.boxed()
+            }),
+        ),
+        asked(
+            "tags",
+            &group_arns,
+            Box::new(move |n| {
+                async move { batches.tags(cloud, &groups[n..=n]).await.is_ok_and(|all| all.len() == 1) }
+                    .boxed()
+            }),
+        ),
+        asked(
+            "mark",
+            &balancer_arns,
+            Box::new(move |n| async move { batches.mark(cloud, &balancers[n], mark).await.is_ok() }.boxed()),
+        ),
+        asked(
+            "seal",
+            &balancer_arns,
+            Box::new(move |n| async move { batches.seal(cloud, &balancers[n], mark).await.is_ok() }.boxed()),
+        ),
+        asked(
+            "listing",
+            &uids,
+            Box::new(move |n| {
+                async move { batches.owned(cloud, &owners[n]).await.is_ok_and(|all| !all.is_empty()) }.boxed()
+            }),
+        ),
+        asked(
+            "proof that nothing is left",
+            &uids,
+            Box::new(move |n| {
+                async move { batches.left(cloud, &owners[n]).await.is_ok_and(|all| !all.is_empty()) }.boxed()
+            }),
+        ),
+        asked(
+            "security groups",
+            &uids,
+            Box::new(move |n| {
+                async move { batches.firewalls(cloud, &owners[n]).await.is_ok_and(|all| !all.is_empty()) }
+                    .boxed()
+            }),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_one_of_many_is_refused_for_the_others_have_their_answers() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let faults = Faults::default();
+    let cloud = Faulty { cloud: emulator.sdk.clone(), faults: faults.clone() };
+    let provider = AwsProvider::new(
+        Faulty { cloud: emulator.sdk.clone(), faults: faults.clone() },
+        emulator.config(&mk_owner(0).cluster),
+    );
+    let provider = provider.unwrap();
+    let owners: Vec<Owner> = (0..SERVICES).map(mk_owner).collect();
+    for owner in &owners {
+        create(&provider, &mk_load_balancer(owner.clone(), &emulator.instances[..1])).await.unwrap();
+    }
+    let (mut balancers, mut groups) = (Vec::new(), Vec::new());
+    for owner in &owners {
+        for (id, _) in emulator.sdk.tagged(&tags::of_any(std::slice::from_ref(owner))).await.unwrap() {
+            match id.kind() {
+                Some(Kind::LoadBalancer) => balancers.push(id),
+                Some(Kind::TargetGroup) => groups.push(id),
+                Some(Kind::SecurityGroup) | None => {}
+            }
+        }
+    }
+    let batches = Batches::new(Duration::from_millis(100));
+    let mark = Tags::from([("marked".to_owned(), "yes".to_owned())]);
+    for Asked { what, names, ask } in all(&batches, &cloud, &owners, &balancers, &groups, &mark) {
+        for trouble in [Trouble::Invalid, Trouble::NotFound, Trouble::Limit, Trouble::Denied, Trouble::InUse]
+        {
+            for culprit in 0..SERVICES {
+                faults.refuse(Some((names[culprit].as_str(), trouble)));
+                let answered = join_all((0..SERVICES).map(&ask)).await;
+                let without: BTreeSet<usize> = (0..SERVICES).filter(|n| !answered[*n]).collect();
+                assert_eq!(without, [culprit].into(), "{what}, {trouble:?} for {culprit}");
+            }
+        }
+        faults.refuse(None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_users_words_for_what_to_adopt_are_in_nobody_elses_call() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let faults = Faults::default();
+    let cloud = || Faulty { cloud: emulator.sdk.clone(), faults: faults.clone() };
+    let mut config = emulator.config(&mk_owner(0).cluster);
+    config.cluster_name = Some("blue".to_owned());
+    let provider = AwsProvider::new(cloud(), config).unwrap();
+    let foreign =
+        "arn:aws:elasticloadbalancing:eu-south-2:999999999999:loadbalancer/net/theirs/0123456789abcdef";
+    faults.refuse(Some((foreign, Trouble::Invalid)));
+    let services = (0..SERVICES).map(|n| {
+        let plain = mk_load_balancer(mk_owner(n), &emulator.instances[..1]);
+        let asked = match n {
+            0 => foreign,
+            1 => "arn:x:loadbalancer/net/",
+            _ => return plain,
+        };
+        LoadBalancer { options: mk_options(&[(key::ADOPT, asked)]), ..plain }
+    });
+    let services: Vec<LoadBalancer> = services.collect();
+    let ended = join_all(services.iter().map(|desired| create(&provider, desired))).await;
+    for (n, ended) in ended.into_iter().enumerate() {
+        match (n, ended) {
+            (0 | 1, Err(ProviderError::Invalid { operation: _, message })) => {
+                assert!(
+                    message.contains(key::ADOPT) && message.contains("correct or remove it"),
+                    "{message}"
+                );
+            }
+            (_, ended) => assert!(n > 1 && ended.is_ok(), "{n}: {ended:?}"),
+        }
+    }
+}
