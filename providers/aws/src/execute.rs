@@ -494,8 +494,7 @@ impl<C: Cloud> Executor<'_, C> {
             }
             Action::DeleteSharedLoadBalancer(Named { name, id: Some(id) }) => {
                 // Whoever has a listener there by now is not disturbed, whatever was read before.
-                let listeners = self.cloud.listeners(id).await;
-                if listeners.is_ok_and(|listeners| !listeners.is_empty()) {
+                if !self.cloud.listeners(id).await?.is_empty() {
                     return Ok((Outcome::Unchanged, Answered::Found));
                 }
                 ((name, id), self.cloud.delete_load_balancer(id).await)

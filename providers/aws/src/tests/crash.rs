@@ -304,3 +304,48 @@ async fn a_crash_of_a_member_converges_leaks_nothing_and_disturbs_no_other() {
     assert_eq!(survived, points);
     tally("aws", "groups", survived, points).unwrap();
 }
+
+/// Reads that are advice, and no guard: without them a quota is told by AWS's refusal.
+const ADVICE: [&str; 2] = ["most_load_balancers", "prefix_lists"];
+
+fn destroys(call: &str) -> bool {
+    call.starts_with("delete_") || matches!(call, "deregister" | "revoke" | "remove_listener_certificates")
+}
+
+/// Whatever a read would have told, what depends on it is not done: a guard fails closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_read_that_failed_nothing_is_taken_away() {
+    let Some(world) = start().await else { return };
+    let owner = mk_owner();
+    let base = world.base(owner.clone());
+    let all = scenarios(&world, &owner).into_iter().chain(of_a_group(&world, &base));
+    let taking = ["update", "replacement", "delete", "a member leaves", "a member is deleted"];
+    let mut failed = 0;
+    for scenario in all.filter(|scenario| taking.contains(&scenario.name)) {
+        let (Scenario { name, from, to, neighbour }, mut theirs) = (&scenario, Status::new());
+        if let Some(neighbour) = neighbour {
+            settle(&world, &neighbour.owner, Some(neighbour), &mut theirs, name).await;
+        }
+        let reads = calls(&world, &owner, &scenario).await;
+        for k in (1..=reads.len()).filter(|k| reads[k - 1].1 == Kind::Read) {
+            let mut status = Status::new();
+            settle(&world, &owner, from.as_ref(), &mut status, name).await;
+            world.faults.arm(Some(Fault::Fail(k)));
+            let ended = Box::pin(process(&world, &owner, to.as_ref(), &mut status)).await;
+            let log = world.faults.log();
+            let Some((read, Kind::Read)) = log.get(k - 1).copied() else { continue };
+            if !ADVICE.contains(&read) {
+                failed += 1;
+                let after: Vec<&str> =
+                    log[k..].iter().map(|(call, _)| *call).filter(|call| destroys(call)).collect();
+                assert!(after.is_empty(), "{name}: {read} failed, and then {after:?}");
+                assert!(ended.is_err(), "{name}: {read} failed, and nobody minds");
+            }
+            settle(&world, &owner, None, &mut status, name).await;
+        }
+        if let Some(neighbour) = neighbour {
+            settle(&world, &neighbour.owner, None, &mut theirs, name).await;
+        }
+    }
+    assert!(failed > 50, "{failed} reads");
+}
