@@ -65,6 +65,7 @@ fn by_tags(mut snapshot: Snapshot, action: &Action) -> Option<Snapshot> {
         }
         Action::DeleteLoadBalancer(Named { name, id: _ }) => {
             snapshot.load_balancers.remove(name);
+            snapshot.listeners = None;
             snapshot.sealed = None;
         }
         Action::DeleteTargetGroup(Named { name, id: _ }) => {
@@ -93,7 +94,13 @@ fn deregister(present: &mut Targets, targets: &[Target]) {
 fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
     match (action, answered) {
         (Action::CreateSecurityGroup { name, tags }, Answered::Made(id)) => {
-            let firewall = Firewall { id, name: name.clone(), rules: BTreeSet::new(), tags: tags.clone() };
+            let firewall = Firewall {
+                id,
+                name: name.clone(),
+                rules: BTreeSet::new(),
+                foreign: BTreeSet::new(),
+                tags: tags.clone(),
+            };
             view.firewalls.insert(name.clone(), firewall);
         }
         (Action::CreateTargetGroup(new), Answered::Made(id)) => {
@@ -120,11 +127,8 @@ fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
                 attributes: BTreeMap::new(),
                 listeners: BTreeMap::new(),
                 extras: tags::has_extras(tags).then(BTreeMap::new),
-                shared: tags::group(tags).map(|group| Share {
-                    group,
-                    lead: tags::leader(tags),
-                    taken: BTreeMap::new(),
-                }),
+                taken: BTreeMap::new(),
+                shared: tags::group(tags).map(|group| Share { group, lead: tags::leader(tags) }),
                 adopted: false,
                 sealed: Seal::of(tags),
                 looks: 0,

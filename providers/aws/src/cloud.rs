@@ -96,8 +96,8 @@ pub type Answer<T> = Result<T, CloudError>;
 /// The calls. Each is one API call, or one listing paged to its end. A read by several IDs takes as many as AWS takes
 /// in one call, and is [`Trouble::NotFound`] if one of them is not there (`batches` asks again).
 pub trait Cloud: Send + Sync + 'static {
-    /// `tag:GetResources` for load balancers, target groups and security groups with one of these values in each of
-    /// these tags.
+    /// `tag:GetResources` for load balancers, listeners, target groups and security groups with one of these values in each
+    /// of these tags.
     fn tagged(&self, filter: &Filter) -> impl Future<Output = Answer<Vec<(Id, Tags)>>> + Send;
 
     /// `DescribeLoadBalancers` by ARN.

@@ -60,6 +60,7 @@ pub(crate) struct Memory {
     prefix_lists: Mutex<PrefixLists>,
     security_groups: Mutex<SecurityGroups>,
     prefix_lists_asked: AtomicBool,
+    listeners_listed: AtomicBool,
     nodes: Mutex<Nodes>,
     balancers: Mutex<Balancers>,
 }
@@ -272,6 +273,11 @@ impl Memory {
     /// Whether nobody has asked for all prefix lists yet; from now on somebody has.
     pub(crate) fn asks_for_prefix_lists(&self) -> bool {
         !self.prefix_lists_asked.swap(true, Ordering::Relaxed)
+    }
+
+    /// A listing showed some listener of somebody, or none; whether any has so far. One that never does tells nothing of them.
+    pub(crate) fn listed_listeners(&self, some: bool) -> bool {
+        self.listeners_listed.fetch_or(some, Ordering::Relaxed) || some
     }
 
     /// Prefix lists were read.

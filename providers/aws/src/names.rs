@@ -3,9 +3,9 @@
 //! Owns: the names. Leaves to others: whether what bears one is ours (its tags say).
 //! Invariant: at most 32 characters, letters, digits and hyphens; equal in every process.
 
-use portico_provider::{ClusterUid, GroupName, Owner};
+use portico_provider::{ClusterUid, GroupName, IpFamily, Owner};
 
-use crate::cloud::resources::GroupShape;
+use crate::cloud::resources::{GroupShape, TargetType, Transport};
 
 /// AWS takes so many characters.
 pub(crate) const LONGEST: usize = 32;
@@ -49,6 +49,23 @@ pub(crate) fn shared_security_group(cluster: &ClusterUid, group: &GroupName, sha
 pub(crate) fn target_group(owner: &Owner, load_balancer: &str, port: u16, shape: GroupShape) -> String {
     let GroupShape { protocol, targets, family } = shape;
     named(owner, &format!("target group {load_balancer} {port} {protocol} {targets} {family}"))
+}
+
+/// Whether a target group of this name is one of this owner's behind that port of that load balancer, of any shape.
+pub(crate) fn is_target_group(name: &str, owner: &Owner, load_balancer: &str, port: u16) -> bool {
+    shapes().any(|shape| target_group(owner, load_balancer, port, shape) == name)
+}
+
+/// Every shape that a target group can have.
+pub(crate) fn shapes() -> impl Iterator<Item = GroupShape> {
+    let protocols = [Transport::Tcp, Transport::Udp, Transport::TcpUdp, Transport::Tls];
+    let kinds = [
+        (TargetType::Instance, IpFamily::IPv4),
+        (TargetType::Ip, IpFamily::IPv4),
+        (TargetType::Ip, IpFamily::IPv6),
+    ];
+    let of = move |protocol| kinds.map(|(targets, family)| GroupShape { protocol, targets, family });
+    protocols.into_iter().flat_map(of)
 }
 
 /// The name of the `shard`th security group in front of a Service's load balancers, from 0.

@@ -14,6 +14,7 @@ use crate::cloud::resources::{
 };
 use crate::cloud::{Answer, Cloud};
 use crate::memory::Memory;
+use crate::names;
 use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, Targets, View};
 use crate::quotas::Quotas;
 use crate::tags;
@@ -40,13 +41,19 @@ pub(crate) async fn inventory<C: Cloud>(
 ) -> Answer<Inventory<Observed>> {
     let mut services: BTreeMap<Owner, Snapshot> = BTreeMap::new();
     let mut companies = Companies::default();
+    let (mut listeners, mut adopted) = (BTreeMap::<Owner, BTreeSet<Id>>::new(), BTreeSet::new());
     for (id, found) in cloud.tagged(&tags::of_cluster(cluster)).await? {
         let Some(kind) = id.kind() else { continue };
         let Some(owner) = tags::owner(&found) else {
             companies.shared(&id, &found);
             continue;
         };
+        if kind == Kind::Listener {
+            listeners.entry(owner).or_default().insert(id);
+            continue;
+        }
         companies.member(&owner, kind, &found);
+        adopted.extend(tags::is_adopted(&found).then(|| owner.clone()));
         let snapshot = services.entry(owner).or_default();
         match (kind, id.name()) {
             (Kind::LoadBalancer, Some(name)) => {
@@ -57,11 +64,15 @@ pub(crate) async fn inventory<C: Cloud>(
             (Kind::TargetGroup, Some(name)) => {
                 snapshot.groups.insert(name.to_owned(), id);
             }
-            (Kind::SecurityGroup | Kind::LoadBalancer | Kind::TargetGroup, _) => snapshot.firewalls.push(id),
+            (_, _) => snapshot.firewalls.push(id),
         }
         snapshot.firewalls.sort();
     }
     companies.attach(cluster, &mut services);
+    let told = memory.listed_listeners(!listeners.is_empty());
+    for (owner, snapshot) in services.iter_mut().filter(|(owner, _)| told && !adopted.contains(*owner)) {
+        snapshot.listeners = Some(listeners.remove(owner).unwrap_or_default());
+    }
     memory.listed();
     // Whoever waits for a higher quota is brought back by a listing.
     if memory.reached_quota(None).is_some() {
@@ -272,7 +283,9 @@ impl<C: Cloud> Observer<'_, C> {
         let known = memory.is_known(owner);
         let listed =
             if leaves { batches.left(*cloud, owner).await? } else { batches.owned(*cloud, owner).await? };
-        let ids: BTreeSet<Id> = listed.into_iter().map(|(id, _)| id).chain(memory.ids(owner)).collect();
+        // Listeners are read with their load balancer.
+        let listed = listed.into_iter().map(|(id, _)| id).filter(|id| id.kind() != Some(Kind::Listener));
+        let ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
         // A fresh process also asks EC2, whose answers lag less than the listing.
         if ids.is_empty() && known && group.is_none() {
             return Ok(View::default());
@@ -290,8 +303,12 @@ impl<C: Cloud> Observer<'_, C> {
             match id.kind() {
                 Some(Kind::LoadBalancer) => {
                     if let Some(facts) = batches.load_balancer(*cloud, id).await?
-                        && let Some(balancer) = self.balancer(tags, facts).await?
+                        && let Some(mut balancer) = self.balancer(tags, facts).await?
                     {
+                        let unclear = unclear(owner, &balancer);
+                        if !unclear.is_empty() {
+                            self.tell_apart(owner, &mut balancer, unclear).await?;
+                        }
                         view.load_balancers.insert(balancer.facts.name.clone(), balancer);
                     }
                 }
@@ -303,7 +320,7 @@ impl<C: Cloud> Observer<'_, C> {
                         view.groups.insert(group.facts.name.clone(), group);
                     }
                 }
-                Some(Kind::SecurityGroup) | None => {}
+                Some(Kind::SecurityGroup | Kind::Listener) | None => {}
             }
         }
         for firewall in batches.firewalls(*cloud, owner).await? {
@@ -325,7 +342,18 @@ impl<C: Cloud> Observer<'_, C> {
         let extras = if tags::has_extras(found) { Some(self.extras(&listeners).await?) } else { None };
         let (adopted, sealed) = (tags::is_adopted(found), Seal::of(found));
         let looks = u32::from(facts.state == LifeState::Provisioning);
-        Ok(Some(Balancer { facts, attributes, listeners, extras, shared: None, adopted, sealed, looks }))
+        let taken = BTreeMap::new();
+        Ok(Some(Balancer {
+            facts,
+            attributes,
+            listeners,
+            extras,
+            taken,
+            shared: None,
+            adopted,
+            sealed,
+            looks,
+        }))
     }
 
     /// What listeners have beside their specification.
@@ -367,6 +395,16 @@ impl<C: Cloud> Observer<'_, C> {
             self.memory.saw_prefix_lists(all.unwrap_or_default());
         }
     }
+}
+
+/// Listeners whose own tags have to tell whose they are: on a load balancer of this owner's, those that do not send to the
+/// target group that is made for their port.
+fn unclear(owner: &Owner, balancer: &Balancer) -> Vec<Listener> {
+    let evident = |Listener { spec, group, .. }: &Listener| {
+        let name = group.as_ref().and_then(Id::name);
+        name.is_some_and(|name| names::is_target_group(name, owner, &balancer.facts.name, spec.port))
+    };
+    balancer.listeners.values().filter(|listener| !evident(listener)).cloned().collect()
 }
 
 /// What the seal of a Service is on: a load balancer of its own, or its target groups behind a shared one.

@@ -64,6 +64,8 @@ pub struct Snapshot {
     pub groups: BTreeMap<String, Id>,
     /// Security groups.
     pub firewalls: Vec<Id>,
+    /// Listeners; `None`: the listing shows none of anybody, or they are another controller's and lack these tags.
+    pub listeners: Option<BTreeSet<Id>>,
     /// The groups whose load balancer it has listeners on.
     pub companies: BTreeSet<GroupName>,
     /// Those of all these things that such a group shares.
@@ -94,8 +96,19 @@ impl Snapshot {
 
     /// Whether a listing shows the same things.
     pub(crate) fn has_things_of(&self, other: &Self) -> bool {
-        let Self { load_balancers, groups, firewalls, companies, commons: _, sealed: _, targets: _ } = self;
-        *load_balancers == other.load_balancers
+        let Self {
+            load_balancers,
+            groups,
+            firewalls,
+            listeners,
+            companies,
+            commons: _,
+            sealed: _,
+            targets: _,
+        } = self;
+        let both = listeners.as_ref().zip(other.listeners.as_ref());
+        both.is_none_or(|(own, listed)| own == listed)
+            && *load_balancers == other.load_balancers
             && *groups == other.groups
             && *firewalls == other.firewalls
             && *companies == other.companies
@@ -149,6 +162,9 @@ impl View {
             load_balancers.iter().filter(|(_, it)| shared(it.group())).collect();
         let firewalls: Vec<&Firewall> =
             firewalls.values().filter(|it| shared(tags::group(&it.tags).as_ref())).collect();
+        let own = || load_balancers.iter().flat_map(|(_, it)| it.listeners.values().map(|it| it.id.clone()));
+        let adopted = load_balancers.iter().any(|(_, it)| it.adopted);
+        let listeners = (!adopted).then(|| own().collect());
         let common = load_balancers.iter().filter(|(_, it)| it.shared.is_some());
         let commons = common.map(|(_, it)| it.facts.id.clone()).collect();
         let ids = |(name, id): (&String, &Id)| (name.clone(), id.clone());
@@ -156,6 +172,7 @@ impl View {
         firewalls.sort();
         Snapshot {
             load_balancers: load_balancers.iter().map(|(name, it)| ids((name, &it.facts.id))).collect(),
+            listeners,
             companies: companies.clone(),
             commons,
             groups: groups.iter().map(|(name, it)| ids((name, &it.facts.id))).collect(),
@@ -176,11 +193,13 @@ pub struct Balancer {
     pub facts: LoadBalancer,
     /// Its attributes.
     pub attributes: BTreeMap<String, String>,
-    /// Its listeners, by port; of a shared one those of this Service.
+    /// Its listeners, by port: those of this Service.
     pub listeners: BTreeMap<u16, Listener>,
     /// Further certificates and attributes of its listeners, by port; `None`: none was ever set here, so none was read.
     pub extras: Option<BTreeMap<u16, ListenerExtras>>,
-    /// What others have of it; `None`: it is this Service's alone.
+    /// Ports of listeners that are not this Service's, and whose they are; `None`: somebody's who wrote no tags.
+    pub taken: BTreeMap<u16, Option<Owner>>,
+    /// Who else it is for; `None`: it is this Service's alone.
     pub shared: Option<Share>,
     /// Whether another controller made it, so that its name is not ours.
     pub adopted: bool,
@@ -207,15 +226,13 @@ impl Balancer {
     }
 }
 
-/// What others have of a shared load balancer.
+/// Who shares a load balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     /// Who shares it.
     pub group: GroupName,
     /// Who decides what is of all of it.
     pub lead: Option<Owner>,
-    /// Ports of listeners that are not this Service's, and whose they are; `None`: somebody's who wrote no tags.
-    pub taken: BTreeMap<u16, Option<Owner>>,
 }
 
 /// A target group with its targets.

@@ -378,8 +378,8 @@ const REASON: &str = "the Service wants none any more";
 
 fn remove(owner: &Owner, view: &View) -> Plan<Step> {
     let mut draft = Draft::new(owner, None, !view.companies.is_empty());
-    let alone = |it: &Balancer| it.shared.as_ref().is_none_or(|share| group::is_alone(view, share));
-    if let Some((name, _)) = view.load_balancers.iter().find(|(_, it)| alone(it) && is_protected(it)) {
+    let last = |it: &Balancer| group::is_alone(view, it) && is_protected(it);
+    if let Some((name, _)) = view.load_balancers.iter().find(|(_, it)| last(it)) {
         draft.wait(protected(name), NOT_SOON);
         return draft.plan("");
     }
@@ -399,8 +399,8 @@ fn remove(owner: &Owner, view: &View) -> Plan<Step> {
 }
 
 fn remove_balancer(draft: &mut Draft<'_>, view: &View, name: &str, balancer: &Balancer, reason: &str) {
-    if let Some(share) = &balancer.shared {
-        return group::leave(draft, view, name, balancer, share, reason);
+    if balancer.shared.is_some() {
+        return group::leave(draft, view, name, balancer, reason);
     }
     if is_protected(balancer) {
         draft.wait(protected(name), NOT_SOON);

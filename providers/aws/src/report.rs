@@ -1,11 +1,13 @@
 //! What the Service's status says about its load balancer.
 //!
-//! Owns: the report. Leaves to others: writing it. Invariants: the hostname as soon as the load balancer is active,
-//! whatever its targets' health; during a replacement the old hostname until then (law 10).
+//! Owns: the report. Leaves to others: writing it, what is told of each port (`report/ports`), of others' things
+//! (`report/foreign`). Invariants: the hostname as soon as AWS has told it, whatever else; during a replacement the old
+//! hostname until the new one serves (law 10).
 
-use portico_provider::{
-    Fact, Ingress, IngressAddress, LoadBalancer, PortStatus, Report, Scheme, Targets, Topic, Truth,
-};
+mod foreign;
+mod ports;
+
+use portico_provider::{Fact, Ingress, IngressAddress, LoadBalancer, Report, Scheme, Targets, Topic, Truth};
 
 use crate::cloud::refusal::{self, Refusal};
 use crate::cloud::resources::{Health, LifeState, Listener, Target};
@@ -14,6 +16,7 @@ use crate::plan::{hostname, mismatch};
 use crate::quotas::Quotas;
 use crate::translate::{PRESERVE_CLIENT, translate};
 use crate::wanted::{Wanted, WantedListener};
+use ports::Ports;
 
 pub(crate) fn report(quotas: &Quotas, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {
     let mut report = match observed {
@@ -119,37 +122,32 @@ fn provisioned(hostname: &str) -> Fact {
 
 fn full(quotas: &Quotas, desired: &LoadBalancer, view: &View) -> Report {
     let Some(balancer) = shown(quotas, desired, view) else { return unmade() };
-    let name = &balancer.facts.name;
-    let (truth, reason, message) = match &balancer.facts.state {
-        LifeState::Active => {
-            let hostname = &balancer.facts.hostname;
-            let facts = vec![provisioned(hostname), healthy(view, balancer)];
-            return Report {
-                ingress: vec![shown_at(desired, balancer)],
-                ready: true,
-                facts,
-                unread: Vec::new(),
-            };
-        }
-        LifeState::Impaired(why) => {
-            let message = format!("load balancer {name} serves, but AWS cannot scale it: {why}");
-            let facts =
-                vec![fact(Topic::Provisioned, Truth::True, "Impaired", message), healthy(view, balancer)];
-            return Report {
-                ingress: vec![shown_at(desired, balancer)],
-                ready: true,
-                facts,
-                unread: Vec::new(),
-            };
+    let (name, hostname) = (&balancer.facts.name, &balancer.facts.hostname);
+    let ports = Ports::of(desired, view, balancer);
+    let mut report = Report { ingress: vec![ingress(hostname)], ..Report::default() };
+    report.facts.push(match &balancer.facts.state {
+        LifeState::Active | LifeState::Impaired(_) => {
+            report.ready = ports.all_have_listeners();
+            report.ingress[0].ports = ports.statuses();
+            ports.provisioned(balancer)
         }
         LifeState::Provisioning => {
-            (Truth::False, "Provisioning", format!("load balancer {name} is being made"))
+            let message = format!(
+                "load balancer {name} is being made: {hostname} serves when AWS says that it is active"
+            );
+            fact(Topic::Provisioned, Truth::False, "Provisioning", message)
         }
         LifeState::Failed(why) => {
-            (Truth::False, "ProvisioningFailed", format!("AWS could not make load balancer {name}: {why}"))
+            report.ingress.clear();
+            let message = format!("AWS could not make load balancer {name}: {why}");
+            fact(Topic::Provisioned, Truth::False, "ProvisioningFailed", message)
         }
-    };
-    Report { facts: vec![fact(Topic::Provisioned, truth, reason, message)], ..Report::default() }
+    });
+    if balancer.serves() {
+        report.facts.push(ports.healthy());
+        report.facts.extend(foreign::told(desired, view, balancer));
+    }
+    report
 }
 
 /// The one clients should use: it serves, and fits if any does.
@@ -169,7 +167,9 @@ fn shown<'a>(quotas: &Quotas, desired: &LoadBalancer, view: &'a View) -> Option<
 /// Whether a shared load balancer, which serves others already, does the same for this Service: all of its listeners are
 /// there, and targets behind them were asked. One of its own takes longer to be made than that.
 fn has_taken_in(view: &View, balancer: &Balancer, wanted: &Wanted) -> bool {
-    let Some(share) = &balancer.shared else { return true };
+    if balancer.shared.is_none() {
+        return true;
+    }
     let asked = |listener: &Listener| {
         let group = view.groups.values().find(|it| Some(&it.facts.id) == listener.group.as_ref());
         group.is_some_and(|group| {
@@ -180,40 +180,6 @@ fn has_taken_in(view: &View, balancer: &Balancer, wanted: &Wanted) -> bool {
     wanted
         .listeners
         .keys()
-        .filter(|port| !share.taken.contains_key(port))
+        .filter(|port| !balancer.taken.contains_key(port))
         .all(|port| balancer.listeners.get(port).is_some_and(asked))
-}
-
-/// The hostname; and, where others of its group have listeners that it wants, which of its ports serve.
-fn shown_at(desired: &LoadBalancer, balancer: &Balancer) -> Ingress {
-    let mut shown = ingress(&balancer.facts.hostname);
-    let taken = |port: u16| balancer.shared.as_ref().is_some_and(|share| share.taken.contains_key(&port));
-    if desired.listeners.iter().any(|listener| taken(listener.port.get())) {
-        let port = |listener: &portico_provider::Listener| PortStatus {
-            listener: listener.key(),
-            error: taken(listener.port.get()).then(|| "ListenerConflict".to_owned()),
-        };
-        shown.ports = desired.listeners.iter().map(port).collect();
-    }
-    shown
-}
-
-fn healthy(view: &View, balancer: &Balancer) -> Fact {
-    let used = |id| balancer.listeners.values().any(|listener| listener.group.as_ref() == Some(id));
-    let groups = view.groups.values().filter(|group| used(&group.facts.id));
-    let health = groups.flat_map(|group| group.targets.values());
-    let health: Vec<&Health> = health.filter(|health| !matches!(health, Health::Refused(_))).collect();
-    let (all, good) = (health.len(), health.iter().filter(|health| ***health == Health::Healthy).count());
-    let unasked = health.iter().filter(|health| ***health == Health::Initial).count();
-    let message = format!("{good} of {all} targets pass their health check");
-    let topic = Topic::TargetsHealthy;
-    match (all, good, unasked) {
-        (0, ..) => fact(topic, Truth::False, "NoTargets", "there is no target to send to".to_owned()),
-        (_, 0, 0) => {
-            let open = format!("{message}: traffic goes to all of them, as a health check can be wrong too");
-            fact(topic, Truth::False, "AllUnhealthy", open)
-        }
-        (_, 0, _) => fact(topic, Truth::Unknown, "Registering", message),
-        _ => fact(topic, Truth::True, "TargetsHealthy", message),
-    }
 }

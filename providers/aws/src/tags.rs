@@ -20,6 +20,9 @@ const EXTRAS: &str = "portico.dev/listener-extras";
 const ADOPTED: &str = "portico.dev/adopted";
 const TARGETS_HASH: &str = "portico.dev/targets-hash";
 const CHANGING: &str = "changing";
+/// Of the AWS Load Balancer Controller: the cluster's name, and the Service's.
+pub(crate) const CONTROLLERS_CLUSTER: &str = "elbv2.k8s.aws/cluster";
+pub(crate) const STACK: &str = "service.k8s.aws/stack";
 
 /// What was finished: the hash of all but the targets, and that of the targets; `None`: a change is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +137,11 @@ pub(crate) fn common_seal(mut seals: impl Iterator<Item = Option<Seal>>) -> Opti
 /// Whether the tags are this owner's.
 pub(crate) fn are_of(tags: &Tags, owner: &Owner) -> bool {
     identity(owner).iter().all(|(key, value)| tags.get(key) == Some(value))
+}
+
+/// Whether the AWS Load Balancer Controller made it for the Service of this name.
+pub(crate) fn were_made_for(tags: &Tags, owner: &Owner) -> bool {
+    tags.get(STACK).is_some_and(|stack| *stack == owner.name.to_string())
 }
 
 /// Whose they are.

@@ -11,6 +11,7 @@ mod crash;
 mod emulator;
 mod faulty;
 mod firewalls;
+mod foreign;
 mod group_calls;
 mod groups;
 mod ipv6;

@@ -97,12 +97,19 @@ pub enum Topic {
     ReachableFromTargets,
     /// The provider takes every target that is to be one. Said only where it refuses some.
     TargetsAccepted,
+    /// Nothing of somebody else's is on what is this Service's. Said only where something is.
+    NothingForeign,
 }
 
 impl Topic {
     /// Every topic, for docs and tables.
-    pub const ALL: [Self; 4] =
-        [Self::Provisioned, Self::TargetsHealthy, Self::ReachableFromTargets, Self::TargetsAccepted];
+    pub const ALL: [Self; 5] = [
+        Self::Provisioned,
+        Self::TargetsHealthy,
+        Self::ReachableFromTargets,
+        Self::TargetsAccepted,
+        Self::NothingForeign,
+    ];
 
     /// The condition type on the Service.
     pub fn condition_type(self) -> &'static str {
@@ -111,6 +118,7 @@ impl Topic {
             Self::TargetsHealthy => "portico.dev/TargetsHealthy",
             Self::ReachableFromTargets => "portico.dev/ReachableFromTargets",
             Self::TargetsAccepted => "portico.dev/TargetsAccepted",
+            Self::NothingForeign => "portico.dev/NothingForeign",
         }
     }
 }

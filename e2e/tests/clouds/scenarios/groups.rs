@@ -87,7 +87,7 @@ async fn inherits(scene: &Scene) -> anyhow::Result<()> {
     accepted(scene, "two", &["False ListenerConflict: ", "TCP/80", &holder]).await?;
     let (two, second) = member(scene, "two").await?;
     ensure!(second == address, "two addresses for one group: {address}, {second}");
-    ensure!(errors(&two) == [Some("ListenerConflict"), None], "{:?}", errors(&two));
+    ensure!(errors(&two) == [Some("portico.dev/ListenerConflict"), None], "{:?}", errors(&two));
     accepted(scene, "one", &["True "]).await?;
 
     scene.delete::<Service>("one").await?;

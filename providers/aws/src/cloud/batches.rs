@@ -226,12 +226,13 @@ where
 /// Whether any call would have met this error, whatever it asks for.
 fn is_everybodys(error: &CloudError) -> bool {
     match error.trouble {
-        Trouble::Throttled => true,
+        Trouble::Throttled | Trouble::Credentials | Trouble::Account => true,
         // Of an answer that cannot be read one part cannot.
         Trouble::Unavailable => error.code != INCOMPLETE,
         Trouble::NotFound
         | Trouble::Duplicate
         | Trouble::InUse
+        | Trouble::Taken
         | Trouble::Protected
         | Trouble::Limit
         | Trouble::Denied
@@ -239,7 +240,6 @@ fn is_everybodys(error: &CloudError) -> bool {
     }
 }
 
-#[expect(clippy::zero_sized_map_values, reason = "a batch answers by key, and a mark has no answer")]
 async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<Each<(Tags, Id), ()>> {
     let mut by_tags: BTreeMap<Tags, Vec<(Tags, Id)>> = BTreeMap::new();
     for (tags, id) in marks {
@@ -340,7 +340,7 @@ mod tests {
             let calls = Cell::new(0);
             let call = |keys: Vec<usize>| {
                 calls.set(calls.get() + 1);
-                let all = keys.iter().map(|key| (*key, ())).collect::<BTreeMap<_, _>>();
+                let all = keys.iter().map(|key| (*key, *key)).collect::<BTreeMap<_, _>>();
                 std::future::ready(if keys.contains(&3) { Err(error.clone()) } else { Ok(all) })
             };
             let answers = in_calls((0..20).collect(), call).now_or_never().unwrap().unwrap();

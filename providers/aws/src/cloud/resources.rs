@@ -33,6 +33,7 @@ impl Id {
             id if id.starts_with("sg-") => Some(Kind::SecurityGroup),
             arn if arn.contains(":loadbalancer/net/") => Some(Kind::LoadBalancer),
             arn if arn.contains(":targetgroup/") => Some(Kind::TargetGroup),
+            arn if arn.contains(":listener/net/") => Some(Kind::Listener),
             _ => None,
         }
     }
@@ -51,6 +52,8 @@ pub enum Kind {
     LoadBalancer,
     /// A target group.
     TargetGroup,
+    /// A listener of a Network Load Balancer.
+    Listener,
     /// A security group.
     SecurityGroup,
 }
@@ -403,6 +406,8 @@ pub struct Firewall {
     pub name: String,
     /// What comes in, as far as this provider writes such rules.
     pub rules: BTreeSet<Rule>,
+    /// What else comes in.
+    pub foreign: BTreeSet<ForeignRule>,
     /// Its tags.
     pub tags: Tags,
 }
@@ -461,6 +466,41 @@ impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { protocol, port, source } = self;
         write!(f, "{protocol}/{port} from {source}")
+    }
+}
+
+/// Who else may come in where, by a rule of a form that this provider never writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignRule {
+    /// `tcp`, `udp`, another one's name or number; `-1`: all.
+    pub protocol: String,
+    /// The first port and the last; `None`: all.
+    pub ports: Option<(u16, u16)>,
+    /// A range, a prefix list, or a security group.
+    pub source: String,
+}
+
+impl ForeignRule {
+    /// Whether it lets anybody in to this port.
+    pub fn opens(&self, protocol: RuleProtocol, port: u16) -> bool {
+        let Self { protocol: own, ports, source: _ } = self;
+        // 6 and 17 by their numbers.
+        let same = match protocol {
+            RuleProtocol::Tcp => matches!(own.as_str(), "-1" | "tcp" | "6"),
+            RuleProtocol::Udp => matches!(own.as_str(), "-1" | "udp" | "17"),
+        };
+        same && ports.is_none_or(|(first, last)| (first..=last).contains(&port))
+    }
+}
+
+impl fmt::Display for ForeignRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, ports, source } = self;
+        let protocol = if protocol == "-1" { "everything" } else { protocol };
+        match ports {
+            Some((first, last)) => write!(f, "{protocol}/{first}-{last} from {source}"),
+            None => write!(f, "{protocol} from {source}"),
+        }
     }
 }
 

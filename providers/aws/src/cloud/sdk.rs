@@ -93,8 +93,12 @@ impl Sdk {
         let filters = filter
             .iter()
             .map(|(key, values)| TagFilter::builder().key(key).set_values(Some(values.clone())).build());
-        let types =
-            ["elasticloadbalancing:loadbalancer", "elasticloadbalancing:targetgroup", "ec2:security-group"];
+        let types = [
+            "elasticloadbalancing:loadbalancer",
+            "elasticloadbalancing:listener",
+            "elasticloadbalancing:targetgroup",
+            "ec2:security-group",
+        ];
         let page = self
             .tagging
             .get_resources()

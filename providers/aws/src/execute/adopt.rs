@@ -2,20 +2,18 @@
 //!
 //! Owns: the proof that it was made for this Service of this cluster, and the tags that make it ours. Leaves to others:
 //! bringing it to what the Service asks (the next plan).
-//! Invariants: without that proof nothing is touched; its target groups and security group are tagged before itself,
+//! Invariants: without that proof nothing is touched; its listeners, target groups and security group are tagged before itself,
 //! so that whatever crash comes between, the adoption is repeated and none of them is forgotten.
 
 use portico_provider::{Owner, ProviderError};
 
 use super::Executor;
 use crate::capabilities as key;
-use crate::cloud::resources::{Id, Kind, LoadBalancer, Tags};
+use crate::cloud::resources::{Id, LoadBalancer, Tags};
 use crate::cloud::{Cloud, Trouble};
-use crate::tags;
+use crate::tags::{self, CONTROLLERS_CLUSTER as CLUSTER, STACK};
 
 const OPERATION: &str = "adopt a load balancer";
-const CLUSTER: &str = "elbv2.k8s.aws/cluster";
-const STACK: &str = "service.k8s.aws/stack";
 const RESOURCE: &str = "service.k8s.aws/resource";
 
 impl<C: Cloud> Executor<'_, C> {
@@ -50,13 +48,13 @@ impl<C: Cloud> Executor<'_, C> {
             );
             return Err(ProviderError::Conflict { operation: OPERATION, message });
         }
-        ids.extend(listeners.into_iter().filter_map(|listener| listener.group));
+        ids.extend(listeners.into_iter().flat_map(|it| std::iter::once(it.id).chain(it.group)));
         let tagged = self.batches.tags(self.cloud, &ids).await?;
         let none = Tags::new();
         let mut whole = proof.clone();
         whole.insert(RESOURCE.to_owned(), "LoadBalancer".to_owned());
         prove(owner, &found, tagged.get(&found.id).unwrap_or(&none), &whole)?;
-        for id in ids.iter().filter(|id| id.kind() == Some(Kind::TargetGroup)) {
+        for id in ids.iter().filter(|id| **id != found.id) {
             if holds(tagged.get(id).unwrap_or(&none), &proof) {
                 self.batches.mark(self.cloud, id, own).await?;
             }

@@ -12,7 +12,7 @@ use super::Observer;
 use crate::cloud::resources::{Id, Kind, Listener, Tags};
 use crate::cloud::{Answer, Cloud};
 use crate::names;
-use crate::observed::{Seal, Share, Snapshot, View};
+use crate::observed::{Balancer, Seal, Share, Snapshot, View};
 use crate::tags;
 
 /// Groups in a listing.
@@ -86,7 +86,8 @@ impl<C: Cloud> Observer<'_, C> {
     ) -> Answer<()> {
         let listed = self.cloud.tagged(&tags::of_group(&owner.cluster, &group)).await?;
         let listed = listed.into_iter().map(|(id, _)| id).chain(self.memory.ids_of_group(&group));
-        let mut ids: BTreeSet<Id> = listed.filter(|id| id.kind() != Some(Kind::SecurityGroup)).collect();
+        let tagged = |id: &Id| matches!(id.kind(), Some(Kind::LoadBalancer | Kind::TargetGroup));
+        let mut ids: BTreeSet<Id> = listed.filter(tagged).collect();
         if !ids.iter().any(|id| id.kind() == Some(Kind::LoadBalancer)) {
             let name = names::shared_load_balancer(&owner.cluster, &group, None, 0);
             ids.extend(self.cloud.load_balancer_named(&name).await?.map(|found| found.id));
@@ -105,9 +106,8 @@ impl<C: Cloud> Observer<'_, C> {
                 _ => {}
             }
         }
-        let here = view.load_balancers.values().filter_map(|it| it.shared.as_ref());
-        members
-            .extend(here.filter(|it| it.group == group).flat_map(|it| it.taken.values().flatten().cloned()));
+        let here = view.load_balancers.values().filter(|it| it.group() == Some(&group));
+        members.extend(here.flat_map(|it| it.taken.values().flatten().cloned()));
         members.retain(|it| it.service != owner.service);
         for firewall in self.cloud.security_groups(&tags::of_group(&owner.cluster, &group)).await? {
             view.firewalls.insert(firewall.name.clone(), firewall);
@@ -126,15 +126,8 @@ impl<C: Cloud> Observer<'_, C> {
     ) -> Answer<()> {
         let Some(facts) = self.batches.load_balancer(self.cloud, id).await? else { return Ok(()) };
         let Some(mut balancer) = self.balancer(&without_extras(found), facts).await? else { return Ok(()) };
-        let ids: Vec<Id> = balancer.listeners.values().map(|listener| listener.id.clone()).collect();
-        let whose = self.batches.tags(self.cloud, &ids).await?;
-        let is_own =
-            |listener: &Listener| whose.get(&listener.id).is_some_and(|tags| tags::are_of(tags, owner));
-        let (own_ones, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            balancer.listeners.into_iter().partition(|(_, listener)| is_own(listener));
-        let holder = |listener: &Listener| whose.get(&listener.id).and_then(tags::owner);
-        let taken = others.iter().map(|(port, listener)| (*port, holder(listener))).collect();
-        balancer.listeners = own_ones;
+        let all: Vec<Listener> = balancer.listeners.values().cloned().collect();
+        self.tell_apart(owner, &mut balancer, all).await?;
         if tags::has_extras(found) {
             balancer.extras = Some(self.extras(&balancer.listeners).await?);
         }
@@ -142,8 +135,33 @@ impl<C: Cloud> Observer<'_, C> {
             id.kind() == Some(Kind::TargetGroup) && tags::group(tags).as_ref() == Some(group)
         });
         balancer.sealed = tags::common_seal(ours.map(|(_, tags)| Seal::of(tags)));
-        balancer.shared = Some(Share { group: group.clone(), lead: tags::leader(found), taken });
+        balancer.shared = Some(Share { group: group.clone(), lead: tags::leader(found) });
         view.load_balancers.insert(balancer.facts.name.clone(), balancer);
+        Ok(())
+    }
+}
+
+impl<C: Cloud> Observer<'_, C> {
+    /// Leaves with a load balancer's listeners those that are this owner's by their tags, or by those of the controller that
+    /// it was adopted from; the others, among `unclear`, are somebody else's.
+    pub(super) async fn tell_apart(
+        &self,
+        owner: &Owner,
+        balancer: &mut Balancer,
+        unclear: Vec<Listener>,
+    ) -> Answer<()> {
+        let ids: Vec<Id> = unclear.iter().map(|listener| listener.id.clone()).collect();
+        let whose = self.batches.tags(self.cloud, &ids).await?;
+        for Listener { id, spec, .. } in unclear {
+            // One that is gone by now is nobody's.
+            let found = whose.get(&id);
+            let adopted = |tags| balancer.adopted && tags::were_made_for(tags, owner);
+            if !found.is_some_and(|tags| tags::are_of(tags, owner) || adopted(tags)) {
+                balancer.listeners.remove(&spec.port);
+                balancer.extras.iter_mut().for_each(|extras| drop(extras.remove(&spec.port)));
+                balancer.taken.extend(found.map(|tags| (spec.port, tags::owner(tags))));
+            }
+        }
         Ok(())
     }
 }

@@ -112,21 +112,13 @@ type Groups = BTreeMap<String, ((Transport, u16), (TargetType, IpFamily))>;
 
 /// The names that groups of this Service can have, behind these load balancers.
 fn groups(owner: &Owner, load_balancers: &[&str], offered: &Offered<'_>) -> Groups {
-    let protocols = [Transport::Tcp, Transport::Udp, Transport::TcpUdp, Transport::Tls];
-    let kinds = [
-        (TargetType::Instance, IpFamily::IPv4),
-        (TargetType::Ip, IpFamily::IPv4),
-        (TargetType::Ip, IpFamily::IPv6),
-    ];
     let mut all = Groups::new();
     for port in offered.ports() {
         for load_balancer in load_balancers {
-            for protocol in protocols {
-                for kind in kinds {
-                    let shape = GroupShape { protocol, targets: kind.0, family: kind.1 };
-                    let name = names::target_group(owner, load_balancer, port, shape);
-                    all.insert(name, ((protocol, port), kind));
-                }
+            for shape in names::shapes() {
+                let GroupShape { protocol, targets, family } = shape;
+                let name = names::target_group(owner, load_balancer, port, shape);
+                all.insert(name, ((protocol, port), (targets, family)));
             }
         }
     }

@@ -59,8 +59,7 @@ impl Parts<'_> {
 
     /// What others have on it.
     pub(super) fn taken(&self, port: u16) -> bool {
-        let share = self.current.and_then(|current| current.shared.as_ref());
-        share.is_some_and(|share| share.taken.contains_key(&port))
+        self.current.is_some_and(|current| current.taken.contains_key(&port))
     }
 
     pub(super) fn plan(&self, draft: &mut Draft<'_>) {

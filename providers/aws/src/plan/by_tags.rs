@@ -38,6 +38,9 @@ pub(super) fn present(
     if hostname(desired, snapshot).is_none() {
         return look(&desired.owner, "its hostname is in no status");
     }
+    if snapshot.listeners.as_ref().is_some_and(|there| there.len() != wanted.listeners.len()) {
+        return look(&desired.owner, "there are more listeners than ports, or fewer");
+    }
     if *sealed == seal {
         return Plan::nothing(DONE);
     }
@@ -66,8 +69,16 @@ pub(super) fn present(
 
 /// Everything goes; what others share is theirs too, and is read first.
 pub(super) fn absent(owner: &Owner, snapshot: &Snapshot) -> Plan<Step> {
-    let Snapshot { load_balancers, groups, firewalls, companies, commons: _, sealed: _, targets: _ } =
-        snapshot;
+    let Snapshot {
+        load_balancers,
+        groups,
+        firewalls,
+        listeners: _, // they go with their load balancer
+        companies,
+        commons: _,
+        sealed: _,
+        targets: _,
+    } = snapshot;
     if !companies.is_empty() {
         return look(owner, REASON);
     }

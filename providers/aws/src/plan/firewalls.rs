@@ -26,6 +26,8 @@ struct Shard<'a> {
     name: String,
     id: Option<Id>,
     present: Option<&'a BTreeSet<Rule>>,
+    /// So many rules are there that are not ours to take away.
+    foreign: usize,
     wanted: BTreeSet<Rule>,
 }
 
@@ -52,7 +54,7 @@ impl Shard<'_> {
         let new = self.wanted.iter().filter(|rule| self.present.is_none_or(|there| !there.contains(rule)));
         let (family, more) = weight(rule, lists);
         let used = weigh(there.chain(new), lists).get(&family).copied().unwrap_or_default();
-        used + more <= quotas.rules
+        used + self.foreign + more <= quotas.rules
     }
 }
 
@@ -118,7 +120,8 @@ impl Parts<'_> {
             let name = self.firewall_name(n);
             let firewall = self.view.firewalls.get(&name);
             let (id, present) = (firewall.map(|it| it.id.clone()), firewall.map(|firewall| &firewall.rules));
-            Shard { name, id, present, wanted: BTreeSet::new() }
+            let foreign = firewall.map_or(0, |firewall| firewall.foreign.len());
+            Shard { name, id, present, foreign, wanted: BTreeSet::new() }
         };
         let mut shards: Vec<_> = (0..quotas.shards()).map(mk_shard).collect();
         if distribute(&mut shards, rules, lists, quotas).is_ok() {
@@ -126,7 +129,8 @@ impl Parts<'_> {
             shards.retain(|shard| !shard.wanted.is_empty() || shard.present.is_some_and(keeps));
             return Ok(shards);
         }
-        let empty = |n: usize| Shard { id: None, present: None, wanted: BTreeSet::new(), ..mk_shard(n) };
+        let empty =
+            |n: usize| Shard { id: None, present: None, foreign: 0, wanted: BTreeSet::new(), ..mk_shard(n) };
         let mut fresh: Vec<_> = (0..quotas.shards()).map(empty).collect();
         let quota = quotas.of_rules();
         let all: BTreeSet<Rule> = self.others_rules().chain(rules).cloned().collect();
@@ -167,7 +171,7 @@ impl Parts<'_> {
                 return self.current.is_some_and(Balancer::is_used);
             }
         };
-        for Shard { name, id, present, wanted } in shards {
+        for Shard { name, id, present, foreign: _, wanted } in shards {
             if present.is_none() {
                 let (name, tags) = (name.clone(), self.whole_tags());
                 draft.widen(Action::CreateSecurityGroup { name, tags }, "clients come in by its rules");

@@ -39,9 +39,9 @@ pub(super) fn company<'a>(view: &'a View, group: &GroupName) -> &'a BTreeSet<Own
     view.companies.get(group).unwrap_or(&NOBODY)
 }
 
-/// Whether nobody else is in the group.
-pub(super) fn is_alone(view: &View, share: &Share) -> bool {
-    company(view, &share.group).is_empty() && share.taken.is_empty()
+/// Whether nobody else is in the group that shares it.
+pub(super) fn is_alone(view: &View, found: &Balancer) -> bool {
+    found.group().is_none_or(|group| company(view, group).is_empty() && found.taken.is_empty())
 }
 
 fn somebody(owner: Option<&Owner>) -> String {
@@ -117,7 +117,11 @@ pub(super) fn terms(
     view: &View,
     found: &Balancer,
 ) -> Terms {
-    let Some(share) = &found.shared else { return Terms { leads: true, ..Terms::default() } };
+    let Some(share) = &found.shared else {
+        let mut terms = Terms { leads: true, ..Terms::default() };
+        conflicts(&mut terms, wanted, found);
+        return terms;
+    };
     let others = company(view, &share.group);
     let lead = share.lead.as_ref().filter(|lead| others.iter().any(|it| it.service == lead.service));
     let is_lead = share.lead.as_ref().is_some_and(|lead| lead.service == desired.owner.service);
@@ -125,7 +129,7 @@ pub(super) fn terms(
     // Who says nothing follows, also whoever decided once; the first who asks for something else takes the lead then.
     let takes_the_lead = !is_lead && lead.is_none() && !differ.is_empty();
     let mut terms = Terms { leads: is_lead || takes_the_lead, takes_the_lead, ..Terms::default() };
-    conflicts(&mut terms, wanted, found, share);
+    conflicts(&mut terms, wanted, found);
     crowd(&mut terms, quotas.listeners, wanted, found, share);
     if !others.is_empty() {
         terms.blocked.extend(other_front(wanted, view, found, share));
@@ -144,12 +148,15 @@ pub(super) fn terms(
 }
 
 /// Listeners that others have.
-fn conflicts(terms: &mut Terms, wanted: &Wanted, found: &Balancer, share: &Share) {
+fn conflicts(terms: &mut Terms, wanted: &Wanted, found: &Balancer) {
+    let remedy = match found.shared {
+        Some(_) => "give one of them another port, or put this Service into another group",
+        None => "delete that listener, or give the Service another port",
+    };
     for (port, listener) in &wanted.listeners {
-        if let Some(holder) = share.taken.get(port) {
+        if let Some(holder) = found.taken.get(port) {
             let message = format!(
-                "{}/{port} of load balancer {} is a listener of {}: give one of them another port, or put this Service \
-                 into another group",
+                "{}/{port} of load balancer {} is a listener of {}: {remedy}",
                 listener.spec.protocol,
                 found.facts.name,
                 somebody(holder.as_ref())
@@ -162,7 +169,7 @@ fn conflicts(terms: &mut Terms, wanted: &Wanted, found: &Balancer, share: &Share
 
 /// More listeners than a load balancer takes: those that are there stay.
 fn crowd(terms: &mut Terms, most: usize, wanted: &Wanted, found: &Balancer, share: &Share) {
-    let (taken, own) = (share.taken.len(), found.listeners.len());
+    let (taken, own) = (found.taken.len(), found.listeners.len());
     let new: Vec<u16> = wanted
         .listeners
         .keys()
@@ -253,18 +260,11 @@ fn differences(wanted: &Wanted, view: &View, found: &Balancer) -> Vec<(Field, St
 }
 
 /// Takes this Service's part off a load balancer that it shares; all of it, if nobody else is left.
-pub(super) fn leave(
-    draft: &mut Draft<'_>,
-    view: &View,
-    name: &str,
-    found: &Balancer,
-    share: &Share,
-    reason: &str,
-) {
+pub(super) fn leave(draft: &mut Draft<'_>, view: &View, name: &str, found: &Balancer, reason: &str) {
     for (port, listener) in &found.listeners {
         draft.narrow(Action::DeleteListener { id: listener.id.clone(), port: *port }, reason);
     }
-    if is_alone(view, share) {
+    if is_alone(view, found) {
         if super::is_protected(found) {
             draft.wait(super::protected(name), super::NOT_SOON);
         } else {
@@ -281,7 +281,7 @@ pub(super) fn farewell(draft: &mut Draft<'_>, view: &View, group: &GroupName, re
     let balancers: Vec<&Balancer> =
         view.load_balancers.values().filter(|it| it.group() == Some(group)).collect();
     let taken: BTreeMap<u16, Option<Owner>> =
-        balancers.iter().filter_map(|it| it.shared.as_ref()).flat_map(|share| share.taken.clone()).collect();
+        balancers.iter().flat_map(|found| found.taken.clone()).collect();
     let firewalls = view.firewalls.iter().filter(|(_, it)| tags::group(&it.tags).as_ref() == Some(group));
     let alone = company(view, group).is_empty() && taken.is_empty();
     if alone && balancers.iter().any(|it| super::is_protected(it)) {

@@ -416,7 +416,7 @@ async fn a_lone_service_has_ceilings_of_its_own() {
 }
 
 /// What the tagging API shows of a finished Service.
-fn things(desired: &LoadBalancer) -> [serde_json::Value; 3] {
+fn things(desired: &LoadBalancer) -> [serde_json::Value; 4] {
     let owner = &desired.owner;
     let name = names::load_balancer(owner, None, 0);
     let wanted = translate(desired, &Quotas::default()).unwrap();
@@ -430,13 +430,14 @@ fn things(desired: &LoadBalancer) -> [serde_json::Value; 3] {
     let thing = |arn: String, kind: &str, tags| json!({ "arn": arn, "type": kind, "tags": tags });
     [
         thing(format!("{elb}:loadbalancer/net/{name}/0123"), "elasticloadbalancing:loadbalancer", sealed),
+        thing(format!("{elb}:listener/net/{name}/0123/4"), "elasticloadbalancing:listener", tags::of(owner)),
         thing(format!("{elb}:targetgroup/{group}/0123"), "elasticloadbalancing:targetgroup", tags::of(owner)),
         thing(format!("{ec2}:security-group/sg-{}", owner.service), "ec2:security-group", tags::of(owner)),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_with_a_thousand_unchanged_services_reads_thirty_pages_and_writes_nothing() {
+async fn a_restart_with_a_thousand_unchanged_services_reads_forty_pages_and_writes_nothing() {
     let Some(emulator) = Emulator::start().await else { return };
     let nodes: Vec<String> = emulator.instances.clone();
     let mut services = Vec::new();
@@ -457,12 +458,12 @@ async fn a_restart_with_a_thousand_unchanged_services_reads_thirty_pages_and_wri
         run.settle().await;
         let calls = run.note(what);
         println!("{what} of 1000 unchanged Services: {calls:?}");
-        only(&calls, &[("GetResources", 30)]);
+        only(&calls, &[("GetResources", 40)]);
     }
     let plan = |ours: &Ours| run.provider.plan(ours.wanted(), ours.observed.as_ref()).is_settled();
     assert!(run.services.iter().all(plan));
     let first = run.services[0].desired.owner.clone();
     let found =
         crate::cloud::Cloud::tagged(&run.emulator.sdk, &tags::of_any(slice::from_ref(&first))).await.unwrap();
-    assert_eq!(found.len(), 3);
+    assert_eq!(found.len(), 4);
 }

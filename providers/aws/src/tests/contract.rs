@@ -14,8 +14,8 @@ use portico_provider::{
 use super::emulator::Emulator;
 use super::faulty::{Fault, Faults, Faulty};
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
-use crate::cloud::{Cloud, Sdk, codes};
 use crate::cloud::resources::{Health, Kind, Listener};
+use crate::cloud::{Cloud, Sdk, codes};
 use crate::{AwsProvider, Observed};
 
 pub(super) struct Aws {
@@ -165,8 +165,8 @@ async fn targets_depend_on_nothing_else_and_a_lost_port_goes_in_the_first_pass()
     let Some(emulator) = Emulator::start().await else { return };
     let world = Aws { emulator, faults: Faults::default() };
     let kept = async {
-        contract::targets::targets_depend_on_nothing_else(&world).await?;
-        contract::targets::no_target_keeps_a_lost_port(&world).await
+        Box::pin(contract::targets::targets_depend_on_nothing_else(&world)).await?;
+        Box::pin(contract::targets::no_target_keeps_a_lost_port(&world)).await
     };
     Box::pin(kept).await.unwrap_or_else(|violation| panic!("{violation}"));
 }

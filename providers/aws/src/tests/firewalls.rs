@@ -32,8 +32,13 @@ fn apply(plan: &Plan<Step>, view: &mut View) {
         match &planned.step.action {
             Action::CreateSecurityGroup { name, tags } => {
                 let id = Id(format!("sg-{name}"));
-                let firewall =
-                    Firewall { id, name: name.clone(), rules: BTreeSet::new(), tags: tags.clone() };
+                let firewall = Firewall {
+                    id,
+                    name: name.clone(),
+                    rules: BTreeSet::new(),
+                    foreign: BTreeSet::new(),
+                    tags: tags.clone(),
+                };
                 view.firewalls.insert(name.clone(), firewall);
             }
             Action::Authorize { group, rules } => {

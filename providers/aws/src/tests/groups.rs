@@ -117,7 +117,8 @@ impl Town {
                     found.listeners = mine;
                     let behind = view.groups.iter().filter(|(_, it)| it.member_of.as_ref() == Some(&group));
                     found.sealed = tags::common_seal(behind.map(|(name, _)| self.seals[name].clone()));
-                    found.shared = Some(Share { group, lead: self.leads.get(name).cloned(), taken });
+                    found.taken = taken;
+                    found.shared = Some(Share { group, lead: self.leads.get(name).cloned() });
                 }
                 _ => continue,
             }
@@ -251,7 +252,7 @@ fn who_comes_second_to_a_listener_is_told_whose_it_is_and_gets_it_when_that_one_
     let view = Observed::Full(town.view(&b.owner, b.group.as_ref()));
     let ports = &report(&Quotas::default(), &b, Some(&view)).ingress[0].ports;
     let errors: Vec<Option<&str>> = ports.iter().map(|port| port.error.as_deref()).collect();
-    assert_eq!(errors, [Some("ListenerConflict"), None]);
+    assert_eq!(errors, [Some("portico.dev/ListenerConflict"), None]);
     town.remove(&a.owner, &[]);
     assert_eq!(town.drive(&b, &[]), []);
     town.serves(&b, "the listener is free");

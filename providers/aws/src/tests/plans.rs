@@ -3,7 +3,7 @@
 //! Owns: a view that is as a Service asks (`mk_view`), and departures from it. Leaves to others: whether AWS agrees.
 //! Invariant: a view as asked has nothing to plan, so that each departure is the only cause of its plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use portico_provider::{
@@ -66,13 +66,14 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
     let owner = &desired.owner;
     let name = names::load_balancer(owner, wanted.name.as_deref(), 0);
     let mut view = View::default();
-    let mut security_groups = std::collections::BTreeSet::new();
+    let mut security_groups = BTreeSet::new();
     if let Frontend::Own(rules) = &wanted.frontend {
         let name = names::security_group(owner, 0);
         let firewall = Firewall {
             id: Id("sg-1".to_owned()),
             name: name.clone(),
             rules: rules.clone(),
+            foreign: BTreeSet::new(),
             tags: tags::of(owner),
         };
         security_groups.insert(firewall.id.clone());
@@ -115,6 +116,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         attributes: wanted.attributes.clone(),
         listeners,
         extras: marked.then_some(extras),
+        taken: BTreeMap::new(),
         shared: None,
         adopted: false,
         sealed,
@@ -355,4 +357,88 @@ fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
     let listed = other.listed_one(&owner, snapshot);
     learn(&other, &Quotas::default(), Desired::Present(&joined), Some(&listed));
     assert!(matches!(other.belief(&owner), Some(Observed::Snapshot(Snapshot { targets: None, .. }))));
+}
+
+/// What the status says of the ports of this Service: `TargetsHealthy`, `Provisioned`, and each port's error.
+fn told(desired: &LoadBalancer, view: &View) -> (String, String, Vec<Option<String>>) {
+    let report = report(&Quotas::default(), desired, Some(&Observed::Full(view.clone())));
+    let of = |topic| {
+        let fact = report.facts.iter().find(|fact| fact.topic == topic).unwrap();
+        format!("{:?} {}: {}", fact.holds, fact.reason, fact.message)
+    };
+    let errors = report.ingress.iter().flat_map(|it| &it.ports).map(|port| port.error.clone()).collect();
+    (of(Topic::TargetsHealthy), of(Topic::Provisioned), errors)
+}
+
+#[test]
+fn each_port_is_told_by_itself() {
+    let mut desired = mk_base();
+    desired.listeners.insert(mk_listener(Protocol::Tcp, 81));
+    let whole = mk_view(&desired);
+    let (healthy, provisioned, errors) = told(&desired, &whole);
+    assert_eq!(healthy, "True TargetsHealthy: 4 of 4 targets pass their health check");
+    assert!(provisioned.starts_with("True Provisioned: serving at "), "{provisioned}");
+    assert!(errors.is_empty(), "{errors:?}");
+    let behind = |view: &View, port: u16| {
+        let balancer = view.load_balancers.values().next().unwrap();
+        balancer.listeners[&port].group.as_ref().unwrap().name().unwrap().to_owned()
+    };
+    let with = |health: Option<Health>| {
+        let mut view = whole.clone();
+        let targets = &mut view.groups.get_mut(&behind(&whole, 81)).unwrap().targets;
+        match health {
+            Some(health) => targets.values_mut().for_each(|it| *it = health.clone()),
+            None => targets.clear(),
+        }
+        view
+    };
+    let table = [
+        (
+            Some(Health::Unhealthy),
+            "False AllUnhealthy: 2 of 4",
+            "serving at",
+            Some("portico.dev/TargetsUnhealthy"),
+        ),
+        (
+            Some(Health::Unused),
+            "False TargetsUnused: 2 of 4",
+            "but for TCP/81",
+            Some("portico.dev/TargetsUnused"),
+        ),
+        (None, "False NoTargets: 2 of 2", "but for TCP/81", Some("portico.dev/NoTargets")),
+        (Some(Health::Initial), "Unknown Registering: 2 of 4", "but for TCP/81", None),
+    ];
+    for (health, expected, where_, error) in table {
+        let (healthy, provisioned, errors) = told(&desired, &with(health.clone()));
+        assert!(healthy.starts_with(expected) && healthy.contains("TCP/81"), "{health:?}: {healthy}");
+        assert!(provisioned.starts_with("True") && provisioned.contains(where_), "{health:?}: {provisioned}");
+        let expected: Vec<Option<String>> =
+            error.map(|error| vec![None, Some(error.to_owned())]).unwrap_or_default();
+        assert_eq!(errors, expected, "{health:?}");
+    }
+    let mut view = whole.clone();
+    view.load_balancers.values_mut().next().unwrap().listeners.remove(&81);
+    let (_, provisioned, errors) = told(&desired, &view);
+    assert!(
+        provisioned.starts_with("False ListenersMissing") && provisioned.contains("TCP/81"),
+        "{provisioned}"
+    );
+    assert_eq!(errors[1].as_deref(), Some("portico.dev/NoListener"));
+    let report = report(&Quotas::default(), &desired, Some(&Observed::Full(view)));
+    assert!(!report.ready && !report.ingress.is_empty(), "its address stays: {report:?}");
+}
+
+#[test]
+fn the_hostname_is_there_as_soon_as_aws_has_told_it_and_ready_when_it_serves() {
+    let desired = mk_base();
+    let mut view = mk_view(&desired);
+    let balancer = view.load_balancers.values_mut().next().unwrap();
+    balancer.facts.state = LifeState::Provisioning;
+    let hostname = balancer.facts.hostname.clone();
+    let of = |view: &View| report(&Quotas::default(), &desired, Some(&Observed::Full(view.clone())));
+    let early = of(&view);
+    assert!(!early.ready && early.ingress[0].address.to_string() == hostname, "{early:?}");
+    assert!(early.facts[0].message.contains("when AWS says that it is active"), "{early:?}");
+    view.load_balancers.values_mut().next().unwrap().facts.state = LifeState::Failed("no room".to_owned());
+    assert!(of(&view).ingress.is_empty() && !of(&view).ready);
 }

@@ -53,7 +53,7 @@ async fn a_process_that_knows_only_tags_deletes_nothing_that_is_protected() {
     let desired = mk_load_balancer(mk_owner(), &nodes[..1]);
     from_listing(&mk_provider(&emulator), Some(&desired)).await.0.unwrap();
     let made = things(&emulator).await;
-    assert_eq!(made.len(), 3, "{made:?}");
+    assert_eq!(made.len(), 4, "{made:?}");
 
     let load_balancer = made.iter().find(|id| id.kind() == Some(Kind::LoadBalancer)).unwrap();
     let protect = |value: &str| BTreeMap::from([(DELETION_PROTECTION.to_owned(), value.to_owned())]);

@@ -149,7 +149,7 @@ async fn whatever_one_of_many_is_refused_for_the_others_have_their_answers() {
             match id.kind() {
                 Some(Kind::LoadBalancer) => balancers.push(id),
                 Some(Kind::TargetGroup) => groups.push(id),
-                Some(Kind::SecurityGroup) | None => {}
+                Some(Kind::SecurityGroup | Kind::Listener) | None => {}
             }
         }
     }
@@ -158,8 +158,8 @@ async fn whatever_one_of_many_is_refused_for_the_others_have_their_answers() {
     for Asked { what, names, ask } in all(&batches, &cloud, &owners, &balancers, &groups, &mark) {
         for trouble in [Trouble::Invalid, Trouble::NotFound, Trouble::Limit, Trouble::Denied, Trouble::InUse]
         {
-            for culprit in 0..SERVICES {
-                faults.refuse(Some((names[culprit].as_str(), trouble)));
+            for (culprit, name) in names.iter().enumerate() {
+                faults.refuse(Some((name.as_str(), trouble)));
                 let answered = join_all((0..SERVICES).map(&ask)).await;
                 let without: BTreeSet<usize> = (0..SERVICES).filter(|n| !answered[*n]).collect();
                 assert_eq!(without, [culprit].into(), "{what}, {trouble:?} for {culprit}");

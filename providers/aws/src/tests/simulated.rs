@@ -88,6 +88,7 @@ impl Simulated {
                     id: Id(format!("sg-{name}")),
                     name: name.clone(),
                     rules: BTreeSet::new(),
+                    foreign: BTreeSet::new(),
                     tags: tags.clone(),
                 };
                 none(firewalls.insert(name.clone(), firewall).is_some(), "a group of this name is there")
@@ -221,11 +222,8 @@ impl Simulated {
             attributes: balancer_defaults(),
             listeners: BTreeMap::new(),
             extras: tags::has_extras(tags).then(BTreeMap::new),
-            shared: tags::group(tags).map(|group| Share {
-                group,
-                lead: tags::leader(tags),
-                taken: BTreeMap::new(),
-            }),
+            taken: BTreeMap::new(),
+            shared: tags::group(tags).map(|group| Share { group, lead: tags::leader(tags) }),
             adopted: false,
             sealed: Seal::of(tags),
             looks: 0,

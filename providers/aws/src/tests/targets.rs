@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use portico_provider::{
-    HealthCheck, Listener, ListenerKey, LoadBalancer, Plan, PodTarget, Protocol, TargetKind, Targets,
+    HealthCheck, Listener, ListenerKey, LoadBalancer, Plan, PodTarget, Port, Protocol, TargetKind, Targets,
 };
 use proptest::prelude::*;
 
@@ -170,7 +170,7 @@ fn at(service: &LoadBalancer, port: u16) -> BTreeSet<u16> {
     let key = key_of(port);
     match &service.targets {
         Targets::Nodes(_) => {
-            service.listener(key).and_then(|it| it.node_port).map(|it| it.get()).into_iter().collect()
+            service.listener(key).and_then(|it| it.node_port).map(Port::get).into_iter().collect()
         }
         Targets::Pods(_) if service.listener(key).is_none() => BTreeSet::new(),
         Targets::Pods(pods) => pods.iter().filter_map(|pod| pod.ports.get(&key)).map(|it| it.get()).collect(),

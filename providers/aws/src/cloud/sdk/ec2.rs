@@ -1,7 +1,7 @@
 //! EC2: security groups and subnets.
 //!
 //! Owns: requests and reading answers. Leaves to others: signing and sending (`query`), which things there should be.
-//! Invariant: rules that this provider never writes (other protocols, port ranges, references) are not read.
+//! Invariant: every rule is read; those that this provider never writes (other protocols, port ranges, references) as foreign.
 //! Ten calls by hand instead of `aws-sdk-ec2`, whose 1.2 million lines cost every fresh build minutes.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,9 @@ use portico_provider::IpFamily;
 use roxmltree::{Document, Node};
 
 use super::query::Query;
-use crate::cloud::resources::{Filter, Firewall, Id, PrefixList, Rule, RuleProtocol, Source, Subnet, Tags};
+use crate::cloud::resources::{
+    Filter, Firewall, ForeignRule, Id, PrefixList, Rule, RuleProtocol, Source, Subnet, Tags,
+};
 use crate::cloud::{Answer, CloudError, Trouble};
 
 /// Parameters of a call, in EC2's flattened form: `Filter.1.Name=vpc-id`.
@@ -90,20 +92,41 @@ fn read(group: Node<'_, '_>) -> Option<Firewall> {
         id: Id(text(group, "groupId")?.to_owned()),
         name: text(group, "groupName")?.to_owned(),
         rules: items(group, "ipPermissions").flat_map(rules).collect(),
+        foreign: items(group, "ipPermissions").flat_map(foreign).collect(),
         tags: read_tags(group),
     })
 }
 
-fn rules(permission: Node<'_, '_>) -> Vec<Rule> {
-    let protocol = text(permission, "ipProtocol").and_then(|word| word.parse::<RuleProtocol>().ok());
+/// The protocol and port of a permission, if this provider writes such ones.
+fn own_form(permission: Node<'_, '_>) -> Option<(RuleProtocol, u16)> {
+    let protocol = text(permission, "ipProtocol")?.parse().ok()?;
     let port = text(permission, "fromPort").filter(|from| text(permission, "toPort") == Some(*from));
-    let (Some(protocol), Some(Ok(port))) = (protocol, port.map(str::parse)) else { return Vec::new() };
+    Some((protocol, port?.parse().ok()?))
+}
+
+fn rules(permission: Node<'_, '_>) -> Vec<Rule> {
+    let Some((protocol, port)) = own_form(permission) else { return Vec::new() };
     let v4 = items(permission, "ipRanges").filter_map(|range| text(range, "cidrIp"));
     let v6 = items(permission, "ipv6Ranges").filter_map(|range| text(range, "cidrIpv6"));
     let ranges = v4.chain(v6).filter_map(|range| range.parse::<IpNet>().ok()).map(Source::Range);
     let lists = items(permission, "prefixListIds").filter_map(|list| text(list, "prefixListId"));
     let lists = lists.map(|id| Source::PrefixList(id.to_owned()));
     ranges.chain(lists).map(|source| Rule { protocol, port, source }).collect()
+}
+
+/// All that `rules` does not tell. A port that cannot be read counts as all of them.
+fn foreign(permission: Node<'_, '_>) -> Vec<ForeignRule> {
+    let named = |list, part| items(permission, list).filter_map(move |it| text(it, part));
+    let mut sources: Vec<&str> = named("groups", "groupId").collect();
+    if own_form(permission).is_none() {
+        sources.extend(named("ipRanges", "cidrIp").chain(named("ipv6Ranges", "cidrIpv6")));
+        sources.extend(named("prefixListIds", "prefixListId"));
+    }
+    let number = |name| text(permission, name).and_then(|port| port.parse::<u16>().ok());
+    let ports = number("fromPort").zip(number("toPort"));
+    let protocol = text(permission, "ipProtocol").unwrap_or("-1");
+    let of = |source: &str| ForeignRule { protocol: protocol.to_owned(), ports, source: source.to_owned() };
+    sources.into_iter().map(of).collect()
 }
 
 fn read_tags(node: Node<'_, '_>) -> Tags {
@@ -234,13 +257,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_that_are_not_ours_to_write_are_not_read() {
+    fn every_rule_is_read_and_those_that_are_not_ours_to_write_apart() {
         let answer = r#"<DescribeSecurityGroupsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><securityGroupInfo><item>
             <groupId>sg-1</groupId><groupName>p</groupName><ipPermissions>
               <item><ipProtocol>tcp</ipProtocol><fromPort>80</fromPort><toPort>80</toPort>
                 <ipRanges><item><cidrIp>10.0.0.0/8</cidrIp></item></ipRanges>
                 <ipv6Ranges><item><cidrIpv6>2001:db8::/32</cidrIpv6></item></ipv6Ranges>
-                <prefixListIds><item><prefixListId>pl-1</prefixListId></item></prefixListIds></item>
+                <prefixListIds><item><prefixListId>pl-1</prefixListId></item></prefixListIds>
+                <groups><item><userId>1</userId><groupId>sg-9</groupId></item></groups></item>
               <item><ipProtocol>tcp</ipProtocol><fromPort>1</fromPort><toPort>9</toPort>
                 <ipRanges><item><cidrIp>10.0.0.0/8</cidrIp></item></ipRanges></item>
               <item><ipProtocol>-1</ipProtocol><ipRanges><item><cidrIp>0.0.0.0/0</cidrIp></item></ipRanges></item>
@@ -249,6 +273,12 @@ mod tests {
         let groups = read_groups(answer).unwrap();
         let rules: Vec<String> = groups[0].rules.iter().map(ToString::to_string).collect();
         assert_eq!(rules, ["tcp/80 from 10.0.0.0/8", "tcp/80 from 2001:db8::/32", "tcp/80 from pl-1"]);
+        let foreign: Vec<String> = groups[0].foreign.iter().map(ToString::to_string).collect();
+        let expected = ["everything from 0.0.0.0/0", "tcp/1-9 from 10.0.0.0/8", "tcp/80-80 from sg-9"];
+        assert_eq!(foreign, expected);
+        let opens =
+            |port| groups[0].foreign.iter().filter(|rule| rule.opens(RuleProtocol::Tcp, port)).count();
+        assert_eq!((opens(80), opens(9), opens(443)), (2, 2, 1));
         assert_eq!(groups[0].tags.get("a").map(String::as_str), Some("b"));
         assert!(read_groups("<oops").is_err());
     }
