@@ -18,7 +18,7 @@ agnhost | e2e.test | ginkgo | coredns)
   cd "$(dirname "$0")/../e2e/conformance"
   case $program in
   agnhost) go build -trimpath -ldflags "-s -w" -o "$output" k8s.io/kubernetes/test/images/agnhost ;;
-  e2e.test) go test -c -trimpath -ldflags "-s -w" -o "$output" k8s.io/kubernetes/test/e2e ;;
+  e2e.test) go test -c -vet=off -trimpath -ldflags "-s -w" -o "$output" k8s.io/kubernetes/test/e2e ;;
   ginkgo) go build -trimpath -ldflags "-s -w" -o "$output" github.com/onsi/ginkgo/v2/ginkgo ;;
   coredns) go build -trimpath -ldflags "-s -w" -o "$output" ./coredns ;;
   esac

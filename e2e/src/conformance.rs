@@ -1,10 +1,12 @@
 //! `conformance`: Kubernetes' own e2e.test against a cluster whose node proxy is ours, and, as the control, kube-proxy.
 //!
 //! ```text
-//! conformance ──▶ for each proxy: itself in a sandbox ──▶ cluster + CoreDNS + proxy ──▶ ginkgo e2e.test ──▶ JSON report
+//! conformance ──▶ for each proxy: itself in a sandbox ──▶ cluster + CoreDNS + operator, portico-lb + proxy ──▶ ginkgo
+//!             │                                                                              e2e.test ──▶ JSON report
 //!             └─▶ both reports ──▶ table (target/conformance/results.md) and the closing line
 //! ```
 //!
+//! Load balancers come from the operator's provider `local` under both proxies: it is the cloud here, and not what differs.
 //! A test that this machine cannot run is left out for both, with its reason ([`unrunnable`]). What a test found is a
 //! result; only a run that brought no report is an error.
 
@@ -25,7 +27,7 @@ use crate::{
     cluster::{Cluster, Options},
     fabric::POD_CIDR,
     home::Home,
-    portico::Parts,
+    portico::{Parts, Provider},
     process, runtime, sandbox,
     session::{self, Plan, Side},
     tools::Tools,
@@ -156,7 +158,7 @@ async fn test(args: &Args, proxy: Proxy, home: &Home) -> anyhow::Result<ExitCode
     debug_assert!(sandbox::is_inside());
     let account = Account::new();
     let values = json!({"nodeproxy": {"allowExternalIPs": true}});
-    let portico = Parts { operator: None, nodeproxy: proxy == Proxy::Portico, values };
+    let portico = Parts { operator: Some(Provider::Local), nodeproxy: proxy == Proxy::Portico, values };
     let cluster =
         Cluster::start(home, &Options { nodes: NODES, portico, ..Options::default() }, &account).await?;
     masquerade(&cluster).await?;

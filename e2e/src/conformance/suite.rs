@@ -13,11 +13,11 @@ use tokio::process::Command;
 use super::unrunnable;
 use crate::{cluster::Cluster, tools::Tools};
 
-/// The tests of Services, their proxies and their endpoints.
-pub(super) const FOCUS: &str = r"\[sig-network\] (Services|Service|Conntrack|EndpointSlice|EndpointSliceMirroring|Endpoints|EndpointsController|Networking|Traffic Distribution|Topology Hints|KubeProxy|Connectivity|DNS|NoSNAT)\b";
+/// The tests of Services, their proxies, endpoints and load balancers.
+pub(super) const FOCUS: &str = r"\[sig-network\] (Services|Service|LoadBalancers|Conntrack|EndpointSlice|EndpointSliceMirroring|Endpoints|EndpointsController|Networking|Traffic Distribution|Topology Hints|KubeProxy|Connectivity|DNS|NoSNAT)\b";
 
 /// The whole run may take this long: ginkgo ends it then, and says which tests had not ended.
-const DEADLINE: &str = "100m";
+const DEADLINE: &str = "130m";
 
 /// The programs of a run.
 #[derive(Debug)]
