@@ -193,7 +193,7 @@ fn fields_of_the_spec_that_say_what_annotations_say_are_under_the_same_rules() {
     let (address, ranges, problems, warnings) = ruled(&with_rules(|spec| {
         let options = BTreeMap::from([("portico.dev/addresses".to_owned(), "203.0.113.9".to_owned())]);
         let source_ranges = vec!["10.0.0.0/8".to_owned()];
-        spec.forced = Some(ClassOptions { options, source_ranges, ..ClassOptions::default() });
+        spec.forced = Some(ClassOptions { source_ranges, options, ..ClassOptions::default() });
     }));
     assert_eq!((address, ranges, problems.as_str()), (None, None, ""));
     for word in ["spec.loadBalancerIP", "spec.loadBalancerSourceRanges", "203.0.113.9", "10.0.0.0/8"] {

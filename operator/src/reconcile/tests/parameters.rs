@@ -146,6 +146,7 @@ async fn a_forced_value_that_cannot_be_lets_nothing_new_through_and_takes_nothin
         spec.forced = Some(ClassOptions { options, ..ClassOptions::default() });
     });
     stage.cluster.with(|cluster| cluster.put_parameters(&object));
+    settle().await;
     stage.cluster.apply(mk_service("new"));
     settle().await;
     assert_eq!(stage.existing(), ["old"]);
