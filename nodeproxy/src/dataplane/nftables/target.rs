@@ -17,7 +17,7 @@ use super::{
 
 /// `ip daddr . meta l4proto`: by what a Service port is known, once its alias stands for the frontend. The protocol says nothing
 /// more, but nft takes a `dnat` to a port only where it sees one.
-pub(super) const ALIAS: [Part; 2] = [Part::Destination, Part::Protocol];
+const ALIAS: [Part; 2] = [Part::Destination, Part::Protocol];
 /// `ip saddr . ip daddr`: the key of `affinity-<seconds>-<pool>`.
 const CLIENT: [Part; 2] = [Part::Source, Part::Destination];
 
