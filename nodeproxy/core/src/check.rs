@@ -62,20 +62,23 @@ impl Wanted {
         let to = packet.to;
         let family = Family::of(to.address);
         let alias = model.alias_of(&to);
+        let stand_in = model.stand_in(&to);
         let mut wanted = Self {
-            frontends: BTreeSet::from([to]),
+            frontends: BTreeSet::from([to]).into_iter().chain(stand_in).collect(),
             aliases: alias.into_iter().collect(),
             families: BTreeSet::from([family]),
             ..Self::default()
         };
-        let mut keys = vec![Key::ClusterIp(to.address)];
+        let mut keys = vec![Key::ClusterIp(to.address), Key::NodePort(family, to.protocol, to.port)];
         if let Some((claim, _)) = model.holder(&to) {
             // The mark of an endpoint that may reach itself may be another Service's.
             if let Outcome::Backends(backends) = oracle::outcome(model, packet) {
                 keys.extend(backends.keys().map(|b| Key::Hairpin(b.address, to.protocol, b.port)));
             }
-            let is_its =
-                |key: &&Key| key.frontend() == Some(to) || key.alias().is_some_and(|of| alias == Some(of));
+            let is_its = |key: &&Key| {
+                key.frontend().is_some_and(|of| of == to || stand_in == Some(of))
+                    || key.alias().is_some_and(|of| alias == Some(of))
+            };
             keys.extend(model.keys(&claim.service).iter().filter(is_its));
         }
         wanted.take(model, &keys);
@@ -100,8 +103,14 @@ impl Wanted {
 
     fn concerns(&self, key: &Key) -> bool {
         match key {
-            Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) => self.families.contains(&key.family()),
+            Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::NodeAddress(_) => {
+                self.families.contains(&key.family())
+            }
             Key::ClusterIp(address) => self.frontends.iter().any(|frontend| frontend.address == *address),
+            Key::NodePort(family, protocol, port) => self
+                .frontends
+                .iter()
+                .any(|f| (Family::of(f.address), f.protocol, f.port) == (*family, *protocol, *port)),
             key => {
                 key.frontend().is_some_and(|frontend| self.frontends.contains(&frontend))
                     || key.alias().is_some_and(|alias| self.aliases.contains(&alias))

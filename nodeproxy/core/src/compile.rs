@@ -79,6 +79,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) claims: &'a Claims,
     /// The aliases of its ports, with session affinity ([`crate::affinity::Aliases::settle`]).
     pub(crate) aliases: &'a [Alias],
+    /// [`NodeFacts::stand_ins`], where the dataplane has them.
+    pub(crate) stand_ins: &'a BTreeMap<IpAddr, IpAddr>,
 }
 
 /// Every frontend that a Service wants, each once, with the strongest reason and the index of its port.
@@ -151,7 +153,7 @@ pub(crate) fn compile(
             writer.port(*cluster_ip);
             for (frontend, kind) in frontends.remove(&(index, family)).unwrap_or_default() {
                 if around.claims.holder(&frontend).is_some_and(|claim| claim.service == service.name) {
-                    writer.frontend(frontend, kind, around.node, around.config);
+                    writer.frontend(frontend, kind, around);
                 }
             }
             compiled.placed.push(placed);
@@ -210,8 +212,16 @@ impl Writer<'_> {
         }
     }
 
-    fn frontend(&mut self, frontend: Frontend, kind: Kind, node: &NodeFacts, config: &Config) {
-        if kind == Kind::ClusterIp {
+    fn frontend(&mut self, frontend: Frontend, kind: Kind, around: Surroundings<'_>) {
+        let Surroundings { node, config, claims, aliases: _, stand_ins } = around;
+        let stand_in =
+            stand_ins.get(&frontend.address).map(|address| Frontend { address: *address, ..frontend });
+        let is_ours =
+            |at: &Frontend| claims.holder(at).is_some_and(|claim| claim.service == self.service.name);
+        if kind == Kind::NodePort && self.lists.any && stand_in.as_ref().is_some_and(is_ours) {
+            let Frontend { address, protocol, port } = frontend;
+            self.put(Key::NodePort(Family::of(address), protocol, port), Value::Present);
+        } else if kind == Kind::ClusterIp {
             self.internal(frontend);
         } else {
             self.external(frontend);

@@ -7,7 +7,7 @@
 //! type `ExternalName` has no `cluster_ips`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::{Deref, DerefMut, RangeInclusive},
@@ -282,6 +282,18 @@ impl Service {
 }
 
 impl NodeFacts {
+    /// Addresses on which NodePorts answer, with the one of their family that stands in for them. It is the node's own, if NodePorts
+    /// answer there; localhost stands for itself.
+    pub fn stand_ins(&self) -> BTreeMap<IpAddr, IpAddr> {
+        let all = || self.node_port_addresses.iter().copied().filter(|address| !address.is_loopback());
+        let first = |of: IpAddr| {
+            let family = || all().filter(move |address| Family::of(*address) == Family::of(of));
+            family().find(|address| self.addresses.contains(address)).or_else(|| family().next())
+        };
+        let pairs = all().filter_map(|address| Some((address, first(address)?)));
+        pairs.filter(|(address, stand_in)| address != stand_in).collect()
+    }
+
     /// Whether the node takes an address for one of its own.
     pub fn has(&self, address: IpAddr) -> bool {
         let known = [&self.addresses, &self.node_port_addresses, &self.local_addresses];

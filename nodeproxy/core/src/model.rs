@@ -32,6 +32,8 @@ mod adopt;
 mod many_ports;
 mod names;
 #[cfg(test)]
+mod node_ports;
+#[cfg(test)]
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -88,6 +90,8 @@ pub struct Model {
     entries: HashMap<ServiceName, Box<Entry>>,
     claims: Claims,
     aliases: Aliases,
+    /// [`NodeFacts::stand_ins`], unless a proxy listens on each address itself.
+    stand_ins: BTreeMap<IpAddr, IpAddr>,
     /// How many Services want an element, where more than one does.
     shared: HashMap<Key, usize>,
     /// Who wants an address that is not the Service's by allocation: VIPs and external IPs.
@@ -247,16 +251,42 @@ impl Model {
         for key in keys {
             frontends.extend(key.frontend());
             aliases.extend(key.alias());
+            if let Key::NodePort(family, protocol, port) = *key {
+                let addresses = self.stand_ins.keys().filter(|address| Family::of(**address) == family);
+                frontends.extend(addresses.map(|address| Frontend { address: *address, protocol, port }));
+            }
         }
         let services: BTreeSet<_> = aliases.iter().filter_map(|alias| self.aliases.holder(alias)).collect();
         let is_meant = |f: &&Frontend| self.alias_of(f).is_some_and(|alias| aliases.contains(&alias));
         frontends.extend(services.into_iter().flat_map(|service| self.claimed(service)).filter(is_meant));
+        let others: Vec<_> = frontends.iter().flat_map(|frontend| self.stands_for(*frontend)).collect();
+        frontends.extend(others);
         frontends
     }
 
     /// By what the Service port of a frontend is known, if clients of it are remembered.
     pub fn alias_of(&self, frontend: &Frontend) -> Option<Alias> {
-        self.ledger.desired().alias(frontend)
+        self.ledger.desired().alias(&self.stand_in(frontend).unwrap_or(*frontend))
+    }
+
+    /// The frontend whose elements a NodePort has on one of several addresses, if another's stand in.
+    pub(crate) fn stand_in(&self, frontend: &Frontend) -> Option<Frontend> {
+        let Frontend { address, protocol, port } = *frontend;
+        let key = Key::NodePort(Family::of(address), protocol, port);
+        let address =
+            self.stand_ins.get(&address).filter(|_| self.ledger.desired().elements.contains_key(&key));
+        address.map(|address| Frontend { address: *address, protocol, port })
+    }
+
+    /// The frontends that a frontend stands in for.
+    fn stands_for(&self, frontend: Frontend) -> impl Iterator<Item = Frontend> {
+        let is_its = move |(_, stand_in): &(&IpAddr, &IpAddr)| **stand_in == frontend.address;
+        let others = self
+            .stand_ins
+            .iter()
+            .filter(is_its)
+            .map(move |(address, _)| Frontend { address: *address, ..frontend });
+        others.filter(move |other| self.stand_in(other) == Some(frontend))
     }
 
     /// Where clients of a frontend are remembered, and by what its Service port is known there.
@@ -331,11 +361,13 @@ impl Model {
         self.entries.values().flat_map(|entry| &entry.slices)
     }
 
-    /// The elements that concern all Services: ranges of pods and of `ClusterIP`s.
+    /// The elements that concern all Services: ranges of pods and of `ClusterIP`s, addresses of NodePorts.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = Key> {
         let pods = self.node.pod_cidrs.iter().map(|net| Key::PodCidr(*net));
         let here = self.node.node_pod_cidrs.iter().map(|net| Key::NodePod(*net));
-        pods.chain(here).chain(self.service_cidrs.iter().map(|net| Key::ServiceCidr(*net)))
+        let addresses = self.stand_ins.keys().map(|address| Key::NodeAddress(*address));
+        let service_cidrs = self.service_cidrs.iter().map(|net| Key::ServiceCidr(*net));
+        pods.chain(here).chain(service_cidrs).chain(addresses)
     }
 
     /// All Services.
@@ -411,7 +443,15 @@ impl Model {
         }
         self.set_ranges(&before.pod_cidrs, &after.pod_cidrs, Key::PodCidr);
         self.set_ranges(&before.node_pod_cidrs, &after.node_pod_cidrs, Key::NodePod);
-        if before.node_port_addresses == after.node_port_addresses {
+        let stand_ins = if self.config.proxied { BTreeMap::new() } else { after.stand_ins() };
+        let before_them = std::mem::replace(&mut self.stand_ins, stand_ins);
+        for address in before_them.keys().filter(|address| !self.stand_ins.contains_key(address)) {
+            self.ledger.set(Key::NodeAddress(*address), None);
+        }
+        for (address, stand_in) in &self.stand_ins {
+            self.ledger.set(Key::NodeAddress(*address), Some(Value::Alias(*stand_in)));
+        }
+        if before.node_port_addresses == after.node_port_addresses && before_them == self.stand_ins {
             let all = self.entries.keys().cloned().collect();
             self.recompile(&all);
         } else {
@@ -481,6 +521,7 @@ impl Model {
                 config: &self.config,
                 claims: &self.claims,
                 aliases: &aliases,
+                stand_ins: &self.stand_ins,
             };
             let Compiled { elements, placed, no_local } = match &entry.service {
                 Some(service) => compile::compile(service, &entry.slices, &entry.placed, around),

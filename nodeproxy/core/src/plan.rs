@@ -251,13 +251,13 @@ impl Transaction {
 /// packet to a missing element.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::Hairpin(..) => 0,
+        Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::Hairpin(..) | Key::NodeAddress(_) => 0,
         Key::Endpoint(..) | Key::AffinityEndpoint(..) => 1,
         Key::AffinitySlot(..) | Key::SourceRange(..) => 2,
         Key::NoEndpoints(_) | Key::Firewalled(_) | Key::AffinityPick(..) => 3,
         Key::Short(_) | Key::Local(_) | Key::AffinityPort(_) => 4,
         Key::Service(_) => 5,
-        Key::ClusterIp(_) => 6,
+        Key::ClusterIp(_) | Key::NodePort(..) => 6,
     }
 }
 
@@ -314,6 +314,8 @@ fn why_added(key: &Key) -> &'static str {
         Key::AffinityPort(_) => "session affinity",
         Key::AffinityPick(..) => "first endpoint, with session affinity",
         Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "one more endpoint, with session affinity",
+        Key::NodeAddress(_) => "one more address for NodePorts",
+        Key::NodePort(..) => "a NodePort on several addresses",
         Key::ClusterIp(_) => "new ClusterIP",
         Key::Hairpin(..) => "endpoint on this node that may call itself",
         Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges",
@@ -332,6 +334,8 @@ fn why_removed(key: &Key) -> &'static str {
         Key::AffinityPort(_) => "no session affinity, or the frontend is gone",
         Key::AffinityPick(..) => "no endpoint, or no session affinity",
         Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "fewer endpoints, or no session affinity",
+        Key::NodeAddress(_) => "no longer an address for NodePorts",
+        Key::NodePort(..) => "NodePort without endpoints, or gone",
         Key::ClusterIp(_) => "ClusterIP released",
         Key::Hairpin(..) => "endpoint no longer on this node",
         Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges changed",
@@ -370,6 +374,8 @@ impl Key {
             Self::AffinityPick(..)
             | Self::AffinitySlot(..)
             | Self::AffinityEndpoint(..)
+            | Self::NodeAddress(_)
+            | Self::NodePort(..)
             | Self::ClusterIp(_)
             | Self::Hairpin(..)
             | Self::PodCidr(_)

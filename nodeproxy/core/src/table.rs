@@ -4,7 +4,8 @@
 //! there should be, and to the dataplane how they are encoded. A fixed skeleton of chains and maps stands in table
 //! `portico` of the families `ip` and `ip6`; every Service and endpoint event only changes elements of it (docs/nftables.md).
 //!
-//! A frontend is always one (address, protocol, port): a NodePort is one frontend for each node address it answers on.
+//! A frontend is always one (address, protocol, port). A NodePort is one frontend for each node address it answers on; where it
+//! has endpoints, only one of these addresses has elements, and stands in for the others ([`Key::NodeAddress`]).
 //! So `ClusterIP`s, NodePorts, load-balancer VIPs and external IPs share the same few maps.
 //!
 //! Invariant: a key belongs to exactly one map and one address family, and the kind of its value follows from the key.
@@ -174,6 +175,10 @@ pub enum Key {
     /// `affinity-endpoints`, `affinity-endpoints-local`: who of a list may be remembered, by (Service port, id). Value:
     /// [`Value::Backend`].
     AffinityEndpoint(Alias, List, u32),
+    /// `node-addresses`: an address on which NodePorts answer, beside the one that stands in for it. Value: [`Value::Alias`].
+    NodeAddress(IpAddr),
+    /// `node-ports`: NodePorts that have endpoints: at those addresses the destination is replaced before the first lookup.
+    NodePort(Family, Protocol, u16),
     /// `cluster-ips`: every ClusterIP, to reject ports that its Service lacks.
     ClusterIp(IpAddr),
     /// `hairpin`: an endpoint on this node that may reach itself through a frontend and must then be masqueraded.
@@ -225,6 +230,8 @@ impl Key {
             Self::AffinitySlot(..) => "affinity-slots",
             Self::AffinityEndpoint(_, List::Cluster, _) => "affinity-endpoints",
             Self::AffinityEndpoint(_, List::Local, _) => "affinity-endpoints-local",
+            Self::NodeAddress(_) => "node-addresses",
+            Self::NodePort(..) => "node-ports",
             Self::ClusterIp(_) => "cluster-ips",
             Self::Hairpin(..) => "hairpin",
             Self::Firewalled(_) => "firewalled",
@@ -249,8 +256,9 @@ impl Key {
             Self::AffinityPick(alias, _)
             | Self::AffinitySlot(alias, _)
             | Self::AffinityEndpoint(alias, ..) => alias.address,
-            Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
+            Self::NodeAddress(address) | Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
             Self::PodCidr(net) | Self::NodePod(net) | Self::ServiceCidr(net) => net.addr(),
+            Self::NodePort(family, ..) => return *family,
         };
         Family::of(address)
     }
@@ -375,7 +383,8 @@ impl fmt::Display for Key {
             Self::AffinityPick(alias, _) => write!(f, "{alias}"),
             Self::AffinitySlot(alias, slot) => write!(f, "{alias} slot {slot:#x}"),
             Self::AffinityEndpoint(alias, _, id) => write!(f, "{alias} id {id:#010x}"),
-            Self::ClusterIp(address) => write!(f, "{address}"),
+            Self::NodeAddress(address) | Self::ClusterIp(address) => write!(f, "{address}"),
+            Self::NodePort(_, protocol, port) => write!(f, "{port}/{protocol}"),
             Self::Hairpin(address, protocol, port) => {
                 write!(f, "{}/{protocol}", std::net::SocketAddr::new(*address, *port))
             }

@@ -22,7 +22,7 @@ use crate::{
     model::Model,
     oracle::{Outcome, Packet, Source},
     plan::State,
-    table::{Alias, Backend, Balance, Family, Key, List, Pick, Recall, Value, Verdict},
+    table::{Alias, Backend, Balance, Family, Frontend, Key, List, Pick, Recall, Value, Verdict},
 };
 
 /// Tables of which a transaction replaces one by the other after `turn` lookups.
@@ -193,6 +193,7 @@ impl<'a> Tables<'a> {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Walk<'a> {
     tables: &'a Tables<'a>,
     ground: Ground<'a>,
@@ -207,9 +208,11 @@ impl Walk<'_> {
         {
             return End::Dropped;
         }
-        let (backend, marked) = match self.dispatch(pick, picks) {
+        let to = self.stand_in(to);
+        let walk = Walk { packet: &Packet { to, ..*self.packet }, ..*self };
+        let (backend, marked) = match walk.dispatch(pick, picks) {
             Ok(found) => found,
-            Err(Miss::Passed) => return self.filter(),
+            Err(Miss::Passed) => return walk.filter(),
             Err(Miss::Lost) => return End::Dropped,
         };
         // What arrives for the node itself never gets to the hook that replaces sources.
@@ -220,7 +223,18 @@ impl Walk<'_> {
         End::Dnat(backend, source)
     }
 
-    /// Chain `dispatch`: the backend, and whether the packet is marked for masquerading.
+    /// The first rule of chain `dispatch`: a NodePort's destination is replaced by the one that stands in for it.
+    fn stand_in(&self, to: Frontend) -> Frontend {
+        if !self.tables.has(Key::NodePort(Family::of(to.address), to.protocol, to.port)) {
+            return to;
+        }
+        match self.tables.get(Key::NodeAddress(to.address)) {
+            Some(Value::Alias(address)) => Frontend { address, ..to },
+            _ => to,
+        }
+    }
+
+    /// The rest of chain `dispatch`: the backend, and whether the packet is marked for masquerading.
     fn dispatch(&self, pick: u32, picks: &mut u32) -> Result<(Backend, bool), Miss> {
         let to = self.packet.to;
         let family = Family::of(to.address);

@@ -100,6 +100,8 @@ fn mk_everything(v6: bool) -> State {
         (Key::Endpoint(f(1), 0), mk_backend(v6, 1)),
         (Key::Endpoint(f(1), LOCAL_SLOTS), mk_backend(v6, 2)),
         (Key::AffinityPort(f(2)), Value::Alias(alias.address)),
+        (Key::NodeAddress(ip(v6, 30)), Value::Alias(ip(v6, 31))),
+        (Key::NodePort(if v6 { Family::V6 } else { Family::V4 }, Protocol::Tcp, 30_080), Value::Present),
         (Key::ClusterIp(ip(v6, 1)), Value::Present),
         (Key::Hairpin(ip(v6, 0x4001), Protocol::Udp, 53), Value::Present),
         (Key::Firewalled(f(20)), Value::Present),

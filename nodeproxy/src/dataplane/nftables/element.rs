@@ -29,7 +29,8 @@ pub(super) fn encode(key: &Key, value: Option<&Value>, classes: &Classes) -> Vec
         Key::AffinitySlot(of, number) | Key::AffinityEndpoint(of, _, number) => {
             [alias(of), number.to_ne_bytes().to_vec()].concat()
         }
-        Key::ClusterIp(ip) => address(*ip),
+        Key::NodeAddress(ip) | Key::ClusterIp(ip) => address(*ip),
+        Key::NodePort(_, protocol, number) => [vec![*protocol as u8, 0, 0, 0], port(*number)].concat(),
         Key::Hairpin(ip, protocol, port) => {
             [address(*ip), frontend(&Frontend { address: *ip, protocol: *protocol, port: *port })].concat()
         }
@@ -148,6 +149,8 @@ fn decode_one(family: Family, map: &str, element: &Element, classes: &Classes) -
         "affinity-slots" => Key::AffinitySlot(fields.alias()?, fields.number()?),
         "affinity-endpoints" => Key::AffinityEndpoint(fields.alias()?, List::Cluster, fields.number()?),
         "affinity-endpoints-local" => Key::AffinityEndpoint(fields.alias()?, List::Local, fields.number()?),
+        "node-addresses" => Key::NodeAddress(fields.address()?),
+        "node-ports" => Key::NodePort(family, fields.protocol()?, fields.port()?),
         "cluster-ips" => Key::ClusterIp(fields.address()?),
         "hairpin" => {
             let (source, f) = (fields.address()?, fields.frontend()?);
@@ -179,13 +182,15 @@ fn decode_value(family: Family, map: &str, data: Option<&Data>, classes: &Classe
             let mut fields = Fields { family, rest: bytes };
             Some(Value::Backend(Backend { address: fields.address()?, port: fields.port()? }))
         }
-        ("affinity-ports", Some(Data::Value(bytes))) => {
+        ("affinity-ports" | "node-addresses", Some(Data::Value(bytes))) => {
             Fields { family, rest: bytes }.address().map(Value::Alias)
         }
         ("affinity-slots", Some(Data::Value(bytes))) => {
             Fields { family, rest: bytes }.number().map(Value::Id)
         }
-        ("cluster-ips" | "hairpin" | "firewalled" | "source-ranges", None) => Some(Value::Present),
+        ("cluster-ips" | "hairpin" | "firewalled" | "source-ranges" | "node-ports", None) => {
+            Some(Value::Present)
+        }
         _ => None,
     }
 }
@@ -291,11 +296,12 @@ impl Fields<'_> {
     }
 
     fn alias(&mut self) -> Option<Alias> {
-        let address = self.address()?;
+        Some(Alias { address: self.address()?, protocol: self.protocol()? })
+    }
+
+    fn protocol(&mut self) -> Option<Protocol> {
         let [number, _, _, _] = self.take()?;
-        let protocol =
-            [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| *p as u8 == number)?;
-        Some(Alias { address, protocol })
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| *p as u8 == number)
     }
 
     fn frontend(&mut self) -> Option<Frontend> {

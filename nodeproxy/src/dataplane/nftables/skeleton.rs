@@ -105,6 +105,8 @@ fn sets(family: Family, config: &Config) -> Vec<Set> {
         keyed(family, "affinity-slots", &alias_slot, Some(&[Field::Id])),
         keyed(family, "affinity-endpoints", &alias_id, backend),
         keyed(family, "affinity-endpoints-local", &alias_id, backend),
+        keyed(family, "node-addresses", &[address], Some(&[address])),
+        keyed(family, "node-ports", &[protocol, port], None),
         keyed(family, "cluster-ips", &[address], None),
         keyed(family, "hairpin", &pair, None),
         keyed(family, "firewalled", &FRONTEND_FIELDS, None),
@@ -185,7 +187,13 @@ impl Skeleton {
             [w.member(&[Part::Destination], "cluster-ips"), stranger, rules::mark(bit)].concat()
         });
         let services = w.dispatch("services", CLASSES);
-        self.chain("dispatch", None, masquerade.into_iter().chain([services]));
+        // A NodePort has the elements of one address; whichever of the others a client dialled, it goes on as if to that.
+        let node_port = [
+            w.member(&[Part::Protocol, Part::Port], "node-ports"),
+            w.destination_from(&[Part::Destination], "node-addresses"),
+        ];
+        let rules = [node_port.concat()].into_iter().chain(masquerade).chain([services]);
+        self.chain("dispatch", None, rules);
         // `externalTrafficPolicy: Local` is for clients outside; pods of this node and the node itself use all endpoints. So
         // do pods of other nodes when there is none here, but masqueraded: an endpoint on a third node would answer them
         // past this one. No interface tells those from anybody else.

@@ -140,6 +140,8 @@ pub(super) fn element(memory: &State, sockets: &impl Listening, key: &Key) -> Op
         | Key::AffinityEndpoint(..)
         | Key::Hairpin(..) => None,
         Key::Firewalled(_)
+        | Key::NodeAddress(_)
+        | Key::NodePort(..)
         | Key::ClusterIp(_)
         | Key::SourceRange(..)
         | Key::PodCidr(_)

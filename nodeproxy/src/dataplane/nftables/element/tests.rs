@@ -87,16 +87,19 @@ fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
         let list = if local { List::Local } else { List::Cluster };
         (Key::AffinityPick(alias(f), list), Value::Verdict(Verdict::Pick(Pick { endpoints, list })))
     });
-    let member = (0..4usize, mk_frontend(v6), mk_net(v6)).prop_map(|(set, f, net)| {
+    let node_address = (mk_address(v6), mk_address(v6))
+        .prop_map(|(address, stand_in)| (Key::NodeAddress(address), Value::Alias(stand_in)));
+    let member = (0..5usize, mk_frontend(v6), mk_net(v6)).prop_map(move |(set, f, net)| {
         let keys = [
             Key::ClusterIp(f.address),
+            Key::NodePort(if v6 { Family::V6 } else { Family::V4 }, f.protocol, f.port),
             Key::Hairpin(f.address, f.protocol, f.port),
             Key::Firewalled(f),
             Key::SourceRange(f, net),
         ];
         (keys[set], Value::Present)
     });
-    prop_oneof![verdict, refusal, backend, slot, port, pick, member].boxed()
+    prop_oneof![verdict, refusal, backend, slot, port, pick, node_address, member].boxed()
 }
 
 /// Neighbouring networks of eight bits, among them the very last, which has no end.
