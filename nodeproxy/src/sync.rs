@@ -47,8 +47,8 @@ mod audience;
 mod caller;
 mod cleaner;
 mod doubt;
-#[cfg(test)]
-pub(crate) mod fake;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fake;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use portico_proxy_core::{
@@ -24,37 +24,41 @@ use crate::{
 
 /// What the test sees of the kernel, and the knobs it turns.
 #[derive(Debug, Default)]
-pub(crate) struct Inside {
-    pub(crate) state: State,
-    pub(crate) generation: u32,
-    pub(crate) reads: usize,
+pub struct Inside {
+    /// What stands.
+    pub state: State,
+    /// Number of the ruleset.
+    pub generation: u32,
+    /// How often it was read.
+    pub reads: usize,
     /// Each transaction that went through, with its moment.
-    pub(crate) applied: Vec<(Instant, Transaction)>,
+    pub applied: Vec<(Instant, Transaction)>,
     /// Errors for the next calls of `apply`.
-    pub(crate) failures: VecDeque<DataplaneError>,
+    pub failures: VecDeque<DataplaneError>,
     /// Errors for the next calls of `apply`, whose changes are made all the same.
-    pub(crate) lost_answers: VecDeque<DataplaneError>,
+    pub lost_answers: VecDeque<DataplaneError>,
     /// Each request to delete flows.
-    pub(crate) stale: Vec<StaleFlows>,
+    pub stale: Vec<StaleFlows>,
     /// How often flows were listed.
-    pub(crate) listings: usize,
+    pub listings: usize,
     /// How many of the next listings fail.
-    pub(crate) failing_listings: usize,
+    pub failing_listings: usize,
     /// Where each client's packets to a frontend go.
-    pub(crate) tracked: BTreeMap<(Frontend, u32), Backend>,
+    pub tracked: BTreeMap<(Frontend, u32), Backend>,
 }
 
 /// The fake; clones share one kernel.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakeKernel(Arc<Mutex<Inside>>);
+pub struct FakeKernel(Arc<Mutex<Inside>>);
 
 impl FakeKernel {
-    pub(crate) fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().expect("no test panicked while it held the kernel")
+    /// The kernel, for as long as nobody else looks.
+    pub fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody else throws our tables away.
-    pub(crate) fn flush(&self) {
+    pub fn flush(&self) {
         let mut inside = self.inside();
         inside.state = State::default();
         inside.generation += 1;
@@ -121,7 +125,7 @@ impl Flows for FakeKernel {
 impl Inside {
     /// A client's packet to a frontend: on its tracked way, or on one that begins with it. What nobody rewrites is tracked as
     /// it came, and what is refused is not.
-    pub(crate) fn send(&mut self, to: Frontend, client: u32) {
+    pub fn send(&mut self, to: Frontend, client: u32) {
         if self.state.elements.contains_key(&Key::NoEndpoints(to)) {
             return;
         }

@@ -124,6 +124,23 @@ impl Api {
         self.stored().objects.clone()
     }
 
+    /// Another client begins.
+    pub(crate) fn begin(&self) {
+        self.stored().over.clear();
+    }
+
+    /// How many steps are still to come.
+    pub(crate) fn to_come(&self) -> usize {
+        self.stored().steps.len()
+    }
+
+    /// Waits until no more than so many steps are to come.
+    pub(crate) async fn until(&self, to_come: usize) {
+        while self.to_come() > to_come {
+            self.moved.notified().await;
+        }
+    }
+
     /// Waits until every watch has been told everything.
     pub(crate) async fn all_told(&self) {
         while self.stored().over.len() < Kind::ALL.len() {
@@ -175,7 +192,7 @@ impl Api {
     }
 }
 
-/// What every API server has: its own Service, with a slice.
+/// What every API server has: its own Service, with a slice, and the Node of the proxy.
 pub(crate) fn always() -> Objects {
     let service = json!({"metadata": {"namespace": "default", "name": "kubernetes"}, "spec":
         {"clusterIPs": ["10.96.255.1"], "ports": [{"name": "https", "port": 443}]}});
@@ -184,7 +201,13 @@ pub(crate) fn always() -> Objects {
         "addressType": "IPv4", "ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": ["192.0.2.254"]}]});
     let line = |object: Value| json!({"type": "ADDED", "object": object}).to_string();
     let id = || ("default".to_owned(), "kubernetes".to_owned());
-    Objects::from([((Kind::Services, id()), line(service)), ((Kind::Slices, id()), line(slice))])
+    let node = json!({"metadata": {"name": NODE}, "status":
+        {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
+    Objects::from([
+        ((Kind::Services, id()), line(service)),
+        ((Kind::Slices, id()), line(slice)),
+        ((Kind::Nodes, (String::new(), NODE.to_owned())), line(node)),
+    ])
 }
 
 enum Turn {

@@ -44,14 +44,29 @@ pub(crate) struct Outcome {
     counts: (usize, (usize, usize)),
 }
 
+/// The node whose proxy it is.
+pub(crate) fn mk_node() -> Node {
+    let flags =
+        ["portico-nodeproxy", "--cluster-cidr=10.1.0.0/16,fd01::/48", "--nodeport-addresses=primary,all"];
+    Node::new(NODE.into(), Args::parse_from(flags).traffic)
+}
+
+/// Its addresses.
+pub(crate) fn addresses() -> Vec<IpAddr> {
+    vec![IpAddr::from([192, 0, 2, 1]), IpAddr::from([198, 51, 100, 1])]
+}
+
+/// A model that was told nothing.
+pub(crate) fn mk_model() -> Model {
+    Model::new(Config { external_ips: true, ..Config::default() })
+}
+
 impl Lived {
     /// A proxy that has been told nothing.
     pub(crate) fn new() -> Self {
-        let flags =
-            ["portico-nodeproxy", "--cluster-cidr=10.1.0.0/16,fd01::/48", "--nodeport-addresses=primary,all"];
-        let mut node = Node::new(NODE.into(), Args::parse_from(flags).traffic);
-        node.set_addresses(vec![IpAddr::from([192, 0, 2, 1]), IpAddr::from([198, 51, 100, 1])]);
-        let model = Model::new(Config { external_ips: true, ..Config::default() });
+        let mut node = mk_node();
+        node.set_addresses(addresses());
+        let model = mk_model();
         let mut lived = Self { node, model, kernel: State::default(), moment: 0 };
         lived.change(Event::Node(lived.node.facts()));
         lived
@@ -100,33 +115,38 @@ impl Lived {
     pub(crate) fn outcome(mut self) -> Outcome {
         self.narrow();
         assert_eq!(&self.kernel, self.model.ledger().desired());
+        Outcome::of(&self.kernel, &self.model)
+    }
+}
+
+impl Outcome {
+    /// What follows from the objects that a model was told, and what stands for it.
+    pub(crate) fn of(kernel: &State, model: &Model) -> Self {
         let (mut slots, mut elements) = (Slots::new(), BTreeMap::new());
-        for (key, value) in &self.kernel.elements {
+        for (key, value) in &kernel.elements {
             match key {
                 Key::Endpoint(..) | Key::AffinitySlot(..) => {}
                 _ => _ = elements.insert(*key, *value),
             }
             if let Some(frontend) = key.frontend() {
                 for list in [List::Cluster, List::Local] {
-                    let backends = self.kernel.slots(&frontend, list).into_iter().collect::<BTreeSet<_>>();
+                    let backends = kernel.slots(&frontend, list).into_iter().collect::<BTreeSet<_>>();
                     slots.insert((frontend, list), backends);
                 }
             }
         }
-        let checks = self.model.health_checks().iter();
+        let checks = model.health_checks().iter();
         Outcome {
             slots,
             elements,
-            chains: self.kernel.chains.clone(),
-            affinity: self.kernel.affinity.clone(),
-            problems: self.model.problems(),
+            chains: kernel.chains.clone(),
+            affinity: kernel.affinity.clone(),
+            problems: model.problems(),
             health_checks: checks.map(|(service, check)| (service.to_string(), *check)).collect(),
-            counts: (self.model.services(), self.model.without_local_endpoints()),
+            counts: (model.services(), model.without_local_endpoints()),
         }
     }
-}
 
-impl Outcome {
     /// How many elements stand, slots aside.
     pub(crate) fn elements(&self) -> usize {
         self.elements.len()

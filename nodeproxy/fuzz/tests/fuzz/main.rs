@@ -7,6 +7,7 @@
 
 mod api;
 mod lived;
+mod looped;
 mod netlink;
 mod shapes;
 mod watch;

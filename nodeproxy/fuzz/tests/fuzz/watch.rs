@@ -11,7 +11,9 @@ use std::{
 };
 
 use portico_nodeproxy::{
+    facts::Fact,
     metrics::Metrics,
+    sync::fake::FakeKernel,
     watch::{self, Telling},
 };
 use tokio::{
@@ -23,6 +25,7 @@ use tokio::{
 use crate::{
     api::{self, Api, Kind, NODE, Step},
     lived::{Lived, Outcome},
+    looped::{self, Looped},
     shapes,
 };
 
@@ -41,7 +44,62 @@ pub(crate) fn check(input: &[u8]) -> usize {
     let lived = live(&history);
     let fresh = live(&Api::new(history.objects(), []));
     assert_eq!(lived, fresh, "on the left what was lived, on the right a start from the last objects");
+    looped(input, &lived);
     lived.elements() - *ALWAYS
+}
+
+/// Lets the loop live through the same, killed halfway, and start once more from where that ended.
+fn looped(input: &[u8], lived: &Outcome) {
+    let steps = steps(input).into_iter().filter(|(kind, step)| api::is_sent(*kind, step));
+    let (history, kernel) = (Api::new(api::always(), steps), FakeKernel::default());
+    assert!(run_loop(&history, &kernel, Some(history.to_come() / 2)).is_none(), "killed");
+    looped::fail(&kernel);
+    assert_eq!(run_loop(&history, &kernel, None).as_ref(), Some(lived), "killed halfway");
+    let commits = kernel.inside().applied.len();
+    let again = run_loop(&Api::new(history.objects(), []), &kernel, None);
+    assert_eq!(
+        (again.as_ref(), kernel.inside().applied.len()),
+        (Some(lived), commits),
+        "a start changes nothing"
+    );
+}
+
+/// Runs the proxy's watches and its loop until they have been told everything, or until so many steps are still to come.
+fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usize>) -> Option<Outcome> {
+    api.begin();
+    let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let (facts, told) = mpsc::channel(FACTS);
+        let mut tasks = JoinSet::new();
+        let _open = spawn_watches(api, &facts, &mut tasks);
+        let looped = Looped::start(kernel, &facts, told).await;
+        let hear = async {
+            match to_come {
+                Some(to_come) => api.until(to_come).await,
+                None => api.all_told().await,
+            }
+        };
+        assert!(tokio::time::timeout(TOO_LONG, hear).await.is_ok(), "the watches wait for ever");
+        if to_come.is_some() {
+            looped.kill();
+            return None;
+        }
+        Some(looped.outcome().await)
+    })
+}
+
+/// Begins to watch; the gate is open for as long as what is returned lives.
+fn spawn_watches(
+    api: &Arc<Api>,
+    facts: &mpsc::Sender<Fact>,
+    tasks: &mut JoinSet<()>,
+) -> channel::Sender<bool> {
+    let (open, gate) = channel::channel(true);
+    let (client, telling) = (api.client(), Telling::new(facts.clone(), Metrics::default()));
+    tasks.spawn(watch::objects(client.clone(), None, gate, telling.clone()));
+    tasks.spawn(watch::node(client.clone(), NODE.to_owned(), telling.clone()));
+    tasks.spawn(watch::service_cidrs(client, telling));
+    open
 }
 
 fn steps(input: &[u8]) -> Vec<(Kind, Step)> {
@@ -68,12 +126,9 @@ fn live(api: &Arc<Api>) -> Outcome {
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
         let (facts, mut told) = mpsc::channel(FACTS);
-        let (_open, gate) = channel::channel(true);
-        let (client, telling) = (api.client(), Telling::new(facts, Metrics::default()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch::objects(client.clone(), None, gate, telling.clone()));
-        tasks.spawn(watch::node(client.clone(), NODE.to_owned(), telling.clone()));
-        tasks.spawn(watch::service_cidrs(client, telling));
+        let _open = spawn_watches(api, &facts, &mut tasks);
+        drop(facts);
         let mut lived = Lived::new();
         let hear = async {
             loop {
