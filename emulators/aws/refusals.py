@@ -285,8 +285,9 @@ def aside(tg, target):
     backend = M.elbv2_backends[tg.account_id][tg.region_name]
     balancers = [backend.load_balancers[arn] for arn in tg.load_balancer_arns if arn in backend.load_balancers]
     enabled = {one.availability_zone for lb in balancers for one in lb.subnets}
-    zone = zone_of(tg, target)
-    if zone is not None and zone not in enabled:
+    if "_zone" not in target:
+        target["_zone"] = zone_of(tg, target)
+    if target["_zone"] is not None and target["_zone"] not in enabled:
         return "unused", "Target.NotInUse", "Target is in an Availability Zone that is not enabled for the load balancer"
     now = time.monotonic()
     if now - target.setdefault("_since", now) < PACE["initial_seconds"]:
