@@ -135,3 +135,6 @@ pub(crate) fn unmarked(id: &Id, owner: &Owner, description: &str) -> String {
         names::description(owner)
     )
 }
+
+#[cfg(test)]
+mod tests;

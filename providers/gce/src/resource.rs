@@ -373,6 +373,8 @@ pub enum Verdict {
     Allow(BTreeSet<(Protocol, u16)>),
     /// Drops everything.
     DenyAll,
+    /// What Portico never writes, such as all ports of a protocol: somebody else has changed it.
+    Foreign,
 }
 
 /// A group of type `GCE_VM_IP`; its endpoints are listed apart.

@@ -176,6 +176,7 @@ impl Urls {
         // A firewall has to let something in: one that lets nothing in is disabled, with what it let in before.
         let wire = wire.set_disabled(*verdict == Verdict::Allow(BTreeSet::new()));
         match verdict {
+            Verdict::Foreign => wire,
             Verdict::DenyAll => wire.set_denied([model::firewall::Denied::new().set_ip_protocol("all")]),
             Verdict::Allow(ports) => {
                 wire.set_allowed([Protocol::Tcp, Protocol::Udp].into_iter().filter_map(|protocol| {
@@ -378,12 +379,7 @@ pub(super) fn read_firewall(wire: model::Firewall) -> Option<Found> {
     let verdict = if wire.disabled == Some(true) {
         Verdict::Allow(BTreeSet::new())
     } else if wire.denied.is_empty() {
-        let mut ports = BTreeSet::new();
-        for allowed in &wire.allowed {
-            let protocol: Protocol = allowed.ip_protocol.as_ref()?.to_uppercase().parse().ok()?;
-            ports.extend(allowed.ports.iter().filter_map(|port| Some((protocol, port.parse().ok()?))));
-        }
-        Verdict::Allow(ports)
+        read_allowed(&wire.allowed).map_or(Verdict::Foreign, Verdict::Allow)
     } else {
         Verdict::DenyAll
     };
@@ -396,6 +392,18 @@ pub(super) fn read_firewall(wire: model::Firewall) -> Option<Found> {
         verdict,
     };
     Some(found(Resource::Firewall(firewall), wire.description))
+}
+
+/// `None`: not single ports of TCP and UDP.
+fn read_allowed(wire: &[model::firewall::Allowed]) -> Option<BTreeSet<(Protocol, u16)>> {
+    let mut ports = BTreeSet::new();
+    for allowed in wire {
+        let protocol: Protocol = allowed.ip_protocol.as_ref()?.to_uppercase().parse().ok()?;
+        for port in Some(&allowed.ports).filter(|ports| !ports.is_empty())? {
+            ports.insert((protocol, port.parse().ok()?));
+        }
+    }
+    Some(ports)
 }
 
 /// CIDRs; a single address stands for itself.

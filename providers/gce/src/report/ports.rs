@@ -26,7 +26,13 @@ pub(super) fn status(listener: &Listener, ip: IpAddr, owner: &Owner, observed: &
     let let_in = match observed.resources.get(&id) {
         Some(Resource::Firewall(firewall)) => {
             let here = firewall.destinations.iter().any(|net| net.contains(&ip));
-            here && matches!(&firewall.verdict, Verdict::Allow(ports) if ports.contains(&(protocol, port)))
+            let allows = match &firewall.verdict {
+                Verdict::Allow(ports) => ports.contains(&(protocol, port)),
+                Verdict::DenyAll => false,
+                // It is put right at once, and nobody knows what it did.
+                Verdict::Foreign => true,
+            };
+            here && allows
         }
         _ => false,
     };

@@ -119,3 +119,33 @@ async fn a_rule_that_somebody_deletes_is_noticed_by_the_next_listing_and_made_ag
     assert_eq!((world.emulator.of("forwardingRules").len(), writes), (2, 1));
     world.emulator.assert_no_violations();
 }
+
+#[tokio::test]
+async fn a_firewall_that_somebody_opened_is_noticed_by_the_next_listing_and_shut_again() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let desired = world.desired("opened");
+    let provider = world.one(&desired.owner.cluster);
+    attempt(&provider, &desired).await.unwrap();
+    let before = world.emulator.of("firewalls");
+    let all: Vec<String> = before.iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect();
+    for name in &all {
+        for allowed in [
+            r#"[{"IPProtocol": "all"}]"#,
+            r#"[{"IPProtocol": "tcp"}]"#,
+            r#"[{"IPProtocol": "tcp", "ports": ["80", "1000-2000"]}, {"IPProtocol": "udp", "ports": ["80"]}]"#,
+            r#"[{"IPProtocol": "tcp", "ports": ["80"]}, {"IPProtocol": "icmp"}]"#,
+        ] {
+            let body = format!(r#"{{"name": "{name}", "allowed": {allowed}}}"#);
+            world.emulator.patch(&format!("global/firewalls/{name}"), &body);
+            world.emulator.settle();
+            let inventory = provider.inventory().await.unwrap();
+            let listed = &inventory.services[&desired.owner.service].observed;
+            let plan = provider.plan(Desired::Present(&desired), Some(listed));
+            assert_eq!(plan.steps().len(), 1, "{name}, {allowed}: {plan}");
+            attempt(&provider, &desired).await.unwrap();
+            assert_eq!(world.emulator.of("firewalls"), before, "{name}, {allowed}");
+        }
+    }
+    world.emulator.assert_no_violations();
+}

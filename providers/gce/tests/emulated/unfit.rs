@@ -167,3 +167,40 @@ async fn an_operation_that_fails_and_names_nobody_is_split_down_to_the_one_that_
     assert_eq!(nodes, names(&["node-1", "node-2"]));
     assert!(told.is_some_and(|told| told.starts_with("1 nodes cannot be taken") && told.contains("node-0")));
 }
+
+/// Every call that changes something, but for those that move nodes.
+const OTHERS: &str = "(insert|delete|update|patch)$";
+
+/// Targets alone, as often as it takes; errors stop nothing.
+async fn move_nodes(world: &GceWorld, desired: &LoadBalancer) {
+    let provider = world.one(&desired.owner.cluster);
+    for _ in 0..10 {
+        let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap();
+        for planned in provider.plan_targets(&desired.backends(), &observed).steps() {
+            drop(provider.execute(&planned.step).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nodes_come_and_go_whatever_else_fails_for_ever_or_never_ends() {
+    let Some(emulator) = Emulator::start() else { return };
+    let world = GceWorld::new(emulator).await;
+    let mut desired = world.desired("stuck");
+    let provider = world.one(&desired.owner.cluster);
+    serve(&provider, &desired).await;
+    // The backend service has an operation that does not end, and later nothing but nodes can be changed at all.
+    let service = world.emulator.of("backendServices")[0]["name"].as_str().unwrap().to_owned();
+    world.emulator.hook("polls", Some("100000"));
+    world.emulator.patch(&format!("regions/{REGION}/backendServices/{service}"), r#"{"timeoutSec": 31}"#);
+    world.emulator.hook("polls", Some("1"));
+    for (nodes, expected) in [(&[1, 2][..], ["node-1", "node-2"]), (&[0, 1], ["node-0", "node-1"])] {
+        desired.targets = mk_nodes(nodes);
+        move_nodes(&world, &desired).await;
+        let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap();
+        let present = observed.endpoints.values().flat_map(|group| group.keys());
+        assert_eq!(present.map(|it| it.instance.clone()).collect::<BTreeSet<_>>(), names(&expected));
+        let fault = format!(r#"{{"match": "{OTHERS}", "status": 403, "reason": "forbidden", "times": 999}}"#);
+        world.emulator.hook("fault", Some(&fault));
+    }
+}

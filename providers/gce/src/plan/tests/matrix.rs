@@ -108,7 +108,7 @@ fn reaches(observed: &Observed, ip: IpAddr, protocol: Protocol, port: u16) -> bo
     };
     let let_in = firewalls.filter(applies).any(|it| match &it.verdict {
         Verdict::Allow(ports) => it.priority == ALLOW && ports.contains(&(protocol, port)),
-        Verdict::DenyAll => false,
+        Verdict::DenyAll | Verdict::Foreign => false,
     });
     staffed && let_in
 }
