@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use std::fmt;
 
 use portico_provider::{
-    Capabilities, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan,
-    ProviderError, Report,
+    Backends, Capabilities, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner,
+    Plan, ProviderError, Report,
 };
 
 /// How to answer.
@@ -63,6 +63,10 @@ impl LoadBalancerProvider for BareMetalProvider {
 
     fn plan(&self, desired: Desired<'_>, _observed: Option<&Infallible>) -> Plan<NoStep> {
         crate::plan::plan(desired)
+    }
+
+    fn plan_targets(&self, _backends: &Backends, observed: &Infallible) -> Plan<NoStep> {
+        match *observed {}
     }
 
     async fn execute(&self, step: &NoStep) -> Result<Outcome, ProviderError> {

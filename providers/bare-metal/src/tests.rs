@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use portico_provider::contract::{self, Variation, World};
+use portico_provider::contract::{self, Registered, Variation, World};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IngressAddress, IpFamily, IpMode,
     Listener, LoadBalancer, LoadBalancerProvider, NodeName, NodeTarget, Owner, Port, Protocol, ProxyProtocol,
@@ -153,6 +153,10 @@ impl World for Metal {
     }
 
     async fn pause(&self, _duration: Duration) {}
+
+    async fn registered(&self, _owner: &Owner) -> Registered {
+        Registered::new()
+    }
 }
 
 #[tokio::test]

@@ -59,10 +59,7 @@ pub trait World: Sync {
 
     /// What the cloud itself sends to behind each of this owner's listeners, read past the provider. Empty where the provider
     /// makes nothing.
-    fn registered(&self, owner: &Owner) -> impl Future<Output = Registered> + Send {
-        let Owner { cluster: _, service: _, name: _ } = owner;
-        std::future::ready(Registered::new())
-    }
+    fn registered(&self, owner: &Owner) -> impl Future<Output = Registered> + Send;
 
     /// Holds back the cloud's verdicts on the health of targets, or lets them come. Does nothing where they come at once.
     fn hold_health(&self, held: bool) {
@@ -124,6 +121,8 @@ pub async fn run<W: World>(world: &W) -> Result<(), Violation> {
     crash::a_crash_while_deleting_leaves_nothing(world).await?;
     crash::a_lost_reply_makes_no_second_one(world).await?;
     believe::own_steps_may_be_believed(world).await?;
+    targets::targets_depend_on_nothing_else(world).await?;
+    targets::no_target_keeps_a_lost_port(world).await?;
     change::every_field_converges(world).await?;
     change::replacement_needs_consent(world).await?;
     change::the_unsupported_is_blocked(world)

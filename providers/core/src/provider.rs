@@ -107,10 +107,7 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     ///
     /// New before old holds for machines and pods: they are registered first, and the old ones deregistered when the new ones
     /// were asked for their health. It does not hold for ports: Kubernetes may have given the old port to another Service.
-    fn plan_targets(&self, backends: &Backends, observed: &Self::Observed) -> Plan<Self::Step> {
-        let (_, _) = (backends, observed);
-        Plan::nothing("this provider's plan brings them")
-    }
+    fn plan_targets(&self, backends: &Backends, observed: &Self::Observed) -> Plan<Self::Step>;
 
     /// Which fields of what exists are not as desired; for what is said and counted of drift, never for deciding.
     /// Empty where nothing differs, where nothing exists at all, and where a provider cannot tell.

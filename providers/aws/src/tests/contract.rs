@@ -159,14 +159,3 @@ async fn the_contract_holds_and_other_peoples_things_stay_as_they_are() {
     assert!(calls.len() > 20 && calls.keys().all(known), "documented permissions lack some of {calls:?}");
     assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn targets_depend_on_nothing_else_and_a_lost_port_goes_in_the_first_pass() {
-    let Some(emulator) = Emulator::start().await else { return };
-    let world = Aws { emulator, faults: Faults::default() };
-    let kept = async {
-        Box::pin(contract::targets::targets_depend_on_nothing_else(&world)).await?;
-        Box::pin(contract::targets::no_target_keeps_a_lost_port(&world)).await
-    };
-    Box::pin(kept).await.unwrap_or_else(|violation| panic!("{violation}"));
-}

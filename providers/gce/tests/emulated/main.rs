@@ -40,24 +40,6 @@ async fn the_provider_keeps_every_promise_of_the_contract() {
     world.emulator.assert_no_violations();
 }
 
-#[tokio::test]
-async fn targets_depend_on_nothing_but_targets() {
-    let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    Box::pin(contract::targets::targets_depend_on_nothing_else(&world)).await.unwrap();
-    Box::pin(contract::targets::no_target_keeps_a_lost_port(&world)).await.unwrap();
-    world.emulator.assert_no_violations();
-}
-
-#[tokio::test]
-async fn with_instance_groups_targets_depend_on_nothing_else_either() {
-    let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::sharing(emulator).await;
-    Box::pin(contract::targets::targets_depend_on_nothing_else(&world)).await.unwrap();
-    Box::pin(contract::targets::no_target_keeps_a_lost_port(&world)).await.unwrap();
-    world.emulator.assert_no_violations();
-}
-
 #[test]
 fn the_emulator_satisfies_googles_own_clients() {
     let Some(emulator) = Emulator::start() else { return };

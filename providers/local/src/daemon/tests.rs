@@ -226,8 +226,6 @@ async fn a_daemon_that_answers_at_once_keeps_the_contract() {
     let daemon = start(directory.path(), "127.200.0.0/24", &["--range", "::1/128"]).await.unwrap();
     let world = Loopback { daemon, spare: "127.200.0.9".parse().unwrap() };
     contract::run(&world).await.unwrap();
-    contract::targets::targets_depend_on_nothing_else(&world).await.unwrap();
-    contract::targets::no_target_keeps_a_lost_port(&world).await.unwrap();
     world.daemon.end().await;
 }
 
