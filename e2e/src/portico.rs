@@ -72,6 +72,7 @@ impl Parts {
             "operator": {
                 "enabled": operator.is_some(),
                 "provider": provider,
+                "defaultClass": true,
                 "local": {
                     "endpoint": format!("http://{LOAD_BALANCER}:{}", load_balancer::PORT),
                     "tokenSecret": {"name": TOKEN_SECRET},

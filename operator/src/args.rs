@@ -15,7 +15,7 @@ use portico_provider_aws::Quota;
 use crate::desired::GroupScope;
 use crate::leader::Candidate;
 use crate::pods::EndpointScope;
-use crate::service::ClassRule;
+use crate::service::{self, ClassRule};
 
 mod command;
 mod work;
@@ -55,7 +55,7 @@ pub(crate) enum ProviderKind {
 impl ProviderKind {
     fn class(self) -> &'static str {
         match self {
-            Self::BareMetal => "portico.dev/bare-metal",
+            Self::BareMetal => service::MAKES_NOTHING,
             Self::Local => "portico.dev/local",
             Self::Aws => "portico.dev/aws-nlb",
             Self::Gce => "portico.dev/gce",

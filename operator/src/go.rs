@@ -82,7 +82,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         match self.stages(&service).0.work {
             Work::Nothing => self.unclaimed_want(owner),
             // Its finalizer is not on: whoever looks at it next puts it there.
-            Work::Provide { .. } if !self.settings.read_only && !self.settings.classes.holds(&service) => {
+            Work::Provide { .. }
+                if self.makes() && !self.settings.read_only && !self.settings.classes.holds(&service) =>
+            {
                 None
             }
             Work::Provide { load_balancer, backends, warnings: _ } => {
@@ -90,7 +92,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             }
             Work::Wait { backends } | Work::Refuse { backends, .. } => Some(Want::targets(*backends)),
             Work::Release { backends, because: _ } => Some(Want::release(*backends)),
-            Work::Yield { .. } => None,
+            Work::Yield { .. } | Work::Leave { .. } => None,
         }
     }
 

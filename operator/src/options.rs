@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Service;
 use portico_provider::{
     Capabilities, Field, GroupName, Options, ProxyProtocol, Replacement, Scheme, TargetKind,
 };
@@ -65,6 +66,12 @@ pub(crate) const ALLOW_REPLACEMENT: AnnotationSpec = AnnotationSpec {
     default: "false",
     field: None,
 };
+pub(crate) const TAKE_OVER: AnnotationSpec = AnnotationSpec {
+    key: "portico.dev/take-over",
+    value: "\"true\" or \"false\"",
+    default: "false: a Service without a class that another controller serves is left to that",
+    field: None,
+};
 pub(crate) const GROUP: AnnotationSpec = AnnotationSpec {
     key: "portico.dev/group",
     value: "a name of up to 63 letters, digits, \"-\" and \".\", or namespace/name where the operator allows it",
@@ -79,8 +86,8 @@ pub(crate) const SOURCE_RANGES: AnnotationSpec = AnnotationSpec {
 };
 
 /// Every annotation that is not one provider's own; for docs, too.
-pub const ANNOTATIONS: [AnnotationSpec; 7] =
-    [ADDRESSES, PROXY_PROTOCOL, SCHEME, TARGET_KIND, ALLOW_REPLACEMENT, GROUP, SOURCE_RANGES];
+pub const ANNOTATIONS: [AnnotationSpec; 8] =
+    [ADDRESSES, PROXY_PROTOCOL, SCHEME, TARGET_KIND, ALLOW_REPLACEMENT, TAKE_OVER, GROUP, SOURCE_RANGES];
 
 /// A group as an annotation names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +112,15 @@ pub(crate) struct Annotated {
     pub(crate) options: Options,
 }
 
+/// An option that names another controller's load balancer, to be taken over.
+const ADOPT: &str = "portico.dev/adopt";
+
+/// Whether the author of a Service wants Portico in the place of another controller.
+pub(crate) fn takes_over(service: &Service) -> bool {
+    let annotations = service.metadata.annotations.iter();
+    annotations.into_iter().any(|all| said(all, TAKE_OVER.key) == Some("true") || said(all, ADOPT).is_some())
+}
+
 /// Reads all annotations of a Service; errors go to `problems`, likely misspellings to `warnings`.
 pub(crate) fn read(
     annotations: &BTreeMap<String, String>,
@@ -113,6 +129,8 @@ pub(crate) fn read(
     warnings: &mut Vec<Problem>,
 ) -> Annotated {
     let mut reader = Reader { annotations, problems };
+    // It decided already whether anything is read at all; here it is only checked.
+    reader.one(TAKE_OVER, &[("true", true), ("false", false)]);
     let annotated = Annotated {
         addresses: reader.list(ADDRESSES, |item| item.parse().ok()),
         proxy_protocol: reader

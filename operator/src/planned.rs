@@ -110,6 +110,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
                     .push(format!("the operator of class {to} has to release its load balancer first"));
                 None
             }
+            Work::Leave { owner: _, shown } => {
+                plan.warnings.push(format!(
+                    "{shown}, so it is left alone until it is annotated {}: \"true\"",
+                    crate::options::TAKE_OVER.key
+                ));
+                None
+            }
             Work::Refuse { backends, problems, warnings } => {
                 (plan.problems, plan.warnings) = (told(problems), told(warnings));
                 self.targets_of(*backends)

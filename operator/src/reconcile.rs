@@ -18,8 +18,8 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{
-    Backends, Capabilities, ClusterUid, LoadBalancer, LoadBalancerProvider, Owner, Report, ServiceUid,
-    TargetKind, Topic,
+    Backends, Capabilities, ClusterUid, Fact, LoadBalancer, LoadBalancerProvider, Owner, Report, ServiceUid,
+    StatusKind, TargetKind, Topic, Truth,
 };
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,7 @@ use crate::inventory::Inventory;
 use crate::lanes::Lanes;
 use crate::metrics::{Metrics, Reconciled, State};
 use crate::operation::{End, Want};
+use crate::options;
 use crate::pods::{Admission, EndpointScope};
 use crate::problem::Problem;
 use crate::progress::{Decision, Phase, Track};
@@ -169,6 +170,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
                 Ok(Looked { outcome: Reconciled::Progress, again: again.flatten() }.or_at(admitted.again))
             }
             Work::Yield { owner, to } => self.yield_to(&service, &owner, &to).await,
+            Work::Leave { owner, shown } => self.leave(&service, &owner, &shown).await,
             Work::Refuse { backends, problems, warnings } => {
                 let looked = self.refuse(&service, *backends, &problems, &warnings).await?;
                 Ok(looked.or_at(admitted.again))
@@ -192,7 +194,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let backing = Backing { nodes: &admitted.nodes, slices: &slices, admission };
         let Settings { classes, cluster, groups, .. } = &self.settings;
         let (class, capabilities) = (self.class_rules(classes.class_of(service)), &self.capabilities);
-        let context = Context { classes, capabilities, cluster, class: &class, groups: *groups, backing };
+        let uid = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok());
+        let exists = uid.is_some_and(|uid| self.inventory.get(&uid).is_some());
+        let context =
+            Context { classes, capabilities, cluster, class: &class, exists, groups: *groups, backing };
         (stages::walk(service, context), admitted)
     }
 
@@ -210,7 +215,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     async fn forget(&self, service: &Service) -> Result<Looked, ClusterError> {
         let uid = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok());
         let waited = uid.as_ref().is_some_and(|uid| self.tracks().known(uid).is_some());
-        if waited && service::waits_for_release(service) {
+        if waited && service::waits_for_release(service).is_some() {
             self.world.renew(self.cluster.mark_waiting(service, None).await?);
         }
         if let Some(uid) = uid {
@@ -224,22 +229,47 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         Ok(Looked::NOTHING)
     }
 
-    /// Says whom it waits for, beside the status, which is the other's until it lets go.
+    /// Another operator of Portico holds it.
     async fn yield_to(&self, service: &Service, owner: &Owner, class: &str) -> Result<Looked, ClusterError> {
-        self.state(owner, State::Progress);
-        let looked = Looked { outcome: Reconciled::Progress, again: None };
-        if service::waits_for_release(service) {
-            return Ok(looked);
-        }
         let note = format!(
             "the operator of class {class} has to release its load balancer first; if that operator is not \
              installed any more, remove annotation {} (what it made then stays where it is)",
             service::HELD_BY
         );
-        let condition = status::waiting_for_release(service, note.clone(), Timestamp::now());
-        self.world.renew(self.cluster.mark_waiting(service, Some(&condition)).await?);
-        self.tell(service, Severity::Warning, "WaitingForRelease", "Provision", note);
-        Ok(looked)
+        self.wait_for(service, owner, Severity::Warning, "WaitingForRelease", note).await
+    }
+
+    /// Another controller serves it.
+    async fn leave(&self, service: &Service, owner: &Owner, shown: &str) -> Result<Looked, ClusterError> {
+        if !self.inventory.is_loaded() {
+            return Ok(Looked { outcome: Reconciled::Progress, again: None });
+        }
+        let note = format!(
+            "{shown}, so Portico leaves this Service alone. To have Portico serve it, keep the other controller from it and annotate it \
+             {}: \"true\"; to have it left for good, name that controller's class in spec.loadBalancerClass of a new Service",
+            options::TAKE_OVER.key
+        );
+        self.wait_for(service, owner, Severity::Warning, "ServedByAnother", note).await
+    }
+
+    /// Says once whom it waits for, beside the rest of the status: that is the other's until it lets go.
+    async fn wait_for(
+        &self,
+        service: &Service,
+        owner: &Owner,
+        severity: Severity,
+        reason: &str,
+        note: String,
+    ) -> Result<Looked, ClusterError> {
+        self.state(owner, State::Progress);
+        let wanted = status::waiting_for_release(service, reason, note.clone(), Timestamp::now());
+        let said = service::waits_for_release(service)
+            .is_some_and(|said| (&said.reason, &said.message) == (&wanted.reason, &wanted.message));
+        if !said {
+            self.world.renew(self.cluster.mark_waiting(service, Some(&wanted)).await?);
+            self.tell(service, severity, reason, "Provision", note);
+        }
+        Ok(Looked { outcome: Reconciled::Progress, again: None })
     }
 
     /// What serves already follows nodes and pods, whatever keeps the rest back; `None`: nothing exists, as far as is known.
@@ -277,7 +307,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         warnings: &[Problem],
     ) -> Result<Looked, ClusterError> {
         let held;
-        let service = if self.settings.classes.marks(service) && !service::waits_for_release(service) {
+        let waits = service::waits_for_release(service).is_some();
+        let service = if self.makes() && self.settings.classes.marks(service) && !waits {
             service
         } else {
             held = self.hold(service).await?;
@@ -303,6 +334,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let mut problems: Vec<Problem> = plan.blocked().iter().map(Problem::of).collect();
         self.class_rules(self.settings.classes.class_of(service)).blame(service, &mut problems);
         self.state(&load_balancer.owner, state(&progress, &problems));
+        let report = Report { facts: self.with_endpoints(service, report.facts), ..report };
         let situation =
             Situation { service, report: Some(&report), problems: &problems, warnings, progress: &progress };
         self.write_status(situation).await?;
@@ -314,6 +346,11 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         Ok(looked(decision, &progress, &problems))
     }
 
+    /// Whether the provider makes anything at all.
+    pub(crate) fn makes(&self) -> bool {
+        self.capabilities.status != StatusKind::Nodes
+    }
+
     /// Puts our finalizer on, with the class that it is of, and nobody else's beside it.
     async fn hold(&self, service: &Service) -> Result<Service, ClusterError> {
         let (classes, mut held) = (&self.settings.classes, service.clone());
@@ -321,10 +358,15 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             // Only what was taken off first is recorded as put on by us.
             held = self.cluster.set_finalizer(&held, None).await?;
         }
-        if !classes.marks(&held) {
+        if !self.makes() {
+            // There is nothing to be held for.
+            if classes.holds(&held) {
+                held = self.cluster.set_finalizer(&held, None).await?;
+            }
+        } else if !classes.marks(&held) {
             held = self.cluster.set_finalizer(&held, Some(classes.class_of(service))).await?;
         }
-        if service::waits_for_release(service) {
+        if service::waits_for_release(service).is_some() {
             held = self.cluster.mark_waiting(&held, None).await?;
         }
         self.world.renew(held.clone());
@@ -404,6 +446,22 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let note = "the load balancer and all that belonged to it are gone".to_owned();
         self.tell(service, Severity::Normal, "Released", "Release", note);
         Ok(Looked::NOTHING)
+    }
+
+    /// What targets' health means of a Service without endpoints: no target has anybody to hand a connection to.
+    fn with_endpoints(&self, service: &Service, mut facts: Vec<Fact>) -> Vec<Fact> {
+        let slices = self.world.slices(&ServiceKey::of(service));
+        let empty = slices.iter().all(|slice| slice.addresses().next().is_none());
+        // Without any EndpointSlice nothing is known: the controller that writes them may be behind.
+        if empty && !slices.is_empty() {
+            for fact in facts.iter_mut().filter(|fact| fact.topic == Topic::TargetsHealthy) {
+                fact.holds = Truth::False;
+                "NoEndpoints".clone_into(&mut fact.reason);
+                "no endpoint of the Service is ready, so no connection is answered"
+                    .clone_into(&mut fact.message);
+            }
+        }
+        facts
     }
 
     /// When to look again at targets that are not all healthy; nothing else would bring the news.

@@ -24,7 +24,10 @@ pub(crate) const HELD_BY: &str = "portico.dev/held-by";
 /// Begins the field managers of operators, each with its class.
 const MANAGER: &str = "portico-operator/";
 
-/// That it waits for another operator to let go: of a field manager of its own, as all else of the status is that one's.
+/// The class of a provider that makes nothing. Operators of before put their finalizer on its Services all the same: nothing is behind it.
+pub(crate) const MAKES_NOTHING: &str = "portico.dev/bare-metal";
+
+/// That it waits for another operator or controller to let go: of a field manager of its own, as all else of the status is that one's.
 pub(crate) const RELEASED: &str = "portico.dev/Released";
 
 /// `namespace/name` of a Service: what queues, maps and logs know it by.
@@ -132,7 +135,12 @@ impl ClassRule {
     /// Whether it is one of ours by its class, whatever its type; a Service of another type has none.
     fn is_of_class(&self, service: &Service) -> bool {
         let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
-        asked.map_or(self.default, |asked| self.serves(asked))
+        asked.map_or_else(|| self.default || self.keeps(service), |asked| self.serves(asked))
+    }
+
+    /// Whether a Service of no class has something of ours already: it stays ours when this operator ceases to be the default.
+    fn keeps(&self, service: &Service) -> bool {
+        has_finalizer(service) && holder(service).is_some_and(|holder| self.serves(holder))
     }
 
     /// Whether there is, or may be, anything of ours behind it.
@@ -145,6 +153,9 @@ impl ClassRule {
     /// whose annotation somebody took off was given up by whoever held it.
     pub(crate) fn holds(&self, service: &Service) -> bool {
         let other_class = ServiceType::of(service) == ServiceType::LoadBalancer && !self.is_of_class(service);
+        if is_held_for_nothing(service) && self.owns(service) {
+            return true;
+        }
         has_finalizer(service)
             && match (recorded_holder(service), said_holder(service)) {
                 (Some(recorded), Some(_)) => self.serves(recorded),
@@ -170,13 +181,46 @@ impl ClassRule {
         if !has_finalizer(service) || self.holds(service) {
             return None;
         }
-        recorded_holder(service).or(said_holder(service))
+        holder(service)
     }
 
     /// Whether there shall be something of ours behind it.
     pub(crate) fn wants(&self, service: &Service) -> bool {
         self.owns(service) && !is_deleting(service)
     }
+}
+
+/// Finalizers of Kubernetes' own, which are no controller's.
+const GENERIC_FINALIZERS: [&str; 2] = ["foregroundDeletion", "orphan"];
+
+/// The class whose operator's finalizer it is: by the record, or else by the annotation.
+fn holder(service: &Service) -> Option<&str> {
+    recorded_holder(service).or(said_holder(service))
+}
+
+/// Whether the finalizer was put on it by an operator that makes nothing.
+pub(crate) fn is_held_for_nothing(service: &Service) -> bool {
+    has_finalizer(service) && holder(service) == Some(MAKES_NOTHING)
+}
+
+/// Who else, as far as it shows, has a load balancer behind a Service that is ours only since it names no class.
+pub(crate) fn served_by_another(service: &Service) -> Option<String> {
+    let classless = service.spec.as_ref().is_none_or(|spec| spec.load_balancer_class.is_none());
+    if !classless || has_finalizer(service) || !is_unknown_to_us(service) {
+        return None;
+    }
+    let others = service.metadata.finalizers.iter().flatten();
+    let finalizer = others.into_iter().find(|it| !GENERIC_FINALIZERS.contains(&it.as_str()));
+    match (finalizer, ingress(service).first()) {
+        (Some(finalizer), _) => Some(format!("it has the finalizer {finalizer}")),
+        (None, Some(_)) => Some("another controller published its address".to_owned()),
+        (None, None) => None,
+    }
+}
+
+/// Whether no Portico operator has said anything of it but that it waits.
+fn is_unknown_to_us(service: &Service) -> bool {
+    our_conditions(service).is_empty()
 }
 
 /// Whether the finalizer of any Portico operator holds it.
@@ -249,10 +293,10 @@ pub(crate) fn our_conditions(service: &Service) -> Vec<Condition> {
         .collect()
 }
 
-/// Whether its status says that it waits for another operator.
-pub(crate) fn waits_for_release(service: &Service) -> bool {
-    let conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == RELEASED)
+/// What its status says of whom it waits for.
+pub(crate) fn waits_for_release(service: &Service) -> Option<&Condition> {
+    let mut conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| condition.type_ == RELEASED)
 }
 
 /// Whether a condition is under our domain.

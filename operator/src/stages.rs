@@ -33,6 +33,8 @@ pub(crate) struct Context<'a> {
     pub(crate) cluster: &'a ClusterUid,
     /// What its class makes of its annotations.
     pub(crate) class: &'a ClassRules,
+    /// Whether something of ours is behind it, as far as is known.
+    pub(crate) exists: bool,
     /// Which groups it may name.
     pub(crate) groups: GroupScope,
     /// Possible targets.
@@ -72,6 +74,8 @@ pub(crate) enum Work {
     Wait { backends: Box<Backends> },
     /// Ours, once the operator of another class has released what it made; that one's last write brings it back.
     Yield { owner: Owner, to: String },
+    /// Ours, once its author says so: another controller serves it, as `shown`. Its status and its metadata are that one's.
+    Leave { owner: Owner, shown: String },
     /// Ours, and wrong: what exists stays as it is, but for its targets.
     Refuse { backends: Box<Backends>, problems: Vec<Problem>, warnings: Vec<Problem> },
     /// Make it so.
@@ -108,7 +112,7 @@ pub(crate) fn walk(service: &Service, context: Context<'_>) -> Staged {
             return Staged { stages: vec![("service", standing)], work: Work::Nothing };
         }
     };
-    match load_balancer::role(service, context.classes) {
+    match load_balancer::role(service, context.classes, context.exists) {
         load_balancer::Role::Release(because) => release(service, owner, context, because),
         load_balancer::Role::None(because) => {
             let mut stages = inner(service, context.capabilities, false);
@@ -116,6 +120,10 @@ pub(crate) fn walk(service: &Service, context: Context<'_>) -> Staged {
             Staged { stages, work: Work::Nothing }
         }
         load_balancer::Role::Provide => provide(service, owner, context),
+        load_balancer::Role::Leave(shown) => {
+            let standing = Standing::Waiting("its author to say that Portico shall take it over");
+            Staged { stages: vec![(load_balancer::NAME, standing)], work: Work::Leave { owner, shown } }
+        }
         load_balancer::Role::Yield(to) => {
             let standing = Standing::Waiting("the operator of its former class to release what it made");
             Staged { stages: vec![(load_balancer::NAME, standing)], work: Work::Yield { owner, to } }
@@ -139,12 +147,12 @@ fn release(service: &Service, owner: Owner, context: Context<'_>, because: &'sta
 }
 
 fn backends(service: &Service, owner: Owner, context: Context<'_>) -> Backends {
-    let Context { classes: _, capabilities, cluster: _, class, groups: _, backing } = context;
+    let Context { classes: _, capabilities, cluster: _, class, exists: _, groups: _, backing } = context;
     desired::backends(service, owner, capabilities, class, backing)
 }
 
 fn provide(service: &Service, owner: Owner, context: Context<'_>) -> Staged {
-    let Context { classes: _, capabilities, cluster: _, class, groups, backing } = context;
+    let Context { classes: _, capabilities, cluster: _, class, exists: _, groups, backing } = context;
     let backends = Box::new(backends(service, owner.clone(), context));
     let desired::Asked { load_balancer, warnings } =
         desired::parse(service, owner, capabilities, class, groups, backing);

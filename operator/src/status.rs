@@ -23,6 +23,9 @@ pub(crate) const SYNCED: &str = "portico.dev/Synced";
 /// The longest message the API server takes; <https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition>.
 const LONGEST_MESSAGE: usize = 32_768;
 
+/// How a message begins that nothing is done about at the moment.
+const WAITING_FOR: &str = "waiting for ";
+
 /// All that we own of a Service's status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct StatusPatch {
@@ -151,7 +154,7 @@ fn provisioned(
             (topic, Truth::False, "Provisioning".to_owned(), what.clone())
         }
         (Progress::Waiting(what), _, _) if !ready && problems.is_empty() => {
-            (topic, Truth::False, "Provisioning".to_owned(), format!("waiting for {what}"))
+            (topic, Truth::False, "Provisioning".to_owned(), format!("{WAITING_FOR}{what}"))
         }
         (_, Some(Fact { topic: _, holds, reason, message }), _) => {
             (topic, *holds, reason.clone(), message.clone())
@@ -220,10 +223,15 @@ fn stamped(service: &Service, before: &[Condition], now: Timestamp, claim: Claim
     }
 }
 
-/// The condition of a Service that another operator of this cluster has to let go first.
-pub(crate) fn waiting_for_release(service: &Service, message: String, now: Timestamp) -> Condition {
+/// The condition of a Service that another operator or controller has to let go first.
+pub(crate) fn waiting_for_release(
+    service: &Service,
+    reason: &str,
+    message: String,
+    now: Timestamp,
+) -> Condition {
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    stamped(service, &[], now, (service::RELEASED, Truth::False, "WaitingForRelease".to_owned(), message))
+    stamped(service, &[], now, (service::RELEASED, Truth::False, reason.to_owned(), message))
 }
 
 fn entry(Ingress { address, ip_mode, ports }: &Ingress) -> LoadBalancerIngress {
@@ -253,13 +261,18 @@ fn entry(Ingress { address, ip_mode, ports }: &Ingress) -> LoadBalancerIngress {
 
 /// The Events that a change of conditions is worth: every one but "all is as it should be, as always".
 pub(crate) fn notices(before: &[Condition], after: &[Condition]) -> Vec<Notice> {
+    let refused = after.iter().any(|it| it.type_ == ACCEPTED && it.status == "False");
     let changed = after.iter().filter_map(|new| {
         let old = before.iter().find(|old| old.type_ == new.type_);
         let same = old.is_some_and(|old| {
             (&old.status, &old.reason, &old.message) == (&new.status, &new.reason, &new.message)
         });
+        // What is wrong is said by Accepted, what is done by the step's own Event.
+        let twice = new.reason == "NotCreated" && refused
+            || new.reason == "Provisioning" && !new.message.starts_with(WAITING_FOR);
         let quiet = matches!(new.reason.as_str(), "Accepted" | "InProgress" | "NotAccepted")
-            || new.status == "Unknown";
+            || new.status == "Unknown"
+            || twice;
         let first_sync =
             new.type_ == SYNCED && new.status == "True" && old.is_none_or(|old| old.reason == "InProgress");
         (!same && !quiet && !first_sync).then(|| notice(new))
@@ -275,8 +288,8 @@ pub(crate) fn notices(before: &[Condition], after: &[Condition]) -> Vec<Notice> 
 }
 
 fn notice(condition: &Condition) -> Notice {
-    let fine =
-        condition.status == "True" || matches!(condition.reason.as_str(), "Provisioning" | "Releasing");
+    let fine = condition.status == "True"
+        || matches!(condition.reason.as_str(), "Provisioning" | "Releasing" | "NodePortOnly");
     let odd = condition.type_ == ACCEPTED;
     let action = condition.type_.rsplit('/').next().unwrap_or_default().to_owned();
     let severity = if fine && !odd { Severity::Normal } else { Severity::Warning };

@@ -22,9 +22,6 @@ use crate::status::StatusPatch;
 /// Who owns our fields of a Service's status, the Lease's `spec`, and Events; the finalizer's has the class in its name, too.
 pub(crate) const FIELD_MANAGER: &str = "portico-operator";
 
-/// Who owns the condition that says whom a Service waits for.
-const WAITING_MANAGER: &str = "portico-operator-waiting";
-
 /// Who owns the annotations that name a load balancer's parts.
 const RESOURCES_MANAGER: &str = "portico-operator-resources";
 
@@ -37,6 +34,9 @@ pub(crate) async fn client() -> anyhow::Result<Client> {
     config.headers.push((header::USER_AGENT, HeaderValue::from_static(USER_AGENT)));
     Ok(Client::try_from(config)?)
 }
+
+/// Who owns the condition that says whom a Service waits for.
+const WAITING_MANAGER: &str = "portico-operator-waiting";
 
 /// An API server.
 #[derive(Clone)]

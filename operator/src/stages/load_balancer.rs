@@ -7,6 +7,7 @@
 use k8s_openapi::api::core::v1::Service;
 use portico_provider::{LoadBalancer, Targets};
 
+use crate::options;
 use crate::service::{self, ClassRule, ServiceType};
 
 pub(super) const NAME: &str = "load_balancer";
@@ -19,11 +20,14 @@ pub(super) enum Role {
     Provide,
     /// There shall be one, when the operator of this class has released its own.
     Yield(String),
+    /// There shall be one, if its author says so: another controller has one, as this shows.
+    Leave(String),
     /// There may be one, and shall not be, because.
     Release(&'static str),
 }
 
-pub(super) fn role(service: &Service, classes: &ClassRule) -> Role {
+/// `exists`: something of ours is behind it, as far as is known.
+pub(super) fn role(service: &Service, classes: &ClassRule, exists: bool) -> Role {
     let held = classes.holds(service);
     let deleting = service::is_deleting(service);
     let is_load_balancer = ServiceType::of(service) == ServiceType::LoadBalancer;
@@ -38,7 +42,10 @@ pub(super) fn role(service: &Service, classes: &ClassRule) -> Role {
         // Two load balancers of one Service would have one status and one finalizer between them.
         (_, true) => match classes.held_by_another(service) {
             Some(class) => Role::Yield(class.to_owned()),
-            None => Role::Provide,
+            None => match service::served_by_another(service) {
+                Some(shown) if !exists && !options::takes_over(service) => Role::Leave(shown),
+                _ => Role::Provide,
+            },
         },
         (true, false) if is_load_balancer => Role::Release("spec.loadBalancerClass is no longer ours"),
         (true, false) => Role::Release("spec.type is no longer LoadBalancer"),

@@ -22,6 +22,7 @@ fn walked_with(service: &Service, capabilities: &Capabilities) -> Staged {
             capabilities,
             cluster: &cluster,
             class: &ClassRules::default(),
+            exists: false,
             groups: GroupScope::Namespace,
             backing,
         },

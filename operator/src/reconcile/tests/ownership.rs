@@ -204,7 +204,7 @@ async fn a_service_that_another_operator_holds_for_ever_says_so_and_what_to_do_a
     stage.cluster.delete("web");
     settle().await;
     let service = stage.cluster.get("web").unwrap();
-    assert!(service::waits_for_release(&service), "{:?}", service.status);
+    assert!(service::waits_for_release(&service).is_some(), "{:?}", service.status);
     assert_eq!(
         stage.conditions("web")["LoadBalancerProvisioned"],
         "True/Provisioned",
@@ -233,9 +233,185 @@ async fn what_was_taken_over_is_held_by_its_new_operator_whatever_is_written_the
     stage.cluster.annotate_by_hand("web", service::HELD_BY, None);
     settle().await;
     assert_eq!(stage.existing(), ["web"]);
-    assert!(!service::waits_for_release(&stage.cluster.get("web").unwrap()));
+    assert!(service::waits_for_release(&stage.cluster.get("web").unwrap()).is_none());
     stage.cluster.annotate_by_hand("web", service::HELD_BY, Some("foo"));
     settle().await;
     let annotations = stage.cluster.get("web").unwrap().metadata.annotations.unwrap();
     assert_eq!(annotations[service::HELD_BY], "portico.dev/fake");
+}
+
+type Sign = (&'static str, fn(&mut Service));
+
+/// Signs of another controller on a Service without a class.
+const SIGNS: [Sign; 4] = [
+    ("the cloud controller manager's finalizer", |it| {
+        it.metadata.finalizers = Some(vec!["service.kubernetes.io/load-balancer-cleanup".to_owned()]);
+    }),
+    ("the AWS Load Balancer Controller's", |it| {
+        it.metadata.finalizers = Some(vec!["service.k8s.aws/resources".to_owned()]);
+    }),
+    ("an address", |it| publish(it, Some("198.51.100.7"), None)),
+    ("a host name", |it| publish(it, None, Some("theirs.example"))),
+];
+
+fn publish(service: &mut Service, ip: Option<&str>, hostname: Option<&str>) {
+    use k8s_openapi::api::core::v1::LoadBalancerIngress;
+    let entry = LoadBalancerIngress {
+        ip: ip.map(str::to_owned),
+        hostname: hostname.map(str::to_owned),
+        ..LoadBalancerIngress::default()
+    };
+    let status = service.status.get_or_insert_default();
+    status.load_balancer.get_or_insert_default().ingress = Some(vec![entry]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_controller_serves_is_left_to_it_until_somebody_says_otherwise() {
+    for (what, sign) in SIGNS {
+        for (how, says) in [
+            ("annotation", Some(("portico.dev/take-over", "true"))),
+            ("adoption", Some(("portico.dev/adopt", "theirs"))),
+            ("release", None),
+        ] {
+            let stage = Stage::new();
+            let running = stage.start().await;
+            let mut theirs = mk_service("web");
+            sign(&mut theirs);
+            stage.cluster.with(|cluster| cluster.put(theirs.clone()));
+            settle().await;
+            drop(running);
+            let _running = stage.start().await;
+            settle().await;
+            let left = stage.cluster.get("web").unwrap();
+            assert!(stage.existing().is_empty(), "{what}");
+            assert_eq!(left.metadata.finalizers, theirs.metadata.finalizers, "{what}");
+            assert_eq!(service::ingress(&left), service::ingress(&theirs), "{what}");
+            assert!(stage.conditions("web").is_empty(), "{what}");
+            assert_eq!(service::waits_for_release(&left).unwrap().reason, "ServedByAnother", "{what}");
+            assert_eq!(stage.reasons("web"), ["ServedByAnother"], "{what}: said once");
+            let message = service::waits_for_release(&left).unwrap().message.clone();
+            assert!(message.contains("portico.dev/take-over: \"true\""), "{message}");
+            let mut asked = left;
+            if let Some((key, value)) = says {
+                let annotations = asked.metadata.annotations.get_or_insert_default();
+                annotations.insert(key.to_owned(), value.to_owned());
+            } else {
+                asked.metadata.finalizers = None;
+                asked.status.get_or_insert_default().load_balancer = None;
+            }
+            stage.cluster.with(|cluster| cluster.put(asked));
+            settle().await;
+            assert_eq!(stage.existing(), ["web"], "{what}, {how}");
+            assert!(
+                service::waits_for_release(&stage.cluster.get("web").unwrap()).is_none(),
+                "{what}, {how}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_names_our_class_is_served_and_what_we_made_is_never_taken_for_anothers() {
+    let stage = Stage::new();
+    let running = stage.start().await;
+    let mut named =
+        with(mk_service("named"), |spec| spec.load_balancer_class = Some("portico.dev/fake".to_owned()));
+    publish(&mut named, Some("198.51.100.7"), None);
+    stage.cluster.with(|cluster| cluster.put(named));
+    stage.cluster.apply(mk_service("ours"));
+    settle().await;
+    assert_eq!(stage.existing().len(), 2);
+    drop(running);
+    // A script takes off our finalizer and all conditions; the address stays, and so does the load balancer.
+    let mut stripped = stage.cluster.get("ours").unwrap();
+    stripped.metadata.finalizers = None;
+    stripped.status.as_mut().unwrap().conditions = None;
+    stage.cluster.with(|cluster| cluster.put(stripped));
+    let _running = stage.start().await;
+    settle().await;
+    assert_eq!(stage.existing().len(), 2);
+    assert_eq!(stage.conditions("ours")["LoadBalancerProvisioned"], "True/Provisioned");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_that_is_no_longer_the_default_keeps_what_it_made_and_makes_nothing_new() {
+    let mut stage = Stage::new();
+    let running = stage.start().await;
+    stage.cluster.apply(mk_service("old"));
+    settle().await;
+    drop(running);
+    stage.settings.classes.default = false;
+    let running = stage.start().await;
+    stage.cluster.apply(mk_service("new"));
+    settle().await;
+    assert_eq!(stage.existing(), ["old"]);
+    assert!(stage.conditions("new").is_empty());
+    let plans = running.operator.plans_known();
+    assert!(plans.iter().all(|plan| !plan.to_string().contains("delete")), "{plans:?}");
+    stage.cluster.delete("old");
+    settle().await;
+    assert!(stage.existing().is_empty() && stage.cluster.get("old").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_makes_nothing_holds_nothing_and_its_successor_begins_at_once() {
+    use portico_provider_bare_metal::{BareMetalProvider, Config};
+    let stage = Stage::new();
+    let held = |name: &str| {
+        let mut service = mk_service(name);
+        service.metadata.finalizers = Some(vec![service::FINALIZER.to_owned()]);
+        let held_by = (service::HELD_BY.to_owned(), service::MAKES_NOTHING.to_owned());
+        service.metadata.annotations = Some(BTreeMap::from([held_by]));
+        service
+    };
+    for name in ["old", "later", "gone"] {
+        stage.cluster.with(|cluster| cluster.put(held(name)));
+    }
+    stage.cluster.apply(mk_service("new"));
+    let (keeper, fence) = crate::fence::fence();
+    keeper.open(Instant::now() + Duration::from_secs(1_000_000));
+    let (world, queue, router) = stage.cluster.watch();
+    let node = crate::testing::mk_node("a", "10.0.0.1", true);
+    router.take(crate::world::Change::Put(node), Duration::ZERO);
+    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+    let provider = BareMetalProvider::new(Config { publish_node_addresses: false });
+    let parts = Parts { provider, cluster: stage.cluster.clone(), world, queue, fence, metrics };
+    let classes = ClassRule::one(service::MAKES_NOTHING, true);
+    let operator = Operator::new(parts, Settings { classes, ..stage.settings.clone() });
+    operator.list().await;
+    for name in ["new", "old", "new", "old"] {
+        let key = ServiceKey { namespace: "default".to_owned(), name: name.to_owned() };
+        operator.reconcile(&key).await.unwrap();
+        settle().await;
+        let service = stage.cluster.get(name).unwrap();
+        assert!(!service::has_finalizer(&service), "{name}");
+        assert!(service.metadata.annotations.unwrap_or_default().is_empty(), "{name}");
+        assert!(stage.conditions(name)["LoadBalancerProvisioned"].ends_with("NodePortOnly"), "{name}");
+    }
+    drop(operator);
+    // Another provider by the same chart: both what was held for nothing and what was not is taken up.
+    let _running = stage.start().await;
+    stage.cluster.delete("gone");
+    settle().await;
+    assert!(stage.cluster.get("gone").is_none(), "nothing keeps it");
+    assert_eq!(stage.existing().len(), 3);
+    for name in ["new", "old", "later"] {
+        assert_eq!(stage.conditions(name)["LoadBalancerProvisioned"], "True/Provisioned", "{name}");
+        let annotations = stage.cluster.get(name).unwrap().metadata.annotations.unwrap();
+        assert_eq!(annotations[service::HELD_BY], "portico.dev/fake", "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_endpoint_no_target_is_called_healthy() {
+    let stage = Stage::new();
+    let running = stage.start().await;
+    let slice = |ready| crate::testing::mk_slice("web", "web-1", &[("10.1.0.1", "a", ready)]);
+    running.router.take(crate::world::Change::Put(slice(false)), Duration::ZERO);
+    stage.cluster.apply(mk_service("web"));
+    settle().await;
+    assert_eq!(stage.conditions("web")["TargetsHealthy"], "False/NoEndpoints");
+    running.router.take(crate::world::Change::Put(slice(true)), Duration::ZERO);
+    settle().await;
+    assert_eq!(stage.conditions("web")["TargetsHealthy"], "True/Checked");
 }
