@@ -22,7 +22,7 @@ render | grep -q -- '--remove-startup-taint' && { echo "chart: nodes are changed
 taint=(--set nodeproxy.removeStartupTaint=true --set operator.enabled=false)
 render "${taint[@]}" | grep -q 'resources: \[nodes\], verbs: \[get, patch\]'
 render "${taint[@]}" | grep -q 'kind: ValidatingAdmissionPolicyBinding' || { echo "chart: a node may change all nodes" >&2; exit 1; }
-render | grep -q 'kind: ValidatingAdmissionPolicy' && { echo "chart: a policy is made unasked" >&2; exit 1; }
+render --set operator.enabled=false | grep -q 'kind: ValidatingAdmissionPolicy' && { echo "chart: a policy is made unasked" >&2; exit 1; }
 render --set nodeproxy.conntrack.manage=false | grep -q '/proc/sys' && { echo "chart: settings are mounted unasked" >&2; exit 1; }
 render --set nodeproxy.dataplane=userspace --set 'nodeproxy.nodePortAddresses=primary\,localhost' | grep -q -- '--dataplane=userspace'
 render | grep -qE -- '--pod-(bridge-interface|interface-name-prefix)' && { echo "chart: interfaces are named unasked" >&2; exit 1; }
@@ -34,6 +34,11 @@ render --include-crds | grep -q 'kind: LoadBalancerClassParameters' || {
   echo "chart: the CRD is missing" >&2
   exit 1
 }
+
+render --kube-version 1.36.0 | grep -q 'kind: ValidatingAdmissionPolicyBinding' || { echo "chart: no admission policies" >&2; exit 1; }
+render --set operator.admission.enabled=false | grep -q 'ValidatingAdmissionPolicy' && { echo "chart: policies unasked" >&2; exit 1; }
+render | grep -q 'kind: NetworkPolicy'
+render | grep -q -- '--default-class' && { echo "chart: Services without a class are taken unasked" >&2; exit 1; }
 
 refused() {
   if render "$@" >/dev/null 2>&1; then
@@ -65,3 +70,5 @@ refused --set operator.nodes.removalShare=101
 refused --set operator.orphans.limit=-1
 refused --set nodeproxy.conntrack.udpTimeout=soon
 refused --set nodeproxy.typo=1
+refused --set 'operator.admission.protectedCIDRs={everywhere}'
+refused --set 'operator.admission.restrictedAnnotations={no quotes'"'"'}'

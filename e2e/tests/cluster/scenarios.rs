@@ -1,5 +1,6 @@
 //! The scenarios, by subject. Each file lists its own; the last of all looks at what the whole suite left.
 
+mod admission;
 mod affinity;
 mod annotations;
 mod classes;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         policies::scenarios(),
         reach::scenarios(),
         classes::scenarios(),
+        admission::scenarios(),
         annotations::scenarios(),
         provisioning::scenarios(),
         rollout::scenarios(),

@@ -24,7 +24,7 @@ pub(crate) struct Stage {
 pub(crate) fn parts() -> Parts {
     let values = json!({
         // A round of the audit is over while a scenario waits for it.
-        "operator": {"auditInterval": "5s"},
+        "operator": {"auditInterval": "5s", "admission": {"protectedCIDRs": ["172.30.0.0/16"]}},
         "nodeproxy": {"nodePortAddresses": "primary,localhost"},
     });
     Parts { values, ..Parts::default() }
