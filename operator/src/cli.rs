@@ -29,6 +29,7 @@ use crate::cluster::{ApiServer, ReadOnly};
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
 use crate::metrics::Metrics;
+use crate::operation::chain;
 use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
@@ -54,6 +55,11 @@ pub async fn main(command: Command) -> anyhow::Result<ExitCode> {
         Command::Gc(args) => Box::pin(gc::gc(*args)).await,
         Command::Status(args) => status::status(args).await,
     }
+}
+
+/// An error and its causes in a line, each once.
+pub fn causes(error: &anyhow::Error) -> String {
+    chain(error.as_ref())
 }
 
 fn code(to_do: bool) -> ExitCode {
@@ -175,6 +181,18 @@ fn answer<T: Serialize>(output: Output, value: &T, text: impl FnOnce() -> String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_several_errors_repeat_is_told_once() {
+        let cause = std::io::Error::other("tcp connect error: Connection refused");
+        let error = anyhow::Error::from(cause)
+            .context("client error (Connect): tcp connect error: Connection refused")
+            .context("ServiceError: client error (Connect): tcp connect error: Connection refused")
+            .context("no way to the API server");
+        let told = causes(&error);
+        assert_eq!(told.matches("Connection refused").count(), 1, "{told}");
+        assert!(told.starts_with("no way to the API server: ServiceError"), "{told}");
+    }
 
     #[test]
     fn columns_are_as_wide_as_they_have_to_be() {

@@ -261,7 +261,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
         let service = &want.owner().name;
         match &end {
             End::Failed { reason, message, retry } => {
-                tracing::warn!(%service, reason, message, ?retry, "provider call failed");
+                tracing::warn!(%service, reason, error = message, ?retry, "provider call failed");
             }
             End::Withheld(plan) => tracing::info!(%service, would = plan.summary(), "withheld"),
             End::Settled | End::InProgress { .. } => {}

@@ -62,6 +62,6 @@ pub use classes::{
     ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, ParametersCondition,
     ParametersStatus, ProxyProtocolParameter, SchemeParameter, TargetKindParameter,
 };
-pub use cli::main as execute;
+pub use cli::{causes, main as execute};
 pub use log::init as init_log;
 pub use options::{ANNOTATIONS, AnnotationSpec};

@@ -20,3 +20,53 @@ pub fn init(command: &Command) {
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, into);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                into.push(path);
+            }
+        }
+    }
+
+    /// The arguments of each macro of `tracing` in a text.
+    fn events(text: &str) -> Vec<&str> {
+        let begins = text.match_indices("tracing::").map(|(at, word)| &text[at + word.len()..]);
+        let calls = begins.filter_map(|rest| {
+            let (name, arguments) = rest.split_once("!(")?;
+            ["error", "warn", "info", "debug", "trace"].contains(&name).then_some(arguments)
+        });
+        calls.filter_map(|arguments| Some(arguments.split_once(");")?.0)).collect()
+    }
+
+    #[test]
+    fn no_event_has_a_field_that_its_json_line_has_already() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut files = Vec::new();
+        for part in ["operator/src", "providers"] {
+            sources(&root.join(part), &mut files);
+        }
+        let mut seen = 0;
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for arguments in events(&text) {
+                seen += 1;
+                let mut fields =
+                    arguments.split(',').map(|field| field.split('=').next().unwrap_or_default());
+                let taken = fields.find(|field| {
+                    ["message", "level", "target", "timestamp"]
+                        .contains(&field.trim().trim_start_matches(['%', '?']))
+                });
+                assert_eq!(taken, None, "{}: {arguments}", file.display());
+            }
+        }
+        assert!(seen > 30, "{seen}");
+    }
+}

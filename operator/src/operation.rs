@@ -440,7 +440,11 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
             texts.push(format!("{} ({} {})", status.message, status.code, status.reason));
             break;
         }
-        texts.push(error.to_string());
+        // Many an error says what its cause says, too.
+        let text = error.to_string();
+        if texts.last().is_none_or(|last: &String| !last.contains(&text)) {
+            texts.push(text);
+        }
         next = error.source();
     }
     texts.join(": ")

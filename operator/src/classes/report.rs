@@ -107,7 +107,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             tracing::info!(
                 name = verdict.name,
                 reason = wanted.reason,
-                message = wanted.message,
+                what = wanted.message,
                 "class parameters"
             );
             if let Err(error) = self.cluster.report_parameters(object, &wanted).await {

@@ -31,7 +31,7 @@ pub(super) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
     for service in &services {
         let key = ServiceKey::of(service);
         let asked = names.iter().any(|ServiceName(name)| *name == key);
-        if asked || (names.is_empty() && is_ours(service)) {
+        if asked || (names.is_empty() && is_ours(service) && !is_anothers(service)) {
             lines.push(Line::of(service));
         }
     }
@@ -45,9 +45,19 @@ fn is_ours(service: &Service) -> bool {
         || !service::our_conditions(service).is_empty()
 }
 
+/// Whether another controller serves it, and no operator of Portico has said anything of it.
+fn is_anothers(service: &Service) -> bool {
+    let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
+    let foreign = class.is_some_and(|class| !class.starts_with("portico.dev/"));
+    let unknown = !service::has_finalizer(service) && service::our_conditions(service).is_empty();
+    unknown && (foreign || service::served_by_another(service).is_some())
+}
+
 /// One Service.
 #[derive(Debug, Serialize)]
 struct Line {
+    #[serde(skip)]
+    anothers: bool,
     service: String,
     #[serde(rename = "type")]
     type_: String,
@@ -66,12 +76,16 @@ impl Line {
             type_: spec.and_then(|spec| spec.type_.clone()).unwrap_or_else(|| "ClusterIP".to_owned()),
             class: class.or(held_by),
             addresses: service::published(service).iter().map(ToString::to_string).collect(),
-            conditions: service::our_conditions(service),
+            conditions: service::our_conditions(service)
+                .into_iter()
+                .chain(service::waits_for_release(service).cloned())
+                .collect(),
+            anothers: is_anothers(service),
         }
     }
 
     fn is_fine(&self) -> bool {
-        !self.conditions.is_empty() && self.odd().is_empty()
+        self.anothers || !self.conditions.is_empty() && self.odd().is_empty()
     }
 
     /// Conditions that do not hold.
@@ -80,6 +94,9 @@ impl Line {
     }
 
     fn state(&self) -> String {
+        if self.anothers {
+            return "another controller's".to_owned();
+        }
         if self.conditions.is_empty() {
             return "nobody reports on it".to_owned();
         }
@@ -182,6 +199,20 @@ mod tests {
         );
         let one = text(&[line(vec![condition("Synced", "False", "Throttled", 40)])], true, now);
         assert!(one.ends_with("\n  Synced=False Throttled: words"), "{one}");
+    }
+
+    #[test]
+    fn what_other_controllers_serve_is_nothing_to_do() {
+        use crate::testing::with;
+        let named =
+            with(mk_service("web"), |spec| spec.load_balancer_class = Some("service.k8s.aws/nlb".to_owned()));
+        let mut finalized = mk_service("web");
+        finalized.metadata.finalizers = Some(vec!["service.kubernetes.io/load-balancer-cleanup".to_owned()]);
+        for service in [named, finalized] {
+            assert!(is_anothers(&service) && Line::of(&service).is_fine(), "{service:?}");
+            assert_eq!(Line::of(&service).state(), "another controller's");
+        }
+        assert!(!Line::of(&mk_service("web")).is_fine(), "nobody serves this one");
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl<C: Cloud> GceProvider<C> {
     fn refuse(&self, owner: &Owner, group: &Id, refused: Vec<(Endpoint, String)>) {
         let zone = group.zone.clone().unwrap_or_default();
         for (endpoint, message) in refused {
-            tracing::warn!(service = %owner.name, %group, instance = endpoint.instance, message, "node refused");
+            tracing::warn!(service = %owner.name, %group, instance = endpoint.instance, error = message, "node refused");
             self.refused.add(&owner.service, (zone.clone(), endpoint), message, Instant::now());
         }
     }

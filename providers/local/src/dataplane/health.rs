@@ -168,7 +168,7 @@ async fn probe_for_ever(
         let answer = tokio::time::timeout(check.timeout, probe(&check.probe, target)).await;
         let good = matches!(answer, Ok(Ok(true)));
         if streak.count(good, &check) {
-            tracing::info!(%target, healthy = good, "target health changed");
+            tracing::info!(to = %target, healthy = good, "target health changed");
             let Some(table) = table.upgrade() else { return };
             table.decide(target, good, stopped);
         }

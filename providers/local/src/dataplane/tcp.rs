@@ -90,7 +90,7 @@ async fn connect(peer: SocketAddr, wiring: &Wiring) -> io::Result<(TcpStream, So
             Ok(Err(error)) => last = error,
             Err(elapsed) => last = elapsed.into(),
         }
-        tracing::debug!(%target, error = %last, "target did not accept");
+        tracing::debug!(to = %target, error = %last, "target did not accept");
     }
     count(&wiring.shared.metrics.no_target);
     Err(last)

@@ -105,7 +105,7 @@ async fn deliver(
         flow.used.store(milliseconds(clock), Ordering::Relaxed);
         if let Err(error) = flow.socket.send(packet).await {
             // Refused by ICMP: the target is gone before its probe noticed; the next packet tries anew.
-            tracing::debug!(%client, target = %flow.target, %error, "flow ended");
+            tracing::debug!(%client, to = %flow.target, %error, "flow ended");
             flows.remove(&client);
         }
     }
