@@ -18,7 +18,7 @@ Owns: what moto lacks or does otherwise for NLBs. Leaves to moto: the wire, pars
 What it asserts, and what nobody could check, is in README.md.
 """
 
-import io, os, re, sys, json
+import io, os, re, sys, json, threading
 from collections import Counter
 from urllib.parse import parse_qs
 import moto
@@ -35,6 +35,7 @@ HEALTH = {}
 FAULTS = []
 CROWD = []
 CALLS = Counter()
+ONE_BY_ONE = threading.Lock()
 _type = {"t": "app"}
 M.make_arn_for_load_balancer = (
     lambda account_id, lb_id, name, region_name: f'arn:aws:elasticloadbalancing:{region_name}:{account_id}:loadbalancer/{_type["t"]}/{name}/{lb_id}'
@@ -804,7 +805,9 @@ def wsgi(self, environ, start_response):
     target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
     CALLS[target or parse_qs(raw.decode("utf-8", "replace")).get("Action", ["?"])[0]] += 1
     environ["wsgi.input"] = io.BytesIO(raw)
-    return _app(self, environ, start_response)
+    # One call after another: moto's dictionaries are no more than dictionaries.
+    with ONE_BY_ONE:
+        return _app(self, environ, start_response)
 
 
 WA.DomainDispatcherApplication.__call__ = wsgi
