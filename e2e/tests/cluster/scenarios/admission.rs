@@ -11,10 +11,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     })]
 }
 
-/// What the API server says to the tenant; empty: it took it.
+/// What the API server says to the tenant, warnings included; empty: it took it without a word.
 async fn refused(scene: &Scene, object: &Value) -> String {
-    let applied =
-        scene.stage.cluster.kubectl_stdin(&["--as=tenant", "apply", "-f", "-"], &object.to_string()).await;
+    let applied = scene
+        .stage
+        .cluster
+        .kubectl_stdin(&["--as=tenant", "apply", "--warnings-as-errors", "-f", "-"], &object.to_string())
+        .await;
     applied.err().map(|error| format!("{error:#}")).unwrap_or_default()
 }
 
