@@ -70,6 +70,8 @@ impl Controller {
                 let mut command = Command::new(tools.operator());
                 command.env("KUBECONFIG", kubeconfig).args(aws.operator_flags(endpoint)).args([
                     "--default-class",
+                    // The bench has endpoints, and nodes, but no pods.
+                    "--allow-endpoints-without-pods",
                     "--leader-elect=false",
                     "--admin-address=127.0.0.1:0",
                 ]);
