@@ -105,7 +105,14 @@ fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
         }
         (Action::CreateTargetGroup(new), Answered::Made(id)) => {
             let kind = (new.shape.targets, new.shape.family);
-            let facts = TargetGroup { id, name: new.name.clone(), kind, health: new.health.clone() };
+            let facts = TargetGroup {
+                id,
+                name: new.name.clone(),
+                kind,
+                port: new.port,
+                load_balancers: BTreeSet::new(),
+                health: new.health.clone(),
+            };
             // AWS's defaults, which is also what a plan takes for missing ones.
             let member_of = tags::group(&new.tags);
             // It is not sealed as its Service's others are.
@@ -221,6 +228,7 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
         Action::Mark { .. }
         | Action::Look
         | Action::Adopt { .. }
+        | Action::Reclaim { .. }
         | Action::SetSubnets { .. }
         // AWS chooses prefixes.
         | Action::SetFamilies { .. }

@@ -6,6 +6,7 @@
 mod adopt;
 mod listener;
 mod place;
+mod reclaim;
 mod targets;
 
 use std::collections::BTreeSet;
@@ -17,7 +18,7 @@ use portico_provider::{GroupName, Outcome, Owner, ProviderError, Scheme};
 use crate::believed::{self, Answered};
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
-    AddressType, Families, Id, ListenerSpec, NewGroup, NewLoadBalancer, Rule, Tags,
+    AddressType, Families, Id, Kind, ListenerSpec, NewGroup, NewLoadBalancer, Rule, Subnet, Tags,
 };
 use crate::cloud::{Cloud, CloudError, Trouble, codes};
 use crate::memory::Memory;
@@ -49,6 +50,9 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// So often what a load balancer needs is waited for, some five minutes, before it counts as somebody else's.
 const PATIENCE: u32 = 12;
+
+/// So often AWS holds on to a thing that lets it go by itself.
+const HELD: u32 = 2;
 
 /// Things that are found by name.
 #[derive(Clone, Copy)]
@@ -157,6 +161,10 @@ impl<C: Cloud> Executor<'_, C> {
                 self.adopt(owner, asked, tags).await?;
                 return Ok(Answered::Found);
             }
+            Action::Reclaim { thing, tags } => {
+                Box::pin(self.reclaim(maker, thing, tags)).await?;
+                return Ok(Answered::Found);
+            }
             // The belief is gone already; deletions, new targets and load balancers are elsewhere.
             Action::Look
             | Action::CreateLoadBalancer { .. }
@@ -178,7 +186,7 @@ impl<C: Cloud> Executor<'_, C> {
             Action::SetSubnets { load_balancer, placement, source_nat } => {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 // Named ones, whatever the scheme.
-                let subnets = self.place(Scheme::External, placement).await?;
+                let subnets = self.place(Scheme::External, placement, 0).await?;
                 let kind = AddressType::Dualstack;
                 let families = source_nat.then_some(Families { kind, source_nat: true });
                 self.cloud.set_subnets(&id, &subnets, families).await?;
@@ -233,14 +241,20 @@ impl<C: Cloud> Executor<'_, C> {
         if let Some(id) = id.clone().or_else(|| self.memory.id(maker.owner, name)) {
             return Ok(id);
         }
-        let found = self.look_up(maker, name, find).await?;
+        let found = self.look_up(maker, name, find, None).await?;
         found.ok_or_else(|| {
             ProviderError::unavailable("find by name", format!("{name} is not there (any more)"))
         })
     }
 
-    /// A thing of ours by its name; somebody else's is a conflict.
-    async fn look_up(&self, maker: Maker<'_>, name: &str, find: Find) -> Result<Option<Id>, ProviderError> {
+    /// A thing of ours by its name; somebody else's is a conflict. `own`: what is put back where it has lost its tags.
+    async fn look_up(
+        &self,
+        maker: Maker<'_>,
+        name: &str,
+        find: Find,
+        own: Option<&Tags>,
+    ) -> Result<Option<Id>, ProviderError> {
         let (id, tags) = match find {
             Find::SecurityGroup => match self.cloud.security_group_named(&self.config.vpc, name).await? {
                 Some(group) => (group.id, Some(group.tags)),
@@ -268,6 +282,10 @@ impl<C: Cloud> Executor<'_, C> {
         let shared = |group| tags::are_shared(&tags, &owner.cluster, group);
         if tags::are_of(&tags, owner) || group.is_some_and(shared) {
             self.memory.made(owner, name, &id);
+            return Ok(Some(id));
+        }
+        if let Some(own) = own {
+            Box::pin(self.put_back(maker, name, &id, &tags, &tags::whose(own))).await?;
             return Ok(Some(id));
         }
         let message = format!("{name} ({id}) is there and not of {owner}: delete or rename it");
@@ -306,13 +324,13 @@ impl<C: Cloud> Executor<'_, C> {
         };
         let made = self.cloud.create_security_group(&self.config.vpc, name, &description, tags).await;
         let made = made.map(|id| (id.clone(), Answered::Made(id)));
-        self.remember(maker, name, made, Find::SecurityGroup).await
+        self.remember(maker, name, made, Find::SecurityGroup, tags).await
     }
 
     async fn create_target_group(&self, maker: Maker<'_>, new: &NewGroup) -> Result<Answered, ProviderError> {
         let made = self.cloud.create_target_group(new).await;
         let made = made.map(|id| (id.clone(), Answered::Made(id)));
-        self.remember(maker, &new.name, made, Find::TargetGroup).await
+        self.remember(maker, &new.name, made, Find::TargetGroup, &new.tags).await
     }
 
     /// Of a thing that was made, or was there by that name already.
@@ -322,6 +340,7 @@ impl<C: Cloud> Executor<'_, C> {
         name: &str,
         made: Result<(Id, Answered), CloudError>,
         find: Find,
+        own: &Tags,
     ) -> Result<Answered, ProviderError> {
         match made {
             Ok((id, answered)) => {
@@ -329,7 +348,7 @@ impl<C: Cloud> Executor<'_, C> {
                 Ok(answered)
             }
             Err(error) if error.trouble == Trouble::Duplicate => {
-                self.look_up(maker, name, find).await?.ok_or(error)?;
+                self.look_up(maker, name, find, Some(own)).await?.ok_or(error)?;
                 Ok(Answered::Found)
             }
             Err(error) => Err(error.into()),
@@ -355,14 +374,14 @@ impl<C: Cloud> Executor<'_, C> {
             return Ok((Outcome::Done, Answered::Refused));
         };
         // AWS answers a second creation like the first: a name of the user's might be somebody else's.
-        if *name_is_given && self.look_up(maker, name, Find::LoadBalancer).await?.is_some() {
+        if *name_is_given && self.look_up(maker, name, Find::LoadBalancer, Some(tags)).await?.is_some() {
             return Ok((Outcome::Done, Answered::Found));
         }
         let new = NewLoadBalancer {
             name: name.clone(),
             scheme: *scheme,
             families: *families,
-            subnets: self.place(*scheme, placement).await?,
+            subnets: self.place(*scheme, placement, Subnet::LEAST).await?,
             security_groups: self.find_all(maker, security_groups, Find::SecurityGroup).await?,
             tags: tags.clone(),
         };
@@ -380,7 +399,7 @@ impl<C: Cloud> Executor<'_, C> {
             made => made.map_err(|error| self.unless_ours(error, security_groups)),
         };
         let made = made.map(|facts| (facts.id.clone(), Answered::LoadBalancer(Box::new(facts))));
-        Ok((Outcome::Done, self.remember(maker, name, made, Find::LoadBalancer).await?))
+        Ok((Outcome::Done, self.remember(maker, name, made, Find::LoadBalancer, tags).await?))
     }
 
     async fn create_listener(
@@ -519,8 +538,12 @@ impl<C: Cloud> Executor<'_, C> {
                 let remedy = codes::meaning(operation, code).1;
                 let remedy = remedy.map(|remedy| format!(": {remedy}")).unwrap_or_default();
                 let what = format!("AWS to let go of {name} ({message}{remedy})");
-                let retry = Pace(self.config.pace).wait(self.memory.held(owner));
-                Ok((Outcome::InProgress { retry, what }, Answered::Refused))
+                let held = self.memory.held(owner);
+                let retry = Pace(self.config.pace).wait(held);
+                // Whatever holds on to a target group for so long is a load balancer that was not read.
+                let unread = held >= HELD && id.kind() == Some(Kind::TargetGroup);
+                let answered = if unread { Answered::Found } else { Answered::Refused };
+                Ok((Outcome::InProgress { retry, what }, answered))
             }
             // It is deleted unread where tags alone are known: what protects it is read now.
             Err(error) if error.trouble == Trouble::Protected => {

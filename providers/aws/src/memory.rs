@@ -27,6 +27,8 @@ use refused::Refused;
 
 /// So long a confirmation counts for the rest of the same go: its own steps change what is believed, and are answered.
 const CONFIRMED: Duration = Duration::from_secs(2);
+/// Whoever takes tags off comes back sooner.
+const RECLAIMED: Duration = Duration::from_hours(1);
 /// Subnets change with the network, not with Services.
 const SUBNETS_STAY: Duration = Duration::from_mins(1);
 
@@ -39,6 +41,8 @@ struct Known {
     belief: Option<Observed>,
     /// When its things were last read to be as they are believed.
     confirmed: Option<Instant>,
+    /// How often the tags of a thing were put back, and when last.
+    reclaimed: BTreeMap<String, (u32, Instant)>,
     /// Tries to delete something that AWS still held on to.
     held: u32,
     /// Targets that AWS did not take.
@@ -121,6 +125,16 @@ impl Memory {
         observed
     }
 
+    /// The tags of a thing are about to be put back; how often they were before, not long ago.
+    pub(crate) fn reclaims(&self, owner: &Owner, name: &str) -> u32 {
+        self.with(owner, |known| {
+            known.reclaimed.retain(|_, (_, last)| last.elapsed() < RECLAIMED);
+            let (tries, last) = known.reclaimed.entry(name.to_owned()).or_insert((0, Instant::now()));
+            (*tries, *last) = (*tries + 1, Instant::now());
+            *tries - 1
+        })
+    }
+
     /// The ID of a thing by its name.
     pub(crate) fn id(&self, owner: &Owner, name: &str) -> Option<Id> {
         self.services().known.get(&owner.service)?.ids.get(name).cloned()
@@ -130,6 +144,12 @@ impl Memory {
     pub(crate) fn ids(&self, owner: &Owner) -> BTreeSet<Id> {
         let services = self.services();
         services.known.get(&owner.service).into_iter().flat_map(|known| known.ids.values().cloned()).collect()
+    }
+
+    /// The groups it is known to be, or to have been, in.
+    pub(crate) fn groups(&self, owner: &Owner) -> BTreeSet<GroupName> {
+        let services = self.services();
+        services.known.get(&owner.service).map(|known| known.groups.clone()).unwrap_or_default()
     }
 
     /// This Service has things of this group.
@@ -211,12 +231,13 @@ impl Memory {
             self.services().known.remove(&owner.service);
             return;
         }
-        let View { load_balancers, groups, firewalls, subnet_names: _, companies } = view;
+        let View { load_balancers, groups, firewalls, lost, subnet_names: _, companies } = view;
         let in_groups = companies.keys().cloned().collect();
         let balancers = load_balancers.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
         let groups = groups.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
         let firewalls = firewalls.iter().map(|(name, it)| (name.clone(), it.id.clone()));
-        let ids = balancers.chain(groups).chain(firewalls).collect();
+        let lost = lost.iter().map(|(name, lost)| (name.clone(), lost.id.clone()));
+        let ids = balancers.chain(groups).chain(firewalls).chain(lost).collect();
         self.with(owner, |known| {
             known.ids = ids;
             known.groups = in_groups;

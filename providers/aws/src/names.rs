@@ -17,6 +17,17 @@ fn nth(name: &str, n: u32) -> String {
     format!("{}{end}", kept.trim_end_matches('-'))
 }
 
+/// So many replacements can be told apart by name; the first free one is taken, so two are enough.
+pub(crate) const GENERATIONS: u32 = 8;
+
+/// Whether a load balancer's name is a digest that only this owner's can have, or his group's.
+pub(crate) fn is_load_balancer(name: &str, owner: &Owner, group: Option<&GroupName>) -> bool {
+    (0..GENERATIONS).any(|n| match group {
+        Some(group) => shared_load_balancer(&owner.cluster, group, None, n) == name,
+        None => load_balancer(owner, None, n) == name,
+    })
+}
+
 /// The name of a load balancer: the user's, or a digest; a replacement's has the generation.
 pub(crate) fn load_balancer(owner: &Owner, asked: Option<&str>, generation: u32) -> String {
     match (asked, generation) {

@@ -21,6 +21,7 @@ use crate::tags;
 
 mod behind;
 mod company;
+mod lost;
 
 use company::Companies;
 
@@ -29,6 +30,7 @@ static VOID: View = View {
     load_balancers: BTreeMap::new(),
     groups: BTreeMap::new(),
     firewalls: BTreeMap::new(),
+    lost: BTreeMap::new(),
     subnet_names: BTreeMap::new(),
     companies: BTreeMap::new(),
 };
@@ -285,10 +287,14 @@ impl<C: Cloud> Observer<'_, C> {
             if leaves { batches.left(*cloud, owner).await? } else { batches.owned(*cloud, owner).await? };
         // Listeners are read with their load balancer.
         let listed = listed.into_iter().map(|(id, _)| id).filter(|id| id.kind() != Some(Kind::Listener));
-        let ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
-        // A fresh process also asks EC2, whose answers lag less than the listing.
+        let mut ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
+        // A fresh process also asks EC2, whose answers lag less than the listing; and for a load balancer's name.
         if ids.is_empty() && known && group.is_none() {
             return Ok(View::default());
+        }
+        if ids.is_empty() && leaves {
+            let named = cloud.load_balancer_named(&names::load_balancer(owner, None, 0)).await?;
+            ids.extend(named.map(|found| found.id));
         }
         if !ids.is_empty() {
             self.size_prefix_lists().await;
@@ -296,7 +302,8 @@ impl<C: Cloud> Observer<'_, C> {
         let tagged: Vec<Id> =
             ids.iter().filter(|id| id.kind() != Some(Kind::SecurityGroup)).cloned().collect();
         let mut found = batches.tags(*cloud, &tagged).await?;
-        found.retain(|_, found| tags::are_of(found, owner));
+        let others: BTreeMap<Id, Tags> =
+            found.extract_if(.., |_, found| !tags::are_of(found, owner)).collect();
         let mut view = View::default();
         let mut in_groups: BTreeSet<GroupName> = group.into_iter().cloned().collect();
         for (id, tags) in &found {
@@ -307,7 +314,7 @@ impl<C: Cloud> Observer<'_, C> {
                     {
                         let unclear = unclear(owner, &balancer);
                         if !unclear.is_empty() {
-                            self.tell_apart(owner, &mut balancer, unclear).await?;
+                            Box::pin(self.tell_apart(owner, &mut balancer, unclear)).await?;
                         }
                         view.load_balancers.insert(balancer.facts.name.clone(), balancer);
                     }
@@ -329,6 +336,8 @@ impl<C: Cloud> Observer<'_, C> {
         for group in in_groups {
             self.company(owner, group, &found, &mut view).await?;
         }
+        // Boxed, as is what tells listeners apart: rare, and deep.
+        Box::pin(self.lost(owner, &others, leaves, &mut view)).await?;
         self.name_subnets(&mut view).await?;
         Ok(view)
     }

@@ -124,6 +124,8 @@ pub struct View {
     pub groups: BTreeMap<String, Group>,
     /// One, if it is ours.
     pub firewalls: BTreeMap<String, Firewall>,
+    /// What bears names of these and has not, or no longer, the tags.
+    pub lost: BTreeMap<String, Lost>,
     /// Tag `Name` of each subnet of the load balancers.
     pub subnet_names: BTreeMap<String, String>,
     /// By group whose load balancer it shares or is to share, and so was read: who else is in it.
@@ -133,8 +135,8 @@ pub struct View {
 impl View {
     /// Whether there is nothing at all.
     pub fn is_empty(&self) -> bool {
-        let Self { load_balancers, groups, firewalls, subnet_names: _, companies: _ } = self;
-        load_balancers.is_empty() && groups.is_empty() && firewalls.is_empty()
+        let Self { load_balancers, groups, firewalls, lost, subnet_names: _, companies: _ } = self;
+        load_balancers.is_empty() && groups.is_empty() && firewalls.is_empty() && lost.is_empty()
     }
 
     /// The subnets of all load balancers.
@@ -154,7 +156,7 @@ impl View {
 
     /// As a listing of tags would show it.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let Self { load_balancers, groups, firewalls, subnet_names: _, companies: _ } = self;
+        let Self { load_balancers, groups, firewalls, lost: _, subnet_names: _, companies: _ } = self;
         let companies: BTreeSet<GroupName> = groups.values().filter_map(|it| it.member_of.clone()).collect();
         let shared = |group: Option<&GroupName>| group.is_none_or(|group| companies.contains(group));
         // Of a group that it is only to be in, a listing shows nothing.
@@ -184,6 +186,15 @@ impl View {
             targets: None,
         }
     }
+}
+
+/// A thing without our tags that bears a name of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Its ARN.
+    pub id: Id,
+    /// The group that it is to be shared by.
+    pub group: Option<GroupName>,
 }
 
 /// A load balancer with all that is part of it.

@@ -19,10 +19,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, Effect, Field, IngressAddress, IpFamily, Listener, LoadBalancer, Obstacle, Owner, Plan, Targets,
+    Desired, Effect, Field, GroupName, IngressAddress, IpFamily, Listener, LoadBalancer, Obstacle, Owner,
+    Plan, Targets,
 };
 
-use crate::cloud::resources::{Id, LifeState, Source};
+use crate::cloud::resources::{Id, Kind, LifeState, Source};
 use crate::observed::{Balancer, Observed, Seal, View};
 use crate::quotas::Quotas;
 use crate::step::{Action, Named, Step};
@@ -121,6 +122,11 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
     if desired.group.as_ref().is_some_and(|group| !view.companies.contains_key(group)) {
         return look(&desired.owner, "it is to share a load balancer, and who else does was not read");
     }
+    if wanted.adopt.is_none()
+        && let Some(plan) = reclaim(&desired.owner, desired.group.as_ref(), view)
+    {
+        return plan;
+    }
     if let Some(most) = site.reached.filter(|_| view.load_balancers.is_empty() && wanted.adopt.is_none()) {
         return Plan::nothing("").block(Field::Group, Obstacle::Unsupported, one_too_many(most));
     }
@@ -176,6 +182,23 @@ fn one_too_many(most: usize) -> String {
          share one by annotation portico.dev/group, delete what is not needed, or ask AWS for a higher quota (Service \
          Quotas)"
     )
+}
+
+/// Nothing else before: without its tags a thing is nobody's, and what is planned without it would be made twice.
+fn reclaim(owner: &Owner, group: Option<&GroupName>, view: &View) -> Option<Plan<Step>> {
+    let steps = view.lost.iter().map(|(name, lost)| {
+        let tags = if let Some(group) = &lost.group {
+            tags::shared(&owner.cluster, group)
+        } else {
+            let member = group.filter(|_| lost.id.kind() == Some(Kind::TargetGroup));
+            tags::of(owner).into_iter().chain(member.map(tags::member).into_iter().flatten()).collect()
+        };
+        let action = Action::Reclaim { thing: named(name, &lost.id), tags };
+        Step { owner: owner.clone(), group: lost.group.clone(), action }
+    });
+    let reason = "it bears a name of this Service's, and its tags are gone or others";
+    let plan = steps.fold(Plan::nothing(""), |plan, step| plan.step(step, Effect::Widen, reason));
+    (!plan.steps().is_empty()).then_some(plan)
 }
 
 /// Nothing else before: what there is then is planned for like our own.
@@ -377,6 +400,9 @@ fn listeners_digest(listeners: &BTreeSet<Listener>) -> String {
 const REASON: &str = "the Service wants none any more";
 
 fn remove(owner: &Owner, view: &View) -> Plan<Step> {
+    if let Some(plan) = reclaim(owner, None, view) {
+        return plan;
+    }
     let mut draft = Draft::new(owner, None, !view.companies.is_empty());
     let last = |it: &Balancer| group::is_alone(view, it) && is_protected(it);
     if let Some((name, _)) = view.load_balancers.iter().find(|(_, it)| last(it)) {

@@ -119,7 +119,7 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
         let Self { cloud, batches, audits, memory, config, site: _ } = self;
         let batches = if best() == Priority::Background { audits } else { batches };
         let observer = Observer { cloud, batches, memory, vpc: &config.vpc, quotas: &config.quotas };
-        Ok(observer.observe(desired, look).await?)
+        Ok(Box::pin(observer.observe(desired, look)).await?)
     }
 
     fn shares(&self, desired: Desired<'_>, observed: Option<&Observed>) -> BTreeSet<String> {

@@ -69,6 +69,13 @@ pub enum Action {
         /// Ours.
         tags: Tags,
     },
+    /// Puts back the tags of a thing that bears a name of ours and has lost them, if that name proves whose it is.
+    Reclaim {
+        /// Which.
+        thing: Named,
+        /// Its tags.
+        tags: Tags,
+    },
     /// Reads how many entries these prefix lists may have.
     ReadPrefixLists(BTreeSet<String>),
     /// Reads which security groups have these tags `Name`.
@@ -294,6 +301,7 @@ impl Action {
             | Self::RemoveCertificates { .. }
             | Self::SetListenerAttributes { .. } => false,
             Self::Adopt { .. }
+            | Self::Reclaim { .. }
             | Self::CreateSecurityGroup { .. }
             | Self::Authorize { .. }
             | Self::CreateTargetGroup(_)
@@ -339,6 +347,7 @@ impl Action {
             Self::Look
             | Self::Unseal { .. }
             | Self::Adopt { .. }
+            | Self::Reclaim { .. }
             | Self::ReadPrefixLists(_)
             | Self::ReadSecurityGroups(_)
             | Self::Mark { .. }
@@ -379,6 +388,7 @@ impl fmt::Display for Step {
                 if families.kind == AddressType::Dualstack { write!(f, ", {families}") } else { Ok(()) }
             }
             Action::Adopt { asked, tags: _ } => write!(f, "adopt load balancer {asked}"),
+            Action::Reclaim { thing, tags: _ } => write!(f, "put back the tags of {thing}"),
             Action::ReadPrefixLists(ids) => {
                 let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
                 write!(f, "read prefix lists {}", ids.join(", "))

@@ -139,6 +139,20 @@ pub(crate) fn are_of(tags: &Tags, owner: &Owner) -> bool {
     identity(owner).iter().all(|(key, value)| tags.get(key) == Some(value))
 }
 
+/// Those that tell whose a thing is, and nothing of what was finished.
+pub(crate) fn whose(own: &Tags) -> Tags {
+    let told = [CLUSTER, SERVICE_UID, SERVICE, GROUP];
+    own.iter().filter(|(key, _)| told.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// A tag that says that a thing is somebody's who does not have `own`.
+pub(crate) fn of_another<'a>(found: &'a Tags, own: &Tags) -> Option<(&'a str, &'a str)> {
+    let whose = [CLUSTER, SERVICE_UID, GROUP, CONTROLLERS_CLUSTER];
+    let mut others =
+        found.iter().filter(|(key, value)| whose.contains(&key.as_str()) && own.get(*key) != Some(value));
+    others.next().map(|(key, value)| (key.as_str(), value.as_str()))
+}
+
 /// Whether the AWS Load Balancer Controller made it for the Service of this name.
 pub(crate) fn were_made_for(tags: &Tags, owner: &Owner) -> bool {
     tags.get(STACK).is_some_and(|stack| *stack == owner.name.to_string())

@@ -16,6 +16,7 @@ mod group_calls;
 mod groups;
 mod ipv6;
 mod listeners;
+mod lost;
 mod mistakes;
 mod plans;
 mod protected;

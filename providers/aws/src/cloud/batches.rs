@@ -210,7 +210,8 @@ where
     let mut found = Each::new();
     let mut left = vec![keys];
     while let Some(mut chunk) = left.pop() {
-        match call(chunk.clone()).await {
+        // Boxed: a call is deep, and so are those who wait for it.
+        match Box::pin(call(chunk.clone())).await {
             Ok(answer) => found.extend(answer.into_iter().map(|(key, value)| (key, Ok(value)))),
             Err(error) if chunk.len() > 1 && !is_everybodys(&error) => {
                 let half = chunk.split_off(chunk.len() / 2);

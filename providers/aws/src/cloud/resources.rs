@@ -64,6 +64,24 @@ pub type Tags = BTreeMap<String, String>;
 /// Values to look for, by the tag's key.
 pub type Filter = BTreeMap<String, Vec<String>>;
 
+impl Subnet {
+    /// So many free addresses a load balancer needs in each of its subnets:
+    /// <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/network-load-balancers.html>.
+    pub const LEAST: u32 = 8;
+
+    /// Whether a load balancer finds room.
+    pub fn has_room(&self) -> bool {
+        self.free.is_none_or(|free| free >= Self::LEAST)
+    }
+
+    /// Whether it is in a Local Zone or a Wavelength Zone, by its name: `us-west-2-lax-1a`, not `us-west-2a`.
+    pub fn is_local(&self) -> bool {
+        let mut parts: Vec<&str> = self.zone.split('-').collect();
+        parts.pop();
+        parts.iter().any(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+    }
+}
+
 /// Defines an enum of AWS's words.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -336,6 +354,10 @@ pub struct TargetGroup {
     pub name: String,
     /// What its targets are, and of which family.
     pub kind: (TargetType, IpFamily),
+    /// Where targets are that name no port; of ours the port of the listener that it is made for.
+    pub port: u16,
+    /// Those that send there, as last read.
+    pub load_balancers: BTreeSet<Id>,
     /// How it asks.
     pub health: GroupHealth,
 }
@@ -513,6 +535,8 @@ pub struct Subnet {
     pub zone: String,
     /// Its IPv6 ranges.
     pub ipv6: Vec<Ipv6Net>,
+    /// So many of its addresses are free; `None`: it does not say.
+    pub free: Option<u32>,
     /// With `Name` and those for discovery.
     pub tags: Tags,
 }

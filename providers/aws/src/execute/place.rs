@@ -1,7 +1,8 @@
 //! Where a load balancer goes: subnets by tag, by name or by ID.
 //!
-//! Owns: finding subnets. Leaves to others: who asks. Invariant: one subnet for each zone, the same ones every time;
-//! subnets that are marked as another cluster's are left out.
+//! Owns: finding subnets. Leaves to others: who asks. Invariants: one subnet for each zone, the same ones every time, with
+//! room where any of the zone has; subnets that are marked as another cluster's, and Local Zones, are not discovered; a name
+//! that says which of several, and what AWS would not take, is told with the subnets.
 
 use std::collections::BTreeMap;
 
@@ -18,18 +19,22 @@ const OPERATION: &str = "choose subnets";
 const CLUSTER_TAG: &str = "kubernetes.io/cluster/";
 
 impl<C: Cloud> Executor<'_, C> {
+    /// `least`: so many addresses have to be free in a named subnet.
     pub(super) async fn place(
         &self,
         scheme: Scheme,
         placement: &Placement,
+        least: u32,
     ) -> Result<Vec<SubnetMapping>, ProviderError> {
         // What was read a moment ago may lack a subnet that was made, or tagged, since.
-        if let Some(Ok(found)) = self.memory.subnets().map(|kept| self.placed(&kept, scheme, placement)) {
+        if let Some(Ok(found)) =
+            self.memory.subnets().map(|kept| self.placed(&kept, scheme, placement, least))
+        {
             return Ok(found);
         }
         let all = self.batches.subnets(self.cloud, &self.config.vpc).await?;
         self.memory.saw_subnets(&all);
-        self.placed(&all, scheme, placement)
+        self.placed(&all, scheme, placement, least)
     }
 
     fn placed(
@@ -37,9 +42,10 @@ impl<C: Cloud> Executor<'_, C> {
         all: &[Subnet],
         scheme: Scheme,
         placement: &Placement,
+        least: u32,
     ) -> Result<Vec<SubnetMapping>, ProviderError> {
         let addresses = match placement {
-            Placement::Named(wishes) => return self.named(all, wishes),
+            Placement::Named(wishes) => return self.named(all, wishes, least),
             Placement::Discovered => None,
             Placement::Addressed(addresses) => Some(addresses),
         };
@@ -53,6 +59,10 @@ impl<C: Cloud> Executor<'_, C> {
                 crate::capabilities::SUBNETS
             ));
         }
+        if !found.iter().any(|subnet| subnet.has_room()) {
+            return invalid(full(&found));
+        }
+        let found: Vec<&Subnet> = found.into_iter().filter(|subnet| subnet.has_room()).collect();
         let Some(addresses) = addresses else {
             return Ok(found.iter().map(|subnet| mapping(&subnet.id, None)).collect());
         };
@@ -68,24 +78,76 @@ impl<C: Cloud> Executor<'_, C> {
     }
 
     /// The named subnets by their IDs.
-    fn named(&self, all: &[Subnet], wishes: &[SubnetMapping]) -> Result<Vec<SubnetMapping>, ProviderError> {
-        let mut mappings = Vec::new();
+    fn named(
+        &self,
+        all: &[Subnet],
+        wishes: &[SubnetMapping],
+        least: u32,
+    ) -> Result<Vec<SubnetMapping>, ProviderError> {
+        let (mut mappings, mut chosen) = (Vec::new(), Vec::new());
         for wish in wishes {
-            let matches = |it: &&Subnet| it.id == wish.subnet || it.tags.get("Name") == Some(&wish.subnet);
-            let found = all.iter().find(matches).ok_or_else(|| ProviderError::Invalid {
-                operation: OPERATION,
-                message: format!(
-                    "{} has no subnet {:?}: correct annotation {}",
-                    self.config.vpc,
-                    wish.subnet,
-                    crate::capabilities::SUBNETS
-                ),
-            })?;
+            let found = one(&self.config.vpc, all, &wish.subnet).map_err(|why| refused(&why))?;
             holds(found, wish)?;
+            chosen.push(found);
             mappings.push(SubnetMapping { subnet: found.id.clone(), ..wish.clone() });
         }
+        fit(&chosen, least).map_err(|why| refused(&why))?;
         Ok(mappings)
     }
+}
+
+fn refused(why: &str) -> ProviderError {
+    let message = format!("annotation {}: {why}", crate::capabilities::SUBNETS);
+    ProviderError::Invalid { operation: OPERATION, message }
+}
+
+/// The subnet of this ID, or the only one of this name.
+fn one<'a>(vpc: &str, all: &'a [Subnet], wish: &str) -> Result<&'a Subnet, String> {
+    if let Some(found) = all.iter().find(|it| it.id == wish) {
+        return Ok(found);
+    }
+    let named: Vec<&Subnet> =
+        all.iter().filter(|it| it.tags.get("Name").is_some_and(|name| name == wish)).collect();
+    match named.as_slice() {
+        [] => Err(format!("{vpc} has no subnet {wish:?}: correct it")),
+        [found] => Ok(found),
+        several => {
+            let ids: Vec<&str> = several.iter().map(|it| it.id.as_str()).collect();
+            Err(format!("{wish:?} is the name of {}: name them by their IDs", ids.join(", ")))
+        }
+    }
+}
+
+/// Whether a load balancer can be in all of these.
+fn fit(chosen: &[&Subnet], least: u32) -> Result<(), String> {
+    for (n, subnet) in chosen.iter().enumerate() {
+        match chosen[..n].iter().find(|it| it.zone == subnet.zone) {
+            Some(same) if same.id == subnet.id => {
+                return Err(format!("{} is named twice: name it once", subnet.id));
+            }
+            Some(other) => {
+                let (one, two) = (&other.id, &subnet.id);
+                return Err(format!(
+                    "{one} and {two} are both in zone {}: name one of each zone",
+                    subnet.zone
+                ));
+            }
+            None => {}
+        }
+    }
+    let full: Vec<&Subnet> =
+        chosen.iter().copied().filter(|it| it.free.is_some_and(|free| free < least)).collect();
+    if full.is_empty() { Ok(()) } else { Err(self::full(&full)) }
+}
+
+/// What is told of subnets without room.
+fn full(subnets: &[&Subnet]) -> String {
+    let each = subnets.iter().map(|it| format!("{} has {}", it.id, it.free.unwrap_or_default()));
+    format!(
+        "a load balancer needs {} free addresses in each of its subnets: {}: free some, or take other subnets",
+        Subnet::LEAST,
+        each.collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// Whether chosen IPv6 addresses and prefixes are of the subnet's own ranges.
@@ -114,7 +176,7 @@ fn role(scheme: Scheme) -> &'static str {
     }
 }
 
-/// The tagged subnets, one for each zone, in the order of the zones.
+/// The tagged subnets, one for each zone, in the order of the zones; with room, where any of the zone has.
 fn discovered<'a>(all: &'a [Subnet], scheme: Scheme, cluster: Option<&str>) -> Vec<&'a Subnet> {
     let is_ours = |subnet: &Subnet| {
         let mut marks = subnet.tags.keys().filter_map(|key| key.strip_prefix(CLUSTER_TAG)).peekable();
@@ -123,9 +185,10 @@ fn discovered<'a>(all: &'a [Subnet], scheme: Scheme, cluster: Option<&str>) -> V
     let has_role =
         |subnet: &Subnet| subnet.tags.get(role(scheme)).is_some_and(|value| value.is_empty() || value == "1");
     let mut zones: BTreeMap<&str, &Subnet> = BTreeMap::new();
-    for subnet in all.iter().filter(|subnet| has_role(subnet) && is_ours(subnet)) {
+    for subnet in all.iter().filter(|subnet| has_role(subnet) && is_ours(subnet) && !subnet.is_local()) {
         let chosen = zones.entry(subnet.zone.as_str()).or_insert(subnet);
-        if subnet.id < chosen.id {
+        let rank = |it: &Subnet| (!it.has_room(), it.id.clone());
+        if rank(subnet) < rank(chosen) {
             *chosen = subnet;
         }
     }
@@ -138,7 +201,7 @@ mod tests {
 
     fn mk_subnet(id: &str, zone: &str, tags: &[(&str, &str)]) -> Subnet {
         let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Subnet { id: id.to_owned(), zone: zone.to_owned(), ipv6: Vec::new(), tags }
+        Subnet { id: id.to_owned(), zone: zone.to_owned(), ipv6: Vec::new(), free: None, tags }
     }
 
     #[test]
@@ -157,5 +220,54 @@ mod tests {
         assert_eq!(ids(Scheme::External, Some("ours")), ["subnet-a", "subnet-d"]);
         assert_eq!(ids(Scheme::Internal, Some("ours")), ["subnet-e"]);
         assert_eq!(ids(Scheme::External, None), ["subnet-a", "subnet-c"]);
+    }
+
+    #[test]
+    fn subnets_with_room_come_first_and_local_zones_not_at_all() {
+        let elb = ("kubernetes.io/role/elb", "1");
+        let with = |id, zone, free| Subnet { free: Some(free), ..mk_subnet(id, zone, &[elb]) };
+        let all = [
+            with("subnet-a", "us-east-1a", 7),
+            with("subnet-b", "us-east-1a", 8),
+            with("subnet-c", "us-east-1b", 3),
+            with("subnet-d", "us-east-1-bos-1a", 200),
+            with("subnet-e", "us-east-1-wl1-bos-wlz-1", 200),
+        ];
+        let found = discovered(&all, Scheme::External, None);
+        let ids: Vec<&str> = found.iter().map(|it| it.id.as_str()).collect();
+        assert_eq!(ids, ["subnet-b", "subnet-c"]);
+        assert!(!found[1].has_room(), "it is the only one of its zone");
+        for zone in ["us-east-1a", "us-gov-west-1b", "ap-southeast-2c", "cn-north-1a"] {
+            assert!(!mk_subnet("s", zone, &[]).is_local(), "{zone}");
+        }
+    }
+
+    #[test]
+    fn named_subnets_that_cannot_be_are_told_with_the_remedy() {
+        let name =
+            |id, zone, name, free| Subnet { free: Some(free), ..mk_subnet(id, zone, &[("Name", name)]) };
+        let all = [
+            name("subnet-a", "z1", "private", 100),
+            name("subnet-b", "z2", "private", 100),
+            name("subnet-c", "z3", "own", 100),
+            name("subnet-d", "z3", "full", 5),
+        ];
+        let named = |wishes: &[&str]| -> Result<Vec<&str>, String> {
+            let found = wishes.iter().map(|wish| one("vpc-1", &all, wish)).collect::<Result<Vec<_>, _>>()?;
+            fit(&found, Subnet::LEAST)?;
+            Ok(found.into_iter().map(|it| it.id.as_str()).collect())
+        };
+        assert_eq!(named(&["subnet-a", "own"]), Ok(vec!["subnet-a", "subnet-c"]));
+        for (wishes, told) in [
+            (&["private"] as &[&str], "is the name of subnet-a, subnet-b: name them by their IDs"),
+            (&["subnet-a", "subnet-a"], "subnet-a is named twice"),
+            (&["own", "subnet-c"], "subnet-c is named twice"),
+            (&["own", "subnet-d"], "subnet-c and subnet-d are both in zone z3"),
+            (&["full"], "8 free addresses in each of its subnets: subnet-d has 5"),
+            (&["none"], "vpc-1 has no subnet"),
+        ] {
+            let why = named(wishes).unwrap_err();
+            assert!(why.contains(told), "{wishes:?}: {why}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::Observer;
 use crate::cloud::resources::{Id, Kind, Listener, Tags};
 use crate::cloud::{Answer, Cloud};
 use crate::names;
-use crate::observed::{Balancer, Seal, Share, Snapshot, View};
+use crate::observed::{Balancer, Lost, Seal, Share, Snapshot, View};
 use crate::tags;
 
 /// Groups in a listing.
@@ -100,6 +100,13 @@ impl<C: Cloud> Observer<'_, C> {
                 Some(Kind::LoadBalancer) if tags::are_shared(found, &owner.cluster, &group) => {
                     self.shared_balancer(owner, &group, (id, found), own, view).await?;
                 }
+                Some(Kind::LoadBalancer) => {
+                    let lost = |name: &&str| names::is_load_balancer(name, owner, Some(&group));
+                    if let Some(name) = id.name().filter(lost) {
+                        let lost = Lost { id: id.clone(), group: Some(group.clone()) };
+                        view.lost.insert(name.to_owned(), lost);
+                    }
+                }
                 Some(Kind::TargetGroup) if tags::group(found).as_ref() == Some(&group) => {
                     members.extend(tags::owner(found).filter(|it| it.cluster == owner.cluster));
                 }
@@ -127,7 +134,7 @@ impl<C: Cloud> Observer<'_, C> {
         let Some(facts) = self.batches.load_balancer(self.cloud, id).await? else { return Ok(()) };
         let Some(mut balancer) = self.balancer(&without_extras(found), facts).await? else { return Ok(()) };
         let all: Vec<Listener> = balancer.listeners.values().cloned().collect();
-        self.tell_apart(owner, &mut balancer, all).await?;
+        Box::pin(self.tell_apart(owner, &mut balancer, all)).await?;
         if tags::has_extras(found) {
             balancer.extras = Some(self.extras(&balancer.listeners).await?);
         }

@@ -41,6 +41,11 @@ pub(super) fn present(
     if snapshot.listeners.as_ref().is_some_and(|there| there.len() != wanted.listeners.len()) {
         return look(&desired.owner, "there are more listeners than ports, or fewer");
     }
+    let groups = wanted.listeners.iter();
+    let mut groups = groups.map(|(port, it)| names::target_group(&desired.owner, name, *port, it.shape));
+    if !groups.all(|group| snapshot.groups.contains_key(&group)) {
+        return look(&desired.owner, "a target group is not where it was");
+    }
     if *sealed == seal {
         return Plan::nothing(DONE);
     }
@@ -73,13 +78,17 @@ pub(super) fn absent(owner: &Owner, snapshot: &Snapshot) -> Plan<Step> {
         load_balancers,
         groups,
         firewalls,
-        listeners: _, // they go with their load balancer
+        listeners,
         companies,
         commons: _,
         sealed: _,
         targets: _,
     } = snapshot;
-    if !companies.is_empty() {
+    // Each listener has a target group, and what has lost its tags is not listed.
+    let odd = groups.is_empty()
+        || firewalls.is_empty()
+        || listeners.as_ref().is_some_and(|listeners| listeners.len() != groups.len());
+    if !companies.is_empty() || (odd && !load_balancers.is_empty()) {
         return look(owner, REASON);
     }
     let mut draft = Draft::new(owner, None, false);

@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 use portico_provider::{Field, GroupName, LoadBalancer, Obstacle, Owner, Replacement, Scheme};
 
 use crate::cloud::resources::SubnetMapping;
-use crate::names;
+use crate::names::{self, GENERATIONS};
 use crate::observed::{Balancer, View};
 use crate::quotas::Quotas;
+use crate::translate::mapping;
 use crate::wanted::{Addressing, Frontend, Placement, Wanted};
 
-/// So many replacements can be told apart by name; the first free one is taken, so two are enough.
-const GENERATIONS: u32 = 8;
 /// More than these at once are no replacement but a fault, and cost money.
 const AT_ONCE: usize = 3;
 
@@ -86,16 +85,26 @@ pub(super) fn choose<'a>(
     if let Some((name, balancer)) = fitting {
         return Choice { others: others_of(&all, name), ..Choice::found(view, name, balancer) };
     }
-    let kept = |(name, balancer): Found<'a>, field, message| Choice {
+    let kept = |(name, balancer): Found<'a>, field, obstacle, message| Choice {
         name: name.clone(),
         current: Some(balancer),
         others: others_of(&all, name),
-        blocked: Some((field, Obstacle::ReplacementRequired, message)),
+        blocked: Some((field, obstacle, message)),
     };
     let misfit = misfits.next();
+    if let (Some((name, balancer, (field, why))), Some((held, holder))) =
+        (&misfit, held(&wanted.placement, &all))
+    {
+        let message = format!(
+            "load balancer {name} {why}, which only another one can bring, and that one needs {held}, which load balancer \
+             {holder} holds until it is gone: name other addresses, or delete the Service and make it again"
+        );
+        return kept((name, balancer), *field, Obstacle::Unsupported, message);
+    }
     if let (Some((name, balancer, (field, why))), Replacement::NeedsConsent) = (&misfit, desired.replacement)
     {
-        return kept((name, balancer), *field, Choice::consent(name, why));
+        let obstacle = Obstacle::ReplacementRequired;
+        return kept((name, balancer), *field, obstacle, Choice::consent(name, why));
     }
     let mut names = (0..GENERATIONS).map(|n| name(&desired.owner, group, wanted.name.as_deref(), n));
     match (names.find(|name| !view.load_balancers.contains_key(name)), misfit) {
@@ -110,9 +119,33 @@ pub(super) fn choose<'a>(
                 "load balancer {name} {why}, as do {} others: no more are made before old ones are gone",
                 all.len() - 1
             );
-            kept((name, balancer), field, message)
+            kept((name, balancer), field, Obstacle::ReplacementRequired, message)
         }
     }
+}
+
+/// An address that a new load balancer is to have and one of these has, and which.
+fn held<'a>(placement: &Placement, all: &BTreeMap<&'a String, &'a Balancer>) -> Option<(String, &'a String)> {
+    let wishes: Vec<SubnetMapping> = match placement {
+        Placement::Discovered => Vec::new(),
+        Placement::Named(named) => named.clone(),
+        Placement::Addressed(addresses) => {
+            addresses.iter().cloned().map(|it| mapping("", Some(it))).collect()
+        }
+    };
+    all.iter().find_map(|(name, balancer)| {
+        let present = balancer.facts.subnets.iter();
+        let pairs = present.flat_map(|present| wishes.iter().map(move |wish| (wish, present)));
+        let mut same = pairs.filter_map(|(wish, present)| {
+            let SubnetMapping { subnet: _, allocation, private_address, ipv6_address, source_prefix: _ } =
+                wish;
+            let allocation = allocation.clone().filter(|_| *allocation == present.allocation);
+            let private = private_address.filter(|_| *private_address == present.private_address);
+            let ipv6 = ipv6_address.filter(|_| *ipv6_address == present.ipv6_address);
+            allocation.or(private.map(|it| it.to_string())).or(ipv6.map(|it| it.to_string()))
+        });
+        Some((same.next()?, *name))
+    })
 }
 
 fn others_of<'a>(all: &BTreeMap<&'a String, &'a Balancer>, chosen: &str) -> Vec<Found<'a>> {

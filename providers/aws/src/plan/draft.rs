@@ -94,6 +94,7 @@ fn place(action: &Action) -> u8 {
     match action {
         Action::Look
         | Action::Adopt { .. }
+        | Action::Reclaim { .. }
         | Action::ReadPrefixLists(_)
         | Action::ReadSecurityGroups(_)
         | Action::Mark { .. }

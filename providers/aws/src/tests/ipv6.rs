@@ -102,9 +102,12 @@ fn another_prefix_is_set_in_place_and_another_address_needs_another_load_balance
     let other = (key::SOURCE_PREFIXES, "2001:db8:0:1:2::/80,auto_assigned");
     let told = planned(&mk_dual(mk_base(), &[subnets, addresses, nat, other]), &view);
     assert!(told.to_string().contains("dualstack with prefixes") && told.blocked().is_empty(), "{told}");
-    let moved = (key::IPV6_ADDRESSES, "2001:db8:0:1::c,2001:db8:0:2::b");
+    let moved = (key::IPV6_ADDRESSES, "2001:db8:0:1::c,2001:db8:0:2::d");
     let told = planned(&mk_dual(mk_base(), &[subnets, moved, nat]), &view);
     assert!(told.to_string().contains("ReplacementRequired"), "{told}");
+    let half = (key::IPV6_ADDRESSES, "2001:db8:0:1::c,2001:db8:0:2::b");
+    let told = planned(&mk_dual(mk_base(), &[subnets, half, nat]), &view);
+    assert!(told.to_string().contains("needs 2001:db8:0:2::b"), "the old one holds it: {told}");
 }
 
 async fn settle(provider: &AwsProvider<Sdk>, desired: &LoadBalancer) -> Balancer {

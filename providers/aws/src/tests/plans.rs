@@ -91,7 +91,14 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         };
         listeners.insert(*port, listener);
         let kind = (wanted.shape.targets, wanted.shape.family);
-        let facts = TargetGroup { id, name: group_name.clone(), kind, health: wanted.health.clone() };
+        let facts = TargetGroup {
+            id,
+            name: group_name.clone(),
+            kind,
+            port: *port,
+            load_balancers: BTreeSet::new(),
+            health: wanted.health.clone(),
+        };
         let targets = wanted.targets.iter().map(|target| (target.clone(), Health::Healthy)).collect();
         let attributes = wanted.attributes.clone();
         view.groups.insert(group_name, Group { facts, member_of: None, attributes, targets });
@@ -441,4 +448,45 @@ fn the_hostname_is_there_as_soon_as_aws_has_told_it_and_ready_when_it_serves() {
     assert!(early.facts[0].message.contains("when AWS says that it is active"), "{early:?}");
     view.load_balancers.values_mut().next().unwrap().facts.state = LifeState::Failed("no room".to_owned());
     assert!(of(&view).ingress.is_empty() && !of(&view).ready);
+}
+
+/// The new one comes first, and cannot have what the old one holds.
+#[test]
+fn a_replacement_that_needs_what_the_old_one_holds_is_blocked_with_the_remedy() {
+    let mk = |options: &[(&str, &str)], replacement| LoadBalancer {
+        options: mk_options(options),
+        replacement,
+        ..mk_base()
+    };
+    let eips = (key::EIPS, "eipalloc-1,eipalloc-2");
+    let private = (key::PRIVATE_ADDRESSES, "10.0.0.5");
+    let internal = (key::SCHEME, "internal");
+    let subnet = (key::SUBNETS, "subnet-a");
+    let table = [
+        (vec![eips], vec![eips, (key::NAME, "shop")], "eipalloc-1"),
+        (vec![internal, subnet, private], vec![internal, subnet, private, (key::NAME, "shop")], "10.0.0.5"),
+    ];
+    for (before, after, held) in table {
+        for replacement in [Replacement::NeedsConsent, Replacement::Allowed] {
+            let mut view = mk_view(&mk(&before, replacement));
+            for balancer in view.load_balancers.values_mut() {
+                balancer.facts.subnets = [SubnetMapping {
+                    subnet: "subnet-a".to_owned(),
+                    allocation: before.contains(&eips).then(|| "eipalloc-1".to_owned()),
+                    private_address: before.contains(&private).then(|| "10.0.0.5".parse().unwrap()),
+                    ..SubnetMapping::default()
+                }]
+                .into();
+            }
+            let plan = planned(&mk(&after, replacement), &view);
+            assert!(plan.steps().is_empty(), "{plan}");
+            let [blocked] = plan.blocked() else { panic!("{plan}") };
+            assert_eq!(blocked.obstacle, Obstacle::Unsupported, "consent does not help");
+            let told = &blocked.message;
+            assert!(told.contains(held) && told.contains("make it again"), "{told}");
+            assert!(!told.contains("allow-replacement"), "{told}");
+        }
+    }
+    let elsewhere = mk(&[(key::EIPS, "eipalloc-8,eipalloc-9")], Replacement::Allowed);
+    assert!(planned(&elsewhere, &mk_view(&mk_base())).blocked().is_empty(), "others are free");
 }

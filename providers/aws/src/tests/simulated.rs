@@ -59,7 +59,10 @@ impl Simulated {
 
     pub(super) fn apply(&mut self, action: &Action) -> Refused {
         match action {
-            Action::Look | Action::ReadPrefixLists(_) | Action::ReadSecurityGroups(_) => Ok(()),
+            Action::Look
+            | Action::Reclaim { .. }
+            | Action::ReadPrefixLists(_)
+            | Action::ReadSecurityGroups(_) => Ok(()),
             Action::CreateSecurityGroup { .. }
             | Action::Authorize { .. }
             | Action::Revoke { .. }
@@ -120,7 +123,14 @@ impl Simulated {
             Action::CreateTargetGroup(new) => {
                 let id = Id(format!("arn:aws:x:targetgroup/{}", new.name));
                 let kind = (new.shape.targets, new.shape.family);
-                let facts = TargetGroup { id, name: new.name.clone(), kind, health: new.health.clone() };
+                let facts = TargetGroup {
+                    id,
+                    name: new.name.clone(),
+                    kind,
+                    port: new.port,
+                    load_balancers: BTreeSet::new(),
+                    health: new.health.clone(),
+                };
                 let (attributes, targets) = (group_defaults(new.shape), BTreeMap::new());
                 let group = Group { facts, member_of: tags::group(&new.tags), attributes, targets };
                 self.shapes.insert(new.name.clone(), new.shape);

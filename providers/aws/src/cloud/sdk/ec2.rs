@@ -243,7 +243,8 @@ pub(super) async fn subnets(query: &Query, vpc: &str) -> Answer<Vec<Subnet>> {
                 (text(subnet, "subnetId")?.to_owned(), text(subnet, "availabilityZone")?.to_owned());
             let ranges = items(subnet, "ipv6CidrBlockAssociationSet");
             let ipv6 = ranges.filter_map(|range| text(range, "ipv6CidrBlock")?.parse().ok()).collect();
-            Some(Subnet { id, zone, ipv6, tags: read_tags(subnet) })
+            let free = text(subnet, "availableIpAddressCount").and_then(|free| free.parse().ok());
+            Some(Subnet { id, zone, ipv6, free, tags: read_tags(subnet) })
         }));
         token = text(document.root_element(), "nextToken").map(str::to_owned);
         if token.is_none() {

@@ -58,6 +58,8 @@ fn read(operation: &'static str, found: &Found) -> Answer<TargetGroup> {
                 _ => IpFamily::IPv4,
             },
         ),
+        port: found.port().and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
+        load_balancers: found.load_balancer_arns().iter().cloned().map(Id).collect(),
         health,
     })
 }

@@ -1,0 +1,135 @@
+//! What bears a name of ours and has lost its tags: they are put back where that name proves whose it is.
+//!
+//! Owns: the proof, and what it takes with it. Leaves to others: noticing (`observe/lost`), when (`plan`).
+//! The proof: names of target groups and security groups are digests of both UIDs, which nobody chooses. A load balancer's
+//! may be a user's, so that it counts with a target group behind it whose name is a digest of the UIDs, this very name and its
+//! port; a digest counts by itself where nothing is behind it yet. Invariants: a tag that names somebody else refutes any proof;
+//! without proof nothing is touched, and the user is told what is missing; what is untagged again and again is not fought for.
+
+use portico_provider::ProviderError;
+
+use super::{Executor, Maker};
+use crate::cloud::Cloud;
+use crate::cloud::resources::{Id, Kind, Tags};
+use crate::names;
+use crate::step::Named;
+use crate::tags;
+
+const OPERATION: &str = "put tags back";
+/// So often, and then somebody is told.
+const TRIES: u32 = 2;
+
+impl<C: Cloud> Executor<'_, C> {
+    /// `own`: the tags that make it ours.
+    pub(super) async fn reclaim(
+        &self,
+        maker: Maker<'_>,
+        named: &Named,
+        own: &Tags,
+    ) -> Result<(), ProviderError> {
+        let Some(id) = &named.id else { return Ok(()) };
+        let found = if id.kind() == Some(Kind::SecurityGroup) {
+            let found = self.cloud.security_group_named(&self.config.vpc, &named.name).await?;
+            found.filter(|found| found.id == *id).map(|found| found.tags)
+        } else {
+            self.batches.tags(self.cloud, std::slice::from_ref(id)).await?.remove(id)
+        };
+        // It is gone.
+        let Some(found) = found else { return Ok(()) };
+        self.put_back(maker, &named.name, id, &found, own).await
+    }
+
+    /// The same of a thing whose tags were just read.
+    pub(super) async fn put_back(
+        &self,
+        maker: Maker<'_>,
+        name: &str,
+        id: &Id,
+        found: &Tags,
+        own: &Tags,
+    ) -> Result<(), ProviderError> {
+        let Maker { owner, group: _ } = maker;
+        if let Some((key, says)) = tags::of_another(found, own) {
+            let message = format!(
+                "{name} ({id}) is there, and its tag {key} says {says:?}: correct it, if it is of Service {} ({}), else \
+                 delete or rename it",
+                owner.name,
+                command(id, own)
+            );
+            return Err(ProviderError::Conflict { operation: OPERATION, message });
+        }
+        if id.kind() == Some(Kind::LoadBalancer) && !self.is_proven(maker, name, id).await? {
+            let message = format!(
+                "{name} ({id}) is there without tags {}, and nothing proves that it is of Service {}: if it is, put them back \
+                 ({}), else delete or rename it",
+                missing(found, own),
+                owner.name,
+                command(id, own)
+            );
+            return Err(ProviderError::Conflict { operation: OPERATION, message });
+        }
+        if self.memory.reclaims(owner, name) >= TRIES {
+            let message = format!(
+                "{name} ({id}) loses its tags {} again and again: exempt portico.dev/* from whatever removes them (a tag \
+                 policy?), and put them back ({})",
+                missing(found, own),
+                command(id, own)
+            );
+            return Err(ProviderError::Conflict { operation: OPERATION, message });
+        }
+        match id.kind() {
+            Some(Kind::SecurityGroup) => self.cloud.add_security_group_tags(id, own).await?,
+            _ => self.batches.mark(self.cloud, id, own).await?,
+        }
+        self.memory.made(owner, name, id);
+        Ok(())
+    }
+
+    async fn is_proven(&self, maker: Maker<'_>, name: &str, id: &Id) -> Result<bool, ProviderError> {
+        let Maker { owner, group } = maker;
+        let listeners = self.cloud.listeners(id).await?;
+        let mut behind = listeners.iter().filter_map(|it| Some((it.spec.port, it.group.as_ref()?.name()?)));
+        let digest = names::is_load_balancer(name, owner, group);
+        let ours = behind.any(|(port, group)| names::is_target_group(group, owner, name, port));
+        if ours || !digest || listeners.is_empty() {
+            return Ok(ours || digest);
+        }
+        // Nobody chose its name: whatever of ours it sends to will do, other members' groups, too.
+        let groups: Vec<Id> = listeners.into_iter().filter_map(|listener| listener.group).collect();
+        let tagged = self.batches.tags(self.cloud, &groups).await?;
+        let member = |tags: &Tags| group.is_some() && tags::group(tags).as_ref() == group;
+        Ok(tagged.values().any(|tags| tags::are_of(tags, owner) || member(tags)))
+    }
+}
+
+/// The tags that are not there.
+fn missing(found: &Tags, own: &Tags) -> String {
+    let missing: Vec<&str> = own.keys().filter(|key| !found.contains_key(*key)).map(String::as_str).collect();
+    missing.join(", ")
+}
+
+/// How to put them back by hand.
+fn command(id: &Id, own: &Tags) -> String {
+    let pairs: Vec<String> = own.iter().map(|(key, value)| format!("Key={key},Value={value}")).collect();
+    let call = match id.kind() {
+        Some(Kind::SecurityGroup) => "aws ec2 create-tags --resources",
+        _ => "aws elbv2 add-tags --resource-arns",
+    };
+    format!("{call} {id} --tags {}", pairs.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_can_be_pasted() {
+        let own = Tags::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]);
+        let id = Id("sg-1".to_owned());
+        assert_eq!(
+            command(&id, &own),
+            "aws ec2 create-tags --resources sg-1 --tags Key=a,Value=1 Key=b,Value=2"
+        );
+        assert_eq!(missing(&Tags::from([("a".to_owned(), "1".to_owned())]), &own), "b");
+    }
+}

@@ -1,0 +1,180 @@
+//! Things of ours that lost their tags, or whose tags somebody edited: found by name, taken back with proof, else told.
+//!
+//! Owns: whatever is stripped of whatever, in a process that knows it and in one that does not, alive and while it is deleted.
+//! Leaves to others: what others put on ours (`foreign`). Invariants: at most two load balancers are asked for, there is one;
+//! after a deletion the account is as it was, or the error names what is missing and what to do.
+
+use portico_provider::{LoadBalancer, LoadBalancerProvider, Owner, ServiceName};
+use serde_json::Value;
+
+use super::crash::{Status, go};
+use super::emulator::Emulator;
+use super::{mk_load_balancer, mk_options};
+use crate::cloud::resources::{Id, Kind, Tags};
+use crate::cloud::{Cloud, Sdk};
+use crate::{AwsProvider, capabilities, tags};
+
+fn mk_owner() -> Owner {
+    Owner {
+        cluster: "lost".parse().unwrap(),
+        service: "uid-lost".parse().unwrap(),
+        name: ServiceName::new("lost", "web").unwrap(),
+    }
+}
+
+fn mk_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
+    AwsProvider::new(emulator.sdk.clone(), emulator.config(&mk_owner().cluster)).unwrap()
+}
+
+/// As an operator goes that has just read the listing.
+async fn settle(
+    provider: &AwsProvider<Sdk>,
+    to: Option<&LoadBalancer>,
+    status: &mut Status,
+) -> Result<(), String> {
+    let mut services = provider.inventory().await.unwrap().services;
+    let mut observed = services.remove(&mk_owner().service).map(|owned| owned.observed);
+    Box::pin(go(provider, &mk_owner(), to, &mut observed, status)).await
+}
+
+async fn own(sdk: &Sdk) -> Vec<Id> {
+    let found = sdk.tagged(&tags::of_any(&[mk_owner()])).await.unwrap();
+    found.into_iter().map(|(id, _)| id).collect()
+}
+
+fn untag(emulator: &Emulator, ids: &[Id], kinds: &[Kind]) {
+    let stripped = ids.iter().filter(|id| id.kind().is_some_and(|kind| kinds.contains(&kind)));
+    let stripped: Vec<&str> = stripped.map(|id| id.0.as_str()).collect();
+    emulator.run(&["untag", &stripped.join(",")]);
+}
+
+const ALL: [Kind; 4] = [Kind::LoadBalancer, Kind::TargetGroup, Kind::Listener, Kind::SecurityGroup];
+
+fn asked_for(calls: &std::collections::BTreeMap<String, usize>) -> usize {
+    calls.get("CreateLoadBalancer").copied().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_loses_its_tags_is_found_by_name_and_taken_back() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let before = emulator.account("list");
+    let plain = mk_load_balancer(mk_owner(), &emulator.instances[..2]);
+    let named = mk_options(&[(capabilities::NAME, "shop")]);
+    let named = LoadBalancer { options: named, ..plain.clone() };
+    let kinds: [&[Kind]; 4] = [&[Kind::LoadBalancer], &[Kind::TargetGroup], &[Kind::SecurityGroup], &ALL];
+    let plainly = kinds.map(|kinds| (&plain, kinds));
+    for (desired, stripped) in plainly.into_iter().chain([(&named, kinds[0]), (&named, kinds[3])]) {
+        for (restarted, deleted) in [(false, false), (true, false), (false, true), (true, true)] {
+            let told =
+                format!("{stripped:?}, restarted {restarted}, deleted {deleted}, {:?}", desired.options);
+            // By tags and digests nobody finds a name that a user chose, once all else is gone, too.
+            if restarted && deleted && stripped == ALL && *desired == named {
+                continue;
+            }
+            let (mut provider, mut status) = (mk_provider(&emulator), Status::new());
+            settle(&provider, Some(desired), &mut status).await.unwrap_or_else(|why| panic!("{told}: {why}"));
+            let shown = status.clone();
+            untag(&emulator, &own(&emulator.sdk).await, stripped);
+            if restarted {
+                provider = mk_provider(&emulator);
+            }
+            emulator.calls();
+            let to = (!deleted).then_some(desired);
+            settle(&provider, to, &mut status).await.unwrap_or_else(|why| panic!("{told}: {why}"));
+            // As the audit does.
+            settle(&mk_provider(&emulator), to, &mut status)
+                .await
+                .unwrap_or_else(|why| panic!("{told}: {why}"));
+            let calls = emulator.calls();
+            assert!(asked_for(&calls) <= 2, "{told}: {calls:?}");
+            if !deleted {
+                assert_eq!(status, shown, "{told}: its hostname stays");
+                let all = own(&emulator.sdk).await;
+                let balancers = all.iter().filter(|id| id.kind() == Some(Kind::LoadBalancer)).count();
+                assert_eq!(balancers, 1, "{told}: {all:?}");
+                settle(&mk_provider(&emulator), None, &mut status)
+                    .await
+                    .unwrap_or_else(|why| panic!("{told}: {why}"));
+            }
+            assert_eq!(names(&emulator.account("list")), names(&before), "{told}: nothing is left");
+        }
+    }
+}
+
+fn tags_of(pairs: &[(&str, &str)]) -> Tags {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn names(account: &Value) -> Vec<String> {
+    account.as_object().unwrap().keys().cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tags_that_name_another_are_told_with_the_remedy_and_nothing_is_made_or_deleted() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let desired = mk_load_balancer(mk_owner(), &emulator.instances[..2]);
+    let table = [
+        ("portico.dev/service-uid", false, false),
+        ("portico.dev/service-uid", true, true),
+        ("portico.dev/cluster-uid", true, false),
+        ("portico.dev/cluster-uid", false, true),
+        ("elbv2.k8s.aws/cluster", false, false),
+    ];
+    for (key, restarted, deleted) in table {
+        let value = "another";
+        let told = format!("{key}, restarted {restarted}, deleted {deleted}");
+        let (mut provider, mut status) = (mk_provider(&emulator), Status::new());
+        settle(&provider, Some(&desired), &mut status).await.unwrap_or_else(|why| panic!("{told}: {why}"));
+        let all = own(&emulator.sdk).await;
+        let balancer = all.iter().find(|id| id.kind() == Some(Kind::LoadBalancer)).unwrap();
+        untag(&emulator, std::slice::from_ref(balancer), &ALL);
+        let edited = tags_of(&[(key, value)]);
+        emulator.sdk.add_tags(std::slice::from_ref(balancer), &edited).await.unwrap();
+        let there = names(&emulator.account("list"));
+        if restarted {
+            provider = mk_provider(&emulator);
+        }
+        emulator.calls();
+        let to = (!deleted).then_some(&desired);
+        let mut refused = String::new();
+        for _ in 0..3 {
+            if let Err(why) = settle(&provider, to, &mut status).await {
+                refused = why;
+            }
+        }
+        for part in [key, value, "add-tags", &balancer.0] {
+            assert!(refused.contains(part), "{told}: {part}: {refused}");
+        }
+        let calls = emulator.calls();
+        assert!(asked_for(&calls) <= 2, "{told}: {calls:?}");
+        let now = names(&emulator.account("list"));
+        assert!(now.contains(&balancer.0), "{told}: it is left alone");
+        assert!(now.iter().all(|id| there.contains(id)), "{told}: nothing is made beside it");
+        // Somebody does what was said.
+        untag(&emulator, std::slice::from_ref(balancer), &ALL);
+        emulator.sdk.add_tags(std::slice::from_ref(balancer), &tags::of(&mk_owner())).await.unwrap();
+        settle(&mk_provider(&emulator), None, &mut status)
+            .await
+            .unwrap_or_else(|why| panic!("{told}: {why}"));
+        assert_eq!(own(&emulator.sdk).await, [], "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_takes_tags_off_again_and_again_is_not_fought_but_told_of() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let desired = mk_load_balancer(mk_owner(), &emulator.instances[..2]);
+    let (provider, mut status) = (mk_provider(&emulator), Status::new());
+    settle(&provider, Some(&desired), &mut status).await.unwrap();
+    let all = own(&emulator.sdk).await;
+    emulator.calls();
+    let mut ended = Vec::new();
+    for _ in 0..4 {
+        untag(&emulator, &all, &[Kind::LoadBalancer]);
+        ended.push(settle(&provider, Some(&desired), &mut status).await);
+    }
+    assert!(ended[0].is_ok() && ended[1].is_ok(), "{ended:?}");
+    let told = ended[3].as_ref().unwrap_err();
+    assert!(told.contains("again and again") && told.contains("tag policy"), "{told}");
+    assert_eq!(asked_for(&emulator.calls()), 0);
+}
