@@ -30,7 +30,7 @@ const FASTEST: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_mins(1);
 /// After a start there is more urgent work.
 const SETTLE: Duration = Duration::from_mins(1);
-/// How long a list of whom to audit is used: making it costs as much as there are Services, ten times a second with many.
+/// How long a list of whom to audit is used, a round at most: making it costs as much as there are Services, ten times a second with many.
 const LISTED_FOR: Duration = Duration::from_mins(1);
 /// From one look at whether an audit is over to the next.
 const POLL: Duration = Duration::from_millis(50);
@@ -89,7 +89,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let mut rotation = Rotation::default();
         let (mut all, mut listed) = (self.audited(), Instant::now());
         loop {
-            if listed.elapsed() >= LISTED_FOR {
+            if listed.elapsed() >= LISTED_FOR.min(interval) {
                 (all, listed) = (self.audited(), Instant::now());
             }
             let due = Instant::now() + pace(interval, all.len());

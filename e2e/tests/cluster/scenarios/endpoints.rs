@@ -46,8 +46,10 @@ async fn come_and_go(scene: &Scene) -> anyhow::Result<()> {
         .silent(&scene.everybody(), By::Http, on_node, Silence::Refused)
         .await
         .context("no endpoints yet")?;
-    scene.silent(&scene.insiders(), By::Http, address, Silence::Refused).await.context("no endpoints yet")?;
-    scene.outside().hears_nothing(By::Http, address).await?;
+    // Everybody's way there leads through the load balancer, which takes a connection and ends it.
+    for client in scene.everybody() {
+        client.hears_nothing(By::Http, address).await.context("no endpoints yet")?;
+    }
 
     scene.scale("web", 2).await?;
     scene.rolled_out("web").await?;
