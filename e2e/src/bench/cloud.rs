@@ -75,9 +75,9 @@ async fn all(
     account: &Account,
 ) -> anyhow::Result<()> {
     let Plan { services, controllers, restart, crowd, waiting, throttled } = plan;
-    let plain = services.iter().map(|services| (*services, Buckets::None));
+    let unlimited = services.iter().map(|services| (*services, Buckets::None));
     let throttled = Some((*throttled, Buckets::Documented)).filter(|(services, _)| *services > 0);
-    for (services, buckets) in plain.chain(throttled) {
+    for (services, buckets) in unlimited.chain(throttled) {
         for &controller in controllers {
             if let Some(obstacle) = controller.obstacle(&testbed.tools) {
                 report.remark(format!("{controller} at {services}: not measured: {obstacle}"));

@@ -12,6 +12,11 @@ use super::{
 /// The address in the status, if everything that goes with it is there as well: finalizer, condition, and of Google's the
 /// `ipMode` by which nodes serve the address, of AWS's none.
 pub(crate) fn address(service: &Service, cloud: Cloud) -> anyhow::Result<String> {
+    address_while(service, cloud, "True ")
+}
+
+/// The same while the condition begins with these words: an address is there before every port is, or without one.
+pub(crate) fn address_while(service: &Service, cloud: Cloud, words: &str) -> anyhow::Result<String> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
     let said = condition(service, PROVISIONED);
@@ -24,7 +29,7 @@ pub(crate) fn address(service: &Service, cloud: Cloud) -> anyhow::Result<String>
     ensure!(entry.ip_mode.as_deref() == mode, "ipMode {:?}, expected {mode:?}", entry.ip_mode);
     ensure!(finalizers(service).iter().any(|name| name == FINALIZER), "no finalizer {FINALIZER}");
     let said = said.context("no condition that it is provisioned")?;
-    ensure!(said.starts_with("True "), "{PROVISIONED}: {said}");
+    ensure!(said.starts_with(words), "{PROVISIONED}: {said}");
     Ok(address.clone())
 }
 

@@ -85,7 +85,7 @@ async fn inherits(scene: &Scene) -> anyhow::Result<()> {
     scene.create(&mk_member("two", &[80, 443])?).await?;
     let holder = format!("Service {}/one", scene.namespace);
     accepted(scene, "two", &["False ListenerConflict: ", "TCP/80", &holder]).await?;
-    let (two, second) = member(scene, "two").await?;
+    let (two, second) = member_while(scene, "two", "False ListenerConflict: TCP/80 ").await?;
     ensure!(second == address, "two addresses for one group: {address}, {second}");
     ensure!(errors(&two) == [Some("portico.dev/ListenerConflict"), None], "{:?}", errors(&two));
     accepted(scene, "one", &["True "]).await?;
@@ -105,12 +105,17 @@ async fn inherits(scene: &Scene) -> anyhow::Result<()> {
     ends(scene, &two).await
 }
 
-/// Waits until a member has an address.
+/// Waits until a member has an address, and all its ports.
 async fn member(scene: &Scene, name: &str) -> anyhow::Result<(Service, String)> {
+    member_while(scene, name, "True ").await
+}
+
+/// Waits until a member has an address, and is told of its provisioning what begins with these words.
+async fn member_while(scene: &Scene, name: &str, words: &str) -> anyhow::Result<(Service, String)> {
     scene
         .within(PATIENCE, &format!("an address of its group for {name}"), async || {
             let service = scene.service(name).await?;
-            let address = published::address(&service, Cloud::Aws)?;
+            let address = published::address_while(&service, Cloud::Aws, words)?;
             Ok((service, address))
         })
         .await
