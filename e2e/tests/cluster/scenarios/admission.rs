@@ -1,4 +1,4 @@
-//! What the chart's ValidatingAdmissionPolicies let a tenant write, on the real API server.
+//! What the chart's admission policies let a tenant write, on the real API server.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
