@@ -245,7 +245,8 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             }
             let rest = want.plan_rest(self.provider, observed);
             let first = want.plan_targets(self.provider, observed, &rest).filter(|_| targets.are_due());
-            let plan = first.as_ref().filter(|first| !first.steps().is_empty()).unwrap_or(&rest);
+            let due = first.as_ref().filter(|first| !first.steps().is_empty());
+            let plan = due.unwrap_or(&rest);
             if let Some(closer) = closer(look, want, observed.is_some(), plan) {
                 look = closer;
                 continue;
@@ -265,13 +266,13 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
                 return Report { end: End::Withheld(Box::new(PlanView::of(&plan))), ..report };
             }
             tracing::info!(service = %want.owner().name, plan = %plan, "executing");
-            if std::ptr::eq(plan, &raw const rest) {
+            if due.is_some() {
+                targets.ended(self.execute_each(plan, &mut report.steps).await);
+            } else {
                 targets.wait(first.as_ref());
                 if let Err(end) = self.execute(plan, &mut report.steps).await {
                     return Report { end: targets.end(end), ..report };
                 }
-            } else {
-                targets.ended(self.execute_each(plan, &mut report.steps).await);
             }
             look = want.desired().map_or(Look::Own, Look::after);
         }

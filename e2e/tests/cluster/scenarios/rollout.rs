@@ -1,8 +1,13 @@
 //! Rolling updates: with readiness probes and a graceful end no client notices, and a Service that is refused still follows its
 //! pods.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+};
 use serde_json::json;
 
 use crate::cluster::{
@@ -45,16 +50,7 @@ async fn rolling_update(scene: &Scene) -> anyhow::Result<()> {
     }
     let before = scene.pods("app=web").await?;
 
-    let changed = json!({"spec": {"template": {"metadata": {"annotations": {"version": "2"}}}}});
-    let _changed: Deployment = scene.patch("web", &changed).await?;
-    scene.rolled_out("web").await?;
-    scene
-        .eventually("the old pods are gone", async || {
-            let now = scene.pods("app=web").await?;
-            ensure!(!now.keys().any(|name| before.contains_key(name)), "there are {:?}", now.keys());
-            Ok(())
-        })
-        .await?;
+    roll(scene, &before).await?;
 
     for stream in traffic {
         let answers = stream.stop(100).await?;
@@ -86,6 +82,14 @@ async fn refused(scene: &Scene) -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
+    roll(scene, &before).await?;
+    scene.answered(&outside, By::Http, balancer).await?;
+    ensure!(observe::ingress(&scene.service("web").await?) == [balancer.ip()], "the address is gone");
+    Ok(())
+}
+
+/// Rolls `web` out anew, until none of its former pods is left.
+async fn roll(scene: &Scene, before: &BTreeMap<String, Pod>) -> anyhow::Result<()> {
     let changed = json!({"spec": {"template": {"metadata": {"annotations": {"version": "2"}}}}});
     let _changed: Deployment = scene.patch("web", &changed).await?;
     scene.rolled_out("web").await?;
@@ -95,8 +99,5 @@ async fn refused(scene: &Scene) -> anyhow::Result<()> {
             ensure!(!now.keys().any(|name| before.contains_key(name)), "there are {:?}", now.keys());
             Ok(())
         })
-        .await?;
-    scene.answered(&outside, By::Http, balancer).await?;
-    ensure!(observe::ingress(&scene.service("web").await?) == [balancer.ip()], "the address is gone");
-    Ok(())
+        .await
 }
