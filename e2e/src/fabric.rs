@@ -128,6 +128,9 @@ pub fn attach(host: &Host) -> anyhow::Result<()> {
     let mut sysctls = vec!["net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0"];
     if host.is_router {
         sysctls.extend(["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]);
+        // As network plugins do for pods' devices: while a link-local address is checked for duplicates, a second or two,
+        // the kernel sends no neighbor solicitation for the pod, and its first connections over IPv6 wait.
+        sysctls.push("net.ipv6.conf.default.accept_dad=0");
     }
     run(Command::new("nsenter")
         .arg(format!("--net={}", host.netns()))
