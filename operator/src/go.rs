@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use portico_limits::{Priority as CallPriority, at_best};
-use portico_provider::{LoadBalancerProvider, Look, Owner, Plan, Retry};
+use portico_provider::{LoadBalancerProvider, Owner, Plan, ReadMode, Retry};
 use tokio::time::Instant;
 
 use crate::cause::{self, Cause};
@@ -138,17 +138,17 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// How closely to look at first, by what the snapshot shows now that it is its turn.
-    fn first_look(&self, want: &Want, cause: Cause, mode: Mode) -> Look {
+    fn first_look(&self, want: &Want, cause: Cause, mode: Mode) -> ReadMode {
         // An audit believes nothing; nor may a plan that is only reported, as no step of it would ever correct it.
         if cause == Cause::Audit || mode == Mode::Plan {
-            return Look::Fresh;
+            return ReadMode::Full;
         }
         let observed = self.inventory.get(&want.owner().service);
         let plan = want.plan(&self.provider, observed.as_ref());
         match want.desired() {
-            Some(desired) => Look::first(desired, &plan),
-            None if plan.narrows() => Look::Confirm,
-            None => Look::Poll,
+            Some(desired) => ReadMode::first(desired, &plan),
+            None if plan.is_destructive() => ReadMode::Verify,
+            None => ReadMode::Pending,
         }
     }
 }

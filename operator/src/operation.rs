@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use portico_limits::{Priority, at_best};
 use portico_provider::{
-    Backends, Desired, Field, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, PlannedStep,
-    ProviderError, Retry, ServiceUid, SpecHash,
+    Backends, Desired, Field, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, PlannedStep,
+    ProviderError, ReadMode, Retry, ServiceUid, SpecHash,
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -228,8 +228,8 @@ pub(crate) struct Operation<'a, P> {
 
 impl<P: LoadBalancerProvider> Operation<'_, P> {
     /// Has a go: targets of what exists first, then the rest, whatever became of them. `look`: how closely to look at first
-    /// ([`Look::first`]).
-    pub(crate) async fn run(&self, want: &Want, mode: Mode, mut look: Look) -> Report<P::Observed> {
+    /// ([`ReadMode::first`]).
+    pub(crate) async fn run(&self, want: &Want, mode: Mode, mut look: ReadMode) -> Report<P::Observed> {
         let differed = BTreeSet::new();
         let mut report = Report { observed: None, steps: Vec::new(), differed, end: End::Settled };
         let mut targets = TargetsFirst::default();
@@ -274,13 +274,13 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
                     return Report { end: targets.end(end), ..report };
                 }
             }
-            look = want.desired().map_or(Look::Own, Look::after);
+            look = want.desired().map_or(ReadMode::Cached, ReadMode::after);
         }
         let message = format!("still not as desired after {LOOKS} looks; the provider's plan is at fault");
         Report { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
     }
 
-    async fn look(&self, want: &Want, look: Look) -> Result<Option<P::Observed>, End> {
+    async fn look(&self, want: &Want, look: ReadMode) -> Result<Option<P::Observed>, End> {
         let looked = async {
             match want.desired() {
                 Some(desired) => self.call("observe", self.provider.observe_for(desired, look)).await,
@@ -407,10 +407,10 @@ impl TargetsFirst {
 }
 
 /// The closer look that a plan needs before it is carried out.
-fn closer<S>(look: Look, want: &Want, exists: bool, plan: &Plan<S>) -> Option<Look> {
+fn closer<S>(look: ReadMode, want: &Want, exists: bool, plan: &Plan<S>) -> Option<ReadMode> {
     match want.desired() {
         Some(desired) => look.before(desired, exists, plan),
-        None => (plan.narrows() && look < Look::Confirm).then_some(Look::Confirm),
+        None => (plan.is_destructive() && look < ReadMode::Verify).then_some(ReadMode::Verify),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Service;
-use portico_provider::{Backends, LoadBalancerProvider, Look};
+use portico_provider::{Backends, LoadBalancerProvider, ReadMode};
 use serde::Serialize;
 
 use crate::cluster::Cluster;
@@ -141,7 +141,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let Some(want) = want else { return plan };
         let Self { provider, fence, metrics, .. } = self;
         let report = Operation { provider, fence, metrics, held: None, give_way: None }
-            .run(&want, Mode::Plan, Look::Fresh)
+            .run(&want, Mode::Plan, ReadMode::Full)
             .await;
         match (report.end, report.observed) {
             (End::Failed { reason, message, .. }, _) => plan.failed = Some(format!("{reason}: {message}")),

@@ -307,7 +307,7 @@ mod tests {
     }
 
     fn steps() -> Plan<&'static str> {
-        Plan::nothing("").step("create", Effect::Widen, "none exists")
+        Plan::nothing("").step("create", Effect::Additive, "none exists")
     }
 
     fn after(end: End, now: Instant) -> Track {

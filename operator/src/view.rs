@@ -58,8 +58,8 @@ impl PlanView {
             step: step.to_string(),
             reason: reason.clone(),
             effect: match effect {
-                Effect::Widen => "widens",
-                Effect::Narrow => "narrows",
+                Effect::Additive => "widens",
+                Effect::Destructive => "narrows",
             },
         };
         let blocked = |Blocked { field, obstacle, message }: &Blocked| BlockedView {
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn a_plan_says_what_waits_what_is_blocked_and_how_to_consent() {
         let plan = Plan::nothing("unused")
-            .step("create", Effect::Widen, "none exists")
+            .step("create", Effect::Additive, "none exists")
             .wait("an address", Duration::from_secs(2))
             .block(Field::Scheme, Obstacle::ReplacementRequired, "internal needs another one")
             .block(Field::ProxyProtocol, Obstacle::Unsupported, "not here");

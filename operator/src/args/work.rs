@@ -35,7 +35,7 @@ pub(crate) struct WorkArgs {
     /// What to do where the provider has something else than an unchanged Service wants
     #[arg(long, value_enum, default_value_t)]
     drift: Drift,
-    /// Look, plan and tell (log, metrics, /plan), and write nothing: not to the provider, not to the cluster. Takes no lease
+    /// ReadMode, plan and tell (log, metrics, /plan), and write nothing: not to the provider, not to the cluster. Takes no lease
     #[arg(long)]
     pub(crate) read_only: bool,
     #[command(flatten)]

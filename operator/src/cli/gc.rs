@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use portico_limits::Limiter;
-use portico_provider::{Desired, LoadBalancerProvider, Look, Owner};
+use portico_provider::{Desired, LoadBalancerProvider, Owner, ReadMode};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -149,7 +149,7 @@ async fn delete_one<P: LoadBalancerProvider, C: Cluster>(
     let Operator { provider, fence, metrics, .. } = operator;
     loop {
         match (Operation { provider, fence, metrics, held: None, give_way: None })
-            .run(&want, Mode::Execute, Look::Fresh)
+            .run(&want, Mode::Execute, ReadMode::Full)
             .await
             .end
         {

@@ -14,8 +14,8 @@ use std::time::Duration;
 use portico_limits::Limiter;
 use portico_provider::{
     Backends, Capabilities, Desired, Effect, Fact, Field, Ingress, IngressAddress, Inventory, IpMode,
-    Listener, ListenerKey, LoadBalancer, LoadBalancerProvider, Look, Obstacle, Outcome, Owned, Owner, Plan,
-    ProviderError, Report, Scheme, ServiceUid, TargetKind, Targets, Topic, Truth,
+    Listener, ListenerKey, LoadBalancer, LoadBalancerProvider, Obstacle, Outcome, Owned, Owner, Plan,
+    ProviderError, ReadMode, Report, Scheme, ServiceUid, TargetKind, Targets, Topic, Truth,
 };
 use tokio::time::{Instant, sleep};
 
@@ -60,7 +60,7 @@ pub(crate) struct CloudState {
     /// Executions under way at this moment, and the most there ever were, by group (empty: of none).
     pub(crate) inside: BTreeMap<String, (usize, usize)>,
     /// How closely each go looked.
-    pub(crate) looks: Vec<Look>,
+    pub(crate) looks: Vec<ReadMode>,
     /// The best priority that each look's and each step's calls would have had, in their order.
     pub(crate) called_at: Vec<portico_limits::Priority>,
     pub(crate) writes: u32,
@@ -253,7 +253,7 @@ impl LoadBalancerProvider for FakeCloud {
         .await
     }
 
-    async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<FakeLb>, ProviderError> {
+    async fn observe(&self, owner: &Owner, look: ReadMode) -> Result<Option<FakeLb>, ProviderError> {
         let best = portico_limits::best();
         let wait = self.with(|state| {
             state.looks.push(look);
@@ -292,14 +292,16 @@ impl LoadBalancerProvider for FakeCloud {
                 plan.wait("its protection to be taken off", POLL)
             }
             (Desired::Absent(owner), Some(_)) => {
-                plan.step(FakeStep::Delete(owner.clone()), Effect::Narrow, "nobody wants it")
+                plan.step(FakeStep::Delete(owner.clone()), Effect::Destructive, "nobody wants it")
             }
             (Desired::Present(spec), None) => {
-                plan.step(FakeStep::Create(Box::new(spec.clone())), Effect::Widen, "there is none")
+                plan.step(FakeStep::Create(Box::new(spec.clone())), Effect::Additive, "there is none")
             }
-            (Desired::Present(spec), Some(lb)) if bare(spec) != lb.spec => {
-                plan.step(FakeStep::Update(lb.number, Box::new(spec.clone())), Effect::Narrow, "it differs")
-            }
+            (Desired::Present(spec), Some(lb)) if bare(spec) != lb.spec => plan.step(
+                FakeStep::Update(lb.number, Box::new(spec.clone())),
+                Effect::Destructive,
+                "it differs",
+            ),
             (Desired::Present(_), Some(lb)) if !lb.active => plan.wait("an address", POLL),
             (Desired::Absent(_), None) | (Desired::Present(_), Some(_)) => plan,
         }
@@ -321,7 +323,11 @@ impl LoadBalancerProvider for FakeCloud {
         if spec == observed.spec {
             return plan;
         }
-        plan.step(FakeStep::Target(observed.number, Box::new(spec)), Effect::Narrow, "its targets differ")
+        plan.step(
+            FakeStep::Target(observed.number, Box::new(spec)),
+            Effect::Destructive,
+            "its targets differ",
+        )
     }
 
     fn differing(&self, desired: &LoadBalancer, observed: Option<&FakeLb>) -> BTreeSet<Field> {

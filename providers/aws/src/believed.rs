@@ -226,7 +226,7 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
         Action::ReadPrefixLists(_) | Action::ReadSecurityGroups(_) => {}
         // What is to be compared from now on was not read so far.
         Action::Mark { .. }
-        | Action::Look
+        | Action::Read
         | Action::Adopt { .. }
         | Action::Reclaim { .. }
         | Action::SetSubnets { .. }

@@ -166,7 +166,7 @@ impl<C: Cloud> Executor<'_, C> {
                 return Ok(Answered::Found);
             }
             // The belief is gone already; deletions, new targets and load balancers are elsewhere.
-            Action::Look
+            Action::Read
             | Action::CreateLoadBalancer { .. }
             | Action::Register { .. }
             | Action::DeleteSharedLoadBalancer(_)

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portico_provider::{ClusterUid, Desired, GroupName, Inventory, Look, Owned, Owner};
+use portico_provider::{ClusterUid, Desired, GroupName, Inventory, Owned, Owner, ReadMode};
 
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
@@ -101,7 +101,7 @@ pub(crate) struct Observer<'a, C> {
 
 impl<C: Cloud> Observer<'_, C> {
     /// One Service, as closely as asked; with the targets that AWS refused a while ago.
-    pub(crate) async fn observe(&self, desired: Desired<'_>, look: Look) -> Answer<Option<Observed>> {
+    pub(crate) async fn observe(&self, desired: Desired<'_>, look: ReadMode) -> Answer<Option<Observed>> {
         // Boxed: all the calls below it are too deep a type for the compiler otherwise.
         let seen = Box::pin(self.seen(desired, look)).await?;
         let has_one = seen.as_ref().is_some_and(|seen| seen.load_balancers() > 0);
@@ -113,20 +113,20 @@ impl<C: Cloud> Observer<'_, C> {
         Ok(seen.map(|seen| self.memory.with_refused(desired.owner(), seen)))
     }
 
-    async fn seen(&self, desired: Desired<'_>, look: Look) -> Answer<Option<Observed>> {
+    async fn seen(&self, desired: Desired<'_>, look: ReadMode) -> Answer<Option<Observed>> {
         let (owner, group) = match desired {
             Desired::Present(desired) => (&desired.owner, desired.group.as_ref()),
             Desired::Absent(owner) => (owner, None),
         };
         let leaves = matches!(desired, Desired::Absent(_));
-        if leaves && look == Look::Confirm {
+        if leaves && look == ReadMode::Verify {
             self.batches.leaves(owner);
         }
-        if look < Look::Fresh
+        if look < ReadMode::Full
             && let Some(believed) = self.memory.belief(owner).filter(|believed| believed.covers(group))
         {
             let looked = match (&believed, desired) {
-                (Observed::Snapshot(snapshot), Desired::Absent(_)) if look == Look::Confirm => {
+                (Observed::Snapshot(snapshot), Desired::Absent(_)) if look == ReadMode::Verify => {
                     self.for_deletion(owner, snapshot).await?
                 }
                 _ => self.look(desired, &believed, look).await?,
@@ -155,10 +155,15 @@ impl<C: Cloud> Observer<'_, C> {
 
     // ---- on top of what is believed; `None`: it is not as it was believed
 
-    async fn look(&self, desired: Desired<'_>, believed: &Observed, look: Look) -> Answer<Option<Observed>> {
+    async fn look(
+        &self,
+        desired: Desired<'_>,
+        believed: &Observed,
+        look: ReadMode,
+    ) -> Answer<Option<Observed>> {
         let owner = desired.owner();
         // Once in a go is enough, however many of its plans take something away; not for taking away everything.
-        let confirms = look >= Look::Confirm
+        let confirms = look >= ReadMode::Verify
             && (matches!(desired, Desired::Absent(_)) || !self.memory.is_confirmed(owner));
         match believed {
             Observed::Full(view) => {
@@ -170,7 +175,7 @@ impl<C: Cloud> Observer<'_, C> {
                     return Ok(None);
                 }
                 let mut view = view.clone();
-                let going_on = look == Look::Own || self.poll(&mut view, desired, look).await?;
+                let going_on = look == ReadMode::Cached || self.poll(&mut view, desired, look).await?;
                 Ok(going_on.then_some(Observed::Full(view)))
             }
             Observed::Snapshot(snapshot) => {
@@ -191,7 +196,7 @@ impl<C: Cloud> Observer<'_, C> {
                 if confirms && !self.is_confirmed(owner, &snapshot, sealed).await? {
                     return Ok(None);
                 }
-                if look >= Look::Poll {
+                if look >= ReadMode::Pending {
                     for (name, targets) in snapshot.targets.iter_mut().flatten() {
                         if let Some(id) = snapshot.groups.get(name).filter(|_| is_due(targets, look)) {
                             *targets = self.targets(id).await?;
@@ -246,7 +251,7 @@ impl<C: Cloud> Observer<'_, C> {
     /// Reads what AWS does by itself and had not finished; `false`: something is gone. Targets of a load balancer that was
     /// just found to serve were asked for their health a moment ago at most: the next look tells more for the same call.
     /// Those behind a port that the Service has no longer go, whatever their health.
-    async fn poll(&self, view: &mut View, desired: Desired<'_>, look: Look) -> Answer<bool> {
+    async fn poll(&self, view: &mut View, desired: Desired<'_>, look: ReadMode) -> Answer<bool> {
         let stays = |listener: &&Listener| match desired {
             Desired::Present(desired) => {
                 desired.listeners.iter().any(|it| it.port.get() == listener.spec.port)
@@ -428,10 +433,10 @@ fn sealed_on(view: &View, balancer: &Balancer) -> Vec<Id> {
 }
 
 /// Whether targets are worth a read: for taking some away, when one has not been asked yet; else when one is not well.
-fn is_due(targets: &Targets, look: Look) -> bool {
+fn is_due(targets: &Targets, look: ReadMode) -> bool {
     targets.values().any(|health| match health {
         Health::Initial | Health::Unused => true,
-        Health::Unhealthy => look < Look::Confirm,
+        Health::Unhealthy => look < ReadMode::Verify,
         Health::Healthy | Health::Draining | Health::Refused(_) => false,
     })
 }

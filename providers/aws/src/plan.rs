@@ -100,8 +100,8 @@ pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed
 
 /// Tags are not enough to act on.
 fn look(owner: &Owner, reason: &str) -> Plan<Step> {
-    let step = Step { owner: owner.clone(), group: None, action: Action::Look };
-    Plan::nothing("").step(step, Effect::Widen, reason)
+    let step = Step { owner: owner.clone(), group: None, action: Action::Read };
+    Plan::nothing("").step(step, Effect::Additive, reason)
 }
 
 fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> Plan<Step> {
@@ -138,7 +138,7 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
                 group: None,
                 action: Action::ReadSecurityGroups(unknown),
             };
-            return Plan::nothing("").step(step, Effect::Widen, "annotations name them by tag Name");
+            return Plan::nothing("").step(step, Effect::Additive, "annotations name them by tag Name");
         }
         if *node_rules == Some(true) && site.backend_group.is_none() {
             return Plan::nothing("").block(Field::Options, Obstacle::Unsupported, no_node_rules());
@@ -152,7 +152,7 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
         return converge(site, desired, &wanted, view);
     }
     let step = Step { owner: desired.owner.clone(), group: None, action: Action::ReadPrefixLists(unread) };
-    Plan::nothing("").step(step, Effect::Widen, "their sizes count against quotas")
+    Plan::nothing("").step(step, Effect::Additive, "their sizes count against quotas")
 }
 
 /// Puts IDs in the place of names; those that nobody knows yet.
@@ -197,7 +197,7 @@ fn reclaim(owner: &Owner, group: Option<&GroupName>, view: &View) -> Option<Plan
         Step { owner: owner.clone(), group: lost.group.clone(), action }
     });
     let reason = "it bears a name of this Service's, and its tags are gone or others";
-    let plan = steps.fold(Plan::nothing(""), |plan, step| plan.step(step, Effect::Widen, reason));
+    let plan = steps.fold(Plan::nothing(""), |plan, step| plan.step(step, Effect::Additive, reason));
     (!plan.steps().is_empty()).then_some(plan)
 }
 
@@ -205,7 +205,7 @@ fn reclaim(owner: &Owner, group: Option<&GroupName>, view: &View) -> Option<Plan
 fn adopt(desired: &LoadBalancer, asked: &str) -> Plan<Step> {
     let action = Action::Adopt { asked: asked.to_owned(), tags: tags::of(&desired.owner) };
     let step = Step { owner: desired.owner.clone(), group: None, action };
-    Plan::nothing("").step(step, Effect::Widen, "the Service asks for it, and has no load balancer yet")
+    Plan::nothing("").step(step, Effect::Additive, "the Service asks for it, and has no load balancer yet")
 }
 
 /// Prefix lists whose sizes nobody knows yet and that somebody must: where a rule is to be put beside them.

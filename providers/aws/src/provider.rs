@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use portico_limits::{Priority, best};
 use portico_provider::{
-    Backends, Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look,
-    Outcome, Owner, Plan, ProviderError, Report,
+    Backends, Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider,
+    Outcome, Owner, Plan, ProviderError, ReadMode, Report,
 };
 
 use crate::capabilities::CAPABILITIES;
@@ -109,11 +109,15 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
         Ok(observe::inventory(&self.cloud, &self.memory, &self.config.cluster).await?)
     }
 
-    async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<Observed>, ProviderError> {
+    async fn observe(&self, owner: &Owner, look: ReadMode) -> Result<Option<Observed>, ProviderError> {
         self.observe_for(Desired::Absent(owner), look).await
     }
 
-    async fn observe_for(&self, desired: Desired<'_>, look: Look) -> Result<Option<Observed>, ProviderError> {
+    async fn observe_for(
+        &self,
+        desired: Desired<'_>,
+        look: ReadMode,
+    ) -> Result<Option<Observed>, ProviderError> {
         let owner = desired.owner();
         self.own("observe", owner)?;
         let Self { cloud, batches, audits, memory, config, site: _ } = self;

@@ -61,7 +61,7 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Forgets what is known, so that everything is read.
-    Look,
+    Read,
     /// Makes another controller's load balancer ours, if its tags prove that it was made for this Service.
     Adopt {
         /// Its name or ARN.
@@ -287,7 +287,7 @@ impl Action {
     /// Whether other Services see its effect, if it is one on what a group shares.
     pub(crate) fn concerns_others(&self) -> bool {
         match self {
-            Self::Look
+            Self::Read
             | Self::ReadPrefixLists(_)
             | Self::ReadSecurityGroups(_)
             | Self::Unseal { .. }
@@ -344,7 +344,7 @@ impl Action {
             | Self::SetListenerAttributes { .. }
             | Self::SetSubnets { .. } => Some(Field::Options),
             Self::SetAddressType { .. } | Self::SetFamilies { .. } => Some(Field::IpFamilies),
-            Self::Look
+            Self::Read
             | Self::Unseal { .. }
             | Self::Adopt { .. }
             | Self::Reclaim { .. }
@@ -363,7 +363,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { owner, group: _, action } = self;
         match action {
-            Action::Look => write!(f, "read all that belongs to {}", owner.name),
+            Action::Read => write!(f, "read all that belongs to {}", owner.name),
             Action::Unseal { load_balancer, groups: _, tags: _ } => {
                 write!(f, "note on {load_balancer} that a change begins")
             }

@@ -7,8 +7,8 @@ use std::convert::Infallible;
 use std::fmt;
 
 use portico_provider::{
-    Backends, Capabilities, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner,
-    Plan, ProviderError, Report,
+    Backends, Capabilities, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan,
+    ProviderError, ReadMode, Report,
 };
 
 /// How to answer.
@@ -57,7 +57,11 @@ impl LoadBalancerProvider for BareMetalProvider {
         Ok(Inventory::empty())
     }
 
-    async fn observe(&self, _owner: &Owner, _look: Look) -> Result<Option<Infallible>, ProviderError> {
+    async fn observe(
+        &self,
+        _owner: &Owner,
+        _read_mode: ReadMode,
+    ) -> Result<Option<Infallible>, ProviderError> {
         Ok(None)
     }
 

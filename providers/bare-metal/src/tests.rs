@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use portico_provider::contract::{self, Registered, Variation, World};
+use portico_provider::contract::{self, CloudFixture, Registered, Variation};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IngressAddress, IpFamily, IpMode,
     Listener, LoadBalancer, LoadBalancerProvider, NodeName, NodeTarget, Owner, Port, Protocol, ProxyProtocol,
@@ -114,7 +114,7 @@ fn a_service_without_node_ports_is_told_how_to_get_them() {
 
 struct Metal;
 
-impl World for Metal {
+impl CloudFixture for Metal {
     type Provider = BareMetalProvider;
 
     fn provider(&self, _cluster: &ClusterUid) -> BareMetalProvider {

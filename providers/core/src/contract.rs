@@ -1,14 +1,14 @@
 //! The suite every provider passes: each promise of [`crate::LoadBalancerProvider`], tried on the real thing.
 //!
 //! ```text
-//! let world = MyWorld::start();            // an emulator, a fake, a daemon on loopback
-//! contract::run(&world).await?;            // Err(Violation) names the promise and what was seen
+//! let fixture = MyFixture::start();            // an emulator, a fake, a daemon on loopback
+//! contract::run(&fixture).await?;            // Err(Violation) names the promise and what was seen
 //! ```
-//! Owns: the checks. Leaves to others: the runtime, the clock and the cloud, behind [`World`].
+//! Owns: the checks. Leaves to others: the runtime, the clock and the cloud, behind [`CloudFixture`].
 //! Invariant: a check judges through the trait alone, so that an emulator and a real cloud are judged alike;
 //! each has been seen to fail on a fake with that very bug (`contract/tests.rs`).
 
-pub mod believe;
+pub mod cached;
 pub mod change;
 pub mod crash;
 mod drive;
@@ -28,7 +28,7 @@ use crate::model::{ClusterUid, InvalidOwner, ListenerKey, LoadBalancer, Owner, P
 use crate::provider::LoadBalancerProvider;
 
 /// A provider under test and the cloud behind it.
-pub trait World: Sync {
+pub trait CloudFixture: Sync {
     /// The provider.
     type Provider: LoadBalancerProvider;
 
@@ -109,23 +109,23 @@ impl From<InvalidOwner> for Violation {
 }
 
 /// Runs every check; the first broken promise is the answer.
-pub async fn run<W: World>(world: &W) -> Result<(), Violation> {
-    change::the_field_table_is_complete(world)?;
-    life::a_created_one_is_in_the_inventory(world).await?;
-    life::deleting_ends_empty(world).await?;
-    life::deleting_the_absent_is_done(world).await?;
-    life::clusters_do_not_see_each_other(world).await?;
-    life::published_addresses_are_claimed(world).await?;
-    crash::steps_can_be_repeated(world).await?;
-    crash::a_crash_after_any_step_converges(world).await?;
-    crash::a_crash_while_deleting_leaves_nothing(world).await?;
-    crash::a_lost_reply_makes_no_second_one(world).await?;
-    believe::own_steps_may_be_believed(world).await?;
-    targets::targets_depend_on_nothing_else(world).await?;
-    targets::no_target_keeps_a_lost_port(world).await?;
-    change::every_field_converges(world).await?;
-    change::replacement_needs_consent(world).await?;
-    change::the_unsupported_is_blocked(world)
+pub async fn run<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
+    change::the_field_table_is_complete(fixture)?;
+    life::a_created_one_is_in_the_inventory(fixture).await?;
+    life::deleting_ends_empty(fixture).await?;
+    life::deleting_the_absent_is_done(fixture).await?;
+    life::clusters_do_not_see_each_other(fixture).await?;
+    life::published_addresses_are_claimed(fixture).await?;
+    crash::steps_can_be_repeated(fixture).await?;
+    crash::a_crash_after_any_step_converges(fixture).await?;
+    crash::a_crash_while_deleting_leaves_nothing(fixture).await?;
+    crash::a_lost_reply_makes_no_second_one(fixture).await?;
+    cached::own_steps_may_be_cached(fixture).await?;
+    targets::targets_depend_on_nothing_else(fixture).await?;
+    targets::no_target_keeps_a_lost_port(fixture).await?;
+    change::every_field_converges(fixture).await?;
+    change::replacement_needs_consent(fixture).await?;
+    change::the_unsupported_is_blocked(fixture)
 }
 
 /// Whether the provider makes anything at all; one for bare metal does not, and must then do nothing.

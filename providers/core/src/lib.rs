@@ -16,10 +16,10 @@ mod capabilities;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod error;
-mod look;
 mod model;
 mod plan;
 mod provider;
+mod read_mode;
 mod report;
 pub mod subset;
 
@@ -27,8 +27,8 @@ pub use capabilities::{
     Capabilities, Field, FieldRule, Mutability, OptionSpec, StatusKind, TargetKind, option, rule,
 };
 pub use error::{ProviderError, Retry};
-pub use look::Look;
 pub use model::*;
 pub use plan::{Blocked, Effect, Obstacle, Plan, PlannedStep, Waiting};
 pub use provider::{Desired, Inventory, LoadBalancerProvider, Outcome, Owned};
+pub use read_mode::ReadMode;
 pub use report::{Fact, Ingress, IngressAddress, IpMode, PortStatus, Report, Topic, Truth};

@@ -33,10 +33,10 @@ pub struct PlannedStep<S> {
 /// What a step does to what already serves (law 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Only adds: safe on an inventory snapshot and on belief.
-    Widen,
-    /// Takes something away, or changes it in place: to be planned from a look that [confirms](crate::Look::Confirm).
-    Narrow,
+    /// Only adds: safe on an inventory snapshot and on cached state.
+    Additive,
+    /// Takes something away, or changes it in place: planned only from a [verified](crate::ReadMode::Verify) read.
+    Destructive,
 }
 
 /// The provider is at work by itself; look again later.
@@ -163,15 +163,15 @@ impl<S> Plan<S> {
     }
 
     /// Whether any step takes something away, so that a cached observation is not enough.
-    pub fn narrows(&self) -> bool {
-        self.steps.iter().any(|planned| planned.effect == Effect::Narrow)
+    pub fn is_destructive(&self) -> bool {
+        self.steps.iter().any(|planned| planned.effect == Effect::Destructive)
     }
 }
 
 impl<S> Plan<S> {
     /// Whether nothing is added after something was taken away (law 2).
-    pub fn widens_first(&self) -> bool {
-        self.steps.is_sorted_by_key(|planned| planned.effect == Effect::Narrow)
+    pub fn additive_first(&self) -> bool {
+        self.steps.is_sorted_by_key(|planned| planned.effect == Effect::Destructive)
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_plan_prints_one_line_a_step_with_its_reason() {
         let plan = Plan::nothing("unused")
-            .step("create", Effect::Widen, "none exists")
+            .step("create", Effect::Additive, "none exists")
             .wait("an address", Duration::from_secs(2))
             .block(Field::Scheme, Obstacle::ReplacementRequired, "internal needs another one");
         assert_eq!(
@@ -214,7 +214,7 @@ mod tests {
             "1. create: none exists\nwait for an address, look again in 2s\n\
              blocked by scheme: ReplacementRequired: internal needs another one"
         );
-        assert!(!plan.is_settled() && !plan.narrows() && plan.nothing_because().is_none());
+        assert!(!plan.is_settled() && !plan.is_destructive() && plan.nothing_because().is_none());
     }
 
     #[test]

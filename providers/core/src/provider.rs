@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::capabilities::{Capabilities, Field};
 use crate::error::ProviderError;
-use crate::look::Look;
 use crate::model::{Backends, LoadBalancer, Owner, ServiceUid};
 use crate::plan::Plan;
+use crate::read_mode::ReadMode;
 use crate::report::Report;
 
 /// Provides load balancers for the Services of one cluster.
@@ -25,7 +25,7 @@ use crate::report::Report;
 /// [`plan_targets`](Self::plan_targets) until there is none, then plans, executes the
 /// steps in order, stops at the first error or [`Outcome::InProgress`], and begins again with `observe` and `plan`. Of a
 /// Service that is refused, or whose deletion is held up, it executes `plan_targets` and nothing else.
-/// How closely it looks is [`Look::first`], [`Look::before`] and [`Look::after`]: own steps that were answered are believed, what
+/// How closely it looks is [`ReadMode::first`], [`ReadMode::before`] and [`ReadMode::after`]: own steps that were answered are believed, what
 /// narrows is planned from a look that confirmed it, and only a fresh look proves that nothing is left. It writes
 /// [`report`](Self::report) whenever there is something observed. A Service that goes away is planned as
 /// [`Desired::Absent`] until a fresh `observe` answers `None`; only then its finalizer goes. What the inventory shows
@@ -43,7 +43,7 @@ use crate::report::Report;
 ///    balancer. Where a cloud makes a thing and tags it in two calls, `execute` makes the name deterministic.
 /// 6. Steps widen before they narrow: add before remove, new before old (law 2).
 /// 7. Deleting lists what is owned: `plan(Absent, Some(o))` has a step for (or waits for) each thing left in
-///    `o`, and a [fresh](Look::Fresh) `observe` answers `None` only when a listing shows nothing at all (law 4).
+///    `o`, and a [fresh](ReadMode::Full) `observe` answers `None` only when a listing shows nothing at all (law 4).
 /// 8. `inventory` and `observe` agree: what one shows with an owner, the other shows with the same.
 /// 9. What exists, and what the Service's status already shows ([`LoadBalancer::published`]), is kept before
 ///    anything new is allocated (law 6).
@@ -77,7 +77,7 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     fn observe(
         &self,
         owner: &Owner,
-        look: Look,
+        read_mode: ReadMode,
     ) -> impl Future<Output = Result<Option<Self::Observed>, ProviderError>> + Send;
 
     /// The same for a plan that is to be made for `desired`: of a load balancer that it shares, or is to share, with others
@@ -85,9 +85,9 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     fn observe_for(
         &self,
         desired: Desired<'_>,
-        look: Look,
+        read_mode: ReadMode,
     ) -> impl Future<Output = Result<Option<Self::Observed>, ProviderError>> + Send {
-        self.observe(desired.owner(), look)
+        self.observe(desired.owner(), read_mode)
     }
 
     /// Names of what this Service shares with others, or is to share: goes with one of them in common must not overlap.

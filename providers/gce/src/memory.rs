@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use portico_provider::{Look, Owner, ServiceUid};
+use portico_provider::{Owner, ReadMode, ServiceUid};
 
 use crate::cloud::{Cloud, CloudError, CloudErrorKind, Operation, OperationState};
 use crate::names;
@@ -227,13 +227,13 @@ impl Known {
         observed.running().is_some() || !begun.is_empty() || !changed.is_empty()
     }
 
-    /// With what own calls came to, and for [`Look::Poll`] with what nodes answer; `None`: only reading everything will do.
+    /// With what own calls came to, and for [`ReadMode::Pending`] with what nodes answer; `None`: only reading everything will do.
     /// `shares`: other Services change things of its own, so that nothing is known but while it waits.
     pub(crate) async fn up_to_date<C: Cloud>(
         mut self,
         cloud: &C,
         owner: &Owner,
-        look: Look,
+        look: ReadMode,
         shares: bool,
     ) -> Result<Option<Self>, CloudError> {
         let quiet = !self.is_busy();
@@ -248,7 +248,7 @@ impl Known {
                 }
             }
         }
-        let polled = look == Look::Poll && self.observed.running().is_none();
+        let polled = look == ReadMode::Pending && self.observed.running().is_none();
         if !self.observed.is_listed() || (polled && quiet) {
             match read_endpoints(cloud, &mut self.observed).await {
                 Err(error) if error.kind == CloudErrorKind::NotFound => return Ok(None),

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::{join_all, try_join, try_join_all};
-use portico_provider::{ClusterUid, IpFamily, Look, Owner, ProviderError, ServiceUid};
+use portico_provider::{ClusterUid, IpFamily, Owner, ProviderError, ReadMode, ServiceUid};
 
 use crate::cloud::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationFilter, OperationState};
 use crate::names;
@@ -224,7 +224,7 @@ pub(crate) fn is_running(operation: &Operation) -> bool {
 pub(crate) async fn observe<C: Cloud>(
     cloud: &C,
     owner: &Owner,
-    look: Look,
+    look: ReadMode,
     shares: bool,
 ) -> Result<Option<Observed>, ProviderError> {
     let names = names::Names::of(owner);
@@ -251,7 +251,7 @@ pub(crate) async fn observe<C: Cloud>(
     read_endpoints(cloud, &mut observed).await.map_err(error)?;
     // Looks for work alone, and those while something is being made, ask nothing that only people want to know; of
     // instances nothing else tells it.
-    let idle = matches!(look, Look::Poll | Look::Fresh) && observed.running().is_none();
+    let idle = matches!(look, ReadMode::Pending | ReadMode::Full) && observed.running().is_none();
     if idle || observed.services().any(|service| service.backends == Backends::InstanceGroups) {
         ask_health(cloud, &mut observed).await;
         observed.asked = true;

@@ -448,5 +448,5 @@ pub(crate) fn only_narrows(plan: &Plan<Step>, observed: &Observed) -> bool {
         Call::Patch(changed) => is_note(changed),
         Call::Insert { .. } | Call::Delete(_) | Call::Detach { .. } => false,
     };
-    plan.steps().iter().all(|planned| planned.effect == Effect::Narrow || about_nodes(&planned.step))
+    plan.steps().iter().all(|planned| planned.effect == Effect::Destructive || about_nodes(&planned.step))
 }

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use portico_limits::{Limiter, Pace};
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome,
-    Owned, Owner, Plan, ProviderError, Report,
+    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned,
+    Owner, Plan, ProviderError, ReadMode, Report,
 };
 
 use crate::cloud::Cloud;
@@ -95,8 +95,8 @@ impl<C: Cloud> GceProvider<C> {
     }
 
     /// What this process knows, brought up to date; `None`: everything is to be read.
-    async fn recall(&self, owner: &Owner, look: Look) -> Result<Option<Observed>, ProviderError> {
-        let known = self.memory.recall(&owner.service).filter(|_| look <= Look::Poll);
+    async fn recall(&self, owner: &Owner, look: ReadMode) -> Result<Option<Observed>, ProviderError> {
+        let known = self.memory.recall(&owner.service).filter(|_| look <= ReadMode::Pending);
         let Some(known) = known else { return Ok(None) };
         match known.up_to_date(&self.cloud, owner, look, self.shares.load(Ordering::Relaxed)).await {
             Ok(Some(known)) => {
@@ -173,11 +173,15 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
         Ok(all.into_iter().map(owned).collect())
     }
 
-    async fn observe(&self, owner: &Owner, look: Look) -> Result<Option<Observed>, ProviderError> {
+    async fn observe(&self, owner: &Owner, look: ReadMode) -> Result<Option<Observed>, ProviderError> {
         self.observe_for(Desired::Absent(owner), look).await
     }
 
-    async fn observe_for(&self, desired: Desired<'_>, look: Look) -> Result<Option<Observed>, ProviderError> {
+    async fn observe_for(
+        &self,
+        desired: Desired<'_>,
+        look: ReadMode,
+    ) -> Result<Option<Observed>, ProviderError> {
         let owner = desired.owner();
         self.own("read load balancer", owner)?;
         // The SDK's futures are large: boxed, they do not grow those of every caller.

@@ -17,14 +17,14 @@ use crate::provider::Step;
 use crate::translate::{behind, translate};
 
 /// How soon to look again at something that takes a while.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const POLL_AFTER: Duration = Duration::from_millis(500);
 
 pub(crate) fn plan(desired: Desired<'_>, observed: Option<&View>) -> Plan<Step> {
     match (desired, observed) {
         (Desired::Absent(_), None) => Plan::nothing("there is no load balancer to delete"),
         (Desired::Absent(owner), Some(_view)) => Plan::nothing("").step(
             Step::Delete { owner: owner.clone() },
-            Effect::Narrow,
+            Effect::Destructive,
             "the Service wants none any more",
         ),
         (Desired::Present(desired), observed) => present(desired, observed),
@@ -42,7 +42,7 @@ fn present(desired: &LoadBalancer, observed: Option<&View>) -> Plan<Step> {
         }
     };
     let Some(view) = observed else {
-        return plan.step(put(desired, spec), Effect::Widen, "the Service wants one and there is none");
+        return plan.step(put(desired, spec), Effect::Additive, "the Service wants one and there is none");
     };
     let plan = match requested(desired, view) {
         Ok(()) => plan,
@@ -57,7 +57,7 @@ fn present(desired: &LoadBalancer, observed: Option<&View>) -> Plan<Step> {
         return plan;
     }
     let reason = format!("{} differ", differing(&view.spec, &spec).join(", "));
-    let effect = if only_adds(&view.spec, &spec) { Effect::Widen } else { Effect::Narrow };
+    let effect = if only_adds(&view.spec, &spec) { Effect::Additive } else { Effect::Destructive };
     plan.step(put(desired, spec), effect, reason)
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn plan_targets(backends: &Backends, view: &View) -> Plan<Step> {
     if targets == view.spec.listeners {
         return plan;
     }
-    let effect = if keeps(&view.spec.listeners, &targets) { Effect::Widen } else { Effect::Narrow };
+    let effect = if keeps(&view.spec.listeners, &targets) { Effect::Additive } else { Effect::Destructive };
     let step = Step::PutTargets { owner: backends.owner.clone(), targets };
     plan.step(step, effect, "nodes, pods or their ports changed")
 }
@@ -111,13 +111,13 @@ fn retain(desired: &LoadBalancer, spec: &Spec, view: &View) -> BTreeSet<IpAddr> 
 
 fn waits(plan: Plan<Step>, spec: &Spec, view: &View) -> Plan<Step> {
     if view.state == State::Provisioning {
-        return plan.wait("the load balancer to be provisioned", LOOK_AGAIN);
+        return plan.wait("the load balancer to be provisioned", POLL_AFTER);
     }
     if spec.retain.is_empty() {
         return plan;
     }
     let what = format!("the Service's status to show the new addresses instead of {}", shown(&spec.retain));
-    plan.wait(what, LOOK_AGAIN)
+    plan.wait(what, POLL_AFTER)
 }
 
 /// The parts that are not the same, by their names in the API.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use portico_provider::{
     Backends, Capabilities, ClusterUid, Desired, Field, Inventory, ListenerKey, LoadBalancer,
-    LoadBalancerProvider, Look, Outcome, Owned, Owner, Plan, ProviderError, Report,
+    LoadBalancerProvider, Outcome, Owned, Owner, Plan, ProviderError, ReadMode, Report,
 };
 
 use crate::api::{Put, State, Targets, View};
@@ -130,7 +130,7 @@ impl LoadBalancerProvider for LocalProvider {
         Ok(own.map(|observed| Owned { owner: observed.owner.clone(), observed }).collect())
     }
 
-    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<View>, ProviderError> {
+    async fn observe(&self, owner: &Owner, _read_mode: ReadMode) -> Result<Option<View>, ProviderError> {
         self.own("read load balancer", owner)?;
         self.client.get(owner).await
     }
@@ -155,7 +155,7 @@ impl LoadBalancerProvider for LocalProvider {
                 Ok(match view.state {
                     State::Active => Outcome::Done,
                     State::Provisioning => Outcome::InProgress {
-                        retry: crate::plan::LOOK_AGAIN,
+                        retry: crate::plan::POLL_AFTER,
                         what: "the load balancer to be provisioned".to_owned(),
                     },
                 })

@@ -3,7 +3,7 @@
 use super::super::*;
 use super::stage::*;
 use portico_limits::Priority as CallPriority;
-use portico_provider::{LoadBalancer, Look, ProviderError};
+use portico_provider::{LoadBalancer, ProviderError, ReadMode};
 use tokio::time::sleep;
 
 use crate::testing::{mk_node, mk_service, with};
@@ -72,7 +72,7 @@ async fn an_audit_costs_one_read_a_round_for_each_service_and_nothing_else() {
     let audits = reads - before.0;
     assert!((49..=51).contains(&audits), "5 Services, 10 rounds: {audits} reads");
     let least = stage.cloud.with(|cloud| cloud.looks.iter().rev().take(49).min().copied());
-    assert_eq!(least, Some(Look::Fresh), "an audit believes nothing");
+    assert_eq!(least, Some(ReadMode::Full), "an audit believes nothing");
     assert!(running.metric("drift").is_empty() && running.metric("unasked").is_empty());
 }
 
@@ -110,7 +110,7 @@ async fn drift_that_is_only_reported_stays_until_the_service_changes() {
     sleep(Duration::from_mins(30)).await;
     assert!(is_tampered(&stage), "it was only to be reported");
     let looks = stage.cloud.with(|cloud| cloud.looks.clone());
-    assert!(looks.iter().all(|look| *look == Look::Fresh) && !looks.is_empty(), "{looks:?}");
+    assert!(looks.iter().all(|look| *look == ReadMode::Full) && !looks.is_empty(), "{looks:?}");
     assert_eq!(stage.conditions("web")["Synced"], "False/Drifted");
     assert_eq!(stage.conditions("web")["LoadBalancerProvisioned"], "True/Provisioned");
     assert_eq!(stage.reasons("web").iter().filter(|reason| *reason == "Drifted").count(), 1, "told once");

@@ -28,11 +28,11 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn widen(&mut self, action: Action, reason: impl Into<String>) {
-        self.steps.push((action, Effect::Widen, reason.into()));
+        self.steps.push((action, Effect::Additive, reason.into()));
     }
 
     pub(super) fn narrow(&mut self, action: Action, reason: impl Into<String>) {
-        self.steps.push((action, Effect::Narrow, reason.into()));
+        self.steps.push((action, Effect::Destructive, reason.into()));
     }
 
     /// The first thing waited for is told; the soonest look counts.
@@ -54,8 +54,8 @@ impl<'a> Draft<'a> {
 
     /// A note that all is done, which comes last, whatever comes before it.
     pub(super) fn last(&mut self, action: Action, reason: &str) {
-        let narrows = self.steps.iter().any(|(_, effect, _)| *effect == Effect::Narrow);
-        let effect = if narrows { Effect::Narrow } else { Effect::Widen };
+        let narrows = self.steps.iter().any(|(_, effect, _)| *effect == Effect::Destructive);
+        let effect = if narrows { Effect::Destructive } else { Effect::Additive };
         self.steps.push((action, effect, reason.to_owned()));
     }
 
@@ -66,7 +66,7 @@ impl<'a> Draft<'a> {
 
     pub(super) fn plan(self, because: &'static str) -> Plan<Step> {
         let Self { owner, group, shared, mut steps, waiting, blocked } = self;
-        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Narrow, rank(action, shared)));
+        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Destructive, rank(action, shared)));
         let mut plan = steps.into_iter().fold(Plan::nothing(because), |plan, (action, effect, reason)| {
             plan.step(Step { owner: owner.clone(), group: group.cloned(), action }, effect, reason)
         });
@@ -92,7 +92,7 @@ fn rank(action: &Action, shared: bool) -> (u8, bool) {
 
 fn place(action: &Action) -> u8 {
     match action {
-        Action::Look
+        Action::Read
         | Action::Adopt { .. }
         | Action::Reclaim { .. }
         | Action::ReadPrefixLists(_)

@@ -4,7 +4,8 @@
 //! Invariant: what is not adopted is, by boto3, as it was.
 
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Protocol, ProviderError, ServiceName,
+    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Protocol, ProviderError, ReadMode,
+    ServiceName,
 };
 
 use super::emulator::Emulator;
@@ -46,7 +47,7 @@ async fn drive(
 ) -> Result<Option<String>, ProviderError> {
     for _ in 0..30 {
         let provider = provider();
-        let observed = provider.observe(desired.owner(), Look::Fresh).await?;
+        let observed = provider.observe(desired.owner(), ReadMode::Full).await?;
         let plan = provider.plan(desired, observed.as_ref());
         assert!(plan.blocked().is_empty(), "{plan}");
         if plan.steps().is_empty() && plan.waiting().is_none() {

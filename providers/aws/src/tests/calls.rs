@@ -9,8 +9,8 @@ use std::slice;
 
 use futures::future::join_all;
 use portico_provider::{
-    ClusterUid, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, Protocol,
-    ServiceName,
+    ClusterUid, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, Protocol,
+    ReadMode, ServiceName,
 };
 use serde_json::json;
 
@@ -33,7 +33,7 @@ struct Ours {
     desired: LoadBalancer,
     gone: bool,
     observed: Option<Observed>,
-    look: Option<Look>,
+    look: Option<ReadMode>,
 }
 
 impl Ours {
@@ -108,18 +108,18 @@ impl Run {
     /// One look for all who need one, and the steps of all whose look was close enough; whether there was anything.
     async fn round(&mut self) -> bool {
         let mut plans: Vec<(usize, Plan<Step>)> = Vec::new();
-        let mut looks: Vec<(usize, Look)> = Vec::new();
+        let mut looks: Vec<(usize, ReadMode)> = Vec::new();
         for (n, ours) in self.services.iter_mut().enumerate() {
             ours.publish(&self.provider);
             let plan = ours.plan(&self.provider);
-            assert!(plan.widens_first() && plan.blocked().is_empty(), "{plan}");
+            assert!(plan.additive_first() && plan.blocked().is_empty(), "{plan}");
             match ours.look {
                 None if plan.is_settled() && !ours.gone => {}
-                None => looks.push((n, Look::first(ours.wanted(), &plan))),
+                None => looks.push((n, ReadMode::first(ours.wanted(), &plan))),
                 Some(look) => match look.before(ours.wanted(), ours.observed.is_some(), &plan) {
                     Some(closer) => looks.push((n, closer)),
                     None if plan.is_settled() => {}
-                    None if plan.steps().is_empty() => looks.push((n, Look::Poll)),
+                    None if plan.steps().is_empty() => looks.push((n, ReadMode::Pending)),
                     None => plans.push((n, plan)),
                 },
             }
@@ -136,7 +136,7 @@ impl Run {
     }
 
     /// The first steps of all, the second ones of all, … and the looks that follow.
-    async fn carry_out(&self, plans: &[(usize, Plan<Step>)]) -> Vec<(usize, Look)> {
+    async fn carry_out(&self, plans: &[(usize, Plan<Step>)]) -> Vec<(usize, ReadMode)> {
         let mut waiting = BTreeSet::new();
         for step in 0.. {
             let open = plans.iter().filter(|(n, _)| !waiting.contains(n));
@@ -153,7 +153,7 @@ impl Run {
         }
         let after = |n: &usize| {
             let wanted = self.services[*n].wanted();
-            if waiting.contains(n) { Look::Confirm } else { Look::after(wanted) }
+            if waiting.contains(n) { ReadMode::Verify } else { ReadMode::after(wanted) }
         };
         plans.iter().map(|(n, _)| (*n, after(n))).collect()
     }
@@ -172,7 +172,7 @@ impl Run {
                 return;
             }
             for ours in self.services.iter_mut().filter(|ours| sick(&&**ours)) {
-                let seen = self.provider.observe(&ours.desired.owner, Look::Poll).await;
+                let seen = self.provider.observe(&ours.desired.owner, ReadMode::Pending).await;
                 ours.observed = seen.unwrap();
             }
         }

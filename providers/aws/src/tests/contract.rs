@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use portico_provider::contract::{self, Registered, Variation, World};
+use portico_provider::contract::{self, CloudFixture, Registered, Variation};
 use portico_provider::{
     ClusterUid, ExternalTrafficPolicy, Field, GroupName, HealthCheck, IpFamily, ListenerKey, LoadBalancer,
     Owner, Protocol, ProxyProtocol, Scheme, SessionAffinity,
@@ -23,7 +23,7 @@ pub(super) struct Aws {
     pub(super) faults: Faults,
 }
 
-impl World for Aws {
+impl CloudFixture for Aws {
     type Provider = AwsProvider<Faulty<Sdk>>;
 
     fn provider(&self, cluster: &ClusterUid) -> Self::Provider {
@@ -152,10 +152,10 @@ async fn the_contract_holds_and_other_peoples_things_stay_as_they_are() {
     let Some(emulator) = Emulator::start().await else { return };
     let before = emulator.account("list");
     emulator.calls();
-    let world = Aws { emulator, faults: Faults::default() };
-    Box::pin(contract::run(&world)).await.unwrap_or_else(|violation| panic!("{violation}"));
-    let calls = world.emulator.calls();
+    let fixture = Aws { emulator, faults: Faults::default() };
+    Box::pin(contract::run(&fixture)).await.unwrap_or_else(|violation| panic!("{violation}"));
+    let calls = fixture.emulator.calls();
     let known = |call: &String| codes::CALLS.iter().any(|(_, calls)| calls.contains(&call.as_str()));
     assert!(calls.len() > 20 && calls.keys().all(known), "documented permissions lack some of {calls:?}");
-    assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
+    assert_eq!(fixture.emulator.account("list"), before, "an empty account, but for what was there");
 }

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use portico_provider::contract::{World, tally};
+use portico_provider::contract::{CloudFixture, tally};
 use portico_provider::{
-    Desired, GroupName, HealthCheck, IngressAddress, LoadBalancer, LoadBalancerProvider, Look, Outcome,
-    Owner, Plan, Protocol, ProviderError, Replacement, Scheme, ServiceName,
+    Desired, GroupName, HealthCheck, IngressAddress, LoadBalancer, LoadBalancerProvider, Outcome, Owner,
+    Plan, Protocol, ProviderError, ReadMode, Replacement, Scheme, ServiceName,
 };
 
 use super::contract::Aws;
@@ -29,11 +29,11 @@ struct Scenario {
     neighbour: Option<LoadBalancer>,
 }
 
-fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
-    let base = world.base(owner.clone());
+fn scenarios(fixture: &Aws, owner: &Owner) -> Vec<Scenario> {
+    let base = fixture.base(owner.clone());
     let mut update = base.clone();
     update.listeners.insert(mk_listener(Protocol::Udp, 53));
-    update.targets = mk_nodes(&world.emulator.instances[1..3]);
+    update.targets = mk_nodes(&fixture.emulator.instances[1..3]);
     update.source_ranges = ["192.0.2.0/24".parse().unwrap()].into();
     let mut pods = base.clone();
     pods.targets = mk_pods(&["10.0.0.7"], &pods.listeners);
@@ -59,7 +59,7 @@ fn scenarios(world: &Aws, owner: &Owner) -> Vec<Scenario> {
 }
 
 /// The life of a member, alone and beside another.
-fn of_a_group(world: &Aws, base: &LoadBalancer) -> Vec<Scenario> {
+fn of_a_group(fixture: &Aws, base: &LoadBalancer) -> Vec<Scenario> {
     let alone = LoadBalancer { replacement: Replacement::Allowed, ..base.clone() };
     let member = LoadBalancer { group: GroupName::new("contract", "edge"), ..alone.clone() };
     let mut moved = member.clone();
@@ -69,7 +69,7 @@ fn of_a_group(world: &Aws, base: &LoadBalancer) -> Vec<Scenario> {
     let owner = Owner { service: "uid-neighbour".parse().unwrap(), name, ..base.owner.clone() };
     let neighbour = LoadBalancer {
         listeners: [mk_listener(Protocol::Tcp, 443)].into(),
-        ..LoadBalancer { owner, group: member.group.clone(), ..world.base(base.owner.clone()) }
+        ..LoadBalancer { owner, group: member.group.clone(), ..fixture.base(base.owner.clone()) }
     };
     let mut all = Vec::new();
     for beside in [None, Some(&neighbour)] {
@@ -94,12 +94,12 @@ fn told(error: &ProviderError) -> String {
 
 /// One process, from its first listing until it settles or dies.
 async fn process(
-    world: &Aws,
+    fixture: &Aws,
     owner: &Owner,
     to: Option<&LoadBalancer>,
     status: &mut Status,
 ) -> Result<(), String> {
-    let provider = world.provider(&owner.cluster);
+    let provider = fixture.provider(&owner.cluster);
     let listed = provider.inventory().await.map_err(|error| told(&error))?;
     let mut observed = listed.services.get(&owner.service).map(|owned| owned.observed.clone());
     go(&provider, owner, to, &mut observed, status).await
@@ -130,15 +130,15 @@ pub(super) async fn go<C: Cloud>(
         let targets = seen.map(|(desired, observed)| provider.plan_targets(&desired.backends(), observed));
         let targets = targets.filter(|plan| !plan.steps().is_empty());
         let plan = targets.unwrap_or_else(|| provider.plan(wanted, observed.as_ref()));
-        assert!(plan.blocked().is_empty() && plan.widens_first(), "{plan}");
+        assert!(plan.blocked().is_empty() && plan.additive_first(), "{plan}");
         if let Some(waiting) = plan.waiting().filter(|waiting| waiting.what.contains("by hand")) {
             return Err(waiting.what.clone());
         }
         let absent_unproved = desired.is_none() && look.is_none();
         let next = match look {
             None if plan.is_settled() && !absent_unproved => return Ok(()),
-            None => Look::first(wanted, &plan),
-            Some(look) => match Look::before(look, wanted, observed.is_some(), &plan) {
+            None => ReadMode::first(wanted, &plan),
+            Some(look) => match ReadMode::before(look, wanted, observed.is_some(), &plan) {
                 Some(closer) => closer,
                 None if plan.is_settled() => {
                     if desired.is_none() {
@@ -146,8 +146,8 @@ pub(super) async fn go<C: Cloud>(
                     }
                     return Ok(());
                 }
-                None if carry_out(provider, &plan).await? => Look::after(wanted),
-                None => Look::Poll,
+                None if carry_out(provider, &plan).await? => ReadMode::after(wanted),
+                None => ReadMode::Pending,
             },
         };
         *observed = provider.observe_for(wanted, next).await.map_err(|error| told(&error))?;
@@ -168,56 +168,56 @@ async fn carry_out<P: LoadBalancerProvider>(provider: &P, plan: &Plan<P::Step>) 
     Ok(!plan.steps().is_empty())
 }
 
-async fn settle(world: &Aws, owner: &Owner, to: Option<&LoadBalancer>, status: &mut Status, told: &str) {
-    world.faults.arm(None);
-    process(world, owner, to, status).await.unwrap_or_else(|error| panic!("{told}: {error}"));
+async fn settle(fixture: &Aws, owner: &Owner, to: Option<&LoadBalancer>, status: &mut Status, told: &str) {
+    fixture.faults.arm(None);
+    process(fixture, owner, to, status).await.unwrap_or_else(|error| panic!("{told}: {error}"));
 }
 
 /// One load balancer, and its own hostname in the report.
-async fn check(world: &Aws, to: &LoadBalancer, told: &str) {
-    let provider = world.provider(&to.owner.cluster);
-    let observed = provider.observe_for(Desired::Present(to), Look::Fresh).await.unwrap();
+async fn check(fixture: &Aws, to: &LoadBalancer, told: &str) {
+    let provider = fixture.provider(&to.owner.cluster);
+    let observed = provider.observe_for(Desired::Present(to), ReadMode::Full).await.unwrap();
     let report = provider.report(to, observed.as_ref());
     assert_eq!(observed.map(|observed| observed.load_balancers()), Some(1), "{told}");
     assert!(report.ready && report.ingress.len() == 1, "{told}: {report:?}");
 }
 
-async fn crash(world: &Aws, owner: &Owner, scenario: &Scenario, fault: Fault) -> bool {
+async fn crash(fixture: &Aws, owner: &Owner, scenario: &Scenario, fault: Fault) -> bool {
     let Scenario { name, from, to, neighbour } = scenario;
     let mut status = Status::new();
     let beside = if neighbour.is_some() { " beside another" } else { "" };
     let told = format!("{name}{beside}, {fault:?}");
     if let Some(from) = from {
-        settle(world, owner, Some(from), &mut status, &told).await;
+        settle(fixture, owner, Some(from), &mut status, &told).await;
     }
-    world.faults.arm(Some(fault));
-    let ended = process(world, owner, to.as_ref(), &mut status).await;
-    let died = world.faults.is_dead();
+    fixture.faults.arm(Some(fault));
+    let ended = process(fixture, owner, to.as_ref(), &mut status).await;
+    let died = fixture.faults.is_dead();
     assert_eq!(ended.is_err(), died, "{told}: {ended:?}");
-    settle(world, owner, to.as_ref(), &mut status, &told).await;
+    settle(fixture, owner, to.as_ref(), &mut status, &told).await;
     if let Some(neighbour) = neighbour {
-        undisturbed(world, neighbour, &told).await;
+        undisturbed(fixture, neighbour, &told).await;
     }
     if let Some(to) = to {
-        check(world, to, &told).await;
-        settle(world, owner, None, &mut status, &told).await;
+        check(fixture, to, &told).await;
+        settle(fixture, owner, None, &mut status, &told).await;
     }
-    let left = world.emulator.sdk.tagged(&crate::tags::of_any(std::slice::from_ref(owner))).await.unwrap();
+    let left = fixture.emulator.sdk.tagged(&crate::tags::of_any(std::slice::from_ref(owner))).await.unwrap();
     assert!(left.is_empty(), "{told}: left {left:?}");
     if let Some(group) =
         to.as_ref().or(from.as_ref()).and_then(|it| it.group.clone()).filter(|_| neighbour.is_none())
     {
-        let left = world.emulator.sdk.tagged(&crate::tags::of_group(&owner.cluster, &group)).await.unwrap();
+        let left = fixture.emulator.sdk.tagged(&crate::tags::of_group(&owner.cluster, &group)).await.unwrap();
         assert!(left.is_empty(), "{told}: left of its group {left:?}");
     }
     died
 }
 
 /// Whatever became of the other one: this one has nothing to do, and its listener is where it was.
-async fn undisturbed(world: &Aws, neighbour: &LoadBalancer, told: &str) {
-    let provider = world.provider(&neighbour.owner.cluster);
+async fn undisturbed(fixture: &Aws, neighbour: &LoadBalancer, told: &str) {
+    let provider = fixture.provider(&neighbour.owner.cluster);
     let wanted = Desired::Present(neighbour);
-    let observed = provider.observe_for(wanted, Look::Fresh).await.unwrap();
+    let observed = provider.observe_for(wanted, ReadMode::Full).await.unwrap();
     let report = provider.report(neighbour, observed.as_ref());
     assert!(report.ready && report.ingress.len() == 1, "{told}: {report:?}");
     let changing = |action: &Action| !matches!(action, Action::Mark { .. });
@@ -227,14 +227,14 @@ async fn undisturbed(world: &Aws, neighbour: &LoadBalancer, told: &str) {
 }
 
 /// The calls of a run that nothing stops.
-async fn calls(world: &Aws, owner: &Owner, scenario: &Scenario) -> Vec<(&'static str, Kind)> {
+async fn calls(fixture: &Aws, owner: &Owner, scenario: &Scenario) -> Vec<(&'static str, Kind)> {
     let mut status = Status::new();
     if let Some(from) = &scenario.from {
-        settle(world, owner, Some(from), &mut status, scenario.name).await;
+        settle(fixture, owner, Some(from), &mut status, scenario.name).await;
     }
-    settle(world, owner, scenario.to.as_ref(), &mut status, scenario.name).await;
-    let log = world.faults.log();
-    settle(world, owner, None, &mut status, scenario.name).await;
+    settle(fixture, owner, scenario.to.as_ref(), &mut status, scenario.name).await;
+    let log = fixture.faults.log();
+    settle(fixture, owner, None, &mut status, scenario.name).await;
     log
 }
 
@@ -252,7 +252,7 @@ fn mk_owner() -> Owner {
 
 /// Crashes at every call of these kinds of every scenario, in turn: points, and those survived.
 async fn crash_everywhere(
-    world: &Aws,
+    fixture: &Aws,
     owner: &Owner,
     scenarios: Vec<Scenario>,
     kinds: &[Kind],
@@ -261,9 +261,9 @@ async fn crash_everywhere(
     for scenario in scenarios {
         let mut theirs = Status::new();
         if let Some(neighbour) = &scenario.neighbour {
-            settle(world, &neighbour.owner, Some(neighbour), &mut theirs, scenario.name).await;
+            settle(fixture, &neighbour.owner, Some(neighbour), &mut theirs, scenario.name).await;
         }
-        let log = calls(world, owner, &scenario).await;
+        let log = calls(fixture, owner, &scenario).await;
         let writes = log.iter().filter(|(_, kind)| *kind == Kind::Write).count();
         println!("{}: {} calls, {writes} of them writes", scenario.name, log.len());
         for (index, (_, kind)) in log.iter().enumerate().filter(|(_, (_, kind))| kinds.contains(kind)) {
@@ -271,11 +271,11 @@ async fn crash_everywhere(
             let after = (*kind == Kind::Write).then_some(Fault::After(index + 1));
             for fault in std::iter::once(Fault::Before(index + 1)).chain(after) {
                 points += 1;
-                survived += usize::from(crash(world, owner, &scenario, fault).await);
+                survived += usize::from(crash(fixture, owner, &scenario, fault).await);
             }
         }
         if let Some(neighbour) = &scenario.neighbour {
-            settle(world, &neighbour.owner, None, &mut theirs, scenario.name).await;
+            settle(fixture, &neighbour.owner, None, &mut theirs, scenario.name).await;
         }
     }
     (points, survived)
@@ -283,24 +283,24 @@ async fn crash_everywhere(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_before_or_after_any_call_converges_and_leaks_nothing() {
-    let Some(world) = start().await else { return };
-    let (before, owner) = (world.emulator.account("list"), mk_owner());
+    let Some(fixture) = start().await else { return };
+    let (before, owner) = (fixture.emulator.account("list"), mk_owner());
     let (points, survived) =
-        Box::pin(crash_everywhere(&world, &owner, scenarios(&world, &owner), &[Kind::Read, Kind::Write]))
+        Box::pin(crash_everywhere(&fixture, &owner, scenarios(&fixture, &owner), &[Kind::Read, Kind::Write]))
             .await;
-    assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
+    assert_eq!(fixture.emulator.account("list"), before, "an empty account, but for what was there");
     assert_eq!(survived, points);
     tally("aws", "services", survived, points).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_of_a_member_converges_leaks_nothing_and_disturbs_no_other() {
-    let Some(world) = start().await else { return };
-    let (before, owner) = (world.emulator.account("list"), mk_owner());
-    let scenarios = of_a_group(&world, &world.base(owner.clone()));
+    let Some(fixture) = start().await else { return };
+    let (before, owner) = (fixture.emulator.account("list"), mk_owner());
+    let scenarios = of_a_group(&fixture, &fixture.base(owner.clone()));
     // Before a read the cloud is as after the write before it.
-    let (points, survived) = Box::pin(crash_everywhere(&world, &owner, scenarios, &[Kind::Write])).await;
-    assert_eq!(world.emulator.account("list"), before, "an empty account, but for what was there");
+    let (points, survived) = Box::pin(crash_everywhere(&fixture, &owner, scenarios, &[Kind::Write])).await;
+    assert_eq!(fixture.emulator.account("list"), before, "an empty account, but for what was there");
     assert_eq!(survived, points);
     tally("aws", "groups", survived, points).unwrap();
 }
@@ -315,24 +315,24 @@ fn destroys(call: &str) -> bool {
 /// Whatever a read would have told, what depends on it is not done: a guard fails closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_read_that_failed_nothing_is_taken_away() {
-    let Some(world) = start().await else { return };
+    let Some(fixture) = start().await else { return };
     let owner = mk_owner();
-    let base = world.base(owner.clone());
-    let all = scenarios(&world, &owner).into_iter().chain(of_a_group(&world, &base));
+    let base = fixture.base(owner.clone());
+    let all = scenarios(&fixture, &owner).into_iter().chain(of_a_group(&fixture, &base));
     let taking = ["update", "replacement", "delete", "a member leaves", "a member is deleted"];
     let mut failed = 0;
     for scenario in all.filter(|scenario| taking.contains(&scenario.name)) {
         let (Scenario { name, from, to, neighbour }, mut theirs) = (&scenario, Status::new());
         if let Some(neighbour) = neighbour {
-            settle(&world, &neighbour.owner, Some(neighbour), &mut theirs, name).await;
+            settle(&fixture, &neighbour.owner, Some(neighbour), &mut theirs, name).await;
         }
-        let reads = calls(&world, &owner, &scenario).await;
+        let reads = calls(&fixture, &owner, &scenario).await;
         for k in (1..=reads.len()).filter(|k| reads[k - 1].1 == Kind::Read) {
             let mut status = Status::new();
-            settle(&world, &owner, from.as_ref(), &mut status, name).await;
-            world.faults.arm(Some(Fault::Fail(k)));
-            let ended = Box::pin(process(&world, &owner, to.as_ref(), &mut status)).await;
-            let log = world.faults.log();
+            settle(&fixture, &owner, from.as_ref(), &mut status, name).await;
+            fixture.faults.arm(Some(Fault::Fail(k)));
+            let ended = Box::pin(process(&fixture, &owner, to.as_ref(), &mut status)).await;
+            let log = fixture.faults.log();
             let Some((read, Kind::Read)) = log.get(k - 1).copied() else { continue };
             if !ADVICE.contains(&read) {
                 failed += 1;
@@ -341,10 +341,10 @@ async fn after_a_read_that_failed_nothing_is_taken_away() {
                 assert!(after.is_empty(), "{name}: {read} failed, and then {after:?}");
                 assert!(ended.is_err(), "{name}: {read} failed, and nobody minds");
             }
-            settle(&world, &owner, None, &mut status, name).await;
+            settle(&fixture, &owner, None, &mut status, name).await;
         }
         if let Some(neighbour) = neighbour {
-            settle(&world, &neighbour.owner, None, &mut theirs, name).await;
+            settle(&fixture, &neighbour.owner, None, &mut theirs, name).await;
         }
     }
     assert!(failed > 50, "{failed} reads");

@@ -82,7 +82,7 @@ proptest! {
             let desired = mk_ranged(ranges.iter().copied());
             let before = let_in(&view);
             let plan = planned(&desired, &view);
-            prop_assert!(plan.blocked().is_empty() && plan.widens_first(), "{plan}");
+            prop_assert!(plan.blocked().is_empty() && plan.additive_first(), "{plan}");
             apply(&plan, &mut view);
             let after = let_in(&view);
             prop_assert_eq!(after.len(), ranges.len());
@@ -102,7 +102,7 @@ fn more_rules_than_one_group_takes_are_spread_over_several_and_gathered_again() 
     let many = mk_ranged(0..140);
     let mut view = mk_view(&mk_ranged(0..1));
     let plan = planned(&many, &view);
-    let created = plan.steps().iter().filter(|it| it.effect == Effect::Widen);
+    let created = plan.steps().iter().filter(|it| it.effect == Effect::Additive);
     let created = created.filter(|it| matches!(it.step.action, Action::CreateSecurityGroup { .. }));
     assert_eq!(created.count(), 2, "{plan}");
     apply(&plan, &mut view);

@@ -4,7 +4,8 @@
 //! tags (`lost`). Invariant: what is somebody else's is there afterwards, and a condition names it.
 
 use portico_provider::{
-    Desired, Fact, LoadBalancer, LoadBalancerProvider, Look, Obstacle, Owner, Protocol, ServiceName, Topic,
+    Desired, Fact, LoadBalancer, LoadBalancerProvider, Obstacle, Owner, Protocol, ReadMode, ServiceName,
+    Topic,
 };
 
 use super::crash::{Status, go};
@@ -67,7 +68,7 @@ async fn somebody_elses_listener_stays_and_one_that_somebody_deletes_is_missed_b
 
     // As the audit does: everything is read, and what is wanted is compared.
     let wanted = Desired::Present(&desired);
-    let observed = mk_provider(&emulator).observe_for(wanted, Look::Fresh).await.unwrap();
+    let observed = mk_provider(&emulator).observe_for(wanted, ReadMode::Full).await.unwrap();
     let plan = provider.plan(wanted, observed.as_ref());
     assert!(plan.steps().iter().all(|it| !it.step.to_string().contains("delete")), "{plan}");
     let Some(Observed::Full(view)) = &observed else { panic!("{observed:?}") };

@@ -155,7 +155,7 @@ impl Town {
     fn drive(&mut self, service: &LoadBalancer, others: &[&LoadBalancer]) -> Vec<(Field, Obstacle, String)> {
         for _ in 0..12 {
             let plan = self.plan(service);
-            assert!(plan.widens_first(), "{plan}");
+            assert!(plan.additive_first(), "{plan}");
             if plan.steps().is_empty() && plan.waiting().is_none() {
                 return plan.blocked().iter().map(|it| (it.field, it.obstacle, it.message.clone())).collect();
             }

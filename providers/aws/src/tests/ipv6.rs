@@ -4,7 +4,7 @@
 //! Services (`transitions`). Invariant: no UDP listener is on a dual-stack load balancer without source NAT, ever.
 
 use portico_provider::{
-    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Protocol, ServiceName,
+    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Protocol, ReadMode, ServiceName,
 };
 
 use super::emulator::Emulator;
@@ -112,18 +112,18 @@ fn another_prefix_is_set_in_place_and_another_address_needs_another_load_balance
 
 async fn settle(provider: &AwsProvider<Sdk>, desired: &LoadBalancer) -> Balancer {
     let mut desired = desired.clone();
-    let mut look = Look::Fresh;
+    let mut look = ReadMode::Full;
     for _ in 0..40 {
         let observed = provider.observe(&desired.owner, look).await.unwrap();
         let report = provider.report(&desired, observed.as_ref());
         desired.published = report.ingress.into_iter().map(|ingress| ingress.address).collect();
         let plan = provider.plan(Desired::Present(&desired), observed.as_ref());
         assert!(plan.blocked().is_empty(), "{plan}");
-        if plan.is_settled() && look == Look::Fresh {
+        if plan.is_settled() && look == ReadMode::Full {
             let Some(Observed::Full(view)) = observed else { panic!("nothing was read") };
             return view.load_balancers.into_values().next().unwrap();
         }
-        look = if plan.is_settled() { Look::Fresh } else { Look::Poll };
+        look = if plan.is_settled() { ReadMode::Full } else { ReadMode::Pending };
         for planned in plan.steps() {
             if provider.execute(&planned.step).await.unwrap() != Outcome::Done {
                 break;

@@ -35,7 +35,7 @@ fn a_certificate_that_becomes_the_default_one_is_served_all_the_time() {
     assert!(told[1].starts_with("2. add 1 certificate to listener 80"), "{plan}");
     assert!(told[2].starts_with("3. change listener 80 to TLS"), "{plan}");
     assert!(told[3].starts_with("4. take 1 certificate from listener 80"), "{plan}");
-    assert!(plan.widens_first());
+    assert!(plan.additive_first());
 }
 
 #[test]

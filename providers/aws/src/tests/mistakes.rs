@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, ProviderError, Retry, ServiceName,
+    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, ProviderError, ReadMode, Retry, ServiceName,
 };
 
 use super::emulator::Emulator;
@@ -43,7 +43,7 @@ async fn go(
 ) -> Result<Option<(String, Duration)>, ProviderError> {
     let mut waited = None;
     for _ in 0..12 {
-        let observed = provider.observe(desired.owner(), Look::Fresh).await?;
+        let observed = provider.observe(desired.owner(), ReadMode::Full).await?;
         let plan = provider.plan(desired, observed.as_ref());
         assert!(plan.blocked().is_empty(), "{plan}");
         if plan.steps().is_empty() && plan.waiting().is_none() {

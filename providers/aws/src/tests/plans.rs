@@ -231,7 +231,7 @@ fn old_targets_go_only_after_new_ones_were_asked_for_their_health() {
     let group = view.groups.values_mut().next().unwrap();
     let new = Target { id: "i-3".to_owned(), port: 30_080 };
     group.targets.insert(new.clone(), Health::Initial);
-    assert!(!planned(&desired, &view).narrows(), "still being asked");
+    assert!(!planned(&desired, &view).is_destructive(), "still being asked");
     view.groups.values_mut().next().unwrap().targets.insert(new, Health::Unhealthy);
     let plan = planned(&desired, &view);
     assert!(lines(&plan)[1].starts_with("2. deregister 1 target from"), "{plan}");
@@ -245,7 +245,7 @@ fn clients_are_let_in_before_others_are_shut_out() {
     let told = lines(&plan);
     assert!(told[1].contains("allow tcp/80 from 198.51.100.0/24"), "{plan}");
     assert!(told[2].contains("no longer allow tcp/80 from 192.0.2.0/24"), "{plan}");
-    assert!(plan.widens_first());
+    assert!(plan.additive_first());
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_replacement_is_new_first_and_needs_consent() {
     };
     let plan = planned(&consenting, &view);
     assert_eq!(plan.to_string(), include_str!("golden/replace.txt").trim_end());
-    assert!(!plan.narrows(), "the old one serves until the status shows the new one");
+    assert!(!plan.is_destructive(), "the old one serves until the status shows the new one");
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn an_unchanged_service_needs_no_more_than_its_tags_and_its_status() {
     assert!(settled.is_settled(), "{settled}");
     let changed = LoadBalancer { scheme: Scheme::Internal, ..desired.clone() };
     let look = planned(&changed, &snapshot);
-    assert!(!look.narrows() && look.to_string().contains("the Service changed"), "{look}");
+    assert!(!look.is_destructive() && look.to_string().contains("the Service changed"), "{look}");
     let unpublished = LoadBalancer { published: [].into(), ..desired.clone() };
     let look = planned(&unpublished, &snapshot);
     assert!(look.to_string().contains("in no status"), "{look}");
@@ -355,10 +355,10 @@ fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
     let wide = plan(&mk_site(), Desired::Present(&joined), known.as_ref());
     let told = lines(&wide);
     assert!(told[0].contains("a change begins") && told[1].contains("register 1 target"), "{wide}");
-    assert!(told[2].contains("all is done") && told.len() == 3 && !wide.narrows(), "{wide}");
+    assert!(told[2].contains("all is done") && told.len() == 3 && !wide.is_destructive(), "{wide}");
     let left = LoadBalancer { targets: mk_nodes(&["i-2".to_owned()]), ..desired.clone() };
     let narrow = plan(&mk_site(), Desired::Present(&left), known.as_ref());
-    assert!(lines(&narrow)[1].contains("deregister 1 target") && narrow.narrows(), "{narrow}");
+    assert!(lines(&narrow)[1].contains("deregister 1 target") && narrow.is_destructive(), "{narrow}");
     // Somebody else's seal teaches nothing.
     let other = Memory::default();
     let listed = other.listed_one(&owner, snapshot);

@@ -4,7 +4,7 @@
 //! (`firewalls`). Invariant: a raised quota changes a plan only where it was in the way.
 
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Look, Owner, Plan, Protocol, ServiceName,
+    Desired, LoadBalancer, LoadBalancerProvider, Owner, Plan, Protocol, ReadMode, ServiceName,
 };
 use serde_json::json;
 
@@ -76,14 +76,14 @@ async fn the_load_balancer_that_is_one_too_many_is_told_before_anything_of_it_is
     emulator.crowd(&json!((0..49).map(thing).collect::<Vec<_>>()));
     provider.inventory().await.unwrap();
     drop(emulator.calls());
-    assert_eq!(provider.observe_for(wanted, Look::Own).await.unwrap(), None);
+    assert_eq!(provider.observe_for(wanted, ReadMode::Cached).await.unwrap(), None);
     assert!(!provider.plan(wanted, None).steps().is_empty(), "there is room for one more");
     assert_eq!(emulator.calls(), [].into(), "and nobody has asked");
 
     emulator.crowd(&json!([thing(49)]));
     provider.inventory().await.unwrap();
     drop(emulator.calls());
-    assert_eq!(provider.observe_for(wanted, Look::Own).await.unwrap(), None);
+    assert_eq!(provider.observe_for(wanted, ReadMode::Cached).await.unwrap(), None);
     let plan = provider.plan(wanted, None);
     let told = plan.blocked().iter().map(|it| it.message.as_str()).collect::<String>();
     assert!(told.contains("needs 1 more Network Load Balancer, quota 50"), "{plan}");

@@ -4,7 +4,7 @@
 //! (`execute/targets`), the back-off (`memory/refused`). Invariant: a refused target never fails a step.
 
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, Plan, ServiceName, Topic, Truth,
+    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, ReadMode, ServiceName, Topic, Truth,
 };
 
 use super::emulator::Emulator;
@@ -67,7 +67,7 @@ fn old_targets_go_when_some_new_one_is_there_and_stay_while_all_are_refused() {
 async fn go(
     provider: &AwsProvider<Sdk>,
     desired: &LoadBalancer,
-    mut look: Look,
+    mut look: ReadMode,
 ) -> (Plan<Step>, LoadBalancer) {
     let mut desired = desired.clone();
     for _ in 0..40 {
@@ -84,7 +84,7 @@ async fn go(
         if plan.steps().is_empty() && (refused || plan.is_settled()) && report.ready {
             return (plan, desired);
         }
-        look = if plan.steps().is_empty() { Look::Poll } else { Look::Own };
+        look = if plan.steps().is_empty() { ReadMode::Pending } else { ReadMode::Cached };
         for planned in plan.steps() {
             if let Outcome::InProgress { .. } = provider.execute(&planned.step).await.unwrap() {
                 break;
@@ -117,11 +117,11 @@ async fn instances_that_are_stopped_or_gone_keep_no_other_out() {
     let all = [nodes[0].clone(), nodes[1].clone(), nodes[2].clone(), gone.clone()];
     let wanted = mk_load_balancer(mk_owner("web"), &all);
     drop(emulator.calls());
-    let (plan, wanted) = go(&provider, &wanted, Look::Own).await;
+    let (plan, wanted) = go(&provider, &wanted, ReadMode::Cached).await;
     let what = &plan.waiting().unwrap().what;
     assert!(what.contains(&nodes[1]) && what.contains(&gone), "{plan}");
     assert!(emulator.calls()["RegisterTargets"] <= 4);
-    let observed = provider.observe(&wanted.owner, Look::Fresh).await.unwrap();
+    let observed = provider.observe(&wanted.owner, ReadMode::Full).await.unwrap();
     let message = told(&provider, &wanted, observed.as_ref()).unwrap();
     for part in ["2 of 4", &nodes[1], "start the instance", &gone, "spec.providerID"] {
         assert!(message.contains(part), "{part}: {message}");
@@ -129,16 +129,16 @@ async fn instances_that_are_stopped_or_gone_keep_no_other_out() {
 
     // Neither another look nor a fresh one offers them again before it is time.
     drop(emulator.calls());
-    let (_, wanted) = go(&provider, &wanted, Look::Fresh).await;
+    let (_, wanted) = go(&provider, &wanted, ReadMode::Full).await;
     assert!(!emulator.calls().contains_key("RegisterTargets"));
 
     // The one starts, the other's Node goes.
     emulator.instance("start", &nodes[1]);
     let fresh = AwsProvider::new(emulator.sdk.clone(), emulator.config(&wanted.owner.cluster)).unwrap();
     let fixed = LoadBalancer { targets: mk_nodes(&nodes[..3]), ..wanted };
-    let (plan, fixed) = go(&fresh, &fixed, Look::Fresh).await;
+    let (plan, fixed) = go(&fresh, &fixed, ReadMode::Full).await;
     assert!(plan.is_settled(), "{plan}");
-    let observed = fresh.observe(&fixed.owner, Look::Fresh).await.unwrap();
+    let observed = fresh.observe(&fixed.owner, ReadMode::Full).await.unwrap();
     assert_eq!(told(&fresh, &fixed, observed.as_ref()), None);
 }
 
@@ -155,13 +155,13 @@ async fn pods_outside_the_vpc_keep_no_other_out_and_a_retry_in_vain_changes_noth
         ..base
     };
     let mut outcomes = Vec::new();
-    let mut observed = provider.observe(&wanted.owner, Look::Own).await.unwrap();
+    let mut observed = provider.observe(&wanted.owner, ReadMode::Cached).await.unwrap();
     for _ in 0..200 {
         let plan = provider.plan(Desired::Present(&wanted), observed.as_ref());
         for planned in plan.steps() {
             outcomes.push(provider.execute(&planned.step).await.unwrap());
         }
-        observed = provider.observe(&wanted.owner, Look::Poll).await.unwrap();
+        observed = provider.observe(&wanted.owner, ReadMode::Pending).await.unwrap();
         if outcomes.contains(&Outcome::Unchanged) && told(&provider, &wanted, observed.as_ref()).is_some() {
             break;
         }

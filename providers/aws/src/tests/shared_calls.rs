@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, join_all};
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Owner, ProviderError, ServiceName,
+    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, ProviderError, ReadMode, ServiceName,
 };
 
 use super::emulator::Emulator;
@@ -37,7 +37,7 @@ type Cloudy = Faulty<Sdk>;
 async fn create(provider: &AwsProvider<Cloudy>, desired: &LoadBalancer) -> Result<(), ProviderError> {
     let wanted = Desired::Present(desired);
     for _ in 0..20 {
-        let observed = provider.observe_for(wanted, Look::Fresh).await?;
+        let observed = provider.observe_for(wanted, ReadMode::Full).await?;
         let plan = provider.plan(wanted, observed.as_ref());
         if plan.steps().is_empty() {
             return Ok(());

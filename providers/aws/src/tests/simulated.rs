@@ -59,7 +59,7 @@ impl Simulated {
 
     pub(super) fn apply(&mut self, action: &Action) -> Refused {
         match action {
-            Action::Look
+            Action::Read
             | Action::Reclaim { .. }
             | Action::ReadPrefixLists(_)
             | Action::ReadSecurityGroups(_) => Ok(()),

@@ -219,7 +219,7 @@ proptest! {
             }
             let observed = if tags_only { by_tags(&view, &seal) } else { Observed::Full(view.clone()) };
             let plan = plan_targets(&mk_site(), &backends, &observed);
-            prop_assert!(plan.widens_first(), "{plan}");
+            prop_assert!(plan.additive_first(), "{plan}");
             retarget(&plan, &mut view);
             prop_assert_eq!(lost(&service, &view), None, "after {}", plan);
         }

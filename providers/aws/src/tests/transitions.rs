@@ -184,7 +184,7 @@ fn drive(
             *published = Some(shown.to_string());
         }
         let plan = plan(&mk_site(), Desired::Present(&desired), observed(cloud).as_ref());
-        assert!(plan.blocked().is_empty() && plan.widens_first() && is_ordered(&plan), "{plan}");
+        assert!(plan.blocked().is_empty() && plan.additive_first() && is_ordered(&plan), "{plan}");
         if plan.steps().is_empty() && plan.waiting().is_none() {
             return;
         }

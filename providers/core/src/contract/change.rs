@@ -5,18 +5,18 @@
 
 use super::drive::{converge, drive, expect_nothing, expect_one, observe, plan_twice, remove, round};
 use super::life::addresses;
-use super::{Variation, Violation, World, mk_owner, provides};
+use super::{CloudFixture, Variation, Violation, mk_owner, provides};
 use crate::capabilities::{Field, Mutability};
 use crate::model::{LoadBalancer, Replacement};
 use crate::plan::Obstacle;
 use crate::provider::{Desired, LoadBalancerProvider};
 
 /// Each field has one row, and each that can change has a variation to try it with.
-pub fn the_field_table_is_complete<W: World>(world: &W) -> Result<(), Violation> {
+pub fn the_field_table_is_complete<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
     const PROMISE: &str = "each field is mutable, replaceable or immutable, in one table";
-    let base = world.base(mk_owner("a", "table")?);
-    let capabilities = world.provider(&base.owner.cluster).capabilities();
-    let variations = world.variations(&base);
+    let base = fixture.base(mk_owner("a", "table")?);
+    let capabilities = fixture.provider(&base.owner.cluster).capabilities();
+    let variations = fixture.variations(&base);
     for field in Field::ALL {
         let rows = capabilities.fields.iter().filter(|rule| rule.field == field).count();
         if rows != 1 {
@@ -32,45 +32,45 @@ pub fn the_field_table_is_complete<W: World>(world: &W) -> Result<(), Violation>
 }
 
 /// From the base to each variation and back, in place or (with consent) by replacement.
-pub async fn every_field_converges<W: World>(world: &W) -> Result<(), Violation> {
-    let base = world.base(mk_owner("a", "changing")?);
-    for Variation { field, desired } in world.variations(&base) {
-        converge(world, Desired::Present(&base)).await?;
-        change(world, field, &consenting(&desired)).await?;
-        change(world, field, &consenting(&base)).await?;
+pub async fn every_field_converges<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
+    let base = fixture.base(mk_owner("a", "changing")?);
+    for Variation { field, desired } in fixture.variations(&base) {
+        converge(fixture, Desired::Present(&base)).await?;
+        change(fixture, field, &consenting(&desired)).await?;
+        change(fixture, field, &consenting(&base)).await?;
     }
-    remove(world, Desired::Present(&base)).await?;
-    expect_nothing(world, "what was changed can be deleted", Desired::Present(&base)).await
+    remove(fixture, Desired::Present(&base)).await?;
+    expect_nothing(fixture, "what was changed can be deleted", Desired::Present(&base)).await
 }
 
 fn consenting(desired: &LoadBalancer) -> LoadBalancer {
     LoadBalancer { replacement: Replacement::Allowed, ..desired.clone() }
 }
 
-async fn change<W: World>(world: &W, field: Field, desired: &LoadBalancer) -> Result<(), Violation> {
+async fn change<W: CloudFixture>(fixture: &W, field: Field, desired: &LoadBalancer) -> Result<(), Violation> {
     const PROMISE: &str = "a change of each field converges, and has an effect";
-    let provider = world.provider(&desired.owner.cluster);
+    let provider = fixture.provider(&desired.owner.cluster);
     let before = observe(&provider, Desired::Present(desired)).await?;
     let plan = plan_twice(&provider, Desired::Present(desired), before.as_ref())?;
     if plan.steps().is_empty() && provides(&provider.capabilities()) {
         return Err(Violation::new(PROMISE, format!("{field} changed, but: {plan}")));
     }
-    let published = publish_until_settled(world, desired).await?;
-    let driven = converge(world, Desired::Present(&published)).await?;
-    expect_one(world, PROMISE, &provider, driven.observed.as_ref())
+    let published = publish_until_settled(fixture, desired).await?;
+    let driven = converge(fixture, Desired::Present(&published)).await?;
+    expect_one(fixture, PROMISE, &provider, driven.observed.as_ref())
 }
 
 /// A replacement goes on when the new addresses are published, as an operator would.
-async fn publish_until_settled<W: World>(
-    world: &W,
+async fn publish_until_settled<W: CloudFixture>(
+    fixture: &W,
     desired: &LoadBalancer,
 ) -> Result<LoadBalancer, Violation> {
     let mut current = desired.clone();
-    let provider = world.provider(&desired.owner.cluster);
+    let provider = fixture.provider(&desired.owner.cluster);
     for _ in 0..100 {
         let observed = observe(&provider, Desired::Present(&current)).await?;
         current.published = addresses(&provider.report(&current, observed.as_ref()));
-        if round(world, Desired::Present(&current), usize::MAX).await?.plan.is_settled() {
+        if round(fixture, Desired::Present(&current), usize::MAX).await?.plan.is_settled() {
             break;
         }
     }
@@ -78,18 +78,18 @@ async fn publish_until_settled<W: World>(
 }
 
 /// Without consent a replacement is blocked, and what serves stays as it is, address included.
-pub async fn replacement_needs_consent<W: World>(world: &W) -> Result<(), Violation> {
+pub async fn replacement_needs_consent<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
     const PROMISE: &str = "a replacement needs consent";
-    let base = world.base(mk_owner("a", "replaced")?);
-    let provider = world.provider(&base.owner.cluster);
+    let base = fixture.base(mk_owner("a", "replaced")?);
+    let provider = fixture.provider(&base.owner.cluster);
     let capabilities = provider.capabilities();
-    for Variation { field, desired } in world.variations(&base) {
+    for Variation { field, desired } in fixture.variations(&base) {
         if capabilities.mutability(field) != Mutability::Replace {
             continue;
         }
-        let before = converge(world, Desired::Present(&base)).await?.observed;
+        let before = converge(fixture, Desired::Present(&base)).await?.observed;
         let served = provider.report(&base, before.as_ref()).ingress;
-        let after = drive(world, Desired::Present(&desired), None).await?.observed;
+        let after = drive(fixture, Desired::Present(&desired), None).await?.observed;
         let plan = plan_twice(&provider, Desired::Present(&desired), after.as_ref())?;
         let shown = plan
             .blocked()
@@ -100,15 +100,15 @@ pub async fn replacement_needs_consent<W: World>(world: &W) -> Result<(), Violat
             return Err(Violation::new(PROMISE, format!("{field}: {plan}; {served:?} became {now:?}")));
         }
     }
-    remove(world, Desired::Present(&base)).await.map(|_driven| ())
+    remove(fixture, Desired::Present(&base)).await.map(|_driven| ())
 }
 
 /// What a provider cannot do is blocked, by field, before anything is made; and its report does not panic.
-pub fn the_unsupported_is_blocked<W: World>(world: &W) -> Result<(), Violation> {
+pub fn the_unsupported_is_blocked<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
     const PROMISE: &str = "what cannot be done is blocked with its field, before anything is made";
-    let base = world.base(mk_owner("a", "unsupported")?);
-    let provider = world.provider(&base.owner.cluster);
-    for Variation { field, desired } in world.unsupported(&base) {
+    let base = fixture.base(mk_owner("a", "unsupported")?);
+    let provider = fixture.provider(&base.owner.cluster);
+    for Variation { field, desired } in fixture.unsupported(&base) {
         let plan = plan_twice(&provider, Desired::Present(&desired), None)?;
         let named = plan.blocked().iter().any(|blocked| {
             blocked.field == field && blocked.obstacle == Obstacle::Unsupported && !blocked.message.is_empty()

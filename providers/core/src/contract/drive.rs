@@ -5,22 +5,22 @@
 
 use std::time::Duration;
 
-use super::{Violation, World};
+use super::{CloudFixture, Violation};
 use crate::capabilities::StatusKind;
-use crate::look::Look;
 use crate::model::{Backends, ClusterUid};
 use crate::plan::Plan;
 use crate::provider::{Desired, LoadBalancerProvider, Outcome};
+use crate::read_mode::ReadMode;
 
 /// So many rounds of observe and plan are enough for anything that converges.
 const ROUNDS: usize = 60;
 
-type Provider<W> = <W as World>::Provider;
+type Provider<W> = <W as CloudFixture>::Provider;
 type Observed<W> = <Provider<W> as LoadBalancerProvider>::Observed;
 type Step<W> = <Provider<W> as LoadBalancerProvider>::Step;
 
 /// What was seen and done on the way.
-pub(super) struct Driven<W: World> {
+pub(super) struct Driven<W: CloudFixture> {
     /// The last observation.
     pub(super) observed: Option<Observed<W>>,
     /// Every step executed, in order.
@@ -29,8 +29,8 @@ pub(super) struct Driven<W: World> {
 
 /// Runs until the plan has no steps and no waits, or `limit` steps are done (a crash). Every round is a new
 /// process, so nothing can depend on memory.
-pub(super) async fn drive<W: World>(
-    world: &W,
+pub(super) async fn drive<W: CloudFixture>(
+    fixture: &W,
     desired: Desired<'_>,
     limit: Option<usize>,
 ) -> Result<Driven<W>, Violation> {
@@ -38,7 +38,7 @@ pub(super) async fn drive<W: World>(
     let mut last = String::new();
     for _ in 0..ROUNDS {
         let room = limit.map_or(usize::MAX, |limit| limit - steps.len());
-        let Round { observed, plan, done } = round(world, desired, room).await?;
+        let Round { observed, plan, done } = round(fixture, desired, room).await?;
         let idle = plan.steps().is_empty() && plan.waiting().is_none();
         if idle || room == 0 {
             return Ok(Driven { observed, steps });
@@ -51,7 +51,7 @@ pub(super) async fn drive<W: World>(
 }
 
 /// One turn of the loop.
-pub(super) struct Round<W: World> {
+pub(super) struct Round<W: CloudFixture> {
     /// What it saw.
     pub(super) observed: Option<Observed<W>>,
     /// What it planned.
@@ -61,25 +61,28 @@ pub(super) struct Round<W: World> {
 }
 
 /// Observes, plans, does at most `room` steps, and waits as the plan says.
-pub(super) async fn round<W: World>(
-    world: &W,
+pub(super) async fn round<W: CloudFixture>(
+    fixture: &W,
     desired: Desired<'_>,
     room: usize,
 ) -> Result<Round<W>, Violation> {
-    let provider = world.provider(&desired.owner().cluster);
+    let provider = fixture.provider(&desired.owner().cluster);
     let observed = observe(&provider, desired).await?;
     let plan = plan_twice(&provider, desired, observed.as_ref())?;
-    let done = execute(world, &provider, &plan, room).await?;
+    let done = execute(fixture, &provider, &plan, room).await?;
     if let (Some(waiting), true) = (plan.waiting(), room > 0) {
-        world.pause(bounded(waiting.retry)).await;
+        fixture.pause(bounded(waiting.retry)).await;
     }
     Ok(Round { observed, plan, done })
 }
 
 /// Drives to the end; anything blocked on the way is a violation.
-pub(super) async fn converge<W: World>(world: &W, desired: Desired<'_>) -> Result<Driven<W>, Violation> {
-    let driven = drive(world, desired, None).await?;
-    let provider = world.provider(&desired.owner().cluster);
+pub(super) async fn converge<W: CloudFixture>(
+    fixture: &W,
+    desired: Desired<'_>,
+) -> Result<Driven<W>, Violation> {
+    let driven = drive(fixture, desired, None).await?;
+    let provider = fixture.provider(&desired.owner().cluster);
     let plan = plan_twice(&provider, desired, driven.observed.as_ref())?;
     if plan.is_settled() {
         Ok(driven)
@@ -89,7 +92,7 @@ pub(super) async fn converge<W: World>(world: &W, desired: Desired<'_>) -> Resul
 }
 
 /// What became of the targets alone.
-pub(super) struct Targeted<W: World> {
+pub(super) struct Targeted<W: CloudFixture> {
     /// The last observation.
     pub(super) observed: Option<Observed<W>>,
     /// How many steps were executed.
@@ -97,24 +100,27 @@ pub(super) struct Targeted<W: World> {
 }
 
 /// Brings targets to what exists, to the end, and does nothing else.
-pub(super) async fn target<W: World>(world: &W, backends: &Backends) -> Result<Targeted<W>, Violation> {
+pub(super) async fn target<W: CloudFixture>(
+    fixture: &W,
+    backends: &Backends,
+) -> Result<Targeted<W>, Violation> {
     for _ in 0..ROUNDS {
-        let (targeted, waiting) = target_once(world, backends).await?;
+        let (targeted, waiting) = target_once(fixture, backends).await?;
         match (targeted.steps, waiting) {
             (0, None) => return Ok(targeted),
-            (_, waiting) => world.pause(bounded(waiting.unwrap_or_default())).await,
+            (_, waiting) => fixture.pause(bounded(waiting.unwrap_or_default())).await,
         }
     }
     Err(Violation::new("targets settle", format!("those of {} do not", backends.owner)))
 }
 
 /// One pass of it, by a new process; what it waits for.
-pub(super) async fn target_once<W: World>(
-    world: &W,
+pub(super) async fn target_once<W: CloudFixture>(
+    fixture: &W,
     backends: &Backends,
 ) -> Result<(Targeted<W>, Option<Duration>), Violation> {
-    let provider = world.provider(&backends.owner.cluster);
-    let observed = provider.observe(&backends.owner, Look::Fresh).await;
+    let provider = fixture.provider(&backends.owner.cluster);
+    let observed = provider.observe(&backends.owner, ReadMode::Full).await;
     let observed = observed.map_err(|error| Violation::new("observe answers", error.to_string()))?;
     let Some(seen) = &observed else { return Ok((Targeted { observed, steps: 0 }, None)) };
     let plan = provider.plan_targets(backends, seen);
@@ -132,8 +138,11 @@ pub(super) async fn target_once<W: World>(
 }
 
 /// Deletes, to the end.
-pub(super) async fn remove<W: World>(world: &W, desired: Desired<'_>) -> Result<Driven<W>, Violation> {
-    converge(world, Desired::Absent(desired.owner())).await
+pub(super) async fn remove<W: CloudFixture>(
+    fixture: &W,
+    desired: Desired<'_>,
+) -> Result<Driven<W>, Violation> {
+    converge(fixture, Desired::Absent(desired.owner())).await
 }
 
 /// A fresh read.
@@ -142,7 +151,7 @@ pub(super) async fn observe<P: LoadBalancerProvider>(
     desired: Desired<'_>,
 ) -> Result<Option<P::Observed>, Violation> {
     provider
-        .observe_for(desired, Look::Fresh)
+        .observe_for(desired, ReadMode::Full)
         .await
         .map_err(|error| Violation::new("observe answers", format!("{error} ({})", error.reason())))
 }
@@ -158,14 +167,14 @@ pub(super) fn plan_twice<P: LoadBalancerProvider>(
     if plan != again {
         return Err(Violation::new("a plan is deterministic", format!("{plan}\nand then\n{again}")));
     }
-    if !plan.widens_first() {
+    if !plan.additive_first() {
         return Err(Violation::new("a plan widens before it narrows", plan.to_string()));
     }
     Ok(plan)
 }
 
-async fn execute<W: World>(
-    world: &W,
+async fn execute<W: CloudFixture>(
+    fixture: &W,
     provider: &Provider<W>,
     plan: &Plan<Step<W>>,
     room: usize,
@@ -177,7 +186,7 @@ async fn execute<W: World>(
         })?;
         done.push(planned.step.clone());
         if let Outcome::InProgress { retry, what: _ } = outcome {
-            world.pause(bounded(retry)).await;
+            fixture.pause(bounded(retry)).await;
             break;
         }
     }
@@ -185,13 +194,13 @@ async fn execute<W: World>(
 }
 
 /// How many there are; 1 expected. A provider without load balancers has none.
-pub(super) fn expect_one<W: World>(
-    world: &W,
+pub(super) fn expect_one<W: CloudFixture>(
+    fixture: &W,
     promise: &'static str,
     provider: &Provider<W>,
     observed: Option<&Observed<W>>,
 ) -> Result<(), Violation> {
-    let count = observed.map_or(0, |observed| world.count(observed));
+    let count = observed.map_or(0, |observed| fixture.count(observed));
     let expected = usize::from(provider.capabilities().status != StatusKind::Nodes);
     if count == expected {
         Ok(())
@@ -201,16 +210,16 @@ pub(super) fn expect_one<W: World>(
 }
 
 /// The provider of a cluster and an empty inventory check for one owner.
-pub(super) async fn expect_nothing<W: World>(
-    world: &W,
+pub(super) async fn expect_nothing<W: CloudFixture>(
+    fixture: &W,
     promise: &'static str,
     desired: Desired<'_>,
 ) -> Result<(), Violation> {
     let owner = desired.owner();
-    let provider = world.provider(&owner.cluster);
+    let provider = fixture.provider(&owner.cluster);
     let observed = observe(&provider, desired).await?;
-    let listed = inventory(world, &owner.cluster).await?.services.remove(&owner.service);
-    let left = world.left_in_the_cloud(owner);
+    let listed = inventory(fixture, &owner.cluster).await?.services.remove(&owner.service);
+    let left = fixture.left_in_the_cloud(owner);
     if observed.is_none() && listed.is_none() && left.is_empty() {
         return Ok(());
     }
@@ -219,11 +228,11 @@ pub(super) async fn expect_nothing<W: World>(
 }
 
 /// The inventory of a cluster.
-pub(super) async fn inventory<W: World>(
-    world: &W,
+pub(super) async fn inventory<W: CloudFixture>(
+    fixture: &W,
     cluster: &ClusterUid,
 ) -> Result<crate::provider::Inventory<Observed<W>>, Violation> {
-    let listed = world.provider(cluster).inventory().await;
+    let listed = fixture.provider(cluster).inventory().await;
     listed.map_err(|error| Violation::new("inventory answers", error.to_string()))
 }
 

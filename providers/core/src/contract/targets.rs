@@ -6,17 +6,17 @@
 use std::collections::BTreeSet;
 
 use super::drive::{Targeted, converge, expect_one, observe, plan_twice, remove, target, target_once};
-use super::{Registered, Variation, Violation, World, mk_owner, provides};
+use super::{CloudFixture, Registered, Variation, Violation, mk_owner, provides};
 use crate::capabilities::Field;
 use crate::model::{Backends, Listener, ListenerKey, LoadBalancer, Port, Targets};
 use crate::provider::{Desired, LoadBalancerProvider};
 
 /// Whatever else differs, is refused or waits for consent: changed targets arrive, and nothing else changes.
-pub async fn targets_depend_on_nothing_else<W: World>(world: &W) -> Result<(), Violation> {
+pub async fn targets_depend_on_nothing_else<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
     const PROMISE: &str = "targets depend on nothing but targets";
-    let base = world.base(mk_owner("a", "targeted")?);
-    let provider = world.provider(&base.owner.cluster);
-    let variations = world.variations(&base);
+    let base = fixture.base(mk_owner("a", "targeted")?);
+    let provider = fixture.provider(&base.owner.cluster);
+    let variations = fixture.variations(&base);
     let retargeted = variations.iter().find(|variation| variation.field == Field::Targets);
     let Some(Variation { field: _, desired: moved }) =
         retargeted.filter(|_| provides(&provider.capabilities()))
@@ -24,30 +24,30 @@ pub async fn targets_depend_on_nothing_else<W: World>(world: &W) -> Result<(), V
         return Ok(());
     };
     let other = LoadBalancer { owner: mk_owner("a", "reference")?, ..moved.clone() };
-    converge(world, Desired::Present(&other)).await?;
-    let after = world.registered(&other.owner).await;
-    remove(world, Desired::Present(&other)).await?;
-    converge(world, Desired::Present(&base)).await?;
-    let before = world.registered(&base.owner).await;
+    converge(fixture, Desired::Present(&other)).await?;
+    let after = fixture.registered(&other.owner).await;
+    remove(fixture, Desired::Present(&other)).await?;
+    converge(fixture, Desired::Present(&base)).await?;
+    let before = fixture.registered(&base.owner).await;
     if before == after || before.values().all(BTreeSet::is_empty) {
-        return Err(Violation::new(PROMISE, format!("the world registers {before:?}, then {after:?}")));
+        return Err(Violation::new(PROMISE, format!("the fixture registers {before:?}, then {after:?}")));
     }
     let others = variations.iter().filter(|variation| variation.field != Field::Targets);
-    let tried: Vec<Variation> = world.unsupported(&base).into_iter().chain(others.cloned()).collect();
+    let tried: Vec<Variation> = fixture.unsupported(&base).into_iter().chain(others.cloned()).collect();
     for (Variation { field, desired }, (targets, expected)) in
         tried.iter().zip([(moved, &after), (&base, &before)].into_iter().cycle())
     {
         let backends = offered(desired, targets);
-        let Targeted { observed, steps: _ } = target(world, &backends).await?;
-        expect_one(world, PROMISE, &provider, observed.as_ref())?;
-        let seen = world.registered(&base.owner).await;
+        let Targeted { observed, steps: _ } = target(fixture, &backends).await?;
+        expect_one(fixture, PROMISE, &provider, observed.as_ref())?;
+        let seen = fixture.registered(&base.owner).await;
         if let Some(wrong) = unlike(&base, desired, expected, &seen) {
             return Err(Violation::new(PROMISE, format!("{field} changed, and {wrong}")));
         }
     }
-    target(world, &base.backends()).await?;
-    agree(world, PROMISE, &base, moved).await?;
-    remove(world, Desired::Present(&base)).await.map(|_driven| ())
+    target(fixture, &base.backends()).await?;
+    agree(fixture, PROMISE, &base, moved).await?;
+    remove(fixture, Desired::Present(&base)).await.map(|_driven| ())
 }
 
 /// The targets of one load balancer beside everything else of another.
@@ -81,20 +81,20 @@ fn unlike(
 }
 
 /// What one planner has done, the other finds done.
-async fn agree<W: World>(
-    world: &W,
+async fn agree<W: CloudFixture>(
+    fixture: &W,
     promise: &'static str,
     base: &LoadBalancer,
     moved: &LoadBalancer,
 ) -> Result<(), Violation> {
-    let provider = world.provider(&base.owner.cluster);
-    let settled = converge(world, Desired::Present(base)).await?.observed;
+    let provider = fixture.provider(&base.owner.cluster);
+    let settled = converge(fixture, Desired::Present(base)).await?.observed;
     let published = super::life::addresses(&provider.report(base, settled.as_ref()));
-    target(world, &moved.backends()).await?;
+    target(fixture, &moved.backends()).await?;
     let moved = LoadBalancer { published, ..moved.clone() };
     let observed = observe(&provider, Desired::Present(&moved)).await?;
     let left = plan_twice(&provider, Desired::Present(&moved), observed.as_ref())?;
-    if left.steps().iter().any(|planned| planned.effect == crate::plan::Effect::Narrow) {
+    if left.steps().iter().any(|planned| planned.effect == crate::plan::Effect::Destructive) {
         return Err(Violation::new(promise, format!("the targets are as desired, and it plans: {left}")));
     }
     Ok(())
@@ -102,10 +102,10 @@ async fn agree<W: World>(
 
 /// Node ports are swapped, moved, taken over by another listener, and freed, while no target's health is known: after one
 /// pass no target has a port that its listener lost.
-pub async fn no_target_keeps_a_lost_port<W: World>(world: &W) -> Result<(), Violation> {
+pub async fn no_target_keeps_a_lost_port<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
     const PROMISE: &str = "a target is a machine and a port: a lost port goes in the first pass";
-    let mut base = world.base(mk_owner("a", "ported")?);
-    let provider = world.provider(&base.owner.cluster);
+    let mut base = fixture.base(mk_owner("a", "ported")?);
+    let provider = fixture.provider(&base.owner.cluster);
     let Some(first) = base.listeners.first().cloned().filter(|_| provides(&provider.capabilities())) else {
         return Ok(());
     };
@@ -126,16 +126,16 @@ pub async fn no_target_keeps_a_lost_port<W: World>(world: &W) -> Result<(), Viol
         [with(&first, second.node_port)].into(),
         base.listeners.clone(),
     ];
-    converge(world, Desired::Present(&base)).await?;
-    world.hold_health(true);
-    let judged = judge(world, PROMISE, &base, &histories).await;
-    world.hold_health(false);
+    converge(fixture, Desired::Present(&base)).await?;
+    fixture.hold_health(true);
+    let judged = judge(fixture, PROMISE, &base, &histories).await;
+    fixture.hold_health(false);
     judged?;
-    remove(world, Desired::Present(&base)).await.map(|_driven| ())
+    remove(fixture, Desired::Present(&base)).await.map(|_driven| ())
 }
 
-async fn judge<W: World>(
-    world: &W,
+async fn judge<W: CloudFixture>(
+    fixture: &W,
     promise: &'static str,
     base: &LoadBalancer,
     histories: &[BTreeSet<Listener>],
@@ -143,8 +143,8 @@ async fn judge<W: World>(
     for listeners in histories {
         let desired = LoadBalancer { listeners: listeners.clone(), ..base.clone() };
         let backends = desired.backends();
-        target_once(world, &backends).await?;
-        let seen = world.registered(&base.owner).await;
+        target_once(fixture, &backends).await?;
+        let seen = fixture.registered(&base.owner).await;
         if let Some((key, lost)) = lost(&backends, &seen) {
             return Err(Violation::new(promise, format!("{key} still sends to {lost} after {backends:?}")));
         }
@@ -173,5 +173,5 @@ fn ports(backends: &Backends, key: ListenerKey) -> BTreeSet<Port> {
 
 fn beside(port: Port, by: u16) -> Result<Port, Violation> {
     let moved = port.get().checked_add(by).and_then(|number| Port::try_from(number).ok());
-    moved.ok_or_else(|| Violation::new("the world's base leaves room for two more ports", port.to_string()))
+    moved.ok_or_else(|| Violation::new("the fixture's base leaves room for two more ports", port.to_string()))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fake::{Bug, Cloud, Fake, Observed};
 
-use super::{Registered, Variation, Violation, World, run};
+use super::{CloudFixture, Registered, Variation, Violation, run};
 use crate::*;
 
 /// Fakes never wait, so polling once is enough.
@@ -42,7 +42,7 @@ fn mk_nodes(names: &[&str]) -> Targets {
 
 struct InMemory(Cloud);
 
-impl World for InMemory {
+impl CloudFixture for InMemory {
     type Provider = Fake;
 
     fn provider(&self, cluster: &ClusterUid) -> Fake {
@@ -113,7 +113,7 @@ fn every_broken_promise_is_found_and_named() {
         (Bug::HiddenFromInventory, "what was created is in the inventory, with its owner"),
         (Bug::IgnoresSourceRanges, "a change of each field converges, and has an effect"),
         (Bug::NeverSettles, "a plan carried out leaves nothing to do"),
-        (Bug::NarrowsFirst, "a plan widens before it narrows"),
+        (Bug::DestructiveFirst, "a plan widens before it narrows"),
         (Bug::AcceptsInternalUdp, "what cannot be done is blocked with its field, before anything is made"),
         (Bug::ForgetsPublished, "a published address is claimed before another is allocated"),
         (Bug::ReplacesWithoutConsent, "a replacement needs consent"),

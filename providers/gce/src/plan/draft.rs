@@ -30,7 +30,7 @@ impl<'a> Draft<'a> {
         match self.observed.resources.get(&resource.id()) {
             None => self.insert(resource, "there is none"),
             Some(present) if *present == resource => {}
-            Some(_) => self.push(Call::Patch(resource), Effect::Widen, "it differs".to_owned()),
+            Some(_) => self.push(Call::Patch(resource), Effect::Additive, "it differs".to_owned()),
         }
     }
 
@@ -38,7 +38,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn shrink(&mut self, resource: Resource) {
         if self.observed.resources.get(&resource.id()).is_some_and(|present| *present != resource) {
             let reason = "it has more than is wanted".to_owned();
-            self.push(Call::Patch(resource), Effect::Narrow, reason);
+            self.push(Call::Patch(resource), Effect::Destructive, reason);
         }
     }
 
@@ -46,42 +46,42 @@ impl<'a> Draft<'a> {
     pub(crate) fn note(&mut self, resource: Resource) {
         if self.observed.resources.get(&resource.id()).is_some_and(|present| *present != resource) {
             let reason = "its description is to say which nodes it has".to_owned();
-            self.push(Call::Patch(resource), Effect::Widen, reason);
+            self.push(Call::Patch(resource), Effect::Additive, reason);
         }
     }
 
     pub(crate) fn insert(&mut self, resource: Resource, reason: &str) {
-        self.push(Call::Insert { resource, otherwise: None }, Effect::Widen, reason.to_owned());
+        self.push(Call::Insert { resource, otherwise: None }, Effect::Additive, reason.to_owned());
     }
 
     /// Makes the one, or the other if that is refused.
     pub(crate) fn insert_or(&mut self, resource: Resource, otherwise: Resource, reason: &str) {
         let call = Call::Insert { resource, otherwise: Some(otherwise) };
-        self.push(call, Effect::Widen, reason.to_owned());
+        self.push(call, Effect::Additive, reason.to_owned());
     }
 
     /// Makes it, whatever became of an earlier try with other values.
     pub(crate) fn insert_anew(&mut self, resource: Resource, reason: &str) {
         let call = Call::Insert { resource, otherwise: None };
-        self.calls.push((call, Effect::Widen, reason.to_owned(), None));
+        self.calls.push((call, Effect::Additive, reason.to_owned(), None));
     }
 
     pub(crate) fn attach(&mut self, group: Id, endpoints: Vec<Endpoint>) {
         if !endpoints.is_empty() {
             let reason = "they belong there and are not in it".to_owned();
-            self.push(Call::Attach { group, endpoints }, Effect::Widen, reason);
+            self.push(Call::Attach { group, endpoints }, Effect::Additive, reason);
         }
     }
 
     pub(crate) fn detach(&mut self, group: Id, endpoints: Vec<Endpoint>) {
         if !endpoints.is_empty() {
             let reason = "they do not belong there any more".to_owned();
-            self.push(Call::Detach { group, endpoints }, Effect::Narrow, reason);
+            self.push(Call::Detach { group, endpoints }, Effect::Destructive, reason);
         }
     }
 
     pub(crate) fn delete(&mut self, id: Id, reason: &str) {
-        self.push(Call::Delete(id), Effect::Narrow, reason.to_owned());
+        self.push(Call::Delete(id), Effect::Destructive, reason.to_owned());
     }
 
     fn push(&mut self, call: Call, effect: Effect, reason: String) {
@@ -94,7 +94,7 @@ impl<'a> Draft<'a> {
 
     /// The plan with these calls.
     pub(crate) fn finish(mut self, plan: Plan<Step>) -> Plan<Step> {
-        self.calls.sort_by_key(|(_, effect, ..)| *effect == Effect::Narrow);
+        self.calls.sort_by_key(|(_, effect, ..)| *effect == Effect::Destructive);
         let count = self.calls.len();
         self.calls.into_iter().enumerate().fold(plan, |plan, (index, (call, effect, reason, after))| {
             let step = Step { owner: self.owner.clone(), call, after, waits: index + 1 == count };

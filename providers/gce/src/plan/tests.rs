@@ -138,7 +138,7 @@ fn carry_out_watched(
         let report = crate::report::report(desired, Some(observed), config);
         desired.published = report.ingress.into_iter().map(|it| it.address).collect();
         let plan = plan(Desired::Present(desired), Some(observed), config);
-        assert!(plan.widens_first(), "{plan}");
+        assert!(plan.additive_first(), "{plan}");
         if plan.steps().is_empty() && plan.waiting().is_none() {
             return text;
         }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use portico_provider::contract::tally;
 use portico_provider::{
-    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Look, Owner, Protocol, Replacement, Scheme,
+    Desired, IpFamily, LoadBalancer, LoadBalancerProvider, Owner, Protocol, ReadMode, Replacement, Scheme,
 };
 
 use portico_provider_gce::Backends;
 
 use crate::emulator::Emulator;
+use crate::fixture::{GceFixture, frontends, mk_listener, mk_nodes, settle};
 use crate::watched::{Point, Watched};
-use crate::world::{GceWorld, frontends, mk_listener, mk_nodes, settle};
 
 /// From where to where; `None`: none is wanted.
 struct Change {
@@ -27,9 +27,9 @@ struct Change {
 
 impl Change {
     /// Where groups are shared, another who has them; not always, as whoever is alone takes them along.
-    fn neighbour(&self, world: &GceWorld) -> Option<LoadBalancer> {
+    fn neighbour(&self, fixture: &GceFixture) -> Option<LoadBalancer> {
         let alone = matches!(self.name, "create" | "replacement" | "delete");
-        (world.backends == Backends::InstanceGroups && !alone).then(|| world.desired("neighbour"))
+        (fixture.backends == Backends::InstanceGroups && !alone).then(|| fixture.desired("neighbour"))
     }
 
     fn owner(&self) -> Owner {
@@ -37,8 +37,8 @@ impl Change {
     }
 }
 
-fn changes(world: &GceWorld) -> Vec<Change> {
-    let base = world.desired("crash");
+fn changes(fixture: &GceFixture) -> Vec<Change> {
+    let base = fixture.desired("crash");
     let mut updated = base.clone();
     updated.listeners.insert(mk_listener(Protocol::Tcp, 443));
     updated.listeners.remove(&mk_listener(Protocol::Udp, 80));
@@ -63,27 +63,27 @@ fn changes(world: &GceWorld) -> Vec<Change> {
 #[tokio::test]
 async fn a_crash_at_any_call_converges_and_leaves_nothing() {
     let Some(emulator) = Emulator::start() else { return };
-    println!("{}", survive(&GceWorld::new(emulator).await, "endpoint-groups").await);
+    println!("{}", survive(&GceFixture::new(emulator).await, "endpoint-groups").await);
 }
 
 #[tokio::test]
 async fn with_instance_groups_a_crash_at_any_call_converges_too_and_harms_no_neighbour() {
     let Some(emulator) = Emulator::start() else { return };
-    println!("{}", survive(&GceWorld::sharing(emulator).await, "instance-groups").await);
+    println!("{}", survive(&GceFixture::sharing(emulator).await, "instance-groups").await);
 }
 
 /// How many states each change has.
-async fn survive(world: &GceWorld, what: &str) -> String {
+async fn survive(fixture: &GceFixture, what: &str) -> String {
     let (mut total, mut survived, mut told) = (0, 0, Vec::new());
-    for change in changes(world) {
-        let points = points(world, &change).await;
+    for change in changes(fixture) {
+        let points = points(fixture, &change).await;
         total += points.len();
         assert!(points.len() > 20, "{}: {} points", change.name, points.len());
         let mut proven = BTreeSet::new();
         for Point { at, state } in points {
             if !proven.contains(&state) {
                 let at = format!("{}, stopped {at}", change.name);
-                restart_from(world, &state, &change, &at).await;
+                restart_from(fixture, &state, &change, &at).await;
                 proven.insert(state);
             }
             survived += 1;
@@ -96,49 +96,49 @@ async fn survive(world: &GceWorld, what: &str) -> String {
 }
 
 /// Makes the change once, and answers with every point before and after one of its calls.
-async fn points(world: &GceWorld, change: &Change) -> Vec<Point> {
+async fn points(fixture: &GceFixture, change: &Change) -> Vec<Point> {
     let Change { name, from, to } = change;
     let owner = change.owner();
-    world.emulator.reset();
-    if let Some(neighbour) = change.neighbour(world) {
-        settle(&world.one(&owner.cluster), Desired::Present(&neighbour)).await.unwrap();
+    fixture.emulator.reset();
+    if let Some(neighbour) = change.neighbour(fixture) {
+        settle(&fixture.one(&owner.cluster), Desired::Present(&neighbour)).await.unwrap();
     }
     if let Some(from) = from {
-        settle(&world.one(&owner.cluster), Desired::Present(from)).await.unwrap();
+        settle(&fixture.one(&owner.cluster), Desired::Present(from)).await.unwrap();
     }
-    let keep = world.emulator.keeper();
-    let cloud = Watched::keeping(Arc::clone(&world.cloud), keep);
+    let keep = fixture.emulator.keeper();
+    let cloud = Watched::keeping(Arc::clone(&fixture.cloud), keep);
     let wanted = to.as_ref().map_or(Desired::Absent(&owner), Desired::Present);
-    settle(&world.on(cloud.clone(), &owner.cluster), wanted)
+    settle(&fixture.on(cloud.clone(), &owner.cluster), wanted)
         .await
         .unwrap_or_else(|error| panic!("{name}: {error}"));
     cloud.points()
 }
 
 /// A new process, from what the crash left.
-async fn restart_from(world: &GceWorld, state: &str, change: &Change, at: &str) {
+async fn restart_from(fixture: &GceFixture, state: &str, change: &Change, at: &str) {
     let owner = change.owner();
     let wanted = change.to.as_ref().map_or(Desired::Absent(&owner), Desired::Present);
-    world.emulator.hook("restore", Some(&format!("{state:?}")));
-    let foreign = world.emulator.foreign();
-    let provider = world.one(&owner.cluster);
+    fixture.emulator.hook("restore", Some(&format!("{state:?}")));
+    let foreign = fixture.emulator.foreign();
+    let provider = fixture.one(&owner.cluster);
     settle(&provider, wanted).await.unwrap_or_else(|error| panic!("{at}: {error}"));
     if let Some(to) = &change.to {
-        let observed = provider.observe(&owner, Look::Fresh).await.unwrap();
+        let observed = provider.observe(&owner, ReadMode::Full).await.unwrap();
         let report = provider.report(to, observed.as_ref());
         assert!(report.ready && report.ingress.len() == to.ip_families.len(), "{at}: {report:?}");
         assert_eq!(observed.as_ref().map(frontends), Some(to.ip_families.len()), "{at}");
         settle(&provider, Desired::Absent(&owner)).await.unwrap();
     }
-    assert_eq!(provider.observe(&owner, Look::Fresh).await.unwrap(), None, "{at}");
-    if let Some(neighbour) = change.neighbour(world) {
-        let observed = provider.observe(&neighbour.owner, Look::Fresh).await.unwrap();
+    assert_eq!(provider.observe(&owner, ReadMode::Full).await.unwrap(), None, "{at}");
+    if let Some(neighbour) = change.neighbour(fixture) {
+        let observed = provider.observe(&neighbour.owner, ReadMode::Full).await.unwrap();
         let report = provider.report(&neighbour, observed.as_ref());
         let nodes = observed.iter().flat_map(|it| it.endpoints.values()).map(|group| group.len());
         assert!(report.ready && nodes.sum::<usize>() > 0, "{at}: {report:?}");
         settle(&provider, Desired::Absent(&neighbour.owner)).await.unwrap();
     }
-    assert_eq!(world.emulator.ours(""), Vec::<String>::new(), "{at}");
-    assert_eq!(world.emulator.foreign(), foreign, "{at}");
-    world.emulator.assert_no_violations();
+    assert_eq!(fixture.emulator.ours(""), Vec::<String>::new(), "{at}");
+    assert_eq!(fixture.emulator.foreign(), foreign, "{at}");
+    fixture.emulator.assert_no_violations();
 }

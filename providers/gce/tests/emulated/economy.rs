@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider};
 
 use crate::emulator::{Emulator, is_write};
-use crate::world::{GceWorld, Provider, attempt, mk_nodes, settle};
+use crate::fixture::{GceFixture, Provider, attempt, mk_nodes, settle};
 
 /// As many Services, and on each page of a listing as many times fewer things, as the thousand below.
 const SERVICES: usize = 40;
@@ -24,11 +24,11 @@ fn table(calls: &[String]) -> BTreeMap<String, usize> {
     table
 }
 
-async fn made(world: &GceWorld) -> Vec<LoadBalancer> {
+async fn made(fixture: &GceFixture) -> Vec<LoadBalancer> {
     let mut all = Vec::new();
     for number in 0..SERVICES {
-        let desired = world.desired(&format!("service-{number}"));
-        settle(&world.one(&desired.owner.cluster), Desired::Present(&desired)).await.unwrap();
+        let desired = fixture.desired(&format!("service-{number}"));
+        settle(&fixture.one(&desired.owner.cluster), Desired::Present(&desired)).await.unwrap();
         all.push(desired);
     }
     all
@@ -37,12 +37,12 @@ async fn made(world: &GceWorld) -> Vec<LoadBalancer> {
 #[tokio::test]
 async fn a_restart_with_a_thousand_unchanged_services_costs_forty_reads_and_no_write() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    world.emulator.hook("polls", Some("0"));
-    let all = made(&world).await;
-    world.emulator.hook("page", Some(&(PAGE * SERVICES / THOUSAND).to_string()));
-    let before = world.emulator.log().len();
-    let provider = world.one(&all[0].owner.cluster);
+    let fixture = GceFixture::new(emulator).await;
+    fixture.emulator.hook("polls", Some("0"));
+    let all = made(&fixture).await;
+    fixture.emulator.hook("page", Some(&(PAGE * SERVICES / THOUSAND).to_string()));
+    let before = fixture.emulator.log().len();
+    let provider = fixture.one(&all[0].owner.cluster);
     let inventory = provider.inventory().await.unwrap();
     assert_eq!(inventory.services.len(), SERVICES);
     for desired in &all {
@@ -52,7 +52,7 @@ async fn a_restart_with_a_thousand_unchanged_services_costs_forty_reads_and_no_w
         let report = provider.report(desired, Some(observed));
         assert!(report.ready && report.ingress.len() == 1, "{report:?}");
     }
-    let calls = world.emulator.log().split_off(before);
+    let calls = fixture.emulator.log().split_off(before);
     println!(
         "gce restart, {SERVICES} Services at {} a page: {:?}",
         PAGE * SERVICES / THOUSAND,
@@ -65,10 +65,10 @@ async fn a_restart_with_a_thousand_unchanged_services_costs_forty_reads_and_no_w
 #[tokio::test]
 async fn nodes_that_came_while_nobody_watched_are_noticed_by_a_restart() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    let mut desired = world.desired("asleep");
+    let fixture = GceFixture::new(emulator).await;
+    let mut desired = fixture.desired("asleep");
     desired.targets = mk_nodes(&[0, 2]);
-    let provider = world.one(&desired.owner.cluster);
+    let provider = fixture.one(&desired.owner.cluster);
     settle(&provider, Desired::Present(&desired)).await.unwrap();
     // As many in each zone, and others.
     desired.targets = mk_nodes(&[1, 2]);
@@ -86,10 +86,10 @@ struct Cost {
     waits: usize,
 }
 
-async fn cost(world: &GceWorld, provider: &Provider, desired: &LoadBalancer) -> Cost {
-    let before = world.emulator.log().len();
+async fn cost(fixture: &GceFixture, provider: &Provider, desired: &LoadBalancer) -> Cost {
+    let before = fixture.emulator.log().len();
     let waits = attempt(provider, desired).await.unwrap();
-    let calls = world.emulator.log().split_off(before);
+    let calls = fixture.emulator.log().split_off(before);
     let (writes, reads): (Vec<_>, Vec<_>) = calls.into_iter().partition(|line| is_write(line));
     let writes = table(&writes).into_iter().map(|(method, count)| format!("{count} {method}")).collect();
     Cost { reads: reads.len(), writes, waits }
@@ -101,17 +101,17 @@ const GROUP: &str = "compute.networkEndpointGroups";
 #[tokio::test]
 async fn a_node_that_joins_or_leaves_costs_one_call_on_its_group_one_to_write_it_down_and_few_reads() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    let mut desired = world.desired("elastic");
-    let provider = world.one(&desired.owner.cluster);
+    let fixture = GceFixture::new(emulator).await;
+    let mut desired = fixture.desired("elastic");
+    let provider = fixture.one(&desired.owner.cluster);
     desired.targets = mk_nodes(&[0]);
-    let created = cost(&world, &provider, &desired).await;
+    let created = cost(&fixture, &provider, &desired).await;
     assert!(created.reads <= 40, "{}", created.reads);
     // A process that knows the Service, and one that has just started.
-    for (provider, most) in [(provider, [8, 16]), (world.one(&desired.owner.cluster), [16, 16])] {
+    for (provider, most) in [(provider, [8, 16]), (fixture.one(&desired.owner.cluster), [16, 16])] {
         for (nodes, verb, most) in [(&[0, 1][..], "attach", most[0]), (&[0], "detach", most[1])] {
             desired.targets = mk_nodes(nodes);
-            let Cost { reads, writes, waits: _ } = cost(&world, &provider, &desired).await;
+            let Cost { reads, writes, waits: _ } = cost(&fixture, &provider, &desired).await;
             assert_eq!(writes, [format!("1 {GROUP}.{verb}NetworkEndpoints"), SEAL.to_owned()]);
             assert!(reads <= most, "{verb}: {reads}");
         }
@@ -121,19 +121,19 @@ async fn a_node_that_joins_or_leaves_costs_one_call_on_its_group_one_to_write_it
 #[tokio::test]
 async fn an_operation_that_takes_its_time_costs_one_read_each_time_it_is_asked_for() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    let mut desired = world.desired("patient");
-    let provider = world.one(&desired.owner.cluster);
+    let fixture = GceFixture::new(emulator).await;
+    let mut desired = fixture.desired("patient");
+    let provider = fixture.one(&desired.owner.cluster);
     desired.targets = mk_nodes(&[0]);
-    cost(&world, &provider, &desired).await;
+    cost(&fixture, &provider, &desired).await;
     desired.targets = mk_nodes(&[0, 1]);
-    world.emulator.hook("polls", Some("1"));
-    let quick = cost(&world, &provider, &desired).await;
+    fixture.emulator.hook("polls", Some("1"));
+    let quick = cost(&fixture, &provider, &desired).await;
     desired.targets = mk_nodes(&[0]);
-    cost(&world, &provider, &desired).await;
+    cost(&fixture, &provider, &desired).await;
     desired.targets = mk_nodes(&[0, 1]);
-    world.emulator.hook("polls", Some("30"));
-    let slow = cost(&world, &provider, &desired).await;
+    fixture.emulator.hook("polls", Some("30"));
+    let slow = cost(&fixture, &provider, &desired).await;
     assert!(slow.waits > quick.waits + 50, "{} and {}", slow.waits, quick.waits);
     assert_eq!(slow.reads - quick.reads, slow.waits - quick.waits, "each wait costs one read");
 }

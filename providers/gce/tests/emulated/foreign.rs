@@ -4,12 +4,12 @@
 //! a whole twin of another cluster (the contract suite). Invariant: it is not shown, each call on it is refused by its
 //! name, and nothing in the project changes.
 
-use portico_provider::{Desired, LoadBalancerProvider, Look};
+use portico_provider::{Desired, LoadBalancerProvider, ReadMode};
 use portico_provider_gce::resource::{Endpoint, Id, Kind, Resource};
 use portico_provider_gce::{Call, Observed, Step};
 
 use crate::emulator::Emulator;
-use crate::world::{GceWorld, mk_nodes, settle};
+use crate::fixture::{GceFixture, mk_nodes, settle};
 
 /// Whose it may be instead: nobody's who says so, another cluster's, another Service's. Instance groups are all
 /// Services'.
@@ -38,73 +38,73 @@ fn calls(whole: &Observed, id: &Id, resource: &Resource) -> Vec<Call> {
 }
 
 /// Takes one thing after the other away from a load balancer that has one of every kind.
-async fn is_left_alone(world: &GceWorld) {
-    let mut desired = world.desired("robbed");
+async fn is_left_alone(fixture: &GceFixture) {
+    let mut desired = fixture.desired("robbed");
     desired.targets = mk_nodes(&[0, 2]);
     desired.options = [("portico.dev/gce-deny-firewall".to_owned(), "true".to_owned())].into_iter().collect();
     let owner = &desired.owner;
-    let provider = world.one(&owner.cluster);
+    let provider = fixture.one(&owner.cluster);
     settle(&provider, Desired::Present(&desired)).await.unwrap();
-    let whole = provider.observe(owner, Look::Fresh).await.unwrap().unwrap();
+    let whole = provider.observe(owner, ReadMode::Full).await.unwrap().unwrap();
     for (id, resource) in &whole.resources {
-        let own = world.emulator.describe(id, None).unwrap();
+        let own = fixture.emulator.describe(id, None).unwrap();
         for stranger in strangers(id.kind, &own) {
             let told = format!("{id}, {stranger:?}");
-            world.emulator.describe(id, stranger.as_deref());
-            let before = world.emulator.everything();
+            fixture.emulator.describe(id, stranger.as_deref());
+            let before = fixture.emulator.everything();
             for call in calls(&whole, id, resource) {
                 let step = Step { owner: owner.clone(), call, after: None, waits: false };
                 let error = provider.execute(&step).await.expect_err(&format!("{told}: {step}"));
                 assert_eq!(error.reason(), "Conflict", "{told}: {step}: {error}");
                 assert!(error.to_string().contains(&id.name), "{told}: {step}: {error}");
             }
-            let seen = provider.observe(owner, Look::Fresh).await.unwrap().unwrap();
+            let seen = provider.observe(owner, ReadMode::Full).await.unwrap().unwrap();
             assert!(!seen.resources.contains_key(id), "{told} is shown");
             let listed = provider.inventory().await.unwrap();
             let listed = &listed.services[&owner.service].observed;
             assert!(!listed.resources.contains_key(id), "{told} is listed");
-            assert_eq!(world.emulator.everything(), before, "{told}");
+            assert_eq!(fixture.emulator.everything(), before, "{told}");
         }
-        world.emulator.describe(id, Some(&own));
+        fixture.emulator.describe(id, Some(&own));
     }
     // All of it at once: a deletion finds nothing to take.
     for stranger in [None, Some(r#"{"owner": "by hand"}"#)] {
         for id in whole.resources.keys() {
-            world.emulator.describe(id, stranger);
+            fixture.emulator.describe(id, stranger);
         }
-        let before = world.emulator.everything();
+        let before = fixture.emulator.everything();
         settle(&provider, Desired::Absent(owner)).await.unwrap();
         assert!(provider.inventory().await.unwrap().services.is_empty());
-        assert_eq!(world.emulator.everything(), before);
+        assert_eq!(fixture.emulator.everything(), before);
     }
-    world.emulator.assert_no_violations();
+    fixture.emulator.assert_no_violations();
 }
 
 #[tokio::test]
 async fn what_is_not_ours_is_neither_shown_nor_touched_by_whatever_name() {
     let Some(emulator) = Emulator::start() else { return };
-    is_left_alone(&GceWorld::new(emulator).await).await;
+    is_left_alone(&GceFixture::new(emulator).await).await;
 }
 
 #[tokio::test]
 async fn with_instance_groups_what_is_not_ours_is_neither_shown_nor_touched() {
     let Some(emulator) = Emulator::start() else { return };
-    is_left_alone(&GceWorld::sharing(emulator).await).await;
+    is_left_alone(&GceFixture::sharing(emulator).await).await;
 }
 
 #[tokio::test]
 async fn a_provider_answers_for_its_own_cluster_only() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    let mut theirs = world.desired("theirs");
+    let fixture = GceFixture::new(emulator).await;
+    let mut theirs = fixture.desired("theirs");
     theirs.owner.cluster = "cluster-2".parse().unwrap();
     let owner = &theirs.owner;
-    let provider = world.one(&owner.cluster);
+    let provider = fixture.one(&owner.cluster);
     settle(&provider, Desired::Present(&theirs)).await.unwrap();
-    let whole = provider.observe(owner, Look::Fresh).await.unwrap().unwrap();
-    let before = world.emulator.everything();
-    let other = world.one(&world.desired("ours").owner.cluster);
-    let error = other.observe(owner, Look::Fresh).await.unwrap_err();
+    let whole = provider.observe(owner, ReadMode::Full).await.unwrap().unwrap();
+    let before = fixture.emulator.everything();
+    let other = fixture.one(&fixture.desired("ours").owner.cluster);
+    let error = other.observe(owner, ReadMode::Full).await.unwrap_err();
     assert_eq!(error.reason(), "Conflict", "{error}");
     for (id, resource) in &whole.resources {
         for call in calls(&whole, id, resource) {
@@ -113,5 +113,5 @@ async fn a_provider_answers_for_its_own_cluster_only() {
             assert_eq!(error.reason(), "Conflict", "{step}: {error}");
         }
     }
-    assert_eq!(world.emulator.everything(), before);
+    assert_eq!(fixture.emulator.everything(), before);
 }

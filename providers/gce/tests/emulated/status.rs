@@ -3,11 +3,13 @@
 //! Owns: when an address is published, errors of ports, a drift that a listing shows. Leaves to others: words on health.
 //! Invariant: the emulator's state is what is true.
 
-use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, Look, Outcome, Protocol, Report, Topic};
+use portico_provider::{
+    Desired, LoadBalancer, LoadBalancerProvider, Outcome, Protocol, ReadMode, Report, Topic,
+};
 use portico_provider_gce::resource::Kind;
 
 use crate::emulator::{Emulator, is_write};
-use crate::world::{GceWorld, Provider, attempt, mk_listener, settle};
+use crate::fixture::{GceFixture, Provider, attempt, mk_listener, settle};
 
 fn errors(report: &Report) -> Vec<String> {
     let ports = report.ingress.iter().flat_map(|it| &it.ports);
@@ -16,7 +18,7 @@ fn errors(report: &Report) -> Vec<String> {
 
 /// One look and its steps; the report of the look.
 async fn look(provider: &Provider, desired: &mut LoadBalancer) -> (Report, bool) {
-    let observed = provider.observe_for(Desired::Present(desired), Look::Own).await.unwrap();
+    let observed = provider.observe_for(Desired::Present(desired), ReadMode::Cached).await.unwrap();
     let report = provider.report(desired, observed.as_ref());
     desired.published = report.ingress.iter().map(|it| it.address.clone()).collect();
     let plan = provider.plan(Desired::Present(desired), observed.as_ref());
@@ -31,14 +33,14 @@ async fn look(provider: &Provider, desired: &mut LoadBalancer) -> (Report, bool)
 #[tokio::test]
 async fn the_address_shows_as_soon_as_a_rule_is_accepted_and_nobody_is_warned_of_what_is_still_to_come() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    world.emulator.hook("polls", Some("5"));
-    let mut desired = world.desired("early");
-    let provider = world.one(&desired.owner.cluster);
+    let fixture = GceFixture::new(emulator).await;
+    fixture.emulator.hook("polls", Some("5"));
+    let mut desired = fixture.desired("early");
+    let provider = fixture.one(&desired.owner.cluster);
     let mut shown_after = None;
     for number in 0..200 {
         let (report, settled) = look(&provider, &mut desired).await;
-        let rules = world.emulator.of("forwardingRules").len();
+        let rules = fixture.emulator.of("forwardingRules").len();
         assert!(report.ingress.is_empty() || rules > 0, "nothing listens there");
         let warned = report.facts.iter().find(|fact| fact.reason == "NoTargets");
         assert!(warned.is_none(), "look {number}: {warned:?}");
@@ -59,16 +61,16 @@ async fn the_address_shows_as_soon_as_a_rule_is_accepted_and_nobody_is_warned_of
 #[tokio::test]
 async fn a_port_that_nothing_reaches_has_an_error_and_is_named() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    let mut desired = world.desired("ports");
-    let provider = world.one(&desired.owner.cluster);
+    let fixture = GceFixture::new(emulator).await;
+    let mut desired = fixture.desired("ports");
+    let provider = fixture.one(&desired.owner.cluster);
     settle(&provider, Desired::Present(&desired)).await.unwrap();
     // The rule for another port cannot be made.
     desired.listeners.insert(mk_listener(Protocol::Tcp, 443));
-    world.emulator.hook("quota", Some(r#"{"forwardingRules": 2}"#));
+    fixture.emulator.hook("quota", Some(r#"{"forwardingRules": 2}"#));
     settle(&provider, Desired::Present(&desired)).await.unwrap_err();
-    world.emulator.settle();
-    let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap();
+    fixture.emulator.settle();
+    let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap();
     let report = provider.report(&desired, observed.as_ref());
     assert_eq!(errors(&report), ["TCP/443 portico.dev/NotForwarded"]);
     assert!(!report.ready && report.facts[0].message.contains("nothing reaches TCP/443 yet"), "{report:?}");
@@ -80,9 +82,9 @@ async fn a_port_that_nothing_reaches_has_an_error_and_is_named() {
         .find(|id| id.kind == Kind::Firewall && id.name.ends_with("-fw") && !id.name.ends_with("hc-fw"));
     let name = firewall.unwrap().name;
     let disabled = format!(r#"{{"name": "{name}", "disabled": true}}"#);
-    world.emulator.patch(&format!("global/firewalls/{name}"), &disabled);
-    world.emulator.settle();
-    let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap();
+    fixture.emulator.patch(&format!("global/firewalls/{name}"), &disabled);
+    fixture.emulator.settle();
+    let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap();
     let report = provider.report(&desired, observed.as_ref());
     let shut = [
         "TCP/80 portico.dev/FirewallShut",
@@ -90,44 +92,44 @@ async fn a_port_that_nothing_reaches_has_an_error_and_is_named() {
         "UDP/80 portico.dev/FirewallShut",
     ];
     assert_eq!(errors(&report), shut);
-    world.emulator.hook("quota", Some(r#"{"forwardingRules": 99}"#));
+    fixture.emulator.hook("quota", Some(r#"{"forwardingRules": 99}"#));
     settle(&provider, Desired::Present(&desired)).await.unwrap();
-    let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap();
+    let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap();
     let report = provider.report(&desired, observed.as_ref());
     assert!(report.ready && errors(&report).is_empty(), "{report:?}");
     assert!(report.facts.iter().all(|fact| fact.topic != Topic::TargetsAccepted));
-    world.emulator.assert_no_violations();
+    fixture.emulator.assert_no_violations();
 }
 
 #[tokio::test]
 async fn a_rule_that_somebody_deletes_is_noticed_by_the_next_listing_and_made_again() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    let desired = world.desired("deleted");
-    let provider = world.one(&desired.owner.cluster);
+    let fixture = GceFixture::new(emulator).await;
+    let desired = fixture.desired("deleted");
+    let provider = fixture.one(&desired.owner.cluster);
     attempt(&provider, &desired).await.unwrap();
-    let rule = world.emulator.of("forwardingRules")[0]["name"].as_str().unwrap().to_owned();
-    world.emulator.delete(&format!("regions/{}/forwardingRules/{rule}", crate::emulator::REGION));
-    world.emulator.settle();
+    let rule = fixture.emulator.of("forwardingRules")[0]["name"].as_str().unwrap().to_owned();
+    fixture.emulator.delete(&format!("regions/{}/forwardingRules/{rule}", crate::emulator::REGION));
+    fixture.emulator.settle();
     let inventory = provider.inventory().await.unwrap();
     let listed = &inventory.services[&desired.owner.service].observed;
     let report = provider.report(&desired, Some(listed));
     assert!(!report.ready && errors(&report).len() == 1, "{report:?}");
-    let before = world.emulator.log().len();
+    let before = fixture.emulator.log().len();
     attempt(&provider, &desired).await.unwrap();
-    let writes = world.emulator.log().split_off(before).into_iter().filter(|line| is_write(line)).count();
-    assert_eq!((world.emulator.of("forwardingRules").len(), writes), (2, 1));
-    world.emulator.assert_no_violations();
+    let writes = fixture.emulator.log().split_off(before).into_iter().filter(|line| is_write(line)).count();
+    assert_eq!((fixture.emulator.of("forwardingRules").len(), writes), (2, 1));
+    fixture.emulator.assert_no_violations();
 }
 
 #[tokio::test]
 async fn a_firewall_that_somebody_opened_is_noticed_by_the_next_listing_and_shut_again() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    let desired = world.desired("opened");
-    let provider = world.one(&desired.owner.cluster);
+    let fixture = GceFixture::new(emulator).await;
+    let desired = fixture.desired("opened");
+    let provider = fixture.one(&desired.owner.cluster);
     attempt(&provider, &desired).await.unwrap();
-    let before = world.emulator.of("firewalls");
+    let before = fixture.emulator.of("firewalls");
     let all: Vec<String> = before.iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect();
     for name in &all {
         for allowed in [
@@ -137,15 +139,15 @@ async fn a_firewall_that_somebody_opened_is_noticed_by_the_next_listing_and_shut
             r#"[{"IPProtocol": "tcp", "ports": ["80"]}, {"IPProtocol": "icmp"}]"#,
         ] {
             let body = format!(r#"{{"name": "{name}", "allowed": {allowed}}}"#);
-            world.emulator.patch(&format!("global/firewalls/{name}"), &body);
-            world.emulator.settle();
+            fixture.emulator.patch(&format!("global/firewalls/{name}"), &body);
+            fixture.emulator.settle();
             let inventory = provider.inventory().await.unwrap();
             let listed = &inventory.services[&desired.owner.service].observed;
             let plan = provider.plan(Desired::Present(&desired), Some(listed));
             assert_eq!(plan.steps().len(), 1, "{name}, {allowed}: {plan}");
             attempt(&provider, &desired).await.unwrap();
-            assert_eq!(world.emulator.of("firewalls"), before, "{name}, {allowed}");
+            assert_eq!(fixture.emulator.of("firewalls"), before, "{name}, {allowed}");
         }
     }
-    world.emulator.assert_no_violations();
+    fixture.emulator.assert_no_violations();
 }

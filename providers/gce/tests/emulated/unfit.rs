@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 
 use portico_provider::{
-    Desired, LoadBalancer, LoadBalancerProvider, Look, NodeName, NodeTarget, Targets, Topic,
+    Desired, LoadBalancer, LoadBalancerProvider, NodeName, NodeTarget, ReadMode, Targets, Topic,
 };
 
 use crate::emulator::{Emulator, PROJECT, REGION};
-use crate::world::{GceWorld, Provider, mk_nodes, round};
+use crate::fixture::{GceFixture, Provider, mk_nodes, round};
 
 /// A Node that says of itself to be this instance, at this address.
 pub(crate) fn mk_claim(name: &str, zone: &str, last: u8) -> NodeTarget {
@@ -36,7 +36,7 @@ async fn serve(provider: &Provider, desired: &LoadBalancer) {
     for _ in 0..40 {
         let (_, next) = round(provider, Desired::Present(&now)).await.unwrap();
         now = next.unwrap();
-        let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap();
+        let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap();
         let plan = provider.plan(Desired::Present(&now), observed.as_ref());
         let waits_for_nodes =
             plan.waiting().is_none_or(|waiting| waiting.what.contains("Google to take node"));
@@ -49,7 +49,7 @@ async fn serve(provider: &Provider, desired: &LoadBalancer) {
 
 /// The instances behind it, and what is said of those that are not.
 async fn seen(provider: &Provider, desired: &LoadBalancer) -> (BTreeSet<String>, Option<String>) {
-    let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap();
+    let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap().unwrap();
     let report = provider.report(desired, Some(&observed));
     assert!(report.ready && report.ingress.len() == 1, "{report:?}");
     let refused = report.facts.into_iter().find(|fact| fact.topic == Topic::TargetsAccepted);
@@ -65,15 +65,15 @@ fn names(of: &[&str]) -> BTreeSet<String> {
 #[tokio::test]
 async fn nodes_that_google_refuses_keep_nobody_else_out_and_are_told_by_name() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
+    let fixture = GceFixture::new(emulator).await;
     let zone = |letter| format!("{REGION}-{letter}");
     let b = zone("b");
     let elsewhere = format!(
         r#"{{"name": "other-network", "machineType": "zones/{b}/machineTypes/e2-small", "networkInterfaces":
         [{{"network": "global/networks/other", "networkIP": "10.128.0.40"}}]}}"#
     );
-    world.emulator.insert(&format!("zones/{b}/instances"), &elsewhere);
-    let mut desired = world.desired("unfit");
+    fixture.emulator.insert(&format!("zones/{b}/instances"), &elsewhere);
+    let mut desired = fixture.desired("unfit");
     let unfit = [
         mk_claim("node-0", &b, 77),
         mk_claim("gone", &b, 30),
@@ -82,7 +82,7 @@ async fn nodes_that_google_refuses_keep_nobody_else_out_and_are_told_by_name() {
         mk_claim("far", "us-east1-b", 9),
     ];
     desired.targets = with(mk_nodes(&[1, 2]), &unfit);
-    let provider = world.one(&desired.owner.cluster);
+    let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
     let (nodes, told) = seen(&provider, &desired).await;
     assert_eq!(nodes, names(&["node-1", "node-2"]));
@@ -92,13 +92,13 @@ async fn nodes_that_google_refuses_keep_nobody_else_out_and_are_told_by_name() {
 
     // Nobody offers them again before their time: neither this Service nor another, which has heard of them.
     let attempts =
-        || world.emulator.log().iter().filter(|it| it.contains(".attachNetworkEndpoints ")).count();
+        || fixture.emulator.log().iter().filter(|it| it.contains(".attachNetworkEndpoints ")).count();
     let before = attempts();
     for _ in 0..5 {
         serve(&provider, &desired).await;
     }
     assert_eq!(attempts(), before);
-    let other = LoadBalancer { targets: desired.targets.clone(), ..world.desired("unfit-too") };
+    let other = LoadBalancer { targets: desired.targets.clone(), ..fixture.desired("unfit-too") };
     serve(&provider, &other).await;
     assert_eq!(attempts(), before + 2, "one for each zone");
     let (nodes, told) = seen(&provider, &other).await;
@@ -106,21 +106,21 @@ async fn nodes_that_google_refuses_keep_nobody_else_out_and_are_told_by_name() {
 
     // What is written down is what is in the groups: a restart with the nodes as they are reads no group and has no doubt.
     let fit = LoadBalancer { targets: mk_nodes(&[1, 2]), ..desired.clone() };
-    let inventory = world.one(&desired.owner.cluster).inventory().await.unwrap();
+    let inventory = fixture.one(&desired.owner.cluster).inventory().await.unwrap();
     let observed = &inventory.services[&desired.owner.service].observed;
     let plan = provider.plan(Desired::Present(&fit), Some(observed));
     assert!(plan.is_settled(), "{plan}");
-    world.emulator.assert_no_violations();
+    fixture.emulator.assert_no_violations();
 }
 
 #[tokio::test]
 async fn a_node_that_was_refused_is_taken_when_it_is_put_right_and_the_old_stay_while_no_new_one_fits() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
+    let fixture = GceFixture::new(emulator).await;
     let zone = format!("{REGION}-b");
-    let mut desired = world.desired("righted");
+    let mut desired = fixture.desired("righted");
     desired.targets = mk_nodes(&[0]);
-    let provider = world.one(&desired.owner.cluster);
+    let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
     let new = mk_claim("new", &zone, 50);
     desired.targets = Targets::Nodes(BTreeSet::from([new.clone()]));
@@ -130,23 +130,23 @@ async fn a_node_that_was_refused_is_taken_when_it_is_put_right_and_the_old_stay_
         r#"{{"name": "new", "machineType": "zones/{zone}/machineTypes/e2-small", "networkInterfaces":
         [{{"network": "global/networks/default", "networkIP": "10.128.0.50"}}]}}"#
     );
-    world.emulator.insert(&format!("zones/{zone}/instances"), &body);
+    fixture.emulator.insert(&format!("zones/{zone}/instances"), &body);
     // Another process has not heard of it, as this one would not have in an hour.
-    let provider = world.one(&desired.owner.cluster);
+    let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
     assert_eq!(seen(&provider, &desired).await, (names(&["new"]), None));
-    world.emulator.assert_no_violations();
+    fixture.emulator.assert_no_violations();
 }
 
 #[tokio::test]
 async fn a_node_that_an_operation_fails_on_is_refused_too() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
+    let fixture = GceFixture::new(emulator).await;
     let fault = r#"{"match": "attachNetworkEndpoints", "code": "INVALID_USAGE", "http": 400,
         "message": "Specified IP address 10.128.0.2 doesn't belong to the instance node-0."}"#;
-    world.emulator.hook("fault", Some(fault));
-    let desired = world.desired("late");
-    let provider = world.one(&desired.owner.cluster);
+    fixture.emulator.hook("fault", Some(fault));
+    let desired = fixture.desired("late");
+    let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
     let (nodes, told) = seen(&provider, &desired).await;
     assert_eq!(nodes, names(&["node-1", "node-2"]));
@@ -156,12 +156,12 @@ async fn a_node_that_an_operation_fails_on_is_refused_too() {
 #[tokio::test]
 async fn an_operation_that_fails_and_names_nobody_is_split_down_to_the_one_that_it_fails_on() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
+    let fixture = GceFixture::new(emulator).await;
     let fault = r#"{"match": "attachNetworkEndpoints", "body": "\"node-0\"", "code": "INVALID_USAGE", "http": 400,
         "message": "no", "times": 99}"#;
-    world.emulator.hook("fault", Some(fault));
-    let desired = world.desired("silent");
-    let provider = world.one(&desired.owner.cluster);
+    fixture.emulator.hook("fault", Some(fault));
+    let desired = fixture.desired("silent");
+    let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
     let (nodes, told) = seen(&provider, &desired).await;
     assert_eq!(nodes, names(&["node-1", "node-2"]));
@@ -172,10 +172,10 @@ async fn an_operation_that_fails_and_names_nobody_is_split_down_to_the_one_that_
 const OTHERS: &str = "(insert|delete|update|patch)$";
 
 /// Targets alone, as often as it takes; errors stop nothing.
-async fn move_nodes(world: &GceWorld, desired: &LoadBalancer) {
-    let provider = world.one(&desired.owner.cluster);
+async fn move_nodes(fixture: &GceFixture, desired: &LoadBalancer) {
+    let provider = fixture.one(&desired.owner.cluster);
     for _ in 0..10 {
-        let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap();
+        let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap().unwrap();
         for planned in provider.plan_targets(&desired.backends(), &observed).steps() {
             drop(provider.execute(&planned.step).await);
         }
@@ -185,22 +185,22 @@ async fn move_nodes(world: &GceWorld, desired: &LoadBalancer) {
 #[tokio::test]
 async fn nodes_come_and_go_whatever_else_fails_for_ever_or_never_ends() {
     let Some(emulator) = Emulator::start() else { return };
-    let world = GceWorld::new(emulator).await;
-    let mut desired = world.desired("stuck");
-    let provider = world.one(&desired.owner.cluster);
+    let fixture = GceFixture::new(emulator).await;
+    let mut desired = fixture.desired("stuck");
+    let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
     // The backend service has an operation that does not end, and later nothing but nodes can be changed at all.
-    let service = world.emulator.of("backendServices")[0]["name"].as_str().unwrap().to_owned();
-    world.emulator.hook("polls", Some("100000"));
-    world.emulator.patch(&format!("regions/{REGION}/backendServices/{service}"), r#"{"timeoutSec": 31}"#);
-    world.emulator.hook("polls", Some("1"));
+    let service = fixture.emulator.of("backendServices")[0]["name"].as_str().unwrap().to_owned();
+    fixture.emulator.hook("polls", Some("100000"));
+    fixture.emulator.patch(&format!("regions/{REGION}/backendServices/{service}"), r#"{"timeoutSec": 31}"#);
+    fixture.emulator.hook("polls", Some("1"));
     for (nodes, expected) in [(&[1, 2][..], ["node-1", "node-2"]), (&[0, 1], ["node-0", "node-1"])] {
         desired.targets = mk_nodes(nodes);
-        move_nodes(&world, &desired).await;
-        let observed = provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap();
+        move_nodes(&fixture, &desired).await;
+        let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap().unwrap();
         let present = observed.endpoints.values().flat_map(|group| group.keys());
         assert_eq!(present.map(|it| it.instance.clone()).collect::<BTreeSet<_>>(), names(&expected));
         let fault = format!(r#"{{"match": "{OTHERS}", "status": 403, "reason": "forbidden", "times": 999}}"#);
-        world.emulator.hook("fault", Some(&fault));
+        fixture.emulator.hook("fault", Some(&fault));
     }
 }

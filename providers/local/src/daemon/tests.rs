@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use portico_provider::contract::{self, Registered, Variation, World};
+use portico_provider::contract::{self, CloudFixture, Registered, Variation};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, ListenerKey,
-    LoadBalancer, LoadBalancerProvider, Look, NodeName, NodeTarget, Options, Outcome, Owner, PodTarget, Port,
-    Protocol, ProviderError, ProxyProtocol, Retry, Scheme, ServiceName, SessionAffinity, Targets,
+    LoadBalancer, LoadBalancerProvider, NodeName, NodeTarget, Options, Outcome, Owner, PodTarget, Port,
+    Protocol, ProviderError, ProxyProtocol, ReadMode, Retry, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -110,7 +110,7 @@ async fn create(provider: &LocalProvider, desired: &LoadBalancer) -> Outcome {
 }
 
 async fn view(provider: &LocalProvider, desired: &LoadBalancer) -> View {
-    provider.observe(&desired.owner, Look::Fresh).await.unwrap().unwrap()
+    provider.observe(&desired.owner, ReadMode::Full).await.unwrap().unwrap()
 }
 
 /// Its targets are nobody, so a connection may have been reset before it is looked at.
@@ -125,7 +125,7 @@ struct Loopback {
     spare: IpAddr,
 }
 
-impl World for Loopback {
+impl CloudFixture for Loopback {
     type Provider = LocalProvider;
 
     fn provider(&self, cluster: &ClusterUid) -> LocalProvider {
@@ -224,9 +224,9 @@ fn mk_options(delay: &str) -> Options {
 async fn a_daemon_that_answers_at_once_keeps_the_contract() {
     let directory = TempDir::new().unwrap();
     let daemon = start(directory.path(), "127.200.0.0/24", &["--range", "::1/128"]).await.unwrap();
-    let world = Loopback { daemon, spare: "127.200.0.9".parse().unwrap() };
-    contract::run(&world).await.unwrap();
-    world.daemon.end().await;
+    let fixture = Loopback { daemon, spare: "127.200.0.9".parse().unwrap() };
+    contract::run(&fixture).await.unwrap();
+    fixture.daemon.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -234,9 +234,9 @@ async fn a_daemon_that_takes_a_while_keeps_the_contract() {
     let directory = TempDir::new().unwrap();
     let flags = ["--provisioning-delay", "120ms", "--range", "::1/128"];
     let daemon = start(directory.path(), "127.199.0.0/24", &flags).await.unwrap();
-    let world = Loopback { daemon, spare: "127.199.0.9".parse().unwrap() };
-    contract::run(&world).await.unwrap();
-    world.daemon.end().await;
+    let fixture = Loopback { daemon, spare: "127.199.0.9".parse().unwrap() };
+    contract::run(&fixture).await.unwrap();
+    fixture.daemon.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -274,7 +274,7 @@ async fn a_restart_keeps_addresses_and_listeners() {
     let daemon = start(directory.path(), "127.203.0.0/24", &[]).await.unwrap();
     let provider = daemon.provider(&first.owner.cluster);
     assert_eq!(view(&provider, &second).await, before);
-    assert!(provider.observe(&first.owner, Look::Fresh).await.unwrap().is_none());
+    assert!(provider.observe(&first.owner, ReadMode::Full).await.unwrap().is_none());
     let address = SocketAddr::new(*before.addresses.first().unwrap(), 8080);
     assert_listens(address).await;
     daemon.end().await;
@@ -323,11 +323,12 @@ async fn a_wrong_token_is_denied_and_a_wrong_endpoint_is_not_absence() {
     let directory = TempDir::new().unwrap();
     let daemon = start(directory.path(), "127.206.0.0/24", &[]).await.unwrap();
     let owner = mk_owner("c", "s");
-    let error = daemon.provider_with(&owner.cluster, "wrong").observe(&owner, Look::Fresh).await.unwrap_err();
+    let error =
+        daemon.provider_with(&owner.cluster, "wrong").observe(&owner, ReadMode::Full).await.unwrap_err();
     assert!(matches!(error, ProviderError::Denied { .. }), "{error}");
     let elsewhere = format!("http://{}/elsewhere", daemon.endpoint);
     let config = Config { endpoint: elsewhere, token: TOKEN.to_owned(), cluster: owner.cluster.clone() };
-    let error = LocalProvider::new(config).unwrap().observe(&owner, Look::Fresh).await.unwrap_err();
+    let error = LocalProvider::new(config).unwrap().observe(&owner, ReadMode::Full).await.unwrap_err();
     assert!(matches!(error, ProviderError::Unavailable { .. }), "{error}");
     daemon.end().await;
 }

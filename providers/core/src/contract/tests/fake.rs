@@ -36,7 +36,7 @@ pub(super) enum Bug {
     /// Rewrites on every pass.
     NeverSettles,
     /// Takes away before it adds.
-    NarrowsFirst,
+    DestructiveFirst,
     /// Does what it cannot.
     AcceptsInternalUdp,
     /// Gives the lowest free address whatever is published.
@@ -246,7 +246,7 @@ impl LoadBalancerProvider for Fake {
         Ok(shown.filter_map(|owner| Some(Owned { observed: self.read(&owner)?, owner })).collect())
     }
 
-    async fn observe(&self, owner: &Owner, _look: Look) -> Result<Option<Observed>, ProviderError> {
+    async fn observe(&self, owner: &Owner, _read_mode: ReadMode) -> Result<Option<Observed>, ProviderError> {
         Ok(self.read(owner))
     }
 
@@ -277,7 +277,7 @@ impl LoadBalancerProvider for Fake {
             spec.listeners = spec.listeners.iter().map(moved).collect();
             if spec != balancer.spec {
                 let step = Step::Update { name: name.clone(), spec };
-                plan = plan.step(step, Effect::Narrow, "its targets differ");
+                plan = plan.step(step, Effect::Destructive, "its targets differ");
             }
         }
         plan
@@ -329,10 +329,10 @@ impl Fake {
         let mut plan = Plan::nothing("nothing is left");
         for name in observed.balancers.keys() {
             let step = Step::Delete { name: name.clone(), owner: owner.clone() };
-            plan = plan.step(step, Effect::Narrow, "unwanted");
+            plan = plan.step(step, Effect::Destructive, "unwanted");
         }
         for name in observed.addresses.keys().filter(|_name| self.cloud.bug != Bug::LeaksTheAddress) {
-            plan = plan.step(Step::Release { name: name.clone() }, Effect::Narrow, "unwanted");
+            plan = plan.step(Step::Release { name: name.clone() }, Effect::Destructive, "unwanted");
         }
         plan
     }
@@ -365,19 +365,19 @@ impl Fake {
         let Some(balancer) = observed.balancers.get(&name) else {
             let claim = if bug == Bug::ForgetsPublished { BTreeSet::new() } else { desired.published_ips() };
             let reserve = Step::Reserve { name: name.clone(), owner: desired.owner.clone(), claim };
-            let plan = if bug == Bug::NarrowsFirst {
-                plan.step(Step::Release { name: "none".to_owned() }, Effect::Narrow, "first of all")
+            let plan = if bug == Bug::DestructiveFirst {
+                plan.step(Step::Release { name: "none".to_owned() }, Effect::Destructive, "first of all")
             } else {
                 plan
             };
-            let plan = plan.step(reserve, Effect::Widen, "it needs one");
-            return plan.step(Step::Create { name, spec }, Effect::Widen, "there is none");
+            let plan = plan.step(reserve, Effect::Additive, "it needs one");
+            return plan.step(Step::Create { name, spec }, Effect::Additive, "there is none");
         };
         if bug == Bug::IgnoresSourceRanges {
             spec.source_ranges.clone_from(&balancer.spec.source_ranges);
         }
         let plan = if spec != balancer.spec || bug == Bug::NeverSettles {
-            plan.step(Step::Update { name, spec }, Effect::Narrow, "it differs")
+            plan.step(Step::Update { name, spec }, Effect::Destructive, "it differs")
         } else {
             plan
         };
@@ -400,9 +400,9 @@ impl Fake {
             let published = desired.published_ips().contains(&observed.balancers[*other].address);
             if serving && !published {
                 let delete = Step::Delete { name: (*other).clone(), owner: desired.owner.clone() };
-                plan = plan.step(delete, Effect::Narrow, "replaced").step(
+                plan = plan.step(delete, Effect::Destructive, "replaced").step(
                     Step::Release { name: (*other).clone() },
-                    Effect::Narrow,
+                    Effect::Destructive,
                     "replaced",
                 );
             } else {
@@ -414,8 +414,11 @@ impl Fake {
             .keys()
             .filter(|name| **name != name_of(desired) && !observed.balancers.contains_key(*name));
         for name in stray {
-            plan =
-                plan.step(Step::Release { name: name.clone() }, Effect::Narrow, "of a crashed replacement");
+            plan = plan.step(
+                Step::Release { name: name.clone() },
+                Effect::Destructive,
+                "of a crashed replacement",
+            );
         }
         plan
     }

@@ -60,7 +60,7 @@ async fn reading_waits_for_no_disk_and_a_change_shows_only_when_it_is_kept() {
     drop(pipe);
     let refused = timeout(PATIENCE, writing).await.unwrap().unwrap().unwrap_err();
     assert!(matches!(refused, ProviderError::Unavailable { .. }), "{refused}");
-    assert!(provider.observe(&new.owner, Look::Fresh).await.unwrap().is_none());
+    assert!(provider.observe(&new.owner, ReadMode::Full).await.unwrap().is_none());
     assert_eq!(create(&provider, &new).await, Outcome::Done);
     daemon.end().await;
 }

@@ -18,7 +18,7 @@ async fn retarget(provider: &LocalProvider, backends: &Backends, seen: &View) ->
     for planned in plan.steps() {
         provider.execute(&planned.step).await.unwrap();
     }
-    provider.observe(&backends.owner, Look::Fresh).await.unwrap().unwrap()
+    provider.observe(&backends.owner, ReadMode::Full).await.unwrap().unwrap()
 }
 
 /// The first fault of the list: pods are replaced while an annotation is refused.

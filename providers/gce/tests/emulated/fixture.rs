@@ -1,17 +1,17 @@
 //! Load balancers to try, and the operator's loop as these tests drive it.
 //!
-//! Owns: what the contract suite asks of a world. Leaves to others: judging.
+//! Owns: what the contract suite asks of a fixture. Leaves to others: judging.
 //! Invariant: every desired load balancer here fits the emulator's seeded nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portico_provider::contract::{Registered, Variation, World};
+use portico_provider::contract::{CloudFixture, Registered, Variation};
 use portico_provider::{
     ClusterUid, Desired, ExternalTrafficPolicy, Field, HealthCheck, IpFamily, Listener, ListenerKey,
-    LoadBalancer, LoadBalancerProvider, Look, NodeName, NodeTarget, Outcome, Owner, Port, Protocol,
-    ProviderError, ProxyProtocol, Scheme, ServiceName, SessionAffinity, Targets,
+    LoadBalancer, LoadBalancerProvider, NodeName, NodeTarget, Outcome, Owner, Port, Protocol, ProviderError,
+    ProxyProtocol, ReadMode, Scheme, ServiceName, SessionAffinity, Targets,
 };
 use portico_provider_gce::resource::Resource;
 use portico_provider_gce::{Backends, Config, GceProvider, Observed, SdkCloud};
@@ -22,7 +22,7 @@ use crate::watched::Watched;
 
 pub(crate) type Provider = GceProvider<Watched>;
 
-pub(crate) struct GceWorld {
+pub(crate) struct GceFixture {
     pub(crate) emulator: Emulator,
     pub(crate) cloud: Arc<SdkCloud>,
     pub(crate) backends: Backends,
@@ -30,7 +30,7 @@ pub(crate) struct GceWorld {
     pub(crate) shared_vpc: bool,
 }
 
-impl GceWorld {
+impl GceFixture {
     pub(crate) async fn new(emulator: Emulator) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default()); // the second test finds it installed
         let cloud = SdkCloud::connect(PROJECT, None, REGION, Some(&emulator.url)).await.unwrap();
@@ -39,10 +39,10 @@ impl GceWorld {
 
     /// One in the network of a host project.
     pub(crate) async fn in_shared_vpc(emulator: Emulator) -> Self {
-        let world = Self::new(emulator).await;
-        let url = &world.emulator.url;
+        let fixture = Self::new(emulator).await;
+        let url = &fixture.emulator.url;
         let cloud = SdkCloud::connect(PROJECT, Some("host"), REGION, Some(url)).await.unwrap();
-        Self { cloud: Arc::new(cloud), shared_vpc: true, ..world }
+        Self { cloud: Arc::new(cloud), shared_vpc: true, ..fixture }
     }
 
     /// One whose load balancers share instance groups.
@@ -124,7 +124,7 @@ pub(crate) async fn round(
     provider: &Provider,
     desired: Desired<'_>,
 ) -> Result<(bool, Option<LoadBalancer>), ProviderError> {
-    let observed = provider.observe_for(desired, Look::Fresh).await?;
+    let observed = provider.observe_for(desired, ReadMode::Full).await?;
     let mut now = match desired {
         Desired::Present(load_balancer) => Some(load_balancer.clone()),
         Desired::Absent(_) => None,
@@ -136,7 +136,7 @@ pub(crate) async fn round(
         }
     }
     let plan = provider.plan(now.as_ref().map_or(desired, Desired::Present), observed.as_ref());
-    assert!(plan.widens_first(), "{plan}");
+    assert!(plan.additive_first(), "{plan}");
     for planned in plan.steps() {
         if let Outcome::InProgress { .. } = provider.execute(&planned.step).await? {
             break;
@@ -148,7 +148,7 @@ pub(crate) async fn round(
 /// As the operator goes about it: targets first, each look as close as it has to be, and again after a wait. Answers with how
 /// often it waited.
 pub(crate) async fn attempt(provider: &Provider, desired: &LoadBalancer) -> Result<usize, ProviderError> {
-    let (mut desired, mut look, mut waits) = (desired.clone(), Look::Own, 0);
+    let (mut desired, mut look, mut waits) = (desired.clone(), ReadMode::Cached, 0);
     for _ in 0..200 {
         let wanted = Desired::Present(&desired);
         let observed = provider.observe_for(wanted, look).await?;
@@ -161,17 +161,17 @@ pub(crate) async fn attempt(provider: &Provider, desired: &LoadBalancer) -> Resu
             look = closer;
             continue;
         }
-        look = Look::Own;
+        look = ReadMode::Cached;
         for planned in plan.steps() {
             if let Outcome::InProgress { .. } = provider.execute(&planned.step).await? {
-                (look, waits) = (Look::Poll, waits + 1);
+                (look, waits) = (ReadMode::Pending, waits + 1);
             }
         }
         if plan.steps().is_empty() {
             if plan.waiting().is_none() {
                 return Ok(waits);
             }
-            (look, waits) = (Look::Poll, waits + 1);
+            (look, waits) = (ReadMode::Pending, waits + 1);
         }
         if !report.ingress.is_empty() {
             desired.published = report.ingress.into_iter().map(|it| it.address).collect();
@@ -254,7 +254,7 @@ fn registered(state: &Value, owner: &Owner) -> Registered {
     registered
 }
 
-impl World for GceWorld {
+impl CloudFixture for GceFixture {
     type Provider = Provider;
 
     fn provider(&self, cluster: &ClusterUid) -> Provider {

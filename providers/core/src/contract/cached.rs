@@ -4,40 +4,40 @@
 //! Invariant: the judge is another process, which has nothing to believe and reads everything.
 
 use super::drive::{bounded, expect_nothing, expect_one, observe, plan_twice};
-use super::{Variation, Violation, World, mk_owner, provides};
-use crate::look::Look;
+use super::{CloudFixture, Variation, Violation, mk_owner, provides};
 use crate::model::{LoadBalancer, Owner, Replacement};
 use crate::provider::{Desired, LoadBalancerProvider, Outcome};
+use crate::read_mode::ReadMode;
 
 /// So many looks are enough for anything that converges.
-const LOOKS: usize = 200;
+const READS: usize = 200;
 
 /// One process makes one, changes each field and back, and deletes it; after each, another process that reads
 /// everything has nothing to add.
-pub async fn own_steps_may_be_believed<W: World>(world: &W) -> Result<(), Violation> {
+pub async fn own_steps_may_be_cached<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
     const PROMISE: &str = "what a process believes of its own steps is what there is";
-    let base = world.base(mk_owner("a", "believed")?);
-    let process = world.provider(&base.owner.cluster);
+    let base = fixture.base(mk_owner("a", "believed")?);
+    let process = fixture.provider(&base.owner.cluster);
     // As an operator that has listed everything, and found nothing.
     let listed = process.inventory().await;
     listed.map_err(|error| Violation::new("inventory answers", error.to_string()))?;
     let mut wishes = vec![base.clone()];
-    for Variation { field: _, desired } in world.variations(&base) {
+    for Variation { field: _, desired } in fixture.variations(&base) {
         wishes.extend([desired, base.clone()]);
     }
     for wish in wishes {
-        let published = run(world, &process, &consenting(wish), PROMISE).await?;
-        let judge = world.provider(&base.owner.cluster);
+        let published = run(fixture, &process, &consenting(wish), PROMISE).await?;
+        let judge = fixture.provider(&base.owner.cluster);
         let wanted = Desired::Present(&published);
         let seen = observe(&judge, wanted).await?;
-        expect_one(world, PROMISE, &judge, seen.as_ref())?;
+        expect_one(fixture, PROMISE, &judge, seen.as_ref())?;
         let left = plan_twice(&judge, wanted, seen.as_ref())?;
         if !left.is_settled() {
             return Err(Violation::new(PROMISE, format!("another process still plans: {left}")));
         }
     }
-    end(world, &process, &base.owner, PROMISE).await?;
-    expect_nothing(world, PROMISE, Desired::Absent(&base.owner)).await
+    end(fixture, &process, &base.owner, PROMISE).await?;
+    expect_nothing(fixture, PROMISE, Desired::Absent(&base.owner)).await
 }
 
 fn consenting(desired: LoadBalancer) -> LoadBalancer {
@@ -45,77 +45,77 @@ fn consenting(desired: LoadBalancer) -> LoadBalancer {
 }
 
 /// Until nothing is left to do, publishing what is reported, as an operator would.
-async fn run<W: World>(
-    world: &W,
+async fn run<W: CloudFixture>(
+    fixture: &W,
     process: &W::Provider,
     wish: &LoadBalancer,
     promise: &'static str,
 ) -> Result<LoadBalancer, Violation> {
     let mut wish = wish.clone();
-    let mut look = Look::Confirm;
-    for _ in 0..LOOKS {
-        let observed = looked(process, Desired::Present(&wish), look).await?;
+    let mut read_mode = ReadMode::Verify;
+    for _ in 0..READS {
+        let observed = read(process, Desired::Present(&wish), read_mode).await?;
         wish.published = super::life::addresses(&process.report(&wish, observed.as_ref()));
         let plan = plan_twice(process, Desired::Present(&wish), observed.as_ref())?;
-        if let Some(closer) = look.before(Desired::Present(&wish), observed.is_some(), &plan) {
-            look = closer;
+        if let Some(closer) = read_mode.before(Desired::Present(&wish), observed.is_some(), &plan) {
+            read_mode = closer;
             continue;
         }
         if plan.is_settled() || (plan.steps().is_empty() && !provides(&process.capabilities())) {
             return Ok(wish);
         }
-        look = step_by_step(world, process, &plan, Desired::Present(&wish)).await?;
+        read_mode = step_by_step(fixture, process, &plan, Desired::Present(&wish)).await?;
     }
     Err(Violation::new(promise, format!("{} does not settle", wish.owner)))
 }
 
-async fn end<W: World>(
-    world: &W,
+async fn end<W: CloudFixture>(
+    fixture: &W,
     process: &W::Provider,
     owner: &Owner,
     promise: &'static str,
 ) -> Result<(), Violation> {
     let wanted = Desired::Absent(owner);
-    let mut look = Look::Confirm;
-    for _ in 0..LOOKS {
-        let observed = looked(process, wanted, look).await?;
+    let mut read_mode = ReadMode::Verify;
+    for _ in 0..READS {
+        let observed = read(process, wanted, read_mode).await?;
         let plan = plan_twice(process, wanted, observed.as_ref())?;
-        match look.before(wanted, observed.is_some(), &plan) {
-            Some(closer) => look = closer,
+        match read_mode.before(wanted, observed.is_some(), &plan) {
+            Some(closer) => read_mode = closer,
             None if plan.is_settled() => return Ok(()),
-            None => look = step_by_step(world, process, &plan, wanted).await?,
+            None => read_mode = step_by_step(fixture, process, &plan, wanted).await?,
         }
     }
     Err(Violation::new(promise, format!("{owner} is not deleted")))
 }
 
-async fn looked<P: LoadBalancerProvider>(
+async fn read<P: LoadBalancerProvider>(
     process: &P,
     desired: Desired<'_>,
-    look: Look,
+    read_mode: ReadMode,
 ) -> Result<Option<P::Observed>, Violation> {
-    let observed = process.observe_for(desired, look).await;
-    observed.map_err(|error| Violation::new("observe answers", format!("{look:?}: {error}")))
+    let observed = process.observe_for(desired, read_mode).await;
+    observed.map_err(|error| Violation::new("observe answers", format!("{read_mode:?}: {error}")))
 }
 
 /// Carries a plan out; the look that follows.
-async fn step_by_step<W: World>(
-    world: &W,
+async fn step_by_step<W: CloudFixture>(
+    fixture: &W,
     process: &W::Provider,
     plan: &crate::plan::Plan<<W::Provider as LoadBalancerProvider>::Step>,
     desired: Desired<'_>,
-) -> Result<Look, Violation> {
+) -> Result<ReadMode, Violation> {
     for planned in plan.steps() {
         let outcome = process.execute(&planned.step).await;
         let failed = |error| Violation::new("steps of a plan succeed", format!("{}: {error}", planned.step));
         if let Outcome::InProgress { retry, what: _ } = outcome.map_err(failed)? {
-            world.pause(bounded(retry)).await;
-            return Ok(Look::Poll);
+            fixture.pause(bounded(retry)).await;
+            return Ok(ReadMode::Pending);
         }
     }
     if let (true, Some(waiting)) = (plan.steps().is_empty(), plan.waiting()) {
-        world.pause(bounded(waiting.retry)).await;
-        return Ok(Look::Poll);
+        fixture.pause(bounded(waiting.retry)).await;
+        return Ok(ReadMode::Pending);
     }
-    Ok(Look::after(desired))
+    Ok(ReadMode::after(desired))
 }
