@@ -8,11 +8,15 @@
 //! Invariant: it keeps nothing, so it can neither leak nor lose anything.
 
 mod capabilities;
+mod config;
 mod plan;
 mod provider;
 mod report;
+mod step;
 #[cfg(test)]
 mod tests;
 
 pub use capabilities::CAPABILITIES;
-pub use provider::{BareMetalProvider, Config, NoStep};
+pub use config::Config;
+pub use provider::BareMetalProvider;
+pub use step::NoStep;

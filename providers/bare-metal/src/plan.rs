@@ -5,7 +5,7 @@
 
 use portico_provider::{Desired, Field, LoadBalancer, Obstacle, Plan, ProxyProtocol, Scheme, Targets};
 
-use crate::provider::NoStep;
+use crate::step::NoStep;
 
 pub(crate) fn plan(desired: Desired<'_>) -> Plan<NoStep> {
     match desired {

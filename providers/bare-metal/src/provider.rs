@@ -1,22 +1,17 @@
 //! The provider: the trait, answered from configuration alone.
 //!
-//! Owns: [`BareMetalProvider`], [`Config`]. Leaves to others: `plan` and `report`, the two that have content.
+//! Owns: [`BareMetalProvider`]. Leaves to others: `plan` and `report`, the two that have content.
 //! Invariant: no I/O.
 
 use std::convert::Infallible;
-use std::fmt;
 
 use portico_provider::{
     Backends, Capabilities, Desired, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan,
     ProviderError, ReadMode, Report,
 };
 
-/// How to answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    /// Publish the addresses of nodes as `status.loadBalancer.ingress`, `ipMode: Proxy`.
-    pub publish_node_addresses: bool,
-}
+use crate::config::Config;
+use crate::step::NoStep;
 
 /// NodePort only.
 #[derive(Clone, Copy, Debug)]
@@ -28,16 +23,6 @@ impl BareMetalProvider {
     /// One that answers by `config`.
     pub fn new(config: Config) -> Self {
         Self { config }
-    }
-}
-
-/// The step that there never is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoStep {}
-
-impl fmt::Display for NoStep {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {}
     }
 }
 

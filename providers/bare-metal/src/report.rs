@@ -12,7 +12,7 @@ use portico_provider::{
     Targets, Topic, Truth,
 };
 
-use crate::provider::Config;
+use crate::config::Config;
 
 /// A message names so many `address:port`, and counts the rest: conditions are for people.
 const NAMED: usize = 4;

@@ -15,6 +15,7 @@
 mod capabilities;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod desired;
 mod error;
 mod model;
 mod plan;
@@ -26,9 +27,10 @@ pub mod subset;
 pub use capabilities::{
     Capabilities, Field, FieldRule, Mutability, OptionSpec, StatusKind, TargetKind, option, rule,
 };
+pub use desired::Desired;
 pub use error::{ProviderError, Retry};
 pub use model::*;
 pub use plan::{Blocked, Effect, Obstacle, Plan, PlannedStep, Waiting};
-pub use provider::{Desired, Inventory, LoadBalancerProvider, Outcome, Owned};
+pub use provider::{Inventory, LoadBalancerProvider, Outcome, Owned};
 pub use read_mode::ReadMode;
-pub use report::{Fact, Ingress, IngressAddress, IpMode, PortStatus, Report, Topic, Truth};
+pub use report::{Fact, Ingress, IpMode, PortStatus, Report, Topic, Truth};

@@ -8,6 +8,7 @@
 mod group;
 mod hash;
 mod health;
+mod ingress;
 mod listener;
 mod options;
 mod owner;
@@ -20,11 +21,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::report::IngressAddress;
-
 pub use group::GroupName;
 pub use hash::SpecHash;
 pub use health::{HealthCheck, Probe, ProbePort};
+pub use ingress::IngressAddress;
 pub use listener::{InvalidListener, Listener, ListenerKey, Port, Protocol};
 pub use options::{InvalidOption, OptionReader, Options, parse_duration};
 pub use owner::{ClusterUid, InvalidOwner, Owner, ServiceName, ServiceUid};

@@ -39,12 +39,12 @@ pub enum Effect {
     Destructive,
 }
 
-/// The provider is at work by itself; look again later.
+/// The provider is at work by itself; read again later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// For what.
     pub what: String,
-    /// When to look again.
+    /// When to read again.
     pub retry: Duration,
 }
 
@@ -73,7 +73,7 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// Whether it may go by itself when another Service of the group changes.
+    /// Whether it may resolve by itself when another Service of the group changes.
     pub fn is_of_the_group(self) -> bool {
         match self {
             Self::Unsupported | Self::ReplacementRequired => false,
@@ -187,7 +187,7 @@ impl<S: fmt::Display> fmt::Display for Plan<S> {
             })
             .collect();
         if let Some(Waiting { what, retry }) = waiting {
-            lines.push(format!("wait for {what}, look again in {retry:?}"));
+            lines.push(format!("wait for {what}, read again in {retry:?}"));
         }
         for Blocked { field, obstacle, message } in blocked {
             lines.push(format!("blocked by {field}: {}: {message}", obstacle.reason()));
@@ -211,7 +211,7 @@ mod tests {
             .block(Field::Scheme, Obstacle::ReplacementRequired, "internal needs another one");
         assert_eq!(
             plan.to_string(),
-            "1. create: none exists\nwait for an address, look again in 2s\n\
+            "1. create: none exists\nwait for an address, read again in 2s\n\
              blocked by scheme: ReplacementRequired: internal needs another one"
         );
         assert!(!plan.is_settled() && !plan.is_destructive() && plan.nothing_because().is_none());

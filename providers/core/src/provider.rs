@@ -8,6 +8,7 @@ use std::fmt::{Debug, Display};
 use std::time::Duration;
 
 use crate::capabilities::{Capabilities, Field};
+use crate::desired::Desired;
 use crate::error::ProviderError;
 use crate::model::{Backends, LoadBalancer, Owner, ServiceUid};
 use crate::plan::Plan;
@@ -20,30 +21,35 @@ use crate::report::Report;
 /// carries that UID and the Service's as tags, and it neither shows nor touches anything that carries another.
 ///
 /// # What the operator does
-/// It reads [`inventory`](Self::inventory) once for all Services, plans each Service from its part of it, and
-/// when there is something to do or to wait for, has a go: it calls [`observe_for`](Self::observe_for), executes every step of
-/// [`plan_targets`](Self::plan_targets) until there is none, then plans, executes the
-/// steps in order, stops at the first error or [`Outcome::InProgress`], and begins again with `observe` and `plan`. Of a
-/// Service that is refused, or whose deletion is held up, it executes `plan_targets` and nothing else.
-/// How closely it looks is [`ReadMode::first`], [`ReadMode::before`] and [`ReadMode::after`]: own steps that were answered are believed, what
-/// narrows is planned from a look that confirmed it, and only a fresh look proves that nothing is left. It writes
-/// [`report`](Self::report) whenever there is something observed. A Service that goes away is planned as
-/// [`Desired::Absent`] until a fresh `observe` answers `None`; only then its finalizer goes. What the inventory shows
-/// without a Service in the cluster is deleted the same way. At any moment at most one go is under way for a Service, and
-/// for each thing that Services [share](Self::shares).
+/// The operator reads [`inventory`](Self::inventory) once for all Services and plans each Service from its part of it.
+/// Where there is something to do or to wait for, it starts a provisioning attempt:
+///
+/// 1. It calls [`observe_for`](Self::observe_for).
+/// 2. It executes every step of [`plan_targets`](Self::plan_targets) until there is none. Of a Service that is refused,
+///    or whose deletion is held up, it executes these steps and nothing else.
+/// 3. It executes the steps of [`plan`](Self::plan) in order, stops at the first error or [`Outcome::InProgress`], and
+///    begins again with `observe_for`.
+/// 4. It writes [`report`](Self::report) whenever something was observed.
+///
+/// [`ReadMode::first`], [`ReadMode::before`] and [`ReadMode::after`] choose how much is read: a provider may answer from
+/// its cache after own steps, a destructive step is planned from a verified read, and only a full read proves that
+/// nothing is left. A Service that is deleted is planned as [`Desired::Absent`] until a full `observe` answers `None`;
+/// only then the operator removes its finalizer. Resources in the inventory without a Service in the cluster are deleted
+/// the same way. At any moment at most one attempt runs for a Service, and for each resource that Services
+/// [share](Self::shares).
 ///
 /// # What a provider promises
 /// 1. `plan` is synchronous, total and deterministic: equal arguments, equal plan, no I/O, no clock, no panic.
 ///    What it cannot do is [blocked](Plan::blocked), with field and remedy.
 /// 2. `plan(d, o)` of an `o` that already is as `d` wants has no steps; and after all steps of a plan are done
-///    and nothing is in progress, planning again from a fresh `observe` has none either.
+///    and nothing is in progress, planning again from a full `observe` has none either.
 /// 3. Each step may be executed again, at any time and by another process: it then changes nothing.
 /// 4. Deleting the absent is `Ok(Done)`.
 /// 5. A crash after any step loses nothing: a fresh process converges from `observe` alone, to one load
 ///    balancer. Where a cloud makes a thing and tags it in two calls, `execute` makes the name deterministic.
-/// 6. Steps widen before they narrow: add before remove, new before old (law 2).
+/// 6. Additive steps come before destructive ones: add before remove, new before old (law 2).
 /// 7. Deleting lists what is owned: `plan(Absent, Some(o))` has a step for (or waits for) each thing left in
-///    `o`, and a [fresh](ReadMode::Full) `observe` answers `None` only when a listing shows nothing at all (law 4).
+///    `o`, and a [full](ReadMode::Full) `observe` answers `None` only when a listing shows nothing at all (law 4).
 /// 8. `inventory` and `observe` agree: what one shows with an owner, the other shows with the same.
 /// 9. What exists, and what the Service's status already shows ([`LoadBalancer::published`]), is kept before
 ///    anything new is allocated (law 6).
@@ -52,8 +58,8 @@ use crate::report::Report;
 ///     is blocked by `ReplacementRequired`, and everything else still converges.
 /// 11. Waiting is data: `execute` never sleeps for a provider's work. It answers `InProgress`, and a plan made
 ///     meanwhile says what it waits for.
-/// 12. What `observe` believes without reading, this process has read or written itself, and its answer came. An
-///     error, a timeout or a sign of another writer ends the belief, and the next look reads everything.
+/// 12. `observe` answers from its cache only what this process read or wrote itself, and got an answer for. An error, a
+///     timeout or a sign of another writer invalidates the cache, and the next read reads everything.
 /// 13. Targets depend on nothing but targets: `plan_targets` alone brings node and pod changes to what exists, whatever
 ///     `plan` refuses, waits for or fails at. A target is a machine (or pod) and a port: its first pass also removes each
 ///     target whose port its listener no longer has, healthy replacements or not.
@@ -72,8 +78,8 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     /// Everything this cluster owns, paged to the end, in one snapshot.
     fn inventory(&self) -> impl Future<Output = Result<Inventory<Self::Observed>, ProviderError>> + Send;
 
-    /// One Service's things, looked at as closely as asked; `None` if there is none at all. Without memory of its own
-    /// a provider reads everything, whatever is asked.
+    /// Reads one Service's resources, at least as much as `read_mode` asks; `None` if there is none at all. A provider
+    /// without a cache reads everything.
     fn observe(
         &self,
         owner: &Owner,
@@ -90,7 +96,7 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
         self.observe(desired.owner(), read_mode)
     }
 
-    /// Names of what this Service shares with others, or is to share: goes with one of them in common must not overlap.
+    /// Names of what this Service shares with others, or is to share: attempts with one of them in common must not overlap.
     /// Total and deterministic, as `plan`.
     fn shares(&self, desired: Desired<'_>, observed: Option<&Self::Observed>) -> BTreeSet<String> {
         let (_, _) = (desired, observed);
@@ -131,26 +137,7 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     }
 }
 
-/// What is wanted for one Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Desired<'a> {
-    /// This load balancer.
-    Present(&'a LoadBalancer),
-    /// None.
-    Absent(&'a Owner),
-}
-
-impl<'a> Desired<'a> {
-    /// Whose it is.
-    pub fn owner(self) -> &'a Owner {
-        match self {
-            Self::Present(load_balancer) => &load_balancer.owner,
-            Self::Absent(owner) => owner,
-        }
-    }
-}
-
-/// How a step went.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is done.
@@ -160,7 +147,7 @@ pub enum Outcome {
     Unchanged,
     /// The provider accepted it and is at work.
     InProgress {
-        /// When to look again.
+        /// When to read again.
         retry: Duration,
         /// What is being waited for.
         what: String,

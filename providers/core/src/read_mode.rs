@@ -4,8 +4,8 @@
 //! `observe`), the loop (the operator's operation). Invariant: pure; a destructive step is never executed on less than
 //! [`ReadMode::Verify`], and nothing counts as deleted on less than [`ReadMode::Full`].
 
+use crate::desired::Desired;
 use crate::plan::Plan;
-use crate::provider::Desired;
 
 /// How much is read, from the least to the most. A provider may always read more than it is asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,20 +70,20 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_away_is_confirmed_and_absence_is_read_afresh() {
+    fn destructive_steps_are_verified_and_absence_needs_a_full_read() {
         let owner = mk_owner();
         let absent = Desired::Absent(&owner);
         let nothing = Plan::<&str>::nothing("");
-        let widens = Plan::nothing("").step("add", Effect::Additive, "new");
-        let narrows = widens.clone().step("remove", Effect::Destructive, "old");
+        let additive = Plan::nothing("").step("add", Effect::Additive, "new");
+        let destructive = additive.clone().step("remove", Effect::Destructive, "old");
         let waits = nothing.clone().wait("somebody", std::time::Duration::from_secs(1));
         assert_eq!(ReadMode::first(absent, &waits), ReadMode::Pending);
         assert_eq!(ReadMode::first(absent, &nothing), ReadMode::Full);
-        assert_eq!(ReadMode::first(absent, &widens), ReadMode::Cached);
-        assert_eq!(ReadMode::first(absent, &narrows), ReadMode::Verify);
-        assert_eq!(ReadMode::Cached.before(absent, true, &widens), None);
-        assert_eq!(ReadMode::Pending.before(absent, true, &narrows), Some(ReadMode::Verify));
-        assert_eq!(ReadMode::Verify.before(absent, true, &narrows), None);
+        assert_eq!(ReadMode::first(absent, &additive), ReadMode::Cached);
+        assert_eq!(ReadMode::first(absent, &destructive), ReadMode::Verify);
+        assert_eq!(ReadMode::Cached.before(absent, true, &additive), None);
+        assert_eq!(ReadMode::Pending.before(absent, true, &destructive), Some(ReadMode::Verify));
+        assert_eq!(ReadMode::Verify.before(absent, true, &destructive), None);
         assert_eq!(ReadMode::Verify.before(absent, false, &nothing), Some(ReadMode::Full));
         assert_eq!(ReadMode::Full.before(absent, false, &nothing), None);
     }

@@ -2,14 +2,11 @@
 //!
 //! Owns: [`Report`]. Leaves to others: writing it as status and conditions (the operator).
 //! Invariant: addresses are there as soon as the provider says so; target health is a fact beside them,
-//! never a gate (law 10).
-
-use std::fmt;
-use std::net::IpAddr;
+//! never a condition for publishing (law 10).
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::ListenerKey;
+use crate::model::{IngressAddress, ListenerKey};
 
 /// What a Service's status should say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +17,7 @@ pub struct Report {
     pub ready: bool,
     /// Conditions for the user.
     pub facts: Vec<Fact>,
-    /// What was not looked at this time: what the user was told of it still stands.
+    /// Topics that were not read this time: their last reported condition still holds.
     pub unread: Vec<Topic>,
 }
 
@@ -33,25 +30,6 @@ pub struct Ingress {
     pub ip_mode: Option<IpMode>,
     /// `ports`; empty where there is nothing to say about single ports.
     pub ports: Vec<PortStatus>,
-}
-
-/// Where clients connect.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum IngressAddress {
-    /// An address.
-    Ip(IpAddr),
-    /// A DNS name.
-    Hostname(String),
-}
-
-impl fmt::Display for IngressAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(address) => address.fmt(f),
-            Self::Hostname(name) => f.write_str(name),
-        }
-    }
 }
 
 /// `ipMode` (KEP-1860): whether nodes may take a short cut past the load balancer.

@@ -19,7 +19,7 @@ pub(crate) const DENY_FIREWALL: &str = "portico.dev/gce-deny-firewall";
 pub(crate) const COLLECTION_V6: &str = "networking.gke.io/ip-collection-v6";
 pub(crate) const WEIGHTED: &str = "networking.gke.io/weighted-load-balancing";
 pub(crate) const STRONG_AFFINITY: &str = "networking.gke.io/l4-strong-session-affinity";
-/// Known to GKE's users, and not done here.
+/// Cached to GKE's users, and not done here.
 pub(crate) const NOT_IMPLEMENTED: [&str; 2] =
     ["networking.gke.io/custom-forwarding-rule", "networking.gke.io/l4lb-config"];
 

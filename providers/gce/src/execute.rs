@@ -11,7 +11,7 @@ use portico_provider::{Outcome, Owner, ProviderError};
 use crate::cloud::{Cloud, CloudError, CloudErrorKind, Found, Operation, OperationState};
 use crate::names;
 use crate::offer;
-use crate::plan::LOOK_AGAIN;
+use crate::plan::POLL_AFTER;
 use crate::provider::GceProvider;
 use crate::remedy;
 use crate::resource::{Endpoint, Id, Kind, Resource};
@@ -39,20 +39,20 @@ impl<C: Cloud> GceProvider<C> {
         let Step { owner, call, after, waits } = step;
         let explain = |error| remedy::during(call, owner, error);
         if let Some(Failure { operation, error }) = after
-            && self.memory.is_news(&owner.service, operation)
+            && self.cache.is_news(&owner.service, operation)
         {
             return self.hear(owner, call, operation, error).map_err(explain);
         }
-        let in_progress = Outcome::InProgress { retry: LOOK_AGAIN, what: step.to_string() };
+        let in_progress = Outcome::InProgress { retry: POLL_AFTER, what: step.to_string() };
         let target = call.target();
-        if target.kind.is_group() && self.memory.is_running(&owner.service, &target) {
+        if target.kind.is_group() && self.cache.is_running(&owner.service, &target) {
             return Ok(in_progress);
         }
         let started = Box::pin(self.start(owner, call, after.is_none())).await;
         match &started {
-            Ok(Started::Operation(operation)) => self.memory.began(&owner.service, call, operation),
+            Ok(Started::Operation(operation)) => self.cache.began(&owner.service, call, operation),
             Ok(Started::Refused) => {}
-            Ok(Started::Nothing) | Err(_) => self.memory.doubt(&owner.service),
+            Ok(Started::Nothing) | Err(_) => self.cache.invalidate(&owner.service),
         }
         match started {
             Ok(Started::Nothing) => Ok(Outcome::Done),
@@ -77,7 +77,7 @@ impl<C: Cloud> GceProvider<C> {
         error: &CloudError,
     ) -> Result<Outcome, CloudError> {
         let Call::Attach { group, endpoints } = call else { return Err(error.clone()) };
-        let offered = self.memory.offered(&owner.service, group, operation);
+        let offered = self.cache.offered(&owner.service, group, operation);
         let offered = offered.as_ref().unwrap_or(endpoints);
         match offer::culprits(group, offered, error) {
             offer::Culprits::None => return Err(error.clone()),
@@ -86,7 +86,7 @@ impl<C: Cloud> GceProvider<C> {
                 self.refuse(owner, group, refused.collect());
             }
             offer::Culprits::AmongHalf(half) => {
-                self.memory.offer_at_most(&owner.service, group, Some(half));
+                self.cache.offer_at_most(&owner.service, group, Some(half));
             }
         }
         Ok(Outcome::Unchanged)
@@ -148,9 +148,9 @@ impl<C: Cloud> GceProvider<C> {
             return Err(CloudError::new(CloudErrorKind::NotFound, format!("{group} is gone")));
         }
         if afresh {
-            self.memory.offer_at_most(&owner.service, group, None);
+            self.cache.offer_at_most(&owner.service, group, None);
         }
-        let most = self.memory.most(&owner.service, group).unwrap_or(usize::MAX);
+        let most = self.cache.most(&owner.service, group).unwrap_or(usize::MAX);
         let present = self.cloud.endpoints(group).await?;
         let missing: Vec<Endpoint> =
             endpoints.iter().filter(|it| !present.contains_key(it)).take(most).cloned().collect();
@@ -160,7 +160,7 @@ impl<C: Cloud> GceProvider<C> {
         self.refused.remove(group.zone.as_deref().unwrap_or_default(), taken.iter());
         Ok(match answer? {
             Some(operation) => {
-                self.memory.offer(&owner.service, group, operation.name.clone(), taken);
+                self.cache.offer(&owner.service, group, operation.name.clone(), taken);
                 Started::Operation(operation)
             }
             None if some => Started::Refused,

@@ -10,10 +10,11 @@
 //! Owns: [`GceProvider`], the seam [`cloud::Cloud`]. Leaves to others: serving those packets (the node proxy).
 //! Invariants: only what carries the cluster's UID is shown or touched; operations are the operator's to wait for.
 
+mod cache;
 mod capabilities;
 pub mod cloud;
+mod config;
 mod execute;
-mod memory;
 mod names;
 mod observed;
 mod offer;
@@ -31,8 +32,9 @@ mod wanted;
 pub use capabilities::CAPABILITIES;
 pub use cloud::limited::Limited;
 pub use cloud::sdk::SdkCloud;
+pub use config::Config;
 pub use observed::{Observed, Shared};
-pub use provider::{Config, GceProvider};
+pub use provider::GceProvider;
 pub use refused::{Offer, Refusal};
 pub use resource::Backends;
 pub use step::{Call, Failure, Step};

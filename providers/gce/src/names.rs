@@ -101,7 +101,7 @@ struct Mark {
     #[serde(rename = "portico.dev/service-uid")]
     service: String,
     #[serde(rename = "portico.dev/targets", default, skip_serializing_if = "Option::is_none")]
-    seal: Option<String>,
+    synced_hash: Option<String>,
 }
 
 /// The description of everything that is this owner's.
@@ -116,20 +116,20 @@ pub(crate) fn description(owner: &Owner) -> String {
 }
 
 /// What a description says of the nodes behind its backend service.
-pub(crate) fn seal_of(description: &str) -> Option<String> {
-    serde_json::from_str::<Mark>(description).ok()?.seal
+pub(crate) fn synced_hash_of(description: &str) -> Option<String> {
+    serde_json::from_str::<Mark>(description).ok()?.synced_hash
 }
 
 /// A description with another seal; one that is not ours stays as it is.
-pub(crate) fn sealed(description: &str, seal: Option<&str>) -> String {
+pub(crate) fn with_synced_hash(description: &str, synced_hash: Option<&str>) -> String {
     let marked = serde_json::from_str::<Mark>(description).ok();
-    let marked = marked.map(|mark| Mark { seal: seal.map(str::to_owned), ..mark });
+    let marked = marked.map(|mark| Mark { synced_hash: synced_hash.map(str::to_owned), ..mark });
     marked.and_then(|mark| serde_json::to_string(&mark).ok()).unwrap_or_else(|| description.to_owned())
 }
 
 /// Whose it is, by its description; `None`: not Portico's.
 pub(crate) fn owner_of(description: &str) -> Option<Owner> {
-    let Mark { name, cluster, service, seal: _ } = serde_json::from_str(description).ok()?;
+    let Mark { name, cluster, service, synced_hash: _ } = serde_json::from_str(description).ok()?;
     Some(Owner {
         cluster: cluster.parse().ok()?,
         service: service.parse().ok()?,
@@ -175,11 +175,11 @@ mod tests {
             let longest = Names::of(&owner).part("1a2b3c-tcp-0f0f");
             prop_assert!(longest.len() <= 63, "{longest}");
             prop_assert!(longest.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
-            let with_seal = sealed(&description(&owner), Some("0f"));
-            prop_assert_eq!(seal_of(&with_seal), Some("0f".to_owned()));
-            prop_assert_eq!(&sealed(&with_seal, None), &sealed(&description(&owner), None));
-            prop_assert_eq!(owner_of(&with_seal), owner_of(&description(&owner)));
-            prop_assert_eq!(owner_of(&with_seal), Some(owner));
+            let marked = with_synced_hash(&description(&owner), Some("0f"));
+            prop_assert_eq!(synced_hash_of(&marked), Some("0f".to_owned()));
+            prop_assert_eq!(&with_synced_hash(&marked, None), &with_synced_hash(&description(&owner), None));
+            prop_assert_eq!(owner_of(&marked), owner_of(&description(&owner)));
+            prop_assert_eq!(owner_of(&marked), Some(owner));
         }
     }
 
@@ -196,6 +196,6 @@ mod tests {
     fn a_description_that_is_not_ours_has_no_owner() {
         assert_eq!(owner_of(""), None);
         assert_eq!(owner_of(r#"{"networking.gke.io/service-name":"a/b"}"#), None);
-        assert_eq!(sealed("by hand", Some("0f")), "by hand");
+        assert_eq!(with_synced_hash("by hand", Some("0f")), "by hand");
     }
 }

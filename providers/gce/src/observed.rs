@@ -4,6 +4,7 @@
 //! Invariants: operations are read before resources, so that what an ended one did is seen; what carries no mark of
 //! this cluster is not in here, whatever its name.
 
+pub(crate) mod frontends;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +36,7 @@ pub struct Observed {
     pub sizes: BTreeMap<Id, usize>,
     /// The latest operation on each resource, unless it was successful. What an operation is about may not exist.
     pub operations: BTreeMap<Id, Operation>,
-    /// Nodes that Google refused, for whichever load balancer, by zone; of this process's own memory.
+    /// Nodes that Google refused, for whichever load balancer, by zone; of this process's own cache.
     pub refused: BTreeMap<(String, Endpoint), Refusal>,
     /// Whether the health of nodes was asked for, which a list of instances does not tell.
     pub asked: bool,
@@ -51,7 +52,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Whether there is nothing. A failed operation is a memory and no thing.
+    /// Whether there is nothing. A failed operation is a cache and no thing.
     pub fn is_empty(&self) -> bool {
         let Self { resources, operations, shared, .. } = self;
         let own = |id: &Id| id.kind != Kind::InstanceGroup || !shared.others;
@@ -142,7 +143,7 @@ impl Observed {
         let as_many = |(zone, nodes): (&String, &BTreeSet<Endpoint>)| {
             self.sizes.get(&groups.in_zone(zone)) == Some(&nodes.len())
         };
-        service.seal.as_ref() == Some(&seal(zones)) && zones.iter().all(as_many)
+        service.synced_hash.as_ref() == Some(&synced_hash(zones)) && zones.iter().all(as_many)
     }
 
     pub(crate) fn rules(&self) -> impl Iterator<Item = &ForwardingRule> {
@@ -204,7 +205,7 @@ impl Observed {
 }
 
 /// A digest of nodes by zone; a zone without any is none.
-pub(crate) fn seal(zones: &Zones) -> String {
+pub(crate) fn synced_hash(zones: &Zones) -> String {
     let words: Vec<String> = zones
         .iter()
         .filter(|(_, nodes)| !nodes.is_empty())
@@ -224,7 +225,7 @@ pub(crate) fn is_running(operation: &Operation) -> bool {
 pub(crate) async fn observe<C: Cloud>(
     cloud: &C,
     owner: &Owner,
-    look: ReadMode,
+    read_mode: ReadMode,
     shares: bool,
 ) -> Result<Option<Observed>, ProviderError> {
     let names = names::Names::of(owner);
@@ -251,7 +252,7 @@ pub(crate) async fn observe<C: Cloud>(
     read_endpoints(cloud, &mut observed).await.map_err(error)?;
     // Looks for work alone, and those while something is being made, ask nothing that only people want to know; of
     // instances nothing else tells it.
-    let idle = matches!(look, ReadMode::Pending | ReadMode::Full) && observed.running().is_none();
+    let idle = matches!(read_mode, ReadMode::Pending | ReadMode::Full) && observed.running().is_none();
     if idle || observed.services().any(|service| service.backends == Backends::InstanceGroups) {
         ask_health(cloud, &mut observed).await;
         observed.asked = true;

@@ -5,6 +5,7 @@
 //! begins when nothing of the one before is left to do, so that what is referred to exists before what refers to it,
 //! and goes after it; nothing is taken away while anything is still to be added (law 2).
 
+mod address;
 pub(crate) mod draft;
 mod firewalls;
 pub(crate) mod frontend;
@@ -18,11 +19,12 @@ use std::time::Duration;
 
 use portico_provider::{Desired, Effect, LoadBalancer, Obstacle, Owner, Plan, Scheme};
 
+use crate::config::Config;
 use crate::names::OF_INSTANCES;
-use crate::observed::{Observed, seal};
+use crate::observed::frontends::{ObservedFrontend, existing_frontends};
+use crate::observed::{Observed, synced_hash};
 use crate::plan::draft::Draft;
-use crate::plan::frontend::{Choice, Standing, standing};
-use crate::provider::Config;
+use crate::plan::frontend::Choice;
 use crate::refused::Offer;
 use crate::resource::{
     Address, BackendService, Backends, EndpointGroup, Firewall, Id, InstanceGroup, Kind, Place, Resource,
@@ -32,7 +34,7 @@ use crate::subset::Zones;
 use crate::wanted::{Frontend, Source, Wanted, behind_desired, translate};
 
 /// How soon to look again at an operation; GKE polls as often.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const POLL_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) fn plan(desired: Desired<'_>, observed: Option<&Observed>, config: &Config) -> Plan<Step> {
     let nothing = Observed::default();
@@ -53,7 +55,7 @@ pub(crate) fn plan(desired: Desired<'_>, observed: Option<&Observed>, config: &C
 fn absent(owner: &Owner, observed: &Observed) -> Plan<Step> {
     let plan = Plan::nothing("there is nothing to delete");
     if let Some(operation) = observed.running() {
-        return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
+        return plan.wait(format!("{} of {}", operation.verb, operation.target), POLL_AFTER);
     }
     let mut draft = Draft::new(owner, observed);
     // Whoever goes last takes what is everybody's along.
@@ -110,7 +112,7 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
     }
     wanted.global_access &= scheme == Scheme::Internal;
     if let Some(operation) = observed.running() {
-        return plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
+        return plan.wait(format!("{} of {}", operation.verb, operation.target), POLL_AFTER);
     }
     let all = wanted.zones.clone();
     wanted.zones = observed.without_refused(&wanted.groups, &all);
@@ -118,7 +120,7 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
     if !observed.is_listed()
         && ![&wanted.zones, &all].iter().any(|zones| observed.holds(&wanted.groups, zones))
     {
-        return plan.wait("a look at the nodes in its endpoint groups", LOOK_AGAIN);
+        return plan.wait("a look at the nodes in its endpoint groups", POLL_AFTER);
     }
     let mut draft = Draft::new(&desired.owner, observed);
     for stage in Stage::IN_ORDER {
@@ -147,8 +149,8 @@ enum Stage {
     Targets,
     Frontends,
     Outsiders,
-    Seal,
-    Narrow,
+    MarkSynced,
+    RemoveOld,
     Leftovers,
 }
 
@@ -158,8 +160,8 @@ impl Stage {
         Self::Targets,
         Self::Frontends,
         Self::Outsiders,
-        Self::Seal,
-        Self::Narrow,
+        Self::MarkSynced,
+        Self::RemoveOld,
         Self::Leftovers,
     ];
 }
@@ -181,8 +183,8 @@ impl Stages<'_> {
             Stage::Targets => self.targets(draft),
             Stage::Frontends => self.frontends(draft),
             Stage::Outsiders => self.outsiders(draft),
-            Stage::Seal => self.seal(draft),
-            Stage::Narrow => self.narrow(draft),
+            Stage::MarkSynced => self.mark_synced(draft),
+            Stage::RemoveOld => self.remove_old(draft),
             Stage::Leftovers => self.leftovers(draft),
         }
     }
@@ -291,7 +293,7 @@ impl Stages<'_> {
             health_check: self.wanted.check.name.clone(),
             backends: self.wanted.groups.backends,
             groups: groups.clone(),
-            seal: self.present_service().and_then(|service| service.seal.clone()),
+            synced_hash: self.present_service().and_then(|service| service.synced_hash.clone()),
         }
     }
 
@@ -302,14 +304,14 @@ impl Stages<'_> {
 
     /// Writes down which nodes are in the groups, so that nobody needs to read them after a restart: when all that
     /// are wanted are in, and before others leave.
-    fn seal(&self, draft: &mut Draft<'_>) {
+    fn mark_synced(&self, draft: &mut Draft<'_>) {
         // The instances of groups that all share are read once for all.
         if self.wanted.groups.backends == Backends::InstanceGroups {
             return;
         }
-        let seal = Some(seal(&self.wanted.zones));
-        if let Some(service) = self.present_service().filter(|service| service.seal != seal) {
-            draft.note(Resource::BackendService(BackendService { seal, ..service.clone() }));
+        let synced_hash = Some(synced_hash(&self.wanted.zones));
+        if let Some(service) = self.present_service().filter(|service| service.synced_hash != synced_hash) {
+            draft.note(Resource::BackendService(BackendService { synced_hash, ..service.clone() }));
         }
     }
 
@@ -332,10 +334,10 @@ impl Stages<'_> {
     }
 
     /// Takes away what no longer belongs to things that stay.
-    fn narrow(&self, draft: &mut Draft<'_>) {
+    fn remove_old(&self, draft: &mut Draft<'_>) {
         self.old_rules(draft);
         for frontend in &self.wanted.frontends {
-            self.narrow_firewalls(frontend, draft);
+            self.restrict_firewalls(frontend, draft);
             for rule in rules::of(frontend, self.observed) {
                 if rule.global_access && !self.wanted.global_access {
                     draft.shrink(Resource::ForwardingRule(rules::with_access(rule, false)));
@@ -359,7 +361,7 @@ impl Stages<'_> {
     /// Rules that forward nothing that is wanted, and rules of a replaced frontend that no client is told of any more.
     fn old_rules(&self, draft: &mut Draft<'_>) {
         let published = self.desired.published_ips();
-        for other in standing(self.observed) {
+        for other in existing_frontends(self.observed) {
             let replaced = self.is_replaced(&other);
             for rule in other.rules {
                 let useful =
@@ -401,7 +403,7 @@ impl Stages<'_> {
         }
     }
 
-    fn is_replaced(&self, other: &Standing<'_>) -> bool {
+    fn is_replaced(&self, other: &ObservedFrontend<'_>) -> bool {
         !self.wanted.frontends.iter().any(|wanted| wanted.id == other.id)
     }
 
@@ -422,13 +424,13 @@ impl Stages<'_> {
 
     fn wait_for_status(&self, plan: Plan<Step>) -> Plan<Step> {
         let published = self.desired.published_ips();
-        let old = standing(self.observed)
+        let old = existing_frontends(self.observed)
             .into_iter()
             .find(|other| self.is_replaced(other) && published.contains(&other.ip));
         match old {
             Some(other) => plan.wait(
                 format!("the Service's status to show the new address instead of {}", other.ip),
-                LOOK_AGAIN,
+                POLL_AFTER,
             ),
             None => plan,
         }
@@ -436,10 +438,11 @@ impl Stages<'_> {
 }
 
 /// Whether a plan has nothing left to add but nodes, which come and go, and what is written down of them.
-pub(crate) fn only_narrows(plan: &Plan<Step>, observed: &Observed) -> bool {
+pub(crate) fn only_removes(plan: &Plan<Step>, observed: &Observed) -> bool {
     let is_note = |changed: &Resource| match (changed, observed.resources.get(&changed.id())) {
         (Resource::BackendService(new), Some(Resource::BackendService(old))) => {
-            BackendService { seal: None, ..new.clone() } == BackendService { seal: None, ..old.clone() }
+            BackendService { synced_hash: None, ..new.clone() }
+                == BackendService { synced_hash: None, ..old.clone() }
         }
         _ => false,
     };

@@ -11,47 +11,26 @@ use std::time::Instant;
 
 use portico_limits::{Limiter, Pace};
 use portico_provider::{
-    Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned,
-    Owner, Plan, ProviderError, ReadMode, Report,
+    Capabilities, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owned, Owner, Plan,
+    ProviderError, ReadMode, Report,
 };
 
+use crate::cache::Cache;
 use crate::cloud::Cloud;
 use crate::cloud::limited::Limited;
 use crate::cloud::sdk::SdkCloud;
-use crate::memory::Memory;
+use crate::config::Config;
 use crate::observed::{self, Observed};
 use crate::refused::Refused;
 use crate::resource::{Backends, Id, Kind, Resource};
 use crate::step::{Step, field};
 use crate::wanted::unknown_addresses;
 
-/// Where load balancers are made, and for whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The project's ID.
-    pub project: String,
-    /// The project of the network and its subnetworks and firewalls, where that is another one: the host of a Shared VPC.
-    pub network_project: Option<String>,
-    /// The region of the cluster's nodes.
-    pub region: String,
-    /// The VPC network of the cluster's nodes.
-    pub network: String,
-    /// Their subnetwork, which internal addresses come from unless an annotation names another.
-    pub subnetwork: String,
-    /// What stands behind load balancers that are made now; one that exists keeps what it has.
-    pub backends: Backends,
-    /// Compute Engine's counterpart for tests, `http://IP:PORT`; `None`: Google's, with Application Default
-    /// Credentials.
-    pub endpoint: Option<String>,
-    /// The cluster whose Services these are.
-    pub cluster: ClusterUid,
-}
-
 /// Passthrough load balancers of Google Cloud.
 pub struct GceProvider<C = Limited<SdkCloud>> {
     pub(crate) cloud: C,
     config: Config,
-    pub(crate) memory: Memory,
+    pub(crate) cache: Cache,
     pub(crate) refused: Refused,
     /// Whether there are, or may be, instance groups in the cluster, which all Services share.
     shares: AtomicBool,
@@ -83,7 +62,7 @@ impl<C: Cloud> GceProvider<C> {
     /// On any cloud.
     pub fn new(cloud: C, config: Config) -> Self {
         let shares = AtomicBool::new(config.backends == Backends::InstanceGroups);
-        Self { cloud, config, memory: Memory::default(), refused: Refused::default(), shares }
+        Self { cloud, config, cache: Cache::default(), refused: Refused::default(), shares }
     }
 
     fn own(&self, operation: &'static str, owner: &Owner) -> Result<(), ProviderError> {
@@ -95,18 +74,18 @@ impl<C: Cloud> GceProvider<C> {
     }
 
     /// What this process knows, brought up to date; `None`: everything is to be read.
-    async fn recall(&self, owner: &Owner, look: ReadMode) -> Result<Option<Observed>, ProviderError> {
-        let known = self.memory.recall(&owner.service).filter(|_| look <= ReadMode::Pending);
+    async fn recall(&self, owner: &Owner, read_mode: ReadMode) -> Result<Option<Observed>, ProviderError> {
+        let known = self.cache.recall(&owner.service).filter(|_| read_mode <= ReadMode::Pending);
         let Some(known) = known else { return Ok(None) };
-        match known.up_to_date(&self.cloud, owner, look, self.shares.load(Ordering::Relaxed)).await {
+        match known.up_to_date(&self.cloud, owner, read_mode, self.shares.load(Ordering::Relaxed)).await {
             Ok(Some(known)) => {
                 let observed = known.observed.clone();
-                self.memory.update(&owner.service, known, Instant::now());
+                self.cache.update(&owner.service, known, Instant::now());
                 Ok(Some(observed))
             }
             Ok(None) => Ok(None),
             Err(error) => {
-                self.memory.doubt(&owner.service);
+                self.cache.invalidate(&owner.service);
                 Err(error.during("read load balancer"))
             }
         }
@@ -168,30 +147,30 @@ impl<C: Cloud> LoadBalancerProvider for GceProvider<C> {
         if all.iter().any(is_shared) {
             self.shares.store(true, Ordering::Relaxed);
         }
-        self.memory.compare(&all.iter().map(|(owner, observed)| (&owner.service, observed)).collect());
+        self.cache.compare(&all.iter().map(|(owner, observed)| (&owner.service, observed)).collect());
         let owned = |(owner, observed)| Owned { observed: self.with_refused(&owner, observed), owner };
         Ok(all.into_iter().map(owned).collect())
     }
 
-    async fn observe(&self, owner: &Owner, look: ReadMode) -> Result<Option<Observed>, ProviderError> {
-        self.observe_for(Desired::Absent(owner), look).await
+    async fn observe(&self, owner: &Owner, read_mode: ReadMode) -> Result<Option<Observed>, ProviderError> {
+        self.observe_for(Desired::Absent(owner), read_mode).await
     }
 
     async fn observe_for(
         &self,
         desired: Desired<'_>,
-        look: ReadMode,
+        read_mode: ReadMode,
     ) -> Result<Option<Observed>, ProviderError> {
         let owner = desired.owner();
         self.own("read load balancer", owner)?;
         // The SDK's futures are large: boxed, they do not grow those of every caller.
-        let observed = if let Some(observed) = Box::pin(self.recall(owner, look)).await? {
+        let observed = if let Some(observed) = Box::pin(self.recall(owner, read_mode)).await? {
             (!observed.is_empty()).then_some(observed)
         } else {
             let shares = self.shares.load(Ordering::Relaxed);
-            let observed = Box::pin(observed::observe(&self.cloud, owner, look, shares)).await?;
+            let observed = Box::pin(observed::observe(&self.cloud, owner, read_mode, shares)).await?;
             let wanted = matches!(desired, Desired::Present(_));
-            self.memory.learn(&owner.service, observed.as_ref(), wanted, Instant::now());
+            self.cache.learn(&owner.service, observed.as_ref(), wanted, Instant::now());
             observed
         };
         let observed = self.with_named(desired, observed).await?;

@@ -45,7 +45,7 @@ pub enum Offer {
 }
 
 #[derive(Debug)]
-struct Known {
+struct Cached {
     message: String,
     tries: u32,
     until: Instant,
@@ -55,14 +55,14 @@ struct Known {
 
 /// All that were refused.
 #[derive(Debug, Default)]
-pub(crate) struct Refused(Mutex<BTreeMap<Place, Known>>);
+pub(crate) struct Refused(Mutex<BTreeMap<Place, Cached>>);
 
 impl Refused {
     /// One was refused.
     pub(crate) fn add(&self, by: &ServiceUid, place: Place, message: String, now: Instant) {
         let mut all = self.all();
         let tries = all.get(&place).map_or(0, |known| known.tries).saturating_add(1);
-        let known = Known { message, tries, until: now + pause(tries), by: by.clone() };
+        let known = Cached { message, tries, until: now + pause(tries), by: by.clone() };
         all.insert(place, known);
     }
 
@@ -78,7 +78,7 @@ impl Refused {
     pub(crate) fn known_to(&self, service: &ServiceUid, now: Instant) -> BTreeMap<Place, Refusal> {
         let mut all = self.all();
         all.retain(|_, known| now < known.until + FORGOTTEN);
-        let known = all.iter().map(|(place, Known { message, tries, until, by })| {
+        let known = all.iter().map(|(place, Cached { message, tries, until, by })| {
             let offer = if by == service {
                 if now < *until { Offer::After(pause(*tries)) } else { Offer::Now }
             } else if now < *until + TAKEOVER {
@@ -91,7 +91,7 @@ impl Refused {
         known.collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<Place, Known>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Place, Cached>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,11 +15,12 @@ use portico_provider::{
 };
 
 use crate::cloud::Operation;
+use crate::config::Config;
 use crate::observed::Observed;
-use crate::plan::frontend::{Standing, choose, standing};
+use crate::observed::frontends::{ObservedFrontend, existing_frontends};
+use crate::plan::frontend::choose;
 use crate::plan::targets::serving_scheme;
-use crate::plan::{backends, only_narrows, plan};
-use crate::provider::Config;
+use crate::plan::{backends, only_removes, plan};
 use crate::resource::{Endpoint, NO_ADDRESS};
 use crate::subset::elsewhere;
 use crate::wanted::{behind_desired, translate};
@@ -41,7 +42,7 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
     let unsupported = plan.blocked().iter().find(|it| it.obstacle == Obstacle::Unsupported);
     let adds_nodes = |operation: &Operation| operation.target.kind.is_group();
     let settled =
-        observed.running().is_none_or(adds_nodes) && only_narrows(&plan, observed) && unsupported.is_none();
+        observed.running().is_none_or(adds_nodes) && only_removes(&plan, observed) && unsupported.is_none();
     let lacking = ports::lacking(&ingress);
     let ready = settled && serving.len() == desired.ip_families.len() && lacking.is_none();
     let failure = plan.steps().iter().find_map(|planned| planned.step.after.as_ref());
@@ -98,9 +99,9 @@ fn fact(topic: Topic, holds: Truth, reason: &str, message: String) -> Fact {
 /// The address that clients should use: that of the chosen frontend when it serves every port, else of one that they know,
 /// else of any that does, else of the chosen as soon as a rule of it is accepted.
 fn serving(desired: &LoadBalancer, family: IpFamily, observed: &Observed, config: &Config) -> Option<IpAddr> {
-    let mut frontends = standing(observed);
+    let mut frontends = existing_frontends(observed);
     frontends.retain(|it| it.family() == family);
-    let whole = |it: &&Standing<'_>| {
+    let whole = |it: &&ObservedFrontend<'_>| {
         desired.listeners.iter().all(|listener| {
             it.rules.iter().any(|rule| rule.forwards.covers(listener.protocol, listener.port.get()))
         })

@@ -280,7 +280,7 @@ pub struct BackendService {
     /// Its groups: zone and name.
     pub groups: BTreeSet<(String, String)>,
     /// A digest of the nodes that are in the groups, written when they are; see [`crate::Observed::holds`].
-    pub seal: Option<String>,
+    pub synced_hash: Option<String>,
 }
 
 /// What stands behind backend services.

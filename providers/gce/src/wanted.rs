@@ -14,10 +14,10 @@ use portico_provider::{
 };
 
 use crate::capabilities as keys;
+use crate::config::Config;
 use crate::names::{self, Names, fnv};
 use crate::observed::Observed;
-use crate::plan::frontend::standing;
-use crate::provider::Config;
+use crate::observed::frontends::existing_frontends;
 use crate::resource::{Affinity, Backends, Groups, HealthCheck, Tier};
 use crate::subset::{Zones, all, choose};
 
@@ -185,9 +185,9 @@ pub(crate) fn behind_desired(
 
 /// Addresses that the user named and that are not served yet: only those have to be asked for.
 pub(crate) fn unknown_addresses(desired: &LoadBalancer, observed: &Observed, config: &Config) -> Vec<String> {
-    let standing = standing(observed);
+    let existing = existing_frontends(observed);
     let named = |frontend: Frontend| match frontend.source {
-        Source::Named(name) if !standing.iter().any(|it| it.id == frontend.id) => Some(name),
+        Source::Named(name) if !existing.iter().any(|it| it.id == frontend.id) => Some(name),
         _ => None,
     };
     let frontends = translate(desired, config).map(|wanted| wanted.frontends).unwrap_or_default();

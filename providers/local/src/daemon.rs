@@ -13,6 +13,7 @@ pub mod ipam;
 pub mod placement;
 pub mod registry;
 pub mod run;
+mod spec;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,9 @@ pub mod dataplane;
 mod plan;
 mod provider;
 mod report;
+mod step;
 mod translate;
 
 pub use capabilities::CAPABILITIES;
-pub use provider::{Config, LocalProvider, Step};
+pub use provider::{Config, LocalProvider};
+pub use step::Step;

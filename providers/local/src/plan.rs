@@ -13,7 +13,7 @@ use portico_provider::{
 };
 
 use crate::api::{Put, Spec, State, Targets, View};
-use crate::provider::Step;
+use crate::step::Step;
 use crate::translate::{behind, translate};
 
 /// How soon to look again at something that takes a while.

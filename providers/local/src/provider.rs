@@ -1,19 +1,19 @@
 //! The provider: the trait, against a running `portico-lb`.
 //!
-//! Owns: [`LocalProvider`], [`Config`], [`Step`]. Leaves to others: planning and reporting, which are pure.
+//! Owns: [`LocalProvider`], [`Config`]. Leaves to others: planning and reporting, which are pure.
 //! Invariant: everything is scoped by the configured cluster UID.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
 
 use portico_provider::{
-    Backends, Capabilities, ClusterUid, Desired, Field, Inventory, ListenerKey, LoadBalancer,
-    LoadBalancerProvider, Outcome, Owned, Owner, Plan, ProviderError, ReadMode, Report,
+    Backends, Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider,
+    Outcome, Owned, Owner, Plan, ProviderError, ReadMode, Report,
 };
 
-use crate::api::{Put, State, Targets, View};
+use crate::api::{State, View};
 use crate::client::Client;
+use crate::step::Step;
 
 /// Where the daemon is, and for whom we call.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,53 +62,6 @@ impl LocalProvider {
         }
         let message = format!("{owner} is not of cluster {}", self.cluster);
         Err(ProviderError::Conflict { operation, message })
-    }
-}
-
-/// One call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Create it, or change it in place.
-    Put {
-        /// Whose.
-        owner: Owner,
-        /// What it shall be.
-        put: Box<Put>,
-    },
-    /// Change where its listeners send.
-    PutTargets {
-        /// Whose.
-        owner: Owner,
-        /// From now on.
-        targets: Targets,
-    },
-    /// Delete it.
-    Delete {
-        /// Whose.
-        owner: Owner,
-    },
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Put { owner, put } => {
-                let ports: Vec<String> = put.spec.listeners.keys().map(ToString::to_string).collect();
-                write!(f, "write load balancer of {} with {}", owner.name, ports.join(", "))
-            }
-            Self::PutTargets { owner, targets } => {
-                let one = |(key, targets): (&ListenerKey, &BTreeSet<SocketAddr>)| {
-                    let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
-                    format!(
-                        "{key} to {}",
-                        if targets.is_empty() { "nothing".to_owned() } else { targets.join(" ") }
-                    )
-                };
-                let all: Vec<String> = targets.iter().map(one).collect();
-                write!(f, "send {} for {}", all.join(", "), owner.name)
-            }
-            Self::Delete { owner } => write!(f, "delete load balancer of {}", owner.name),
-        }
     }
 }
 

@@ -1,22 +1,23 @@
-//! One process that believes its own steps, as the operator runs it.
+//! One process that answers from its cache after its own steps, as the operator runs it.
 //!
-//! Owns: promise 12: what is believed is what there is. Leaves to others: how much reading it saves.
-//! Invariant: the judge is another process, which has nothing to believe and reads everything.
+//! Owns: promise 12: the cache equals the cloud. Leaves to others: how much reading it saves.
+//! Invariant: the judge is another process, which has an empty cache and reads everything.
 
 use super::drive::{bounded, expect_nothing, expect_one, observe, plan_twice};
 use super::{CloudFixture, Variation, Violation, mk_owner, provides};
+use crate::desired::Desired;
 use crate::model::{LoadBalancer, Owner, Replacement};
-use crate::provider::{Desired, LoadBalancerProvider, Outcome};
+use crate::provider::{LoadBalancerProvider, Outcome};
 use crate::read_mode::ReadMode;
 
-/// So many looks are enough for anything that converges.
+/// Reads after which anything that converges has converged.
 const READS: usize = 200;
 
 /// One process makes one, changes each field and back, and deletes it; after each, another process that reads
 /// everything has nothing to add.
 pub async fn own_steps_may_be_cached<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {
-    const PROMISE: &str = "what a process believes of its own steps is what there is";
-    let base = fixture.base(mk_owner("a", "believed")?);
+    const PROMISE: &str = "the cache of a process after its own steps equals the cloud";
+    let base = fixture.base(mk_owner("a", "cached")?);
     let process = fixture.provider(&base.owner.cluster);
     // As an operator that has listed everything, and found nothing.
     let listed = process.inventory().await;
@@ -98,7 +99,7 @@ async fn read<P: LoadBalancerProvider>(
     observed.map_err(|error| Violation::new("observe answers", format!("{read_mode:?}: {error}")))
 }
 
-/// Carries a plan out; the look that follows.
+/// Executes a plan and returns the mode of the read that follows.
 async fn step_by_step<W: CloudFixture>(
     fixture: &W,
     process: &W::Provider,

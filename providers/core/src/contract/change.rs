@@ -7,9 +7,10 @@ use super::drive::{converge, drive, expect_nothing, expect_one, observe, plan_tw
 use super::life::addresses;
 use super::{CloudFixture, Variation, Violation, mk_owner, provides};
 use crate::capabilities::{Field, Mutability};
+use crate::desired::Desired;
 use crate::model::{LoadBalancer, Replacement};
 use crate::plan::Obstacle;
-use crate::provider::{Desired, LoadBalancerProvider};
+use crate::provider::LoadBalancerProvider;
 
 /// Each field has one row, and each that can change has a variation to try it with.
 pub fn the_field_table_is_complete<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {

@@ -5,8 +5,9 @@
 
 use super::drive::{Driven, converge, drive, expect_nothing, expect_one, observe, remove};
 use super::{CloudFixture, Violation, mk_owner};
+use crate::desired::Desired;
 use crate::model::LoadBalancer;
-use crate::provider::{Desired, LoadBalancerProvider, Outcome};
+use crate::provider::{LoadBalancerProvider, Outcome};
 
 /// Each step of a creation runs twice in a row, each time in a new process, and once more at the end.
 pub async fn steps_can_be_repeated<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::{CloudFixture, Violation};
 use crate::capabilities::StatusKind;
+use crate::desired::Desired;
 use crate::model::{Backends, ClusterUid};
 use crate::plan::Plan;
-use crate::provider::{Desired, LoadBalancerProvider, Outcome};
+use crate::provider::{LoadBalancerProvider, Outcome};
 use crate::read_mode::ReadMode;
 
 /// So many rounds of observe and plan are enough for anything that converges.

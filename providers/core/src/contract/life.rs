@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 use super::drive::{converge, drive, expect_nothing, expect_one, inventory, observe, plan_twice, remove};
 use super::{CloudFixture, Violation, mk_owner, provides};
 use crate::capabilities::StatusKind;
+use crate::desired::Desired;
+use crate::model::IngressAddress;
 use crate::model::LoadBalancer;
-use crate::provider::{Desired, LoadBalancerProvider, Outcome};
-use crate::report::{IngressAddress, Report};
+use crate::provider::{LoadBalancerProvider, Outcome};
+use crate::report::Report;
 
 /// Create → the inventory shows it with its owner, agrees with `observe`, and nothing is left to do.
 pub async fn a_created_one_is_in_the_inventory<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use super::drive::{Targeted, converge, expect_one, observe, plan_twice, remove, target, target_once};
 use super::{CloudFixture, Registered, Variation, Violation, mk_owner, provides};
 use crate::capabilities::Field;
+use crate::desired::Desired;
 use crate::model::{Backends, Listener, ListenerKey, LoadBalancer, Port, Targets};
-use crate::provider::{Desired, LoadBalancerProvider};
+use crate::provider::LoadBalancerProvider;
 
 /// Whatever else differs, is refused or waits for consent: changed targets arrive, and nothing else changes.
 pub async fn targets_depend_on_nothing_else<W: CloudFixture>(fixture: &W) -> Result<(), Violation> {

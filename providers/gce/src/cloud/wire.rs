@@ -139,14 +139,17 @@ impl Urls {
             health_check,
             backends,
             groups,
-            seal,
+            synced_hash,
         } = service;
         let backend = |(zone, group): &(String, String)| {
             model::Backend::new()
                 .set_group(groups::group_url(backends.kind(), zone, group))
                 .set_balancing_mode("CONNECTION")
         };
-        let description = names::sealed(current.description.as_deref().unwrap_or_default(), seal.as_deref());
+        let description = names::with_synced_hash(
+            current.description.as_deref().unwrap_or_default(),
+            synced_hash.as_deref(),
+        );
         current
             .set_used_by(Vec::<model::BackendServiceUsedBy>::new())
             .set_description(description)
@@ -345,7 +348,7 @@ pub(super) fn read_backend_service(wire: model::BackendService) -> Option<Found>
         health_check: wire.health_checks.first().map(|url| last(url))?,
         backends,
         groups: wire.backends.iter().filter_map(|backend| zonal(backend.group.as_deref()?)).collect(),
-        seal: wire.description.as_deref().and_then(names::seal_of),
+        synced_hash: wire.description.as_deref().and_then(names::synced_hash_of),
     };
     Some(Found { users, ..found(Resource::BackendService(service), wire.description) })
 }

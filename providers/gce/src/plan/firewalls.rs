@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use portico_provider::{IpFamily, Protocol, Scheme};
 
+use super::address;
+use crate::observed::frontends::existing_frontends;
 use crate::plan::draft::Draft;
-use crate::plan::frontend::{self, standing};
 use crate::resource::{Firewall, Id, Kind, Resource, Verdict};
 use crate::wanted::{Frontend, everybody};
 
@@ -63,8 +64,9 @@ impl Stages<'_> {
 
     /// What shall be allowed; `None` as long as the address is not known.
     pub(super) fn allow(&self, wanted: &Frontend) -> Option<Firewall> {
-        let mut destinations = BTreeSet::from([IpNet::from(frontend::ip(wanted, self.observed)?)]);
-        let alike = standing(self.observed).into_iter().filter(|other| other.family() == wanted.family);
+        let mut destinations = BTreeSet::from([IpNet::from(address::ip(wanted, self.observed)?)]);
+        let alike =
+            existing_frontends(self.observed).into_iter().filter(|other| other.family() == wanted.family);
         destinations.extend(alike.map(|other| IpNet::from(other.ip)));
         let sources = self.wanted.sources.iter().copied();
         Some(Firewall {
@@ -110,7 +112,7 @@ impl Stages<'_> {
     }
 
     /// Nobody is let in any more who need not be.
-    pub(super) fn narrow_firewalls(&self, frontend: &Frontend, draft: &mut Draft<'_>) {
+    pub(super) fn restrict_firewalls(&self, frontend: &Frontend, draft: &mut Draft<'_>) {
         let name = self.part_of("deny", frontend.family);
         let deny = Id { kind: Kind::Firewall, zone: None, name };
         if !self.wanted.deny_others && self.observed.resources.contains_key(&deny) {

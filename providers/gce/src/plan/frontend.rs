@@ -4,26 +4,17 @@
 //! Invariants: what serves is kept unless the user consents (law 7); an address that clients know is tried before
 //! another is allocated (law 6).
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use portico_provider::{Field, IpFamily, LoadBalancer, Obstacle, Replacement, Scheme};
 
+use super::address::ip;
 use super::rules;
 use crate::capabilities as keys;
 use crate::observed::Observed;
-use crate::resource::{Address, AddressRef, ForwardingRule, Tier};
+use crate::observed::frontends::{ObservedFrontend, existing_frontends};
+use crate::resource::Address;
 use crate::wanted::{Frontend, Source, Wanted};
-
-/// A frontend that exists: an address with at least one rule.
-pub(crate) struct Standing<'a> {
-    pub(crate) id: String,
-    pub(crate) ip: IpAddr,
-    pub(crate) rules: Vec<&'a ForwardingRule>,
-    scheme: Scheme,
-    tier: Option<Tier>,
-    subnetwork: Option<String>,
-}
 
 /// The outcome.
 pub(crate) struct Choice {
@@ -31,34 +22,6 @@ pub(crate) struct Choice {
     pub(crate) frontend: Option<Frontend>,
     /// Why it is not the wanted one.
     pub(crate) refused: Option<(Field, Obstacle, String)>,
-}
-
-/// Part `back` from the end of a name, between dashes: rules end in `-ID-PROTOCOL-DIGEST`, addresses in `-ID-ip`.
-fn id_in(name: &str, back: usize) -> Option<&str> {
-    name.rsplit('-').nth(back)
-}
-
-pub(crate) fn standing(observed: &Observed) -> Vec<Standing<'_>> {
-    let mut all: BTreeMap<&str, Standing<'_>> = BTreeMap::new();
-    for rule in observed.rules() {
-        let (Some(id), AddressRef::Ip(ip)) = (id_in(&rule.name, 2), &rule.address) else { continue };
-        let new = || Standing {
-            id: id.to_owned(),
-            ip: *ip,
-            rules: Vec::new(),
-            scheme: rule.scheme,
-            tier: rule.tier,
-            subnetwork: rule.place.as_ref().map(|place| place.subnetwork.clone()),
-        };
-        all.entry(id).or_insert_with(new).rules.push(rule);
-    }
-    all.into_values().collect()
-}
-
-impl Standing<'_> {
-    pub(crate) fn family(&self) -> IpFamily {
-        IpFamily::of(self.ip)
-    }
 }
 
 /// One for each family; all of one scheme, as they share a backend service. While a change of the scheme waits for
@@ -75,7 +38,7 @@ pub(crate) fn choose(desired: &LoadBalancer, wanted: &Wanted, observed: &Observe
 }
 
 fn choose_one(desired: &LoadBalancer, want: &Frontend, wanted: &Wanted, observed: &Observed) -> Choice {
-    let mut frontends = standing(observed);
+    let mut frontends = existing_frontends(observed);
     frontends.retain(|it| it.family() == want.family);
     let chosen = |frontend| Choice { frontend: Some(frontend), refused: None };
     if frontends.iter().any(|it| it.id == want.id) {
@@ -118,7 +81,7 @@ fn asked_ip(want: &Frontend, observed: &Observed) -> Option<IpAddr> {
 }
 
 /// The new has to serve before the old goes, and both cannot listen on one address.
-fn held(holder: &Standing<'_>) -> (Field, String) {
+fn held(holder: &ObservedFrontend<'_>) -> (Field, String) {
     let message = format!(
         "{} is the address of the load balancer as it is, which serves until another does: a change of its scheme, network tier          or subnetwork needs another address. Request one, or none; or delete the Service and make it anew",
         holder.ip
@@ -130,27 +93,27 @@ fn held(holder: &Standing<'_>) -> (Field, String) {
 fn unfit(want: &Frontend, wanted: &Wanted, observed: &Observed) -> Option<(Field, String)> {
     let Source::Named(name) = &want.source else { return None };
     let which = format!("annotation {} names {name}", keys::ADDRESSES);
-    let told = |why: String| Some((Field::RequestedAddresses, format!("{which}, {why}")));
+    let reported = |why: String| Some((Field::RequestedAddresses, format!("{which}, {why}")));
     let Some(address) = observed.named.get(name)? else {
-        return told(
+        return reported(
             "and there is no such address in the project and region: reserve it, or name another".to_owned(),
         );
     };
     let Address { family, scheme, tier, shareable, .. } = address;
     if (*family, *scheme) != (want.family, want.scheme) {
-        return told(format!(
+        return reported(format!(
             "an {scheme:?} {family} address, for an {:?} {} load balancer: name one that fits",
             want.scheme, want.family
         ));
     }
     if want.scheme == Scheme::External && tier.is_some() && *tier != want.tier {
-        return told(format!(
+        return reported(format!(
             "which is not of its network tier: set annotation {}, or name another",
             keys::TIER
         ));
     }
     if !shareable && rules::shapes(want.family, &wanted.ports, true).len() > 1 {
-        return told(
+        return reported(
             "of purpose GCE_ENDPOINT, on which one forwarding rule can listen, and these ports need several: reserve one with \
              purpose SHARED_LOADBALANCER_VIP"
                 .to_owned(),
@@ -159,12 +122,12 @@ fn unfit(want: &Frontend, wanted: &Wanted, observed: &Observed) -> Option<(Field
     None
 }
 
-fn alike(it: &Standing<'_>, want: &Frontend) -> bool {
+fn alike(it: &ObservedFrontend<'_>, want: &Frontend) -> bool {
     it.scheme == want.scheme && it.tier == want.tier && it.subnetwork == want.subnetwork
 }
 
 /// As it is: whoever reserved its address.
-fn kept(it: &Standing<'_>) -> Frontend {
+fn kept(it: &ObservedFrontend<'_>) -> Frontend {
     Frontend {
         id: it.id.clone(),
         family: it.family(),
@@ -176,7 +139,7 @@ fn kept(it: &Standing<'_>) -> Frontend {
     }
 }
 
-fn refusal(serving: &Standing<'_>, want: &Frontend) -> (Field, String) {
+fn refusal(serving: &ObservedFrontend<'_>, want: &Frontend) -> (Field, String) {
     let (field, what) = if serving.scheme != want.scheme {
         (
             Field::Scheme,
@@ -204,17 +167,6 @@ fn refusal(serving: &Standing<'_>, want: &Frontend) -> (Field, String) {
     (field, message)
 }
 
-/// The address of a frontend, as far as it is known.
-pub(crate) fn ip(frontend: &Frontend, observed: &Observed) -> Option<IpAddr> {
-    let own = observed.addresses().find(|it| id_in(&it.name, 1) == Some(frontend.id.as_str()));
-    let rule = || standing(observed).into_iter().find(|it| it.id == frontend.id).map(|it| it.ip);
-    let given = || match &frontend.source {
-        Source::Exactly(ip) | Source::Kept(ip) => Some(*ip),
-        Source::Own | Source::Named(_) => None,
-    };
-    own.and_then(|address| address.ip).or_else(rule).or_else(given)
-}
-
 /// What to ask for: the address that its rules have already, or one that clients were told of and nothing of ours has.
 pub(crate) fn claim(desired: &LoadBalancer, frontend: &Frontend, observed: &Observed) -> Option<IpAddr> {
     if let Some(ip) = ip(frontend, observed) {
@@ -229,7 +181,8 @@ pub(crate) fn claim(desired: &LoadBalancer, frontend: &Frontend, observed: &Obse
         }
     };
     let taken = |ip: &IpAddr| {
-        observed.addresses().any(|it| it.ip == Some(*ip)) || standing(observed).iter().any(|it| it.ip == *ip)
+        observed.addresses().any(|it| it.ip == Some(*ip))
+            || existing_frontends(observed).iter().any(|it| it.ip == *ip)
     };
     desired.published_ips().into_iter().find(|ip| inside(ip) && !taken(ip))
 }

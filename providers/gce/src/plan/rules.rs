@@ -10,10 +10,11 @@ use portico_provider::{IpFamily, Protocol};
 
 use crate::names::fnv;
 use crate::observed::Observed;
+use crate::observed::frontends::existing_frontends;
 use crate::resource::{AddressRef, ForwardingRule, Forwards, Place};
 use crate::wanted::{Frontend, Source, Wanted};
 
-use super::frontend;
+use super::address;
 
 /// So many ports a rule can list.
 const LISTED: usize = 5;
@@ -23,7 +24,7 @@ pub(super) fn of<'a>(
     wanted: &'a Frontend,
     observed: &'a Observed,
 ) -> impl Iterator<Item = &'a ForwardingRule> {
-    let own = frontend::standing(observed).into_iter().filter(|it| it.id == wanted.id);
+    let own = existing_frontends(observed).into_iter().filter(|it| it.id == wanted.id);
     own.flat_map(|it| it.rules)
 }
 
@@ -60,7 +61,7 @@ pub(super) fn missing(
 }
 
 fn address(wanted: &Frontend, observed: &Observed) -> Option<AddressRef> {
-    match (&wanted.source, frontend::ip(wanted, observed)) {
+    match (&wanted.source, address::ip(wanted, observed)) {
         (Source::Named(name), _) => Some(AddressRef::Named(name.clone())),
         (_, ip) => ip.map(AddressRef::Ip),
     }

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 
 use portico_provider::{Backends as Offered, Plan, Protocol, Scheme};
 
+use crate::config::Config;
 use crate::names::Names;
-use crate::observed::{Observed, is_running, seal};
+use crate::observed::{Observed, is_running, synced_hash};
 use crate::plan::draft::Draft;
-use crate::plan::{LOOK_AGAIN, backends};
-use crate::provider::Config;
+use crate::plan::{POLL_AFTER, backends};
 use crate::resource::{
     AddressRef, BackendService, Backends, Endpoint, Firewall, Forwards, Groups, Id, Kind, Resource, Verdict,
 };
@@ -35,10 +35,10 @@ pub(crate) fn plan(offered: &Offered, observed: &Observed, config: &Config) -> P
     if observed.is_listed() {
         let busy = move_nodes(observed, &groups, &all, &fit, &mut draft);
         if let Some(operation) = busy.and_then(|id| observed.operations.get(&id)) {
-            plan = plan.wait(format!("{} of {}", operation.verb, operation.target), LOOK_AGAIN);
+            plan = plan.wait(format!("{} of {}", operation.verb, operation.target), POLL_AFTER);
         }
     } else if ![&fit, &all].iter().any(|zones| observed.holds(&groups, zones)) {
-        plan = plan.wait("a look at the nodes in its groups", LOOK_AGAIN);
+        plan = plan.wait("a look at the nodes in its groups", POLL_AFTER);
     }
     draft.finish(plan)
 }
@@ -91,7 +91,7 @@ fn move_nodes(
     if leaves && groups.backends == Backends::EndpointGroups {
         for service in observed.services() {
             draft.note(Resource::BackendService(BackendService {
-                seal: Some(seal(&left)),
+                synced_hash: Some(synced_hash(&left)),
                 ..service.clone()
             }));
         }

@@ -131,7 +131,7 @@ fn carry_out_watched(
     desired: &mut LoadBalancer,
     observed: &mut Observed,
     next: &mut u8,
-    mut look: impl FnMut(&LoadBalancer, &Observed),
+    mut check: impl FnMut(&LoadBalancer, &Observed),
 ) -> String {
     let mut text = String::new();
     for _ in 0..30 {
@@ -147,7 +147,7 @@ fn carry_out_watched(
         let before = observed.clone();
         for planned in plan.steps() {
             apply(&before, observed, &planned.step, next);
-            look(desired, observed);
+            check(desired, observed);
         }
     }
     unreachable!("never settles:\n{text}")
@@ -249,7 +249,7 @@ proptest! {
         let (mut observed, mut next) = (Observed::default(), 0);
         for mut desired in changes {
             carry_out(&mut desired, &mut observed, &mut next);
-            let frontends = standing(&observed);
+            let frontends = existing_frontends(&observed);
             prop_assert_eq!(frontends.len(), 1);
             for listener in &desired.listeners {
                 let served = |rule: &&crate::resource::ForwardingRule| {

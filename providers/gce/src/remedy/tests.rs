@@ -218,11 +218,11 @@ fn each_error_of_each_call_has_its_reason_its_retry_and_its_remedy() {
         kinds.insert(format!("{kind:?}"));
         let error = during(&call, &owner, CloudError::new(kind, message));
         let source = error.source().map(ToString::to_string).unwrap_or_default();
-        let told = format!("{error} {source}");
-        assert_eq!((error.reason(), error.retry()), (reason, retry), "{told}");
-        assert!(reason == "Throttled" || told.contains(message.trim_end_matches('.')), "{told}");
+        let reported = format!("{error} {source}");
+        assert_eq!((error.reason(), error.retry()), (reason, retry), "{reported}");
+        assert!(reason == "Throttled" || reported.contains(message.trim_end_matches('.')), "{reported}");
         for words in remedy {
-            assert!(told.contains(words), "{words} is not in: {told}");
+            assert!(reported.contains(words), "{words} is not in: {reported}");
         }
     }
     assert_eq!(kinds.len(), 11, "NotReady is no error but a wait; each other kind has a row: {kinds:?}");

@@ -150,7 +150,7 @@ mod tests {
         let weights = [Weight::Is(2), Weight::Unread("MISSING_WEIGHT".to_owned()), Weight::Is(0)];
         let nodes = weights.map(|weight| (Health::Healthy, Health::Unknown, Some(weight)));
         let message = mk_fact(&BOTH[..1], &nodes).message;
-        let told = "; Google reads weights of 2 nodes, 2 in all, and none of node-1 (MISSING_WEIGHT)";
-        assert!(message.ends_with(told), "{message}");
+        let reported = "; Google reads weights of 2 nodes, 2 in all, and none of node-1 (MISSING_WEIGHT)";
+        assert!(message.ends_with(reported), "{message}");
     }
 }

@@ -58,8 +58,11 @@ async fn a_named_address_that_does_not_fit_blocks_the_plan_with_the_remedy() {
         (Scheme::Internal, "single", "purpose SHARED_LOADBALANCER_VIP"),
     ] {
         let desired = LoadBalancer { scheme, options: options(&[(NAMES, name)]), ..base.clone() };
-        let told = blocked(&fixture, &provider, &desired).await;
-        assert!(told.contains(remedy) && told.contains(NAMES) && told.contains(name), "{told}");
+        let reported = blocked(&fixture, &provider, &desired).await;
+        assert!(
+            reported.contains(remedy) && reported.contains(NAMES) && reported.contains(name),
+            "{reported}"
+        );
     }
     let desired = LoadBalancer { scheme: Scheme::Internal, options: options(&[(NAMES, "several")]), ..base };
     settle(&provider, Desired::Present(&desired)).await.unwrap();
@@ -88,8 +91,8 @@ async fn the_address_that_one_has_may_be_asked_for_by_name_but_cannot_move_to_an
     // Another tier would need it while the old still serves at it.
     let desired =
         LoadBalancer { options: options(&[("cloud.google.com/network-tier", "Standard")]), ..base.clone() };
-    let told = blocked(&fixture, &provider, &desired).await;
-    assert!(told.contains(STATIC) && told.contains("Request one, or none"), "{told}");
+    let reported = blocked(&fixture, &provider, &desired).await;
+    assert!(reported.contains(STATIC) && reported.contains("Request one, or none"), "{reported}");
     let report =
         provider.report(&base, provider.observe(&base.owner, ReadMode::Full).await.unwrap().as_ref());
     assert!(report.ready, "{report:?}");
@@ -107,22 +110,25 @@ async fn an_address_that_others_use_and_a_subnetwork_that_is_not_there_are_told_
     let second =
         LoadBalancer { requested_addresses: [STATIC.parse().unwrap()].into(), ..fixture.desired("second") };
     let error = settle(&provider, Desired::Present(&second)).await.unwrap_err();
-    let told = error.to_string();
-    assert!(error.reason() == "Conflict" && told.contains(NAMES) && told.contains(STATIC), "{error:?}");
+    let reported = error.to_string();
+    assert!(
+        error.reason() == "Conflict" && reported.contains(NAMES) && reported.contains(STATIC),
+        "{error:?}"
+    );
     let unreserved = LoadBalancer {
         requested_addresses: ["198.51.100.77".parse().unwrap()].into(),
         ..fixture.desired("unreserved")
     };
     let error = settle(&provider, Desired::Present(&unreserved)).await.unwrap_err();
-    let told = error.to_string();
-    assert!(error.reason() == "InvalidRequest" && told.contains("reserve 198.51.100.77"), "{error:?}");
+    let reported = error.to_string();
+    assert!(error.reason() == "InvalidRequest" && reported.contains("reserve 198.51.100.77"), "{error:?}");
     let nowhere = LoadBalancer {
         scheme: Scheme::Internal,
         options: options(&[("networking.gke.io/load-balancer-subnet", "nowhere")]),
         ..fixture.desired("nowhere")
     };
     let error = settle(&provider, Desired::Present(&nowhere)).await.unwrap_err();
-    let told = error.to_string();
-    assert!(error.reason() == "InvalidRequest" && told.contains("load-balancer-subnet"), "{error:?}");
+    let reported = error.to_string();
+    assert!(error.reason() == "InvalidRequest" && reported.contains("load-balancer-subnet"), "{error:?}");
     fixture.emulator.assert_no_violations();
 }

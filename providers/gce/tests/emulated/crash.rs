@@ -74,7 +74,7 @@ async fn with_instance_groups_a_crash_at_any_call_converges_too_and_harms_no_nei
 
 /// How many states each change has.
 async fn survive(fixture: &GceFixture, what: &str) -> String {
-    let (mut total, mut survived, mut told) = (0, 0, Vec::new());
+    let (mut total, mut survived, mut reported) = (0, 0, Vec::new());
     for change in changes(fixture) {
         let points = points(fixture, &change).await;
         total += points.len();
@@ -88,11 +88,11 @@ async fn survive(fixture: &GceFixture, what: &str) -> String {
             }
             survived += 1;
         }
-        told.push(format!("{}: {} states", change.name, proven.len()));
+        reported.push(format!("{}: {} states", change.name, proven.len()));
     }
     assert_eq!(survived, total);
     tally("gce", what, survived, total).unwrap();
-    told.join("\n")
+    reported.join("\n")
 }
 
 /// Makes the change once, and answers with every point before and after one of its calls.

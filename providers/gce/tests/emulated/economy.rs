@@ -95,7 +95,7 @@ async fn cost(fixture: &GceFixture, provider: &Provider, desired: &LoadBalancer)
     Cost { reads: reads.len(), writes, waits }
 }
 
-const SEAL: &str = "1 compute.regionBackendServices.update";
+const MARK_SYNCED: &str = "1 compute.regionBackendServices.update";
 const GROUP: &str = "compute.networkEndpointGroups";
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_node_that_joins_or_leaves_costs_one_call_on_its_group_one_to_write_it
         for (nodes, verb, most) in [(&[0, 1][..], "attach", most[0]), (&[0], "detach", most[1])] {
             desired.targets = mk_nodes(nodes);
             let Cost { reads, writes, waits: _ } = cost(&fixture, &provider, &desired).await;
-            assert_eq!(writes, [format!("1 {GROUP}.{verb}NetworkEndpoints"), SEAL.to_owned()]);
+            assert_eq!(writes, [format!("1 {GROUP}.{verb}NetworkEndpoints"), MARK_SYNCED.to_owned()]);
             assert!(reads <= most, "{verb}: {reads}");
         }
     }

@@ -148,36 +148,36 @@ pub(crate) async fn round(
 /// As the operator goes about it: targets first, each look as close as it has to be, and again after a wait. Answers with how
 /// often it waited.
 pub(crate) async fn attempt(provider: &Provider, desired: &LoadBalancer) -> Result<usize, ProviderError> {
-    let (mut desired, mut look, mut waits) = (desired.clone(), ReadMode::Cached, 0);
+    let (mut desired, mut read_mode, mut waits) = (desired.clone(), ReadMode::Cached, 0);
     for _ in 0..200 {
         let wanted = Desired::Present(&desired);
-        let observed = provider.observe_for(wanted, look).await?;
+        let observed = provider.observe_for(wanted, read_mode).await?;
         let targets = observed.as_ref().map(|it| provider.plan_targets(&desired.backends(), it));
         let plan = targets
             .filter(|it| !it.steps().is_empty())
             .unwrap_or_else(|| provider.plan(wanted, observed.as_ref()));
         let report = provider.report(&desired, observed.as_ref());
-        if let Some(closer) = look.before(wanted, observed.is_some(), &plan) {
-            look = closer;
+        if let Some(closer) = read_mode.before(wanted, observed.is_some(), &plan) {
+            read_mode = closer;
             continue;
         }
-        look = ReadMode::Cached;
+        read_mode = ReadMode::Cached;
         for planned in plan.steps() {
             if let Outcome::InProgress { .. } = provider.execute(&planned.step).await? {
-                (look, waits) = (ReadMode::Pending, waits + 1);
+                (read_mode, waits) = (ReadMode::Pending, waits + 1);
             }
         }
         if plan.steps().is_empty() {
             if plan.waiting().is_none() {
                 return Ok(waits);
             }
-            (look, waits) = (ReadMode::Pending, waits + 1);
+            (read_mode, waits) = (ReadMode::Pending, waits + 1);
         }
         if !report.ingress.is_empty() {
             desired.published = report.ingress.into_iter().map(|it| it.address).collect();
         }
     }
-    Err(ProviderError::unavailable("attempt", "still busy after 200 looks"))
+    Err(ProviderError::unavailable("attempt", "still busy after 200 reads"))
 }
 
 /// Until there is nothing to do.

@@ -49,21 +49,21 @@ async fn is_left_alone(fixture: &GceFixture) {
     for (id, resource) in &whole.resources {
         let own = fixture.emulator.describe(id, None).unwrap();
         for stranger in strangers(id.kind, &own) {
-            let told = format!("{id}, {stranger:?}");
+            let reported = format!("{id}, {stranger:?}");
             fixture.emulator.describe(id, stranger.as_deref());
             let before = fixture.emulator.everything();
             for call in calls(&whole, id, resource) {
                 let step = Step { owner: owner.clone(), call, after: None, waits: false };
-                let error = provider.execute(&step).await.expect_err(&format!("{told}: {step}"));
-                assert_eq!(error.reason(), "Conflict", "{told}: {step}: {error}");
-                assert!(error.to_string().contains(&id.name), "{told}: {step}: {error}");
+                let error = provider.execute(&step).await.expect_err(&format!("{reported}: {step}"));
+                assert_eq!(error.reason(), "Conflict", "{reported}: {step}: {error}");
+                assert!(error.to_string().contains(&id.name), "{reported}: {step}: {error}");
             }
             let seen = provider.observe(owner, ReadMode::Full).await.unwrap().unwrap();
-            assert!(!seen.resources.contains_key(id), "{told} is shown");
+            assert!(!seen.resources.contains_key(id), "{reported} is shown");
             let listed = provider.inventory().await.unwrap();
             let listed = &listed.services[&owner.service].observed;
-            assert!(!listed.resources.contains_key(id), "{told} is listed");
-            assert_eq!(fixture.emulator.everything(), before, "{told}");
+            assert!(!listed.resources.contains_key(id), "{reported} is listed");
+            assert_eq!(fixture.emulator.everything(), before, "{reported}");
         }
         fixture.emulator.describe(id, Some(&own));
     }

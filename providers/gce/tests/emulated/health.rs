@@ -14,14 +14,14 @@ use crate::emulator::Emulator;
 use crate::fixture::{GceFixture, Provider, settle};
 
 /// What is said, and how many calls of `getHealth` it took.
-async fn told(
+async fn reported(
     fixture: &GceFixture,
     provider: &Provider,
     desired: &LoadBalancer,
-    look: ReadMode,
+    read_mode: ReadMode,
 ) -> (String, usize) {
     let before = fixture.emulator.log().len();
-    let observed = provider.observe(&desired.owner, look).await.unwrap();
+    let observed = provider.observe(&desired.owner, read_mode).await.unwrap();
     let report = provider.report(desired, observed.as_ref());
     let fact = report.facts.into_iter().find(|fact| fact.topic == Topic::TargetsHealthy).unwrap();
     let calls = fixture.emulator.log().split_off(before);
@@ -38,25 +38,25 @@ async fn a_backend_service_is_asked_only_where_the_groups_do_not_say_that_all_is
     let provider = fixture.one(&desired.owner.cluster);
     settle(&provider, Desired::Present(&desired)).await.unwrap();
     let all = "TargetsHealthy: 3 of 3 nodes pass their health check".to_owned();
-    assert_eq!(told(&fixture, &provider, &desired, ReadMode::Full).await, (all.clone(), 0));
+    assert_eq!(reported(&fixture, &provider, &desired, ReadMode::Full).await, (all.clone(), 0));
     fixture.emulator.hook("health", Some(r#"{"unlisted": "true"}"#));
     assert_eq!(
-        told(&fixture, &provider, &desired, ReadMode::Pending).await,
+        reported(&fixture, &provider, &desired, ReadMode::Pending).await,
         (all.clone(), 2),
         "one for each zone"
     );
     assert_eq!(
-        told(&fixture, &provider, &desired, ReadMode::Cached).await,
+        reported(&fixture, &provider, &desired, ReadMode::Cached).await,
         (all, 0),
         "nobody wants to know more"
     );
     let none = "NotProbedYet: 0 of 3 nodes pass their health check".to_owned();
-    assert_eq!(told(&fixture, &provider, &desired, ReadMode::Verify).await, (none, 0), "nor for this");
+    assert_eq!(reported(&fixture, &provider, &desired, ReadMode::Verify).await, (none, 0), "nor for this");
     let sick = r#"{"unlisted": "", "node-0": "UNHEALTHY"}"#;
     fixture.emulator.hook("health", Some(sick));
     let two = "TargetsHealthy: 2 of 3 nodes pass their health check".to_owned();
     assert_eq!(
-        told(&fixture, &provider, &desired, ReadMode::Pending).await,
+        reported(&fixture, &provider, &desired, ReadMode::Pending).await,
         (two, 1),
         "of the zone that is not well"
     );
@@ -73,7 +73,7 @@ async fn of_instances_the_backend_service_tells_and_a_snapshot_nothing() {
     fixture.emulator.hook("health", Some(r#"{"node-1": "UNHEALTHY"}"#));
     let two = "TargetsHealthy: 2 of 3 nodes pass their health check".to_owned();
     assert_eq!(
-        told(&fixture, &provider, &desired, ReadMode::Cached).await,
+        reported(&fixture, &provider, &desired, ReadMode::Cached).await,
         (two, 2),
         "nothing else would tell"
     );
@@ -99,7 +99,7 @@ async fn both_families_and_the_weights_that_google_reads_are_told() {
     settle(&provider, Desired::Present(&desired)).await.unwrap();
     let health = r#"{"node-1/6": "UNHEALTHY", "node-0/weight": "4", "node-2/weight": "MISSING_WEIGHT"}"#;
     fixture.emulator.hook("health", Some(health));
-    let (said, asked) = told(&fixture, &provider, &desired, ReadMode::Full).await;
+    let (said, asked) = reported(&fixture, &provider, &desired, ReadMode::Full).await;
     assert_eq!(asked, 2);
     assert_eq!(
         said,

@@ -47,10 +47,10 @@ async fn whatever_loses_its_description_is_named_with_the_remedy_and_neither_mad
             let (made, error) = persist(&fixture, &provider, wanted).await;
             let error = error.unwrap_or_default();
             assert!(made == 0, "{id}: {made} were made beside it");
-            let told = error.starts_with("Conflict")
+            let reported = error.starts_with("Conflict")
                 && error.contains(&id.name)
                 && error.contains("set its description to");
-            assert!(told, "{id}: {error:?}");
+            assert!(reported, "{id}: {error:?}");
 
             // The Service goes: nothing is forgotten, and the collector sees the same.
             let (_, error) = persist(&fixture, &provider, Desired::Absent(owner)).await;
@@ -101,8 +101,8 @@ async fn a_rule_of_somebody_elses_on_our_backend_service_stays_and_is_named() {
     let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap();
     assert!(fixture.emulator.log().split_off(before).iter().all(|line| !is_write(line)), "it is left");
     let report = provider.report(&desired, observed.as_ref());
-    let told = &report.facts[0].message;
-    assert!(report.ready && told.contains("by-hand"), "{told}");
+    let reported = &report.facts[0].message;
+    assert!(report.ready && reported.contains("by-hand"), "{reported}");
     // It holds the backend service: that is told, by its name and with what to do.
     let (_, error) = persist(&fixture, &provider, Desired::Absent(&desired.owner)).await;
     let error = error.unwrap_or_default();

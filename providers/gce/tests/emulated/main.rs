@@ -64,7 +64,7 @@ async fn a_failed_operation_is_an_error_with_its_text_and_is_then_tried_again() 
             Err(failed) => error = Some(failed),
         }
     }
-    let error = error.expect("the failure was told");
+    let error = error.expect("the failure was reported");
     assert!(
         matches!(&error, ProviderError::Exhausted { message, .. } if message.contains("no more")),
         "{error}"

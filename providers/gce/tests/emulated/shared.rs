@@ -138,10 +138,12 @@ async fn nodes_that_are_in_another_controllers_group_are_told_with_the_remedy() 
     let provider = fixture.one(&desired.owner.cluster);
     let error = settle(&provider, Desired::Present(&desired)).await.unwrap_err();
     assert_eq!(error.reason(), "Conflict", "{error}");
-    let told = error.to_string();
+    let reported = error.to_string();
     assert!(
-        told.contains("node-0") && told.contains("k8s-ig--") && told.contains("--gce-backends neg"),
-        "{told}"
+        reported.contains("node-0")
+            && reported.contains("k8s-ig--")
+            && reported.contains("--gce-backends neg"),
+        "{reported}"
     );
     settle(&provider, Desired::Absent(&desired.owner)).await.unwrap();
     assert_eq!(fixture.emulator.ours(""), Vec::<String>::new());

@@ -17,7 +17,7 @@ fn errors(report: &Report) -> Vec<String> {
 }
 
 /// One look and its steps; the report of the look.
-async fn look(provider: &Provider, desired: &mut LoadBalancer) -> (Report, bool) {
+async fn pass(provider: &Provider, desired: &mut LoadBalancer) -> (Report, bool) {
     let observed = provider.observe_for(Desired::Present(desired), ReadMode::Cached).await.unwrap();
     let report = provider.report(desired, observed.as_ref());
     desired.published = report.ingress.iter().map(|it| it.address.clone()).collect();
@@ -39,11 +39,11 @@ async fn the_address_shows_as_soon_as_a_rule_is_accepted_and_nobody_is_warned_of
     let provider = fixture.one(&desired.owner.cluster);
     let mut shown_after = None;
     for number in 0..200 {
-        let (report, settled) = look(&provider, &mut desired).await;
+        let (report, settled) = pass(&provider, &mut desired).await;
         let rules = fixture.emulator.of("forwardingRules").len();
         assert!(report.ingress.is_empty() || rules > 0, "nothing listens there");
         let warned = report.facts.iter().find(|fact| fact.reason == "NoTargets");
-        assert!(warned.is_none(), "look {number}: {warned:?}");
+        assert!(warned.is_none(), "pass {number}: {warned:?}");
         if !report.ingress.is_empty() && shown_after.is_none() {
             shown_after = Some(number);
             assert!(!report.ready, "it is not done yet: {report:?}");

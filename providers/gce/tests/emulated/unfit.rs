@@ -84,11 +84,11 @@ async fn nodes_that_google_refuses_keep_nobody_else_out_and_are_told_by_name() {
     desired.targets = with(mk_nodes(&[1, 2]), &unfit);
     let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
-    let (nodes, told) = seen(&provider, &desired).await;
+    let (nodes, reported) = seen(&provider, &desired).await;
     assert_eq!(nodes, names(&["node-1", "node-2"]));
-    let told = told.unwrap();
-    assert!(told.starts_with("5 nodes cannot be taken") && told.contains("providerID"), "{told}");
-    assert!(told.contains("node-0 in europe-west1-b at 10.128.0.77 (Invalid value"), "{told}");
+    let reported = reported.unwrap();
+    assert!(reported.starts_with("5 nodes cannot be taken") && reported.contains("providerID"), "{reported}");
+    assert!(reported.contains("node-0 in europe-west1-b at 10.128.0.77 (Invalid value"), "{reported}");
 
     // Nobody offers them again before their time: neither this Service nor another, which has heard of them.
     let attempts =
@@ -101,10 +101,10 @@ async fn nodes_that_google_refuses_keep_nobody_else_out_and_are_told_by_name() {
     let other = LoadBalancer { targets: desired.targets.clone(), ..fixture.desired("unfit-too") };
     serve(&provider, &other).await;
     assert_eq!(attempts(), before + 2, "one for each zone");
-    let (nodes, told) = seen(&provider, &other).await;
-    assert!(nodes == names(&["node-1", "node-2"]) && told.is_some());
+    let (nodes, reported) = seen(&provider, &other).await;
+    assert!(nodes == names(&["node-1", "node-2"]) && reported.is_some());
 
-    // What is written down is what is in the groups: a restart with the nodes as they are reads no group and has no doubt.
+    // What is written down is what is in the groups: a restart with the nodes as they are reads no group and has no invalidate.
     let fit = LoadBalancer { targets: mk_nodes(&[1, 2]), ..desired.clone() };
     let inventory = fixture.one(&desired.owner.cluster).inventory().await.unwrap();
     let observed = &inventory.services[&desired.owner.service].observed;
@@ -148,9 +148,9 @@ async fn a_node_that_an_operation_fails_on_is_refused_too() {
     let desired = fixture.desired("late");
     let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
-    let (nodes, told) = seen(&provider, &desired).await;
+    let (nodes, reported) = seen(&provider, &desired).await;
     assert_eq!(nodes, names(&["node-1", "node-2"]));
-    assert!(told.is_some_and(|told| told.contains("node-0")));
+    assert!(reported.is_some_and(|reported| reported.contains("node-0")));
 }
 
 #[tokio::test]
@@ -163,9 +163,11 @@ async fn an_operation_that_fails_and_names_nobody_is_split_down_to_the_one_that_
     let desired = fixture.desired("silent");
     let provider = fixture.one(&desired.owner.cluster);
     serve(&provider, &desired).await;
-    let (nodes, told) = seen(&provider, &desired).await;
+    let (nodes, reported) = seen(&provider, &desired).await;
     assert_eq!(nodes, names(&["node-1", "node-2"]));
-    assert!(told.is_some_and(|told| told.starts_with("1 nodes cannot be taken") && told.contains("node-0")));
+    assert!(reported.is_some_and(
+        |reported| reported.starts_with("1 nodes cannot be taken") && reported.contains("node-0")
+    ));
 }
 
 /// Every call that changes something, but for those that move nodes.

@@ -12,12 +12,12 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use portico_provider::{Owner, Protocol};
+use portico_provider::Owner;
 
 use super::ipam::NoAddress;
 use super::registry::{Registry, RegistryError};
 use super::store::Key;
-use crate::api::{Failure, FailureReason, Filter, Put, Spec, Targets, View};
+use crate::api::{Failure, FailureReason, Filter, Put, Targets, View};
 use crate::dataplane::metrics::Metrics;
 
 /// What a request needs.
@@ -112,33 +112,6 @@ fn key((cluster, service): &(String, String)) -> Result<Key, Failure> {
     let cluster = cluster.parse().map_err(|error| invalid(format!("{error}")))?;
     let service = service.parse().map_err(|error| invalid(format!("{error}")))?;
     Ok((cluster, service))
-}
-
-/// What can be wrong with a spec on its own; addresses are the IPAM's matter.
-pub(super) fn check_spec(spec: &Spec) -> Result<(), String> {
-    let Spec { listeners, health_check, ip_families, requested, .. } = spec;
-    if listeners.is_empty() {
-        return Err("listeners: there must be at least one".to_owned());
-    }
-    if let Some(key) = listeners.keys().find(|key| key.protocol == Protocol::Sctp) {
-        return Err(format!("listeners: {key} cannot be served: use TCP or UDP"));
-    }
-    if ip_families.is_empty() {
-        return Err("ip_families: there must be at least one of IPv4, IPv6".to_owned());
-    }
-    if let Some(check) = health_check.as_ref().filter(|check| !check.is_sane()) {
-        return Err(format!("health_check: {check}: nothing may be zero, and a path begins with /"));
-    }
-    for family in [portico_provider::IpFamily::IPv4, portico_provider::IpFamily::IPv6] {
-        let asked =
-            requested.iter().filter(|address| portico_provider::IpFamily::of(**address) == family).count();
-        if asked > 1 || (asked == 1 && !ip_families.contains(&family)) {
-            return Err(format!(
-                "requested: at most one {family} address, and only if ip_families has {family}"
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn invalid(message: String) -> Failure {

@@ -122,7 +122,7 @@ impl Registry {
 
     /// Creates or changes one. A caller that goes away does not leave half a change.
     pub async fn put(&self, owner: Owner, put: Put) -> Result<View, RegistryError> {
-        super::http::check_spec(&put.spec).map_err(RegistryError::Invalid)?;
+        super::spec::check(&put.spec).map_err(RegistryError::Invalid)?;
         let registry = self.clone();
         tokio::spawn(async move { registry.change(owner, put).await }).await?
     }

@@ -86,8 +86,8 @@ fn each_failed_operation_has_its_reason_its_retry_and_its_words() {
         let error = CloudError::of_operation(code, "why").during("x");
         assert_eq!((error.reason(), error.retry()), (reason, retry), "{code}");
         let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        let told = format!("{error} {source}");
-        assert!(reason == "Throttled" || told.contains(&format!("{code}: why")), "{told}");
+        let reported = format!("{error} {source}");
+        assert!(reason == "Throttled" || reported.contains(&format!("{code}: why")), "{reported}");
     }
 }
 

@@ -147,7 +147,7 @@ fn each_becomes_each_other(config: &Config) {
                             }
                         }
                     });
-                let frontends = standing(&observed);
+                let frontends = existing_frontends(&observed);
                 let held_back =
                     consent == Replacement::NeedsConsent && frontends.len() < to.ip_families.len();
                 assert!(

@@ -1,6 +1,6 @@
 //! What this process knows of each Service's things from one read to the next.
 //!
-//! Owns: [`Memory`], and bringing it up to date. Leaves to others: reading everything (`observed`), what to do (`plan`).
+//! Owns: [`Cache`], and bringing it up to date. Leaves to others: reading everything (`observed`), what to do (`plan`).
 //! Invariants: it holds what this process has read, and own accepted calls, whose operations are polled by name and whose
 //! things are read again when they end. An error, a failed operation, a thing that is not as it was left, or a listing that
 //! differs ends it, and so does the end of its Service. Members of groups are kept for a minute only: they are as many as
@@ -34,7 +34,7 @@ enum Change {
 
 /// The things of one Service.
 #[derive(Clone, Debug)]
-pub(crate) struct Known {
+pub(crate) struct Cached {
     /// As they were read last; with operations that were accepted since.
     pub(crate) observed: Observed,
     /// What own operations under way change.
@@ -56,7 +56,7 @@ struct Offers {
 
 /// Of one Service, beside its things.
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     /// Failed operations that were reported already: the next try is for real.
     failures: BTreeSet<String>,
     offers: BTreeMap<Id, Offers>,
@@ -64,21 +64,21 @@ struct Told {
 
 /// Everything, by Service.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<State>);
+pub(crate) struct Cache(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    known: BTreeMap<ServiceUid, Known>,
-    told: BTreeMap<ServiceUid, Told>,
+    known: BTreeMap<ServiceUid, Cached>,
+    reported: BTreeMap<ServiceUid, Reported>,
 }
 
-impl Memory {
+impl Cache {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known of a Service.
-    pub(crate) fn recall(&self, service: &ServiceUid) -> Option<Known> {
+    pub(crate) fn recall(&self, service: &ServiceUid) -> Option<Cached> {
         self.state().known.get(service).cloned()
     }
 
@@ -94,20 +94,20 @@ impl Memory {
         let observed = observed.cloned().or_else(|| wanted.then(Observed::default));
         let Some(observed) = observed else {
             state.known.remove(service);
-            state.told.remove(service);
+            state.reported.remove(service);
             return;
         };
-        if let Some(told) = state.told.get_mut(service) {
+        if let Some(reported) = state.reported.get_mut(service) {
             let failed: BTreeSet<&String> = observed.operations.values().map(|it| &it.name).collect();
-            told.failures.retain(|name| failed.contains(name));
+            reported.failures.retain(|name| failed.contains(name));
         }
         let (begun, changed) = (BTreeMap::new(), BTreeMap::new());
-        state.known.insert(service.clone(), Known { observed, begun, changed, listed: now });
+        state.known.insert(service.clone(), Cached { observed, begun, changed, listed: now });
         state.expire(now);
     }
 
-    /// It was brought up to date; unless it was doubted meanwhile.
-    pub(crate) fn update(&self, service: &ServiceUid, known: Known, now: Instant) {
+    /// It was brought up to date; unless it was invalidated meanwhile.
+    pub(crate) fn update(&self, service: &ServiceUid, known: Cached, now: Instant) {
         let mut state = self.state();
         if let Some(before) = state.known.get_mut(service) {
             *before = known;
@@ -116,7 +116,7 @@ impl Memory {
     }
 
     /// What is known may be wrong.
-    pub(crate) fn doubt(&self, service: &ServiceUid) {
+    pub(crate) fn invalidate(&self, service: &ServiceUid) {
         self.state().known.remove(service);
     }
 
@@ -150,17 +150,17 @@ impl Memory {
 
     /// A listing shows these; whoever has other things than are known, or none, is not known any more.
     pub(crate) fn compare(&self, listed: &BTreeMap<&ServiceUid, &Observed>) {
-        let State { known, told } = &mut *self.state();
+        let State { known, reported } = &mut *self.state();
         known.retain(|service, known| {
             let busy = known.is_busy();
             busy || listed.get(service).is_some_and(|it| it.resources == known.observed.resources)
         });
-        told.retain(|service, _| listed.contains_key(service) || known.contains_key(service));
+        reported.retain(|service, _| listed.contains_key(service) || known.contains_key(service));
     }
 
     /// Whether nobody was told of this failure yet; from now on somebody is.
     pub(crate) fn is_news(&self, service: &ServiceUid, operation: &str) -> bool {
-        self.state().told.entry(service.clone()).or_default().failures.insert(operation.to_owned())
+        self.state().reported.entry(service.clone()).or_default().failures.insert(operation.to_owned())
     }
 
     /// Whether an operation of ours is at work on it.
@@ -175,7 +175,7 @@ impl Memory {
     /// Whom an operation was to attach, as far as it is known.
     pub(crate) fn offered(&self, service: &ServiceUid, group: &Id, operation: &str) -> Option<Vec<Endpoint>> {
         let state = self.state();
-        let (latest, endpoints) = state.told.get(service)?.offers.get(group)?.latest.as_ref()?;
+        let (latest, endpoints) = state.reported.get(service)?.offers.get(group)?.latest.as_ref()?;
         (latest == operation).then(|| endpoints.clone())
     }
 
@@ -188,40 +188,41 @@ impl Memory {
         endpoints: Vec<Endpoint>,
     ) {
         let mut state = self.state();
-        let offers = state.told.entry(service.clone()).or_default().offers.entry(group.clone()).or_default();
+        let offers =
+            state.reported.entry(service.clone()).or_default().offers.entry(group.clone()).or_default();
         offers.latest = Some((operation, endpoints));
     }
 
     /// How many to offer at once; `None`: all.
     pub(crate) fn most(&self, service: &ServiceUid, group: &Id) -> Option<usize> {
-        self.state().told.get(service)?.offers.get(group)?.most
+        self.state().reported.get(service)?.offers.get(group)?.most
     }
 
     /// From now on so many.
     pub(crate) fn offer_at_most(&self, service: &ServiceUid, group: &Id, most: Option<usize>) {
         let mut state = self.state();
-        let told = state.told.entry(service.clone()).or_default();
-        told.offers.entry(group.clone()).or_default().most = most;
+        let reported = state.reported.entry(service.clone()).or_default();
+        reported.offers.entry(group.clone()).or_default().most = most;
     }
 
     /// How many Services it holds anything of.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        let State { known, told } = &*self.state();
-        known.keys().chain(told.keys()).collect::<BTreeSet<_>>().len()
+        let State { known, reported } = &*self.state();
+        known.keys().chain(reported.keys()).collect::<BTreeSet<_>>().len()
     }
 }
 
 impl State {
     fn expire(&mut self, now: Instant) {
-        let old = |known: &&mut Known| now.duration_since(known.listed) > MEMBERS && !known.is_busy();
+        let old = |known: &&mut Cached| now.duration_since(known.listed) > MEMBERS && !known.is_busy();
         for known in self.known.values_mut().filter(old) {
             known.observed.endpoints.clear();
         }
     }
 }
 
-impl Known {
+impl Cached {
     fn is_busy(&self) -> bool {
         let Self { observed, begun, changed, listed: _ } = self;
         observed.running().is_some() || !begun.is_empty() || !changed.is_empty()
@@ -233,7 +234,7 @@ impl Known {
         mut self,
         cloud: &C,
         owner: &Owner,
-        look: ReadMode,
+        read_mode: ReadMode,
         shares: bool,
     ) -> Result<Option<Self>, CloudError> {
         let quiet = !self.is_busy();
@@ -248,7 +249,7 @@ impl Known {
                 }
             }
         }
-        let polled = look == ReadMode::Pending && self.observed.running().is_none();
+        let polled = read_mode == ReadMode::Pending && self.observed.running().is_none();
         if !self.observed.is_listed() || (polled && quiet) {
             match read_endpoints(cloud, &mut self.observed).await {
                 Err(error) if error.kind == CloudErrorKind::NotFound => return Ok(None),

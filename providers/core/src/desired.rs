@@ -1,0 +1,22 @@
+//! What a plan is made for.
+
+use crate::model::{LoadBalancer, Owner};
+
+/// The desired state of one Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Desired<'a> {
+    /// This load balancer.
+    Present(&'a LoadBalancer),
+    /// None.
+    Absent(&'a Owner),
+}
+
+impl<'a> Desired<'a> {
+    /// Whose it is.
+    pub fn owner(self) -> &'a Owner {
+        match self {
+            Self::Present(load_balancer) => &load_balancer.owner,
+            Self::Absent(owner) => owner,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! How the provider is configured.
+
+use portico_provider::ClusterUid;
+
+use crate::resource::Backends;
+
+/// Where load balancers are made, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The project's ID.
+    pub project: String,
+    /// The project of the network and its subnetworks and firewalls, where that is another one: the host of a Shared VPC.
+    pub network_project: Option<String>,
+    /// The region of the cluster's nodes.
+    pub region: String,
+    /// The VPC network of the cluster's nodes.
+    pub network: String,
+    /// Their subnetwork, which internal addresses come from unless an annotation names another.
+    pub subnetwork: String,
+    /// What stands behind load balancers that are made now; one that exists keeps what it has.
+    pub backends: Backends,
+    /// Compute Engine's counterpart for tests, `http://IP:PORT`; `None`: Google's, with Application Default
+    /// Credentials.
+    pub endpoint: Option<String>,
+    /// The cluster whose Services these are.
+    pub cluster: ClusterUid,
+}
