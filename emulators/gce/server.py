@@ -18,10 +18,10 @@ from rules import Failure
 READS = ("get", "list", "aggregatedList", "listNetworkEndpoints", "listInstances", "getHealth", "wait")
 
 
-class World:
+class Emulator:
     def __init__(self):
         self.document, self.compute, self.lock = Document(), Compute(), threading.RLock()
-        self.violations, self.log, self.lose, self.told = [], [], 0, 0
+        self.violations, self.log, self.lose, self.reported = [], [], 0, 0
 
     def hook(self, name, body):
         compute = self.compute
@@ -40,11 +40,11 @@ class World:
 
     def reset(self):
         self.compute.reset()
-        self.violations, self.log, self.lose, self.told = [], [], 0, 0
+        self.violations, self.log, self.lose, self.reported = [], [], 0, 0
 
     def news(self):
         """Calls since it was asked for last."""
-        start, self.told = self.told, len(self.log)
+        start, self.reported = self.reported, len(self.log)
         return self.log[start:]
 
     def answer(self, verb, path, query, body):
@@ -83,7 +83,7 @@ def _error(failure):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # headers and body in one segment: else Nagle and delayed ACKs cost 40 ms a call
-    world = None
+    emulator = None
 
     def log_message(self, *_):
         pass
@@ -103,11 +103,11 @@ class Handler(BaseHTTPRequestHandler):
             body = json.loads(raw) if raw else None
         except ValueError:
             return self._reply(400, _error(Failure(400, "parseError", "Parse Error")))
-        with self.world.lock:
+        with self.emulator.lock:
             if url.path.startswith("/_emulator/"):
-                return self._reply(200, self.world.hook(url.path.removeprefix("/_emulator/"), body))
+                return self._reply(200, self.emulator.hook(url.path.removeprefix("/_emulator/"), body))
             query = urllib.parse.parse_qsl(url.query, keep_blank_values=True)
-            status, answer, lost = self.world.answer(self.command, url.path, query, body)
+            status, answer, lost = self.emulator.answer(self.command, url.path, query, body)
             if lost:
                 self.close_connection = True
                 return None
@@ -119,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
 def main():
     server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 0), Handler)
     server.daemon_threads = True
-    Handler.world = World()
+    Handler.emulator = Emulator()
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
     server.serve_forever()
 

@@ -272,9 +272,9 @@ impl Stages<'_> {
             let id = self.group(zone);
             let present = self.observed.endpoints.get(&id);
             // Not listed, but there is a group: its seal says that they are in it.
-            let sealed = present.is_none() && self.observed.resources.contains_key(&id);
+            let synced = present.is_none() && self.observed.resources.contains_key(&id);
             let missing = endpoints.iter().filter(|it| !present.is_some_and(|all| all.contains_key(*it)));
-            draft.attach(id, missing.filter(|_| !sealed).cloned().collect());
+            draft.attach(id, missing.filter(|_| !synced).cloned().collect());
         }
         let service = self.service(&groups);
         let kept = self.present_service();

@@ -36,53 +36,53 @@ pub(crate) const PATIENCE: u32 = 10;
 
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    lanes: [Lane<T>; 3],
+    classes: [Class<T>; 3],
 }
 
 #[derive(Debug)]
-struct Lane<T> {
+struct Class<T> {
     waiting: VecDeque<T>,
     passed_over: u32,
 }
 
 impl<T: PartialEq> Queue<T> {
     pub(crate) fn new() -> Self {
-        Self { lanes: Priority::ALL.map(|_| Lane { waiting: VecDeque::new(), passed_over: 0 }) }
+        Self { classes: Priority::ALL.map(|_| Class { waiting: VecDeque::new(), passed_over: 0 }) }
     }
 
     pub(crate) fn push(&mut self, priority: Priority, ticket: T) {
-        self.lanes[priority as usize].waiting.push_back(ticket);
+        self.classes[priority as usize].waiting.push_back(ticket);
     }
 
     /// Whose turn it is.
     pub(crate) fn first(&self) -> Option<&T> {
-        let waiting = || self.lanes.iter().filter(|lane| !lane.waiting.is_empty());
-        let impatient = waiting().find(|lane| lane.passed_over >= PATIENCE);
-        impatient.or_else(|| waiting().next()).and_then(|lane| lane.waiting.front())
+        let waiting = || self.classes.iter().filter(|class| !class.waiting.is_empty());
+        let impatient = waiting().find(|class| class.passed_over >= PATIENCE);
+        impatient.or_else(|| waiting().next()).and_then(|class| class.waiting.front())
     }
 
     /// The first has had its turn.
     pub(crate) fn served(&mut self, priority: Priority, ticket: &T) {
         self.remove(priority, ticket);
-        for (lane, of) in self.lanes.iter_mut().zip(Priority::ALL) {
-            if of == priority || lane.waiting.is_empty() {
-                lane.passed_over = 0;
+        for (class, of) in self.classes.iter_mut().zip(Priority::ALL) {
+            if of == priority || class.waiting.is_empty() {
+                class.passed_over = 0;
             } else if of > priority {
-                lane.passed_over += 1;
+                class.passed_over += 1;
             }
         }
     }
 
     /// One that waits no longer.
     pub(crate) fn remove(&mut self, priority: Priority, ticket: &T) {
-        let lane = &mut self.lanes[priority as usize];
-        if let Some(place) = lane.waiting.iter().position(|waiting| waiting == ticket) {
-            lane.waiting.remove(place);
+        let class = &mut self.classes[priority as usize];
+        if let Some(place) = class.waiting.iter().position(|waiting| waiting == ticket) {
+            class.waiting.remove(place);
         }
     }
 
     pub(crate) fn waiting(&self, priority: Priority) -> usize {
-        self.lanes[priority as usize].waiting.len()
+        self.classes[priority as usize].waiting.len()
     }
 }
 
