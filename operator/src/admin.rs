@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 
 use crate::cluster::Cluster;
 use crate::reconcile::Operator;
-use crate::world::World;
+use crate::cache::Cache;
 
 mod access;
 mod listener;
@@ -41,7 +41,7 @@ const PLAN: &str = "/plan";
 #[derive(Clone)]
 pub(crate) struct Admin {
     /// Ready once all watches have their first list.
-    world: Arc<World>,
+    cache: Arc<Cache>,
     /// The metrics.
     registry: Arc<Registry>,
     /// What would be done for each Service.
@@ -59,7 +59,7 @@ impl Admin {
     ) -> Self {
         let planning = Arc::clone(operator);
         Self {
-            world: Arc::clone(&operator.world),
+            cache: Arc::clone(&operator.cache),
             registry: Arc::new(registry),
             plans: Arc::new(Plans::new(move || planning.plans_known())),
             access: Arc::new(Access::new(client)),
@@ -80,8 +80,8 @@ pub(crate) async fn serve(listener: Listener, admin: Admin) -> std::io::Result<(
     axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await
 }
 
-async fn ready(State(Admin { world, .. }): State<Admin>) -> Response {
-    if world.is_synced() {
+async fn ready(State(Admin { cache, .. }): State<Admin>) -> Response {
+    if cache.is_synced() {
         return "ok\n".into_response();
     }
     (

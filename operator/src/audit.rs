@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::Cluster;
 use crate::desired;
-use crate::progress::Phase;
+use crate::track::Phase;
 use crate::reconcile::Operator;
 use crate::service::ServiceKey;
 
@@ -105,7 +105,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Every Service that has, or shall have, a load balancer.
     fn audited(&self) -> BTreeMap<ServiceUid, (ServiceKey, Owner)> {
-        let ours = self.world.services().into_iter().filter(|it| self.settings.classes.wants(it));
+        let ours = self.cache.services().into_iter().filter(|it| self.settings.classes.wants(it));
         let known = ours.filter_map(|service| {
             let owner = desired::owner(&service, &self.settings.cluster).ok()?;
             Some((owner.service.clone(), (ServiceKey::of(&service), owner)))
@@ -115,7 +115,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Whether it is still the Service that was listed.
     fn is_there(&self, key: &ServiceKey, owner: &Owner) -> bool {
-        let service = self.world.service(key);
+        let service = self.cache.service(key);
         service.is_some_and(|service| service.metadata.uid.as_deref() == Some(owner.service.as_str()))
     }
 

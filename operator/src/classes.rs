@@ -167,14 +167,14 @@ pub(crate) fn by_name(class: &str) -> Annotations {
 
 /// What is wrong with one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct Review {
     /// Its name.
     pub(crate) name: String,
     /// What does not count; empty: all does.
     pub(crate) problems: Vec<Problem>,
 }
 
-impl Verdict {
+impl Review {
     /// The condition's status, reason and message.
     pub(crate) fn claim(&self) -> (&'static str, &'static str, String) {
         match self.problems.first() {
@@ -188,7 +188,7 @@ impl Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resolved {
     pub(crate) rules: ClassRules,
-    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) reviews: Vec<Review>,
 }
 
 /// The plainest Service there is, which options are tried on: none can be an option of the class that even this one cannot have.
@@ -211,25 +211,25 @@ pub(crate) fn resolve<P: LoadBalancerProvider>(
     let mut resolved = Resolved::default();
     for object in ours {
         let name = object.name_any();
-        if let Some(first) = resolved.verdicts.first() {
+        if let Some(first) = resolved.reviews.first() {
             let message = format!(
                 "{:?} has these parameters for {class} already, and is older; keep one of them",
                 first.name
             );
             let problem = Problem::new(ProblemKind::Conflict, "spec.loadBalancerClass", message);
-            resolved.verdicts.push(Verdict { name, problems: vec![problem] });
+            resolved.reviews.push(Review { name, problems: vec![problem] });
             continue;
         }
         let (rules, problems) = check(object, provider, plain);
         resolved.rules = rules;
-        resolved.verdicts.push(Verdict { name, problems });
+        resolved.reviews.push(Review { name, problems });
     }
     resolved
 }
 
 /// An option of an object.
 #[derive(Clone, Debug)]
-struct Entry {
+struct ClassOption {
     /// Where it stands in the object.
     field: String,
     key: String,
@@ -245,7 +245,7 @@ fn check<P: LoadBalancerProvider>(
 ) -> (ClassRules, Vec<Problem>) {
     let LoadBalancerClassParametersSpec { load_balancer_class: _, defaults, forced, allowed } = &object.spec;
     let capabilities = provider.capabilities();
-    let mut entries: Vec<Entry> =
+    let mut entries: Vec<ClassOption> =
         forced.iter().flat_map(|forced| annotations(forced, "spec.forced", true)).collect();
     entries.extend(annotations(defaults, "spec", false));
     let mut rules = ClassRules::named(object.name_any(), allowed.clone());
@@ -270,11 +270,11 @@ struct Trial<'a, P> {
 
 impl<P: LoadBalancerProvider> Trial<'_, P> {
     /// Takes into `rules` all that can be together, whatever their order; answers with the others, each with what is wrong.
-    fn sort(&self, mut entries: Vec<Entry>, rules: &mut ClassRules) -> Vec<(Entry, Vec<Problem>)> {
+    fn sort(&self, mut entries: Vec<ClassOption>, rules: &mut ClassRules) -> Vec<(ClassOption, Vec<Problem>)> {
         let without = self.problems(&Annotations::new());
         let mut taken = Annotations::new();
         loop {
-            let mut refused: Vec<(Entry, Vec<Problem>)> = Vec::new();
+            let mut refused: Vec<(ClassOption, Vec<Problem>)> = Vec::new();
             let before = entries.len();
             for entry in entries {
                 let mut with = taken.clone();
@@ -300,7 +300,7 @@ impl<P: LoadBalancerProvider> Trial<'_, P> {
     }
 
     /// A key that nobody reads.
-    fn unread(&self, Entry { key, .. }: &Entry) -> Vec<Problem> {
+    fn unread(&self, ClassOption { key, .. }: &ClassOption) -> Vec<Problem> {
         let known = options::is_known(key, self.capabilities);
         (!known).then(|| options::unknown_key(key, self.capabilities)).into_iter().collect()
     }
@@ -325,7 +325,7 @@ impl<P: LoadBalancerProvider> Trial<'_, P> {
 }
 
 /// The annotations that options stand for.
-fn annotations(options: &ClassOptions, path: &str, forced: bool) -> Vec<Entry> {
+fn annotations(options: &ClassOptions, path: &str, forced: bool) -> Vec<ClassOption> {
     let ClassOptions { scheme, target_kind, proxy_protocol, allow_replacement, source_ranges, options } =
         options;
     let typed = [
@@ -340,11 +340,11 @@ fn annotations(options: &ClassOptions, path: &str, forced: bool) -> Vec<Entry> {
         ),
     ];
     let typed = typed.into_iter().filter_map(|(name, spec, value)| {
-        Some(Entry { field: format!("{path}.{name}"), key: spec.key.to_owned(), value: value?, forced })
+        Some(ClassOption { field: format!("{path}.{name}"), key: spec.key.to_owned(), value: value?, forced })
     });
     let named = options.iter().map(|(key, value)| {
         let field = format!("{path}.options {key}");
-        Entry { field, key: key.clone(), value: value.clone(), forced }
+        ClassOption { field, key: key.clone(), value: value.clone(), forced }
     });
     typed.chain(named).collect()
 }
@@ -379,10 +379,10 @@ impl ProxyProtocolParameter {
 /// The condition an object should have, with its time from `before` where its status stays.
 pub(crate) fn condition(
     object: &LoadBalancerClassParameters,
-    verdict: &Verdict,
+    review: &Review,
     now: Timestamp,
 ) -> ParametersCondition {
-    let (status, reason, message) = verdict.claim();
+    let (status, reason, message) = review.claim();
     let before = object.status.iter().flat_map(|status| &status.conditions);
     let kept = before.into_iter().find(|old| old.type_ == "Accepted" && old.status == status);
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);

@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 use crate::args::{Command, Output, Reach};
-use crate::cause::Drift;
+use crate::trigger::Drift;
 use crate::classes::LoadBalancerClassParameters;
 use crate::cluster::{ApiServer, ReadOnly};
 use crate::events;
@@ -34,7 +34,7 @@ use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
 use crate::watch::Router;
-use crate::world::{Change, Followed, World};
+use crate::cache::{Change, Followed, Cache};
 
 mod gc;
 mod plan;
@@ -110,17 +110,17 @@ impl Reached {
         let metrics = Metrics::register(&mut Registry::default());
         let (reporter, _nobody_sends) = events::reporter("portico-operator", &metrics);
         let (keeper, fence) = fence();
-        let world = self.world(self.settings.follows_pods(&provider.capabilities())).await?;
+        let cache = self.cache(self.settings.follows_pods(&provider.capabilities())).await?;
         let cluster = ReadOnly(ApiServer::new(self.client.clone(), fence.clone(), reporter));
         let queue = Arc::new(Queue::default());
-        let parts = Parts { provider, cluster, world, queue, fence: fence.clone(), metrics };
+        let parts = Parts { provider, cluster, cache, queue, fence: fence.clone(), metrics };
         Ok((Operator::new(parts, self.settings.clone()), keeper, fence))
     }
 
     /// The cluster as it is now.
-    async fn world(&self, pods: bool) -> anyhow::Result<Arc<World>> {
-        let world = Arc::new(World::default());
-        let router = Router::new(Arc::clone(&world), Arc::new(Queue::default()));
+    async fn cache(&self, pods: bool) -> anyhow::Result<Arc<Cache>> {
+        let cache = Arc::new(Cache::default());
+        let router = Router::new(Arc::clone(&cache), Arc::new(Queue::default()));
         list::<Service>(&self.client, &router).await?;
         list::<Node>(&self.client, &router).await?;
         list::<EndpointSlice>(&self.client, &router).await?;
@@ -128,11 +128,11 @@ impl Reached {
         if pods {
             list::<PodState>(&self.client, &router).await?;
         }
-        Ok(world)
+        Ok(cache)
     }
 }
 
-/// Reads all objects of one kind into a world.
+/// Reads all objects of one kind into a cache.
 async fn list<K>(client: &Client, router: &Router) -> anyhow::Result<()>
 where
     K: Followed + kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
@@ -189,9 +189,9 @@ mod tests {
             .context("client error (Connect): tcp connect error: Connection refused")
             .context("ServiceError: client error (Connect): tcp connect error: Connection refused")
             .context("no way to the API server");
-        let told = causes(&error);
-        assert_eq!(told.matches("Connection refused").count(), 1, "{told}");
-        assert!(told.starts_with("no way to the API server: ServiceError"), "{told}");
+        let reported = causes(&error);
+        assert_eq!(reported.matches("Connection refused").count(), 1, "{reported}");
+        assert!(reported.starts_with("no way to the API server: ServiceError"), "{reported}");
     }
 
     #[test]

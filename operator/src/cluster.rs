@@ -65,7 +65,7 @@ pub(crate) trait Cluster: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), ClusterError>> + Send;
 
     /// Tells something about a Service; never fails, never waits.
-    fn tell(&self, about: &Service, notice: Notice);
+    fn report_event(&self, about: &Service, notice: Notice);
 }
 
 /// What the addresses of a status are written from.

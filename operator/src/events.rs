@@ -79,7 +79,7 @@ pub(crate) fn reporter(instance: &str, metrics: &Metrics) -> (Reporter, Sender) 
 
 impl Reporter {
     /// Tells something, if there is room.
-    pub(crate) fn tell(&self, about: ObjectReference, notice: Notice) {
+    pub(crate) fn report(&self, about: ObjectReference, notice: Notice) {
         if self.channel.try_send((about, notice)).is_err() {
             self.metrics.event_dropped();
         }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::cluster::Cluster;
 use crate::metrics::Collected;
 use crate::operation::Want;
-use crate::progress::Decision;
+use crate::track::Decision;
 use crate::reconcile::Operator;
 use crate::service::{self, ServiceKey};
 
@@ -33,7 +33,7 @@ pub(crate) struct Suspects {
 
 /// What one look came to.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Verdict {
+pub(crate) struct Scan {
     /// Unclaimed for the first time.
     suspected: Vec<Owner>,
     /// Unclaimed for longer than the grace period.
@@ -44,7 +44,7 @@ pub(crate) struct Verdict {
 
 impl Suspects {
     /// None yet.
-    pub(crate) fn new(limits: limit::Limits) -> Self {
+    pub(crate) fn new(limits: limit::DeletionLimits) -> Self {
         Self { since: BTreeMap::new(), allowance: Allowance::new(limits) }
     }
 
@@ -55,36 +55,36 @@ impl Suspects {
         claimed: &BTreeSet<ServiceUid>,
         now: Instant,
         grace: Duration,
-    ) -> Verdict {
-        let mut verdict = Verdict::default();
+    ) -> Scan {
+        let mut scan = Scan::default();
         let unclaimed: Vec<Owner> =
             existing.into_iter().filter(|owner| !claimed.contains(&owner.service)).collect();
         let still: BTreeSet<&ServiceUid> = unclaimed.iter().map(|owner| &owner.service).collect();
-        verdict.cleared = self.since.keys().filter(|uid| !still.contains(uid)).cloned().collect();
+        scan.cleared = self.since.keys().filter(|uid| !still.contains(uid)).cloned().collect();
         self.since.retain(|uid, _| still.contains(uid));
         for owner in unclaimed {
             match self.since.get(&owner.service) {
                 None => {
                     self.since.insert(owner.service.clone(), now);
-                    verdict.suspected.push(owner);
+                    scan.suspected.push(owner);
                 }
-                Some(since) if now.duration_since(*since) >= grace => verdict.doomed.push(owner),
+                Some(since) if now.duration_since(*since) >= grace => scan.doomed.push(owner),
                 Some(_) => {}
             }
         }
-        verdict
+        scan
     }
 }
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     /// Looks once every half grace period, for ever.
-    pub(crate) async fn collect(self: Arc<Self>, grace: Duration, limits: limit::Limits) {
+    pub(crate) async fn collect(self: Arc<Self>, grace: Duration, limits: limit::DeletionLimits) {
         let mut suspects = Suspects::new(limits);
         let mut ticks = interval((grace / 2).max(Duration::from_millis(100)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.world.is_synced() && self.inventory.is_loaded() && self.may_work() {
+            if self.cache.is_synced() && self.inventory.is_loaded() && self.may_work() {
                 self.collect_once(&mut suspects, grace).await;
             }
         }
@@ -96,7 +96,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let existing = self.inventory.owners();
         let count = existing.len();
         let claimed = self.claimed();
-        let Verdict { suspected, doomed, cleared } = suspects.look(existing, &claimed, Instant::now(), grace);
+        let Scan { suspected, doomed, cleared } = suspects.look(existing, &claimed, Instant::now(), grace);
         for owner in suspected {
             tracing::warn!(%owner, "load balancer that no Service claims");
             self.metrics.collected(Collected::Suspected);
@@ -143,7 +143,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     fn claimed(&self) -> BTreeSet<ServiceUid> {
         let claims = |service: &Arc<Service>| self.claims(service);
-        let services = self.world.services();
+        let services = self.cache.services();
         let uids =
             services.iter().filter(|service| claims(service)).filter_map(|it| it.metadata.uid.as_deref());
         uids.filter_map(|uid| uid.parse().ok()).collect()
@@ -173,7 +173,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let plan = want.plan(&self.provider, observed.as_ref());
         let name = &owner.name;
         let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
-        let goes = self.begin_at(key, &want, &plan, observed.is_some(), false) == Decision::Go;
+        let goes = self.begin_at(key, &want, &plan, observed.is_some(), false) == Decision::Start;
         if goes && self.settings.read_only {
             tracing::warn!(%owner, "would delete a load balancer that no Service claims");
         } else if goes {
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use crate::testing::mk_owner;
 
-    const LIMITS: limit::Limits = limit::Limits { count: 10, share: 10, window: Duration::from_mins(10) };
+    const LIMITS: limit::DeletionLimits = limit::DeletionLimits { count: 10, share: 10, window: Duration::from_mins(10) };
 
     #[tokio::test(start_paused = true)]
     async fn only_what_is_unclaimed_in_two_looks_a_grace_period_apart_is_doomed() {
@@ -201,7 +201,7 @@ mod tests {
         let first = suspects.look(both(), &claimed, start, grace);
         assert_eq!((first.suspected, first.doomed), (vec![orphan.clone()], vec![]));
         let early = suspects.look(both(), &claimed, start + grace / 2, grace);
-        assert_eq!(early, Verdict::default());
+        assert_eq!(early, Scan::default());
         let late = suspects.look(both(), &claimed, start + grace, grace);
         assert_eq!(late.doomed, std::slice::from_ref(&orphan));
         let claimed_again = BTreeSet::from([kept.service.clone(), orphan.service.clone()]);

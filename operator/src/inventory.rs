@@ -13,18 +13,18 @@ use tokio::time::Instant;
 /// Everything this cluster owns, by Service.
 #[derive(Debug)]
 pub(crate) struct Inventory<O> {
-    state: RwLock<State<O>>,
+    state: RwLock<InventoryState<O>>,
 }
 
 #[derive(Debug)]
-struct State<O> {
-    entries: BTreeMap<ServiceUid, Entry<O>>,
+struct InventoryState<O> {
+    entries: BTreeMap<ServiceUid, InventoryEntry<O>>,
     /// When the last complete listing began.
     listed: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Entry<O> {
+struct InventoryEntry<O> {
     owner: Owner,
     /// `None`: a read showed that nothing is left.
     observed: Option<O>,
@@ -33,7 +33,7 @@ struct Entry<O> {
 
 impl<O> Default for Inventory<O> {
     fn default() -> Self {
-        Self { state: RwLock::new(State { entries: BTreeMap::new(), listed: None }) }
+        Self { state: RwLock::new(InventoryState { entries: BTreeMap::new(), listed: None }) }
     }
 }
 
@@ -60,7 +60,7 @@ impl<O: Clone> Inventory<O> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let newer = state.entries.get(&owner.service).is_some_and(|entry| entry.read > read);
         if !newer {
-            state.entries.insert(owner.service.clone(), Entry { owner: owner.clone(), observed, read });
+            state.entries.insert(owner.service.clone(), InventoryEntry { owner: owner.clone(), observed, read });
         }
     }
 
@@ -69,12 +69,12 @@ impl<O: Clone> Inventory<O> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.entries.retain(|_, entry| entry.read > read);
         for (service, Owned { owner, observed }) in listing.services {
-            state.entries.entry(service).or_insert(Entry { owner, observed: Some(observed), read });
+            state.entries.entry(service).or_insert(InventoryEntry { owner, observed: Some(observed), read });
         }
         state.listed = Some(read);
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, State<O>> {
+    fn read(&self) -> RwLockReadGuard<'_, InventoryState<O>> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

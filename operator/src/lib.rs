@@ -1,7 +1,7 @@
 //! The operator: takes each Service through its stages, and provisions the load balancers of those that ask.
 //!
 //! ```text
-//!  API server ──watch──▶ world ──stages──▶ Work ──plan──▶ a go: observe, execute ──▶ provider
+//!  API server ──watch──▶ cache ──stages──▶ Work ──plan──▶ a go: observe, execute ──▶ provider
 //!                          │                  │                     │
 //!                          └──▶ queue ──▶ reconcile ◀───────────────┘
 //!                                             └──▶ finalizer, status, conditions, Events
@@ -16,7 +16,7 @@ mod admin;
 mod args;
 mod audit;
 mod backoff;
-mod cause;
+mod trigger;
 mod classes;
 mod cli;
 mod cluster;
@@ -24,11 +24,11 @@ mod connect;
 mod desired;
 mod events;
 mod fence;
-mod gate;
+mod permits;
 mod gc;
-mod go;
+mod attempt;
 mod inventory;
-mod lanes;
+mod locks;
 mod leader;
 mod log;
 mod metrics;
@@ -37,7 +37,7 @@ mod options;
 mod planned;
 mod pods;
 mod problem;
-mod progress;
+mod track;
 mod queue;
 mod reconcile;
 mod resources;
@@ -54,8 +54,8 @@ mod tracks;
 mod version;
 mod view;
 mod watch;
-mod work;
-mod world;
+mod worker;
+mod cache;
 
 pub use args::Command;
 pub use classes::{

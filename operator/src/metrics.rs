@@ -3,7 +3,7 @@
 //! Owns: names, labels and buckets. Leaves to others: serving them (`admin`).
 //! Invariant: no label carries a name that users choose, so series do not grow with the cluster.
 
-pub(crate) mod limits;
+pub(crate) mod limiters;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
@@ -17,8 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::cause::Cause;
-use crate::gate::Priority;
+use crate::trigger::Trigger;
+use crate::permits::Priority;
 
 /// Seconds; a cloud takes minutes.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -62,7 +62,7 @@ pub(crate) enum Collected {
 
 /// How a Service with a load balancer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum State {
+pub(crate) enum ServiceState {
     /// As desired.
     Settled,
     /// Being made or changed.
@@ -95,17 +95,17 @@ struct OperationLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
-    state: State,
+    state: ServiceState,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CauseLabel {
-    cause: Cause,
+struct TriggerLabel {
+    trigger: Trigger,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DriftLabels {
-    cause: Cause,
+    trigger: Trigger,
     field: &'static str,
 }
 
@@ -134,10 +134,10 @@ pub(crate) struct Metrics {
     collected: Family<CollectedLabel, Counter>,
     events_dropped: Counter,
     inventory_age: Gauge<f64, AtomicU64>,
-    goes: Family<CauseLabel, Counter>,
-    unasked: Family<CauseLabel, Counter>,
+    attempts: Family<TriggerLabel, Counter>,
+    unexpected: Family<TriggerLabel, Counter>,
     drift: Family<DriftLabels, Counter>,
-    gate: Family<PriorityLabel, Gauge>,
+    attempts_waiting: Family<PriorityLabel, Gauge>,
     nodes_held: Gauge,
 }
 
@@ -159,10 +159,10 @@ impl Metrics {
             collected: Family::default(),
             events_dropped: Counter::default(),
             inventory_age: Gauge::default(),
-            goes: Family::default(),
-            unasked: Family::default(),
+            attempts: Family::default(),
+            unexpected: Family::default(),
             drift: Family::default(),
-            gate: Family::default(),
+            attempts_waiting: Family::default(),
             nodes_held: Gauge::default(),
         };
         let it = metrics.clone();
@@ -181,18 +181,18 @@ impl Metrics {
         registry.register("orphans", "Load balancers that no Service claims", it.collected);
         registry.register("events_dropped", "Events that could not be delivered", it.events_dropped);
         registry.register("inventory_listed_seconds", "How long the last listing took", it.inventory_age);
-        registry.register("goes", "Times a load balancer was read in full, by why", it.goes);
+        registry.register("provisioning_attempts", "Times a load balancer was read in full, by why", it.attempts);
         registry.register(
-            "unasked_changes",
+            "unexpected_changes",
             "Goes that changed something although neither Service nor targets had changed: drift, or a bug",
-            it.unasked,
+            it.unexpected,
         );
         registry.register(
             "drift",
             "What was found to differ unasked, by field and by what found it",
             it.drift,
         );
-        registry.register("goes_waiting", "Goes that wait for --provider-concurrency", it.gate);
+        registry.register("provisioning_attempts_waiting", "Goes that wait for --provider-concurrency", it.attempts_waiting);
         registry.register(
             "nodes_held",
             "Nodes that stay targets as too many vanished at once",
@@ -202,26 +202,26 @@ impl Metrics {
     }
 
     /// A go began.
-    pub(crate) fn went(&self, cause: Cause) {
-        self.goes.get_or_create(&CauseLabel { cause }).inc();
+    pub(crate) fn attempt_started(&self, trigger: Trigger) {
+        self.attempts.get_or_create(&TriggerLabel { trigger }).inc();
     }
 
     /// A go that nobody asked for found a difference in `fields`; `changed`: and changed it.
-    pub(crate) fn drifted(&self, cause: Cause, fields: &BTreeSet<Field>, changed: bool) {
+    pub(crate) fn drifted(&self, trigger: Trigger, fields: &BTreeSet<Field>, changed: bool) {
         if changed {
-            self.unasked.get_or_create(&CauseLabel { cause }).inc();
+            self.unexpected.get_or_create(&TriggerLabel { trigger }).inc();
         }
         let names: BTreeSet<&'static str> = fields.iter().map(|field| field.name()).collect();
         let names = if names.is_empty() { BTreeSet::from(["load balancer"]) } else { names };
         for field in names {
-            self.drift.get_or_create(&DriftLabels { cause, field }).inc();
+            self.drift.get_or_create(&DriftLabels { trigger, field }).inc();
         }
     }
 
     /// How many goes wait for their turn.
-    pub(crate) fn goes_waiting(&self, priority: Priority, count: usize) {
+    pub(crate) fn attempts_waiting(&self, priority: Priority, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        self.gate.get_or_create(&PriorityLabel { priority }).set(count);
+        self.attempts_waiting.get_or_create(&PriorityLabel { priority }).set(count);
     }
 
     /// How many nodes are only held.
@@ -247,8 +247,8 @@ impl Metrics {
         self.inventory_age.set(took.as_secs_f64());
     }
 
-    /// A Service went from one state to another; `None`: it is not ours (any more).
-    pub(crate) fn service_state(&self, from: Option<State>, to: Option<State>) {
+    /// A Service attempt_started from one state to another; `None`: it is not ours (any more).
+    pub(crate) fn service_state(&self, from: Option<ServiceState>, to: Option<ServiceState>) {
         if let Some(state) = from {
             self.services.get_or_create(&StateLabel { state }).dec();
         }

@@ -23,13 +23,13 @@ use crate::view::PlanView;
 
 /// A provider that plans anew after each round of steps converges in two or three rounds, each of at most three
 /// looks; more is a fault of its plan.
-const LOOKS: usize = 12;
+const MAX_READS: usize = 12;
 /// The longest a single call of the provider's may take, waits for its cloud's limits included; what it did shows in the
 /// next read. Providers bound each request by themselves.
 const CALL_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// When to have the next go at what this one may not touch.
-const STRAYED: Duration = Duration::from_secs(1);
+const LOCKS_RETRY: Duration = Duration::from_secs(1);
 
 /// What is wanted for a Service.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +37,7 @@ pub(crate) struct Want {
     what: What,
     /// What targets of what exists may be; `None`: those of the load balancer, or nothing is known of them.
     backends: Option<Box<Backends>>,
-    mark: Mark,
+    digest: WantDigest,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +51,7 @@ enum What {
 /// want when it has been met: with a thousand nodes behind it a load balancer is a hundred kilobytes, and its digest takes
 /// a millisecond.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub(crate) enum WantDigest {
     /// A load balancer like this.
     Present(SpecHash),
     /// These targets behind whatever exists, and no other change.
@@ -63,8 +63,8 @@ pub(crate) enum Mark {
 impl Want {
     /// This.
     pub(crate) fn present(load_balancer: Box<LoadBalancer>) -> Self {
-        let mark = Mark::Present(load_balancer.spec_hash());
-        Self { what: What::Present(load_balancer), backends: None, mark }
+        let digest = WantDigest::Present(load_balancer.spec_hash());
+        Self { what: What::Present(load_balancer), backends: None, digest }
     }
 
     /// This, and for what exists already targets of either kind.
@@ -74,21 +74,21 @@ impl Want {
 
     /// The targets of what exists, and nothing else.
     pub(crate) fn targets(backends: Backends) -> Self {
-        let mark = Mark::Targets(backends.spec_hash());
-        Self { what: What::Targets(backends.owner.clone()), backends: Some(Box::new(backends)), mark }
+        let digest = WantDigest::Targets(backends.spec_hash());
+        Self { what: What::Targets(backends.owner.clone()), backends: Some(Box::new(backends)), digest }
     }
 
     /// Nothing.
     pub(crate) fn absent(owner: Owner) -> Self {
-        let mark = Mark::Absent(owner.service.clone(), None);
-        Self { what: What::Absent(owner), backends: None, mark }
+        let digest = WantDigest::Absent(owner.service.clone(), None);
+        Self { what: What::Absent(owner), backends: None, digest }
     }
 
     /// Nothing; until it is deleted, its targets.
     pub(crate) fn release(backends: Backends) -> Self {
         let owner = backends.owner.clone();
-        let mark = Mark::Absent(owner.service.clone(), Some(backends.spec_hash()));
-        Self { what: What::Absent(owner), backends: Some(Box::new(backends)), mark }
+        let digest = WantDigest::Absent(owner.service.clone(), Some(backends.spec_hash()));
+        Self { what: What::Absent(owner), backends: Some(Box::new(backends)), digest }
     }
 
     /// As the provider takes it; `None`: only targets are wanted.
@@ -122,8 +122,8 @@ impl Want {
     }
 
     /// What tells it from others.
-    pub(crate) fn mark(&self) -> &Mark {
-        &self.mark
+    pub(crate) fn digest(&self) -> &WantDigest {
+        &self.digest
     }
 
     /// What it shares with others, by what is wanted and what was observed.
@@ -201,7 +201,7 @@ pub(crate) enum End {
 
 /// What a go did and found.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Report<O> {
+pub(crate) struct AttemptReport<O> {
     /// The last read, and when it began; `None`: there was none.
     pub(crate) observed: Option<(Option<O>, Instant)>,
     /// The steps that were executed, each with its reason.
@@ -229,19 +229,19 @@ pub(crate) struct Operation<'a, P> {
 impl<P: LoadBalancerProvider> Operation<'_, P> {
     /// Has a go: targets of what exists first, then the rest, whatever became of them. `look`: how closely to look at first
     /// ([`ReadMode::first`]).
-    pub(crate) async fn run(&self, want: &Want, mode: Mode, mut look: ReadMode) -> Report<P::Observed> {
+    pub(crate) async fn run(&self, want: &Want, mode: Mode, mut look: ReadMode) -> AttemptReport<P::Observed> {
         let differed = BTreeSet::new();
-        let mut report = Report { observed: None, steps: Vec::new(), differed, end: End::Settled };
+        let mut report = AttemptReport { observed: None, steps: Vec::new(), differed, end: End::Settled };
         let mut targets = TargetsFirst::default();
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_READS {
             let read = Instant::now();
             match self.look(want, look).await {
                 Ok(observed) => report.observed = Some((observed, read)),
-                Err(end) => return Report { end, ..report },
+                Err(end) => return AttemptReport { end, ..report },
             }
             let observed = report.observed.as_ref().and_then(|(observed, _)| observed.as_ref());
-            if let Some(end) = self.strays(want, observed) {
-                return Report { end, ..report };
+            if let Some(end) = self.lacks_locks(want, observed) {
+                return AttemptReport { end, ..report };
             }
             let rest = want.plan_rest(self.provider, observed);
             let first = want.plan_targets(self.provider, observed, &rest).filter(|_| targets.are_due());
@@ -254,7 +254,7 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             if plan.steps().is_empty() {
                 targets.wait(first.as_ref());
                 let end = targets.end(without_steps(&rest, want, observed.is_some()));
-                return Report { end, ..report };
+                return AttemptReport { end, ..report };
             }
             if report.steps.is_empty()
                 && let Some(desired) = want.load_balancer()
@@ -263,7 +263,7 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             }
             if mode == Mode::Plan {
                 let plan = want.plan(self.provider, observed);
-                return Report { end: End::Withheld(Box::new(PlanView::of(&plan))), ..report };
+                return AttemptReport { end: End::Withheld(Box::new(PlanView::of(&plan))), ..report };
             }
             tracing::info!(service = %want.owner().name, plan = %plan, "executing");
             if due.is_some() {
@@ -271,13 +271,13 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             } else {
                 targets.wait(first.as_ref());
                 if let Err(end) = self.execute(plan, &mut report.steps).await {
-                    return Report { end: targets.end(end), ..report };
+                    return AttemptReport { end: targets.end(end), ..report };
                 }
             }
             look = want.desired().map_or(ReadMode::Cached, ReadMode::after);
         }
-        let message = format!("still not as desired after {LOOKS} looks; the provider's plan is at fault");
-        Report { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
+        let message = format!("still not as desired after {MAX_READS} looks; the provider's plan is at fault");
+        AttemptReport { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
     }
 
     async fn look(&self, want: &Want, look: ReadMode) -> Result<Option<P::Observed>, End> {
@@ -297,10 +297,10 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
     }
 
     /// A read may show that it shares more than anybody knew when its turn came: then that is to be waited for first.
-    fn strays(&self, want: &Want, observed: Option<&P::Observed>) -> Option<End> {
+    fn lacks_locks(&self, want: &Want, observed: Option<&P::Observed>) -> Option<End> {
         let shared = want.shares(self.provider, observed);
         let what = shared.difference(self.held?).next()?;
-        Some(End::InProgress { what: format!("its turn at {what}, which Services share"), retry: STRAYED })
+        Some(End::InProgress { what: format!("its turn at {what}, which Services share"), retry: LOCKS_RETRY })
     }
 
     async fn execute(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {

@@ -37,7 +37,7 @@ pub(crate) struct ServicePlan {
 
 /// What a Service's plan comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum PlanOutcome {
     /// As wanted, or none of our business.
     Fine,
     /// There are steps, or the provider is at work.
@@ -50,15 +50,15 @@ pub(crate) enum Verdict {
 
 impl ServicePlan {
     /// What it comes to.
-    pub(crate) fn verdict(&self) -> Verdict {
+    pub(crate) fn outcome(&self) -> PlanOutcome {
         let Self { service: _, stages: _, problems, warnings: _, plan, failed } = self;
         let plan = plan.as_ref().filter(|plan| !plan.is_settled());
         match (failed, plan) {
-            (Some(_), _) => Verdict::Failed,
-            (None, Some(plan)) if !plan.blocked.is_empty() => Verdict::Blocked,
-            (None, _) if !problems.is_empty() => Verdict::Blocked,
-            (None, Some(_)) => Verdict::ToDo,
-            (None, None) => Verdict::Fine,
+            (Some(_), _) => PlanOutcome::Failed,
+            (None, Some(plan)) if !plan.blocked.is_empty() => PlanOutcome::Blocked,
+            (None, _) if !problems.is_empty() => PlanOutcome::Blocked,
+            (None, Some(_)) => PlanOutcome::ToDo,
+            (None, None) => PlanOutcome::Fine,
         }
     }
 }
@@ -155,7 +155,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// From what is known, for every Service that is ours; what a go read last counts before the listing.
     pub(crate) fn plans_known(&self) -> Vec<ServicePlan> {
-        let services = self.world.services().into_iter().filter(|it| self.settings.classes.claims(it));
+        let services = self.cache.services().into_iter().filter(|it| self.settings.classes.claims(it));
         services.map(|service| self.plan_known(&service)).collect()
     }
 
@@ -168,7 +168,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
         let owner = want.owner();
         let withheld = self.track(owner, |track| match &track.last {
-            Some(last) if last.mark == *want.mark() => match &last.end {
+            Some(last) if last.digest == *want.digest() => match &last.end {
                 End::Withheld(plan) => Some((**plan).clone()),
                 _ => None,
             },

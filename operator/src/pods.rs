@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 use crate::service::ServiceKey;
-use crate::world::World;
+use crate::cache::Cache;
 
 /// Pods that are listed and watched; one that has ended keeps `status.podIPs` until it is deleted.
 pub(crate) const ALIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -105,7 +105,7 @@ pub(crate) enum Admission<'a> {
     /// All of them.
     Any,
     /// Those that are pods of this Service's namespace.
-    Pods(&'a World, &'a ServiceKey),
+    Pods(&'a Cache, &'a ServiceKey),
 }
 
 impl Admission<'_> {
@@ -113,8 +113,8 @@ impl Admission<'_> {
     pub(crate) fn refused(self, addresses: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
         match self {
             Self::Any => BTreeSet::new(),
-            Self::Pods(world, service) => {
-                let pods = world.pods(&service.namespace);
+            Self::Pods(cache, service) => {
+                let pods = cache.pods(&service.namespace);
                 addresses.filter(|address| !pods.contains(address)).collect()
             }
         }

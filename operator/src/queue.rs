@@ -16,12 +16,12 @@ use crate::service::ServiceKey;
 /// A queue of Services.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     ready: VecDeque<ServiceKey>,
     queued: HashSet<ServiceKey>,
     /// With a worker; `true`: added again meanwhile.
@@ -33,7 +33,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl QueueState {
     fn push(&mut self, key: ServiceKey) {
         if let Some(again) = self.active.get_mut(&key) {
             *again = true;
@@ -149,7 +149,7 @@ impl Queue {
         self.lock().ready.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -203,7 +203,7 @@ mod tests {
             assert!(start.elapsed() >= Duration::from_millis(750) * ((1 << failures) - 1), "{failures}");
         }
         queue.forget(&key("a"));
-        let State { ready, queued, active, later, due, failures, closed: _ } = &*queue.lock();
+        let QueueState { ready, queued, active, later, due, failures, closed: _ } = &*queue.lock();
         assert!(ready.is_empty() && queued.is_empty() && active.is_empty());
         assert!(later.is_empty() && due.is_empty() && failures.is_empty());
     }

@@ -1,7 +1,7 @@
 //! One look at one Service: stages, plan, and what follows for status, finalizer and provider.
 //!
 //! ```text
-//! world ─▶ stages ─▶ Work ─▶ plan (snapshot) ─▶ Decision ─▶ a go in a task of its own ─▶ queue ─▶ the next look
+//! cache ─▶ stages ─▶ Work ─▶ plan (snapshot) ─▶ Decision ─▶ a go in a task of its own ─▶ queue ─▶ the next look
 //!                                  └──────────▶ status, conditions, Events
 //! ```
 //! Owns: the order of cluster writes around provider calls. Leaves to others: every decision it is made of, and the go
@@ -24,28 +24,28 @@ use portico_provider::{
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::cause::Drift;
+use crate::trigger::Drift;
 use crate::classes::RulesByClass;
 use crate::cluster::{Basis, Cluster, ClusterError};
 use crate::desired::{Backing, GroupScope};
 use crate::events::{Notice, Severity};
 use crate::fence::Fence;
-use crate::gate::Gate;
+use crate::permits::Permits;
 use crate::inventory::Inventory;
-use crate::lanes::Lanes;
-use crate::metrics::{Metrics, Reconciled, State};
+use crate::locks::Locks;
+use crate::metrics::{Metrics, Reconciled, ServiceState};
 use crate::operation::{End, Want};
 use crate::options;
 use crate::pods::{Admission, EndpointScope};
 use crate::problem::Problem;
-use crate::progress::{Decision, Phase, Track};
+use crate::track::{Decision, Phase, Track};
 use crate::queue::Queue;
 use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
 use crate::status::{self, Progress, Situation, StatusPatch};
-use crate::targets::guard::{Admitted, Guard, Limits};
+use crate::targets::node_removal::{AdmittedNodes, NodeRemovalLimiter, NodeRemovalLimits};
 use crate::tracks::Tracks;
-use crate::world::World;
+use crate::cache::Cache;
 
 /// What stays the same while the process runs.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ pub(crate) struct Settings {
     /// How many goes may talk to the provider at once.
     pub(crate) concurrency: usize,
     /// How fast nodes may be taken away.
-    pub(crate) nodes: Limits,
+    pub(crate) nodes: NodeRemovalLimits,
 }
 
 impl Settings {
@@ -82,32 +82,32 @@ pub(crate) struct Operator<P: LoadBalancerProvider, C> {
     pub(crate) provider: P,
     pub(crate) capabilities: Capabilities,
     pub(crate) cluster: C,
-    pub(crate) world: Arc<World>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) inventory: Inventory<P::Observed>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) settings: Settings,
     pub(crate) fence: Fence,
     pub(crate) metrics: Metrics,
     /// Goes that are under way; shutting down waits for them.
-    pub(crate) goes: TaskTracker,
+    pub(crate) attempts: TaskTracker,
     /// Who of them is next.
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) permits: Arc<Permits>,
     /// What only one of them may touch at a time.
-    pub(crate) lanes: Lanes,
-    guard: Mutex<Guard>,
-    /// The classes' rules, and the version of the world they are of.
+    pub(crate) locks: Locks,
+    node_removal: Mutex<NodeRemovalLimiter>,
+    /// The classes' rules, and the version of the cache they are of.
     pub(crate) class: Mutex<Option<(u64, RulesByClass)>>,
     tracks: Mutex<Tracks>,
 }
 
 /// What a look came to: its metric, and when the next one is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Looked {
+pub(crate) struct ReconcileResult {
     pub(crate) outcome: Reconciled,
     pub(crate) again: Option<Instant>,
 }
 
-impl Looked {
+impl ReconcileResult {
     const NOTHING: Self = Self { outcome: Reconciled::Settled, again: None };
 
     /// Again at `due` at the latest.
@@ -120,7 +120,7 @@ impl Looked {
 pub(crate) struct Parts<P, C> {
     pub(crate) provider: P,
     pub(crate) cluster: C,
-    pub(crate) world: Arc<World>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) fence: Fence,
     pub(crate) metrics: Metrics,
@@ -128,24 +128,24 @@ pub(crate) struct Parts<P, C> {
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     pub(crate) fn new(parts: Parts<P, C>, settings: Settings) -> Arc<Self> {
-        let Parts { provider, cluster, world, queue, fence, metrics } = parts;
+        let Parts { provider, cluster, cache, queue, fence, metrics } = parts;
         let capabilities = provider.capabilities();
         if settings.follows_pods(&capabilities) {
-            world.follow_pods();
+            cache.follow_pods();
         }
         Arc::new(Self {
             capabilities,
             provider,
             cluster,
-            world,
+            cache,
             inventory: Inventory::default(),
             queue,
             fence,
             metrics,
-            goes: TaskTracker::new(),
-            gate: Gate::new(settings.concurrency),
-            lanes: Lanes::default(),
-            guard: Mutex::new(Guard::new(settings.nodes)),
+            attempts: TaskTracker::new(),
+            permits: Permits::new(settings.concurrency),
+            locks: Locks::default(),
+            node_removal: Mutex::new(NodeRemovalLimiter::new(settings.nodes)),
             class: Mutex::default(),
             tracks: Mutex::default(),
             settings,
@@ -153,42 +153,42 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Looks at one Service.
-    pub(crate) async fn reconcile(self: &Arc<Self>, key: &ServiceKey) -> Result<Looked, ClusterError> {
-        let service = self.world.service(key);
+    pub(crate) async fn reconcile(self: &Arc<Self>, key: &ServiceKey) -> Result<ReconcileResult, ClusterError> {
+        let service = self.cache.service(key);
         let uid = service.as_ref().and_then(|service| service.metadata.uid.as_deref());
         let ended = self.tracks().ended(key, uid);
         for uid in &ended {
             self.drop_track(uid);
         }
-        let Some(service) = service else { return Ok(Looked::NOTHING) };
+        let Some(service) = service else { return Ok(ReconcileResult::NOTHING) };
         let (staged, admitted) = self.stages(&service);
-        tracing::debug!(service = %key, stages = %staged, "looked");
+        tracing::debug!(service = %key, stages = %staged, "result");
         match staged.work {
             Work::Nothing => self.forget(&service).await,
             Work::Wait { backends } => {
-                let again = self.keep_targets(&service, *backends).map(|(looked, _)| looked.again);
-                Ok(Looked { outcome: Reconciled::Progress, again: again.flatten() }.or_at(admitted.again))
+                let again = self.keep_targets(&service, *backends).map(|(result, _)| result.again);
+                Ok(ReconcileResult { outcome: Reconciled::Progress, again: again.flatten() }.or_at(admitted.again))
             }
             Work::Yield { owner, to } => self.yield_to(&service, &owner, &to).await,
             Work::Leave { owner, shown } => self.leave(&service, &owner, &shown).await,
             Work::Refuse { backends, problems, warnings } => {
-                let looked = self.refuse(&service, *backends, &problems, &warnings).await?;
-                Ok(looked.or_at(admitted.again))
+                let result = self.refuse(&service, *backends, &problems, &warnings).await?;
+                Ok(result.or_at(admitted.again))
             }
             Work::Provide { load_balancer, backends, warnings } => {
-                let looked = self.provide(&service, load_balancer, *backends, &warnings).await?;
-                Ok(looked.or_at(admitted.again))
+                let result = self.provide(&service, load_balancer, *backends, &warnings).await?;
+                Ok(result.or_at(admitted.again))
             }
             Work::Release { backends, because } => self.release(&service, *backends, because).await,
         }
     }
 
     /// The stages of a Service, and the nodes they were walked with.
-    pub(crate) fn stages(&self, service: &Service) -> (Staged, Admitted) {
+    pub(crate) fn stages(&self, service: &Service) -> (Staged, AdmittedNodes) {
         let key = ServiceKey::of(service);
-        let (admitted, slices) = (self.admitted(), self.world.slices(&key));
+        let (admitted, slices) = (self.admitted(), self.cache.slices(&key));
         let admission = match self.settings.endpoints {
-            EndpointScope::Pods => Admission::Pods(&self.world, &key),
+            EndpointScope::Pods => Admission::Pods(&self.cache, &key),
             EndpointScope::Any => Admission::Any,
         };
         let backing = Backing { nodes: &admitted.nodes, slices: &slices, admission };
@@ -202,21 +202,21 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Nodes that may be targets now.
-    fn admitted(&self) -> Admitted {
-        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = self.world.nodes_version();
-        let admitted = guard.admit(version, || self.world.nodes(), Instant::now(), Timestamp::now());
+    fn admitted(&self) -> AdmittedNodes {
+        let mut limiter = self.node_removal.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = self.cache.nodes_version();
+        let admitted = limiter.admit(version, || self.cache.nodes(), Instant::now(), Timestamp::now());
         self.metrics.nodes_held(admitted.held);
         admitted
     }
 
     /// Not ours, or no longer. What may exist of it, although nothing says so, is found by the collector.
     /// What was said of a Service that never got as far as a load balancer is taken back.
-    async fn forget(&self, service: &Service) -> Result<Looked, ClusterError> {
+    async fn forget(&self, service: &Service) -> Result<ReconcileResult, ClusterError> {
         let uid = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok());
         let waited = uid.as_ref().is_some_and(|uid| self.tracks().known(uid).is_some());
         if waited && service::waits_for_release(service).is_some() {
-            self.world.renew(self.cluster.mark_waiting(service, None).await?);
+            self.cache.renew(self.cluster.mark_waiting(service, None).await?);
         }
         if let Some(uid) = uid {
             self.drop_track(&uid);
@@ -224,13 +224,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let nobodys =
             ServiceType::of(service) != ServiceType::LoadBalancer && !service::has_finalizer(service);
         if nobodys && !service::is_deleting(service) && !service::our_conditions(service).is_empty() {
-            self.world.renew(self.cluster.apply_status(service, &StatusPatch::default(), Basis::Seen).await?);
+            self.cache.renew(self.cluster.apply_status(service, &StatusPatch::default(), Basis::Seen).await?);
         }
-        Ok(Looked::NOTHING)
+        Ok(ReconcileResult::NOTHING)
     }
 
     /// Another operator of Portico holds it.
-    async fn yield_to(&self, service: &Service, owner: &Owner, class: &str) -> Result<Looked, ClusterError> {
+    async fn yield_to(&self, service: &Service, owner: &Owner, class: &str) -> Result<ReconcileResult, ClusterError> {
         let note = format!(
             "the operator of class {class} has to release its load balancer first; if that operator is not \
              installed any more, remove annotation {} (what it made then stays where it is)",
@@ -240,9 +240,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Another controller serves it.
-    async fn leave(&self, service: &Service, owner: &Owner, shown: &str) -> Result<Looked, ClusterError> {
+    async fn leave(&self, service: &Service, owner: &Owner, shown: &str) -> Result<ReconcileResult, ClusterError> {
         if !self.inventory.is_loaded() {
-            return Ok(Looked { outcome: Reconciled::Progress, again: None });
+            return Ok(ReconcileResult { outcome: Reconciled::Progress, again: None });
         }
         let note = format!(
             "{shown}, so Portico leaves this Service alone. To have Portico serve it, keep the other controller from it and annotate it \
@@ -260,26 +260,26 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         severity: Severity,
         reason: &str,
         note: String,
-    ) -> Result<Looked, ClusterError> {
-        self.state(owner, State::Progress);
+    ) -> Result<ReconcileResult, ClusterError> {
+        self.state(owner, ServiceState::Progress);
         let wanted = status::waiting_for_release(service, reason, note.clone(), Timestamp::now());
         let said = service::waits_for_release(service)
             .is_some_and(|said| (&said.reason, &said.message) == (&wanted.reason, &wanted.message));
         if !said {
-            self.world.renew(self.cluster.mark_waiting(service, Some(&wanted)).await?);
-            self.tell(service, severity, reason, "Provision", note);
+            self.cache.renew(self.cluster.mark_waiting(service, Some(&wanted)).await?);
+            self.report_event(service, severity, reason, "Provision", note);
         }
-        Ok(Looked { outcome: Reconciled::Progress, again: None })
+        Ok(ReconcileResult { outcome: Reconciled::Progress, again: None })
     }
 
     /// What serves already follows nodes and pods, whatever keeps the rest back; `None`: nothing exists, as far as is known.
-    fn keep_targets(self: &Arc<Self>, service: &Service, backends: Backends) -> Option<(Looked, Progress)> {
+    fn keep_targets(self: &Arc<Self>, service: &Service, backends: Backends) -> Option<(ReconcileResult, Progress)> {
         let observed = self.inventory.get(&backends.owner.service)?;
         let want = Want::targets(backends);
         let plan = want.plan(&self.provider, Some(&observed));
         let decision = self.begin(service, &want, &plan, true);
         let progress = self.track(want.owner(), |track| track.progress(&want, &plan));
-        Some((looked(decision, &progress, &[]), progress))
+        Some((result(decision, &progress, &[]), progress))
     }
 
     async fn refuse(
@@ -288,15 +288,15 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         backends: Backends,
         problems: &[Problem],
         warnings: &[Problem],
-    ) -> Result<Looked, ClusterError> {
+    ) -> Result<ReconcileResult, ClusterError> {
         let owner = backends.owner.clone();
         let kept = self.keep_targets(service, backends);
         let (again, progress) =
-            kept.map_or((None, Progress::Settled), |(looked, progress)| (looked.again, progress));
-        self.state(&owner, State::Refused);
+            kept.map_or((None, Progress::Settled), |(result, progress)| (result.again, progress));
+        self.state(&owner, ServiceState::Refused);
         let situation = Situation { service, report: None, problems, warnings, progress: &progress };
         self.write_status(situation).await?;
-        Ok(Looked { outcome: Reconciled::UserError, again })
+        Ok(ReconcileResult { outcome: Reconciled::UserError, again })
     }
 
     async fn provide(
@@ -305,7 +305,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         load_balancer: Box<LoadBalancer>,
         backends: Backends,
         warnings: &[Problem],
-    ) -> Result<Looked, ClusterError> {
+    ) -> Result<ReconcileResult, ClusterError> {
         let held;
         let waits = service::waits_for_release(service).is_some();
         let service = if self.makes() && self.settings.classes.marks(service) && !waits {
@@ -326,9 +326,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             *again = self.watch_health(&load_balancer.owner, &want, &report);
         }
         let of_the_group = plan.blocked().iter().any(|it| it.obstacle.is_of_the_group());
-        let contends = of_the_group.then(|| (ServiceKey::of(service), self.shared(&want)));
+        let blocked_by_group = of_the_group.then(|| (ServiceKey::of(service), self.shared(&want)));
         let progress = self.track(&load_balancer.owner, |track| {
-            track.contends = contends;
+            track.blocked_by_group = blocked_by_group;
             track.progress(&want, &plan)
         });
         let mut problems: Vec<Problem> = plan.blocked().iter().map(Problem::of).collect();
@@ -341,9 +341,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         if report.ready
             && let Some(annotated) = self.name_resources(service, observed.as_ref()).await?
         {
-            self.world.renew(annotated);
+            self.cache.renew(annotated);
         }
-        Ok(looked(decision, &progress, &problems))
+        Ok(result(decision, &progress, &problems))
     }
 
     /// Whether the provider makes anything at all.
@@ -369,7 +369,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         if service::waits_for_release(service).is_some() {
             held = self.cluster.mark_waiting(&held, None).await?;
         }
-        self.world.renew(held.clone());
+        self.cache.renew(held.clone());
         Ok(held)
     }
 
@@ -379,18 +379,18 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         service: &Service,
         owner: &Owner,
         warnings: &[Problem],
-    ) -> Result<Looked, ClusterError> {
+    ) -> Result<ReconcileResult, ClusterError> {
         let provisioned =
             |it: &Condition| it.type_ == Topic::Provisioned.condition_type() && it.status == "True";
         if service::our_conditions(service).iter().any(provisioned) {
-            return Ok(Looked { outcome: Reconciled::Progress, again: None });
+            return Ok(ReconcileResult { outcome: Reconciled::Progress, again: None });
         }
         let message = "what exists at the provider has not been read yet".to_owned();
         let progress = Progress::Failed { reason: "ProviderUnavailable", message };
-        self.state(owner, State::Progress);
+        self.state(owner, ServiceState::Progress);
         let situation = Situation { service, report: None, problems: &[], warnings, progress: &progress };
         self.write_status(situation).await?;
-        Ok(Looked { outcome: Reconciled::Progress, again: None })
+        Ok(ReconcileResult { outcome: Reconciled::Progress, again: None })
     }
 
     async fn release(
@@ -398,13 +398,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         service: &Service,
         backends: Backends,
         because: &'static str,
-    ) -> Result<Looked, ClusterError> {
+    ) -> Result<ReconcileResult, ClusterError> {
         let owner = backends.owner.clone();
-        self.state(&owner, State::Releasing);
+        self.state(&owner, ServiceState::Releasing);
         let want = Want::release(backends);
         let gone = |track: &mut Track| {
             let last = track.last.as_ref().filter(|_| track.phase == Phase::Idle);
-            last.is_some_and(|last| last.end == End::Settled && last.mark == *want.mark())
+            last.is_some_and(|last| last.end == End::Settled && last.digest == *want.digest())
         };
         if self.track(&owner, gone) {
             return self.let_go(service, &owner).await;
@@ -425,11 +425,11 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
                 Situation { service, report: None, problems: &[], warnings: &[], progress: &progress };
             self.write_status(situation).await?;
         }
-        Ok(looked(decision, &progress, &[]))
+        Ok(result(decision, &progress, &[]))
     }
 
     /// Nothing is left: gives up the status, then the Service.
-    async fn let_go(&self, service: &Service, owner: &Owner) -> Result<Looked, ClusterError> {
+    async fn let_go(&self, service: &Service, owner: &Owner) -> Result<ReconcileResult, ClusterError> {
         let mut newest = service.clone();
         if !service::is_deleting(service) {
             newest = self.cluster.apply_status(service, &StatusPatch::default(), Basis::Seen).await?;
@@ -439,18 +439,18 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
         // Ours again by now: its own events tell.
         if self.settings.classes.wants(&newest) {
-            return Ok(Looked::NOTHING);
+            return Ok(ReconcileResult::NOTHING);
         }
-        self.world.renew(self.cluster.set_finalizer(&newest, None).await?);
+        self.cache.renew(self.cluster.set_finalizer(&newest, None).await?);
         self.drop_track(&owner.service);
         let note = "the load balancer and all that belonged to it are gone".to_owned();
-        self.tell(service, Severity::Normal, "Released", "Release", note);
-        Ok(Looked::NOTHING)
+        self.report_event(service, Severity::Normal, "Released", "Release", note);
+        Ok(ReconcileResult::NOTHING)
     }
 
     /// What targets' health means of a Service without endpoints: no target has anybody to hand a connection to.
     fn with_endpoints(&self, service: &Service, mut facts: Vec<Fact>) -> Vec<Fact> {
-        let slices = self.world.slices(&ServiceKey::of(service));
+        let slices = self.cache.slices(&ServiceKey::of(service));
         let empty = slices.iter().all(|slice| slice.addresses().next().is_none());
         // Without any EndpointSlice nothing is known: the controller that writes them may be behind.
         if empty && !slices.is_empty() {
@@ -478,19 +478,18 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             return Ok(());
         }
         // From here on it is what the status shows, whenever a watch says so.
-        self.world.renew(self.cluster.apply_status(service, &status, situation.basis()).await?);
+        self.cache.renew(self.cluster.apply_status(service, &status, situation.basis()).await?);
         for notice in status::notices(&before.conditions, &status.conditions) {
-            self.cluster.tell(service, notice);
+            self.cluster.report_event(service, notice);
         }
         Ok(())
     }
 
-    pub(crate) fn tell(&self, about: &Service, severity: Severity, reason: &str, action: &str, note: String) {
-        self.cluster
-            .tell(about, Notice { severity, reason: reason.to_owned(), action: action.to_owned(), note });
+    pub(crate) fn report_event(&self, about: &Service, severity: Severity, reason: &str, action: &str, note: String) {
+        self.cluster.report_event(about, Notice { severity, reason: reason.to_owned(), action: action.to_owned(), note });
     }
 
-    fn state(&self, owner: &Owner, state: State) {
+    fn state(&self, owner: &Owner, state: ServiceState) {
         let before = self.track(owner, |track| track.state.replace(state));
         self.metrics.service_state(before, Some(state));
     }
@@ -512,13 +511,13 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Brings back those whom only what others have of `names` stands in the way of: it has changed.
-    pub(crate) fn stir(&self, names: &BTreeSet<String>, by: &ServiceUid) {
+    pub(crate) fn requeue_waiting_members(&self, names: &BTreeSet<String>, by: &ServiceUid) {
         for (uid, track) in self.tracks().iter_mut().filter(|(uid, _)| *uid != by) {
-            if let Some((key, theirs)) = &track.contends
+            if let Some((key, theirs)) = &track.blocked_by_group
                 && !theirs.is_disjoint(names)
             {
                 tracing::debug!(service = %key, %uid, "brought back: its group changed");
-                track.stirred = true;
+                track.group_changed = true;
                 self.queue.add(key.clone());
             }
         }
@@ -529,20 +528,20 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 }
 
-fn state(progress: &Progress, problems: &[Problem]) -> State {
+fn state(progress: &Progress, problems: &[Problem]) -> ServiceState {
     match progress {
-        Progress::Failed { .. } => State::Failed,
-        _ if !problems.is_empty() => State::Refused,
-        Progress::Settled => State::Settled,
-        Progress::Drifted(_) => State::Drifted,
-        Progress::Working(_) | Progress::Waiting(_) => State::Progress,
-        Progress::Releasing(_) => State::Releasing,
+        Progress::Failed { .. } => ServiceState::Failed,
+        _ if !problems.is_empty() => ServiceState::Refused,
+        Progress::Settled => ServiceState::Settled,
+        Progress::Drifted(_) => ServiceState::Drifted,
+        Progress::Working(_) | Progress::Waiting(_) => ServiceState::Progress,
+        Progress::Releasing(_) => ServiceState::Releasing,
     }
 }
 
-fn looked(decision: Decision, progress: &Progress, problems: &[Problem]) -> Looked {
+fn result(decision: Decision, progress: &Progress, problems: &[Problem]) -> ReconcileResult {
     let again = match decision {
-        Decision::Go | Decision::Under => None,
+        Decision::Start | Decision::Running => None,
         Decision::Hold(until) => Some(until),
         Decision::Rest(again) => again,
     };
@@ -552,7 +551,7 @@ fn looked(decision: Decision, progress: &Progress, problems: &[Problem]) -> Look
         Progress::Settled | Progress::Drifted(_) => Reconciled::Settled,
         Progress::Working(_) | Progress::Waiting(_) | Progress::Releasing(_) => Reconciled::Progress,
     };
-    Looked { outcome, again }
+    ReconcileResult { outcome, again }
 }
 
 #[cfg(test)]

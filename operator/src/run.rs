@@ -45,13 +45,13 @@ use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
 use crate::leader::{self, store::ApiLease};
 use crate::metrics::Metrics;
-use crate::metrics::limits::Limits;
+use crate::metrics::limiters::LimiterMetrics;
 use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
 use crate::tasks::Tasks;
 use crate::watch::{ENDPOINTS_SETTLE, PODS_SETTLE, Router, follow};
-use crate::world::World;
+use crate::cache::Cache;
 
 /// How long handing the lease over may take. With `--shutdown-grace` it is less than a pod has to end, which is 30 s.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -75,10 +75,10 @@ pub(crate) async fn cluster_uid(client: &Client) -> anyhow::Result<ClusterUid> {
     let api: Api<Namespace> = Api::all(client.clone());
     let read = || async { api.get("kube-system").await };
     let patience = ExponentialBuilder::default().with_max_times(7);
-    let told = |error: &kube::Error, after: Duration| {
+    let warn = |error: &kube::Error, after: Duration| {
         tracing::warn!(error = crate::operation::chain(error), ?after, "API server does not answer yet");
     };
-    let namespace = read.retry(patience).notify(told).await.context("the cluster's UID cannot be read")?;
+    let namespace = read.retry(patience).notify(warn).await.context("the cluster's UID cannot be read")?;
     let uid = namespace.metadata.uid.context("Namespace kube-system has no UID")?;
     Ok(uid.parse()?)
 }
@@ -109,21 +109,21 @@ impl connect::Client for Setup {
         }
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        registry.register_collector(Box::new(Limits(limiters)));
+        registry.register_collector(Box::new(LimiterMetrics(limiters)));
         let (reporter, sender) = events::reporter(&self.instance, &metrics);
-        let telling = Telling { registry, metrics, sender };
+        let reporting = Reporting { registry, metrics, sender };
         let cluster = ApiServer::new(self.client.clone(), fence.clone(), reporter);
         if self.work.read_only {
             // The keeper opens nothing here: not even a fault of ours could write.
-            self.operate(provider, ReadOnly(cluster), telling, None, fence).await
+            self.operate(provider, ReadOnly(cluster), reporting, None, fence).await
         } else {
-            self.operate(provider, cluster, telling, Some(keeper), fence).await
+            self.operate(provider, cluster, reporting, Some(keeper), fence).await
         }
     }
 }
 
-/// What is told to people and machines.
-struct Telling {
+/// What is warn to people and machines.
+struct Reporting {
     registry: Registry,
     metrics: Metrics,
     sender: events::Sender,
@@ -134,20 +134,20 @@ impl Setup {
         self,
         provider: P,
         cluster: C,
-        telling: Telling,
+        reporting: Reporting,
         keeper: Option<FenceKeeper>,
         fence: Fence,
     ) -> anyhow::Result<()> {
         let Self { client, election, instance, work, process, settings } = self;
         let ProcessArgs { admin_address, log_format: _ } = process;
-        let Telling { registry, metrics, sender } = telling;
-        let (world, queue) = (Arc::new(World::default()), Arc::new(Queue::default()));
-        let router = Router::new(Arc::clone(&world), Arc::clone(&queue));
+        let Reporting { registry, metrics, sender } = reporting;
+        let (cache, queue) = (Arc::new(Cache::default()), Arc::new(Queue::default()));
+        let router = Router::new(Arc::clone(&cache), Arc::clone(&queue));
         let classes = settings.classes.clone();
         tracing::info!(provider = provider.name(), cluster = %settings.cluster, classes = classes.all().collect::<Vec<_>>().join(","),
             default_class = classes.default, instance, read_only = work.read_only, "starting");
 
-        let parts = Parts { provider, cluster, world, queue, fence: fence.clone(), metrics: metrics.clone() };
+        let parts = Parts { provider, cluster, cache, queue, fence: fence.clone(), metrics: metrics.clone() };
         let operator = Operator::new(parts, settings);
         let mut tasks = Tasks::default();
         let listener =
@@ -254,11 +254,11 @@ async fn shut_down<P: LoadBalancerProvider, C: Cluster>(
     grace: Duration,
 ) {
     operator.queue.close();
-    operator.gate.close();
+    operator.permits.close();
     tasks.stop("work");
-    operator.goes.close();
-    if timeout(grace, operator.goes.wait()).await.is_err() {
-        tracing::warn!(unfinished = operator.goes.len(), "provider calls did not finish in time");
+    operator.attempts.close();
+    if timeout(grace, operator.attempts.wait()).await.is_err() {
+        tracing::warn!(unfinished = operator.attempts.len(), "provider calls did not finish in time");
     }
     stop.cancel();
     if timeout(HAND_OVER, tasks.finished("leader")).await.is_err() {

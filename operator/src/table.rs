@@ -17,10 +17,10 @@ use crate::version::ResourceVersion;
 /// What is gone is remembered until the next relist, and no more of it than this.
 const LONGEST_MEMORY: usize = 4_096;
 
-/// Values by key, as last heard from the API server.
+/// Values by key, as last received from the API server.
 #[derive(Debug)]
 pub(crate) struct Table<K, V> {
-    current: BTreeMap<K, Entry<V>>,
+    current: BTreeMap<K, Versioned<V>>,
     relist: Option<Relist<K, V>>,
     gone: BTreeMap<K, ResourceVersion>,
     synced: bool,
@@ -28,28 +28,28 @@ pub(crate) struct Table<K, V> {
 
 #[derive(Debug)]
 struct Relist<K, V> {
-    listed: BTreeMap<K, Entry<V>>,
+    listed: BTreeMap<K, Versioned<V>>,
     /// What own writes were answered with since it began.
-    answers: BTreeMap<K, Entry<V>>,
+    answers: BTreeMap<K, Versioned<V>>,
 }
 
 #[derive(Clone, Debug)]
-struct Entry<V> {
+struct Versioned<V> {
     value: V,
     version: Option<ResourceVersion>,
     /// From an answer; no watch has shown it.
     ahead: bool,
 }
 
-impl<V> Entry<V> {
+impl<V> Versioned<V> {
     fn is_newer_than(&self, other: &Self) -> bool {
         is_older(other.version.as_ref(), self.version.as_ref())
     }
 }
 
-/// An object as it was heard of.
+/// An object as it was received of.
 #[derive(Debug)]
-pub(crate) struct Heard<K, V> {
+pub(crate) struct Received<K, V> {
     pub(crate) key: K,
     pub(crate) version: Option<ResourceVersion>,
     /// `None`: there is nothing in it worth keeping.
@@ -106,8 +106,8 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Table<K, V> {
     }
 
     /// The watch shows one, added or changed; `None`: no change.
-    pub(crate) fn put(&mut self, heard: Heard<K, V>) -> Option<Changed<K, V>> {
-        let Heard { key, version, value } = heard;
+    pub(crate) fn put(&mut self, received: Received<K, V>) -> Option<Changed<K, V>> {
+        let Received { key, version, value } = received;
         let Some(value) = value else { return self.remove(key, version) };
         let is_gone = is_older(version.as_ref(), self.gone.get(&key));
         let known = self.current.get(&key);
@@ -116,7 +116,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Table<K, V> {
         }
         self.gone.remove(&key);
         let same = known.is_some_and(|known| known.value == value && !known.ahead);
-        let before = self.current.insert(key.clone(), Entry { value, version, ahead: false });
+        let before = self.current.insert(key.clone(), Versioned { value, version, ahead: false });
         (!same).then(|| Changed { key, before: before.map(|before| before.value) })
     }
 
@@ -149,7 +149,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Table<K, V> {
     /// Takes in the answer to a write of a known object, if it is certainly newer than what is known.
     pub(crate) fn answered(&mut self, key: &K, version: Option<ResourceVersion>, value: V) {
         let Some(known) = self.current.get_mut(key) else { return };
-        let answer = Entry { value, version, ahead: true };
+        let answer = Versioned { value, version, ahead: true };
         if !answer.is_newer_than(known) {
             return;
         }
@@ -165,11 +165,11 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Table<K, V> {
     }
 
     /// One of a relist.
-    pub(crate) fn stage(&mut self, heard: Heard<K, V>) {
-        let Heard { key, version, value } = heard;
+    pub(crate) fn stage(&mut self, received: Received<K, V>) {
+        let Received { key, version, value } = received;
         if let Some(value) = value {
             let listed = &mut self.relist.get_or_insert_default().listed;
-            listed.insert(key, Entry { value, version, ahead: false });
+            listed.insert(key, Versioned { value, version, ahead: false });
         }
     }
 

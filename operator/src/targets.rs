@@ -2,7 +2,7 @@
 //!
 //! Owns: reading Nodes and EndpointSlices into what load balancers need of them, and choosing among them.
 //! Leaves to others: health checks (the load balancer's), which kind of target is wanted (`desired`), how fast nodes
-//! may be taken away (`guard`).
+//! may be taken away (`node_removal`).
 //! Invariant: equal inputs in any order give equal targets.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const JOINING: SignedDuration = SignedDuration::from_secs(30);
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-pub(crate) mod guard;
+pub(crate) mod node_removal;
 
 /// Whether a node may be behind load balancers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,11 +21,11 @@ use crate::pods::{Admission, PodState};
 
 mod cloud;
 mod cluster;
-mod weather;
+mod watch_faults;
 
 pub(crate) use cloud::{FakeCloud, Refused};
 pub(crate) use cluster::{FakeCluster, own};
-pub(crate) use weather::Weather;
+pub(crate) use watch_faults::WatchFaults;
 
 /// The UID of the cluster that tests run in.
 pub(crate) const CLUSTER: &str = "c1";

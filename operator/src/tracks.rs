@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use portico_provider::{Owner, ServiceUid};
 
-use crate::progress::{Phase, Track};
+use crate::track::{Phase, Track};
 use crate::service::ServiceKey;
 
 /// A track for each Service that was looked at.

@@ -1,6 +1,6 @@
-//! Watches that keep the world, and what a change sets in motion.
+//! Watches that keep the cache, and what a change sets in motion.
 //!
-//! Owns: one stream per kind, trimming, and fanning out. Leaves to others: what is kept (`world`), the work.
+//! Owns: one stream per kind, trimming, and fanning out. Leaves to others: what is kept (`cache`), the work.
 //! Invariant: changes that come in a burst (a rollout's endpoints, a node pool's nodes) are looked at once.
 
 use std::fmt::Debug;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::queue::Queue;
 use crate::service::{ClassRule, ServiceKey};
-use crate::world::{Change, Concern, Followed, World};
+use crate::cache::{Change, Concern, Followed, Cache};
 
 /// How long a burst of node changes is gathered.
 const NODES_SETTLE: Duration = Duration::from_millis(250);
@@ -28,22 +28,22 @@ pub(crate) const PODS_SETTLE: Duration = Duration::from_secs(1);
 /// Where changes go.
 #[derive(Clone)]
 pub(crate) struct Router {
-    world: Arc<World>,
+    cache: Arc<Cache>,
     queue: Arc<Queue>,
-    everyone: Arc<Notify>,
+    all_services: Arc<Notify>,
 }
 
 impl Router {
-    /// Changes go into `world`, Services they concern into `queue`.
-    pub(crate) fn new(world: Arc<World>, queue: Arc<Queue>) -> Self {
-        Self { world, queue, everyone: Arc::default() }
+    /// Changes go into `cache`, Services they concern into `queue`.
+    pub(crate) fn new(cache: Arc<Cache>, queue: Arc<Queue>) -> Self {
+        Self { cache, queue, all_services: Arc::default() }
     }
 
     /// Takes one change in.
     pub(crate) fn take<K: Followed>(&self, change: Change<K>, settle: Duration) {
-        match K::follow(&self.world, change) {
+        match K::follow(&self.cache, change) {
             None => {}
-            Some(Concern::Everyone) => self.everyone.notify_one(),
+            Some(Concern::AllServices) => self.all_services.notify_one(),
             Some(Concern::Services(keys)) if settle.is_zero() => {
                 for key in keys {
                     self.queue.add(key);
@@ -60,21 +60,21 @@ impl Router {
 
     /// There is no such kind.
     pub(crate) fn absent<K: Followed>(&self) {
-        K::absent(&self.world);
+        K::absent(&self.cache);
     }
 
     /// Brings every Service back that has, or shall have, a load balancer, each time something concerns them all.
     pub(crate) async fn fan_out(self, classes: ClassRule) {
         loop {
-            self.everyone.notified().await;
+            self.all_services.notified().await;
             sleep(NODES_SETTLE).await;
-            self.bring_back(&classes);
+            self.requeue_all(&classes);
         }
     }
 
     /// Brings them back now.
-    pub(crate) fn bring_back(&self, classes: &ClassRule) {
-        let services = self.world.services();
+    pub(crate) fn requeue_all(&self, classes: &ClassRule) {
+        let services = self.cache.services();
         let ours = services.iter().filter(|service| classes.claims(service));
         ours.for_each(|service| self.queue.add(ServiceKey::of(service)));
     }

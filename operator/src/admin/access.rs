@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::operation::chain;
 
 /// How long a token that passed is not reviewed again.
-const REMEMBERED: Duration = Duration::from_secs(10);
+const CACHED_FOR: Duration = Duration::from_secs(10);
 /// Tokens that are remembered.
 const MOST: usize = 64;
 /// Reviews at once.
@@ -147,7 +147,7 @@ impl Access {
 
     fn has_passed(&self, token: &str) -> bool {
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-        passed.retain(|(_, since)| since.elapsed() < REMEMBERED);
+        passed.retain(|(_, since)| since.elapsed() < CACHED_FOR);
         passed.iter().any(|(known, _)| known == token)
     }
 

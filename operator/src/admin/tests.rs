@@ -67,7 +67,7 @@ fn mk_admin(reviews: &Reviews, make: impl Fn() + Send + Sync + 'static) -> Admin
         vec![mk_plan()]
     };
     Admin {
-        world: Arc::default(),
+        cache: Arc::default(),
         registry: Arc::default(),
         plans: Arc::new(Plans::new(make)),
         access: Arc::new(Access::new(api_server(reviews))),

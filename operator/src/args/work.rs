@@ -8,13 +8,13 @@ use std::time::Duration;
 use clap::Args as Group;
 
 use super::duration;
-use crate::cause::Drift;
+use crate::trigger::Drift;
 use crate::desired::GroupScope;
 use crate::gc::limit;
 use crate::pods::EndpointScope;
 use crate::reconcile::Settings;
 use crate::service::ClassRule;
-use crate::targets::guard;
+use crate::targets::node_removal;
 
 /// How work is done.
 #[derive(Clone, Debug, Group)]
@@ -83,17 +83,17 @@ pub(crate) struct OrphanArgs {
 
 impl NodeArgs {
     /// For the guard.
-    pub(crate) fn limits(&self) -> guard::Limits {
+    pub(crate) fn limits(&self) -> node_removal::NodeRemovalLimits {
         let Self { unready_grace, node_removal_share, node_removal_hold } = *self;
-        guard::Limits { unready: unready_grace, share: node_removal_share, hold: node_removal_hold }
+        node_removal::NodeRemovalLimits { unready: unready_grace, share: node_removal_share, hold: node_removal_hold }
     }
 }
 
 impl OrphanArgs {
     /// For the collector.
-    pub(crate) fn limits(&self) -> limit::Limits {
+    pub(crate) fn limits(&self) -> limit::DeletionLimits {
         let Self { orphan_grace: _, orphan_limit, orphan_share, orphan_window } = *self;
-        limit::Limits { count: orphan_limit.into(), share: orphan_share, window: orphan_window }
+        limit::DeletionLimits { count: orphan_limit.into(), share: orphan_share, window: orphan_window }
     }
 }
 

@@ -26,14 +26,14 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     fn rules_by_class(&self) -> RulesByClass {
-        let version = self.world.parameters_version();
+        let version = self.cache.parameters_version();
         let mut known = self.class.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((read, rules)) = &*known
             && *read == version
         {
             return Arc::clone(rules);
         }
-        let own = |(class, Resolved { rules, verdicts: _ }): (String, Resolved)| {
+        let own = |(class, Resolved { rules, reviews: _ }): (String, Resolved)| {
             let rules = rules.over(by_name(&class));
             (class, Arc::new(rules))
         };
@@ -44,7 +44,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// By class.
     fn resolved(&self) -> BTreeMap<String, Resolved> {
-        let (objects, plain) = (self.world.parameters(), self.plain());
+        let (objects, plain) = (self.cache.parameters(), self.plain());
         let of = |class: &str| match &plain {
             Some(plain) if !objects.is_empty() => resolve(class, &objects, &self.provider, plain),
             _ => Resolved::default(),
@@ -78,10 +78,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     pub(crate) async fn report_parameters(self: Arc<Self>) {
         let mut failures = 0;
         loop {
-            let changed = self.world.parameters_changed();
-            let told = !self.world.is_synced() || !self.fence.is_open() || self.tell_parameters().await;
-            failures = if told { 0 } else { failures + 1 };
-            if told {
+            let changed = self.cache.parameters_changed();
+            let reported = !self.cache.is_synced() || !self.fence.is_open() || self.report_parameters_once().await;
+            failures = if reported { 0 } else { failures + 1 };
+            if reported {
                 changed.await;
             } else {
                 // Another change brings them back as well.
@@ -91,34 +91,34 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Once; whether all of them know.
-    pub(crate) async fn tell_parameters(&self) -> bool {
-        let mut told = true;
-        let objects = self.world.parameters();
-        for verdict in self.resolved().into_values().flat_map(|resolved| resolved.verdicts) {
-            let Some(object) = objects.iter().find(|it| it.metadata.name.as_ref() == Some(&verdict.name))
+    pub(crate) async fn report_parameters_once(&self) -> bool {
+        let mut reported = true;
+        let objects = self.cache.parameters();
+        for review in self.resolved().into_values().flat_map(|resolved| resolved.reviews) {
+            let Some(object) = objects.iter().find(|it| it.metadata.name.as_ref() == Some(&review.name))
             else {
                 continue;
             };
-            let wanted = condition(object, &verdict, Timestamp::now());
+            let wanted = condition(object, &review, Timestamp::now());
             let shown = object.status.iter().flat_map(|status| &status.conditions);
             if shown.into_iter().any(|it| *it == wanted) {
                 continue;
             }
             tracing::info!(
-                name = verdict.name,
+                name = review.name,
                 reason = wanted.reason,
                 what = wanted.message,
                 "class parameters"
             );
             if let Err(error) = self.cluster.report_parameters(object, &wanted).await {
                 tracing::warn!(
-                    name = verdict.name,
+                    name = review.name,
                     error = chain(&error),
                     "class parameters: status not written"
                 );
-                told &= !error.retry();
+                reported &= !error.retry();
             }
         }
-        told
+        reported
     }
 }

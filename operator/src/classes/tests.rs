@@ -45,9 +45,9 @@ fn of_several_objects_for_a_class_the_oldest_counts_and_the_others_are_told() {
     let mut new = object("a-new", 2, CLASS);
     new.spec.defaults.scheme = Some(SchemeParameter::External);
     let other = object("other", 0, "other/class");
-    let Resolved { rules, verdicts } = resolved(&[new, other, old]);
+    let Resolved { rules, reviews } = resolved(&[new, other, old]);
     assert_eq!(counts(&rules, &[], &CAPABILITIES).0["portico.dev/scheme"], "internal");
-    let claims: Vec<_> = verdicts.iter().map(|it| (it.name.as_str(), it.claim().1)).collect();
+    let claims: Vec<_> = reviews.iter().map(|it| (it.name.as_str(), it.claim().1)).collect();
     assert_eq!(claims, [("z-old", "Accepted"), ("a-new", "Conflict")], "and another class is not mentioned");
 }
 
@@ -60,9 +60,9 @@ fn every_typed_field_is_the_annotation_it_stands_for_and_is_read_as_one() {
     all.spec.defaults.allow_replacement = Some(true);
     all.spec.defaults.source_ranges = vec!["10.0.0.0/8".to_owned(), "192.0.2.0/24".to_owned()];
     all.spec.defaults.options.insert("portico.dev/test-option".to_owned(), "30s".to_owned());
-    let Resolved { rules, verdicts } = resolved(&[all]);
+    let Resolved { rules, reviews } = resolved(&[all]);
     let defaults = counts(&rules, &[], &CAPABILITIES).0;
-    assert_eq!(verdicts[0].problems, []);
+    assert_eq!(reviews[0].problems, []);
     assert_eq!(defaults.len(), 6);
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let read = options::read(&defaults, &CAPABILITIES, &mut problems, &mut warnings);
@@ -78,12 +78,12 @@ fn a_wrong_default_is_left_out_alone() {
     wrong.spec.defaults.source_ranges = vec!["everybody".to_owned()];
     wrong.spec.defaults.allow_replacement = Some(true);
     wrong.spec.defaults.options.insert("example.com/else".to_owned(), "x".to_owned());
-    let Resolved { rules, verdicts } = resolved(&[wrong]);
+    let Resolved { rules, reviews } = resolved(&[wrong]);
     assert_eq!(
         counts(&rules, &[], &CAPABILITIES).0.keys().collect::<Vec<_>>(),
         ["portico.dev/allow-replacement"]
     );
-    let (status, _, message) = verdicts[0].claim();
+    let (status, _, message) = reviews[0].claim();
     assert_eq!(status, "False");
     assert!(message.contains("everybody") && message.contains("example.com/else"), "{message}");
 }
@@ -215,8 +215,8 @@ fn what_the_provider_of_a_class_cannot_do_is_told_on_the_object_by_its_field() {
     wrong.spec.defaults.allow_replacement = Some(true);
     wrong.spec.forced = Some(wrong.spec.defaults.clone());
     wrong.spec.allowed = Some(BTreeMap::from([("portico.dev/adresses".to_owned(), Vec::new())]));
-    let Resolved { rules, verdicts } = resolve(CLASS, &[wrong], &local, &plain());
-    let (status, _, message) = verdicts[0].claim();
+    let Resolved { rules, reviews } = resolve(CLASS, &[wrong], &local, &plain());
+    let (status, _, message) = reviews[0].claim();
     assert_eq!(status, "False");
     for word in [
         "spec.scheme: ",
@@ -241,9 +241,9 @@ fn an_option_that_needs_another_one_is_right_beside_it_in_any_order() {
     // The fake takes this option on internal load balancers only.
     let mut both = object("both", 1, CLASS);
     both.spec.defaults.options.insert("fake.example/lb-test-option".to_owned(), "internal-only".to_owned());
-    assert_eq!(resolved(&[both.clone()]).verdicts[0].claim().0, "False");
+    assert_eq!(resolved(&[both.clone()]).reviews[0].claim().0, "False");
     both.spec.defaults.scheme = Some(SchemeParameter::Internal);
-    assert_eq!(resolved(&[both]).verdicts[0].problems, []);
+    assert_eq!(resolved(&[both]).reviews[0].problems, []);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::fence::FenceKeeper;
 use crate::operation::{End, Mode, Operation, Want};
 use crate::reconcile::Operator;
 use crate::view::PlanView;
-use crate::world::World;
+use crate::cache::Cache;
 
 /// How long one deletion may take, waits of the provider included.
 const PATIENCE: Duration = Duration::from_mins(15);
@@ -70,7 +70,7 @@ impl Client for Collecting {
         let (operator, keeper, _fence) = reached.operator(provider).await?;
         let mut found = list(&operator).await?;
         if let Some(grace) = delete {
-            delete_all(&operator, &keeper, grace, reached.world(false), &mut found).await?;
+            delete_all(&operator, &keeper, grace, reached.cache(false), &mut found).await?;
         }
         let rows: Vec<&Unclaimed> = found.iter().map(|(_, row)| row).collect();
         answer(output, &rows, || text(&rows))?;
@@ -111,7 +111,7 @@ async fn delete_all<P: LoadBalancerProvider, C: Cluster>(
     operator: &Operator<P, C>,
     keeper: &FenceKeeper,
     grace: Duration,
-    later: impl Future<Output = anyhow::Result<Arc<World>>> + Send,
+    later: impl Future<Output = anyhow::Result<Arc<Cache>>> + Send,
     found: &mut [(Owner, Unclaimed)],
 ) -> anyhow::Result<()> {
     if found.is_empty() {
@@ -124,7 +124,7 @@ async fn delete_all<P: LoadBalancerProvider, C: Cluster>(
     );
     sleep(grace).await;
     // Whoever claims one by now, in a listing of its own, keeps it.
-    operator.world.adopt(&*later.await?);
+    operator.cache.adopt(&*later.await?);
     let still = look(operator).await?;
     keeper.open(Instant::now() + Duration::from_hours(24));
     for (owner, row) in found {
@@ -183,15 +183,15 @@ fn text(found: &[&Unclaimed]) -> String {
         return table;
     }
     let mut lines = table.lines().map(str::to_owned);
-    let mut told: Vec<String> = lines.next().into_iter().collect();
+    let mut reported: Vec<String> = lines.next().into_iter().collect();
     for (line, row) in lines.zip(found) {
-        told.push(line);
-        told.extend(row.plan.to_string().lines().map(|step| format!("  {step}")));
+        reported.push(line);
+        reported.extend(row.plan.to_string().lines().map(|step| format!("  {step}")));
     }
-    told.push(
+    reported.push(
         "nothing was deleted: `gc --yes` deletes what is still unclaimed after --orphan-grace".to_owned(),
     );
-    told.join("\n")
+    reported.join("\n")
 }
 
 #[cfg(test)]
@@ -200,15 +200,15 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::cause::Drift;
+    use crate::trigger::Drift;
     use crate::desired::GroupScope;
     use crate::fence::fence;
     use crate::metrics::Metrics;
     use crate::pods::EndpointScope;
     use crate::reconcile::{Parts, Settings};
     use crate::service::ClassRule;
-    use crate::targets::guard::Limits;
-    use crate::testing::{CLUSTER, FakeCloud, FakeCluster, Weather, mk_load_balancer, mk_service};
+    use crate::targets::node_removal::NodeRemovalLimits;
+    use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_load_balancer, mk_service};
 
     const GRACE: Duration = Duration::from_mins(2);
 
@@ -221,15 +221,15 @@ mod tests {
 
     /// A cloud with load balancers of these Services, and a cluster without any.
     fn mk_run(names: &[&str]) -> Run {
-        let (cloud, cluster) = (FakeCloud::default(), FakeCluster::new(Weather::calm()));
+        let (cloud, cluster) = (FakeCloud::default(), FakeCluster::new(WatchFaults::calm()));
         for (number, name) in (1..).zip(names) {
             cloud.with(|it| it.existing.insert(number, (mk_load_balancer(name), Instant::now())));
         }
         let (keeper, fence) = fence();
-        let (world, queue, _router) = cluster.watch();
+        let (cache, queue, _router) = cluster.watch();
         let metrics = Metrics::register(&mut Registry::default());
         let parts =
-            Parts { provider: cloud.connect(), cluster: cluster.clone(), world, queue, fence, metrics };
+            Parts { provider: cloud.connect(), cluster: cluster.clone(), cache, queue, fence, metrics };
         let settings = Settings {
             classes: ClassRule::one("portico.dev/fake", true),
             cluster: CLUSTER.parse().unwrap(),
@@ -239,7 +239,7 @@ mod tests {
             groups: GroupScope::Namespace,
             endpoints: EndpointScope::Pods,
             concurrency: 1,
-            nodes: Limits { unready: Duration::ZERO, share: 50, hold: Duration::ZERO },
+            nodes: NodeRemovalLimits { unready: Duration::ZERO, share: 50, hold: Duration::ZERO },
         };
         Run { cloud, cluster, operator: Operator::new(parts, settings), keeper }
     }
@@ -268,9 +268,9 @@ mod tests {
         let run = mk_run(&["kept", "lost"]);
         run.cluster.apply(mk_service("kept"));
         let found = list(&run.operator).await.unwrap();
-        let told = text(&found.iter().map(|(_, row)| row).collect::<Vec<_>>());
+        let reported = text(&found.iter().map(|(_, row)| row).collect::<Vec<_>>());
         assert_eq!(
-            told,
+            reported,
             "SERVICE        UID        LOAD BALANCER\n\
              default/lost   uid-lost   unclaimed\n  \
              1. delete load balancer of default/lost: nobody wants it\n\
@@ -289,11 +289,11 @@ mod tests {
         let run = mk_run(&["kept", "lost", "returns"]);
         run.cluster.apply(mk_service("kept"));
         let began = Instant::now();
-        let told = run.yes(&["returns"]).await;
+        let reported = run.yes(&["returns"]).await;
         assert!(began.elapsed() >= GRACE);
         assert_eq!(run.existing(), ["default/kept", "default/returns"]);
-        let rows: Vec<&str> = told.lines().map(|line| line.rsplit("   ").next().unwrap()).collect();
-        assert_eq!(rows, ["LOAD BALANCER", "deleted", "claimed again, or gone: left alone"], "{told}");
+        let rows: Vec<&str> = reported.lines().map(|line| line.rsplit("   ").next().unwrap()).collect();
+        assert_eq!(rows, ["LOAD BALANCER", "deleted", "claimed again, or gone: left alone"], "{reported}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -310,8 +310,8 @@ mod tests {
         let run = mk_run(&["first", "second"]);
         let denied = ProviderError::Denied { operation: "delete", message: "not you".to_owned() };
         run.cloud.with(|it| it.failures.push(denied));
-        let told = run.yes(&[]).await;
-        assert!(told.contains("not you") && told.contains("deleted"), "{told}");
+        let reported = run.yes(&[]).await;
+        assert!(reported.contains("not you") && reported.contains("deleted"), "{reported}");
         assert_eq!(run.existing().len(), 1);
     }
 }

@@ -15,7 +15,7 @@ use portico_provider::LoadBalancerProvider;
 use super::{Looking, Reached, answer, code};
 use crate::args::{Output, PlanArgs, ServiceName};
 use crate::connect::{Client, connect};
-use crate::planned::{ServicePlan, Verdict};
+use crate::planned::{ServicePlan, PlanOutcome};
 
 /// Services that are read at the same time.
 const AT_ONCE: usize = 8;
@@ -50,10 +50,10 @@ impl Client for Planning {
         });
         let plans: Vec<ServicePlan> = planned.buffered(AT_ONCE).collect().await;
         answer(output, &plans, || text(&plans))?;
-        if plans.iter().any(|plan| plan.verdict() == Verdict::Failed) {
+        if plans.iter().any(|plan| plan.outcome() == PlanOutcome::Failed) {
             bail!("not every Service could be planned");
         }
-        Ok(code(plans.iter().any(|plan| plan.verdict() != Verdict::Fine)))
+        Ok(code(plans.iter().any(|plan| plan.outcome() != PlanOutcome::Fine)))
     }
 }
 
@@ -62,10 +62,10 @@ fn asked<P: LoadBalancerProvider>(
     names: &[ServiceName],
 ) -> anyhow::Result<Vec<Arc<Service>>> {
     if names.is_empty() {
-        let all = operator.world.services().into_iter();
+        let all = operator.cache.services().into_iter();
         return Ok(all.filter(|service| operator.settings.classes.claims(service)).collect());
     }
-    let one = |ServiceName(key): &ServiceName| match operator.world.service(key) {
+    let one = |ServiceName(key): &ServiceName| match operator.cache.service(key) {
         Some(service) => Ok(service),
         None => bail!("there is no Service {key}"),
     };
@@ -73,16 +73,16 @@ fn asked<P: LoadBalancerProvider>(
 }
 
 fn text(plans: &[ServicePlan]) -> String {
-    let count = |wanted| plans.iter().filter(|plan| plan.verdict() == wanted).count();
+    let count = |wanted| plans.iter().filter(|plan| plan.outcome() == wanted).count();
     let mut lines: Vec<String> = plans.iter().map(ToString::to_string).collect();
     let services = if plans.len() == 1 { "Service" } else { "Services" };
     lines.push(format!(
         "{} {services}: {} as wanted, {} to do, {} blocked, {} failed",
         plans.len(),
-        count(Verdict::Fine),
-        count(Verdict::ToDo),
-        count(Verdict::Blocked),
-        count(Verdict::Failed),
+        count(PlanOutcome::Fine),
+        count(PlanOutcome::ToDo),
+        count(PlanOutcome::Blocked),
+        count(PlanOutcome::Failed),
     ));
     lines.join("\n")
 }

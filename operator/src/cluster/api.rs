@@ -69,7 +69,7 @@ impl Cluster for ApiServer {
         let (api, ServiceKey { namespace: _, name }) = self.api(seen);
         let patch = Patch::Merge(finalizer_patch(seen, class));
         let manager = class.map_or_else(|| FIELD_MANAGER.to_owned(), service::manager);
-        api.patch(&name, &managed_by(&manager), &patch).await.map_err(|error| told(operation, error))
+        api.patch(&name, &managed_by(&manager), &patch).await.map_err(|error| failed(operation, error))
     }
 
     async fn apply_status(
@@ -83,7 +83,7 @@ impl Cluster for ApiServer {
         let (api, ServiceKey { namespace: _, name }) = self.api(seen);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(status_patch(seen, status, basis));
-        api.patch_status(&name, &params, &patch).await.map_err(|error| told(operation, error))
+        api.patch_status(&name, &params, &patch).await.map_err(|error| failed(operation, error))
     }
 
     async fn annotate(
@@ -97,7 +97,7 @@ impl Cluster for ApiServer {
         // The UID makes a Service of the same name, made meanwhile, a conflict.
         let patch = json!({ "metadata": { "uid": seen.metadata.uid, "annotations": annotations } });
         let params = managed_by(RESOURCES_MANAGER);
-        api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(|error| told(operation, error))
+        api.patch(&name, &params, &Patch::Merge(patch)).await.map_err(|error| failed(operation, error))
     }
 
     async fn mark_waiting(
@@ -112,12 +112,12 @@ impl Cluster for ApiServer {
         let status =
             StatusPatch { ingress: Vec::new(), conditions: condition.cloned().into_iter().collect() };
         let patch = Patch::Apply(status_patch(seen, &status, Basis::Provider));
-        api.patch_status(&name, &params, &patch).await.map_err(|error| told(operation, error))
+        api.patch_status(&name, &params, &patch).await.map_err(|error| failed(operation, error))
     }
 
     async fn service(&self, key: &ServiceKey) -> Result<Option<Service>, ClusterError> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &key.namespace);
-        api.get_opt(&key.name).await.map_err(|error| told("get Service", error))
+        api.get_opt(&key.name).await.map_err(|error| failed("get Service", error))
     }
 
     async fn report_parameters(
@@ -136,13 +136,13 @@ impl Cluster for ApiServer {
             "status": { "conditions": [condition] },
         }));
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch_status(name, &params, &patch).await.map_err(|error| told(operation, error))?;
+        api.patch_status(name, &params, &patch).await.map_err(|error| failed(operation, error))?;
         Ok(())
     }
 
-    fn tell(&self, about: &Service, notice: Notice) {
+    fn report_event(&self, about: &Service, notice: Notice) {
         if self.fence.is_open() {
-            self.reporter.tell(service::reference(about), notice);
+            self.reporter.report(service::reference(about), notice);
         }
     }
 }
@@ -183,7 +183,7 @@ fn status_patch(seen: &Service, StatusPatch { ingress, conditions }: &StatusPatc
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "status": status })
 }
 
-fn told(operation: &'static str, error: kube::Error) -> ClusterError {
+fn failed(operation: &'static str, error: kube::Error) -> ClusterError {
     match &error {
         kube::Error::Api(status) if status.code == 404 => ClusterError::Gone { operation },
         kube::Error::Api(status) if status.code == 409 => ClusterError::Conflict { operation },

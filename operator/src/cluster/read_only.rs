@@ -60,5 +60,5 @@ impl<C: Cluster> Cluster for ReadOnly<C> {
         Ok(())
     }
 
-    fn tell(&self, _about: &Service, _notice: Notice) {}
+    fn report_event(&self, _about: &Service, _notice: Notice) {}
 }

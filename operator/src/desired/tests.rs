@@ -34,7 +34,7 @@ fn every_wrong_field_is_named_in_its_own_words() {
     let affinity = |seconds| SessionAffinityConfig {
         client_ip: Some(ClientIPConfig { timeout_seconds: Some(seconds) }),
     };
-    let told = [
+    let reported = [
         (refused(|spec| spec.ports = None), "spec.ports: is empty"),
         (refused(|spec| spec.ports.as_mut().unwrap()[0].port = 70_000), "spec.ports[0]: port 70000"),
         (
@@ -67,7 +67,7 @@ fn every_wrong_field_is_named_in_its_own_words() {
         (refused(|spec| spec.load_balancer_ip = Some("1.2.3".to_owned())), "spec.loadBalancerIP: \"1.2.3\""),
         (refused(|spec| spec.ip_families = Some(vec!["IPX".to_owned()])), "spec.ipFamilies: \"IPX\""),
     ];
-    for (message, expected) in told {
+    for (message, expected) in reported {
         assert!(message.contains(expected), "{message}");
     }
 }

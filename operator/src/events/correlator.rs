@@ -5,7 +5,7 @@
 //!           object? one in five minutes
 //! ```
 //! Owns: the decision, and what it is made from. Leaves to others: writing (`events`).
-//! Invariant: memory is bounded, whatever is told of how many objects: each kind of it keeps the [`REMEMBERED`] that were
+//! Invariant: memory is bounded, whatever is told of how many objects: each kind of it keeps the [`CAPACITY`] that were
 //! used last. Source: <https://pkg.go.dev/k8s.io/client-go/tools/record#EventCorrelator>
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{Notice, Severity};
 
 /// `maxLruCacheEntries`.
-const REMEMBERED: usize = 4_096;
+const CAPACITY: usize = 4_096;
 /// `defaultAggregateMaxEvents`: so many different notes of one reason become one Event.
 const SIMILAR: usize = 10;
 /// `defaultAggregateIntervalInSeconds`: as long as they are not farther apart.
@@ -50,7 +50,7 @@ pub(super) enum Correlated {
 #[derive(Debug, Default)]
 pub(super) struct Correlator {
     similar: Recent<Similar, (BTreeSet<String>, Instant)>,
-    told: Recent<Same, (String, i32)>,
+    sent: Recent<Same, (String, i32)>,
     tokens: Recent<Object, (f64, Instant)>,
 }
 
@@ -67,7 +67,7 @@ impl Correlator {
         let object = (part(&about.namespace), part(&about.name), part(&about.uid));
         let similar = (object.clone(), notice.severity == Severity::Warning, notice.reason.clone());
         let (notice, same) = self.aggregate(similar, notice, now);
-        let (told, count) = self.told.get_or(same, || (name, 0));
+        let (told, count) = self.sent.get_or(same, || (name, 0));
         *count += 1;
         let (told, count) = (told.clone(), *count);
         if !self.allows(object, now) {
@@ -82,7 +82,7 @@ impl Correlator {
 
     /// The Event of that name is no more; what it told may be told anew.
     pub(super) fn renamed(&mut self, old: &str, name: &str) {
-        for (told, count) in self.told.values_mut().filter(|(told, _)| told == old) {
+        for (told, count) in self.sent.values_mut().filter(|(told, _)| told == old) {
             name.clone_into(told);
             *count = 1;
         }
@@ -133,7 +133,7 @@ impl<K, V> Default for Recent<K, V> {
 impl<K: Eq + Hash + Clone, V> Recent<K, V> {
     fn get_or(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
         self.uses += 1;
-        if self.values.len() >= REMEMBERED && !self.values.contains_key(&key) {
+        if self.values.len() >= CAPACITY && !self.values.contains_key(&key) {
             let oldest = self.values.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone());
             oldest.and_then(|key| self.values.remove(&key));
         }
@@ -229,10 +229,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn memory_is_bounded() {
         let (mut told, now) = (Told::default(), Instant::now());
-        for number in 0..3 * REMEMBERED {
+        for number in 0..3 * CAPACITY {
             told.tell(&format!("web-{number}"), "a", now);
         }
         let Correlator { similar, told, tokens } = &told.correlator;
-        assert_eq!([similar.values.len(), told.values.len(), tokens.values.len()], [REMEMBERED; 3]);
+        assert_eq!([similar.values.len(), told.values.len(), tokens.values.len()], [CAPACITY; 3]);
     }
 }

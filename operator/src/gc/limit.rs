@@ -15,7 +15,7 @@ const FEWEST: usize = 3;
 
 /// How many may go in a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct DeletionLimits {
     /// At most so many.
     pub(crate) count: usize,
     /// And at most this share of all that exist, in percent, but three at least.
@@ -27,13 +27,13 @@ pub(crate) struct Limits {
 /// What has been deleted lately.
 #[derive(Debug)]
 pub(crate) struct Allowance {
-    limits: Limits,
+    limits: DeletionLimits,
     spent: VecDeque<(Instant, ServiceUid)>,
 }
 
 impl Allowance {
     /// Nothing spent yet.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: DeletionLimits) -> Self {
         Self { limits, spent: VecDeque::new() }
     }
 
@@ -44,7 +44,7 @@ impl Allowance {
     }
 
     fn left(&mut self, existing: usize, now: Instant) -> usize {
-        let Limits { count, share, window } = self.limits;
+        let DeletionLimits { count, share, window } = self.limits;
         while self.spent.front().is_some_and(|(at, _)| now.duration_since(*at) >= window) {
             self.spent.pop_front();
         }
@@ -72,7 +72,7 @@ mod tests {
         for (count, share, existing, expected) in
             [(10, 10, 1_000, 10), (10, 10, 50, 5), (10, 10, 4, 3), (0, 100, 1_000, 0), (10, 100, 8, 8)]
         {
-            let mut allowance = Allowance::new(Limits { count, share, window });
+            let mut allowance = Allowance::new(DeletionLimits { count, share, window });
             let mut left = existing;
             let mut gone = 0;
             while allowance.left(left, start) > 0 && left > 0 {

@@ -11,7 +11,7 @@ mod order;
 mod ownership;
 mod parameters;
 mod read_only;
-mod stage;
+mod fixture;
 mod stale;
 mod targets;
 mod tenants;

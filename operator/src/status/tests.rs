@@ -116,9 +116,9 @@ fn what_was_not_looked_at_stays_as_it_was_said_and_what_was_is_said_anew() {
 fn a_failure_is_one_event_and_the_same_again_is_none() {
     let service = mk_service("web");
     let first = status(&service, Some(&Report::default()), &failed(), &[]);
-    let told = notices(&[], &first.conditions);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!((told[0].severity, told[0].reason.as_str()), (Severity::Warning, "QuotaExceeded"));
+    let reported = notices(&[], &first.conditions);
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert_eq!((reported[0].severity, reported[0].reason.as_str()), (Severity::Warning, "QuotaExceeded"));
     let again = status(&service, Some(&Report::default()), &failed(), &first.conditions);
     assert_eq!(notices(&first.conditions, &again.conditions), []);
 }
@@ -140,10 +140,10 @@ fn a_warning_is_told_and_stops_nothing() {
     let status = situation.status(&[], at(100));
     assert_eq!(reason(&status, "Accepted"), "True/UnknownAnnotation");
     assert_eq!(reason(&status, "Synced"), "True/AsDesired");
-    let told = notices(&[], &status.conditions);
+    let reported = notices(&[], &status.conditions);
     assert!(
-        told.iter().any(|it| it.reason == "UnknownAnnotation" && it.severity == Severity::Warning),
-        "{told:?}"
+        reported.iter().any(|it| it.reason == "UnknownAnnotation" && it.severity == Severity::Warning),
+        "{reported:?}"
     );
 }
 

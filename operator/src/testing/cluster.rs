@@ -1,8 +1,8 @@
-//! A cluster in memory: Services with versions and finalizers, watched by the world.
+//! A cluster in memory: Services with versions and finalizers, watched by the cache.
 //!
 //! Owns: the fake API server's rules that matter here: conflicts, deletion under finalizers, status by field owner.
-//! Leaves to others: everything else about an API server, and what befalls a watch (`weather`).
-//! Invariant: every change reaches the world and the queue, as a watch brings it.
+//! Leaves to others: everything else about an API server, and what befalls a watch (`watch_faults`).
+//! Invariant: every change reaches the cache and the queue, as a watch brings it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -23,9 +23,9 @@ use crate::queue::Queue;
 use crate::service::{self, FINALIZER, HELD_BY, ServiceKey, ServiceType};
 use crate::status::StatusPatch;
 use crate::watch::Router;
-use crate::world::{Change, Followed, World};
+use crate::cache::{Change, Followed, Cache};
 
-use super::weather::{Delivery, Weather};
+use super::watch_faults::{Delivery, WatchFaults};
 
 /// A handle; clones share the cluster.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ pub(crate) struct FakeCluster {
 
 pub(crate) struct ClusterState {
     me: Weak<Mutex<ClusterState>>,
-    weather: Weather,
+    watch_faults: WatchFaults,
     pub(crate) services: BTreeMap<ServiceKey, Service>,
     nodes: BTreeMap<String, Node>,
     slices: BTreeMap<String, EndpointSlice>,
@@ -88,12 +88,12 @@ impl Kept for LoadBalancerClassParameters {
 }
 
 impl FakeCluster {
-    /// An empty one, whose watches have this weather.
-    pub(crate) fn new(weather: Weather) -> Self {
+    /// An empty one, whose watches have this watch_faults.
+    pub(crate) fn new(watch_faults: WatchFaults) -> Self {
         let state = Arc::new_cyclic(|me| {
             Mutex::new(ClusterState {
                 me: me.clone(),
-                weather,
+                watch_faults,
                 services: BTreeMap::new(),
                 nodes: BTreeMap::new(),
                 slices: BTreeMap::new(),
@@ -113,20 +113,20 @@ impl FakeCluster {
         with(&mut self.state.lock().unwrap())
     }
 
-    /// A world that follows this cluster from now on.
-    pub(crate) fn watch(&self) -> (Arc<World>, Arc<Queue>, Router) {
-        let (world, queue) = (Arc::new(World::default()), Arc::new(Queue::default()));
-        let router = Router::new(Arc::clone(&world), Arc::clone(&queue));
+    /// A cache that follows this cluster from now on.
+    pub(crate) fn watch(&self) -> (Arc<Cache>, Arc<Queue>, Router) {
+        let (cache, queue) = (Arc::new(Cache::default()), Arc::new(Queue::default()));
+        let router = Router::new(Arc::clone(&cache), Arc::clone(&queue));
         self.with(|state| {
             state.list::<Node>(&router);
             state.list::<EndpointSlice>(&router);
             router.take(Change::<PodState>::Finish, Duration::ZERO);
             state.list::<LoadBalancerClassParameters>(&router);
             state.list::<Service>(&router);
-            state.weather.restart();
+            state.watch_faults.restart();
             state.watcher = Some(router.clone());
         });
-        (world, queue, router)
+        (cache, queue, router)
     }
 
     /// What a user applies: metadata and spec, never status, finalizers or the UID of what exists.
@@ -287,18 +287,18 @@ impl ClusterState {
         router.take(Change::<K>::Finish, Duration::ZERO);
     }
 
-    /// What happened to an object, to who watches; or what the weather makes of it.
+    /// What happened to an object, to who watches; or what the watch_faults makes of it.
     fn send<K: Kept>(&mut self, object: &str, change: &Change<K>) {
         let Some(router) = self.watcher.clone() else { return };
         let now = Instant::now();
-        for delivery in self.weather.deliveries(K::KIND, object, now) {
+        for delivery in self.watch_faults.deliveries(K::KIND, object, now) {
             let (router, change, me) = (router.clone(), change.clone().trimmed(), self.me.clone());
             match delivery {
                 Delivery::Now => router.take(change, Duration::ZERO),
                 Delivery::At(due) => drop(tokio::spawn(async move {
                     sleep_until(due).await;
                     let Some(state) = me.upgrade() else { return };
-                    if !state.lock().unwrap().weather.is_cut(K::KIND, now, due) {
+                    if !state.lock().unwrap().watch_faults.is_cut(K::KIND, now, due) {
                         router.take(change, Duration::ZERO);
                     }
                 })),
@@ -480,7 +480,7 @@ impl Cluster for FakeCluster {
         })
     }
 
-    fn tell(&self, about: &Service, notice: Notice) {
+    fn report_event(&self, about: &Service, notice: Notice) {
         self.with(|state| state.events.push((about.metadata.name.clone().unwrap_or_default(), notice)));
     }
 }

@@ -1,7 +1,7 @@
 //! What ends with its object, and what ends however badly it goes.
 
 use super::super::*;
-use super::stage::*;
+use super::fixture::*;
 use tokio::time::sleep;
 
 use crate::classes::{LoadBalancerClassParameters, LoadBalancerClassParametersSpec};
@@ -9,24 +9,24 @@ use crate::testing::{mk_service, with};
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_remembered_of_services_that_are_gone_whatever_state_they_were_in() {
-    let stage = Stage::new();
-    let running = stage.start().await;
-    stage.cloud.with(|cloud| cloud.hanging.insert("uid-s3".parse().unwrap()));
+    let fixture = Fixture::new();
+    let running = fixture.start().await;
+    fixture.cloud.with(|cloud| cloud.hanging.insert("uid-s3".parse().unwrap()));
     for index in 0..20 {
         let name = format!("s{index}");
         // Refused ones have no finalizer, and are gone at once.
         let refused = with(mk_service(&name), |spec| spec.ports = None);
-        stage.cluster.apply(if index % 2 == 0 { refused } else { mk_service(&name) });
+        fixture.cluster.apply(if index % 2 == 0 { refused } else { mk_service(&name) });
     }
     settle().await;
     assert!(running.metric("services").iter().any(|line| line.contains("Refused\"} 10")));
     for index in 0..20 {
-        stage.cluster.delete(&format!("s{index}"));
+        fixture.cluster.delete(&format!("s{index}"));
     }
-    stage.cluster.apply(mk_service("forced"));
+    fixture.cluster.apply(mk_service("forced"));
     settle().await;
-    stage.cluster.delete_by_force("forced");
-    stage.cluster.delete_by_force("s3");
+    fixture.cluster.delete_by_force("forced");
+    fixture.cluster.delete_by_force("s3");
     sleep(Duration::from_mins(9)).await;
     assert_eq!(running.metric("services"), [""; 0]);
     assert_eq!(running.operator.tracks().iter_mut().count(), 0);
@@ -34,14 +34,14 @@ async fn nothing_is_remembered_of_services_that_are_gone_whatever_state_they_wer
 
 #[tokio::test(start_paused = true)]
 async fn a_service_made_again_while_nobody_looked_leaves_nothing_of_the_old_one() {
-    let stage = Stage::new();
-    let running = stage.start().await;
-    stage.cluster.apply(with(mk_service("web"), |spec| spec.ports = None));
+    let fixture = Fixture::new();
+    let running = fixture.start().await;
+    fixture.cluster.apply(with(mk_service("web"), |spec| spec.ports = None));
     settle().await;
-    stage.cluster.delete("web");
+    fixture.cluster.delete("web");
     let mut again = with(mk_service("web"), |spec| spec.ports = None);
     again.metadata.uid = Some("uid-other".to_owned());
-    stage.cluster.apply(again);
+    fixture.cluster.apply(again);
     settle().await;
     assert_eq!(running.metric("services"), ["portico_operator_services{state=\"Refused\"} 1"]);
     assert_eq!(running.operator.tracks().iter_mut().count(), 1);
@@ -51,30 +51,30 @@ async fn a_service_made_again_while_nobody_looked_leaves_nothing_of_the_old_one(
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_panics_anywhere_stops_no_service_for_good() {
     for plans in 0..8 {
-        let stage = Stage::calm();
-        let _running = stage.start().await;
-        stage.cloud.with(|cloud| cloud.panics_after = Some(plans));
-        stage.cluster.apply(mk_service("web"));
+        let fixture = Fixture::calm();
+        let _running = fixture.start().await;
+        fixture.cloud.with(|cloud| cloud.panics_after = Some(plans));
+        fixture.cluster.apply(mk_service("web"));
         settle().await;
-        assert_eq!(stage.existing(), ["web"], "after {plans} plans");
-        assert_eq!(stage.conditions("web")["Synced"], "True/AsDesired", "after {plans} plans");
+        assert_eq!(fixture.existing(), ["web"], "after {plans} plans");
+        assert_eq!(fixture.conditions("web")["Synced"], "True/AsDesired", "after {plans} plans");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_became_of_class_parameters_is_told_although_the_first_try_failed() {
-    let stage = Stage::new();
+    let fixture = Fixture::new();
     let spec = LoadBalancerClassParametersSpec {
         load_balancer_class: "portico.dev/fake".to_owned(),
         ..LoadBalancerClassParametersSpec::default()
     };
     let object = LoadBalancerClassParameters::new("fake", spec);
-    stage.cluster.with(|cluster| cluster.put_parameters(&object));
-    let running = stage.start().await;
-    stage.cluster.with(|cluster| cluster.failing = 3);
+    fixture.cluster.with(|cluster| cluster.put_parameters(&object));
+    let running = fixture.start().await;
+    fixture.cluster.with(|cluster| cluster.failing = 3);
     let reports = tokio::spawn(Arc::clone(&running.operator).report_parameters());
     settle().await;
-    let status = stage.cluster.with(|cluster| cluster.parameters["fake"].status.clone());
+    let status = fixture.cluster.with(|cluster| cluster.parameters["fake"].status.clone());
     assert_eq!(status.unwrap().conditions[0].status, "True");
     reports.abort();
 }

@@ -1,7 +1,7 @@
 //! How much goes on at once, and how much may be taken away.
 
 use super::super::*;
-use super::stage::*;
+use super::fixture::*;
 use tokio::time::sleep;
 
 use crate::gc::{Suspects, limit};
@@ -9,46 +9,46 @@ use crate::testing::{mk_node, mk_service, with};
 
 #[tokio::test(start_paused = true)]
 async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
-    let mut stage = Stage::calm();
-    stage.settings.concurrency = 2;
-    let running = stage.start().await;
-    stage.cluster.apply(mk_service("old"));
+    let mut fixture = Fixture::calm();
+    fixture.settings.concurrency = 2;
+    let running = fixture.start().await;
+    fixture.cluster.apply(mk_service("old"));
     settle().await;
     for index in 0..100 {
-        stage.cluster.apply(mk_service(&format!("new-{index}")));
+        fixture.cluster.apply(mk_service(&format!("new-{index}")));
     }
     sleep(Duration::from_millis(50)).await;
     assert!(
-        running.operator.gate.waiting(crate::gate::Priority::Making) > 80,
+        running.operator.permits.waiting(crate::permits::Priority::Making) > 80,
         "two at once, the others wait"
     );
     assert_eq!(running.operator.queue.depth(), 0, "and hold up no worker");
-    stage.cluster.delete("old");
+    fixture.cluster.delete("old");
     sleep(Duration::from_millis(200)).await;
-    assert!(stage.cluster.get("old").is_none(), "it went among the first");
-    assert!(stage.existing().len() < 50, "while most of the others are still to come");
+    assert!(fixture.cluster.get("old").is_none(), "it went among the first");
+    assert!(fixture.existing().len() < 50, "while most of the others are still to come");
     settle().await;
-    assert_eq!(stage.existing().len(), 100);
+    assert_eq!(fixture.existing().len(), 100);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with() {
-    let mut stage = Stage::calm();
-    stage.settings.concurrency = 2;
-    let running = stage.start().await;
+    let mut fixture = Fixture::calm();
+    fixture.settings.concurrency = 2;
+    let running = fixture.start().await;
     for index in 0..100 {
-        stage.cluster.apply(mk_service(&format!("s{index}")));
+        fixture.cluster.apply(mk_service(&format!("s{index}")));
     }
     settle().await;
     drop(running);
-    let running = stage.start().await;
+    let running = fixture.start().await;
     running.node(mk_node("joined", "10.0.0.1", true)); // before anybody looks: as if it had joined meanwhile
     sleep(Duration::from_millis(50)).await;
-    assert!(running.operator.gate.waiting(crate::gate::Priority::CatchingUp) > 80, "all have a target more");
+    assert!(running.operator.permits.waiting(crate::permits::Priority::CatchingUp) > 80, "all have a target more");
     let ranges = Some(vec!["10.0.0.0/8".to_owned()]);
-    stage.cluster.apply(with(mk_service("s99"), |spec| spec.load_balancer_source_ranges = ranges));
+    fixture.cluster.apply(with(mk_service("s99"), |spec| spec.load_balancer_source_ranges = ranges));
     sleep(Duration::from_millis(200)).await;
-    let (changed, caught_up) = stage.cloud.with(|cloud| {
+    let (changed, caught_up) = fixture.cloud.with(|cloud| {
         let all = || cloud.existing.values().map(|(it, _)| it);
         (
             all().filter(|it| !it.source_ranges.is_empty()).count(),
@@ -58,71 +58,71 @@ async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with()
     assert_eq!(changed, 1, "it went among the first, although it waited with the others already");
     assert!(caught_up < 50, "while most of the others are still to come: {caught_up}");
     settle().await;
-    assert!(stage.cloud.with(|cloud| cloud.existing.values().all(|(it, _)| it.targets.len() == 1)));
+    assert!(fixture.cloud.with(|cloud| cloud.existing.values().all(|(it, _)| it.targets.len() == 1)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_go_that_waited_is_about_what_is_wanted_by_then() {
-    let mut stage = Stage::calm();
-    stage.settings.concurrency = 1;
-    stage.cloud.with(|cloud| cloud.hanging.insert("uid-slow".parse().unwrap()));
-    let _running = stage.start().await;
-    stage.cluster.apply(mk_service("slow"));
+    let mut fixture = Fixture::calm();
+    fixture.settings.concurrency = 1;
+    fixture.cloud.with(|cloud| cloud.hanging.insert("uid-slow".parse().unwrap()));
+    let _running = fixture.start().await;
+    fixture.cluster.apply(mk_service("slow"));
     sleep(Duration::from_millis(100)).await;
-    stage.cluster.apply(mk_service("web"));
+    fixture.cluster.apply(mk_service("web"));
     sleep(Duration::from_millis(100)).await;
-    stage.cluster.delete("web");
+    fixture.cluster.delete("web");
     sleep(Duration::from_mins(5)).await;
-    assert!(stage.cluster.get("web").is_none());
-    let writes = stage.cloud.with(|cloud| cloud.writes);
+    assert!(fixture.cluster.get("web").is_none());
+    let writes = fixture.cloud.with(|cloud| cloud.writes);
     assert_eq!(writes, 0, "it was never made, as nobody wanted it when its turn came");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_mass_of_unclaimed_load_balancers_goes_in_portions() {
-    let stage = Stage::new();
-    let running = stage.start().await;
+    let fixture = Fixture::new();
+    let running = fixture.start().await;
     for index in 0..40 {
-        stage.cluster.apply(mk_service(&format!("s{index}")));
+        fixture.cluster.apply(mk_service(&format!("s{index}")));
     }
     settle().await;
     for index in 0..40 {
-        stage.cluster.delete_by_force(&format!("s{index}"));
+        fixture.cluster.delete_by_force(&format!("s{index}"));
     }
     let window = Duration::from_mins(10);
-    let mut suspects = Suspects::new(limit::Limits { count: 10, share: 10, window });
+    let mut suspects = Suspects::new(limit::DeletionLimits { count: 10, share: 10, window });
     running.operator.collect_once(&mut suspects, GRACE).await;
     settle().await;
     for _ in 0..5 {
         running.operator.collect_once(&mut suspects, GRACE).await;
         settle().await;
     }
-    assert_eq!(stage.existing().len(), 36, "a tenth of 40 in ten minutes");
+    assert_eq!(fixture.existing().len(), 36, "a tenth of 40 in ten minutes");
     assert!(running.metric("orphans").iter().any(|line| line.contains("Held")));
     sleep(window).await;
     running.operator.collect_once(&mut suspects, GRACE).await;
     settle().await;
-    assert_eq!(stage.existing().len(), 33, "and a tenth of the rest, but three at least");
+    assert_eq!(fixture.existing().len(), 33, "and a tenth of the rest, but three at least");
 }
 
 #[tokio::test(start_paused = true)]
 async fn nodes_that_vanish_together_stay_targets_for_a_while_and_a_deleted_service_does_not() {
-    let stage = Stage::calm();
-    let running = stage.start().await;
+    let fixture = Fixture::calm();
+    let running = fixture.start().await;
     for index in 0..4 {
         running.node(mk_node(&format!("n{index}"), &format!("10.0.0.{index}"), true));
     }
     for name in ["web", "gone"] {
-        stage.cluster.apply(mk_service(name));
+        fixture.cluster.apply(mk_service(name));
     }
     settle().await;
     for index in 1..4 {
         running.node_gone(&mk_node(&format!("n{index}"), "", true));
     }
-    stage.cluster.delete("gone");
+    fixture.cluster.delete("gone");
     settle().await;
     let targets = || {
-        stage
+        fixture
             .cloud
             .with(|cloud| cloud.existing.values().map(|(spec, _)| spec.targets.len()).collect::<Vec<_>>())
     };

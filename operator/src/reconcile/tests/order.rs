@@ -1,7 +1,7 @@
 //! Any order of events ends in the same state as from scratch.
 
 use super::super::*;
-use super::stage::*;
+use super::fixture::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::ProviderError;
@@ -40,42 +40,42 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// Plays events, waits until all is quiet, and compares with what the final Services ask for from scratch.
 async fn play(events: Vec<Event>) {
-    let stage = Stage::new();
-    stage.cloud.with(|cloud| cloud.provisioning = Duration::from_secs(3));
-    let mut running = stage.start().await;
+    let fixture = Fixture::new();
+    fixture.cloud.with(|cloud| cloud.provisioning = Duration::from_secs(3));
+    let mut running = fixture.start().await;
     for event in events {
         match event {
             Event::Apply { name, type_, foreign, port } => {
-                stage.cluster.apply(with(typed(name, type_), |spec| {
+                fixture.cluster.apply(with(typed(name, type_), |spec| {
                     spec.load_balancer_class = foreign.then(|| "other/nlb".to_owned());
                     spec.ports.as_mut().unwrap()[0].port = port;
                 }));
             }
-            Event::Delete(name) => stage.cluster.delete(name),
+            Event::Delete(name) => fixture.cluster.delete(name),
             Event::Fail => {
-                stage.cloud.with(|cloud| cloud.failures.push(ProviderError::unavailable("execute", "x")));
+                fixture.cloud.with(|cloud| cloud.failures.push(ProviderError::unavailable("execute", "x")));
             }
-            Event::FailWrites(count) => stage.cluster.with(|cluster| cluster.failing = count),
+            Event::FailWrites(count) => fixture.cluster.with(|cluster| cluster.failing = count),
             Event::Node(index, ready) => {
                 running.node(mk_node(&format!("n{index}"), &format!("10.0.0.{index}"), ready));
             }
             Event::Restart => {
                 drop(running);
-                running = stage.start().await;
+                running = fixture.start().await;
             }
             Event::Pass(milliseconds) => sleep(Duration::from_millis(milliseconds)).await,
         }
     }
     sleep(Duration::from_secs(2_000)).await;
-    check(&stage);
-    let costs = stage.costs();
-    running.router.bring_back(&running.operator.settings.classes);
+    check(&fixture);
+    let costs = fixture.costs();
+    running.router.requeue_all(&running.operator.settings.classes);
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(stage.costs(), costs, "all is quiet");
+    assert_eq!(fixture.costs(), costs, "all is quiet");
 }
 
-fn check(stage: &Stage) {
-    let services = stage.cluster.with(|cluster| cluster.services.clone());
+fn check(fixture: &Fixture) {
+    let services = fixture.cluster.with(|cluster| cluster.services.clone());
     let classes = ClassRule::one("portico.dev/fake", true);
     let mut expected = BTreeMap::new();
     for service in services.values() {
@@ -88,7 +88,7 @@ fn check(stage: &Stage) {
             expected.insert(service.metadata.name.clone().unwrap(), vec![port]);
         }
     }
-    let existing: Vec<(String, Vec<i32>)> = stage.cloud.with(|cloud| {
+    let existing: Vec<(String, Vec<i32>)> = fixture.cloud.with(|cloud| {
         let ports = |spec: &LoadBalancer| spec.listeners.iter().map(|it| it.port.get().into()).collect();
         cloud.existing.values().map(|(spec, _)| (spec.owner.name.name().to_owned(), ports(spec))).collect()
     });

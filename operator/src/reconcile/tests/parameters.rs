@@ -1,6 +1,6 @@
 //! Class parameters at work: defaults that come, go and are wrong.
 
-use super::stage::*;
+use super::fixture::*;
 
 use crate::classes::{
     ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, SchemeParameter,
@@ -16,7 +16,7 @@ fn parameters(change: impl FnOnce(&mut LoadBalancerClassParametersSpec)) -> Load
     LoadBalancerClassParameters::new("fake", spec)
 }
 
-impl Stage {
+impl Fixture {
     fn schemes(&self) -> Vec<portico_provider::Scheme> {
         self.cloud.with(|cloud| cloud.existing.values().map(|(spec, _)| spec.scheme).collect())
     }
@@ -33,24 +33,24 @@ impl Stage {
 #[tokio::test(start_paused = true)]
 async fn of_two_classes_each_has_its_own_defaults_and_gkes_internal_one_means_internal() {
     use portico_provider::Scheme::{External, Internal};
-    let mut stage = Stage::new();
+    let mut fixture = Fixture::new();
     let gke = ["external", "internal"].map(|kind| format!("networking.gke.io/l4-regional-{kind}"));
-    stage.settings.classes.others = gke.iter().cloned().collect();
+    fixture.settings.classes.others = gke.iter().cloned().collect();
     let mut object = parameters(|spec| spec.defaults.scheme = Some(SchemeParameter::Internal));
     object.spec.load_balancer_class.clone_from(&gke[0]);
-    let _running = stage.start().await;
+    let _running = fixture.start().await;
     for (name, class) in [("plain", None), ("outside", Some(&gke[0])), ("inside", Some(&gke[1]))] {
-        stage.cluster.apply(with(mk_service(name), |spec| spec.load_balancer_class = class.cloned()));
+        fixture.cluster.apply(with(mk_service(name), |spec| spec.load_balancer_class = class.cloned()));
     }
     settle().await;
     let scheme = |name: &str| {
-        stage.cloud.with(|cloud| {
+        fixture.cloud.with(|cloud| {
             let mut all = cloud.existing.values();
             all.find(|(spec, _)| spec.owner.name.name() == name).map(|(spec, _)| spec.scheme).unwrap()
         })
     };
     assert_eq!(["plain", "outside", "inside"].map(scheme), [External, External, Internal]);
-    stage.cluster.with(|cluster| cluster.put_parameters(&object));
+    fixture.cluster.with(|cluster| cluster.put_parameters(&object));
     settle().await;
     assert_eq!(["plain", "outside", "inside"].map(scheme), [External, Internal, Internal]);
 }
@@ -58,51 +58,51 @@ async fn of_two_classes_each_has_its_own_defaults_and_gkes_internal_one_means_in
 #[tokio::test(start_paused = true)]
 async fn a_changed_default_reaches_every_service_of_the_class_and_an_annotation_overrides_it() {
     use portico_provider::Scheme::{External, Internal};
-    let stage = Stage::new();
-    let running = stage.start().await;
-    stage.cluster.apply(mk_service("web"));
+    let fixture = Fixture::new();
+    let running = fixture.start().await;
+    fixture.cluster.apply(mk_service("web"));
     let mut own = mk_service("own");
     let annotations = own.metadata.annotations.get_or_insert_default();
     annotations.insert("portico.dev/scheme".to_owned(), "external".to_owned());
-    stage.cluster.apply(own);
+    fixture.cluster.apply(own);
     settle().await;
-    assert_eq!(stage.schemes(), [External, External]);
+    assert_eq!(fixture.schemes(), [External, External]);
     let internal = parameters(|spec| spec.defaults.scheme = Some(SchemeParameter::Internal));
-    stage.cluster.with(|cluster| cluster.put_parameters(&internal));
+    fixture.cluster.with(|cluster| cluster.put_parameters(&internal));
     settle().await;
     let of = |name: &str| {
-        stage.cloud.with(|cloud| {
+        fixture.cloud.with(|cloud| {
             cloud.existing.values().find(|(spec, _)| spec.owner.name.name() == name).unwrap().0.scheme
         })
     };
     assert_eq!((of("web"), of("own")), (Internal, External));
-    running.operator.tell_parameters().await;
-    assert_eq!(stage.accepted(), "True/Accepted: all of it counts for the class");
-    let writes = stage.costs().2;
+    running.operator.report_parameters_once().await;
+    assert_eq!(fixture.accepted(), "True/Accepted: all of it counts for the class");
+    let writes = fixture.costs().2;
     settle().await;
-    running.operator.tell_parameters().await;
-    assert_eq!(stage.costs().2, writes, "told once, and its own status is no change");
+    running.operator.report_parameters_once().await;
+    assert_eq!(fixture.costs().2, writes, "told once, and its own status is no change");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_bad_object_is_told_so_and_stops_no_service() {
-    let stage = Stage::new();
+    let fixture = Fixture::new();
     let wrong = parameters(|spec| {
         spec.defaults.scheme = Some(SchemeParameter::Internal);
         spec.defaults.options.insert("fake.example/lb-test-option".to_owned(), "nonsense".to_owned());
         spec.defaults.options.insert("portico.dev/adresses".to_owned(), "192.0.2.1".to_owned());
     });
-    stage.cluster.with(|cluster| cluster.put_parameters(&wrong));
-    let running = stage.start().await;
-    stage.cluster.apply(mk_service("web"));
+    fixture.cluster.with(|cluster| cluster.put_parameters(&wrong));
+    let running = fixture.start().await;
+    fixture.cluster.apply(mk_service("web"));
     settle().await;
-    assert_eq!(stage.schemes(), [portico_provider::Scheme::Internal], "what is right of it counts");
-    assert_eq!(stage.conditions("web")["Accepted"], "True/Accepted");
-    running.operator.tell_parameters().await;
-    let told = stage.accepted();
-    assert!(told.starts_with("False/"), "{told}");
+    assert_eq!(fixture.schemes(), [portico_provider::Scheme::Internal], "what is right of it counts");
+    assert_eq!(fixture.conditions("web")["Accepted"], "True/Accepted");
+    running.operator.report_parameters_once().await;
+    let reported = fixture.accepted();
+    assert!(reported.starts_with("False/"), "{reported}");
     for word in ["fake.example/lb-test-option", "that is nonsense", "did you mean portico.dev/addresses?"] {
-        assert!(told.contains(word), "{told}");
+        assert!(reported.contains(word), "{reported}");
     }
 }
 
@@ -115,47 +115,47 @@ fn annotated(name: &str, key: &str, value: &str) -> k8s_openapi::api::core::v1::
 #[tokio::test(start_paused = true)]
 async fn a_forced_value_wins_and_says_so_and_what_is_not_allowed_is_refused_by_name() {
     use portico_provider::Scheme::Internal;
-    let stage = Stage::new();
+    let fixture = Fixture::new();
     let object = parameters(|spec| {
         spec.forced =
             Some(ClassOptions { scheme: Some(SchemeParameter::Internal), ..ClassOptions::default() });
         let values = vec!["30s".to_owned()];
         spec.allowed = Some([("portico.dev/test-option".to_owned(), values)].into());
     });
-    stage.cluster.with(|cluster| cluster.put_parameters(&object));
-    let _running = stage.start().await;
-    stage.cluster.apply(annotated("open", "portico.dev/scheme", "external"));
-    stage.cluster.apply(annotated("fine", "portico.dev/test-option", "30s"));
-    stage.cluster.apply(annotated("else", "portico.dev/test-option", "5m"));
+    fixture.cluster.with(|cluster| cluster.put_parameters(&object));
+    let _running = fixture.start().await;
+    fixture.cluster.apply(annotated("open", "portico.dev/scheme", "external"));
+    fixture.cluster.apply(annotated("fine", "portico.dev/test-option", "30s"));
+    fixture.cluster.apply(annotated("else", "portico.dev/test-option", "5m"));
     settle().await;
-    assert_eq!(stage.schemes(), [Internal, Internal]);
-    assert_eq!(stage.conditions("open")["Accepted"], "True/ForcedByClass");
-    assert_eq!(stage.conditions("fine")["Accepted"], "True/Accepted");
-    assert_eq!(stage.conditions("else")["Accepted"], "False/NotAllowed");
-    assert_eq!(stage.reasons("open").iter().filter(|it| *it == "ForcedByClass").count(), 1);
+    assert_eq!(fixture.schemes(), [Internal, Internal]);
+    assert_eq!(fixture.conditions("open")["Accepted"], "True/ForcedByClass");
+    assert_eq!(fixture.conditions("fine")["Accepted"], "True/Accepted");
+    assert_eq!(fixture.conditions("else")["Accepted"], "False/NotAllowed");
+    assert_eq!(fixture.reasons("open").iter().filter(|it| *it == "ForcedByClass").count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_forced_value_that_cannot_be_lets_nothing_new_through_and_takes_nothing_away() {
-    let stage = Stage::new();
-    let _running = stage.start().await;
-    stage.cluster.apply(mk_service("old"));
+    let fixture = Fixture::new();
+    let _running = fixture.start().await;
+    fixture.cluster.apply(mk_service("old"));
     settle().await;
     let object = parameters(|spec| {
         let options = [("fake.example/lb-test-option".to_owned(), "nonsense".to_owned())].into();
         spec.forced = Some(ClassOptions { options, ..ClassOptions::default() });
     });
-    stage.cluster.with(|cluster| cluster.put_parameters(&object));
+    fixture.cluster.with(|cluster| cluster.put_parameters(&object));
     settle().await;
-    stage.cluster.apply(mk_service("new"));
+    fixture.cluster.apply(mk_service("new"));
     settle().await;
-    assert_eq!(stage.existing(), ["old"]);
-    assert!(!stage.addresses("old").is_empty());
+    assert_eq!(fixture.existing(), ["old"]);
+    assert!(!fixture.addresses("old").is_empty());
     for name in ["old", "new"] {
-        assert_eq!(stage.conditions(name)["Accepted"], "False/ClassParametersRejected");
-        let service = stage.cluster.get(name).unwrap();
-        let told = crate::service::our_conditions(&service);
-        let accepted = told.iter().find(|it| it.type_.ends_with("Accepted")).unwrap();
+        assert_eq!(fixture.conditions(name)["Accepted"], "False/ClassParametersRejected");
+        let service = fixture.cluster.get(name).unwrap();
+        let reported = crate::service::our_conditions(&service);
+        let accepted = reported.iter().find(|it| it.type_.ends_with("Accepted")).unwrap();
         assert!(accepted.message.contains("LoadBalancerClassParameters fake"), "{}", accepted.message);
     }
 }

@@ -9,10 +9,10 @@ use portico_provider::Targets;
 use proptest::prelude::*;
 
 use super::super::*;
-use super::stage::*;
+use super::fixture::*;
 use crate::pods::PodState;
 use crate::testing::{mk_pod, mk_service, mk_slice};
-use crate::world::Change;
+use crate::cache::Change;
 
 /// Addresses of pods, of both families and in spellings that resolve to them, and of what no tenant may publish.
 const ADDRESSES: [&str; 8] = [
@@ -107,7 +107,7 @@ impl Model {
             Turn::Relist => {
                 router.take(Change::<PodState>::Begin, Duration::ZERO);
                 for (key, (addresses, phase)) in &self.pods {
-                    router.take(Change::Stage(pod(*key, addresses, phase)), Duration::ZERO);
+                    router.take(Change::Fixture(pod(*key, addresses, phase)), Duration::ZERO);
                 }
                 router.take(Change::<PodState>::Finish, Duration::ZERO);
             }
@@ -133,12 +133,12 @@ fn to_pods(name: &str) -> Service {
     service
 }
 
-fn published(stage: &Stage) -> BTreeSet<IpAddr> {
+fn published(fixture: &Fixture) -> BTreeSet<IpAddr> {
     let targets = |spec: &LoadBalancer| match &spec.targets {
         Targets::Pods(pods) => pods.iter().map(|pod| pod.address).collect::<Vec<_>>(),
         Targets::Nodes(_) => Vec::new(),
     };
-    stage.cloud.with(|cloud| cloud.existing.values().flat_map(|(spec, _)| targets(spec)).collect())
+    fixture.cloud.with(|cloud| cloud.existing.values().flat_map(|(spec, _)| targets(spec)).collect())
 }
 
 proptest! {
@@ -147,14 +147,14 @@ proptest! {
     fn no_slice_publishes_what_is_not_a_pod_of_its_namespace(turns in prop::collection::vec(turn(), 1..20)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let stage = Stage::new();
-            let running = stage.start().await;
-            stage.cluster.apply(to_pods("web"));
+            let fixture = Fixture::new();
+            let running = fixture.start().await;
+            fixture.cluster.apply(to_pods("web"));
             let mut model = Model::default();
             for turn in &turns {
                 model.take(turn, &running);
                 settle().await;
-                assert_eq!(published(&stage), model.admitted(), "after {turn:?} of {turns:#?}");
+                assert_eq!(published(&fixture), model.admitted(), "after {turn:?} of {turns:#?}");
             }
         });
     }
@@ -162,48 +162,48 @@ proptest! {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_endpoint_is_named_with_what_to_do_and_the_others_serve() {
-    let stage = Stage::new();
-    let running = stage.start().await;
+    let fixture = Fixture::new();
+    let running = fixture.start().await;
     running.router.take(Change::Put(mk_pod("default", "pod-0", &["10.1.0.1"], "Running")), Duration::ZERO);
     running
         .router
         .take(Change::Put(mk_pod("kube-system", "operator", &["10.1.0.9"], "Running")), Duration::ZERO);
     let slice = mk_slice("web", "web-1", &[("10.1.0.1", "a", true), ("10.1.0.9", "a", true)]);
     running.router.take(Change::Put(slice), Duration::ZERO);
-    stage.cluster.apply(to_pods("web"));
+    fixture.cluster.apply(to_pods("web"));
     settle().await;
-    assert_eq!(published(&stage), BTreeSet::from(["10.1.0.1".parse().unwrap()]));
-    assert_eq!(stage.conditions("web")["Accepted"], "True/EndpointsRefused");
-    let told = stage.cluster.with(|cluster| {
+    assert_eq!(published(&fixture), BTreeSet::from(["10.1.0.1".parse().unwrap()]));
+    assert_eq!(fixture.conditions("web")["Accepted"], "True/EndpointsRefused");
+    let reported = fixture.cluster.with(|cluster| {
         cluster.events.iter().find(|(_, it)| it.reason == "EndpointsRefused").map(|(_, it)| it.note.clone())
     });
-    let told = told.unwrap();
-    assert!(told.contains("10.1.0.9") && told.contains("--allow-endpoints-without-pods"), "{told}");
-    assert!(!told.contains("10.1.0.1,"), "{told}");
+    let reported = reported.unwrap();
+    assert!(reported.contains("10.1.0.9") && reported.contains("--allow-endpoints-without-pods"), "{reported}");
+    assert!(!reported.contains("10.1.0.1,"), "{reported}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn with_the_flag_any_endpoint_is_a_target_and_no_pod_is_waited_for() {
-    let mut stage = Stage::new();
-    stage.settings.endpoints = EndpointScope::Any;
-    let running = stage.start().await;
+    let mut fixture = Fixture::new();
+    fixture.settings.endpoints = EndpointScope::Any;
+    let running = fixture.start().await;
     running.router.take(Change::Put(mk_slice("web", "web-1", &[("192.0.2.7", "a", true)])), Duration::ZERO);
-    stage.cluster.apply(to_pods("web"));
+    fixture.cluster.apply(to_pods("web"));
     settle().await;
-    assert_eq!(published(&stage), BTreeSet::from(["192.0.2.7".parse().unwrap()]));
-    assert_eq!(stage.conditions("web")["Accepted"], "True/Accepted");
+    assert_eq!(published(&fixture), BTreeSet::from(["192.0.2.7".parse().unwrap()]));
+    assert_eq!(fixture.conditions("web")["Accepted"], "True/Accepted");
 }
 
 #[test]
 fn nothing_is_decided_before_the_pods_are_listed_where_they_decide() {
-    let world = Arc::new(World::default());
-    world.follow_pods();
-    let router = crate::watch::Router::new(Arc::clone(&world), Arc::default());
+    let cache = Arc::new(Cache::default());
+    cache.follow_pods();
+    let router = crate::watch::Router::new(Arc::clone(&cache), Arc::default());
     router.take(Change::<Service>::Finish, Duration::ZERO);
     router.take(Change::<k8s_openapi::api::core::v1::Node>::Finish, Duration::ZERO);
     router.take(Change::<EndpointSlice>::Finish, Duration::ZERO);
     router.take(Change::<crate::classes::LoadBalancerClassParameters>::Finish, Duration::ZERO);
-    assert!(!world.is_synced());
+    assert!(!cache.is_synced());
     router.take(Change::<PodState>::Finish, Duration::ZERO);
-    assert!(world.is_synced());
+    assert!(cache.is_synced());
 }

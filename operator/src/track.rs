@@ -13,15 +13,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
-use crate::cause::Cause;
-use crate::metrics::State;
-use crate::operation::{End, Mark, Want};
+use crate::trigger::Trigger;
+use crate::metrics::ServiceState;
+use crate::operation::{End, WantDigest, Want};
 use crate::service::ServiceKey;
 use crate::status::Progress;
 
 /// How long until targets are looked at again, the first, the second … time that they are not healthy. New ones need half a
 /// minute to pass their checks, or else somebody has to do something first; each look is a call that nobody shares.
-const HEALTH_LOOKS: [Duration; 4] =
+const HEALTH_POLLS: [Duration; 4] =
     [Duration::from_secs(30), Duration::from_mins(1), Duration::from_mins(2), Duration::from_mins(5)];
 /// Waits from here on end together with those of other Services, so that one call can read for all of them.
 const ALIGNED_FROM: Duration = Duration::from_secs(5);
@@ -38,17 +38,17 @@ pub(crate) struct Track {
     /// It is its turn in the audit.
     pub(crate) audit: bool,
     /// An audit is under way of what was wanted when it began, and gives way when told.
-    audited: Option<(Mark, CancellationToken)>,
+    audited: Option<(WantDigest, CancellationToken)>,
     /// It waits for others of its group to give way: who it is, and what they share.
-    pub(crate) contends: Option<(ServiceKey, BTreeSet<String>)>,
+    pub(crate) blocked_by_group: Option<(ServiceKey, BTreeSet<String>)>,
     /// Others of its group changed something.
-    pub(crate) stirred: bool,
+    pub(crate) group_changed: bool,
     /// Failures in a row.
     failures: u32,
     /// Looks in a row that found targets not healthy.
-    sick_looks: usize,
+    unhealthy_reads: usize,
     /// What the metrics count it as.
-    pub(crate) state: Option<State>,
+    pub(crate) state: Option<ServiceState>,
 }
 
 /// Where a go stands.
@@ -59,7 +59,7 @@ pub(crate) enum Phase {
     Idle,
     /// It waits for its turn. What it will be about is made anew then: what is wanted holds every node, and a thousand may
     /// wait.
-    Waiting(Mark, Cause),
+    Waiting(WantDigest, Trigger),
     /// It talks to the provider.
     Running,
 }
@@ -68,7 +68,7 @@ pub(crate) enum Phase {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ended {
     /// What was wanted.
-    pub(crate) mark: Mark,
+    pub(crate) digest: WantDigest,
     /// How.
     pub(crate) end: End,
     /// When to have another, if nothing changes; `None`: no need.
@@ -79,9 +79,9 @@ pub(crate) struct Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Have a go.
-    Go,
+    Start,
     /// One is under way; it brings the Service back when it ends.
-    Under,
+    Running,
     /// Not before.
     Hold(Instant),
     /// All is well, as far as was read; look again then.
@@ -92,24 +92,24 @@ impl Track {
     /// Decides, by a plan that was made from the snapshot.
     pub(crate) fn decide<S>(&self, want: &Want, plan: &Plan<S>, now: Instant) -> Decision {
         if self.phase != Phase::Idle {
-            return Decision::Under;
+            return Decision::Running;
         }
-        let last = self.last.as_ref().filter(|last| last.mark == *want.mark());
+        let last = self.last.as_ref().filter(|last| last.digest == *want.digest());
         let idle = plan_is_idle(plan);
         match last {
             Some(Ended { end: End::Settled, again, .. }) if idle => match again {
-                Some(again) if *again <= now => Decision::Go,
-                _ if self.audit || self.stirred => Decision::Go,
+                Some(again) if *again <= now => Decision::Start,
+                _ if self.audit || self.group_changed => Decision::Start,
                 again => Decision::Rest(*again),
             },
             Some(Ended { again: Some(again), .. }) if *again > now => Decision::Hold(*again),
             Some(Ended { end: End::InProgress { .. } | End::Failed { .. } | End::Withheld(_), .. }) => {
-                Decision::Go
+                Decision::Start
             }
-            _ if self.audit || self.stirred => Decision::Go,
+            _ if self.audit || self.group_changed => Decision::Start,
             // What was wanted before may be half done, whatever the snapshot says.
             _ if idle && !want.is_absent() && self.finished_last() => Decision::Rest(None),
-            _ => Decision::Go,
+            _ => Decision::Start,
         }
     }
 
@@ -118,56 +118,56 @@ impl Track {
     }
 
     /// Why a go that is decided on now would be had. `was_synced`: the status says that all is as this want has it.
-    pub(crate) fn cause(&self, want: &Want, was_synced: bool) -> Cause {
-        let Mark::Present(wanted) = want.mark() else { return Cause::Change };
+    pub(crate) fn trigger(&self, want: &Want, was_synced: bool) -> Trigger {
+        let WantDigest::Present(wanted) = want.digest() else { return Trigger::Change };
         match (&self.settled, &self.last) {
-            _ if self.stirred => Cause::Change,
+            _ if self.group_changed => Trigger::Change,
             (Some(settled), _) if settled == wanted => {
                 if self.audit {
-                    Cause::Audit
+                    Trigger::Audit
                 } else {
-                    Cause::Resync
+                    Trigger::Resync
                 }
             }
-            (None, None) if was_synced => Cause::Restart,
-            _ => Cause::Change,
+            (None, None) if was_synced => Trigger::Restart,
+            _ => Trigger::Change,
         }
     }
 
     /// A go waits for its turn.
-    pub(crate) fn wait(&mut self, want: &Want, cause: Cause) {
-        if cause == Cause::Change {
+    pub(crate) fn wait(&mut self, want: &Want, trigger: Trigger) {
+        if trigger == Trigger::Change {
             self.settled = None;
         }
-        self.phase = Phase::Waiting(want.mark().clone(), cause);
+        self.phase = Phase::Waiting(want.digest().clone(), trigger);
     }
 
     /// While a go waits, what is wanted may change; it will then be about that. Whether it waits in a line for what is less
     /// urgent than a change. An audit that is under way already gives way.
     pub(crate) fn rethink(&mut self, want: &Want) -> bool {
-        if let Some((_, give_way)) = self.audited.as_ref().filter(|(mark, _)| mark != want.mark()) {
+        if let Some((_, give_way)) = self.audited.as_ref().filter(|(digest, _)| digest != want.digest()) {
             give_way.cancel();
         }
-        let Phase::Waiting(waiting, cause) = &mut self.phase else { return false };
-        let changed = waiting != want.mark();
-        let hastens = changed && *cause != Cause::Change;
+        let Phase::Waiting(waiting, trigger) = &mut self.phase else { return false };
+        let changed = waiting != want.digest();
+        let hastens = changed && *trigger != Trigger::Change;
         if changed {
-            *cause = Cause::Change;
+            *trigger = Trigger::Change;
             self.settled = None;
         }
-        waiting.clone_from(want.mark());
+        waiting.clone_from(want.digest());
         hastens
     }
 
     /// Its turn has come, and it is about this by now. Why, and what tells it to give way; `None`: nobody waits.
-    pub(crate) fn start(&mut self, want: &Want) -> Option<(Cause, CancellationToken)> {
+    pub(crate) fn start(&mut self, want: &Want) -> Option<(Trigger, CancellationToken)> {
         self.rethink(want);
-        let Phase::Waiting(mark, cause) = &self.phase else { return None };
-        let (give_way, cause) = (CancellationToken::new(), *cause);
-        self.audited = (cause == Cause::Audit).then(|| (mark.clone(), give_way.clone()));
-        self.stirred = false;
+        let Phase::Waiting(digest, trigger) = &self.phase else { return None };
+        let (give_way, trigger) = (CancellationToken::new(), *trigger);
+        self.audited = (trigger == Trigger::Audit).then(|| (digest.clone(), give_way.clone()));
+        self.group_changed = false;
         self.phase = Phase::Running;
-        Some((cause, give_way))
+        Some((trigger, give_way))
     }
 
     /// The go that waits ended without a turn; whether one waited.
@@ -182,13 +182,13 @@ impl Track {
     /// A look at a snapshot showed all as wanted.
     pub(crate) fn rest(&mut self, want: &Want, again: Option<Instant>) {
         self.settle(want);
-        self.last = Some(Ended { mark: want.mark().clone(), end: End::Settled, again });
+        self.last = Some(Ended { digest: want.digest().clone(), end: End::Settled, again });
     }
 
     fn settle(&mut self, want: &Want) {
-        self.settled = match want.mark() {
-            Mark::Present(wanted) => Some(*wanted),
-            Mark::Targets(_) | Mark::Absent(..) => None,
+        self.settled = match want.digest() {
+            WantDigest::Present(wanted) => Some(*wanted),
+            WantDigest::Targets(_) | WantDigest::Absent(..) => None,
         };
     }
 
@@ -203,12 +203,12 @@ impl Track {
         let due = self.last.as_ref().and_then(|last| last.again);
         let again = match healthy {
             None | Some(Truth::True) => {
-                self.sick_looks = 0;
+                self.unhealthy_reads = 0;
                 None
             }
             Some(Truth::False | Truth::Unknown) => Some(due.unwrap_or_else(|| {
-                let pause = HEALTH_LOOKS[self.sick_looks.min(HEALTH_LOOKS.len() - 1)];
-                self.sick_looks += 1;
+                let pause = HEALTH_POLLS[self.unhealthy_reads.min(HEALTH_POLLS.len() - 1)];
+                self.unhealthy_reads += 1;
                 aligned(now, pause)
             })),
         };
@@ -243,13 +243,13 @@ impl Track {
         self.phase = Phase::Idle;
         self.audit = false;
         self.audited = None;
-        self.last = Some(Ended { mark: want.mark().clone(), end, again });
+        self.last = Some(Ended { digest: want.digest().clone(), end, again });
     }
 
     /// How it goes, for the status.
     pub(crate) fn progress<S: std::fmt::Display>(&self, want: &Want, current: &Plan<S>) -> Progress {
         // A go that is another try at the same says nothing new until it ends: each poll would be two status writes.
-        let last = self.last.as_ref().filter(|last| last.mark == *want.mark());
+        let last = self.last.as_ref().filter(|last| last.digest == *want.digest());
         match last.map(|last| &last.end) {
             Some(End::InProgress { what, .. }) => Progress::Waiting(what.clone()),
             Some(End::Failed { reason, message, .. }) => {
@@ -326,15 +326,15 @@ mod tests {
         let nothing = Plan::<&str>::nothing("as desired");
         let track = Track::default();
         assert_eq!(track.decide(&present(), &nothing, now), Decision::Rest(None));
-        assert_eq!(track.decide(&present(), &steps(), now), Decision::Go);
+        assert_eq!(track.decide(&present(), &steps(), now), Decision::Start);
         assert_eq!(
             track.decide(&Want::absent(mk_owner("web")), &nothing, now),
-            Decision::Go,
+            Decision::Start,
             "a snapshot may be old"
         );
         assert_eq!(
             Track { phase: Phase::Running, ..track }.decide(&present(), &steps(), now),
-            Decision::Under
+            Decision::Running
         );
     }
 
@@ -348,11 +348,11 @@ mod tests {
             let Decision::Hold(until) = track.decide(&present(), &steps(), now) else { panic!("{retry:?}") };
             let held = (until - now).as_secs();
             assert!(held >= least && held <= most, "{retry:?}: {held}");
-            assert_eq!(track.decide(&present(), &steps(), until), Decision::Go);
+            assert_eq!(track.decide(&present(), &steps(), until), Decision::Start);
             let mut changed = mk_load_balancer("web");
             changed.source_ranges.insert("10.0.0.0/8".parse().unwrap());
-            assert_eq!(track.decide(&Want::present(Box::new(changed)), &steps(), now), Decision::Go);
-            assert_eq!(track.decide(&Want::absent(mk_owner("web")), &steps(), now), Decision::Go);
+            assert_eq!(track.decide(&Want::present(Box::new(changed)), &steps(), now), Decision::Start);
+            assert_eq!(track.decide(&Want::absent(mk_owner("web")), &steps(), now), Decision::Start);
         }
     }
 
@@ -375,7 +375,7 @@ mod tests {
         let mut track = Track { phase: Phase::Running, ..Track::default() };
         track.ended(&Want::present(Box::new(other)), failure(Retry::Backoff), now, Duration::ZERO);
         let nothing = Plan::<&str>::nothing("as desired");
-        assert_eq!(track.decide(&present(), &nothing, now), Decision::Go);
+        assert_eq!(track.decide(&present(), &nothing, now), Decision::Start);
         track.ended(&present(), End::Settled, now, Duration::ZERO);
         assert_eq!(track.decide(&present(), &nothing, now), Decision::Rest(None));
     }

@@ -1,6 +1,6 @@
 //! Who gets in, in which order, and who is never kept out.
 //!
-//! Owns: the checks of [`Gate`]. Leaves to others: what a go does. Invariant: no time passes but what waiting needs.
+//! Owns: the checks of [`Permits`]. Leaves to others: what a go does. Invariant: no time passes but what waiting needs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,36 +15,36 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 async fn park(
-    gate: &Arc<Gate>,
+    permits: &Arc<Permits>,
     priority: Priority,
     order: &Arc<Mutex<Vec<Priority>>>,
     set: &mut JoinSet<()>,
 ) {
-    let before = gate.waiting(priority);
-    let (gate_of_task, order) = (Arc::clone(gate), Arc::clone(order));
+    let before = permits.waiting(priority);
+    let (gate_of_task, order) = (Arc::clone(permits), Arc::clone(order));
     set.spawn(async move {
-        let permit = gate_of_task.enter(priority).await.unwrap();
+        let permit = gate_of_task.acquire(priority).await.unwrap();
         order.lock().unwrap().push(priority);
         tokio::task::yield_now().await;
         drop(permit);
     });
-    while gate.waiting(priority) == before {
+    while permits.waiting(priority) == before {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
 async fn deletions_and_target_changes_pass_a_crowd_of_creations_which_still_get_their_turns() {
-    let gate = Gate::new(1);
-    let held = gate.enter(Priority::Making).await.unwrap();
+    let permits = Permits::new(1);
+    let held = permits.acquire(Priority::Making).await.unwrap();
     let (order, mut set) = (Arc::default(), JoinSet::new());
     for _ in 0..100 {
-        park(&gate, Priority::Making, &order, &mut set).await;
+        park(&permits, Priority::Making, &order, &mut set).await;
     }
     for _ in 0..10 {
-        park(&gate, Priority::Serving, &order, &mut set).await;
+        park(&permits, Priority::Serving, &order, &mut set).await;
     }
-    park(&gate, Priority::Checking, &order, &mut set).await;
+    park(&permits, Priority::Checking, &order, &mut set).await;
     drop(held);
     while set.join_next().await.is_some() {}
     let order = order.lock().unwrap();
@@ -57,14 +57,14 @@ async fn deletions_and_target_changes_pass_a_crowd_of_creations_which_still_get_
 
 #[tokio::test]
 async fn a_change_passes_all_that_a_restart_has_to_catch_up_with() {
-    let gate = Gate::new(1);
-    let held = gate.enter(Priority::CatchingUp).await.unwrap();
+    let permits = Permits::new(1);
+    let held = permits.acquire(Priority::CatchingUp).await.unwrap();
     let (order, mut set) = (Arc::default(), JoinSet::new());
     for _ in 0..100 {
-        park(&gate, Priority::CatchingUp, &order, &mut set).await;
+        park(&permits, Priority::CatchingUp, &order, &mut set).await;
     }
-    park(&gate, Priority::Serving, &order, &mut set).await;
-    park(&gate, Priority::Making, &order, &mut set).await;
+    park(&permits, Priority::Serving, &order, &mut set).await;
+    park(&permits, Priority::Making, &order, &mut set).await;
     drop(held);
     while set.join_next().await.is_some() {}
     let order = order.lock().unwrap();
@@ -74,16 +74,16 @@ async fn a_change_passes_all_that_a_restart_has_to_catch_up_with() {
 
 #[tokio::test]
 async fn what_serves_finds_a_permit_although_creations_hold_all_that_they_may() {
-    let gate = Gate::new(8);
-    let at_once = |priority| gate.enter(priority).now_or_never().flatten();
+    let permits = Permits::new(8);
+    let at_once = |priority| permits.acquire(priority).now_or_never().flatten();
     let mut held: Vec<Permit> = (0..6).map(|_| at_once(Priority::Making).unwrap()).collect();
     for others in [Priority::CatchingUp, Priority::Checking] {
         assert!(at_once(others).is_none(), "{others:?}: two are reserved");
     }
     let (order, mut set) = (Arc::default(), JoinSet::new());
-    park(&gate, Priority::Making, &order, &mut set).await;
+    park(&permits, Priority::Making, &order, &mut set).await;
     drop([at_once(Priority::Serving).unwrap(), at_once(Priority::Serving).unwrap()]);
-    assert_eq!(gate.waiting(Priority::Making), 1, "what was reserved is not given to others");
+    assert_eq!(permits.waiting(Priority::Making), 1, "what was reserved is not given to others");
     held.pop();
     while set.join_next().await.is_some() {}
     assert_eq!(order.lock().unwrap().len(), 1, "what they gave back is");
@@ -93,33 +93,33 @@ async fn what_serves_finds_a_permit_although_creations_hold_all_that_they_may() 
 
 #[tokio::test]
 async fn who_gives_up_waiting_costs_nobody_a_turn() {
-    let gate = Gate::new(1);
-    let held = gate.enter(Priority::Making).await.unwrap();
+    let permits = Permits::new(1);
+    let held = permits.acquire(Priority::Making).await.unwrap();
     let mut set = JoinSet::new();
     let order = Arc::default();
-    park(&gate, Priority::Serving, &order, &mut set).await;
-    park(&gate, Priority::Serving, &order, &mut set).await;
+    park(&permits, Priority::Serving, &order, &mut set).await;
+    park(&permits, Priority::Serving, &order, &mut set).await;
     set.abort_all();
     while set.join_next().await.is_some() {}
     drop(held);
-    assert!(gate.enter(Priority::Making).await.is_some(), "the permit is free again");
+    assert!(permits.acquire(Priority::Making).await.is_some(), "the permit is free again");
 }
 
 #[tokio::test]
 async fn a_closed_gate_sends_everybody_away() {
-    let gate = Gate::new(1);
-    let held = gate.enter(Priority::Making).await.unwrap();
+    let permits = Permits::new(1);
+    let held = permits.acquire(Priority::Making).await.unwrap();
     let waits = tokio::spawn({
-        let gate = Arc::clone(&gate);
-        async move { gate.enter(Priority::Serving).await.is_some() }
+        let permits = Arc::clone(&permits);
+        async move { permits.acquire(Priority::Serving).await.is_some() }
     });
-    while gate.waiting(Priority::Serving) == 0 {
+    while permits.waiting(Priority::Serving) == 0 {
         tokio::task::yield_now().await;
     }
-    gate.close();
+    permits.close();
     assert!(!waits.await.unwrap());
     drop(held);
-    assert!(gate.enter(Priority::Serving).await.is_none());
+    assert!(permits.acquire(Priority::Serving).await.is_none());
 }
 
 /// How many are inside, and how many there ever were.
@@ -148,7 +148,7 @@ proptest! {
         priorities in prop::collection::vec(0u8..4, 1..40),
     ) {
         runtime().block_on(async {
-            let (gate, all, others) = (Gate::new(limit), Arc::new(Inside::default()), Arc::new(Inside::default()));
+            let (permits, all, others) = (Permits::new(limit), Arc::new(Inside::default()), Arc::new(Inside::default()));
             let mut set = JoinSet::new();
             for priority in &priorities {
                 let priority = match priority {
@@ -157,9 +157,9 @@ proptest! {
                     2 => Priority::CatchingUp,
                     _ => Priority::Checking,
                 };
-                let (gate, all, others) = (Arc::clone(&gate), Arc::clone(&all), Arc::clone(&others));
+                let (permits, all, others) = (Arc::clone(&permits), Arc::clone(&all), Arc::clone(&others));
                 set.spawn(async move {
-                    let _permit = gate.enter(priority).await.unwrap();
+                    let _permit = permits.acquire(priority).await.unwrap();
                     if priority == Priority::Serving {
                         all.stay().await;
                     } else {

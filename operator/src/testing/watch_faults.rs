@@ -5,8 +5,8 @@
 //!        ├─▶ and once more, after newer ones
 //!        └─▶ not at all; a relist shows what became of it, some time later
 //! ```
-//! Owns: [`Weather`], what happens to each event. Leaves to others: delivering it (`cluster`).
-//! Invariants: the same seed and the same calls give the same weather; the last state of every object arrives, late by
+//! Owns: [`WatchFaults`], what happens to each event. Leaves to others: delivering it (`cluster`).
+//! Invariants: the same seed and the same calls give the same watch_faults; the last state of every object arrives, late by
 //! seconds at most; a relist ends the watch before it, with all that is still on its way there.
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,9 +27,9 @@ pub(super) enum Delivery {
     Relist(Instant, Instant),
 }
 
-/// The weather on all watches of a cluster.
+/// The watch_faults on all watches of a cluster.
 #[derive(Debug, Default)]
-pub(crate) struct Weather {
+pub(crate) struct WatchFaults {
     /// `None`: calm.
     random: Option<Random>,
     /// All of it comes so late, and else as it happened.
@@ -40,7 +40,7 @@ pub(crate) struct Weather {
     relists: BTreeMap<&'static str, (Instant, Instant)>,
 }
 
-impl Weather {
+impl WatchFaults {
     /// Everything at once.
     pub(crate) fn calm() -> Self {
         Self::default()

@@ -16,7 +16,7 @@ use crate::backoff;
 use crate::cluster::Cluster;
 use crate::metrics::{CallResult, Reconciled};
 use crate::operation::chain;
-use crate::reconcile::{Looked, Operator};
+use crate::reconcile::{ReconcileResult, Operator};
 use crate::watch::Router;
 
 /// The longest a complete listing may take, all pages together.
@@ -25,9 +25,9 @@ const LISTING_TIMEOUT: Duration = Duration::from_mins(2);
 const SYNC_POLL: Duration = Duration::from_millis(20);
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
-    /// Waits until the world is known.
+    /// Waits until the cache is known.
     pub(crate) async fn synced(&self) {
-        while !self.world.is_synced() {
+        while !self.cache.is_synced() {
             sleep(SYNC_POLL).await;
         }
     }
@@ -45,7 +45,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             let began = Instant::now();
             let looked = AssertUnwindSafe(self.reconcile(&key)).catch_unwind().await;
             let (outcome, failed) = match looked {
-                Ok(Ok(Looked { outcome, again })) => {
+                Ok(Ok(ReconcileResult { outcome, again })) => {
                     if let Some(due) = again {
                         self.queue.add_at(key.clone(), due);
                     }
@@ -100,7 +100,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             sleep(pause).await;
             listed = self.list().await;
             if listed {
-                router.bring_back(&self.settings.classes);
+                router.requeue_all(&self.settings.classes);
             }
         }
     }

@@ -8,28 +8,28 @@ use super::super::tests::tainted;
 use super::*;
 use crate::testing::mk_node;
 
-const LIMITS: Limits = Limits { unready: Duration::from_mins(5), share: 50, hold: Duration::from_mins(2) };
+const LIMITS: NodeRemovalLimits = NodeRemovalLimits { unready: Duration::from_mins(5), share: 50, hold: Duration::from_mins(2) };
 const NOON: i64 = 1_800_000_000;
 
 struct Cluster {
-    guard: Guard,
+    guard: NodeRemovalLimiter,
     version: u64,
     start: Instant,
 }
 
 impl Cluster {
-    fn new(limits: Limits) -> Self {
-        Self { guard: Guard::new(limits), version: 0, start: Instant::now() }
+    fn new(limits: NodeRemovalLimits) -> Self {
+        Self { guard: NodeRemovalLimiter::new(limits), version: 0, start: Instant::now() }
     }
 
     /// Who is admitted, and how many of them are held, so many seconds after noon.
     fn look(&mut self, second: u64, nodes: &[Node]) -> (Vec<String>, usize) {
         self.version += 1;
-        let Admitted { nodes, held, again: _ } = self.ask(second, nodes);
+        let AdmittedNodes { nodes, held, again: _ } = self.ask(second, nodes);
         (nodes.iter().map(|node| node.name.0.clone()).collect(), held)
     }
 
-    fn ask(&mut self, second: u64, nodes: &[Node]) -> Admitted {
+    fn ask(&mut self, second: u64, nodes: &[Node]) -> AdmittedNodes {
         let states = || nodes.iter().filter_map(|node| NodeState::of(node).map(|(_, state)| state)).collect();
         let wall = Timestamp::from_second(NOON + i64::try_from(second).unwrap()).unwrap();
         self.guard.admit(self.version, states, self.start + Duration::from_secs(second), wall)
@@ -102,7 +102,7 @@ async fn what_is_meant_or_small_goes_at_once() {
         "the autoscaler's own"
     );
     assert_eq!(cluster.look(2, &ready(&["f"])), (vec!["f".to_owned()], 0), "one of two is few");
-    let mut never = Cluster::new(Limits { hold: Duration::ZERO, ..LIMITS });
+    let mut never = Cluster::new(NodeRemovalLimits { hold: Duration::ZERO, ..LIMITS });
     never.look(0, &all);
     assert_eq!(never.look(1, &ready(&["a"])).1, 0, "switched off");
 }

@@ -13,17 +13,17 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::super::*;
-use crate::cause::Drift;
+use crate::trigger::Drift;
 use crate::fence::{FenceKeeper, fence};
 use crate::gc::limit;
 use crate::metrics::Metrics;
-use crate::targets::guard::Limits;
-use crate::testing::{CLUSTER, FakeCloud, FakeCluster, Weather, mk_service, with};
+use crate::targets::node_removal::NodeRemovalLimits;
+use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_service, with};
 use crate::watch::Router;
 
 pub(super) const GRACE: Duration = Duration::from_mins(1);
 /// What the collector may delete where its limit is not the matter.
-pub(super) const MANY: limit::Limits = limit::Limits { count: 100, share: 100, window: GRACE };
+pub(super) const MANY: limit::DeletionLimits = limit::DeletionLimits { count: 100, share: 100, window: GRACE };
 
 /// A running operator; dropping it is `kill -9`.
 pub(super) struct Running {
@@ -34,7 +34,7 @@ pub(super) struct Running {
     _workers: JoinSet<()>,
 }
 
-pub(super) struct Stage {
+pub(super) struct Fixture {
     pub(super) cloud: FakeCloud,
     pub(super) cluster: FakeCluster,
     /// What the next operator starts with.
@@ -43,7 +43,7 @@ pub(super) struct Stage {
     pub(super) audit: Duration,
 }
 
-impl Stage {
+impl Fixture {
     pub(super) fn new() -> Self {
         let settings = Settings {
             classes: ClassRule::one("portico.dev/fake", true),
@@ -54,26 +54,26 @@ impl Stage {
             groups: GroupScope::Namespace,
             endpoints: EndpointScope::Pods,
             concurrency: 16,
-            nodes: Limits { unready: Duration::ZERO, share: 50, hold: Duration::from_mins(5) },
+            nodes: NodeRemovalLimits { unready: Duration::ZERO, share: 50, hold: Duration::from_mins(5) },
         };
         let audit = Duration::ZERO;
-        let cluster = FakeCluster::new(Weather::of_this_test());
+        let cluster = FakeCluster::new(WatchFaults::of_this_test());
         Self { cloud: FakeCloud::default(), cluster, settings, audit }
     }
 
     /// One whose watches show everything at once, for what is about a certain moment.
     pub(super) fn calm() -> Self {
-        Self { cluster: FakeCluster::new(Weather::calm()), ..Self::new() }
+        Self { cluster: FakeCluster::new(WatchFaults::calm()), ..Self::new() }
     }
 
     pub(super) async fn start(&self) -> Running {
         let (keeper, fence) = fence();
         keeper.open(Instant::now() + Duration::from_secs(1_000_000));
-        let (world, queue, router) = self.cluster.watch();
+        let (cache, queue, router) = self.cluster.watch();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let (provider, cluster) = (self.cloud.connect(), self.cluster.clone());
-        let parts = Parts { provider, cluster, world, queue, fence, metrics };
+        let parts = Parts { provider, cluster, cache, queue, fence, metrics };
         let operator = Operator::new(parts, self.settings.clone());
         let first = operator.list().await;
         let mut workers = JoinSet::new();

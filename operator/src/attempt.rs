@@ -1,7 +1,7 @@
 //! Having a go: deciding on one, waiting for its turn, and what follows when it ends.
 //!
 //! ```text
-//! begin ─▶ Phase::Waiting ─ lanes, gate ─▶ Phase::Running ─ Operation ─▶ Finish ─▶ queue: the next look
+//! begin ─▶ Phase::Waiting ─ locks, permits ─▶ Phase::Running ─ Operation ─▶ RunningAttempt ─▶ queue: the next look
 //! ```
 //! Owns: the life of a go as a task of its own. Leaves to others: the decision (`progress`), provider calls (`operation`).
 //! Invariants: one go at a time for each Service, and for each thing that Services share; a go is about what is wanted when its turn comes, not when it began
@@ -15,13 +15,13 @@ use portico_limits::{Priority as CallPriority, at_best};
 use portico_provider::{LoadBalancerProvider, Owner, Plan, ReadMode, Retry};
 use tokio::time::Instant;
 
-use crate::cause::{self, Cause};
+use crate::trigger::{self, Trigger};
 use crate::cluster::Cluster;
 use crate::events::Severity;
-use crate::gate::{Permit, Priority};
-use crate::lanes::Held;
-use crate::operation::{self, End, Mark, Mode, Operation, Want};
-use crate::progress::{Decision, Phase, Track};
+use crate::permits::{Permit, Priority};
+use crate::locks::HeldLocks;
+use crate::operation::{self, End, WantDigest, Mode, Operation, Want};
+use crate::track::{Decision, Phase, Track};
 use crate::reconcile::Operator;
 use crate::service::{self, ServiceKey};
 use crate::stages::Work;
@@ -52,24 +52,24 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let (decision, line) = self.track(owner, |track| {
             let decision = track.decide(want, plan, Instant::now());
             let line = match decision {
-                Decision::Go => {
-                    let cause = track.cause(want, was_synced);
-                    track.wait(want, cause);
-                    Some(cause)
+                Decision::Start => {
+                    let trigger = track.trigger(want, was_synced);
+                    track.wait(want, trigger);
+                    Some(trigger)
                 }
-                // It waits in both lines then; who comes second finds nothing to do.
-                Decision::Under => track.rethink(want).then_some(Cause::Change),
+                // It waits in both queues then; the second turn finds nothing to do.
+                Decision::Running => track.rethink(want).then_some(Trigger::Change),
                 Decision::Hold(_) | Decision::Rest(_) => None,
             };
             (decision, line)
         });
-        if let Some(cause) = line {
-            let waits = Waits { operator: Arc::clone(self), key, owner: owner.clone() };
-            let (priority, shared) = (cause::priority(want, exists, cause), self.shared(want));
-            self.goes.spawn(async move {
-                let Some((want, held, _permit)) = waits.turn(priority, shared).await else { return };
-                waits.operator.gauge();
-                Arc::clone(&waits.operator).go(waits.key.clone(), want, &held).await;
+        if let Some(trigger) = line {
+            let attempt = WaitingAttempt { operator: Arc::clone(self), key, owner: owner.clone() };
+            let (priority, shared) = (trigger::priority(want, exists, trigger), self.shared(want));
+            self.attempts.spawn(async move {
+                let Some((want, held, _permit)) = attempt.turn(priority, shared).await else { return };
+                attempt.operator.gauge();
+                Arc::clone(&attempt.operator).go(attempt.key.clone(), want, &held).await;
             });
         }
         decision
@@ -78,7 +78,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     /// What is wanted for `owner` by now; `None`: nothing that a go could be about.
     fn wanted(&self, key: &ServiceKey, owner: &Owner) -> Option<Want> {
         let is_its = |service: &Arc<Service>| service.metadata.uid.as_deref() == Some(owner.service.as_str());
-        let Some(service) = self.world.service(key).filter(is_its) else { return self.unclaimed_want(owner) };
+        let Some(service) = self.cache.service(key).filter(is_its) else { return self.unclaimed_want(owner) };
         match self.stages(&service).0.work {
             Work::Nothing => self.unclaimed_want(owner),
             // Its finalizer is not on: whoever looks at it next puts it there.
@@ -98,7 +98,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// The collector's go, of what no Service claims; any other has lost its Service.
     fn unclaimed_want(&self, owner: &Owner) -> Option<Want> {
-        let collects = |track: &mut Track| matches!(track.phase, Phase::Waiting(Mark::Absent(..), _));
+        let collects = |track: &mut Track| matches!(track.phase, Phase::Waiting(WantDigest::Absent(..), _));
         let collects = self.known_track(owner, collects).unwrap_or_default();
         collects.then(|| Want::absent(owner.clone()))
     }
@@ -111,36 +111,36 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     /// Shows how many wait.
     pub(crate) fn gauge(&self) {
         for priority in Priority::ALL {
-            self.metrics.goes_waiting(priority, self.gate.waiting(priority));
+            self.metrics.attempts_waiting(priority, self.permits.waiting(priority));
         }
     }
 
     /// Has the go whose turn has come.
-    async fn go(self: Arc<Self>, key: ServiceKey, want: Want, held: &Held) {
+    async fn go(self: Arc<Self>, key: ServiceKey, want: Want, held: &HeldLocks) {
         let started = self.known_track(want.owner(), |track| track.start(&want)).flatten();
-        let Some((cause, give_way)) = started else { return };
+        let Some((trigger, give_way)) = started else { return };
         // Nothing between these two: from the start on it is this that ends it, whatever breaks.
-        let finish = Finish { operator: Arc::clone(&self), key, want, cause };
-        self.metrics.went(cause);
-        let mode = cause::mode(&finish.want, cause, self.settings.drift, self.settings.read_only);
-        let look = self.first_look(&finish.want, cause, mode);
+        let finish = RunningAttempt { operator: Arc::clone(&self), key, want, trigger };
+        self.metrics.attempt_started(trigger);
+        let mode = trigger::mode(&finish.want, trigger, self.settings.drift, self.settings.read_only);
+        let look = self.first_read_mode(&finish.want, trigger, mode);
         let Self { provider, fence, metrics, .. } = &*self;
         let held = held.names();
         let operation = Operation { provider, fence, metrics, held: Some(held), give_way: Some(&give_way) };
         // Nobody waits for what an audit reads.
-        let best = if cause == Cause::Audit { CallPriority::Background } else { CallPriority::Targets };
+        let best = if trigger == Trigger::Audit { CallPriority::Background } else { CallPriority::Targets };
         let report = at_best(best, operation.run(&finish.want, mode, look)).await;
         let changed = !report.steps.is_empty();
         finish.with(report, mode);
         if changed {
-            self.stir(held, &finish.want.owner().service);
+            self.requeue_waiting_members(held, &finish.want.owner().service);
         }
     }
 
     /// How closely to look at first, by what the snapshot shows now that it is its turn.
-    fn first_look(&self, want: &Want, cause: Cause, mode: Mode) -> ReadMode {
+    fn first_read_mode(&self, want: &Want, trigger: Trigger, mode: Mode) -> ReadMode {
         // An audit believes nothing; nor may a plan that is only reported, as no step of it would ever correct it.
-        if cause == Cause::Audit || mode == Mode::Plan {
+        if trigger == Trigger::Audit || mode == Mode::Plan {
             return ReadMode::Full;
         }
         let observed = self.inventory.get(&want.owner().service);
@@ -161,21 +161,21 @@ fn was_synced(service: &Service) -> bool {
         .any(|it| it.type_ == SYNCED && it.status == "True" && it.observed_generation == generation)
 }
 
-/// A go that waits for its turn: of what is wanted it holds nothing.
-struct Waits<P: LoadBalancerProvider, C: Cluster> {
+/// An attempt that waits for its turn. It holds no want: with a thousand nodes a want is a hundred kilobytes.
+struct WaitingAttempt<P: LoadBalancerProvider, C: Cluster> {
     operator: Arc<Operator<P, C>>,
     key: ServiceKey,
     owner: Owner,
 }
 
-impl<P: LoadBalancerProvider, C: Cluster> Waits<P, C> {
-    /// Waits until nobody else has a go at what it shares, then for the gate, and finds out what it is about by then; `None`:
-    /// nothing may begin any more, or there is nothing to begin.
-    async fn turn(&self, priority: Priority, mut shared: BTreeSet<String>) -> Option<(Want, Held, Permit)> {
+impl<P: LoadBalancerProvider, C: Cluster> WaitingAttempt<P, C> {
+    /// Waits for the locks of what it shares, then for a permit, and reads the want of that moment. `None`: no attempt may
+    /// start any more, or there is nothing to provision.
+    async fn turn(&self, priority: Priority, mut shared: BTreeSet<String>) -> Option<(Want, HeldLocks, Permit)> {
         let Self { operator, key, owner } = self;
         loop {
-            let held = operator.lanes.enter(shared).await;
-            let permit = operator.gate.enter(priority).await?;
+            let held = operator.locks.acquire(shared).await;
+            let permit = operator.permits.acquire(priority).await?;
             let want = operator.wanted(key, owner)?;
             // While it waited, it may have come to be about another group.
             shared = operator.shared(&want);
@@ -186,8 +186,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Waits<P, C> {
     }
 }
 
-impl<P: LoadBalancerProvider, C: Cluster> Drop for Waits<P, C> {
-    /// However it ends, nobody waits for it any more; who comes second in two lines finds nothing to do.
+impl<P: LoadBalancerProvider, C: Cluster> Drop for WaitingAttempt<P, C> {
+    /// However it ends, the Service is no longer marked as waiting. The second of two turns finds nothing to do.
     fn drop(&mut self) {
         let Self { operator, key, owner } = self;
         let gave_up = operator.known_track(owner, Track::give_up);
@@ -203,61 +203,61 @@ impl<P: LoadBalancerProvider, C: Cluster> Drop for Waits<P, C> {
 }
 
 /// What a go owes when it ends, however it ends: a go that panics must not leave its Service marked as running.
-struct Finish<P: LoadBalancerProvider, C: Cluster> {
+struct RunningAttempt<P: LoadBalancerProvider, C: Cluster> {
     operator: Arc<Operator<P, C>>,
     key: ServiceKey,
     want: Want,
-    cause: Cause,
+    trigger: Trigger,
 }
 
-impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
-    fn with(&self, report: operation::Report<P::Observed>, mode: Mode) {
-        self.tell_drift(&report, mode);
-        let operation::Report { observed, steps, differed: _, end } = report;
-        let Self { operator, key, want, cause: _ } = self;
+impl<P: LoadBalancerProvider, C: Cluster> RunningAttempt<P, C> {
+    fn with(&self, report: operation::AttemptReport<P::Observed>, mode: Mode) {
+        self.report_drift(&report, mode);
+        let operation::AttemptReport { observed, steps, differed: _, end } = report;
+        let Self { operator, key, want, trigger: _ } = self;
         let owner = want.owner();
         if let Some((observed, read)) = observed {
             operator.inventory.put(owner, observed, read);
         }
-        if let Some(service) = operator.world.service(key) {
+        if let Some(service) = operator.cache.service(key) {
             for step in steps {
-                operator.tell(&service, Severity::Normal, "Executed", "Execute", step);
+                operator.report_event(&service, Severity::Normal, "Executed", "Execute", step);
             }
         }
         self.end(end);
     }
 
     /// A go that nobody asked for should have found nothing.
-    fn tell_drift(&self, report: &operation::Report<P::Observed>, mode: Mode) {
-        let Self { operator, key, want, cause } = self;
+    fn report_drift(&self, report: &operation::AttemptReport<P::Observed>, mode: Mode) {
+        let Self { operator, key, want, trigger } = self;
         let Some(wanted) = want.load_balancer() else { return };
-        let operation::Report { observed: _, steps, differed, end } = report;
+        let operation::AttemptReport { observed: _, steps, differed, end } = report;
         let changed = !steps.is_empty();
         let withheld = matches!(end, End::Withheld(_));
-        if !(changed || withheld) || matches!(cause, Cause::Change) || operator.settings.read_only {
+        if !(changed || withheld) || matches!(trigger, Trigger::Change) || operator.settings.read_only {
             return;
         }
         let fields: Vec<&str> = differed.iter().map(|field| field.name()).collect();
-        let (fields, by) = (fields.join(", "), cause.name());
+        let (fields, by) = (fields.join(", "), trigger.name());
         let service = &wanted.owner.name;
-        if !cause.is_unasked() {
+        if !trigger.is_drift() {
             tracing::info!(%service, fields, by, steps = steps.join("; "), "changed, though its status said all was well");
             return;
         }
-        operator.metrics.drifted(*cause, differed, changed);
+        operator.metrics.drifted(*trigger, differed, changed);
         tracing::warn!(%service, fields, by, ?mode, steps = steps.join("; "), "unchanged Service, changed load balancer: drift, or a fault of ours");
-        if changed && let Some(service) = operator.world.service(key) {
+        if changed && let Some(service) = operator.cache.service(key) {
             let what = if fields.is_empty() { String::new() } else { format!(" ({fields})") };
             let note = format!(
                 "found by {by} to differ from what the Service wants{what}, and put right: {}",
                 steps.join("; ")
             );
-            operator.tell(&service, Severity::Warning, "Drifted", "Audit", note);
+            operator.report_event(&service, Severity::Warning, "Drifted", "Audit", note);
         }
     }
 
     fn end(&self, end: End) {
-        let Self { operator, key: _, want, cause: _ } = self;
+        let Self { operator, key: _, want, trigger: _ } = self;
         let service = &want.owner().name;
         match &end {
             End::Failed { reason, message, retry } => {
@@ -271,9 +271,9 @@ impl<P: LoadBalancerProvider, C: Cluster> Finish<P, C> {
     }
 }
 
-impl<P: LoadBalancerProvider, C: Cluster> Drop for Finish<P, C> {
+impl<P: LoadBalancerProvider, C: Cluster> Drop for RunningAttempt<P, C> {
     fn drop(&mut self) {
-        let Self { operator, key, want, cause: _ } = &*self;
+        let Self { operator, key, want, trigger: _ } = &*self;
         if operator.track(want.owner(), |track| track.phase == Phase::Running) {
             let message = "a fault in the provider's code; see the operator's log".to_owned();
             self.end(End::Failed { reason: "Panicked", message, retry: Retry::Backoff });

@@ -1,17 +1,17 @@
 //! Why somebody has a go at a load balancer, and what follows from that.
 //!
-//! Owns: [`Cause`], [`Drift`]. Leaves to others: having the go (`operation`), deciding on one (`progress`).
+//! Owns: [`Trigger`], [`Drift`]. Leaves to others: having the go (`operation`), deciding on one (`progress`).
 //! Invariant: only a go that nobody asked for can find drift: a changed Service is no drift, whatever differs.
 
 use clap::ValueEnum;
 use prometheus_client::encoding::EncodeLabelValue;
 
-use crate::gate::Priority;
+use crate::permits::Priority;
 use crate::operation::{Mode, Want};
 
 /// Why there is a go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum Cause {
+pub(crate) enum Trigger {
     /// The Service, its class's parameters or its targets changed, or the last go did not end well.
     Change,
     /// This process sees the Service for the first time, and its status says that all was well.
@@ -22,9 +22,9 @@ pub(crate) enum Cause {
     Audit,
 }
 
-impl Cause {
+impl Trigger {
     /// Whether nothing that is wanted changed since the load balancer was as wanted; what differs now, drifted.
-    pub(crate) fn is_unasked(self) -> bool {
+    pub(crate) fn is_drift(self) -> bool {
         match self {
             Self::Resync | Self::Audit => true,
             // While nobody ran, targets may have changed, too.
@@ -54,19 +54,19 @@ pub(crate) enum Drift {
 }
 
 /// How urgent a go is; `exists`: something of it is there already.
-pub(crate) fn priority(want: &Want, exists: bool, cause: Cause) -> Priority {
-    match (want.load_balancer(), cause) {
+pub(crate) fn priority(want: &Want, exists: bool, trigger: Trigger) -> Priority {
+    match (want.load_balancer(), trigger) {
         (None, _) => Priority::Serving,
-        (Some(_), Cause::Resync | Cause::Audit) => Priority::Checking,
-        (Some(_), Cause::Change) if exists => Priority::Serving,
-        (Some(_), Cause::Restart) if exists => Priority::CatchingUp,
-        (Some(_), Cause::Change | Cause::Restart) => Priority::Making,
+        (Some(_), Trigger::Resync | Trigger::Audit) => Priority::Checking,
+        (Some(_), Trigger::Change) if exists => Priority::Serving,
+        (Some(_), Trigger::Restart) if exists => Priority::CatchingUp,
+        (Some(_), Trigger::Change | Trigger::Restart) => Priority::Making,
     }
 }
 
 /// Whether a go may execute its plan.
-pub(crate) fn mode(want: &Want, cause: Cause, drift: Drift, read_only: bool) -> Mode {
-    let only_reported = drift == Drift::Report && cause.is_unasked() && want.load_balancer().is_some();
+pub(crate) fn mode(want: &Want, trigger: Trigger, drift: Drift, read_only: bool) -> Mode {
+    let only_reported = drift == Drift::Report && trigger.is_drift() && want.load_balancer().is_some();
     if read_only || only_reported { Mode::Plan } else { Mode::Execute }
 }
 
@@ -79,27 +79,27 @@ mod tests {
     fn only_drift_is_withheld_by_report_and_everything_by_read_only() {
         let present = Want::present(Box::new(mk_load_balancer("web")));
         let absent = Want::absent(mk_owner("web"));
-        for (want, cause, expected) in [
-            (&present, Cause::Change, Mode::Execute),
-            (&present, Cause::Restart, Mode::Execute),
-            (&present, Cause::Resync, Mode::Plan),
-            (&present, Cause::Audit, Mode::Plan),
-            (&absent, Cause::Resync, Mode::Execute),
+        for (want, trigger, expected) in [
+            (&present, Trigger::Change, Mode::Execute),
+            (&present, Trigger::Restart, Mode::Execute),
+            (&present, Trigger::Resync, Mode::Plan),
+            (&present, Trigger::Audit, Mode::Plan),
+            (&absent, Trigger::Resync, Mode::Execute),
         ] {
-            assert_eq!(mode(want, cause, Drift::Report, false), expected, "{cause:?}");
-            assert_eq!(mode(want, cause, Drift::Repair, false), Mode::Execute, "{cause:?}");
-            assert_eq!(mode(want, cause, Drift::Repair, true), Mode::Plan, "{cause:?}");
+            assert_eq!(mode(want, trigger, Drift::Report, false), expected, "{trigger:?}");
+            assert_eq!(mode(want, trigger, Drift::Repair, false), Mode::Execute, "{trigger:?}");
+            assert_eq!(mode(want, trigger, Drift::Repair, true), Mode::Plan, "{trigger:?}");
         }
     }
 
     #[test]
     fn what_changes_now_goes_before_what_is_made_that_before_what_changed_unseen_and_that_before_checks() {
         let present = Want::present(Box::new(mk_load_balancer("web")));
-        assert_eq!(priority(&Want::absent(mk_owner("web")), true, Cause::Resync), Priority::Serving);
-        assert_eq!(priority(&present, true, Cause::Change), Priority::Serving);
-        assert_eq!(priority(&present, false, Cause::Change), Priority::Making);
-        assert_eq!(priority(&present, false, Cause::Restart), Priority::Making);
-        assert_eq!(priority(&present, true, Cause::Restart), Priority::CatchingUp);
-        assert_eq!(priority(&present, true, Cause::Audit), Priority::Checking);
+        assert_eq!(priority(&Want::absent(mk_owner("web")), true, Trigger::Resync), Priority::Serving);
+        assert_eq!(priority(&present, true, Trigger::Change), Priority::Serving);
+        assert_eq!(priority(&present, false, Trigger::Change), Priority::Making);
+        assert_eq!(priority(&present, false, Trigger::Restart), Priority::Making);
+        assert_eq!(priority(&present, true, Trigger::Restart), Priority::CatchingUp);
+        assert_eq!(priority(&present, true, Trigger::Audit), Priority::Checking);
     }
 }

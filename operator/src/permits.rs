@@ -1,6 +1,6 @@
 //! How many goes may talk to the provider at once, and who is next.
 //!
-//! Owns: [`Gate`], its permits and the order among those that wait. Leaves to others: what a go does, and how fast a
+//! Owns: [`Permits`], its permits and the order among those that wait. Leaves to others: what a go does, and how fast a
 //! provider may be called (its own limiter).
 //! Invariants: never more than `limit` permits at once, and a quarter of them for what serves alone; first come, first
 //! served within a priority; every priority gets its share of the turns, so neither a thousand creations hold up a
@@ -44,12 +44,12 @@ const RESERVED: usize = 4;
 
 /// A limit on what goes on at once.
 #[derive(Debug)]
-pub(crate) struct Gate {
-    state: Mutex<State>,
+pub(crate) struct Permits {
+    state: Mutex<PermitState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct PermitState {
     free: usize,
     /// Permits that others than [`Priority::Serving`] may still get.
     free_to_others: usize,
@@ -66,11 +66,11 @@ type Waiter = oneshot::Sender<Permit>;
 /// The right to go; dropping it lets the next one go.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    gate: Option<Arc<Gate>>,
+    permits: Option<Arc<Permits>>,
     priority: Priority,
 }
 
-impl State {
+impl PermitState {
     fn has_room(&self, priority: Priority) -> bool {
         self.free > 0 && (priority == Priority::Serving || self.free_to_others > 0)
     }
@@ -112,19 +112,19 @@ impl State {
     }
 }
 
-impl Gate {
+impl Permits {
     /// At most `limit` at once.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         let [serving, making, catching_up, checking] = Default::default();
         let free_to_others = limit - limit / RESERVED;
         let (turn, closed) = (0, false);
         let state =
-            State { free: limit, free_to_others, turn, closed, serving, making, catching_up, checking };
+            PermitState { free: limit, free_to_others, turn, closed, serving, making, catching_up, checking };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// Waits for a turn; `None`: the gate closed, nothing may begin any more.
-    pub(crate) async fn enter(self: &Arc<Self>, priority: Priority) -> Option<Permit> {
+    /// Waits for a turn; `None`: the permits closed, nothing may begin any more.
+    pub(crate) async fn acquire(self: &Arc<Self>, priority: Priority) -> Option<Permit> {
         let turn = {
             let mut state = self.lock();
             if state.closed {
@@ -132,7 +132,7 @@ impl Gate {
             }
             if state.has_room(priority) {
                 state.take(priority);
-                return Some(Permit { gate: Some(Arc::clone(self)), priority });
+                return Some(Permit { permits: Some(Arc::clone(self)), priority });
             }
             let (sender, turn) = oneshot::channel();
             state.line(priority).push_back(sender);
@@ -157,7 +157,7 @@ impl Gate {
     }
 
     /// One permit less is out; the next one may go.
-    fn leave(self: Arc<Self>, mut priority: Priority) {
+    fn release(self: Arc<Self>, mut priority: Priority) {
         loop {
             let next = {
                 let mut state = self.lock();
@@ -165,24 +165,24 @@ impl Gate {
                 state.next()
             };
             let Some((of, waiter)) = next else { return };
-            let Err(mut refused) = waiter.send(Permit { gate: Some(Arc::clone(&self)), priority: of }) else {
+            let Err(mut refused) = waiter.send(Permit { permits: Some(Arc::clone(&self)), priority: of }) else {
                 return;
             };
             // It no longer waits; the next one then. This permit must not come here again when dropped.
-            refused.gate = None;
+            refused.permits = None;
             priority = of;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PermitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(gate) = self.gate.take() {
-            gate.leave(self.priority);
+        if let Some(permits) = self.permits.take() {
+            permits.release(self.priority);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the operator knows of the cluster, kept by watches: Services, Nodes, EndpointSlices, pods and class parameters, all of it trimmed.
 //!
-//! Owns: [`World`], who is told what when something changes. Leaves to others: watching (`watch`), deciding.
+//! Owns: [`Cache`], who is told what when something changes. Leaves to others: watching (`watch`), deciding.
 //! Invariant: Nodes and EndpointSlices are held as what load balancers need of them, so that a heartbeat or a
 //! changed label that concerns nobody is no change at all.
 
@@ -18,13 +18,13 @@ use tokio::sync::futures::Notified;
 use crate::classes::LoadBalancerClassParameters;
 use crate::pods::{self, PodKey, PodState};
 use crate::service::{self, ServiceKey};
-use crate::table::{Changed, Heard, Table};
+use crate::table::{Changed, Received, Table};
 use crate::targets::{NodeState, SliceId, SliceKey, SliceState};
 use crate::version::ResourceVersion;
 
 /// The last known state of the cluster.
 #[derive(Debug, Default)]
-pub(crate) struct World {
+pub(crate) struct Cache {
     services: RwLock<Table<ServiceKey, Arc<Service>>>,
     nodes: RwLock<Nodes>,
     slices: RwLock<Slices>,
@@ -70,7 +70,7 @@ pub(crate) enum Concern {
     /// These Services.
     Services(Vec<ServiceKey>),
     /// Every Service with a load balancer: a node came, went, or changed what it is good for.
-    Everyone,
+    AllServices,
 }
 
 /// A change as a watch tells it.
@@ -99,22 +99,22 @@ impl<K: Followed> Change<K> {
     }
 }
 
-/// A kind of object the world follows.
+/// A kind of object the cache follows.
 pub(crate) trait Followed: Sized {
     /// A field selector: objects that it leaves out are as good as gone.
     const FIELDS: Option<&'static str> = None;
 
     /// Takes a change in; `None`: it concerns nobody.
-    fn follow(world: &World, change: Change<Self>) -> Option<Concern>;
+    fn follow(cache: &Cache, change: Change<Self>) -> Option<Concern>;
     /// Throws away what is never read, before it is stored or compared.
     fn trim(&mut self);
     /// The API server does not know this kind of object.
-    fn absent(world: &World) {
-        let _ = world;
+    fn absent(cache: &Cache) {
+        let _ = cache;
     }
 }
 
-impl World {
+impl Cache {
     /// One Service.
     pub(crate) fn service(&self, key: &ServiceKey) -> Option<Arc<Service>> {
         read(&self.services).get(key).cloned()
@@ -131,13 +131,13 @@ impl World {
         }
     }
 
-    /// Takes over the Services of a newer world.
+    /// Takes over the Services of a newer cache.
     pub(crate) fn adopt(&self, newer: &Self) {
         let services = newer.services();
         let mut table = write(&self.services);
         table.begin();
         for service in services {
-            table.stage(heard(service));
+            table.stage(received(service));
         }
         table.finish();
     }
@@ -152,7 +152,7 @@ impl World {
         read(&self.nodes).table.iter().map(|(_, node)| node.clone()).collect()
     }
 
-    /// Changes whenever [`World::nodes`] does.
+    /// Changes whenever [`Cache::nodes`] does.
     pub(crate) fn nodes_version(&self) -> u64 {
         read(&self.nodes).version
     }
@@ -230,9 +230,9 @@ impl World {
 }
 
 impl Followed for Service {
-    fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
-        let mut table = write(&world.services);
-        let changed = follow(&mut table, change, |service| Some(heard(Arc::new(service))));
+    fn follow(cache: &Cache, change: Change<Self>) -> Option<Concern> {
+        let mut table = write(&cache.services);
+        let changed = follow(&mut table, change, |service| Some(received(Arc::new(service))));
         concern(changed.into_iter().map(|it| it.key).collect())
     }
 
@@ -256,14 +256,14 @@ impl Followed for Service {
 }
 
 impl Followed for Node {
-    fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
-        let Nodes { table, version } = &mut *write(&world.nodes);
+    fn follow(cache: &Cache, change: Change<Self>) -> Option<Concern> {
+        let Nodes { table, version } = &mut *write(&cache.nodes);
         let changed = follow(table, change, |node| {
             let (key, state) = NodeState::of(&node)?;
-            Some(Heard { key, version: ResourceVersion::of(&node.metadata), value: Some(state) })
+            Some(Received { key, version: ResourceVersion::of(&node.metadata), value: Some(state) })
         });
         *version += u64::from(!changed.is_empty());
-        (!changed.is_empty()).then_some(Concern::Everyone)
+        (!changed.is_empty()).then_some(Concern::AllServices)
     }
 
     fn trim(&mut self) {
@@ -275,8 +275,8 @@ impl Followed for Node {
 }
 
 impl Followed for LoadBalancerClassParameters {
-    fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
-        let Parameters { table, version, unknown: _ } = &mut *write(&world.parameters);
+    fn follow(cache: &Cache, change: Change<Self>) -> Option<Concern> {
+        let Parameters { table, version, unknown: _ } = &mut *write(&cache.parameters);
         let spec = |table: &Table<String, Self>| -> Vec<_> {
             table
                 .iter()
@@ -287,35 +287,35 @@ impl Followed for LoadBalancerClassParameters {
         let was_synced = table.is_synced();
         let changed = follow(table, change, |object| {
             let (key, version) = (object.metadata.name.clone()?, ResourceVersion::of(&object.metadata));
-            Some(Heard { key, version, value: Some(object) })
+            Some(Received { key, version, value: Some(object) })
         });
         if changed.is_empty() && was_synced == table.is_synced() {
             return None;
         }
-        world.parameters_changed.notify_waiters();
+        cache.parameters_changed.notify_waiters();
         // A status is ours to write and nobody's to read.
         if before == spec(table) {
             return None;
         }
         *version += 1;
-        Some(Concern::Everyone)
+        Some(Concern::AllServices)
     }
 
     fn trim(&mut self) {
         self.metadata.managed_fields = None;
     }
 
-    fn absent(world: &World) {
-        write(&world.parameters).unknown = true;
+    fn absent(cache: &Cache) {
+        write(&cache.parameters).unknown = true;
     }
 }
 
 impl Followed for EndpointSlice {
-    fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
-        let Slices { table, by_service } = &mut *write(&world.slices);
+    fn follow(cache: &Cache, change: Change<Self>) -> Option<Concern> {
+        let Slices { table, by_service } = &mut *write(&cache.slices);
         let changed = follow(table, change, |slice| {
             let key = SliceId::of(&slice)?;
-            Some(Heard { key, version: ResourceVersion::of(&slice.metadata), value: SliceState::of(&slice) })
+            Some(Received { key, version: ResourceVersion::of(&slice.metadata), value: SliceState::of(&slice) })
         });
         // A slice that was relabelled leaves one Service and comes to another: both are concerned.
         let mut concerned = BTreeSet::new();
@@ -343,13 +343,13 @@ impl Followed for PodState {
     const FIELDS: Option<&'static str> = Some(pods::ALIVE);
 
     /// A change concerns the Services that name the pod's address already: those that will are brought by their EndpointSlices.
-    fn follow(world: &World, change: Change<Self>) -> Option<Concern> {
+    fn follow(cache: &Cache, change: Change<Self>) -> Option<Concern> {
         let relisted = matches!(change, Change::Finish);
-        let table = &mut write(&world.pods).table;
+        let table = &mut write(&cache.pods).table;
         let changed = follow(table, change, |pod: Self| {
             let version = ResourceVersion::of(pod.meta());
             let (key, value) = pod.entry()?;
-            Some(Heard { key, version, value: Some(value) })
+            Some(Received { key, version, value: Some(value) })
         });
         let old = changed.iter().filter_map(|it| it.before.as_ref());
         let new = changed.iter().filter_map(|it| table.get(&it.key));
@@ -358,7 +358,7 @@ impl Followed for PodState {
             changed.iter().filter_map(|it| Some(it.key.split_once('/')?.0)).collect();
         let addresses = (!relisted).then_some(addresses.as_slice());
         let services: BTreeSet<ServiceKey> =
-            namespaces.into_iter().flat_map(|namespace| world.services_with(namespace, addresses)).collect();
+            namespaces.into_iter().flat_map(|namespace| cache.services_with(namespace, addresses)).collect();
         concern(services.into_iter().collect())
     }
 
@@ -369,21 +369,21 @@ fn concern(keys: Vec<ServiceKey>) -> Option<Concern> {
     (!keys.is_empty()).then_some(Concern::Services(keys))
 }
 
-fn heard(service: Arc<Service>) -> Heard<ServiceKey, Arc<Service>> {
+fn received(service: Arc<Service>) -> Received<ServiceKey, Arc<Service>> {
     let version = ResourceVersion::of(&service.metadata);
-    Heard { key: ServiceKey::of(&service), version, value: Some(service) }
+    Received { key: ServiceKey::of(&service), version, value: Some(service) }
 }
 
 /// One change into one table; `read` answers `None` for an object that no API server sends.
 fn follow<O, K: Ord + Clone, V: PartialEq + Clone>(
     table: &mut Table<K, V>,
     change: Change<O>,
-    read: impl Fn(O) -> Option<Heard<K, V>>,
+    read: impl Fn(O) -> Option<Received<K, V>>,
 ) -> Vec<Changed<K, V>> {
     match change {
-        Change::Put(object) => read(object).and_then(|heard| table.put(heard)).into_iter().collect(),
+        Change::Put(object) => read(object).and_then(|received| table.put(received)).into_iter().collect(),
         Change::Remove(object) => {
-            let removed = read(object).and_then(|heard| table.remove(heard.key, heard.version));
+            let removed = read(object).and_then(|received| table.remove(received.key, received.version));
             removed.into_iter().collect()
         }
         Change::Begin => {
@@ -391,8 +391,8 @@ fn follow<O, K: Ord + Clone, V: PartialEq + Clone>(
             Vec::new()
         }
         Change::Stage(object) => {
-            if let Some(heard) = read(object) {
-                table.stage(heard);
+            if let Some(received) = read(object) {
+                table.stage(received);
             }
             Vec::new()
         }

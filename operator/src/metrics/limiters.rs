@@ -15,9 +15,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 /// Shows limiters.
 #[derive(Debug)]
-pub(crate) struct Limits(pub(crate) Vec<Arc<Limiter>>);
+pub(crate) struct LimiterMetrics(pub(crate) Vec<Arc<Limiter>>);
 
-impl Collector for Limits {
+impl Collector for LimiterMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshots: Vec<Snapshot> = self.0.iter().map(|limiter| limiter.snapshot()).collect();
         let mut family = |name: &str, help: &str, kind, metric: &dyn Fn(&Snapshot) -> Value| {
@@ -91,7 +91,7 @@ mod tests {
         let call = || async { Ok::<(), ()>(()) };
         limiter.call(Priority::Targets, call, |_answer| false).await.unwrap();
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Limits(vec![limiter])));
+        registry.register_collector(Box::new(LimiterMetrics(vec![limiter])));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [

@@ -8,7 +8,7 @@
 //! gone, Excluded, NotReady for long: few ────────────▶ out at once
 //!                                    many at once ───▶ held for a while, then out
 //! ```
-//! Owns: [`Guard`], the memory of which nodes were admitted, and the decision. Leaves to others: what a node is
+//! Owns: [`NodeRemovalLimiter`], the memory of which nodes were admitted, and the decision. Leaves to others: what a node is
 //! (`targets`), telling anybody.
 //! Invariants: a node is only held if it was admitted before; a hold ends by itself, or when the nodes are back; the
 //! clock is given, so that equal histories give equal answers. The memory is the process's: after a restart there is
@@ -29,7 +29,7 @@ const FEWEST: usize = 3;
 
 /// When and for how long nodes are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct NodeRemovalLimits {
     /// How long a node that was ready may be unready before it counts as gone.
     pub(crate) unready: Duration,
     /// More than this share of all targets, in percent, is not taken away at once.
@@ -40,7 +40,7 @@ pub(crate) struct Limits {
 
 /// Nodes that may be targets at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Admitted {
+pub(crate) struct AdmittedNodes {
     /// All of them, in the order of their names.
     pub(crate) nodes: Arc<[NodeTarget]>,
     /// How many of them are there only because too many vanished at once.
@@ -51,30 +51,30 @@ pub(crate) struct Admitted {
 
 /// What was admitted, and what is being held.
 #[derive(Debug)]
-pub(crate) struct Guard {
-    limits: Limits,
+pub(crate) struct NodeRemovalLimiter {
+    limits: NodeRemovalLimits,
     admitted: BTreeMap<NodeName, NodeTarget>,
     /// Nodes that are not ready: since when, by their own word, and until when they are borne with by this process's clock.
     unready: BTreeMap<NodeName, (Timestamp, Instant)>,
     held_until: Option<Instant>,
-    /// The last answer, and the version of the world it was made from.
-    last: Option<(u64, Admitted)>,
+    /// The last answer, and the version of the cache it was made from.
+    last: Option<(u64, AdmittedNodes)>,
 }
 
-impl Guard {
+impl NodeRemovalLimiter {
     /// One that has seen nothing yet.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: NodeRemovalLimits) -> Self {
         Self { limits, admitted: BTreeMap::new(), unready: BTreeMap::new(), held_until: None, last: None }
     }
 
-    /// The nodes of a version of the world; asked again for the same version, it answers from memory.
+    /// The nodes of a version of the cache; asked again for the same version, it answers from memory.
     pub(crate) fn admit(
         &mut self,
         version: u64,
         nodes: impl FnOnce() -> Vec<NodeState>,
         now: Instant,
         wall: Timestamp,
-    ) -> Admitted {
+    ) -> AdmittedNodes {
         if let Some((known, last)) = &self.last
             && *known == version
             && last.again.is_none_or(|again| now < again)
@@ -86,7 +86,7 @@ impl Guard {
         admitted
     }
 
-    fn decide(&mut self, nodes: &[NodeState], now: Instant, wall: Timestamp) -> Admitted {
+    fn decide(&mut self, nodes: &[NodeState], now: Instant, wall: Timestamp) -> AdmittedNodes {
         self.unready = self.patience(nodes, now, wall);
         let Eligible { mut targets, again } = eligible(nodes, &self.unready, now);
         let leaving: BTreeSet<&NodeName> = nodes
@@ -106,7 +106,7 @@ impl Guard {
         }
         let again = [again, self.held_until].into_iter().flatten().min();
         self.admitted = targets;
-        Admitted { nodes: self.admitted.values().cloned().collect(), held, again }
+        AdmittedNodes { nodes: self.admitted.values().cloned().collect(), held, again }
     }
 
     /// Until when nodes that are not ready are borne with. The wall's clock is asked once for each time that a node ceases to be
@@ -131,7 +131,7 @@ impl Guard {
 
     /// Until when what is gone is held; `None`: it goes.
     fn held_until(&self, gone: usize, all: usize, now: Instant) -> Option<Instant> {
-        let Limits { unready: _, share, hold } = self.limits;
+        let NodeRemovalLimits { unready: _, share, hold } = self.limits;
         let many = gone >= FEWEST && gone * 100 > usize::from(share) * all;
         if !many || hold.is_zero() {
             return None;
