@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::trigger::{self, Trigger};
 use crate::cluster::Cluster;
 use crate::events::Severity;
-use crate::permits::{Permit, Priority};
+use crate::permits::{Permit, AttemptPriority};
 use crate::locks::HeldLocks;
 use crate::operation::{self, End, WantDigest, Mode, Operation, Want};
 use crate::track::{Decision, Phase, Track};
@@ -110,7 +110,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Shows how many wait.
     pub(crate) fn gauge(&self) {
-        for priority in Priority::ALL {
+        for priority in AttemptPriority::ALL {
             self.metrics.attempts_waiting(priority, self.permits.waiting(priority));
         }
     }
@@ -171,7 +171,7 @@ struct WaitingAttempt<P: LoadBalancerProvider, C: Cluster> {
 impl<P: LoadBalancerProvider, C: Cluster> WaitingAttempt<P, C> {
     /// Waits for the locks of what it shares, then for a permit, and reads the want of that moment. `None`: no attempt may
     /// start any more, or there is nothing to provision.
-    async fn turn(&self, priority: Priority, mut shared: BTreeSet<String>) -> Option<(Want, HeldLocks, Permit)> {
+    async fn turn(&self, priority: AttemptPriority, mut shared: BTreeSet<String>) -> Option<(Want, HeldLocks, Permit)> {
         let Self { operator, key, owner } = self;
         loop {
             let held = operator.locks.acquire(shared).await;

@@ -1,4 +1,4 @@
-//! What the operator counts and times.
+//! The operator's metrics: counters, gauges and histograms.
 //!
 //! Owns: names, labels and buckets. Leaves to others: serving them (`admin`).
 //! Invariant: no label carries a name that users choose, so series do not grow with the cluster.
@@ -6,11 +6,12 @@
 pub(crate) mod limiters;
 
 use std::collections::BTreeSet;
+use std::fmt::{self, Write};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use portico_provider::Field;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,13 +19,51 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::trigger::Trigger;
-use crate::permits::Priority;
+use crate::permits::AttemptPriority;
 
 /// Seconds; a cloud takes minutes.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// How a look at a Service ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+/// Label values: lower_snake words, as Prometheus' naming conventions have them.
+macro_rules! label_values {
+    ($type:ident { $($variant:ident => $word:literal,)+ }) => {
+        impl EncodeLabelValue for $type {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+                encoder.write_str(match self {
+                    $(Self::$variant => $word,)+
+                })
+            }
+        }
+    };
+}
+
+label_values!(Reconciled {
+    Settled => "settled",
+    Progress => "progress",
+    UserError => "user_error",
+    Error => "error",
+    Panic => "panic",
+});
+label_values!(CallResult { Ok => "ok", Error => "error", Timeout => "timeout", });
+label_values!(Collected { Suspected => "suspected", Deleted => "deleted", Held => "held", });
+label_values!(ServiceState {
+    Settled => "settled",
+    Progress => "progress",
+    Refused => "refused",
+    Failed => "failed",
+    Drifted => "drifted",
+    Releasing => "releasing",
+});
+label_values!(Trigger { Change => "change", Restart => "restart", Resync => "resync", Audit => "audit", });
+label_values!(AttemptPriority {
+    Serving => "serving",
+    Creating => "creating",
+    CatchingUp => "catching_up",
+    Auditing => "auditing",
+});
+
+/// How a reconcile ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reconciled {
     /// As desired, or nothing to do.
     Settled,
@@ -39,29 +78,29 @@ pub(crate) enum Reconciled {
 }
 
 /// How a provider call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CallResult {
-    /// Well.
+    /// It succeeded.
     Ok,
-    /// With an error.
+    /// The provider answered with an error.
     Error,
-    /// With none at all.
+    /// No answer within the time limit.
     Timeout,
 }
 
-/// What happened to something that no Service claims.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+/// What the collector did with a load balancer that no Service claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Collected {
-    /// It was seen for the first time.
+    /// The collector saw it for the first time.
     Suspected,
     /// Its deletion began.
     Deleted,
-    /// Its deletion was put off: too many at once.
+    /// The deletion limit held it back.
     Held,
 }
 
-/// How a Service with a load balancer stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+/// The state of a Service with a load balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ServiceState {
     /// As desired.
     Settled,
@@ -111,7 +150,7 @@ struct DriftLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PriorityLabel {
-    priority: Priority,
+    priority: AttemptPriority,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -125,15 +164,15 @@ type Times<L> = Family<L, Histogram, fn() -> Histogram>;
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     reconciles: Family<OutcomeLabel, Counter>,
-    reconcile_seconds: Times<OutcomeLabel>,
+    reconcile_duration: Times<OutcomeLabel>,
     queue_depth: Gauge,
     calls: Family<CallLabels, Counter>,
-    call_seconds: Times<OperationLabel>,
+    call_duration: Times<OperationLabel>,
     services: Family<StateLabel, Gauge>,
     leader: Gauge,
     collected: Family<CollectedLabel, Counter>,
     events_dropped: Counter,
-    inventory_age: Gauge<f64, AtomicU64>,
+    inventory_list_duration: Gauge<f64, AtomicU64>,
     attempts: Family<TriggerLabel, Counter>,
     unexpected: Family<TriggerLabel, Counter>,
     drift: Family<DriftLabels, Counter>,
@@ -150,15 +189,15 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             reconciles: Family::default(),
-            reconcile_seconds: times(),
+            reconcile_duration: times(),
             queue_depth: Gauge::default(),
             calls: Family::default(),
-            call_seconds: times(),
+            call_duration: times(),
             services: Family::default(),
             leader: Gauge::default(),
             collected: Family::default(),
             events_dropped: Counter::default(),
-            inventory_age: Gauge::default(),
+            inventory_list_duration: Gauge::default(),
             attempts: Family::default(),
             unexpected: Family::default(),
             drift: Family::default(),
@@ -167,32 +206,32 @@ impl Metrics {
         };
         let it = metrics.clone();
         let registry = registry.sub_registry_with_prefix("portico_operator");
-        registry.register("reconciles", "Looks at a Service, by outcome", it.reconciles);
+        registry.register("reconciles", "Reconciles of a Service, by outcome", it.reconciles);
         registry.register(
-            "reconcile_seconds",
-            "How long a look took, without provider calls",
-            it.reconcile_seconds,
+            "reconcile_duration_seconds",
+            "Duration of a reconcile, without provider calls",
+            it.reconcile_duration,
         );
         registry.register("queue_depth", "Services that wait for a worker", it.queue_depth);
         registry.register("provider_calls", "Calls to the provider, by result", it.calls);
-        registry.register("provider_call_seconds", "How long a provider call took", it.call_seconds);
+        registry.register("provider_call_duration_seconds", "Duration of a provider call", it.call_duration);
         registry.register("services", "Services with a load balancer, by state", it.services);
         registry.register("leader", "1 while this process leads", it.leader);
         registry.register("orphans", "Load balancers that no Service claims", it.collected);
         registry.register("events_dropped", "Events that could not be delivered", it.events_dropped);
-        registry.register("inventory_listed_seconds", "How long the last listing took", it.inventory_age);
-        registry.register("provisioning_attempts", "Times a load balancer was read in full, by why", it.attempts);
+        registry.register("inventory_list_duration_seconds", "Duration of the last complete listing", it.inventory_list_duration);
+        registry.register("provisioning_attempts", "Provisioning attempts, by trigger", it.attempts);
         registry.register(
             "unexpected_changes",
-            "Goes that changed something although neither Service nor targets had changed: drift, or a bug",
+            "Provisioning attempts that changed something although neither Service nor targets had changed: drift, or a bug",
             it.unexpected,
         );
         registry.register(
             "drift",
-            "What was found to differ unasked, by field and by what found it",
+            "Differences between an unchanged Service and its load balancer, by field and trigger",
             it.drift,
         );
-        registry.register("provisioning_attempts_waiting", "Goes that wait for --provider-concurrency", it.attempts_waiting);
+        registry.register("provisioning_attempts_waiting", "Provisioning attempts that wait for --provider-concurrency", it.attempts_waiting);
         registry.register(
             "nodes_held",
             "Nodes that stay targets as too many vanished at once",
@@ -201,53 +240,53 @@ impl Metrics {
         metrics
     }
 
-    /// A go began.
+    /// Counts a provisioning attempt.
     pub(crate) fn attempt_started(&self, trigger: Trigger) {
         self.attempts.get_or_create(&TriggerLabel { trigger }).inc();
     }
 
-    /// A go that nobody asked for found a difference in `fields`; `changed`: and changed it.
+    /// Counts drift: an attempt found a difference in `fields` that no change explains. `changed`: it changed the load balancer.
     pub(crate) fn drifted(&self, trigger: Trigger, fields: &BTreeSet<Field>, changed: bool) {
         if changed {
             self.unexpected.get_or_create(&TriggerLabel { trigger }).inc();
         }
         let names: BTreeSet<&'static str> = fields.iter().map(|field| field.name()).collect();
-        let names = if names.is_empty() { BTreeSet::from(["load balancer"]) } else { names };
+        let names = if names.is_empty() { BTreeSet::from(["load_balancer"]) } else { names };
         for field in names {
             self.drift.get_or_create(&DriftLabels { trigger, field }).inc();
         }
     }
 
-    /// How many goes wait for their turn.
-    pub(crate) fn attempts_waiting(&self, priority: Priority, count: usize) {
+    /// Provisioning attempts that wait for a permit.
+    pub(crate) fn attempts_waiting(&self, priority: AttemptPriority, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.attempts_waiting.get_or_create(&PriorityLabel { priority }).set(count);
     }
 
-    /// How many nodes are only held.
+    /// Nodes that the node-removal limiter holds.
     pub(crate) fn nodes_held(&self, count: usize) {
         self.nodes_held.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// A look at a Service ended.
+    /// A reconcile ended.
     pub(crate) fn reconciled(&self, outcome: Reconciled, took: Duration) {
         let label = OutcomeLabel { outcome };
         self.reconciles.get_or_create(&label).inc();
-        self.reconcile_seconds.get_or_create(&label).observe(took.as_secs_f64());
+        self.reconcile_duration.get_or_create(&label).observe(took.as_secs_f64());
     }
 
     /// A provider call ended.
     pub(crate) fn provider_call(&self, operation: &'static str, result: CallResult, took: Duration) {
         self.calls.get_or_create(&CallLabels { operation, result }).inc();
-        self.call_seconds.get_or_create(&OperationLabel { operation }).observe(took.as_secs_f64());
+        self.call_duration.get_or_create(&OperationLabel { operation }).observe(took.as_secs_f64());
     }
 
     /// A complete listing was read.
     pub(crate) fn listed(&self, took: Duration) {
-        self.inventory_age.set(took.as_secs_f64());
+        self.inventory_list_duration.set(took.as_secs_f64());
     }
 
-    /// A Service attempt_started from one state to another; `None`: it is not ours (any more).
+    /// A Service changes its state. `None`: it is not, or no longer, ours.
     pub(crate) fn service_state(&self, from: Option<ServiceState>, to: Option<ServiceState>) {
         if let Some(state) = from {
             self.services.get_or_create(&StateLabel { state }).dec();
@@ -267,12 +306,12 @@ impl Metrics {
         self.leader.set(leads.into());
     }
 
-    /// Something nobody claims.
+    /// Counts a load balancer that no Service claims.
     pub(crate) fn collected(&self, what: Collected) {
         self.collected.get_or_create(&CollectedLabel { what }).inc();
     }
 
-    /// An Event got lost.
+    /// Counts an Event that was not delivered.
     pub(crate) fn event_dropped(&self) {
         self.events_dropped.inc();
     }

@@ -9,36 +9,35 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus_client::encoding::EncodeLabelValue;
 use tokio::sync::oneshot;
 
 /// Who goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(crate) enum Priority {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum AttemptPriority {
     /// Something serves and has to change (targets most of all), or is to be deleted.
     Serving,
     /// Something is to be made.
-    Making,
+    Creating,
     /// Something serves, and differs from what is wanted since before this process began: what changed while nobody ran.
     /// There may be as many of these as there are Services, and none is newer than the others.
     CatchingUp,
     /// Nothing is known to be wrong; somebody looks whether it is so.
-    Checking,
+    Auditing,
 }
 
-impl Priority {
+impl AttemptPriority {
     /// Every one.
-    pub(crate) const ALL: [Self; 4] = [Self::Serving, Self::Making, Self::CatchingUp, Self::Checking];
+    pub(crate) const ALL: [Self; 4] = [Self::Serving, Self::Creating, Self::CatchingUp, Self::Auditing];
 }
 
-/// Whose turn it is: of ten permits given while all wait, five go to `Serving`, two to `Making`, two to `CatchingUp`, one to
-/// `Checking`. A turn nobody of that priority waits for goes to the first in this order who does.
-const TURNS: [Priority; 10] = {
-    use Priority::{CatchingUp, Checking, Making, Serving};
-    [Serving, Making, Serving, CatchingUp, Serving, Making, Serving, CatchingUp, Serving, Checking]
+/// Whose turn it is: of ten permits given while all wait, five go to `Serving`, two to `Creating`, two to `CatchingUp`, one to
+/// `Auditing`. A turn nobody of that priority waits for goes to the first in this order who does.
+const TURNS: [AttemptPriority; 10] = {
+    use AttemptPriority::{CatchingUp, Auditing, Creating, Serving};
+    [Serving, Creating, Serving, CatchingUp, Serving, Creating, Serving, CatchingUp, Serving, Auditing]
 };
 
-/// One in so many permits is for [`Priority::Serving`] alone. Goes that make things wait for the provider's limits with a
+/// One in so many permits is for [`AttemptPriority::Serving`] alone. Goes that make things wait for the provider's limits with a
 /// permit in their hands; looks at what they have made pass them all together, and so share calls.
 const RESERVED: usize = 4;
 
@@ -51,14 +50,14 @@ pub(crate) struct Permits {
 #[derive(Debug)]
 struct PermitState {
     free: usize,
-    /// Permits that others than [`Priority::Serving`] may still get.
+    /// Permits that others than [`AttemptPriority::Serving`] may still get.
     free_to_others: usize,
     turn: usize,
     closed: bool,
     serving: VecDeque<Waiter>,
-    making: VecDeque<Waiter>,
+    creating: VecDeque<Waiter>,
     catching_up: VecDeque<Waiter>,
-    checking: VecDeque<Waiter>,
+    auditing: VecDeque<Waiter>,
 }
 
 type Waiter = oneshot::Sender<Permit>;
@@ -67,39 +66,39 @@ type Waiter = oneshot::Sender<Permit>;
 #[derive(Debug)]
 pub(crate) struct Permit {
     permits: Option<Arc<Permits>>,
-    priority: Priority,
+    priority: AttemptPriority,
 }
 
 impl PermitState {
-    fn has_room(&self, priority: Priority) -> bool {
-        self.free > 0 && (priority == Priority::Serving || self.free_to_others > 0)
+    fn has_room(&self, priority: AttemptPriority) -> bool {
+        self.free > 0 && (priority == AttemptPriority::Serving || self.free_to_others > 0)
     }
 
-    fn take(&mut self, priority: Priority) {
+    fn take(&mut self, priority: AttemptPriority) {
         self.free -= 1;
-        if priority != Priority::Serving {
+        if priority != AttemptPriority::Serving {
             self.free_to_others -= 1;
         }
     }
 
-    fn give_back(&mut self, priority: Priority) {
+    fn give_back(&mut self, priority: AttemptPriority) {
         self.free += 1;
-        if priority != Priority::Serving {
+        if priority != AttemptPriority::Serving {
             self.free_to_others += 1;
         }
     }
 
-    fn line(&mut self, priority: Priority) -> &mut VecDeque<Waiter> {
+    fn line(&mut self, priority: AttemptPriority) -> &mut VecDeque<Waiter> {
         match priority {
-            Priority::Serving => &mut self.serving,
-            Priority::Making => &mut self.making,
-            Priority::CatchingUp => &mut self.catching_up,
-            Priority::Checking => &mut self.checking,
+            AttemptPriority::Serving => &mut self.serving,
+            AttemptPriority::Creating => &mut self.creating,
+            AttemptPriority::CatchingUp => &mut self.catching_up,
+            AttemptPriority::Auditing => &mut self.auditing,
         }
     }
 
     /// The next one that there is a permit for, which is taken.
-    fn next(&mut self) -> Option<(Priority, Waiter)> {
+    fn next(&mut self) -> Option<(AttemptPriority, Waiter)> {
         let (before, from) = TURNS.split_at(self.turn);
         let order = [from, before].concat();
         let (priority, waiter) = order.into_iter().find_map(|priority| {
@@ -115,16 +114,16 @@ impl PermitState {
 impl Permits {
     /// At most `limit` at once.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        let [serving, making, catching_up, checking] = Default::default();
+        let [serving, creating, catching_up, auditing] = Default::default();
         let free_to_others = limit - limit / RESERVED;
         let (turn, closed) = (0, false);
         let state =
-            PermitState { free: limit, free_to_others, turn, closed, serving, making, catching_up, checking };
+            PermitState { free: limit, free_to_others, turn, closed, serving, creating, catching_up, auditing };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
     /// Waits for a turn; `None`: the permits closed, nothing may begin any more.
-    pub(crate) async fn acquire(self: &Arc<Self>, priority: Priority) -> Option<Permit> {
+    pub(crate) async fn acquire(self: &Arc<Self>, priority: AttemptPriority) -> Option<Permit> {
         let turn = {
             let mut state = self.lock();
             if state.closed {
@@ -146,18 +145,18 @@ impl Permits {
         let mut state = self.lock();
         state.closed = true;
         state.serving.clear();
-        state.making.clear();
+        state.creating.clear();
         state.catching_up.clear();
-        state.checking.clear();
+        state.auditing.clear();
     }
 
     /// How many wait.
-    pub(crate) fn waiting(&self, priority: Priority) -> usize {
+    pub(crate) fn waiting(&self, priority: AttemptPriority) -> usize {
         self.lock().line(priority).len()
     }
 
     /// One permit less is out; the next one may go.
-    fn release(self: Arc<Self>, mut priority: Priority) {
+    fn release(self: Arc<Self>, mut priority: AttemptPriority) {
         loop {
             let next = {
                 let mut state = self.lock();

@@ -4,13 +4,12 @@
 //! Invariant: only a go that nobody asked for can find drift: a changed Service is no drift, whatever differs.
 
 use clap::ValueEnum;
-use prometheus_client::encoding::EncodeLabelValue;
 
-use crate::permits::Priority;
+use crate::permits::AttemptPriority;
 use crate::operation::{Mode, Want};
 
 /// Why there is a go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Trigger {
     /// The Service, its class's parameters or its targets changed, or the last go did not end well.
     Change,
@@ -54,13 +53,13 @@ pub(crate) enum Drift {
 }
 
 /// How urgent a go is; `exists`: something of it is there already.
-pub(crate) fn priority(want: &Want, exists: bool, trigger: Trigger) -> Priority {
+pub(crate) fn priority(want: &Want, exists: bool, trigger: Trigger) -> AttemptPriority {
     match (want.load_balancer(), trigger) {
-        (None, _) => Priority::Serving,
-        (Some(_), Trigger::Resync | Trigger::Audit) => Priority::Checking,
-        (Some(_), Trigger::Change) if exists => Priority::Serving,
-        (Some(_), Trigger::Restart) if exists => Priority::CatchingUp,
-        (Some(_), Trigger::Change | Trigger::Restart) => Priority::Making,
+        (None, _) => AttemptPriority::Serving,
+        (Some(_), Trigger::Resync | Trigger::Audit) => AttemptPriority::Auditing,
+        (Some(_), Trigger::Change) if exists => AttemptPriority::Serving,
+        (Some(_), Trigger::Restart) if exists => AttemptPriority::CatchingUp,
+        (Some(_), Trigger::Change | Trigger::Restart) => AttemptPriority::Creating,
     }
 }
 
@@ -95,11 +94,11 @@ mod tests {
     #[test]
     fn what_changes_now_goes_before_what_is_made_that_before_what_changed_unseen_and_that_before_checks() {
         let present = Want::present(Box::new(mk_load_balancer("web")));
-        assert_eq!(priority(&Want::absent(mk_owner("web")), true, Trigger::Resync), Priority::Serving);
-        assert_eq!(priority(&present, true, Trigger::Change), Priority::Serving);
-        assert_eq!(priority(&present, false, Trigger::Change), Priority::Making);
-        assert_eq!(priority(&present, false, Trigger::Restart), Priority::Making);
-        assert_eq!(priority(&present, true, Trigger::Restart), Priority::CatchingUp);
-        assert_eq!(priority(&present, true, Trigger::Audit), Priority::Checking);
+        assert_eq!(priority(&Want::absent(mk_owner("web")), true, Trigger::Resync), AttemptPriority::Serving);
+        assert_eq!(priority(&present, true, Trigger::Change), AttemptPriority::Serving);
+        assert_eq!(priority(&present, false, Trigger::Change), AttemptPriority::Creating);
+        assert_eq!(priority(&present, false, Trigger::Restart), AttemptPriority::Creating);
+        assert_eq!(priority(&present, true, Trigger::Restart), AttemptPriority::CatchingUp);
+        assert_eq!(priority(&present, true, Trigger::Audit), AttemptPriority::Auditing);
     }
 }

@@ -42,8 +42,8 @@ impl Collector for LimiterMetrics {
             &|it| Value::Counter(it.throttled),
         )?;
         family(
-            "portico_operator_api_waited_seconds",
-            "What calls to the provider's API waited for their turn",
+            "portico_operator_api_wait_duration_seconds",
+            "Time that calls to the provider's API have waited for their turn",
             MetricType::Counter,
             &|it| Value::Seconds(it.waited.as_secs_f64()),
         )?;

@@ -16,8 +16,8 @@ fn runtime() -> tokio::runtime::Runtime {
 
 async fn park(
     permits: &Arc<Permits>,
-    priority: Priority,
-    order: &Arc<Mutex<Vec<Priority>>>,
+    priority: AttemptPriority,
+    order: &Arc<Mutex<Vec<AttemptPriority>>>,
     set: &mut JoinSet<()>,
 ) {
     let before = permits.waiting(priority);
@@ -36,90 +36,90 @@ async fn park(
 #[tokio::test]
 async fn deletions_and_target_changes_pass_a_crowd_of_creations_which_still_get_their_turns() {
     let permits = Permits::new(1);
-    let held = permits.acquire(Priority::Making).await.unwrap();
+    let held = permits.acquire(AttemptPriority::Creating).await.unwrap();
     let (order, mut set) = (Arc::default(), JoinSet::new());
     for _ in 0..100 {
-        park(&permits, Priority::Making, &order, &mut set).await;
+        park(&permits, AttemptPriority::Creating, &order, &mut set).await;
     }
     for _ in 0..10 {
-        park(&permits, Priority::Serving, &order, &mut set).await;
+        park(&permits, AttemptPriority::Serving, &order, &mut set).await;
     }
-    park(&permits, Priority::Checking, &order, &mut set).await;
+    park(&permits, AttemptPriority::Auditing, &order, &mut set).await;
     drop(held);
     while set.join_next().await.is_some() {}
     let order = order.lock().unwrap();
     let last = |wanted| order.iter().rposition(|priority| *priority == wanted).unwrap();
-    assert!(last(Priority::Serving) < 20, "ten of them within two rounds of turns: {:?}", &order[..24]);
-    assert!(last(Priority::Checking) < 10, "{:?}", &order[..24]);
-    assert!(order[..8].contains(&Priority::Making), "a creation is not starved either");
+    assert!(last(AttemptPriority::Serving) < 20, "ten of them within two rounds of turns: {:?}", &order[..24]);
+    assert!(last(AttemptPriority::Auditing) < 10, "{:?}", &order[..24]);
+    assert!(order[..8].contains(&AttemptPriority::Creating), "a creation is not starved either");
     assert_eq!(order.len(), 111);
 }
 
 #[tokio::test]
 async fn a_change_passes_all_that_a_restart_has_to_catch_up_with() {
     let permits = Permits::new(1);
-    let held = permits.acquire(Priority::CatchingUp).await.unwrap();
+    let held = permits.acquire(AttemptPriority::CatchingUp).await.unwrap();
     let (order, mut set) = (Arc::default(), JoinSet::new());
     for _ in 0..100 {
-        park(&permits, Priority::CatchingUp, &order, &mut set).await;
+        park(&permits, AttemptPriority::CatchingUp, &order, &mut set).await;
     }
-    park(&permits, Priority::Serving, &order, &mut set).await;
-    park(&permits, Priority::Making, &order, &mut set).await;
+    park(&permits, AttemptPriority::Serving, &order, &mut set).await;
+    park(&permits, AttemptPriority::Creating, &order, &mut set).await;
     drop(held);
     while set.join_next().await.is_some() {}
     let order = order.lock().unwrap();
     let first = |wanted| order.iter().position(|priority| *priority == wanted).unwrap();
-    assert!(first(Priority::Serving) < 2 && first(Priority::Making) < 3, "{:?}", &order[..5]);
+    assert!(first(AttemptPriority::Serving) < 2 && first(AttemptPriority::Creating) < 3, "{:?}", &order[..5]);
 }
 
 #[tokio::test]
 async fn what_serves_finds_a_permit_although_creations_hold_all_that_they_may() {
     let permits = Permits::new(8);
     let at_once = |priority| permits.acquire(priority).now_or_never().flatten();
-    let mut held: Vec<Permit> = (0..6).map(|_| at_once(Priority::Making).unwrap()).collect();
-    for others in [Priority::CatchingUp, Priority::Checking] {
+    let mut held: Vec<Permit> = (0..6).map(|_| at_once(AttemptPriority::Creating).unwrap()).collect();
+    for others in [AttemptPriority::CatchingUp, AttemptPriority::Auditing] {
         assert!(at_once(others).is_none(), "{others:?}: two are reserved");
     }
     let (order, mut set) = (Arc::default(), JoinSet::new());
-    park(&permits, Priority::Making, &order, &mut set).await;
-    drop([at_once(Priority::Serving).unwrap(), at_once(Priority::Serving).unwrap()]);
-    assert_eq!(permits.waiting(Priority::Making), 1, "what was reserved is not given to others");
+    park(&permits, AttemptPriority::Creating, &order, &mut set).await;
+    drop([at_once(AttemptPriority::Serving).unwrap(), at_once(AttemptPriority::Serving).unwrap()]);
+    assert_eq!(permits.waiting(AttemptPriority::Creating), 1, "what was reserved is not given to others");
     held.pop();
     while set.join_next().await.is_some() {}
     assert_eq!(order.lock().unwrap().len(), 1, "what they gave back is");
-    held = (0..8).filter_map(|_| at_once(Priority::Serving)).collect();
+    held = (0..8).filter_map(|_| at_once(AttemptPriority::Serving)).collect();
     assert_eq!(held.len(), 3, "two reserved ones, and the one that nobody else holds");
 }
 
 #[tokio::test]
 async fn who_gives_up_waiting_costs_nobody_a_turn() {
     let permits = Permits::new(1);
-    let held = permits.acquire(Priority::Making).await.unwrap();
+    let held = permits.acquire(AttemptPriority::Creating).await.unwrap();
     let mut set = JoinSet::new();
     let order = Arc::default();
-    park(&permits, Priority::Serving, &order, &mut set).await;
-    park(&permits, Priority::Serving, &order, &mut set).await;
+    park(&permits, AttemptPriority::Serving, &order, &mut set).await;
+    park(&permits, AttemptPriority::Serving, &order, &mut set).await;
     set.abort_all();
     while set.join_next().await.is_some() {}
     drop(held);
-    assert!(permits.acquire(Priority::Making).await.is_some(), "the permit is free again");
+    assert!(permits.acquire(AttemptPriority::Creating).await.is_some(), "the permit is free again");
 }
 
 #[tokio::test]
 async fn a_closed_gate_sends_everybody_away() {
     let permits = Permits::new(1);
-    let held = permits.acquire(Priority::Making).await.unwrap();
+    let held = permits.acquire(AttemptPriority::Creating).await.unwrap();
     let waits = tokio::spawn({
         let permits = Arc::clone(&permits);
-        async move { permits.acquire(Priority::Serving).await.is_some() }
+        async move { permits.acquire(AttemptPriority::Serving).await.is_some() }
     });
-    while permits.waiting(Priority::Serving) == 0 {
+    while permits.waiting(AttemptPriority::Serving) == 0 {
         tokio::task::yield_now().await;
     }
     permits.close();
     assert!(!waits.await.unwrap());
     drop(held);
-    assert!(permits.acquire(Priority::Serving).await.is_none());
+    assert!(permits.acquire(AttemptPriority::Serving).await.is_none());
 }
 
 /// How many are inside, and how many there ever were.
@@ -152,15 +152,15 @@ proptest! {
             let mut set = JoinSet::new();
             for priority in &priorities {
                 let priority = match priority {
-                    0 => Priority::Serving,
-                    1 => Priority::Making,
-                    2 => Priority::CatchingUp,
-                    _ => Priority::Checking,
+                    0 => AttemptPriority::Serving,
+                    1 => AttemptPriority::Creating,
+                    2 => AttemptPriority::CatchingUp,
+                    _ => AttemptPriority::Auditing,
                 };
                 let (permits, all, others) = (Arc::clone(&permits), Arc::clone(&all), Arc::clone(&others));
                 set.spawn(async move {
                     let _permit = permits.acquire(priority).await.unwrap();
-                    if priority == Priority::Serving {
+                    if priority == AttemptPriority::Serving {
                         all.stay().await;
                     } else {
                         tokio::join!(all.stay(), others.stay());

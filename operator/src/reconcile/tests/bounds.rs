@@ -19,7 +19,7 @@ async fn nothing_is_remembered_of_services_that_are_gone_whatever_state_they_wer
         fixture.cluster.apply(if index % 2 == 0 { refused } else { mk_service(&name) });
     }
     settle().await;
-    assert!(running.metric("services").iter().any(|line| line.contains("Refused\"} 10")));
+    assert!(running.metric("services").iter().any(|line| line.contains("refused\"} 10")));
     for index in 0..20 {
         fixture.cluster.delete(&format!("s{index}"));
     }
@@ -43,7 +43,7 @@ async fn a_service_made_again_while_nobody_looked_leaves_nothing_of_the_old_one(
     again.metadata.uid = Some("uid-other".to_owned());
     fixture.cluster.apply(again);
     settle().await;
-    assert_eq!(running.metric("services"), ["portico_operator_services{state=\"Refused\"} 1"]);
+    assert_eq!(running.metric("services"), ["portico_operator_services{state=\"refused\"} 1"]);
     assert_eq!(running.operator.tracks().iter_mut().count(), 1);
 }
 

@@ -49,11 +49,11 @@ async fn the_audit_finds_a_difference_that_no_listing_was_read_for_and_puts_it_r
     assert_eq!(fixture.conditions("b")["Synced"], "True/AsDesired");
     assert_eq!(
         running.metric("drift"),
-        ["portico_operator_drift_total{trigger=\"Audit\",field=\"spec.loadBalancerSourceRanges\"} 1"]
+        ["portico_operator_drift_total{trigger=\"audit\",field=\"spec.loadBalancerSourceRanges\"} 1"]
     );
     assert_eq!(
-        running.metric("unasked_changes"),
-        ["portico_operator_unasked_changes_total{trigger=\"Audit\"} 1"]
+        running.metric("unexpected_changes"),
+        ["portico_operator_unexpected_changes_total{trigger=\"audit\"} 1"]
     );
 }
 
@@ -73,7 +73,7 @@ async fn an_audit_costs_one_read_a_round_for_each_service_and_nothing_else() {
     assert!((49..=51).contains(&audits), "5 Services, 10 rounds: {audits} reads");
     let least = fixture.cloud.with(|cloud| cloud.looks.iter().rev().take(49).min().copied());
     assert_eq!(least, Some(ReadMode::Full), "an audit believes nothing");
-    assert!(running.metric("drift").is_empty() && running.metric("unasked").is_empty());
+    assert!(running.metric("drift").is_empty() && running.metric("unexpected").is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,7 +96,7 @@ async fn a_change_does_not_wait_for_the_audit_of_its_service() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     settle().await;
     assert_eq!(fixture.conditions("web")["Synced"], "True/AsDesired");
-    assert!(running.metric("drift").is_empty() && running.metric("unasked").is_empty());
+    assert!(running.metric("drift").is_empty() && running.metric("unexpected").is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +116,7 @@ async fn drift_that_is_only_reported_stays_until_the_service_changes() {
     assert_eq!(fixture.reasons("web").iter().filter(|reason| *reason == "Drifted").count(), 1, "told once");
     let plans = running.operator.plans_known();
     assert!(plans[0].to_string().contains("update load balancer of default/web: it differs"), "{}", plans[0]);
-    assert!(running.metric("unasked_changes").is_empty(), "nothing was changed");
+    assert!(running.metric("unexpected_changes").is_empty(), "nothing was changed");
     fixture.cluster.apply(with(mk_service("web"), |spec| spec.ports.as_mut().unwrap()[0].port = 81));
     settle().await;
     assert!(!is_tampered(&fixture));
@@ -148,13 +148,13 @@ async fn what_a_listing_shows_is_counted_apart_from_what_users_and_nodes_change(
     fixture.cluster.apply(with(mk_service("web"), |spec| spec.ports.as_mut().unwrap()[0].port = 81));
     running.node(mk_node("n", "10.0.0.1", true));
     settle().await;
-    assert!(running.metric("unasked_changes").is_empty(), "{:?}", running.metric("unasked_changes"));
+    assert!(running.metric("unexpected_changes").is_empty(), "{:?}", running.metric("unexpected_changes"));
     tamper(&fixture, "web");
     sleep(Duration::from_mins(11)).await;
     assert!(!is_tampered(&fixture));
     assert_eq!(
-        running.metric("unasked_changes"),
-        ["portico_operator_unasked_changes_total{trigger=\"Resync\"} 1"]
+        running.metric("unexpected_changes"),
+        ["portico_operator_unexpected_changes_total{trigger=\"resync\"} 1"]
     );
 }
 
@@ -169,7 +169,7 @@ async fn what_changed_while_nobody_ran_is_put_right_and_counts_as_no_drift() {
     let second = fixture.start().await;
     settle().await;
     assert!(!is_tampered(&fixture));
-    assert!(second.metric("unasked_changes").is_empty(), "an ordinary take-over");
+    assert!(second.metric("unexpected_changes").is_empty(), "an ordinary take-over");
     assert!(second.metric("drift").is_empty(), "{:?}", second.metric("drift"));
     assert!(!fixture.reasons("web").contains(&"Drifted".to_owned()), "targets may have changed meanwhile");
 }

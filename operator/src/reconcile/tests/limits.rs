@@ -19,7 +19,7 @@ async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
     }
     sleep(Duration::from_millis(50)).await;
     assert!(
-        running.operator.permits.waiting(crate::permits::Priority::Making) > 80,
+        running.operator.permits.waiting(crate::permits::AttemptPriority::Creating) > 80,
         "two at once, the others wait"
     );
     assert_eq!(running.operator.queue.depth(), 0, "and hold up no worker");
@@ -44,7 +44,7 @@ async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with()
     let running = fixture.start().await;
     running.node(mk_node("joined", "10.0.0.1", true)); // before anybody looks: as if it had joined meanwhile
     sleep(Duration::from_millis(50)).await;
-    assert!(running.operator.permits.waiting(crate::permits::Priority::CatchingUp) > 80, "all have a target more");
+    assert!(running.operator.permits.waiting(crate::permits::AttemptPriority::CatchingUp) > 80, "all have a target more");
     let ranges = Some(vec!["10.0.0.0/8".to_owned()]);
     fixture.cluster.apply(with(mk_service("s99"), |spec| spec.load_balancer_source_ranges = ranges));
     sleep(Duration::from_millis(200)).await;
@@ -98,7 +98,7 @@ async fn a_mass_of_unclaimed_load_balancers_goes_in_portions() {
         settle().await;
     }
     assert_eq!(fixture.existing().len(), 36, "a tenth of 40 in ten minutes");
-    assert!(running.metric("orphans").iter().any(|line| line.contains("Held")));
+    assert!(running.metric("orphans").iter().any(|line| line.contains("held\"")));
     sleep(window).await;
     running.operator.collect_once(&mut suspects, GRACE).await;
     settle().await;
