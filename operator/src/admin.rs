@@ -21,9 +21,9 @@ use portico_provider::LoadBalancerProvider;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
+use crate::cache::Cache;
 use crate::cluster::Cluster;
 use crate::reconcile::Operator;
-use crate::cache::Cache;
 
 mod access;
 mod listener;

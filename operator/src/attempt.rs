@@ -1,4 +1,4 @@
-//! Having a go: deciding on one, waiting for its turn, and what follows when it ends.
+//! Provisioning attempts: deciding on one, waiting for its turn, and what follows when it ends.
 //!
 //! ```text
 //! begin ─▶ Phase::Waiting ─ locks, permits ─▶ Phase::Running ─ Operation ─▶ RunningAttempt ─▶ queue: the next look
@@ -15,17 +15,17 @@ use portico_limits::{Priority as CallPriority, at_best};
 use portico_provider::{LoadBalancerProvider, Owner, Plan, ReadMode, Retry};
 use tokio::time::Instant;
 
-use crate::trigger::{self, Trigger};
 use crate::cluster::Cluster;
 use crate::events::Severity;
-use crate::permits::{Permit, AttemptPriority};
 use crate::locks::HeldLocks;
-use crate::operation::{self, End, WantDigest, Mode, Operation, Want};
-use crate::track::{Decision, Phase, Track};
+use crate::operation::{self, End, Mode, Operation, Want, WantDigest};
+use crate::permits::{AttemptPriority, Permit};
 use crate::reconcile::Operator;
 use crate::service::{self, ServiceKey};
 use crate::stages::Work;
 use crate::status::SYNCED;
+use crate::track::{Decision, Phase, Track};
+use crate::trigger::{self, Trigger};
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     /// Decides, and has a go if it is time. `exists`: the snapshot shows something.
@@ -69,7 +69,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             self.attempts.spawn(async move {
                 let Some((want, held, _permit)) = attempt.turn(priority, shared).await else { return };
                 attempt.operator.gauge();
-                Arc::clone(&attempt.operator).go(attempt.key.clone(), want, &held).await;
+                Arc::clone(&attempt.operator).run(attempt.key.clone(), want, &held).await;
             });
         }
         decision
@@ -116,20 +116,20 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Has the go whose turn has come.
-    async fn go(self: Arc<Self>, key: ServiceKey, want: Want, held: &HeldLocks) {
+    async fn run(self: Arc<Self>, key: ServiceKey, want: Want, held: &HeldLocks) {
         let started = self.known_track(want.owner(), |track| track.start(&want)).flatten();
         let Some((trigger, give_way)) = started else { return };
         // Nothing between these two: from the start on it is this that ends it, whatever breaks.
         let finish = RunningAttempt { operator: Arc::clone(&self), key, want, trigger };
         self.metrics.attempt_started(trigger);
         let mode = trigger::mode(&finish.want, trigger, self.settings.drift, self.settings.read_only);
-        let look = self.first_read_mode(&finish.want, trigger, mode);
+        let read_mode = self.first_read_mode(&finish.want, trigger, mode);
         let Self { provider, fence, metrics, .. } = &*self;
         let held = held.names();
         let operation = Operation { provider, fence, metrics, held: Some(held), give_way: Some(&give_way) };
         // Nobody waits for what an audit reads.
         let best = if trigger == Trigger::Audit { CallPriority::Background } else { CallPriority::Targets };
-        let report = at_best(best, operation.run(&finish.want, mode, look)).await;
+        let report = at_best(best, operation.run(&finish.want, mode, read_mode)).await;
         let changed = !report.steps.is_empty();
         finish.with(report, mode);
         if changed {
@@ -171,7 +171,11 @@ struct WaitingAttempt<P: LoadBalancerProvider, C: Cluster> {
 impl<P: LoadBalancerProvider, C: Cluster> WaitingAttempt<P, C> {
     /// Waits for the locks of what it shares, then for a permit, and reads the want of that moment. `None`: no attempt may
     /// start any more, or there is nothing to provision.
-    async fn turn(&self, priority: AttemptPriority, mut shared: BTreeSet<String>) -> Option<(Want, HeldLocks, Permit)> {
+    async fn turn(
+        &self,
+        priority: AttemptPriority,
+        mut shared: BTreeSet<String>,
+    ) -> Option<(Want, HeldLocks, Permit)> {
         let Self { operator, key, owner } = self;
         loop {
             let held = operator.locks.acquire(shared).await;

@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cluster::Cluster;
 use crate::desired;
-use crate::track::Phase;
 use crate::reconcile::Operator;
 use crate::service::ServiceKey;
+use crate::track::Phase;
 
 /// The fastest pace: however many Services there are, ten a second.
 const FASTEST: Duration = Duration::from_millis(100);

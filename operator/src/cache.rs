@@ -315,7 +315,11 @@ impl Followed for EndpointSlice {
         let Slices { table, by_service } = &mut *write(&cache.slices);
         let changed = follow(table, change, |slice| {
             let key = SliceId::of(&slice)?;
-            Some(Received { key, version: ResourceVersion::of(&slice.metadata), value: SliceState::of(&slice) })
+            Some(Received {
+                key,
+                version: ResourceVersion::of(&slice.metadata),
+                value: SliceState::of(&slice),
+            })
         });
         // A slice that was relabelled leaves one Service and comes to another: both are concerned.
         let mut concerned = BTreeSet::new();

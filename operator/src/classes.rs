@@ -270,7 +270,11 @@ struct Trial<'a, P> {
 
 impl<P: LoadBalancerProvider> Trial<'_, P> {
     /// Takes into `rules` all that can be together, whatever their order; answers with the others, each with what is wrong.
-    fn sort(&self, mut entries: Vec<ClassOption>, rules: &mut ClassRules) -> Vec<(ClassOption, Vec<Problem>)> {
+    fn sort(
+        &self,
+        mut entries: Vec<ClassOption>,
+        rules: &mut ClassRules,
+    ) -> Vec<(ClassOption, Vec<Problem>)> {
         let without = self.problems(&Annotations::new());
         let mut taken = Annotations::new();
         loop {

@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 use crate::args::{Command, Output, Reach};
-use crate::trigger::Drift;
+use crate::cache::{Cache, Change, Followed};
 use crate::classes::LoadBalancerClassParameters;
 use crate::cluster::{ApiServer, ReadOnly};
 use crate::events;
@@ -33,8 +33,8 @@ use crate::operation::chain;
 use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
+use crate::trigger::Drift;
 use crate::watch::Router;
-use crate::cache::{Change, Followed, Cache};
 
 mod gc;
 mod plan;
@@ -58,7 +58,7 @@ pub async fn main(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 /// An error and its causes in a line, each once.
-pub fn causes(error: &anyhow::Error) -> String {
+pub fn error_text(error: &anyhow::Error) -> String {
     chain(error.as_ref())
 }
 
@@ -184,12 +184,12 @@ mod tests {
 
     #[test]
     fn a_cause_that_several_errors_repeat_is_told_once() {
-        let cause = std::io::Error::other("tcp connect error: Connection refused");
-        let error = anyhow::Error::from(cause)
+        let source = std::io::Error::other("tcp connect error: Connection refused");
+        let error = anyhow::Error::from(source)
             .context("client error (Connect): tcp connect error: Connection refused")
             .context("ServiceError: client error (Connect): tcp connect error: Connection refused")
             .context("no way to the API server");
-        let reported = causes(&error);
+        let reported = error_text(&error);
         assert_eq!(reported.matches("Connection refused").count(), 1, "{reported}");
         assert!(reported.starts_with("no way to the API server: ServiceError"), "{reported}");
     }

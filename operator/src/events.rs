@@ -155,7 +155,7 @@ fn name(about: &ObjectReference, now: Timestamp) -> String {
 fn is_end_of_namespace(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
     let causes = status.details.iter().flat_map(|details| &details.causes);
-    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+    causes.into_iter().any(|it| it.reason == "NamespaceTerminating")
 }
 
 fn event(about: ObjectReference, notice: Notice, name: String, instance: &str, now: Timestamp) -> Event {
@@ -194,10 +194,10 @@ mod tests {
     #[test]
     fn only_the_end_of_a_namespace_excuses_an_event_that_is_not_sent() {
         // The answer of kube-apiserver 1.36 to an Event in a namespace that is being deleted.
-        let answer = |cause: &str| {
+        let answer = |reason: &str| {
             let status = serde_json::json!({
                 "status": "Failure", "code": 403, "reason": "Forbidden", "message": "events is forbidden",
-                "details": {"kind": "events", "causes": [{"reason": cause, "field": "metadata.namespace"}]},
+                "details": {"kind": "events", "causes": [{"reason": reason, "field": "metadata.namespace"}]},
             });
             kube::Error::Api(serde_json::from_value(status).unwrap())
         };

@@ -16,9 +16,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::cluster::Cluster;
 use crate::metrics::Collected;
 use crate::operation::Want;
-use crate::track::Decision;
 use crate::reconcile::Operator;
 use crate::service::{self, ServiceKey};
+use crate::track::Decision;
 
 pub(crate) mod limit;
 
@@ -49,7 +49,7 @@ impl Suspects {
     }
 
     /// One look at what exists and what is claimed.
-    pub(crate) fn look(
+    pub(crate) fn scan(
         &mut self,
         existing: Vec<Owner>,
         claimed: &BTreeSet<ServiceUid>,
@@ -96,7 +96,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let existing = self.inventory.owners();
         let count = existing.len();
         let claimed = self.claimed();
-        let Scan { suspected, doomed, cleared } = suspects.look(existing, &claimed, Instant::now(), grace);
+        let Scan { suspected, doomed, cleared } = suspects.scan(existing, &claimed, Instant::now(), grace);
         for owner in suspected {
             tracing::warn!(%owner, "load balancer that no Service claims");
             self.metrics.collected(Collected::Suspected);
@@ -173,14 +173,14 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let plan = want.plan(&self.provider, observed.as_ref());
         let name = &owner.name;
         let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
-        let goes = self.begin_at(key, &want, &plan, observed.is_some(), false) == Decision::Start;
-        if goes && self.settings.read_only {
+        let starts = self.begin_at(key, &want, &plan, observed.is_some(), false) == Decision::Start;
+        if starts && self.settings.read_only {
             tracing::warn!(%owner, "would delete a load balancer that no Service claims");
-        } else if goes {
+        } else if starts {
             tracing::warn!(%owner, "deleting a load balancer that no Service claims");
             self.metrics.collected(Collected::Deleted);
         }
-        goes
+        starts
     }
 }
 
@@ -189,7 +189,8 @@ mod tests {
     use super::*;
     use crate::testing::mk_owner;
 
-    const LIMITS: limit::DeletionLimits = limit::DeletionLimits { count: 10, share: 10, window: Duration::from_mins(10) };
+    const LIMITS: limit::DeletionLimits =
+        limit::DeletionLimits { count: 10, share: 10, window: Duration::from_mins(10) };
 
     #[tokio::test(start_paused = true)]
     async fn only_what_is_unclaimed_in_two_looks_a_grace_period_apart_is_doomed() {
@@ -198,16 +199,16 @@ mod tests {
         let claimed = BTreeSet::from([kept.service.clone()]);
         let both = || vec![kept.clone(), orphan.clone()];
         let mut suspects = Suspects::new(LIMITS);
-        let first = suspects.look(both(), &claimed, start, grace);
+        let first = suspects.scan(both(), &claimed, start, grace);
         assert_eq!((first.suspected, first.doomed), (vec![orphan.clone()], vec![]));
-        let early = suspects.look(both(), &claimed, start + grace / 2, grace);
+        let early = suspects.scan(both(), &claimed, start + grace / 2, grace);
         assert_eq!(early, Scan::default());
-        let late = suspects.look(both(), &claimed, start + grace, grace);
+        let late = suspects.scan(both(), &claimed, start + grace, grace);
         assert_eq!(late.doomed, std::slice::from_ref(&orphan));
         let claimed_again = BTreeSet::from([kept.service.clone(), orphan.service.clone()]);
-        let cleared = suspects.look(both(), &claimed_again, start + grace, grace);
+        let cleared = suspects.scan(both(), &claimed_again, start + grace, grace);
         assert_eq!(cleared.cleared, std::slice::from_ref(&orphan.service));
-        let anew = suspects.look(both(), &claimed, start + grace * 9, grace);
+        let anew = suspects.scan(both(), &claimed, start + grace * 9, grace);
         assert_eq!(anew.doomed, [], "the grace period begins anew");
     }
 }

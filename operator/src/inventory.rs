@@ -60,7 +60,9 @@ impl<O: Clone> Inventory<O> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let newer = state.entries.get(&owner.service).is_some_and(|entry| entry.read > read);
         if !newer {
-            state.entries.insert(owner.service.clone(), InventoryEntry { owner: owner.clone(), observed, read });
+            state
+                .entries
+                .insert(owner.service.clone(), InventoryEntry { owner: owner.clone(), observed, read });
         }
     }
 

@@ -14,9 +14,10 @@
 
 mod admin;
 mod args;
+mod attempt;
 mod audit;
 mod backoff;
-mod trigger;
+mod cache;
 mod classes;
 mod cli;
 mod cluster;
@@ -24,20 +25,18 @@ mod connect;
 mod desired;
 mod events;
 mod fence;
-mod permits;
 mod gc;
-mod attempt;
 mod inventory;
-mod locks;
 mod leader;
+mod locks;
 mod log;
 mod metrics;
 mod operation;
 mod options;
+mod permits;
 mod planned;
 mod pods;
 mod problem;
-mod track;
 mod queue;
 mod reconcile;
 mod resources;
@@ -50,18 +49,19 @@ mod targets;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod track;
 mod tracks;
+mod trigger;
 mod version;
 mod view;
 mod watch;
 mod worker;
-mod cache;
 
 pub use args::Command;
 pub use classes::{
     ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, ParametersCondition,
     ParametersStatus, ProxyProtocolParameter, SchemeParameter, TargetKindParameter,
 };
-pub use cli::{causes, main as execute};
+pub use cli::{error_text, main as execute};
 pub use log::init as init_log;
 pub use options::{ANNOTATIONS, AnnotationSpec};

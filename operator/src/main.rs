@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use portico_operator::{Command, causes, execute, init_log};
+use portico_operator::{Command, error_text, execute, init_log};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -16,7 +16,7 @@ async fn main() -> ExitCode {
     match execute(command).await {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!(error = causes(&error), "ended");
+            tracing::error!(error = error_text(&error), "ended");
             ExitCode::FAILURE
         }
     }

@@ -18,13 +18,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::trigger::Trigger;
 use crate::permits::AttemptPriority;
+use crate::trigger::Trigger;
 
 /// Seconds; a cloud takes minutes.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// Label values: lower_snake words, as Prometheus' naming conventions have them.
+/// Label values: words in snake case, as Prometheus' naming conventions have them.
 macro_rules! label_values {
     ($type:ident { $($variant:ident => $word:literal,)+ }) => {
         impl EncodeLabelValue for $type {
@@ -219,7 +219,11 @@ impl Metrics {
         registry.register("leader", "1 while this process leads", it.leader);
         registry.register("orphans", "Load balancers that no Service claims", it.collected);
         registry.register("events_dropped", "Events that could not be delivered", it.events_dropped);
-        registry.register("inventory_list_duration_seconds", "Duration of the last complete listing", it.inventory_list_duration);
+        registry.register(
+            "inventory_list_duration_seconds",
+            "Duration of the last complete listing",
+            it.inventory_list_duration,
+        );
         registry.register("provisioning_attempts", "Provisioning attempts, by trigger", it.attempts);
         registry.register(
             "unexpected_changes",
@@ -231,7 +235,11 @@ impl Metrics {
             "Differences between an unchanged Service and its load balancer, by field and trigger",
             it.drift,
         );
-        registry.register("provisioning_attempts_waiting", "Provisioning attempts that wait for --provider-concurrency", it.attempts_waiting);
+        registry.register(
+            "provisioning_attempts_waiting",
+            "Provisioning attempts that wait for --provider-concurrency",
+            it.attempts_waiting,
+        );
         registry.register(
             "nodes_held",
             "Nodes that stay targets as too many vanished at once",

@@ -227,15 +227,20 @@ pub(crate) struct Operation<'a, P> {
 }
 
 impl<P: LoadBalancerProvider> Operation<'_, P> {
-    /// Has a go: targets of what exists first, then the rest, whatever became of them. `look`: how closely to look at first
+    /// Has a go: targets of what exists first, then the rest, whatever became of them. `read_mode`: how closely to read first
     /// ([`ReadMode::first`]).
-    pub(crate) async fn run(&self, want: &Want, mode: Mode, mut look: ReadMode) -> AttemptReport<P::Observed> {
+    pub(crate) async fn run(
+        &self,
+        want: &Want,
+        mode: Mode,
+        mut read_mode: ReadMode,
+    ) -> AttemptReport<P::Observed> {
         let differed = BTreeSet::new();
         let mut report = AttemptReport { observed: None, steps: Vec::new(), differed, end: End::Settled };
         let mut targets = TargetsFirst::default();
         for _ in 0..MAX_READS {
             let read = Instant::now();
-            match self.look(want, look).await {
+            match self.read(want, read_mode).await {
                 Ok(observed) => report.observed = Some((observed, read)),
                 Err(end) => return AttemptReport { end, ..report },
             }
@@ -247,8 +252,8 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             let first = want.plan_targets(self.provider, observed, &rest).filter(|_| targets.are_due());
             let due = first.as_ref().filter(|first| !first.steps().is_empty());
             let plan = due.unwrap_or(&rest);
-            if let Some(closer) = closer(look, want, observed.is_some(), plan) {
-                look = closer;
+            if let Some(closer) = closer(read_mode, want, observed.is_some(), plan) {
+                read_mode = closer;
                 continue;
             }
             if plan.steps().is_empty() {
@@ -274,17 +279,21 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
                     return AttemptReport { end: targets.end(end), ..report };
                 }
             }
-            look = want.desired().map_or(ReadMode::Cached, ReadMode::after);
+            read_mode = want.desired().map_or(ReadMode::Cached, ReadMode::after);
         }
-        let message = format!("still not as desired after {MAX_READS} looks; the provider's plan is at fault");
-        AttemptReport { end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff }, ..report }
+        let message =
+            format!("still not as desired after {MAX_READS} looks; the provider's plan is at fault");
+        AttemptReport {
+            end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff },
+            ..report
+        }
     }
 
-    async fn look(&self, want: &Want, look: ReadMode) -> Result<Option<P::Observed>, End> {
+    async fn read(&self, want: &Want, read_mode: ReadMode) -> Result<Option<P::Observed>, End> {
         let looked = async {
             match want.desired() {
-                Some(desired) => self.call("observe", self.provider.observe_for(desired, look)).await,
-                None => self.call("observe", self.provider.observe(want.owner(), look)).await,
+                Some(desired) => self.call("observe", self.provider.observe_for(desired, read_mode)).await,
+                None => self.call("observe", self.provider.observe(want.owner(), read_mode)).await,
             }
         };
         let Some(give_way) = self.give_way else { return looked.await };
@@ -300,7 +309,10 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
     fn lacks_locks(&self, want: &Want, observed: Option<&P::Observed>) -> Option<End> {
         let shared = want.shares(self.provider, observed);
         let what = shared.difference(self.held?).next()?;
-        Some(End::InProgress { what: format!("its turn at {what}, which Services share"), retry: LOCKS_RETRY })
+        Some(End::InProgress {
+            what: format!("its turn at {what}, which Services share"),
+            retry: LOCKS_RETRY,
+        })
     }
 
     async fn execute(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
@@ -407,10 +419,10 @@ impl TargetsFirst {
 }
 
 /// The closer look that a plan needs before it is carried out.
-fn closer<S>(look: ReadMode, want: &Want, exists: bool, plan: &Plan<S>) -> Option<ReadMode> {
+fn closer<S>(read_mode: ReadMode, want: &Want, exists: bool, plan: &Plan<S>) -> Option<ReadMode> {
     match want.desired() {
-        Some(desired) => look.before(desired, exists, plan),
-        None => (plan.is_destructive() && look < ReadMode::Verify).then_some(ReadMode::Verify),
+        Some(desired) => read_mode.before(desired, exists, plan),
+        None => (plan.is_destructive() && read_mode < ReadMode::Verify).then_some(ReadMode::Verify),
     }
 }
 

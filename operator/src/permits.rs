@@ -33,7 +33,7 @@ impl AttemptPriority {
 /// Whose turn it is: of ten permits given while all wait, five go to `Serving`, two to `Creating`, two to `CatchingUp`, one to
 /// `Auditing`. A turn nobody of that priority waits for goes to the first in this order who does.
 const TURNS: [AttemptPriority; 10] = {
-    use AttemptPriority::{CatchingUp, Auditing, Creating, Serving};
+    use AttemptPriority::{Auditing, CatchingUp, Creating, Serving};
     [Serving, Creating, Serving, CatchingUp, Serving, Creating, Serving, CatchingUp, Serving, Auditing]
 };
 
@@ -117,8 +117,16 @@ impl Permits {
         let [serving, creating, catching_up, auditing] = Default::default();
         let free_to_others = limit - limit / RESERVED;
         let (turn, closed) = (0, false);
-        let state =
-            PermitState { free: limit, free_to_others, turn, closed, serving, creating, catching_up, auditing };
+        let state = PermitState {
+            free: limit,
+            free_to_others,
+            turn,
+            closed,
+            serving,
+            creating,
+            catching_up,
+            auditing,
+        };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
@@ -164,7 +172,8 @@ impl Permits {
                 state.next()
             };
             let Some((of, waiter)) = next else { return };
-            let Err(mut refused) = waiter.send(Permit { permits: Some(Arc::clone(&self)), priority: of }) else {
+            let Err(mut refused) = waiter.send(Permit { permits: Some(Arc::clone(&self)), priority: of })
+            else {
                 return;
             };
             // It no longer waits; the next one then. This permit must not come here again when dropped.

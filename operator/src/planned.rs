@@ -100,7 +100,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             plan: None,
             failed: None,
         };
-        let told =
+        let texts =
             |problems: Vec<crate::problem::Problem>| problems.iter().map(ToString::to_string).collect();
         let want = match staged.work {
             Work::Nothing => None,
@@ -118,11 +118,11 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
                 None
             }
             Work::Refuse { backends, problems, warnings } => {
-                (plan.problems, plan.warnings) = (told(problems), told(warnings));
+                (plan.problems, plan.warnings) = (texts(problems), texts(warnings));
                 self.targets_of(*backends)
             }
             Work::Provide { load_balancer, backends, warnings } => {
-                plan.warnings = told(warnings);
+                plan.warnings = texts(warnings);
                 Some(Want::provide(load_balancer, *backends))
             }
             Work::Release { backends, because: _ } => Some(Want::release(*backends)),

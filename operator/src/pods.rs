@@ -13,8 +13,8 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-use crate::service::ServiceKey;
 use crate::cache::Cache;
+use crate::service::ServiceKey;
 
 /// Pods that are listed and watched; one that has ended keeps `status.podIPs` until it is deleted.
 pub(crate) const ALIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";

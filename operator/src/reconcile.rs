@@ -24,28 +24,28 @@ use portico_provider::{
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::trigger::Drift;
+use crate::cache::Cache;
 use crate::classes::RulesByClass;
 use crate::cluster::{Basis, Cluster, ClusterError};
 use crate::desired::{Backing, GroupScope};
 use crate::events::{Notice, Severity};
 use crate::fence::Fence;
-use crate::permits::Permits;
 use crate::inventory::Inventory;
 use crate::locks::Locks;
 use crate::metrics::{Metrics, Reconciled, ServiceState};
 use crate::operation::{End, Want};
 use crate::options;
+use crate::permits::Permits;
 use crate::pods::{Admission, EndpointScope};
 use crate::problem::Problem;
-use crate::track::{Decision, Phase, Track};
 use crate::queue::Queue;
 use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
 use crate::status::{self, Progress, Situation, StatusPatch};
 use crate::targets::node_removal::{AdmittedNodes, NodeRemovalLimiter, NodeRemovalLimits};
+use crate::track::{Decision, Phase, Track};
 use crate::tracks::Tracks;
-use crate::cache::Cache;
+use crate::trigger::Drift;
 
 /// What stays the same while the process runs.
 #[derive(Clone, Debug)]
@@ -153,7 +153,10 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Looks at one Service.
-    pub(crate) async fn reconcile(self: &Arc<Self>, key: &ServiceKey) -> Result<ReconcileResult, ClusterError> {
+    pub(crate) async fn reconcile(
+        self: &Arc<Self>,
+        key: &ServiceKey,
+    ) -> Result<ReconcileResult, ClusterError> {
         let service = self.cache.service(key);
         let uid = service.as_ref().and_then(|service| service.metadata.uid.as_deref());
         let ended = self.tracks().ended(key, uid);
@@ -167,7 +170,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             Work::Nothing => self.forget(&service).await,
             Work::Wait { backends } => {
                 let again = self.keep_targets(&service, *backends).map(|(result, _)| result.again);
-                Ok(ReconcileResult { outcome: Reconciled::Progress, again: again.flatten() }.or_at(admitted.again))
+                Ok(ReconcileResult { outcome: Reconciled::Progress, again: again.flatten() }
+                    .or_at(admitted.again))
             }
             Work::Yield { owner, to } => self.yield_to(&service, &owner, &to).await,
             Work::Leave { owner, shown } => self.leave(&service, &owner, &shown).await,
@@ -230,7 +234,12 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Another operator of Portico holds it.
-    async fn yield_to(&self, service: &Service, owner: &Owner, class: &str) -> Result<ReconcileResult, ClusterError> {
+    async fn yield_to(
+        &self,
+        service: &Service,
+        owner: &Owner,
+        class: &str,
+    ) -> Result<ReconcileResult, ClusterError> {
         let note = format!(
             "the operator of class {class} has to release its load balancer first; if that operator is not \
              installed any more, remove annotation {} (what it made then stays where it is)",
@@ -240,7 +249,12 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Another controller serves it.
-    async fn leave(&self, service: &Service, owner: &Owner, shown: &str) -> Result<ReconcileResult, ClusterError> {
+    async fn leave(
+        &self,
+        service: &Service,
+        owner: &Owner,
+        shown: &str,
+    ) -> Result<ReconcileResult, ClusterError> {
         if !self.inventory.is_loaded() {
             return Ok(ReconcileResult { outcome: Reconciled::Progress, again: None });
         }
@@ -273,7 +287,11 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// What serves already follows nodes and pods, whatever keeps the rest back; `None`: nothing exists, as far as is known.
-    fn keep_targets(self: &Arc<Self>, service: &Service, backends: Backends) -> Option<(ReconcileResult, Progress)> {
+    fn keep_targets(
+        self: &Arc<Self>,
+        service: &Service,
+        backends: Backends,
+    ) -> Option<(ReconcileResult, Progress)> {
         let observed = self.inventory.get(&backends.owner.service)?;
         let want = Want::targets(backends);
         let plan = want.plan(&self.provider, Some(&observed));
@@ -407,7 +425,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
             last.is_some_and(|last| last.end == End::Settled && last.digest == *want.digest())
         };
         if self.track(&owner, gone) {
-            return self.let_go(service, &owner).await;
+            return self.finish_release(service, &owner).await;
         }
         let observed = self.inventory.get(&owner.service);
         let plan = want.plan(&self.provider, observed.as_ref());
@@ -429,7 +447,11 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 
     /// Nothing is left: gives up the status, then the Service.
-    async fn let_go(&self, service: &Service, owner: &Owner) -> Result<ReconcileResult, ClusterError> {
+    async fn finish_release(
+        &self,
+        service: &Service,
+        owner: &Owner,
+    ) -> Result<ReconcileResult, ClusterError> {
         let mut newest = service.clone();
         if !service::is_deleting(service) {
             newest = self.cluster.apply_status(service, &StatusPatch::default(), Basis::Seen).await?;
@@ -485,8 +507,18 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         Ok(())
     }
 
-    pub(crate) fn report_event(&self, about: &Service, severity: Severity, reason: &str, action: &str, note: String) {
-        self.cluster.report_event(about, Notice { severity, reason: reason.to_owned(), action: action.to_owned(), note });
+    pub(crate) fn report_event(
+        &self,
+        about: &Service,
+        severity: Severity,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
+        self.cluster.report_event(
+            about,
+            Notice { severity, reason: reason.to_owned(), action: action.to_owned(), note },
+        );
     }
 
     fn state(&self, owner: &Owner, state: ServiceState) {

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Listener};
 use crate::args::{Args, Election, ProcessArgs, WorkArgs};
+use crate::cache::Cache;
 use crate::classes::LoadBalancerClassParameters;
 use crate::cluster::{self, ApiServer, Cluster, ReadOnly};
 use crate::connect::{self, connect};
@@ -51,7 +52,6 @@ use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
 use crate::tasks::Tasks;
 use crate::watch::{ENDPOINTS_SETTLE, PODS_SETTLE, Router, follow};
-use crate::cache::Cache;
 
 /// How long handing the lease over may take. With `--shutdown-grace` it is less than a pod has to end, which is 30 s.
 const HAND_OVER: Duration = Duration::from_secs(5);

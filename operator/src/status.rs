@@ -138,10 +138,11 @@ fn provisioned(
     before: &[Condition],
 ) -> Claim {
     let topic = Topic::Provisioned.condition_type();
-    let told = report.and_then(|report| report.facts.iter().find(|fact| fact.topic == Topic::Provisioned));
+    let reported =
+        report.and_then(|report| report.facts.iter().find(|fact| fact.topic == Topic::Provisioned));
     let ready = report.is_some_and(|report| report.ready);
     let shown = before.iter().find(|condition| condition.type_ == topic && condition.status == "True");
-    match (progress, told, shown) {
+    match (progress, reported, shown) {
         // Nobody asked the provider, or it did not answer: what was provisioned still is, as far as anyone knows.
         (_, _, Some(shown)) if report.is_none() => {
             (topic, Truth::True, shown.reason.clone(), shown.message.clone())

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
-use crate::trigger::Trigger;
 use crate::metrics::ServiceState;
-use crate::operation::{End, WantDigest, Want};
+use crate::operation::{End, Want, WantDigest};
 use crate::service::ServiceKey;
 use crate::status::Progress;
+use crate::trigger::Trigger;
 
 /// How long until targets are looked at again, the first, the second … time that they are not healthy. New ones need half a
 /// minute to pass their checks, or else somebody has to do something first; each look is a call that nobody shares.

@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use portico_provider::{Owner, ServiceUid};
 
-use crate::track::{Phase, Track};
 use crate::service::ServiceKey;
+use crate::track::{Phase, Track};
 
 /// A track for each Service that was looked at.
 #[derive(Debug, Default)]

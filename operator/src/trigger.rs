@@ -5,8 +5,8 @@
 
 use clap::ValueEnum;
 
-use crate::permits::AttemptPriority;
 use crate::operation::{Mode, Want};
+use crate::permits::AttemptPriority;
 
 /// Why there is a go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

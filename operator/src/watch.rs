@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use crate::cache::{Cache, Change, Concern, Followed};
 use crate::queue::Queue;
 use crate::service::{ClassRule, ServiceKey};
-use crate::cache::{Change, Concern, Followed, Cache};
 
 /// How long a burst of node changes is gathered.
 const NODES_SETTLE: Duration = Duration::from_millis(250);
@@ -111,10 +111,10 @@ where
 
 /// 404 to a list: no such kind. A 403 may be one that exists and holds something, and is none.
 fn is_unknown_kind(error: &watcher::Error) -> bool {
-    let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) = error else {
+    let (watcher::Error::InitialListFailed(source) | watcher::Error::WatchStartFailed(source)) = error else {
         return false;
     };
-    matches!(cause, kube::Error::Api(status) if status.code == 404)
+    matches!(source, kube::Error::Api(status) if status.code == 404)
 }
 
 fn change<K: Followed>(event: watcher::Event<K>) -> Change<K> {

@@ -16,7 +16,7 @@ use crate::backoff;
 use crate::cluster::Cluster;
 use crate::metrics::{CallResult, Reconciled};
 use crate::operation::chain;
-use crate::reconcile::{ReconcileResult, Operator};
+use crate::reconcile::{Operator, ReconcileResult};
 use crate::watch::Router;
 
 /// The longest a complete listing may take, all pages together.

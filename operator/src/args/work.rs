@@ -8,13 +8,13 @@ use std::time::Duration;
 use clap::Args as Group;
 
 use super::duration;
-use crate::trigger::Drift;
 use crate::desired::GroupScope;
 use crate::gc::limit;
 use crate::pods::EndpointScope;
 use crate::reconcile::Settings;
 use crate::service::ClassRule;
 use crate::targets::node_removal;
+use crate::trigger::Drift;
 
 /// How work is done.
 #[derive(Clone, Debug, Group)]
@@ -35,7 +35,7 @@ pub(crate) struct WorkArgs {
     /// What to do where the provider has something else than an unchanged Service wants
     #[arg(long, value_enum, default_value_t)]
     drift: Drift,
-    /// ReadMode, plan and tell (log, metrics, /plan), and write nothing: not to the provider, not to the cluster. Takes no lease
+    /// Read, plan and report (log, metrics, /plan), and write nothing, neither to the provider nor to the cluster. Takes no lease
     #[arg(long)]
     pub(crate) read_only: bool,
     #[command(flatten)]
@@ -85,7 +85,11 @@ impl NodeArgs {
     /// For the guard.
     pub(crate) fn limits(&self) -> node_removal::NodeRemovalLimits {
         let Self { unready_grace, node_removal_share, node_removal_hold } = *self;
-        node_removal::NodeRemovalLimits { unready: unready_grace, share: node_removal_share, hold: node_removal_hold }
+        node_removal::NodeRemovalLimits {
+            unready: unready_grace,
+            share: node_removal_share,
+            hold: node_removal_hold,
+        }
     }
 }
 

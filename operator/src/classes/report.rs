@@ -79,7 +79,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let mut failures = 0;
         loop {
             let changed = self.cache.parameters_changed();
-            let reported = !self.cache.is_synced() || !self.fence.is_open() || self.report_parameters_once().await;
+            let reported =
+                !self.cache.is_synced() || !self.fence.is_open() || self.report_parameters_once().await;
             failures = if reported { 0 } else { failures + 1 };
             if reported {
                 changed.await;

@@ -18,13 +18,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{Reached, answer, code, table};
 use crate::args::{GcArgs, Output};
+use crate::cache::Cache;
 use crate::cluster::Cluster;
 use crate::connect::{Client, connect};
 use crate::fence::FenceKeeper;
 use crate::operation::{End, Mode, Operation, Want};
 use crate::reconcile::Operator;
 use crate::view::PlanView;
-use crate::cache::Cache;
 
 /// How long one deletion may take, waits of the provider included.
 const PATIENCE: Duration = Duration::from_mins(15);
@@ -81,7 +81,9 @@ impl Client for Collecting {
     }
 }
 
-async fn look<P: LoadBalancerProvider, C: Cluster>(operator: &Operator<P, C>) -> anyhow::Result<Vec<Owner>> {
+async fn read_unclaimed<P: LoadBalancerProvider, C: Cluster>(
+    operator: &Operator<P, C>,
+) -> anyhow::Result<Vec<Owner>> {
     operator.list().await.then_some(()).context("what exists at the provider cannot be read")?;
     Ok(operator.unclaimed().await)
 }
@@ -103,7 +105,7 @@ async fn list<P: LoadBalancerProvider, C: Cluster>(
         };
         (owner, row)
     };
-    Ok(look(operator).await?.into_iter().map(row).collect())
+    Ok(read_unclaimed(operator).await?.into_iter().map(row).collect())
 }
 
 /// Deletes what is found and, in `later`, the cluster a grace period later, is unclaimed still.
@@ -125,7 +127,7 @@ async fn delete_all<P: LoadBalancerProvider, C: Cluster>(
     sleep(grace).await;
     // Whoever claims one by now, in a listing of its own, keeps it.
     operator.cache.adopt(&*later.await?);
-    let still = look(operator).await?;
+    let still = read_unclaimed(operator).await?;
     keeper.open(Instant::now() + Duration::from_hours(24));
     for (owner, row) in found {
         if !still.contains(owner) || !operator.is_unclaimed(owner).await {
@@ -200,7 +202,6 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::trigger::Drift;
     use crate::desired::GroupScope;
     use crate::fence::fence;
     use crate::metrics::Metrics;
@@ -209,6 +210,7 @@ mod tests {
     use crate::service::ClassRule;
     use crate::targets::node_removal::NodeRemovalLimits;
     use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_load_balancer, mk_service};
+    use crate::trigger::Drift;
 
     const GRACE: Duration = Duration::from_mins(2);
 

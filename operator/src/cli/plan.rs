@@ -15,7 +15,7 @@ use portico_provider::LoadBalancerProvider;
 use super::{Looking, Reached, answer, code};
 use crate::args::{Output, PlanArgs, ServiceName};
 use crate::connect::{Client, connect};
-use crate::planned::{ServicePlan, PlanOutcome};
+use crate::planned::{PlanOutcome, ServicePlan};
 
 /// Services that are read at the same time.
 const AT_ONCE: usize = 8;

@@ -67,23 +67,23 @@ impl Correlator {
         let object = (part(&about.namespace), part(&about.name), part(&about.uid));
         let similar = (object.clone(), notice.severity == Severity::Warning, notice.reason.clone());
         let (notice, same) = self.aggregate(similar, notice, now);
-        let (told, count) = self.sent.get_or(same, || (name, 0));
+        let (sent, count) = self.sent.get_or(same, || (name, 0));
         *count += 1;
-        let (told, count) = (told.clone(), *count);
+        let (sent, count) = (sent.clone(), *count);
         if !self.allows(object, now) {
             return Correlated::Spam;
         }
         if count == 1 {
-            Correlated::New(notice, told)
+            Correlated::New(notice, sent)
         } else {
-            Correlated::Again { name: told, count, notice }
+            Correlated::Again { name: sent, count, notice }
         }
     }
 
     /// The Event of that name is no more; what it told may be told anew.
     pub(super) fn renamed(&mut self, old: &str, name: &str) {
-        for (told, count) in self.sent.values_mut().filter(|(told, _)| told == old) {
-            name.clone_into(told);
+        for (sent, count) in self.sent.values_mut().filter(|(sent, _)| sent == old) {
+            name.clone_into(sent);
             *count = 1;
         }
     }
@@ -166,13 +166,13 @@ mod tests {
 
     /// A correlator that names Events by numbers.
     #[derive(Default)]
-    struct Told {
+    struct Notifier {
         correlator: Correlator,
         number: u32,
     }
 
-    impl Told {
-        fn tell(&mut self, name: &str, note: &str, now: Instant) -> Correlated {
+    impl Notifier {
+        fn notify(&mut self, name: &str, note: &str, now: Instant) -> Correlated {
             self.number += 1;
             self.correlator.correlate(&object(name), notice(note), self.number.to_string(), now)
         }
@@ -180,47 +180,47 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_again_is_counted_and_ten_that_are_similar_become_one() {
-        let (mut told, now) = (Told::default(), Instant::now());
-        assert_eq!(told.tell("web", "a", now), Correlated::New(notice("a"), "1".to_owned()));
+        let (mut notifier, now) = (Notifier::default(), Instant::now());
+        assert_eq!(notifier.notify("web", "a", now), Correlated::New(notice("a"), "1".to_owned()));
         let again = Correlated::Again { name: "1".to_owned(), count: 2, notice: notice("a") };
-        assert_eq!(told.tell("web", "a", now), again);
+        assert_eq!(notifier.notify("web", "a", now), again);
         for note in ["b", "c", "d", "e", "f", "g", "h", "i"] {
-            assert!(matches!(told.tell("web", note, now), Correlated::New(..)), "{note}");
+            assert!(matches!(notifier.notify("web", note, now), Correlated::New(..)), "{note}");
         }
-        let Correlated::New(combined, name) = told.tell("web", "j", now) else { panic!("the tenth") };
+        let Correlated::New(combined, name) = notifier.notify("web", "j", now) else { panic!("the tenth") };
         assert_eq!(combined.note, "(combined from similar events): j");
-        let Correlated::Again { name: same, count: 2, .. } = told.tell("web", "k", now) else {
+        let Correlated::Again { name: same, count: 2, .. } = notifier.notify("web", "k", now) else {
             panic!("eleventh")
         };
         assert_eq!(same, name);
-        assert!(matches!(told.tell("other", "k", now), Correlated::New(..)), "another object");
+        assert!(matches!(notifier.notify("other", "k", now), Correlated::New(..)), "another object");
         let later = now + SIMILAR_WITHIN * 2;
         assert!(
-            matches!(told.tell("web", "l", later), Correlated::New(it, _) if it.note == "l"),
+            matches!(notifier.notify("web", "l", later), Correlated::New(it, _) if it.note == "l"),
             "a new row"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_an_object_that_is_told_about_all_the_time_25_are_written_and_then_one_in_five_minutes() {
-        let (mut told, start) = (Told::default(), Instant::now());
-        let written = |told: &mut Told, now| {
-            (0..100).filter(|_| told.tell("web", "a", now) != Correlated::Spam).count()
+        let (mut notifier, start) = (Notifier::default(), Instant::now());
+        let written = |notifier: &mut Notifier, now| {
+            (0..100).filter(|_| notifier.notify("web", "a", now) != Correlated::Spam).count()
         };
-        assert_eq!(written(&mut told, start), 25);
-        assert_eq!(written(&mut told, start + REFILL), 1);
-        assert_eq!(written(&mut told, start + REFILL * 100), 25);
+        assert_eq!(written(&mut notifier, start), 25);
+        assert_eq!(written(&mut notifier, start + REFILL), 1);
+        assert_eq!(written(&mut notifier, start + REFILL * 100), 25);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_node_that_changes_all_day_costs_each_service_less_than_one_event_a_change() {
-        let (mut told, start) = (Told::default(), Instant::now());
+        let (mut notifier, start) = (Notifier::default(), Instant::now());
         let mut written = 0;
         for change in 0..1_000_u32 {
             let now = start + Duration::from_mins(1) * change;
             for step in ["register", "deregister", "update rules"] {
                 let note = format!("{step} node-{change}");
-                written += usize::from(told.tell("web", &note, now) != Correlated::Spam);
+                written += usize::from(notifier.notify("web", &note, now) != Correlated::Spam);
             }
         }
         assert!(written <= 25 + 1_000 / 5 + 1, "{written}");
@@ -228,11 +228,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn memory_is_bounded() {
-        let (mut told, now) = (Told::default(), Instant::now());
+        let (mut notifier, now) = (Notifier::default(), Instant::now());
         for number in 0..3 * CAPACITY {
-            told.tell(&format!("web-{number}"), "a", now);
+            notifier.notify(&format!("web-{number}"), "a", now);
         }
-        let Correlator { similar, told, tokens } = &told.correlator;
-        assert_eq!([similar.values.len(), told.values.len(), tokens.values.len()], [CAPACITY; 3]);
+        let Correlator { similar, sent, tokens } = &notifier.correlator;
+        assert_eq!([similar.values.len(), sent.values.len(), tokens.values.len()], [CAPACITY; 3]);
     }
 }

@@ -21,9 +21,9 @@ async fn park(
     set: &mut JoinSet<()>,
 ) {
     let before = permits.waiting(priority);
-    let (gate_of_task, order) = (Arc::clone(permits), Arc::clone(order));
+    let (permits_of_task, order) = (Arc::clone(permits), Arc::clone(order));
     set.spawn(async move {
-        let permit = gate_of_task.acquire(priority).await.unwrap();
+        let permit = permits_of_task.acquire(priority).await.unwrap();
         order.lock().unwrap().push(priority);
         tokio::task::yield_now().await;
         drop(permit);
@@ -49,7 +49,11 @@ async fn deletions_and_target_changes_pass_a_crowd_of_creations_which_still_get_
     while set.join_next().await.is_some() {}
     let order = order.lock().unwrap();
     let last = |wanted| order.iter().rposition(|priority| *priority == wanted).unwrap();
-    assert!(last(AttemptPriority::Serving) < 20, "ten of them within two rounds of turns: {:?}", &order[..24]);
+    assert!(
+        last(AttemptPriority::Serving) < 20,
+        "ten of them within two rounds of turns: {:?}",
+        &order[..24]
+    );
     assert!(last(AttemptPriority::Auditing) < 10, "{:?}", &order[..24]);
     assert!(order[..8].contains(&AttemptPriority::Creating), "a creation is not starved either");
     assert_eq!(order.len(), 111);
@@ -172,9 +176,9 @@ proptest! {
                 entered += 1;
             }
             assert_eq!(entered, priorities.len());
-            let (crowd, theirs) = (priorities.iter().filter(|it| **it > 0).count(), limit - limit / RESERVED);
-            let is_full = others.most() == theirs.min(crowd);
-            assert!(is_full || (crowd < priorities.len() && others.most() < theirs), "{others:?}");
+            let (others_count, theirs) = (priorities.iter().filter(|it| **it > 0).count(), limit - limit / RESERVED);
+            let is_full = others.most() == theirs.min(others_count);
+            assert!(is_full || (others_count < priorities.len() && others.most() < theirs), "{others:?}");
             assert!(all.most() <= limit.min(priorities.len()), "{all:?}");
         });
     }

@@ -60,7 +60,7 @@ pub(crate) struct CloudState {
     /// Executions under way at this moment, and the most there ever were, by group (empty: of none).
     pub(crate) inside: BTreeMap<String, (usize, usize)>,
     /// How closely each go looked.
-    pub(crate) looks: Vec<ReadMode>,
+    pub(crate) read_modes: Vec<ReadMode>,
     /// The best priority that each look's and each step's calls would have had, in their order.
     pub(crate) called_at: Vec<portico_limits::Priority>,
     pub(crate) writes: u32,
@@ -253,10 +253,10 @@ impl LoadBalancerProvider for FakeCloud {
         .await
     }
 
-    async fn observe(&self, owner: &Owner, look: ReadMode) -> Result<Option<FakeLb>, ProviderError> {
+    async fn observe(&self, owner: &Owner, read_mode: ReadMode) -> Result<Option<FakeLb>, ProviderError> {
         let best = portico_limits::best();
         let wait = self.with(|state| {
-            state.looks.push(look);
+            state.read_modes.push(read_mode);
             state.called_at.push(best);
             if best == portico_limits::Priority::Background { state.audits_wait } else { Duration::ZERO }
         });

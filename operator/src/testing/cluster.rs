@@ -1,7 +1,7 @@
 //! A cluster in memory: Services with versions and finalizers, watched by the cache.
 //!
 //! Owns: the fake API server's rules that matter here: conflicts, deletion under finalizers, status by field owner.
-//! Leaves to others: everything else about an API server, and what befalls a watch (`watch_faults`).
+//! Leaves to others: everything else about an API server, and what befalls a watch (`faults`).
 //! Invariant: every change reaches the cache and the queue, as a watch brings it.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
+use crate::cache::{Cache, Change, Followed};
 use crate::classes::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
 use crate::cluster::{Basis, Cluster, ClusterError};
 use crate::events::Notice;
@@ -23,7 +24,6 @@ use crate::queue::Queue;
 use crate::service::{self, FINALIZER, HELD_BY, ServiceKey, ServiceType};
 use crate::status::StatusPatch;
 use crate::watch::Router;
-use crate::cache::{Change, Followed, Cache};
 
 use super::watch_faults::{Delivery, WatchFaults};
 
@@ -88,7 +88,7 @@ impl Kept for LoadBalancerClassParameters {
 }
 
 impl FakeCluster {
-    /// An empty one, whose watches have this watch_faults.
+    /// An empty one, whose watches have these faults.
     pub(crate) fn new(watch_faults: WatchFaults) -> Self {
         let state = Arc::new_cyclic(|me| {
             Mutex::new(ClusterState {
@@ -287,7 +287,7 @@ impl ClusterState {
         router.take(Change::<K>::Finish, Duration::ZERO);
     }
 
-    /// What happened to an object, to who watches; or what the watch_faults makes of it.
+    /// What happened to an object, to who watches; or what the faults make of it.
     fn send<K: Kept>(&mut self, object: &str, change: &Change<K>) {
         let Some(router) = self.watcher.clone() else { return };
         let now = Instant::now();

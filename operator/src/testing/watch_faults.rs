@@ -6,7 +6,7 @@
 //!        └─▶ not at all; a relist shows what became of it, some time later
 //! ```
 //! Owns: [`WatchFaults`], what happens to each event. Leaves to others: delivering it (`cluster`).
-//! Invariants: the same seed and the same calls give the same watch_faults; the last state of every object arrives, late by
+//! Invariants: the same seed and the same calls give the same faults; the last state of every object arrives, late by
 //! seconds at most; a relist ends the watch before it, with all that is still on its way there.
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,7 +27,7 @@ pub(super) enum Delivery {
     Relist(Instant, Instant),
 }
 
-/// The watch_faults on all watches of a cluster.
+/// The faults on all watches of a cluster.
 #[derive(Debug, Default)]
 pub(crate) struct WatchFaults {
     /// `None`: calm.

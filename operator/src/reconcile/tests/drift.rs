@@ -71,7 +71,7 @@ async fn an_audit_costs_one_read_a_round_for_each_service_and_nothing_else() {
     assert_eq!((writes, cluster), (before.1, before.2), "what is as wanted is neither changed nor reported");
     let audits = reads - before.0;
     assert!((49..=51).contains(&audits), "5 Services, 10 rounds: {audits} reads");
-    let least = fixture.cloud.with(|cloud| cloud.looks.iter().rev().take(49).min().copied());
+    let least = fixture.cloud.with(|cloud| cloud.read_modes.iter().rev().take(49).min().copied());
     assert_eq!(least, Some(ReadMode::Full), "an audit believes nothing");
     assert!(running.metric("drift").is_empty() && running.metric("unexpected").is_empty());
 }
@@ -106,11 +106,14 @@ async fn drift_that_is_only_reported_stays_until_the_service_changes() {
     fixture.cluster.apply(mk_service("web"));
     settle().await;
     tamper(&fixture, "web");
-    fixture.cloud.with(|cloud| cloud.looks.clear());
+    fixture.cloud.with(|cloud| cloud.read_modes.clear());
     sleep(Duration::from_mins(30)).await;
     assert!(is_tampered(&fixture), "it was only to be reported");
-    let looks = fixture.cloud.with(|cloud| cloud.looks.clone());
-    assert!(looks.iter().all(|look| *look == ReadMode::Full) && !looks.is_empty(), "{looks:?}");
+    let read_modes = fixture.cloud.with(|cloud| cloud.read_modes.clone());
+    assert!(
+        read_modes.iter().all(|mode| *mode == ReadMode::Full) && !read_modes.is_empty(),
+        "{read_modes:?}"
+    );
     assert_eq!(fixture.conditions("web")["Synced"], "False/Drifted");
     assert_eq!(fixture.conditions("web")["LoadBalancerProvisioned"], "True/Provisioned");
     assert_eq!(fixture.reasons("web").iter().filter(|reason| *reason == "Drifted").count(), 1, "told once");

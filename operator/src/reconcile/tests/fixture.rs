@@ -13,17 +13,18 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::super::*;
-use crate::trigger::Drift;
 use crate::fence::{FenceKeeper, fence};
 use crate::gc::limit;
 use crate::metrics::Metrics;
 use crate::targets::node_removal::NodeRemovalLimits;
 use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_service, with};
+use crate::trigger::Drift;
 use crate::watch::Router;
 
 pub(super) const GRACE: Duration = Duration::from_mins(1);
 /// What the collector may delete where its limit is not the matter.
-pub(super) const MANY: limit::DeletionLimits = limit::DeletionLimits { count: 100, share: 100, window: GRACE };
+pub(super) const MANY: limit::DeletionLimits =
+    limit::DeletionLimits { count: 100, share: 100, window: GRACE };
 
 /// A running operator; dropping it is `kill -9`.
 pub(super) struct Running {

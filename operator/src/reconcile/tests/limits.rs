@@ -44,7 +44,10 @@ async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with()
     let running = fixture.start().await;
     running.node(mk_node("joined", "10.0.0.1", true)); // before anybody looks: as if it had joined meanwhile
     sleep(Duration::from_millis(50)).await;
-    assert!(running.operator.permits.waiting(crate::permits::AttemptPriority::CatchingUp) > 80, "all have a target more");
+    assert!(
+        running.operator.permits.waiting(crate::permits::AttemptPriority::CatchingUp) > 80,
+        "all have a target more"
+    );
     let ranges = Some(vec!["10.0.0.0/8".to_owned()]);
     fixture.cluster.apply(with(mk_service("s99"), |spec| spec.load_balancer_source_ranges = ranges));
     sleep(Duration::from_millis(200)).await;

@@ -49,7 +49,10 @@ async fn what_became_ours_is_provided_when_its_former_operator_has_let_go() {
         fixture.cluster.apply(moved.clone());
         settle().await;
     }
-    assert!(fixture.existing().is_empty() && fixture.conditions("web").is_empty(), "the other still holds it");
+    assert!(
+        fixture.existing().is_empty() && fixture.conditions("web").is_empty(),
+        "the other still holds it"
+    );
     assert_eq!(fixture.reasons("web"), ["WaitingForRelease"], "said once");
     // The fake keeps the annotation on apply, as a user's kubectl does; the other operator takes both off.
     let seen = fixture.cluster.get("web").unwrap();

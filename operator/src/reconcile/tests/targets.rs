@@ -6,8 +6,8 @@ use portico_provider::{Port, Targets};
 
 use super::super::*;
 use super::fixture::*;
-use crate::testing::{Refused, mk_node, mk_pod, mk_service, mk_slice, with};
 use crate::cache::Change;
+use crate::testing::{Refused, mk_node, mk_pod, mk_service, mk_slice, with};
 
 type Break = (&'static str, fn(&Fixture, Service) -> Service);
 

@@ -10,9 +10,9 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::fixture::*;
+use crate::cache::Change;
 use crate::pods::PodState;
 use crate::testing::{mk_pod, mk_service, mk_slice};
-use crate::cache::Change;
 
 /// Addresses of pods, of both families and in spellings that resolve to them, and of what no tenant may publish.
 const ADDRESSES: [&str; 8] = [
@@ -107,7 +107,7 @@ impl Model {
             Turn::Relist => {
                 router.take(Change::<PodState>::Begin, Duration::ZERO);
                 for (key, (addresses, phase)) in &self.pods {
-                    router.take(Change::Fixture(pod(*key, addresses, phase)), Duration::ZERO);
+                    router.take(Change::Stage(pod(*key, addresses, phase)), Duration::ZERO);
                 }
                 router.take(Change::<PodState>::Finish, Duration::ZERO);
             }
@@ -178,7 +178,10 @@ async fn a_refused_endpoint_is_named_with_what_to_do_and_the_others_serve() {
         cluster.events.iter().find(|(_, it)| it.reason == "EndpointsRefused").map(|(_, it)| it.note.clone())
     });
     let reported = reported.unwrap();
-    assert!(reported.contains("10.1.0.9") && reported.contains("--allow-endpoints-without-pods"), "{reported}");
+    assert!(
+        reported.contains("10.1.0.9") && reported.contains("--allow-endpoints-without-pods"),
+        "{reported}"
+    );
     assert!(!reported.contains("10.1.0.1,"), "{reported}");
 }
 
