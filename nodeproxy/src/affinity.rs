@@ -65,7 +65,10 @@ pub async fn watch(
         let rooms = match counted {
             Ok(rooms) => rooms,
             Err(error) => {
-                tracing::debug!(error = crate::run::chain(&error), "remembered clients cannot be counted");
+                tracing::debug!(
+                    error = portico_runtime::chain(&error),
+                    "remembered clients cannot be counted"
+                );
                 continue;
             }
         };

@@ -6,6 +6,7 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use ipnet::IpNet;
+use portico_runtime::log::LogFormat;
 
 pub mod command;
 pub mod conntrack;
@@ -125,15 +126,6 @@ pub enum DataplaneKind {
     Nftables,
     /// This process: it accepts connections and opens one to an endpoint for each. Endpoints see the node's address.
     Userspace,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Human,
-    /// One JSON object a line.
-    Json,
 }
 
 /// A range of ports, both ends included, written `30000-32767`.

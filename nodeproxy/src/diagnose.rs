@@ -239,7 +239,7 @@ impl Oracle {
         match tokio::task::spawn_blocking(move || recollect(&client)).await.ok()? {
             Ok(had) => had,
             Err(error) => {
-                tracing::warn!(error = crate::run::chain(&error), "remembered clients cannot be read");
+                tracing::warn!(error = portico_runtime::chain(&error), "remembered clients cannot be read");
                 None
             }
         }

@@ -1,6 +1,6 @@
 //! Events (`events.k8s.io/v1`) on Services and on this node, in the background.
 //!
-//! Owns what an Event looks like and sending it. Leaves to others what is worth one. Invariant: telling costs nothing: a full
+//! Owns sending them. Leaves to others what is worth one. Invariant: telling costs nothing: a full
 //! channel or a failing API server loses an Event, says so in the log, and stops nobody.
 
 use k8s_openapi::{
@@ -8,7 +8,6 @@ use k8s_openapi::{
         core::v1::{ObjectReference, Service},
         events::v1::Event,
     },
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
 };
 use kube::{
@@ -16,14 +15,11 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use portico_proxy_core::input::ServiceName;
+use portico_runtime::event::{self, Reporter, Severity};
 use tokio::sync::mpsc;
 
 /// Notices that may wait for the API server.
 pub const BACKLOG: usize = 64;
-/// Where Events about objects without a namespace are.
-const NODES_EVENTS: &str = "default";
-/// Limit of the API for `note`, in bytes.
-const LONGEST_NOTE: usize = 1024;
 
 /// What an Event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +47,7 @@ pub struct Notice {
 pub async fn send(mut notices: mpsc::Receiver<Notice>, client: Client, node: String) {
     while let Some(notice) = notices.recv().await {
         if let Err(error) = send_one(&client, &notice, &node).await {
-            let (about, reason, error) = (&notice.about, notice.reason, crate::run::chain(&error));
+            let (about, reason, error) = (&notice.about, notice.reason, portico_runtime::chain(&error));
             tracing::warn!(?about, reason, error, "an Event was not sent");
         }
     }
@@ -62,8 +58,8 @@ async fn send_one(client: &Client, notice: &Notice, node: &str) -> kube::Result<
         About::Service(service) => regarding_service(client, service).await?,
         About::Node => regarding_node(node),
     };
-    let namespace = regarding.namespace.clone().unwrap_or_else(|| NODES_EVENTS.to_owned());
-    let event = event(notice, regarding, &namespace, node, Timestamp::now());
+    let namespace = event::namespace(&regarding).to_owned();
+    let event = event(notice, regarding, node, Timestamp::now());
     Api::namespaced(client.clone(), &namespace).create(&PostParams::default(), &event).await.map(drop)
 }
 
@@ -91,33 +87,16 @@ fn reference(kind: &str, name: &str, uid: Option<String>) -> ObjectReference {
     }
 }
 
-fn event(
-    notice: &Notice,
-    regarding: ObjectReference,
-    namespace: &str,
-    instance: &str,
-    now: Timestamp,
-) -> Event {
+fn event(notice: &Notice, regarding: ObjectReference, instance: &str, now: Timestamp) -> Event {
     let Notice { about: _, reason, action, note } = notice;
-    let mut note = note.clone();
-    note.truncate(note.floor_char_boundary(LONGEST_NOTE));
-    Event {
-        action: Some((*action).to_owned()),
-        event_time: Some(MicroTime(now)),
-        metadata: ObjectMeta {
-            // As client-go names them: unique by time, found by the object's name.
-            name: regarding.name.as_ref().map(|name| format!("{name}.{:x}", now.as_nanosecond())),
-            namespace: Some(namespace.to_owned()),
-            ..ObjectMeta::default()
-        },
-        note: Some(note),
-        reason: Some((*reason).to_owned()),
-        regarding: Some(regarding),
-        reporting_controller: Some("portico.dev/nodeproxy".to_owned()),
-        reporting_instance: Some(instance.chars().take(128).collect()),
-        type_: Some("Warning".to_owned()),
-        ..Event::default()
-    }
+    let texts = event::Notice {
+        severity: Severity::Warning,
+        reason: (*reason).to_owned(),
+        action: (*action).to_owned(),
+        note: note.clone(),
+    };
+    let name = event::name(&regarding, now);
+    event::event(regarding, texts, name, Reporter { controller: "portico.dev/nodeproxy", instance }, now)
 }
 
 #[cfg(test)]
@@ -129,7 +108,7 @@ mod tests {
             about,
             reason: "FailedToStartServiceHealthcheck",
             action: "Listen",
-            note: "ü".repeat(LONGEST_NOTE),
+            note: "ü".repeat(event::LONGEST_NOTE),
         }
     }
 
@@ -137,18 +116,18 @@ mod tests {
     fn an_event_is_about_the_service_and_keeps_the_apis_limits() {
         let notice = mk_notice(About::Service("shop/web".parse().expect("a name")));
         let regarding = reference("Service", "web", Some("a-uid".to_owned()));
-        let event = event(&notice, regarding, "shop", &"n".repeat(200), Timestamp::UNIX_EPOCH);
+        let event = event(&notice, regarding, &"n".repeat(200), Timestamp::UNIX_EPOCH);
         let regarding = event.regarding.expect("about a Service");
         assert_eq!((regarding.kind.as_deref(), regarding.uid.as_deref()), (Some("Service"), Some("a-uid")));
         assert_eq!(event.metadata.namespace.as_deref(), Some("shop"));
-        assert_eq!(event.note.map(|note| note.len()), Some(LONGEST_NOTE));
+        assert_eq!(event.note.map(|note| note.len()), Some(event::LONGEST_NOTE));
         assert_eq!(event.reporting_instance.map(|instance| instance.len()), Some(128));
     }
 
     #[test]
     fn an_event_about_the_node_is_found_by_its_name() {
         let regarding = regarding_node("here");
-        let event = event(&mk_notice(About::Node), regarding, NODES_EVENTS, "here", Timestamp::UNIX_EPOCH);
+        let event = event(&mk_notice(About::Node), regarding, "here", Timestamp::UNIX_EPOCH);
         let regarding = event.regarding.expect("about a Node");
         assert_eq!((regarding.kind.as_deref(), regarding.uid.as_deref()), (Some("Node"), Some("here")));
         assert_eq!((regarding.namespace, event.metadata.namespace.as_deref()), (None, Some("default")));

@@ -21,6 +21,7 @@ use axum::{
     routing::any,
 };
 use portico_proxy_core::{input::ServiceName, model::HealthCheck, table::Family};
+use portico_runtime::http::{self, Connections};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -31,7 +32,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     events::{About, Notice},
     health::Health,
-    serve::{self, connections::Connections},
 };
 
 /// How often to try for a port that is taken.
@@ -110,7 +110,7 @@ impl Servers {
     }
 
     async fn start(&mut self, address: SocketAddr, answer: Answer) {
-        let listener = match serve::listen(address).await {
+        let listener = match http::listen(address) {
             Ok(listener) => listener,
             Err(error) => {
                 if self.refused.insert(address) {
@@ -125,7 +125,7 @@ impl Servers {
         let stop = CancellationToken::new();
         let answer = Arc::new(Mutex::new(answer));
         let router = router(answer.clone(), self.health.clone());
-        let task = tokio::spawn(serve::serve(listener, router, self.connections.clone(), stop.clone()));
+        let task = tokio::spawn(http::serve(listener, router, self.connections.clone(), stop.clone()));
         self.running.insert(address, Server { answer, stop: stop.drop_guard(), task });
     }
 }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     async fn mk_free_port() -> u16 {
-        let free = serve::listen(([0, 0, 0, 0], 0).into()).await.expect("any port");
+        let free = http::listen(([0, 0, 0, 0], 0).into()).expect("any port");
         free.local_addr().expect("an address").port()
     }
 

@@ -8,7 +8,7 @@ use portico_nodeproxy::{args::Args, diagnose::command::Agreement, run};
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    run::init_logging(args.logs.log_format);
+    portico_runtime::log::init(args.logs.log_format, "info");
     match run::run(args).await {
         Ok(Agreement::Agrees) => ExitCode::SUCCESS,
         Ok(Agreement::Differs) => ExitCode::FAILURE,

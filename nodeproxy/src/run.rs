@@ -9,20 +9,20 @@ use anyhow::{Context, bail};
 use futures::FutureExt;
 use kube::Client;
 use portico_proxy_core::{input::Config, model::Model};
+use portico_runtime::{
+    chain,
+    http::{self, Connections},
+    tasks::Tasks,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch as channel},
-    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     affinity, api_client,
-    args::{
-        Args, ClusterArgs, DataplaneKind, LogFormat, TrafficArgs, conntrack::ConntrackArgs,
-        local::DetectLocalMode,
-    },
+    args::{Args, ClusterArgs, DataplaneKind, TrafficArgs, conntrack::ConntrackArgs, local::DetectLocalMode},
     carrier::{self, Carrier},
     conntrack::{self, Flows, settings},
     dataplane::{
@@ -37,7 +37,7 @@ use crate::{
     health_check::{self, Servers},
     metrics::{self, Metrics},
     node::{self, Node},
-    serve::{self, connections::Connections},
+    serve,
     sync::{Outside, Sync},
     taint,
     watch::{self, Telling, first},
@@ -75,11 +75,11 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let mut tasks = Tasks::default();
     start(&args, carrier, metrics, &mut tasks, &stop).await?;
     let ended = wait(&mut tasks).await;
     stop.cancel();
-    let drained = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    let drained = tokio::time::timeout(GRACE, tasks.drain()).await;
     if drained.is_err() {
         tracing::warn!("some tasks did not end in time");
     }
@@ -112,7 +112,7 @@ fn answer_questions(
     args: &Args,
     inquiries: mpsc::Sender<Inquiry>,
     (read, recollect): (ReadKernel, Recollect),
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
     stop: &CancellationToken,
 ) {
     let path = &args.listen.admin_socket;
@@ -126,17 +126,14 @@ fn answer_questions(
     };
     let oracle = Oracle::new(inquiries, read, recollect, Ways::of_kernel());
     let token = stop.clone();
-    tasks.spawn(async move {
-        socket::serve(listener, oracle, token).await;
-        Ok(())
-    });
+    tasks.run("admin-socket", socket::serve(listener, oracle, token));
 }
 
 async fn start(
     args: &Args,
     carrier: Carrier,
     metrics: Metrics,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let name = args.cluster.hostname_override.clone().filter(|name| !name.trim().is_empty()).context(
@@ -168,7 +165,7 @@ async fn start(
     start_watches(&args.cluster, client, name, gate, telling, tasks, stop);
     let (token, checks) = (stop.clone(), Servers::new(health.clone(), connections, notices));
     spawn(tasks, "health-checks", stop, health_check::follow(published, checks).map(Ok));
-    tasks.spawn(async move { sync.run(inbox, token).await.context("sync") });
+    tasks.spawn("sync", async move { Ok(sync.run(inbox, token).await?) });
     Ok(())
 }
 
@@ -232,7 +229,7 @@ async fn start_servers(
     health: &Health,
     metrics: &Metrics,
     connections: &Connections,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let listen = &args.listen;
@@ -249,10 +246,7 @@ async fn start_servers(
     let servers = [(healthz, health_router), (exposed, metrics_router)];
     for (listener, router) in servers {
         let (connections, stop) = (connections.clone(), stop.clone());
-        tasks.spawn(async move {
-            serve::serve(listener, router, connections, stop).await;
-            Ok(())
-        });
+        tasks.run("http", http::serve(listener, router, connections, stop));
     }
     Ok(())
 }
@@ -263,7 +257,7 @@ fn lift_taint(
     sync: Sync,
     client: &Client,
     node: &str,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
     stop: &CancellationToken,
 ) -> Sync {
     if !cluster.remove_startup_taint {
@@ -280,7 +274,7 @@ fn start_watches(
     node: String,
     gate: first::Gate,
     telling: Telling,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
     stop: &CancellationToken,
 ) {
     let objects = watch::objects(client.clone(), cluster.service_proxy_name.clone(), gate, telling.clone());
@@ -294,36 +288,31 @@ fn start_watches(
 
 /// Spawns a task that should not end before `stop`.
 fn spawn(
-    tasks: &mut JoinSet<anyhow::Result<()>>,
+    tasks: &mut Tasks,
     name: &'static str,
     stop: &CancellationToken,
     task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
 ) {
     let stop = stop.clone();
-    tasks.spawn(async move {
+    tasks.spawn(name, async move {
         tokio::select! {
             () = stop.cancelled() => Ok(()),
-            ended = task => match ended.context(name) {
-                Ok(()) => bail!("task {name} ended"),
-                Err(error) => Err(error),
-            },
+            ended = task => ended,
         }
     });
 }
 
-async fn wait(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+/// Waits for a signal to end, or for the first task that ends.
+async fn wait(tasks: &mut Tasks) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        ended = tasks.join_next() => {
-            return match ended {
-                Some(ended) => ended?.and_then(|()| bail!("a task ended by itself")),
-                None => Ok(()),
-            };
+    let signalled = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
         }
     };
+    let name = tasks.first_or(signalled.map(Ok)).await?;
     tracing::info!(signal = name, "ending; the rules stay");
     Ok(())
 }
@@ -336,20 +325,4 @@ fn warn_about(traffic: &TrafficArgs) {
              masqueraded, and pods reach externalTrafficPolicy: Local Services only where these have endpoints"
         );
     }
-}
-
-/// Writes to stderr what `RUST_LOG` chooses, by default `info`.
-pub fn init_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Human => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
-}
-
-/// An error with all its causes on one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -502,7 +502,7 @@ impl Sync {
             Retry::Now | Retry::Backoff => self.backoff.next().unwrap_or(Duration::from_secs(30)),
         };
         self.failed_before = true;
-        tracing::warn!(error = %crate::run::chain(&error), reason = error.reason(), ?pause, "reading the kernel anew");
+        tracing::warn!(error = %portico_runtime::chain(&error), reason = error.reason(), ?pause, "reading the kernel anew");
         self.kernel = Kernel::Unknown(Instant::now() + pause);
         Ok(())
     }

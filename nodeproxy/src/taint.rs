@@ -28,7 +28,7 @@ pub async fn follow(mut due: watch::Receiver<bool>, client: Client, node: String
             .build();
         while let Err(error) = lift(&nodes, &node).await {
             let (pause, error) =
-                (pauses.next().unwrap_or(Duration::from_secs(30)), crate::run::chain(&error));
+                (pauses.next().unwrap_or(Duration::from_secs(30)), portico_runtime::chain(&error));
             tracing::warn!(taint = NOT_READY, error, ?pause, "the startup taint stays for now; pods wait");
             sleep(pause).await;
         }

@@ -295,7 +295,7 @@ async fn follow<T: Told, N: Clone + Eq + Send>(
         let complete = match &event {
             Ok(event) => matches!(event, watcher::Event::InitDone),
             Err(error) => {
-                tracing::warn!(?source, error = %crate::run::chain(error), "a watch failed; trying again");
+                tracing::warn!(?source, error = %portico_runtime::chain(error), "a watch failed; trying again");
                 source == Source::ServiceCidrs && is_denied(error)
             }
         };

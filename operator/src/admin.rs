@@ -4,11 +4,12 @@
 //! /livez /healthz /readyz /metrics   everybody
 //! /plan                              loopback, or a bearer token whose user may get the URL (`access`)
 //! ```
-//! Owns: the paths. Leaves to others: what is counted and planned, who may read plans (`access`), connections (`listener`).
+//! Owns: the paths. Leaves to others: what is counted and planned, who may read plans (`access`), connections (the runtime crate).
 //! Invariants: neither the provider nor the lease makes a pod unready: a standby is ready to take over, and a
 //! restart does not mend a cloud. What shows Services is shown to nobody unasked, and however many ask, it is planned once at a
 //! time, beside the threads that renew the lease.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,20 +19,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kube::Client;
 use portico_provider::LoadBalancerProvider;
-use prometheus_client::encoding::text::encode;
+use portico_runtime::http::{self, Connections};
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::cluster::Cluster;
 use crate::reconcile::Operator;
 
 mod access;
-mod listener;
 mod plans;
 
 use access::Access;
-pub(crate) use listener::Listener;
-use listener::Peer;
 use plans::Plans;
 
 /// The path of the plans, which is also the `nonResourceURL` that RBAC grants.
@@ -68,7 +68,7 @@ impl Admin {
 }
 
 /// Serves until the process ends.
-pub(crate) async fn serve(listener: Listener, admin: Admin) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
     let alive = || async { "ok\n" };
     let router = Router::new()
         .route("/livez", get(alive))
@@ -77,7 +77,7 @@ pub(crate) async fn serve(listener: Listener, admin: Admin) -> std::io::Result<(
         .route("/metrics", get(metrics))
         .route(PLAN, get(plan))
         .with_state(admin);
-    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await
+    http::serve(listener, router, Connections::default(), CancellationToken::new()).await;
 }
 
 async fn ready(State(Admin { cache, .. }): State<Admin>) -> Response {
@@ -92,18 +92,13 @@ async fn ready(State(Admin { cache, .. }): State<Admin>) -> Response {
 }
 
 async fn metrics(State(Admin { registry, .. }): State<Admin>) -> Response {
-    let mut text = String::new();
-    if encode(&mut text, &registry).is_err() {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    http::exposition(&registry)
 }
 
 /// By what was read last, so that asking costs the provider nothing; JSON, as `portico-operator plan -o json` prints it.
 async fn plan(
     State(Admin { plans, access, .. }): State<Admin>,
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
     if let Err(refusal) = access.check(peer, &headers, PLAN).await {

@@ -11,6 +11,7 @@ use clap::{Args as Group, Parser, ValueEnum};
 use k8s_openapi::jiff::SignedDuration;
 use portico_limits::Pace;
 use portico_provider_aws::Quota;
+use portico_runtime::log::LogFormat;
 
 use crate::desired::GroupScope;
 use crate::leader::Candidate;
@@ -211,15 +212,6 @@ pub(crate) struct ProcessArgs {
     /// How log lines look; `RUST_LOG` chooses which
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people.
-    Human,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Flags that contradict each other.

@@ -29,12 +29,12 @@ use crate::cluster::{ApiServer, ReadOnly};
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};
 use crate::metrics::Metrics;
-use crate::operation::chain;
 use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
 use crate::trigger::Drift;
 use crate::watch::Router;
+use portico_runtime::chain;
 
 mod gc;
 mod plan;

@@ -1,6 +1,6 @@
 //! Events (`events.k8s.io/v1`) on Services, in the background.
 //!
-//! Owns: [`Notice`], its Event, and sending it. Leaves to others: what is worth one (`status`, `reconcile`), and how many
+//! Owns: sending them. Leaves to others: what is worth one (`status`, `reconcile`), and how many
 //! of them are written (`correlator`).
 //! Invariants: telling costs a reconcile nothing: a full channel or a failing API server loses an Event, counts it,
 //! and stops nobody. kube-runtime's Recorder is not used: it folds Events of one reason into a series that keeps
@@ -8,10 +8,12 @@
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::{Event, EventSeries};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use portico_runtime::event;
+pub(crate) use portico_runtime::event::{Notice, Severity};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -19,37 +21,13 @@ use tokio::time::Instant;
 use crate::cluster::FIELD_MANAGER;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
-use crate::operation::chain;
+use portico_runtime::chain;
 
 mod correlator;
 
 use correlator::{Correlated, Correlator};
 
-/// Limits of the API: `reason` and `action` 128, `note` 1 KiB, `reportingInstance` 128.
-const LONGEST_NOTE: usize = 1_024;
-const LONGEST_WORD: usize = 128;
 const BACKLOG: usize = 1_024;
-
-/// `type` of an Event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Severity {
-    /// As it should be.
-    Normal,
-    /// A user should look.
-    Warning,
-}
-
-/// Something to tell about a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Notice {
-    pub(crate) severity: Severity,
-    /// A CamelCase word: why.
-    pub(crate) reason: String,
-    /// What was being done.
-    pub(crate) action: String,
-    /// A sentence.
-    pub(crate) note: String,
-}
 
 /// Where Events are handed in.
 #[derive(Clone, Debug)]
@@ -70,7 +48,7 @@ pub(crate) struct Sender {
 /// Both ends; `instance` is this process's identity.
 pub(crate) fn reporter(instance: &str, metrics: &Metrics) -> (Reporter, Sender) {
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    let instance = cut(instance.to_owned(), LONGEST_WORD);
+    let instance = instance.to_owned();
     (
         Reporter { channel: sender, metrics: metrics.clone() },
         Sender { channel: receiver, metrics: metrics.clone(), instance, correlator: Correlator::default() },
@@ -92,7 +70,7 @@ impl Sender {
         while let Some((about, notice)) = self.channel.recv().await {
             fence.opened().await;
             let (reason, now) = (notice.reason.clone(), Timestamp::now());
-            let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+            let namespace = event::namespace(&about).to_owned();
             let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
             match self.send(&api, about, notice, now).await {
                 Ok(()) => {}
@@ -107,6 +85,10 @@ impl Sender {
         }
     }
 
+    fn reporter(&self) -> event::Reporter<'_> {
+        event::Reporter { controller: "portico.dev/operator", instance: &self.instance }
+    }
+
     async fn send(
         &mut self,
         api: &Api<Event>,
@@ -114,10 +96,10 @@ impl Sender {
         notice: Notice,
         now: Timestamp,
     ) -> kube::Result<()> {
-        let new = name(&about, now);
+        let new = event::name(&about, now);
         match self.correlator.correlate(&about, notice, new.clone(), Instant::now()) {
             Correlated::New(notice, name) => {
-                create(api, &event(about, notice, name, &self.instance, now)).await
+                create(api, &event::event(about, notice, name, self.reporter(), now)).await
             }
             Correlated::Again { name, count, notice } => {
                 let series = json!({ "series": EventSeries { count, last_observed_time: MicroTime(now) } });
@@ -127,7 +109,7 @@ impl Sender {
                     // API servers keep Events for an hour.
                     Err(kube::Error::Api(status)) if status.code == 404 => {
                         self.correlator.renamed(&name, &new);
-                        create(api, &event(about, notice, new, &self.instance, now)).await
+                        create(api, &event::event(about, notice, new, self.reporter(), now)).await
                     }
                     answer => answer.map(drop),
                 }
@@ -145,46 +127,11 @@ async fn create(api: &Api<Event>, event: &Event) -> kube::Result<()> {
     api.create(&params, event).await.map(drop)
 }
 
-/// As client-go names them: unique by time, found by the object's name. Names end at 253.
-fn name(about: &ObjectReference, now: Timestamp) -> String {
-    let subject = about.name.clone().unwrap_or_default();
-    format!("{}.{:x}", cut(subject, 200), now.as_nanosecond())
-}
-
 /// A namespace that is being deleted takes no more Events, and its Services say their last word in it: no fault.
 fn is_end_of_namespace(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
     let causes = status.details.iter().flat_map(|details| &details.causes);
     causes.into_iter().any(|it| it.reason == "NamespaceTerminating")
-}
-
-fn event(about: ObjectReference, notice: Notice, name: String, instance: &str, now: Timestamp) -> Event {
-    let Notice { severity, reason, action, note } = notice;
-    let type_ = match severity {
-        Severity::Normal => "Normal",
-        Severity::Warning => "Warning",
-    };
-    Event {
-        action: Some(cut(action, LONGEST_WORD)),
-        event_time: Some(MicroTime(now)),
-        metadata: ObjectMeta {
-            name: Some(name),
-            namespace: about.namespace.clone(),
-            ..ObjectMeta::default()
-        },
-        note: Some(cut(note, LONGEST_NOTE)),
-        reason: Some(cut(reason, LONGEST_WORD)),
-        regarding: Some(about),
-        reporting_controller: Some("portico.dev/operator".to_owned()),
-        reporting_instance: Some(instance.to_owned()),
-        type_: Some(type_.to_owned()),
-        ..Event::default()
-    }
-}
-
-fn cut(mut text: String, longest: usize) -> String {
-    text.truncate(text.floor_char_boundary(longest));
-    text
 }
 
 #[cfg(test)]
@@ -203,21 +150,5 @@ mod tests {
         };
         assert!(is_end_of_namespace(&answer("NamespaceTerminating")));
         assert!(!is_end_of_namespace(&answer("FieldValueForbidden")));
-    }
-
-    #[test]
-    fn an_event_keeps_within_the_limits_of_the_api() {
-        let about = ObjectReference { name: Some("web".to_owned()), ..ObjectReference::default() };
-        let notice = Notice {
-            severity: Severity::Warning,
-            reason: "QuotaExceeded".to_owned(),
-            action: "Provisioned".to_owned(),
-            note: "ü".repeat(2_000),
-        };
-        let name = name(&about, Timestamp::UNIX_EPOCH);
-        let event = event(about, notice, name, "pod-1", Timestamp::UNIX_EPOCH);
-        assert_eq!(event.note.unwrap().len(), LONGEST_NOTE);
-        assert_eq!(event.type_.as_deref(), Some("Warning"));
-        assert!(event.metadata.name.unwrap().starts_with("web."));
     }
 }

@@ -29,7 +29,6 @@ mod gc;
 mod inventory;
 mod leader;
 mod locks;
-mod log;
 mod metrics;
 mod operation;
 mod options;
@@ -46,7 +45,6 @@ mod stages;
 mod status;
 mod table;
 mod targets;
-mod tasks;
 #[cfg(test)]
 mod testing;
 mod track;
@@ -63,5 +61,4 @@ pub use classes::{
     ParametersStatus, ProxyProtocolParameter, SchemeParameter, TargetKindParameter,
 };
 pub use cli::{error_text, main as execute};
-pub use log::init as init_log;
 pub use options::{ANNOTATIONS, AnnotationSpec};

@@ -5,12 +5,13 @@
 
 use std::process::ExitCode;
 
-use portico_operator::{Command, error_text, execute, init_log};
+use portico_operator::{Command, error_text, execute};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Command::parse();
-    init_log(&command);
+    let (format, level) = command.log();
+    portico_runtime::log::init(format, level);
     // Nobody else installs one, so this is the first.
     drop(rustls::crypto::ring::default_provider().install_default());
     match execute(command).await {

@@ -6,7 +6,6 @@
 //! load balancer means that a fresh read showed nothing at all.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::time::Duration;
 
 use portico_limits::{Priority, at_best};
@@ -14,6 +13,7 @@ use portico_provider::{
     Backends, Desired, Field, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, PlannedStep,
     ProviderError, ReadMode, Retry, ServiceUid, SpecHash,
 };
+use portico_runtime::chain;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -442,23 +442,4 @@ fn without_steps<S>(plan: &Plan<S>, want: &Want, exists: bool) -> End {
 /// A provider's error with all its causes, for a user.
 pub(crate) fn failed(error: &ProviderError) -> End {
     End::Failed { reason: error.reason(), message: chain(error), retry: error.retry() }
-}
-
-/// An error and its causes in one line. Of an API server's refusal only its message: kube prints the whole answer.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut texts = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(kube::Error::Api(status)) = error.downcast_ref() {
-            texts.push(format!("{} ({} {})", status.message, status.code, status.reason));
-            break;
-        }
-        // Many an error says what its cause says, too.
-        let text = error.to_string();
-        if texts.last().is_none_or(|last: &String| !last.contains(&text)) {
-            texts.push(text);
-        }
-        next = error.source();
-    }
-    texts.join(": ")
 }

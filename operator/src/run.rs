@@ -31,12 +31,14 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
 use portico_limits::Limiter;
 use portico_provider::{ClusterUid, LoadBalancerProvider};
+use portico_runtime::http;
+use portico_runtime::tasks::Tasks;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Admin, Listener};
+use crate::admin::{self, Admin};
 use crate::args::{Args, Election, ProcessArgs, WorkArgs};
 use crate::cache::Cache;
 use crate::classes::LoadBalancerClassParameters;
@@ -50,7 +52,6 @@ use crate::metrics::limiters::LimiterMetrics;
 use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
-use crate::tasks::Tasks;
 use crate::watch::{ENDPOINTS_SETTLE, PODS_SETTLE, Router, follow};
 
 /// How long handing the lease over may take. With `--shutdown-grace` it is less than a pod has to end, which is 30 s.
@@ -76,7 +77,7 @@ pub(crate) async fn cluster_uid(client: &Client) -> anyhow::Result<ClusterUid> {
     let read = || async { api.get("kube-system").await };
     let patience = ExponentialBuilder::default().with_max_times(7);
     let warn = |error: &kube::Error, after: Duration| {
-        tracing::warn!(error = crate::operation::chain(error), ?after, "API server does not answer yet");
+        tracing::warn!(error = portico_runtime::chain(error), ?after, "API server does not answer yet");
     };
     let namespace = read.retry(patience).notify(warn).await.context("the cluster's UID cannot be read")?;
     let uid = namespace.metadata.uid.context("Namespace kube-system has no UID")?;
@@ -151,9 +152,9 @@ impl Setup {
         let operator = Operator::new(parts, settings);
         let mut tasks = Tasks::default();
         let listener =
-            Listener::bind(admin_address).with_context(|| format!("--admin-address {admin_address}"))?;
+            http::listen(admin_address).with_context(|| format!("--admin-address {admin_address}"))?;
         let admin = Admin::of(&operator, registry, client.clone());
-        tasks.spawn("admin", admin::serve(listener, admin).map(|served| served.map_err(Into::into)));
+        tasks.run("admin", admin::serve(listener, admin));
         watch(&mut tasks, &client, &router);
         if operator.settings.follows_pods(&operator.capabilities) {
             let pods = follow::<PodState>(Api::all(client.clone()), router.clone(), PODS_SETTLE);

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::backoff;
 use crate::cluster::Cluster;
 use crate::metrics::{CallResult, Reconciled};
-use crate::operation::chain;
 use crate::reconcile::{Operator, ReconcileResult};
 use crate::watch::Router;
+use portico_runtime::chain;
 
 /// The longest a complete listing may take, all pages together.
 const LISTING_TIMEOUT: Duration = Duration::from_mins(2);

@@ -151,7 +151,7 @@ async fn converse(stream: UnixStream, oracle: &Oracle) -> io::Result<()> {
     timeout(PATIENCE, BufReader::new(reading.take(LONGEST)).read_line(&mut line)).await??;
     let answer = match serde_json::from_str::<Question>(&line) {
         Ok(question) => oracle.answer(&question).await.unwrap_or_else(|error| {
-            let chain = crate::run::chain(&error);
+            let chain = portico_runtime::chain(&error);
             tracing::debug!(reason = error.reason(), error = chain, "a question without an answer");
             Answer::Error(chain)
         }),

@@ -119,7 +119,7 @@ impl Audience {
             Ok(count) => self.metrics.deleted_flows(family, count),
             Err(error) => {
                 let reason = error.reason();
-                tracing::warn!(error = %crate::run::chain(&error), reason, "stale UDP flows stay for now");
+                tracing::warn!(error = %portico_runtime::chain(&error), reason, "stale UDP flows stay for now");
             }
         }
     }

@@ -78,7 +78,7 @@ async fn get<T: Told>(client: &Client, namespace: &str, which: &ListParams) -> V
     let api: Api<Read<T>> = Api::namespaced(client.clone(), namespace);
     let error = match timeout(WITHIN, api.list(which)).await {
         Ok(Ok(list)) => return list.items,
-        Ok(Err(error)) => crate::run::chain(&error),
+        Ok(Err(error)) => portico_runtime::chain(&error),
         Err(elapsed) => elapsed.to_string(),
     };
     let kind = Read::<T>::kind(&());

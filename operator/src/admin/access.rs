@@ -19,7 +19,7 @@ use kube::{Api, Client};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::operation::chain;
+use portico_runtime::chain;
 
 /// How long a token that passed is not reviewed again.
 const CACHED_FOR: Duration = Duration::from_secs(10);

@@ -11,8 +11,8 @@ use axum::body::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::operation::chain;
 use crate::planned::ServicePlan;
+use portico_runtime::chain;
 
 /// How long an answer is given again.
 const FRESH: Duration = Duration::from_secs(5);

@@ -76,10 +76,10 @@ fn mk_admin(reviews: &Reviews, make: impl Fn() + Send + Sync + 'static) -> Admin
 
 /// A served port on both families.
 fn start(admin: Admin) -> (u16, JoinSet<()>) {
-    let listener = Listener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)).unwrap();
-    let port = listener.address().port();
+    let listener = http::listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
     let mut server = JoinSet::new();
-    server.spawn(async move { serve(listener, admin).await.unwrap() });
+    server.spawn(async move { serve(listener, admin).await });
     (port, server)
 }
 
@@ -227,13 +227,13 @@ async fn idle_connections_keep_no_probe_out() {
 #[tokio::test]
 async fn an_unspecified_address_of_either_family_answers_on_both() {
     for unspecified in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
-        let listener = Listener::bind(SocketAddr::new(unspecified, 0)).unwrap();
-        let port = listener.address().port();
+        let listener = http::listen(SocketAddr::new(unspecified, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
         for client in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             TcpStream::connect(SocketAddr::new(client, port)).await.unwrap();
         }
     }
-    let only = Listener::bind(v4(0)).unwrap();
-    let other = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), only.address().port());
+    let only = http::listen(v4(0)).unwrap();
+    let other = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), only.local_addr().unwrap().port());
     assert!(TcpStream::connect(other).await.is_err(), "an address that is named is that one");
 }

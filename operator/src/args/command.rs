@@ -10,7 +10,9 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
 use super::work::NodeArgs;
-use super::{Args, ClassArgs, LogFormat, ProviderArgs, duration};
+use portico_runtime::log::LogFormat;
+
+use super::{Args, ClassArgs, ProviderArgs, duration};
 use crate::service::ServiceKey;
 
 /// Takes Services through their stages, and provisions their load balancers.
@@ -126,7 +128,7 @@ impl Command {
     }
 
     /// How log lines look: subcommands that print say only what went wrong.
-    pub(crate) fn log_format(&self) -> (LogFormat, &'static str) {
+    pub fn log(&self) -> (LogFormat, &'static str) {
         match self {
             Self::Run(args) => (args.process.log_format, "info"),
             // It waits for minutes, and says for what.

@@ -16,8 +16,8 @@ use super::{ClassRules, Plain, Resolved, RulesByClass, by_name, condition, resol
 use crate::backoff;
 use crate::cluster::Cluster;
 use crate::desired;
-use crate::operation::chain;
 use crate::reconcile::Operator;
+use portico_runtime::chain;
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     /// What counts for Services of one of our classes.

@@ -124,7 +124,7 @@ fn request(
 }
 
 fn failed(operation: &'static str, error: &(dyn Error + 'static)) -> LeaseError {
-    LeaseError { operation, message: crate::operation::chain(error) }
+    LeaseError { operation, message: portico_runtime::chain(error) }
 }
 
 /// The version is `spec` as the API server writes it.

@@ -55,7 +55,7 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
         ),
         (false, None) if ready => {
             let addresses: Vec<String> = serving.iter().map(ToString::to_string).collect();
-            let message = format!("serving at {}{}", addresses.join(" and "), foreign(observed));
+            let message = format!("serving at {}", addresses.join(" and "));
             fact(Topic::Provisioned, Truth::True, "Provisioned", message)
         }
         _ => {
@@ -69,20 +69,22 @@ pub(crate) fn report(desired: &LoadBalancer, observed: Option<&Observed>, config
     let healthy = observed
         .nodes()
         .map(|nodes| health::fact(&desired.ip_families, &nodes, fitting(desired, observed, config)));
-    let facts = std::iter::once(provisioned).chain(healthy).chain(accepted(desired, observed, config));
+    let facts = std::iter::once(provisioned)
+        .chain(healthy)
+        .chain(accepted(desired, observed, config))
+        .chain(foreign(observed));
     Report { ingress, ready, facts: facts.collect(), unread: Vec::new() }
 }
 
-/// What others have there, and keep.
-fn foreign(observed: &Observed) -> String {
+/// Forwarding rules of others on this Service's backend service; Portico leaves them.
+fn foreign(observed: &Observed) -> Option<Fact> {
     let rules: Vec<&str> = observed.foreign_rules().into_iter().collect();
-    if rules.is_empty() {
-        return String::new();
-    }
-    format!(
-        "; forwarding rules that are not Portico's send to its backend service, too, and stay: {}",
+    let message = format!(
+        "forwarding rules that Portico did not create send to its backend service: {}; delete them by hand if they should \
+         not",
         rules.join(", ")
-    )
+    );
+    (!rules.is_empty()).then(|| fact(Topic::NothingForeign, Truth::False, "ForeignRule", message))
 }
 
 /// How many nodes are to be in its groups.

@@ -50,7 +50,10 @@ impl Here {
         let present = match (self.addresses)() {
             Ok(present) => present,
             Err(error) => {
-                tracing::warn!(error = crate::run::chain(&error), "the node's addresses cannot be listed");
+                tracing::warn!(
+                    error = portico_runtime::chain(&error),
+                    "the node's addresses cannot be listed"
+                );
                 return BTreeSet::new();
             }
         };

@@ -64,7 +64,7 @@ async fn serve(client: TcpStream, peer: SocketAddr, pool: Arc<Pool>, proxy: Arc<
     proxy.counters.open_connections.inc();
     if let Err(error) = carry(client, peer.ip(), &pool, &proxy).await {
         let frontend = pool.key().frontend;
-        tracing::debug!(%frontend, %peer, error = crate::run::chain(&error), "a connection ended early");
+        tracing::debug!(%frontend, %peer, error = portico_runtime::chain(&error), "a connection ended early");
     }
     proxy.counters.open_connections.dec();
     drop(share);

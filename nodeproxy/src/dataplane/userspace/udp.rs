@@ -142,7 +142,7 @@ impl Flows {
             self.proxy.files.exhausted();
         }
         let frontend = self.pool.key().frontend;
-        tracing::debug!(%frontend, %client, error = crate::run::chain(error), "a datagram was dropped");
+        tracing::debug!(%frontend, %client, error = portico_runtime::chain(error), "a datagram was dropped");
     }
 
     /// The client's flow, or a new one.

@@ -3,7 +3,7 @@
 //! Owns: what a user is told of them, and that nothing is made twice or left behind. Leaves to others: things that were never
 //! ours (`foreign`). Invariant: a plan and the collector see the same.
 
-use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, ReadMode};
+use portico_provider::{Desired, LoadBalancer, LoadBalancerProvider, ReadMode, Topic};
 use portico_provider_gce::resource::{Id, Kind};
 
 use crate::emulator::{Emulator, REGION, is_write};
@@ -101,8 +101,11 @@ async fn a_rule_of_somebody_elses_on_our_backend_service_stays_and_is_named() {
     let observed = provider.observe(&desired.owner, ReadMode::Full).await.unwrap();
     assert!(fixture.emulator.log().split_off(before).iter().all(|line| !is_write(line)), "it is left");
     let report = provider.report(&desired, observed.as_ref());
-    let reported = &report.facts[0].message;
-    assert!(report.ready && reported.contains("by-hand"), "{reported}");
+    let foreign = report.facts.iter().find(|fact| fact.topic == Topic::NothingForeign).unwrap();
+    assert!(
+        report.ready && foreign.reason == "ForeignRule" && foreign.message.contains("by-hand"),
+        "{foreign:?}"
+    );
     // It holds the backend service: that is told, by its name and with what to do.
     let (_, error) = persist(&fixture, &provider, Desired::Absent(&desired.owner)).await;
     let error = error.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! HTTP connections of health ports and metrics, and what a client of them may cost.
+//! HTTP connections, and what a client may cost.
 //!
 //! Owns the limits: how long a request may take to come, how long a connection lives, how many there are in all. Invariant:
 //! whatever clients do, the next one is answered: at the limit the oldest connection gives way.
@@ -94,7 +94,7 @@ mod tests {
 
     /// A server that says "well"; it stops with the guard.
     async fn mk_server() -> (SocketAddr, tokio_util::sync::DropGuard) {
-        let listener = listen(([127, 0, 0, 1], 0).into()).await.expect("any port");
+        let listener = listen(([127, 0, 0, 1], 0).into()).expect("any port");
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
         let router = Router::new().route("/", get(|| async { "well" }));

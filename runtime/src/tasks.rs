@@ -1,7 +1,6 @@
 //! Named tasks of which none may end.
 //!
-//! Owns: noticing which one did, and why. Leaves to others: what follows.
-//! Invariant: dropping the set ends every task in it.
+//! Owns: noticing which task ended, and why. Leaves to others: what follows. Invariant: dropping the set ends every task.
 
 use std::collections::HashMap;
 
@@ -10,14 +9,14 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 
 /// Tasks by name.
 #[derive(Debug, Default)]
-pub(crate) struct Tasks {
+pub struct Tasks {
     set: JoinSet<anyhow::Result<()>>,
     names: HashMap<Id, (&'static str, AbortHandle)>,
 }
 
 impl Tasks {
-    /// Starts one that may fail.
-    pub(crate) fn spawn(
+    /// Starts a task that may fail.
+    pub fn spawn(
         &mut self,
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -26,19 +25,16 @@ impl Tasks {
         self.names.insert(handle.id(), (name, handle));
     }
 
-    /// Starts one that cannot.
-    pub(crate) fn run(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    /// Starts a task that cannot fail.
+    pub fn run(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn(name, async {
             task.await;
             Ok(())
         });
     }
 
-    /// Waits for `end`, which is a good one, or for the first task to end, which is not.
-    pub(crate) async fn first_or(
-        &mut self,
-        end: impl Future<Output = anyhow::Result<()>>,
-    ) -> anyhow::Result<()> {
+    /// Waits for `end`, or for the first task that ends: that is an error, which names the task.
+    pub async fn first_or<T>(&mut self, end: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         tokio::select! {
             ended = end => ended,
             (name, ended) = self.next() => {
@@ -48,14 +44,19 @@ impl Tasks {
         }
     }
 
+    /// Waits until all tasks have ended by themselves.
+    pub async fn drain(&mut self) {
+        while self.set.join_next().await.is_some() {}
+    }
+
     /// Ends the tasks of a name.
-    pub(crate) fn stop(&mut self, stopped: &str) {
+    pub fn stop(&mut self, stopped: &str) {
         let named = self.names.values().filter(|(name, _)| *name == stopped);
         named.for_each(|(_, handle)| handle.abort());
     }
 
     /// Waits for a task to end by itself; at once if it has ended.
-    pub(crate) async fn finished(&mut self, awaited: &str) {
+    pub async fn finished(&mut self, awaited: &str) {
         while self.names.values().any(|(name, _)| *name == awaited) {
             let (name, ended) = self.next().await;
             if let Err(error) = ended {
@@ -88,9 +89,12 @@ mod tests {
         let mut tasks = Tasks::default();
         tasks.run("steady", pending());
         tasks.spawn("fragile", async { Err(anyhow!("it broke")) });
-        let error = tasks.first_or(pending()).await.unwrap_err();
+        let error = tasks.first_or(pending::<anyhow::Result<()>>()).await.unwrap_err();
         assert_eq!(format!("{error:#}"), "task fragile: it broke");
         tasks.run("short", async {});
-        assert_eq!(tasks.first_or(pending()).await.unwrap_err().to_string(), "task short ended");
+        assert_eq!(
+            tasks.first_or(pending::<anyhow::Result<()>>()).await.unwrap_err().to_string(),
+            "task short ended"
+        );
     }
 }
