@@ -13,9 +13,9 @@ use portico_limits::Pace;
 use portico_provider_aws::Quota;
 use portico_runtime::log::LogFormat;
 
+use crate::admission::EndpointScope;
 use crate::desired::GroupScope;
 use crate::leader::Candidate;
-use crate::pods::EndpointScope;
 use crate::service::{self, ClassRule};
 
 mod command;

@@ -18,14 +18,15 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::events::Severity;
 use crate::locks::HeldLocks;
-use crate::operation::{self, End, Mode, Operation, Want, WantDigest};
+use crate::operation::{self, End, Operation};
 use crate::permits::{AttemptPriority, Permit};
 use crate::reconcile::Operator;
 use crate::service::{self, ServiceKey};
 use crate::stages::Work;
 use crate::status::SYNCED;
 use crate::track::{Decision, Phase, Track};
-use crate::trigger::{self, Trigger};
+use crate::trigger::{self, Mode, Trigger};
+use crate::want::{Want, WantDigest};
 
 impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     /// Decides, and has a go if it is time. `exists`: the snapshot shows something.

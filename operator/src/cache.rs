@@ -15,7 +15,7 @@ use portico_provider::NodeName;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::classes::LoadBalancerClassParameters;
+use crate::class_parameters::LoadBalancerClassParameters;
 use crate::pods::{self, PodKey, PodState};
 use crate::service::{self, ServiceKey};
 use crate::table::{Changed, Received, Table};

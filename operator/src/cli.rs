@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use crate::args::{Command, Output, Reach};
 use crate::cache::{Cache, Change, Followed};
-use crate::classes::LoadBalancerClassParameters;
+use crate::class_parameters::LoadBalancerClassParameters;
 use crate::cluster::{ApiServer, ReadOnly};
 use crate::events;
 use crate::fence::{Fence, FenceKeeper, fence};

@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
+use crate::class_parameters::{LoadBalancerClassParameters, ParametersCondition};
 use crate::events::Notice;
 use crate::service::ServiceKey;
-use crate::status::StatusPatch;
+use crate::status::{Basis, StatusPatch};
 
 mod api;
 mod read_only;
 
-pub(crate) use api::{ApiServer, FIELD_MANAGER, client};
+pub(crate) use api::{ApiServer, client};
 pub(crate) use read_only::ReadOnly;
 
 /// What this operator does to the cluster.
@@ -66,16 +66,6 @@ pub(crate) trait Cluster: Send + Sync + 'static {
 
     /// Tells something about a Service; never fails, never waits.
     fn report_event(&self, about: &Service, notice: Notice);
-}
-
-/// What the addresses of a status are written from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Basis {
-    /// The provider reports them: true whatever the Service has become.
-    Provider,
-    /// The Service shows them, or they go. Refused as [`ClusterError::Conflict`] if it is no longer as it was seen: one
-    /// that was seen before its address was published would take that away.
-    Seen,
 }
 
 /// A write or read that failed. Display names the operation; the cause is the source.

@@ -16,9 +16,9 @@ use portico_provider::{
     ServiceName, SessionAffinity, TargetKind, Targets,
 };
 
-use crate::classes::{ClassRules, Ruled};
+use crate::admission::Admission;
+use crate::classes::rules::{ClassRules, Ruled};
 use crate::options::{self, Annotated, GroupRef};
-use crate::pods::Admission;
 use crate::problem::{Problem, ProblemKind};
 use crate::service;
 use crate::targets::{self, SliceState};

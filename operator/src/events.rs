@@ -18,9 +18,9 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::cluster::FIELD_MANAGER;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
+use crate::service::FIELD_MANAGER;
 use portico_runtime::chain;
 
 mod correlator;

@@ -15,10 +15,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::cluster::Cluster;
 use crate::metrics::Collected;
-use crate::operation::Want;
 use crate::reconcile::Operator;
 use crate::service::{self, ServiceKey};
 use crate::track::Decision;
+use crate::want::Want;
 
 pub(crate) mod limit;
 

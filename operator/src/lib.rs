@@ -13,11 +13,13 @@
 //! Invariant: everything is recoverable from the cluster and the provider; memory only saves work.
 
 mod admin;
+mod admission;
 mod args;
 mod attempt;
 mod audit;
 mod backoff;
 mod cache;
+mod class_parameters;
 mod classes;
 mod cli;
 mod cluster;
@@ -52,11 +54,12 @@ mod tracks;
 mod trigger;
 mod version;
 mod view;
+mod want;
 mod watch;
 mod worker;
 
 pub use args::Command;
-pub use classes::{
+pub use class_parameters::{
     ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, ParametersCondition,
     ParametersStatus, ProxyProtocolParameter, SchemeParameter, TargetKindParameter,
 };

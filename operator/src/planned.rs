@@ -10,11 +10,13 @@ use portico_provider::{Backends, LoadBalancerProvider, ReadMode};
 use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::operation::{End, Mode, Operation, Want};
+use crate::operation::{End, Operation};
 use crate::reconcile::Operator;
 use crate::service::ServiceKey;
 use crate::stages::Work;
+use crate::trigger::Mode;
 use crate::view::PlanView;
+use crate::want::Want;
 
 /// What there is to do for one Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

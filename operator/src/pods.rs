@@ -1,20 +1,16 @@
 //! Addresses of pods: whether an endpoint is a pod of its Service's own namespace.
 //!
-//! Owns: [`PodState`], the slim form of a Pod that is watched, and the rule that endpoints are held against. Leaves to others: watching
-//! (`watch`), choosing targets (`targets`).
+//! Owns: [`PodState`], the slim form of a Pod that is watched, Leaves to others: watching (`watch`), choosing targets
+//! (`targets`), which endpoints may be targets (`admission`).
 //! Invariants: an EndpointSlice is its author's word, `targetRef` included, and never proves anything; a pod that has ended
 //! has no address, since another pod may have it by now. A pod costs its name and its addresses, and nothing else.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
-
-use crate::cache::Cache;
-use crate::service::ServiceKey;
 
 /// Pods that are listed and watched; one that has ended keeps `status.podIPs` until it is deleted.
 pub(crate) const ALIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -86,37 +82,5 @@ impl kube::Resource for PodState {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
-    }
-}
-
-/// Which addresses of EndpointSlices may be pod targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum EndpointScope {
-    /// Those that a pod of the Service's namespace has.
-    #[default]
-    Pods,
-    /// All: every namespace may send its load balancers to whatever the provider reaches.
-    Any,
-}
-
-/// The rule for the endpoints of one Service.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Admission<'a> {
-    /// All of them.
-    Any,
-    /// Those that are pods of this Service's namespace.
-    Pods(&'a Cache, &'a ServiceKey),
-}
-
-impl Admission<'_> {
-    /// Those of `addresses` that are not to be targets.
-    pub(crate) fn refused(self, addresses: impl Iterator<Item = IpAddr>) -> BTreeSet<IpAddr> {
-        match self {
-            Self::Any => BTreeSet::new(),
-            Self::Pods(cache, service) => {
-                let pods = cache.pods(&service.namespace);
-                addresses.filter(|address| !pods.contains(address)).collect()
-            }
-        }
     }
 }

@@ -24,28 +24,29 @@ use portico_provider::{
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::{Admission, EndpointScope};
 use crate::cache::Cache;
 use crate::classes::RulesByClass;
-use crate::cluster::{Basis, Cluster, ClusterError};
+use crate::cluster::{Cluster, ClusterError};
 use crate::desired::{Backing, GroupScope};
 use crate::events::{Notice, Severity};
 use crate::fence::Fence;
 use crate::inventory::Inventory;
 use crate::locks::Locks;
 use crate::metrics::{Metrics, Reconciled, ServiceState};
-use crate::operation::{End, Want};
+use crate::operation::End;
 use crate::options;
 use crate::permits::Permits;
-use crate::pods::{Admission, EndpointScope};
 use crate::problem::Problem;
 use crate::queue::Queue;
 use crate::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::stages::{self, Context, Staged, Work};
-use crate::status::{self, Progress, Situation, StatusPatch};
+use crate::status::{self, Basis, Situation, StatusPatch};
 use crate::targets::node_removal::{AdmittedNodes, NodeRemovalLimiter, NodeRemovalLimits};
-use crate::track::{Decision, Phase, Track};
+use crate::track::{Decision, Phase, Progress, Track};
 use crate::tracks::Tracks;
 use crate::trigger::Drift;
+use crate::want::Want;
 
 /// What stays the same while the process runs.
 #[derive(Clone, Debug)]

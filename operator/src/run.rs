@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::args::{Args, Election, ProcessArgs, WorkArgs};
 use crate::cache::Cache;
-use crate::classes::LoadBalancerClassParameters;
+use crate::class_parameters::LoadBalancerClassParameters;
 use crate::cluster::{self, ApiServer, Cluster, ReadOnly};
 use crate::connect::{self, connect};
 use crate::events;

@@ -11,8 +11,6 @@ use k8s_openapi::api::core::v1::{LoadBalancerIngress, ObjectReference, Service, 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
 use portico_provider::IngressAddress;
 
-use crate::cluster::FIELD_MANAGER;
-
 /// Ours alone: upstream's `service.kubernetes.io/load-balancer-cleanup` could be taken off by a cloud controller
 /// manager that runs beside us.
 pub(crate) const FINALIZER: &str = "portico.dev/load-balancer";
@@ -20,6 +18,9 @@ pub(crate) const FINALIZER: &str = "portico.dev/load-balancer";
 /// The class of the operator whose finalizer it is, written in the same patch. Several Portico operators may serve
 /// one cluster, a class each; without this the first to see a Service deleted would let it go for all of them.
 pub(crate) const HELD_BY: &str = "portico.dev/held-by";
+
+/// Who owns our fields of a Service's status, the Lease's `spec`, and Events; the finalizer's has the class in its name, too.
+pub(crate) const FIELD_MANAGER: &str = "portico-operator";
 
 /// Begins the field managers of operators, each with its class.
 const MANAGER: &str = "portico-operator/";

@@ -13,7 +13,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Service;
 use portico_provider::{Backends, Capabilities, ClusterUid, LoadBalancer, Owner};
 
-use crate::classes::ClassRules;
+use crate::classes::rules::ClassRules;
 use crate::desired::{self, Backing, GroupScope};
 use crate::problem::{self, Problem};
 use crate::service::{ClassRule, ServiceType};

@@ -10,10 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{Fact, Ingress, IngressAddress, IpMode, Report, Topic, Truth};
 
-use crate::cluster::Basis;
 use crate::events::{Notice, Severity};
 use crate::problem::{Problem, sentence};
 use crate::service;
+use crate::track::Progress;
 
 /// Whether what the Service asks for can be done.
 pub(crate) const ACCEPTED: &str = "portico.dev/Accepted";
@@ -44,21 +44,14 @@ impl StatusPatch {
     }
 }
 
-/// How it goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// As desired.
-    Settled,
-    /// Steps are being executed.
-    Working(String),
-    /// The provider is at work.
-    Waiting(String),
-    /// It differs, and nothing is done about it.
-    Drifted(String),
-    /// A call failed.
-    Failed { reason: &'static str, message: String },
-    /// It is being taken down.
-    Releasing(String),
+/// What the addresses of a status are written from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Basis {
+    /// The provider reports them: true whatever the Service has become.
+    Provider,
+    /// The Service shows them, or they go. Refused as [`crate::cluster::ClusterError::Conflict`] if it is no longer as it was seen: one
+    /// that was seen before its address was published would take that away.
+    Seen,
 }
 
 /// What a status is composed of.

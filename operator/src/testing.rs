@@ -15,9 +15,10 @@ use portico_provider::{
     ServiceName, StatusKind, TargetKind,
 };
 
-use crate::classes::ClassRules;
+use crate::admission::Admission;
+use crate::classes::rules::ClassRules;
 use crate::desired::{self, Backing, GroupScope};
-use crate::pods::{Admission, PodState};
+use crate::pods::PodState;
 
 mod cloud;
 mod cluster;

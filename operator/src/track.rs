@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
 use crate::metrics::ServiceState;
-use crate::operation::{End, Want, WantDigest};
+use crate::operation::End;
 use crate::service::ServiceKey;
-use crate::status::Progress;
 use crate::trigger::Trigger;
+use crate::want::{Want, WantDigest};
 
 /// How long until targets are looked at again, the first, the second … time that they are not healthy. New ones need half a
 /// minute to pass their checks, or else somebody has to do something first; each look is a call that nobody shares.
@@ -73,6 +73,23 @@ pub(crate) struct Ended {
     pub(crate) end: End,
     /// When to have another, if nothing changes; `None`: no need.
     pub(crate) again: Option<Instant>,
+}
+
+/// How it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// As desired.
+    Settled,
+    /// Steps are being executed.
+    Working(String),
+    /// The provider is at work.
+    Waiting(String),
+    /// It differs, and nothing is done about it.
+    Drifted(String),
+    /// A call failed.
+    Failed { reason: &'static str, message: String },
+    /// It is being taken down.
+    Releasing(String),
 }
 
 /// What to do now.

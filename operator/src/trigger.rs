@@ -5,8 +5,8 @@
 
 use clap::ValueEnum;
 
-use crate::operation::{Mode, Want};
 use crate::permits::AttemptPriority;
+use crate::want::Want;
 
 /// Why there is a go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +50,15 @@ pub(crate) enum Drift {
     Repair,
     /// Say so only; the next change of the Service or its targets puts it right.
     Report,
+}
+
+/// What a go may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// What it plans.
+    Execute,
+    /// Read and plan, and no more.
+    Plan,
 }
 
 /// How urgent a go is; `exists`: something of it is there already.

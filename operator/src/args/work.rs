@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::Args as Group;
 
 use super::duration;
+use crate::admission::EndpointScope;
 use crate::desired::GroupScope;
 use crate::gc::limit;
-use crate::pods::EndpointScope;
 use crate::reconcile::Settings;
 use crate::service::ClassRule;
 use crate::targets::node_removal;

@@ -12,7 +12,8 @@ use k8s_openapi::jiff::Timestamp;
 use portico_provider::{IpFamily, LoadBalancerProvider};
 use tokio::time::timeout;
 
-use super::{ClassRules, Plain, Resolved, RulesByClass, by_name, condition, resolve};
+use super::rules::ClassRules;
+use super::{Plain, Resolved, RulesByClass, by_name, condition, resolve};
 use crate::backoff;
 use crate::cluster::Cluster;
 use crate::desired;

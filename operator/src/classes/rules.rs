@@ -11,9 +11,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use portico_provider::Capabilities;
 
-use super::Annotations;
 use crate::options::{self, ADDRESSES, ANNOTATIONS, SOURCE_RANGES};
 use crate::problem::{Problem, ProblemKind};
+
+/// Annotations, by their full names.
+pub(crate) type Annotations = BTreeMap<String, String>;
 
 /// What counts for the Services of one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -22,9 +22,11 @@ use crate::cache::Cache;
 use crate::cluster::Cluster;
 use crate::connect::{Client, connect};
 use crate::fence::FenceKeeper;
-use crate::operation::{End, Mode, Operation, Want};
+use crate::operation::{End, Operation};
 use crate::reconcile::Operator;
+use crate::trigger::Mode;
 use crate::view::PlanView;
+use crate::want::Want;
 
 /// How long one deletion may take, waits of the provider included.
 const PATIENCE: Duration = Duration::from_mins(15);
@@ -202,10 +204,10 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
+    use crate::admission::EndpointScope;
     use crate::desired::GroupScope;
     use crate::fence::fence;
     use crate::metrics::Metrics;
-    use crate::pods::EndpointScope;
     use crate::reconcile::{Parts, Settings};
     use crate::service::ClassRule;
     use crate::targets::node_removal::NodeRemovalLimits;

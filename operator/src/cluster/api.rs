@@ -12,15 +12,12 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
-use super::{Basis, Cluster, ClusterError};
-use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
+use super::{Cluster, ClusterError};
+use crate::class_parameters::{LoadBalancerClassParameters, ParametersCondition};
 use crate::events::{Notice, Reporter};
 use crate::fence::Fence;
-use crate::service::{self, FINALIZER, HELD_BY, ServiceKey};
-use crate::status::StatusPatch;
-
-/// Who owns our fields of a Service's status, the Lease's `spec`, and Events; the finalizer's has the class in its name, too.
-pub(crate) const FIELD_MANAGER: &str = "portico-operator";
+use crate::service::{self, FIELD_MANAGER, FINALIZER, HELD_BY, ServiceKey};
+use crate::status::{Basis, StatusPatch};
 
 /// Who owns the annotations that name a load balancer's parts.
 const RESOURCES_MANAGER: &str = "portico-operator-resources";

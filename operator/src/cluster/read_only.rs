@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{Basis, Cluster, ClusterError};
-use crate::classes::{LoadBalancerClassParameters, ParametersCondition};
+use super::{Cluster, ClusterError};
+use crate::class_parameters::{LoadBalancerClassParameters, ParametersCondition};
 use crate::events::Notice;
 use crate::service::ServiceKey;
-use crate::status::StatusPatch;
+use crate::status::{Basis, StatusPatch};
 
 /// The same cluster, without writes: each of them succeeds and changes nothing.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ClientIPConfig, SessionAffinityConfig};
 use portico_provider::{Probe, ProbePort};
 
 use super::*;
-use crate::classes::ClassRules;
+use crate::classes::rules::ClassRules;
 use crate::testing::{CAPABILITIES, CLUSTER, mk_service, with};
 
 fn asked(service: &Service) -> Asked {

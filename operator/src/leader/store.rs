@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Record;
-use crate::cluster::FIELD_MANAGER;
+use crate::service::FIELD_MANAGER;
 
 /// A Lease as read, its version, and when reading began.
 #[derive(Clone, Debug)]

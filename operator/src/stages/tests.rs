@@ -5,9 +5,9 @@ use k8s_openapi::jiff::Timestamp;
 use portico_provider::TargetKind;
 
 use super::*;
-use crate::classes::ClassRules;
+use crate::admission::Admission;
+use crate::classes::rules::ClassRules;
 use crate::desired::GroupScope;
-use crate::pods::Admission;
 use crate::service::FINALIZER;
 use crate::testing::{CAPABILITIES, CLUSTER, mk_service, own, with};
 

@@ -16,13 +16,13 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cache::{Cache, Change, Followed};
-use crate::classes::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
-use crate::cluster::{Basis, Cluster, ClusterError};
+use crate::class_parameters::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
+use crate::cluster::{Cluster, ClusterError};
 use crate::events::Notice;
 use crate::pods::PodState;
 use crate::queue::Queue;
 use crate::service::{self, FINALIZER, HELD_BY, ServiceKey, ServiceType};
-use crate::status::StatusPatch;
+use crate::status::{Basis, StatusPatch};
 use crate::watch::Router;
 
 use super::watch_faults::{Delivery, WatchFaults};

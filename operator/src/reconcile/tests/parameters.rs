@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 
-use crate::classes::{
+use crate::class_parameters::{
     ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, SchemeParameter,
 };
 use crate::testing::{mk_service, with};

@@ -205,7 +205,7 @@ fn nothing_is_decided_before_the_pods_are_listed_where_they_decide() {
     router.take(Change::<Service>::Finish, Duration::ZERO);
     router.take(Change::<k8s_openapi::api::core::v1::Node>::Finish, Duration::ZERO);
     router.take(Change::<EndpointSlice>::Finish, Duration::ZERO);
-    router.take(Change::<crate::classes::LoadBalancerClassParameters>::Finish, Duration::ZERO);
+    router.take(Change::<crate::class_parameters::LoadBalancerClassParameters>::Finish, Duration::ZERO);
     assert!(!cache.is_synced());
     router.take(Change::<PodState>::Finish, Duration::ZERO);
     assert!(cache.is_synced());
