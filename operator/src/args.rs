@@ -13,10 +13,10 @@ use portico_limits::Pace;
 use portico_provider_aws::Quota;
 use portico_runtime::log::LogFormat;
 
-use crate::admission::EndpointScope;
-use crate::desired::GroupScope;
-use crate::leader::Candidate;
-use crate::service::{self, ClassRule};
+use crate::cache::service::{self, ClassRule};
+use crate::desired::admission::EndpointScope;
+use crate::desired::spec::GroupScope;
+use crate::process::leader::Candidate;
 
 mod command;
 mod work;

@@ -23,17 +23,17 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 
 use crate::args::{Command, Output, Reach};
-use crate::cache::{Cache, Change, Followed};
-use crate::class_parameters::LoadBalancerClassParameters;
-use crate::cluster::{ApiServer, ReadOnly};
-use crate::events;
-use crate::fence::{Fence, FenceKeeper, fence};
+use crate::cache::class_parameters::LoadBalancerClassParameters;
+use crate::cache::pods::PodState;
+use crate::cache::store::{Cache, Change, Followed};
+use crate::cache::watch::Router;
 use crate::metrics::Metrics;
-use crate::pods::PodState;
-use crate::queue::Queue;
+use crate::process::fence::{Fence, FenceKeeper, fence};
+use crate::provision::trigger::Drift;
+use crate::reconcile::api::{ApiServer, ReadOnly};
+use crate::reconcile::events;
+use crate::reconcile::queue::Queue;
 use crate::reconcile::{Operator, Parts, Settings};
-use crate::trigger::Drift;
-use crate::watch::Router;
 use portico_runtime::chain;
 
 mod gc;
@@ -50,7 +50,7 @@ type Looking<P> = Operator<P, ReadOnly<ApiServer>>;
 pub async fn main(command: Command) -> anyhow::Result<ExitCode> {
     // Boxed: with a provider's futures in them they are large.
     match command {
-        Command::Run(args) => Box::pin(crate::run::run(*args)).await.map(|()| ExitCode::SUCCESS),
+        Command::Run(args) => Box::pin(crate::process::run::run(*args)).await.map(|()| ExitCode::SUCCESS),
         Command::Plan(args) => Box::pin(plan::plan(*args)).await,
         Command::Gc(args) => Box::pin(gc::gc(*args)).await,
         Command::Status(args) => status::status(args).await,
@@ -86,8 +86,8 @@ impl Reached {
         let Reach { classes, provider, nodes } = reach;
         let (groups, endpoints) = (classes.groups(), classes.endpoints());
         let classes = classes.clone().rule(provider.provider)?;
-        let client = crate::cluster::client().await.context("no way to the API server")?;
-        let cluster = crate::run::cluster_uid(&client).await?;
+        let client = crate::reconcile::api::client().await.context("no way to the API server")?;
+        let cluster = crate::process::run::cluster_uid(&client).await?;
         let settings = Settings {
             classes,
             cluster: cluster.clone(),

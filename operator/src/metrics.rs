@@ -18,8 +18,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::permits::AttemptPriority;
-use crate::trigger::Trigger;
+use crate::provision::permits::AttemptPriority;
+use crate::provision::trigger::Trigger;
 
 /// Seconds; a cloud takes minutes.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];

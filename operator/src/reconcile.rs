@@ -24,29 +24,29 @@ use portico_provider::{
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admission, EndpointScope};
-use crate::cache::Cache;
-use crate::classes::RulesByClass;
-use crate::cluster::{Cluster, ClusterError};
-use crate::desired::{Backing, GroupScope};
-use crate::events::{Notice, Severity};
-use crate::fence::Fence;
-use crate::inventory::Inventory;
-use crate::locks::Locks;
+use crate::cache::node_removal::{AdmittedNodes, NodeRemovalLimiter, NodeRemovalLimits};
+use crate::cache::service::{self, ClassRule, ServiceKey, ServiceType};
+use crate::cache::store::Cache;
+use crate::desired::admission::{Admission, EndpointScope};
+use crate::desired::classes::RulesByClass;
+use crate::desired::options;
+use crate::desired::problem::Problem;
+use crate::desired::spec::{Backing, GroupScope};
+use crate::desired::stages::{self, Context, Staged, Work};
 use crate::metrics::{Metrics, Reconciled, ServiceState};
-use crate::operation::End;
-use crate::options;
-use crate::permits::Permits;
-use crate::problem::Problem;
-use crate::queue::Queue;
-use crate::service::{self, ClassRule, ServiceKey, ServiceType};
-use crate::stages::{self, Context, Staged, Work};
-use crate::status::{self, Basis, Situation, StatusPatch};
-use crate::targets::node_removal::{AdmittedNodes, NodeRemovalLimiter, NodeRemovalLimits};
-use crate::track::{Decision, Phase, Progress, Track};
-use crate::tracks::Tracks;
-use crate::trigger::Drift;
-use crate::want::Want;
+use crate::process::fence::Fence;
+use crate::provision::inventory::Inventory;
+use crate::provision::locks::Locks;
+use crate::provision::operation::End;
+use crate::provision::permits::Permits;
+use crate::provision::track::{Decision, Phase, Progress, Track};
+use crate::provision::tracks::Tracks;
+use crate::provision::trigger::Drift;
+use crate::provision::want::Want;
+use crate::reconcile::api::{Cluster, ClusterError};
+use crate::reconcile::events::{Notice, Severity};
+use crate::reconcile::queue::Queue;
+use crate::reconcile::status::{Basis, Situation, StatusPatch};
 
 /// What stays the same while the process runs.
 #[derive(Clone, Debug)]
@@ -586,6 +586,15 @@ fn result(decision: Decision, progress: &Progress, problems: &[Problem]) -> Reco
     };
     ReconcileResult { outcome, again }
 }
+
+pub(crate) mod annotations;
+pub(crate) mod api;
+pub(crate) mod class_parameters;
+pub(crate) mod events;
+pub(crate) mod plan;
+pub(crate) mod queue;
+pub(crate) mod status;
+pub(crate) mod worker;
 
 #[cfg(test)]
 mod tests;

@@ -15,10 +15,10 @@ use portico_provider::{
     ServiceName, StatusKind, TargetKind,
 };
 
-use crate::admission::Admission;
-use crate::classes::rules::ClassRules;
-use crate::desired::{self, Backing, GroupScope};
-use crate::pods::PodState;
+use crate::cache::pods::PodState;
+use crate::desired::admission::Admission;
+use crate::desired::classes::rules::ClassRules;
+use crate::desired::spec::{self, Backing, GroupScope};
 
 mod cloud;
 mod cluster;
@@ -157,7 +157,7 @@ pub(crate) fn mk_owner(name: &str) -> Owner {
 /// The load balancer that `mk_service(name)` asks for, in a cluster without nodes.
 pub(crate) fn mk_load_balancer(name: &str) -> LoadBalancer {
     let backing = Backing { nodes: &[], slices: &[], admission: Admission::Any };
-    let asked = desired::parse(
+    let asked = spec::parse(
         &mk_service(name),
         mk_owner(name),
         &CAPABILITIES,

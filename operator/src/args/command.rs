@@ -13,7 +13,7 @@ use super::work::NodeArgs;
 use portico_runtime::log::LogFormat;
 
 use super::{Args, ClassArgs, ProviderArgs, duration};
-use crate::service::ServiceKey;
+use crate::cache::service::ServiceKey;
 
 /// Takes Services through their stages, and provisions their load balancers.
 #[derive(Clone, Debug, Parser)]

@@ -8,13 +8,13 @@ use std::time::Duration;
 use clap::Args as Group;
 
 use super::duration;
-use crate::admission::EndpointScope;
-use crate::desired::GroupScope;
-use crate::gc::limit;
+use crate::background::gc::limit;
+use crate::cache::node_removal;
+use crate::cache::service::ClassRule;
+use crate::desired::admission::EndpointScope;
+use crate::desired::spec::GroupScope;
+use crate::provision::trigger::Drift;
 use crate::reconcile::Settings;
-use crate::service::ClassRule;
-use crate::targets::node_removal;
-use crate::trigger::Drift;
 
 /// How work is done.
 #[derive(Clone, Debug, Group)]

@@ -18,15 +18,15 @@ use tokio::time::{Instant, sleep};
 
 use super::{Reached, answer, code, table};
 use crate::args::{GcArgs, Output};
-use crate::cache::Cache;
-use crate::cluster::Cluster;
-use crate::connect::{Client, connect};
-use crate::fence::FenceKeeper;
-use crate::operation::{End, Operation};
+use crate::cache::store::Cache;
+use crate::process::connect::{Client, connect};
+use crate::process::fence::FenceKeeper;
+use crate::provision::operation::{End, Operation};
+use crate::provision::plan_view::PlanView;
+use crate::provision::trigger::Mode;
+use crate::provision::want::Want;
 use crate::reconcile::Operator;
-use crate::trigger::Mode;
-use crate::view::PlanView;
-use crate::want::Want;
+use crate::reconcile::api::Cluster;
 
 /// How long one deletion may take, waits of the provider included.
 const PATIENCE: Duration = Duration::from_mins(15);
@@ -204,15 +204,15 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::admission::EndpointScope;
-    use crate::desired::GroupScope;
-    use crate::fence::fence;
+    use crate::cache::node_removal::NodeRemovalLimits;
+    use crate::cache::service::ClassRule;
+    use crate::desired::admission::EndpointScope;
+    use crate::desired::spec::GroupScope;
     use crate::metrics::Metrics;
+    use crate::process::fence::fence;
+    use crate::provision::trigger::Drift;
     use crate::reconcile::{Parts, Settings};
-    use crate::service::ClassRule;
-    use crate::targets::node_removal::NodeRemovalLimits;
     use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_load_balancer, mk_service};
-    use crate::trigger::Drift;
 
     const GRACE: Duration = Duration::from_mins(2);
 

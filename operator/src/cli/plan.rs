@@ -14,8 +14,8 @@ use portico_provider::LoadBalancerProvider;
 
 use super::{Looking, Reached, answer, code};
 use crate::args::{Output, PlanArgs, ServiceName};
-use crate::connect::{Client, connect};
-use crate::planned::{PlanOutcome, ServicePlan};
+use crate::process::connect::{Client, connect};
+use crate::reconcile::plan::{PlanOutcome, ServicePlan};
 
 /// Services that are read at the same time.
 const AT_ONCE: usize = 8;

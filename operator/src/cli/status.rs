@@ -15,11 +15,11 @@ use serde::Serialize;
 
 use super::{answer, code, table};
 use crate::args::{ServiceName, StatusArgs};
-use crate::service::{self, HELD_BY, ServiceKey, ServiceType};
+use crate::cache::service::{self, HELD_BY, ServiceKey, ServiceType};
 
 pub(super) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
     let StatusArgs { services: names, output } = args;
-    let client = crate::cluster::client().await.context("no way to the API server")?;
+    let client = crate::reconcile::api::client().await.context("no way to the API server")?;
     let listed = Api::<Service>::all(client).list(&ListParams::default()).await;
     let services = listed.context("Services cannot be listed")?.items;
     let mut lines = Vec::new();

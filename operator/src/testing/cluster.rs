@@ -15,15 +15,15 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use crate::cache::{Cache, Change, Followed};
-use crate::class_parameters::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
-use crate::cluster::{Cluster, ClusterError};
-use crate::events::Notice;
-use crate::pods::PodState;
-use crate::queue::Queue;
-use crate::service::{self, FINALIZER, HELD_BY, ServiceKey, ServiceType};
-use crate::status::{Basis, StatusPatch};
-use crate::watch::Router;
+use crate::cache::class_parameters::{LoadBalancerClassParameters, ParametersCondition, ParametersStatus};
+use crate::cache::pods::PodState;
+use crate::cache::service::{self, FINALIZER, HELD_BY, ServiceKey, ServiceType};
+use crate::cache::store::{Cache, Change, Followed};
+use crate::cache::watch::Router;
+use crate::reconcile::api::{Cluster, ClusterError};
+use crate::reconcile::events::Notice;
+use crate::reconcile::queue::Queue;
+use crate::reconcile::status::{Basis, StatusPatch};
 
 use super::watch_faults::{Delivery, WatchFaults};
 

@@ -4,7 +4,7 @@ use super::super::*;
 use super::fixture::*;
 use tokio::time::sleep;
 
-use crate::class_parameters::{LoadBalancerClassParameters, LoadBalancerClassParametersSpec};
+use crate::cache::class_parameters::{LoadBalancerClassParameters, LoadBalancerClassParametersSpec};
 use crate::testing::{mk_service, with};
 
 #[tokio::test(start_paused = true)]

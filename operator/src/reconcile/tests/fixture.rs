@@ -13,13 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::super::*;
-use crate::fence::{FenceKeeper, fence};
-use crate::gc::limit;
+use crate::background::gc::limit;
+use crate::cache::node_removal::NodeRemovalLimits;
+use crate::cache::watch::Router;
 use crate::metrics::Metrics;
-use crate::targets::node_removal::NodeRemovalLimits;
+use crate::process::fence::{FenceKeeper, fence};
+use crate::provision::trigger::Drift;
 use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_service, with};
-use crate::trigger::Drift;
-use crate::watch::Router;
 
 pub(super) const GRACE: Duration = Duration::from_mins(1);
 /// What the collector may delete where its limit is not the matter.

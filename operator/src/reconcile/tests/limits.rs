@@ -4,7 +4,7 @@ use super::super::*;
 use super::fixture::*;
 use tokio::time::sleep;
 
-use crate::gc::{Suspects, limit};
+use crate::background::gc::{Suspects, limit};
 use crate::testing::{mk_node, mk_service, with};
 
 #[tokio::test(start_paused = true)]
@@ -19,7 +19,7 @@ async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
     }
     sleep(Duration::from_millis(50)).await;
     assert!(
-        running.operator.permits.waiting(crate::permits::AttemptPriority::Creating) > 80,
+        running.operator.permits.waiting(crate::provision::permits::AttemptPriority::Creating) > 80,
         "two at once, the others wait"
     );
     assert_eq!(running.operator.queue.depth(), 0, "and hold up no worker");
@@ -45,7 +45,7 @@ async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with()
     running.node(mk_node("joined", "10.0.0.1", true)); // before anybody looks: as if it had joined meanwhile
     sleep(Duration::from_millis(50)).await;
     assert!(
-        running.operator.permits.waiting(crate::permits::AttemptPriority::CatchingUp) > 80,
+        running.operator.permits.waiting(crate::provision::permits::AttemptPriority::CatchingUp) > 80,
         "all have a target more"
     );
     let ranges = Some(vec!["10.0.0.0/8".to_owned()]);

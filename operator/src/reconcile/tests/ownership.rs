@@ -4,7 +4,7 @@ use super::super::*;
 use super::fixture::*;
 use std::collections::BTreeMap;
 
-use crate::gc::Suspects;
+use crate::background::gc::Suspects;
 use crate::testing::{mk_service, with};
 
 #[tokio::test(start_paused = true)]
@@ -371,11 +371,11 @@ async fn a_provider_that_makes_nothing_holds_nothing_and_its_successor_begins_at
         fixture.cluster.with(|cluster| cluster.put(held(name)));
     }
     fixture.cluster.apply(mk_service("new"));
-    let (keeper, fence) = crate::fence::fence();
+    let (keeper, fence) = crate::process::fence::fence();
     keeper.open(Instant::now() + Duration::from_secs(1_000_000));
     let (cache, queue, router) = fixture.cluster.watch();
     let node = crate::testing::mk_node("a", "10.0.0.1", true);
-    router.take(crate::cache::Change::Put(node), Duration::ZERO);
+    router.take(crate::cache::store::Change::Put(node), Duration::ZERO);
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let provider = BareMetalProvider::new(Config { publish_node_addresses: false });
     let parts = Parts { provider, cluster: fixture.cluster.clone(), cache, queue, fence, metrics };
@@ -410,11 +410,11 @@ async fn without_an_endpoint_no_target_is_called_healthy() {
     let fixture = Fixture::new();
     let running = fixture.start().await;
     let slice = |ready| crate::testing::mk_slice("web", "web-1", &[("10.1.0.1", "a", ready)]);
-    running.router.take(crate::cache::Change::Put(slice(false)), Duration::ZERO);
+    running.router.take(crate::cache::store::Change::Put(slice(false)), Duration::ZERO);
     fixture.cluster.apply(mk_service("web"));
     settle().await;
     assert_eq!(fixture.conditions("web")["TargetsHealthy"], "False/NoEndpoints");
-    running.router.take(crate::cache::Change::Put(slice(true)), Duration::ZERO);
+    running.router.take(crate::cache::store::Change::Put(slice(true)), Duration::ZERO);
     settle().await;
     assert_eq!(fixture.conditions("web")["TargetsHealthy"], "True/Checked");
 }

@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 
-use crate::class_parameters::{
+use crate::cache::class_parameters::{
     ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, SchemeParameter,
 };
 use crate::testing::{mk_service, with};
@@ -154,7 +154,7 @@ async fn a_forced_value_that_cannot_be_lets_nothing_new_through_and_takes_nothin
     for name in ["old", "new"] {
         assert_eq!(fixture.conditions(name)["Accepted"], "False/ClassParametersRejected");
         let service = fixture.cluster.get(name).unwrap();
-        let reported = crate::service::our_conditions(&service);
+        let reported = crate::cache::service::our_conditions(&service);
         let accepted = reported.iter().find(|it| it.type_.ends_with("Accepted")).unwrap();
         assert!(accepted.message.contains("LoadBalancerClassParameters fake"), "{}", accepted.message);
     }

@@ -3,10 +3,10 @@
 use super::super::*;
 use super::fixture::*;
 
-use crate::cluster::ReadOnly;
-use crate::fence::fence;
-use crate::gc::Suspects;
-use crate::planned::PlanOutcome;
+use crate::background::gc::Suspects;
+use crate::process::fence::fence;
+use crate::reconcile::api::ReadOnly;
+use crate::reconcile::plan::PlanOutcome;
 use crate::testing::mk_service;
 
 #[tokio::test(start_paused = true)]

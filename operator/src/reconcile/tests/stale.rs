@@ -4,7 +4,7 @@ use super::super::*;
 use super::fixture::*;
 use tokio::time::sleep;
 
-use crate::cache::Change;
+use crate::cache::store::Change;
 use crate::testing::{FakeCluster, WatchFaults, mk_pod, mk_service, mk_slice, with};
 
 const LAG: Duration = Duration::from_secs(2);

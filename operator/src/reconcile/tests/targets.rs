@@ -6,7 +6,7 @@ use portico_provider::{Port, Targets};
 
 use super::super::*;
 use super::fixture::*;
-use crate::cache::Change;
+use crate::cache::store::Change;
 use crate::testing::{Refused, mk_node, mk_pod, mk_service, mk_slice, with};
 
 type Break = (&'static str, fn(&Fixture, Service) -> Service);

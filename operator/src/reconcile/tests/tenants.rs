@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::fixture::*;
-use crate::cache::Change;
-use crate::pods::PodState;
+use crate::cache::pods::PodState;
+use crate::cache::store::Change;
 use crate::testing::{mk_pod, mk_service, mk_slice};
 
 /// Addresses of pods, of both families and in spellings that resolve to them, and of what no tenant may publish.
@@ -201,11 +201,12 @@ async fn with_the_flag_any_endpoint_is_a_target_and_no_pod_is_waited_for() {
 fn nothing_is_decided_before_the_pods_are_listed_where_they_decide() {
     let cache = Arc::new(Cache::default());
     cache.follow_pods();
-    let router = crate::watch::Router::new(Arc::clone(&cache), Arc::default());
+    let router = crate::cache::watch::Router::new(Arc::clone(&cache), Arc::default());
     router.take(Change::<Service>::Finish, Duration::ZERO);
     router.take(Change::<k8s_openapi::api::core::v1::Node>::Finish, Duration::ZERO);
     router.take(Change::<EndpointSlice>::Finish, Duration::ZERO);
-    router.take(Change::<crate::class_parameters::LoadBalancerClassParameters>::Finish, Duration::ZERO);
+    router
+        .take(Change::<crate::cache::class_parameters::LoadBalancerClassParameters>::Finish, Duration::ZERO);
     assert!(!cache.is_synced());
     router.take(Change::<PodState>::Finish, Duration::ZERO);
     assert!(cache.is_synced());

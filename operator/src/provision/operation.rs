@@ -1,0 +1,291 @@
+//! One go at one Service's load balancer: look, plan, execute, look again.
+//!
+//! Owns: the order of provider calls and how each may end. Leaves to others: when to have a go, what to tell the user.
+//! Invariants: nothing that narrows is executed unless it was planned from a look that confirmed it; each call is
+//! bounded in time; a go ends [`End::Settled`] only if a look after the last step plans nothing, which for an absent
+//! load balancer means that a fresh read showed nothing at all.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use portico_limits::{Priority, at_best};
+use portico_provider::{
+    Field, LoadBalancerProvider, Outcome, Plan, PlannedStep, ProviderError, ReadMode, Retry,
+};
+use portico_runtime::chain;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{CallResult, Metrics};
+use crate::process::fence::Fence;
+use crate::provision::plan_view::PlanView;
+use crate::provision::trigger::Mode;
+use crate::provision::want::Want;
+
+/// A provider that plans anew after each round of steps converges in two or three rounds, each of at most three
+/// looks; more is a fault of its plan.
+const MAX_READS: usize = 12;
+/// The longest a single call of the provider's may take, waits for its cloud's limits included; what it did shows in the
+/// next read. Providers bound each request by themselves.
+const CALL_TIMEOUT: Duration = Duration::from_mins(3);
+
+/// When to have the next go at what this one may not touch.
+const LOCKS_RETRY: Duration = Duration::from_secs(1);
+
+/// How a go ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// There is nothing (more) to do, or nothing that may be done.
+    Settled,
+    /// There are steps, and this go was not to take any.
+    Withheld(Box<PlanView>),
+    /// The provider is at work.
+    InProgress { what: String, retry: Duration },
+    /// A call failed.
+    Failed { reason: &'static str, message: String, retry: Retry },
+}
+
+/// What a go did and found.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AttemptReport<O> {
+    /// The last read, and when it began; `None`: there was none.
+    pub(crate) observed: Option<(Option<O>, Instant)>,
+    /// The steps that were executed, each with its reason.
+    pub(crate) steps: Vec<String>,
+    /// What differed from what was wanted, by the first read; empty if nothing, or nothing at all, was there.
+    pub(crate) differed: BTreeSet<Field>,
+    /// How it ended.
+    pub(crate) end: End,
+}
+
+/// The provider, as a go sees it.
+pub(crate) struct Operation<'a, P> {
+    /// Who does it.
+    pub(crate) provider: &'a P,
+    /// Whether we still may.
+    pub(crate) fence: &'a Fence,
+    /// Where calls are counted.
+    pub(crate) metrics: &'a Metrics,
+    /// What it may touch of what Services share; `None`: whatever it meets, as nobody else is at work.
+    pub(crate) held: Option<&'a BTreeSet<String>>,
+    /// Cancelled when its reads have become those of something else; what was begun to be changed is changed all the same.
+    pub(crate) give_way: Option<&'a CancellationToken>,
+}
+
+impl<P: LoadBalancerProvider> Operation<'_, P> {
+    /// Has a go: targets of what exists first, then the rest, whatever became of them. `read_mode`: how closely to read first
+    /// ([`ReadMode::first`]).
+    pub(crate) async fn run(
+        &self,
+        want: &Want,
+        mode: Mode,
+        mut read_mode: ReadMode,
+    ) -> AttemptReport<P::Observed> {
+        let differed = BTreeSet::new();
+        let mut report = AttemptReport { observed: None, steps: Vec::new(), differed, end: End::Settled };
+        let mut targets = TargetsFirst::default();
+        for _ in 0..MAX_READS {
+            let read = Instant::now();
+            match self.read(want, read_mode).await {
+                Ok(observed) => report.observed = Some((observed, read)),
+                Err(end) => return AttemptReport { end, ..report },
+            }
+            let observed = report.observed.as_ref().and_then(|(observed, _)| observed.as_ref());
+            if let Some(end) = self.lacks_locks(want, observed) {
+                return AttemptReport { end, ..report };
+            }
+            let rest = want.plan_rest(self.provider, observed);
+            let first = want.plan_targets(self.provider, observed, &rest).filter(|_| targets.are_due());
+            let due = first.as_ref().filter(|first| !first.steps().is_empty());
+            let plan = due.unwrap_or(&rest);
+            if let Some(closer) = closer(read_mode, want, observed.is_some(), plan) {
+                read_mode = closer;
+                continue;
+            }
+            if plan.steps().is_empty() {
+                targets.wait(first.as_ref());
+                let end = targets.end(without_steps(&rest, want, observed.is_some()));
+                return AttemptReport { end, ..report };
+            }
+            if report.steps.is_empty()
+                && let Some(desired) = want.load_balancer()
+            {
+                report.differed = self.provider.differing(desired, observed);
+            }
+            if mode == Mode::Plan {
+                let plan = want.plan(self.provider, observed);
+                return AttemptReport { end: End::Withheld(Box::new(PlanView::of(&plan))), ..report };
+            }
+            tracing::info!(service = %want.owner().name, plan = %plan, "executing");
+            if due.is_some() {
+                targets.ended(self.execute_each(plan, &mut report.steps).await);
+            } else {
+                targets.wait(first.as_ref());
+                if let Err(end) = self.execute(plan, &mut report.steps).await {
+                    return AttemptReport { end: targets.end(end), ..report };
+                }
+            }
+            read_mode = want.desired().map_or(ReadMode::Cached, ReadMode::after);
+        }
+        let message =
+            format!("still not as desired after {MAX_READS} looks; the provider's plan is at fault");
+        AttemptReport {
+            end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff },
+            ..report
+        }
+    }
+
+    async fn read(&self, want: &Want, read_mode: ReadMode) -> Result<Option<P::Observed>, End> {
+        let looked = async {
+            match want.desired() {
+                Some(desired) => self.call("observe", self.provider.observe_for(desired, read_mode)).await,
+                None => self.call("observe", self.provider.observe(want.owner(), read_mode)).await,
+            }
+        };
+        let Some(give_way) = self.give_way else { return looked.await };
+        give_way.run_until_cancelled(looked).await.unwrap_or_else(|| {
+            Err(End::InProgress {
+                what: "a look, which gave way to a change".to_owned(),
+                retry: Duration::ZERO,
+            })
+        })
+    }
+
+    /// A read may show that it shares more than anybody knew when its turn came: then that is to be waited for first.
+    fn lacks_locks(&self, want: &Want, observed: Option<&P::Observed>) -> Option<End> {
+        let shared = want.shares(self.provider, observed);
+        let what = shared.difference(self.held?).next()?;
+        Some(End::InProgress {
+            what: format!("its turn at {what}, which Services share"),
+            retry: LOCKS_RETRY,
+        })
+    }
+
+    async fn execute(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
+        for planned in plan.steps() {
+            self.step(planned, done).await?;
+        }
+        Ok(())
+    }
+
+    /// Every step, whatever becomes of the others; the first that failed, or else the last that is under way.
+    async fn execute_each(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
+        let mut ended = Ok(());
+        for planned in plan.steps() {
+            let failed = matches!(ended, Err(End::Failed { .. }));
+            match self.step(planned, done).await {
+                Err(end) if !failed => ended = Err(end),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        ended
+    }
+
+    async fn step(&self, planned: &PlannedStep<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
+        // Whatever the reads were for, a change is made at its own priority.
+        let change = at_best(Priority::Targets, self.provider.execute(&planned.step));
+        let outcome = self.while_leading(self.call("execute", change)).await?;
+        if outcome != Outcome::Unchanged {
+            done.push(format!("{}: {}", planned.step, planned.reason));
+        }
+        match outcome {
+            Outcome::InProgress { retry, what } => Err(End::InProgress { what, retry }),
+            Outcome::Done | Outcome::Unchanged => Ok(()),
+        }
+    }
+
+    /// Gives up a change that is under way when this process may make none any more: whoever leads next reads what it did.
+    async fn while_leading<T>(&self, change: impl Future<Output = Result<T, End>>) -> Result<T, End> {
+        tokio::select! {
+            biased;
+            () = self.fence.closed() => Err(End::Failed {
+                reason: "NotLeading",
+                message: "this operator no longer leads".to_owned(),
+                retry: Retry::Backoff,
+            }),
+            outcome = change => outcome,
+        }
+    }
+
+    /// One call, timed, counted and bounded.
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, ProviderError>>,
+    ) -> Result<T, End> {
+        let began = Instant::now();
+        let (result, outcome) = match timeout(CALL_TIMEOUT, call).await {
+            Ok(Ok(value)) => (CallResult::Ok, Ok(value)),
+            Ok(Err(error)) => (CallResult::Error, Err(failed(&error))),
+            Err(_elapsed) => {
+                let message = format!("{operation}: no answer within {CALL_TIMEOUT:?}");
+                (CallResult::Timeout, Err(End::Failed { reason: "Timeout", message, retry: Retry::Backoff }))
+            }
+        };
+        self.metrics.provider_call(operation, result, began.elapsed());
+        outcome
+    }
+}
+
+/// How the targets of what exists went, before everything else.
+#[derive(Debug, Default)]
+struct TargetsFirst {
+    /// What is left of them: a failure, or something to wait for.
+    left: Option<End>,
+    /// A step failed, or is under way: they are not tried again in this go.
+    tried: bool,
+}
+
+impl TargetsFirst {
+    fn are_due(&self) -> bool {
+        !self.tried
+    }
+
+    fn ended(&mut self, ended: Result<(), End>) {
+        if let Err(end) = ended {
+            (self.left, self.tried) = (Some(end), true);
+        }
+    }
+
+    /// Notes what a plan of theirs without steps waits for.
+    fn wait<S>(&mut self, plan: Option<&Plan<S>>) {
+        if let Some(waiting) = plan.and_then(Plan::waiting) {
+            self.left = Some(End::InProgress { what: waiting.what.clone(), retry: waiting.retry });
+        }
+    }
+
+    /// How the whole go ended: a failure first, then what it waits for.
+    fn end(self, rest: End) -> End {
+        match (rest, self.left) {
+            (End::Settled | End::InProgress { .. }, Some(left @ End::Failed { .. }))
+            | (End::Settled, Some(left)) => left,
+            (rest, _) => rest,
+        }
+    }
+}
+
+/// The closer look that a plan needs before it is carried out.
+fn closer<S>(read_mode: ReadMode, want: &Want, exists: bool, plan: &Plan<S>) -> Option<ReadMode> {
+    match want.desired() {
+        Some(desired) => read_mode.before(desired, exists, plan),
+        None => (plan.is_destructive() && read_mode < ReadMode::Verify).then_some(ReadMode::Verify),
+    }
+}
+
+/// A plan without steps: waiting, obstacles (which the caller reads off the plan), or nothing left to do.
+fn without_steps<S>(plan: &Plan<S>, want: &Want, exists: bool) -> End {
+    match (plan.waiting(), want.is_absent()) {
+        (Some(waiting), _) => End::InProgress { what: waiting.what.clone(), retry: waiting.retry },
+        (None, true) if exists => End::Failed {
+            reason: "NotDeleted",
+            message: "something is left that the provider does not delete".to_owned(),
+            retry: Retry::Backoff,
+        },
+        (None, _) => End::Settled,
+    }
+}
+
+/// A provider's error with all its causes, for a user.
+pub(crate) fn failed(error: &ProviderError) -> End {
+    End::Failed { reason: error.reason(), message: chain(error), retry: error.retry() }
+}
