@@ -1,4 +1,4 @@
-//! What a provider can do, as data: the operator validates, documents and chooses targets by it.
+//! Capabilities of a provider, as data: the operator validates, documents and chooses targets by them.
 //!
 //! Owns: [`Capabilities`], the field table (law 7) and the option table. Leaves to others: acting on them.
 //! Invariant: every [`Field`] has exactly one [`Mutability`] per provider; the contract suite checks it.
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{IpFamily, Options, Protocol};
 
-/// What a provider can do. All of it is fixed at build time.
+/// Capabilities of a provider, fixed at build time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -25,12 +25,12 @@ pub struct Capabilities {
     /// Whether node targets are reached through their node ports, so that a Service with
     /// `allocateLoadBalancerNodePorts: false` cannot have them (a passthrough load balancer needs none).
     pub needs_node_ports: bool,
-    /// Whether it reaches pods whatever the cluster's network is, and changes to them in place. Where a Service declined node
-    /// ports that node targets need, its targets are then pods, unless something else chooses them.
+    /// Whether it reaches pods whatever the cluster's network is, and changes to them in place. A Service that declined node
+    /// ports that node targets need then gets pods as targets, unless something else chooses them.
     pub pods_in_place_of_node_ports: bool,
     /// Families it gives addresses of.
     pub ip_families: &'static [IpFamily],
-    /// What clients connect to.
+    /// The kind of address that clients connect to.
     pub status: StatusKind,
     /// Whether it enforces `loadBalancerSourceRanges` itself (else the node proxy does).
     pub source_ranges: bool,
@@ -42,12 +42,12 @@ pub struct Capabilities {
     pub fields: &'static [FieldRule],
     /// Annotations it understands.
     pub options: &'static [OptionSpec],
-    /// What its own annotations begin with, where nobody else's do: an unknown one is a misspelt one.
+    /// The prefix of its own annotations, if no other program uses it: an unknown key under it is a typing error.
     pub option_prefixes: &'static [&'static str],
 }
 
 impl Capabilities {
-    /// What a change of `field` costs here; a field without a row cannot change.
+    /// The cost of a change of `field` here; a field without a row cannot change.
     pub fn mutability(&self, field: Field) -> Mutability {
         self.fields
             .iter()
@@ -71,17 +71,17 @@ impl Capabilities {
     }
 }
 
-/// What can be behind a load balancer.
+/// The kind of targets behind a load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TargetKind {
-    /// Nodes.
+    /// Nodes, at their node ports.
     Node,
     /// Pods, by their own addresses.
     Pod,
 }
 
-/// What a provider puts into `status.loadBalancer.ingress`.
+/// The kind of entry in `status.loadBalancer.ingress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusKind {
     /// Addresses of the load balancer's own.
@@ -95,36 +95,36 @@ pub enum StatusKind {
 /// A field of [`crate::LoadBalancer`] that a user can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Field {
-    /// `listeners`.
+    /// `LoadBalancer::listeners`: ports and protocols.
     Listeners,
     /// `targets`, within one kind.
     Targets,
     /// Nodes to pods, or back.
     TargetKind,
-    /// `health_check`.
+    /// `LoadBalancer::health_check`.
     HealthCheck,
-    /// `source_ranges`.
+    /// `LoadBalancer::source_ranges`.
     SourceRanges,
-    /// `session_affinity`.
+    /// `LoadBalancer::session_affinity`.
     SessionAffinity,
-    /// `external_traffic_policy`.
+    /// `LoadBalancer::external_traffic_policy`.
     ExternalTrafficPolicy,
-    /// `proxy_protocol`.
+    /// `LoadBalancer::proxy_protocol`.
     ProxyProtocol,
-    /// `ip_families`.
+    /// `LoadBalancer::ip_families`.
     IpFamilies,
-    /// `requested_addresses`.
+    /// `LoadBalancer::requested_addresses`.
     RequestedAddresses,
-    /// `scheme`.
+    /// `LoadBalancer::scheme`: internal or external.
     Scheme,
-    /// `group`.
+    /// `LoadBalancer::group`: the load balancer that it shares.
     Group,
     /// One of `options`; its own row is in [`Capabilities::options`].
     Options,
 }
 
 impl Field {
-    /// Every field.
+    /// Every field, in the order of the docs' tables.
     pub const ALL: [Self; 13] = [
         Self::Listeners,
         Self::Targets,
@@ -169,23 +169,23 @@ impl fmt::Display for Field {
     }
 }
 
-/// What a change of a field costs.
+/// The cost of a change of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutability {
     /// Nothing: it changes in place.
     Mutable,
     /// Another load balancer (or address), made first, with the user's consent.
     Replace,
-    /// It cannot change, or cannot be set at all: the user deletes and makes anew, or leaves it.
+    /// It cannot change, or cannot be set at all: the user deletes and creates the Service again, or keeps the old value.
     Immutable,
 }
 
 /// A row of the field table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldRule {
-    /// Which field.
+    /// The field that is meant.
     pub field: Field,
-    /// What a change costs.
+    /// The cost of a change.
     pub mutability: Mutability,
 }
 
@@ -199,11 +199,11 @@ pub const fn rule(field: Field, mutability: Mutability) -> FieldRule {
 pub struct OptionSpec {
     /// The annotation's full name; one that ends in `.` stands for all that begin with it.
     pub key: &'static str,
-    /// What it may say, for docs: `duration such as 30s`.
+    /// Accepted values, for docs: `duration such as 30s`.
     pub value: &'static str,
-    /// What its absence means, for docs.
+    /// The default, for docs.
     pub default: &'static str,
-    /// What a change costs.
+    /// The cost of a change.
     pub mutability: Mutability,
     /// Values that choose what is behind the load balancer.
     pub targets: &'static [(&'static str, TargetKind)],

@@ -29,7 +29,7 @@ use crate::provider::LoadBalancerProvider;
 
 /// A provider under test and the cloud behind it.
 pub trait CloudFixture: Sync {
-    /// The provider.
+    /// The provider under test.
     type Provider: LoadBalancerProvider;
 
     /// A new process of the provider for this cluster, on the same cloud: no memory of an earlier one.
@@ -50,14 +50,14 @@ pub trait CloudFixture: Sync {
     /// Lets the cloud work for so long: sleeps, or moves its clock.
     fn pause(&self, duration: Duration) -> impl Future<Output = ()> + Send;
 
-    /// What the cloud itself still holds for this owner, read past the provider, which may be blind to its own
+    /// Resources of this owner in the cloud, read past the provider, which may be blind to its own
     /// leaks. Empty where there is no such view.
     fn left_in_the_cloud(&self, owner: &Owner) -> Vec<String> {
         let Owner { cluster: _, service: _, name: _ } = owner;
         Vec::new()
     }
 
-    /// What the cloud itself sends to behind each of this owner's listeners, read past the provider. Empty where the provider
+    /// Targets of each of this owner's listeners in the cloud, read past the provider. Empty if the provider
     /// makes nothing.
     fn registered(&self, owner: &Owner) -> impl Future<Output = Registered> + Send;
 
@@ -80,7 +80,7 @@ pub type Registered = BTreeMap<ListenerKey, BTreeSet<(String, Option<Port>)>>;
 /// A changed load balancer.
 #[derive(Clone, Debug)]
 pub struct Variation {
-    /// What differs.
+    /// The changed field.
     pub field: Field,
     /// All of it.
     pub desired: LoadBalancer,
@@ -90,9 +90,9 @@ pub struct Variation {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("promise broken: {promise}: {seen}")]
 pub struct Violation {
-    /// Which check.
+    /// The check that failed.
     pub promise: &'static str,
-    /// What was seen instead.
+    /// The observation that breaks it.
     pub seen: String,
 }
 

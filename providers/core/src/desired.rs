@@ -1,4 +1,4 @@
-//! What a plan is made for.
+//! The desired state that a plan is made for.
 
 use crate::model::{LoadBalancer, Owner};
 
@@ -7,12 +7,12 @@ use crate::model::{LoadBalancer, Owner};
 pub enum Desired<'a> {
     /// This load balancer.
     Present(&'a LoadBalancer),
-    /// None.
+    /// No load balancer.
     Absent(&'a Owner),
 }
 
 impl<'a> Desired<'a> {
-    /// Whose it is.
+    /// The owner.
     pub fn owner(self) -> &'a Owner {
         match self {
             Self::Present(load_balancer) => &load_balancer.owner,

@@ -1,4 +1,4 @@
-//! What can go wrong at a provider, and what to do about it.
+//! Errors of a provider, each with its retry and its reason.
 //!
 //! Owns: [`ProviderError`] and its two answers. Leaves to others: counting retries and backing off.
 //! Invariant: waiting is not an error (see [`crate::Outcome::InProgress`]), and neither is absence on deletion.
@@ -28,7 +28,7 @@ pub enum ProviderError {
     /// The request can never succeed as it stands: the Service must change.
     #[error("{operation}: {message}")]
     Invalid {
-        /// The call.
+        /// The call that failed, as a phrase: `create load balancer`.
         operation: &'static str,
         /// Which field, what is wrong, what to do.
         message: String,
@@ -36,23 +36,23 @@ pub enum ProviderError {
     /// Something that is wanted belongs to somebody else: an address in use, a name taken, another cluster's thing.
     #[error("{operation}: {message}")]
     Conflict {
-        /// The call.
+        /// The call that failed, as a phrase: `create load balancer`.
         operation: &'static str,
-        /// What, and whose.
+        /// The resource and its owner.
         message: String,
     },
     /// There is no more of it: addresses, load balancers, rules.
     #[error("{operation}: {message}")]
     Exhausted {
-        /// The call.
+        /// The call that failed, as a phrase: `create load balancer`.
         operation: &'static str,
-        /// What is used up, with its limit.
+        /// The exhausted resource, with its limit.
         message: String,
     },
     /// The credentials do not allow it.
     #[error("{operation}: the provider refused these credentials: {message}")]
     Denied {
-        /// The call.
+        /// The call that failed, as a phrase: `create load balancer`.
         operation: &'static str,
         /// The permission that is missing.
         message: String,
@@ -60,15 +60,15 @@ pub enum ProviderError {
     /// The credentials are expired, rotated, or signed by a wrong clock: new ones come by themselves.
     #[error("{operation}: the provider does not accept these credentials now: {message}")]
     Credentials {
-        /// The call.
+        /// The call that failed, as a phrase: `create load balancer`.
         operation: &'static str,
-        /// What is wrong with them.
+        /// The fault of the credentials.
         message: String,
     },
     /// The account or project is not ready: suspended, being verified, a service not enabled.
     #[error("{operation}: the account is not ready: {message}")]
     Account {
-        /// The call.
+        /// The call that failed, as a phrase: `create load balancer`.
         operation: &'static str,
         /// Its state, and who can change it.
         message: String,
@@ -76,7 +76,7 @@ pub enum ProviderError {
     /// Too many calls.
     #[error("{operation}: the provider asked for fewer calls")]
     Throttled {
-        /// The call.
+        /// The call that failed, as a phrase: `create load balancer`.
         operation: &'static str,
         /// When to come back, if it said so.
         after: Option<Duration>,
@@ -84,9 +84,9 @@ pub enum ProviderError {
     /// No answer, a broken one, or a failure on the provider's side.
     #[error("{operation}: the provider did not answer as it should")]
     Unavailable {
-        /// The call.
+        /// The call that failed, as a phrase: `create load balancer`.
         operation: &'static str,
-        /// What happened.
+        /// The cause, in the provider's words.
         #[source]
         source: Source,
     },

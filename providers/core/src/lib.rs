@@ -1,4 +1,4 @@
-//! What a load balancer is, and what every provider of one promises.
+//! The model of a load balancer, and the promises of every provider.
 //!
 //! ```text
 //!  Service, nodes, pods ──operator──▶ LoadBalancer ─┐

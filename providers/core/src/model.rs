@@ -36,11 +36,11 @@ pub use target::{Backends, NodeName, NodeTarget, PodTarget, Targets};
 /// Destructure it in full wherever it is compared or translated, so that a new field cannot be forgotten.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadBalancer {
-    /// Whose it is: goes into every tag.
+    /// Its owner; every tag names it.
     pub owner: Owner,
     /// `spec.ports`; at least one, each (protocol, port) once.
     pub listeners: BTreeSet<Listener>,
-    /// Where the traffic goes.
+    /// The targets of the traffic.
     pub targets: Targets,
     /// How a target shows that it can take traffic; `None`: every target counts as healthy.
     pub health_check: Option<HealthCheck>,
@@ -66,14 +66,14 @@ pub struct LoadBalancer {
     pub group: Option<GroupName>,
     /// Annotations that this provider listed in its [`crate::Capabilities::options`], by their full names.
     pub options: Options,
-    /// Where clients connect by the Service's status at this moment. Not a wish and not part of the spec hash:
+    /// Addresses in the Service's status at this moment. They are not desired state and not part of the spec hash:
     /// a provider claims a free published address before it allocates another (law 6), and takes down a
     /// replaced one only after it is no longer published here (law 7).
     pub published: BTreeSet<IngressAddress>,
 }
 
 impl LoadBalancer {
-    /// What a Service asks for that names its ports and nothing else: an IPv4 address for the whole world, policy
+    /// The request of a Service that names its ports and nothing else: a public IPv4 address, policy
     /// `Cluster`, every default. Every target counts as healthy.
     pub fn plain(owner: Owner, listeners: BTreeSet<Listener>, targets: Targets) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl LoadBalancer {
         }
     }
 
-    /// What its targets depend on; of the kind that it does not ask for there are none.
+    /// Everything that its targets depend on; targets of the other kind are empty.
     pub fn backends(&self) -> Backends {
         let (nodes, pods) = match &self.targets {
             Targets::Nodes(nodes) => (nodes.clone(), BTreeSet::new()),

@@ -1,4 +1,4 @@
-//! What a provider would do, as a value that prints itself.
+//! A plan of a provider, as a value that prints itself.
 //!
 //! Owns: [`Plan`]. Leaves to others: making one (a provider's `plan`) and carrying it out (the operator, step by step).
 //! Invariant: a plan without steps, waits and obstacles says why there is nothing to do.
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::capabilities::Field;
 
-/// What a provider would do next for one Service, in order.
+/// The next steps of a provider for one Service, in order.
 ///
 /// A plan can have steps and obstacles at once: targets still change while a new scheme waits for consent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,15 +22,15 @@ pub struct Plan<S> {
 /// One step, with the reason for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedStep<S> {
-    /// What `execute` is given.
+    /// The argument of `execute`.
     pub step: S,
-    /// Why: what is desired and what was found.
+    /// The reason: desired state against observed state.
     pub reason: String,
-    /// What it does to what already serves.
+    /// Its effect on an existing load balancer.
     pub effect: Effect,
 }
 
-/// What a step does to what already serves (law 2).
+/// The effect of a step on an existing load balancer (law 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Only adds: safe on an inventory snapshot and on cached state.
@@ -42,7 +42,7 @@ pub enum Effect {
 /// The provider is at work by itself; read again later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// For what.
+    /// The awaited change, as a noun phrase.
     pub what: String,
     /// When to read again.
     pub retry: Duration,
@@ -51,11 +51,11 @@ pub struct Waiting {
 /// Something desired that this plan does not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    /// Which field.
+    /// The field that is meant.
     pub field: Field,
-    /// Why not.
+    /// The kind of obstacle.
     pub obstacle: Obstacle,
-    /// What is asked, why it cannot be, what the user can do.
+    /// The request, the reason against it, and the remedy.
     pub message: String,
 }
 
@@ -141,12 +141,12 @@ impl<S> Plan<S> {
         &self.steps
     }
 
-    /// What the provider is still busy with.
+    /// The operation that the provider has not finished.
     pub fn waiting(&self) -> Option<&Waiting> {
         self.waiting.as_ref()
     }
 
-    /// What it does not do.
+    /// Everything desired that it does not do.
     pub fn blocked(&self) -> &[Blocked] {
         &self.blocked
     }

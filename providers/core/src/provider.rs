@@ -72,7 +72,7 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     /// The provider's name: metric label, `--provider` value, last part of its class (`portico.dev/local`).
     fn name(&self) -> &'static str;
 
-    /// What it can do.
+    /// Its capabilities.
     fn capabilities(&self) -> Capabilities;
 
     /// Everything this cluster owns, paged to the end, in one snapshot.
@@ -103,7 +103,7 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
         BTreeSet::new()
     }
 
-    /// What to do next, from what is desired and what was observed.
+    /// The next steps, from desired and observed state.
     fn plan(&self, desired: Desired<'_>, observed: Option<&Self::Observed>) -> Plan<Self::Step>;
 
     /// What to register and deregister in what already exists (target groups, endpoint groups, listeners), each by the kind of
@@ -125,7 +125,7 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     /// Does one step.
     fn execute(&self, step: &Self::Step) -> impl Future<Output = Result<Outcome, ProviderError>> + Send;
 
-    /// What the Service's status should say. Total and deterministic, as `plan`. `None` observed: nothing of
+    /// The Service's status. Total and deterministic, as `plan`. `None` observed: nothing of
     /// it exists (yet), which is all a provider without load balancers ever sees.
     fn report(&self, desired: &LoadBalancer, observed: Option<&Self::Observed>) -> Report;
 
@@ -149,7 +149,7 @@ pub enum Outcome {
     InProgress {
         /// When to read again.
         retry: Duration,
-        /// What is being waited for.
+        /// The awaited change, as a noun phrase.
         what: String,
     },
 }
@@ -157,14 +157,14 @@ pub enum Outcome {
 /// Everything one cluster owns at a provider.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inventory<O> {
-    /// By Service.
+    /// Owned resources, by Service.
     pub services: BTreeMap<ServiceUid, Owned<O>>,
 }
 
 /// One Service's part of an inventory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Owned<O> {
-    /// Whose it is, by its tags.
+    /// The owner, by its tags.
     pub owner: Owner,
     /// All of it.
     pub observed: O,

@@ -1,4 +1,4 @@
-//! What a Service's status should say about its load balancer.
+//! The status of a Service's load balancer, as its provider sees it.
 //!
 //! Owns: [`Report`]. Leaves to others: writing it as status and conditions (the operator).
 //! Invariant: addresses are there as soon as the provider says so; target health is a fact beside them,
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{IngressAddress, ListenerKey};
 
-/// What a Service's status should say.
+/// The status of a load balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// `status.loadBalancer.ingress`, all of it, sorted.
@@ -45,7 +45,7 @@ pub enum IpMode {
 /// `ports[]` of an ingress entry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortStatus {
-    /// Which listener.
+    /// The listener that is meant.
     pub listener: ListenerKey,
     /// `error`: a CamelCase word, when the port could not be provided.
     pub error: Option<String>,
@@ -64,7 +64,7 @@ pub struct Fact {
     pub message: String,
 }
 
-/// What a condition is about.
+/// The type of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Topic {
     /// The load balancer exists and has its addresses.
@@ -104,10 +104,10 @@ impl Topic {
 /// A condition's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Truth {
-    /// It holds.
+    /// `True`.
     True,
-    /// It does not.
+    /// `False`.
     False,
-    /// Nobody knows yet.
+    /// `Unknown`: not read yet.
     Unknown,
 }

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 /// One that may be chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate<T> {
-    /// Where it is; candidates of no zone share one.
+    /// Its zone; candidates without one count as one zone.
     pub zone: String,
-    /// What it is known by: decides its rank, and must be its own.
+    /// Its unique name, which decides its rank.
     pub id: String,
     /// Chosen before any of its zone that is not.
     pub preferred: bool,
-    /// What is chosen.
+    /// The chosen value.
     pub value: T,
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::listener::Port;
 
-/// What is asked of a target.
+/// The question that a probe asks a target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Probe {
@@ -41,7 +41,7 @@ pub enum ProbePort {
 /// A probe, how often, and how many answers change a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthCheck {
-    /// What is asked.
+    /// The question.
     pub probe: Probe,
     /// From one probe of a target to the next.
     pub interval: Duration,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IngressAddress {
-    /// An address.
+    /// An IP address.
     Ip(IpAddr),
     /// A DNS name.
     Hostname(String),

@@ -29,7 +29,7 @@ pub enum InvalidListener {
 pub struct Port(NonZeroU16);
 
 impl Port {
-    /// The number.
+    /// The number, from 1 to 65535.
     pub fn get(self) -> u16 {
         self.0.get()
     }
@@ -100,11 +100,11 @@ impl FromStr for Protocol {
     }
 }
 
-/// What tells one listener of a load balancer from another; prints as `TCP/80`.
+/// The identity of a listener within its load balancer; prints as `TCP/80`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ListenerKey {
-    /// Its protocol.
+    /// The transport protocol.
     pub protocol: Protocol,
     /// Its port on the load balancer's address.
     pub port: Port,
@@ -146,7 +146,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// What tells it from the others.
+    /// Its identity within the load balancer.
     pub fn key(&self) -> ListenerKey {
         ListenerKey { protocol: self.protocol, port: self.port }
     }

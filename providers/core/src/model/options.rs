@@ -1,4 +1,4 @@
-//! What only one provider understands: annotations by their full name, typed when that provider reads them.
+//! Options of one provider: annotations by their full name, typed when that provider reads them.
 //!
 //! Owns: the map and its typed reader. Leaves to others: which keys there are
 //! ([`crate::Capabilities::options`], which the operator copies by).
@@ -22,7 +22,7 @@ impl Options {
         OptionReader { options: self, invalid: Vec::new() }
     }
 
-    /// What one says, without the space around it; `None`: nothing.
+    /// The trimmed value of a key; `None` if it is absent or empty.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
@@ -43,11 +43,11 @@ impl FromIterator<(String, String)> for Options {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {key} is {value:?}, but must be {expected}")]
 pub struct InvalidOption {
-    /// The annotation.
+    /// The annotation's full name.
     pub key: String,
-    /// What it says.
+    /// Its value.
     pub value: String,
-    /// What it may say.
+    /// The accepted values.
     pub expected: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Whose a load balancer is: the cluster's UID and the Service's UID, never a name alone.
+//! Owners of load balancers: the cluster's UID and the Service's UID, never a name alone.
 //!
 //! Owns: the owner newtypes and their checks. Leaves to others: writing them as tags, labels or descriptions.
 //! Invariant: two clusters with the same name, or a Service deleted and made again, are different owners (law 3).
@@ -124,12 +124,12 @@ impl fmt::Display for ServiceName {
     }
 }
 
-/// Whose a load balancer is.
+/// The owner of a load balancer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Owner {
-    /// The cluster.
+    /// The cluster's UID.
     pub cluster: ClusterUid,
-    /// The Service.
+    /// The Service's UID.
     pub service: ServiceUid,
     /// The Service's name when this was written.
     pub name: ServiceName,

@@ -45,7 +45,7 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// Who can reach the load balancer.
+/// The networks that can reach the load balancer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scheme {

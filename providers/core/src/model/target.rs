@@ -28,7 +28,7 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// Where the traffic goes.
+/// The targets of the traffic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Targets {
@@ -39,7 +39,7 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// What they are.
+    /// Their kind.
     pub fn kind(&self) -> TargetKind {
         match self {
             Self::Nodes(_) => TargetKind::Node,
@@ -64,7 +64,7 @@ impl Targets {
 /// A node that may take traffic of this Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeTarget {
-    /// Its name.
+    /// The node's name.
     pub name: NodeName,
     /// Its internal addresses, of any family.
     pub addresses: BTreeSet<IpAddr>,
@@ -82,7 +82,7 @@ pub struct NodeTarget {
 /// A pod that takes traffic of this Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodTarget {
-    /// Its address.
+    /// The pod's address.
     pub address: IpAddr,
     /// Its port for each listener; a listener that is missing here (a named `targetPort` the pod lacks)
     /// does not go to this pod.
@@ -93,7 +93,7 @@ pub struct PodTarget {
     pub zone: Option<String>,
 }
 
-/// What the cluster offers to what already serves one Service: all that its targets depend on, and nothing else.
+/// The cluster's side of an existing load balancer: everything that its targets depend on, and nothing else.
 ///
 /// It exists although the rest of the Service is refused. Both kinds of targets are here, since what serves may
 /// still be of the kind that the Service no longer asks for.
