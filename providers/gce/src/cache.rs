@@ -1,4 +1,4 @@
-//! What this process knows of each Service's things from one read to the next.
+//! Cached resources of each Service, from one read to the next.
 //!
 //! Owns: [`Cache`], and bringing it up to date. Leaves to others: reading everything (`observed`), what to do (`plan`).
 //! Invariants: it holds what this process has read, and own accepted calls, whose operations are polled by name and whose
@@ -23,7 +23,7 @@ const MEMBERS: Duration = Duration::from_mins(1);
 /// So many single reads cost as much as a listing of each kind.
 const LISTING: usize = 8;
 
-/// What of a thing has changed.
+/// The part of a resource that has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     /// The members of a group.
@@ -37,9 +37,9 @@ enum Change {
 pub(crate) struct Cached {
     /// As they were read last; with operations that were accepted since.
     pub(crate) observed: Observed,
-    /// What own operations under way change.
+    /// Resources that own operations under way change.
     begun: BTreeMap<Id, Change>,
-    /// What own calls have changed since it was read.
+    /// Resources that own calls have changed since the read.
     changed: BTreeMap<Id, Change>,
     /// When members of groups were read.
     listed: Instant,
@@ -77,7 +77,7 @@ impl Cache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a Service.
+    /// The cached state of a Service.
     pub(crate) fn recall(&self, service: &ServiceUid) -> Option<Cached> {
         self.state().known.get(service).cloned()
     }
@@ -115,7 +115,7 @@ impl Cache {
         state.expire(now);
     }
 
-    /// What is known may be wrong.
+    /// Drops the cached state of a Service, as it may be wrong.
     pub(crate) fn invalidate(&self, service: &ServiceUid) {
         self.state().known.remove(service);
     }
@@ -158,7 +158,7 @@ impl Cache {
         reported.retain(|service, _| listed.contains_key(service) || known.contains_key(service));
     }
 
-    /// Whether nobody was told of this failure yet; from now on somebody is.
+    /// Whether this failure has not been reported yet; marks it as reported.
     pub(crate) fn is_news(&self, service: &ServiceUid, operation: &str) -> bool {
         self.state().reported.entry(service.clone()).or_default().failures.insert(operation.to_owned())
     }
@@ -172,7 +172,7 @@ impl Cache {
             .is_some_and(|known| known.observed.operations.get(id).is_some_and(is_running))
     }
 
-    /// Whom an operation was to attach, as far as it is known.
+    /// The endpoints that an operation was to attach, as far as known.
     pub(crate) fn offered(&self, service: &ServiceUid, group: &Id, operation: &str) -> Option<Vec<Endpoint>> {
         let state = self.state();
         let (latest, endpoints) = state.reported.get(service)?.offers.get(group)?.latest.as_ref()?;

@@ -1,4 +1,4 @@
-//! What Google's passthrough load balancers can do here.
+//! Capabilities of Google's passthrough load balancers.
 //!
 //! Owns: the capability, field and option tables. Leaves to others: acting on them (`wanted`, `plan`).
 //! Invariant: an option that is listed and not implemented is refused with a message, never ignored.
@@ -27,7 +27,7 @@ const fn refused(index: usize) -> OptionSpec {
     option(NOT_IMPLEMENTED[index], "nothing: not implemented", "off", Mutability::Immutable)
 }
 
-/// What this provider can do, and the annotations it reads.
+/// Capabilities of this provider, and the annotations that it reads.
 pub const CAPABILITIES: Capabilities = Capabilities {
     protocols: &[Protocol::Tcp, Protocol::Udp],
     mixed_protocols: true,

@@ -20,7 +20,7 @@ pub use error::{CloudError, CloudErrorKind};
 pub struct Found {
     /// The resource.
     pub resource: Resource,
-    /// Where the owner's mark is.
+    /// The owner's mark is there.
     pub description: String,
     /// How many endpoints an endpoint group has; `None` for other kinds.
     pub members: Option<usize>,
@@ -86,7 +86,7 @@ pub trait Cloud: Send + Sync + 'static {
         &self,
         group: &Id,
     ) -> impl Future<Output = Result<BTreeMap<Endpoint, Seen>, CloudError>> + Send;
-    /// What the backend service of a name sees of a group of its own: by instance.
+    /// The health of a group's nodes as its backend service sees it, by instance.
     fn health(
         &self,
         service: &str,
@@ -109,7 +109,7 @@ pub trait Cloud: Send + Sync + 'static {
         &self,
         filter: &OperationFilter,
     ) -> impl Future<Output = Result<Vec<Operation>, CloudError>> + Send;
-    /// Where an accepted operation is by now; `None`: it is not known any more.
+    /// The state of an accepted operation; `None`: Compute Engine has forgotten it.
     fn operation(
         &self,
         accepted: &Operation,

@@ -4,7 +4,7 @@ use portico_provider::ClusterUid;
 
 use crate::resource::Backends;
 
-/// Where load balancers are made, and for whom.
+/// Configuration of [`GceProvider`](crate::GceProvider).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The project's ID.
@@ -17,7 +17,7 @@ pub struct Config {
     pub network: String,
     /// Their subnetwork, which internal addresses come from unless an annotation names another.
     pub subnetwork: String,
-    /// What stands behind load balancers that are made now; one that exists keeps what it has.
+    /// The backends of new load balancers; an existing one keeps its own.
     pub backends: Backends,
     /// Compute Engine's counterpart for tests, `http://IP:PORT`; `None`: Google's, with Application Default
     /// Credentials.

@@ -17,7 +17,7 @@ use crate::remedy;
 use crate::resource::{Endpoint, Id, Kind, Resource};
 use crate::step::{Call, Failure, Step};
 
-/// What a call has begun.
+/// The operation that a call started.
 pub(crate) enum Started {
     /// An operation.
     Operation(Operation),
@@ -92,7 +92,7 @@ impl<C: Cloud> GceProvider<C> {
         Ok(Outcome::Unchanged)
     }
 
-    /// What is there under this name, if it is this Service's.
+    /// The resource under this name, if it is this Service's.
     async fn mine(&self, owner: &Owner, id: &Id) -> Result<Option<Resource>, CloudError> {
         let Some(Found { resource, description, .. }) = self.cloud.get(id).await? else {
             return Ok(None);

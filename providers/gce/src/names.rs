@@ -115,7 +115,7 @@ pub(crate) fn description(owner: &Owner) -> String {
     value.to_string()
 }
 
-/// What a description says of the nodes behind its backend service.
+/// The synced hash in a description: that of the nodes behind its backend service.
 pub(crate) fn synced_hash_of(description: &str) -> Option<String> {
     serde_json::from_str::<Mark>(description).ok()?.synced_hash
 }
@@ -127,7 +127,7 @@ pub(crate) fn with_synced_hash(description: &str, synced_hash: Option<&str>) -> 
     marked.and_then(|mark| serde_json::to_string(&mark).ok()).unwrap_or_else(|| description.to_owned())
 }
 
-/// Whose it is, by its description; `None`: not Portico's.
+/// The owner, by its description; `None`: not Portico's.
 pub(crate) fn owner_of(description: &str) -> Option<Owner> {
     let Mark { name, cluster, service, synced_hash: _ } = serde_json::from_str(description).ok()?;
     Some(Owner {

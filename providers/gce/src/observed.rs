@@ -38,7 +38,7 @@ pub struct Observed {
     pub operations: BTreeMap<Id, Operation>,
     /// Nodes that Google refused, for whichever load balancer, by zone; of this process's own cache.
     pub refused: BTreeMap<(String, Endpoint), Refusal>,
-    /// Whether the health of nodes was asked for, which a list of instances does not tell.
+    /// Whether the health of nodes was read; a list of instances does not contain it.
     pub asked: bool,
     /// What others have to do with the instance groups among the resources, which are the whole cluster's.
     pub shared: Shared,
@@ -307,7 +307,7 @@ fn error(error: CloudError) -> ProviderError {
     error.during("list load balancers")
 }
 
-/// What listings show.
+/// The content of listings.
 struct Listed {
     /// Marked resources and their owners.
     found: Vec<(Owner, Found)>,

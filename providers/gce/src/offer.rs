@@ -12,14 +12,14 @@ const BATCH: usize = 500;
 /// Halving finds one of [`BATCH`] in ten.
 const TRIES: usize = 16;
 
-/// What became of an offer.
+/// The result of an offer.
 #[derive(Debug)]
 pub(crate) struct Offered {
     /// Taken, as soon as the operation is done.
     pub(crate) taken: Vec<Endpoint>,
     /// Not taken, and why.
     pub(crate) refused: Vec<(Endpoint, String)>,
-    /// What was started; `None`: nobody was left to offer.
+    /// The started operation; `None`: no endpoint was left to offer.
     pub(crate) answer: Result<Option<Operation>, CloudError>,
 }
 
@@ -76,7 +76,7 @@ async fn prove<C: Cloud>(
     }
 }
 
-/// Whom the refusal of a call is about.
+/// The endpoints that the refusal of a call names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Culprits {
     /// None of them: an outage, too many calls, or the group itself.

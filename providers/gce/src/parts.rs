@@ -11,7 +11,7 @@ use portico_provider::{IpFamily, Protocol};
 use crate::observed::Observed;
 use crate::resource::{Firewall, ForwardingRule, Forwards, Resource};
 
-/// What a key names.
+/// The resource that a key names.
 #[derive(Clone, Copy)]
 enum Part {
     BackendService,

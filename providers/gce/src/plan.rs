@@ -1,4 +1,4 @@
-//! What to do next for one Service: foundations, targets, frontends, and only then what is left over.
+//! The next steps for one Service: foundations, targets, frontends, and last the leftovers.
 //!
 //! Owns: the order of everything. Leaves to others: what should exist (`wanted`), which frontends serve
 //! (`plan/frontend`), who may send (`plan/firewalls`), the calls (`provider`). Invariants: pure and total. While an operation is under way nothing else is begun. A stage
@@ -132,7 +132,7 @@ fn present(desired: &LoadBalancer, mut wanted: Wanted, observed: &Observed, conf
     stages.wait_for_refused(stages.wait_for_status(plan))
 }
 
-/// What stands behind it, for as long as it exists: no backend service can change it.
+/// Its kind of backends, for as long as it exists: a backend service cannot change it.
 pub(crate) fn backends(observed: &Observed, config: &Config) -> Backends {
     observed.services().next().map_or(config.backends, |service| service.backends)
 }
@@ -142,7 +142,7 @@ fn scheme_of(wanted: &Wanted) -> Scheme {
     wanted.frontends.first().map_or(Scheme::External, |frontend| frontend.scheme)
 }
 
-/// What is done together; each stage needs what the ones before it made.
+/// Steps that belong together; each stage needs the resources of those before it.
 #[derive(Clone, Copy)]
 enum Stage {
     Foundations,
@@ -212,7 +212,7 @@ impl Stages<'_> {
         self.wanted.groups.in_zone(zone)
     }
 
-    /// What nothing else has to exist for.
+    /// Resources that refer to no other.
     fn foundations(&self, draft: &mut Draft<'_>) {
         let check = Resource::HealthCheck(self.wanted.check.clone());
         if !self.observed.resources.contains_key(&check.id()) {

@@ -52,7 +52,7 @@ impl GceProvider {
         Ok(Self::new(Limited::new(cloud, pace), config))
     }
 
-    /// What limits its calls, a limiter for each class; for metrics.
+    /// The limiters of its calls, one for each class; for metrics.
     pub fn limiters(&self) -> Vec<Arc<Limiter>> {
         self.cloud.limiters()
     }
@@ -73,7 +73,7 @@ impl<C: Cloud> GceProvider<C> {
         Err(ProviderError::Conflict { operation, message })
     }
 
-    /// What this process knows, brought up to date; `None`: everything is to be read.
+    /// The cached state, brought up to date; `None`: everything has to be read.
     async fn recall(&self, owner: &Owner, read_mode: ReadMode) -> Result<Option<Observed>, ProviderError> {
         let known = self.cache.recall(&owner.service).filter(|_| read_mode <= ReadMode::Pending);
         let Some(known) = known else { return Ok(None) };

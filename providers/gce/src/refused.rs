@@ -24,7 +24,7 @@ const FORGOTTEN: Duration = Duration::from_hours(1);
 /// A zone and a node in it.
 pub(crate) type Place = (String, Endpoint);
 
-/// What is known of a node that was refused, to one Service.
+/// A refused node, as one Service knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Google's words.
@@ -49,7 +49,7 @@ struct Cached {
     message: String,
     tries: u32,
     until: Instant,
-    /// Whose turn it is to offer it.
+    /// The Service that offers it next.
     by: ServiceUid,
 }
 
@@ -74,7 +74,7 @@ impl Refused {
         }
     }
 
-    /// What a Service knows of them.
+    /// The refused nodes that a Service knows.
     pub(crate) fn known_to(&self, service: &ServiceUid, now: Instant) -> BTreeMap<Place, Refusal> {
         let mut all = self.all();
         all.retain(|_, known| now < known.until + FORGOTTEN);

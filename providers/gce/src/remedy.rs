@@ -1,4 +1,4 @@
-//! What an error of a call means to whoever wrote the Service, and what to do about it.
+//! The meaning of a call's error for the author of the Service, and the remedy.
 //!
 //! Owns: the words after Google's own. Leaves to others: which errors there are (`cloud/error`).
 //! Invariants: pure; what a user caused is the user's error, names the field or annotation, and is not tried again hot; what
@@ -45,7 +45,7 @@ const IN_USE: [&str; 4] = [
     "IP_IN_USE_BY_ANOTHER_RESOURCE",
 ];
 
-/// What an error is about.
+/// The subject of an error.
 struct About<'a> {
     call: &'a Call,
     owner: &'a Owner,
@@ -126,7 +126,7 @@ impl About<'_> {
     }
 }
 
-/// What stands under one of our names without our mark.
+/// A resource under one of our names without our mark.
 pub(crate) fn unmarked(id: &Id, owner: &Owner, description: &str) -> String {
     let lost =
         if names::is_lost(description) { "has lost Portico's description" } else { "is not Portico's" };

@@ -1,4 +1,4 @@
-//! What the Service's status says about its load balancer.
+//! The report for the Service's status.
 //!
 //! Owns: the report. Leaves to others: writing it, what is said of nodes' health (`report/health`).
 //! Invariants: the address as soon as it forwards anything, whatever its targets' health (law 10), with an error at each port

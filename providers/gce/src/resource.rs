@@ -78,7 +78,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What tells one resource from another.
+/// The identity of a resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
     /// Its kind.
@@ -104,11 +104,11 @@ pub enum Resource {
     Address(Address),
     /// A frontend.
     ForwardingRule(ForwardingRule),
-    /// What frontends send to.
+    /// The backend service of frontends.
     BackendService(BackendService),
     /// How backends are probed.
     HealthCheck(HealthCheck),
-    /// Who may send.
+    /// A firewall rule: allowed sources.
     Firewall(Firewall),
     /// Nodes of one zone.
     EndpointGroup(EndpointGroup),
@@ -117,7 +117,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// What it is called.
+    /// Its name.
     pub fn id(&self) -> Id {
         let (kind, name, zone) = match self {
             Self::Address(it) => (Kind::Address, &it.name, None),
@@ -180,7 +180,7 @@ pub struct Address {
     pub collection: Option<String>,
     /// Whether several rules may listen on it: an internal IPv4 one needs purpose `SHARED_LOADBALANCER_VIP`.
     pub shareable: bool,
-    /// What it is; for one to be made: what it should be.
+    /// Its IP address; for one to create: the wanted address.
     pub ip: Option<IpAddr>,
 }
 
@@ -193,9 +193,9 @@ pub struct ForwardingRule {
     pub family: IpFamily,
     /// Inside or outside.
     pub scheme: Scheme,
-    /// What it forwards.
+    /// The forwarded protocol and ports.
     pub forwards: Forwards,
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: AddressRef,
     /// The name of its backend service.
     pub backend_service: String,
@@ -269,13 +269,13 @@ pub struct BackendService {
     pub scheme: Scheme,
     /// Internal ones only.
     pub network: Option<String>,
-    /// What stays with one node.
+    /// The kind of session affinity.
     pub affinity: Affinity,
     /// Whether nodes get traffic by the weight that their health check answers with.
     pub weighted: bool,
     /// The name of its health check.
     pub health_check: String,
-    /// What its groups are; all of one kind, for as long as it exists.
+    /// The kind of its groups; all are of one kind, for as long as it exists.
     pub backends: Backends,
     /// Its groups: zone and name.
     pub groups: BTreeSet<(String, String)>,
@@ -283,7 +283,7 @@ pub struct BackendService {
     pub synced_hash: Option<String>,
 }
 
-/// What stands behind backend services.
+/// The kind of backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backends {
     /// Endpoint groups of each Service's own, `GCE_VM_IP`.
@@ -316,7 +316,7 @@ impl Groups {
     }
 }
 
-/// What stays with one node.
+/// The kind of session affinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affinity {
     /// A connection.
@@ -330,7 +330,7 @@ pub enum Affinity {
     },
 }
 
-/// What is asked of nodes.
+/// A health check of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// Its name.
@@ -362,18 +362,18 @@ pub struct Firewall {
     pub sources: BTreeSet<IpNet>,
     /// Receivers; empty: any.
     pub destinations: BTreeSet<IpNet>,
-    /// What happens.
+    /// Allow or deny.
     pub verdict: Verdict,
 }
 
-/// What a firewall does.
+/// The action of a firewall rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Lets these protocols and ports in; none: it is disabled.
     Allow(BTreeSet<(Protocol, u16)>),
     /// Drops everything.
     DenyAll,
-    /// What Portico never writes, such as all ports of a protocol: somebody else has changed it.
+    /// An action that Portico never writes, such as all ports of a protocol: another writer has changed it.
     Foreign,
 }
 
@@ -409,7 +409,7 @@ pub struct Endpoint {
 /// Of a node that is known by its instance's name alone.
 pub(crate) const NO_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
-/// What Google says about an endpoint.
+/// The health of an endpoint, as Google reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// By IPv4.
@@ -429,7 +429,7 @@ pub enum Weight {
     Unread(String),
 }
 
-/// What probes say about an endpoint.
+/// The result of probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Health {
     /// It answers.

@@ -15,7 +15,7 @@ use crate::resource::{Endpoint, Id, Kind, Resource};
 pub struct Step {
     /// For whom.
     pub owner: Owner,
-    /// What is called.
+    /// The call.
     pub call: Call,
     /// How an earlier operation on the same thing ended. It is told first, once: then it is tried again.
     pub after: Option<Failure>,
@@ -28,7 +28,7 @@ pub struct Step {
 pub struct Failure {
     /// The operation's name.
     pub operation: String,
-    /// What it ended with.
+    /// The error that ended it.
     pub error: CloudError,
 }
 
@@ -63,7 +63,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// What it is about.
+    /// The resource.
     pub(crate) fn target(&self) -> Id {
         match self {
             Self::Insert { resource, otherwise: _ } | Self::Patch(resource) => resource.id(),

@@ -21,7 +21,7 @@ use crate::observed::frontends::existing_frontends;
 use crate::resource::{Affinity, Backends, Groups, HealthCheck, Tier};
 use crate::subset::{Zones, all, choose};
 
-/// What cannot be done: field and message.
+/// Obstacles: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;
 
 /// All that should exist for a Service, but for what depends on addresses.
@@ -54,7 +54,7 @@ pub(crate) struct Frontend {
     pub(crate) source: Source,
 }
 
-/// Where a frontend's address comes from.
+/// The source of a frontend's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// Portico reserves one, and gives it back.
@@ -94,7 +94,7 @@ impl Frontend {
     }
 }
 
-/// What should exist, or everything that stands against it.
+/// The wanted resources, or all obstacles.
 pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wanted, Obstacles> {
     let LoadBalancer {
         owner,
@@ -194,7 +194,7 @@ pub(crate) fn unknown_addresses(desired: &LoadBalancer, observed: &Observed, con
     frontends.into_iter().filter_map(named).collect()
 }
 
-/// What no passthrough load balancer of this provider can be.
+/// Obstacles of every passthrough load balancer of this provider.
 fn unsupported(listeners: &BTreeSet<Listener>, proxy_protocol: ProxyProtocol) -> Obstacles {
     let mut wrong = Obstacles::new();
     if listeners.is_empty() || listeners.iter().any(|listener| listener.protocol == Protocol::Sctp) {
@@ -208,7 +208,7 @@ fn unsupported(listeners: &BTreeSet<Listener>, proxy_protocol: ProxyProtocol) ->
     wrong
 }
 
-/// What annotations say.
+/// Choices made by annotations.
 struct Chosen {
     scheme: Scheme,
     tier: Option<Tier>,

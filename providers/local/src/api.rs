@@ -25,18 +25,18 @@ use serde::{Deserialize, Serialize};
 /// it does not name has no target from then on.
 pub type Targets = BTreeMap<ListenerKey, BTreeSet<SocketAddr>>;
 
-/// What a load balancer shall be.
+/// The specification of a load balancer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
-    /// Where each listener's traffic goes; at least one listener, TCP or UDP.
+    /// The targets of each listener; at least one listener, TCP or UDP.
     pub listeners: Targets,
     /// What these targets are: kept for the caller, who changes them later. `null`: nobody said.
     #[serde(default)]
     pub target_kind: Option<TargetKind>,
     /// How a target shows that it can take traffic; `null`: every target counts as healthy.
     pub health_check: Option<HealthCheck>,
-    /// Who may connect; empty: everybody.
+    /// The allowed sources; empty: everybody.
     pub source_ranges: BTreeSet<IpNet>,
     /// Whether a client stays with its target.
     pub session_affinity: SessionAffinity,
@@ -58,7 +58,7 @@ pub struct Spec {
 pub struct Put {
     /// The Service, for people.
     pub name: ServiceName,
-    /// What it shall be.
+    /// The specification.
     pub spec: Spec,
     /// Addresses to take, if they are free, before any other: what the Service's status already shows.
     pub claim: BTreeSet<IpAddr>,
@@ -67,9 +67,9 @@ pub struct Put {
 /// A load balancer as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// Whose it is.
+    /// The owner.
     pub owner: Owner,
-    /// What was last asked.
+    /// The last accepted specification.
     pub spec: Spec,
     /// Whether it serves yet.
     pub state: State,

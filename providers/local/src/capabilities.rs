@@ -1,4 +1,4 @@
-//! What `portico-lb` can do.
+//! Capabilities of `portico-lb`.
 //!
 //! Owns: the capability, field and option tables. Leaves to others: acting on them.
 //! Invariant: the daemon enforces what is `true` here itself.
@@ -10,7 +10,7 @@ use portico_provider::{
 /// Annotation: how long a new load balancer takes.
 pub(crate) const PROVISIONING_DELAY: &str = "portico.dev/local-provisioning-delay";
 
-/// What this provider can do, and the annotations it reads.
+/// Capabilities of this provider, and the annotations that it reads.
 pub const CAPABILITIES: Capabilities = Capabilities {
     protocols: &[Protocol::Tcp, Protocol::Udp],
     mixed_protocols: true,

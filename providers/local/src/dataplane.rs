@@ -47,12 +47,12 @@ pub struct Timing {
     pub connect: Duration,
 }
 
-/// What all frontends of a daemon share.
+/// The state that all frontends of a daemon share.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// Times.
     pub timing: Timing,
-    /// Counters.
+    /// The counters of `/metrics`.
     pub metrics: Arc<Metrics>,
 }
 
@@ -165,7 +165,7 @@ impl LiveBalancer {
         Ok(())
     }
 
-    /// What the probes find.
+    /// The results of the probes.
     pub fn health(&self) -> &Arc<HealthTable> {
         &self.health
     }
@@ -202,7 +202,7 @@ impl Frontend {
     }
 }
 
-/// What a frontend's tasks are given.
+/// The arguments of a frontend's tasks.
 #[derive(Clone, Debug)]
 pub struct Wiring {
     shared: Shared,

@@ -1,4 +1,4 @@
-//! What to do next: create, change in place, move to another address with consent, or delete.
+//! The next steps: create, change in place, move to another address with consent, or delete.
 //!
 //! Owns: the plan. Leaves to others: translating fields, calling the API.
 //! Invariant: pure and total. A requested address that differs from the present one is made first; the old one

@@ -15,7 +15,7 @@ use crate::api::{State, View};
 use crate::client::Client;
 use crate::step::Step;
 
-/// Where the daemon is, and for whom we call.
+/// Configuration of [`LocalProvider`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Config {
     /// `http://172.30.0.2:9440`.

@@ -1,4 +1,4 @@
-//! What the Service's status says about its load balancer.
+//! The report for the Service's status.
 //!
 //! Owns: the report. Leaves to others: writing it.
 //! Invariant: addresses as soon as the daemon has them, whatever its targets' health (law 10). What is said holds for each
@@ -85,7 +85,7 @@ fn provisioned(view: &View, faults: &BTreeMap<ListenerKey, Fault>) -> Fact {
     fact(Topic::Provisioned, Truth::True, "Provisioned", message)
 }
 
-/// What the targets of one listener can take, the worst first.
+/// The health of one listener's targets, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Capacity {
     /// There are none.

@@ -13,21 +13,21 @@ use crate::api::{Put, Targets};
 pub enum Step {
     /// Create it, or change it in place.
     Put {
-        /// Whose.
+        /// The owner.
         owner: Owner,
-        /// What it shall be.
+        /// The specification.
         put: Box<Put>,
     },
     /// Change where its listeners send.
     PutTargets {
-        /// Whose.
+        /// The owner.
         owner: Owner,
         /// From now on.
         targets: Targets,
     },
-    /// Delete it.
+    /// Delete the load balancer.
     Delete {
-        /// Whose.
+        /// The owner.
         owner: Owner,
     },
 }

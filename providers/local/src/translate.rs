@@ -14,7 +14,7 @@ use portico_provider::{
 use crate::api::{self, Spec, View};
 use crate::capabilities::PROVISIONING_DELAY;
 
-/// What cannot be done: field and message.
+/// Obstacles: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;
 
 /// The spec, or everything that stands against it. `retain` is left empty.
@@ -75,7 +75,7 @@ pub(crate) fn translate(desired: &LoadBalancer) -> Result<Spec, Obstacles> {
     })
 }
 
-/// Where each listener of what exists shall send: nowhere if the Service has it no more.
+/// The wanted targets of each existing listener; empty if the Service no longer has it.
 pub(crate) fn behind(backends: &Backends, view: &View) -> api::Targets {
     let targets = backends.of_kind(kind(backends, view));
     let behind = |key: &ListenerKey| {
@@ -85,7 +85,7 @@ pub(crate) fn behind(backends: &Backends, view: &View) -> api::Targets {
     view.spec.listeners.keys().map(|key| (*key, behind(key))).collect()
 }
 
-/// What it sends to now; where nobody said, pods unless one of them is a node.
+/// The kind of its targets; if it was never recorded, pods, unless one of them is a node.
 fn kind(backends: &Backends, view: &View) -> TargetKind {
     let mut sockets = view.spec.listeners.values().flatten();
     let is_node =
@@ -137,7 +137,7 @@ fn wrong_addresses(desired: &LoadBalancer) -> Obstacles {
     wrong
 }
 
-/// Where a listener's traffic goes: of each target one address, of the Service's primary family if it has one.
+/// The targets of a listener: one address of each, of the Service's primary family if it has one.
 fn sockets(listener: &Listener, targets: &Targets, families: &[IpFamily]) -> BTreeSet<SocketAddr> {
     match targets {
         Targets::Nodes(nodes) => {

@@ -1,4 +1,4 @@
-//! What Compute Engine answers instead, and what that means to the operator.
+//! Errors of Compute Engine, and their meaning for the operator.
 //!
 //! Owns: [`CloudError`], the table of its codes. Leaves to others: which field a call was about (`remedy`).
 //! Invariant: a code has one row, whether an HTTP answer or an operation brings it; one without a row is judged by the HTTP
@@ -10,17 +10,17 @@ use std::fmt;
 
 use portico_provider::ProviderError;
 
-/// What Compute Engine answered instead.
+/// An error of Compute Engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}: {message}")]
 pub struct CloudError {
-    /// What it means.
+    /// Its meaning.
     pub kind: CloudErrorKind,
     /// Its own words.
     pub message: String,
 }
 
-/// The errors that are told apart.
+/// The kinds of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloudErrorKind {
     /// It does not exist.
@@ -182,7 +182,7 @@ impl CloudError {
         Self { kind, message: format!("{code}: {message}") }
     }
 
-    /// What it means to the operator.
+    /// Its meaning for the operator.
     pub(crate) fn during(self, operation: &'static str) -> ProviderError {
         let message = self.message.clone();
         match self.kind {

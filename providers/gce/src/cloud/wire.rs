@@ -30,7 +30,7 @@ const RANGE_LENGTH: i32 = 96;
 #[derive(Clone, Debug)]
 pub(super) struct Urls {
     pub(super) region: String,
-    /// Whose the network is: this project, or the host of a Shared VPC.
+    /// The project of the network: this one, or the host of a Shared VPC.
     pub(super) network_project: String,
 }
 

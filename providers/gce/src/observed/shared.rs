@@ -1,4 +1,4 @@
-//! Who has the cluster's instance groups.
+//! The users of the cluster's instance groups.
 //!
 //! Owns: reading that off a listing. Leaves to others: listing, what follows (`plan`).
 //! Invariant: whoever refers to a group, or may be about to, counts; so of Services that go at once the last one to look
@@ -11,7 +11,7 @@ use portico_provider::{Owner, ServiceUid};
 use crate::cloud::Found;
 use crate::resource::{Backends, Id, Kind, Resource};
 
-/// What other Services have to do with the cluster's instance groups.
+/// Other Services' use of the cluster's instance groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shared {
     /// Whether there are any that have them, or may be about to: with a health check, and no backend service of endpoint
@@ -58,7 +58,7 @@ pub(super) fn counts(users: &Users) -> BTreeMap<&Id, usize> {
     counts
 }
 
-/// What all but one have to do with the groups.
+/// The use of the groups by all Services but one.
 pub(super) fn without(users: &Users, counts: &BTreeMap<&Id, usize>, own: &ServiceUid) -> Shared {
     let mine = users.get(own);
     let by_others = |(id, count): (&&Id, &usize)| {

@@ -62,7 +62,7 @@ impl Stages<'_> {
         }
     }
 
-    /// What shall be allowed; `None` as long as the address is not known.
+    /// The wanted firewall rule; `None` as long as the address is not known.
     pub(super) fn allow(&self, wanted: &Frontend) -> Option<Firewall> {
         let mut destinations = BTreeSet::from([IpNet::from(address::ip(wanted, self.observed)?)]);
         let alike =

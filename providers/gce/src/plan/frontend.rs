@@ -167,7 +167,7 @@ fn refusal(serving: &ObservedFrontend<'_>, want: &Frontend) -> (Field, String) {
     (field, message)
 }
 
-/// What to ask for: the address that its rules have already, or one that clients were told of and nothing of ours has.
+/// The address to reserve: that of its rules, or else a published one that no resource of ours has.
 pub(crate) fn claim(desired: &LoadBalancer, frontend: &Frontend, observed: &Observed) -> Option<IpAddr> {
     if let Some(ip) = ip(frontend, observed) {
         return Some(ip);

@@ -1,4 +1,4 @@
-//! What the Service's status says about its nodes' health, and the weights that Google reads.
+//! The report of the nodes' health, and of the weights that Google reads.
 //!
 //! Owns: the words. Leaves to others: asking (`observed`). Invariant: a family of which Google says nothing at all, while
 //! it does of the other, is no news: not everything is told everywhere.
@@ -68,7 +68,7 @@ fn passing(Count { family, healthy, unknown: _ }: &Count, all: usize, families: 
     format!("{healthy} of {all} nodes{over}")
 }
 
-/// Where nodes are weighed, what Google reads; nothing where nobody asked.
+/// The weights that Google reads; empty if they were not read.
 fn weights(nodes: &[(&Endpoint, &Seen)]) -> String {
     let nodes = nodes.iter();
     let weighed: Vec<(&str, &Weight)> =

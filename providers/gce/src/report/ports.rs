@@ -1,4 +1,4 @@
-//! What the Service's status says about each of its ports.
+//! The report of each port.
 //!
 //! Owns: the errors of ports. Leaves to others: which address is shown (`report`).
 //! Invariant: a port without an error is forwarded by a rule at its address, and let in by Portico's firewall.

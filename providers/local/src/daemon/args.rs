@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long)]
     pub interface: Option<String>,
 
-    /// Where the API listens.
+    /// The listening address of the API.
     #[arg(long, default_value = "127.0.0.1:9440")]
     pub listen: SocketAddr,
 

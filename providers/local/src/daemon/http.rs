@@ -20,18 +20,18 @@ use super::store::Key;
 use crate::api::{Failure, FailureReason, Filter, Put, Targets, View};
 use crate::dataplane::metrics::Metrics;
 
-/// What a request needs.
+/// The state of the API's handlers.
 #[derive(Clone, Debug)]
 pub struct Api {
     /// The load balancers.
     pub registry: Registry,
     /// The bearer token.
     pub token: Arc<str>,
-    /// Counters.
+    /// The counters of `/metrics`.
     pub metrics: Arc<Metrics>,
 }
 
-/// The routes.
+/// The router of the API.
 pub fn router(api: Api) -> Router {
     let one = get(get_one).put(put_one).delete(delete_one);
     Router::new()

@@ -20,7 +20,7 @@ pub enum NoAddress {
     OutOfRange {
         /// Asked for.
         address: IpAddr,
-        /// What there is.
+        /// The pool.
         ranges: String,
     },
     /// The one asked for is somebody's.
@@ -31,7 +31,7 @@ pub enum NoAddress {
     Exhausted {
         /// Of which family.
         family: IpFamily,
-        /// What there is.
+        /// The pool.
         ranges: String,
     },
 }
@@ -42,7 +42,7 @@ pub struct Ipam {
     ranges: Vec<IpNet>,
 }
 
-/// What one load balancer asks for.
+/// The request of one load balancer.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     /// One address of each.

@@ -28,7 +28,7 @@ pub enum PlacementError {
     Failed {
         /// Its arguments.
         command: String,
-        /// What it said.
+        /// Its standard error.
         stderr: String,
     },
     /// It answered in another form.
@@ -42,7 +42,7 @@ pub enum PlacementError {
     },
 }
 
-/// Where addresses live.
+/// The place of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// They already answer (loopback ranges); nothing to do.

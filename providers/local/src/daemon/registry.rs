@@ -1,4 +1,4 @@
-//! What load balancers there are: the one place that changes them.
+//! The load balancers: the one place that changes them.
 //!
 //! Owns: records, their addresses, and which dataplane belongs to which. Leaves to others: HTTP, sockets.
 //! Invariant: a change is on disk before it shows anywhere; one change at a time. An address that drains is
@@ -45,13 +45,13 @@ pub enum RegistryError {
 pub struct Setup {
     /// Which addresses there are.
     pub ipam: Ipam,
-    /// Where they live.
+    /// The place of the addresses.
     pub placement: Placement,
-    /// Where the state is.
+    /// The state on disk.
     pub store: Store,
     /// How long a new one stays provisioning, unless its spec says.
     pub provisioning_delay: Duration,
-    /// What dataplanes share.
+    /// The state that dataplanes share.
     pub shared: Shared,
 }
 
@@ -78,7 +78,7 @@ struct Shown {
     live: BTreeMap<Key, Live>,
 }
 
-/// What serves of a record.
+/// The serving part of a record.
 #[derive(Debug)]
 struct Live {
     health: Arc<HealthTable>,
@@ -174,7 +174,7 @@ impl Registry {
         Ok(shown.view(record))
     }
 
-    /// What shall be there, with its addresses.
+    /// The accepted specification, with its addresses.
     fn record(
         &self,
         owner: Owner,
@@ -306,7 +306,7 @@ impl Shown {
         others.flat_map(|(_key, record)| record.held()).collect()
     }
 
-    /// What should serve at this time and does not, or not all of it.
+    /// Load balancers that should serve now and do not, or not on every port.
     fn due(&self, now: u64) -> impl Iterator<Item = &Arc<Record>> {
         let settled = |key: &Key| self.live.get(key).is_some_and(|live: &Live| live.errors.is_empty());
         let due = move |(key, record): &(&Key, &Arc<Record>)| record.active_at <= now && !settled(key);

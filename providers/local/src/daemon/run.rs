@@ -56,7 +56,7 @@ impl Daemon {
         Ok(Self { api: Api { registry, token: token.trim().into(), metrics }, listener })
     }
 
-    /// Where the API is.
+    /// The API's address.
     pub fn address(&self) -> anyhow::Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
     }

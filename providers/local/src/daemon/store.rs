@@ -1,4 +1,4 @@
-//! What exists, on disk: one JSON file, replaced as a whole.
+//! The state on disk: one JSON file, replaced as a whole.
 //!
 //! Owns: the file and its records. Leaves to others: deciding what is in it.
 //! Invariant: the file is always a complete state, the old or the new: written beside, synced, renamed. One that
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Spec;
 
-/// What tells one load balancer from another.
+/// The identity of a load balancer.
 pub type Key = (ClusterUid, ServiceUid);
 
 /// All of them. Cloning it copies no record.
@@ -25,9 +25,9 @@ pub type Records = BTreeMap<Key, Arc<Record>>;
 /// A load balancer, as it must survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Whose it is.
+    /// The owner.
     pub owner: Owner,
-    /// What was asked.
+    /// The specification.
     pub spec: Spec,
     /// The addresses it was given.
     pub addresses: BTreeSet<IpAddr>,
@@ -38,7 +38,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// What tells it from others.
+    /// Its identity.
     pub fn key(&self) -> Key {
         (self.owner.cluster.clone(), self.owner.service.clone())
     }
@@ -55,7 +55,7 @@ pub enum StoreError {
     /// The file system said no.
     #[error("cannot {operation} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed operation.
         operation: &'static str,
         /// On which file.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum StoreError {
     Format {
         /// Which file.
         path: PathBuf,
-        /// Where it breaks off.
+        /// The position of the error.
         #[source]
         source: serde_json::Error,
     },

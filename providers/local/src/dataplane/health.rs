@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::api::Spec;
 
-/// What the probes found of a target.
+/// The health of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// New traffic should go there.
@@ -59,7 +59,7 @@ struct Probed {
 }
 
 impl HealthTable {
-    /// One that finds everything healthy until it is told what to probe.
+    /// One that reports everything healthy until it has targets to probe.
     pub fn new() -> Self {
         Self { table: Arc::default() }
     }
@@ -88,7 +88,7 @@ impl HealthTable {
         self.table.version.load(Ordering::Acquire)
     }
 
-    /// What is known of these targets, at one moment; one that nobody probes is healthy.
+    /// The health of these targets at one moment; a target that is not probed counts as healthy.
     pub fn verdicts(&self, targets: impl IntoIterator<Item = SocketAddr>) -> Verdicts {
         let probes = self.table.lock();
         let verdict = |target| match probes.targets.get(&target).map(|probed| probed.healthy) {
@@ -110,7 +110,7 @@ impl HealthTable {
     }
 }
 
-/// What was known of some targets, in their order.
+/// The health of some targets at a moment, in their order.
 #[derive(Debug)]
 pub struct Verdicts {
     /// At which [`HealthTable::version`].

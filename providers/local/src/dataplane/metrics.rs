@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters.
+/// The counters of `/metrics`.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// TCP connections accepted and admitted.

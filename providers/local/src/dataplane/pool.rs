@@ -28,7 +28,7 @@ pub struct Pool {
     turn: AtomicUsize,
 }
 
-/// What holds for one listener at a moment.
+/// The rules of one listener at a moment.
 #[derive(Debug)]
 struct Rules {
     targets: BTreeSet<SocketAddr>,

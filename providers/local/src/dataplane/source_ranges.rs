@@ -1,4 +1,4 @@
-//! Who may connect.
+//! Source ranges: the clients that may connect.
 //!
 //! Owns: source ranges in the form that is asked for each new client. Leaves to others: what happens to one outside.
 //! Invariant: an answer costs the logarithm of the number of ranges. No range at all admits everybody.
