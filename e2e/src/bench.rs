@@ -115,11 +115,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.bench == Bench::Proxy {
         args.services().iter().try_for_each(|services| objects::check_size(*services))?;
     }
-    let Inside { home, api_port: _ } =
-        match session::enter(&Plan { name: "bench".to_owned(), data_dir: None })? {
-            Side::Ended(code) => return Ok(code),
-            Side::Inside(inside) => inside,
-        };
+    let Inside { home, api_port: _ } = match session::enter(&Plan::named("bench"))? {
+        Side::Ended(code) => return Ok(code),
+        Side::Inside(inside) => inside,
+    };
     let Args { bench, services: _, subjects, rounds: _, controllers, restart, crowd, waiting, throttled } =
         args;
     match bench {

@@ -13,6 +13,7 @@
 
 pub mod aws;
 pub mod call;
+mod clouds;
 mod control;
 pub mod faults;
 pub mod gce;
@@ -34,6 +35,7 @@ use tokio::{net::TcpStream, time::sleep};
 use crate::process::Crashes;
 
 pub use aws::Aws;
+pub use clouds::Cloud;
 pub use faults::{Faults, Limits};
 pub use gce::Gce;
 pub use proxy::FaultProxy;

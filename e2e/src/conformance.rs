@@ -132,7 +132,7 @@ fn report(proxy: Proxy) -> anyhow::Result<PathBuf> {
 
 fn one(args: &Args, proxy: Proxy) -> anyhow::Result<ExitCode> {
     let name = format!("conformance-{proxy}");
-    match session::enter(&Plan { name, data_dir: None })? {
+    match session::enter(&Plan::named(name))? {
         Side::Ended(code) => Ok(code),
         Side::Inside(inside) => runtime::block_on(test(args, proxy, &inside.home)),
     }

@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !sandbox::is_inside() {
         forget_former()?;
     }
-    match session::enter(&Plan { name, data_dir: None })? {
+    match session::enter(&Plan::named(name))? {
         Side::Ended(code) => Ok(code),
         Side::Inside(inside) => runtime::block_on(show(args, &inside.home)),
     }

@@ -35,6 +35,7 @@ pub mod probe;
 pub mod process;
 pub mod runtime;
 pub mod sandbox;
+pub mod scenario;
 pub mod session;
 pub mod tools;
 pub mod up;

@@ -1,5 +1,5 @@
-//! A cluster's run as the machine sees it: makes the folder, starts the same program anew inside a sandbox, passes on
-//! Ctrl-C, forwards the API server's port, and cleans up. `demo`, `up`, the scenario suite and the benches all begin here.
+//! A cluster's run as the machine sees it: makes the folder, starts the same program again inside a sandbox, passes on
+//! Ctrl-C, forwards the API server's port, and cleans up. `demo`, `up`, the scenario suites and the benches all begin here.
 
 use std::{env, ffi::OsString, net::Ipv4Addr, path::PathBuf, process::ExitCode};
 
@@ -22,13 +22,22 @@ const CLUSTER_DIR: &str = "PORTICO_CLUSTER_DIR";
 /// Tells the inside at which port of the machine's loopback the API server is.
 const API_PORT: &str = "PORTICO_API_PORT";
 
-/// What a run is called and what becomes of its folder.
+/// A run's name, folder and environment.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Name of the cluster, and of its folder under `target/e2e`.
     pub name: String,
     /// Another folder, which is kept.
     pub data_dir: Option<PathBuf>,
+    /// Further variables for the inside.
+    pub environment: Vec<(&'static str, OsString)>,
+}
+
+impl Plan {
+    /// A run in its own folder, which is removed at the end.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), data_dir: None, environment: Vec::new() }
+    }
 }
 
 /// On which side of the sandbox this process is.
@@ -51,12 +60,25 @@ pub struct Inside {
 
 /// Inside a sandbox: says where things are. Outside: runs this very command line inside one, to its end.
 pub fn enter(plan: &Plan) -> anyhow::Result<Side> {
-    if sandbox::is_inside() {
-        let dir = env::var_os(CLUSTER_DIR).context("PORTICO_CLUSTER_DIR is not set inside the sandbox")?;
-        let api_port =
-            env::var(API_PORT).context("PORTICO_API_PORT is not set")?.parse().context("PORTICO_API_PORT")?;
-        return Ok(Side::Inside(Inside { home: Home::existing(&PathBuf::from(dir)), api_port }));
+    match inside()? {
+        Some(inside) => Ok(Side::Inside(inside)),
+        None => run_in_sandbox(plan).map(|code| Side::Ended(ExitCode::from(code))),
     }
+}
+
+/// Where things are inside a sandbox; `None` outside.
+pub fn inside() -> anyhow::Result<Option<Inside>> {
+    if !sandbox::is_inside() {
+        return Ok(None);
+    }
+    let dir = env::var_os(CLUSTER_DIR).context("PORTICO_CLUSTER_DIR is not set inside the sandbox")?;
+    let api_port =
+        env::var(API_PORT).context("PORTICO_API_PORT is not set")?.parse().context("PORTICO_API_PORT")?;
+    Ok(Some(Inside { home: Home::existing(&PathBuf::from(dir)), api_port }))
+}
+
+/// Runs this very command line inside a new sandbox, to its end; gives its exit code.
+pub fn run_in_sandbox(plan: &Plan) -> anyhow::Result<u8> {
     let tools = Tools::find()?;
     tools.check(&[&tools.portico_e2e(), &tools.controlplane(), &tools.helm()])?;
     let dir = plan.data_dir.clone().unwrap_or_else(|| tools.cluster_dir(&plan.name));
@@ -71,16 +93,16 @@ pub fn enter(plan: &Plan) -> anyhow::Result<Side> {
         home.remove()?; // of a run that was killed
     }
     let home = Home::open(&dir)?;
-    let code = tokio::runtime::Runtime::new()?.block_on(outside(&tools, &home))?;
+    let code = tokio::runtime::Runtime::new()?.block_on(outside(&tools, &home, &plan.environment))?;
     match (code, &plan.data_dir) {
         (0, None) => home.remove()?,
         (0, Some(_)) => {}
         _ => Account::new().failure(&format!("the logs are kept in {}", home.logs().display())),
     }
-    Ok(Side::Ended(ExitCode::from(code)))
+    Ok(code)
 }
 
-async fn outside(tools: &Tools, home: &Home) -> anyhow::Result<u8> {
+async fn outside(tools: &Tools, home: &Home, environment: &[(&'static str, OsString)]) -> anyhow::Result<u8> {
     let mut signals = Signals::new()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
@@ -88,8 +110,9 @@ async fn outside(tools: &Tools, home: &Home) -> anyhow::Result<u8> {
     let port = listener.local_addr()?.port();
     let program = env::current_exe().context("finding the running program")?;
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    let environment =
-        [(CLUSTER_DIR, home.dir().as_os_str().to_owned()), (API_PORT, OsString::from(port.to_string()))];
+    let mut environment = environment.to_vec();
+    environment.push((CLUSTER_DIR, home.dir().as_os_str().to_owned()));
+    environment.push((API_PORT, OsString::from(port.to_string())));
     let outer = ProcessRecord::of(std::process::id())?;
     let (mut sandbox, lifeline) = Sandbox::start(tools, &program, &arguments, &environment)?;
     home.record(&State { outer, sandbox: Some(ProcessRecord::of(sandbox.pid())?) })?;

@@ -93,7 +93,7 @@ impl UpArgs {
 /// `up`: runs a cluster until Ctrl-C.
 pub fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let Which { name, data_dir } = args.which.clone();
-    let plan = Plan { name, data_dir };
+    let plan = Plan { data_dir, ..Plan::named(name) };
     match session::enter(&plan)? {
         Side::Ended(code) => Ok(code),
         Side::Inside(inside) => runtime::block_on(keep(args, &inside)),

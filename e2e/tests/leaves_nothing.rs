@@ -20,7 +20,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use portico_e2e::{sandbox, tools::Tools};
+use portico_e2e::{scenario::Missing, tools::Tools};
 
 /// How long a cluster may take to start on two busy cores.
 const STARTED: Duration = Duration::from_mins(3);
@@ -41,13 +41,13 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn trial(title: &str, test: fn() -> anyhow::Result<()>) -> Trial {
+fn trial(title: &'static str, test: fn() -> anyhow::Result<()>) -> Trial {
     Trial::ignorable_test(title, move || {
-        let tried = sandbox::refusal().and_then(|refusal| match refusal {
-            Some(reason) => Ok(Completion::ignored_with(reason)),
-            None => test().map(|()| Completion::Completed),
-        });
-        tried.map_err(|error| Failed::from(format!("{error:#}")))
+        let failed = |error: anyhow::Error| Failed::from(format!("{error:#}"));
+        match Missing::namespaces().map_err(failed)? {
+            Some(missing) => missing.outcome(title),
+            None => test().map(|()| Completion::Completed).map_err(failed),
+        }
     })
 }
 

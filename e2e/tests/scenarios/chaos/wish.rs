@@ -1,0 +1,100 @@
+//! What is wanted of one Service, by the dice.
+//!
+//! Owns: the manifest, and what the cloud must show for it. Leaves to others: writing and looking. Pure.
+
+use std::collections::BTreeSet;
+
+use portico_e2e::cloud::{Cloud, faults::Dice};
+use serde_json::{Value, json};
+
+use super::account::scheme;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) name: String,
+    /// `ClusterIP` otherwise: then there must be nothing.
+    pub(crate) balanced: bool,
+    /// Each port once, whatever the protocol.
+    pub(crate) ports: BTreeSet<(u16, Transport)>,
+    pub(crate) internal: bool,
+    ranges: Option<&'static str>,
+    local: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+impl Wish {
+    /// A new one.
+    pub(crate) fn new(number: usize, dice: &mut Dice) -> Self {
+        let name = format!("s{number:03}");
+        let mut wish = Self {
+            name,
+            balanced: true,
+            ports: BTreeSet::from([(80, Transport::Tcp)]),
+            internal: dice.hits(300),
+            ranges: None,
+            local: false,
+        };
+        if dice.hits(300) {
+            wish.ports.insert((53, Transport::Udp));
+        }
+        wish
+    }
+
+    /// The same Service, wanted otherwise.
+    pub(crate) fn changed(&self, dice: &mut Dice) -> Self {
+        let mut wish = self.clone();
+        match dice.below(6) {
+            0 => wish.balanced = !wish.balanced,
+            1 => wish.internal = !wish.internal,
+            2 => wish.ranges = if wish.ranges.is_none() { Some("192.0.2.0/24") } else { None },
+            3 => wish.local = !wish.local,
+            _ => {
+                let port = (443, Transport::Tcp);
+                if !wish.ports.remove(&port) {
+                    wish.ports.insert(port);
+                }
+            }
+        }
+        wish
+    }
+
+    /// The Service, for a server-side apply.
+    pub(crate) fn manifest(&self, cloud: Cloud) -> Value {
+        let Self { name, balanced, ports, internal, ranges, local } = self;
+        let ports = ports.iter().map(|(port, transport)| {
+            let word = transport.word();
+            json!({"name": format!("{}-{port}", word.to_lowercase()), "port": port, "protocol": word})
+        });
+        let mut spec =
+            json!({"type": "ClusterIP", "selector": {"app": name}, "ports": ports.collect::<Vec<_>>()});
+        if *balanced {
+            spec["type"] = json!("LoadBalancer");
+            spec["loadBalancerClass"] = json!(cloud.class());
+            spec["externalTrafficPolicy"] = json!(if *local { "Local" } else { "Cluster" });
+            if let Some(range) = ranges {
+                spec["loadBalancerSourceRanges"] = json!([range]);
+            }
+        }
+        let (key, value) = scheme(cloud, *internal);
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "annotations": {key: value, "portico.dev/allow-replacement": "true"}},
+            "spec": spec,
+        })
+    }
+}

@@ -1,0 +1,27 @@
+//! Scenarios on real clusters: what a user of Services does, and what a client gets.
+//!
+//! ```text
+//! cargo test -p portico-e2e --test scenarios [FILTER] [-- --list|--skip S|--test-threads N]
+//!   ├─ cluster::…  provider local: types, policies, families, annotations, node proxy, operator
+//!   ├─ clouds::…   an operator for AWS and one for Google Cloud, before emulators
+//!   └─ chaos::…    a hundred Services in random order, while clouds fail and operators are killed
+//! ```
+//! A filter of `cluster::` runs one suite. The scenarios of a suite share one cluster, in a sandbox of its own, and have a
+//! Kubernetes namespace each. A failed one leaves `target/e2e/<suite>/evidence/<scenario>.txt`; `PORTICO_E2E_KEEP=1` keeps
+//! its namespace, and the cluster until Ctrl-C. The library is `portico_e2e::scenario`.
+
+mod chaos;
+mod clouds;
+mod cluster;
+
+use std::process::ExitCode;
+
+use portico_e2e::scenario::{self, Suite};
+
+fn main() -> ExitCode {
+    scenario::main(&[
+        Suite::new(cluster::scenarios),
+        Suite::new(clouds::scenarios),
+        Suite::new(chaos::scenarios),
+    ])
+}
