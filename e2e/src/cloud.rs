@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! operator ──▶ FaultProxy ──▶ emulator (moto with the NLB overlay, or emulators/gce)
-//!                │ names each call, and the Service it is about (`call`, `ledger`)
+//!                │ names each call, and the Service it is about (`call`, `attribution`)
 //!                │ throttles, fails, delays, loses, answers what was true a moment ago (`faults`)
 //!                └ counts, keeps a log, stops a call until the test has killed its caller (`record`, `trap`)
 //! ```
@@ -11,13 +11,13 @@
 //! Invariants: a process started here ends with its value; nothing but loopback or an address of the caller's is listened
 //! on; the n-th call of a kind meets the same random fault in every run of the same seed.
 
+mod attribution;
 pub mod aws;
 pub mod call;
 mod clouds;
 mod control;
 pub mod faults;
 pub mod gce;
-mod ledger;
 pub mod proxy;
 pub mod record;
 pub mod targets;
@@ -50,7 +50,7 @@ const READY_DEADLINE: Duration = Duration::from_mins(2);
 pub struct Place<'a> {
     /// Where its log is put.
     pub logs: &'a Path,
-    /// Where its death is told.
+    /// Where its crash is reported.
     pub crashes: &'a Crashes,
     /// Where it listens; `None`: a free port of loopback.
     pub address: Option<SocketAddr>,

@@ -203,18 +203,18 @@ impl Cluster {
         command
     }
 
-    /// Waits until `look` finds what it looks for. `look` says by `Err` why it has not, and the last of these is in the
-    /// error after `deadline`. Ends at once when a process of the cluster crashes.
+    /// Waits until `check` succeeds. An `Err` of `check` says why it has not yet; the last one is in the error
+    /// after `deadline`. Ends at once when a process of the cluster crashes.
     pub async fn eventually<T>(
         &self,
         what: &str,
         deadline: Duration,
-        mut look: impl AsyncFnMut() -> anyhow::Result<T>,
+        mut check: impl AsyncFnMut() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let end = Instant::now() + deadline;
         let watched = async {
             loop {
-                match look().await {
+                match check().await {
                     Ok(found) => return Ok(found),
                     Err(not_yet) if Instant::now() >= end => {
                         return Err(not_yet.context(format!("{what}: not within {deadline:?}")));

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! watch spec.nodeName=me ──▶ one worker per pod ──▶ plan(desired, observed) ──▶ network, launch, stop ──▶ status
-//!                                    ▲ exits, probe verdicts, spec changes ─────────────┘
+//!                                    ▲ exits, probe results, spec changes ─────────────┘
 //! ```
 //! Owns the workers and what they share ([`Host`]). `plan.rs`, `status.rs` and their like are pure; `launch.rs`, `network.rs`,
-//! `checks.rs` and `volumes.rs` touch the world. Invariants: one worker per pod UID; a pod leaves the API server only after its
-//! last process and its network are gone; containers die with the agent (a restarted agent starts them anew).
+//! `checks.rs` and `volumes.rs` do I/O. Invariants: one worker per pod UID; a pod leaves the API server only after its
+//! last process and its network are gone; containers die with the agent (a restarted agent starts new ones).
 
 mod checks;
 mod desired;
@@ -28,7 +28,7 @@ mod service_links;
 pub(crate) mod shelf;
 mod status;
 mod stopping;
-mod verdicts;
+mod thresholds;
 mod volumes;
 mod worker;
 
@@ -74,7 +74,7 @@ pub(crate) struct Host {
     /// Set once the controller manager has given the node its ranges, one for each family.
     pub(crate) pod_cidr: watch::Receiver<Option<Vec<IpNet>>>,
     pub(crate) ipam: Mutex<Vec<Ipam>>,
-    /// What logs and exec look into.
+    /// The containers that logs and exec read.
     pub(crate) shelf: Shelf,
     pub(crate) recorder: Recorder,
 }

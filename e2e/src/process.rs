@@ -1,5 +1,5 @@
 //! The long-running processes of a cluster: each with a log file, watched, and stopped in order. A process that ends while
-//! it should run is told to whoever waits for something ([`Crashes`]), with the last lines of its log, so that no wait
+//! it should run is reported to every waiting task ([`Crashes`]), with the last lines of its log, so that no wait
 //! runs into its deadline for a reason that is already known.
 
 use std::{
@@ -39,7 +39,7 @@ impl fmt::Display for Crash {
     }
 }
 
-/// Where crashes are told, and where one can be waited for.
+/// Where crashes are reported, and where one can be waited for.
 #[derive(Clone, Debug)]
 pub struct Crashes(watch::Sender<Option<Crash>>);
 
@@ -68,7 +68,7 @@ impl Crashes {
         }
     }
 
-    fn tell(&self, crash: Crash) {
+    fn report(&self, crash: Crash) {
         self.0.send_if_modified(|first| {
             let is_first = first.is_none();
             if is_first {
@@ -121,7 +121,7 @@ impl Process {
             async move {
                 let status = child.wait().await;
                 if !stopping.load(Ordering::SeqCst) {
-                    crashes.tell(Crash { name, status: describe(status), tail: tail(&log, 15) });
+                    crashes.report(Crash { name, status: describe(status), tail: tail(&log, 15) });
                 }
             }
         });

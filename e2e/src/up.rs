@@ -120,7 +120,7 @@ async fn keep(args: &UpArgs, inside: &Inside) -> anyhow::Result<ExitCode> {
 }
 
 /// Makes the KUBECONFIG that works from the machine, and says how to use the cluster.
-pub fn tell(account: &Account, name: &str, inside: &Inside) -> anyhow::Result<()> {
+pub fn print_usage(account: &Account, name: &str, inside: &Inside) -> anyhow::Result<()> {
     explain(account, &Which { name: name.to_owned(), data_dir: None }, inside)
 }
 

@@ -110,8 +110,8 @@ impl Up {
             .context("starting portico-e2e up")?;
         let mut up = Self { child };
         let stdout = BufReader::new(up.child.stdout.take().context("no stdout")?);
-        let (tell, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let deadline = Instant::now() + STARTED;
         let mut said = Vec::new();
         loop {
@@ -229,9 +229,9 @@ fn processes_of(dir: &Path) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-fn poll(limit: Duration, mut look: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+fn poll(limit: Duration, mut check: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<bool> {
     let deadline = Instant::now() + limit;
-    while !look()? {
+    while !check()? {
         if Instant::now() >= deadline {
             return Ok(false);
         }

@@ -20,13 +20,13 @@ impl Resident {
     pub fn enter(path: &Path) -> anyhow::Result<Self> {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         let (jobs, todo) = mpsc::channel::<Job>();
-        let (tell, entered) = mpsc::channel();
+        let (sender, entered) = mpsc::channel();
         let name =
             path.file_name().map_or_else(|| "resident".into(), |name| name.to_string_lossy().into_owned());
         let body = move || {
             let done = setns(file, CloneFlags::CLONE_NEWNET);
             let is_in = done.is_ok();
-            if tell.send(done).is_ok() && is_in {
+            if sender.send(done).is_ok() && is_in {
                 for job in todo {
                     job();
                 }
@@ -45,8 +45,8 @@ impl Resident {
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> anyhow::Result<T> {
-        let (tell, done) = oneshot::channel();
-        let job = Box::new(move || drop(tell.send(job())));
+        let (sender, done) = oneshot::channel();
+        let job = Box::new(move || drop(sender.send(job())));
         self.jobs.send(job).map_err(|_gone| anyhow!("the namespace's thread has ended"))?;
         done.await.context("the namespace's thread ended in mid-work")
     }

@@ -147,8 +147,8 @@ impl Trial<'_> {
             changes += 1;
             let wanted = self.testbed.point_probe(changes % 2).await?;
             let accepted = Instant::now();
-            let look = move || client::until_answered_by(frontend, wanted, accepted + PROGRAM_LIMIT);
-            let answered = self.testbed.client.run(look).await?;
+            let answered = move || client::until_answered_by(frontend, wanted, accepted + PROGRAM_LIMIT);
+            let answered = self.testbed.client.run(answered).await?;
             let answered =
                 answered.with_context(|| format!("an endpoint change took longer than {PROGRAM_LIMIT:?}"))?;
             self.add(report, Metric::Program, [milliseconds(answered - accepted)]);

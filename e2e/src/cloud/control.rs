@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET  /_faults/counts  {"calls": {"elb:CreateListener": {…}}, "services": {"shop/web": {…}}}
-//! POST /_faults/reset   the counts as they were; they begin anew
+//! POST /_faults/reset   the counts as they were; they start again from zero
 //! GET  /_faults/faults  the switches      PUT /_faults/faults  sets all of them; what is left out is off
 //! ```
 //! Owns: these. Invariant: none of it is counted as a call.

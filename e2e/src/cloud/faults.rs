@@ -131,9 +131,9 @@ pub enum Fate {
     Stale,
 }
 
-/// What becomes of a call, and how late.
+/// The fate of a call, and its delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct Decision {
     pub(super) fate: Fate,
     pub(super) delay: Duration,
 }
@@ -151,8 +151,8 @@ impl Judge {
         Self { seed, nth: BTreeMap::new(), buckets: BTreeMap::new() }
     }
 
-    /// The verdict on the next call of its kind.
-    pub(super) fn judge(&mut self, faults: &Faults, call: &Call, now: Instant) -> Verdict {
+    /// The decision on the next call of its kind.
+    pub(super) fn judge(&mut self, faults: &Faults, call: &Call, now: Instant) -> Decision {
         let nth = self.nth.entry(call.kind.clone()).or_default();
         *nth += 1;
         let mut dice = Dice::new(self.seed, &call.kind, *nth);
@@ -169,7 +169,7 @@ impl Judge {
         .fold(None, |fate, (share, next)| if dice.hits(share) { fate.or(Some(next)) } else { fate })
         .unwrap_or(Fate::Passed);
         let fate = if self.is_throttled(faults, call, now) { Fate::Throttled } else { fate };
-        Verdict { fate, delay }
+        Decision { fate, delay }
     }
 
     fn is_throttled(&mut self, faults: &Faults, call: &Call, now: Instant) -> bool {
@@ -313,7 +313,7 @@ mod tests {
         }
     }
 
-    fn verdicts(seed: u64, between: usize) -> Vec<Verdict> {
+    fn decisions(seed: u64, between: usize) -> Vec<Decision> {
         let (mut judge, now) = (Judge::new(seed), Instant::now());
         let judged = (0..200).map(|_| {
             for _ in 0..between {
@@ -326,8 +326,8 @@ mod tests {
 
     #[test]
     fn the_nth_call_of_a_kind_meets_the_same_fault_whatever_came_between() {
-        assert_eq!(verdicts(7, 0), verdicts(7, 3));
-        assert_ne!(verdicts(7, 0), verdicts(8, 0));
+        assert_eq!(decisions(7, 0), decisions(7, 3));
+        assert_ne!(decisions(7, 0), decisions(8, 0));
     }
 
     #[test]
@@ -345,7 +345,7 @@ mod tests {
         let write = |judge: &mut Judge| judge.judge(&some(), &mk_call("C", Effect::Write), now).fate;
         assert!((0..1_000).all(|_| write(&mut judge) != Fate::Stale), "a write cannot be stale");
         let off = judge.judge(&Faults::none(), &mk_call("D", Effect::Read), now);
-        assert_eq!(off, Verdict { fate: Fate::Passed, delay: Duration::ZERO });
+        assert_eq!(off, Decision { fate: Fate::Passed, delay: Duration::ZERO });
     }
 
     #[test]

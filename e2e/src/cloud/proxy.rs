@@ -27,9 +27,9 @@ use tokio::{
 use super::{
     call::{Call, Effect},
     control,
-    faults::{Fate, Faults, Judge, Verdict, refusal},
+    faults::{Fate, Faults, Judge, Decision, refusal},
     http_client,
-    ledger::Ledger,
+    attribution::Attribution,
     record::{Counts, Logged, Record},
     trap::{Moment, Trap, Traps},
 };
@@ -61,7 +61,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) record: Record,
     judge: Judge,
-    ledger: Ledger,
+    attribution: Attribution,
     number: u64,
     /// Answers to each read, the newest last.
     history: BTreeMap<String, VecDeque<(Instant, Answer)>>,
@@ -89,7 +89,7 @@ impl FaultProxy {
             faults: Faults::none(),
             record: Record::default(),
             judge: Judge::new(seed),
-            ledger: Ledger::default(),
+            attribution: Attribution::default(),
             number: 0,
             history: BTreeMap::new(),
         };
@@ -124,7 +124,7 @@ impl FaultProxy {
         self.shared.state().record.counts.clone()
     }
 
-    /// The counts, which begin anew.
+    /// Counts since the start, or since they were taken; they start again from zero.
     pub fn take_counts(&self) -> Counts {
         std::mem::take(&mut self.shared.state().record.counts)
     }
@@ -209,9 +209,9 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
         return Err(Dropped);
     }
     let mut entry = shared.enter(&call, false);
-    sleep(entry.verdict.delay).await;
-    let (fate, answered) = shared.meet(&head, body, &call, entry.verdict.fate).await;
-    entry.verdict.fate = fate;
+    sleep(entry.decision.delay).await;
+    let (fate, answered) = shared.meet(&head, body, &call, entry.decision.fate).await;
+    entry.decision.fate = fate;
     let status = answered.as_ref().ok().map(Response::status);
     shared.leave(entry, call, fate, status);
     answered
@@ -222,7 +222,7 @@ struct Entry {
     number: u64,
     at: Duration,
     service: Option<String>,
-    verdict: Verdict,
+    decision: Decision,
 }
 
 impl Shared {
@@ -233,17 +233,17 @@ impl Shared {
     fn enter(&self, call: &Call, trapped: bool) -> Entry {
         let mut state = self.state();
         state.number += 1;
-        let State { faults, judge, ledger, number, .. } = &mut *state;
-        let verdict = if trapped {
-            Verdict { fate: Fate::Passed, delay: Duration::ZERO }
+        let State { faults, judge, attribution, number, .. } = &mut *state;
+        let decision = if trapped {
+            Decision { fate: Fate::Passed, delay: Duration::ZERO }
         } else {
             judge.judge(faults, call, Instant::now())
         };
-        Entry { number: *number, at: self.started.elapsed(), service: ledger.service(call), verdict }
+        Entry { number: *number, at: self.started.elapsed(), service: attribution.service(call), decision }
     }
 
     fn leave(&self, entry: Entry, call: Call, fate: Fate, status: Option<StatusCode>) {
-        let Entry { number, at, service, verdict: _ } = entry;
+        let Entry { number, at, service, decision: _ } = entry;
         let Call { kind, scope: _, words, text: _ } = call;
         let status = status.map(|status| status.as_u16());
         self.state().record.add(Logged { number, at, kind, service, words, fate, status });
@@ -294,7 +294,7 @@ impl Shared {
                 history.pop_front();
             }
         } else if answer.status.is_success() {
-            state.ledger.learn(call, &String::from_utf8_lossy(&answer.body));
+            state.attribution.learn(call, &String::from_utf8_lossy(&answer.body));
         }
         Ok(answer)
     }

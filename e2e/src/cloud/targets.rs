@@ -34,12 +34,12 @@ impl Targets {
                 "DescribeTargetHealth" | "networkEndpointGroups.listNetworkEndpoints" => {
                     targets.unread.clear();
                 }
-                "DeregisterTargets" => targets.go(call, &named(call, ".Id"))?,
+                "DeregisterTargets" => targets.remove(call, &named(call, ".Id"))?,
                 "networkEndpointGroups.detachNetworkEndpoints" => {
-                    targets.go(call, &named(call, "instance"))?;
+                    targets.remove(call, &named(call, "instance"))?;
                 }
-                // With a zone's last node its group goes, and the node with it.
-                "networkEndpointGroups.delete" => targets.go(call, &targets.of(&group(call)))?,
+                // With a zone's last node its group is deleted, and the node with it.
+                "networkEndpointGroups.delete" => targets.remove(call, &targets.of(&group(call)))?,
                 "DeleteLoadBalancer" | "forwardingRules.delete" => targets = Self::default(),
                 _ => {}
             }
@@ -63,7 +63,7 @@ impl Targets {
         self.unread.extend(new);
     }
 
-    fn go(&mut self, call: &Logged, old: &BTreeSet<String>) -> anyhow::Result<()> {
+    fn remove(&mut self, call: &Logged, old: &BTreeSet<String>) -> anyhow::Result<()> {
         if !self.groups.keys().any(|target| old.contains(target)) {
             return Ok(()); // nobody was there: the end of a Service that is no longer served
         }

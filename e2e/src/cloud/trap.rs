@@ -54,7 +54,7 @@ pub(super) struct Caught {
 }
 
 impl Caught {
-    /// Tells the test, and waits until it lets go.
+    /// Notifies the test, and waits until it drops the trap.
     pub(super) async fn hold(mut self) {
         self.sprung.send_replace(true);
         while self.release.changed().await.is_ok() {}
@@ -68,9 +68,9 @@ pub(super) struct Traps(Arc<Mutex<Option<Set>>>);
 impl Traps {
     /// Sets one for the `nth` write from now (1 is the next), instead of any that is set.
     pub(super) fn set(&self, nth: u64, moment: Moment) -> Trap {
-        let (tell, sprung) = watch::channel(false);
+        let (notify, sprung) = watch::channel(false);
         let (held, release) = watch::channel(());
-        let set = Set { left: nth.saturating_sub(1), moment, sprung: tell, release };
+        let set = Set { left: nth.saturating_sub(1), moment, sprung: notify, release };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(set);
         Trap { sprung, _release: held }
     }

@@ -16,7 +16,7 @@ use super::{Proxy, unrunnable};
 
 /// How a test went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Verdict {
+enum TestResult {
     Passed,
     /// The first line of ginkgo's message.
     Failed(String),
@@ -24,7 +24,7 @@ enum Verdict {
     NotRunnable(String),
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for TestResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Passed => "passed",
@@ -34,10 +34,10 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Verdicts by test and proxy.
+/// Results by test and proxy.
 #[derive(Debug, Default)]
 pub(super) struct Results {
-    tests: BTreeMap<String, BTreeMap<Proxy, Verdict>>,
+    tests: BTreeMap<String, BTreeMap<Proxy, TestResult>>,
     proxies: Vec<Proxy>,
 }
 
@@ -79,18 +79,18 @@ impl SpecReport {
     }
 
     /// `None`: nobody asked for this test.
-    fn verdict(&self, name: &str, asked: &[Regex], unrunnable: &[(Regex, &str)]) -> Option<Verdict> {
+    fn result(&self, name: &str, asked: &[Regex], unrunnable: &[(Regex, &str)]) -> Option<TestResult> {
         let line = self.failure.message.lines().next().unwrap_or_default().trim().to_owned();
         match self.state.as_str() {
-            "passed" => Some(Verdict::Passed),
+            "passed" => Some(TestResult::Passed),
             "skipped" | "pending" if line.is_empty() => {
                 let reason = unrunnable.iter().find(|(pattern, _)| pattern.is_match(name))?.1;
                 let wanted = asked.iter().any(|focus| focus.is_match(name));
-                wanted.then(|| Verdict::NotRunnable(reason.to_owned()))
+                wanted.then(|| TestResult::NotRunnable(reason.to_owned()))
             }
-            "skipped" | "pending" => Some(Verdict::NotRunnable(line)),
-            state if line.is_empty() => Some(Verdict::Failed(state.to_owned())),
-            _ => Some(Verdict::Failed(line)),
+            "skipped" | "pending" => Some(TestResult::NotRunnable(line)),
+            state if line.is_empty() => Some(TestResult::Failed(state.to_owned())),
+            _ => Some(TestResult::Failed(line)),
         }
     }
 }
@@ -114,8 +114,8 @@ impl Results {
             let asked: Vec<Regex> = asked.iter().map(|focus| Regex::new(focus)).collect::<Result<_, _>>()?;
             for spec in spec_reports.into_iter().flatten().filter(|spec| spec.leaf_node_type == "It") {
                 let name = spec.name();
-                if let Some(verdict) = spec.verdict(&name, &asked, &unrunnable) {
-                    self.tests.entry(name).or_default().insert(proxy, verdict);
+                if let Some(result) = spec.result(&name, &asked, &unrunnable) {
+                    self.tests.entry(name).or_default().insert(proxy, result);
                 }
             }
         }
@@ -129,16 +129,16 @@ impl Results {
             let _written = write!(text, " {proxy} |");
         }
         let _written = writeln!(text, " |\n|---|{}---|", "---|".repeat(self.proxies.len()));
-        for (name, verdicts) in &self.tests {
+        for (name, results) in &self.tests {
             let _written =
                 write!(text, "| {} |", name.trim_start_matches("[sig-network] ").replace('|', "\\|"));
             for proxy in &self.proxies {
-                let verdict = verdicts.get(proxy).map_or_else(|| "not run".to_owned(), ToString::to_string);
-                let _written = write!(text, " {verdict} |");
+                let result = results.get(proxy).map_or_else(|| "not run".to_owned(), ToString::to_string);
+                let _written = write!(text, " {result} |");
             }
-            let why = verdicts.values().find_map(|verdict| match verdict {
-                Verdict::NotRunnable(why) => Some(why.replace('|', "\\|")),
-                Verdict::Passed | Verdict::Failed(_) => None,
+            let why = results.values().find_map(|result| match result {
+                TestResult::NotRunnable(why) => Some(why.replace('|', "\\|")),
+                TestResult::Passed | TestResult::Failed(_) => None,
             });
             let _written = writeln!(text, " {} |", why.unwrap_or_default());
         }
@@ -148,9 +148,9 @@ impl Results {
     /// What failed, a line each.
     pub(super) fn failures(&self) -> String {
         let mut text = String::new();
-        for (name, verdicts) in &self.tests {
-            for (proxy, verdict) in verdicts {
-                if let Verdict::Failed(why) = verdict {
+        for (name, results) in &self.tests {
+            for (proxy, result) in results {
+                if let TestResult::Failed(why) = result {
                     let _written = writeln!(text, "{proxy} failed: {name}\n    {why}");
                 }
             }
@@ -160,12 +160,12 @@ impl Results {
 
     /// `conformance: portico P passed, F failed; kube-proxy P passed, F failed`.
     pub(super) fn closing_line(&self) -> String {
-        let count = |proxy: Proxy, is: fn(&Verdict) -> bool| {
-            self.tests.values().filter_map(|verdicts| verdicts.get(&proxy)).filter(|it| is(it)).count()
+        let count = |proxy: Proxy, is: fn(&TestResult) -> bool| {
+            self.tests.values().filter_map(|results| results.get(&proxy)).filter(|it| is(it)).count()
         };
         let of = |proxy: &Proxy| {
-            let passed = count(*proxy, |verdict| *verdict == Verdict::Passed);
-            let failed = count(*proxy, |verdict| matches!(verdict, Verdict::Failed(_)));
+            let passed = count(*proxy, |result| *result == TestResult::Passed);
+            let failed = count(*proxy, |result| matches!(result, TestResult::Failed(_)));
             format!("{proxy} {passed} passed, {failed} failed")
         };
         format!("conformance: {}", self.proxies.iter().map(of).collect::<Vec<_>>().join("; "))

@@ -1,4 +1,4 @@
-//! Asking a Service's addresses and telling what came. The first answer may take as long as a controller needs; from then
+//! Sends requests to a Service's addresses, and reports the answers. The first answer may take as long as a controller needs; from then
 //! on every single try has to be answered.
 
 use std::{
@@ -31,14 +31,14 @@ const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// How many tries follow it.
 const TRIES: u32 = 12;
 
-/// Asks every address of a Service, from everywhere, and tells the answers. Gives how many addresses answered.
+/// Asks every address of a Service, from everywhere, and reports the answers. Gives how many addresses answered.
 pub(super) async fn ask_all(
     cluster: &Cluster,
     account: &Account,
     service: &Service,
     http: bool,
 ) -> anyhow::Result<usize> {
-    let Frontends { ask: to_ask, skipped } = look(cluster, service).await?;
+    let Frontends { ask: to_ask, skipped } = frontends_of(cluster, service).await?;
     for reason in skipped {
         account.detail(format!("skipped   {reason}"));
     }
@@ -117,7 +117,7 @@ fn vantage(cluster: &Cluster, place: &From) -> Vantage {
 }
 
 /// What there is to ask of a Service.
-async fn look(cluster: &Cluster, service: &Service) -> anyhow::Result<Frontends> {
+async fn frontends_of(cluster: &Cluster, service: &Service) -> anyhow::Result<Frontends> {
     let pods = Api::<Pod>::namespaced(cluster.client(), NAMESPACE);
     let client = pods.get(CLIENT).await.context("reading the client pod")?;
     let client_node = client.spec.and_then(|spec| spec.node_name).context("the client pod has no node")?;

@@ -1,6 +1,6 @@
 //! One check of a container: TCP, HTTP or a command inside it; probes and lifecycle hooks are made of these.
 //!
-//! Owns the I/O; `verdicts.rs` owns what follows. Left out: gRPC probes and HTTPS (both fail, saying so).
+//! Owns the I/O; `thresholds.rs` owns what follows. Left out: gRPC probes and HTTPS (both fail, saying so).
 //! Invariant: a check ends within its timeout, and its failure is a sentence for an Event.
 
 use std::net::{IpAddr, SocketAddr};

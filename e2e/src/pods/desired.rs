@@ -57,7 +57,7 @@ pub(crate) struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Desired {
     pub(crate) containers: Vec<Wanted>,
-    /// Somebody deleted it.
+    /// It is being deleted.
     pub(crate) deleting: bool,
     /// It has run to its end before, says the API server.
     pub(crate) over: bool,

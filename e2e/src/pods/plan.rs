@@ -1,4 +1,4 @@
-//! A pod's next actions: [`plan`] looks at what it asks for and what it is. Pure, total, deterministic.
+//! A pod's next actions: [`plan`] compares the desired pod with the observed one. Pure, total, deterministic.
 //!
 //! Order of life (pod-lifecycle and sidecar-containers pages of the Kubernetes documentation): network, init containers one
 //! after the other, sidecars among them, then all applications together; when the last application has ended, the sidecars
@@ -21,7 +21,7 @@ pub(crate) enum Action {
     Start(String),
     /// Stop this container, gracefully.
     Stop(String),
-    /// All is stopped: take the network away, and tell the API server that the pod may go.
+    /// All is stopped: take the network away, and delete the pod from the API server.
     Release,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// What to do now, and when to look again if nothing happens.
+/// What to do now, and when to plan again if nothing happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) actions: Vec<Action>,
@@ -61,7 +61,7 @@ pub(crate) fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Pl
     }
     let (before, apps): (Vec<&Wanted>, Vec<&Wanted>) =
         containers.iter().partition(|wanted| wanted.role != Role::App);
-    if verdict(desired, observed).is_some() {
+    if final_phase(desired, observed).is_some() {
         plan.stop(before.into_iter().chain(apps), observed);
         return plan;
     }
@@ -123,7 +123,7 @@ impl Plan {
 }
 
 /// How a pod ended: an init container failed for good, or every application ended for good. None while it lives.
-pub(crate) fn verdict(desired: &Desired, observed: &Observed) -> Option<Verdict> {
+pub(crate) fn final_phase(desired: &Desired, observed: &Observed) -> Option<FinalPhase> {
     let ends = |role: Role| {
         desired.containers.iter().filter(move |wanted| wanted.role == role).map(|wanted| {
             match observed.record(&wanted.name).state {
@@ -133,16 +133,16 @@ pub(crate) fn verdict(desired: &Desired, observed: &Observed) -> Option<Verdict>
         })
     };
     if ends(Role::Init).flatten().any(|code| code != 0) {
-        return Some(Verdict::Failed);
+        return Some(FinalPhase::Failed);
     }
     let codes: Option<Vec<i32>> = ends(Role::App).collect();
     let codes = codes.filter(|codes| !codes.is_empty())?;
-    Some(if codes.iter().all(|code| *code == 0) { Verdict::Succeeded } else { Verdict::Failed })
+    Some(if codes.iter().all(|code| *code == 0) { FinalPhase::Succeeded } else { FinalPhase::Failed })
 }
 
-/// See [`verdict`].
+/// See [`final_phase`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum FinalPhase {
     /// All with exit code 0.
     Succeeded,
     /// At least one not.
@@ -210,7 +210,7 @@ mod tests {
         run(&mut observed, "a");
         end(&mut observed, "a", 0);
         assert_eq!(plan(&desired, &observed, NOW).actions, [Action::Stop("s".to_owned())]);
-        assert_eq!(verdict(&desired, &observed), Some(Verdict::Succeeded));
+        assert_eq!(final_phase(&desired, &observed), Some(FinalPhase::Succeeded));
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!((later.actions.len(), later.wake.map(Timestamp::as_second)), (0, Some(10)));
         let never = mk_desired(&[("a", Role::App)], Restart::Never);
         assert_eq!(plan(&never, &observed, NOW), Plan::default());
-        assert_eq!(verdict(&never, &observed), Some(Verdict::Failed));
+        assert_eq!(final_phase(&never, &observed), Some(FinalPhase::Failed));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The probes of one running container: when to check, and whom to tell.
+//! The probes of one running container: when to check, and what to report.
 //!
 //! Owns the rhythm: postStart first, then the startup probe until it passes, then readiness and liveness side by side. Leaves
-//! checks to `checks.rs` and thresholds to `verdicts.rs`. Invariants: only a change of verdict is told (a failed liveness
-//! verdict each time); ends when its task is aborted.
+//! checks to `checks.rs` and thresholds to `thresholds.rs`. Invariants: only a change of state is reported (a failed
+//! liveness probe each time); ends when its task is aborted.
 //!
 //! Until the first success, readiness is asked every half second, however long its period: the kubelet, too, asks more often
 //! than the period while a container starts, and a pod here starts in milliseconds.
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::checks::{Check, Subject};
-use super::verdicts::{Kind, Rhythm, Tally};
+use super::thresholds::{Kind, Rhythm, Tally};
 use super::worker::Event;
 
 /// A process needs a moment before it listens.
@@ -27,72 +27,72 @@ const IMPATIENCE: Duration = Duration::from_millis(500);
 /// Longest a postStart hook may take.
 const HOOK_LIMIT: Duration = Duration::from_mins(5);
 
-/// Where verdicts go, and for which start of which container.
+/// Where results are reported, and for which start of which container.
 #[derive(Clone)]
-pub(super) struct Teller {
+pub(super) struct ProbeReporter {
     pub(super) to: mpsc::UnboundedSender<Event>,
     pub(super) container: String,
     pub(super) attempt: u32,
 }
 
-impl Teller {
-    fn tell(&self, kind: Kind, good: bool, why: String) {
+impl ProbeReporter {
+    fn report(&self, kind: Kind, good: bool, why: String) {
         let (container, attempt) = (self.container.clone(), self.attempt);
         self.to.send(Event::Judged { container, attempt, kind, good, why }).ok();
     }
 }
 
 /// Probes until aborted.
-pub(super) async fn watch(subject: Arc<Subject>, teller: Teller) {
+pub(super) async fn watch(subject: Arc<Subject>, reporter: ProbeReporter) {
     subject.process.appeared().await;
     let hook = subject.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
     if let Some(hook) = hook
         && let Err(why) = Check::of_hook(&hook).run(&subject, HOOK_LIMIT).await
     {
-        teller.tell(Kind::Liveness, false, format!("postStart: {why}"));
+        reporter.report(Kind::Liveness, false, format!("postStart: {why}"));
         return;
     }
     sleep(FIRST_CHECK).await;
     if let Some(startup) = &subject.container.startup_probe
-        && !startup_passes(startup, &subject, &teller).await
+        && !startup_passes(startup, &subject, &reporter).await
     {
         return;
     }
-    let readiness = repeat(Kind::Readiness, subject.container.readiness_probe.as_ref(), &subject, &teller);
-    let liveness = repeat(Kind::Liveness, subject.container.liveness_probe.as_ref(), &subject, &teller);
+    let readiness = repeat(Kind::Readiness, subject.container.readiness_probe.as_ref(), &subject, &reporter);
+    let liveness = repeat(Kind::Liveness, subject.container.liveness_probe.as_ref(), &subject, &reporter);
     tokio::join!(readiness, liveness);
 }
 
-async fn startup_passes(probe: &Probe, subject: &Subject, teller: &Teller) -> bool {
+async fn startup_passes(probe: &Probe, subject: &Subject, reporter: &ProbeReporter) -> bool {
     let rhythm = Rhythm::of(probe);
     let (check, mut tally) = (Check::of_probe(probe), Tally::new(rhythm));
     sleep(rhythm.delay).await;
     loop {
         let result = check.run(subject, rhythm.timeout).await;
         if let Some(good) = tally.add(result.is_ok()) {
-            teller.tell(Kind::Startup, good, result.err().unwrap_or_default());
+            reporter.report(Kind::Startup, good, result.err().unwrap_or_default());
             return good;
         }
         sleep(rhythm.period).await;
     }
 }
 
-async fn repeat(kind: Kind, probe: Option<&Probe>, subject: &Subject, teller: &Teller) {
+async fn repeat(kind: Kind, probe: Option<&Probe>, subject: &Subject, reporter: &ProbeReporter) {
     let Some(probe) = probe else { return };
     let rhythm = Rhythm::of(probe);
     let (check, mut tally) = (Check::of_probe(probe), Tally::new(rhythm));
-    let mut verdict = None;
+    let mut state = None;
     sleep(rhythm.delay).await;
     loop {
         let result = check.run(subject, rhythm.timeout).await;
         let changed = tally
             .add(result.is_ok())
-            .filter(|good| verdict != Some(*good) || kind == Kind::Liveness && !good);
+            .filter(|good| state != Some(*good) || kind == Kind::Liveness && !good);
         if let Some(good) = changed {
-            verdict = Some(good);
-            teller.tell(kind, good, result.err().unwrap_or_default());
+            state = Some(good);
+            reporter.report(kind, good, result.err().unwrap_or_default());
         }
-        let waiting = kind == Kind::Readiness && verdict != Some(true);
+        let waiting = kind == Kind::Readiness && state != Some(true);
         sleep(if waiting { rhythm.period.min(IMPATIENCE) } else { rhythm.period }).await;
     }
 }

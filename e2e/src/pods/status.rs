@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use super::desired::{Desired, Role, Wanted, container};
 use super::observed::{Ended, Observed, Record, State};
-use super::plan::{Verdict, verdict};
+use super::plan::{FinalPhase, final_phase};
 
 /// The status to report.
 pub(crate) fn status(pod: &Pod, observed: &Observed, host_ips: &[IpAddr], now: Timestamp) -> PodStatus {
@@ -43,9 +43,9 @@ pub(crate) fn status(pod: &Pod, observed: &Observed, host_ips: &[IpAddr], now: T
 }
 
 fn phase(desired: &Desired, observed: &Observed) -> &'static str {
-    match verdict(desired, observed) {
-        Some(Verdict::Succeeded) => return "Succeeded",
-        Some(Verdict::Failed) => return "Failed",
+    match final_phase(desired, observed) {
+        Some(FinalPhase::Succeeded) => return "Succeeded",
+        Some(FinalPhase::Failed) => return "Failed",
         None => {}
     }
     let begun = |wanted: &Wanted| !matches!(observed.record(&wanted.name).state, State::Waiting { .. });
@@ -55,7 +55,7 @@ fn phase(desired: &Desired, observed: &Observed) -> &'static str {
 }
 
 fn conditions(pod: &Pod, desired: &Desired, observed: &Observed, now: Timestamp) -> Vec<PodCondition> {
-    let over = verdict(desired, observed);
+    let over = final_phase(desired, observed);
     let unready: Vec<&str> = desired
         .containers
         .iter()
@@ -63,8 +63,8 @@ fn conditions(pod: &Pod, desired: &Desired, observed: &Observed, now: Timestamp)
         .map(|wanted| wanted.name.as_str())
         .collect();
     let containers = match over {
-        Some(Verdict::Succeeded) => Claim::no("PodCompleted", String::new()),
-        Some(Verdict::Failed) => Claim::no("PodFailed", String::new()),
+        Some(FinalPhase::Succeeded) => Claim::no("PodCompleted", String::new()),
+        Some(FinalPhase::Failed) => Claim::no("PodFailed", String::new()),
         None if unready.is_empty() => Claim::YES,
         None => Claim::no(
             "ContainersNotReady",
@@ -77,7 +77,7 @@ fn conditions(pod: &Pod, desired: &Desired, observed: &Observed, now: Timestamp)
     } else {
         containers.clone()
     };
-    let initialized = if observed.initialized || over == Some(Verdict::Succeeded) {
+    let initialized = if observed.initialized || over == Some(FinalPhase::Succeeded) {
         Claim::YES
     } else {
         Claim::no("ContainersNotInitialized", "containers with incomplete status".to_owned())

@@ -28,10 +28,10 @@ use super::launch::{Launch, Launched};
 use super::network::Link;
 use super::observed::{Ended, Observed, State};
 use super::plan::{Action, plan};
-use super::probing::{self, Teller};
+use super::probing::{self, ProbeReporter};
 use super::status::status;
 use super::stopping;
-use super::verdicts::Kind;
+use super::thresholds::Kind;
 use super::volumes::Volumes;
 use super::{Host, desired};
 
@@ -50,11 +50,11 @@ pub(super) enum Event {
     Gone,
     /// A container's process ended.
     Exited { container: String, attempt: u32, code: i32, message: Option<String> },
-    /// A probe came to a verdict.
+    /// A probe changed its state.
     Judged { container: String, attempt: u32, kind: Kind, good: bool, why: String },
 }
 
-/// A container that runs, and the tasks that look after it.
+/// A container that runs, and the tasks that watch it.
 struct Running {
     subject: Arc<Subject>,
     probes: AbortHandle,
@@ -113,7 +113,7 @@ impl Worker {
                     Ok(false) => {}
                     Err(error) => {
                         tracing::warn!(pod = ?self.name(), %action, error = format!("{error:#}"), "will be tried again");
-                        self.tell(EventType::Warning, "FailedCreatePodSandBox", &format!("{error:#}")).await;
+                        self.publish_event(EventType::Warning, "FailedCreatePodSandBox", &format!("{error:#}")).await;
                         retry = Some(Duration::from_secs(1));
                     }
                 }
@@ -124,7 +124,7 @@ impl Worker {
                 retry = Some(Duration::from_secs(1));
             }
             if !plan.actions.is_empty() && retry.is_none() {
-                continue; // the world has changed: plan again
+                continue; // something has changed: plan again
             }
             let pause =
                 plan.wake.map(|wake| Duration::try_from(wake.duration_since(now)).unwrap_or_default());
@@ -204,7 +204,7 @@ impl Worker {
         match launch.run().await {
             Ok(launched) => self.started(&container, attempt, launched).await,
             Err(refused) => {
-                self.tell(EventType::Warning, "Failed", &refused.message).await;
+                self.publish_event(EventType::Warning, "Failed", &refused.message).await;
                 let until = Timestamp::now().checked_add(RETRY).unwrap_or(Timestamp::MAX);
                 self.observed.record_mut(name).hold(refused.reason, refused.message, until);
             }
@@ -224,11 +224,11 @@ impl Worker {
         record.attempt = attempt;
         let ip = self.observed.ips.first().copied().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into());
         let subject = Arc::new(Subject { ip, container: container.clone(), process });
-        let teller = Teller { to: self.to_self.clone(), container: container.name.clone(), attempt };
-        let probes = tokio::spawn(probing::watch(Arc::clone(&subject), teller)).abort_handle();
+        let reporter = ProbeReporter { to: self.to_self.clone(), container: container.name.clone(), attempt };
+        let probes = tokio::spawn(probing::watch(Arc::clone(&subject), reporter)).abort_handle();
         tokio::spawn(wait(child, last_word, container.name.clone(), attempt, self.to_self.clone()));
         self.running.insert(container.name.clone(), Running { subject, probes, stop: None });
-        self.tell(EventType::Normal, "Started", &format!("Container {} started", container.name)).await;
+        self.publish_event(EventType::Normal, "Started", &format!("Container {} started", container.name)).await;
     }
 
     fn stop(&mut self, name: &str) {
@@ -325,12 +325,12 @@ impl Worker {
                 let grace = self.grace(own);
                 self.stop_within(name, grace);
                 let text = format!("Container {name} failed {kind:?} probe, will be restarted");
-                self.tell(EventType::Normal, "Killing", &text).await;
+                self.publish_event(EventType::Normal, "Killing", &text).await;
             }
             (Kind::Liveness, true) | (Kind::Startup | Kind::Liveness, false) => {}
         }
         if !good {
-            self.tell(EventType::Warning, "Unhealthy", &format!("{kind:?} probe failed: {why}")).await;
+            self.publish_event(EventType::Warning, "Unhealthy", &format!("{kind:?} probe failed: {why}")).await;
         }
     }
 
@@ -430,7 +430,7 @@ impl Worker {
         }
     }
 
-    async fn tell(&self, type_: EventType, reason: &str, note: &str) {
+    async fn publish_event(&self, type_: EventType, reason: &str, note: &str) {
         let notice = Notice {
             type_,
             reason: reason.to_owned(),
@@ -444,7 +444,7 @@ impl Worker {
     }
 }
 
-/// Tells how a process ended, and its last word (at most 4096 bytes, as the kubelet takes).
+/// Reports how a process ended, and its termination message (at most 4096 bytes, as the kubelet takes).
 async fn wait(
     mut child: Child,
     last_word: PathBuf,

@@ -53,9 +53,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("starting {}", program.display()))?;
     let main = Pid::from_raw(i32::try_from(child.id())?);
     drop(child); // waited for below, by waitpid: a std Child has no destructor that would
-    let (tell, ended) = mpsc::channel();
-    let lifeline = tell.clone();
-    thread::spawn(move || reap_all(main, &tell));
+    let (sender, ended) = mpsc::channel();
+    let lifeline = sender.clone();
+    thread::spawn(move || reap_all(main, &sender));
     thread::spawn(move || {
         let closed = io::stdin().read_to_end(&mut Vec::new());
         lifeline.send(Event::LifelineClosed(closed.err()))
@@ -89,7 +89,7 @@ fn wait(main: Pid, events: &mpsc::Receiver<Event>) -> ExitCode {
 }
 
 /// Reaps until the command has ended. Orphans of any kind become children of PID 1.
-fn reap_all(main: Pid, tell: &mpsc::Sender<Event>) {
+fn reap_all(main: Pid, sender: &mpsc::Sender<Event>) {
     loop {
         let status = match waitpid(None, None) {
             Ok(WaitStatus::Exited(pid, code)) if pid == main => ExitStatus::from_raw(code << 8),
@@ -97,7 +97,7 @@ fn reap_all(main: Pid, tell: &mpsc::Sender<Event>) {
             Ok(_) | Err(Errno::EINTR) => continue,
             Err(_) => ExitStatus::from_raw(1 << 8),
         };
-        let _gone = tell.send(Event::Exited(status));
+        let _gone = sender.send(Event::Exited(status));
         return;
     }
 }

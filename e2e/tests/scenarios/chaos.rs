@@ -10,11 +10,11 @@
 //! A seed fixes the changes to Services and which call of a kind meets which fault, not how processes interleave.
 
 mod account;
+mod desired;
 mod heartbeat;
 mod operator;
 mod run;
 mod setup;
-mod wish;
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 //!
 //! Each file lists the scenarios of one subject; the last of all checks what the whole suite left.
 
+mod administration;
 mod admission;
 mod affinity;
 mod annotations;
@@ -9,7 +10,6 @@ mod classes;
 mod endpoints;
 mod families;
 mod lifecycle;
-mod looking;
 mod nft;
 mod node_proxy;
 mod operator;
@@ -45,7 +45,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         annotations::scenarios(),
         provisioning::scenarios(),
         rollout::scenarios(),
-        looking::scenarios(),
+        administration::scenarios(),
         tracing::scenarios(),
         node_proxy::scenarios(),
         userspace::scenarios(),

@@ -18,7 +18,7 @@ use super::{
     controller::Controller,
     objects::Kind,
     report::Report,
-    site::{LOOK, Site},
+    site::{POLL_INTERVAL, Site},
     testbed::Testbed,
     trial::has_status,
 };
@@ -43,7 +43,7 @@ const LIVE: &str = "z-pods-live";
 /// How long after the start.
 const LATER: Duration = Duration::from_secs(30);
 
-/// Where it is told that a change of its endpoints is served.
+/// The call by which a change of endpoints takes effect.
 const REGISTER: &str = "RegisterTargets";
 
 /// How often each restart with changed endpoints is measured.
@@ -106,8 +106,8 @@ impl Restarts<'_> {
             before.push(self.endpoints(next(), true).await?);
             after.push(self.endpoints(next(), false).await?);
         }
-        self.told(report, "endpoints-changed-while-down", before);
-        self.told(report, "endpoints-changed-at-start", after);
+        self.report_registered(report, "endpoints-changed-while-down", before);
+        self.report_registered(report, "endpoints-changed-at-start", after);
         self.node_gone(report, next()).await
     }
 
@@ -179,7 +179,7 @@ impl Restarts<'_> {
         Ok(served)
     }
 
-    fn told(&self, report: &mut Report, phase: &'static str, served: Vec<f64>) {
+    fn report_registered(&self, report: &mut Report, phase: &'static str, served: Vec<f64>) {
         let counts = self.site.proxy.take_counts();
         let Some(Summary { p50, p99: _, min, max, n }) = Summary::of(served) else { return };
         self.account.detail(format_args!(
@@ -242,7 +242,7 @@ impl Restarts<'_> {
             if let Some(call) = log.iter().find(|call| is_done(call, REGISTER, &target)) {
                 return Ok(self.since(started, call));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         bail!("{target} is not registered {PATIENCE:?} after the start")
     }

@@ -26,8 +26,8 @@ use crate::{
 /// When there was no call for so long, a controller has done what it had to do. Longer than any pause that either makes.
 pub const QUIET: Duration = Duration::from_secs(15);
 
-/// From one look to the next: the exactness of times.
-pub const LOOK: Duration = Duration::from_millis(200);
+/// Time from one poll to the next: the accuracy of measured times.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The account, the proxy before it, and who calls there.
 pub struct Site<'a> {
@@ -83,7 +83,7 @@ impl<'a> Site<'a> {
         let start = Instant::now();
         let (mut calls, mut last) = (self.proxy.calls(), Instant::now());
         while last.elapsed() < QUIET && start.elapsed() < patience {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
             let now = self.proxy.calls();
             if now != calls {
                 (calls, last) = (now, Instant::now());

@@ -14,7 +14,7 @@ use super::{
     controller::Controller,
     objects::Kind,
     report::{Measured, Report},
-    site::{LOOK, Site},
+    site::{POLL_INTERVAL, Site},
     testbed::Testbed,
 };
 use crate::{
@@ -177,7 +177,7 @@ impl<'a> Trial<'a> {
                 report.remark(format!("{controller} at {all}: {phase}: stays at {now} of {all} Services"));
                 break None;
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         };
         site.settle(NEVER_QUIET).await;
         self.add(site, report, phase, wall);

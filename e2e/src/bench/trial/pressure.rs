@@ -29,11 +29,11 @@ const OWN_SHARE: &str = "portico_nodeproxy_event_duration_seconds";
 const CHANGES: &str = "portico_nodeproxy_changes_total";
 /// How long endpoints churn.
 const CHURN: Duration = Duration::from_secs(15);
-/// Looks at a changed endpoint meanwhile.
-const LOOKS: usize = 10;
+/// Endpoint changes of the probe that are measured meanwhile.
+const SAMPLES: usize = 10;
 /// How long one of those may take before the churn is over anyway.
 const GIVE_UP: Duration = Duration::from_mins(2);
-/// Pause between two looks at a process that starts.
+/// Pause between two reads of a process that starts.
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Trial<'_> {
@@ -60,16 +60,16 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// Looks at the probe while the fillers' endpoints change a hundred times a second.
+    /// Measures the probe while the fillers' endpoints change a hundred times a second.
     pub(super) async fn churn(&self, report: &mut Report) -> anyhow::Result<()> {
         if self.services == 0 {
             return Ok(());
         }
         let before = self.page().await?;
-        let looks = async {
-            for look in 0..LOOKS {
-                sleep(CHURN / u32::try_from(LOOKS + 1)?).await;
-                let wanted = self.testbed.point_probe((look + 1) % 2).await?;
+        let sampling = async {
+            for sample in 0..SAMPLES {
+                sleep(CHURN / u32::try_from(SAMPLES + 1)?).await;
+                let wanted = self.testbed.point_probe((sample + 1) % 2).await?;
                 let (accepted, frontend) = (Instant::now(), self.testbed.probe.frontend);
                 let limit = accepted + PROGRAM_LIMIT.min(GIVE_UP);
                 let answered = self
@@ -82,7 +82,7 @@ impl Trial<'_> {
             }
             anyhow::Ok(())
         };
-        let (churned, looked) = tokio::join!(churn::churn(&self.testbed.objects, CHURN), looks);
+        let (churned, sampled) = tokio::join!(churn::churn(&self.testbed.objects, CHURN), sampling);
         let changes = churned?;
         let rate = f64::from(u32::try_from(changes)?) / CHURN.as_secs_f64();
         if rate < 90.0 {
@@ -91,7 +91,7 @@ impl Trial<'_> {
                 "{subject} at {services}: the API server took {rate:.0} changes a second, not 100"
             ));
         }
-        looked?;
+        sampled?;
         self.own_share(before.as_ref(), Metric::OwnShareChurn, report).await
     }
 
@@ -105,8 +105,8 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// What a start costs where the rules of the life before are right. Only of Portico: kube-proxy says that it is well before
-    /// it has looked.
+    /// What a start costs where the rules of the life before are right. Only of Portico: kube-proxy says that it is ready before
+    /// it has read them.
     pub(super) async fn restart(&self, report: &mut Report) -> anyhow::Result<()> {
         if self.subject != Subject::Portico {
             return Ok(());

@@ -50,15 +50,15 @@ fn in_pod<T: Send + 'static>(
 /// Who `server` sees when `client` connects to its address.
 fn seen(server: (&Link, IpAddr), client: &Link) -> IpAddr {
     let address = SocketAddr::new(server.1, 0);
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let serving = in_pod(server.0, move || {
         let listener = TcpListener::bind(address).expect("listen");
-        tell.send(listener.local_addr().expect("its address")).expect("the client waits");
+        sender.send(listener.local_addr().expect("its address")).expect("the client waits");
         let (mut stream, peer) = listener.accept().expect("a connection");
         stream.write_all(b"hello").expect("written");
         peer.ip()
     });
-    let to = told.recv().expect("the server listens");
+    let to = receiver.recv().expect("the server listens");
     let asking = in_pod(client, move || {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).expect("connected");
         let mut text = String::new();

@@ -12,7 +12,7 @@ use portico_e2e::{
 };
 use serde_json::Value;
 
-use super::wish::Transport;
+use super::desired::Transport;
 
 /// The annotation that says whether a Service's load balancer is internal.
 pub(crate) fn scheme(cloud: Cloud, internal: bool) -> (&'static str, &'static str) {

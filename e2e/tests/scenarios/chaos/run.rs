@@ -1,7 +1,7 @@
 //! One cloud's chaos, from a full account to the same account.
 //!
 //! Owns: the order of things, and what must hold at the end. Leaves to others: the operator's life (`operator`), accounts
-//! (`account`), what is wanted (`wish`). Invariants: nothing is judged while faults are on; a wait ends by what is looked for
+//! (`account`), what is wanted (`desired`). Invariants: nothing is judged while faults are on; a wait ends by what is looked for
 //! or by its deadline, with the last reason why not.
 
 use std::{
@@ -32,7 +32,7 @@ use super::{
     account::{CloudAccount, Owned, Things},
     heartbeat::Heartbeat,
     operator::Operator,
-    wish::{Transport, Wish},
+    desired::{Transport, Desired},
 };
 
 /// How long all Services may take to converge once the faults are off, on two busy cores.
@@ -59,7 +59,7 @@ pub(crate) async fn play(cloud: Cloud, fixture: &Fixture) -> anyhow::Result<()> 
         proxy,
         account,
         dice: Dice::of(seed ^ u64::from(cloud == Cloud::Gce)),
-        wishes: BTreeMap::new(),
+        desired: BTreeMap::new(),
         kills: 0,
     };
     let count = usize::try_from(number("PORTICO_CHAOS_SERVICES", SERVICES)?)?;
@@ -91,7 +91,7 @@ struct Chaos<'a> {
     proxy: FaultProxy,
     account: CloudAccount,
     dice: Dice,
-    wishes: BTreeMap<String, Wish>,
+    desired: BTreeMap<String, Desired>,
     kills: usize,
 }
 
@@ -147,22 +147,22 @@ impl Chaos<'_> {
         let (mut made, mut acts) = (0, 0);
         let all = count * 7 / 4; // besides making each, three changes or deletions for four Services
         while made < count || acts < all {
-            let alive: Vec<String> = self.wishes.keys().cloned().collect();
+            let alive: Vec<String> = self.desired.keys().cloned().collect();
             match self.dice.below(7) {
                 0..4 if made < count => {
-                    let wish = Wish::new(made, &mut self.dice);
+                    let desired = Desired::new(made, &mut self.dice);
                     made += 1;
-                    self.apply(wish).await?;
+                    self.apply(desired).await?;
                 }
                 4 if !alive.is_empty() => {
                     let name = &alive[usize::try_from(self.dice.below(alive.len() as u64))?];
-                    self.wishes.remove(name);
+                    self.desired.remove(name);
                     self.services.delete(name, &DeleteParams::default()).await?;
                 }
                 5.. if !alive.is_empty() => {
                     let name = &alive[usize::try_from(self.dice.below(alive.len() as u64))?];
-                    let wish = self.wishes[name].changed(&mut self.dice);
-                    self.apply(wish).await?;
+                    let desired = self.desired[name].changed(&mut self.dice);
+                    self.apply(desired).await?;
                 }
                 _ => continue,
             }
@@ -177,7 +177,7 @@ impl Chaos<'_> {
 
     /// Until half of what is wanted is there: else most work would be done when the faults are off.
     async fn half_shown(&self) -> anyhow::Result<()> {
-        let half = self.wishes.values().filter(|wish| wish.balanced).count() / 2;
+        let half = self.desired.values().filter(|desired| desired.balanced).count() / 2;
         self.converges("half of the Services", async |it| {
             let services = it.services.list(&ListParams::default()).await?;
             let shown = services.iter().filter(|service| !ingress(service).is_empty()).count();
@@ -187,17 +187,17 @@ impl Chaos<'_> {
         .await
     }
 
-    async fn apply(&mut self, wish: Wish) -> anyhow::Result<()> {
-        let manifest = wish.manifest(self.account.cloud());
+    async fn apply(&mut self, desired: Desired) -> anyhow::Result<()> {
+        let manifest = desired.manifest(self.account.cloud());
         let params = PatchParams::apply("chaos").force();
-        let patched = self.services.patch(&wish.name, &params, &Patch::Apply(manifest)).await;
-        patched.with_context(|| format!("applying {}", wish.name))?;
-        self.wishes.insert(wish.name.clone(), wish);
+        let patched = self.services.patch(&desired.name, &params, &Patch::Apply(manifest)).await;
+        patched.with_context(|| format!("applying {}", desired.name))?;
+        self.desired.insert(desired.name.clone(), desired);
         Ok(())
     }
 
     async fn delete_all(&mut self) -> anyhow::Result<()> {
-        let mut names: Vec<String> = std::mem::take(&mut self.wishes).into_keys().collect();
+        let mut names: Vec<String> = std::mem::take(&mut self.desired).into_keys().collect();
         while !names.is_empty() {
             let name = names.swap_remove(usize::try_from(self.dice.below(names.len() as u64))?);
             self.services.delete(&name, &DeleteParams::default()).await?;
@@ -221,11 +221,11 @@ impl Chaos<'_> {
     async fn converges(
         &self,
         what: &str,
-        look: impl AsyncFn(&Self) -> anyhow::Result<()>,
+        check: impl AsyncFn(&Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + CONVERGED;
         let watched = async {
-            while let Err(not_yet) = look(self).await {
+            while let Err(not_yet) = check(self).await {
                 if Instant::now() >= deadline {
                     let metrics = self.operator.metrics().await.unwrap_or_default();
                     say(format!("the operator's metrics:\n{metrics}"));
@@ -242,10 +242,10 @@ impl Chaos<'_> {
     async fn as_wanted(&self, before: &Things) -> anyhow::Result<()> {
         let services = self.services.list(&ListParams::default()).await?;
         ensure!(
-            services.items.len() == self.wishes.len(),
+            services.items.len() == self.desired.len(),
             "{} Services of {}",
             services.items.len(),
-            self.wishes.len()
+            self.desired.len()
         );
         self.shown(&services.items)?;
         let things = self.account.things().await?;
@@ -253,10 +253,10 @@ impl Chaos<'_> {
         let mut owned_by_all = 0;
         for service in &services {
             let name = service.metadata.name.as_deref().unwrap_or_default();
-            let wish = self.wishes.get(name).with_context(|| format!("{name} should be gone"))?;
+            let desired = self.desired.get(name).with_context(|| format!("{name} should be gone"))?;
             let owned = self.account.owned(&things, service.metadata.uid.as_deref().unwrap_or_default())?;
             owned_by_all += owned.balancers.len();
-            if let Err(error) = is_as_wanted(wish, service, &owned) {
+            if let Err(error) = is_as_wanted(desired, service, &owned) {
                 wrong.push(format!("{name}: {error:#}; {}", condition(service)));
             }
         }
@@ -268,7 +268,7 @@ impl Chaos<'_> {
             wrong.join("\n")
         );
         unchanged(before, &things)?;
-        let wanted = self.wishes.values().filter(|wish| wish.balanced).count();
+        let wanted = self.desired.values().filter(|desired| desired.balanced).count();
         ensure!(owned_by_all == wanted, "{owned_by_all} load balancers for {wanted} Services");
         self.nobody_elses(before, &things, &services.items)
     }
@@ -276,8 +276,8 @@ impl Chaos<'_> {
     /// Each Service shows an address, or none: asked first, because reading an account costs its emulator a lot.
     fn shown(&self, services: &[Service]) -> anyhow::Result<()> {
         let late = services.iter().filter(|service| {
-            let wish = service.metadata.name.as_ref().and_then(|name| self.wishes.get(name));
-            wish.is_some_and(|wish| ingress(service).is_empty() == wish.balanced)
+            let desired = service.metadata.name.as_ref().and_then(|name| self.desired.get(name));
+            desired.is_some_and(|desired| ingress(service).is_empty() == desired.balanced)
         });
         let late: Vec<String> = late.map(|it| format!("{:?}: {}", it.metadata.name, condition(it))).collect();
         ensure!(late.is_empty(), "{} Services show not what they want:\n{}", late.len(), late.join("\n"));
@@ -347,8 +347,8 @@ fn faults() -> Faults {
     }
 }
 
-fn is_as_wanted(wish: &Wish, service: &Service, owned: &Owned) -> anyhow::Result<()> {
-    let Wish { name: _, balanced, ports, internal, .. } = wish;
+fn is_as_wanted(desired: &Desired, service: &Service, owned: &Owned) -> anyhow::Result<()> {
+    let Desired { name: _, balanced, ports, internal, .. } = desired;
     let shown = ingress(service);
     let has_finalizer = service.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty());
     if !balanced {
@@ -385,17 +385,17 @@ fn spare(
 
 fn condition(service: &Service) -> String {
     let conditions = service.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    let told =
+    let texts =
         conditions.iter().map(|it| format!("{}={} {}: {}", it.type_, it.status, it.reason, it.message));
-    told.collect::<Vec<_>>().join("; ")
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 /// Everything that was there is there as it was.
 fn unchanged(before: &Things, now: &Things) -> anyhow::Result<()> {
     for (id, thing) in before {
         match now.get(id) {
-            None => bail!("{id} of somebody else is gone"),
-            Some(found) if found != thing => bail!("{id} of somebody else was {thing} and is {found}"),
+            None => bail!("{id} of others is gone"),
+            Some(found) if found != thing => bail!("{id} of others was {thing} and is {found}"),
             Some(_) => {}
         }
     }

@@ -109,7 +109,7 @@ async fn member(fixture: &Fixture, name: &str) -> anyhow::Result<(Service, Strin
     member_while(fixture, name, "True ").await
 }
 
-/// Waits until a member has an address, and is told of its provisioning what begins with these words.
+/// Waits until a member has an address, and a provisioning condition that begins with these words.
 async fn member_while(fixture: &Fixture, name: &str, words: &str) -> anyhow::Result<(Service, String)> {
     fixture
         .within(PATIENCE, &format!("an address of its group for {name}"), async || {
@@ -123,8 +123,8 @@ async fn member_while(fixture: &Fixture, name: &str, words: &str) -> anyhow::Res
 /// Waits until a Service's condition that it is accepted begins with the first of these, and says the others.
 async fn accepted(fixture: &Fixture, name: &str, words: &[&str]) -> anyhow::Result<()> {
     fixture
-        .within(PATIENCE, &format!("{name} is told {words:?}"), async || {
-            let said = condition(&fixture.service(name).await?, ACCEPTED).context("not told yet")?;
+        .within(PATIENCE, &format!("{name} shows {words:?}"), async || {
+            let said = condition(&fixture.service(name).await?, ACCEPTED).context("no condition yet")?;
             ensure!(said.starts_with(words[0]) && words.iter().all(|word| said.contains(word)), "{said}");
             Ok(())
         })

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Fixture, Scenario};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    vec![Scenario::new("a tenant writes what it may, and is told of the rest at once", |s| {
+    vec![Scenario::new("a tenant writes what it may, and the rest is refused at once", |s| {
         Box::pin(tenant(s))
     })]
 }
@@ -62,8 +62,8 @@ async fn tenant(fixture: &Fixture) -> anyhow::Result<()> {
     // A policy takes effect a moment after it was made.
     fixture
         .eventually("the policies", async || {
-            let told = refused(fixture, &service("early", json!({"portico.dev/scheme": "sideways"}))).await;
-            ensure!(told.contains("portico.dev/scheme must be external or internal"), "{told}");
+            let refusal = refused(fixture, &service("early", json!({"portico.dev/scheme": "sideways"}))).await;
+            ensure!(refusal.contains("portico.dev/scheme must be external or internal"), "{refusal}");
             Ok(())
         })
         .await?;
@@ -92,16 +92,16 @@ async fn tenant(fixture: &Fixture) -> anyhow::Result<()> {
         (slice("node", "172.30.1.1"), "operator.admission.protectedCIDRs"),
         (endpoints("node", "172.30.1.1"), "operator.admission.protectedCIDRs"),
     ] {
-        let told = refused(fixture, &object).await;
-        ensure!(if says.is_empty() { told.is_empty() } else { told.contains(says) }, "{object}: {told}");
+        let refusal = refused(fixture, &object).await;
+        ensure!(if says.is_empty() { refusal.is_empty() } else { refusal.contains(says) }, "{object}: {refusal}");
     }
     // What an administrator wrote stays, and the tenant can go on with the object.
     fixture.shared.cluster.apply(&service("kept", json!({"portico.dev/held-by": "foo"})).to_string()).await?;
-    let told =
+    let refusal =
         refused(fixture, &service("kept", json!({"portico.dev/held-by": "foo", "example.com/own": "1"})))
             .await;
-    ensure!(told.is_empty(), "{told}");
-    let told = refused(fixture, &service("kept", json!({"portico.dev/held-by": "bar"}))).await;
-    ensure!(told.contains("needs leave"), "{told}");
+    ensure!(refusal.is_empty(), "{refusal}");
+    let refusal = refused(fixture, &service("kept", json!({"portico.dev/held-by": "bar"}))).await;
+    ensure!(refusal.contains("needs leave"), "{refusal}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Annotations that are wrong: told on the Service, by name and with the remedy, and no other Service's business.
+//! Annotations that are wrong: reported on the Service, by name and with the remedy, and no other Service's business.
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;
@@ -16,10 +16,10 @@ const ACCEPTED: &str = "portico.dev/Accepted";
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("a wrong annotation value is told by name and stops no other service", |s| {
+        Scenario::new("a wrong annotation value is reported by name and stops no other service", |s| {
             Box::pin(value(s))
         }),
-        Scenario::new("an unknown annotation under our domain is told by name", |s| Box::pin(unknown(s))),
+        Scenario::new("an unknown annotation under our domain is reported by name", |s| Box::pin(unknown(s))),
     ]
 }
 
@@ -31,7 +31,7 @@ async fn annotated(fixture: &Fixture, name: &str, key: &str, value: &str) -> any
 }
 
 /// Waits until condition [`ACCEPTED`] and an Event name the annotation.
-async fn told(fixture: &Fixture, service: &str, status: &str, key: &str) -> anyhow::Result<()> {
+async fn reported(fixture: &Fixture, service: &str, status: &str, key: &str) -> anyhow::Result<()> {
     fixture
         .eventually("a condition and an Event that name the annotation", async || {
             let said =
@@ -49,7 +49,7 @@ async fn value(fixture: &Fixture) -> anyhow::Result<()> {
     let key = "portico.dev/proxy-protocol";
     fixture.deploy(&Workload::web("good")).await?;
     annotated(fixture, "bad", key, "maybe").await?;
-    told(fixture, "bad", "False ", key).await?;
+    reported(fixture, "bad", "False ", key).await?;
 
     fixture.create(&mk_service("good", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
     let good = fixture
@@ -75,7 +75,7 @@ async fn value(fixture: &Fixture) -> anyhow::Result<()> {
 async fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
     let key = "portico.dev/proxi-protocol";
     annotated(fixture, "web", key, "v2").await?;
-    told(fixture, "web", "True ", key).await?;
+    reported(fixture, "web", "True ", key).await?;
     fixture
         .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
         .await

@@ -15,8 +15,8 @@ use super::{Fixture, Scenario};
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("our class and no class are served", |s| Box::pin(ours(s))),
-        Scenario::new("somebody else's class is not touched", |s| Box::pin(others(s))),
-        Scenario::new("a service that comes back as somebody else's class is let go", |s| {
+        Scenario::new("another controller's class is not touched", |s| Box::pin(others(s))),
+        Scenario::new("a service that comes back with another controller's class is released", |s| {
             Box::pin(let_go(s))
         }),
     ]
@@ -32,9 +32,9 @@ async fn ours(fixture: &Fixture) -> anyhow::Result<()> {
         fixture.create(&mk_service(name, spec)?).await?;
     }
     for name in ["ours", "none"] {
-        let look = async || observe::provisioned(&fixture.service(name).await?);
+        let check = async || observe::provisioned(&fixture.service(name).await?);
         let address =
-            fixture.eventually("a load balancer", look).await.with_context(|| format!("class {name}"))?;
+            fixture.eventually("a load balancer", check).await.with_context(|| format!("class {name}"))?;
         fixture.answered(&fixture.everybody(), By::Http, address).await?;
     }
     Ok(())

@@ -131,8 +131,8 @@ async fn proxy_protocol(fixture: &Fixture) -> anyhow::Result<()> {
     let node = fixture.shared.cluster.nodes()[0].address;
     for (client, address) in [(fixture.outside(), OUTSIDE), (fixture.node("node-1"), node)] {
         for answer in fixture.answered(&[client], By::Http, balancer).await? {
-            let told = answer.proxied_client.map(|client| client.ip());
-            ensure!(told == Some(IpAddr::V4(address)), "the pod was told {told:?}, and {address} asked");
+            let seen = answer.proxied_client.map(|client| client.ip());
+            ensure!(seen == Some(IpAddr::V4(address)), "the PROXY header names {seen:?}, and {address} is the client");
         }
     }
     Ok(())

@@ -14,20 +14,20 @@ const SERVICE_MARK: &str = "networking.gke.io/service-name";
 /// The tag with its UID, which later reads filter by.
 const UID_TAG: &str = "portico.dev/service-uid";
 
-/// What was learnt: thing → Service.
+/// The Service of each resource that a call created.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct Attribution {
     things: BTreeMap<String, String>,
 }
 
-impl Ledger {
+impl Attribution {
     /// The Service of a call, if it is about one.
     pub(super) fn service(&self, call: &Call) -> Option<String> {
-        named(call).or_else(|| call.words.iter().find_map(|(_, word)| self.known(word)))
+        named(call).or_else(|| call.words.iter().find_map(|(_, word)| self.service_of(word)))
     }
 
     /// The Service of a thing, or of the digest within a name or a filter of names.
-    fn known(&self, word: &str) -> Option<String> {
+    fn service_of(&self, word: &str) -> Option<String> {
         let whole = self.things.get(word);
         let part = || word.split(|c: char| !c.is_ascii_alphanumeric()).find_map(|part| self.digest(part));
         whole.or_else(part).cloned()
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_was_made_for_a_service_is_known_by_name_arn_and_uid_afterwards() {
-        let mut ledger = Ledger::default();
+        let mut attribution = Attribution::default();
         let tags = [
             ("Name", "p-shop-web-0"),
             ("Tags.member.1.Key", "portico.dev/service-uid"),
@@ -111,23 +111,23 @@ mod tests {
             ("Tags.member.2.Value", "shop/web"),
         ];
         let create = mk_call(Api::Elb, Effect::Write, &tags);
-        assert_eq!(ledger.service(&create).as_deref(), Some("shop/web"));
-        ledger.learn(&create, "<Arn>arn:aws:elasticloadbalancing:r:1:loadbalancer/net/p/1</Arn>");
+        assert_eq!(attribution.service(&create).as_deref(), Some("shop/web"));
+        attribution.learn(&create, "<Arn>arn:aws:elasticloadbalancing:r:1:loadbalancer/net/p/1</Arn>");
         for word in ["p-shop-web-0", "uid-1", "arn:aws:elasticloadbalancing:r:1:loadbalancer/net/p/1"] {
             let read = mk_call(Api::Elb, Effect::Read, &[("any", word)]);
-            assert_eq!(ledger.service(&read).as_deref(), Some("shop/web"), "{word}");
+            assert_eq!(attribution.service(&read).as_deref(), Some("shop/web"), "{word}");
         }
-        assert_eq!(ledger.service(&mk_call(Api::Tagging, Effect::Read, &[("Values", "uid-2")])), None);
+        assert_eq!(attribution.service(&mk_call(Api::Tagging, Effect::Read, &[("Values", "uid-2")])), None);
     }
 
     #[test]
     fn on_compute_engine_a_filter_is_known_by_the_digest_in_the_names() {
-        let mut ledger = Ledger::default();
+        let mut attribution = Attribution::default();
         let mark = r#"{"networking.gke.io/service-name":"shop/web"}"#;
         let words = [("name", "portico-00000001-shop-web-00aa11bb22-hc"), ("description", mark)];
-        ledger.learn(&mk_call(Api::Compute, Effect::Write, &words), "{}");
+        attribution.learn(&mk_call(Api::Compute, Effect::Write, &words), "{}");
         let filter = [("filter", r#"name eq "portico-00000001-.*-00aa11bb22-.*""#)];
         let list = mk_call(Api::Compute, Effect::Read, &filter);
-        assert_eq!(ledger.service(&list).as_deref(), Some("shop/web"));
+        assert_eq!(attribution.service(&list).as_deref(), Some("shop/web"));
     }
 }

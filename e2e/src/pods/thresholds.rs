@@ -1,5 +1,5 @@
-//! When a row of probe results becomes a change of mind. Pure; the checks themselves are in `checks.rs`.
-//! Invariant: the verdict changes only after `successThreshold` or `failureThreshold` equal results in a row.
+//! When a row of probe results changes the state of a container. Pure; the checks themselves are in `checks.rs`.
+//! Invariant: the state changes only after `successThreshold` or `failureThreshold` equal results in a row.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Tally {
         Self { rhythm, last: None, row: 0 }
     }
 
-    /// Counts a result; the verdict, once enough of the same came in a row.
+    /// Counts a result; the state, once enough of the same came in a row.
     pub(crate) fn add(&mut self, good: bool) -> Option<bool> {
         self.row = if self.last == Some(good) { self.row.saturating_add(1) } else { 1 };
         self.last = Some(good);
@@ -72,9 +72,9 @@ mod tests {
     fn thresholds_count_results_in_a_row() {
         let probe = Probe { failure_threshold: Some(2), success_threshold: Some(1), ..Probe::default() };
         let mut tally = Tally::new(Rhythm::of(&probe));
-        let verdicts: Vec<Option<bool>> =
+        let states: Vec<Option<bool>> =
             [false, true, false, false, false, true].map(|good| tally.add(good)).into();
-        assert_eq!(verdicts, [None, Some(true), None, Some(false), Some(false), Some(true)]);
+        assert_eq!(states, [None, Some(true), None, Some(false), Some(false), Some(true)]);
     }
 
     #[test]

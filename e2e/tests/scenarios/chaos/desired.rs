@@ -1,6 +1,6 @@
 //! What is wanted of one Service, by the dice.
 //!
-//! Owns: the manifest, and what the cloud must show for it. Leaves to others: writing and looking. Pure.
+//! Owns: the manifest, and what the cloud must show for it. Leaves to others: writing and checking. Pure.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::account::scheme;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct Desired {
     pub(crate) name: String,
     /// `ClusterIP` otherwise: then there must be nothing.
     pub(crate) balanced: bool,
@@ -36,11 +36,11 @@ impl Transport {
     }
 }
 
-impl Wish {
+impl Desired {
     /// A new one.
     pub(crate) fn new(number: usize, dice: &mut Dice) -> Self {
         let name = format!("s{number:03}");
-        let mut wish = Self {
+        let mut desired = Self {
             name,
             balanced: true,
             ports: BTreeSet::from([(80, Transport::Tcp)]),
@@ -49,27 +49,27 @@ impl Wish {
             local: false,
         };
         if dice.hits(300) {
-            wish.ports.insert((53, Transport::Udp));
+            desired.ports.insert((53, Transport::Udp));
         }
-        wish
+        desired
     }
 
     /// The same Service, wanted otherwise.
     pub(crate) fn changed(&self, dice: &mut Dice) -> Self {
-        let mut wish = self.clone();
+        let mut desired = self.clone();
         match dice.below(6) {
-            0 => wish.balanced = !wish.balanced,
-            1 => wish.internal = !wish.internal,
-            2 => wish.ranges = if wish.ranges.is_none() { Some("192.0.2.0/24") } else { None },
-            3 => wish.local = !wish.local,
+            0 => desired.balanced = !desired.balanced,
+            1 => desired.internal = !desired.internal,
+            2 => desired.ranges = if desired.ranges.is_none() { Some("192.0.2.0/24") } else { None },
+            3 => desired.local = !desired.local,
             _ => {
                 let port = (443, Transport::Tcp);
-                if !wish.ports.remove(&port) {
-                    wish.ports.insert(port);
+                if !desired.ports.remove(&port) {
+                    desired.ports.insert(port);
                 }
             }
         }
-        wish
+        desired
     }
 
     /// The Service, for a server-side apply.

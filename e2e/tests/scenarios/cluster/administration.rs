@@ -1,4 +1,4 @@
-//! What an administrator asks of the operator's subcommands, and what the audit finds that somebody changed behind it.
+//! The operator's subcommands for administrators, and the audit, which repairs changes that others made at the provider.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use super::{Fixture, Scenario};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("plan and status tell what is, what would be and how to consent", |s| {
-            Box::pin(told(s))
+        Scenario::new("plan and status show what is, what would be and how to consent", |s| {
+            Box::pin(subcommands(s))
         }),
-        Scenario::new("what somebody changed at the provider is found and put right", |s| {
+        Scenario::new("a change at the provider that others made is found and repaired", |s| {
             Box::pin(repaired(s))
         }),
     ]
@@ -51,14 +51,14 @@ async fn plan(fixture: &Fixture, service: &str, output: &str) -> anyhow::Result<
     operator(fixture, &flags).await
 }
 
-async fn told(fixture: &Fixture) -> anyhow::Result<()> {
+async fn subcommands(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::web("web")).await?;
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
     let address = fixture
         .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
         .await?;
     let name = format!("{}/web", fixture.namespace);
-    // Targets that were not asked for their health at the first look are looked at again within 45 seconds.
+    // Targets that were not asked for their health at the first read are read again within 45 seconds.
     fixture
         .within(Duration::from_mins(1), "nothing to do, and said so", async || {
             let (text, code) = plan(fixture, &name, "text").await?;
