@@ -6,7 +6,7 @@
 #   make lint                         formatting, lints, licences, orphaned files, the chart
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
-#   make bench BENCH=cloud [SERVICES="50 200"] [CONTROLLERS="…"] [RESTART=1000] [CROWD=10000] [WAITING=1000] [THROTTLED=200]   … and with AWS's cloud provider
+#   make bench BENCH=cloud [SERVICES="50 200"] [CONTROLLERS="…"] [RESTART=1000] [BARE_METAL=10000] [WAITING=1000] [THROTTLED=200]   … and with AWS's cloud provider
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -84,7 +84,7 @@ bench: setup $(if $(filter cloud,$(BENCH)),$(TOOLS)/aws/.ready $(TOOLS)/aws-clou
 	@target/release/portico-e2e bench $(if $(BENCH),--bench $(BENCH)) $(if $(SERVICES),--services "$(SERVICES)") \
 	  $(if $(SUBJECTS),--subjects "$(SUBJECTS)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(CONTROLLERS),--controllers "$(CONTROLLERS)") $(if $(RESTART),--restart $(RESTART)) \
-	  $(if $(CROWD),--crowd $(CROWD)) $(if $(WAITING),--waiting $(WAITING)) $(if $(THROTTLED),--throttled $(THROTTLED))
+	  $(addprefix --bare-metal ,$(or $(BARE_METAL),$(CROWD))) $(if $(WAITING),--waiting $(WAITING)) $(if $(THROTTLED),--throttled $(THROTTLED))
 
 conformance: setup build target/tools/.conformance-packages $(CONFORMANCE)
 	@$(E2E) conformance $(if $(FOCUS),--focus '$(FOCUS)')

@@ -27,7 +27,7 @@ FORMER = [
     ("stir stirs stirred contends", "requeue, blocked by group", ("",)),
     ("company companies farewell crowd crowds somebody", "members, leave group, over quota, another owner", ("",)),
     ("widen widens narrow narrows", "additive, destructive", ("",)),
-    ("audience", "reporters", ("",)),
+    ("audience", "reporters", ("nodeproxy/", "operator/")),
     ("tell tells told telling complain complains", "report, reported, sender, warn", ("",)),
     ("carrier carriers", "dataplane setup", ("",)),
     ("facts", "events, findings", ("nodeproxy/", "providers/aws/")),

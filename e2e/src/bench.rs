@@ -88,9 +88,9 @@ pub struct Args {
     /// Load balancers for Portico's restarts under throttling in the bench `cloud`; 0: not measured
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     restart: u32,
-    /// Services for the operator's memory in the bench `cloud`; 0: not measured
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    crowd: u32,
+    /// Services for the operator's memory with provider `bare-metal`; 0: not measured
+    #[arg(long, alias = "crowd", value_name = "N", default_value_t = 10_000)]
+    bare_metal: u32,
     /// Services, and as many nodes, for the operator's memory while its provider does not answer; 0: not measured
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     waiting: u16,
@@ -119,8 +119,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Side::Ended(code) => return Ok(code),
         Side::Inside(inside) => inside,
     };
-    let Args { bench, services: _, subjects, rounds: _, controllers, restart, crowd, waiting, throttled } =
-        args;
+    let Args {
+        bench,
+        services: _,
+        subjects,
+        rounds: _,
+        controllers,
+        restart,
+        bare_metal,
+        waiting,
+        throttled,
+    } = args;
     match bench {
         Bench::Proxy => {
             let plan =
@@ -132,7 +141,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 services: args.services(),
                 controllers: controllers.clone(),
                 restart: *restart,
-                crowd: *crowd,
+                bare_metal: *bare_metal,
                 waiting: *waiting,
                 throttled: *throttled,
             };

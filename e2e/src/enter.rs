@@ -246,13 +246,13 @@ fn take_terminal(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Looks the program up in the PATH of its own environment, as a container runtime does. The standard library's `exec` also
+/// Finds the program in the PATH of its own environment, as a container runtime does. The standard library's `exec` also
 /// gives SIGPIPE its default action back, which Rust's runtime ignores.
 fn exec(argv: &[String], env: Option<&BTreeMap<String, String>>) -> Result<Infallible> {
     let (name, rest) = argv.split_first().context("no program given")?;
     let own_path = std::env::var("PATH").ok();
     let path = env.map_or(own_path.as_ref(), |env| env.get("PATH"));
-    let program = look_up(name, path.map_or(DEFAULT_PATH, String::as_str))?;
+    let program = find_in_path(name, path.map_or(DEFAULT_PATH, String::as_str))?;
     let mut command = Command::new(program);
     command.arg0(name).args(rest);
     if let Some(env) = env {
@@ -262,7 +262,7 @@ fn exec(argv: &[String], env: Option<&BTreeMap<String, String>>) -> Result<Infal
     Err(command.exec()).with_context(|| format!("{name}: cannot be started"))
 }
 
-fn look_up(program: &str, path: &str) -> Result<PathBuf> {
+fn find_in_path(program: &str, path: &str) -> Result<PathBuf> {
     if program.contains('/') {
         return Ok(PathBuf::from(program));
     }

@@ -111,7 +111,9 @@ impl Up {
         let mut up = Self { child };
         let stdout = BufReader::new(up.child.stdout.take().context("no stdout")?);
         let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         let deadline = Instant::now() + STARTED;
         let mut said = Vec::new();
         loop {

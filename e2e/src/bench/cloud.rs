@@ -6,15 +6,16 @@
 //! testbed (control plane, Nodes with heartbeats) ─▶ for each size, for each controller, in an account of its own: trial
 //!                                                ├▶ for each controller: trial, but only made, throttled
 //!                                                ├▶ restart: a thousand load balancers, throttled
-//!                                                ├▶ crowd: thousands of Services, a provider that costs nothing
+//!                                                ├▶ bare_metal: thousands of Services, a provider that costs nothing
 //!                                                └▶ waiting: a thousand Services and nodes, a provider that does not answer
 //! ```
 //! Owns the order of things and where results go. Leaves to others: one controller at one size (`trial`), the restarts
-//! (`restart`), the crowd, those who wait.
+//! (`restart`), the footprint on bare metal, the footprint while a provider does not answer.
 
+pub mod bare_metal;
 pub mod controller;
-pub mod crowd;
 mod objects;
+mod phase;
 pub mod report;
 pub mod restart;
 pub mod site;
@@ -44,8 +45,8 @@ pub struct Plan {
     pub controllers: Vec<Controller>,
     /// How many load balancers there are when Portico is started again under throttling; 0: not measured.
     pub restart: u32,
-    /// How many Services the operator is shown for its memory; 0: not measured.
-    pub crowd: u32,
+    /// How many Services the operator has on bare metal, for its memory; 0: not measured.
+    pub bare_metal: u32,
     /// How many Services, and nodes, while the provider does not answer; 0: not measured.
     pub waiting: u16,
     /// How many Services each controller makes under throttling; 0: not measured.
@@ -74,7 +75,7 @@ async fn all(
     report: &mut Report,
     account: &Account,
 ) -> anyhow::Result<()> {
-    let Plan { services, controllers, restart, crowd, waiting, throttled } = plan;
+    let Plan { services, controllers, restart, bare_metal, waiting, throttled } = plan;
     let unlimited = services.iter().map(|services| (*services, Buckets::None));
     let throttled = Some((*throttled, Buckets::Documented)).filter(|(services, _)| *services > 0);
     for (services, buckets) in unlimited.chain(throttled) {
@@ -99,9 +100,9 @@ async fn all(
         }
         write(file, &report.tsv())?;
     }
-    if *crowd > 0 {
-        account.step(format_args!("portico with {crowd} Services that cost no cloud ({})", load()));
-        crowd::run(testbed, *crowd, report, account).await?;
+    if *bare_metal > 0 {
+        account.step(format_args!("portico with {bare_metal} Services that cost no cloud ({})", load()));
+        bare_metal::run(testbed, *bare_metal, report, account).await?;
         write(file, &report.tsv())?;
     }
     if *waiting > 0 {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cloud::aws::Instance;
 
-/// What a Service of the bench is like.
+/// The targets of a Service of the bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Nodes behind a load balancer, by node ports; a selector that selects nothing.
@@ -18,7 +18,7 @@ pub enum Kind {
     /// Pods behind a load balancer, by their addresses.
     Pods,
     /// Nodes behind it, and endpoints of its own instead of a selector: nobody but the controller has work with it.
-    Crowd,
+    Selectorless,
 }
 
 pub(super) fn mk_node(instance: &Instance) -> anyhow::Result<Node> {
@@ -45,7 +45,7 @@ pub(super) fn mk_service(name: &str, kind: Kind) -> anyhow::Result<Service> {
     match kind {
         Kind::Nodes => spec["selector"] = json!({"app": name}),
         Kind::Pods => annotations["portico.dev/target-kind"] = json!("pod"),
-        Kind::Crowd => {}
+        Kind::Selectorless => {}
     }
     let metadata = json!({"name": name, "annotations": annotations});
     Ok(serde_json::from_value(json!({"metadata": metadata, "spec": spec}))?)

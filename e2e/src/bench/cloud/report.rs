@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
 };
 
-use super::{controller::Controller, trial::Phase};
+use super::{controller::Controller, phase::Phase};
 use crate::cloud::{call::Effect, record::Counts};
 
 /// One phase of one controller at one size.

@@ -40,7 +40,7 @@ use crate::{
 /// Where all Services of the bench live.
 const NAMESPACE: &str = "bench";
 
-/// As many as a crowd of Services needs; nothing listens on any of them.
+/// As many as thousands of Services need; nothing listens on any of them.
 const NODE_PORTS: &str = "10000-60000";
 
 /// How many objects are written at the same time.
@@ -194,7 +194,7 @@ impl Testbed {
     }
 }
 
-/// Three addresses that no other Service of a crowd has.
+/// Three addresses that no other of thousands of Services has.
 fn endpoints(number: u32) -> [Ipv4Addr; 3] {
     let first = u32::from(Ipv4Addr::new(10, 64, 0, 0)) + number * 4;
     [first, first + 1, first + 2].map(Ipv4Addr::from)

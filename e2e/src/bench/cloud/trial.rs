@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::{
     controller::Controller,
     objects::Kind,
+    phase::Phase,
     report::{Measured, Report},
     site::{POLL_INTERVAL, Site},
     testbed::Testbed,
@@ -31,42 +32,6 @@ const STALLED: Duration = Duration::from_mins(2);
 
 /// Nodes at the start; one more joins.
 const NODES: usize = 3;
-
-/// A part of a controller's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// Services made, until each has a status.
-    Create,
-    /// The same, under AWS's documented token buckets.
-    CreateThrottled,
-    /// The process started anew, nothing changed; until its last call.
-    Restart,
-    /// A node more, until it is in the last target group.
-    NodeJoins,
-    /// A node less, until it is out of the last target group.
-    NodeLeaves,
-    /// All Services deleted, until none is there.
-    Delete,
-}
-
-impl Phase {
-    /// In the order in which they are.
-    pub const ALL: [Self; 6] =
-        [Self::Create, Self::CreateThrottled, Self::Restart, Self::NodeJoins, Self::NodeLeaves, Self::Delete];
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Create => "create",
-            Self::CreateThrottled => "throttled",
-            Self::Restart => "restart",
-            Self::NodeJoins => "node-joins",
-            Self::NodeLeaves => "node-leaves",
-            Self::Delete => "delete",
-        })
-    }
-}
 
 /// What limits the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

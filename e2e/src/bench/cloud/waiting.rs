@@ -1,4 +1,4 @@
-//! What the operator takes while its provider does not answer: each Service then has an attempt that waits for its turn.
+//! The footprint of the operator while its provider does not answer: each Service then has an attempt that waits.
 //!
 //! The provider is `local`, and what it calls lists no load balancers and answers nothing else. There are as many nodes as
 //! Services, and every Service's load balancer would send to each of them: what a wait costs must not grow with them.
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, process::Command, task::JoinHandle, time::sleep};
 
 use super::{
-    crowd::{is_told, mk_instance},
+    bare_metal::{has_condition, mk_instance},
     objects::Kind,
     report::Report,
     testbed::Testbed,
@@ -27,11 +27,11 @@ use crate::{
     process::{Crashes, Process},
 };
 
-/// How long the operator may take to look at all Services.
+/// How long the operator may take to reconcile all Services.
 const LIMIT: Duration = Duration::from_mins(10);
 
-/// From one look at all Services to the next.
-const TELLING: Duration = Duration::from_secs(5);
+/// Time from one list of all Services to the next.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Measures with `count` Services and as many nodes.
 pub async fn run(
@@ -44,7 +44,7 @@ pub async fn run(
     for number in 0..count {
         testbed.join(&mk_instance(number)).await?;
     }
-    testbed.create("waiting", services, Kind::Crowd).await?;
+    testbed.create("waiting", services, Kind::Selectorless).await?;
     account.detail(format_args!("{count} Services and nodes made"));
     let crashes = Crashes::new();
     let silent = Silent::start().await?;
@@ -70,12 +70,12 @@ async fn measure(
     let process = operator(testbed, silent, crashes)?;
     let (start, all) = (Instant::now(), usize::try_from(services)?);
     loop {
-        let told = testbed.list().await?.iter().filter(|service| is_told(service)).count();
-        if told == all {
+        let reported = testbed.list().await?.iter().filter(|service| has_condition(service)).count();
+        if reported == all {
             break;
         }
-        ensure!(start.elapsed() < LIMIT, "{told} of {all} Services have a condition after {LIMIT:?}");
-        sleep(TELLING).await;
+        ensure!(start.elapsed() < LIMIT, "{reported} of {all} Services have a condition after {LIMIT:?}");
+        sleep(POLL_INTERVAL).await;
     }
     let memory = Memory::of(process.pid())?;
     process.stop().await?;

@@ -30,9 +30,9 @@ use tokio::time::{sleep, timeout};
 use super::{
     Fixture,
     account::{CloudAccount, Owned, Things},
+    desired::{Desired, Transport},
     heartbeat::Heartbeat,
     operator::Operator,
-    desired::{Transport, Desired},
 };
 
 /// How long all Services may take to converge once the faults are off, on two busy cores.

@@ -26,7 +26,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("a service changes its class and the old cloud forgets it", |s| {
             Box::pin(changes_class(s))
         }),
-        Scenario::new("a namespace with load balancers of both clouds goes", |s| Box::pin(namespace_goes(s))),
+        Scenario::new("a namespace with load balancers of both clouds goes", |s| {
+            Box::pin(namespace_deleted(s))
+        }),
     ]
 }
 
@@ -102,7 +104,7 @@ async fn changes_class(fixture: &Fixture) -> anyhow::Result<()> {
     published::gone(fixture, &old, Cloud::Aws).await
 }
 
-async fn namespace_goes(fixture: &Fixture) -> anyhow::Result<()> {
+async fn namespace_deleted(fixture: &Fixture) -> anyhow::Result<()> {
     let namespace = format!("{}-inner", fixture.namespace);
     let cluster = &fixture.shared.cluster;
     cluster.kubectl(&["create", "namespace", &namespace]).await?;

@@ -18,11 +18,11 @@ const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario::exclusive("nodes join, are kept out, and leave, and targets follow", |s| {
-        Box::pin(come_and_go(s))
+        Box::pin(join_and_leave(s))
     })]
 }
 
-async fn come_and_go(fixture: &Fixture) -> anyhow::Result<()> {
+async fn join_and_leave(fixture: &Fixture) -> anyhow::Result<()> {
     for (cloud, ..) in GUESTS {
         fixture.create(&mk_balanced(cloud.as_str(), cloud)?).await?;
     }

@@ -62,7 +62,8 @@ async fn tenant(fixture: &Fixture) -> anyhow::Result<()> {
     // A policy takes effect a moment after it was made.
     fixture
         .eventually("the policies", async || {
-            let refusal = refused(fixture, &service("early", json!({"portico.dev/scheme": "sideways"}))).await;
+            let refusal =
+                refused(fixture, &service("early", json!({"portico.dev/scheme": "sideways"}))).await;
             ensure!(refusal.contains("portico.dev/scheme must be external or internal"), "{refusal}");
             Ok(())
         })
@@ -93,7 +94,10 @@ async fn tenant(fixture: &Fixture) -> anyhow::Result<()> {
         (endpoints("node", "172.30.1.1"), "operator.admission.protectedCIDRs"),
     ] {
         let refusal = refused(fixture, &object).await;
-        ensure!(if says.is_empty() { refusal.is_empty() } else { refusal.contains(says) }, "{object}: {refusal}");
+        ensure!(
+            if says.is_empty() { refusal.is_empty() } else { refusal.contains(says) },
+            "{object}: {refusal}"
+        );
     }
     // What an administrator wrote stays, and the tenant can go on with the object.
     fixture.shared.cluster.apply(&service("kept", json!({"portico.dev/held-by": "foo"})).to_string()).await?;

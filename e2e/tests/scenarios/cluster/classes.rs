@@ -17,7 +17,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("our class and no class are served", |s| Box::pin(ours(s))),
         Scenario::new("another controller's class is not touched", |s| Box::pin(others(s))),
         Scenario::new("a service that comes back with another controller's class is released", |s| {
-            Box::pin(let_go(s))
+            Box::pin(released(s))
         }),
     ]
 }
@@ -63,7 +63,7 @@ async fn others(fixture: &Fixture) -> anyhow::Result<()> {
     untouched(fixture, "theirs").await
 }
 
-async fn let_go(fixture: &Fixture) -> anyhow::Result<()> {
+async fn released(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::web("web")).await?;
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
     fixture

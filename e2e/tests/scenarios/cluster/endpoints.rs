@@ -15,7 +15,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new(
             "a service without endpoints refuses, with them answers, without them refuses again",
-            |s| Box::pin(come_and_go(s)),
+            |s| Box::pin(added_and_removed(s)),
         ),
         Scenario::new("an endpoint that is replaced is answered by the new one only", |s| {
             Box::pin(replaced(s))
@@ -26,7 +26,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-async fn come_and_go(fixture: &Fixture) -> anyhow::Result<()> {
+async fn added_and_removed(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.create(&Workload::web("web").replicas(0).deployment()?).await?;
     let ports = json!([{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
     let service =

@@ -240,18 +240,18 @@ async fn stopped(fixture: &Fixture) -> anyhow::Result<()> {
 
 async fn away(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::web("stays")).await?;
-    fixture.deploy(&Workload::web("goes")).await?;
+    fixture.deploy(&Workload::web("deleted")).await?;
     let stays = fixture.create(&mk_service("stays", json!({"ports": [{"port": 80}]}))?).await?;
-    let goes = fixture.create(&mk_service("goes", json!({"ports": [{"port": 80}]}))?).await?;
-    let (stays, goes) = (observe::cluster_ip(&stays, 0)?, observe::cluster_ip(&goes, 0)?);
-    for to in [stays, goes] {
+    let deleted = fixture.create(&mk_service("deleted", json!({"ports": [{"port": 80}]}))?).await?;
+    let (stays, deleted) = (observe::cluster_ip(&stays, 0)?, observe::cluster_ip(&deleted, 0)?);
+    for to in [stays, deleted] {
         fixture.answered(&fixture.insiders(), By::Http, to).await?;
     }
     stop_all(fixture).await?;
     let changed = async {
-        fixture.delete::<k8s_openapi::api::core::v1::Service>("goes").await?;
+        fixture.delete::<k8s_openapi::api::core::v1::Service>("deleted").await?;
         let comes = fixture
-            .create(&mk_service("comes", json!({"selector": {"app": "goes"}, "ports": [{"port": 80}]}))?)
+            .create(&mk_service("created", json!({"selector": {"app": "deleted"}, "ports": [{"port": 80}]}))?)
             .await?;
         observe::cluster_ip(&comes, 0)
     };
@@ -261,7 +261,7 @@ async fn away(fixture: &Fixture) -> anyhow::Result<()> {
     for client in fixture.insiders() {
         client.answers(By::Http, stays, 5).await.context("what stayed")?;
         client.answers(By::Http, comes, 5).await.context("what came while the proxy was away")?;
-        client.hears_nothing(By::Http, goes).await.context("what went while the proxy was away")?;
+        client.hears_nothing(By::Http, deleted).await.context("what went while the proxy was away")?;
     }
     Ok(())
 }

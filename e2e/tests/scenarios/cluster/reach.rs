@@ -132,7 +132,10 @@ async fn proxy_protocol(fixture: &Fixture) -> anyhow::Result<()> {
     for (client, address) in [(fixture.outside(), OUTSIDE), (fixture.node("node-1"), node)] {
         for answer in fixture.answered(&[client], By::Http, balancer).await? {
             let seen = answer.proxied_client.map(|client| client.ip());
-            ensure!(seen == Some(IpAddr::V4(address)), "the PROXY header names {seen:?}, and {address} is the client");
+            ensure!(
+                seen == Some(IpAddr::V4(address)),
+                "the PROXY header names {seen:?}, and {address} is the client"
+            );
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
-//! What the operator itself takes: its memory with thousands of Services, and its time for a change of one of them.
+//! The footprint of the operator itself: memory with thousands of Services, and CPU time for a change of one of them.
 //!
-//! The provider is `bare-metal`, which calls nobody, so nothing is measured but the operator. Each Service has a node port and
+//! The provider is `bare-metal`, which calls no cloud, so nothing is measured but the operator. Each Service has a node port and
 //! three endpoints, and there are a hundred nodes.
 
 use std::net::Ipv4Addr;
@@ -29,10 +29,10 @@ const NODES: u8 = 100;
 /// How long the operator may take for all Services.
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// From one look at all Services to the next; a look costs the API server more than a change costs anybody.
-const TELLING: Duration = Duration::from_secs(15);
+/// Time from one list of all Services to the next; a list costs the API server more than a change costs the operator.
+const POLL_INTERVAL: Duration = Duration::from_secs(15);
 
-/// When it took no time for so long, it is done.
+/// After so long without CPU time it is done.
 const IDLE: Duration = Duration::from_secs(3);
 
 /// Measures with `services` Services.
@@ -45,24 +45,24 @@ pub async fn run(
     for number in 0..NODES {
         testbed.join(&mk_instance(number.into())).await?;
     }
-    testbed.create("crowd", services, Kind::Crowd).await?;
+    testbed.create("bare-metal", services, Kind::Selectorless).await?;
     account.detail(format_args!("{services} Services made"));
-    let crowd = Crowd { testbed, services, crashes: Crashes::new() };
-    crowd.crashes.or(crowd.measure(report, account)).await
+    let bench = BareMetal { testbed, services, crashes: Crashes::new() };
+    bench.crashes.or(bench.measure(report, account)).await
 }
 
-struct Crowd<'a> {
+struct BareMetal<'a> {
     testbed: &'a Testbed,
     services: u32,
     crashes: Crashes,
 }
 
-impl Crowd<'_> {
+impl BareMetal<'_> {
     async fn measure(&self, report: &mut Report, account: &Account) -> anyhow::Result<()> {
         let start = Instant::now();
         let process = self.operator()?;
-        self.all_told(start).await?;
-        let told = start.elapsed().as_secs_f64();
+        self.all_reported(start).await?;
+        let reported = start.elapsed().as_secs_f64();
         idle(process.pid()).await?;
         let memory = Memory::of(process.pid())?;
         let change = self.changes(&process).await?;
@@ -73,16 +73,16 @@ impl Crowd<'_> {
         process.stop().await?;
         let Memory { resident, peak } = memory;
         account.detail(format_args!(
-            "all told in {told:.0} s; {resident:.0} MiB resident (peak {peak:.0}), {:.0} MiB (peak {:.0}) after a \
+            "all reported in {reported:.0} s; {resident:.0} MiB resident (peak {peak:.0}), {:.0} MiB (peak {:.0}) after a \
              restart that takes {cpu:.1} s of CPU; {change:.2} ms of CPU a change",
             again.resident, again.peak
         ));
         report.alone(
             "portico bare-metal",
             self.services,
-            "crowd",
+            "bare-metal",
             &[
-                ("told_s", told),
+                ("reported_s", reported),
                 ("resident_mib", resident),
                 ("resident_peak_mib", peak),
                 ("cpu_ms_a_change", change),
@@ -103,19 +103,19 @@ impl Crowd<'_> {
             "--leader-elect=false",
             "--admin-address=127.0.0.1:0",
         ]);
-        Process::start("operator-of-a-crowd", command, &home.logs(), &self.crashes)
+        Process::start("operator-bare-metal", command, &home.logs(), &self.crashes)
     }
 
-    /// Waits until the operator has said something about each.
-    async fn all_told(&self, start: Instant) -> anyhow::Result<()> {
+    /// Waits until the operator has written a condition of each Service.
+    async fn all_reported(&self, start: Instant) -> anyhow::Result<()> {
         let all = usize::try_from(self.services)?;
         loop {
-            let told = self.testbed.list().await?.iter().filter(|service| is_told(service)).count();
-            if told == all {
+            let reported = self.testbed.list().await?.iter().filter(|service| has_condition(service)).count();
+            if reported == all {
                 return Ok(());
             }
-            ensure!(start.elapsed() < LIMIT, "{told} of {all} Services have a condition after {LIMIT:?}");
-            sleep(TELLING).await;
+            ensure!(start.elapsed() < LIMIT, "{reported} of {all} Services have a condition after {LIMIT:?}");
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -125,7 +125,7 @@ impl Crowd<'_> {
         for number in 0..CHANGES {
             let source = format!("192.0.2.{}/32", number % 250);
             let change = json!({"spec": {"loadBalancerSourceRanges": [source]}});
-            self.testbed.change(&format!("crowd{}", number * 7 % self.services), &change).await?;
+            self.testbed.change(&format!("bare-metal{}", number * 7 % self.services), &change).await?;
         }
         idle(process.pid()).await?;
         let used = cpu_time(process.pid())?.saturating_sub(first);
@@ -133,7 +133,7 @@ impl Crowd<'_> {
     }
 }
 
-/// Waits until a process has used no time for a while.
+/// Waits until a process has used no CPU time for [`IDLE`].
 pub(super) async fn idle(pid: Pid) -> anyhow::Result<()> {
     let (mut used, mut since, start) = (cpu_time(pid)?, Instant::now(), Instant::now());
     // Watches that say nothing cost a tick now and then.
@@ -159,8 +159,8 @@ pub(super) fn mk_instance(number: u16) -> Instance {
     }
 }
 
-/// Whether the operator has said something about it.
-pub(super) fn is_told(service: &Service) -> bool {
+/// Whether the operator has written a condition.
+pub(super) fn has_condition(service: &Service) -> bool {
     let conditions = service.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|condition| condition.type_.starts_with("portico.dev/")))
 }
