@@ -8,6 +8,7 @@
 //! Every answer is one [`Identity::answer`] as JSON. Invariants: on SIGTERM it goes on serving for `--linger` (so that proxies
 //! have time to learn that the endpoint goes away), then stops accepting and lets what is in flight finish.
 
+mod connection;
 mod http;
 mod ports;
 mod proxy_header;

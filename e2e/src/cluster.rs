@@ -1,13 +1,14 @@
-//! A running cluster, and what its users (demo, scenarios, benches) do with it. Starting goes bottom-up: network, control
-//! plane, nodes, load balancer, Portico. It runs inside a sandbox, which ends whatever [`Cluster::stop`] did not.
+//! A running cluster, as its users (demo, scenarios, benches) handle it. `cluster/start.rs` starts it. It runs inside a
+//! sandbox, which ends whatever [`Cluster::stop`] did not.
 
 mod dump;
 mod nodes;
+mod options;
+mod start;
 pub mod vantage;
 
 use std::{
     process::Stdio,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,37 +17,17 @@ use kube::Client;
 use tokio::{io::AsyncWriteExt as _, process::Command, sync::Mutex, task::JoinHandle, time::sleep};
 
 use crate::{
-    account::Account,
-    controlplane::{ControlPlane, Credentials, Ranges},
-    fabric::{self, Families, Host},
-    forward,
+    controlplane::ControlPlane,
+    fabric::Host,
     home::Home,
-    images,
     load_balancer::LoadBalancer,
-    portico::{self, Parts},
     process::{self, Crashes},
     tools::Tools,
 };
 use nodes::Nodes;
 
 pub use nodes::Member;
-
-/// What a cluster consists of.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How many nodes, from 0 to 254.
-    pub nodes: u8,
-    /// Address families of pods and Services.
-    pub families: Families,
-    /// Which parts of Portico are installed, and how.
-    pub portico: Parts,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { nodes: 2, families: Families::V4, portico: Parts::default() }
-    }
-}
+pub use options::Options;
 
 /// A running cluster.
 pub struct Cluster {
@@ -62,65 +43,6 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster in `home` and waits until all of it works.
-    pub async fn start(home: &Home, options: &Options, account: &Account) -> anyhow::Result<Self> {
-        let tools = Tools::find()?;
-        let crashes = Crashes::new();
-        let (load_balancer, outside) = (Host::load_balancer(), Host::outside());
-        fabric::create().context("making the cluster's network")?;
-        for host in [&load_balancer, &outside] {
-            fabric::attach(host).with_context(|| format!("making the network of {}", host.name))?;
-        }
-        let credentials = Arc::new(Credentials::open(&home.pki())?);
-        account.step("starting etcd and kube-apiserver");
-        let ranges = Ranges { families: options.families, ..Ranges::default() };
-        let started = ControlPlane::start_for(ranges, &tools, home, &credentials, &crashes);
-        let (control_plane, client) = Box::pin(started).await?;
-        account.step("the API server is ready");
-
-        images::write(&home.path("images.json"), &images::table(&tools))?;
-        let background = vec![
-            spawn("routes to pods", fabric::routes::follow(client.clone())),
-            spawn("port of the API server", {
-                let socket = home.api_socket();
-                async move { forward::inside(&socket).await }
-            }),
-        ];
-        let mut cluster = Self {
-            nodes: Nodes::new(Arc::clone(&credentials), options.families),
-            guests: Mutex::new(Nodes::new(credentials, options.families)),
-            load_balancer: None,
-            tools,
-            home: home.clone(),
-            client,
-            crashes,
-            control_plane,
-            background,
-        };
-        Box::pin(cluster.populate(options, account)).await?;
-        Ok(cluster)
-    }
-
-    async fn populate(&mut self, options: &Options, account: &Account) -> anyhow::Result<()> {
-        let Options { nodes, families: _, portico } = options;
-        for number in 1..=*nodes {
-            self.nodes.start(&Member::plain(number), &self.tools, &self.home, &self.crashes)?;
-        }
-        if portico.needs_load_balancer() {
-            let started = LoadBalancer::start(&self.tools, &self.home, &self.crashes);
-            self.load_balancer = Some(self.crashes.or(started).await?);
-        }
-        self.crashes.or(self.nodes.ready(&self.client)).await?;
-        account.step(format!("{nodes} nodes are ready"));
-        if portico.is_empty() {
-            return Ok(());
-        }
-        let token = self.load_balancer.as_ref().map(|lb| lb.token().to_owned());
-        self.crashes.or(portico::install(self, portico, token.as_deref())).await?;
-        account.step(format!("Portico is installed: {portico}"));
-        Ok(())
-    }
-
     /// A client with an administrator's rights.
     pub fn client(&self) -> Client {
         self.client.clone()
@@ -235,16 +157,4 @@ impl Cluster {
         self.nodes.stop().await?;
         self.control_plane.stop().await
     }
-}
-
-/// A background task whose end is a failure worth a line in the log; what depends on it will say so by a deadline.
-fn spawn(
-    what: &'static str,
-    work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        if let Err(error) = work.await {
-            tracing::error!(what, error = format!("{error:#}"), "a background task ended");
-        }
-    })
 }

@@ -12,6 +12,7 @@ mod checks;
 mod desired;
 mod environment;
 mod etc;
+mod event;
 mod expansion;
 mod fields;
 mod ipam;
@@ -51,10 +52,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::images::Rule;
 
+use event::Event;
 use ipam::Ipam;
 use network::Link;
 use shelf::Shelf;
-use worker::{Event, Worker};
+use worker::Worker;
 
 /// What all pods of a node share.
 pub(crate) struct Host {

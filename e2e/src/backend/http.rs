@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::io::AsyncWriteExt;
 
-use super::tcp::Connection;
+use super::connection::Connection;
 
 const METHODS: [&str; 7] = ["GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "PATCH ", "OPTIONS "];
 
-/// Bytes that tell a request from anything else.
+/// Bytes that are enough to recognise a request.
 pub(super) const LONGEST_METHOD: usize = 8;
 
 /// A request head larger than this is refused.

@@ -18,8 +18,8 @@ use axum::{
 use serde::Serialize;
 
 use super::{
-    proxy::State,
-    record::{Counts, Tally},
+    faults::Faults,
+    record::{Counts, Record, Tally},
 };
 
 /// Where it is.
@@ -41,15 +41,21 @@ fn shown(counts: &Counts) -> Shown {
 }
 
 /// Answers.
-pub(super) fn answer(state: &mut State, method: &Method, asked: &str, body: &[u8]) -> Response<Body> {
+pub(super) fn answer(
+    record: &mut Record,
+    faults: &mut Faults,
+    method: &Method,
+    asked: &str,
+    body: &[u8],
+) -> Response<Body> {
     match (method.as_str(), asked) {
-        ("GET", "counts") => Json(shown(&state.record.counts)).into_response(),
-        ("POST", "reset") => Json(shown(&std::mem::take(&mut state.record.counts))).into_response(),
-        ("GET", "faults") => Json(&state.faults).into_response(),
+        ("GET", "counts") => Json(shown(&record.counts)).into_response(),
+        ("POST", "reset") => Json(shown(&std::mem::take(&mut record.counts))).into_response(),
+        ("GET", "faults") => Json(&*faults).into_response(),
         ("PUT", "faults") => match serde_json::from_slice(body) {
-            Ok(faults) => {
-                state.faults = faults;
-                Json(&state.faults).into_response()
+            Ok(wanted) => {
+                *faults = wanted;
+                Json(&*faults).into_response()
             }
             Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
         },

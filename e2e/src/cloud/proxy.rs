@@ -25,11 +25,11 @@ use tokio::{
 };
 
 use super::{
+    attribution::Attribution,
     call::{Call, Effect},
     control,
-    faults::{Fate, Faults, Judge, Decision, refusal},
+    faults::{Decision, Fate, Faults, Judge, refusal},
     http_client,
-    attribution::Attribution,
     record::{Counts, Logged, Record},
     trap::{Moment, Trap, Traps},
 };
@@ -195,7 +195,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     let (head, body) = request.into_parts();
     let body = to_bytes(Body::new(body), BODY_LIMIT).await.map_err(|_unreadable| Dropped)?;
     if let Some(asked) = head.uri.path().strip_prefix(control::PREFIX) {
-        return Ok(control::answer(&mut shared.state(), &head.method, asked, &body));
+        let State { record, faults, .. } = &mut *shared.state();
+        return Ok(control::answer(record, faults, &head.method, asked, &body));
     }
     let call = Call::read(&head.method, &head.uri, &head.headers, &body);
     if let Some(caught) = shared.traps.catch(&call) {

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::checks::{Check, Subject};
+use super::event::Event;
 use super::thresholds::{Kind, Rhythm, Tally};
-use super::worker::Event;
 
 /// A process needs a moment before it listens.
 const FIRST_CHECK: Duration = Duration::from_millis(100);
@@ -85,9 +85,8 @@ async fn repeat(kind: Kind, probe: Option<&Probe>, subject: &Subject, reporter: 
     sleep(rhythm.delay).await;
     loop {
         let result = check.run(subject, rhythm.timeout).await;
-        let changed = tally
-            .add(result.is_ok())
-            .filter(|good| state != Some(*good) || kind == Kind::Liveness && !good);
+        let changed =
+            tally.add(result.is_ok()).filter(|good| state != Some(*good) || kind == Kind::Liveness && !good);
         if let Some(good) = changed {
             state = Some(good);
             reporter.report(kind, good, result.err().unwrap_or_default());

@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 
 use super::checks::Subject;
 use super::desired::{Desired, container};
+use super::event::Event;
 use super::fields::Fields;
 use super::launch::{Launch, Launched};
 use super::network::Link;
@@ -40,19 +41,6 @@ const REFRESH: Duration = Duration::from_mins(1);
 
 /// Pause after a start that failed.
 const RETRY: SignedDuration = SignedDuration::from_secs(2);
-
-/// What can happen to a pod.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// The API server has a new version of it.
-    Spec(Box<Pod>),
-    /// The API server no longer has it.
-    Gone,
-    /// A container's process ended.
-    Exited { container: String, attempt: u32, code: i32, message: Option<String> },
-    /// A probe changed its state.
-    Judged { container: String, attempt: u32, kind: Kind, good: bool, why: String },
-}
 
 /// A container that runs, and the tasks that watch it.
 struct Running {
@@ -113,7 +101,12 @@ impl Worker {
                     Ok(false) => {}
                     Err(error) => {
                         tracing::warn!(pod = ?self.name(), %action, error = format!("{error:#}"), "will be tried again");
-                        self.publish_event(EventType::Warning, "FailedCreatePodSandBox", &format!("{error:#}")).await;
+                        self.publish_event(
+                            EventType::Warning,
+                            "FailedCreatePodSandBox",
+                            &format!("{error:#}"),
+                        )
+                        .await;
                         retry = Some(Duration::from_secs(1));
                     }
                 }
@@ -228,7 +221,8 @@ impl Worker {
         let probes = tokio::spawn(probing::watch(Arc::clone(&subject), reporter)).abort_handle();
         tokio::spawn(wait(child, last_word, container.name.clone(), attempt, self.to_self.clone()));
         self.running.insert(container.name.clone(), Running { subject, probes, stop: None });
-        self.publish_event(EventType::Normal, "Started", &format!("Container {} started", container.name)).await;
+        self.publish_event(EventType::Normal, "Started", &format!("Container {} started", container.name))
+            .await;
     }
 
     fn stop(&mut self, name: &str) {
@@ -330,7 +324,8 @@ impl Worker {
             (Kind::Liveness, true) | (Kind::Startup | Kind::Liveness, false) => {}
         }
         if !good {
-            self.publish_event(EventType::Warning, "Unhealthy", &format!("{kind:?} probe failed: {why}")).await;
+            self.publish_event(EventType::Warning, "Unhealthy", &format!("{kind:?} probe failed: {why}"))
+                .await;
         }
     }
 

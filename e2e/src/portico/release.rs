@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::NAMESPACE;
+use super::{NAMESPACE, parts::merge};
 use crate::{cluster::Cluster, fabric::CONTROL_PLANE, process::output};
 
 /// A release in Portico's namespace.
@@ -28,7 +28,7 @@ impl Release {
             "operator": {"logFormat": "human"},
             "nodeproxy": {"enabled": false, "logFormat": "human"},
         });
-        super::merge(&mut all, values);
+        merge(&mut all, values);
         let file = cluster.home().path(&format!("values-{name}.json"));
         fs::write(&file, serde_json::to_vec_pretty(&all)?)
             .with_context(|| format!("writing {}", file.display()))?;
