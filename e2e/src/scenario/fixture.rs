@@ -130,6 +130,12 @@ impl<S: Setup> Fixture<S> {
         self.api::<Service>().get(name).await.with_context(|| format!("reading Service {name}"))
     }
 
+    /// Waits until a Service has its load balancer; gives the address and the first port.
+    pub async fn provisioned(&self, service: &str) -> anyhow::Result<SocketAddr> {
+        let what = format!("a load balancer for {service}");
+        self.eventually(&what, async || observe::provisioned(&self.service(service).await?)).await
+    }
+
     /// Portico's Events on a Service, as `type reason: note`.
     pub async fn events(&self, service: &str) -> anyhow::Result<Vec<String>> {
         observe::events(&self.shared.cluster, &self.namespace, service).await

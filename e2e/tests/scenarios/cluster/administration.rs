@@ -9,7 +9,6 @@ use portico_e2e::{
     load_balancer,
     scenario::{
         objects::{Workload, mk_service},
-        observe,
         traffic::By,
     },
 };
@@ -54,9 +53,7 @@ async fn plan(fixture: &Fixture, service: &str, output: &str) -> anyhow::Result<
 async fn subcommands(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::web("web")).await?;
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    let address = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let address = fixture.provisioned("web").await?;
     let name = format!("{}/web", fixture.namespace);
     // Targets that were not asked for their health at the first read are read again within 45 seconds.
     fixture
@@ -91,9 +88,7 @@ async fn subcommands(fixture: &Fixture) -> anyhow::Result<()> {
 async fn repaired(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::web("web")).await?;
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    let address = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let address = fixture.provisioned("web").await?;
     fixture.answered(&fixture.everybody(), By::Http, address).await?;
     fixture.shared.lb.deny_all_clients(fixture).await?;
     fixture

@@ -85,9 +85,7 @@ async fn picks_anew(fixture: &Fixture) -> anyhow::Result<()> {
 
 async fn from_outside(fixture: &Fixture) -> anyhow::Result<()> {
     let service = sticky(fixture, "LoadBalancer", 600).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     let node_port = observe::node_port(&service, 0).context("no node port")?;
     let on_node = (fixture.shared.cluster.nodes()[0].address, node_port).into();
     for to in [on_node, balancer] {

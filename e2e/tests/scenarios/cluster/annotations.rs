@@ -52,9 +52,7 @@ async fn value(fixture: &Fixture) -> anyhow::Result<()> {
     reported(fixture, "bad", "False ", key).await?;
 
     fixture.create(&mk_service("good", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    let good = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("good").await?))
-        .await?;
+    let good = fixture.provisioned("good").await?;
     fixture.answered(&fixture.everybody(), By::Http, good).await?;
 
     let bad = fixture.service("bad").await?;
@@ -76,8 +74,5 @@ async fn unknown(fixture: &Fixture) -> anyhow::Result<()> {
     let key = "portico.dev/proxi-protocol";
     annotated(fixture, "web", key, "v2").await?;
     reported(fixture, "web", "True ", key).await?;
-    fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await
-        .map(drop)
+    fixture.provisioned("web").await.map(drop)
 }

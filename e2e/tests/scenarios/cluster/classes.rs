@@ -32,9 +32,7 @@ async fn ours(fixture: &Fixture) -> anyhow::Result<()> {
         fixture.create(&mk_service(name, spec)?).await?;
     }
     for name in ["ours", "none"] {
-        let check = async || observe::provisioned(&fixture.service(name).await?);
-        let address =
-            fixture.eventually("a load balancer", check).await.with_context(|| format!("class {name}"))?;
+        let address = fixture.provisioned(name).await.with_context(|| format!("class {name}"))?;
         fixture.answered(&fixture.everybody(), By::Http, address).await?;
     }
     Ok(())
@@ -50,9 +48,7 @@ async fn others(fixture: &Fixture) -> anyhow::Result<()> {
     let theirs = fixture.create(&mk_service("theirs", spec(Some("example.com/other")))?).await?;
     // One of ours made after it: once that is there, the operator has seen the other, too.
     fixture.create(&mk_service("ours", spec(None))?).await?;
-    fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("ours").await?))
-        .await?;
+    fixture.provisioned("ours").await?;
     untouched(fixture, "theirs").await?;
     fixture.shared.lb.holds(fixture, 1).await?;
     // Its class is the business of its controller; its ClusterIP and node port are the node proxy's.
@@ -66,9 +62,7 @@ async fn others(fixture: &Fixture) -> anyhow::Result<()> {
 async fn released(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::web("web")).await?;
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    fixture.provisioned("web").await?;
     // The API server lets the class change only together with the type: down, and up again as another's.
     let _down: Service = fixture.patch("web", &json!({"spec": {"type": "NodePort"}})).await?;
     let theirs = json!({"spec": {"type": "LoadBalancer", "loadBalancerClass": "example.com/other"}});

@@ -34,9 +34,7 @@ async fn added_and_removed(fixture: &Fixture) -> anyhow::Result<()> {
     let cluster_ip = observe::cluster_ip(&service, 0)?;
     let node_port = observe::node_port(&service, 0).context("no node port")?;
     let on_node = (fixture.shared.cluster.nodes()[0].address, node_port).into();
-    let address = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let address = fixture.provisioned("web").await?;
 
     fixture
         .silent(&fixture.insiders(), By::Http, cluster_ip, Silence::Refused)
@@ -157,9 +155,7 @@ async fn left_alone(fixture: &Fixture) -> anyhow::Result<()> {
     // A load balancer made after them: once it is there, the operator has seen them, too.
     let service =
         fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    fixture.provisioned("web").await?;
     fixture.answered(&fixture.insiders(), By::Http, observe::cluster_ip(&service, 0)?).await?;
     for name in ["headless", "external"] {
         untouched(fixture, name).await?;

@@ -47,9 +47,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 async fn traffic(fixture: &Fixture) -> anyhow::Result<Vec<Traffic>> {
     fixture.deploy(&Workload::web("web").replicas(2)).await?;
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     let service = fixture.service("web").await?;
     let cluster_ip = observe::cluster_ip(&service, 0)?;
     let node_port = observe::node_port(&service, 0).context("no node port")?;

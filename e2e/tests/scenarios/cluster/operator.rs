@@ -69,9 +69,7 @@ async fn during_deletion(fixture: &Fixture) -> anyhow::Result<()> {
         fixture.create(&mk_service(name, json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
     }
     for name in &names {
-        fixture
-            .eventually("a load balancer", async || observe::provisioned(&fixture.service(name).await?))
-            .await?;
+        fixture.provisioned(name).await?;
     }
     for name in &names {
         fixture.delete::<Service>(name).await?;
@@ -89,9 +87,7 @@ async fn during_deletion(fixture: &Fixture) -> anyhow::Result<()> {
 
 async fn away(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.create(&mk_service("goes", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("goes").await?))
-        .await?;
+    fixture.provisioned("goes").await?;
     scale_operator(fixture, 0).await?;
     let changed = async {
         fixture.delete::<Service>("goes").await?;
@@ -148,10 +144,7 @@ async fn new_leader(fixture: &Fixture, not: &str, limit: Duration) -> anyhow::Re
 /// A Service made now gets its load balancer: whoever leads works.
 async fn works(fixture: &Fixture, name: &str) -> anyhow::Result<()> {
     fixture.create(&mk_service(name, json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service(name).await?))
-        .await
-        .map(drop)
+    fixture.provisioned(name).await.map(drop)
 }
 
 async fn hands_over(fixture: &Fixture) -> anyhow::Result<()> {

@@ -70,9 +70,7 @@ async fn steered(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::web("web").on("node-1").grace(5)).await?;
     let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
     fixture.create(&mk_service("web", spec)?).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     let outside = fixture.outside();
     all_on(&fixture.answered(std::slice::from_ref(&outside), By::Http, balancer).await?, "node-1")?;
     // Once it knows which node has endpoints, not a single request may go to the other.

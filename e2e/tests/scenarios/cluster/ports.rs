@@ -53,10 +53,7 @@ async fn several(fixture: &Fixture) -> anyhow::Result<()> {
         {"name": "dns", "port": 53, "targetPort": "dns", "protocol": "UDP"},
     ]);
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": ports}))?).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?
-        .ip();
+    let balancer = fixture.provisioned("web").await?.ip();
     let service = fixture.service("web").await?;
     for (number, by, target) in [(0, By::Http, 8080), (1, By::Tcp, 8443), (2, By::Udp, 5353)] {
         let cluster_ip = observe::cluster_ip(&service, number)?;
@@ -81,9 +78,7 @@ async fn both_protocols(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::new("dns").port("tcp", 53, "TCP").port("udp", 53, "UDP")).await?;
     let ports = json!([{"name": "tcp", "port": 53}, {"name": "udp", "port": 53, "protocol": "UDP"}]);
     fixture.create(&mk_service("dns", json!({"type": "LoadBalancer", "ports": ports}))?).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("dns").await?))
-        .await?;
+    let balancer = fixture.provisioned("dns").await?;
     let service = fixture.service("dns").await?;
     for (number, by) in [(0, By::Tcp), (1, By::Udp)] {
         let cluster_ip = observe::cluster_ip(&service, number)?;

@@ -43,9 +43,7 @@ async fn hairpin(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::new("web").port("http", 80, "TCP").port("dns", 53, "UDP")).await?;
     let ports = json!([{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": ports}))?).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     let service = fixture.service("web").await?;
     let pods = fixture.pods("app=web").await?;
     let (name, pod) = pods.first_key_value().context("no pod")?;
@@ -87,9 +85,7 @@ async fn source_ranges(fixture: &Fixture) -> anyhow::Result<()> {
         "loadBalancerSourceRanges": outside_only,
     });
     let service = fixture.create(&mk_service("web", spec)?).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     fixture.answered(&[fixture.outside()], By::Http, balancer).await.context("named in the ranges")?;
     fixture
         .answered(&fixture.insiders(), By::Http, observe::cluster_ip(&service, 0)?)
@@ -119,9 +115,7 @@ async fn proxy_protocol(fixture: &Fixture) -> anyhow::Result<()> {
     let mut service = mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?;
     service.metadata.annotations = Some([("portico.dev/proxy-protocol".to_owned(), "v2".to_owned())].into());
     fixture.create(&service).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     let mode = fixture.service("web").await?;
     ensure!(
         observe::ip_mode(&mode) == Some("Proxy"),

@@ -31,9 +31,7 @@ async fn rolling_update(fixture: &Fixture) -> anyhow::Result<()> {
         Workload::web("web").replicas(3).grace(20).container(json!({"args": ["--linger", "3000"]}));
     fixture.deploy(&workload).await?;
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     let service = fixture.service("web").await?;
     let node_port = observe::node_port(&service, 0).context("no node port")?;
     let paths = [
@@ -65,9 +63,7 @@ async fn refused(fixture: &Fixture) -> anyhow::Result<()> {
     let mut service = mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?;
     service.metadata.annotations = Some([("portico.dev/target-kind".to_owned(), "pod".to_owned())].into());
     fixture.create(&service).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     let outside = [fixture.outside()];
     fixture.answered(&outside, By::Http, balancer).await?;
     let before = fixture.pods("app=web").await?;

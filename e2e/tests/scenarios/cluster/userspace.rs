@@ -56,9 +56,7 @@ async fn userspace(fixture: &Fixture) -> anyhow::Result<()> {
         {"name": "udp", "port": 81, "protocol": "UDP"},
     ]);
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": ports}))?).await?;
-    let balancer = fixture
-        .eventually("a load balancer", async || observe::provisioned(&fixture.service("web").await?))
-        .await?;
+    let balancer = fixture.provisioned("web").await?;
     let mut changed = setup::parts();
     changed.values["nodeproxy"]["dataplane"] = json!("userspace");
     portico::install(&fixture.shared.cluster, &changed, None).await.context("changing the dataplane")?;
