@@ -1,5 +1,5 @@
-//! What a person reads while a cluster starts, works and ends: short lines on stdout, each with the time since the start.
-//! Logs are elsewhere (`tracing`, and a file per process); this is the account of the run, and the only writer of stdout.
+//! The account of a run for a person: short lines on stdout, each with the time since the start.
+//! Logs are elsewhere (`tracing`, and a file per process). This is the only writer of stdout.
 
 use std::{
     fmt::Display,

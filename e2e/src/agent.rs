@@ -7,8 +7,8 @@
 //! ```
 //! Owns the start and end of these three. Runs inside the node's network namespace, as `system:node:NAME`. Invariants: a task
 //! that dies ends the agent; the agent has one thread, so that its children's parent-death signal means the agent's death.
-//! Left out, and said so where asked for: gRPC and HTTPS probes, port-forward, ephemeral containers, users and capabilities
-//! (every container runs as root in its namespaces), resource limits, device and persistent volumes.
+//! Left out, with an error that says so: gRPC and HTTPS probes, port-forward, ephemeral containers, users and capabilities
+//! (every container runs as root), resource limits, device and persistent volumes.
 
 mod exec;
 mod framing;
@@ -61,7 +61,7 @@ pub struct Args {
     /// Its key, PEM
     #[arg(long)]
     tls_key: PathBuf,
-    /// Who may sign the clients of that API, PEM
+    /// Certificate authority of that API's clients, PEM
     #[arg(long)]
     client_ca: PathBuf,
     /// Address of the cluster's DNS, for pods' resolv.conf

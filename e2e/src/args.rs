@@ -11,12 +11,12 @@ use crate::{agent, backend, bench, conformance, demo, enter, probe, sandbox, up}
 #[derive(Debug, Parser)]
 #[command(name = "portico-e2e", version)]
 pub struct Args {
-    /// What to do.
+    /// Subcommand
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The subcommands.
+/// Subcommands, in the order of the help text.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show a Service of every type on a cluster made for it.

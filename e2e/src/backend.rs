@@ -5,8 +5,8 @@
 //!                                           └ no, or silence ─▶ one line per line received, the first one at once
 //! UDP  each datagram ─▶ one datagram
 //! ```
-//! Every answer is one [`Identity::answer`] as JSON. Invariants: on SIGTERM it goes on serving for `--linger` (so that proxies
-//! have time to learn that the endpoint goes away), then stops accepting and lets what is in flight finish.
+//! Every answer is one [`Identity::answer`] as JSON. Invariant: after SIGTERM it serves for `--linger`, so that proxies have
+//! time to learn that the endpoint is terminating. Then it accepts no more, and finishes the answers in flight.
 
 mod connection;
 mod http;
@@ -79,7 +79,7 @@ impl Args {
     }
 }
 
-/// Who answers; the node agent tells it by environment variables.
+/// The identity in each answer, from the environment variables that the node agent sets.
 #[derive(Clone, Debug, Serialize)]
 pub struct Identity {
     pod: String,

@@ -42,7 +42,7 @@ const FULL: usize = 50;
 /// Endpoint changes of a run that measures the empty cluster alone: a smoke test that ends in about a minute.
 const SMOKE: usize = 10;
 
-/// A bench.
+/// The benches of `portico-e2e bench`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Bench {
     /// Node proxies: how soon a change works, cold start, memory, connections.

@@ -8,8 +8,8 @@
 //!                └ counts, keeps a log, stops a call until the test has killed its caller (`record`, `trap`)
 //! ```
 //! Owns: starting them, what is in the accounts, and the faults. Leaves to others: what the emulators answer (`emulators/`).
-//! Invariants: a process started here ends with its value; nothing but loopback or an address of the caller's is listened
-//! on; the n-th call of a kind meets the same random fault in every run of the same seed.
+//! Invariants: a process started here ends with its value. It listens on loopback, or on an address of the caller's. The
+//! n-th call of a kind meets the same random fault in every run of the same seed.
 
 mod attribution;
 pub mod aws;
@@ -45,14 +45,14 @@ pub use trap::{Moment, Trap};
 /// How long an emulator may take to listen; Python reads half of botocore first.
 const READY_DEADLINE: Duration = Duration::from_mins(2);
 
-/// Where an emulator's process belongs.
+/// Logs, crashes and address of an emulator's process.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    /// Where its log is put.
+    /// Folder of its log.
     pub logs: &'a Path,
-    /// Where its crash is reported.
+    /// Report of its crash.
     pub crashes: &'a Crashes,
-    /// Where it listens; `None`: a free port of loopback.
+    /// Address that it listens on; `None`: a free port of loopback.
     pub address: Option<SocketAddr>,
 }
 
@@ -71,8 +71,8 @@ pub fn free_address() -> anyhow::Result<SocketAddr> {
     listener.local_addr().context("reading the port that was taken")
 }
 
-/// A client without a proxy of the machine's, and with a connection for each call: one that the other side is about to close
-/// would be a fault that nobody asked for.
+/// A client without the machine's proxy, and with a connection for each call. A kept connection that the other side closes
+/// would be a fault beyond those that a test sets.
 fn http_client() -> anyhow::Result<reqwest::Client> {
     // The client wants TLS although nothing here has any; fails where another was installed, which is as good.
     let _first = rustls::crypto::ring::default_provider().install_default();

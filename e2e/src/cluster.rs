@@ -53,7 +53,7 @@ impl Cluster {
         &self.home
     }
 
-    /// The programs.
+    /// Paths of the programs.
     pub fn tools(&self) -> &Tools {
         &self.tools
     }
@@ -83,7 +83,7 @@ impl Cluster {
         self.guests.lock().await.end(name).await
     }
 
-    /// Where a process crashed that a cluster is made of.
+    /// Crashes of the cluster's processes.
     pub fn crashes(&self) -> &Crashes {
         &self.crashes
     }

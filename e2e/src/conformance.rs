@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Load balancers come from the operator's provider `local` under both proxies: it is the cloud here, and not what differs.
-//! A test that this machine cannot run is left out for both, with its reason ([`unrunnable`]). What a test found is a
+//! A test that this machine cannot run is left out for both, with its reason ([`unrunnable`]). A test's outcome is a
 //! result; only a run that brought no report is an error.
 
 mod kube_proxy;
@@ -39,7 +39,7 @@ const NODES: u8 = 3;
 /// Which proxy serves the cluster under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Proxy {
-    /// portico-nodeproxy.
+    /// The node proxy of this project.
     Portico,
     /// kube-proxy with `--proxy-mode=nftables`.
     KubeProxy,
@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Where a run leaves things: `target/conformance`.
+/// Folder of results: `target/conformance`.
 fn folder() -> anyhow::Result<PathBuf> {
     let folder = Tools::find()?.conformance_dir();
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
@@ -138,8 +138,8 @@ fn one(args: &Args, proxy: Proxy) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What the network plugin of Kubernetes' own CI does, and some tests build on: a pod's packets that leave the pods' network
-/// have its node's address.
+/// Masquerades as the network plugin of Kubernetes' own CI does, on which some tests rely: a packet that leaves the pods' network
+/// gets its node's address.
 async fn masquerade(cluster: &Cluster) -> anyhow::Result<()> {
     let table = "ip network-plugin";
     let rules = [

@@ -37,9 +37,9 @@ pub struct Credentials {
     pub etcd: Pair,
     /// The API server's certificate.
     pub apiserver: Pair,
-    /// What the API server shows etcd.
+    /// The API server's client certificate for etcd.
     pub etcd_client: Pair,
-    /// What the API server shows node agents.
+    /// The API server's client certificate for node agents.
     pub kubelet_client: Pair,
     /// A cluster administrator.
     pub admin: Pair,
@@ -115,7 +115,7 @@ impl Credentials {
     }
 }
 
-/// What the API server gives to Services.
+/// Ranges of addresses and node ports of Services.
 #[derive(Clone, Copy, Debug)]
 pub struct Ranges {
     /// Of which families addresses are.

@@ -20,7 +20,7 @@ use crate::{
     tools::Tools,
 };
 
-/// Where everything of the demo is applied that names no namespace.
+/// Namespace of the demo's objects that name none.
 const NAMESPACE: &str = "default";
 
 /// The name of the pod that clients' questions are asked from.

@@ -1,14 +1,14 @@
 //! Enters the namespaces of a node, a pod or a container and becomes the given program.
 //!
 //! Owns every `setns`, `unshare` and `mount` of the test cluster's processes. They are made here, in a process that has one
-//! thread and then calls `exec`, so nothing needs an unsafe `pre_exec`. What to enter is a value, [`Entry`]: people give
+//! thread and then calls `exec`, so nothing needs an unsafe `pre_exec`. An [`Entry`] is a value: people give
 //! it by flags, the node agent as a file (`--spec`).
 //!
-//! Invariants: runs before any async runtime exists; an [`Entry`] without `pid` and `join` replaces this process; one with
-//! them stays as the parent of the program (a new process-id namespace holds children only), passes signals on, ends with its
-//! exit code, and takes it along when it is killed itself.
+//! Invariants: it runs before any async runtime exists. An [`Entry`] without `pid` and `join` replaces this process. With
+//! them this process stays as the parent of the program, since a new process-id namespace holds children only. It passes
+//! signals on, ends with the program's exit code, and the program ends when this process is killed.
 //!
-//! What decides how a container's root looks is in `enter/root.rs`.
+//! The layout of a container's root is in `enter/root.rs`.
 
 mod root;
 mod supervise;
@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use root::{Bind, Root, is_hidden};
 
-/// Where `ip netns add` keeps its names.
+/// Folder of the names of `ip netns add`.
 pub const NETNS_DIR: &str = "/run/netns";
 
 /// Carries the [`Entry`] from the first stage to the second, which may no longer see the spec file.
@@ -88,7 +88,7 @@ pub struct Entry {
     pub mount_ns: bool,
     /// A root of its own instead: nothing written there reaches the machine.
     pub root: Option<Root>,
-    /// What is shown where; sources are seen from outside the root.
+    /// Bind mounts; sources are paths outside the root.
     pub binds: Vec<Bind>,
     /// A process-id namespace of its own: killing its first process ends all.
     pub pid: bool,
@@ -105,7 +105,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What the flags mean, or a remedy.
+    /// The entry that the flags describe, or an error with a remedy.
     pub fn from_args(args: &Args) -> Result<Self> {
         if let Some(path) = &args.spec {
             let text =

@@ -1,8 +1,8 @@
-//! The network of a cluster: who has which address, and the namespaces and links that make it so. The sandbox's own
-//! namespace is the fabric, a bridge with the control plane on it; nodes, the load balancer and the outside host are
-//! namespaces with one `eth0` each on that bridge.
+//! The network of a cluster: addresses of hosts, and their namespaces and links. The sandbox's own namespace is the fabric,
+//! a bridge with the control plane on it. Nodes, the load balancer and the outside host are namespaces with one `eth0`
+//! each on that bridge.
 //!
-//! What to do is made as text for `ip -batch` (pure), and run once per namespace. Pods' links belong to the node agents.
+//! The commands are text for `ip -batch` (pure), and run once per namespace. Pods' links belong to the node agents.
 
 pub mod routes;
 
@@ -14,21 +14,21 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-/// Where the API server listens.
+/// Address of the API server.
 pub const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
-/// Where the cluster's load balancer takes orders.
+/// Address of the load balancer's API.
 pub const LOAD_BALANCER: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
 /// A host outside the cluster.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 100);
 /// The addresses that the load balancer gives out.
 pub const LOAD_BALANCER_RANGE: &str = "172.30.10.0/24";
-/// Services' addresses.
+/// Range of each ClusterIP.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
 /// The same of IPv6, in a dual-stack cluster.
 pub const SERVICE_CIDR_V6: &str = "fd96::/112";
 /// The `kubernetes` Service's address: the first one of [`SERVICE_CIDR`].
 pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-/// Where pods are told to find DNS.
+/// ClusterIP of DNS, in pods' `resolv.conf`.
 pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Pods' addresses; the controller-manager gives each node a /24 of it.
 pub const POD_CIDR: &str = "10.244.0.0/16";
@@ -43,14 +43,14 @@ const PREFIX_V6: u8 = 64;
 /// Address families of a cluster's pods and Services. The fabric itself always has both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Families {
-    /// IPv4 alone.
+    /// Single-stack IPv4.
     #[default]
     V4,
     /// Both; what does not ask for a family gets IPv4.
     Both,
 }
 
-/// The IPv6 address on the fabric of whoever has an IPv4 address there.
+/// The IPv6 address on the fabric that belongs to an IPv4 address there.
 pub fn twin(address: Ipv4Addr) -> Ipv6Addr {
     let [_, _, third, fourth] = address.octets();
     Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, u16::from(third), u16::from(fourth))

@@ -1,5 +1,5 @@
-//! The API server's port from the machine: the machine's side listens on loopback, the sandbox's side connects to the
-//! API server, and they meet at a unix socket in the cluster's folder, which network namespaces do not separate.
+//! Forwards the API server's port to the machine. The machine's side listens on loopback, the sandbox's side connects to
+//! the API server. They meet at a unix socket in the cluster's folder, which network namespaces do not separate.
 
 use std::{io, path::Path};
 

@@ -1,6 +1,6 @@
-//! A cluster's folder: certificates, data, kubeconfigs, logs, and the record of who runs it. The folder is made and
-//! removed by the process outside the sandbox, so it outlives a cluster only when that process was killed, when the
-//! cluster failed (for its logs), or when its data is to be kept.
+//! A cluster's folder: certificates, data, kubeconfigs, logs, and the record of the processes that run it. The process
+//! outside the sandbox creates and removes the folder. So it outlives a cluster only when that process was killed, when
+//! the cluster failed (for its logs), or when its data is to be kept.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ impl ProcessRecord {
     }
 }
 
-/// Who runs a cluster.
+/// The processes that run a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
     /// The process that a person started.
@@ -89,7 +89,7 @@ impl Home {
         self.path("pki")
     }
 
-    /// etcd's data.
+    /// Folder of etcd's data.
     pub fn etcd(&self) -> PathBuf {
         self.path("etcd")
     }
@@ -104,12 +104,12 @@ impl Home {
         self.path("kubeconfig")
     }
 
-    /// Where the machine's side and the sandbox's side of the API server's port meet.
+    /// Socket that joins the API server's port on the machine's side and on the sandbox's side.
     pub fn api_socket(&self) -> PathBuf {
         self.path("api.sock")
     }
 
-    /// What a node's agent keeps.
+    /// Folder of a node's agent.
     pub fn node(&self, name: &str) -> PathBuf {
         self.path("nodes").join(name)
     }
@@ -121,7 +121,7 @@ impl Home {
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Who runs the cluster, or ran it.
+    /// The processes that run the cluster, or ran it.
     pub fn state(&self) -> Option<State> {
         serde_json::from_slice(&fs::read(self.path("state.json")).ok()?).ok()
     }

@@ -1,4 +1,4 @@
-//! What a container image stands for on this machine: no image is ever pulled, each name is a program that is here. The
+//! The programs that container images stand for on this machine: no image is ever pulled, each name is a local program. The
 //! table goes to the node agents as a file, `[{"image": "<glob>", "argv": ["program", …]}, …]`; the first rule that
 //! matches an image's name counts, and the container's own `args` follow the rule's argv.
 

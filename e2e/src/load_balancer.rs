@@ -59,7 +59,7 @@ impl LoadBalancer {
         &self.token
     }
 
-    /// Its process.
+    /// The process of portico-lb.
     pub fn process(&self) -> &Process {
         &self.process
     }

@@ -17,7 +17,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
-/// Who a certificate is for.
+/// Subject of a certificate.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
     /// Common name: the user, for a client.

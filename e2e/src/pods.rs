@@ -5,8 +5,8 @@
 //!                                    ▲ exits, probe results, spec changes ─────────────┘
 //! ```
 //! Owns the workers and what they share ([`Host`]). `plan.rs`, `status.rs` and their like are pure; `launch.rs`, `network.rs`,
-//! `checks.rs` and `volumes.rs` do I/O. Invariants: one worker per pod UID; a pod leaves the API server only after its
-//! last process and its network are gone; containers die with the agent (a restarted agent starts new ones).
+//! `checks.rs` and `volumes.rs` do I/O. Invariants: one worker per pod UID. A pod leaves the API server only after its
+//! last process and its network are gone. Containers die with the agent; a restarted agent starts new ones.
 
 mod checks;
 mod desired;
@@ -58,14 +58,14 @@ use network::Link;
 use shelf::Shelf;
 use worker::Worker;
 
-/// What all pods of a node share.
+/// State that all pods of a node share.
 pub(crate) struct Host {
     pub(crate) client: Client,
     pub(crate) name: String,
     pub(crate) ips: Vec<IpAddr>,
     /// Pods' directories, volumes and logs.
     pub(crate) state_dir: PathBuf,
-    /// This program.
+    /// Path of this program.
     pub(crate) exe: PathBuf,
     pub(crate) images: Vec<Rule>,
     pub(crate) services: Store<Service>,

@@ -1,4 +1,4 @@
-//! Portico's own installation, the way a user does it: the chart rendered by helm, applied by kubectl. What runs then are
+//! Portico's own installation, the way a user does it: the chart rendered by helm, applied by kubectl. Portico then runs as
 //! pods of the chart's Deployment and `DaemonSet`, with the chart's service accounts and exactly its RBAC.
 
 pub mod parts;

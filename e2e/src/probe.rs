@@ -24,7 +24,7 @@ use tries::Client;
 /// `portico-e2e probe`: tries an address and says who answered.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// What is spoken
+    /// Protocol
     #[arg(value_enum)]
     protocol: Protocol,
     /// IP:PORT, for http also http://IP:PORT/PATH
@@ -50,7 +50,7 @@ pub struct Args {
     /// Local port of the tries
     #[arg(long, value_name = "PORT")]
     source_port: Option<u16>,
-    /// What is sent over UDP and TCP
+    /// Payload over UDP and TCP
     #[arg(long, default_value = "hello")]
     payload: String,
     /// One summary instead of a line per try
@@ -69,7 +69,7 @@ pub enum Protocol {
     Udp,
 }
 
-/// Where the tries go.
+/// Target of the requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {
     address: SocketAddr,

@@ -1,6 +1,6 @@
 //! The long-running processes of a cluster: each with a log file, watched, and stopped in order. A process that ends while
-//! it should run is reported to every waiting task ([`Crashes`]), with the last lines of its log, so that no wait
-//! runs into its deadline for a reason that is already known.
+//! it should run is reported to every waiting task ([`Crashes`]), with the last lines of its log. So no task waits for
+//! its deadline when the reason is known.
 
 use std::{
     fmt,
@@ -39,7 +39,7 @@ impl fmt::Display for Crash {
     }
 }
 
-/// Where crashes are reported, and where one can be waited for.
+/// Reports of crashes; a task can wait for the first.
 #[derive(Clone, Debug)]
 pub struct Crashes(watch::Sender<Option<Crash>>);
 
@@ -128,7 +128,7 @@ impl Process {
         Ok(Self { name: name.to_owned(), pid: Pid::from_raw(i32::try_from(pid)?), log, stopping, waiter })
     }
 
-    /// What the process is called.
+    /// Name of the process, and of its log.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -1,8 +1,8 @@
 //! A sandbox: PID, mount and network namespaces of their own (and a user namespace for those who are not root) in which
-//! one cluster lives. This file is the outside of it: it starts the program anew within, and ends it.
+//! one cluster lives. This file is the outside of it: it starts the program again within, and ends it.
 //!
-//! Invariants: nothing on the machine's own network, firewall, mounts or sysctls changes, and when the sandbox's PID 1
-//! ends for whatever reason, kill -9 included, the kernel ends every process and namespace in it. Three chains lead
+//! Invariants: nothing on the machine's own network, firewall, mounts or sysctls changes. When the sandbox's PID 1 ends
+//! for whatever reason, kill -9 included, the kernel ends every process and namespace in it. Three chains lead
 //! there: the lifeline (see [`init`]), `unshare --kill-child`, and the PID namespace itself.
 
 pub mod init;

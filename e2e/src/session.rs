@@ -17,9 +17,9 @@ use crate::{
     tools::Tools,
 };
 
-/// Tells the inside where the cluster's folder is.
+/// Variable with the path of the cluster's folder, for the inside.
 const CLUSTER_DIR: &str = "PORTICO_CLUSTER_DIR";
-/// Tells the inside at which port of the machine's loopback the API server is.
+/// Variable with the API server's port on the machine's loopback, for the inside.
 const API_PORT: &str = "PORTICO_API_PORT";
 
 /// A run's name, folder and environment.
@@ -49,7 +49,7 @@ pub enum Side {
     Ended(ExitCode),
 }
 
-/// What the inside is given.
+/// Parameters of the inside.
 #[derive(Clone, Debug)]
 pub struct Inside {
     /// The cluster's folder.
@@ -66,7 +66,7 @@ pub fn enter(plan: &Plan) -> anyhow::Result<Side> {
     }
 }
 
-/// Where things are inside a sandbox; `None` outside.
+/// Parameters of the inside; `None` outside of a sandbox.
 pub fn inside() -> anyhow::Result<Option<Inside>> {
     if !sandbox::is_inside() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Where the programs are that a cluster is made of. Those of this workspace lie beside the running program
+//! Paths of the programs that a cluster is made of. Those of this workspace lie beside the running program
 //! (`target/debug`), the others under `target/tools`; `PORTICO_TOOLS` names another folder for these.
 
 use std::{
@@ -29,17 +29,17 @@ impl Tools {
         Ok(Self { bins, others, root })
     }
 
-    /// Where cluster `name` keeps its files: `target/e2e/<name>`.
+    /// Folder of cluster `name`: `target/e2e/<name>`.
     pub fn cluster_dir(&self, name: &str) -> PathBuf {
         self.root.join("e2e").join(name)
     }
 
-    /// Where benches leave their results: `target/bench`.
+    /// Folder of the benches' results: `target/bench`.
     pub fn bench_dir(&self) -> PathBuf {
         self.root.join("bench")
     }
 
-    /// Where conformance runs leave their results: `target/conformance`.
+    /// Folder of conformance results: `target/conformance`.
     pub fn conformance_dir(&self) -> PathBuf {
         self.root.join("conformance")
     }
@@ -59,7 +59,7 @@ impl Tools {
         self.others.join("controlplane")
     }
 
-    /// helm.
+    /// The helm program.
     pub fn helm(&self) -> PathBuf {
         self.others.join("helm")
     }
@@ -86,7 +86,7 @@ impl Tools {
         self.bins.join("portico-e2e")
     }
 
-    /// The operator.
+    /// The portico-operator program.
     pub fn operator(&self) -> PathBuf {
         self.bins.join("portico-operator")
     }

@@ -25,7 +25,7 @@ const DEFAULT_NAME: &str = "default";
 pub enum Part {
     /// portico-nodeproxy; run another proxy in its place.
     Nodeproxy,
-    /// portico-operator.
+    /// The operator, portico-operator.
     Operator,
 }
 
@@ -41,7 +41,7 @@ pub struct UpArgs {
     /// Give pods and Services addresses of both families
     #[arg(long)]
     dual_stack: bool,
-    /// What makes load balancers
+    /// Provider of load balancers
     #[arg(long, value_enum, default_value_t = Provider::Local)]
     provider: Provider,
     #[command(flatten)]
@@ -60,7 +60,7 @@ struct Which {
 }
 
 impl Which {
-    /// Its folder.
+    /// Folder of the cluster.
     fn home(&self) -> anyhow::Result<Home> {
         Ok(match &self.data_dir {
             Some(dir) => Home::existing(dir),
@@ -207,9 +207,9 @@ fn end(state: &State) -> anyhow::Result<()> {
 pub struct ShellArgs {
     #[command(flatten)]
     which: Which,
-    /// Where: node-1, outside, lb, fabric (the control plane), or NAMESPACE/POD
+    /// Place: node-1, outside, lb, fabric (the control plane), or NAMESPACE/POD
     place: String,
-    /// What to run there; a shell if nothing is given
+    /// Command to run there; a shell if none is given
     #[arg(last = true)]
     command: Vec<String>,
 }

@@ -1,8 +1,8 @@
-//! What a cluster leaves on the machine: nothing, however it ended. It looks from the machine, so it is not one of the
+//! A cluster leaves nothing on the machine, however it ended. The test runs on the machine, so it is not one of the
 //! scenarios, which live inside a sandbox.
 //!
-//! A whole cluster is started three times: once by the README's demo, which ends by itself, once it ends by SIGTERM, and
-//! once by a SIGKILL of the process that a person started.
+//! A whole cluster is started three times. The README's demo ends by itself, the second cluster by SIGTERM, the third by a
+//! SIGKILL of the process that a person started.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -141,7 +141,7 @@ impl Drop for Up {
     }
 }
 
-/// What of the machine a cluster could have changed.
+/// State of the machine that a cluster could have changed.
 struct Machine {
     /// Output of commands, by command.
     shown: BTreeMap<&'static str, BTreeSet<String>>,

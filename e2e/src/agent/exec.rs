@@ -1,7 +1,7 @@
 //! `kubectl exec` and `kubectl attach`: a WebSocket joined to a process.
 //!
-//! Owns the joining; `framing.rs` owns the frames. Invariants: all output is sent before the status, which is the last frame; a
-//! client that goes away takes the command with it; stdin of the command is closed when the client says so (v5) or goes.
+//! Owns the joining; `framing.rs` owns the frames. Invariants: all output is sent before the status, which is the last frame.
+//! The command ends when the client closes the connection. Its stdin is closed then, or when the client asks for it (v5).
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::pods::process::Process;
 use super::framing::{In, Out, decode, encode, exit_status};
 use super::terminal::Terminal;
 
-/// What the client asks for.
+/// Streams and command of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) command: Vec<String>,

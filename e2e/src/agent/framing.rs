@@ -20,7 +20,7 @@ pub(super) enum Out {
     Error,
 }
 
-/// What the client sends.
+/// A frame from the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum In {
     /// Bytes for stdin.

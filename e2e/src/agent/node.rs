@@ -28,7 +28,7 @@ const RENEWAL: Duration = Duration::from_secs(10);
 /// Every so many renewals the conditions' heartbeat is written too (the kubelet: 5 minutes).
 const HEARTBEAT: u32 = 12;
 
-/// Who the node is.
+/// Name and addresses of the node.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     name: String,

@@ -128,7 +128,7 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What `kubectl logs` asks for, and whether it is the run before.
+/// Options of `kubectl logs`, and whether the run before is meant.
 fn log_request(parameters: &[(String, String)], now: Timestamp) -> Result<(Wanted, bool), String> {
     let (mut wanted, mut previous) = (Wanted::default(), false);
     for (name, value) in parameters {
@@ -194,7 +194,7 @@ fn stream_request(query: Option<&str>) -> Request {
     request
 }
 
-/// What axum says of a request that is no WebSocket's, kept until the names have been looked at: kubectl asks again by SPDY
+/// The upgrade, or axum's rejection of a request that is no WebSocket's. A wrong name is reported first: kubectl retries by SPDY
 /// and shows the second answer.
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 

@@ -28,7 +28,7 @@ pub(super) fn may_become_request(bytes: &[u8]) -> bool {
     !is_request(bytes) && METHODS.iter().any(|method| method.as_bytes().starts_with(bytes))
 }
 
-/// What of a request matters here.
+/// The parts of a request's head that the backend uses.
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     method: String,

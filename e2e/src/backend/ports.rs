@@ -1,4 +1,4 @@
-//! What the backend listens on, and how the node agent tells it. Invariant: `Port`'s text form reads back as the same port.
+//! Ports of the backend, and their text form in its command line. Invariant: `Port`'s text form reads back as the same port.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,16 +11,16 @@ pub const PORTS_VARIABLE: &str = "PORTICO_BACKEND_PORTS";
 pub enum Transport {
     /// Streams: HTTP or lines.
     Tcp,
-    /// Datagrams.
+    /// Datagrams, one answer each.
     Udp,
 }
 
 /// One port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {
-    /// 1–65535.
+    /// Port number, 1 to 65535.
     pub number: u16,
-    /// Over what.
+    /// Transport protocol.
     pub transport: Transport,
 }
 

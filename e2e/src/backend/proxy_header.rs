@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// First bytes of every version 2 header.
 pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What the first bytes of a connection are.
+/// The first bytes of a connection, parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
     /// No PROXY header.

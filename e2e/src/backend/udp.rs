@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Identity;
 
-/// Answers until told to stop; a datagram that cannot be answered is logged and forgotten, as UDP does.
+/// Answers until the stop signal. A datagram that cannot be answered is logged and dropped, as UDP does.
 pub(super) async fn answer(socket: UdpSocket, identity: Arc<Identity>, stop: CancellationToken) {
     let mut buffer = vec![0; 65_536];
     loop {

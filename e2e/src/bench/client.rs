@@ -1,6 +1,6 @@
 //! The client of the measurements: blocking sockets, in the thread and namespace of the caller. Every connection is new,
-//! reads the one byte by which the endpoint says who it is, and ends with a reset, so that neither side keeps a
-//! `TIME_WAIT` and source ports do not run out.
+//! and reads the one byte that names the endpoint. It ends with a reset, so that neither side keeps a `TIME_WAIT` and
+//! source ports do not run out.
 
 use std::{
     io::{self, Read as _},
@@ -18,7 +18,7 @@ const TRY: Duration = Duration::from_millis(20);
 /// Pause between tries, which leaves the processor to the proxy that is being measured.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// Who answered.
+/// The endpoint that answered, by the byte that it sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity(pub u8);
 
@@ -59,7 +59,7 @@ fn until(deadline: Instant, mut is_done: impl FnMut() -> bool) -> Option<Instant
     None
 }
 
-/// What one window of a closed loop saw.
+/// Result of one window of a closed loop.
 #[derive(Clone, Debug)]
 pub struct Window {
     /// How long each successful connect took.

@@ -1,6 +1,6 @@
 //! The bench `cloud`: controllers of AWS load balancers in turn, on the same API server and the same emulator, seen through
-//! a proxy that counts their calls. Then four more: Services made, and restarts with many load balancers, before AWS's token
-//! buckets; how much of a machine the operator takes with thousands of Services; and with a provider that does not answer.
+//! a proxy that counts their calls. Then four more, as the picture shows: Services created, and restarts with many load
+//! balancers, under AWS's token buckets; the operator's footprint on bare metal, and while a provider does not answer.
 //!
 //! ```text
 //! testbed (control plane, Nodes with heartbeats) ─▶ for each size, for each controller, in an account of its own: trial
@@ -36,7 +36,7 @@ use self::{
 use super::proxy::{machine, write};
 use crate::{account::Account, home::Home, tools::Tools};
 
-/// What to measure.
+/// Sizes and controllers to measure.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Numbers of Services, each made from nothing.

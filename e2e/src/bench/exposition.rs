@@ -1,4 +1,4 @@
-//! What a proxy says of itself on its metrics port, as far as a bench asks: counters and histograms in Prometheus' text form.
+//! A proxy's own metrics, as far as a bench reads them: counters and histograms in Prometheus' text form.
 //! Owns the request and the reading. The numbers are the proxy's own word, unlike all others of a bench.
 
 use std::{
@@ -43,7 +43,7 @@ impl Page {
         self.0.lines().filter_map(bucket).collect()
     }
 
-    /// What a histogram saw since `before`: for each observation the upper bound of its bucket.
+    /// Observations of a histogram since `before`: for each the upper bound of its bucket.
     pub fn observed_since(&self, before: &Self, name: &str) -> Vec<f64> {
         let earlier = before.buckets(name);
         let count_before = |bound: f64| {

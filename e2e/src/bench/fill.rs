@@ -1,7 +1,7 @@
 //! Filler Services, written to etcd just as the API server wrote the first of them.
 //!
 //! For each new Service the API server counts all addresses that are taken, and twice (a metric of its `ipallocator`), so that 30,000
-//! of them take it half an hour. What would stand in etcd in the end is known: a Service, the address that it has, and its
+//! of them take it half an hour. The objects in etcd are known in advance: a Service, the address that it has, and its
 //! slice. The API server reads JSON from etcd as well as what it writes itself, and watches etcd, so to everybody else they are Services
 //! like any other.
 //!
@@ -29,11 +29,11 @@ const FIRST: Ipv4Addr = Ipv4Addr::new(10, 96, 16, 0);
 /// One filler to be made.
 #[derive(Clone, Debug)]
 pub struct Filler {
-    /// Where it is.
+    /// Namespace of the Service.
     pub namespace: String,
     /// Name of the Service and its slice.
     pub name: String,
-    /// Its ClusterIP.
+    /// ClusterIP of the Service.
     pub address: Ipv4Addr,
     /// `endpoints` of its slice.
     pub endpoints: Value,

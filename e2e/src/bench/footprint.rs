@@ -1,4 +1,4 @@
-//! What a process costs, as the kernel accounts it: memory from `/proc/<pid>/status`, CPU time from `/proc/<pid>/stat`.
+//! The footprint of a process by the kernel's count: memory from `/proc/<pid>/status`, CPU time from `/proc/<pid>/stat`.
 
 use std::{fs, time::Duration};
 
@@ -11,7 +11,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// Memory of a process in MiB.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Memory {
-    /// Resident now.
+    /// Resident set now, in MiB.
     pub resident: f64,
     /// The largest it ever was.
     pub peak: f64,

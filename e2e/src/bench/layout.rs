@@ -1,4 +1,4 @@
-//! Who has which address: two nodes, a client's pod and one pod of endpoints on each node. Pure; the text for `ip -batch`
+//! Addresses of two nodes, a client's pod and one pod of endpoints on each node. Pure; the text for `ip -batch`
 //! is made here and run by the testbed.
 //!
 //! A pod of endpoints answers on thousands of addresses (local routes), so that each filler Service has three endpoints of
@@ -17,7 +17,7 @@ pub const ENDPOINTS: u32 = 3;
 
 /// Endpoints answer on a /16 of their own for each node, outside of the podCIDRs, which hold no more than 16,000.
 const ENDPOINT_PREFIX: u8 = 16;
-/// Where in that range those begin that replace others.
+/// Offset in that range of the endpoints that replace others.
 const SPARE: u32 = 62_000;
 
 /// A node with its pods' range.
@@ -43,7 +43,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Where its namespace is.
+    /// Path of its network namespace.
     pub fn path(&self) -> String {
         format!("/run/netns/{}", self.name)
     }
@@ -59,7 +59,7 @@ impl Node {
         })
     }
 
-    /// Its podCIDR.
+    /// The node's podCIDR.
     pub fn pod_cidr(&self) -> String {
         format!("{}/18", Ipv4Addr::from_bits(self.first))
     }

@@ -1,4 +1,4 @@
-//! A thread that lives in a network namespace and does there what it is told. So the clients of a bench are in-process: a
+//! A thread that runs jobs in a network namespace. So the clients of a bench are in-process: a
 //! connect costs a system call, not a process. `setns` moves only the calling thread, and the thread never comes back.
 
 use std::{fs::File, path::Path, sync::mpsc, thread};

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::account::Account;
 
-/// Where all Services of a bench live, but for most fillers.
+/// Namespace of all Services of a bench, but for most fillers.
 const NAMESPACE: &str = "bench";
 
 /// Fillers in a namespace. For each new Service `endpointslicemirroring` looks at all slices of its namespace.
@@ -39,7 +39,7 @@ const ROLLOUT_ENDPOINTS: u32 = 50;
 /// The port of every Service.
 const SERVICE_PORT: u16 = 80;
 
-/// After how many fillers a line tells how far it is.
+/// Fillers between two lines of progress.
 const PROGRESS: usize = 10_000;
 
 /// A Service and what is behind it.
@@ -47,7 +47,7 @@ const PROGRESS: usize = 10_000;
 pub struct Target {
     /// Its ClusterIP and port.
     pub frontend: SocketAddr,
-    /// Its endpoints.
+    /// Endpoints in the EndpointSlice.
     pub endpoints: Vec<SocketAddr>,
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{account::Account, home::Home, tools::Tools};
 
-/// What to measure.
+/// Sizes and subjects to measure.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Numbers of filler Services; measured from the smallest to the largest, so that nothing is made twice.
@@ -99,7 +99,7 @@ pub(super) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
-/// What the numbers were measured on.
+/// The machine, for the head of a report.
 pub(super) fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));

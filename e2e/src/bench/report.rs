@@ -1,4 +1,4 @@
-//! What was measured, as the two things that leave a bench: a table for people and a TSV file for programs. Pure.
+//! The results of a bench: a table for people and a TSV file for programs. Pure.
 
 use std::fmt::{self, Write as _};
 
@@ -10,7 +10,7 @@ use super::{
 /// First line of the TSV file; all benches share these columns.
 pub const TSV_HEADER: &str = "subject\tservices\tmetric\tunit\tp50\tp99\tmin\tmax\tn";
 
-/// What is measured of a proxy. The order is the table's.
+/// The metrics of a proxy, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
     /// EndpointSlice update accepted → first connection through the ClusterIP to the new endpoint.

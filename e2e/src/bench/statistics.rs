@@ -1,4 +1,4 @@
-//! What a set of samples is reduced to. Percentiles are by nearest rank: always a value that was really measured, never one
+//! The summary of a set of samples. Percentiles are by nearest rank: always a value that was really measured, never one
 //! between two, so that with few samples p99 is simply the largest.
 
 /// Percentiles, extremes and count of some samples, in the samples' unit.
@@ -8,9 +8,9 @@ pub struct Summary {
     pub p50: f64,
     /// 99 of 100 samples are at most this.
     pub p99: f64,
-    /// The smallest.
+    /// The smallest of the samples.
     pub min: f64,
-    /// The largest.
+    /// The largest of the samples.
     pub max: f64,
     /// How many there are.
     pub n: usize,

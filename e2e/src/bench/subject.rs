@@ -1,5 +1,5 @@
-//! What is measured: a node proxy as a plain process, started and cleaned up by its own command line. Pure, apart from
-//! looking whether its programs are there.
+//! A node proxy as a plain process, started and cleaned up by its own command line. Pure, apart from
+//! checking that its programs are installed.
 
 use std::{
     env, fmt,
@@ -101,7 +101,7 @@ impl Subject {
     }
 }
 
-/// What of a rules dump (`nft list ruleset`, `iptables-save`) belongs to a node proxy. Empty after a clean end.
+/// The lines of a rules dump (`nft list ruleset`, `iptables-save`) that belong to a node proxy. Empty after a clean end.
 pub fn leftovers(rules: &str) -> Vec<&str> {
     let is_ours = |line: &&str| ["KUBE-", "kube-proxy", "portico"].iter().any(|mark| line.contains(mark));
     rules.lines().map(str::trim).filter(is_ours).collect()

@@ -1,4 +1,4 @@
-//! What the proxies are measured on: a real control plane, two nodes as network namespaces, and pods' namespaces with a client
+//! The testbed of node proxies: a real control plane, two nodes as network namespaces, and pods' namespaces with a client
 //! and real endpoints in them. No Portico is installed and no node agent runs: nothing but the measured proxy uses the
 //! nodes, and the two processors are left to it.
 
@@ -34,13 +34,13 @@ const SETTLE_SECONDS: u32 = 120;
 
 /// A testbed, ready for a subject.
 pub struct Testbed {
-    /// Where the programs are.
+    /// The programs under test.
     pub tools: Tools,
     /// Files and logs.
     pub home: Home,
     /// Of the control plane.
     pub crashes: Crashes,
-    /// What is in the API server.
+    /// The bench's objects in the API server.
     pub objects: Objects,
     /// The nodes; the first one is [`NODE`].
     pub nodes: [Node; 2],
@@ -167,8 +167,8 @@ fn add_pod(node: &Node, pod: &Pod) -> anyhow::Result<Resident> {
     Resident::enter(pod.path().as_ref())
 }
 
-/// The client opens tens of thousands of connections a second for as long as it is asked to; kept for the usual 10 seconds
-/// they would fill the table of connections, and its eviction would be measured.
+/// The client opens tens of thousands of connections a second. With the usual 10 seconds each they would fill the table of
+/// connections, and the bench would measure its eviction.
 async fn forget_closed_connections(node: &Resident) -> anyhow::Result<()> {
     let path = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close";
     node.run(move || std::fs::write(path, "1")).await?.with_context(|| format!("writing {path}"))

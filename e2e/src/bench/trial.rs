@@ -41,7 +41,7 @@ const FEWEST_UPDATES: usize = 10;
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// Pause between endpoint changes: at least the first, at most the sum. kube-proxy waits until 1 s has passed since its last
-/// sync ended; a change that comes later than that meets an idle proxy, which is what is measured.
+/// sync ended. A later change meets an idle proxy, which the bench measures.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1200), Duration::from_millis(500));
 
 /// Length of one window of the closed loop. Many short ones: what else runs on the machine then spoils pairs, not the median.
@@ -50,9 +50,9 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
-    /// Endpoint changes.
+    /// Endpoint changes to measure.
     pub updates: usize,
-    /// Cold starts.
+    /// Cold starts to measure.
     pub cold_starts: usize,
     /// Pairs of windows of the closed loop.
     pub pairs: usize,
@@ -67,13 +67,13 @@ impl Effort {
 
 /// A subject on a testbed at a size.
 pub struct Trial<'a> {
-    /// Where.
+    /// Testbed of the trial.
     pub testbed: &'a Testbed,
-    /// Who.
+    /// Measured node proxy.
     pub subject: Subject,
     /// At how many fillers.
     pub services: u32,
-    /// How much.
+    /// Numbers of samples.
     pub effort: Effort,
 }
 
@@ -226,8 +226,8 @@ impl Trial<'_> {
         self.forget_connections().await
     }
 
-    /// Connections that were tried before the rules were there are on record as not translated; a later one that happens
-    /// to have the same source port would be taken for the same.
+    /// Conntrack records connections from before the rules as not translated. A later one with the same source port would
+    /// be taken for the same.
     async fn forget_connections(&self) -> anyhow::Result<()> {
         self.testbed.on_node(&["conntrack", "-F"]).await?;
         Ok(())

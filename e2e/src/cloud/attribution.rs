@@ -81,7 +81,7 @@ fn tag<'a>(call: &'a Call, keys: &[&str]) -> Option<&'a str> {
     })
 }
 
-/// What begins with `start` in an answer, up to markup or a quote.
+/// The words of an answer that begin with `start`, up to markup or a quote.
 fn ids<'a>(answer: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
     answer.match_indices(start).map(|(at, _)| {
         let rest = &answer[at..];

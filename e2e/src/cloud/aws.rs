@@ -33,9 +33,9 @@ pub struct Aws {
 /// A machine in the account.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Instance {
-    /// `i-…`.
+    /// Instance ID, `i-…`.
     pub id: String,
-    /// `us-east-1a`.
+    /// Availability zone, such as `us-east-1a`.
     pub zone: String,
     /// Its private IPv4 address.
     pub address: String,
@@ -44,15 +44,15 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// What a Node's `spec.providerID` says.
+    /// The `spec.providerID` of its Node.
     pub fn provider_id(&self) -> String {
         format!("aws:///{}/{}", self.zone, self.id)
     }
 }
 
 impl Aws {
-    /// Starts it, with a VPC of three subnets in three zones (two of them tagged for discovery), four instances and
-    /// somebody else's things. `None`: it is not installed here; say so and skip.
+    /// Starts it, with a VPC of three subnets in three zones (two of them tagged for discovery), four instances and look-alikes
+    /// of another owner. `None`: the emulator is not installed.
     pub async fn start(tools: &Tools, place: &Place<'_>) -> anyhow::Result<Option<Self>> {
         let Some(python) = tools.aws_python() else { return Ok(None) };
         let (address, emulators) = (place.address()?, tools.emulators().join("aws"));
@@ -68,7 +68,7 @@ impl Aws {
         Ok(Some(aws))
     }
 
-    /// `http://HOST:PORT`.
+    /// Endpoint URL, `http://HOST:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -104,7 +104,7 @@ impl Aws {
         ]
     }
 
-    /// Ends it.
+    /// Ends the emulator's process.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.process.stop().await
     }
@@ -117,6 +117,6 @@ impl Aws {
     }
 }
 
-/// What an AWS client needs in its environment, to look nowhere else for credentials.
+/// Environment of an AWS client, so that it reads credentials from nowhere else.
 pub const CREDENTIALS: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_EC2_METADATA_DISABLED", "true")];

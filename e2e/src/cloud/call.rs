@@ -1,4 +1,4 @@
-//! What a request to a cloud's API is: which call, whether it changes anything, and the words in it.
+//! Requests to a cloud's API: the kind of call, whether it changes anything, and the words in it.
 //!
 //! Owns: reading AWS's Query protocol (ELB, EC2), AWS's JSON protocol (tagging) and Compute Engine's REST. Leaves to others:
 //! what follows from it. Pure. Invariant: every request is some call, a strange one too, so that none goes uncounted.
@@ -16,11 +16,11 @@ use serde_json::Value;
 pub enum Api {
     /// Elastic Load Balancing, version 2.
     Elb,
-    /// EC2.
+    /// Elastic Compute Cloud.
     Ec2,
     /// Resource Groups Tagging.
     Tagging,
-    /// Compute Engine.
+    /// Google's Compute Engine.
     Compute,
     /// Something else of AWS, or nothing known.
     Other,
@@ -30,9 +30,9 @@ pub enum Api {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
-    /// It does not.
+    /// The call changes nothing.
     Read,
-    /// It may.
+    /// The call may change something.
     Write,
 }
 
@@ -64,9 +64,9 @@ impl fmt::Display for Kind {
 /// A request, as far as anybody here understands it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Which call.
+    /// Kind of call.
     pub kind: Kind,
-    /// Whose limits it counts against: AWS's account and region, Google's project.
+    /// Scope of the rate limit: AWS's account and region, Google's project.
     pub scope: String,
     /// Names and values in it, in order.
     pub words: Vec<(String, String)>,

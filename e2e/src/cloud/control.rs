@@ -22,7 +22,7 @@ use super::{
     record::{Counts, Record, Tally},
 };
 
-/// Where it is.
+/// Path prefix of the endpoint.
 pub(super) const PREFIX: &str = "/_faults/";
 
 #[derive(Serialize)]
@@ -40,7 +40,7 @@ fn shown(counts: &Counts) -> Shown {
     }
 }
 
-/// Answers.
+/// Answers a request of the endpoint.
 pub(super) fn answer(
     record: &mut Record,
     faults: &mut Faults,

@@ -57,11 +57,11 @@ pub struct Rate {
 pub struct Limits {
     /// ELB's and the tagging API's reads, each of its own.
     pub elb_reads: Rate,
-    /// ELB's writes.
+    /// Writes of Elastic Load Balancing.
     pub elb_writes: Rate,
-    /// EC2's reads.
+    /// Reads of EC2.
     pub ec2_reads: Rate,
-    /// EC2's writes.
+    /// Writes of EC2.
     pub ec2_writes: Rate,
     /// Compute Engine's reads.
     pub compute_reads: Rate,
@@ -113,7 +113,7 @@ impl Limits {
     }
 }
 
-/// What becomes of a call.
+/// Fate of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {

@@ -34,16 +34,16 @@ pub struct Gce {
 /// A machine in the project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
-    /// Its name.
+    /// Name of the instance.
     pub name: String,
-    /// `europe-west1-b`.
+    /// Zone, such as `europe-west1-b`.
     pub zone: String,
     /// Its address in the subnetwork.
     pub address: Ipv4Addr,
 }
 
 impl Instance {
-    /// What a Node's `spec.providerID` says.
+    /// The `spec.providerID` of its Node.
     pub fn provider_id(&self) -> String {
         format!("gce://{PROJECT}/{}/{}", self.zone, self.name)
     }
@@ -63,7 +63,7 @@ impl Gce {
         Ok(Some(Self { process, address, client: http_client()? }))
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// Endpoint URL, `http://HOST:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -128,7 +128,7 @@ impl Gce {
         serde_json::from_value(state["resources"].clone()).context("reading the project")
     }
 
-    /// What Google's discovery document does not allow, of all messages so far.
+    /// Violations of Google's discovery document in all messages so far.
     pub async fn violations(&self) -> anyhow::Result<Vec<String>> {
         serde_json::from_value(self.hook("violations").await?).context("reading violations")
     }
@@ -143,7 +143,7 @@ impl Gce {
         ]
     }
 
-    /// Ends it.
+    /// Ends the emulator's process.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.process.stop().await
     }
@@ -160,7 +160,7 @@ impl Gce {
         Ok(())
     }
 
-    /// Operations end when they are looked at.
+    /// Lists all operations: the emulator ends an operation when it is read.
     async fn settle(&self) -> anyhow::Result<()> {
         let url = format!("{}/compute/v1/projects/{PROJECT}/aggregated/operations", self.url());
         self.client.get(url).send().await?.error_for_status()?;

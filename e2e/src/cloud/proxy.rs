@@ -1,8 +1,8 @@
 //! The proxy between a program and a cloud.
 //!
-//! Owns: HTTP in both directions, and doing what was decided to a call. Leaves to others: deciding (`faults`), naming
-//! (`call`), remembering (`record`). Invariants: a call that is passed on reaches the cloud as it came; a dropped one gets
-//! no byte of an answer; a cloud that does not answer is a dropped connection, never an answer made up.
+//! Owns: HTTP in both directions, and applying a decision to a call. Leaves to others: deciding (`faults`), naming
+//! (`call`), recording (`record`). Invariants: a call that is passed on reaches the cloud as it came. A dropped call gets
+//! no byte of an answer. A cloud that does not answer is a dropped connection, never an invented answer.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -67,7 +67,7 @@ pub(super) struct State {
     history: BTreeMap<String, VecDeque<(Instant, Answer)>>,
 }
 
-/// What a cloud answered.
+/// An answer of the cloud.
 #[derive(Clone, Debug)]
 struct Answer {
     status: StatusCode,
@@ -104,17 +104,17 @@ impl FaultProxy {
         Ok(Self { address, shared, server })
     }
 
-    /// Where it listens.
+    /// Address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `http://HOST:PORT`.
+    /// Endpoint URL, `http://HOST:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Switches faults.
+    /// Replaces the faults from now on.
     pub fn set(&self, faults: Faults) {
         self.shared.state().faults = faults;
     }

@@ -1,4 +1,4 @@
-//! What calls there were, how many of each kind, and what became of them.
+//! The record of all calls: counts by kind and by Service, and a log.
 //!
 //! Owns: counting and the log. Leaves to others: naming calls (`call`). Invariant: a call is counted once, when its fate is
 //! known; the log is in the order in which the proxy saw the calls.
@@ -49,7 +49,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// All calls.
+    /// Number of all calls.
     pub fn calls(&self) -> u64 {
         self.kinds.values().map(|tally| tally.calls).sum()
     }
@@ -89,17 +89,17 @@ impl fmt::Display for Counts {
 /// A call in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
-    /// From 1.
+    /// Sequence number, from 1.
     pub number: u64,
     /// Since the proxy started.
     pub at: Duration,
-    /// Which call.
+    /// Kind of call.
     pub kind: Kind,
     /// The Service it is about, as far as known when it was made.
     pub service: Option<String>,
     /// Names and values in it, in order: `TargetGroupArn`, `Targets.member.1.Id`; `path` for parts of a path.
     pub words: Vec<(String, String)>,
-    /// What became of it.
+    /// Fate that the call met.
     pub fate: Fate,
     /// The HTTP status that was answered; `None`: no answer.
     pub status: Option<u16>,

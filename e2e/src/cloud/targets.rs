@@ -1,7 +1,7 @@
 //! The targets of a Service as the calls made them, in the order of the wire, and whether new ones came before old ones went.
 //!
 //! Owns: replaying a proxy's log. Leaves to others: keeping it (`record`). Pure. Reading targets from the account instead would
-//! change them: the emulator's targets become healthy by being looked at.
+//! change them: the emulator's targets become healthy when their health is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +18,8 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// As the log has it for Service `namespace/name`. An error says which call broke the order: a target went while one
-    /// that had come for it was not yet asked for its health, or the last one went while the Service was served.
+    /// The targets of Service `namespace/name` by the log. An error names the call that broke the order: it removed a target
+    /// before the health of a new one was read, or the last target of a served Service.
     pub fn replay(log: &[Logged], service: &str) -> anyhow::Result<Self> {
         let mut targets = Self::default();
         let happened = |call: &&Logged| {

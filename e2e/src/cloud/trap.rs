@@ -1,7 +1,7 @@
 //! Stopping at a chosen call, so that a test can kill the caller exactly there.
 //!
-//! Owns: [`Trap`]. Leaves to others: killing. Invariants: a trap springs once; the call that sprang it gets no answer, and
-//! until the trap is dropped its connection hangs, as it does for a caller that is about to die.
+//! Owns: [`Trap`]. Leaves to others: killing. Invariants: a trap springs once. The call that sprang it gets no answer; its
+//! connection hangs until the trap is dropped, as it does for a caller that is about to die.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -29,7 +29,7 @@ pub struct Member {
     pub number: u8,
     /// The machine of a cloud that it is: `spec.providerID`.
     pub provider_id: Option<String>,
-    /// Its zone.
+    /// Zone label of the Node.
     pub zone: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Where a client stands, and what it gets from an address: `portico-e2e probe` in the network namespace of a pod, a node
-//! or the outside host, so each answer came over the same wire and through the same rules as a user's would.
+//! Vantage points of clients: `portico-e2e probe` in the network namespace of a pod, a node
+//! or the outside host. So each answer comes over the same wire and through the same rules as a user's would.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
@@ -17,7 +17,7 @@ pub struct Vantage {
     program: PathBuf,
 }
 
-/// What is spoken to an address.
+/// Protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// A GET request.
@@ -28,7 +28,7 @@ pub enum Protocol {
     Udp,
 }
 
-/// What a number of tries brought. As `portico-e2e probe --summary` prints it.
+/// Summary of several requests, as `portico-e2e probe --summary` prints it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Answers {
     /// Number of tries.
@@ -54,7 +54,7 @@ pub struct Latency {
     pub p50: u64,
     /// 99 of 100 took no longer.
     pub p99: u64,
-    /// The longest.
+    /// Longest time, in milliseconds.
     pub max: u64,
 }
 

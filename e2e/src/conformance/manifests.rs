@@ -1,4 +1,4 @@
-//! What Kubernetes' tests expect of a cluster beside a node proxy: DNS for Services, by `CoreDNS`, and nodes in zones.
+//! Manifests that Kubernetes' tests need beside a node proxy: DNS for Services, by `CoreDNS`, and nodes in zones.
 
 use anyhow::Context as _;
 use serde_json::{Value, json};

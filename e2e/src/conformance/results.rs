@@ -145,7 +145,7 @@ impl Results {
         text
     }
 
-    /// What failed, a line each.
+    /// The failed tests, a line each.
     pub(super) fn failures(&self) -> String {
         let mut text = String::new();
         for (name, results) in &self.tests {

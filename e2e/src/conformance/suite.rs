@@ -29,7 +29,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Where they are, or would be.
+    /// Paths of the programs, whether they exist or not.
     pub(super) fn of(tools: &Tools) -> Self {
         let named = |name| tools.conformance_program(name);
         Self {
@@ -47,10 +47,10 @@ impl Programs {
     }
 }
 
-/// A run.
+/// A run of the suite with one proxy.
 #[derive(Debug)]
 pub(super) struct Suite<'a> {
-    /// Which tests.
+    /// Regular expression of ginkgo's `--focus`.
     pub(super) focus: &'a str,
     /// How many at once.
     pub(super) procs: u8,

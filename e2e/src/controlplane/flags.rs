@@ -11,7 +11,7 @@ use crate::{
 /// The name by which an aggregated API server knows the API server.
 pub(super) const FRONT_PROXY_NAME: &str = "front-proxy-client";
 
-/// Where etcd serves its clients.
+/// etcd's client URL.
 pub(super) const ETCD: &str = "https://127.0.0.1:2379";
 
 /// etcd's, see `e2e/controlplane/etcd.go`. A cluster here is worth less than the time that fsync takes.
@@ -27,7 +27,7 @@ pub(super) fn etcd(credentials: &Credentials, data: &Path) -> Vec<String> {
     ]
 }
 
-/// kube-apiserver's.
+/// Flags of kube-apiserver.
 pub(super) fn apiserver(credentials: &Credentials, given: Ranges) -> Vec<String> {
     let Ranges { families, node_ports } = given;
     let mut args = vec![
@@ -131,7 +131,7 @@ fn ranges(families: Families, v4: &str, v6: &str) -> String {
     }
 }
 
-/// kube-scheduler's.
+/// Flags of kube-scheduler.
 pub(super) fn scheduler(kubeconfig: &Path) -> Vec<String> {
     vec![
         flag("kubeconfig", kubeconfig.display()),

@@ -1,5 +1,5 @@
-//! Every address that a Service has, and who is meant to reach it. Pure. What Kubernetes' semantics leave out is said with
-//! its reason, so that nothing is skipped in silence.
+//! Every address of a Service, and the clients that should reach it. Pure. An address that Kubernetes' semantics leave out has
+//! a reason, so that nothing is skipped in silence.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use crate::{
 /// From where an address is to answer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum From {
-    /// A pod.
+    /// The client pod.
     Pod,
     /// A node, by name.
     Node(String),
@@ -42,36 +42,36 @@ pub enum Kind {
 pub struct Frontend {
     /// Which kind it is.
     pub kind: Kind,
-    /// Where it is.
+    /// Address and port.
     pub address: SocketAddr,
-    /// What is spoken.
+    /// Protocol of the port.
     pub protocol: Protocol,
-    /// Who is answered.
+    /// Client that should get an answer.
     pub from: Vec<From>,
 }
 
-/// Where a Service's ready endpoints are.
+/// Number and nodes of a Service's ready endpoints.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
-    /// How many.
+    /// Number of ready endpoints.
     pub count: usize,
     /// The nodes that hold some.
     pub nodes: BTreeSet<String>,
 }
 
-/// What there is to ask, and what is left out and why.
+/// The addresses to send requests to, and those that are skipped, with reasons.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Frontends {
-    /// To ask.
+    /// Addresses to send requests to.
     pub ask: Vec<Frontend>,
-    /// Left out.
+    /// Reasons for skipped addresses.
     pub skipped: Vec<String>,
 }
 
 /// The cluster as far as it matters who reaches what.
 #[derive(Clone, Debug)]
 pub struct Surroundings<'a> {
-    /// The nodes.
+    /// Nodes of the cluster.
     pub nodes: &'a [Host],
     /// The node of the pod that asks.
     pub client_node: &'a str,

@@ -23,7 +23,7 @@ const GUESTBOOK: &str = include_str!("../../manifests/guestbook.yaml");
 /// How long a stage may take to be reached or left.
 const STAGE_DEADLINE: Duration = Duration::from_mins(1);
 
-/// Plays it.
+/// Runs the guestbook demo.
 pub(super) async fn play(cluster: &Cluster, account: &Account) -> anyhow::Result<()> {
     account.step("applying the guestbook: frontend, redis-master, redis-replica");
     cluster.apply(GUESTBOOK).await?;
@@ -103,7 +103,7 @@ fn show(account: &Account, service: &Service) {
     }
 }
 
-/// What a stage had is closed after it: the node port on a node, the load balancer's address.
+/// Checks that addresses of the stage before are closed: the node port on a node, the load balancer's address.
 async fn closed(
     cluster: &Cluster,
     account: &Account,

@@ -13,7 +13,7 @@ use crate::{account::Account, cluster::Cluster};
 /// How long workloads may take to be ready, and load balancers to have an address.
 const DEADLINE: Duration = Duration::from_mins(2);
 
-/// Plays it.
+/// Applies the manifests, and sends requests to every Service with ready endpoints.
 pub(super) async fn play(cluster: &Cluster, account: &Account, path: &Path) -> anyhow::Result<()> {
     let manifest = fs::read_to_string(path).with_context(|| format!("--manifests {}", path.display()))?;
     account.step(format!("applying {}", path.display()));

@@ -116,7 +116,7 @@ fn vantage(cluster: &Cluster, place: &From) -> Vantage {
     }
 }
 
-/// What there is to ask of a Service.
+/// The addresses of a Service, once its ready pods are endpoints.
 async fn frontends_of(cluster: &Cluster, service: &Service) -> anyhow::Result<Frontends> {
     let pods = Api::<Pod>::namespaced(cluster.client(), NAMESPACE);
     let client = pods.get(CLIENT).await.context("reading the client pod")?;

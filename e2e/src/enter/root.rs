@@ -1,9 +1,9 @@
 //! The root file system of a container: the machine's, with all writes going to memory.
 //!
 //! Owns the mount namespace: an overlay over the machine's `/` whose upper layer is a tmpfs, fresh /run, /tmp and /dev/shm, the
-//! machine's other file systems read-only, then the volumes by bind mounts. What is mounted where is the caller's decision.
-//! Invariants: nothing is ever created on the machine's own file system (mount points are made in the overlay), and all of
-//! it goes with the mount namespace, so there is nothing to clean up. Works in a user namespace too (Linux 5.11, `userxattr`).
+//! machine's other file systems read-only, then the volumes by bind mounts. Leaves to the caller: the list of volumes.
+//! Invariants: nothing is ever created on the machine's own file system; mount points are made in the overlay. The mount
+//! namespace's end removes all of it. Works in a user namespace too (Linux 5.11, `userxattr`).
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, pivot_root};
 use serde::{Deserialize, Serialize};
 
-/// Where the machine's root is seen while the container's is being built.
+/// Mount point of the machine's root while the container's is being built.
 const OLD_ROOT: &str = "/.machine";
 
 /// File systems that a container gets fresh, so the machine's are not bound.
@@ -43,7 +43,7 @@ pub struct Bind {
     pub source: PathBuf,
     /// Absolute, as seen from inside; made if it is not there and the root is our own.
     pub target: PathBuf,
-    /// No writes.
+    /// Mounts read-only.
     pub read_only: bool,
 }
 
@@ -221,7 +221,7 @@ fn private_mounts() -> Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make mounts private")
 }
 
-/// What is mounted below the machine's root (a separate /home, a work directory) is not part of the overlay's lower layer.
+/// Mounts below the machine's root (a separate /home, a work directory) are not part of the overlay's lower layer.
 fn machine_file_systems(root: &Path) -> Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
     for point in top_mounts(&table) {

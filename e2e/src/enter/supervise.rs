@@ -1,8 +1,8 @@
 //! The parent that stays while a program runs in a process-id namespace.
 //!
 //! Owns the start of the second stage, passing signals on, and the exit code (128 + signal, as a shell says it). Leaves
-//! namespaces to `enter.rs`. Invariant: the program never outlives this process, whatever ends it: the second stage asks
-//! for SIGKILL on its parent's death, and as the first process of its namespace takes all others along.
+//! namespaces to `enter.rs`. Invariant: the program never outlives this process, whatever ends it. The second stage asks
+//! for SIGKILL on its parent's death; as the first process of its namespace it takes all others along.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;

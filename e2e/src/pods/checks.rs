@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::process::Process;
 
-/// What is checked.
+/// Subject of a check.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
     pub(crate) ip: IpAddr,
@@ -20,7 +20,7 @@ pub(crate) struct Subject {
     pub(crate) process: Process,
 }
 
-/// What to do.
+/// Action of a check.
 #[derive(Clone, Debug)]
 pub(crate) enum Check {
     Http(HTTPGetAction),

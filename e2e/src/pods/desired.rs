@@ -1,4 +1,4 @@
-//! What a pod asks for, read once from its spec. Owns the translation from the API's optional fields and strings to closed
+//! A pod's spec, read once. Owns the translation from the API's optional fields and strings to closed
 //! enums; leaves the containers' own details (image, environment, mounts) to those who start them.
 //! Invariant: containers are in start order: init containers and sidecars as listed, then the applications.
 

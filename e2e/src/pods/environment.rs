@@ -14,7 +14,7 @@ use super::expansion::expand;
 use super::fields::Fields;
 use super::references::{Found, Reference};
 
-/// Where programs of images are found on this machine.
+/// PATH of the programs that stand for images.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Names and values.
@@ -115,7 +115,7 @@ fn value_from(
     bail!("valueFrom: this node agent knows fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef")
 }
 
-/// What is run: the container's `command` in place of the image's program, its `args` after either.
+/// The command line: the container's `command` in place of the image's program, its `args` after either.
 pub(crate) fn argv(container: &Container, image: &[String], variables: &Variables) -> Vec<String> {
     let expanded =
         |words: &Vec<String>| -> Vec<String> { words.iter().map(|word| expand(word, variables)).collect() };

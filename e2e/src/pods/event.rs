@@ -1,4 +1,4 @@
-//! What a pod's worker reacts to.
+//! Events that a pod's worker reacts to.
 
 use k8s_openapi::api::core::v1::Pod;
 

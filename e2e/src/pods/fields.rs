@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
 use super::quantity;
 
-/// What a pod's fields are read from.
+/// Sources of a pod's fields.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fields<'a> {
     pub(crate) pod: &'a Pod,

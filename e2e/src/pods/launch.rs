@@ -30,7 +30,7 @@ pub(super) struct Launched {
     pub(super) child: Child,
     pub(super) stdin: Option<ChildStdin>,
     pub(super) log: Arc<Log>,
-    /// Where the container may leave a last word.
+    /// File of the container's termination message.
     pub(super) last_word: PathBuf,
 }
 
@@ -49,7 +49,7 @@ impl Refused {
     }
 }
 
-/// What is started where.
+/// Command, root and binds of a container.
 #[derive(Clone, Copy)]
 pub(super) struct Launch<'a> {
     pub(super) host: &'a Host,

@@ -2,7 +2,7 @@
 //! Source: kubernetes/design-proposals, kubelet-cri-logging.
 //!
 //! Owns writing lines as they come and choosing those a reader asks for. Invariants: one line of the file is one piece of one
-//! stream; `F` ends a line, `P` does not; a follower wakes for every write, and is told when there will be no more.
+//! stream; `F` ends a line, `P` does not. A follower wakes for every write, and ends after the last one.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub(crate) enum Stream {
     Stderr,
 }
 
-/// What a reader asks for.
+/// Options of a reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) follow: bool,

@@ -6,7 +6,7 @@
 //! route POD_IP/32 dev vethXXXX                  route GATEWAY dev eth0, default via GATEWAY
 //! ```
 //! As CNI's ptp plugin does: every packet between pods is routed and so seen by the node's netfilter hooks, which a bridge would
-//! bypass. Owns what `ip` is told; leaves addresses to `ipam.rs`. Invariants: deleting what is absent succeeds; the pod's
+//! bypass. Owns the commands of `ip`; leaves addresses to `ipam.rs`. Invariants: deleting what is absent succeeds; the pod's
 //! namespace name is `NAMESPACE_POD`; nothing but these two devices and the route is touched.
 
 use std::net::IpAddr;
@@ -116,7 +116,7 @@ impl Link {
         format!("{netns} {device}")
     }
 
-    /// Reads [`Link::to_line`].
+    /// Parses the output of [`Link::to_line`].
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (netns, device) = text.trim().split_once(' ')?;
         Some(Self { netns: netns.to_owned(), device: device.to_owned() })

@@ -1,4 +1,4 @@
-//! What a pod is, as this agent sees it: its addresses and what each of its containers does.
+//! A pod as this agent observes it: its addresses and the state of each container.
 //!
 //! Owns the record of one container and its back-off. Pure: times are given. Leaves what to do about it to `plan.rs`.
 //! Invariant: `attempt` grows with every start, so an event of an earlier process is recognised.
@@ -27,18 +27,18 @@ pub(crate) struct Ended {
     pub(crate) finished: Timestamp,
 }
 
-/// What a container does.
+/// State of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Not started, for this reason.
     Waiting { reason: String, message: Option<String> },
     /// A process runs.
     Running { since: Timestamp },
-    /// It ended.
+    /// Its last process has ended.
     Ended(Ended),
 }
 
-/// One container.
+/// Record of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) state: State,
@@ -120,7 +120,7 @@ impl Record {
     }
 }
 
-/// One pod.
+/// Record of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Observed {
     /// Its addresses, the first is the primary one; none before the network is there.
@@ -133,7 +133,7 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    /// What an agent before us had started has died with it; how often it was restarted is kept.
+    /// Containers of an earlier agent have died with it; their restart counts are kept.
     pub(crate) fn adopt(pod: &Pod, now: Timestamp) -> Self {
         let mut observed = Self::default();
         let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());

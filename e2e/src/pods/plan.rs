@@ -1,8 +1,8 @@
 //! A pod's next actions: [`plan`] compares the desired pod with the observed one. Pure, total, deterministic.
 //!
 //! Order of life (pod-lifecycle and sidecar-containers pages of the Kubernetes documentation): network, init containers one
-//! after the other, sidecars among them, then all applications together; when the last application has ended, the sidecars
-//! are stopped; a deleted pod stops everything and then leaves.
+//! after the other, sidecars among them, then all applications together. When the last application has ended, the sidecars
+//! are stopped. A deleted pod stops everything and then leaves.
 //! Invariant: nothing is started in a pod that is deleted or over.
 
 use std::fmt;
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::desired::{Desired, Role, Wanted};
 use super::observed::{Observed, Record, State};
 
-/// One step.
+/// One action of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Give it an address.
@@ -36,7 +36,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// What to do now, and when to plan again if nothing happens.
+/// Actions for now, and the time to plan again if nothing happens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) actions: Vec<Action>,
@@ -140,7 +140,7 @@ pub(crate) fn final_phase(desired: &Desired, observed: &Observed) -> Option<Fina
     Some(if codes.iter().all(|code| *code == 0) { FinalPhase::Succeeded } else { FinalPhase::Failed })
 }
 
-/// See [`final_phase`].
+/// The phase of a pod that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FinalPhase {
     /// All with exit code 0.

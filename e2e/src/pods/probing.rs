@@ -4,8 +4,8 @@
 //! checks to `checks.rs` and thresholds to `thresholds.rs`. Invariants: only a change of state is reported (a failed
 //! liveness probe each time); ends when its task is aborted.
 //!
-//! Until the first success, readiness is asked every half second, however long its period: the kubelet, too, asks more often
-//! than the period while a container starts, and a pod here starts in milliseconds.
+//! Until the first success, readiness is checked every half second, however long its period. The kubelet, too, checks more
+//! often while a container starts, and a pod here starts in milliseconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const IMPATIENCE: Duration = Duration::from_millis(500);
 /// Longest a postStart hook may take.
 const HOOK_LIMIT: Duration = Duration::from_mins(5);
 
-/// Where results are reported, and for which start of which container.
+/// Sender of results, for one start of one container.
 #[derive(Clone)]
 pub(super) struct ProbeReporter {
     pub(super) to: mpsc::UnboundedSender<Event>,

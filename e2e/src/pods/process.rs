@@ -17,9 +17,9 @@ use tokio::process::Command;
 pub(crate) struct Process {
     /// `enter`, the parent.
     pub(crate) parent: u32,
-    /// This program.
+    /// Path of this program.
     pub(crate) exe: PathBuf,
-    /// What the container's processes get.
+    /// Environment of the container's processes.
     pub(crate) environment: BTreeMap<String, String>,
     /// Its working directory.
     pub(crate) cwd: Option<PathBuf>,

@@ -13,7 +13,7 @@ use kube::{Api, Client};
 /// Keys and contents.
 pub(crate) type Data = BTreeMap<String, Vec<u8>>;
 
-/// Where data comes from.
+/// Source of data.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reference {
     /// By name, in the pod's namespace.
@@ -31,7 +31,7 @@ impl std::fmt::Display for Reference {
     }
 }
 
-/// What was found.
+/// Data of the references that exist.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Found(pub(crate) BTreeMap<Reference, Option<Data>>);
 
@@ -90,7 +90,7 @@ async fn fetch(client: &Client, namespace: &str, reference: &Reference) -> Resul
     }
 }
 
-/// What a container's environment refers to.
+/// References in a container's environment.
 pub(crate) fn of_environment(container: &Container) -> Vec<Reference> {
     let mut wanted = Vec::new();
     for from in container.env_from.iter().flatten() {

@@ -1,4 +1,4 @@
-//! What the node's HTTPS API looks into: which containers there are, their processes, logs and stdin.
+//! Containers as the node's HTTPS API sees them: their processes, logs and stdin.
 //! Invariant: of each container the current run and the one before are kept, until the pod leaves.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use super::process::Process;
 /// Namespace, pod, container.
 type Key = (String, String, String);
 
-/// One container.
+/// One container: current run and the run before.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slot {
     /// While it runs.

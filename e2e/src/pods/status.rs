@@ -106,7 +106,7 @@ fn open_gates(pod: &Pod) -> Vec<String> {
         .collect()
 }
 
-/// What a condition says.
+/// Status, reason and message of a condition.
 #[derive(Clone)]
 struct Claim {
     holds: bool,

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::checks::{Check, Subject};
 
-/// What a hook that used up the grace period leaves to the program.
+/// Grace of the program after a hook that used up the grace period.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 /// Runs to the SIGKILL. `gentle`: not asked before.

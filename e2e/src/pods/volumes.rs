@@ -1,9 +1,9 @@
 //! A pod's volumes: directories in the agent's state, which containers see by bind mounts.
 //!
 //! Owns writing and refreshing them: configMap, secret, projected (service account tokens among them), downwardAPI, emptyDir,
-//! hostPath. Leaves mounting to `enter`. Invariants: a file is replaced by renaming, so a reader sees the old or the new; a
-//! hostPath that the machine does not have is made in the node's own state, never on the machine, and one that it has is
-//! shown read-only (but /run, /dev, /proc and /sys).
+//! hostPath. Leaves mounting to `enter`. Invariants: a file is replaced by renaming, so a reader sees the old or the new. A
+//! hostPath that the machine does not have is created in the node's own state, never on the machine. A hostPath that it
+//! has is mounted read-only (but /run, /dev, /proc and /sys).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -166,7 +166,7 @@ impl Volumes<'_> {
         answer.status.and_then(|status| status.token).context("no token in the answer")
     }
 
-    /// What one container sees where.
+    /// Mounts of one container.
     pub(crate) fn binds(&self, container: &Container) -> Result<Vec<Bind>> {
         let mounts = container.volume_mounts.iter().flatten();
         mounts
@@ -212,7 +212,7 @@ impl Volumes<'_> {
     }
 }
 
-/// What belongs to the machine is shown, not changed; /run is the sandbox's own, and devices are for writing.
+/// Files of the machine are mounted read-only; /run is the sandbox's own, and devices are writable.
 fn is_machine_s(path: &Path, host_dir: &Path) -> bool {
     !["/run", "/dev", "/proc", "/sys"].iter().any(|ours| path.starts_with(ours))
         && !path.starts_with(host_dir)

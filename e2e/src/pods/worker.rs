@@ -49,7 +49,7 @@ struct Running {
     stop: Option<AbortHandle>,
 }
 
-/// The worker.
+/// The worker of one pod.
 pub(super) struct Worker {
     host: Arc<Host>,
     pod: Pod,
@@ -60,7 +60,7 @@ pub(super) struct Worker {
     to_self: mpsc::UnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
     reported: Option<PodStatus>,
-    /// When the pod's deletion was asked for, as it was acted upon.
+    /// Time of the pod's deletion request that was last acted upon.
     deadline: Option<Timestamp>,
 }
 
@@ -241,7 +241,7 @@ impl Worker {
         self.observed.record_mut(name).stopping = true;
     }
 
-    /// What is left of the time that a container has to end.
+    /// Rest of the grace period of a container.
     fn grace(&self, of_probe: Option<i64>) -> Duration {
         let spec = self.pod.spec.as_ref();
         let own =

@@ -17,7 +17,7 @@ pub(super) const TOKEN_SECRET: &str = "portico-lb";
 pub enum Provider {
     /// portico-lb, on a host of its own beside the nodes.
     Local,
-    /// NodePort only.
+    /// Without load balancers: NodePort only.
     BareMetal,
 }
 

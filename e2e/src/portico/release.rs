@@ -13,7 +13,7 @@ use crate::{cluster::Cluster, fabric::CONTROL_PLANE, process::output};
 /// A release in Portico's namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Release {
-    /// What helm, and everything in it, is called.
+    /// Name of the release, and prefix of its objects.
     pub name: String,
     /// Values beside those that say where the API server is.
     pub values: Value,

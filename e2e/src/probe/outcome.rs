@@ -1,4 +1,4 @@
-//! What a try can end in, and the sum of many. Pure. Invariant: `tried = ok + all failures`.
+//! Outcomes of a try, and the sum of many. Pure. Invariant: `tried = ok + all failures`.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -34,7 +34,7 @@ impl From<&std::io::Error> for Failure {
     }
 }
 
-/// One try.
+/// Record of one try, a line of JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     /// Whether an answer came.
@@ -42,7 +42,7 @@ pub struct Outcome {
     /// The answer: the backend's JSON, or any other text as a string.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Value>,
-    /// Why not.
+    /// Reason of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
     /// The same, in the system's words.
@@ -109,7 +109,7 @@ impl Summary {
         self.ok > 0 && self.failed.is_empty()
     }
 
-    /// For printing.
+    /// The summary in its printed form.
     pub fn report(&self) -> Report<'_> {
         let Self { ok, failed, pods, clients, latencies, last_error } = self;
         let mut sorted = latencies.clone();

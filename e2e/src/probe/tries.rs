@@ -139,7 +139,7 @@ fn closed_early() -> std::io::Error {
 /// The head of a response.
 #[derive(Debug, PartialEq, Eq)]
 struct Response {
-    /// Where the body starts.
+    /// Offset of the body.
     start: usize,
     /// Its length; none: until the connection is closed.
     length: Option<usize>,

@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(wait(main, &ended))
 }
 
-/// What PID 1 waits for.
+/// Events that PID 1 waits for.
 enum Event {
     Exited(ExitStatus),
     LifelineClosed(Option<io::Error>),

@@ -29,7 +29,7 @@ use super::{
 pub struct Fixture<S> {
     /// The surroundings that all scenarios of the suite share.
     pub shared: Arc<S>,
-    /// Its namespace.
+    /// Name of its Kubernetes namespace.
     pub namespace: String,
 }
 

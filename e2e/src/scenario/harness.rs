@@ -1,5 +1,5 @@
-//! How scenarios become trials of a test run: filters and names as `cargo test` has them, a time limit each, a few at
-//! once, and those that disturb the cluster (kill a part of it) one at a time and after all others.
+//! Scenarios as trials of a test run, with filters and names as `cargo test` has them, and a time limit each. A few run at
+//! once. Exclusive ones, which disturb the cluster, run one at a time and after all others.
 //!
 //! A failed scenario leaves its evidence in a file before its namespace is removed; `PORTICO_E2E_KEEP=1` keeps the
 //! namespaces of failed scenarios, and the cluster itself until Ctrl-C.
@@ -67,7 +67,7 @@ impl<S> Scenario<S> {
     }
 }
 
-/// Where the trials of a suite would run.
+/// Place of a suite's trials.
 #[derive(Clone)]
 pub(super) enum Place {
     /// In a sandbox, by this runtime.
@@ -83,7 +83,7 @@ pub(super) fn keeps_state() -> bool {
     env::var_os("PORTICO_E2E_KEEP").is_some_and(|value| !value.is_empty() && value != "0")
 }
 
-/// What the trials of one suite share. The setup starts with the first trial that runs, so that a filter that matches
+/// State that the trials of one suite share. The setup starts with the first trial that runs, so that a filter that matches
 /// nothing starts nothing.
 pub(super) struct Shared<S> {
     place: Place,

@@ -1,6 +1,6 @@
 //! Surroundings that this machine lacks. A trial that needs them fails, unless `PORTICO_SKIP` (names between commas) names
-//! them; then it is skipped, and leaves a line `NAME: TRIAL` in the file that `PORTICO_SKIPPED` names, which `make test`
-//! counts.
+//! them. Then it is skipped, and leaves a line `NAME: TRIAL` in the file that `PORTICO_SKIPPED` names; `make test` counts
+//! these lines.
 
 use std::{env, fs::File, io::Write as _};
 
@@ -9,7 +9,7 @@ use libtest_mimic::{Completion, Failed};
 
 use crate::{cloud::Cloud, sandbox, tools::Tools};
 
-/// What is missing.
+/// Surroundings that are missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// Namespaces of one's own, for this reason.

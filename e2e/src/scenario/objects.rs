@@ -73,7 +73,7 @@ impl Workload {
         self
     }
 
-    /// `terminationGracePeriodSeconds`.
+    /// Sets `terminationGracePeriodSeconds`.
     pub fn grace(self, seconds: u32) -> Self {
         Self { grace_seconds: seconds, ..self }
     }

@@ -65,7 +65,7 @@ pub fn condition(service: &Service, kind: &str) -> Option<String> {
     Some(format!("{} {}: {}", found.status, found.reason, found.message))
 }
 
-/// What should be seen of a Service that has a load balancer: address, finalizer, condition. Gives the address and port.
+/// Checks that a Service shows its load balancer: address, finalizer, condition. Gives the address and port.
 pub fn provisioned(service: &Service) -> anyhow::Result<SocketAddr> {
     let seen = ingress(service);
     let &[ip] = seen.as_slice() else { bail!("ingress addresses {seen:?}, expected one") };

@@ -22,7 +22,7 @@ const CLIENTS: &str = "clients";
 
 /// The shared cluster.
 pub struct SharedCluster {
-    /// The cluster.
+    /// The cluster itself.
     pub cluster: Arc<Cluster>,
     clients: Vec<String>,
     closing: Mutex<JoinSet<anyhow::Result<()>>>,

@@ -22,7 +22,7 @@ pub enum By {
     Http,
     /// One line over TCP.
     Tcp,
-    /// One datagram.
+    /// One datagram over UDP.
     Udp,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for By {
 pub struct Answer {
     /// The pod that answered.
     pub pod: String,
-    /// Its node.
+    /// Node of that pod.
     pub node: String,
     /// The client's address as the pod saw it.
     pub client: SocketAddr,

@@ -1,12 +1,12 @@
-//! Suite `chaos`: a hundred Services, half of them on each cloud, created, changed and deleted in random order, while the
-//! cloud throttles, fails, drops connections and gives stale answers, and the operator is killed again and again.
+//! Suite `chaos`: a hundred Services, half of them on each cloud, created, changed and deleted in random order. Meanwhile
+//! the cloud throttles, fails, drops connections and gives stale answers, and the operator is killed again and again.
 //!
 //! ```text
 //! PORTICO_CHAOS_SEED=7 PORTICO_CHAOS_SERVICES=100
 //! API server ◀── portico-operator (a process for each cloud) ──▶ fault proxy ──▶ emulator
 //! ```
-//! When the faults end, every Service that lives has one load balancer and its address in the status; when all are deleted
-//! the account is, byte for byte, as it was before: full of load balancers of others that look like ours.
+//! When the faults end, every Service that lives has one load balancer and its address in the status. When all Services are
+//! deleted, the account is byte for byte as it was before. It is full of load balancers of other owners that look like ours.
 //! A seed fixes the changes to Services and which call of a kind meets which fault, not how processes interleave.
 
 mod account;

@@ -3,8 +3,8 @@
 //! ```text
 //! one cluster, nodes of both clouds ─▶ two releases of the chart ─▶ fault proxies ─▶ emulators
 //! ```
-//! Each file lists the scenarios of one subject; the last of all uninstalls everything and checks what is left. What an
-//! account holds is read past the operators and the proxies.
+//! Each file lists the scenarios of one subject; the last of all uninstalls everything and checks what is left. Accounts
+//! are read past the operators and the proxies.
 
 mod groups;
 mod lifecycle;

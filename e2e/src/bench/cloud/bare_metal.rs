@@ -23,7 +23,7 @@ use crate::{
 /// How many changes are measured together; CPU time is counted in 10 ms.
 const CHANGES: u32 = 300;
 
-/// Nodes.
+/// Nodes of the cluster.
 const NODES: u8 = 100;
 
 /// How long the operator may take for all Services.

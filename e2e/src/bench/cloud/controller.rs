@@ -1,4 +1,4 @@
-//! Who is measured: a controller of load balancers as a plain process, with its command line. Pure, apart from writing the
+//! A controller of load balancers as a plain process, with its command line. Pure, apart from writing the
 //! configuration file that the peer reads.
 
 use std::{fmt, fs, path::Path};
@@ -14,10 +14,10 @@ use crate::{
     tools::Tools,
 };
 
-/// What the peer calls the cluster, and finds its subnets by.
+/// The peer's name for the cluster, by which it finds subnets.
 pub const CLUSTER: &str = "bench";
 
-/// A controller.
+/// A controller of load balancers that a bench can measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Controller {
     /// portico-operator, of the same build profile as the bench.
@@ -42,7 +42,7 @@ pub struct Whereabouts<'a> {
     pub aws: &'a Aws,
     /// One of its subnets.
     pub subnet: &'a str,
-    /// Where it is called, `http://HOST:PORT`.
+    /// Endpoint of AWS for the controller, `http://HOST:PORT`.
     pub endpoint: &'a str,
 }
 

@@ -1,4 +1,4 @@
-//! What was measured, as a table for people and as tab-separated values for programs.
+//! The results, as a table for people and as tab-separated values for programs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use crate::cloud::{call::Effect, record::Counts};
 /// One phase of one controller at one size.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// Who.
+    /// The measured controller.
     pub controller: Controller,
     /// At how many Services.
     pub services: u32,

@@ -2,8 +2,8 @@
 //! one Service's endpoints changed, and with a node gone.
 //!
 //! Owns: this order of things, and what is counted. Leaves to others: the account and the process (`site`).
-//! The account is what Portico itself makes of so many Services, without throttling and with its own limits off: those who
-//! have such an account have had weeks to fill it. Invariant: throttling is on in each restart that is measured.
+//! Portico itself fills the account, without throttling and with its own limits off: a real account of that size has had
+//! weeks to grow. Invariant: throttling is on in each restart that is measured.
 
 use std::{
     collections::BTreeSet,
@@ -190,8 +190,8 @@ impl Restarts<'_> {
         report.restart(self.services, phase, &lines, &counts);
     }
 
-    /// A node went while nobody ran, so that every load balancer has to change, and the endpoints of one Service, too; those
-    /// of another change while all that is caught up with.
+    /// A node, and the endpoints of one Service, went while no operator ran, so that every load balancer has to change. The
+    /// endpoints of another Service change meanwhile.
     async fn node_gone(&self, report: &mut Report, address: Ipv4Addr) -> anyhow::Result<()> {
         let gone = self.site.instances.last().context("no instances")?;
         self.testbed.leave(gone).await?;

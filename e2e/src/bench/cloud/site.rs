@@ -35,7 +35,7 @@ pub struct Site<'a> {
     controller: Controller,
     /// Machines in the account; none is a Node yet.
     pub instances: Vec<Instance>,
-    /// The emulator.
+    /// The emulator of AWS, without the proxy.
     pub aws: Aws,
     /// The proxy before it.
     pub proxy: FaultProxy,
@@ -103,7 +103,7 @@ impl<'a> Site<'a> {
     }
 }
 
-/// What the peer wants of an account beyond what Portico does; both get the same. Gives a subnet's ID.
+/// Prepares what the peer needs in an account beyond Portico; both get the same. Gives a subnet's ID.
 async fn prepare(aws: &Aws, tools: &Tools) -> anyhow::Result<String> {
     let python = tools.aws_python().context("no Python of the emulator of AWS")?;
     let mut command = Command::new(python);

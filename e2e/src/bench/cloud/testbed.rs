@@ -1,4 +1,4 @@
-//! Where controllers are measured: the real control plane, Nodes that stand for instances and are kept alive by heartbeats,
+//! The testbed of controllers: the real control plane, Nodes that stand for instances and are kept alive by heartbeats,
 //! and Services. Nothing runs on the Nodes; only their objects matter here.
 
 use std::{
@@ -37,7 +37,7 @@ use crate::{
     tools::Tools,
 };
 
-/// Where all Services of the bench live.
+/// Namespace of all Services of the bench.
 const NAMESPACE: &str = "bench";
 
 /// As many as thousands of Services need; nothing listens on any of them.
@@ -46,16 +46,16 @@ const NODE_PORTS: &str = "10000-60000";
 /// How many objects are written at the same time.
 const WRITERS: usize = 16;
 
-/// How often Nodes tell that they are alive; after 25 s of silence the control plane takes them for dead.
+/// Interval of the Nodes' heartbeats; after 25 s of silence the control plane takes them for dead.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// The testbed.
+/// A control plane, its Nodes, and the heartbeats.
 pub struct Testbed {
-    /// Programs.
+    /// The programs under test.
     pub tools: Tools,
-    /// Where files go.
+    /// Folder of logs, certificates and kubeconfigs.
     pub home: Home,
-    /// Where a crash of the control plane is told.
+    /// Crashes of the control plane.
     pub crashes: Crashes,
     client: Client,
     alive: Arc<Mutex<BTreeSet<String>>>,
@@ -64,7 +64,7 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// Starts it.
+    /// Starts the control plane and the heartbeats.
     pub async fn start(tools: Tools, home: Home, account: &Account) -> anyhow::Result<Self> {
         let crashes = Crashes::new();
         fabric::create()?;
@@ -81,8 +81,8 @@ impl Testbed {
         Ok(Self { tools, home, crashes, client, alive, heartbeats, control_plane })
     }
 
-    /// Registers the Node of an instance. It is alive before it is there: a Lease that an earlier Node of its name left would
-    /// have the control plane take it for dead at once, and no kubelet would tell it better.
+    /// Registers the Node of an instance, after its heartbeat. With the Lease of an earlier Node of its name alone, the
+    /// control plane would take it for dead at once.
     pub async fn join(&self, instance: &Instance) -> anyhow::Result<()> {
         renew(&leases(&self.client), &instance.name).await?;
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).insert(instance.name.clone());

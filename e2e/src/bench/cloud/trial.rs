@@ -33,7 +33,7 @@ const STALLED: Duration = Duration::from_mins(2);
 /// Nodes at the start; one more joins.
 const NODES: usize = 3;
 
-/// What limits the account.
+/// Limits of the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buckets {
     /// Nothing: how much is called is measured.

@@ -98,7 +98,7 @@ fn operator(testbed: &Testbed, silent: &Silent, crashes: &Crashes) -> anyhow::Re
     Process::start("operator-that-waits", command, &home.logs(), crashes)
 }
 
-/// What is called: it has no load balancers, and never makes one.
+/// An API of load balancers that has none, and never answers a request to create one.
 struct Silent {
     address: SocketAddr,
     task: JoinHandle<()>,

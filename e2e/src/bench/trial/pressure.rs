@@ -21,11 +21,11 @@ use crate::{
     process::{Crashes, Process},
 };
 
-/// Where every subject serves its metrics.
+/// Address of every subject's metrics.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10249);
 /// Portico's own measure of a change.
 const OWN_SHARE: &str = "portico_nodeproxy_event_duration_seconds";
-/// What Portico has written to the kernel.
+/// Portico's counter of writes to the kernel.
 const CHANGES: &str = "portico_nodeproxy_changes_total";
 /// How long endpoints churn.
 const CHURN: Duration = Duration::from_secs(15);
@@ -46,7 +46,7 @@ impl Trial<'_> {
         page.map(Some).context("fetching the proxy's metrics")
     }
 
-    /// What the proxy says of the changes since `before`, in microseconds.
+    /// Adds the proxy's own times of the changes since `before`, in microseconds.
     pub(super) async fn own_share(
         &self,
         before: Option<&Page>,
@@ -105,7 +105,7 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// What a start costs where the rules of the life before are right. Only of Portico: kube-proxy says that it is ready before
+    /// Measures a start on rules that are already right. Only of Portico: kube-proxy reports that it is ready before
     /// it has read them.
     pub(super) async fn restart(&self, report: &mut Report) -> anyhow::Result<()> {
         if self.subject != Subject::Portico {

@@ -47,7 +47,7 @@ fn in_pod<T: Send + 'static>(
     })
 }
 
-/// Who `server` sees when `client` connects to its address.
+/// The peer address that `server` sees when `client` connects to its address.
 fn seen(server: (&Link, IpAddr), client: &Link) -> IpAddr {
     let address = SocketAddr::new(server.1, 0);
     let (sender, receiver) = std::sync::mpsc::channel();

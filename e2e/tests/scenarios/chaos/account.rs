@@ -27,14 +27,14 @@ pub(crate) fn scheme(cloud: Cloud, internal: bool) -> (&'static str, &'static st
 /// Everything in an account.
 pub(crate) type Things = BTreeMap<String, Value>;
 
-/// What one Service has in an account.
+/// Resources of one Service in an account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Owned {
     /// Hostnames or addresses of load balancers, with whether they are internal.
     pub(crate) balancers: BTreeMap<String, bool>,
-    /// What they listen on.
+    /// Listeners of these load balancers.
     pub(crate) ports: BTreeSet<(u16, Transport)>,
-    /// Everything else.
+    /// Number of all other resources.
     pub(crate) others: usize,
 }
 
@@ -104,7 +104,7 @@ impl CloudAccount {
         }
     }
 
-    /// What the cloud refuses to understand; moto has no such list.
+    /// Messages that the cloud's schema does not allow; moto has no such list.
     pub(crate) async fn violations(&self) -> anyhow::Result<Vec<String>> {
         match self {
             Self::Aws(_) => Ok(Vec::new()),
@@ -112,7 +112,7 @@ impl CloudAccount {
         }
     }
 
-    /// What the Service of this UID has among them.
+    /// Resources among `things` of the Service with this UID.
     pub(crate) fn owned(&self, things: &Things, uid: &str) -> anyhow::Result<Owned> {
         let mut owned = Owned::default();
         for (id, thing) in things {

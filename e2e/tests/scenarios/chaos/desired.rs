@@ -1,6 +1,6 @@
-//! What is wanted of one Service, by the dice.
+//! The desired state of one Service, chosen by the dice.
 //!
-//! Owns: the manifest, and what the cloud must show for it. Leaves to others: writing and checking. Pure.
+//! Owns: the manifest, and the load balancer that must follow from it. Leaves to others: writing and checking. Pure.
 
 use std::collections::BTreeSet;
 

@@ -45,7 +45,7 @@ impl<'a> Operator<'a> {
         Ok(Self { cluster, name: format!("operator-{}", account.cloud()), flags, admin, running: None })
     }
 
-    /// Starts it.
+    /// Starts the process.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         let home = self.cluster.home();
         let mut command = Command::new(self.cluster.tools().operator());
@@ -84,7 +84,7 @@ impl<'a> Operator<'a> {
         }
     }
 
-    /// Its metrics.
+    /// Metrics of the process, in Prometheus' text form.
     pub(crate) async fn metrics(&self) -> anyhow::Result<String> {
         let url = format!("http://{}/metrics", self.admin);
         Ok(reqwest::Client::builder().no_proxy().build()?.get(url).send().await?.text().await?)

@@ -284,7 +284,7 @@ impl Chaos<'_> {
         Ok(())
     }
 
-    /// What is new in the account belongs to a Service that lives.
+    /// Checks that everything new in the account belongs to a Service that lives.
     fn nobody_elses(&self, before: &Things, now: &Things, services: &[Service]) -> anyhow::Result<()> {
         let new = now.keys().filter(|id| !before.contains_key(*id)).count();
         let mut owned = 0;
@@ -319,7 +319,7 @@ fn rules_or_balancers(account: &CloudAccount, now: &Things, service: &Service) -
     now.iter().filter(|(id, thing)| one(id, thing)).count()
 }
 
-/// What a Service's status shows to clients.
+/// Addresses in a Service's status.
 fn ingress(service: &Service) -> Vec<String> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.clone()).unwrap_or_default();

@@ -131,7 +131,7 @@ async fn accepted(fixture: &Fixture, name: &str, words: &[&str]) -> anyhow::Resu
         .await
 }
 
-/// What the status says is wrong with each port.
+/// The error of each port in the status.
 fn errors(service: &Service) -> Vec<Option<&str>> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a Service says of its load balancer, on either cloud.
+//! The status of a Service's load balancer, on either cloud.
 
 use anyhow::{Context as _, bail, ensure};
 use k8s_openapi::api::core::v1::Service;
@@ -9,8 +9,8 @@ use portico_e2e::{
 
 use super::{Fixture, setup::PATIENCE};
 
-/// The address in the status, if everything that goes with it is there as well: finalizer, condition, and of Google's the
-/// `ipMode` by which nodes serve the address, of AWS's none.
+/// The address in the status, if finalizer and condition fit it. Google's must have the `ipMode` by which nodes serve the
+/// address, AWS's must have none.
 pub(crate) fn address(service: &Service, cloud: Cloud) -> anyhow::Result<String> {
     address_while(service, cloud, "True ")
 }

@@ -1,5 +1,5 @@
-//! What is left: in the accounts when all Services went, and in the cluster when the operators are uninstalled, first with
-//! a Service that still has a load balancer, then with none.
+//! Uninstalling: nothing is left in the accounts when all Services are deleted, and nothing in the cluster without the
+//! operators. First a Service still has a load balancer, then none has.
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;

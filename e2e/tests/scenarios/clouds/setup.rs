@@ -31,7 +31,7 @@ const CALLS: usize = 400;
 /// The shared cluster and its two clouds.
 pub(crate) struct CloudsSetup {
     shared: SharedCluster,
-    /// The clouds.
+    /// Both clouds, with their proxies.
     pub(crate) sites: Sites,
 }
 

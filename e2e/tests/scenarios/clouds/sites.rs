@@ -117,7 +117,7 @@ impl Sites {
         Release { name: release_name(cloud).to_owned(), values: json!({"operator": operator}) }
     }
 
-    /// What is a Service's in a cloud, by the UID in tags and descriptions.
+    /// Resources of a Service in a cloud, by the UID in tags and descriptions.
     pub(crate) async fn owned(&self, cloud: Cloud, service: &Service) -> anyhow::Result<BTreeSet<String>> {
         let uid = service.metadata.uid.as_deref().context("a Service without a UID")?;
         match cloud {
@@ -130,7 +130,7 @@ impl Sites {
         }
     }
 
-    /// What Services of group `namespace/name` share at AWS, and what each of them has there.
+    /// Resources that Services of group `namespace/name` share at AWS, and those that each has there.
     pub(crate) async fn of_group(&self, group: &str) -> anyhow::Result<BTreeSet<String>> {
         self.tagged("portico.dev/group", group).await
     }

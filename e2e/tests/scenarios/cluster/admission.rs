@@ -1,4 +1,4 @@
-//! What the chart's admission policies let a tenant write, on the real API server.
+//! The chart's admission policies on the real API server: the fields that a tenant may write.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     })]
 }
 
-/// What the API server says to the tenant, warnings included; empty: it took it without a word.
+/// Error or warnings of the API server to the tenant; empty: it accepted the object without a warning.
 async fn refused(fixture: &Fixture, object: &Value) -> String {
     let applied = fixture
         .shared

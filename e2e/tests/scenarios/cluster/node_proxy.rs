@@ -106,7 +106,7 @@ impl Monitor {
         Ok(Self { child, reader })
     }
 
-    /// What changed, apart from the monitor's own table.
+    /// Changes of the ruleset, apart from the monitor's own table.
     async fn stop(mut self, node: &str) -> anyhow::Result<Vec<String>> {
         // What is announced in order ends with a change that is known.
         nft::run(node, &["add", "table", "ip", "monitor-ends"]).await?;

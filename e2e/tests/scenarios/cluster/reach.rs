@@ -1,4 +1,4 @@
-//! Who may reach a Service, at which address, and whom it sees: hairpin, source addresses, source ranges, external IPs.
+//! Clients of a Service by address, and the addresses that it sees of them: hairpin, source addresses, source ranges, external IPs.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! What the whole suite left, looked at after everything else: rulesets that people and programs can list, no load
-//! balancer without an owner, no namespace that stays, and logs without unexplained errors.
+//! The state after the whole suite: rulesets that people and programs can list, no load balancer without an owner, no
+//! namespace that stays, and logs without unexplained errors.
 
 use std::{
     fs,

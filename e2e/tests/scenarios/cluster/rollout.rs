@@ -83,7 +83,7 @@ async fn refused(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rolls `web` out anew, until none of its former pods is left.
+/// Restarts the rollout of `web`, until none of its former pods is left.
 async fn roll(fixture: &Fixture, before: &BTreeMap<String, Pod>) -> anyhow::Result<()> {
     let changed = json!({"spec": {"template": {"metadata": {"annotations": {"version": "2"}}}}});
     let _changed: Deployment = fixture.patch("web", &changed).await?;

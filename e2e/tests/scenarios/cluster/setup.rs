@@ -17,7 +17,7 @@ use super::portico_lb::PorticoLb;
 /// The shared cluster and its load balancer.
 pub(crate) struct LocalSetup {
     shared: SharedCluster,
-    /// portico-lb's API.
+    /// A client of portico-lb's API.
     pub(crate) lb: PorticoLb,
 }
 

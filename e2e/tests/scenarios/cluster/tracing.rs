@@ -37,14 +37,14 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// Who asks, from which address, and on which node the packet meets Portico first.
+/// A client, its address, and the node on which its packet meets Portico first.
 struct Asker {
     client: Client,
     from: IpAddr,
     node: String,
 }
 
-/// What this test reads of `portico-nodeproxy trace -o json`.
+/// The fields of `portico-nodeproxy trace -o json` that this test reads.
 #[derive(Debug, Deserialize)]
 struct Trace {
     result: String,

@@ -68,7 +68,7 @@ async fn userspace(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.answered(&fixture.insiders(), By::Http, observe::cluster_ip(&service, 0)?).await.map(drop)
 }
 
-/// What everybody gets while the proxies are between, and whom the pods see.
+/// Checks the answers of all clients through the userspace proxies, and the addresses that pods see.
 async fn carried(fixture: &Fixture, balancer: SocketAddr) -> anyhow::Result<()> {
     let service = fixture.service("web").await?;
     let node_port = observe::node_port(&service, 0).context("no node port")?;
