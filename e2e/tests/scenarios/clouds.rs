@@ -15,6 +15,7 @@ mod published;
 mod remains;
 mod setup;
 mod sites;
+mod upgrade;
 
 use k8s_openapi::api::core::v1::Service;
 use portico_e2e::{
@@ -34,6 +35,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         pods::scenarios(),
         nodes::scenarios(),
         outages::scenarios(),
+        upgrade::scenarios(),
         remains::scenarios(),
     ];
     subjects.into_iter().flatten().map(|scenario| scenario.needs(&Cloud::BOTH)).collect()

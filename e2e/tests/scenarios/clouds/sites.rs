@@ -1,6 +1,9 @@
 //! The two clouds as scenarios see them: class, proxy, machines, and what an account holds, read past every proxy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;
@@ -11,9 +14,13 @@ use portico_e2e::{
     portico::release::Release,
 };
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 /// Things of others in each account, by names like ours.
 const STRANGERS: usize = 4;
+
+/// After so long without a call an operator has nothing left to do; longer than its polls of a load balancer in the making.
+const QUIET: Duration = Duration::from_secs(8);
 
 /// Machines in each account: two nodes, and one that joins later.
 const MACHINES: u8 = 3;
@@ -164,6 +171,33 @@ impl Sites {
             Cloud::Gce => "/forwardingRules/",
         };
         Ok(self.owned(cloud, service).await?.iter().filter(|thing| thing.contains(kind)).count())
+    }
+
+    /// Whether a Service's only load balancer is internal.
+    pub(crate) async fn is_internal(&self, cloud: Cloud, service: &Service) -> anyhow::Result<bool> {
+        let owned = self.owned(cloud, service).await?;
+        let things = self.things().await?;
+        let mut schemes = owned.iter().filter_map(|id| {
+            let thing = things.get(id)?;
+            thing["Scheme"].as_str().or_else(|| thing["loadBalancingScheme"].as_str())
+        });
+        let scheme =
+            schemes.next().with_context(|| format!("{cloud} holds no load balancer in {owned:?}"))?;
+        Ok(scheme.eq_ignore_ascii_case("internal"))
+    }
+
+    /// Waits until an operator has made no call for [`QUIET`].
+    pub(crate) async fn settle(&self, cloud: Cloud, patience: Duration) -> anyhow::Result<()> {
+        let (start, proxy) = (Instant::now(), self.proxy(cloud));
+        let (mut number, mut last) = (proxy.number(), Instant::now());
+        while last.elapsed() < QUIET {
+            ensure!(start.elapsed() < patience, "{cloud} is still called after {patience:?}");
+            sleep(Duration::from_millis(200)).await;
+            if proxy.number() != number {
+                (number, last) = (proxy.number(), Instant::now());
+            }
+        }
+        Ok(())
     }
 
     /// An error unless nothing is a Service's in a cloud.
