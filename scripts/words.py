@@ -17,7 +17,7 @@ FORMER = [
     ("go goes", "attempt", ("operator/", "providers/", "e2e/")),
     ("gate gates", "limiter, permits, readiness", ("operator/", "nodeproxy/", "e2e/tests/")),
     ("lane lanes", "lock, locks; priority class", ("operator/", "providers/")),
-    ("cause causes", "trigger", ("operator/",)),
+    ("cause", "trigger", ("operator/",)),
     ("world worlds", "cache, fixture", ("",)),
     ("look looks", "read, check, poll", ("",)),
     ("believe believed believes belief beliefs doubt doubts doubted", "cached, cache, invalidate", ("",)),

@@ -34,3 +34,8 @@ pub use plan::{Blocked, Effect, Obstacle, Plan, PlannedStep, Waiting};
 pub use provider::{Inventory, LoadBalancerProvider, Outcome, Owned};
 pub use read_mode::ReadMode;
 pub use report::{Fact, Ingress, IpMode, PortStatus, Report, Topic, Truth};
+
+/// Compiles and runs the example of `CONTRIBUTING.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../../../CONTRIBUTING.md")]
+pub struct Contributing;
