@@ -29,11 +29,12 @@ use crate::cache::store::{Cache, Change, Followed};
 use crate::cache::watch::Router;
 use crate::metrics::Metrics;
 use crate::process::fence::{Fence, FenceKeeper, fence};
+use crate::provision::Policy;
 use crate::provision::trigger::Drift;
 use crate::reconcile::api::{ApiServer, ReadOnly};
 use crate::reconcile::events;
 use crate::reconcile::queue::Queue;
-use crate::reconcile::{Operator, Parts, Settings};
+use crate::reconcile::{Parts, Reconciler, Scope, Settings};
 use portico_runtime::chain;
 
 mod gc;
@@ -43,8 +44,8 @@ mod status;
 /// There is something to do.
 const TO_DO: u8 = 3;
 
-/// An operator that only looks.
-type Looking<P> = Operator<P, ReadOnly<ApiServer>>;
+/// A reconciler that writes nothing.
+type ReadOnlyReconciler<P> = Reconciler<P, ReadOnly<ApiServer>>;
 
 /// Does what the command line says.
 pub async fn main(command: Command) -> anyhow::Result<ExitCode> {
@@ -88,33 +89,26 @@ impl Reached {
         let classes = classes.clone().rule(provider.provider)?;
         let client = crate::reconcile::api::client().await.context("no way to the API server")?;
         let cluster = crate::process::run::cluster_uid(&client).await?;
-        let settings = Settings {
-            classes,
-            cluster: cluster.clone(),
-            resync: Duration::from_mins(10),
-            read_only: true,
-            drift: Drift::Report,
-            groups,
-            endpoints,
-            concurrency: 1,
-            nodes: nodes.limits(),
-        };
+        let policy =
+            Policy { resync: Duration::from_mins(10), read_only: true, drift: Drift::Report, concurrency: 1 };
+        let scope = Scope { classes, cluster: cluster.clone(), groups, endpoints };
+        let settings = Settings { scope, policy, nodes: nodes.limits() };
         Ok(Self { client, cluster, settings })
     }
 
     /// An operator that knows the cluster as it is now, and writes nothing to it.
-    async fn operator<P: LoadBalancerProvider>(
+    async fn reconciler<P: LoadBalancerProvider>(
         &self,
         provider: P,
-    ) -> anyhow::Result<(Arc<Looking<P>>, FenceKeeper, Fence)> {
+    ) -> anyhow::Result<(Arc<ReadOnlyReconciler<P>>, FenceKeeper, Fence)> {
         let metrics = Metrics::register(&mut Registry::default());
         let (reporter, _nobody_sends) = events::reporter("portico-operator", &metrics);
         let (keeper, fence) = fence();
-        let cache = self.cache(self.settings.follows_pods(&provider.capabilities())).await?;
-        let cluster = ReadOnly(ApiServer::new(self.client.clone(), fence.clone(), reporter));
+        let cache = self.cache(self.settings.scope.follows_pods(&provider.capabilities())).await?;
+        let api = ReadOnly(ApiServer::new(self.client.clone(), fence.clone(), reporter));
         let queue = Arc::new(Queue::default());
-        let parts = Parts { provider, cluster, cache, queue, fence: fence.clone(), metrics };
-        Ok((Operator::new(parts, self.settings.clone()), keeper, fence))
+        let parts = Parts { provider, api, cache, queue, fence: fence.clone(), metrics };
+        Ok((Reconciler::new(parts, self.settings.clone()), keeper, fence))
     }
 
     /// The cluster as it is now.

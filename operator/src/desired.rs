@@ -4,6 +4,7 @@
 //! Invariant: pure.
 
 pub(crate) mod admission;
+pub(crate) mod class_resolver;
 pub(crate) mod classes;
 pub(crate) mod options;
 pub(crate) mod problem;

@@ -1,17 +1,16 @@
-//! One look at one Service: stages, plan, and what follows for status, finalizer and provider.
+//! The reconcile of one Service: its stages, its provisioning, its status.
 //!
 //! ```text
-//! cache ─▶ stages ─▶ Work ─▶ plan (snapshot) ─▶ Decision ─▶ a go in a task of its own ─▶ queue ─▶ the next look
-//!                                  └──────────▶ status, conditions, Events
+//! cache ─▶ stages ─▶ Work ─▶ Provisioner::submit ─▶ an attempt, as a task of its own ─▶ queue ─▶ the next reconcile
+//!                              └──▶ status, conditions, Events
 //! ```
-//! Owns: the order of cluster writes around provider calls. Leaves to others: every decision it is made of, and the go
-//! itself (`go`).
-//! Invariants: the finalizer is on before the first provider call, and off only after a read showed that nothing is
-//! left; a look never waits for the provider, so however slow that is, every other Service goes on; a Service that
-//! is not ours is not read, written or mentioned.
+//! Owns: [`Reconciler`], and the order of cluster writes around provisioning. Leaves to others: every decision it is made of,
+//! and the attempts (`provision`).
+//! Invariants: the finalizer is on before the first provider call, and off only after a read showed that nothing is left; a
+//! reconcile never waits for the provider; a Service that is not ours is not read, written or mentioned.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
@@ -21,158 +20,220 @@ use portico_provider::{
     Backends, Capabilities, ClusterUid, Fact, LoadBalancer, LoadBalancerProvider, Owner, Report, ServiceUid,
     StatusKind, TargetKind, Topic, Truth,
 };
-use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio::time::{Instant, sleep};
 
 use crate::cache::node_removal::{AdmittedNodes, NodeRemovalLimiter, NodeRemovalLimits};
 use crate::cache::service::{self, ClassRule, ServiceKey, ServiceType};
 use crate::cache::store::Cache;
 use crate::desired::admission::{Admission, EndpointScope};
-use crate::desired::classes::RulesByClass;
+use crate::desired::class_resolver::ClassResolver;
 use crate::desired::options;
 use crate::desired::problem::Problem;
-use crate::desired::spec::{Backing, GroupScope};
+use crate::desired::spec::{self, Backing, GroupScope};
 use crate::desired::stages::{self, Context, Staged, Work};
 use crate::metrics::{Metrics, Reconciled, ServiceState};
 use crate::process::fence::Fence;
-use crate::provision::inventory::Inventory;
-use crate::provision::locks::Locks;
-use crate::provision::operation::End;
-use crate::provision::permits::Permits;
-use crate::provision::track::{Decision, Phase, Progress, Track};
-use crate::provision::tracks::Tracks;
-use crate::provision::trigger::Drift;
+use crate::provision::attempt::{Current, Requester};
+use crate::provision::track::{Decision, Progress};
 use crate::provision::want::Want;
-use crate::reconcile::api::{Cluster, ClusterError};
-use crate::reconcile::events::{Notice, Severity};
-use crate::reconcile::queue::Queue;
-use crate::reconcile::status::{Basis, Situation, StatusPatch};
+use crate::provision::{Policy, Provisioner, Request, Submitted};
 
-/// What stays the same while the process runs.
+pub(crate) mod annotations;
+pub(crate) mod api;
+pub(crate) mod class_parameters;
+pub(crate) mod events;
+pub(crate) mod plan;
+pub(crate) mod queue;
+pub(crate) mod status;
+pub(crate) mod worker;
+pub(crate) mod writer;
+
+use api::{Cluster, ClusterError};
+use events::Severity;
+use queue::Queue;
+use status::{SYNCED, Situation};
+use writer::ServiceWriter;
+
+/// The pause between two checks whether all lists have arrived.
+const SYNC_POLL: Duration = Duration::from_millis(20);
+
+/// The Services that are ours, and what they may use.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    /// Which Services are ours.
+pub(crate) struct Scope {
+    /// The Services that are ours.
     pub(crate) classes: ClassRule,
-    /// The cluster.
     pub(crate) cluster: ClusterUid,
-    /// The longest that a user error, or anything else that will not pass by itself, waits for another try.
-    pub(crate) resync: Duration,
-    /// Whether anything is written at all.
-    pub(crate) read_only: bool,
-    /// What to do about drift.
-    pub(crate) drift: Drift,
-    /// Which groups a Service may name.
+    /// The groups that a Service may name.
     pub(crate) groups: GroupScope,
-    /// Which endpoints may be pod targets.
+    /// The endpoints that may be pod targets.
     pub(crate) endpoints: EndpointScope,
-    /// How many goes may talk to the provider at once.
-    pub(crate) concurrency: usize,
-    /// How fast nodes may be taken away.
-    pub(crate) nodes: NodeRemovalLimits,
 }
 
-impl Settings {
-    /// Whether pods have to be known: only where some load balancer may send to them.
+impl Scope {
+    /// Whether pods have to be watched: only where a load balancer may send to them.
     pub(crate) fn follows_pods(&self, capabilities: &Capabilities) -> bool {
         self.endpoints == EndpointScope::Pods && capabilities.target_kinds.contains(&TargetKind::Pod)
     }
 }
 
-/// Everything that looks at Services share.
-pub(crate) struct Operator<P: LoadBalancerProvider, C> {
-    pub(crate) provider: P,
-    pub(crate) capabilities: Capabilities,
-    pub(crate) cluster: C,
-    pub(crate) cache: Arc<Cache>,
-    pub(crate) inventory: Inventory<P::Observed>,
-    pub(crate) queue: Arc<Queue>,
-    pub(crate) settings: Settings,
-    pub(crate) fence: Fence,
-    pub(crate) metrics: Metrics,
-    /// Goes that are under way; shutting down waits for them.
-    pub(crate) attempts: TaskTracker,
-    /// Who of them is next.
-    pub(crate) permits: Arc<Permits>,
-    /// What only one of them may touch at a time.
-    pub(crate) locks: Locks,
-    node_removal: Mutex<NodeRemovalLimiter>,
-    /// The classes' rules, and the version of the cache they are of.
-    pub(crate) class: Mutex<Option<(u64, RulesByClass)>>,
-    tracks: Mutex<Tracks>,
+/// All settings of a process.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) scope: Scope,
+    pub(crate) policy: Policy,
+    /// How fast nodes may be removed from load balancers.
+    pub(crate) nodes: NodeRemovalLimits,
 }
 
-/// What a look came to: its metric, and when the next one is due.
+/// The parts that a [`Reconciler`] and its [`Provisioner`] are made of.
+pub(crate) struct Parts<P, C> {
+    pub(crate) provider: P,
+    pub(crate) api: C,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) fence: Fence,
+    pub(crate) metrics: Metrics,
+}
+
+/// The reconciler of every Service.
+pub(crate) struct Reconciler<P: LoadBalancerProvider, C> {
+    cache: Arc<Cache>,
+    queue: Arc<Queue>,
+    writer: ServiceWriter<C>,
+    classes: ClassResolver<P>,
+    nodes: Mutex<NodeRemovalLimiter>,
+    provisioner: Arc<Provisioner<P>>,
+    scope: Scope,
+    metrics: Metrics,
+}
+
+/// The outcome of a reconcile, for its metric, and when the next one is due without an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReconcileResult {
     pub(crate) outcome: Reconciled,
-    pub(crate) again: Option<Instant>,
+    pub(crate) requeue_at: Option<Instant>,
 }
 
 impl ReconcileResult {
-    const NOTHING: Self = Self { outcome: Reconciled::Settled, again: None };
+    const NOTHING: Self = Self { outcome: Reconciled::Settled, requeue_at: None };
+    /// An event brings it back.
+    const PROGRESS: Self = Self { outcome: Reconciled::Progress, requeue_at: None };
 
     /// Again at `due` at the latest.
     fn or_at(self, due: Option<Instant>) -> Self {
-        Self { again: [self.again, due].into_iter().flatten().min(), ..self }
+        Self { requeue_at: [self.requeue_at, due].into_iter().flatten().min(), ..self }
+    }
+
+    fn of<P: LoadBalancerProvider>(submitted: &Submitted<P>, problems: &[Problem]) -> Self {
+        let requeue_at = match submitted.decision {
+            Decision::Start | Decision::Running => None,
+            Decision::Hold(until) => Some(until),
+            Decision::Rest(again) => again,
+        };
+        let outcome = match &submitted.progress {
+            Progress::Failed { .. } => Reconciled::Error,
+            _ if !problems.is_empty() => Reconciled::UserError,
+            Progress::Settled | Progress::Drifted(_) => Reconciled::Settled,
+            Progress::Working(_) | Progress::Waiting(_) | Progress::Releasing(_) => Reconciled::Progress,
+        };
+        Self { outcome, requeue_at }
     }
 }
 
-/// Outside parts of an [`Operator`].
-pub(crate) struct Parts<P, C> {
-    pub(crate) provider: P,
-    pub(crate) cluster: C,
-    pub(crate) cache: Arc<Cache>,
-    pub(crate) queue: Arc<Queue>,
-    pub(crate) fence: Fence,
-    pub(crate) metrics: Metrics,
-}
-
-impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
+impl<P: LoadBalancerProvider, C: Cluster> Reconciler<P, C> {
     pub(crate) fn new(parts: Parts<P, C>, settings: Settings) -> Arc<Self> {
-        let Parts { provider, cluster, cache, queue, fence, metrics } = parts;
-        let capabilities = provider.capabilities();
-        if settings.follows_pods(&capabilities) {
+        let Parts { provider, api, cache, queue, fence, metrics } = parts;
+        let Settings { scope, policy, nodes } = settings;
+        if scope.follows_pods(&provider.capabilities()) {
             cache.follow_pods();
         }
+        let provider = Arc::new(provider);
+        let classes = scope.classes.all().map(str::to_owned).collect();
+        let classes =
+            ClassResolver::new(Arc::clone(&provider), Arc::clone(&cache), classes, scope.cluster.clone());
         Arc::new(Self {
-            capabilities,
-            provider,
-            cluster,
+            provisioner: Provisioner::new(provider, fence, metrics.clone(), policy),
+            writer: ServiceWriter::new(api, Arc::clone(&cache)),
+            classes,
+            nodes: Mutex::new(NodeRemovalLimiter::new(nodes)),
             cache,
-            inventory: Inventory::default(),
             queue,
-            fence,
+            scope,
             metrics,
-            attempts: TaskTracker::new(),
-            permits: Permits::new(settings.concurrency),
-            locks: Locks::default(),
-            node_removal: Mutex::new(NodeRemovalLimiter::new(settings.nodes)),
-            class: Mutex::default(),
-            tracks: Mutex::default(),
-            settings,
         })
     }
 
-    /// Looks at one Service.
+    pub(crate) fn provisioner(&self) -> &Arc<Provisioner<P>> {
+        &self.provisioner
+    }
+
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// For reads past the cache.
+    pub(crate) fn api(&self) -> &C {
+        self.writer.api()
+    }
+
+    /// Resolves when the cache is complete.
+    pub(crate) async fn synced(&self) {
+        while !self.cache.is_synced() {
+            sleep(SYNC_POLL).await;
+        }
+    }
+
+    /// Queues a Service.
+    pub(crate) fn enqueue(&self, key: ServiceKey) {
+        self.queue.add(key);
+    }
+
+    /// Hands out no more Services.
+    pub(crate) fn close(&self) {
+        self.queue.close();
+    }
+
+    /// Every Service that has, or shall have, a load balancer.
+    pub(crate) fn provided(&self) -> BTreeMap<ServiceUid, (ServiceKey, Owner)> {
+        let ours = self.cache.services().into_iter().filter(|it| self.scope.classes.wants(it));
+        let known = ours.filter_map(|service| {
+            let owner = spec::owner(&service, &self.scope.cluster).ok()?;
+            Some((owner.service.clone(), (ServiceKey::of(&service), owner)))
+        });
+        known.collect()
+    }
+
+    /// Whether the Service of this name is still this owner's.
+    pub(crate) fn is_current(&self, key: &ServiceKey, owner: &Owner) -> bool {
+        self.current_service(key, owner).is_some()
+    }
+
+    fn current_service(&self, key: &ServiceKey, owner: &Owner) -> Option<Arc<Service>> {
+        let service = self.cache.service(key)?;
+        (service.metadata.uid.as_deref() == Some(owner.service.as_str())).then_some(service)
+    }
+
+    /// Reconciles one Service.
     pub(crate) async fn reconcile(
         self: &Arc<Self>,
         key: &ServiceKey,
     ) -> Result<ReconcileResult, ClusterError> {
         let service = self.cache.service(key);
         let uid = service.as_ref().and_then(|service| service.metadata.uid.as_deref());
-        let ended = self.tracks().ended(key, uid);
-        for uid in &ended {
-            self.drop_track(uid);
-        }
+        self.provisioner.forget_ended(key, uid);
         let Some(service) = service else { return Ok(ReconcileResult::NOTHING) };
         let (staged, admitted) = self.stages(&service);
-        tracing::debug!(service = %key, stages = %staged, "result");
+        tracing::debug!(service = %key, stages = %staged, "reconciling");
         match staged.work {
             Work::Nothing => self.forget(&service).await,
             Work::Wait { backends } => {
-                let again = self.keep_targets(&service, *backends).map(|(result, _)| result.again);
-                Ok(ReconcileResult { outcome: Reconciled::Progress, again: again.flatten() }
-                    .or_at(admitted.again))
+                let kept = self.keep_targets(&service, *backends);
+                let requeue_at = kept.and_then(|kept| ReconcileResult::of(&kept, &[]).requeue_at);
+                Ok(ReconcileResult { requeue_at, ..ReconcileResult::PROGRESS }.or_at(admitted.again))
             }
             Work::Yield { owner, to } => self.yield_to(&service, &owner, &to).await,
             Work::Leave { owner, shown } => self.leave(&service, &owner, &shown).await,
@@ -188,19 +249,20 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
     }
 
-    /// The stages of a Service, and the nodes they were walked with.
-    pub(crate) fn stages(&self, service: &Service) -> (Staged, AdmittedNodes) {
+    /// The stages of a Service, and the nodes that they were walked with.
+    fn stages(&self, service: &Service) -> (Staged, AdmittedNodes) {
         let key = ServiceKey::of(service);
         let (admitted, slices) = (self.admitted(), self.cache.slices(&key));
-        let admission = match self.settings.endpoints {
+        let admission = match self.scope.endpoints {
             EndpointScope::Pods => Admission::Pods(&self.cache, &key),
             EndpointScope::Any => Admission::Any,
         };
         let backing = Backing { nodes: &admitted.nodes, slices: &slices, admission };
-        let Settings { classes, cluster, groups, .. } = &self.settings;
-        let (class, capabilities) = (self.class_rules(classes.class_of(service)), &self.capabilities);
-        let uid = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok());
-        let exists = uid.is_some_and(|uid| self.inventory.get(&uid).is_some());
+        let Scope { classes, cluster, groups, endpoints: _ } = &self.scope;
+        let class = self.classes.rules(classes.class_of(service));
+        let uid = uid(service);
+        let exists = uid.is_some_and(|uid| self.provisioner.exists(&uid));
+        let capabilities = &self.provisioner.capabilities();
         let context =
             Context { classes, capabilities, cluster, class: &class, exists, groups: *groups, backing };
         (stages::walk(service, context), admitted)
@@ -208,33 +270,31 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
 
     /// Nodes that may be targets now.
     fn admitted(&self) -> AdmittedNodes {
-        let mut limiter = self.node_removal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limiter = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let version = self.cache.nodes_version();
         let admitted = limiter.admit(version, || self.cache.nodes(), Instant::now(), Timestamp::now());
         self.metrics.nodes_held(admitted.held);
         admitted
     }
 
-    /// Not ours, or no longer. What may exist of it, although nothing says so, is found by the collector.
-    /// What was said of a Service that never got as far as a load balancer is taken back.
+    /// A Service that is not, or no longer, ours: removes what its status says of a load balancer that was never created. The
+    /// collector finds what may exist of it although nothing says so.
     async fn forget(&self, service: &Service) -> Result<ReconcileResult, ClusterError> {
-        let uid = service.metadata.uid.as_deref().and_then(|uid| uid.parse::<ServiceUid>().ok());
-        let waited = uid.as_ref().is_some_and(|uid| self.tracks().known(uid).is_some());
-        if waited && service::waits_for_release(service).is_some() {
-            self.cache.renew(self.cluster.mark_waiting(service, None).await?);
+        if let Some(uid) = uid(service) {
+            if self.provisioner.knows(&uid) {
+                self.writer.waits_no_longer(service).await?;
+            }
+            self.provisioner.forget(&uid);
         }
-        if let Some(uid) = uid {
-            self.drop_track(&uid);
-        }
-        let nobodys =
+        let unowned =
             ServiceType::of(service) != ServiceType::LoadBalancer && !service::has_finalizer(service);
-        if nobodys && !service::is_deleting(service) && !service::our_conditions(service).is_empty() {
-            self.cache.renew(self.cluster.apply_status(service, &StatusPatch::default(), Basis::Seen).await?);
+        if unowned && !service::is_deleting(service) && !service::our_conditions(service).is_empty() {
+            self.writer.clear_status(service).await?;
         }
         Ok(ReconcileResult::NOTHING)
     }
 
-    /// Another operator of Portico holds it.
+    /// Another operator of Portico holds the Service.
     async fn yield_to(
         &self,
         service: &Service,
@@ -246,59 +306,40 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
              installed any more, remove annotation {} (what it made then stays where it is)",
             service::HELD_BY
         );
-        self.wait_for(service, owner, Severity::Warning, "WaitingForRelease", note).await
+        self.provisioner.set_state(owner, ServiceState::Progress);
+        self.writer.waits_for(service, "WaitingForRelease", note).await?;
+        Ok(ReconcileResult::PROGRESS)
     }
 
-    /// Another controller serves it.
+    /// Another controller serves the Service.
     async fn leave(
         &self,
         service: &Service,
         owner: &Owner,
         shown: &str,
     ) -> Result<ReconcileResult, ClusterError> {
-        if !self.inventory.is_loaded() {
-            return Ok(ReconcileResult { outcome: Reconciled::Progress, again: None });
+        if !self.provisioner.is_loaded() {
+            return Ok(ReconcileResult::PROGRESS);
         }
         let note = format!(
             "{shown}, so Portico leaves this Service alone. To have Portico serve it, keep the other controller from it and annotate it \
              {}: \"true\"; to have it left for good, name that controller's class in spec.loadBalancerClass of a new Service",
             options::TAKE_OVER.key
         );
-        self.wait_for(service, owner, Severity::Warning, "ServedByAnother", note).await
+        self.provisioner.set_state(owner, ServiceState::Progress);
+        self.writer.waits_for(service, "ServedByAnother", note).await?;
+        Ok(ReconcileResult::PROGRESS)
     }
 
-    /// Says once whom it waits for, beside the rest of the status: that is the other's until it lets go.
-    async fn wait_for(
-        &self,
-        service: &Service,
-        owner: &Owner,
-        severity: Severity,
-        reason: &str,
-        note: String,
-    ) -> Result<ReconcileResult, ClusterError> {
-        self.state(owner, ServiceState::Progress);
-        let wanted = status::waiting_for_release(service, reason, note.clone(), Timestamp::now());
-        let said = service::waits_for_release(service)
-            .is_some_and(|said| (&said.reason, &said.message) == (&wanted.reason, &wanted.message));
-        if !said {
-            self.cache.renew(self.cluster.mark_waiting(service, Some(&wanted)).await?);
-            self.report_event(service, severity, reason, "Provision", note);
-        }
-        Ok(ReconcileResult { outcome: Reconciled::Progress, again: None })
+    fn submit(self: &Arc<Self>, service: &Service, want: &Want) -> Submitted<P> {
+        let request = Request { key: ServiceKey::of(service), want, was_synced: was_synced(service) };
+        self.provisioner.submit(self, request)
     }
 
-    /// What serves already follows nodes and pods, whatever keeps the rest back; `None`: nothing exists, as far as is known.
-    fn keep_targets(
-        self: &Arc<Self>,
-        service: &Service,
-        backends: Backends,
-    ) -> Option<(ReconcileResult, Progress)> {
-        let observed = self.inventory.get(&backends.owner.service)?;
-        let want = Want::targets(backends);
-        let plan = want.plan(&self.provider, Some(&observed));
-        let decision = self.begin(service, &want, &plan, true);
-        let progress = self.track(want.owner(), |track| track.progress(&want, &plan));
-        Some((result(decision, &progress, &[]), progress))
+    /// Updates the targets of what exists, whatever holds the rest back; `None`: the inventory shows nothing.
+    fn keep_targets(self: &Arc<Self>, service: &Service, backends: Backends) -> Option<Submitted<P>> {
+        let exists = self.provisioner.exists(&backends.owner.service);
+        exists.then(|| self.submit(service, &Want::targets(backends)))
     }
 
     async fn refuse(
@@ -310,12 +351,12 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     ) -> Result<ReconcileResult, ClusterError> {
         let owner = backends.owner.clone();
         let kept = self.keep_targets(service, backends);
-        let (again, progress) =
-            kept.map_or((None, Progress::Settled), |(result, progress)| (result.again, progress));
-        self.state(&owner, ServiceState::Refused);
+        let requeue_at = kept.as_ref().and_then(|kept| ReconcileResult::of(kept, &[]).requeue_at);
+        let progress = kept.map_or(Progress::Settled, |kept| kept.progress);
+        self.provisioner.set_state(&owner, ServiceState::Refused);
         let situation = Situation { service, report: None, problems, warnings, progress: &progress };
-        self.write_status(situation).await?;
-        Ok(ReconcileResult { outcome: Reconciled::UserError, again })
+        self.writer.status(situation).await?;
+        Ok(ReconcileResult { outcome: Reconciled::UserError, requeue_at })
     }
 
     async fn provide(
@@ -325,74 +366,41 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         backends: Backends,
         warnings: &[Problem],
     ) -> Result<ReconcileResult, ClusterError> {
+        let (classes, owner) = (&self.scope.classes, load_balancer.owner.clone());
         let held;
         let waits = service::waits_for_release(service).is_some();
-        let service = if self.makes() && self.settings.classes.marks(service) && !waits {
+        let service = if self.creates() && classes.marks(service) && !waits {
             service
         } else {
-            held = self.hold(service).await?;
+            held = self.writer.hold(service, classes, self.creates()).await?;
             &held
         };
-        if !self.inventory.is_loaded() {
-            return self.unread(service, &load_balancer.owner, warnings).await;
+        if !self.provisioner.is_loaded() {
+            return self.unread(service, &owner, warnings).await;
         }
-        let want = Want::provide(load_balancer.clone(), backends);
-        let observed = self.inventory.get(&load_balancer.owner.service);
-        let plan = want.plan(&self.provider, observed.as_ref());
-        let report = self.provider.report(&load_balancer, observed.as_ref());
-        let mut decision = self.begin(service, &want, &plan, observed.is_some());
-        if let Decision::Rest(again) = &mut decision {
-            *again = self.watch_health(&load_balancer.owner, &want, &report);
-        }
-        let of_the_group = plan.blocked().iter().any(|it| it.obstacle.is_of_the_group());
-        let blocked_by_group = of_the_group.then(|| (ServiceKey::of(service), self.shared(&want)));
-        let progress = self.track(&load_balancer.owner, |track| {
-            track.blocked_by_group = blocked_by_group;
-            track.progress(&want, &plan)
-        });
-        let mut problems: Vec<Problem> = plan.blocked().iter().map(Problem::of).collect();
-        self.class_rules(self.settings.classes.class_of(service)).blame(service, &mut problems);
-        self.state(&load_balancer.owner, state(&progress, &problems));
-        let report = Report { facts: self.with_endpoints(service, report.facts), ..report };
+        let mut submitted = self.submit(service, &Want::provide(load_balancer, backends));
+        let mut problems: Vec<Problem> = submitted.plan.blocked().iter().map(Problem::of).collect();
+        self.classes.rules(classes.class_of(service)).blame(service, &mut problems);
+        self.provisioner.set_state(&owner, state(&submitted.progress, &problems));
+        let report = submitted.report.take();
+        let report = report.map(|it| Report { facts: self.with_endpoints(service, it.facts), ..it });
+        let progress = &submitted.progress;
         let situation =
-            Situation { service, report: Some(&report), problems: &problems, warnings, progress: &progress };
-        self.write_status(situation).await?;
-        if report.ready
-            && let Some(annotated) = self.name_resources(service, observed.as_ref()).await?
-        {
-            self.cache.renew(annotated);
+            Situation { service, report: report.as_ref(), problems: &problems, warnings, progress };
+        self.writer.status(situation).await?;
+        if report.is_some_and(|report| report.ready) {
+            let parts = self.provisioner.provider().resources(submitted.observed.as_ref());
+            self.writer.annotate(service, parts).await?;
         }
-        Ok(result(decision, &progress, &problems))
+        Ok(ReconcileResult::of(&submitted, &problems))
     }
 
-    /// Whether the provider makes anything at all.
-    pub(crate) fn makes(&self) -> bool {
-        self.capabilities.status != StatusKind::Nodes
+    /// Whether the provider creates anything at all.
+    fn creates(&self) -> bool {
+        self.provisioner.capabilities().status != StatusKind::Nodes
     }
 
-    /// Puts our finalizer on, with the class that it is of, and nobody else's beside it.
-    async fn hold(&self, service: &Service) -> Result<Service, ClusterError> {
-        let (classes, mut held) = (&self.settings.classes, service.clone());
-        if classes.takes_over(service) {
-            // Only what was taken off first is recorded as put on by us.
-            held = self.cluster.set_finalizer(&held, None).await?;
-        }
-        if !self.makes() {
-            // There is nothing to be held for.
-            if classes.holds(&held) {
-                held = self.cluster.set_finalizer(&held, None).await?;
-            }
-        } else if !classes.marks(&held) {
-            held = self.cluster.set_finalizer(&held, Some(classes.class_of(service))).await?;
-        }
-        if service::waits_for_release(service).is_some() {
-            held = self.cluster.mark_waiting(&held, None).await?;
-        }
-        self.cache.renew(held.clone());
-        Ok(held)
-    }
-
-    /// Nobody has read what exists, so nothing can be planned; the listing brings every Service back.
+    /// The inventory has not been read, so nothing can be planned; the listing requeues every Service.
     async fn unread(
         &self,
         service: &Service,
@@ -402,14 +410,14 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         let provisioned =
             |it: &Condition| it.type_ == Topic::Provisioned.condition_type() && it.status == "True";
         if service::our_conditions(service).iter().any(provisioned) {
-            return Ok(ReconcileResult { outcome: Reconciled::Progress, again: None });
+            return Ok(ReconcileResult::PROGRESS);
         }
         let message = "what exists at the provider has not been read yet".to_owned();
         let progress = Progress::Failed { reason: "ProviderUnavailable", message };
-        self.state(owner, ServiceState::Progress);
+        self.provisioner.set_state(owner, ServiceState::Progress);
         let situation = Situation { service, report: None, problems: &[], warnings, progress: &progress };
-        self.write_status(situation).await?;
-        Ok(ReconcileResult { outcome: Reconciled::Progress, again: None })
+        self.writer.status(situation).await?;
+        Ok(ReconcileResult::PROGRESS)
     }
 
     async fn release(
@@ -419,59 +427,31 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         because: &'static str,
     ) -> Result<ReconcileResult, ClusterError> {
         let owner = backends.owner.clone();
-        self.state(&owner, ServiceState::Releasing);
+        self.provisioner.set_state(&owner, ServiceState::Releasing);
         let want = Want::release(backends);
-        let gone = |track: &mut Track| {
-            let last = track.last.as_ref().filter(|_| track.phase == Phase::Idle);
-            last.is_some_and(|last| last.end == End::Settled && last.digest == *want.digest())
-        };
-        if self.track(&owner, gone) {
-            return self.finish_release(service, &owner).await;
+        if self.provisioner.is_settled(&want) {
+            let none = self.provisioner.provider().resources(None);
+            if self.writer.let_go(service, &self.scope.classes, none).await? {
+                self.provisioner.forget(&owner.service);
+            }
+            return Ok(ReconcileResult::NOTHING);
         }
-        let observed = self.inventory.get(&owner.service);
-        let plan = want.plan(&self.provider, observed.as_ref());
-        let decision = self.begin(service, &want, &plan, observed.is_some());
-        let progress = self.track(&owner, |track| track.progress(&want, &plan));
-        let what = match &progress {
+        let submitted = self.submit(service, &want);
+        let what = match &submitted.progress {
             Progress::Failed { reason, message } => Some(format!("{because}; {reason}: {message}")),
             Progress::Waiting(what) => Some(format!("{because}; waiting for {what}")),
-            // A go that is just under way is most likely done in a moment, and needs no word.
+            // An attempt that just runs most likely ends in a moment, and needs no word.
             Progress::Settled | Progress::Working(_) | Progress::Drifted(_) | Progress::Releasing(_) => None,
         };
         if let Some(what) = what {
-            let progress = Progress::Releasing(what);
-            let situation =
-                Situation { service, report: None, problems: &[], warnings: &[], progress: &progress };
-            self.write_status(situation).await?;
+            let progress = &Progress::Releasing(what);
+            let situation = Situation { service, report: None, problems: &[], warnings: &[], progress };
+            self.writer.status(situation).await?;
         }
-        Ok(result(decision, &progress, &[]))
+        Ok(ReconcileResult::of(&submitted, &[]))
     }
 
-    /// Nothing is left: gives up the status, then the Service.
-    async fn finish_release(
-        &self,
-        service: &Service,
-        owner: &Owner,
-    ) -> Result<ReconcileResult, ClusterError> {
-        let mut newest = service.clone();
-        if !service::is_deleting(service) {
-            newest = self.cluster.apply_status(service, &StatusPatch::default(), Basis::Seen).await?;
-            if let Some(annotated) = self.name_resources(&newest, None).await? {
-                newest = annotated;
-            }
-        }
-        // Ours again by now: its own events tell.
-        if self.settings.classes.wants(&newest) {
-            return Ok(ReconcileResult::NOTHING);
-        }
-        self.cache.renew(self.cluster.set_finalizer(&newest, None).await?);
-        self.drop_track(&owner.service);
-        let note = "the load balancer and all that belonged to it are gone".to_owned();
-        self.report_event(service, Severity::Normal, "Released", "Release", note);
-        Ok(ReconcileResult::NOTHING)
-    }
-
-    /// What targets' health means of a Service without endpoints: no target has anybody to hand a connection to.
+    /// The health of targets of a Service without endpoints: no target can hand a connection on.
     fn with_endpoints(&self, service: &Service, mut facts: Vec<Fact>) -> Vec<Fact> {
         let slices = self.cache.slices(&ServiceKey::of(service));
         let empty = slices.iter().all(|slice| slice.addresses().next().is_none());
@@ -486,79 +466,64 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
         facts
     }
+}
 
-    /// When to look again at targets that are not all healthy; nothing else would bring the news.
-    fn watch_health(&self, owner: &Owner, want: &Want, report: &Report) -> Option<Instant> {
-        let health = report.facts.iter().find(|fact| fact.topic == Topic::TargetsHealthy);
-        self.track(owner, |track| track.watch_health(want, health.map(|fact| fact.holds), Instant::now()))
-    }
-
-    async fn write_status(&self, situation: Situation<'_>) -> Result<(), ClusterError> {
-        let service = situation.service;
-        let before = StatusPatch::shown(service);
-        let status = situation.status(&before.conditions, Timestamp::now());
-        if before == status {
-            return Ok(());
-        }
-        // From here on it is what the status shows, whenever a watch says so.
-        self.cache.renew(self.cluster.apply_status(service, &status, situation.basis()).await?);
-        for notice in status::notices(&before.conditions, &status.conditions) {
-            self.cluster.report_event(service, notice);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn report_event(
-        &self,
-        about: &Service,
-        severity: Severity,
-        reason: &str,
-        action: &str,
-        note: String,
-    ) {
-        self.cluster.report_event(
-            about,
-            Notice { severity, reason: reason.to_owned(), action: action.to_owned(), note },
-        );
-    }
-
-    fn state(&self, owner: &Owner, state: ServiceState) {
-        let before = self.track(owner, |track| track.state.replace(state));
-        self.metrics.service_state(before, Some(state));
-    }
-
-    pub(crate) fn drop_track(&self, uid: &ServiceUid) {
-        if let Some(track) = self.tracks().remove(uid) {
-            self.metrics.service_state(track.state, None);
-        }
-    }
-
-    /// Reads or changes what is remembered of one Service.
-    pub(crate) fn track<T>(&self, owner: &Owner, with: impl FnOnce(&mut Track) -> T) -> T {
-        with(self.tracks().of(owner))
-    }
-
-    /// The same of one that may be forgotten already.
-    pub(crate) fn known_track<T>(&self, owner: &Owner, with: impl FnOnce(&mut Track) -> T) -> Option<T> {
-        self.tracks().known(&owner.service).map(with)
-    }
-
-    /// Brings back those whom only what others have of `names` stands in the way of: it has changed.
-    pub(crate) fn requeue_waiting_members(&self, names: &BTreeSet<String>, by: &ServiceUid) {
-        for (uid, track) in self.tracks().iter_mut().filter(|(uid, _)| *uid != by) {
-            if let Some((key, theirs)) = &track.blocked_by_group
-                && !theirs.is_disjoint(names)
+impl<P: LoadBalancerProvider, C: Cluster> Requester for Reconciler<P, C> {
+    fn current(&self, key: &ServiceKey, owner: &Owner) -> Current {
+        let Some(service) = self.current_service(key, owner) else { return Current::Unclaimed };
+        match self.stages(&service).0.work {
+            Work::Nothing => Current::Unclaimed,
+            // Its finalizer is not on; the next reconcile puts it there.
+            Work::Provide { .. }
+                if self.creates()
+                    && !self.provisioner.policy().read_only
+                    && !self.scope.classes.holds(&service) =>
             {
-                tracing::debug!(service = %key, %uid, "brought back: its group changed");
-                track.group_changed = true;
-                self.queue.add(key.clone());
+                Current::Nothing
             }
+            Work::Provide { load_balancer, backends, warnings: _ } => {
+                Current::Want(Want::provide(load_balancer, *backends))
+            }
+            Work::Wait { backends } | Work::Refuse { backends, .. } => {
+                Current::Want(Want::targets(*backends))
+            }
+            Work::Release { backends, because: _ } => Current::Want(Want::release(*backends)),
+            Work::Yield { .. } | Work::Leave { .. } => Current::Nothing,
         }
     }
 
-    fn tracks(&self) -> MutexGuard<'_, Tracks> {
-        self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn executed(&self, key: &ServiceKey, steps: Vec<String>) {
+        let Some(service) = self.cache.service(key) else { return };
+        for step in steps {
+            self.writer.event(&service, Severity::Normal, "Executed", "Execute", step);
+        }
     }
+
+    fn repaired(&self, key: &ServiceKey, note: String) {
+        if let Some(service) = self.cache.service(key) {
+            self.writer.event(&service, Severity::Warning, "Drifted", "Audit", note);
+        }
+    }
+
+    fn requeue(&self, key: ServiceKey) {
+        self.queue.add(key);
+    }
+
+    fn requeue_later(&self, key: &ServiceKey) {
+        self.queue.retry(key);
+    }
+}
+
+fn uid(service: &Service) -> Option<ServiceUid> {
+    service.metadata.uid.as_deref()?.parse().ok()
+}
+
+/// Whether the status says that all is as this very `spec` has it.
+fn was_synced(service: &Service) -> bool {
+    let generation = service.metadata.generation;
+    service::our_conditions(service)
+        .iter()
+        .any(|it| it.type_ == SYNCED && it.status == "True" && it.observed_generation == generation)
 }
 
 fn state(progress: &Progress, problems: &[Problem]) -> ServiceState {
@@ -571,30 +536,6 @@ fn state(progress: &Progress, problems: &[Problem]) -> ServiceState {
         Progress::Releasing(_) => ServiceState::Releasing,
     }
 }
-
-fn result(decision: Decision, progress: &Progress, problems: &[Problem]) -> ReconcileResult {
-    let again = match decision {
-        Decision::Start | Decision::Running => None,
-        Decision::Hold(until) => Some(until),
-        Decision::Rest(again) => again,
-    };
-    let outcome = match progress {
-        Progress::Failed { .. } => Reconciled::Error,
-        _ if !problems.is_empty() => Reconciled::UserError,
-        Progress::Settled | Progress::Drifted(_) => Reconciled::Settled,
-        Progress::Working(_) | Progress::Waiting(_) | Progress::Releasing(_) => Reconciled::Progress,
-    };
-    ReconcileResult { outcome, again }
-}
-
-pub(crate) mod annotations;
-pub(crate) mod api;
-pub(crate) mod class_parameters;
-pub(crate) mod events;
-pub(crate) mod plan;
-pub(crate) mod queue;
-pub(crate) mod status;
-pub(crate) mod worker;
 
 #[cfg(test)]
 mod tests;

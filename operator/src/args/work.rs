@@ -13,8 +13,9 @@ use crate::cache::node_removal;
 use crate::cache::service::ClassRule;
 use crate::desired::admission::EndpointScope;
 use crate::desired::spec::GroupScope;
+use crate::provision::Policy;
 use crate::provision::trigger::Drift;
-use crate::reconcile::Settings;
+use crate::reconcile::{Scope, Settings};
 
 /// How work is done.
 #[derive(Clone, Debug, Group)]
@@ -110,16 +111,13 @@ impl WorkArgs {
         endpoints: EndpointScope,
         cluster: portico_provider::ClusterUid,
     ) -> Settings {
-        Settings {
-            classes,
-            cluster,
+        let scope = Scope { classes, cluster, groups, endpoints };
+        let policy = Policy {
             resync: self.resync,
             read_only: self.read_only,
             drift: self.drift,
-            groups,
-            endpoints,
             concurrency: self.provider_concurrency.into(),
-            nodes: self.nodes.limits(),
-        }
+        };
+        Settings { scope, policy, nodes: self.nodes.limits() }
     }
 }

@@ -3,8 +3,8 @@
 //! ```text
 //! UIDs in order:  a ─ b ─ c ─ … ─ z ─▶ a      one round in --audit-interval, evenly paced, one at a time
 //! ```
-//! Owns: whose turn it is, and the pace. Leaves to others: reading and comparing (a go, of the last priority), what
-//! follows from a difference (`go`).
+//! Owns: [`Auditor`], the order of a round and its pace. Leaves to others: reading and comparing (an attempt of the last
+//! priority), the report of a difference (`attempt`).
 //! Invariants: a round costs one `observe` a Service, whatever happens; an audit that takes long delays the next one and
 //! never joins it; where the round goes on after a restart follows from the clock, so that a process that starts often
 //! does not audit the same Services for ever.
@@ -19,30 +19,35 @@ use portico_provider::{LoadBalancerProvider, Owner, ServiceUid};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::cache::service::ServiceKey;
-use crate::desired::spec;
-use crate::provision::track::Phase;
-use crate::reconcile::Operator;
+use crate::provision::Provisioner;
+use crate::provision::track::AuditProgress;
+use crate::reconcile::Reconciler;
 use crate::reconcile::api::Cluster;
 
 /// The fastest pace: however many Services there are, ten a second.
 const FASTEST: Duration = Duration::from_millis(100);
-/// Where nothing is to be audited, when to look for something.
+/// The pause where there is no load balancer to audit.
 const IDLE: Duration = Duration::from_mins(1);
-/// After a start there is more urgent work.
+/// The pause after a start, which has more urgent work.
 const SETTLE: Duration = Duration::from_mins(1);
-/// How long a list of whom to audit is used, a round at most: making it costs as much as there are Services, ten times a second with many.
+/// How long the list of Services to audit is used, a round at most. Listing them for each audit would cost all Services ten
+/// times a second.
 const LISTED_FOR: Duration = Duration::from_mins(1);
-/// From one look at whether an audit is over to the next.
+/// The pause between two checks whether an audit has ended.
 const POLL: Duration = Duration::from_millis(50);
+/// How long an audit may wait for an attempt to begin.
+const NO_ATTEMPT: Duration = Duration::from_secs(5);
+/// How long an audit may take once its attempt has begun.
+const LONGEST_AUDIT: Duration = Duration::from_mins(10);
 
-/// Where the round stands.
+/// The position in the round.
 #[derive(Debug, Default)]
 struct Rotation {
     last: Option<ServiceUid>,
 }
 
 impl Rotation {
-    /// Whose turn it is. `part`: how much of the current round is over by the clock, from 0 to 1; it counts only at first.
+    /// The next one to audit. `part`: the share of the round that is over by the clock, from 0 to 1; it counts only at first.
     fn next<'a, T>(
         &mut self,
         all: &'a BTreeMap<ServiceUid, T>,
@@ -68,7 +73,7 @@ fn position(count: usize, part: f64) -> usize {
     (count as f64 * part.clamp(0.0, 1.0)) as usize
 }
 
-/// How much of a round is over, by the clock.
+/// The share of a round that is over, by the clock.
 fn part(now: Timestamp, interval: Duration) -> f64 {
     let into = u128::try_from(now.as_millisecond()).unwrap_or_default() % interval.as_millis().max(1);
     Duration::from_millis(u64::try_from(into).unwrap_or_default()).as_secs_f64()
@@ -79,64 +84,60 @@ fn pace(interval: Duration, count: usize) -> Duration {
     interval.checked_div(u32::try_from(count).unwrap_or(u32::MAX)).map_or(IDLE, |pace| pace.max(FASTEST))
 }
 
-impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
-    /// Audits for ever; zero: not at all.
-    pub(crate) async fn audit(self: Arc<Self>, interval: Duration) {
+/// The audit of every load balancer.
+pub(crate) struct Auditor<P: LoadBalancerProvider, C> {
+    reconciler: Arc<Reconciler<P, C>>,
+    provisioner: Arc<Provisioner<P>>,
+    /// The time of a round; zero: no audit.
+    interval: Duration,
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Auditor<P, C> {
+    pub(crate) fn new(reconciler: &Arc<Reconciler<P, C>>, interval: Duration) -> Self {
+        let (reconciler, provisioner) = (Arc::clone(reconciler), Arc::clone(reconciler.provisioner()));
+        Self { reconciler, provisioner, interval }
+    }
+
+    /// Audits round after round.
+    pub(crate) async fn run(self) {
+        let interval = self.interval;
         if interval.is_zero() {
             return std::future::pending().await;
         }
         sleep(SETTLE.min(interval)).await;
         let mut rotation = Rotation::default();
-        let (mut all, mut listed) = (self.audited(), Instant::now());
+        let (mut all, mut listed) = (self.reconciler.provided(), Instant::now());
         loop {
             if listed.elapsed() >= LISTED_FOR.min(interval) {
-                (all, listed) = (self.audited(), Instant::now());
+                (all, listed) = (self.reconciler.provided(), Instant::now());
             }
             let due = Instant::now() + pace(interval, all.len());
-            if self.may_work()
+            if self.provisioner.may_work()
                 && let Some((_, (key, owner))) = rotation.next(&all, part(Timestamp::now(), interval))
-                && self.is_there(key, owner)
+                && self.reconciler.is_current(key, owner)
             {
-                self.audit_one(key, owner).await;
+                self.audit(key, owner).await;
             }
             sleep_until(due).await;
         }
     }
 
-    /// Every Service that has, or shall have, a load balancer.
-    fn audited(&self) -> BTreeMap<ServiceUid, (ServiceKey, Owner)> {
-        let ours = self.cache.services().into_iter().filter(|it| self.settings.classes.wants(it));
-        let known = ours.filter_map(|service| {
-            let owner = spec::owner(&service, &self.settings.cluster).ok()?;
-            Some((owner.service.clone(), (ServiceKey::of(&service), owner)))
-        });
-        known.collect()
-    }
-
-    /// Whether it is still the Service that was listed.
-    fn is_there(&self, key: &ServiceKey, owner: &Owner) -> bool {
-        let service = self.cache.service(key);
-        service.is_some_and(|service| service.metadata.uid.as_deref() == Some(owner.service.as_str()))
-    }
-
-    /// Marks it, and waits until it was read, by whatever go, or is no more.
-    async fn audit_one(&self, key: &ServiceKey, owner: &Owner) {
-        self.track(owner, |track| track.audit = true);
-        self.queue.add(key.clone());
+    /// Requests the audit of one Service, and waits until it has been read, by whatever attempt, or is gone.
+    async fn audit(&self, key: &ServiceKey, owner: &Owner) {
+        self.provisioner.request_audit(owner);
+        self.reconciler.enqueue(key.clone());
         let began = Instant::now();
-        // A Service that is refused, or kept back after a failure, has no go; its turn is over soon.
-        let mut patience = Duration::from_secs(5);
-        while self.is_marked(owner) && began.elapsed() < patience {
-            if self.known_track(owner, |track| track.phase != Phase::Idle) == Some(true) {
-                patience = Duration::from_mins(10);
+        // A Service that is refused, or held back after a failure, has no attempt.
+        let mut patience = NO_ATTEMPT;
+        while began.elapsed() < patience {
+            match self.provisioner.audit_progress(owner) {
+                AuditProgress::Done => break,
+                AuditProgress::Pending => {}
+                AuditProgress::Running => patience = LONGEST_AUDIT,
             }
             sleep(POLL).await;
         }
-        self.known_track(owner, |track| track.audit = false);
-    }
-
-    fn is_marked(&self, owner: &Owner) -> bool {
-        self.known_track(owner, |track| track.audit).unwrap_or_default()
+        self.provisioner.end_audit(owner);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Load balancers that no Service claims: a Service deleted by force, a finalizer stripped by hand.
 //!
-//! Owns: suspecting, waiting, and ordering their deletion. Leaves to others: deleting (the same go as a release).
-//! Invariants: nothing is deleted before it was unclaimed in two looks, a grace period apart, and the API server
-//! itself, past all caches, still knows no Service that claims it; never more at a time than `limit` allows; what
-//! another Portico operator of this cluster holds is claimed; what belongs to another cluster is never seen.
+//! Owns: [`Collector`]. Leaves to others: the deletion (an attempt, as for a release).
+//! Invariants: a load balancer is deleted only if it was unclaimed in two scans, a grace period apart, and a read of the API
+//! server past the cache finds no Service that claims it; never more at a time than `limit` allows; what another Portico
+//! operator of this cluster holds is claimed; what belongs to another cluster is never read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,24 +14,25 @@ use portico_provider::{LoadBalancerProvider, Owner, ServiceUid};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::cache::service::{self, ServiceKey};
-use crate::metrics::Collected;
+use crate::metrics::{Collected, Metrics};
 use crate::provision::track::Decision;
 use crate::provision::want::Want;
-use crate::reconcile::Operator;
+use crate::provision::{Provisioner, Request};
+use crate::reconcile::Reconciler;
 use crate::reconcile::api::Cluster;
 
 pub(crate) mod limit;
 
-use limit::Allowance;
+use limit::{Allowance, DeletionLimits};
 
-/// Remembers since when what is unclaimed.
+/// Unclaimed load balancers, and since when.
 #[derive(Debug)]
 pub(crate) struct Suspects {
     since: BTreeMap<ServiceUid, Instant>,
     allowance: Allowance,
 }
 
-/// What one look came to.
+/// The result of one scan.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Scan {
     /// Unclaimed for the first time.
@@ -43,12 +44,11 @@ pub(crate) struct Scan {
 }
 
 impl Suspects {
-    /// None yet.
-    pub(crate) fn new(limits: limit::DeletionLimits) -> Self {
+    pub(crate) fn new(limits: DeletionLimits) -> Self {
         Self { since: BTreeMap::new(), allowance: Allowance::new(limits) }
     }
 
-    /// One look at what exists and what is claimed.
+    /// Compares what exists with what is claimed.
     pub(crate) fn scan(
         &mut self,
         existing: Vec<Owner>,
@@ -76,41 +76,62 @@ impl Suspects {
     }
 }
 
-impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
-    /// Looks once every half grace period, for ever.
-    pub(crate) async fn collect(self: Arc<Self>, grace: Duration, limits: limit::DeletionLimits) {
-        let mut suspects = Suspects::new(limits);
-        let mut ticks = interval((grace / 2).max(Duration::from_millis(100)));
+/// The collector of load balancers that no Service claims.
+pub(crate) struct Collector<P: LoadBalancerProvider, C> {
+    reconciler: Arc<Reconciler<P, C>>,
+    provisioner: Arc<Provisioner<P>>,
+    metrics: Metrics,
+    grace: Duration,
+    suspects: Suspects,
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Collector<P, C> {
+    /// `grace`: how long a load balancer is unclaimed before it is deleted.
+    pub(crate) fn new(
+        reconciler: &Arc<Reconciler<P, C>>,
+        metrics: Metrics,
+        grace: Duration,
+        limits: DeletionLimits,
+    ) -> Self {
+        let (reconciler, provisioner) = (Arc::clone(reconciler), Arc::clone(reconciler.provisioner()));
+        Self { reconciler, provisioner, metrics, grace, suspects: Suspects::new(limits) }
+    }
+
+    /// Collects every half grace period.
+    pub(crate) async fn run(mut self) {
+        let mut ticks = interval((self.grace / 2).max(Duration::from_millis(100)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.cache.is_synced() && self.inventory.is_loaded() && self.may_work() {
-                self.collect_once(&mut suspects, grace).await;
+            let is_known = self.reconciler.cache().is_synced() && self.provisioner.is_loaded();
+            if is_known && self.provisioner.may_work() {
+                self.collect_once().await;
             }
         }
     }
 
-    /// One look, and what follows from it.
-    pub(crate) async fn collect_once(self: &Arc<Self>, suspects: &mut Suspects, grace: Duration) {
-        // What exists first: a Service made between the two reads is then claimed and its load balancer not seen.
-        let existing = self.inventory.owners();
+    /// One scan, and the deletions that follow from it.
+    pub(crate) async fn collect_once(&mut self) {
+        // What exists first: a Service created between the two reads is then claimed and its load balancer not seen.
+        let existing = self.provisioner.owners();
         let count = existing.len();
         let claimed = self.claimed();
-        let Scan { suspected, doomed, cleared } = suspects.scan(existing, &claimed, Instant::now(), grace);
+        let scan = self.suspects.scan(existing, &claimed, Instant::now(), self.grace);
+        let Scan { suspected, doomed, cleared } = scan;
         for owner in suspected {
             tracing::warn!(%owner, "load balancer that no Service claims");
             self.metrics.collected(Collected::Suspected);
         }
         for uid in cleared.iter().filter(|uid| !claimed.contains(uid)) {
-            self.drop_track(uid);
+            self.provisioner.forget(uid);
         }
         let mut held = 0_usize;
         for owner in doomed {
-            if !suspects.allowance.allows(&owner.service, count, Instant::now()) {
+            if !self.suspects.allowance.allows(&owner.service, count, Instant::now()) {
                 held += 1;
                 self.metrics.collected(Collected::Held);
-            } else if self.is_unclaimed(&owner).await && self.collect_one(&owner) {
-                suspects.allowance.spend(owner.service, Instant::now());
+            } else if self.is_unclaimed(&owner).await && self.delete(&owner) {
+                self.suspects.allowance.spend(owner.service, Instant::now());
             }
         }
         if held > 0 {
@@ -123,11 +144,11 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
     }
 
-    /// What exists and no Service claims, by the API server's own word.
+    /// Owners of what exists and no Service claims, by a read of the API server past the cache.
     pub(crate) async fn unclaimed(&self) -> Vec<Owner> {
         let claimed = self.claimed();
         let mut unclaimed = Vec::new();
-        for owner in self.inventory.owners() {
+        for owner in self.provisioner.owners() {
             if !claimed.contains(&owner.service) && self.is_unclaimed(&owner).await {
                 unclaimed.push(owner);
             }
@@ -135,27 +156,23 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         unclaimed
     }
 
-    /// A Service claims what is behind it if it is ours, and if any Portico operator's finalizer is on it: two of them
-    /// with a class each may share one account, where each sees what both own.
+    /// A Service claims its load balancer if the Service is ours, and if any Portico operator's finalizer is on it: two
+    /// operators with a class each may share one account, where each sees what both own.
     fn claims(&self, service: &Service) -> bool {
-        self.settings.classes.claims(service) || service::has_finalizer(service)
+        self.reconciler.scope().classes.claims(service) || service::has_finalizer(service)
     }
 
     fn claimed(&self) -> BTreeSet<ServiceUid> {
-        let claims = |service: &Arc<Service>| self.claims(service);
-        let services = self.cache.services();
-        let uids =
-            services.iter().filter(|service| claims(service)).filter_map(|it| it.metadata.uid.as_deref());
-        uids.filter_map(|uid| uid.parse().ok()).collect()
+        let services = self.reconciler.cache().services();
+        let claiming = services.iter().filter(|service| self.claims(service));
+        claiming.filter_map(|it| it.metadata.uid.as_deref()?.parse().ok()).collect()
     }
 
-    /// Whether no Service claims what is this one's, by the API server's own word.
+    /// Whether no Service claims this owner's load balancer, by a read of the API server past the cache. An error says no.
     pub(crate) async fn is_unclaimed(&self, owner: &Owner) -> bool {
-        let Owner { cluster: _, service: uid, name } = owner;
-        let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
-        match self.cluster.service(&key).await {
+        match self.reconciler.api().service(&key(owner)).await {
             Ok(Some(service)) => {
-                let same = service.metadata.uid.as_deref() == Some(uid.as_str());
+                let same = service.metadata.uid.as_deref() == Some(owner.service.as_str());
                 !(same && self.claims(&service))
             }
             Ok(None) => true,
@@ -166,15 +183,11 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
         }
     }
 
-    /// Begins its deletion; whether there was one to begin.
-    pub(crate) fn collect_one(self: &Arc<Self>, owner: &Owner) -> bool {
-        let want = Want::absent(owner.clone());
-        let observed = self.inventory.get(&owner.service);
-        let plan = want.plan(&self.provider, observed.as_ref());
-        let name = &owner.name;
-        let key = ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() };
-        let starts = self.begin_at(key, &want, &plan, observed.is_some(), false) == Decision::Start;
-        if starts && self.settings.read_only {
+    /// Starts the deletion; whether there was one to start.
+    fn delete(&self, owner: &Owner) -> bool {
+        let request = Request { key: key(owner), want: &Want::absent(owner.clone()), was_synced: false };
+        let starts = self.provisioner.submit(&self.reconciler, request).decision == Decision::Start;
+        if starts && self.provisioner.policy().read_only {
             tracing::warn!(%owner, "would delete a load balancer that no Service claims");
         } else if starts {
             tracing::warn!(%owner, "deleting a load balancer that no Service claims");
@@ -184,16 +197,20 @@ impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
     }
 }
 
+fn key(owner: &Owner) -> ServiceKey {
+    let name = &owner.name;
+    ServiceKey { namespace: name.namespace().to_owned(), name: name.name().to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::mk_owner;
 
-    const LIMITS: limit::DeletionLimits =
-        limit::DeletionLimits { count: 10, share: 10, window: Duration::from_mins(10) };
+    const LIMITS: DeletionLimits = DeletionLimits { count: 10, share: 10, window: Duration::from_mins(10) };
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_is_unclaimed_in_two_looks_a_grace_period_apart_is_doomed() {
+    async fn only_what_is_unclaimed_in_two_scans_a_grace_period_apart_is_doomed() {
         let (grace, start) = (Duration::from_mins(1), Instant::now());
         let (kept, orphan) = (mk_owner("kept"), mk_owner("orphan"));
         let claimed = BTreeSet::from([kept.service.clone()]);

@@ -1,8 +1,8 @@
 //! `portico-operator gc`: load balancers that no Service claims, listed or deleted.
 //!
-//! Owns: the two looks of a single run, and driving deletions to their end. Leaves to others: what is unclaimed (`gc`),
-//! deleting (`operation`).
-//! Invariants: without `--yes` nothing is deleted; with it, only what was unclaimed in both looks, a grace period apart,
+//! Owns: the two scans of a single run, and driving deletions to their end. Leaves to others: what is unclaimed (`gc`), the
+//! deletion (`operation`).
+//! Invariants: without `--yes` nothing is deleted; with it, only what was unclaimed in both scans, a grace period apart,
 //! and still is when its turn comes. The collector's limit does not hold here: this is the way to say that so many are
 //! meant.
 
@@ -12,20 +12,25 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use portico_limits::Limiter;
-use portico_provider::{Desired, LoadBalancerProvider, Owner, ReadMode};
+use portico_provider::{LoadBalancerProvider, Owner};
+use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::{Reached, answer, code, table};
 use crate::args::{GcArgs, Output};
+use crate::background::gc::Collector;
+use crate::background::gc::limit::DeletionLimits;
 use crate::cache::store::Cache;
+use crate::metrics::Metrics;
 use crate::process::connect::{Client, connect};
 use crate::process::fence::FenceKeeper;
-use crate::provision::operation::{End, Operation};
+use crate::provision::Provisioner;
+use crate::provision::end::End;
 use crate::provision::plan_view::PlanView;
 use crate::provision::trigger::Mode;
 use crate::provision::want::Want;
-use crate::reconcile::Operator;
+use crate::reconcile::Reconciler;
 use crate::reconcile::api::Cluster;
 
 /// How long one deletion may take, waits of the provider included.
@@ -69,10 +74,11 @@ impl Client for Collecting {
         _limiters: Vec<Arc<Limiter>>,
     ) -> anyhow::Result<ExitCode> {
         let Self { delete, output, reached } = self;
-        let (operator, keeper, _fence) = reached.operator(provider).await?;
-        let mut found = list(&operator).await?;
+        let (reconciler, keeper, _fence) = reached.reconciler(provider).await?;
+        let run = GcRun::new(&reconciler);
+        let mut found = run.list().await?;
         if let Some(grace) = delete {
-            delete_all(&operator, &keeper, grace, reached.cache(false), &mut found).await?;
+            run.delete_all(&keeper, grace, reached.cache(false), &mut found).await?;
         }
         let rows: Vec<&Unclaimed> = found.iter().map(|(_, row)| row).collect();
         answer(output, &rows, || text(&rows))?;
@@ -83,85 +89,90 @@ impl Client for Collecting {
     }
 }
 
-async fn read_unclaimed<P: LoadBalancerProvider, C: Cluster>(
-    operator: &Operator<P, C>,
-) -> anyhow::Result<Vec<Owner>> {
-    operator.list().await.then_some(()).context("what exists at the provider cannot be read")?;
-    Ok(operator.unclaimed().await)
+/// One run of `gc`.
+struct GcRun<P: LoadBalancerProvider, C> {
+    cache: Arc<Cache>,
+    provisioner: Arc<Provisioner<P>>,
+    collector: Collector<P, C>,
 }
 
-/// What is unclaimed now.
-async fn list<P: LoadBalancerProvider, C: Cluster>(
-    operator: &Operator<P, C>,
-) -> anyhow::Result<Vec<(Owner, Unclaimed)>> {
-    let row = |owner: Owner| {
-        let observed = operator.inventory.get(&owner.service);
-        let plan = operator.provider.plan(Desired::Absent(&owner), observed.as_ref());
-        let row = Unclaimed {
-            service: owner.name.to_string(),
-            service_uid: owner.service.to_string(),
-            plan: PlanView::of(&plan),
-            claimed: false,
-            deleted: false,
-            failed: None,
+impl<P: LoadBalancerProvider, C: Cluster> GcRun<P, C> {
+    fn new(reconciler: &Arc<Reconciler<P, C>>) -> Self {
+        let metrics = Metrics::register(&mut Registry::default());
+        // The limit of the running operator does not hold here: this is the way to say that so many are meant.
+        let limits = DeletionLimits { count: 0, share: 0, window: Duration::ZERO };
+        Self {
+            cache: Arc::clone(reconciler.cache()),
+            provisioner: Arc::clone(reconciler.provisioner()),
+            collector: Collector::new(reconciler, metrics, Duration::ZERO, limits),
+        }
+    }
+
+    async fn unclaimed(&self) -> anyhow::Result<Vec<Owner>> {
+        let listed = self.provisioner.list().await;
+        listed.then_some(()).context("what exists at the provider cannot be read")?;
+        Ok(self.collector.unclaimed().await)
+    }
+
+    /// What is unclaimed now, and how its deletion begins.
+    async fn list(&self) -> anyhow::Result<Vec<(Owner, Unclaimed)>> {
+        let row = |owner: Owner| {
+            let plan = self.provisioner.plan(&Want::absent(owner.clone()));
+            let row = Unclaimed {
+                service: owner.name.to_string(),
+                service_uid: owner.service.to_string(),
+                plan: PlanView::of(&plan),
+                claimed: false,
+                deleted: false,
+                failed: None,
+            };
+            (owner, row)
         };
-        (owner, row)
-    };
-    Ok(read_unclaimed(operator).await?.into_iter().map(row).collect())
-}
-
-/// Deletes what is found and, in `later`, the cluster a grace period later, is unclaimed still.
-async fn delete_all<P: LoadBalancerProvider, C: Cluster>(
-    operator: &Operator<P, C>,
-    keeper: &FenceKeeper,
-    grace: Duration,
-    later: impl Future<Output = anyhow::Result<Arc<Cache>>> + Send,
-    found: &mut [(Owner, Unclaimed)],
-) -> anyhow::Result<()> {
-    if found.is_empty() {
-        return Ok(());
+        Ok(self.unclaimed().await?.into_iter().map(row).collect())
     }
-    tracing::info!(
-        unclaimed = found.len(),
-        ?grace,
-        "what is still unclaimed after the grace period is deleted"
-    );
-    sleep(grace).await;
-    // Whoever claims one by now, in a listing of its own, keeps it.
-    operator.cache.adopt(&*later.await?);
-    let still = read_unclaimed(operator).await?;
-    keeper.open(Instant::now() + Duration::from_hours(24));
-    for (owner, row) in found {
-        if !still.contains(owner) || !operator.is_unclaimed(owner).await {
-            row.claimed = true;
-            continue;
-        }
-        match delete_one(operator, owner.clone()).await {
-            Ok(()) => row.deleted = true,
-            Err(why) => row.failed = Some(why),
-        }
-        tracing::info!(%owner, deleted = row.deleted, "done with one");
-    }
-    Ok(())
-}
 
-async fn delete_one<P: LoadBalancerProvider, C: Cluster>(
-    operator: &Operator<P, C>,
-    owner: Owner,
-) -> Result<(), String> {
-    let (want, began) = (Want::absent(owner), Instant::now());
-    let Operator { provider, fence, metrics, .. } = operator;
-    loop {
-        match (Operation { provider, fence, metrics, held: None, give_way: None })
-            .run(&want, Mode::Execute, ReadMode::Full)
-            .await
-            .end
-        {
-            End::Settled => return Ok(()),
-            End::InProgress { retry, what: _ } if began.elapsed() < PATIENCE => sleep(retry).await,
-            End::InProgress { what, retry: _ } => return Err(format!("still waiting for {what}")),
-            End::Failed { reason, message, retry: _ } => return Err(format!("{reason}: {message}")),
-            End::Withheld(plan) => return Err(plan.summary()),
+    /// Deletes what is found and still unclaimed in `later`, the cluster a grace period later.
+    async fn delete_all(
+        &self,
+        keeper: &FenceKeeper,
+        grace: Duration,
+        later: impl Future<Output = anyhow::Result<Arc<Cache>>> + Send,
+        found: &mut [(Owner, Unclaimed)],
+    ) -> anyhow::Result<()> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let unclaimed = found.len();
+        tracing::info!(unclaimed, ?grace, "what is still unclaimed after the grace period is deleted");
+        sleep(grace).await;
+        // Whoever claims one by now, in a listing of its own, keeps it.
+        self.cache.adopt(&*later.await?);
+        let still = self.unclaimed().await?;
+        keeper.open(Instant::now() + Duration::from_hours(24));
+        for (owner, row) in found {
+            if !still.contains(owner) || !self.collector.is_unclaimed(owner).await {
+                row.claimed = true;
+                continue;
+            }
+            match self.delete(owner.clone()).await {
+                Ok(()) => row.deleted = true,
+                Err(why) => row.failed = Some(why),
+            }
+            tracing::info!(%owner, deleted = row.deleted, "done with one");
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, owner: Owner) -> Result<(), String> {
+        let (want, began) = (Want::absent(owner), Instant::now());
+        loop {
+            match self.provisioner.run_alone(&want, Mode::Execute).await.end {
+                End::Settled => return Ok(()),
+                End::InProgress { retry, what: _ } if began.elapsed() < PATIENCE => sleep(retry).await,
+                End::InProgress { what, retry: _ } => return Err(format!("still waiting for {what}")),
+                End::Failed { reason, message, retry: _ } => return Err(format!("{reason}: {message}")),
+                End::Withheld(plan) => return Err(plan.summary()),
+            }
         }
     }
 }
@@ -201,17 +212,16 @@ fn text(found: &[&Unclaimed]) -> String {
 #[cfg(test)]
 mod tests {
     use portico_provider::ProviderError;
-    use prometheus_client::registry::Registry;
 
     use super::*;
     use crate::cache::node_removal::NodeRemovalLimits;
     use crate::cache::service::ClassRule;
     use crate::desired::admission::EndpointScope;
     use crate::desired::spec::GroupScope;
-    use crate::metrics::Metrics;
     use crate::process::fence::fence;
+    use crate::provision::Policy;
     use crate::provision::trigger::Drift;
-    use crate::reconcile::{Parts, Settings};
+    use crate::reconcile::{Parts, Scope, Settings};
     use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_load_balancer, mk_service};
 
     const GRACE: Duration = Duration::from_mins(2);
@@ -219,7 +229,7 @@ mod tests {
     struct Run {
         cloud: FakeCloud,
         cluster: FakeCluster,
-        operator: Arc<Operator<FakeCloud, FakeCluster>>,
+        run: GcRun<FakeCloud, FakeCluster>,
         keeper: FenceKeeper,
     }
 
@@ -232,33 +242,32 @@ mod tests {
         let (keeper, fence) = fence();
         let (cache, queue, _router) = cluster.watch();
         let metrics = Metrics::register(&mut Registry::default());
-        let parts =
-            Parts { provider: cloud.connect(), cluster: cluster.clone(), cache, queue, fence, metrics };
-        let settings = Settings {
+        let provider = cloud.connect();
+        let parts = Parts { provider, api: cluster.clone(), cache, queue, fence, metrics };
+        let policy =
+            Policy { resync: Duration::from_mins(10), read_only: true, drift: Drift::Report, concurrency: 1 };
+        let scope = Scope {
             classes: ClassRule::one("portico.dev/fake", true),
             cluster: CLUSTER.parse().unwrap(),
-            resync: Duration::from_mins(10),
-            read_only: true,
-            drift: Drift::Report,
             groups: GroupScope::Namespace,
             endpoints: EndpointScope::Pods,
-            concurrency: 1,
-            nodes: NodeRemovalLimits { unready: Duration::ZERO, share: 50, hold: Duration::ZERO },
         };
-        Run { cloud, cluster, operator: Operator::new(parts, settings), keeper }
+        let nodes = NodeRemovalLimits { unready: Duration::ZERO, share: 50, hold: Duration::ZERO };
+        let run = GcRun::new(&Reconciler::new(parts, Settings { scope, policy, nodes }));
+        Run { cloud, cluster, run, keeper }
     }
 
     impl Run {
         /// What `gc --yes` prints, where by the end of the grace period users have made these Services.
         async fn yes(&self, made_meanwhile: &[&str]) -> String {
-            let mut found = list(&self.operator).await.unwrap();
+            let mut found = self.run.list().await.unwrap();
             let later = async {
                 for name in made_meanwhile {
                     self.cluster.apply(mk_service(name));
                 }
                 Ok(self.cluster.watch().0)
             };
-            delete_all(&self.operator, &self.keeper, GRACE, later, &mut found).await.unwrap();
+            self.run.delete_all(&self.keeper, GRACE, later, &mut found).await.unwrap();
             text(&found.iter().map(|(_, row)| row).collect::<Vec<_>>())
         }
 
@@ -271,7 +280,7 @@ mod tests {
     async fn a_listing_tells_what_would_go_and_deletes_nothing() {
         let run = mk_run(&["kept", "lost"]);
         run.cluster.apply(mk_service("kept"));
-        let found = list(&run.operator).await.unwrap();
+        let found = run.run.list().await.unwrap();
         let reported = text(&found.iter().map(|(_, row)| row).collect::<Vec<_>>());
         assert_eq!(
             reported,

@@ -12,10 +12,10 @@ use k8s_openapi::api::core::v1::Service;
 use portico_limits::Limiter;
 use portico_provider::LoadBalancerProvider;
 
-use super::{Looking, Reached, answer, code};
+use super::{Reached, ReadOnlyReconciler, answer, code};
 use crate::args::{Output, PlanArgs, ServiceName};
 use crate::process::connect::{Client, connect};
-use crate::reconcile::plan::{PlanOutcome, ServicePlan};
+use crate::reconcile::plan::{self, PlanOutcome, ServicePlan};
 
 /// Services that are read at the same time.
 const AT_ONCE: usize = 8;
@@ -42,11 +42,11 @@ impl Client for Planning {
         _limiters: Vec<Arc<Limiter>>,
     ) -> anyhow::Result<ExitCode> {
         let Self { services, output, reached } = self;
-        let (operator, _keeper, _fence) = reached.operator(provider).await?;
-        let asked = asked(&operator, &services)?;
+        let (reconciler, _keeper, _fence) = reached.reconciler(provider).await?;
+        let asked = asked(&reconciler, &services)?;
         let planned = stream::iter(asked).map(|service| {
-            let operator = Arc::clone(&operator);
-            async move { operator.plan_live(&service).await }
+            let reconciler = Arc::clone(&reconciler);
+            async move { plan::live(&reconciler, &service).await }
         });
         let plans: Vec<ServicePlan> = planned.buffered(AT_ONCE).collect().await;
         answer(output, &plans, || text(&plans))?;
@@ -58,14 +58,14 @@ impl Client for Planning {
 }
 
 fn asked<P: LoadBalancerProvider>(
-    operator: &Arc<Looking<P>>,
+    reconciler: &Arc<ReadOnlyReconciler<P>>,
     names: &[ServiceName],
 ) -> anyhow::Result<Vec<Arc<Service>>> {
     if names.is_empty() {
-        let all = operator.cache.services().into_iter();
-        return Ok(all.filter(|service| operator.settings.classes.claims(service)).collect());
+        let all = reconciler.cache().services().into_iter();
+        return Ok(all.filter(|service| reconciler.scope().classes.claims(service)).collect());
     }
-    let one = |ServiceName(key): &ServiceName| match operator.cache.service(key) {
+    let one = |ServiceName(key): &ServiceName| match reconciler.cache().service(key) {
         Some(service) => Ok(service),
         None => bail!("there is no Service {key}"),
     };

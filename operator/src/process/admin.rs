@@ -18,15 +18,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use kube::Client;
-use portico_provider::LoadBalancerProvider;
 use portico_runtime::http::{self, Connections};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::store::Cache;
-use crate::reconcile::Operator;
-use crate::reconcile::api::Cluster;
+use crate::reconcile::plan::ServicePlan;
 
 mod access;
 mod plans;
@@ -51,17 +49,17 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Of an operator, whether it leads or not. `client`: who is asked about bearer tokens.
-    pub(crate) fn of<P: LoadBalancerProvider, C: Cluster>(
-        operator: &Arc<Operator<P, C>>,
+    /// `plans`: those of every Service, whether this process leads or not. `client`: reviews bearer tokens.
+    pub(crate) fn new(
+        cache: Arc<Cache>,
         registry: Registry,
+        plans: impl Fn() -> Vec<ServicePlan> + Send + Sync + 'static,
         client: Client,
     ) -> Self {
-        let planning = Arc::clone(operator);
         Self {
-            cache: Arc::clone(&operator.cache),
+            cache,
             registry: Arc::new(registry),
-            plans: Arc::new(Plans::new(move || planning.plans_known())),
+            plans: Arc::new(Plans::new(plans)),
             access: Arc::new(Access::new(client)),
         }
     }

@@ -39,6 +39,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Args, Election, ProcessArgs, WorkArgs};
+use crate::background::audit::Auditor;
+use crate::background::gc::Collector;
+use crate::background::resync::keep_listing;
 use crate::cache::class_parameters::LoadBalancerClassParameters;
 use crate::cache::pods::PodState;
 use crate::cache::store::Cache;
@@ -52,7 +55,7 @@ use crate::process::leader::{self, store::ApiLease};
 use crate::reconcile::api::{self, ApiServer, Cluster, ReadOnly};
 use crate::reconcile::events;
 use crate::reconcile::queue::Queue;
-use crate::reconcile::{Operator, Parts, Settings};
+use crate::reconcile::{Parts, Reconciler, Settings, class_parameters, plan, worker};
 
 /// How long handing the lease over may take. With `--shutdown-grace` it is less than a pod has to end, which is 30 s.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -134,7 +137,7 @@ impl Setup {
     async fn operate<P: LoadBalancerProvider, C: Cluster>(
         self,
         provider: P,
-        cluster: C,
+        api: C,
         reporting: Reporting,
         keeper: Option<FenceKeeper>,
         fence: Fence,
@@ -144,19 +147,27 @@ impl Setup {
         let Reporting { registry, metrics, sender } = reporting;
         let (cache, queue) = (Arc::new(Cache::default()), Arc::new(Queue::default()));
         let router = Router::new(Arc::clone(&cache), Arc::clone(&queue));
-        let classes = settings.classes.clone();
-        tracing::info!(provider = provider.name(), cluster = %settings.cluster, classes = classes.all().collect::<Vec<_>>().join(","),
+        let classes = settings.scope.classes.clone();
+        tracing::info!(provider = provider.name(), cluster = %settings.scope.cluster, classes = classes.all().collect::<Vec<_>>().join(","),
             default_class = classes.default, instance, read_only = work.read_only, "starting");
 
-        let parts = Parts { provider, cluster, cache, queue, fence: fence.clone(), metrics: metrics.clone() };
-        let operator = Operator::new(parts, settings);
+        let parts = Parts {
+            provider,
+            api,
+            cache: Arc::clone(&cache),
+            queue,
+            fence: fence.clone(),
+            metrics: metrics.clone(),
+        };
+        let reconciler = Reconciler::new(parts, settings);
         let mut tasks = Tasks::default();
         let listener =
             http::listen(admin_address).with_context(|| format!("--admin-address {admin_address}"))?;
-        let admin = Admin::of(&operator, registry, client.clone());
+        let planning = Arc::clone(&reconciler);
+        let admin = Admin::new(cache, registry, move || plan::known(&planning), client.clone());
         tasks.run("admin", admin::serve(listener, admin));
         watch(&mut tasks, &client, &router);
-        if operator.settings.follows_pods(&operator.capabilities) {
+        if reconciler.scope().follows_pods(&reconciler.provisioner().capabilities()) {
             let pods = follow::<PodState>(Api::all(client.clone()), router.clone(), PODS_SETTLE);
             tasks.run("watch-pods", pods);
         }
@@ -165,14 +176,18 @@ impl Setup {
 
         let stop = CancellationToken::new();
         match keeper {
-            Some(keeper) => tasks.spawn("leader", elect(client, election, keeper, metrics, stop.clone())),
+            Some(keeper) => {
+                tasks.spawn("leader", elect(client, election, keeper, metrics.clone(), stop.clone()));
+            }
             None => tasks.spawn("leader", stop.clone().cancelled_owned().map(Ok)),
         }
-        tasks.spawn("work", lead(Arc::clone(&operator), router, fence, work.clone()));
+        let leading =
+            Leading { reconciler: Arc::clone(&reconciler), router, fence, metrics, work: work.clone() };
+        tasks.spawn("work", leading.run());
         let ended = tasks.first_or(terminated()?).await;
         // Only who was asked to end has time for it: without the lease everything stands at once, and a fault is a crash.
         let grace = if ended.is_ok() { work.shutdown_grace } else { Duration::ZERO };
-        shut_down(&operator, tasks, stop, grace).await;
+        shut_down(&reconciler, tasks, stop, grace).await;
         ended
     }
 }
@@ -188,29 +203,39 @@ fn watch(tasks: &mut Tasks, client: &Client, router: &Router) {
     tasks.run("watch-class-parameters", parameters);
 }
 
-/// Waits for the lease, then works: lists what exists, looks at Services, collects what nobody claims.
-async fn lead<P: LoadBalancerProvider, C: Cluster>(
-    operator: Arc<Operator<P, C>>,
+/// The work of a leader: the listing, workers, the collector, the audit.
+struct Leading<P: LoadBalancerProvider, C> {
+    reconciler: Arc<Reconciler<P, C>>,
     router: Router,
     fence: Fence,
+    metrics: Metrics,
     work: WorkArgs,
-) -> anyhow::Result<()> {
-    let WorkArgs { workers, resync, audit_interval, read_only, ref orphans, .. } = work;
-    if !read_only {
-        fence.opened().await;
+}
+
+impl<P: LoadBalancerProvider, C: Cluster> Leading<P, C> {
+    /// Waits for the lease, then works.
+    async fn run(self) -> anyhow::Result<()> {
+        let Self { reconciler, router, fence, metrics, work } = self;
+        let WorkArgs { workers, audit_interval, read_only, ref orphans, .. } = work;
+        if !read_only {
+            fence.opened().await;
+        }
+        reconciler.synced().await;
+        tracing::info!(read_only, "leading");
+        let provisioner = Arc::clone(reconciler.provisioner());
+        let listed = provisioner.list().await;
+        let mut tasks = Tasks::default();
+        let classes = reconciler.scope().classes.clone();
+        tasks.run("inventory", keep_listing(provisioner, router, classes, listed));
+        let collector = Collector::new(&reconciler, metrics, orphans.orphan_grace, orphans.limits());
+        tasks.run("collector", collector.run());
+        tasks.run("audit", Auditor::new(&reconciler, audit_interval).run());
+        tasks.run("class-parameters", class_parameters::report(Arc::clone(&reconciler)));
+        for _ in 0..workers {
+            tasks.run("worker", worker::work(Arc::clone(&reconciler)));
+        }
+        tasks.first_or(std::future::pending()).await
     }
-    operator.synced().await;
-    tracing::info!(read_only, "leading");
-    let first = operator.list().await;
-    let mut tasks = Tasks::default();
-    tasks.run("inventory", Arc::clone(&operator).keep_listing(router, first, resync));
-    tasks.run("collector", Arc::clone(&operator).collect(orphans.orphan_grace, orphans.limits()));
-    tasks.run("audit", Arc::clone(&operator).audit(audit_interval));
-    tasks.run("class-parameters", Arc::clone(&operator).report_parameters());
-    for _ in 0..workers {
-        tasks.run("worker", Arc::clone(&operator).work());
-    }
-    tasks.first_or(std::future::pending()).await
 }
 
 async fn elect(
@@ -249,17 +274,17 @@ fn terminated() -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
 
 /// Finishes what is under way, then hands the lease over. What does not finish in time is as after a crash.
 async fn shut_down<P: LoadBalancerProvider, C: Cluster>(
-    operator: &Operator<P, C>,
+    reconciler: &Reconciler<P, C>,
     mut tasks: Tasks,
     stop: CancellationToken,
     grace: Duration,
 ) {
-    operator.queue.close();
-    operator.permits.close();
+    let provisioner = reconciler.provisioner();
+    reconciler.close();
+    provisioner.close();
     tasks.stop("work");
-    operator.attempts.close();
-    if timeout(grace, operator.attempts.wait()).await.is_err() {
-        tracing::warn!(unfinished = operator.attempts.len(), "provider calls did not finish in time");
+    if timeout(grace, provisioner.finished()).await.is_err() {
+        tracing::warn!(unfinished = provisioner.unfinished(), "provider calls did not finish in time");
     }
     stop.cancel();
     if timeout(HAND_OVER, tasks.finished("leader")).await.is_err() {

@@ -31,6 +31,15 @@ struct InventoryEntry<O> {
     read: Instant,
 }
 
+/// The last read of one Service.
+#[derive(Debug)]
+pub(crate) struct Snapshot<O> {
+    /// `None`: nothing exists, as far as is known.
+    pub(crate) observed: Option<O>,
+    /// When the read began; `None`: a listing did not show the Service, or there was none.
+    pub(crate) read: Option<Instant>,
+}
+
 impl<O> Default for Inventory<O> {
     fn default() -> Self {
         Self { state: RwLock::new(InventoryState { entries: BTreeMap::new(), listed: None }) }
@@ -43,9 +52,17 @@ impl<O: Clone> Inventory<O> {
         self.read().listed.is_some()
     }
 
-    /// What exists for one Service.
-    pub(crate) fn get(&self, service: &ServiceUid) -> Option<O> {
-        self.read().entries.get(service).and_then(|entry| entry.observed.clone())
+    /// The last read of one Service.
+    pub(crate) fn snapshot(&self, service: &ServiceUid) -> Snapshot<O> {
+        match self.read().entries.get(service) {
+            Some(entry) => Snapshot { observed: entry.observed.clone(), read: Some(entry.read) },
+            None => Snapshot { observed: None, read: None },
+        }
+    }
+
+    /// Whether the last read of one Service showed anything.
+    pub(crate) fn exists(&self, service: &ServiceUid) -> bool {
+        self.read().entries.get(service).is_some_and(|entry| entry.observed.is_some())
     }
 
     /// Owners of everything that exists.
@@ -104,11 +121,15 @@ mod tests {
         assert!(!inventory.is_loaded());
         inventory.replace(listing(&[&deleted]), began);
         assert!(inventory.is_loaded());
-        assert_eq!(inventory.get(&made.service), Some(2));
-        assert_eq!(inventory.get(&deleted.service), None);
-        assert_eq!(inventory.get(&old.service), None, "the listing is newer and does not have it");
+        assert_eq!(inventory.snapshot(&made.service).observed, Some(2));
+        assert_eq!(inventory.snapshot(&deleted.service).observed, None);
+        assert_eq!(
+            inventory.snapshot(&old.service).observed,
+            None,
+            "the listing is newer and does not have it"
+        );
         inventory.put(&made, Some(3), began);
-        assert_eq!(inventory.get(&made.service), Some(2));
+        assert_eq!(inventory.snapshot(&made.service).observed, Some(2));
         assert_eq!(inventory.owners(), [made]);
     }
 }

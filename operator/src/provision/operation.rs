@@ -8,42 +8,21 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use portico_limits::{Priority, at_best};
-use portico_provider::{
-    Field, LoadBalancerProvider, Outcome, Plan, PlannedStep, ProviderError, ReadMode, Retry,
-};
-use portico_runtime::chain;
-use tokio::time::{Instant, timeout};
+use portico_provider::{Field, LoadBalancerProvider, Outcome, Plan, PlannedStep, ReadMode, Retry};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{CallResult, Metrics};
-use crate::process::fence::Fence;
-use crate::provision::plan_view::PlanView;
-use crate::provision::trigger::Mode;
-use crate::provision::want::Want;
+use super::calls::ProviderCalls;
+use super::end::End;
+use super::plan_view::PlanView;
+use super::trigger::Mode;
+use super::want::Want;
 
 /// A provider that plans anew after each round of steps converges in two or three rounds, each of at most three
 /// looks; more is a fault of its plan.
 const MAX_READS: usize = 12;
-/// The longest a single call of the provider's may take, waits for its cloud's limits included; what it did shows in the
-/// next read. Providers bound each request by themselves.
-const CALL_TIMEOUT: Duration = Duration::from_mins(3);
-
 /// When to have the next go at what this one may not touch.
 const LOCKS_RETRY: Duration = Duration::from_secs(1);
-
-/// How a go ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// There is nothing (more) to do, or nothing that may be done.
-    Settled,
-    /// There are steps, and this go was not to take any.
-    Withheld(Box<PlanView>),
-    /// The provider is at work.
-    InProgress { what: String, retry: Duration },
-    /// A call failed.
-    Failed { reason: &'static str, message: String, retry: Retry },
-}
 
 /// What a go did and found.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,14 +37,9 @@ pub(crate) struct AttemptReport<O> {
     pub(crate) end: End,
 }
 
-/// The provider, as a go sees it.
+/// One attempt's calls of the provider.
 pub(crate) struct Operation<'a, P> {
-    /// Who does it.
-    pub(crate) provider: &'a P,
-    /// Whether we still may.
-    pub(crate) fence: &'a Fence,
-    /// Where calls are counted.
-    pub(crate) metrics: &'a Metrics,
+    pub(crate) calls: &'a ProviderCalls<P>,
     /// What it may touch of what Services share; `None`: whatever it meets, as nobody else is at work.
     pub(crate) held: Option<&'a BTreeSet<String>>,
     /// Cancelled when its reads have become those of something else; what was begun to be changed is changed all the same.
@@ -94,8 +68,9 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             if let Some(end) = self.lacks_locks(want, observed) {
                 return AttemptReport { end, ..report };
             }
-            let rest = want.plan_rest(self.provider, observed);
-            let first = want.plan_targets(self.provider, observed, &rest).filter(|_| targets.are_due());
+            let rest = want.plan_rest(self.calls.provider(), observed);
+            let first =
+                want.plan_targets(self.calls.provider(), observed, &rest).filter(|_| targets.are_due());
             let due = first.as_ref().filter(|first| !first.steps().is_empty());
             let plan = due.unwrap_or(&rest);
             if let Some(closer) = closer(read_mode, want, observed.is_some(), plan) {
@@ -110,10 +85,10 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             if report.steps.is_empty()
                 && let Some(desired) = want.load_balancer()
             {
-                report.differed = self.provider.differing(desired, observed);
+                report.differed = self.calls.provider().differing(desired, observed);
             }
             if mode == Mode::Plan {
-                let plan = want.plan(self.provider, observed);
+                let plan = want.plan(self.calls.provider(), observed);
                 return AttemptReport { end: End::Withheld(Box::new(PlanView::of(&plan))), ..report };
             }
             tracing::info!(service = %want.owner().name, plan = %plan, "executing");
@@ -136,24 +111,17 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
     }
 
     async fn read(&self, want: &Want, read_mode: ReadMode) -> Result<Option<P::Observed>, End> {
-        let looked = async {
-            match want.desired() {
-                Some(desired) => self.call("observe", self.provider.observe_for(desired, read_mode)).await,
-                None => self.call("observe", self.provider.observe(want.owner(), read_mode)).await,
-            }
-        };
-        let Some(give_way) = self.give_way else { return looked.await };
-        give_way.run_until_cancelled(looked).await.unwrap_or_else(|| {
-            Err(End::InProgress {
-                what: "a look, which gave way to a change".to_owned(),
-                retry: Duration::ZERO,
-            })
+        let read = self.calls.read(want, read_mode);
+        let Some(give_way) = self.give_way else { return read.await };
+        give_way.run_until_cancelled(read).await.unwrap_or_else(|| {
+            let what = "a read, which gave way to a change".to_owned();
+            Err(End::InProgress { what, retry: Duration::ZERO })
         })
     }
 
     /// A read may show that it shares more than anybody knew when its turn came: then that is to be waited for first.
     fn lacks_locks(&self, want: &Want, observed: Option<&P::Observed>) -> Option<End> {
-        let shared = want.shares(self.provider, observed);
+        let shared = want.shares(self.calls.provider(), observed);
         let what = shared.difference(self.held?).next()?;
         Some(End::InProgress {
             what: format!("its turn at {what}, which Services share"),
@@ -182,9 +150,7 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
     }
 
     async fn step(&self, planned: &PlannedStep<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
-        // Whatever the reads were for, a change is made at its own priority.
-        let change = at_best(Priority::Targets, self.provider.execute(&planned.step));
-        let outcome = self.while_leading(self.call("execute", change)).await?;
+        let outcome = self.calls.execute(&planned.step).await?;
         if outcome != Outcome::Unchanged {
             done.push(format!("{}: {}", planned.step, planned.reason));
         }
@@ -192,38 +158,6 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             Outcome::InProgress { retry, what } => Err(End::InProgress { what, retry }),
             Outcome::Done | Outcome::Unchanged => Ok(()),
         }
-    }
-
-    /// Gives up a change that is under way when this process may make none any more: whoever leads next reads what it did.
-    async fn while_leading<T>(&self, change: impl Future<Output = Result<T, End>>) -> Result<T, End> {
-        tokio::select! {
-            biased;
-            () = self.fence.closed() => Err(End::Failed {
-                reason: "NotLeading",
-                message: "this operator no longer leads".to_owned(),
-                retry: Retry::Backoff,
-            }),
-            outcome = change => outcome,
-        }
-    }
-
-    /// One call, timed, counted and bounded.
-    async fn call<T>(
-        &self,
-        operation: &'static str,
-        call: impl Future<Output = Result<T, ProviderError>>,
-    ) -> Result<T, End> {
-        let began = Instant::now();
-        let (result, outcome) = match timeout(CALL_TIMEOUT, call).await {
-            Ok(Ok(value)) => (CallResult::Ok, Ok(value)),
-            Ok(Err(error)) => (CallResult::Error, Err(failed(&error))),
-            Err(_elapsed) => {
-                let message = format!("{operation}: no answer within {CALL_TIMEOUT:?}");
-                (CallResult::Timeout, Err(End::Failed { reason: "Timeout", message, retry: Retry::Backoff }))
-            }
-        };
-        self.metrics.provider_call(operation, result, began.elapsed());
-        outcome
     }
 }
 
@@ -283,9 +217,4 @@ fn without_steps<S>(plan: &Plan<S>, want: &Want, exists: bool) -> End {
         },
         (None, _) => End::Settled,
     }
-}
-
-/// A provider's error with all its causes, for a user.
-pub(crate) fn failed(error: &ProviderError) -> End {
-    End::Failed { reason: error.reason(), message: chain(error), retry: error.retry() }
 }

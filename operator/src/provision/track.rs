@@ -1,117 +1,133 @@
-//! Whether to have a go at a Service's load balancer now, later, or not at all.
+//! The provisioning state of one Service, and the decision whether to start an attempt now, later, or not at all.
 //!
-//! Owns: [`Track`], what is remembered of one Service between two looks, and the decision. Leaves to others: going.
-//! Invariants: pure; all that is remembered only saves work: forgetting it (a restart) leads to the same end. A
-//! failure keeps back only what failed: whoever changes the Service gets a new try at once.
+//! Owns: [`Track`]. Leaves to others: running attempts (`attempt`).
+//! Invariants: pure; a track only saves work: a process without it (after a restart) comes to the same end; a failure holds
+//! back only the want that failed: a changed Service gets an attempt at once.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use portico_provider::{Plan, Retry, SpecHash, Truth};
+use portico_provider::{Plan, ReadMode, Retry, SpecHash, Truth};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::end::End;
+use super::plan_view::PlanView;
+use super::trigger::Trigger;
+use super::want::{Want, WantDigest};
 use crate::backoff;
 use crate::cache::service::ServiceKey;
-use crate::metrics::ServiceState;
-use crate::provision::operation::End;
-use crate::provision::trigger::Trigger;
-use crate::provision::want::{Want, WantDigest};
 
-/// How long until targets are looked at again, the first, the second … time that they are not healthy. New ones need half a
-/// minute to pass their checks, or else somebody has to do something first; each look is a call that nobody shares.
+/// Pauses between reads of targets that are not healthy: the first, the second … New targets need half a minute to pass
+/// their health checks; others need somebody's help. Each read is a call that Services do not share.
 const HEALTH_POLLS: [Duration; 4] =
     [Duration::from_secs(30), Duration::from_mins(1), Duration::from_mins(2), Duration::from_mins(5)];
-/// Waits from here on end together with those of other Services, so that one call can read for all of them.
+/// Waits of this length and more end together with those of other Services, so that one call can read for all of them.
 const ALIGNED_FROM: Duration = Duration::from_secs(5);
 
-/// What is remembered of a Service.
+/// The provisioning state of one Service.
 #[derive(Debug, Default)]
 pub(crate) struct Track {
-    /// Whether a go is under way.
-    pub(crate) phase: Phase,
-    /// How the last one ended.
-    pub(crate) last: Option<Ended>,
-    /// What was wanted when the load balancer was last seen to be so.
+    phase: Phase,
+    /// The last attempt.
+    last: Option<Ended>,
+    /// The want that the load balancer was last read to match.
     settled: Option<SpecHash>,
-    /// It is its turn in the audit.
-    pub(crate) audit: bool,
-    /// An audit is under way of what was wanted when it began, and gives way when told.
-    audited: Option<(WantDigest, CancellationToken)>,
-    /// It waits for others of its group to give way: who it is, and what they share.
-    pub(crate) blocked_by_group: Option<(ServiceKey, BTreeSet<String>)>,
-    /// Others of its group changed something.
-    pub(crate) group_changed: bool,
+    /// The next attempt is an audit.
+    audit: bool,
+    /// Other members of its group block it: its key, and the names of what they share.
+    blocked_by_group: Option<(ServiceKey, BTreeSet<String>)>,
+    /// Other members of its group changed something.
+    group_changed: bool,
     /// Failures in a row.
     failures: u32,
-    /// Looks in a row that found targets not healthy.
+    /// Reads in a row that found targets not healthy.
     unhealthy_reads: usize,
-    /// What the metrics count it as.
-    pub(crate) state: Option<ServiceState>,
 }
 
-/// Where a go stands.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) enum Phase {
-    /// There is none.
+/// The phase of a Service's attempt.
+#[derive(Debug, Default)]
+enum Phase {
+    /// There is no attempt.
     #[default]
     Idle,
-    /// It waits for its turn. What it will be about is made anew then: what is wanted holds every node, and a thousand may
-    /// wait.
-    Waiting(WantDigest, Trigger),
-    /// It talks to the provider.
-    Running,
+    /// It waits for its turn. Its want is composed again then: a want holds every node, and a thousand may wait.
+    Waiting { digest: WantDigest, trigger: Trigger, planned: Option<Planned> },
+    /// It calls the provider. `audit`: the want that it audits, and the token by which it gives way to a change.
+    Running { audit: Option<(WantDigest, CancellationToken)> },
 }
 
-/// How a go ended.
+/// How closely the submitted plan asks to read first, and when the read began that it was made from.
+pub(crate) type Planned = (ReadMode, Option<Instant>);
+
+/// An attempt whose turn has come.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) trigger: Trigger,
+    /// Cancelled when the want changes while an audit reads.
+    pub(crate) give_way: CancellationToken,
+    /// From the submitted plan; `None`: the want changed since.
+    pub(crate) planned: Option<Planned>,
+}
+
+/// An attempt that ended.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Ended {
-    /// What was wanted.
-    pub(crate) digest: WantDigest,
-    /// How.
-    pub(crate) end: End,
-    /// When to have another, if nothing changes; `None`: no need.
-    pub(crate) again: Option<Instant>,
+struct Ended {
+    digest: WantDigest,
+    end: End,
+    /// When to start another if nothing changes; `None`: never.
+    again: Option<Instant>,
 }
 
-/// How it goes.
+/// The progress of provisioning, for the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// As desired.
+    /// The load balancer is as desired.
     Settled,
-    /// Steps are being executed.
+    /// An attempt executes steps.
     Working(String),
     /// The provider is at work.
     Waiting(String),
-    /// It differs, and nothing is done about it.
+    /// It differs, and the difference is only reported.
     Drifted(String),
     /// A call failed.
     Failed { reason: &'static str, message: String },
-    /// It is being taken down.
+    /// The load balancer is being deleted.
     Releasing(String),
+}
+
+/// The progress of a requested audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuditProgress {
+    /// It has ended, or none was requested.
+    Done,
+    /// No attempt has begun.
+    Pending,
+    /// An attempt waits or runs.
+    Running,
 }
 
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Have a go.
+    /// Start an attempt.
     Start,
-    /// One is under way; it brings the Service back when it ends.
+    /// An attempt waits or runs; it requeues the Service when it ends.
     Running,
-    /// Not before.
+    /// Start none before this moment.
     Hold(Instant),
-    /// All is well, as far as was read; look again then.
+    /// All is as desired, as far as was read; reconcile again then.
     Rest(Option<Instant>),
 }
 
 impl Track {
-    /// Decides, by a plan that was made from the snapshot.
+    /// Decides, by a plan that was made from the inventory.
     pub(crate) fn decide<S>(&self, want: &Want, plan: &Plan<S>, now: Instant) -> Decision {
-        if self.phase != Phase::Idle {
+        if !self.is_idle() {
             return Decision::Running;
         }
-        let last = self.last.as_ref().filter(|last| last.digest == *want.digest());
+        let last = self.last_of(want);
         let idle = plan_is_idle(plan);
         match last {
             Some(Ended { end: End::Settled, again, .. }) if idle => match again {
@@ -124,17 +140,22 @@ impl Track {
                 Decision::Start
             }
             _ if self.audit || self.group_changed => Decision::Start,
-            // What was wanted before may be half done, whatever the snapshot says.
+            // A former want may be half provisioned, whatever the inventory shows.
             _ if idle && !want.is_absent() && self.finished_last() => Decision::Rest(None),
             _ => Decision::Start,
         }
+    }
+
+    /// The last attempt, if it was for this want.
+    fn last_of(&self, want: &Want) -> Option<&Ended> {
+        self.last.as_ref().filter(|last| last.digest == *want.digest())
     }
 
     fn finished_last(&self) -> bool {
         !matches!(&self.last, Some(Ended { end: End::InProgress { .. } | End::Failed { .. }, .. }))
     }
 
-    /// Why a go that is decided on now would be had. `was_synced`: the status says that all is as this want has it.
+    /// The trigger of an attempt that is decided on now. `was_synced`: the status says that all is as this want has it.
     pub(crate) fn trigger(&self, want: &Want, was_synced: bool) -> Trigger {
         let WantDigest::Present(wanted) = want.digest() else { return Trigger::Change };
         match (&self.settled, &self.last) {
@@ -151,53 +172,61 @@ impl Track {
         }
     }
 
-    /// A go waits for its turn.
-    pub(crate) fn wait(&mut self, want: &Want, trigger: Trigger) {
+    /// An attempt begins to wait for its turn.
+    pub(crate) fn wait(&mut self, want: &Want, trigger: Trigger, planned: Planned) {
         if trigger == Trigger::Change {
             self.settled = None;
         }
-        self.phase = Phase::Waiting(want.digest().clone(), trigger);
+        self.phase = Phase::Waiting { digest: want.digest().clone(), trigger, planned: Some(planned) };
     }
 
-    /// While a go waits, what is wanted may change; it will then be about that. Whether it waits in a line for what is less
-    /// urgent than a change. An audit that is under way already gives way.
+    /// Adapts an attempt to a want that changed while it waits; an audit that runs gives way. Whether the attempt waits in
+    /// the queue of something less urgent than a change.
     pub(crate) fn rethink(&mut self, want: &Want) -> bool {
-        if let Some((_, give_way)) = self.audited.as_ref().filter(|(digest, _)| digest != want.digest()) {
-            give_way.cancel();
+        let digest = want.digest();
+        match &mut self.phase {
+            Phase::Idle | Phase::Running { audit: None } => false,
+            Phase::Running { audit: Some((audited, give_way)) } => {
+                if audited != digest {
+                    give_way.cancel();
+                }
+                false
+            }
+            Phase::Waiting { digest: waiting, trigger, planned } => {
+                if waiting == digest {
+                    return false;
+                }
+                let hastens = *trigger != Trigger::Change;
+                (*trigger, *planned) = (Trigger::Change, None);
+                waiting.clone_from(digest);
+                self.settled = None;
+                hastens
+            }
         }
-        let Phase::Waiting(waiting, trigger) = &mut self.phase else { return false };
-        let changed = waiting != want.digest();
-        let hastens = changed && *trigger != Trigger::Change;
-        if changed {
-            *trigger = Trigger::Change;
-            self.settled = None;
-        }
-        waiting.clone_from(want.digest());
-        hastens
     }
 
-    /// Its turn has come, and it is about this by now. Why, and what tells it to give way; `None`: nobody waits.
-    pub(crate) fn start(&mut self, want: &Want) -> Option<(Trigger, CancellationToken)> {
+    /// The turn of the attempt has come, for this want. `None`: none waits.
+    pub(crate) fn start(&mut self, want: &Want) -> Option<Started> {
         self.rethink(want);
-        let Phase::Waiting(digest, trigger) = &self.phase else { return None };
-        let (give_way, trigger) = (CancellationToken::new(), *trigger);
-        self.audited = (trigger == Trigger::Audit).then(|| (digest.clone(), give_way.clone()));
+        let Phase::Waiting { digest, trigger, planned } = &mut self.phase else { return None };
+        let (trigger, planned, give_way) = (*trigger, planned.take(), CancellationToken::new());
+        let audit = (trigger == Trigger::Audit).then(|| (digest.clone(), give_way.clone()));
         self.group_changed = false;
-        self.phase = Phase::Running;
-        Some((trigger, give_way))
+        self.phase = Phase::Running { audit };
+        Some(Started { trigger, give_way, planned })
     }
 
-    /// The go that waits ended without a turn; whether one waited.
+    /// The attempt that waits ended without a turn; whether one waited.
     pub(crate) fn give_up(&mut self) -> bool {
-        let waits = matches!(self.phase, Phase::Waiting(..));
+        let waits = matches!(self.phase, Phase::Waiting { .. });
         if waits {
             self.phase = Phase::Idle;
         }
         waits
     }
 
-    /// A look at a snapshot showed all as wanted.
-    pub(crate) fn rest(&mut self, want: &Want, again: Option<Instant>) {
+    /// The inventory showed all as wanted.
+    fn rest(&mut self, want: &Want, again: Option<Instant>) {
         self.settle(want);
         self.last = Some(Ended { digest: want.digest().clone(), end: End::Settled, again });
     }
@@ -209,8 +238,8 @@ impl Track {
         };
     }
 
-    /// When to look again at targets that are not all healthy, as the report says they are; nothing else would bring
-    /// the news. `None`: no need.
+    /// When to read targets again that are not all healthy: no event announces their health. `healthy`: as reported;
+    /// answer `None`: no need.
     pub(crate) fn watch_health(
         &mut self,
         want: &Want,
@@ -233,7 +262,7 @@ impl Track {
         again
     }
 
-    /// Takes in how a go ended. `slow`: when to try again what should not be tried again by itself.
+    /// An attempt ended. `slow`: the pause before another attempt that no event asks for.
     pub(crate) fn ended(&mut self, want: &Want, end: End, now: Instant, slow: Duration) {
         let again = match &end {
             End::Settled => {
@@ -259,25 +288,81 @@ impl Track {
         }
         self.phase = Phase::Idle;
         self.audit = false;
-        self.audited = None;
         self.last = Some(Ended { digest: want.digest().clone(), end, again });
     }
 
-    /// How it goes, for the status.
+    /// The progress, for the status.
     pub(crate) fn progress<S: std::fmt::Display>(&self, want: &Want, current: &Plan<S>) -> Progress {
-        // A go that is another try at the same says nothing new until it ends: each poll would be two status writes.
-        let last = self.last.as_ref().filter(|last| last.digest == *want.digest());
-        match last.map(|last| &last.end) {
+        // An attempt that repeats the last one says nothing new until it ends: each poll would be two status writes.
+        match self.last_of(want).map(|last| &last.end) {
             Some(End::InProgress { what, .. }) => Progress::Waiting(what.clone()),
             Some(End::Failed { reason, message, .. }) => {
                 Progress::Failed { reason, message: message.clone() }
             }
             Some(End::Withheld(plan)) => Progress::Drifted(plan.summary()),
-            Some(End::Settled) | None if self.phase == Phase::Idle && plan_is_idle(current) => {
-                Progress::Settled
-            }
+            Some(End::Settled) | None if self.is_idle() && plan_is_idle(current) => Progress::Settled,
             _ => Progress::Working(doing(current)),
         }
+    }
+
+    /// The plan that the last attempt for this want was not to execute.
+    pub(crate) fn withheld(&self, want: &Want) -> Option<PlanView> {
+        match &self.last_of(want)?.end {
+            End::Withheld(plan) => Some((**plan).clone()),
+            End::Settled | End::InProgress { .. } | End::Failed { .. } => None,
+        }
+    }
+
+    /// Whether the last attempt for this want found nothing left to do, and none has begun since.
+    pub(crate) fn is_settled(&self, want: &Want) -> bool {
+        self.is_idle() && self.last_of(want).is_some_and(|last| last.end == End::Settled)
+    }
+
+    /// Whether no attempt waits or runs.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle)
+    }
+
+    /// Whether an attempt calls the provider.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+
+    /// Whether an attempt waits that is to delete everything.
+    pub(crate) fn waits_to_delete(&self) -> bool {
+        matches!(self.phase, Phase::Waiting { digest: WantDigest::Absent(..), .. })
+    }
+
+    /// Makes the next attempt an audit.
+    pub(crate) fn request_audit(&mut self) {
+        self.audit = true;
+    }
+
+    pub(crate) fn end_audit(&mut self) {
+        self.audit = false;
+    }
+
+    pub(crate) fn audit_progress(&self) -> AuditProgress {
+        match (self.audit, self.is_idle()) {
+            (false, _) => AuditProgress::Done,
+            (true, true) => AuditProgress::Pending,
+            (true, false) => AuditProgress::Running,
+        }
+    }
+
+    /// Sets whether other members of the group block it: its key, and the names of what they share.
+    pub(crate) fn block_by_group(&mut self, blocked: Option<(ServiceKey, BTreeSet<String>)>) {
+        self.blocked_by_group = blocked;
+    }
+
+    /// Others have changed `names`. Its key, if other members block it by one of these.
+    pub(crate) fn group_changed(&mut self, names: &BTreeSet<String>) -> Option<ServiceKey> {
+        let (key, theirs) = self.blocked_by_group.as_ref()?;
+        if theirs.is_disjoint(names) {
+            return None;
+        }
+        self.group_changed = true;
+        Some(key.clone())
     }
 }
 
@@ -328,7 +413,7 @@ mod tests {
     }
 
     fn after(end: End, now: Instant) -> Track {
-        let mut track = Track { phase: Phase::Running, ..Track::default() };
+        let mut track = Track { phase: Phase::Running { audit: None }, ..Track::default() };
         track.ended(&present(), end, now, Duration::from_mins(10));
         track
     }
@@ -338,7 +423,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_as_desired_costs_no_go_and_what_is_not_gets_one() {
+    async fn what_is_as_desired_costs_no_attempt_and_what_is_not_gets_one() {
         let now = Instant::now();
         let nothing = Plan::<&str>::nothing("as desired");
         let track = Track::default();
@@ -350,7 +435,7 @@ mod tests {
             "a snapshot may be old"
         );
         assert_eq!(
-            Track { phase: Phase::Running, ..track }.decide(&present(), &steps(), now),
+            Track { phase: Phase::Running { audit: None }, ..track }.decide(&present(), &steps(), now),
             Decision::Running
         );
     }
@@ -389,7 +474,7 @@ mod tests {
         let now = Instant::now();
         let mut other = mk_load_balancer("web");
         other.source_ranges.insert("10.0.0.0/8".parse().unwrap());
-        let mut track = Track { phase: Phase::Running, ..Track::default() };
+        let mut track = Track { phase: Phase::Running { audit: None }, ..Track::default() };
         track.ended(&Want::present(Box::new(other)), failure(Retry::Backoff), now, Duration::ZERO);
         let nothing = Plan::<&str>::nothing("as desired");
         assert_eq!(track.decide(&present(), &nothing, now), Decision::Start);

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use portico_provider::{
-    Backends, Desired, LoadBalancer, LoadBalancerProvider, Owner, Plan, ServiceUid, SpecHash,
+    Backends, Desired, LoadBalancer, LoadBalancerProvider, Owner, Plan, ReadMode, ServiceUid, SpecHash,
 };
 
 /// What is wanted for a Service.
@@ -112,6 +112,15 @@ impl Want {
         observed: Option<&P::Observed>,
     ) -> BTreeSet<String> {
         provider.shares(self.desired().unwrap_or(Desired::Absent(self.owner())), observed)
+    }
+
+    /// How closely an attempt reads first, by the plan from the inventory.
+    pub(crate) fn first_read_mode<S>(&self, plan: &Plan<S>) -> ReadMode {
+        match self.desired() {
+            Some(desired) => ReadMode::first(desired, plan),
+            None if plan.is_destructive() => ReadMode::Verify,
+            None => ReadMode::Pending,
+        }
     }
 
     /// All that there is to do: targets of what exists, then the rest.

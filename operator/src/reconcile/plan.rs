@@ -6,17 +6,19 @@
 use std::fmt;
 
 use k8s_openapi::api::core::v1::Service;
-use portico_provider::{Backends, LoadBalancerProvider, ReadMode};
+use portico_provider::{Backends, LoadBalancerProvider};
 use serde::Serialize;
 
+use super::Reconciler;
+use super::api::Cluster;
 use crate::cache::service::ServiceKey;
+use crate::desired::options::TAKE_OVER;
+use crate::desired::problem::Problem;
 use crate::desired::stages::Work;
-use crate::provision::operation::{End, Operation};
+use crate::provision::end::End;
 use crate::provision::plan_view::PlanView;
 use crate::provision::trigger::Mode;
 use crate::provision::want::Want;
-use crate::reconcile::Operator;
-use crate::reconcile::api::Cluster;
 
 /// What there is to do for one Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -85,106 +87,97 @@ impl fmt::Display for ServicePlan {
     }
 }
 
-/// A plan to be, and what has to be asked of the provider for it.
+/// A plan to be, and the want that the provider plans.
 struct Begun {
     plan: ServicePlan,
     want: Option<Want>,
 }
 
-impl<P: LoadBalancerProvider, C: Cluster> Operator<P, C> {
-    fn begin_plan(&self, service: &Service) -> Begun {
-        let (staged, _) = self.stages(service);
-        let mut plan = ServicePlan {
-            service: ServiceKey::of(service).to_string(),
-            stages: staged.to_string().lines().map(str::to_owned).collect(),
-            problems: Vec::new(),
-            warnings: Vec::new(),
-            plan: None,
-            failed: None,
-        };
-        let texts = |problems: Vec<crate::desired::problem::Problem>| {
-            problems.iter().map(ToString::to_string).collect()
-        };
-        let want = match staged.work {
-            Work::Nothing => None,
-            Work::Wait { backends } => self.targets_of(*backends),
-            Work::Yield { owner: _, to } => {
-                plan.warnings
-                    .push(format!("the operator of class {to} has to release its load balancer first"));
-                None
-            }
-            Work::Leave { owner: _, shown } => {
-                plan.warnings.push(format!(
-                    "{shown}, so it is left alone until it is annotated {}: \"true\"",
-                    crate::desired::options::TAKE_OVER.key
-                ));
-                None
-            }
-            Work::Refuse { backends, problems, warnings } => {
-                (plan.problems, plan.warnings) = (texts(problems), texts(warnings));
-                self.targets_of(*backends)
-            }
-            Work::Provide { load_balancer, backends, warnings } => {
-                plan.warnings = texts(warnings);
-                Some(Want::provide(load_balancer, *backends))
-            }
-            Work::Release { backends, because: _ } => Some(Want::release(*backends)),
-        };
-        Begun { plan, want }
-    }
-
-    /// For what exists, as far as is known.
-    fn targets_of(&self, backends: Backends) -> Option<Want> {
-        self.inventory.get(&backends.owner.service).is_some().then(|| Want::targets(backends))
-    }
-
-    /// From a fresh read of the provider.
-    pub(crate) async fn plan_live(&self, service: &Service) -> ServicePlan {
-        let Begun { mut plan, want } = self.begin_plan(service);
-        let Some(want) = want else { return plan };
-        let Self { provider, fence, metrics, .. } = self;
-        let report = Operation { provider, fence, metrics, held: None, give_way: None }
-            .run(&want, Mode::Plan, ReadMode::Full)
-            .await;
-        match (report.end, report.observed) {
-            (End::Failed { reason, message, .. }, _) => plan.failed = Some(format!("{reason}: {message}")),
-            (_, Some((observed, _))) => {
-                plan.plan = news(&want, PlanView::of(&want.plan(provider, observed.as_ref())));
-            }
-            (_, None) => plan.failed = Some("nothing was read".to_owned()),
+fn begin<P: LoadBalancerProvider, C: Cluster>(reconciler: &Reconciler<P, C>, service: &Service) -> Begun {
+    let (staged, _) = reconciler.stages(service);
+    let mut plan = ServicePlan {
+        service: ServiceKey::of(service).to_string(),
+        stages: staged.to_string().lines().map(str::to_owned).collect(),
+        problems: Vec::new(),
+        warnings: Vec::new(),
+        plan: None,
+        failed: None,
+    };
+    let texts = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
+    // For what exists, as far as is known.
+    let targets = |backends: Backends| {
+        reconciler.provisioner.exists(&backends.owner.service).then(|| Want::targets(backends))
+    };
+    let want = match staged.work {
+        Work::Nothing => None,
+        Work::Wait { backends } => targets(*backends),
+        Work::Yield { owner: _, to } => {
+            plan.warnings.push(format!("the operator of class {to} has to release its load balancer first"));
+            None
         }
-        plan
-    }
-
-    /// From what is known, for every Service that is ours; what a go read last counts before the listing.
-    pub(crate) fn plans_known(&self) -> Vec<ServicePlan> {
-        let services = self.cache.services().into_iter().filter(|it| self.settings.classes.claims(it));
-        services.map(|service| self.plan_known(&service)).collect()
-    }
-
-    fn plan_known(&self, service: &Service) -> ServicePlan {
-        let Begun { mut plan, want } = self.begin_plan(service);
-        let Some(want) = want else { return plan };
-        if !self.inventory.is_loaded() {
-            plan.failed = Some("what exists at the provider has not been read by this process".to_owned());
-            return plan;
+        Work::Leave { owner: _, shown } => {
+            plan.warnings.push(format!(
+                "{shown}, so it is left alone until it is annotated {}: \"true\"",
+                TAKE_OVER.key
+            ));
+            None
         }
-        let owner = want.owner();
-        let withheld = self.track(owner, |track| match &track.last {
-            Some(last) if last.digest == *want.digest() => match &last.end {
-                End::Withheld(plan) => Some((**plan).clone()),
-                _ => None,
-            },
-            _ => None,
-        });
-        let observed = self.inventory.get(&owner.service);
-        let known = || PlanView::of(&want.plan(&self.provider, observed.as_ref()));
-        plan.plan = news(&want, withheld.unwrap_or_else(known));
-        plan
-    }
+        Work::Refuse { backends, problems, warnings } => {
+            (plan.problems, plan.warnings) = (texts(problems), texts(warnings));
+            targets(*backends)
+        }
+        Work::Provide { load_balancer, backends, warnings } => {
+            plan.warnings = texts(warnings);
+            Some(Want::provide(load_balancer, *backends))
+        }
+        Work::Release { backends, because: _ } => Some(Want::release(*backends)),
+    };
+    Begun { plan, want }
 }
 
-/// Of a Service that is refused, that its targets are as they should be is no news.
+/// The plan of one Service by a fresh read of the provider.
+pub(crate) async fn live<P: LoadBalancerProvider, C: Cluster>(
+    reconciler: &Reconciler<P, C>,
+    service: &Service,
+) -> ServicePlan {
+    let Begun { mut plan, want } = begin(reconciler, service);
+    let Some(want) = want else { return plan };
+    let report = reconciler.provisioner.run_alone(&want, Mode::Plan).await;
+    match (report.end, report.observed) {
+        (End::Failed { reason, message, .. }, _) => plan.failed = Some(format!("{reason}: {message}")),
+        (_, Some((observed, _))) => {
+            let provider = reconciler.provisioner.provider();
+            plan.plan = news(&want, PlanView::of(&want.plan(provider, observed.as_ref())));
+        }
+        (_, None) => plan.failed = Some("nothing was read".to_owned()),
+    }
+    plan
+}
+
+/// The plans of every Service that is ours, by the inventory and the last attempts.
+pub(crate) fn known<P: LoadBalancerProvider, C: Cluster>(reconciler: &Reconciler<P, C>) -> Vec<ServicePlan> {
+    let services = reconciler.cache.services().into_iter();
+    let ours = services.filter(|service| reconciler.scope.classes.claims(service));
+    ours.map(|service| known_one(reconciler, &service)).collect()
+}
+
+fn known_one<P: LoadBalancerProvider, C: Cluster>(
+    reconciler: &Reconciler<P, C>,
+    service: &Service,
+) -> ServicePlan {
+    let Begun { mut plan, want } = begin(reconciler, service);
+    let Some(want) = want else { return plan };
+    let provisioner = &reconciler.provisioner;
+    if !provisioner.is_loaded() {
+        plan.failed = Some("what exists at the provider has not been read by this process".to_owned());
+        return plan;
+    }
+    let known = || PlanView::of(&provisioner.plan(&want));
+    plan.plan = news(&want, provisioner.withheld(&want).unwrap_or_else(known));
+    plan
+}
+
+/// Of a Service that is refused, targets that are as they should be are no news.
 fn news(want: &Want, plan: PlanView) -> Option<PlanView> {
     (want.desired().is_some() || !plan.is_settled()).then_some(plan)
 }

@@ -29,7 +29,7 @@ async fn nothing_is_remembered_of_services_that_are_gone_whatever_state_they_wer
     fixture.cluster.delete_by_force("s3");
     sleep(Duration::from_mins(9)).await;
     assert_eq!(running.metric("services"), [""; 0]);
-    assert_eq!(running.operator.tracks().iter_mut().count(), 0);
+    assert_eq!(running.reconciler.provisioner.tracked(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,7 +44,7 @@ async fn a_service_made_again_while_nobody_looked_leaves_nothing_of_the_old_one(
     fixture.cluster.apply(again);
     settle().await;
     assert_eq!(running.metric("services"), ["portico_operator_services{state=\"refused\"} 1"]);
-    assert_eq!(running.operator.tracks().iter_mut().count(), 1);
+    assert_eq!(running.reconciler.provisioner.tracked(), 1);
 }
 
 /// The first plan of a look is made by a worker, the next when its go's turn has come.
@@ -72,7 +72,7 @@ async fn what_became_of_class_parameters_is_told_although_the_first_try_failed()
     fixture.cluster.with(|cluster| cluster.put_parameters(&object));
     let running = fixture.start().await;
     fixture.cluster.with(|cluster| cluster.failing = 3);
-    let reports = tokio::spawn(Arc::clone(&running.operator).report_parameters());
+    let reports = tokio::spawn(class_parameters::report(Arc::clone(&running.reconciler)));
     settle().await;
     let status = fixture.cluster.with(|cluster| cluster.parameters["fake"].status.clone());
     assert_eq!(status.unwrap().conditions[0].status, "True");

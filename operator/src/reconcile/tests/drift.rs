@@ -6,14 +6,15 @@ use portico_limits::Priority as CallPriority;
 use portico_provider::{LoadBalancer, ProviderError, ReadMode};
 use tokio::time::sleep;
 
+use crate::provision::trigger::Drift;
 use crate::testing::{mk_node, mk_service, with};
 
 /// A fixture whose operator audits everything every ten minutes and lists next to never.
 fn audited(drift: Drift) -> Fixture {
     let mut fixture = Fixture::new();
     fixture.audit = Duration::from_mins(10);
-    fixture.settings.drift = drift;
-    fixture.settings.resync = Duration::from_hours(10);
+    fixture.settings.policy.drift = drift;
+    fixture.settings.policy.resync = Duration::from_hours(10);
     fixture
 }
 
@@ -117,7 +118,7 @@ async fn drift_that_is_only_reported_stays_until_the_service_changes() {
     assert_eq!(fixture.conditions("web")["Synced"], "False/Drifted");
     assert_eq!(fixture.conditions("web")["LoadBalancerProvisioned"], "True/Provisioned");
     assert_eq!(fixture.reasons("web").iter().filter(|reason| *reason == "Drifted").count(), 1, "told once");
-    let plans = running.operator.plans_known();
+    let plans = plan::known(&running.reconciler);
     assert!(plans[0].to_string().contains("update load balancer of default/web: it differs"), "{}", plans[0]);
     assert!(running.metric("unexpected_changes").is_empty(), "nothing was changed");
     fixture.cluster.apply(with(mk_service("web"), |spec| spec.ports.as_mut().unwrap()[0].port = 81));

@@ -5,6 +5,7 @@ use super::fixture::*;
 use portico_provider::ProviderError;
 use tokio::time::sleep;
 
+use crate::reconcile::status::{Basis, StatusPatch};
 use crate::testing::{mk_service, with};
 
 #[tokio::test(start_paused = true)]

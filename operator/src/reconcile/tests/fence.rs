@@ -12,7 +12,7 @@ async fn slow(fixture: &Fixture) -> Running {
     let limiter = Arc::new(Limiter::new("slow", Limit { burst: 1.0, rate: 1.0 }));
     fixture.cloud.with(|cloud| cloud.slow = Some((Arc::clone(&limiter), 10)));
     let running = fixture.start().await;
-    limiter.behind(Arc::new(running.operator.fence.clone()));
+    limiter.behind(Arc::new(running.fence.clone()));
     running
 }
 
@@ -31,7 +31,7 @@ async fn a_step_of_many_requests_ends_with_the_lease_and_its_load_balancer_is_no
     running.keeper.close();
     sleep(Duration::from_secs(1)).await;
     let owner = crate::testing::mk_owner("web");
-    assert!(running.operator.track(&owner, |track| track.phase == Phase::Idle), "given up at once");
+    assert!(running.reconciler.provisioner.is_idle(&owner), "given up at once");
     settle().await;
     assert_eq!((sent(&fixture), fixture.existing().len()), (before, 0));
 }

@@ -13,11 +13,14 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::super::*;
-use crate::background::gc::limit;
+use crate::background::audit::Auditor;
+use crate::background::gc::{Collector, limit};
+use crate::background::resync::keep_listing;
 use crate::cache::node_removal::NodeRemovalLimits;
 use crate::cache::watch::Router;
 use crate::metrics::Metrics;
 use crate::process::fence::{FenceKeeper, fence};
+use crate::provision::Policy;
 use crate::provision::trigger::Drift;
 use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_service, with};
 
@@ -28,10 +31,13 @@ pub(super) const MANY: limit::DeletionLimits =
 
 /// A running operator; dropping it is `kill -9`.
 pub(super) struct Running {
-    pub(super) operator: Arc<Operator<FakeCloud, FakeCluster>>,
+    pub(super) reconciler: Arc<Reconciler<FakeCloud, FakeCluster>>,
+    cloud: FakeCloud,
     pub(super) router: Router,
     registry: Registry,
+    metrics: Metrics,
     pub(super) keeper: FenceKeeper,
+    pub(super) fence: Fence,
     _workers: JoinSet<()>,
 }
 
@@ -46,17 +52,20 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new() -> Self {
-        let settings = Settings {
-            classes: ClassRule::one("portico.dev/fake", true),
-            cluster: CLUSTER.parse().unwrap(),
+        let policy = Policy {
             resync: Duration::from_mins(10),
             read_only: false,
             drift: Drift::Repair,
+            concurrency: 16,
+        };
+        let scope = Scope {
+            classes: ClassRule::one("portico.dev/fake", true),
+            cluster: CLUSTER.parse().unwrap(),
             groups: GroupScope::Namespace,
             endpoints: EndpointScope::Pods,
-            concurrency: 16,
-            nodes: NodeRemovalLimits { unready: Duration::ZERO, share: 50, hold: Duration::from_mins(5) },
         };
+        let nodes = NodeRemovalLimits { unready: Duration::ZERO, share: 50, hold: Duration::from_mins(5) };
+        let settings = Settings { scope, policy, nodes };
         let audit = Duration::ZERO;
         let cluster = FakeCluster::new(WatchFaults::of_this_test());
         Self { cloud: FakeCloud::default(), cluster, settings, audit }
@@ -70,22 +79,24 @@ impl Fixture {
     pub(super) async fn start(&self) -> Running {
         let (keeper, fence) = fence();
         keeper.open(Instant::now() + Duration::from_secs(1_000_000));
+        let open = fence.clone();
         let (cache, queue, router) = self.cluster.watch();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let (provider, cluster) = (self.cloud.connect(), self.cluster.clone());
-        let parts = Parts { provider, cluster, cache, queue, fence, metrics };
-        let operator = Operator::new(parts, self.settings.clone());
-        let first = operator.list().await;
+        let (cloud, api) = (self.cloud.connect(), self.cluster.clone());
+        let parts = Parts { provider: cloud.clone(), api, cache, queue, fence, metrics: metrics.clone() };
+        let reconciler = Reconciler::new(parts, self.settings.clone());
+        let provisioner = Arc::clone(reconciler.provisioner());
+        let listed = provisioner.list().await;
+        let classes = &self.settings.scope.classes;
         let mut workers = JoinSet::new();
-        let listing = Arc::clone(&operator).keep_listing(router.clone(), first, operator.settings.resync);
-        workers.spawn(listing);
-        workers.spawn(router.clone().fan_out(operator.settings.classes.clone()));
-        workers.spawn(Arc::clone(&operator).audit(self.audit));
+        workers.spawn(keep_listing(provisioner, router.clone(), classes.clone(), listed));
+        workers.spawn(router.clone().fan_out(classes.clone()));
+        workers.spawn(Auditor::new(&reconciler, self.audit).run());
         for _ in 0..2 {
-            workers.spawn(Arc::clone(&operator).work());
+            workers.spawn(worker::work(Arc::clone(&reconciler)));
         }
-        Running { operator, router, registry, keeper, _workers: workers }
+        Running { reconciler, cloud, router, registry, metrics, keeper, fence: open, _workers: workers }
     }
 
     pub(super) fn existing(&self) -> Vec<String> {
@@ -127,11 +138,20 @@ impl Fixture {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.operator.provider.cut();
+        self.cloud.cut();
     }
 }
 
 impl Running {
+    pub(super) fn collector(&self, limits: limit::DeletionLimits) -> Collector<FakeCloud, FakeCluster> {
+        Collector::new(&self.reconciler, self.metrics.clone(), GRACE, limits)
+    }
+
+    /// Requeues every Service that is ours.
+    pub(super) fn requeue_all(&self) {
+        self.router.requeue_all(&self.reconciler.scope().classes);
+    }
+
     /// The lines of a metric that counted anything.
     pub(super) fn metric(&self, name: &str) -> Vec<String> {
         let mut text = String::new();
@@ -141,11 +161,11 @@ impl Running {
     }
 
     pub(super) fn node_gone(&self, node: &Node) {
-        self.operator.cluster.remove_node(node.metadata.name.as_deref().unwrap());
+        self.reconciler.api().remove_node(node.metadata.name.as_deref().unwrap());
     }
 
     pub(super) fn node(&self, node: Node) {
-        self.operator.cluster.put_node(node);
+        self.reconciler.api().put_node(node);
     }
 }
 

@@ -58,7 +58,7 @@ async fn a_group_of_another_namespace_is_refused_unless_it_is_allowed() {
     assert_eq!(fixture.conditions("web")["Accepted"], "False/InvalidAnnotation");
     assert!(fixture.existing().is_empty());
     drop(running);
-    fixture.settings.groups = GroupScope::Cluster;
+    fixture.settings.scope.groups = GroupScope::Cluster;
     let _running = fixture.start().await;
     settle().await;
     let groups: Vec<String> = fixture.cloud.with(|cloud| {

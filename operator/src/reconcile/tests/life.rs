@@ -66,7 +66,7 @@ async fn what_is_as_desired_costs_nothing_however_often_it_is_looked_at() {
     settle().await;
     let (before, events) = (fixture.costs(), fixture.reasons("web").len());
     for _ in 0..10 {
-        running.router.requeue_all(&running.operator.settings.classes);
+        running.requeue_all();
         settle().await;
     }
     assert_eq!(fixture.costs().1, before.1);

@@ -4,13 +4,13 @@ use super::super::*;
 use super::fixture::*;
 use tokio::time::sleep;
 
-use crate::background::gc::{Suspects, limit};
+use crate::background::gc::limit;
 use crate::testing::{mk_node, mk_service, with};
 
 #[tokio::test(start_paused = true)]
 async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
     let mut fixture = Fixture::calm();
-    fixture.settings.concurrency = 2;
+    fixture.settings.policy.concurrency = 2;
     let running = fixture.start().await;
     fixture.cluster.apply(mk_service("old"));
     settle().await;
@@ -19,10 +19,10 @@ async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
     }
     sleep(Duration::from_millis(50)).await;
     assert!(
-        running.operator.permits.waiting(crate::provision::permits::AttemptPriority::Creating) > 80,
+        running.reconciler.provisioner.waiting(crate::provision::permits::AttemptPriority::Creating) > 80,
         "two at once, the others wait"
     );
-    assert_eq!(running.operator.queue.depth(), 0, "and hold up no worker");
+    assert_eq!(running.reconciler.queue.depth(), 0, "and hold up no worker");
     fixture.cluster.delete("old");
     sleep(Duration::from_millis(200)).await;
     assert!(fixture.cluster.get("old").is_none(), "it went among the first");
@@ -34,7 +34,7 @@ async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
 #[tokio::test(start_paused = true)]
 async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with() {
     let mut fixture = Fixture::calm();
-    fixture.settings.concurrency = 2;
+    fixture.settings.policy.concurrency = 2;
     let running = fixture.start().await;
     for index in 0..100 {
         fixture.cluster.apply(mk_service(&format!("s{index}")));
@@ -45,7 +45,7 @@ async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with()
     running.node(mk_node("joined", "10.0.0.1", true)); // before anybody looks: as if it had joined meanwhile
     sleep(Duration::from_millis(50)).await;
     assert!(
-        running.operator.permits.waiting(crate::provision::permits::AttemptPriority::CatchingUp) > 80,
+        running.reconciler.provisioner.waiting(crate::provision::permits::AttemptPriority::CatchingUp) > 80,
         "all have a target more"
     );
     let ranges = Some(vec!["10.0.0.0/8".to_owned()]);
@@ -67,7 +67,7 @@ async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with()
 #[tokio::test(start_paused = true)]
 async fn a_go_that_waited_is_about_what_is_wanted_by_then() {
     let mut fixture = Fixture::calm();
-    fixture.settings.concurrency = 1;
+    fixture.settings.policy.concurrency = 1;
     fixture.cloud.with(|cloud| cloud.hanging.insert("uid-slow".parse().unwrap()));
     let _running = fixture.start().await;
     fixture.cluster.apply(mk_service("slow"));
@@ -93,17 +93,17 @@ async fn a_mass_of_unclaimed_load_balancers_goes_in_portions() {
         fixture.cluster.delete_by_force(&format!("s{index}"));
     }
     let window = Duration::from_mins(10);
-    let mut suspects = Suspects::new(limit::DeletionLimits { count: 10, share: 10, window });
-    running.operator.collect_once(&mut suspects, GRACE).await;
+    let mut collector = running.collector(limit::DeletionLimits { count: 10, share: 10, window });
+    collector.collect_once().await;
     settle().await;
     for _ in 0..5 {
-        running.operator.collect_once(&mut suspects, GRACE).await;
+        collector.collect_once().await;
         settle().await;
     }
     assert_eq!(fixture.existing().len(), 36, "a tenth of 40 in ten minutes");
     assert!(running.metric("orphans").iter().any(|line| line.contains("held\"")));
     sleep(window).await;
-    running.operator.collect_once(&mut suspects, GRACE).await;
+    collector.collect_once().await;
     settle().await;
     assert_eq!(fixture.existing().len(), 33, "and a tenth of the rest, but three at least");
 }

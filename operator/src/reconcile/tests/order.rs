@@ -69,7 +69,7 @@ async fn play(events: Vec<Event>) {
     sleep(Duration::from_secs(2_000)).await;
     check(&fixture);
     let costs = fixture.costs();
-    running.router.requeue_all(&running.operator.settings.classes);
+    running.requeue_all();
     sleep(Duration::from_secs(1)).await;
     assert_eq!(fixture.costs(), costs, "all is quiet");
 }

@@ -4,7 +4,6 @@ use super::super::*;
 use super::fixture::*;
 use std::collections::BTreeMap;
 
-use crate::background::gc::Suspects;
 use crate::testing::{mk_service, with};
 
 #[tokio::test(start_paused = true)]
@@ -86,11 +85,11 @@ async fn what_a_force_deleted_service_left_is_collected_and_nothing_else() {
     settle().await;
     fixture.cluster.delete_by_force("lost");
     settle().await;
-    let mut suspects = Suspects::new(MANY);
-    running.operator.collect_once(&mut suspects, GRACE).await;
+    let mut collector = running.collector(MANY);
+    collector.collect_once().await;
     settle().await;
     assert_eq!(fixture.existing().len(), 2, "one look is not enough");
-    running.operator.collect_once(&mut suspects, GRACE).await;
+    collector.collect_once().await;
     settle().await;
     assert_eq!(fixture.existing(), ["kept"]);
 }
@@ -127,9 +126,9 @@ async fn what_another_portico_operator_of_this_cluster_holds_is_claimed_and_not_
     service.metadata.annotations = Some(BTreeMap::from([held_by]));
     service.metadata.managed_fields = None;
     fixture.cluster.with(|cluster| cluster.put(service));
-    let mut suspects = Suspects::new(MANY);
+    let mut collector = running.collector(MANY);
     for _ in 0..4 {
-        running.operator.collect_once(&mut suspects, GRACE).await;
+        collector.collect_once().await;
         settle().await;
     }
     assert_eq!(fixture.existing(), ["theirs"]);
@@ -139,7 +138,7 @@ async fn what_another_portico_operator_of_this_cluster_holds_is_claimed_and_not_
 /// A fixture of an operator of another class, in the same cluster, of another account.
 fn beside(fixture: &Fixture, class: &str) -> Fixture {
     let mut other = Fixture { cluster: fixture.cluster.clone(), ..Fixture::new() };
-    other.settings.classes = ClassRule::one(class, false);
+    other.settings.scope.classes = ClassRule::one(class, false);
     other
 }
 
@@ -343,13 +342,13 @@ async fn an_operator_that_is_no_longer_the_default_keeps_what_it_made_and_makes_
     fixture.cluster.apply(mk_service("old"));
     settle().await;
     drop(running);
-    fixture.settings.classes.default = false;
+    fixture.settings.scope.classes.default = false;
     let running = fixture.start().await;
     fixture.cluster.apply(mk_service("new"));
     settle().await;
     assert_eq!(fixture.existing(), ["old"]);
     assert!(fixture.conditions("new").is_empty());
-    let plans = running.operator.plans_known();
+    let plans = plan::known(&running.reconciler);
     assert!(plans.iter().all(|plan| !plan.to_string().contains("delete")), "{plans:?}");
     fixture.cluster.delete("old");
     settle().await;
@@ -378,20 +377,22 @@ async fn a_provider_that_makes_nothing_holds_nothing_and_its_successor_begins_at
     router.take(crate::cache::store::Change::Put(node), Duration::ZERO);
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let provider = BareMetalProvider::new(Config { publish_node_addresses: false });
-    let parts = Parts { provider, cluster: fixture.cluster.clone(), cache, queue, fence, metrics };
+    let parts = Parts { provider, api: fixture.cluster.clone(), cache, queue, fence, metrics };
     let classes = ClassRule::one(service::MAKES_NOTHING, true);
-    let operator = Operator::new(parts, Settings { classes, ..fixture.settings.clone() });
-    operator.list().await;
+    let mut settings = fixture.settings.clone();
+    settings.scope.classes = classes;
+    let reconciler = Reconciler::new(parts, settings);
+    assert!(reconciler.provisioner.list().await);
     for name in ["new", "old", "new", "old"] {
         let key = ServiceKey { namespace: "default".to_owned(), name: name.to_owned() };
-        operator.reconcile(&key).await.unwrap();
+        reconciler.reconcile(&key).await.unwrap();
         settle().await;
         let service = fixture.cluster.get(name).unwrap();
         assert!(!service::has_finalizer(&service), "{name}");
         assert!(service.metadata.annotations.unwrap_or_default().is_empty(), "{name}");
         assert!(fixture.conditions(name)["LoadBalancerProvisioned"].ends_with("NodePortOnly"), "{name}");
     }
-    drop(operator);
+    drop(reconciler);
     // Another provider by the same chart: both what was held for nothing and what was not is taken up.
     let _running = fixture.start().await;
     fixture.cluster.delete("gone");

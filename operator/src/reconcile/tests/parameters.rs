@@ -1,5 +1,6 @@
 //! Class parameters at work: defaults that come, go and are wrong.
 
+use super::super::*;
 use super::fixture::*;
 
 use crate::cache::class_parameters::{
@@ -35,7 +36,7 @@ async fn of_two_classes_each_has_its_own_defaults_and_gkes_internal_one_means_in
     use portico_provider::Scheme::{External, Internal};
     let mut fixture = Fixture::new();
     let gke = ["external", "internal"].map(|kind| format!("networking.gke.io/l4-regional-{kind}"));
-    fixture.settings.classes.others = gke.iter().cloned().collect();
+    fixture.settings.scope.classes.others = gke.iter().cloned().collect();
     let mut object = parameters(|spec| spec.defaults.scheme = Some(SchemeParameter::Internal));
     object.spec.load_balancer_class.clone_from(&gke[0]);
     let _running = fixture.start().await;
@@ -76,11 +77,11 @@ async fn a_changed_default_reaches_every_service_of_the_class_and_an_annotation_
         })
     };
     assert_eq!((of("web"), of("own")), (Internal, External));
-    running.operator.report_parameters_once().await;
+    class_parameters::report_once(&running.reconciler).await;
     assert_eq!(fixture.accepted(), "True/Accepted: all of it counts for the class");
     let writes = fixture.costs().2;
     settle().await;
-    running.operator.report_parameters_once().await;
+    class_parameters::report_once(&running.reconciler).await;
     assert_eq!(fixture.costs().2, writes, "told once, and its own status is no change");
 }
 
@@ -98,7 +99,7 @@ async fn a_bad_object_is_told_so_and_stops_no_service() {
     settle().await;
     assert_eq!(fixture.schemes(), [portico_provider::Scheme::Internal], "what is right of it counts");
     assert_eq!(fixture.conditions("web")["Accepted"], "True/Accepted");
-    running.operator.report_parameters_once().await;
+    class_parameters::report_once(&running.reconciler).await;
     let reported = fixture.accepted();
     assert!(reported.starts_with("False/"), "{reported}");
     for word in ["fake.example/lb-test-option", "that is nonsense", "did you mean portico.dev/addresses?"] {

@@ -3,7 +3,7 @@
 use super::super::*;
 use super::fixture::*;
 
-use crate::background::gc::Suspects;
+use crate::background::gc::Collector;
 use crate::process::fence::fence;
 use crate::reconcile::api::ReadOnly;
 use crate::reconcile::plan::PlanOutcome;
@@ -24,19 +24,20 @@ async fn a_read_only_operator_plans_everything_and_writes_nothing() {
     let (_, writes, cluster_writes) = fixture.costs();
     let events = fixture.cluster.with(|cluster| cluster.events.len());
 
-    fixture.settings.read_only = true;
+    fixture.settings.policy.read_only = true;
     let (cache, queue, _router) = fixture.cluster.watch();
     let metrics = crate::metrics::Metrics::register(&mut prometheus_client::registry::Registry::default());
     let (_closed, fence) = fence();
-    let cluster = ReadOnly(fixture.cluster.clone());
-    let parts = Parts { provider: fixture.cloud.connect(), cluster, cache, queue, fence, metrics };
-    let operator = Operator::new(parts, fixture.settings.clone());
-    assert!(operator.list().await);
-    let work = tokio::spawn(Arc::clone(&operator).work());
-    let mut suspects = Suspects::new(MANY);
+    let api = ReadOnly(fixture.cluster.clone());
+    let parts =
+        Parts { provider: fixture.cloud.connect(), api, cache, queue, fence, metrics: metrics.clone() };
+    let reconciler = Reconciler::new(parts, fixture.settings.clone());
+    assert!(reconciler.provisioner.list().await);
+    let work = tokio::spawn(worker::work(Arc::clone(&reconciler)));
+    let mut collector = Collector::new(&reconciler, metrics, GRACE, MANY);
     for _ in 0..3 {
         settle().await;
-        operator.collect_once(&mut suspects, GRACE).await;
+        collector.collect_once().await;
     }
     settle().await;
     let (_, writes_after, cluster_writes_after) = fixture.costs();
@@ -44,7 +45,7 @@ async fn a_read_only_operator_plans_everything_and_writes_nothing() {
     assert_eq!(fixture.cluster.with(|cluster| cluster.events.len()), events);
     assert!(!service::has_finalizer(&fixture.cluster.get("new").unwrap()));
     let plans: Vec<(String, PlanOutcome)> =
-        operator.plans_known().iter().map(|plan| (plan.to_string(), plan.outcome())).collect();
+        plan::known(&reconciler).iter().map(|plan| (plan.to_string(), plan.outcome())).collect();
     let text: Vec<&str> = plans.iter().map(|(text, _)| text.as_str()).collect();
     assert_eq!(
         text,
@@ -56,7 +57,7 @@ async fn a_read_only_operator_plans_everything_and_writes_nothing() {
     );
     assert_eq!(plans[1].1, PlanOutcome::Fine);
     let unclaimed: Vec<String> =
-        operator.unclaimed().await.iter().map(|owner| owner.name.name().to_owned()).collect();
+        collector.unclaimed().await.iter().map(|owner| owner.name.name().to_owned()).collect();
     assert_eq!(unclaimed, ["lost"]);
     work.abort();
 }
@@ -70,14 +71,14 @@ async fn a_live_plan_reads_and_says_what_stands_in_the_way() {
     let mut wrong = mk_service("web");
     let annotations = wrong.metadata.annotations.get_or_insert_default();
     annotations.insert("portico.dev/scheme".to_owned(), "sideways".to_owned());
-    let plan = running.operator.plan_live(&wrong).await;
+    let plan = plan::live(&running.reconciler, &wrong).await;
     assert_eq!(plan.outcome(), PlanOutcome::Blocked);
     assert!(
         plan.to_string().starts_with("default/web: refused: annotation portico.dev/scheme: is \"sideways\""),
         "{plan}"
     );
     fixture.cloud.with(|cloud| cloud.down = true);
-    let plan = running.operator.plan_live(&mk_service("web")).await;
+    let plan = plan::live(&running.reconciler, &mk_service("web")).await;
     assert_eq!(plan.outcome(), PlanOutcome::Failed);
     assert!(plan.to_string().contains("cannot be planned: ProviderUnavailable"), "{plan}");
 }

@@ -188,7 +188,7 @@ async fn a_refused_endpoint_is_named_with_what_to_do_and_the_others_serve() {
 #[tokio::test(start_paused = true)]
 async fn with_the_flag_any_endpoint_is_a_target_and_no_pod_is_waited_for() {
     let mut fixture = Fixture::new();
-    fixture.settings.endpoints = EndpointScope::Any;
+    fixture.settings.scope.endpoints = EndpointScope::Any;
     let running = fixture.start().await;
     running.router.take(Change::Put(mk_slice("web", "web-1", &[("192.0.2.7", "a", true)])), Duration::ZERO);
     fixture.cluster.apply(to_pods("web"));
