@@ -40,7 +40,7 @@ pub struct Args {
     pub(crate) process: ProcessArgs,
 }
 
-/// Who makes load balancers.
+/// The provider of load balancers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProviderKind {
     /// NodePort only.
@@ -88,7 +88,7 @@ pub(crate) struct ClassArgs {
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Provider")]
 pub(crate) struct ProviderArgs {
-    /// Who makes load balancers
+    /// Provider of load balancers
     #[arg(long, value_enum)]
     pub(crate) provider: ProviderKind,
     /// `portico-lb`'s address, such as <http://10.0.0.1:9440>
@@ -109,7 +109,7 @@ pub(crate) struct ProviderArgs {
     pub(crate) gce: GceArgs,
 }
 
-/// Where the AWS provider makes load balancers.
+/// Flags of the AWS provider.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Provider: aws")]
 pub(crate) struct AwsArgs {
@@ -128,8 +128,8 @@ pub(crate) struct AwsArgs {
     /// A quota of the account that is not AWS's default, such as rules-per-security-group=120; may be repeated
     #[arg(id = "aws-quota", long, value_name = "NAME=NUMBER")]
     pub(crate) quotas: Vec<Quota>,
-    /// How long until a load balancer that AWS is making is looked at; the second and third look take twice and three
-    /// times as long. One call looks at 20
+    /// Pause before a load balancer that AWS is creating is read; the second and third pause are two and three times as
+    /// long. One call reads 20
     #[arg(id = "aws-poll", long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(crate) poll: Duration,
     /// Call this instead of AWS: for tests
@@ -137,7 +137,7 @@ pub(crate) struct AwsArgs {
     pub(crate) endpoint_url: Option<String>,
 }
 
-/// What stands behind load balancers on Google Cloud.
+/// The backends of load balancers on Google Cloud.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum GceBackends {
     /// Network endpoint groups of type `GCE_VM_IP`.
@@ -147,7 +147,7 @@ pub(crate) enum GceBackends {
     InstanceGroups,
 }
 
-/// Google Cloud.
+/// Flags of the Google Cloud provider.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Google Cloud")]
 pub(crate) struct GceArgs {
@@ -166,16 +166,16 @@ pub(crate) struct GceArgs {
     /// Subnetwork of the cluster's nodes; internal addresses come from it unless an annotation names another
     #[arg(id = "gce-subnetwork", long, default_value = "default")]
     pub(crate) subnetwork: String,
-    /// What stands behind load balancers that are made now: endpoint groups of each, with a subset of the nodes, or instance
+    /// Backends of load balancers that are created now: endpoint groups of each, with a subset of the nodes, or instance
     /// groups that all share, with all nodes. One that exists keeps what it has
     #[arg(id = "gce-backends", long, value_enum, default_value_t)]
     pub(crate) backends: GceBackends,
-    /// For tests: Compute Engine's counterpart, `http://IP:PORT` of a private network. No credentials are looked for
+    /// For tests: Compute Engine's counterpart, `http://IP:PORT` of a private network. It needs no credentials
     #[arg(id = "gce-endpoint", long)]
     pub(crate) endpoint: Option<String>,
 }
 
-/// Leader election.
+/// Flags of the leader election.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Leader election")]
 pub(crate) struct ElectionArgs {
@@ -202,11 +202,11 @@ pub(crate) struct ElectionArgs {
     lease_retry_period: Duration,
 }
 
-/// The process.
+/// Flags of the process.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Process")]
 pub(crate) struct ProcessArgs {
-    /// Where /livez, /readyz, /metrics and /plan are served
+    /// Address of /livez, /readyz, /metrics and /plan
     #[arg(long, default_value = "[::]:8080")]
     pub(crate) admin_address: SocketAddr,
     /// How log lines look; `RUST_LOG` chooses which
@@ -296,7 +296,7 @@ impl ElectionArgs {
         Ok(Some(Election { namespace, name, candidate }))
     }
 
-    /// What Events call this process.
+    /// The name of this process in Events.
     pub(crate) fn instance(&self) -> String {
         self.identity.clone().filter(|it| !it.is_empty()).unwrap_or_else(|| "portico-operator".to_owned())
     }

@@ -31,10 +31,11 @@ use crate::metrics::Metrics;
 use crate::process::fence::{Fence, FenceKeeper, fence};
 use crate::provision::Policy;
 use crate::provision::trigger::Drift;
+use crate::reconcile::Reconciler;
 use crate::reconcile::api::{ApiServer, ReadOnly};
 use crate::reconcile::events;
 use crate::reconcile::queue::Queue;
-use crate::reconcile::{Parts, Reconciler, Scope, Settings};
+use crate::reconcile::settings::{Parts, Scope, Settings};
 use portico_runtime::chain;
 
 mod gc;

@@ -1,7 +1,7 @@
 //! The operator: takes each Service through its stages, and provisions the load balancers of those that ask.
 //!
 //! ```text
-//!  API server ──watch──▶ cache ──stages──▶ Work ──plan──▶ a go: observe, execute ──▶ provider
+//!  API server ──watch──▶ cache ──stages──▶ Work ──plan──▶ attempt: read, execute ──▶ provider
 //!                          │                  │                     │
 //!                          └──▶ queue ──▶ reconcile ◀───────────────┘
 //!                                             └──▶ finalizer, status, conditions, Events

@@ -17,26 +17,24 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use portico_provider::{
-    Backends, Capabilities, ClusterUid, Fact, LoadBalancer, LoadBalancerProvider, Owner, Report, ServiceUid,
-    StatusKind, TargetKind, Topic, Truth,
+    Backends, Fact, LoadBalancer, LoadBalancerProvider, Owner, Report, ServiceUid, StatusKind, Topic, Truth,
 };
 use tokio::time::{Instant, sleep};
 
-use crate::cache::node_removal::{AdmittedNodes, NodeRemovalLimiter, NodeRemovalLimits};
-use crate::cache::service::{self, ClassRule, ServiceKey, ServiceType};
+use crate::cache::node_removal::{AdmittedNodes, NodeRemovalLimiter};
+use crate::cache::service::{self, ServiceKey, ServiceType};
 use crate::cache::store::Cache;
 use crate::desired::admission::{Admission, EndpointScope};
 use crate::desired::class_resolver::ClassResolver;
 use crate::desired::options;
 use crate::desired::problem::Problem;
-use crate::desired::spec::{self, Backing, GroupScope};
+use crate::desired::spec::{self, Backing};
 use crate::desired::stages::{self, Context, Staged, Work};
 use crate::metrics::{Metrics, Reconciled, ServiceState};
-use crate::process::fence::Fence;
 use crate::provision::attempt::{Current, Requester};
-use crate::provision::track::{Decision, Progress};
+use crate::provision::track::Progress;
 use crate::provision::want::Want;
-use crate::provision::{Policy, Provisioner, Request, Submitted};
+use crate::provision::{Provisioner, Request, Submitted};
 
 pub(crate) mod annotations;
 pub(crate) mod api;
@@ -44,6 +42,8 @@ pub(crate) mod class_parameters;
 pub(crate) mod events;
 pub(crate) mod plan;
 pub(crate) mod queue;
+pub(crate) mod result;
+pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod worker;
 pub(crate) mod writer;
@@ -51,49 +51,13 @@ pub(crate) mod writer;
 use api::{Cluster, ClusterError};
 use events::Severity;
 use queue::Queue;
+use result::ReconcileResult;
+use settings::{Parts, Scope, Settings};
 use status::{SYNCED, Situation};
 use writer::ServiceWriter;
 
 /// The pause between two checks whether all lists have arrived.
 const SYNC_POLL: Duration = Duration::from_millis(20);
-
-/// The Services that are ours, and what they may use.
-#[derive(Clone, Debug)]
-pub(crate) struct Scope {
-    /// The Services that are ours.
-    pub(crate) classes: ClassRule,
-    pub(crate) cluster: ClusterUid,
-    /// The groups that a Service may name.
-    pub(crate) groups: GroupScope,
-    /// The endpoints that may be pod targets.
-    pub(crate) endpoints: EndpointScope,
-}
-
-impl Scope {
-    /// Whether pods have to be watched: only where a load balancer may send to them.
-    pub(crate) fn follows_pods(&self, capabilities: &Capabilities) -> bool {
-        self.endpoints == EndpointScope::Pods && capabilities.target_kinds.contains(&TargetKind::Pod)
-    }
-}
-
-/// All settings of a process.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) scope: Scope,
-    pub(crate) policy: Policy,
-    /// How fast nodes may be removed from load balancers.
-    pub(crate) nodes: NodeRemovalLimits,
-}
-
-/// The parts that a [`Reconciler`] and its [`Provisioner`] are made of.
-pub(crate) struct Parts<P, C> {
-    pub(crate) provider: P,
-    pub(crate) api: C,
-    pub(crate) cache: Arc<Cache>,
-    pub(crate) queue: Arc<Queue>,
-    pub(crate) fence: Fence,
-    pub(crate) metrics: Metrics,
-}
 
 /// The reconciler of every Service.
 pub(crate) struct Reconciler<P: LoadBalancerProvider, C> {
@@ -105,39 +69,6 @@ pub(crate) struct Reconciler<P: LoadBalancerProvider, C> {
     provisioner: Arc<Provisioner<P>>,
     scope: Scope,
     metrics: Metrics,
-}
-
-/// The outcome of a reconcile, for its metric, and when the next one is due without an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ReconcileResult {
-    pub(crate) outcome: Reconciled,
-    pub(crate) requeue_at: Option<Instant>,
-}
-
-impl ReconcileResult {
-    const NOTHING: Self = Self { outcome: Reconciled::Settled, requeue_at: None };
-    /// An event brings it back.
-    const PROGRESS: Self = Self { outcome: Reconciled::Progress, requeue_at: None };
-
-    /// Again at `due` at the latest.
-    fn or_at(self, due: Option<Instant>) -> Self {
-        Self { requeue_at: [self.requeue_at, due].into_iter().flatten().min(), ..self }
-    }
-
-    fn of<P: LoadBalancerProvider>(submitted: &Submitted<P>, problems: &[Problem]) -> Self {
-        let requeue_at = match submitted.decision {
-            Decision::Start | Decision::Running => None,
-            Decision::Hold(until) => Some(until),
-            Decision::Rest(again) => again,
-        };
-        let outcome = match &submitted.progress {
-            Progress::Failed { .. } => Reconciled::Error,
-            _ if !problems.is_empty() => Reconciled::UserError,
-            Progress::Settled | Progress::Drifted(_) => Reconciled::Settled,
-            Progress::Working(_) | Progress::Waiting(_) | Progress::Releasing(_) => Reconciled::Progress,
-        };
-        Self { outcome, requeue_at }
-    }
 }
 
 impl<P: LoadBalancerProvider, C: Cluster> Reconciler<P, C> {
@@ -431,7 +362,7 @@ impl<P: LoadBalancerProvider, C: Cluster> Reconciler<P, C> {
         let want = Want::release(backends);
         if self.provisioner.is_settled(&want) {
             let none = self.provisioner.provider().resources(None);
-            if self.writer.let_go(service, &self.scope.classes, none).await? {
+            if self.writer.finish_release(service, &self.scope.classes, none).await? {
                 self.provisioner.forget(&owner.service);
             }
             return Ok(ReconcileResult::NOTHING);

@@ -1,6 +1,6 @@
-//! The subcommands: `run`, which is meant where none is named, and three that look.
+//! The subcommands: `run`, the default, and three that read.
 //!
-//! Owns: telling them apart, and their flags. Leaves to others: doing them (`run`, `cli`).
+//! Owns: parsing them, and their flags. Leaves to others: doing them (`run`, `cli`).
 //! Invariant: a command line of flags only means what it meant before there were subcommands.
 
 use std::ffi::OsString;
@@ -28,7 +28,7 @@ struct Cli {
     command: Command,
 }
 
-/// What to do.
+/// The subcommand.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Run the operator (the default)

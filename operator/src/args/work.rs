@@ -15,25 +15,25 @@ use crate::desired::admission::EndpointScope;
 use crate::desired::spec::GroupScope;
 use crate::provision::Policy;
 use crate::provision::trigger::Drift;
-use crate::reconcile::{Scope, Settings};
+use crate::reconcile::settings::{Scope, Settings};
 
 /// How work is done.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Work")]
 pub(crate) struct WorkArgs {
-    /// Services looked at at the same time; provider calls do not count
+    /// Services reconciled at the same time; provider calls do not count
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: u16,
-    /// Load balancers worked on at the same time; deletions and changes of what serves go before creations
+    /// Load balancers provisioned at the same time; deletions and changes of what serves come before creations
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     provider_concurrency: u16,
     /// From one complete listing of the provider to the next
     #[arg(long, default_value = "10m", value_parser = duration)]
     pub(crate) resync: Duration,
-    /// In how long every load balancer is read in full and compared, one after the other; 0s: never
+    /// Time in which every load balancer is read in full and compared, one after the other; 0s: never
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub(crate) audit_interval: Duration,
-    /// What to do where the provider has something else than an unchanged Service wants
+    /// Reaction to a load balancer that differs from an unchanged Service
     #[arg(long, value_enum, default_value_t)]
     drift: Drift,
     /// Read, plan and report (log, metrics, /plan), and write nothing, neither to the provider nor to the cluster. Takes no lease
@@ -63,7 +63,7 @@ pub(crate) struct NodeArgs {
     node_removal_hold: Duration,
 }
 
-/// What is done about load balancers that no Service claims.
+/// Flags of the collector of load balancers that no Service claims.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Load balancers that no Service claims")]
 #[expect(clippy::struct_field_names, reason = "clap names the flags after them")]
@@ -83,7 +83,7 @@ pub(crate) struct OrphanArgs {
 }
 
 impl NodeArgs {
-    /// For the guard.
+    /// For the node-removal limiter.
     pub(crate) fn limits(&self) -> node_removal::NodeRemovalLimits {
         let Self { unready_grace, node_removal_share, node_removal_hold } = *self;
         node_removal::NodeRemovalLimits {
@@ -103,7 +103,7 @@ impl OrphanArgs {
 }
 
 impl WorkArgs {
-    /// What stays the same while the process runs.
+    /// The settings of the process.
     pub(crate) fn settings(
         &self,
         classes: ClassRule,

@@ -12,7 +12,7 @@
 //! (`targets`), telling anybody.
 //! Invariants: a node is only held if it was admitted before; a hold ends by itself, or when the nodes are back; the
 //! clock is given, so that equal histories give equal answers. The memory is the process's: after a restart there is
-//! nothing to hold on to but what nodes tell of themselves (since when they are not ready).
+//! nothing to hold on to but the nodes' conditions (since when they are not ready).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::cache::targets::{Eligibility, NodeState};
 
-/// Fewer than this many nodes are never held: in a cluster of three, one or two that go are no accident of the control plane.
+/// Fewer than this many nodes are never held: in a cluster of three, the loss of one or two is no accident of the control plane.
 const FEWEST: usize = 3;
 
 /// When and for how long nodes are held.
@@ -49,7 +49,7 @@ pub(crate) struct AdmittedNodes {
     pub(crate) again: Option<Instant>,
 }
 
-/// What was admitted, and what is being held.
+/// The limiter's memory: nodes that were admitted, and nodes that are held.
 #[derive(Debug)]
 pub(crate) struct NodeRemovalLimiter {
     limits: NodeRemovalLimits,
@@ -129,7 +129,7 @@ impl NodeRemovalLimiter {
         unready.collect()
     }
 
-    /// Until when what is gone is held; `None`: it goes.
+    /// Until when nodes that are gone stay targets; `None`: they are removed.
     fn held_until(&self, gone: usize, all: usize, now: Instant) -> Option<Instant> {
         let NodeRemovalLimits { unready: _, share, hold } = self.limits;
         let many = gone >= FEWEST && gone * 100 > usize::from(share) * all;

@@ -51,7 +51,7 @@ impl PodState {
     }
 }
 
-/// What the keys of a namespace's pods begin with.
+/// The prefix of the keys of a namespace's pods.
 pub(crate) fn first_key(namespace: &str) -> String {
     format!("{namespace}/")
 }

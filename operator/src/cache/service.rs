@@ -1,4 +1,4 @@
-//! What a Service is to the operator: its key, its type in nesting order, whose it is, what its status shows.
+//! A Service as the operator reads it: its key, its type in nesting order, its class, its status.
 //!
 //! Owns: [`ServiceKey`], [`ServiceType`], [`ClassRule`], and reading a Service's metadata and status.
 //! Leaves to others: `spec` in detail (`desired`), annotations (`options`).
@@ -19,7 +19,7 @@ pub(crate) const FINALIZER: &str = "portico.dev/load-balancer";
 /// one cluster, a class each; without this the first to see a Service deleted would let it go for all of them.
 pub(crate) const HELD_BY: &str = "portico.dev/held-by";
 
-/// Who owns our fields of a Service's status, the Lease's `spec`, and Events; the finalizer's has the class in its name, too.
+/// The field manager of a Service's status, the Lease's `spec`, and Events. The finalizer's manager has the class in its name, too.
 pub(crate) const FIELD_MANAGER: &str = "portico-operator";
 
 /// Begins the field managers of operators, each with its class.
@@ -28,7 +28,8 @@ const MANAGER: &str = "portico-operator/";
 /// The class of a provider that makes nothing. Operators of before put their finalizer on its Services all the same: nothing is behind it.
 pub(crate) const MAKES_NOTHING: &str = "portico.dev/bare-metal";
 
-/// That it waits for another operator or controller to let go: of a field manager of its own, as all else of the status is that one's.
+/// The condition that a Service waits for another operator or controller to release it. It has a field manager of its own: the
+/// rest of the status is the other's.
 pub(crate) const RELEASED: &str = "portico.dev/Released";
 
 /// `namespace/name` of a Service: what queues, maps and logs know it by.
@@ -204,7 +205,7 @@ pub(crate) fn is_held_for_nothing(service: &Service) -> bool {
     has_finalizer(service) && holder(service) == Some(MAKES_NOTHING)
 }
 
-/// Who else, as far as it shows, has a load balancer behind a Service that is ours only since it names no class.
+/// A sign that another controller serves a Service that is ours only since it names no class.
 pub(crate) fn served_by_another(service: &Service) -> Option<String> {
     let classless = service.spec.as_ref().is_none_or(|spec| spec.load_balancer_class.is_none());
     if !classless || has_finalizer(service) || !is_unknown_to_us(service) {
@@ -254,7 +255,7 @@ fn recorded_holder(service: &Service) -> Option<&str> {
     said.or_else(held)?.manager.as_deref()?.strip_prefix(MANAGER)
 }
 
-/// What the annotation says, whoever wrote it.
+/// The holder that the annotation names; anybody may have written it.
 fn said_holder(service: &Service) -> Option<&str> {
     service.metadata.annotations.as_ref()?.get(HELD_BY).map(String::as_str)
 }
@@ -274,7 +275,7 @@ pub(crate) fn ingress(service: &Service) -> &[LoadBalancerIngress] {
         .unwrap_or_default()
 }
 
-/// Where clients connect by its status: what a provider keeps until something else is published.
+/// The addresses in its status, which a provider keeps until others are published.
 pub(crate) fn published(service: &Service) -> BTreeSet<IngressAddress> {
     let address = |entry: &LoadBalancerIngress| match (&entry.ip, &entry.hostname) {
         (Some(ip), _) => ip.parse().ok().map(IngressAddress::Ip),
@@ -294,7 +295,7 @@ pub(crate) fn our_conditions(service: &Service) -> Vec<Condition> {
         .collect()
 }
 
-/// What its status says of whom it waits for.
+/// The condition that names whom it waits for.
 pub(crate) fn waits_for_release(service: &Service) -> Option<&Condition> {
     let mut conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.find(|condition| condition.type_ == RELEASED)
@@ -305,7 +306,7 @@ pub(crate) fn is_ours(condition: &Condition) -> bool {
     condition.type_.starts_with("portico.dev/")
 }
 
-/// What Events about it regard.
+/// The reference by which Events regard it.
 pub(crate) fn reference(service: &Service) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),

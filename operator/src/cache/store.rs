@@ -1,6 +1,6 @@
-//! What the operator knows of the cluster, kept by watches: Services, Nodes, EndpointSlices, pods and class parameters, all of it trimmed.
+//! The informers' store: Services, Nodes, EndpointSlices, pods and class parameters, all of it trimmed.
 //!
-//! Owns: [`Cache`], who is told what when something changes. Leaves to others: watching (`watch`), deciding.
+//! Owns: [`Cache`], and the Services that a change concerns. Leaves to others: watching (`watch`), deciding.
 //! Invariant: Nodes and EndpointSlices are held as what load balancers need of them, so that a heartbeat or a
 //! changed label that concerns nobody is no change at all.
 
@@ -64,16 +64,16 @@ struct Pods {
     followed: bool,
 }
 
-/// What a change concerns.
+/// The Services that a change concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Concern {
     /// These Services.
     Services(Vec<ServiceKey>),
-    /// Every Service with a load balancer: a node came, went, or changed what it is good for.
+    /// Every Service with a load balancer: a node came, left, or changed its eligibility.
     AllServices,
 }
 
-/// A change as a watch tells it.
+/// A change as a watch reports it.
 #[derive(Clone, Debug)]
 pub(crate) enum Change<K> {
     /// Added or modified.

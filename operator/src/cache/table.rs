@@ -1,6 +1,6 @@
 //! A map that follows a watch: single changes, relists that replace everything at once, and answers to own writes.
 //!
-//! Owns: which of two versions of an object counts, and telling what really changed. Leaves to others: where changes come
+//! Owns: which of two versions of an object counts, and what really changed. Leaves to others: where changes come
 //! from and what they cause.
 //! Invariants: an older version never replaces a newer one, nor brings back what is gone; readers see the old contents until
 //! a relist is complete; an unchanged value is no change, but for the one that a watch shows after an answer did: the
@@ -14,7 +14,7 @@ use std::ops::Bound;
 
 use crate::cache::version::ResourceVersion;
 
-/// What is gone is remembered until the next relist, and no more of it than this.
+/// Deleted objects whose versions are kept until the next relist, at most.
 const LONGEST_MEMORY: usize = 4_096;
 
 /// Values by key, as last received from the API server.
@@ -29,7 +29,7 @@ pub(crate) struct Table<K, V> {
 #[derive(Debug)]
 struct Relist<K, V> {
     listed: BTreeMap<K, Versioned<V>>,
-    /// What own writes were answered with since it began.
+    /// Answers to own writes since it began.
     answers: BTreeMap<K, Versioned<V>>,
 }
 

@@ -1,4 +1,4 @@
-//! Who can take a Service's traffic: eligible nodes, and nodes and pods with ready endpoints.
+//! Possible targets of a Service: eligible nodes, and nodes and pods with ready endpoints.
 //!
 //! Owns: reading Nodes and EndpointSlices into what load balancers need of them, and choosing among them.
 //! Leaves to others: health checks (the load balancer's), which kind of target is wanted (`desired`), how fast nodes
@@ -29,7 +29,7 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub(crate) enum Eligibility {
     /// Yes.
     Ready,
-    /// Not for long. `since`: when it ceased to be ready; `None`: it never was, as far as it tells.
+    /// Not for long. `since`: when it ceased to be ready; `None`: it never was, as far as is known.
     NotReady { since: Option<Timestamp> },
     /// No: it is labelled so.
     Excluded,
@@ -37,7 +37,7 @@ pub(crate) enum Eligibility {
     Leaving,
 }
 
-/// What load balancers need of a Node.
+/// The part of a Node that load balancers need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeState {
     /// As a target, without endpoints.
@@ -107,7 +107,7 @@ impl SliceId {
 /// An EndpointSlice, found by its Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SliceKey {
-    /// Whose it is.
+    /// The Service that it names.
     pub(crate) service: ServiceKey,
     /// `metadata.name`.
     pub(crate) slice: String,
@@ -120,9 +120,8 @@ impl SliceKey {
     }
 }
 
-/// What load balancers need of an EndpointSlice: ready endpoints, and their ports by name and protocol. Both in order, and
-/// in slices that are as long as they have to be: a cluster has one of these for each of its Services, and a tree of few
-/// entries is ten times as large.
+/// The part of an EndpointSlice that load balancers need: ready endpoints, and their ports by name and protocol. Both are
+/// sorted slices: a cluster has one of these for each Service, and a tree of few entries is ten times as large.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SliceState {
     endpoints: Box<[EndpointState]>,

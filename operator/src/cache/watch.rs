@@ -1,7 +1,7 @@
 //! Watches that keep the cache, and what a change sets in motion.
 //!
 //! Owns: one stream per kind, trimming, and fanning out. Leaves to others: what is kept (`cache`), the work.
-//! Invariant: changes that come in a burst (a rollout's endpoints, a node pool's nodes) are looked at once.
+//! Invariant: changes that come in a burst (a rollout's endpoints, a node pool's nodes) are reconciled once.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::reconcile::queue::Queue;
 const NODES_SETTLE: Duration = Duration::from_millis(250);
 /// How long changes of one Service's endpoints are gathered.
 pub(crate) const ENDPOINTS_SETTLE: Duration = Duration::from_millis(50);
-/// How long until a Service is looked at since a pod came or went that its EndpointSlices name: they follow the pods, and bring it sooner.
+/// The pause before a Service is reconciled for a pod that its EndpointSlices name: these follow the pods, and requeue it sooner.
 pub(crate) const PODS_SETTLE: Duration = Duration::from_secs(1);
 
-/// Where changes go.
+/// The path of changes into the cache and the queue.
 #[derive(Clone)]
 pub(crate) struct Router {
     cache: Arc<Cache>,
@@ -34,7 +34,7 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// Changes go into `cache`, Services they concern into `queue`.
+    /// Changes are applied to `cache`, the Services that they concern are added to `queue`.
     pub(crate) fn new(cache: Arc<Cache>, queue: Arc<Queue>) -> Self {
         Self { cache, queue, all_services: Arc::default() }
     }
@@ -63,7 +63,7 @@ impl Router {
         K::absent(&self.cache);
     }
 
-    /// Brings every Service back that has, or shall have, a load balancer, each time something concerns them all.
+    /// Requeues every Service that has, or shall have, a load balancer, each time something concerns them all.
     pub(crate) async fn fan_out(self, classes: ClassRule) {
         loop {
             self.all_services.notified().await;
@@ -72,7 +72,7 @@ impl Router {
         }
     }
 
-    /// Brings them back now.
+    /// Requeues them now.
     pub(crate) fn requeue_all(&self, classes: &ClassRule) {
         let services = self.cache.services();
         let ours = services.iter().filter(|service| classes.claims(service));
@@ -80,7 +80,7 @@ impl Router {
     }
 }
 
-/// Follows one kind of object, for ever; a broken watch begins anew, with growing delays.
+/// Watches one kind of object; a broken watch is restarted with growing delays.
 pub(crate) async fn follow<K>(api: Api<K>, router: Router, settle: Duration)
 where
     K: Followed + Resource + Clone + DeserializeOwned + Debug + Send + 'static,

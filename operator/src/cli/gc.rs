@@ -221,7 +221,7 @@ mod tests {
     use crate::process::fence::fence;
     use crate::provision::Policy;
     use crate::provision::trigger::Drift;
-    use crate::reconcile::{Parts, Scope, Settings};
+    use crate::reconcile::settings::{Parts, Scope, Settings};
     use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_load_balancer, mk_service};
 
     const GRACE: Duration = Duration::from_mins(2);
@@ -229,7 +229,7 @@ mod tests {
     struct Run {
         cloud: FakeCloud,
         cluster: FakeCluster,
-        run: GcRun<FakeCloud, FakeCluster>,
+        gc: GcRun<FakeCloud, FakeCluster>,
         keeper: FenceKeeper,
     }
 
@@ -253,21 +253,21 @@ mod tests {
             endpoints: EndpointScope::Pods,
         };
         let nodes = NodeRemovalLimits { unready: Duration::ZERO, share: 50, hold: Duration::ZERO };
-        let run = GcRun::new(&Reconciler::new(parts, Settings { scope, policy, nodes }));
-        Run { cloud, cluster, run, keeper }
+        let gc = GcRun::new(&Reconciler::new(parts, Settings { scope, policy, nodes }));
+        Run { cloud, cluster, gc, keeper }
     }
 
     impl Run {
         /// What `gc --yes` prints, where by the end of the grace period users have made these Services.
         async fn yes(&self, made_meanwhile: &[&str]) -> String {
-            let mut found = self.run.list().await.unwrap();
+            let mut found = self.gc.list().await.unwrap();
             let later = async {
                 for name in made_meanwhile {
                     self.cluster.apply(mk_service(name));
                 }
                 Ok(self.cluster.watch().0)
             };
-            self.run.delete_all(&self.keeper, GRACE, later, &mut found).await.unwrap();
+            self.gc.delete_all(&self.keeper, GRACE, later, &mut found).await.unwrap();
             text(&found.iter().map(|(_, row)| row).collect::<Vec<_>>())
         }
 
@@ -280,7 +280,7 @@ mod tests {
     async fn a_listing_tells_what_would_go_and_deletes_nothing() {
         let run = mk_run(&["kept", "lost"]);
         run.cluster.apply(mk_service("kept"));
-        let found = run.run.list().await.unwrap();
+        let found = run.gc.list().await.unwrap();
         let reported = text(&found.iter().map(|(_, row)| row).collect::<Vec<_>>());
         assert_eq!(
             reported,

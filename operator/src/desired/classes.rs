@@ -7,7 +7,7 @@
 //! ```
 //! Owns: the object, what is wrong with one. Leaves to others: holding Services against it (`rules`), the options' meaning (`options`,
 //! the provider), writing the condition (`report`, `cluster`).
-//! Invariants: what is wrong with an object is told on the object. A wrong default is left out and stops no Service; a wrong forced value
+//! Invariants: problems of an object are reported in its condition. A wrong default is left out and stops no Service; a wrong forced value
 //! lets no Service of the class through, and each of them names the object. Of several objects for one class the oldest counts; an object
 //! for a class that this operator does not serve is not mentioned.
 
@@ -32,24 +32,23 @@ pub(crate) mod rules;
 
 use rules::{Annotations, ClassRules};
 
-/// What counts for each class.
+/// The rules of each class.
 pub(crate) type RulesByClass = Arc<BTreeMap<String, Arc<ClassRules>>>;
 
 /// GKE's class for internal load balancers.
 const GKE_INTERNAL_CLASS: &str = "networking.gke.io/l4-regional-internal";
 
-/// What the name of a class says already.
+/// Defaults that the name of a class implies.
 pub(crate) fn by_name(class: &str) -> Annotations {
     let internal = (options::SCHEME.key.to_owned(), "internal".to_owned());
     if class == GKE_INTERNAL_CLASS { Annotations::from([internal]) } else { Annotations::new() }
 }
 
-/// What is wrong with one object.
+/// The review of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Review {
-    /// Its name.
     pub(crate) name: String,
-    /// What does not count; empty: all does.
+    /// Its fields that do not count; empty: all count.
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -63,7 +62,7 @@ impl Review {
     }
 }
 
-/// What all objects come to for one class.
+/// The rules and reviews of one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resolved {
     pub(crate) rules: ClassRules,
@@ -109,14 +108,14 @@ pub(crate) fn resolve<P: LoadBalancerProvider>(
 /// An option of an object.
 #[derive(Clone, Debug)]
 struct ClassOption {
-    /// Where it stands in the object.
+    /// Its path in the object.
     field: String,
     key: String,
     value: String,
     forced: bool,
 }
 
-/// What counts, and what is wrong with the rest.
+/// The rules of an object, and its problems.
 fn check<P: LoadBalancerProvider>(
     object: &LoadBalancerClassParameters,
     provider: &P,
@@ -188,7 +187,7 @@ impl<P: LoadBalancerProvider> Trial<'_, P> {
         (!known).then(|| options::unknown_key(key, self.capabilities)).into_iter().collect()
     }
 
-    /// What is wrong with the plain Service when it has these annotations.
+    /// Problems of the plain Service with these annotations.
     fn problems(&self, annotations: &Annotations) -> Vec<Problem> {
         let Self { provider, plain: Plain { service, owner }, capabilities } = self;
         let mut service = service.clone();

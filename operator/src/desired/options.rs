@@ -1,6 +1,6 @@
 //! Annotations: the one table of those every provider shares, and their typed reader.
 //!
-//! Owns: keys, values, defaults, and what a wrong one is told. Leaves to others: what a value means (`desired`),
+//! Owns: keys, values, defaults, and the problem of a wrong one. Leaves to others: what a value means (`desired`),
 //! and options of single providers (their own table, [`Capabilities::options`]).
 //! Invariant: a value that does not parse is a problem with key and remedy, never a default; a key under our
 //! domain that nobody knows is a warning, as it is most likely a misspelt one.
@@ -28,9 +28,9 @@ const DOMAIN: &str = "portico.dev/";
 pub struct AnnotationSpec {
     /// The full name.
     pub key: &'static str,
-    /// What it may say; completes the sentence "must be …".
+    /// Its values; completes the sentence "must be …".
     pub value: &'static str,
-    /// What its absence means.
+    /// The meaning of its absence.
     pub default: &'static str,
     /// What it sets; each provider's field table says what a change costs there. `None`: it sets nothing that exists.
     pub field: Option<Field>,
@@ -121,7 +121,7 @@ pub(crate) fn takes_over(service: &Service) -> bool {
     annotations.into_iter().any(|all| said(all, TAKE_OVER.key) == Some("true") || said(all, ADOPT).is_some())
 }
 
-/// Reads all annotations of a Service; errors go to `problems`, likely misspellings to `warnings`.
+/// Reads all annotations of a Service into `problems` where they are wrong, and `warnings` where they are likely misspelt.
 pub(crate) fn read(
     annotations: &BTreeMap<String, String>,
     capabilities: &Capabilities,
@@ -175,19 +175,19 @@ pub(crate) fn of_the_provider(
     known.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Whether somebody reads it.
+/// Whether the operator or the provider reads it.
 pub(crate) fn is_known(key: &str, capabilities: &Capabilities) -> bool {
     ANNOTATIONS.iter().any(|spec| spec.key == key) || capabilities.option(key).is_some()
 }
 
-/// Whether somebody reads a key that begins so.
+/// Whether a key that begins so is read.
 pub(crate) fn begins_known(beginning: &str, capabilities: &Capabilities) -> bool {
     let shared = ANNOTATIONS.iter().map(|spec| spec.key);
     let own = capabilities.options.iter().map(|spec| spec.key);
     shared.chain(own).any(|key| key.starts_with(beginning)) || is_known(beginning, capabilities)
 }
 
-/// What is told of a key that nobody reads.
+/// The problem of a key that is not read.
 pub(crate) fn unknown_key(key: &str, capabilities: &Capabilities) -> Problem {
     let shared = ANNOTATIONS.iter().map(|spec| spec.key);
     let own = capabilities.options.iter().map(|spec| spec.key);

@@ -1,6 +1,6 @@
-//! What is wrong with a Service, in words for the one who wrote it.
+//! A problem of a Service, in words for its author.
 //!
-//! Owns: [`Problem`]. Leaves to others: finding them, telling them (conditions and Events).
+//! Owns: [`Problem`]. Leaves to others: finding them, reporting them (conditions and Events).
 //! Invariant: each names a field or annotation, what is wrong with it, and what to do.
 
 use portico_provider::{Blocked, Field, Obstacle};
@@ -14,7 +14,7 @@ pub(crate) struct Problem {
     message: String,
 }
 
-/// What kind of problem it is.
+/// The kind of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProblemKind {
     /// An annotation's value does not parse.
@@ -29,7 +29,7 @@ pub(crate) enum ProblemKind {
     ForcedByClass,
     /// A value that the class forces and that cannot be.
     ClassParameters,
-    /// Somebody else was first.
+    /// Another object was first.
     Conflict,
     /// A field of `spec` that cannot be, or contradicts another.
     InvalidField,
@@ -51,7 +51,7 @@ impl Problem {
         Self { kind, field: field.into(), message: message.into() }
     }
 
-    /// What stands in the way of a plan.
+    /// The obstacle of a plan.
     pub(crate) fn of(Blocked { field, obstacle, message }: &Blocked) -> Self {
         let kind = match obstacle {
             Obstacle::Unsupported => ProblemKind::Unsupported,

@@ -28,7 +28,7 @@ const AFFINITY_TIMEOUT_SECONDS: i32 = 10_800;
 /// Refused endpoints that a condition names.
 const ENDPOINTS_SHOWN: usize = 5;
 
-/// What the cluster has to offer as targets.
+/// Possible targets in the cluster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backing<'a> {
     /// Nodes that may be targets.
@@ -56,16 +56,16 @@ pub(crate) enum GroupScope {
     Cluster,
 }
 
-/// What a Service asks for.
+/// The load balancer that a Service asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Asked {
     /// The load balancer, or everything that is wrong.
     pub(crate) load_balancer: Result<Box<LoadBalancer>, Vec<Problem>>,
-    /// What is odd and harmless.
+    /// Problems that stop nothing.
     pub(crate) warnings: Vec<Problem>,
 }
 
-/// Whose a load balancer of this Service is.
+/// The owner of a load balancer of this Service.
 pub(crate) fn owner(service: &Service, cluster: &ClusterUid) -> Result<Owner, InvalidOwner> {
     let metadata = &service.metadata;
     Ok(Owner {
@@ -100,7 +100,7 @@ pub(crate) fn parse(
     Asked { load_balancer, warnings }
 }
 
-/// What the targets of this Service may be, whatever else is wrong with it: a field that cannot be read counts as absent.
+/// Possible targets of this Service, even where other fields are wrong: a field that cannot be read counts as absent.
 pub(crate) fn backends(
     service: &Service,
     owner: Owner,
@@ -124,7 +124,7 @@ pub(crate) fn backends(
     }
 }
 
-/// Reads `spec` and keeps every problem; where there is one it goes on with a harmless value.
+/// Reads `spec` and keeps every problem; after a problem it continues with a harmless value.
 struct SpecReader<'a> {
     spec: &'a ServiceSpec,
     problems: &'a mut Vec<Problem>,
@@ -344,7 +344,7 @@ impl SpecReader<'_> {
     }
 }
 
-/// What is told of endpoints that are no pods of the namespace.
+/// The warning about endpoints that are no pods of the namespace.
 fn foreign_endpoints(refused: &BTreeSet<IpAddr>) -> Option<Problem> {
     let shown: Vec<String> = refused.iter().take(ENDPOINTS_SHOWN).map(ToString::to_string).collect();
     let more = match refused.len().saturating_sub(shown.len()) {

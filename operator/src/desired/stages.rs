@@ -22,16 +22,16 @@ mod cluster_ip;
 mod load_balancer;
 mod node_port;
 
-/// What the stages decide from, besides the Service.
+/// The input of the stages, besides the Service.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context<'a> {
     /// Which Services are ours.
     pub(crate) classes: &'a ClassRule,
-    /// What the provider can do.
+    /// The provider's capabilities.
     pub(crate) capabilities: &'a Capabilities,
     /// The cluster.
     pub(crate) cluster: &'a ClusterUid,
-    /// What its class makes of its annotations.
+    /// The rules of its class.
     pub(crate) class: &'a ClassRules,
     /// Whether something of ours is behind it, as far as is known.
     pub(crate) exists: bool,
@@ -48,7 +48,7 @@ pub(crate) enum Standing {
     Stands(String),
     /// There is nothing to do, because.
     Nothing(&'static str),
-    /// Somebody else, the API server most likely, has to go first.
+    /// Another component, most likely the API server, has to act first.
     Waiting(&'static str),
     /// The user has to change something.
     Blocked(Vec<Problem>),
@@ -65,10 +65,10 @@ impl fmt::Display for Standing {
     }
 }
 
-/// What there is to do at the provider.
+/// The work at the provider.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Work {
-    /// Nothing: not ours, and nothing of ours behind it. It is not even looked at.
+    /// Nothing: the Service is not ours, and nothing of ours is behind it.
     Nothing,
     /// Ours, but something inside is not there yet; its next event brings it back. Until then only targets change.
     Wait { backends: Box<Backends> },
@@ -78,17 +78,16 @@ pub(crate) enum Work {
     Leave { owner: Owner, shown: String },
     /// Ours, and wrong: what exists stays as it is, but for its targets.
     Refuse { backends: Box<Backends>, problems: Vec<Problem>, warnings: Vec<Problem> },
-    /// Make it so.
+    /// Create or update the load balancer.
     Provide { load_balancer: Box<LoadBalancer>, backends: Box<Backends>, warnings: Vec<Problem> },
     /// Take away what there is, then our finalizer; where that is held up, its targets still change.
     Release { backends: Box<Backends>, because: &'static str },
 }
 
-/// What the stages said, and what follows.
+/// The answer of each stage, and the work that follows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Staged {
     stages: Vec<(&'static str, Standing)>,
-    /// What follows.
     pub(crate) work: Work,
 }
 
@@ -106,7 +105,7 @@ impl fmt::Display for Staged {
 pub(crate) fn walk(service: &Service, context: Context<'_>) -> Staged {
     let owner = match spec::owner(service, context.cluster) {
         Ok(owner) => owner,
-        // The API server gives every object a UID and checks its names; there is nobody to tell.
+        // The API server gives every object a UID and checks its names; no user could fix it.
         Err(_not_from_an_api_server) => {
             let standing = Standing::Nothing("the object has no proper UID or name");
             return Staged { stages: vec![("service", standing)], work: Work::Nothing };

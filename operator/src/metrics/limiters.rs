@@ -1,4 +1,4 @@
-//! How fast the provider's API is called, as its limiters stand when somebody asks.
+//! Metrics of the provider's rate limiters, read when they are scraped.
 //!
 //! Owns: names and labels. Leaves to others: the limiters (`portico-limits`).
 //! Invariant: labels are classes of calls and priorities, which are few and fixed.
@@ -13,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Shows limiters.
+/// A collector of the limiters' state.
 #[derive(Debug)]
 pub(crate) struct LimiterMetrics(pub(crate) Vec<Arc<Limiter>>);
 

@@ -6,7 +6,7 @@
 //! ```
 //! Owns: the paths. Leaves to others: what is counted and planned, who may read plans (`access`), connections (the runtime crate).
 //! Invariants: neither the provider nor the lease makes a pod unready: a standby is ready to take over, and a
-//! restart does not mend a cloud. What shows Services is shown to nobody unasked, and however many ask, it is planned once at a
+//! restart does not mend a cloud. `/plan` needs authorization; however many ask, it is planned once at a
 //! time, beside the threads that renew the lease.
 
 use std::net::SocketAddr;
@@ -35,16 +35,15 @@ use plans::Plans;
 /// The path of the plans, which is also the `nonResourceURL` that RBAC grants.
 const PLAN: &str = "/plan";
 
-/// What the endpoints answer from.
+/// The sources of the endpoints' answers.
 #[derive(Clone)]
 pub(crate) struct Admin {
     /// Ready once all watches have their first list.
     cache: Arc<Cache>,
-    /// The metrics.
     registry: Arc<Registry>,
-    /// What would be done for each Service.
+    /// The plans of every Service.
     plans: Arc<Plans>,
-    /// Who may read it.
+    /// Authorization for the plans.
     access: Arc<Access>,
 }
 

@@ -17,7 +17,7 @@ use crate::args::{AwsArgs, GceArgs, GceBackends, ProviderArgs, ProviderKind};
 
 /// Something that works with any provider.
 pub(crate) trait Client {
-    /// What it comes to.
+    /// The result of the work.
     type Output;
 
     /// Does it. `limiters`: how fast the cloud is called, by API; for metrics.

@@ -1,8 +1,8 @@
-//! Whether this process still may change anything.
+//! The leadership guard: whether this process may change anything.
 //!
-//! Owns: [`Fence`], open while the lease is certainly ours. Leaves to others: the lease (`leader`), looking at the
-//! fence before each write (`cluster`) and each request to the provider (its limiters), and giving up what is under way
-//! when it closes (`operation`).
+//! Owns: [`Fence`], open while the lease is certainly ours. Leaves to others: the lease (`leader`), checking the
+//! fence before each write (`api`) and each request to the provider (its limiters), and aborting calls
+//! when it closes (`calls`).
 //! Invariant: it closes by itself when the lease was not renewed in time, even if nothing else in the process runs.
 
 use std::pin::Pin;
@@ -17,7 +17,7 @@ pub(crate) struct Fence {
     open_until: watch::Receiver<Option<Instant>>,
 }
 
-/// Who opens and closes it.
+/// The write side, which opens and closes it.
 #[derive(Debug)]
 pub(crate) struct FenceKeeper {
     open_until: watch::Sender<Option<Instant>>,
@@ -75,7 +75,7 @@ impl FenceKeeper {
         self.open_until.send_replace(Some(until));
     }
 
-    /// Closes it.
+    /// Closes it at once.
     pub(crate) fn close(&self) {
         self.open_until.send_replace(None);
     }

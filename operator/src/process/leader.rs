@@ -17,7 +17,7 @@ pub(crate) mod store;
 
 use store::{LeaseStore, Stored};
 
-/// Who takes part, and how patient it is.
+/// A candidate, and its timings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     /// Unique among all candidates: the pod's name.
@@ -47,19 +47,19 @@ struct Seen {
     since: Instant,
 }
 
-/// What a candidate does next.
+/// The next action of a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Move {
     /// Writes this: to take the lease, or to renew it.
     Write(Record),
-    /// Nothing: somebody else holds it.
+    /// Nothing: another candidate holds it.
     Stand,
 }
 
-/// The lease went to somebody else, or could not be renewed in time.
+/// Another candidate has the lease, or it could not be renewed in time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LeaderError {
-    /// Somebody else holds it.
+    /// Another candidate holds it.
     #[error("the lease is held by {holder} now")]
     Taken { holder: String },
     /// It could not be renewed.
@@ -200,7 +200,7 @@ impl<S: LeaseStore> Election<'_, S> {
             Ok(Err(error)) => tracing::warn!(%error, "lease not written"),
             Err(_elapsed) => tracing::warn!("lease not written in time"),
         }
-        // Somebody else may have written, or it was written and the answer got lost: read before the next try.
+        // Another candidate may have written, or it was written and the answer got lost: read before the next try.
         if self.renewed.is_some() {
             self.read().await;
         }

@@ -4,7 +4,7 @@
 //! Invariants: a task that dies ends the process; nothing is written before the lease is held, nor after it is lost; on
 //! SIGTERM work stops first, then the lease is handed over, so that the next leader never meets this one.
 //!
-//! What it needs of the API server, and nothing more:
+//! Its rights at the API server:
 //! ```text
 //! services                       get list watch patch      ours: the finalizer
 //! services/status                patch                     addresses and conditions, by server-side apply
@@ -55,7 +55,8 @@ use crate::process::leader::{self, store::ApiLease};
 use crate::reconcile::api::{self, ApiServer, Cluster, ReadOnly};
 use crate::reconcile::events;
 use crate::reconcile::queue::Queue;
-use crate::reconcile::{Parts, Reconciler, Settings, class_parameters, plan, worker};
+use crate::reconcile::settings::{Parts, Settings};
+use crate::reconcile::{Reconciler, class_parameters, plan, worker};
 
 /// How long handing the lease over may take. With `--shutdown-grace` it is less than a pod has to end, which is 30 s.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -126,7 +127,7 @@ impl connect::Client for Setup {
     }
 }
 
-/// What is warn to people and machines.
+/// The outputs of the process: metrics and Events.
 struct Reporting {
     registry: Registry,
     metrics: Metrics,
@@ -272,7 +273,7 @@ fn terminated() -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
     })
 }
 
-/// Finishes what is under way, then hands the lease over. What does not finish in time is as after a crash.
+/// Waits for running attempts, then hands the lease over. An attempt that does not end in time is as after a crash.
 async fn shut_down<P: LoadBalancerProvider, C: Cluster>(
     reconciler: &Reconciler<P, C>,
     mut tasks: Tasks,

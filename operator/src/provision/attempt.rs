@@ -20,7 +20,7 @@ use super::end::End;
 use super::locks::HeldLocks;
 use super::operation::{AttemptReport, Operation};
 use super::permits::{AttemptPriority, Permit};
-use super::track::Started;
+use super::track::{Started, Track};
 use super::trigger::{self, Mode, Trigger};
 use super::want::Want;
 use crate::cache::service::ServiceKey;
@@ -117,7 +117,7 @@ impl<P: LoadBalancerProvider, R: Requester> WaitingAttempt<P, R> {
 impl<P: LoadBalancerProvider, R: Requester> Drop for WaitingAttempt<P, R> {
     fn drop(&mut self) {
         let Self { provisioner, requester, key, owner } = self;
-        let gave_up = provisioner.known_track(owner, |track| track.give_up());
+        let gave_up = provisioner.known_track(owner, Track::give_up);
         if gave_up == Some(true) {
             // A panic would most likely repeat itself at once.
             if std::thread::panicking() {

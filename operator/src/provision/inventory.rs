@@ -1,4 +1,4 @@
-//! What we own at the provider, as last read: one snapshot for all Services, kept fresh by single reads.
+//! Everything that this cluster owns at the provider, as last read: one listing for all Services, renewed by single reads.
 //!
 //! Owns: [`Inventory`], and which of two reads counts. Leaves to others: reading, planning.
 //! Invariant: an older read never replaces a newer one, so a slow listing cannot bring a deleted load balancer
@@ -47,7 +47,7 @@ impl<O> Default for Inventory<O> {
 }
 
 impl<O: Clone> Inventory<O> {
-    /// Whether a complete listing has been read. Before that, "nothing there" means "nobody looked".
+    /// Whether a complete listing has been read. Before that, an empty inventory says nothing.
     pub(crate) fn is_loaded(&self) -> bool {
         self.read().listed.is_some()
     }

@@ -1,7 +1,7 @@
-//! Who may have a go at what several Services share: one at a time.
+//! Keyed locks: of the attempts that share something at the provider, one runs at a time.
 //!
-//! Owns: [`Locks`]. Leaves to others: what is shared (a provider), how many goes there are at all (`permits`).
-//! Invariants: two goes that have a name in common never overlap; names are taken in their order, and before the permits, so
+//! Owns: [`Locks`]. Leaves to others: what is shared (a provider), how many attempts run at all (`permits`).
+//! Invariants: two attempts that have a name in common never overlap; names are taken in their order, and before the permits, so
 //! that nobody waits in a circle; what nobody holds or waits for is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Mutex as KeyLock, OwnedMutexGuard};
 
-/// A lock for each name that somebody holds or waits for.
+/// A lock for each name that an attempt holds or waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
     locks: Mutex<BTreeMap<String, Weak<KeyLock<()>>>>,
@@ -23,7 +23,7 @@ pub(crate) struct HeldLocks {
 }
 
 impl HeldLocks {
-    /// What is held.
+    /// Names of the locks.
     pub(crate) fn names(&self) -> &BTreeSet<String> {
         &self.names
     }

@@ -1,9 +1,8 @@
-//! One go at one Service's load balancer: look, plan, execute, look again.
+//! The calls of one attempt: read, plan, execute, read again.
 //!
-//! Owns: the order of provider calls and how each may end. Leaves to others: when to have a go, what to tell the user.
-//! Invariants: nothing that narrows is executed unless it was planned from a look that confirmed it; each call is
-//! bounded in time; a go ends [`End::Settled`] only if a look after the last step plans nothing, which for an absent
-//! load balancer means that a fresh read showed nothing at all.
+//! Owns: the order of provider calls. Leaves to others: when to start an attempt (`track`), each call (`calls`).
+//! Invariants: a destructive step is executed only if a verifying read planned it. An attempt ends [`End::Settled`] only if
+//! a read after the last step plans nothing; of an absent load balancer that read is fresh and shows nothing at all.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,37 +17,36 @@ use super::plan_view::PlanView;
 use super::trigger::Mode;
 use super::want::Want;
 
-/// A provider that plans anew after each round of steps converges in two or three rounds, each of at most three
-/// looks; more is a fault of its plan.
+/// Reads in one attempt. A provider converges in two or three rounds of steps, each of at most three reads; more is a fault
+/// of its plan.
 const MAX_READS: usize = 12;
-/// When to have the next go at what this one may not touch.
+/// The pause before an attempt takes locks that this one lacked.
 const LOCKS_RETRY: Duration = Duration::from_secs(1);
 
-/// What a go did and found.
+/// What an attempt read and executed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AttemptReport<O> {
     /// The last read, and when it began; `None`: there was none.
     pub(crate) observed: Option<(Option<O>, Instant)>,
     /// The steps that were executed, each with its reason.
     pub(crate) steps: Vec<String>,
-    /// What differed from what was wanted, by the first read; empty if nothing, or nothing at all, was there.
+    /// Fields that differed from the want, by the first read; empty if nothing existed.
     pub(crate) differed: BTreeSet<Field>,
-    /// How it ended.
     pub(crate) end: End,
 }
 
 /// One attempt's calls of the provider.
 pub(crate) struct Operation<'a, P> {
     pub(crate) calls: &'a ProviderCalls<P>,
-    /// What it may touch of what Services share; `None`: whatever it meets, as nobody else is at work.
+    /// Names of the locks that it holds; `None`: it needs none, since no other attempt runs.
     pub(crate) held: Option<&'a BTreeSet<String>>,
-    /// Cancelled when its reads have become those of something else; what was begun to be changed is changed all the same.
+    /// Cancelled when the want has changed. It ends a read; a step that began is finished.
     pub(crate) give_way: Option<&'a CancellationToken>,
 }
 
 impl<P: LoadBalancerProvider> Operation<'_, P> {
-    /// Has a go: targets of what exists first, then the rest, whatever became of them. `read_mode`: how closely to read first
-    /// ([`ReadMode::first`]).
+    /// Provisions the want: the targets of what exists, then the rest, even where targets failed. `read_mode`: of the first
+    /// read.
     pub(crate) async fn run(
         &self,
         want: &Want,
@@ -103,7 +101,7 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
             read_mode = want.desired().map_or(ReadMode::Cached, ReadMode::after);
         }
         let message =
-            format!("still not as desired after {MAX_READS} looks; the provider's plan is at fault");
+            format!("still not as desired after {MAX_READS} reads; the provider's plan is at fault");
         AttemptReport {
             end: End::Failed { reason: "NotConverging", message, retry: Retry::Backoff },
             ..report
@@ -119,7 +117,8 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
         })
     }
 
-    /// A read may show that it shares more than anybody knew when its turn came: then that is to be waited for first.
+    /// A read may show that the load balancer shares more than was known when the turn came. Then the attempt ends, and the
+    /// next one takes those locks, too.
     fn lacks_locks(&self, want: &Want, observed: Option<&P::Observed>) -> Option<End> {
         let shared = want.shares(self.calls.provider(), observed);
         let what = shared.difference(self.held?).next()?;
@@ -136,7 +135,7 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
         Ok(())
     }
 
-    /// Every step, whatever becomes of the others; the first that failed, or else the last that is under way.
+    /// Executes every step, even after a failure. Answers with the first failure, or else the last step in progress.
     async fn execute_each(&self, plan: &Plan<P::Step>, done: &mut Vec<String>) -> Result<(), End> {
         let mut ended = Ok(());
         for planned in plan.steps() {
@@ -161,12 +160,12 @@ impl<P: LoadBalancerProvider> Operation<'_, P> {
     }
 }
 
-/// How the targets of what exists went, before everything else.
+/// The result of the targets of what exists, which come first.
 #[derive(Debug, Default)]
 struct TargetsFirst {
-    /// What is left of them: a failure, or something to wait for.
+    /// A failure, or something to wait for.
     left: Option<End>,
-    /// A step failed, or is under way: they are not tried again in this go.
+    /// A step failed, or is in progress: this attempt does not try them again.
     tried: bool,
 }
 
@@ -188,7 +187,7 @@ impl TargetsFirst {
         }
     }
 
-    /// How the whole go ended: a failure first, then what it waits for.
+    /// The end of the whole attempt: a failure comes before what it waits for.
     fn end(self, rest: End) -> End {
         match (rest, self.left) {
             (End::Settled | End::InProgress { .. }, Some(left @ End::Failed { .. }))
@@ -198,7 +197,7 @@ impl TargetsFirst {
     }
 }
 
-/// The closer look that a plan needs before it is carried out.
+/// The closer read that a plan needs before it is executed.
 fn closer<S>(read_mode: ReadMode, want: &Want, exists: bool, plan: &Plan<S>) -> Option<ReadMode> {
     match want.desired() {
         Some(desired) => read_mode.before(desired, exists, plan),

@@ -1,6 +1,6 @@
-//! How many goes may talk to the provider at once, and who is next.
+//! The concurrency limiter of attempts, and the order in which they get permits.
 //!
-//! Owns: [`Permits`], its permits and the order among those that wait. Leaves to others: what a go does, and how fast a
+//! Owns: [`Permits`], its permits and the order among those that wait. Leaves to others: what an attempt does, and how fast a
 //! provider may be called (its own limiter).
 //! Invariants: never more than `limit` permits at once, and a quarter of them for what serves alone; first come, first
 //! served within a priority; every priority gets its share of the turns, so neither a thousand creations hold up a
@@ -11,27 +11,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Who goes first.
+/// The priority of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum AttemptPriority {
     /// Something serves and has to change (targets most of all), or is to be deleted.
     Serving,
-    /// Something is to be made.
+    /// A load balancer is to be created.
     Creating,
     /// Something serves, and differs from what is wanted since before this process began: what changed while nobody ran.
     /// There may be as many of these as there are Services, and none is newer than the others.
     CatchingUp,
-    /// Nothing is known to be wrong; somebody looks whether it is so.
+    /// No difference is known; the attempt only checks.
     Auditing,
 }
 
 impl AttemptPriority {
-    /// Every one.
+    /// In the order of their urgency.
     pub(crate) const ALL: [Self; 4] = [Self::Serving, Self::Creating, Self::CatchingUp, Self::Auditing];
 }
 
-/// Whose turn it is: of ten permits given while all wait, five go to `Serving`, two to `Creating`, two to `CatchingUp`, one to
-/// `Auditing`. A turn nobody of that priority waits for goes to the first in this order who does.
+/// The priority of each turn: of ten permits given while all wait, five go to `Serving`, two to `Creating`, two to `CatchingUp`, one to
+/// `Auditing`. A turn that no attempt of its priority waits for is the next priority's.
 const TURNS: [AttemptPriority; 10] = {
     use AttemptPriority::{Auditing, CatchingUp, Creating, Serving};
     [Serving, Creating, Serving, CatchingUp, Serving, Creating, Serving, CatchingUp, Serving, Auditing]
@@ -41,7 +41,7 @@ const TURNS: [AttemptPriority; 10] = {
 /// permit in their hands; looks at what they have made pass them all together, and so share calls.
 const RESERVED: usize = 4;
 
-/// A limit on what goes on at once.
+/// The concurrency limiter.
 #[derive(Debug)]
 pub(crate) struct Permits {
     state: Mutex<PermitState>,
@@ -62,7 +62,7 @@ struct PermitState {
 
 type Waiter = oneshot::Sender<Permit>;
 
-/// The right to go; dropping it lets the next one go.
+/// The right to run; dropping it lets the next attempt run.
 #[derive(Debug)]
 pub(crate) struct Permit {
     permits: Option<Arc<Permits>>,
@@ -148,7 +148,7 @@ impl Permits {
         turn.await.ok()
     }
 
-    /// Lets nobody in any more; who waits is sent away.
+    /// Gives no permit any more; attempts that wait get `None`.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -158,12 +158,12 @@ impl Permits {
         state.auditing.clear();
     }
 
-    /// How many wait.
+    /// Attempts of a priority that wait.
     pub(crate) fn waiting(&self, priority: AttemptPriority) -> usize {
         self.lock().line(priority).len()
     }
 
-    /// One permit less is out; the next one may go.
+    /// Returns a permit and hands it to the next attempt.
     fn release(self: Arc<Self>, mut priority: AttemptPriority) {
         loop {
             let next = {

@@ -11,15 +11,15 @@ use serde::Serialize;
 /// The annotation by which a user agrees to a replacement.
 pub(crate) const CONSENT: &str = "portico.dev/allow-replacement";
 
-/// What would be done for one Service.
+/// The plan for one Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct PlanView {
-    /// In order.
+    /// In the order of their execution.
     pub(crate) steps: Vec<StepView>,
-    /// What the provider is still busy with.
+    /// The work that the provider has not finished.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) waiting_for: Option<String>,
-    /// What is wanted and not done.
+    /// Wanted fields that nothing is done for.
     pub(crate) blocked: Vec<BlockedView>,
     /// Why there is nothing to do, if there is nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,9 +29,9 @@ pub(crate) struct PlanView {
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct StepView {
-    /// What would be done.
+    /// The step, in an imperative.
     pub(crate) step: String,
-    /// Why.
+    /// The reason for the step.
     pub(crate) reason: String,
     /// `widens` or `narrows`.
     pub(crate) effect: &'static str,
@@ -46,7 +46,7 @@ pub(crate) struct BlockedView {
     pub(crate) reason: &'static str,
     /// Why, and what to do.
     pub(crate) message: String,
-    /// The annotation that lets it go on, where one does.
+    /// The annotation by which a user consents, where one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) consent: Option<String>,
 }

@@ -1,28 +1,28 @@
-//! Why somebody has a go at a load balancer, and what follows from that.
+//! The trigger of a provisioning attempt, and what follows from it: priority, drift, and whether it executes.
 //!
-//! Owns: [`Trigger`], [`Drift`]. Leaves to others: having the go (`operation`), deciding on one (`progress`).
-//! Invariant: only a go that nobody asked for can find drift: a changed Service is no drift, whatever differs.
+//! Owns: [`Trigger`], [`Drift`], [`Mode`]. Leaves to others: the decision to start an attempt (`track`).
+//! Invariant: only an attempt that no change triggered can find drift.
 
 use clap::ValueEnum;
 
 use crate::provision::permits::AttemptPriority;
 use crate::provision::want::Want;
 
-/// Why there is a go.
+/// The trigger of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Trigger {
-    /// The Service, its class's parameters or its targets changed, or the last go did not end well.
+    /// The Service, its class's parameters or its targets changed, or the last attempt failed.
     Change,
     /// This process sees the Service for the first time, and its status says that all was well.
     Restart,
-    /// A listing, or another look, showed something else than the last go had left.
+    /// A listing, or a read of targets' health, showed something else than the last attempt had left.
     Resync,
-    /// It was its turn in the audit.
+    /// The audit reads it.
     Audit,
 }
 
 impl Trigger {
-    /// Whether nothing that is wanted changed since the load balancer was as wanted; what differs now, drifted.
+    /// Whether a difference is drift: the want has not changed since the load balancer matched it.
     pub(crate) fn is_drift(self) -> bool {
         match self {
             Self::Resync | Self::Audit => true,
@@ -31,37 +31,37 @@ impl Trigger {
         }
     }
 
-    /// For logs and Events: "… by".
+    /// The subject of a sentence in logs and Events.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Change => "a change",
-            Self::Restart => "the first look after a start",
+            Self::Restart => "the first reconcile after a start",
             Self::Resync => "a listing",
             Self::Audit => "the audit",
         }
     }
 }
 
-/// What to do about drift.
+/// The reaction to drift.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Drift {
-    /// Say so, and put it right.
+    /// Report and repair it.
     #[default]
     Repair,
-    /// Say so only; the next change of the Service or its targets puts it right.
+    /// Only report it; the next change of the Service or its targets repairs it.
     Report,
 }
 
-/// What a go may do.
+/// Whether an attempt executes its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// What it plans.
+    /// It executes its plan.
     Execute,
-    /// Read and plan, and no more.
+    /// It reads and plans, and executes nothing.
     Plan,
 }
 
-/// How urgent a go is; `exists`: something of it is there already.
+/// The priority of an attempt. `exists`: the inventory shows a load balancer.
 pub(crate) fn priority(want: &Want, exists: bool, trigger: Trigger) -> AttemptPriority {
     match (want.load_balancer(), trigger) {
         (None, _) => AttemptPriority::Serving,
@@ -72,7 +72,7 @@ pub(crate) fn priority(want: &Want, exists: bool, trigger: Trigger) -> AttemptPr
     }
 }
 
-/// Whether a go may execute its plan.
+/// The mode of an attempt.
 pub(crate) fn mode(want: &Want, trigger: Trigger, drift: Drift, read_only: bool) -> Mode {
     let only_reported = drift == Drift::Report && trigger.is_drift() && want.load_balancer().is_some();
     if read_only || only_reported { Mode::Plan } else { Mode::Execute }

@@ -10,11 +10,11 @@ use portico_provider::{
     Backends, Desired, LoadBalancer, LoadBalancerProvider, Owner, Plan, ReadMode, ServiceUid, SpecHash,
 };
 
-/// What is wanted for a Service.
+/// The load balancer, or its absence, that a Service wants.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Want {
     what: What,
-    /// What targets of what exists may be; `None`: those of the load balancer, or nothing is known of them.
+    /// Possible targets of what exists; `None`: those of the load balancer, or none are known.
     backends: Option<Box<Backends>>,
     digest: WantDigest,
 }
@@ -26,9 +26,8 @@ enum What {
     Absent(Owner),
 }
 
-/// What tells one want from another; what the status shows at the moment is no wish. It is all that is remembered of a
-/// want when it has been met: with a thousand nodes behind it a load balancer is a hundred kilobytes, and its digest takes
-/// a millisecond.
+/// A digest of a want, without the addresses that the status shows. Only the digest is kept once a want is settled: with a
+/// thousand nodes a load balancer is a hundred kilobytes. Making a digest takes a millisecond.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum WantDigest {
     /// A load balancer like this.
@@ -40,13 +39,13 @@ pub(crate) enum WantDigest {
 }
 
 impl Want {
-    /// This.
+    /// A load balancer.
     pub(crate) fn present(load_balancer: Box<LoadBalancer>) -> Self {
         let digest = WantDigest::Present(load_balancer.spec_hash());
         Self { what: What::Present(load_balancer), backends: None, digest }
     }
 
-    /// This, and for what exists already targets of either kind.
+    /// A load balancer, and for what exists already the targets of either kind.
     pub(crate) fn provide(load_balancer: Box<LoadBalancer>, backends: Backends) -> Self {
         Self { backends: Some(Box::new(backends)), ..Self::present(load_balancer) }
     }
@@ -57,13 +56,13 @@ impl Want {
         Self { what: What::Targets(backends.owner.clone()), backends: Some(Box::new(backends)), digest }
     }
 
-    /// Nothing.
+    /// No load balancer.
     pub(crate) fn absent(owner: Owner) -> Self {
         let digest = WantDigest::Absent(owner.service.clone(), None);
         Self { what: What::Absent(owner), backends: None, digest }
     }
 
-    /// Nothing; until it is deleted, its targets.
+    /// No load balancer; until it is deleted, its targets are updated.
     pub(crate) fn release(backends: Backends) -> Self {
         let owner = backends.owner.clone();
         let digest = WantDigest::Absent(owner.service.clone(), Some(backends.spec_hash()));
@@ -100,12 +99,11 @@ impl Want {
         matches!(self.what, What::Absent(_))
     }
 
-    /// What tells it from others.
     pub(crate) fn digest(&self) -> &WantDigest {
         &self.digest
     }
 
-    /// What it shares with others, by what is wanted and what was observed.
+    /// Names of what it shares with other Services, by the want and the last read.
     pub(crate) fn shares<P: LoadBalancerProvider>(
         &self,
         provider: &P,
@@ -147,7 +145,7 @@ impl Want {
         }
     }
 
-    /// What comes first; `None`: nothing exists, or it is just being deleted.
+    /// The plan for the targets of what exists; `None`: nothing exists, or it is being deleted.
     pub(crate) fn plan_targets<P: LoadBalancerProvider>(
         &self,
         provider: &P,

@@ -20,7 +20,7 @@ mod server;
 pub(crate) use read_only::ReadOnly;
 pub(crate) use server::{ApiServer, client};
 
-/// What this operator does to the cluster.
+/// The reads by name and the writes of this operator.
 pub(crate) trait Cluster: Send + Sync + 'static {
     /// Adds our finalizer with the class it is for, or removes both (`None`), and answers with the Service as it is then. Refused as [`ClusterError::Conflict`]
     /// if the Service is no longer as it was seen.
@@ -30,7 +30,7 @@ pub(crate) trait Cluster: Send + Sync + 'static {
         class: Option<&str>,
     ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
 
-    /// Makes all that we own of the status be as given, by server-side apply: what is not given and ours, goes. Answers
+    /// Writes all that we own of the status by server-side apply: fields of ours that are not given are removed. Answers
     /// with the Service as it is then.
     fn apply_status(
         &self,
@@ -46,7 +46,7 @@ pub(crate) trait Cluster: Send + Sync + 'static {
         annotations: &BTreeMap<&'static str, Option<String>>,
     ) -> impl Future<Output = Result<Service, ClusterError>> + Send;
 
-    /// Says that it waits for another operator to let go, or no longer (`None`), beside all else that its status says.
+    /// Writes the condition that it waits for another controller, or removes it (`None`), beside the rest of its status.
     fn mark_waiting(
         &self,
         seen: &Service,
@@ -64,7 +64,7 @@ pub(crate) trait Cluster: Send + Sync + 'static {
         condition: &ParametersCondition,
     ) -> impl Future<Output = Result<(), ClusterError>> + Send;
 
-    /// Tells something about a Service; never fails, never waits.
+    /// Reports an Event about a Service; never fails, never waits.
     fn report_event(&self, about: &Service, notice: Notice);
 }
 
@@ -90,7 +90,7 @@ pub(crate) enum ClusterError {
 }
 
 impl ClusterError {
-    /// Log field.
+    /// The reason, for logs.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Conflict { .. } => "Conflict",
@@ -100,7 +100,7 @@ impl ClusterError {
         }
     }
 
-    /// Whether looking at the same Service again can help: not when it is gone, and its event says so, too.
+    /// Whether another reconcile can help: not when the Service is gone.
     pub(crate) fn retry(&self) -> bool {
         match self {
             Self::Gone { .. } => false,

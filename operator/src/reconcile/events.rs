@@ -29,14 +29,14 @@ use correlator::{Correlated, Correlator};
 
 const BACKLOG: usize = 1_024;
 
-/// Where Events are handed in.
+/// The entry for Events.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
     channel: mpsc::Sender<(ObjectReference, Notice)>,
     metrics: Metrics,
 }
 
-/// Sends them.
+/// The background task that sends them.
 #[derive(Debug)]
 pub(crate) struct Sender {
     channel: mpsc::Receiver<(ObjectReference, Notice)>,

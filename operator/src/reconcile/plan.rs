@@ -1,4 +1,4 @@
-//! What would be done for a Service, whole: its stages, what is wrong with it, and the provider's plan.
+//! The plan for a Service: its stages, its problems, and the provider's plan.
 //!
 //! Owns: [`ServicePlan`], from a fresh read (`plan`) or from what is known (`/plan`). Leaves to others: printing all of them.
 //! Invariant: it is made by the functions that the running operator decides by, and changes nothing.
@@ -20,16 +20,16 @@ use crate::provision::plan_view::PlanView;
 use crate::provision::trigger::Mode;
 use crate::provision::want::Want;
 
-/// What there is to do for one Service.
+/// The plan for one Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct ServicePlan {
     /// `namespace/name`.
     pub(crate) service: String,
     /// A line each: `cluster_ip`, `node_port`, `load_balancer`.
     pub(crate) stages: Vec<String>,
-    /// What the user has to change before anything is done.
+    /// Problems that the user has to fix first.
     pub(crate) problems: Vec<String>,
-    /// What is odd and stops nothing.
+    /// Problems that stop nothing.
     pub(crate) warnings: Vec<String>,
     /// The provider's plan; absent where there is nothing to ask it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,7 +39,7 @@ pub(crate) struct ServicePlan {
     pub(crate) failed: Option<String>,
 }
 
-/// What a Service's plan comes to.
+/// The outcome of a Service's plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PlanOutcome {
     /// As wanted, or none of our business.
@@ -53,7 +53,6 @@ pub(crate) enum PlanOutcome {
 }
 
 impl ServicePlan {
-    /// What it comes to.
     pub(crate) fn outcome(&self) -> PlanOutcome {
         let Self { service: _, stages: _, problems, warnings: _, plan, failed } = self;
         let plan = plan.as_ref().filter(|plan| !plan.is_settled());

@@ -1,8 +1,8 @@
-//! Which Services are to be looked at, now or later, by how many workers.
+//! The work queue: Services to reconcile, now or later.
 //!
 //! Owns: one entry per Service, delays, failures in a row, and never handing one Service to two workers. Leaves to others: the work.
 //! Invariant: a Service added while a worker has it is handed out once more afterwards, so no change is missed; of
-//! several moments the earliest counts, as looking too early costs nothing and too late costs users.
+//! several moments the earliest counts, since a reconcile that is early costs nothing.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,7 +28,7 @@ struct QueueState {
     active: HashMap<ServiceKey, bool>,
     later: BTreeSet<(Instant, ServiceKey)>,
     due: HashMap<ServiceKey, Instant>,
-    /// Looks in a row that failed.
+    /// Reconciles in a row that failed.
     failures: HashMap<ServiceKey, u32>,
     closed: bool,
 }
@@ -62,13 +62,13 @@ impl QueueState {
 }
 
 impl Queue {
-    /// Now.
+    /// Queues a Service now.
     pub(crate) fn add(&self, key: ServiceKey) {
         self.lock().push(key);
         self.changed.notify_one();
     }
 
-    /// At a moment, or earlier.
+    /// Queues a Service at a moment, or earlier.
     pub(crate) fn add_at(&self, key: ServiceKey, due: Instant) {
         let mut state = self.lock();
         match state.due.get(&key) {
@@ -115,7 +115,7 @@ impl Queue {
         }
     }
 
-    /// A look at it failed: again, later each time.
+    /// Queues a Service whose reconcile failed, later each time.
     pub(crate) fn retry(&self, key: &ServiceKey) {
         let mut state = self.lock();
         let failures = state.failures.entry(key.clone()).or_default();
@@ -125,7 +125,7 @@ impl Queue {
         self.add_at(key.clone(), due);
     }
 
-    /// A look at it did not fail, or there is nothing to look at any more.
+    /// The reconcile did not fail, or the Service is gone.
     pub(crate) fn forget(&self, key: &ServiceKey) {
         self.lock().failures.remove(key);
     }

@@ -1,9 +1,9 @@
-//! What a Service's status should say: addresses and conditions, and which Events follow from a change.
+//! The status of a Service: addresses and conditions, and the Events that follow from a change.
 //!
 //! Owns: composing them. Leaves to others: writing them (`cluster`), where the facts come from (the provider).
 //! Invariants: the same situation gives the same status, but for times, and a condition keeps its time while its
 //! status stays; addresses that are shown are not taken away because a read failed, a field is wrong, or the load
-//! balancer is being made anew (its address is claimed by what the status shows).
+//! balancer is being replaced (its address is claimed by what the status shows).
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -36,7 +36,7 @@ pub(crate) struct StatusPatch {
 }
 
 impl StatusPatch {
-    /// What a Service shows of it.
+    /// All that a Service shows of it.
     pub(crate) fn shown(service: &Service) -> Self {
         let mut conditions = service::our_conditions(service);
         conditions.sort_by(|one, other| one.type_.cmp(&other.type_));
@@ -44,33 +44,31 @@ impl StatusPatch {
     }
 }
 
-/// What the addresses of a status are written from.
+/// The source of the addresses of a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Basis {
     /// The provider reports them: true whatever the Service has become.
     Provider,
-    /// The Service shows them, or they go. Refused as [`crate::reconcile::api::ClusterError::Conflict`] if it is no longer as it was seen: one
+    /// The Service shows them, or they are removed. Refused as [`crate::reconcile::api::ClusterError::Conflict`] if it is no longer as it was seen: one
     /// that was seen before its address was published would take that away.
     Seen,
 }
 
-/// What a status is composed of.
+/// The parts that a status is composed of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Situation<'a> {
     /// The Service as last seen.
     pub(crate) service: &'a Service,
-    /// What the provider reports; `None`: it was not asked.
+    /// The provider's report; `None`: there is none.
     pub(crate) report: Option<&'a Report>,
-    /// What the user has to change.
+    /// Problems that the user has to fix.
     pub(crate) problems: &'a [Problem],
-    /// What is odd.
     pub(crate) warnings: &'a [Problem],
-    /// How it goes.
     pub(crate) progress: &'a Progress,
 }
 
 impl Situation<'_> {
-    /// Where the addresses of [`Self::status`] come from.
+    /// The source of the addresses of [`Self::status`].
     pub(crate) fn basis(&self) -> Basis {
         let released = matches!(self.progress, Progress::Releasing(_));
         if !released && self.reported().is_some() { Basis::Provider } else { Basis::Seen }

@@ -10,8 +10,9 @@ use futures::FutureExt;
 use portico_provider::LoadBalancerProvider;
 use tokio::time::Instant;
 
+use super::Reconciler;
 use super::api::Cluster;
-use super::{ReconcileResult, Reconciler};
+use super::result::ReconcileResult;
 use crate::metrics::Reconciled;
 use portico_runtime::chain;
 

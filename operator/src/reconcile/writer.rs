@@ -107,7 +107,7 @@ impl<C: Cluster> ServiceWriter<C> {
 
     /// Removes the status and the annotations of a load balancer that is deleted, then the finalizer; whether it did: a
     /// Service that wants a load balancer again by now keeps the finalizer. `annotations`: the provider's, each `None`.
-    pub(super) async fn let_go(
+    pub(super) async fn finish_release(
         &self,
         service: &Service,
         classes: &ClassRule,

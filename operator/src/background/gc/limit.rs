@@ -10,10 +10,10 @@ use std::time::Duration;
 use portico_provider::ServiceUid;
 use tokio::time::Instant;
 
-/// So many may always go, however few there are.
+/// So many may always be deleted, however few exist.
 const FEWEST: usize = 3;
 
-/// How many may go in a while.
+/// The deletion limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeletionLimits {
     /// At most so many.
@@ -24,7 +24,7 @@ pub(crate) struct DeletionLimits {
     pub(crate) window: Duration,
 }
 
-/// What has been deleted lately.
+/// The deletions of the current window.
 #[derive(Debug)]
 pub(crate) struct Allowance {
     limits: DeletionLimits,
@@ -32,12 +32,11 @@ pub(crate) struct Allowance {
 }
 
 impl Allowance {
-    /// Nothing spent yet.
     pub(crate) fn new(limits: DeletionLimits) -> Self {
         Self { limits, spent: VecDeque::new() }
     }
 
-    /// Whether this one may go now, of so many that exist; one that is being deleted already needs no new leave.
+    /// Whether this one may be deleted now, of `existing` load balancers. One that is being deleted already may.
     pub(crate) fn allows(&mut self, uid: &ServiceUid, existing: usize, now: Instant) -> bool {
         let left = self.left(existing, now);
         left > 0 || self.spent.iter().any(|(_, spent)| spent == uid)
@@ -54,7 +53,7 @@ impl Allowance {
         most.saturating_sub(self.spent.len())
     }
 
-    /// One more goes.
+    /// Counts a deletion.
     pub(crate) fn spend(&mut self, uid: ServiceUid, now: Instant) {
         if self.spent.iter().all(|(_, spent)| *spent != uid) {
             self.spent.push_back((now, uid));

@@ -1,4 +1,4 @@
-//! What a class makes of a Service's annotations.
+//! The rules by which a class reads a Service's annotations.
 //!
 //! Owns: [`ClassRules`]: defaults, forced values, what is allowed, and what each says to the Service's author. Leaves to others: where the
 //! rules come from (`classes`), what an annotation means (`options`, the provider).
@@ -17,7 +17,7 @@ use crate::desired::problem::{Problem, ProblemKind};
 /// Annotations, by their full names.
 pub(crate) type Annotations = BTreeMap<String, String>;
 
-/// What counts for the Services of one class.
+/// The rules for the Services of one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClassRules {
     /// The object's name; empty: there is none.
@@ -32,7 +32,7 @@ pub(crate) struct ClassRules {
 
 /// A Service under the rules of its class.
 pub(crate) struct Ruled<'a> {
-    /// What counts as its annotations.
+    /// Its annotations, after the rules.
     pub(crate) annotations: Annotations,
     /// Its `spec`, without what forced values replace.
     pub(crate) spec: Cow<'a, ServiceSpec>,
@@ -73,7 +73,7 @@ impl ClassRules {
             .collect()
     }
 
-    /// A Service under these rules; what it may not say goes to `problems`, what is overruled to `warnings`.
+    /// Applies the rules to a Service: refused values become `problems`, overruled ones `warnings`.
     pub(crate) fn apply<'a>(
         &self,
         service: &'a Service,

@@ -1,7 +1,7 @@
 //! Which known key a misspelt one most likely means.
 //!
 //! Owns: the distance between keys. Leaves to others: which keys there are.
-//! Invariant: a key that resembles nothing is told nothing, rather than something far-fetched.
+//! Invariant: for a key that resembles none there is no suggestion.
 
 /// The known key with the fewest letters to change, if those are at most a third of it, or four.
 pub(super) fn nearest<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -1,7 +1,7 @@
 //! The third stage: whether there is a load balancer to provide, to release, or none of our business.
 //!
 //! Owns: that decision. Leaves to others: what the load balancer is (`desired`), making it (the provider).
-//! Invariant: what our finalizer holds is released before it is let go, whatever the Service has become; what it
+//! Invariant: what our finalizer holds is released before the finalizer is removed, whatever the Service has become; what it
 //! does not hold and does not ask for us is not touched.
 
 use k8s_openapi::api::core::v1::Service;
@@ -12,7 +12,7 @@ use crate::desired::options;
 
 pub(super) const NAME: &str = "load_balancer";
 
-/// What this stage is for a Service.
+/// The role of this stage for a Service.
 pub(super) enum Role {
     /// Nothing, because.
     None(&'static str),
@@ -58,7 +58,7 @@ pub(super) fn targets_pods(load_balancer: &LoadBalancer) -> bool {
     matches!(load_balancer.targets, Targets::Pods(_))
 }
 
-/// What is wanted, in a line.
+/// The wanted load balancer, in a line.
 pub(super) fn summary(load_balancer: &LoadBalancer) -> String {
     let listeners: Vec<String> = load_balancer.listeners.iter().map(|it| it.key().to_string()).collect();
     format!("wanted on {}, to {} targets", listeners.join(", "), load_balancer.targets.len())

@@ -2,7 +2,7 @@
 //!
 //! Owns: verifying them. Leaves to others: allocating them (the API server), serving them (the node proxy).
 //! Invariant: it never changes anything. Under `allocateLoadBalancerNodePorts: false` the user has said that there
-//! shall be none, so allocating them here would overrule the user; where targets need them the user is told.
+//! shall be none, so allocating them here would overrule the user; where targets need them, that is a problem.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use portico_provider::{Capabilities, TargetKind};
@@ -13,7 +13,7 @@ use crate::desired::problem::{Problem, ProblemKind};
 
 pub(super) const NAME: &str = "node_port";
 
-/// `pods`: the load balancer goes straight to pods and needs no node port.
+/// `pods`: the load balancer sends to pods and needs no node port.
 pub(super) fn verify(service: &Service, capabilities: &Capabilities, pods: bool) -> Standing {
     let spec = service.spec.as_ref();
     let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();

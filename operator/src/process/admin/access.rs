@@ -1,4 +1,4 @@
-//! Who may read what shows Services: programs of this pod, and users whom the API server knows and RBAC lets.
+//! Authorization for `/plan`: programs of this pod, and users to whom RBAC grants it.
 //!
 //! Owns: [`Access`]: `TokenReview`, `SubjectAccessReview`, and remembering for seconds who passed. Leaves to others: what is read.
 //! Invariants: no answer from the API server means no; only a few reviews are under way at once, however many ask. A request that a

@@ -1,4 +1,4 @@
-//! A cluster that is read and never written: `--read-only`, and the subcommands that only look.
+//! A cluster that is read and never written: `--read-only`, and the subcommands that only read.
 //!
 //! Owns: swallowing writes. Leaves to others: reads.
 //! Invariant: no method here reaches a write of the cluster behind it.

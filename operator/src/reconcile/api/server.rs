@@ -19,10 +19,10 @@ use crate::process::fence::Fence;
 use crate::reconcile::events::{Notice, Reporter};
 use crate::reconcile::status::{Basis, StatusPatch};
 
-/// Who owns the annotations that name a load balancer's parts.
+/// The field manager of the annotations that name a load balancer's parts.
 const RESOURCES_MANAGER: &str = "portico-operator-resources";
 
-/// What API servers' audit logs know this operator by.
+/// The name of this operator in API servers' audit logs.
 const USER_AGENT: &str = concat!("portico-operator/", env!("CARGO_PKG_VERSION"));
 
 /// A client by the pod's service account, or the kubeconfig.
@@ -32,7 +32,7 @@ pub(crate) async fn client() -> anyhow::Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Who owns the condition that says whom a Service waits for.
+/// The field manager of the condition that says whom a Service waits for.
 const WAITING_MANAGER: &str = "portico-operator-waiting";
 
 /// An API server.

@@ -1,11 +1,11 @@
 //! Which Events are worth a write: what client-go's `EventCorrelator` does, by its numbers.
 //!
 //! ```text
-//! notice ─▶ ten others like it in ten minutes? one for all of them ─▶ told before? counted up ─▶ more than 25 about one
+//! notice ─▶ ten others like it in ten minutes? one for all of them ─▶ sent before? counted up ─▶ more than 25 about one
 //!           object? one in five minutes
 //! ```
 //! Owns: the decision, and what it is made from. Leaves to others: writing (`events`).
-//! Invariant: memory is bounded, whatever is told of how many objects: each kind of it keeps the [`CAPACITY`] that were
+//! Invariant: memory is bounded, however many objects have Events: each kind of it keeps the [`CAPACITY`] that were
 //! used last. Source: <https://pkg.go.dev/k8s.io/client-go/tools/record#EventCorrelator>
 
 use std::collections::{BTreeSet, HashMap};
@@ -28,9 +28,9 @@ const BURST: f64 = 25.0;
 /// `defaultSpamQPS`: and then one in so much time.
 const REFILL: Duration = Duration::from_mins(5);
 
-/// The object, as far as it tells one from another.
+/// The object, as far as Events distinguish it.
 type Object = (String, String, String);
-/// Notices that may be told as one.
+/// Notices that may be one Event.
 type Similar = (Object, bool, String);
 /// Notices that say the same; `None`: those that stand for all similar ones.
 type Same = (Similar, Option<(String, String)>);
@@ -42,11 +42,11 @@ pub(super) enum Correlated {
     New(Notice, String),
     /// The Event of this name has occurred so often.
     Again { name: String, count: i32, notice: Notice },
-    /// Nothing: too much is told about that object.
+    /// Nothing: that object has too many Events.
     Spam,
 }
 
-/// What was told.
+/// The Events that were sent.
 #[derive(Debug, Default)]
 pub(super) struct Correlator {
     similar: Recent<Similar, (BTreeSet<String>, Instant)>,
@@ -80,7 +80,7 @@ impl Correlator {
         }
     }
 
-    /// The Event of that name is no more; what it told may be told anew.
+    /// The Event of that name is gone from the API server; its notice is sent under a new name.
     pub(super) fn renamed(&mut self, old: &str, name: &str) {
         for (sent, count) in self.sent.values_mut().filter(|(sent, _)| sent == old) {
             name.clone_into(sent);

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::fixture::*;
+use crate::desired::spec::GroupScope;
 use tokio::time::sleep;
 
 use crate::testing::mk_service;

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::fixture::*;
+use crate::cache::service::ClassRule;
 use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::ProviderError;

@@ -2,6 +2,8 @@
 
 use super::super::*;
 use super::fixture::*;
+use crate::cache::service::ClassRule;
+use crate::metrics::Metrics;
 use std::collections::BTreeMap;
 
 use crate::testing::{mk_service, with};
