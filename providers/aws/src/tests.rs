@@ -26,6 +26,7 @@ mod shared_calls;
 mod simulated;
 mod targets;
 mod transitions;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 

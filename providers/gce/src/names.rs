@@ -183,6 +183,26 @@ mod tests {
         }
     }
 
+    /// Earlier releases made these. With other ones an upgrade would make every load balancer again.
+    #[test]
+    fn names_and_descriptions_of_earlier_releases_still_hold() {
+        let owner = Owner {
+            cluster: "c0ffee00-0000-4000-8000-000000000001".parse().unwrap(),
+            service: "c0ffee00-0000-4000-8000-000000000002".parse().unwrap(),
+            name: ServiceName::new("shop", "web").unwrap(),
+        };
+        assert_eq!(Names::of(&owner).part("hc"), "portico-50853c19-shop-web-9a4e0dcc96-hc");
+        assert_eq!(shared_group(&owner.cluster), "portico-50853c19-ig");
+        let recorded = concat!(
+            r#"{"networking.gke.io/service-name":"shop/web","#,
+            r#""portico.dev/cluster-uid":"c0ffee00-0000-4000-8000-000000000001","#,
+            r#""portico.dev/service-uid":"c0ffee00-0000-4000-8000-000000000002"}"#
+        );
+        assert_eq!(description(&owner), recorded);
+        let with_hash = recorded.replace('}', r#","portico.dev/targets":"0f"}"#);
+        assert_eq!(with_synced_hash(recorded, Some("0f")), with_hash);
+    }
+
     #[test]
     fn the_pattern_of_a_cluster_is_told_from_that_of_a_service() {
         let cluster: ClusterUid = "c".parse().unwrap();

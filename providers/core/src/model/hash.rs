@@ -58,7 +58,65 @@ impl std::io::Write for Fnv {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
+    use crate::model::{
+        ClusterUid, HealthCheck, Listener, LoadBalancer, NodeName, NodeTarget, Owner, PodTarget, Port,
+        Protocol, ServiceName, Targets,
+    };
+
+    fn mk_load_balancer() -> LoadBalancer {
+        let owner = Owner {
+            cluster: "c0ffee00-0000-4000-8000-000000000001".parse::<ClusterUid>().unwrap(),
+            service: "c0ffee00-0000-4000-8000-000000000002".parse().unwrap(),
+            name: ServiceName::new("shop", "web").unwrap(),
+        };
+        let listener = |protocol, port: u16| Listener {
+            protocol,
+            port: Port::try_from(port).unwrap(),
+            name: format!("p{port}"),
+            node_port: Some(Port::try_from(30_000 + port).unwrap()),
+        };
+        let node = NodeTarget {
+            name: NodeName("node-1".to_owned()),
+            addresses: BTreeSet::from(["10.0.0.1".parse().unwrap()]),
+            external_addresses: BTreeSet::new(),
+            provider_id: Some("aws:///us-east-1a/i-1".to_owned()),
+            zone: Some("us-east-1a".to_owned()),
+            has_ready_endpoints: true,
+        };
+        let listeners = BTreeSet::from([listener(Protocol::Tcp, 80), listener(Protocol::Udp, 53)]);
+        LoadBalancer {
+            health_check: HealthCheck::node_proxy(),
+            source_ranges: BTreeSet::from(["192.0.2.0/24".parse().unwrap()]),
+            ..LoadBalancer::plain(owner, listeners, Targets::Nodes(BTreeSet::from([node])))
+        }
+    }
+
+    /// Earlier releases wrote these into tags. With other ones an upgrade would read, and write, every load balancer again.
+    #[test]
+    fn digests_of_earlier_releases_still_hold() {
+        let nodes = mk_load_balancer();
+        let pod = PodTarget {
+            address: "10.244.1.7".parse().unwrap(),
+            ports: BTreeMap::from([(
+                nodes.listeners.first().unwrap().key(),
+                Port::try_from(8080_u16).unwrap(),
+            )]),
+            node: Some(NodeName("node-1".to_owned())),
+            zone: None,
+        };
+        let mut pods = nodes.clone();
+        pods.targets = Targets::Pods(BTreeSet::from([pod]));
+        let digests = [nodes.spec_hash(), pods.spec_hash(), nodes.backends().spec_hash()];
+        let recorded = [
+            "8533480006bf3be0fdf4330482a2402b",
+            "303d5d64147e4d6d272e3f3d00316fe7",
+            "8a417af10150535b7cea6cf63a211890",
+        ];
+        assert_eq!(digests.map(|digest| digest.to_string()), recorded);
+    }
 
     #[test]
     fn the_digest_is_the_published_fnv_1a_of_128_bits() {
