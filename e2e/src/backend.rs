@@ -1,4 +1,4 @@
-//! The test backend: the program of a pod that stands for somebody's application and answers who it is and whom it sees.
+//! The test backend: a pod's program that stands for an application. It answers with its identity and the client's address.
 //!
 //! ```text
 //! TCP  first bytes: PROXY v2 header? ─▶ HTTP request? ─▶ HTTP/1.1 answers (keep-alive)
@@ -32,7 +32,7 @@ pub use ports::{PORTS_VARIABLE, Port, Transport};
 /// `portico-e2e backend`: answers who it is and whom it sees, over TCP, UDP and HTTP.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// TCP ports (HTTP or lines, told apart by the first bytes)
+    /// TCP ports (HTTP or lines, distinguished by the first bytes)
     #[arg(long, value_name = "PORT")]
     tcp: Vec<u16>,
     /// UDP ports

@@ -26,12 +26,13 @@ pub mod testbed;
 pub mod traffic;
 pub mod trial;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use cloud::controller::Controller;
 use subject::Subject;
 
 use crate::{
+    account::Account,
     runtime,
     session::{self, Inside, Plan, Side},
 };
@@ -114,6 +115,9 @@ impl Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.bench == Bench::Proxy {
         args.services().iter().try_for_each(|services| objects::check_size(*services))?;
+    }
+    if env::args().any(|flag| flag == "--crowd" || flag.starts_with("--crowd=")) {
+        Account::new().line("--crowd is called --bare-metal now; the next release refuses the old name");
     }
     let Inside { home, api_port: _ } = match session::enter(&Plan::named("bench"))? {
         Side::Ended(code) => return Ok(code),

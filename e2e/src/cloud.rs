@@ -65,7 +65,7 @@ impl Place<'_> {
     }
 }
 
-/// An address of loopback that nobody listens on.
+/// An address of loopback that no process listens on.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("taking a port of loopback")?;
     listener.local_addr().context("reading the port that was taken")

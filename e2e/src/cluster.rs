@@ -78,7 +78,7 @@ impl Cluster {
         self.crashes.or(guests.ready(&self.client)).await
     }
 
-    /// Ends a node that joined: what is left of it is its Node object, if nobody has deleted that.
+    /// Ends a node that joined: only its Node object stays, unless it was deleted.
     pub async fn leave(&self, name: &str) -> anyhow::Result<()> {
         self.guests.lock().await.end(name).await
     }

@@ -66,7 +66,10 @@ pub struct Sandbox {
 
 /// While this is held, the sandbox may live; dropping it asks for the end, with a grace period.
 #[derive(Debug)]
-pub struct Lifeline(#[expect(dead_code, reason = "held, and closed by being dropped")] ChildStdin);
+pub struct Lifeline {
+    /// Closed when this is dropped, which is the request.
+    _stdin: ChildStdin,
+}
 
 impl Sandbox {
     /// Starts `program` with `arguments` inside a new sandbox. Its stdout and stderr are this process's.
@@ -81,7 +84,7 @@ impl Sandbox {
             .spawn()
             .context("starting `unshare`: it is part of util-linux; install that")?;
         let lifeline = child.stdin.take().context("the sandbox has no stdin")?;
-        Ok((Self { child }, Lifeline(lifeline)))
+        Ok((Self { child }, Lifeline { _stdin: lifeline }))
     }
 
     /// Process id of the wrapper on the machine.

@@ -159,7 +159,7 @@ const SHOWN: [&[&str]; 6] = [
     &["nft", "list", "ruleset"],
 ];
 
-/// Files whose change would be felt by everybody on the machine.
+/// Sysctls whose change would affect the whole machine.
 const SYSCTLS: [&str; 8] = [
     "net/ipv4/ip_forward",
     "net/ipv4/conf/all/rp_filter",

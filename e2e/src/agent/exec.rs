@@ -31,7 +31,7 @@ pub(super) struct Request {
 /// Frames on their way to the client.
 type Frames = mpsc::Sender<Vec<u8>>;
 
-/// Runs a command and tells how it ended.
+/// Runs a command and reports how it ended.
 pub(super) async fn exec(socket: WebSocket, process: Process, request: Request) {
     let (sink, client) = socket.split();
     let (frames, waiting) = mpsc::channel(64);

@@ -26,7 +26,7 @@ const WRITERS: usize = 64;
 const ROLLOUT: Duration = Duration::from_secs(10);
 /// Traffic before and after a rollout.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Windows of the rollout's client; each ends in time to be told to stop.
+/// Windows of the rollout's client; each ends early enough for the stop signal.
 const SLICE: Duration = Duration::from_millis(200);
 
 /// Changes an endpoint of one filler after the other, 100 a second for `length`. How many were made.

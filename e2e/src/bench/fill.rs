@@ -2,7 +2,7 @@
 //!
 //! For each new Service the API server counts all addresses that are taken, and twice (a metric of its `ipallocator`), so that 30,000
 //! of them take it half an hour. The objects in etcd are known in advance: a Service, the address that it has, and its
-//! slice. The API server reads JSON from etcd as well as what it writes itself, and watches etcd, so to everybody else they are Services
+//! slice. The API server reads JSON from etcd as well as what it writes itself, and watches etcd, so to all other clients they are Services
 //! like any other.
 //!
 //! Owns the copies and the addresses that they get. Leaves to [`Objects`](super::objects::Objects) who is behind them.

@@ -27,7 +27,7 @@ use crate::account::Account;
 /// Namespace of all Services of a bench, but for most fillers.
 const NAMESPACE: &str = "bench";
 
-/// Fillers in a namespace. For each new Service `endpointslicemirroring` looks at all slices of its namespace.
+/// Fillers in a namespace. For each new Service `endpointslicemirroring` lists all slices of its namespace.
 const IN_NAMESPACE: u32 = 1000;
 
 /// The Service whose endpoints are all replaced.
@@ -253,7 +253,7 @@ fn mk_endpoints(endpoints: &[(Ipv4Addr, &layout::Node)]) -> Value {
     endpoints.iter().map(one).collect()
 }
 
-/// A node as its kubelet would register it; nobody heartbeats for it, and no pod is bound to it.
+/// A node as its kubelet would register it; it has no heartbeats, and no pod is bound to it.
 fn mk_node(node: &layout::Node) -> anyhow::Result<Node> {
     let name = &node.host.name;
     Ok(serde_json::from_value(json!({

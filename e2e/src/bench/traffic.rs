@@ -2,7 +2,7 @@
 
 use super::testbed::Testbed;
 
-/// Bytes received on the connections to the API server that are open on the proxies' node; nobody else there has any.
+/// Bytes received on the connections to the API server that are open on the proxies' node; no other process there has any.
 pub async fn received(testbed: &Testbed) -> anyhow::Result<u64> {
     Ok(parse(&testbed.on_node(&["ss", "-tinH", "dport", "=", ":6443"]).await?))
 }

@@ -1,4 +1,4 @@
-//! The clouds that have an emulator here, and what tests must know to tell them apart.
+//! The clouds that have an emulator here, and how tests distinguish them.
 
 use std::{fmt, path::PathBuf};
 

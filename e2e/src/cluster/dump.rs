@@ -7,7 +7,7 @@ use super::Cluster;
 use crate::{portico::NAMESPACE, process};
 
 impl Cluster {
-    /// Everything that may tell why something in `namespace` does not work.
+    /// Everything that may explain why something in `namespace` does not work.
     pub async fn dump(&self, namespace: &str) -> String {
         self.dump_where(&["-n", namespace]).await
     }

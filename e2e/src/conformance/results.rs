@@ -78,7 +78,7 @@ impl SpecReport {
         texts.chain([self.leaf_node_text.as_str()]).collect::<Vec<_>>().join(" ")
     }
 
-    /// `None`: nobody asked for this test.
+    /// `None`: the test was not selected.
     fn result(&self, name: &str, asked: &[Regex], unrunnable: &[(Regex, &str)]) -> Option<TestResult> {
         let line = self.failure.message.lines().next().unwrap_or_default().trim().to_owned();
         match self.state.as_str() {

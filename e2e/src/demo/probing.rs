@@ -85,7 +85,7 @@ async fn ask(
     Ok(format!("{answers}{after}"))
 }
 
-/// Fails unless an address is as good as gone: nobody answers there any more.
+/// Fails if an address still answers.
 pub(super) async fn is_silent(
     cluster: &Cluster,
     account: &Account,

@@ -36,7 +36,7 @@ impl Process {
     /// Waits until the first process is there, or can no longer come.
     pub(crate) async fn appeared(&self) {
         while self.first().is_none() && Path::new(&format!("/proc/{}", self.parent)).exists() {
-            tokio::time::sleep(Duration::from_millis(2)).await; // the kernel tells nobody
+            tokio::time::sleep(Duration::from_millis(2)).await; // the kernel sends no event
         }
     }
 

@@ -94,7 +94,7 @@ fn conditions(pod: &Pod, desired: &Desired, observed: &Observed, now: Timestamp)
     .collect()
 }
 
-/// Readiness gates that nobody has opened.
+/// Readiness gates without a status `True`.
 fn open_gates(pod: &Pod) -> Vec<String> {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());

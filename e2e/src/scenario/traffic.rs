@@ -54,7 +54,7 @@ pub struct Answer {
 /// A reply without an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// Reset or ICMP: nobody serves this.
+    /// Reset or ICMP: nothing serves this.
     Refused,
     /// Nothing at all.
     Timeout,

@@ -17,7 +17,7 @@ pub enum Kind {
     Nodes,
     /// Pods behind a load balancer, by their addresses.
     Pods,
-    /// Nodes behind it, and endpoints of its own instead of a selector: nobody but the controller has work with it.
+    /// Nodes behind it, and endpoints of its own instead of a selector: only the controller has work with it.
     Selectorless,
 }
 

@@ -111,7 +111,7 @@ impl Restarts<'_> {
         self.node_gone(report, next()).await
     }
 
-    /// All Services with their load balancers, and nobody calling.
+    /// All Services with their load balancers, and no call under way.
     async fn fill(&self) -> anyhow::Result<()> {
         for instance in &self.site.instances {
             self.testbed.join(instance).await?;

@@ -1,7 +1,7 @@
 //! The operator as a process that is killed and started again.
 //!
 //! Owns: its command line and its life. Leaves to others: when it is killed.
-//! Invariant: an end that nobody asked for is an error with the end of its log.
+//! Invariant: an unrequested end is an error with the end of its log.
 
 use std::net::SocketAddr;
 

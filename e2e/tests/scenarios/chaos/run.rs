@@ -1,7 +1,7 @@
 //! One cloud's chaos, from a full account to the same account.
 //!
 //! Owns: the order of things, and what must hold at the end. Leaves to others: the operator's life (`operator`), accounts
-//! (`account`), what is wanted (`desired`). Invariants: nothing is judged while faults are on; a wait ends by what is looked for
+//! (`account`), what is wanted (`desired`). Invariants: nothing is checked while faults are on; a wait ends by success
 //! or by its deadline, with the last reason why not.
 
 use std::{
@@ -371,8 +371,8 @@ fn is_as_wanted(desired: &Desired, service: &Service, owned: &Owned) -> anyhow::
     Ok(())
 }
 
-/// Ports that nobody asked for. On GCE a rule stays while any of its ports is wanted; the firewall shuts the others, so
-/// only a protocol that nobody asked for is one too many.
+/// Listeners beyond the desired ports. On GCE a rule stays while any of its ports is wanted; the firewall shuts the others, so
+/// only an undesired protocol counts.
 fn spare(
     listens: &std::collections::BTreeSet<(u16, Transport)>,
     ports: &std::collections::BTreeSet<(u16, Transport)>,

@@ -139,7 +139,7 @@ fn errors(service: &Service) -> Vec<Option<&str>> {
     ports.map(|port| port.error.as_deref()).collect()
 }
 
-/// An error unless there is one load balancer, which is nobody's own.
+/// An error unless there is one load balancer, which belongs to no Service alone.
 async fn one_is_shared(fixture: &Fixture, members: [&Service; 2]) -> anyhow::Result<()> {
     let shared = of_group(fixture).await?;
     let balancers: Vec<_> = shared.iter().filter(|thing| thing.contains(":loadbalancer/net/")).collect();

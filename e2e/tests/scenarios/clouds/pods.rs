@@ -50,7 +50,7 @@ async fn rolls(fixture: &Fixture) -> anyhow::Result<()> {
     published::gone(fixture, &service, Cloud::Aws).await
 }
 
-/// Waits until the targets are the addresses of the pods that run, and stay; gives them. The replay has looked at the order.
+/// Waits until the targets are the addresses of the pods that run, and stay; gives them. The replay checks the order.
 async fn targets_are_the_pods(fixture: &Fixture) -> anyhow::Result<BTreeSet<String>> {
     let service = format!("{}/web", fixture.namespace);
     let address = |pod: &Pod| {

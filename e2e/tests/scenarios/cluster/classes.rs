@@ -1,4 +1,4 @@
-//! `loadBalancerClass`: ours and none are served (the chart makes us the default class), anybody else's is not looked at.
+//! `loadBalancerClass`: ours and none are served (the chart makes us the default class), another controller's is ignored.
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;

@@ -141,7 +141,7 @@ async fn new_leader(fixture: &Fixture, not: &str, limit: Duration) -> anyhow::Re
     Ok((leader, started.elapsed()))
 }
 
-/// A Service made now gets its load balancer: whoever leads works.
+/// Checks that the leader works: a Service created now gets its load balancer.
 async fn works(fixture: &Fixture, name: &str) -> anyhow::Result<()> {
     fixture.create(&mk_service(name, json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
     fixture.provisioned(name).await.map(drop)
