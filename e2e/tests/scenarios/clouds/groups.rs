@@ -20,7 +20,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("two services of a group share a load balancer, and one leaves", |s| {
             Box::pin(shares_and_leaves(s))
         }),
-        Scenario::new("a listener of a group is one service's until that goes", |s| Box::pin(inherits(s))),
+        Scenario::new("a listener of a group is one service's until that is deleted", |s| {
+            Box::pin(inherits(s))
+        }),
     ]
 }
 

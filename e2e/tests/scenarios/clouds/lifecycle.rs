@@ -23,10 +23,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("a service goes up to LoadBalancer and back on both clouds", |s| {
             Box::pin(up_and_down(s))
         }),
-        Scenario::new("a service changes its class and the old cloud forgets it", |s| {
+        Scenario::new("a service changes its class and the old cloud releases it", |s| {
             Box::pin(changes_class(s))
         }),
-        Scenario::new("a namespace with load balancers of both clouds goes", |s| {
+        Scenario::new("a namespace with load balancers of both clouds is deleted", |s| {
             Box::pin(namespace_deleted(s))
         }),
     ]
@@ -95,7 +95,7 @@ async fn changes_class(fixture: &Fixture) -> anyhow::Result<()> {
         let _other: Service = fixture.patch("web", &json!({"spec": balanced(to)})).await?;
         published::served(fixture, "web", to).await?;
         fixture
-            .within(PATIENCE, "the other cloud forgets it", async || {
+            .within(PATIENCE, "the other cloud releases it", async || {
                 fixture.shared.sites.nothing_of(from, &old).await
             })
             .await?;

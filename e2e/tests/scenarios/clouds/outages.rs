@@ -17,7 +17,7 @@ use super::{Fixture, Scenario, mk_balanced, published, setup::PATIENCE, sites};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::exclusive("a service deleted while its cloud is down goes when that is back", |s| {
+        Scenario::exclusive("a service deleted while its cloud is down is removed when that is back", |s| {
             Box::pin(cloud_is_down(s))
         }),
         Scenario::exclusive("a leader killed in mid-provisioning leaves one load balancer", |s| {

@@ -19,9 +19,10 @@ use serde_json::json;
 use super::{Fixture, Scenario, published, setup::PATIENCE};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    vec![Scenario::new("pods roll under ip targets and new ones come before old ones go", |s| {
-        Box::pin(rolls(s))
-    })]
+    vec![Scenario::new(
+        "pods roll under ip targets, and new ones are added before old ones are removed",
+        |s| Box::pin(rolls(s)),
+    )]
 }
 
 async fn rolls(fixture: &Fixture) -> anyhow::Result<()> {

@@ -19,7 +19,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("session affinity sticks, and spreads again after its timeout", |s| {
             Box::pin(sticks_and_spreads(s))
         }),
-        Scenario::new("session affinity picks anew when its endpoint goes away", |s| Box::pin(picks_anew(s))),
+        Scenario::new("session affinity picks another endpoint when its own is deleted", |s| {
+            Box::pin(picks_another(s))
+        }),
         Scenario::new("session affinity holds for node ports and the load balancer", |s| {
             Box::pin(from_outside(s))
         }),
@@ -64,7 +66,7 @@ async fn sticks_and_spreads(fixture: &Fixture) -> anyhow::Result<()> {
     anyhow::bail!("after each timeout the same pod answered: {seen:?}")
 }
 
-async fn picks_anew(fixture: &Fixture) -> anyhow::Result<()> {
+async fn picks_another(fixture: &Fixture) -> anyhow::Result<()> {
     let service = sticky(fixture, "ClusterIP", 600).await?;
     let to = observe::cluster_ip(&service, 0)?;
     fixture.answered(&fixture.insiders(), By::Http, to).await?;

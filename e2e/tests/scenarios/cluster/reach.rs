@@ -23,9 +23,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new("loadBalancerSourceRanges let in those named and nobody else", |s| {
             Box::pin(source_ranges(s))
         }),
-        Scenario::new("the PROXY protocol tells the pod its client, and nobody takes a short cut", |s| {
-            Box::pin(proxy_protocol(s))
-        }),
+        Scenario::new(
+            "the PROXY protocol names the client to the pod, and no node bypasses the load balancer",
+            |s| Box::pin(proxy_protocol(s)),
+        ),
         Scenario::new("externalIPs are not served unless allowed", |s| Box::pin(external_ips(s))),
     ]
 }
