@@ -271,3 +271,42 @@ fn a_whole_fleet_whose_port_moves_never_keeps_the_old_one_beside_the_new() {
     }
     assert_eq!(view.groups.values().next().unwrap().targets.len(), 450);
 }
+
+/// AWS sends both protocols of a TCP_UDP listener to one port of a target: where they have two, neither may go to the other's.
+#[test]
+fn tcp_and_udp_on_one_port_never_share_a_target_that_is_not_both_theirs() {
+    let dns = |tcp: u16, udp: u16| {
+        let on = |protocol, port| Listener { node_port: Some(mk_port(port)), ..mk_listener(protocol, 53) };
+        LoadBalancer { listeners: [on(Protocol::Tcp, tcp), on(Protocol::Udp, udp)].into(), ..mk_base() }
+    };
+    let pods = |ports: &[(u16, u16)]| {
+        let both = dns(31_053, 31_053);
+        let pod = |(n, (tcp, udp)): (u8, &(u16, u16))| {
+            let keys = both.listeners.iter().map(Listener::key);
+            let at = |key: ListenerKey| if key.protocol == Protocol::Tcp { *tcp } else { *udp };
+            let ports = keys.map(|key| (key, mk_port(at(key)))).collect();
+            PodTarget { address: [10, 0, 0, n].into(), ports, node: None, zone: None }
+        };
+        LoadBalancer { targets: Targets::Pods((1..).zip(ports).map(pod).collect()), ..both.clone() }
+    };
+    let table = [
+        (dns(31_053, 31_053), dns(31_053, 31_054), vec![]),
+        (dns(31_053, 31_053), dns(31_054, 31_053), vec![]),
+        (dns(31_053, 31_053), dns(31_054, 31_054), vec!["i-1:31054", "i-2:31054"]),
+        (pods(&[(53, 53), (53, 53)]), pods(&[(53, 53), (53, 54)]), vec!["10.0.0.1:53"]),
+    ];
+    for (before, after, expected) in table {
+        let mut view = mk_view(&before);
+        let seal = view.load_balancers.values().next().unwrap().sealed.clone().unwrap();
+        for observed in [by_tags(&view, &seal), Observed::Full(view.clone())] {
+            let plan = plan_targets(&mk_site(), &after.backends(), &observed);
+            retarget(&plan, &mut view);
+            let there: Vec<String> =
+                view.groups.values().flat_map(|it| it.targets.keys().map(ToString::to_string)).collect();
+            assert_eq!(there, expected, "after {plan}");
+        }
+        let plan = planned(&after, &view).to_string();
+        let differ = expected.len() < 2;
+        assert_eq!(plan.contains("TCP and UDP on port 53 share one target group: give both the same"), differ, "{plan}");
+    }
+}

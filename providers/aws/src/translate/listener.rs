@@ -371,24 +371,7 @@ impl Translation<'_> {
 
     fn targets(&self, shape: GroupShape, obstacles: &mut Obstacles) -> BTreeSet<Target> {
         let kind = (shape.targets, shape.family);
-        let one = |listener: &&Listener| {
-            targets::of_listener(self.desired.into(), listener, kind, self.room, obstacles)
-        };
-        let sets: Vec<BTreeSet<Target>> = self.listeners.iter().map(one).collect();
-        if let [tcp, udp, ..] = sets.as_slice()
-            && tcp != udp
-        {
-            let message = format!(
-                "TCP and UDP on port {} share one target group: give both the same {}",
-                self.port,
-                match self.desired.targets {
-                    Targets::Nodes(_) => "nodePort",
-                    Targets::Pods(_) => "targetPort",
-                }
-            );
-            obstacles.push((Field::Listeners, message));
-        }
-        sets.into_iter().next().unwrap_or_default()
+        targets::of_listeners(self.desired.into(), &self.listeners, kind, self.room, obstacles)
     }
 }
 

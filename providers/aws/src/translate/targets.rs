@@ -71,27 +71,41 @@ impl<'a> From<&'a Backends> for Offer<'a> {
     }
 }
 
-/// The targets of one listener behind a target group of this kind and family.
-pub(super) fn of_listener(
+/// The targets of all these listeners, which are behind one target group of this kind and family: AWS sends each
+/// protocol to the same port of a target, so that one whose port only some of them have is none.
+pub(super) fn of_listeners(
     offer: Offer<'_>,
-    listener: &Listener,
+    listeners: &[&Listener],
     (kind, family): (TargetType, IpFamily),
     room: Room,
     obstacles: &mut Obstacles,
 ) -> BTreeSet<Target> {
-    let salt = offer.owner.service.as_str();
-    let chosen = match kind {
-        TargetType::Instance => {
-            let candidates = on_nodes(offer.policy, listener, offer.nodes, obstacles);
-            subset(candidates, salt, planned(room))
-        }
+    let of = |listener: &&Listener| match kind {
+        TargetType::Instance => on_nodes(offer.policy, listener, offer.nodes, obstacles),
         TargetType::Ip => {
             let own = offer.pods.iter().filter(|pod| IpFamily::of(pod.address) == family);
-            let candidates: Vec<_> = own.filter_map(|pod| on_pod(listener, pod)).collect();
-            subset(candidates, salt, planned(room))
+            own.filter_map(|pod| on_pod(listener, pod)).collect()
         }
     };
-    chosen.into_iter().collect()
+    let mut each = listeners.iter().map(of).collect::<Vec<Vec<Candidate<Target>>>>().into_iter();
+    let mut candidates = each.next().unwrap_or_default();
+    for others in each {
+        let all = candidates.len().max(others.len());
+        let others: BTreeSet<Target> = others.into_iter().map(|candidate| candidate.value).collect();
+        candidates.retain(|candidate| others.contains(&candidate.value));
+        if let Some(listener) = listeners.first().filter(|_| candidates.len() < all) {
+            let port = match kind {
+                TargetType::Instance => "nodePort",
+                TargetType::Ip => "targetPort",
+            };
+            let message = format!(
+                "TCP and UDP on port {} share one target group: give both the same {port}",
+                listener.port.get()
+            );
+            obstacles.push((Field::Listeners, message));
+        }
+    }
+    subset(candidates, offer.owner.service.as_str(), planned(room)).into_iter().collect()
 }
 
 /// What the cluster offers to the target groups that exist, whatever else of the Service is refused.
@@ -122,10 +136,10 @@ impl<'a> Offered<'a> {
     ) -> (BTreeSet<Target>, usize) {
         let is_behind =
             |listener: &&Listener| listener.port.get() == port && protocol.carries(listener.protocol);
-        let targets = self.backends.listeners.iter().find(is_behind).map(|listener| {
-            of_listener(self.backends.into(), listener, kind, self.room, &mut Obstacles::new())
-        });
-        (targets.unwrap_or_default(), self.room.total)
+        let listeners: Vec<&Listener> = self.backends.listeners.iter().filter(is_behind).collect();
+        let unasked = &mut Obstacles::new();
+        let targets = of_listeners(self.backends.into(), &listeners, kind, self.room, unasked);
+        (targets, self.room.total)
     }
 }
 
