@@ -24,7 +24,7 @@ usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, 
        account.py ENDPOINT untag ID,ID        takes the tags off things that tell whose they are, as a tag policy does
        account.py ENDPOINT health TARGET STATE
                                           how a target is, by id:port, or * for all; "": as it is by itself
-       account.py ENDPOINT crowd              things for the tagging API alone, read from standard input
+       account.py ENDPOINT tagged-only        things for the tagging API alone, read from standard input
 """
 import ipaddress
 import itertools
@@ -230,8 +230,8 @@ def calls(endpoint):
     return hook(endpoint, "calls")
 
 
-def crowd(endpoint):
-    return hook(endpoint, "crowd", sys.stdin.buffer.read())
+def tagged_only(endpoint):
+    return hook(endpoint, "tagged-only", sys.stdin.buffer.read())
 
 
 def address(endpoint):
@@ -334,7 +334,7 @@ def untag(endpoint, ids):
 
 if __name__ == "__main__":
     commands = {"make": (make, 3), "list": (listing, 3), "controllers": (controllers, 3),
-                "nodes": (nodes, 5), "strangers": (strangers, 6), "calls": (calls, 3), "crowd": (crowd, 3),
+                "nodes": (nodes, 5), "strangers": (strangers, 6), "calls": (calls, 3), "tagged-only": (tagged_only, 3),
                 "quota": (quota, 4), "address": (address, 3), "subnet": (subnet, 5), "pace": (pace, 4),
                 "fault": (fault, 6), "clear": (clear, 3), "group": (group, 5), "split": (split, 4), "share": (share, 4),
                 "unshare": (unshare, 4), "refer": (refer, 4), "unrefer": (unrefer, 4),

@@ -11,7 +11,7 @@ hooks: POST /moto-strict/health {"target":"10.0.0.1:80","state":"unhealthy","rea
        POST /moto-strict/clear  takes both back
        POST /moto-strict/quota  {"most": 50}: Network Load Balancers that the account may have
        POST /moto-strict/subnet, /pace: in refusals.py
-       POST /moto-strict/crowd  [{"arn", "type", "tags"}]: things that exist for the tagging API alone
+       POST /moto-strict/tagged-only  [{"arn", "type", "tags"}]: things that exist for the tagging API alone
        POST /moto-strict/calls  answers how often each API was called since the last time it was asked
 
 Owns: what moto lacks or does otherwise for NLBs. Leaves to moto: the wire, parsing and writing every message.
@@ -33,7 +33,7 @@ PP, IP_, DP = (
 )
 HEALTH = {}
 FAULTS = []
-CROWD = []
+TAGGED_ONLY = []
 CALLS = Counter()
 ONE_BY_ONE = threading.Lock()
 _type = {"t": "app"}
@@ -728,7 +728,7 @@ def iter_tagged_resources(self):
                 tags=self.tagging_service.get_tag_dict_for_resource(l.arn),
                 resource_type="elasticloadbalancing:listener",
             )
-    for thing in CROWD:
+    for thing in TAGGED_ONLY:
         yield M.TaggedResource(arn=thing["arn"], tags=thing["tags"], resource_type=thing["type"])
 
 
@@ -782,8 +782,8 @@ def wsgi(self, environ, start_response):
     if p.startswith("/moto-strict/"):
         body = json.loads(raw or b"{}")
         answer = b"{}"
-        if p.endswith("/crowd"):
-            CROWD.extend(body)
+        if p.endswith("/tagged-only"):
+            TAGGED_ONLY.extend(body)
         if p.endswith("/calls"):
             answer = json.dumps(CALLS, sort_keys=True).encode()
             CALLS.clear()

@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use portico_provider::ProviderError;
 
 use resources::{
-    AddressType, Families, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer,
-    NewGroup, NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    AddressType, Families, Filter, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
+    NewLoadBalancer, PrefixList, Rule, SecurityGroup, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 pub use sdk::Sdk;
 
@@ -215,13 +215,13 @@ pub trait Cloud: Send + Sync + 'static {
     fn add_tags(&self, ids: &[Id], tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
 
     /// `DescribeSecurityGroups` with one of these values in each of these tags; at most 200 values.
-    fn security_groups(&self, filter: &Filter) -> impl Future<Output = Answer<Vec<Firewall>>> + Send;
+    fn security_groups(&self, filter: &Filter) -> impl Future<Output = Answer<Vec<SecurityGroup>>> + Send;
     /// `DescribeSecurityGroups` by VPC and name.
     fn security_group_named(
         &self,
         vpc: &str,
         name: &str,
-    ) -> impl Future<Output = Answer<Option<Firewall>>> + Send;
+    ) -> impl Future<Output = Answer<Option<SecurityGroup>>> + Send;
     /// `DescribeSecurityGroups` by VPC and tag `Name`; with that.
     fn security_groups_called(
         &self,

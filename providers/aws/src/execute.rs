@@ -15,13 +15,13 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use portico_provider::{GroupName, Outcome, Owner, ProviderError, Scheme};
 
-use crate::believed::{self, Answered};
+use crate::cache::Cache;
+use crate::cache::effect::{self, Answered};
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
     AddressType, Families, Id, Kind, ListenerSpec, NewGroup, NewLoadBalancer, Rule, Subnet, Tags,
 };
 use crate::cloud::{Cloud, CloudError, Trouble, codes};
-use crate::memory::Memory;
 use crate::observed::Observed;
 use crate::plan::Pace;
 use crate::provider::Config;
@@ -34,7 +34,7 @@ type Done = Result<Outcome, ProviderError>;
 pub(crate) struct Executor<'a, C> {
     pub(crate) cloud: &'a C,
     pub(crate) batches: &'a Batches,
-    pub(crate) memory: &'a Memory,
+    pub(crate) cache: &'a Cache,
     pub(crate) config: &'a Config,
 }
 
@@ -75,12 +75,12 @@ impl<C: Cloud> Executor<'_, C> {
     pub(crate) async fn execute(&self, step: &Step) -> Done {
         let Step { owner, group, action } = step;
         if let Some(group) = group {
-            self.memory.joins(owner, group);
+            self.cache.joins(owner, group);
         }
         if action.concerns_others() {
-            self.memory.doubt_others(owner);
+            self.cache.invalidate_others(owner);
         }
-        let before = self.memory.take_belief(owner);
+        let before = self.cache.take(owner);
         let maker = Maker { owner, group: group.as_ref() };
         let (outcome, answered) = match action {
             Action::DeleteLoadBalancer(_)
@@ -98,9 +98,9 @@ impl<C: Cloud> Executor<'_, C> {
             let what = "what others have made for its group meanwhile to be read".to_owned();
             return Ok(Outcome::InProgress { retry: SOON, what });
         }
-        let now = before.and_then(|before| believed::after(before, action, answered));
+        let now = before.and_then(|before| effect::after(before, action, answered));
         if let Some(now) = now.and_then(|now| self.named_subnets(action, now)) {
-            self.memory.believe(owner, now);
+            self.cache.store(owner, now);
         }
         Ok(outcome)
     }
@@ -109,7 +109,7 @@ impl<C: Cloud> Executor<'_, C> {
     fn named_subnets(&self, action: &Action, now: Observed) -> Option<Observed> {
         match (action, now) {
             (Action::CreateLoadBalancer { .. }, Observed::Full(mut view)) => {
-                view.name_subnets(&self.memory.subnets()?);
+                view.name_subnets(&self.cache.subnets()?);
                 Some(Observed::Full(view))
             }
             (_, now) => Some(now),
@@ -150,8 +150,8 @@ impl<C: Cloud> Executor<'_, C> {
             | Action::SetAddressType { .. }
             | Action::SetFamilies { .. }
             | Action::Mark { .. }
-            | Action::Unseal { .. }
-            | Action::Seal { .. } => Box::pin(self.change_load_balancer(maker, action)).await?,
+            | Action::MarkDirty { .. }
+            | Action::MarkSynced { .. } => Box::pin(self.change_load_balancer(maker, action)).await?,
             Action::AddCertificates { .. }
             | Action::RemoveCertificates { .. }
             | Action::SetListenerAttributes { .. } => self.on_listener(maker, action).await?,
@@ -209,13 +209,13 @@ impl<C: Cloud> Executor<'_, C> {
                 let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
                 self.batches.mark(self.cloud, &id, tags).await?;
             }
-            Action::Unseal { load_balancer, groups, tags } => {
-                let ids = self.sealed(maker, load_balancer, groups).await?;
-                try_join_all(ids.iter().map(|id| self.batches.unseal(self.cloud, id, tags))).await?;
+            Action::MarkDirty { load_balancer, groups, tags } => {
+                let ids = self.hash_holders(maker, load_balancer, groups).await?;
+                try_join_all(ids.iter().map(|id| self.batches.mark_dirty(self.cloud, id, tags))).await?;
             }
-            Action::Seal { load_balancer, groups, tags } => {
-                let ids = self.sealed(maker, load_balancer, groups).await?;
-                try_join_all(ids.iter().map(|id| self.batches.seal(self.cloud, id, tags))).await?;
+            Action::MarkSynced { load_balancer, groups, tags } => {
+                let ids = self.hash_holders(maker, load_balancer, groups).await?;
+                try_join_all(ids.iter().map(|id| self.batches.mark_synced(self.cloud, id, tags))).await?;
             }
             _ => {}
         }
@@ -223,7 +223,7 @@ impl<C: Cloud> Executor<'_, C> {
     }
 
     /// What carries the seal: the load balancer, or, if a group shares that, these target groups.
-    async fn sealed(
+    async fn hash_holders(
         &self,
         maker: Maker<'_>,
         load_balancer: &Named,
@@ -238,17 +238,17 @@ impl<C: Cloud> Executor<'_, C> {
     /// The ID of a thing: from the plan, from memory, or by its name, and then with a look at its tags.
     async fn find(&self, maker: Maker<'_>, named: &Named, find: Find) -> Result<Id, ProviderError> {
         let Named { name, id } = named;
-        if let Some(id) = id.clone().or_else(|| self.memory.id(maker.owner, name)) {
+        if let Some(id) = id.clone().or_else(|| self.cache.id(maker.owner, name)) {
             return Ok(id);
         }
-        let found = self.look_up(maker, name, find, None).await?;
+        let found = self.find_by_name(maker, name, find, None).await?;
         found.ok_or_else(|| {
             ProviderError::unavailable("find by name", format!("{name} is not there (any more)"))
         })
     }
 
     /// A thing of ours by its name; somebody else's is a conflict. `own`: what is put back where it has lost its tags.
-    async fn look_up(
+    async fn find_by_name(
         &self,
         maker: Maker<'_>,
         name: &str,
@@ -281,7 +281,7 @@ impl<C: Cloud> Executor<'_, C> {
         let Maker { owner, group } = maker;
         let shared = |group| tags::are_shared(&tags, &owner.cluster, group);
         if tags::are_of(&tags, owner) || group.is_some_and(shared) {
-            self.memory.made(owner, name, &id);
+            self.cache.made(owner, name, &id);
             return Ok(Some(id));
         }
         if let Some(own) = own {
@@ -306,7 +306,7 @@ impl<C: Cloud> Executor<'_, C> {
         if error.code != "InvalidSecurityGroup" {
             return error;
         }
-        self.memory.forget_security_groups();
+        self.cache.forget_security_groups();
         let mut given = groups.iter().filter_map(|group| group.id.as_ref().filter(|id| id.0 == group.name));
         let is_given = given.any(|id| error.message.contains(&id.0));
         CloudError { trouble: if is_given { error.trouble } else { Trouble::Unavailable }, ..error }
@@ -344,11 +344,11 @@ impl<C: Cloud> Executor<'_, C> {
     ) -> Result<Answered, ProviderError> {
         match made {
             Ok((id, answered)) => {
-                self.memory.made(maker.owner, name, &id);
+                self.cache.made(maker.owner, name, &id);
                 Ok(answered)
             }
             Err(error) if error.trouble == Trouble::Duplicate => {
-                self.look_up(maker, name, find, Some(own)).await?.ok_or(error)?;
+                self.find_by_name(maker, name, find, Some(own)).await?.ok_or(error)?;
                 Ok(Answered::Found)
             }
             Err(error) => Err(error.into()),
@@ -374,7 +374,7 @@ impl<C: Cloud> Executor<'_, C> {
             return Ok((Outcome::Done, Answered::Refused));
         };
         // AWS answers a second creation like the first: a name of the user's might be somebody else's.
-        if *name_is_given && self.look_up(maker, name, Find::LoadBalancer, Some(tags)).await?.is_some() {
+        if *name_is_given && self.find_by_name(maker, name, Find::LoadBalancer, Some(tags)).await?.is_some() {
             return Ok((Outcome::Done, Answered::Found));
         }
         let new = NewLoadBalancer {
@@ -387,18 +387,18 @@ impl<C: Cloud> Executor<'_, C> {
         };
         let made = match self.cloud.create_load_balancer(&new).await {
             Err(error) if error.trouble == Trouble::Taken => {
-                let tries = self.memory.held(maker.owner);
-                let told = ProviderError::from(error);
+                let tries = self.cache.held(maker.owner);
+                let error = ProviderError::from(error);
                 if tries >= PATIENCE {
-                    return Err(told);
+                    return Err(error);
                 }
-                let what = format!("AWS to let go of what {name} needs ({told})");
+                let what = format!("AWS to let go of what {name} needs ({error})");
                 let retry = Pace(self.config.pace).wait(tries);
                 return Ok((Outcome::InProgress { retry, what }, Answered::Refused));
             }
             made => made.map_err(|error| self.unless_ours(error, security_groups)),
         };
-        let made = made.map(|facts| (facts.id.clone(), Answered::LoadBalancer(Box::new(facts))));
+        let made = made.map(|described| (described.id.clone(), Answered::LoadBalancer(Box::new(described))));
         Ok((Outcome::Done, self.remember(maker, name, made, Find::LoadBalancer, tags).await?))
     }
 
@@ -484,7 +484,7 @@ impl<C: Cloud> Executor<'_, C> {
             );
             return Err(ProviderError::Invalid { operation: "read prefix lists", message });
         }
-        self.memory.saw_prefix_lists(found);
+        self.cache.saw_prefix_lists(found);
         Ok(())
     }
 
@@ -501,7 +501,7 @@ impl<C: Cloud> Executor<'_, C> {
             );
             return Err(ProviderError::Invalid { operation: "read security groups", message });
         }
-        self.memory.saw_security_groups(found);
+        self.cache.saw_security_groups(found);
         Ok(())
     }
 
@@ -529,7 +529,7 @@ impl<C: Cloud> Executor<'_, C> {
         let (name, id) = named;
         match unless(answer, Trouble::NotFound) {
             Ok(()) => {
-                self.memory.gone(owner, id);
+                self.cache.gone(owner, id);
                 Ok((Outcome::Done, Answered::Done))
             }
             Err(error) if error.trouble == Trouble::InUse => {
@@ -538,7 +538,7 @@ impl<C: Cloud> Executor<'_, C> {
                 let remedy = codes::meaning(operation, code).1;
                 let remedy = remedy.map(|remedy| format!(": {remedy}")).unwrap_or_default();
                 let what = format!("AWS to let go of {name} ({message}{remedy})");
-                let held = self.memory.held(owner);
+                let held = self.cache.held(owner);
                 let retry = Pace(self.config.pace).wait(held);
                 // Whatever holds on to a target group for so long is a load balancer that was not read.
                 let unread = held >= HELD && id.kind() == Some(Kind::TargetGroup);
@@ -548,7 +548,7 @@ impl<C: Cloud> Executor<'_, C> {
             // It is deleted unread where tags alone are known: what protects it is read now.
             Err(error) if error.trouble == Trouble::Protected => {
                 let what = format!("what protects {name} to be read ({})", error.message);
-                let retry = Pace(self.config.pace).wait(self.memory.held(owner));
+                let retry = Pace(self.config.pace).wait(self.cache.held(owner));
                 Ok((Outcome::InProgress { retry, what }, Answered::Found))
             }
             Err(error) => Err(error.into()),

@@ -9,11 +9,10 @@
 //! user makes those, and names them. Invariants: nothing without this cluster's owner tags is touched; deletion
 //! protection is never switched off; the pure half (options, translate, plan, report) knows no SDK.
 
-mod believed;
+mod cache;
 mod capabilities;
 pub mod cloud;
 mod execute;
-mod memory;
 mod names;
 mod observe;
 mod observed;
@@ -30,7 +29,7 @@ mod translate;
 mod wanted;
 
 pub use capabilities::CAPABILITIES;
-pub use observed::{Observed, Seal, Snapshot, Targets, View};
+pub use observed::{Observed, Snapshot, SyncedHash, Targets, View};
 pub use provider::{AwsProvider, Config};
 pub use quotas::{InvalidQuota, Quota, Quotas};
 pub use step::Step;

@@ -8,81 +8,83 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::{ClusterUid, Desired, GroupName, Inventory, Owned, Owner, ReadMode};
 
+use crate::cache::Cache;
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
     Health, Id, Kind, LifeState, Listener, ListenerExtras, LoadBalancer, Tags, TargetGroup, Transport,
 };
 use crate::cloud::{Answer, Cloud};
-use crate::memory::Memory;
 use crate::names;
-use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, Targets, View};
+use crate::observed::{Balancer, Group, Observed, Snapshot, SyncedHash, Targets, View};
 use crate::quotas::Quotas;
 use crate::tags;
 
 mod behind;
-mod company;
 mod lost;
+mod members;
 
-use company::Companies;
+use members::Memberships;
 
 /// Nothing at all.
 static VOID: View = View {
     load_balancers: BTreeMap::new(),
     groups: BTreeMap::new(),
-    firewalls: BTreeMap::new(),
+    security_groups: BTreeMap::new(),
     lost: BTreeMap::new(),
     subnet_names: BTreeMap::new(),
-    companies: BTreeMap::new(),
+    memberships: BTreeMap::new(),
 };
 
 /// Everything of a cluster, by tags: one paged listing.
 pub(crate) async fn inventory<C: Cloud>(
     cloud: &C,
-    memory: &Memory,
+    cache: &Cache,
     cluster: &ClusterUid,
 ) -> Answer<Inventory<Observed>> {
     let mut services: BTreeMap<Owner, Snapshot> = BTreeMap::new();
-    let mut companies = Companies::default();
+    let mut memberships = Memberships::default();
     let (mut listeners, mut adopted) = (BTreeMap::<Owner, BTreeSet<Id>>::new(), BTreeSet::new());
     for (id, found) in cloud.tagged(&tags::of_cluster(cluster)).await? {
         let Some(kind) = id.kind() else { continue };
         let Some(owner) = tags::owner(&found) else {
-            companies.shared(&id, &found);
+            memberships.shared(&id, &found);
             continue;
         };
         if kind == Kind::Listener {
             listeners.entry(owner).or_default().insert(id);
             continue;
         }
-        companies.member(&owner, kind, &found);
+        memberships.member(&owner, kind, &found);
         adopted.extend(tags::is_adopted(&found).then(|| owner.clone()));
         let snapshot = services.entry(owner).or_default();
         match (kind, id.name()) {
             (Kind::LoadBalancer, Some(name)) => {
                 snapshot.load_balancers.insert(name.to_owned(), id);
                 // Two are a replacement under way, whatever their seals say.
-                snapshot.sealed = Seal::of(&found).filter(|_| snapshot.load_balancers.len() == 1);
+                snapshot.synced = SyncedHash::of(&found).filter(|_| snapshot.load_balancers.len() == 1);
             }
             (Kind::TargetGroup, Some(name)) => {
                 snapshot.groups.insert(name.to_owned(), id);
             }
-            (_, _) => snapshot.firewalls.push(id),
+            (_, _) => snapshot.security_groups.push(id),
         }
-        snapshot.firewalls.sort();
+        snapshot.security_groups.sort();
     }
-    companies.attach(cluster, &mut services);
-    let told = memory.listed_listeners(!listeners.is_empty());
-    for (owner, snapshot) in services.iter_mut().filter(|(owner, _)| told && !adopted.contains(*owner)) {
+    memberships.attach(cluster, &mut services);
+    let lists_listeners = cache.listed_listeners(!listeners.is_empty());
+    for (owner, snapshot) in
+        services.iter_mut().filter(|(owner, _)| lists_listeners && !adopted.contains(*owner))
+    {
         snapshot.listeners = Some(listeners.remove(owner).unwrap_or_default());
     }
-    memory.listed();
+    cache.listed();
     // Whoever waits for a higher quota is brought back by a listing.
-    if memory.reached_quota(None).is_some() {
-        memory.saw_quota(cloud.most_load_balancers().await.unwrap_or_default());
+    if cache.reached_quota(None).is_some() {
+        cache.saw_quota(cloud.most_load_balancers().await.unwrap_or_default());
     }
     let each = services.into_iter().map(|(owner, snapshot)| {
-        let observed = memory.listed_one(&owner, snapshot);
-        let observed = memory.with_refused(&owner, observed);
+        let observed = cache.listed_one(&owner, snapshot);
+        let observed = cache.with_refused(&owner, observed);
         Owned { owner, observed }
     });
     Ok(each.collect())
@@ -92,7 +94,7 @@ pub(crate) async fn inventory<C: Cloud>(
 pub(crate) struct Observer<'a, C> {
     pub(crate) cloud: &'a C,
     pub(crate) batches: &'a Batches,
-    pub(crate) memory: &'a Memory,
+    pub(crate) cache: &'a Cache,
     /// `vpc-…`.
     pub(crate) vpc: &'a str,
     /// What the account allows.
@@ -101,81 +103,82 @@ pub(crate) struct Observer<'a, C> {
 
 impl<C: Cloud> Observer<'_, C> {
     /// One Service, as closely as asked; with the targets that AWS refused a while ago.
-    pub(crate) async fn observe(&self, desired: Desired<'_>, look: ReadMode) -> Answer<Option<Observed>> {
+    pub(crate) async fn observe(&self, desired: Desired<'_>, mode: ReadMode) -> Answer<Option<Observed>> {
         // Boxed: all the calls below it are too deep a type for the compiler otherwise.
-        let seen = Box::pin(self.seen(desired, look)).await?;
+        let seen = Box::pin(self.seen(desired, mode)).await?;
         let has_one = seen.as_ref().is_some_and(|seen| seen.load_balancers() > 0);
-        if matches!(desired, Desired::Present(_)) && !has_one && self.memory.asks_for_quota(desired.owner()) {
+        if matches!(desired, Desired::Present(_)) && !has_one && self.cache.asks_for_quota(desired.owner()) {
             // Whoever may not ask is told by AWS's refusal.
             let most = self.batches.most_load_balancers(self.cloud).await;
-            self.memory.saw_quota(most.unwrap_or_default());
+            self.cache.saw_quota(most.unwrap_or_default());
         }
-        Ok(seen.map(|seen| self.memory.with_refused(desired.owner(), seen)))
+        Ok(seen.map(|seen| self.cache.with_refused(desired.owner(), seen)))
     }
 
-    async fn seen(&self, desired: Desired<'_>, look: ReadMode) -> Answer<Option<Observed>> {
+    async fn seen(&self, desired: Desired<'_>, mode: ReadMode) -> Answer<Option<Observed>> {
         let (owner, group) = match desired {
             Desired::Present(desired) => (&desired.owner, desired.group.as_ref()),
             Desired::Absent(owner) => (owner, None),
         };
         let leaves = matches!(desired, Desired::Absent(_));
-        if leaves && look == ReadMode::Verify {
+        if leaves && mode == ReadMode::Verify {
             self.batches.leaves(owner);
         }
-        if look < ReadMode::Full
-            && let Some(believed) = self.memory.belief(owner).filter(|believed| believed.covers(group))
+        if mode < ReadMode::Full
+            && let Some(cached) = self.cache.cached(owner).filter(|cached| cached.covers(group))
         {
-            let looked = match (&believed, desired) {
-                (Observed::Snapshot(snapshot), Desired::Absent(_)) if look == ReadMode::Verify => {
+            let refreshed = match (&cached, desired) {
+                (Observed::Snapshot(snapshot), Desired::Absent(_)) if mode == ReadMode::Verify => {
                     self.for_deletion(owner, snapshot).await?
                 }
-                _ => self.look(desired, &believed, look).await?,
+                _ => self.refresh(desired, &cached, mode).await?,
             };
-            match looked {
+            match refreshed {
                 Some(Observed::Full(view)) if view.is_empty() && group.is_none() => return Ok(None),
                 Some(seen) => {
-                    self.memory.refreshed(owner, &believed, seen.clone());
+                    self.cache.refreshed(owner, &cached, seen.clone());
                     return Ok(Some(seen));
                 }
-                None => self.memory.doubt(owner),
+                None => self.cache.invalidate(owner),
             }
         }
         let remains = tags::remains_of(owner);
         let view = self.read(owner, group.or(remains.as_ref()), leaves).await?;
         // What has members again is theirs.
-        if remains.is_some_and(|group| view.companies.get(&group).is_some_and(|members| !members.is_empty()))
+        if remains
+            .is_some_and(|group| view.memberships.get(&group).is_some_and(|members| !members.is_empty()))
         {
-            self.memory.saw(owner, &View::default());
+            self.cache.saw(owner, &View::default());
             return Ok(None);
         }
         let nothing = view.is_empty() && group.is_none();
-        self.memory.saw(owner, if nothing { &VOID } else { &view });
+        self.cache.saw(owner, if nothing { &VOID } else { &view });
         Ok((!nothing).then_some(Observed::Full(view)))
     }
 
     // ---- on top of what is believed; `None`: it is not as it was believed
 
-    async fn look(
+    async fn refresh(
         &self,
         desired: Desired<'_>,
-        believed: &Observed,
-        look: ReadMode,
+        cached: &Observed,
+        mode: ReadMode,
     ) -> Answer<Option<Observed>> {
         let owner = desired.owner();
         // Once in a go is enough, however many of its plans take something away; not for taking away everything.
-        let confirms = look >= ReadMode::Verify
-            && (matches!(desired, Desired::Absent(_)) || !self.memory.is_confirmed(owner));
-        match believed {
+        let confirms = mode >= ReadMode::Verify
+            && (matches!(desired, Desired::Absent(_)) || !self.cache.is_confirmed(owner));
+        match cached {
             Observed::Full(view) => {
-                let sealed = view
+                let synced = view
                     .load_balancers
                     .values()
-                    .map(|balancer| (sealed_on(view, balancer), &balancer.sealed));
-                if confirms && !self.is_confirmed(owner, &view.snapshot(), sealed.collect()).await? {
+                    .map(|balancer| (hash_is_on(view, balancer), &balancer.synced));
+                if confirms && !self.is_confirmed(owner, &view.snapshot(), synced.collect()).await? {
                     return Ok(None);
                 }
                 let mut view = view.clone();
-                let going_on = look == ReadMode::Cached || self.poll(&mut view, desired, look).await?;
+                let going_on = mode == ReadMode::Cached || self.poll(&mut view, desired, mode).await?;
                 Ok(going_on.then_some(Observed::Full(view)))
             }
             Observed::Snapshot(snapshot) => {
@@ -190,15 +193,15 @@ impl<C: Cloud> Observer<'_, C> {
                 };
                 let on = |(_, id): (_, &Id)| {
                     let behind: Vec<Id> = snapshot.groups.values().cloned().collect();
-                    if snapshot.companies.is_empty() { vec![id.clone()] } else { behind }
+                    if snapshot.memberships.is_empty() { vec![id.clone()] } else { behind }
                 };
-                let sealed = snapshot.only().map(|only| (on(only), &snapshot.sealed)).into_iter().collect();
-                if confirms && !self.is_confirmed(owner, &snapshot, sealed).await? {
+                let synced = snapshot.only().map(|only| (on(only), &snapshot.synced)).into_iter().collect();
+                if confirms && !self.is_confirmed(owner, &snapshot, synced).await? {
                     return Ok(None);
                 }
-                if look >= ReadMode::Pending {
+                if mode >= ReadMode::Pending {
                     for (name, targets) in snapshot.targets.iter_mut().flatten() {
-                        if let Some(id) = snapshot.groups.get(name).filter(|_| is_due(targets, look)) {
+                        if let Some(id) = snapshot.groups.get(name).filter(|_| is_due(targets, mode)) {
                             *targets = self.targets(id).await?;
                         }
                     }
@@ -211,14 +214,15 @@ impl<C: Cloud> Observer<'_, C> {
     /// What tags show, confirmed to be ours; of security groups all there are, as nothing else proves later that none is
     /// left.
     async fn for_deletion(&self, owner: &Owner, snapshot: &Snapshot) -> Answer<Option<Observed>> {
-        let is_own = snapshot.companies.is_empty();
+        let is_own = snapshot.memberships.is_empty();
         if !is_own || !self.is_confirmed(owner, snapshot, Vec::new()).await? {
             return Ok(None);
         }
-        let found = self.batches.firewalls(self.cloud, owner).await?;
-        let mut firewalls: Vec<Id> = found.into_iter().map(|firewall| firewall.id).collect();
-        firewalls.sort();
-        let seen = Snapshot { firewalls, ..snapshot.clone() };
+        let found = self.batches.security_groups(self.cloud, owner).await?;
+        let mut security_groups: Vec<Id> =
+            found.into_iter().map(|security_group| security_group.id).collect();
+        security_groups.sort();
+        let seen = Snapshot { security_groups, ..snapshot.clone() };
         Ok((!seen.is_empty()).then_some(Observed::Snapshot(seen)))
     }
 
@@ -227,23 +231,23 @@ impl<C: Cloud> Observer<'_, C> {
         &self,
         owner: &Owner,
         snapshot: &Snapshot,
-        sealed: Vec<(Vec<Id>, &Option<Seal>)>,
+        synced: Vec<(Vec<Id>, &Option<SyncedHash>)>,
     ) -> Answer<bool> {
         let things = snapshot.tagged();
         let ids: Vec<Id> = things.iter().map(|(id, _)| id.clone()).collect();
         let found = self.batches.tags(self.cloud, &ids).await?;
-        let as_left = |(on, seal): &(Vec<Id>, &Option<Seal>)| {
-            let seals = on.iter().map(|id| found.get(id).and_then(Seal::of));
-            tags::common_seal(seals) == **seal
+        let as_left = |(on, hash): &(Vec<Id>, &Option<SyncedHash>)| {
+            let hashes = on.iter().map(|id| found.get(id).and_then(SyncedHash::of));
+            tags::common_hash(hashes) == **hash
         };
         let is_ours = |(id, shared): &(Id, bool)| {
             found.get(id).is_some_and(|tags| {
                 if *shared { tags::group(tags).is_some() } else { tags::are_of(tags, owner) }
             })
         };
-        let confirmed = things.iter().all(is_ours) && sealed.iter().all(as_left);
+        let confirmed = things.iter().all(is_ours) && synced.iter().all(as_left);
         if confirmed {
-            self.memory.confirmed(owner);
+            self.cache.confirmed(owner);
         }
         Ok(confirmed)
     }
@@ -251,7 +255,7 @@ impl<C: Cloud> Observer<'_, C> {
     /// Reads what AWS does by itself and had not finished; `false`: something is gone. Targets of a load balancer that was
     /// just found to serve were asked for their health a moment ago at most: the next look tells more for the same call.
     /// Those behind a port that the Service has no longer go, whatever their health.
-    async fn poll(&self, view: &mut View, desired: Desired<'_>, look: ReadMode) -> Answer<bool> {
+    async fn poll(&self, view: &mut View, desired: Desired<'_>, mode: ReadMode) -> Answer<bool> {
         let stays = |listener: &&Listener| match desired {
             Desired::Present(desired) => {
                 desired.listeners.iter().any(|it| it.port.get() == listener.spec.port)
@@ -262,15 +266,16 @@ impl<C: Cloud> Observer<'_, C> {
         let listeners = serving.flat_map(|it| it.listeners.values().filter(stays));
         let used: BTreeSet<Id> = listeners.filter_map(|listener| listener.group.clone()).collect();
         for balancer in view.load_balancers.values_mut().filter(|balancer| !balancer.serves()) {
-            let Some(facts) = self.batches.load_balancer(self.cloud, &balancer.facts.id).await? else {
+            let Some(described) = self.batches.load_balancer(self.cloud, &balancer.described.id).await?
+            else {
                 return Ok(false);
             };
-            balancer.facts = facts;
-            balancer.looks = balancer.looks.saturating_add(u32::from(!balancer.serves()));
+            balancer.described = described;
+            balancer.polls = balancer.polls.saturating_add(u32::from(!balancer.serves()));
         }
-        for group in view.groups.values_mut().filter(|group| used.contains(&group.facts.id)) {
-            if is_due(&group.targets, look) {
-                group.targets = self.targets(&group.facts.id).await?;
+        for group in view.groups.values_mut().filter(|group| used.contains(&group.described.id)) {
+            if is_due(&group.targets, mode) {
+                group.targets = self.targets(&group.described.id).await?;
             }
         }
         Ok(true)
@@ -286,13 +291,13 @@ impl<C: Cloud> Observer<'_, C> {
 
     /// `group`: to be read as well, besides those that it has things of. `leaves`: most likely there is nothing.
     async fn read(&self, owner: &Owner, group: Option<&GroupName>, leaves: bool) -> Answer<View> {
-        let Self { cloud, batches, memory, vpc: _, quotas: _ } = self;
-        let known = memory.is_known(owner);
+        let Self { cloud, batches, cache, vpc: _, quotas: _ } = self;
+        let known = cache.is_known(owner);
         let listed =
             if leaves { batches.left(*cloud, owner).await? } else { batches.owned(*cloud, owner).await? };
         // Listeners are read with their load balancer.
         let listed = listed.into_iter().map(|(id, _)| id).filter(|id| id.kind() != Some(Kind::Listener));
-        let mut ids: BTreeSet<Id> = listed.chain(memory.ids(owner)).collect();
+        let mut ids: BTreeSet<Id> = listed.chain(cache.ids(owner)).collect();
         // A fresh process also asks EC2, whose answers lag less than the listing; and for a load balancer's name.
         if ids.is_empty() && known && group.is_none() {
             return Ok(View::default());
@@ -314,32 +319,32 @@ impl<C: Cloud> Observer<'_, C> {
         for (id, tags) in &found {
             match id.kind() {
                 Some(Kind::LoadBalancer) => {
-                    if let Some(facts) = batches.load_balancer(*cloud, id).await?
-                        && let Some(mut balancer) = self.balancer(tags, facts).await?
+                    if let Some(described) = batches.load_balancer(*cloud, id).await?
+                        && let Some(mut balancer) = self.balancer(tags, described).await?
                     {
                         let unclear = unclear(owner, &balancer);
                         if !unclear.is_empty() {
                             Box::pin(self.tell_apart(owner, &mut balancer, unclear)).await?;
                         }
-                        view.load_balancers.insert(balancer.facts.name.clone(), balancer);
+                        view.load_balancers.insert(balancer.described.name.clone(), balancer);
                     }
                 }
                 Some(Kind::TargetGroup) => {
-                    if let Some(facts) = batches.target_group(*cloud, id).await?
-                        && let Some(group) = self.group(tags, facts).await?
+                    if let Some(described) = batches.target_group(*cloud, id).await?
+                        && let Some(group) = self.group(tags, described).await?
                     {
                         in_groups.extend(group.member_of.clone());
-                        view.groups.insert(group.facts.name.clone(), group);
+                        view.groups.insert(group.described.name.clone(), group);
                     }
                 }
                 Some(Kind::SecurityGroup | Kind::Listener) | None => {}
             }
         }
-        for firewall in batches.firewalls(*cloud, owner).await? {
-            view.firewalls.insert(firewall.name.clone(), firewall);
+        for security_group in batches.security_groups(*cloud, owner).await? {
+            view.security_groups.insert(security_group.name.clone(), security_group);
         }
         for group in in_groups {
-            self.company(owner, group, &found, &mut view).await?;
+            self.members(owner, group, &found, &mut view).await?;
         }
         // Boxed, as is what tells listeners apart: rare, and deep.
         Box::pin(self.lost(owner, &others, leaves, &mut view)).await?;
@@ -348,25 +353,27 @@ impl<C: Cloud> Observer<'_, C> {
     }
 
     /// `None`: it went while we looked.
-    async fn balancer(&self, found: &Tags, facts: LoadBalancer) -> Answer<Option<Balancer>> {
-        let Some(attributes) = self.cloud.load_balancer_attributes(&facts.id).await? else { return Ok(None) };
-        let listeners = self.cloud.listeners(&facts.id).await?;
+    async fn balancer(&self, found: &Tags, described: LoadBalancer) -> Answer<Option<Balancer>> {
+        let Some(attributes) = self.cloud.load_balancer_attributes(&described.id).await? else {
+            return Ok(None);
+        };
+        let listeners = self.cloud.listeners(&described.id).await?;
         let listeners: BTreeMap<u16, Listener> =
             listeners.into_iter().map(|listener| (listener.spec.port, listener)).collect();
         let extras = if tags::has_extras(found) { Some(self.extras(&listeners).await?) } else { None };
-        let (adopted, sealed) = (tags::is_adopted(found), Seal::of(found));
-        let looks = u32::from(facts.state == LifeState::Provisioning);
+        let (adopted, synced) = (tags::is_adopted(found), SyncedHash::of(found));
+        let polls = u32::from(described.state == LifeState::Provisioning);
         let taken = BTreeMap::new();
         Ok(Some(Balancer {
-            facts,
+            described,
             attributes,
             listeners,
             extras,
             taken,
             shared: None,
             adopted,
-            sealed,
-            looks,
+            synced,
+            polls,
         }))
     }
 
@@ -385,17 +392,19 @@ impl<C: Cloud> Observer<'_, C> {
     }
 
     /// `None`: it went while we looked.
-    async fn group(&self, found: &Tags, facts: TargetGroup) -> Answer<Option<Group>> {
-        let Some(attributes) = self.cloud.target_group_attributes(&facts.id).await? else { return Ok(None) };
-        let targets = self.targets(&facts.id).await?;
-        Ok(Some(Group { facts, member_of: tags::group(found), attributes, targets }))
+    async fn group(&self, found: &Tags, described: TargetGroup) -> Answer<Option<Group>> {
+        let Some(attributes) = self.cloud.target_group_attributes(&described.id).await? else {
+            return Ok(None);
+        };
+        let targets = self.targets(&described.id).await?;
+        Ok(Some(Group { described, member_of: tags::group(found), attributes, targets }))
     }
 
     async fn name_subnets(&self, view: &mut View) -> Answer<()> {
-        let mut subnets = self.memory.subnets().unwrap_or_default();
+        let mut subnets = self.cache.subnets().unwrap_or_default();
         if !view.subnets().iter().all(|id| subnets.iter().any(|subnet| subnet.id == *id)) {
             subnets = self.batches.subnets(self.cloud, self.vpc).await?;
-            self.memory.saw_subnets(&subnets);
+            self.cache.saw_subnets(&subnets);
         }
         view.name_subnets(&subnets);
         Ok(())
@@ -404,9 +413,9 @@ impl<C: Cloud> Observer<'_, C> {
     /// Sizes of prefix lists, once in a process, with its first read in full. Who may not read them is told when a
     /// Service names one, and only then.
     async fn size_prefix_lists(&self) {
-        if self.memory.asks_for_prefix_lists() {
+        if self.cache.asks_for_prefix_lists() {
             let all = self.cloud.prefix_lists(&BTreeSet::new()).await;
-            self.memory.saw_prefix_lists(all.unwrap_or_default());
+            self.cache.saw_prefix_lists(all.unwrap_or_default());
         }
     }
 }
@@ -416,27 +425,27 @@ impl<C: Cloud> Observer<'_, C> {
 fn unclear(owner: &Owner, balancer: &Balancer) -> Vec<Listener> {
     let evident = |Listener { spec, group, .. }: &Listener| {
         let name = group.as_ref().and_then(Id::name);
-        name.is_some_and(|name| names::is_target_group(name, owner, &balancer.facts.name, spec.port))
+        name.is_some_and(|name| names::is_target_group(name, owner, &balancer.described.name, spec.port))
     };
     balancer.listeners.values().filter(|listener| !evident(listener)).cloned().collect()
 }
 
 /// What the seal of a Service is on: a load balancer of its own, or its target groups behind a shared one.
-fn sealed_on(view: &View, balancer: &Balancer) -> Vec<Id> {
+fn hash_is_on(view: &View, balancer: &Balancer) -> Vec<Id> {
     match balancer.group() {
-        None => vec![balancer.facts.id.clone()],
+        None => vec![balancer.described.id.clone()],
         group => {
             let own = view.groups.values().filter(|it| it.member_of.as_ref() == group);
-            own.map(|it| it.facts.id.clone()).collect()
+            own.map(|it| it.described.id.clone()).collect()
         }
     }
 }
 
 /// Whether targets are worth a read: for taking some away, when one has not been asked yet; else when one is not well.
-fn is_due(targets: &Targets, look: ReadMode) -> bool {
+fn is_due(targets: &Targets, mode: ReadMode) -> bool {
     targets.values().any(|health| match health {
         Health::Initial | Health::Unused => true,
-        Health::Unhealthy => look < ReadMode::Verify,
+        Health::Unhealthy => mode < ReadMode::Verify,
         Health::Healthy | Health::Draining | Health::Refused(_) => false,
     })
 }

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use portico_provider::{GroupName, Owner};
 
 use crate::cloud::resources::{
-    Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, Subnet, Target, TargetGroup,
+    Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, SecurityGroup, Subnet, Target, TargetGroup,
 };
 use crate::tags;
-pub use crate::tags::Seal;
+pub use crate::tags::SyncedHash;
 
 /// What exists for one Service, as far as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ impl Observed {
     /// The groups it is in, or is known to want to be in.
     pub(crate) fn groups(&self) -> BTreeSet<GroupName> {
         match self {
-            Self::Snapshot(snapshot) => snapshot.companies.clone(),
-            Self::Full(view) => view.companies.keys().cloned().collect(),
+            Self::Snapshot(snapshot) => snapshot.memberships.clone(),
+            Self::Full(view) => view.memberships.keys().cloned().collect(),
         }
     }
 
@@ -63,15 +63,15 @@ pub struct Snapshot {
     /// Target groups by name.
     pub groups: BTreeMap<String, Id>,
     /// Security groups.
-    pub firewalls: Vec<Id>,
+    pub security_groups: Vec<Id>,
     /// Listeners; `None`: the listing shows none of anybody, or they are another controller's and lack these tags.
     pub listeners: Option<BTreeSet<Id>>,
     /// The groups whose load balancer it has listeners on.
-    pub companies: BTreeSet<GroupName>,
+    pub memberships: BTreeSet<GroupName>,
     /// Those of all these things that such a group shares.
     pub commons: BTreeSet<Id>,
     /// The seal of the only load balancer.
-    pub sealed: Option<Seal>,
+    pub synced: Option<SyncedHash>,
     /// What the tags do not say, but follows from them once they said that the wanted targets are those there are:
     /// the targets, by group.
     pub targets: Option<BTreeMap<String, Targets>>,
@@ -85,7 +85,7 @@ impl Snapshot {
 
     /// Whether there is nothing at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.load_balancers.is_empty() && self.groups.is_empty() && self.firewalls.is_empty()
+        self.load_balancers.is_empty() && self.groups.is_empty() && self.security_groups.is_empty()
     }
 
     /// Load balancers and target groups, each with whether a group shares it.
@@ -99,19 +99,19 @@ impl Snapshot {
         let Self {
             load_balancers,
             groups,
-            firewalls,
+            security_groups,
             listeners,
-            companies,
+            memberships,
             commons: _,
-            sealed: _,
+            synced: _,
             targets: _,
         } = self;
         let both = listeners.as_ref().zip(other.listeners.as_ref());
         both.is_none_or(|(own, listed)| own == listed)
             && *load_balancers == other.load_balancers
             && *groups == other.groups
-            && *firewalls == other.firewalls
-            && *companies == other.companies
+            && *security_groups == other.security_groups
+            && *memberships == other.memberships
     }
 }
 
@@ -123,26 +123,26 @@ pub struct View {
     /// Of all load balancers, and leftovers.
     pub groups: BTreeMap<String, Group>,
     /// One, if it is ours.
-    pub firewalls: BTreeMap<String, Firewall>,
+    pub security_groups: BTreeMap<String, SecurityGroup>,
     /// What bears names of these and has not, or no longer, the tags.
     pub lost: BTreeMap<String, Lost>,
     /// Tag `Name` of each subnet of the load balancers.
     pub subnet_names: BTreeMap<String, String>,
     /// By group whose load balancer it shares or is to share, and so was read: who else is in it.
-    pub companies: BTreeMap<GroupName, BTreeSet<Owner>>,
+    pub memberships: BTreeMap<GroupName, BTreeSet<Owner>>,
 }
 
 impl View {
     /// Whether there is nothing at all.
     pub fn is_empty(&self) -> bool {
-        let Self { load_balancers, groups, firewalls, lost, subnet_names: _, companies: _ } = self;
-        load_balancers.is_empty() && groups.is_empty() && firewalls.is_empty() && lost.is_empty()
+        let Self { load_balancers, groups, security_groups, lost, subnet_names: _, memberships: _ } = self;
+        load_balancers.is_empty() && groups.is_empty() && security_groups.is_empty() && lost.is_empty()
     }
 
     /// The subnets of all load balancers.
     pub(crate) fn subnets(&self) -> BTreeSet<&str> {
         let all = self.load_balancers.values();
-        all.flat_map(|balancer| balancer.facts.subnets.iter().map(|mapping| mapping.subnet.as_str()))
+        all.flat_map(|balancer| balancer.described.subnets.iter().map(|mapping| mapping.subnet.as_str()))
             .collect()
     }
 
@@ -156,31 +156,33 @@ impl View {
 
     /// As a listing of tags would show it.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let Self { load_balancers, groups, firewalls, lost: _, subnet_names: _, companies: _ } = self;
-        let companies: BTreeSet<GroupName> = groups.values().filter_map(|it| it.member_of.clone()).collect();
-        let shared = |group: Option<&GroupName>| group.is_none_or(|group| companies.contains(group));
+        let Self { load_balancers, groups, security_groups, lost: _, subnet_names: _, memberships: _ } = self;
+        let memberships: BTreeSet<GroupName> =
+            groups.values().filter_map(|it| it.member_of.clone()).collect();
+        let shared = |group: Option<&GroupName>| group.is_none_or(|group| memberships.contains(group));
         // Of a group that it is only to be in, a listing shows nothing.
         let load_balancers: Vec<(&String, &Balancer)> =
             load_balancers.iter().filter(|(_, it)| shared(it.group())).collect();
-        let firewalls: Vec<&Firewall> =
-            firewalls.values().filter(|it| shared(tags::group(&it.tags).as_ref())).collect();
+        let security_groups: Vec<&SecurityGroup> =
+            security_groups.values().filter(|it| shared(tags::group(&it.tags).as_ref())).collect();
         let own = || load_balancers.iter().flat_map(|(_, it)| it.listeners.values().map(|it| it.id.clone()));
         let adopted = load_balancers.iter().any(|(_, it)| it.adopted);
         let listeners = (!adopted).then(|| own().collect());
         let common = load_balancers.iter().filter(|(_, it)| it.shared.is_some());
-        let commons = common.map(|(_, it)| it.facts.id.clone()).collect();
+        let commons = common.map(|(_, it)| it.described.id.clone()).collect();
         let ids = |(name, id): (&String, &Id)| (name.clone(), id.clone());
-        let mut firewalls: Vec<Id> = firewalls.iter().map(|firewall| firewall.id.clone()).collect();
-        firewalls.sort();
+        let mut security_groups: Vec<Id> =
+            security_groups.iter().map(|security_group| security_group.id.clone()).collect();
+        security_groups.sort();
         Snapshot {
-            load_balancers: load_balancers.iter().map(|(name, it)| ids((name, &it.facts.id))).collect(),
+            load_balancers: load_balancers.iter().map(|(name, it)| ids((name, &it.described.id))).collect(),
             listeners,
-            companies: companies.clone(),
+            memberships: memberships.clone(),
             commons,
-            groups: groups.iter().map(|(name, it)| ids((name, &it.facts.id))).collect(),
-            firewalls,
-            sealed: match load_balancers.as_slice() {
-                [(_, only)] => only.sealed.clone(),
+            groups: groups.iter().map(|(name, it)| ids((name, &it.described.id))).collect(),
+            security_groups,
+            synced: match load_balancers.as_slice() {
+                [(_, only)] => only.synced.clone(),
                 _ => None,
             },
             targets: None,
@@ -201,7 +203,7 @@ pub struct Lost {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Balancer {
     /// Itself.
-    pub facts: LoadBalancer,
+    pub described: LoadBalancer,
     /// Its attributes.
     pub attributes: BTreeMap<String, String>,
     /// Its listeners, by port: those of this Service.
@@ -215,9 +217,9 @@ pub struct Balancer {
     /// Whether another controller made it, so that its name is not ours.
     pub adopted: bool,
     /// What was finished; on a shared one, of this Service's part.
-    pub sealed: Option<Seal>,
+    pub synced: Option<SyncedHash>,
     /// How often this process has found it being made: the more often, the less there is to expect of the next look.
-    pub looks: u32,
+    pub polls: u32,
 }
 
 impl Balancer {
@@ -233,7 +235,7 @@ impl Balancer {
 
     /// Whether traffic passes.
     pub fn serves(&self) -> bool {
-        matches!(self.facts.state, LifeState::Active | LifeState::Impaired(_))
+        matches!(self.described.state, LifeState::Active | LifeState::Impaired(_))
     }
 }
 
@@ -250,7 +252,7 @@ pub struct Share {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Itself.
-    pub facts: TargetGroup,
+    pub described: TargetGroup,
     /// The group whose load balancer it is behind; `None`: it is behind one of this Service's own.
     pub member_of: Option<GroupName>,
     /// Its attributes.

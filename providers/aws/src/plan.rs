@@ -10,9 +10,9 @@ mod balancer;
 mod by_tags;
 mod choice;
 mod draft;
-mod firewalls;
 mod group;
 mod listeners;
+mod security_groups;
 mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ use portico_provider::{
 };
 
 use crate::cloud::resources::{Id, Kind, LifeState, Source};
-use crate::observed::{Balancer, Observed, Seal, View};
+use crate::observed::{Balancer, Observed, SyncedHash, View};
 use crate::quotas::Quotas;
 use crate::step::{Action, Named, Step};
 use crate::tags;
@@ -44,10 +44,10 @@ pub(crate) struct Pace(pub(crate) Duration);
 
 impl Pace {
     /// After so many looks in vain: once, twice, three times the pace, and six times after some minutes of that.
-    pub(crate) fn wait(self, looks: u32) -> Duration {
+    pub(crate) fn wait(self, polls: u32) -> Duration {
         let Self(pace) = self;
-        match looks {
-            0..=2 => pace * (looks + 1),
+        match polls {
+            0..=2 => pace * (polls + 1),
             3..=11 => pace * 3,
             _ => pace * 6,
         }
@@ -74,7 +74,7 @@ pub(crate) struct Site {
     /// Sizes of users' prefix lists, as far as this process has read any.
     pub(crate) prefix_lists: PrefixLists,
     /// Security groups by tag `Name`, as far as this process has read any.
-    pub(crate) security_groups: SecurityGroups,
+    pub(crate) security_groups: SecurityGroupNames,
     /// What the account allows.
     pub(crate) quotas: Quotas,
     /// How often to look.
@@ -87,7 +87,7 @@ pub(crate) struct Site {
 pub(crate) type PrefixLists = BTreeMap<String, (IpFamily, usize)>;
 
 /// Security groups by tag `Name`.
-pub(crate) type SecurityGroups = BTreeMap<String, Id>;
+pub(crate) type SecurityGroupNames = BTreeMap<String, Id>;
 
 pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
     match (desired, observed) {
@@ -99,7 +99,7 @@ pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed
 }
 
 /// Tags are not enough to act on.
-fn look(owner: &Owner, reason: &str) -> Plan<Step> {
+fn read_all(owner: &Owner, reason: &str) -> Plan<Step> {
     let step = Step { owner: owner.clone(), group: None, action: Action::Read };
     Plan::nothing("").step(step, Effect::Additive, reason)
 }
@@ -119,8 +119,8 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
         Some(Observed::Full(view)) => view,
         None => &nothing,
     };
-    if desired.group.as_ref().is_some_and(|group| !view.companies.contains_key(group)) {
-        return look(&desired.owner, "it is to share a load balancer, and who else does was not read");
+    if desired.group.as_ref().is_some_and(|group| !view.memberships.contains_key(group)) {
+        return read_all(&desired.owner, "it is to share a load balancer, and who else does was not read");
     }
     if wanted.adopt.is_none()
         && let Some(plan) = reclaim(&desired.owner, desired.group.as_ref(), view)
@@ -156,7 +156,7 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
 }
 
 /// Puts IDs in the place of names; those that nobody knows yet.
-fn resolve(known: &SecurityGroups, groups: &mut [Id]) -> BTreeSet<String> {
+fn resolve(known: &SecurityGroupNames, groups: &mut [Id]) -> BTreeSet<String> {
     let mut unknown = BTreeSet::new();
     for group in groups.iter_mut().filter(|group| !group.0.starts_with("sg-")) {
         match known.get(&group.0) {
@@ -211,7 +211,8 @@ fn adopt(desired: &LoadBalancer, asked: &str) -> Plan<Step> {
 /// Prefix lists whose sizes nobody knows yet and that somebody must: where a rule is to be put beside them.
 fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
     let Frontend::Own(rules) = &wanted.frontend else { return BTreeSet::new() };
-    let present: BTreeSet<_> = view.firewalls.values().flat_map(|firewall| &firewall.rules).collect();
+    let present: BTreeSet<_> =
+        view.security_groups.values().flat_map(|security_group| &security_group.rules).collect();
     if rules.iter().all(|rule| present.contains(rule)) {
         return BTreeSet::new();
     }
@@ -228,7 +229,7 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
     let wanted = kept.as_ref().unwrap_or(wanted);
     // What is kept for want of consent stays where it is.
     let home = current.map_or(desired.group.as_ref(), Balancer::group);
-    let mut draft = Draft::new(&desired.owner, home, home.is_some() || !view.companies.is_empty());
+    let mut draft = Draft::new(&desired.owner, home, home.is_some() || !view.memberships.is_empty());
     let keeps_shape = blocked.is_some();
     let stays_out = keeps_shape && current.is_none();
     if let Some((field, obstacle, message)) = blocked {
@@ -261,9 +262,11 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
         leads: terms.leads,
     };
     if let Some(current) = current.filter(|_| terms.takes_the_lead) {
-        let action =
-            Action::Mark { load_balancer: named(&name, &current.facts.id), tags: tags::lead(&desired.owner) };
-        draft.widen(action, "who decided for its group has left");
+        let action = Action::Mark {
+            load_balancer: named(&name, &current.described.id),
+            tags: tags::lead(&desired.owner),
+        };
+        draft.additive(action, "who decided for its group has left");
     }
     // One that serves nothing of this Service, and is to serve nothing, is the others' matter.
     let takes_part = !stays_out && (current.is_none_or(Balancer::is_used) || !wanted.listeners.is_empty());
@@ -272,7 +275,7 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
     }
     let mut kept = parts.group_names();
     for (old_name, old) in &others {
-        if goes(desired, current, old) {
+        if is_deletable(desired, current, old) {
             remove_balancer(&mut draft, view, old_name, old, "another one has taken its place");
         } else {
             kept.extend(parts.upkeep(&mut draft, old_name, old));
@@ -283,37 +286,39 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
         }
     }
     for (name, group) in view.groups.iter().filter(|(name, _)| !kept.contains(*name)) {
-        draft.narrow(Action::DeleteTargetGroup(named(name, &group.facts.id)), "no listener needs it");
+        draft
+            .destructive(Action::DeleteTargetGroup(named(name, &group.described.id)), "no listener needs it");
     }
-    for group in view.companies.keys().filter(|group| Some(*group) != home) {
-        let stays =
-            |(_, old): &&(&String, &Balancer)| old.group() == Some(group) && !goes(desired, current, old);
+    for group in view.memberships.keys().filter(|group| Some(*group) != home) {
+        let stays = |(_, old): &&(&String, &Balancer)| {
+            old.group() == Some(group) && !is_deletable(desired, current, old)
+        };
         if desired.group.as_ref() != Some(group) && !others.iter().any(|old| stays(&old)) {
-            group::farewell(&mut draft, view, group, "the Service has left the group");
+            group::leave_group(&mut draft, view, group, "the Service has left the group");
         }
     }
     if takes_part {
-        parts.leftover_firewalls(&mut draft, others.is_empty());
+        parts.leftover_security_groups(&mut draft, others.is_empty());
     }
     if let Some(current) = current.filter(|_| takes_part) {
         state(&mut draft, site.pace, current);
-        seal(&mut draft, desired, wanted, current, &parts);
+        mark_synced(&mut draft, desired, wanted, current, &parts);
     }
     draft.plan("everything is as the Service asks")
 }
 
 /// Whether an old load balancer may go: the new one serves, and no status shows the old one.
-fn goes(desired: &LoadBalancer, current: Option<&Balancer>, old: &Balancer) -> bool {
+fn is_deletable(desired: &LoadBalancer, current: Option<&Balancer>, old: &Balancer) -> bool {
     current.is_some_and(Balancer::serves)
-        && !desired.published.contains(&IngressAddress::Hostname(old.facts.hostname.clone()))
+        && !desired.published.contains(&IngressAddress::Hostname(old.described.hostname.clone()))
 }
 
 fn state(draft: &mut Draft<'_>, pace: Pace, balancer: &Balancer) {
-    let name = &balancer.facts.name;
-    match &balancer.facts.state {
+    let name = &balancer.described.name;
+    match &balancer.described.state {
         LifeState::Active | LifeState::Impaired(_) => {}
         LifeState::Provisioning => {
-            draft.wait(format!("load balancer {name} to be active"), pace.wait(balancer.looks));
+            draft.wait(format!("load balancer {name} to be active"), pace.wait(balancer.polls));
         }
         LifeState::Failed(reason) => {
             let what =
@@ -324,18 +329,18 @@ fn state(draft: &mut Draft<'_>, pace: Pace, balancer: &Balancer) {
 }
 
 /// Notes on the load balancer that a change begins, and that all is done, once it is.
-fn seal(
+fn mark_synced(
     draft: &mut Draft<'_>,
     desired: &LoadBalancer,
     wanted: &Wanted,
     current: &Balancer,
     parts: &balancer::Parts<'_>,
 ) {
-    let load_balancer = named(&current.facts.name, &current.facts.id);
+    let load_balancer = named(&current.described.name, &current.described.id);
     let groups =
         current.group().map(|_| parts.group_names().iter().map(|name| parts.group_named(name)).collect());
     let on = Noted { load_balancer, groups: groups.unwrap_or_default() };
-    marks(draft, &wanted_seal(desired, wanted), &on, current.sealed.as_ref());
+    marks(draft, &wanted_hash(desired, wanted), &on, current.synced.as_ref());
 }
 
 /// What a seal is on: the load balancer, or, if a group shares that, the Service's target groups.
@@ -345,33 +350,35 @@ struct Noted {
 }
 
 /// What tags shall say when all is done.
-fn wanted_seal(desired: &LoadBalancer, wanted: &Wanted) -> Seal {
-    Seal { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) }
+fn wanted_hash(desired: &LoadBalancer, wanted: &Wanted) -> SyncedHash {
+    SyncedHash { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) }
 }
 
-fn marks(draft: &mut Draft<'_>, wanted: &Seal, on: &Noted, present: Option<&Seal>) {
+fn marks(draft: &mut Draft<'_>, wanted: &SyncedHash, on: &Noted, present: Option<&SyncedHash>) {
     let begun = begin(draft, on, present);
     if begun.as_ref() != Some(wanted) && draft.is_unhindered() {
         let Noted { load_balancer, groups } = on;
         // A target group that is made on the way has none of the tags that others have.
         let tags = wanted.beyond(begun.as_ref().filter(|_| groups.is_empty()));
         let (load_balancer, groups) = (load_balancer.clone(), groups.clone());
-        draft
-            .last(Action::Seal { load_balancer, groups, tags }, "so that a restart need not read it in full");
+        draft.last(
+            Action::MarkSynced { load_balancer, groups, tags },
+            "so that a restart need not read it in full",
+        );
     }
 }
 
 /// Where something is to be done: notes that what was finished counts no more. What tags say by then.
-fn begin(draft: &mut Draft<'_>, on: &Noted, present: Option<&Seal>) -> Option<Seal> {
+fn begin(draft: &mut Draft<'_>, on: &Noted, present: Option<&SyncedHash>) -> Option<SyncedHash> {
     match present {
         // A crash on the way, and a return to what was sealed, must not look finished.
-        Some(Seal { spec, targets: Some(_) }) if !draft.is_empty() => {
+        Some(SyncedHash { spec, targets: Some(_) }) if !draft.is_empty() => {
             let Noted { load_balancer, groups } = on;
-            let begun = Seal { spec: spec.clone(), targets: None };
+            let begun = SyncedHash { spec: spec.clone(), targets: None };
             let tags = begun.beyond(present);
             let groups = groups.iter().filter(|group| group.id.is_some()).cloned().collect();
-            draft.widen(
-                Action::Unseal { load_balancer: load_balancer.clone(), groups, tags },
+            draft.additive(
+                Action::MarkDirty { load_balancer: load_balancer.clone(), groups, tags },
                 "so that a crash on the way does not look finished",
             );
             Some(begun)
@@ -403,7 +410,7 @@ fn remove(owner: &Owner, view: &View) -> Plan<Step> {
     if let Some(plan) = reclaim(owner, None, view) {
         return plan;
     }
-    let mut draft = Draft::new(owner, None, !view.companies.is_empty());
+    let mut draft = Draft::new(owner, None, !view.memberships.is_empty());
     let last = |it: &Balancer| group::is_alone(view, it) && is_protected(it);
     if let Some((name, _)) = view.load_balancers.iter().find(|(_, it)| last(it)) {
         draft.wait(protected(name), NOT_SOON);
@@ -412,14 +419,16 @@ fn remove(owner: &Owner, view: &View) -> Plan<Step> {
     for (name, balancer) in view.load_balancers.iter().filter(|(_, it)| it.is_used()) {
         remove_balancer(&mut draft, view, name, balancer, REASON);
     }
-    for group in view.companies.keys() {
-        group::farewell(&mut draft, view, group, REASON);
+    for group in view.memberships.keys() {
+        group::leave_group(&mut draft, view, group, REASON);
     }
     for (name, group) in &view.groups {
-        draft.narrow(Action::DeleteTargetGroup(named(name, &group.facts.id)), REASON);
+        draft.destructive(Action::DeleteTargetGroup(named(name, &group.described.id)), REASON);
     }
-    for (name, firewall) in view.firewalls.iter().filter(|(_, it)| tags::group(&it.tags).is_none()) {
-        draft.narrow(Action::DeleteSecurityGroup(named(name, &firewall.id)), REASON);
+    for (name, security_group) in
+        view.security_groups.iter().filter(|(_, it)| tags::group(&it.tags).is_none())
+    {
+        draft.destructive(Action::DeleteSecurityGroup(named(name, &security_group.id)), REASON);
     }
     draft.plan("there is nothing to delete")
 }
@@ -431,7 +440,7 @@ fn remove_balancer(draft: &mut Draft<'_>, view: &View, name: &str, balancer: &Ba
     if is_protected(balancer) {
         draft.wait(protected(name), NOT_SOON);
     } else {
-        draft.narrow(Action::DeleteLoadBalancer(named(name, &balancer.facts.id)), reason);
+        draft.destructive(Action::DeleteLoadBalancer(named(name, &balancer.described.id)), reason);
     }
 }
 

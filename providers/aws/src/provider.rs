@@ -13,15 +13,15 @@ use portico_provider::{
     Outcome, Owner, Plan, ProviderError, ReadMode, Report,
 };
 
+use crate::cache::Cache;
 use crate::capabilities::CAPABILITIES;
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::Id;
 use crate::cloud::{Cloud, Sdk};
 use crate::execute::Executor;
-use crate::memory::Memory;
 use crate::observe::{self, Observer};
 use crate::observed::Observed;
-use crate::plan::{Pace, PrefixLists, SecurityGroups, Site};
+use crate::plan::{Pace, PrefixLists, SecurityGroupNames, Site};
 use crate::quotas::Quotas;
 use crate::step::Step;
 
@@ -49,7 +49,7 @@ pub struct AwsProvider<C = Sdk> {
     batches: Batches,
     /// An audit's: whoever shares a call waits as long as the one who makes it.
     audits: Batches,
-    memory: Memory,
+    cache: Cache,
     config: Config,
     site: Site,
 }
@@ -75,13 +75,13 @@ impl<C: Cloud> AwsProvider<C> {
             vpc: vpc.clone(),
             backend_group: backend_security_group.clone().map(Id),
             prefix_lists: PrefixLists::new(),
-            security_groups: SecurityGroups::new(),
+            security_groups: SecurityGroupNames::new(),
             quotas: *quotas,
             pace: Pace(*pace),
             reached: None,
         };
         let (batches, audits) = (Batches::new(*pace), Batches::new(*pace));
-        Ok(Self { cloud, batches, audits, memory: Memory::default(), config, site })
+        Ok(Self { cloud, batches, audits, cache: Cache::default(), config, site })
     }
 
     fn own(&self, operation: &'static str, owner: &Owner) -> Result<(), ProviderError> {
@@ -106,24 +106,24 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
     }
 
     async fn inventory(&self) -> Result<Inventory<Observed>, ProviderError> {
-        Ok(observe::inventory(&self.cloud, &self.memory, &self.config.cluster).await?)
+        Ok(observe::inventory(&self.cloud, &self.cache, &self.config.cluster).await?)
     }
 
-    async fn observe(&self, owner: &Owner, look: ReadMode) -> Result<Option<Observed>, ProviderError> {
-        self.observe_for(Desired::Absent(owner), look).await
+    async fn observe(&self, owner: &Owner, mode: ReadMode) -> Result<Option<Observed>, ProviderError> {
+        self.observe_for(Desired::Absent(owner), mode).await
     }
 
     async fn observe_for(
         &self,
         desired: Desired<'_>,
-        look: ReadMode,
+        mode: ReadMode,
     ) -> Result<Option<Observed>, ProviderError> {
         let owner = desired.owner();
         self.own("observe", owner)?;
-        let Self { cloud, batches, audits, memory, config, site: _ } = self;
+        let Self { cloud, batches, audits, cache, config, site: _ } = self;
         let batches = if best() == Priority::Background { audits } else { batches };
-        let observer = Observer { cloud, batches, memory, vpc: &config.vpc, quotas: &config.quotas };
-        Ok(Box::pin(observer.observe(desired, look)).await?)
+        let observer = Observer { cloud, batches, cache, vpc: &config.vpc, quotas: &config.quotas };
+        Ok(Box::pin(observer.observe(desired, mode)).await?)
     }
 
     fn shares(&self, desired: Desired<'_>, observed: Option<&Observed>) -> BTreeSet<String> {
@@ -132,13 +132,13 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
-        crate::plan::learn(&self.memory, &self.config.quotas, desired, observed);
+        crate::plan::learn(&self.cache, &self.config.quotas, desired, observed);
         let makes = matches!(desired, Desired::Present(_))
             && observed.is_none_or(|observed| observed.load_balancers() == 0);
-        let reached = if makes { self.memory.reached_quota(Some(desired.owner())) } else { None };
+        let reached = if makes { self.cache.reached_quota(Some(desired.owner())) } else { None };
         let site = Site {
-            prefix_lists: self.memory.prefix_lists(),
-            security_groups: self.memory.security_groups(),
+            prefix_lists: self.cache.prefix_lists(),
+            security_groups: self.cache.security_groups(),
             reached,
             ..self.site.clone()
         };
@@ -156,8 +156,8 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
 
     async fn execute(&self, step: &Step) -> Result<Outcome, ProviderError> {
         self.own("execute", &step.owner)?;
-        let Self { cloud, batches, audits: _, memory, config, site: _ } = self;
-        Box::pin(Executor { cloud, batches, memory, config }.execute(step)).await
+        let Self { cloud, batches, audits: _, cache, config, site: _ } = self;
+        Box::pin(Executor { cloud, batches, cache, config }.execute(step)).await
     }
 
     fn report(&self, desired: &LoadBalancer, observed: Option<&Observed>) -> Report {

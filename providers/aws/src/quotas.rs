@@ -167,13 +167,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_what_it_may_be() {
-        let told = |flag: &str| with(&[flag]).unwrap_err().to_string();
+        let error = |flag: &str| with(&[flag]).unwrap_err().to_string();
         for odd in ["rules-per-security-group", "rules-per-security-group=many", "targets-per-zone=0"] {
-            assert!(told(odd).contains("NAME=NUMBER"), "{odd}");
+            assert!(error(odd).contains("NAME=NUMBER"), "{odd}");
         }
-        assert!(told("rules=5").contains("rules-per-security-group, security-groups-per-load-balancer"));
-        assert!(told("rules-per-security-group=300").contains("1000 rules in all"));
-        assert!(told("security-groups-per-load-balancer=17").contains("16 groups"));
-        assert!(told("security-groups-per-load-balancer=1").contains("AWS grants"));
+        assert!(error("rules=5").contains("rules-per-security-group, security-groups-per-load-balancer"));
+        assert!(error("rules-per-security-group=300").contains("1000 rules in all"));
+        assert!(error("security-groups-per-load-balancer=17").contains("16 groups"));
+        assert!(error("security-groups-per-load-balancer=1").contains("AWS grants"));
     }
 }

@@ -77,14 +77,14 @@ fn refused(observed: &Observed) -> Option<Fact> {
         "AWS refuses {} of {} targets; the others serve, and these are offered again from time to time: {}",
         refused.len(),
         all.len(),
-        refusal::told(&refused)
+        refusal::describe(&refused)
     );
     Some(fact(Topic::TargetsAccepted, Truth::False, "TargetsRefused", message))
 }
 
 /// A seal says that all was done, and the status where; how targets are is read when there is something to do.
 fn by_tags(desired: &LoadBalancer, snapshot: &Snapshot) -> Report {
-    if let (Some(_), Some(hostname)) = (&snapshot.sealed, hostname(desired, snapshot)) {
+    if let (Some(_), Some(hostname)) = (&snapshot.synced, hostname(desired, snapshot)) {
         return Report {
             ingress: vec![ingress(hostname)],
             ready: true,
@@ -122,10 +122,10 @@ fn provisioned(hostname: &str) -> Fact {
 
 fn full(quotas: &Quotas, desired: &LoadBalancer, view: &View) -> Report {
     let Some(balancer) = shown(quotas, desired, view) else { return unmade() };
-    let (name, hostname) = (&balancer.facts.name, &balancer.facts.hostname);
+    let (name, hostname) = (&balancer.described.name, &balancer.described.hostname);
     let ports = Ports::of(desired, view, balancer);
     let mut report = Report { ingress: vec![ingress(hostname)], ..Report::default() };
-    report.facts.push(match &balancer.facts.state {
+    report.facts.push(match &balancer.described.state {
         LifeState::Active | LifeState::Impaired(_) => {
             report.ready = ports.all_have_listeners();
             report.ingress[0].ports = ports.statuses();
@@ -145,7 +145,7 @@ fn full(quotas: &Quotas, desired: &LoadBalancer, view: &View) -> Report {
     });
     if balancer.serves() {
         report.facts.push(ports.healthy());
-        report.facts.extend(foreign::told(desired, view, balancer));
+        report.facts.extend(foreign::report(desired, view, balancer));
     }
     report
 }
@@ -154,7 +154,7 @@ fn full(quotas: &Quotas, desired: &LoadBalancer, view: &View) -> Report {
 fn shown<'a>(quotas: &Quotas, desired: &LoadBalancer, view: &'a View) -> Option<&'a Balancer> {
     let wanted = translate(desired, quotas).ok();
     let rank = |balancer: &&Balancer| {
-        let serves = matches!(balancer.facts.state, LifeState::Active | LifeState::Impaired(_));
+        let serves = matches!(balancer.described.state, LifeState::Active | LifeState::Impaired(_));
         let fits = wanted
             .as_ref()
             .is_some_and(|wanted| mismatch(desired, wanted, balancer, &view.subnet_names).is_none());
@@ -171,7 +171,7 @@ fn has_taken_in(view: &View, balancer: &Balancer, wanted: &Wanted) -> bool {
         return true;
     }
     let asked = |listener: &Listener| {
-        let group = view.groups.values().find(|it| Some(&it.facts.id) == listener.group.as_ref());
+        let group = view.groups.values().find(|it| Some(&it.described.id) == listener.group.as_ref());
         group.is_some_and(|group| {
             let mut all = group.targets.values();
             group.targets.is_empty() || all.any(|health| !matches!(health, Health::Initial | Health::Unused))

@@ -81,7 +81,7 @@ pub enum Action {
     /// Reads which security groups have these tags `Name`.
     ReadSecurityGroups(BTreeSet<String>),
     /// Notes that a change begins: what was sealed counts no more.
-    Unseal {
+    MarkDirty {
         /// On which.
         load_balancer: Named,
         /// Of a shared one, on these instead.
@@ -260,7 +260,7 @@ pub enum Action {
     /// Deletes a security group.
     DeleteSecurityGroup(Named),
     /// Notes that all is as a spec asks.
-    Seal {
+    MarkSynced {
         /// On which.
         load_balancer: Named,
         /// Of a shared one, on these instead.
@@ -290,8 +290,8 @@ impl Action {
             Self::Read
             | Self::ReadPrefixLists(_)
             | Self::ReadSecurityGroups(_)
-            | Self::Unseal { .. }
-            | Self::Seal { .. }
+            | Self::MarkDirty { .. }
+            | Self::MarkSynced { .. }
             | Self::SetGroupAttributes { .. }
             | Self::SetHealthCheck { .. }
             | Self::Register { .. }
@@ -345,13 +345,13 @@ impl Action {
             | Self::SetSubnets { .. } => Some(Field::Options),
             Self::SetAddressType { .. } | Self::SetFamilies { .. } => Some(Field::IpFamilies),
             Self::Read
-            | Self::Unseal { .. }
+            | Self::MarkDirty { .. }
             | Self::Adopt { .. }
             | Self::Reclaim { .. }
             | Self::ReadPrefixLists(_)
             | Self::ReadSecurityGroups(_)
             | Self::Mark { .. }
-            | Self::Seal { .. }
+            | Self::MarkSynced { .. }
             | Self::CreateLoadBalancer { .. }
             | Self::DeleteSharedLoadBalancer(_)
             | Self::DeleteLoadBalancer(_) => None,
@@ -364,7 +364,7 @@ impl fmt::Display for Step {
         let Self { owner, group: _, action } = self;
         match action {
             Action::Read => write!(f, "read all that belongs to {}", owner.name),
-            Action::Unseal { load_balancer, groups: _, tags: _ } => {
+            Action::MarkDirty { load_balancer, groups: _, tags: _ } => {
                 write!(f, "note on {load_balancer} that a change begins")
             }
             Action::CreateSecurityGroup { name, tags: _ } => write!(f, "create security group {name}"),
@@ -435,10 +435,10 @@ impl fmt::Display for Step {
             Action::DeleteSharedLoadBalancer(named) => write!(f, "delete shared load balancer {named}"),
             Action::DeleteTargetGroup(named) => write!(f, "delete target group {named}"),
             Action::DeleteSecurityGroup(named) => write!(f, "delete security group {named}"),
-            Action::Seal { load_balancer, groups, tags: _ } if groups.is_empty() => {
+            Action::MarkSynced { load_balancer, groups, tags: _ } if groups.is_empty() => {
                 write!(f, "note on {load_balancer} that all is done")
             }
-            Action::Seal { load_balancer, .. } => {
+            Action::MarkSynced { load_balancer, .. } => {
                 write!(f, "note on its target groups behind {load_balancer} that all is done")
             }
         }

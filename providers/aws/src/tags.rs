@@ -26,7 +26,7 @@ pub(crate) const STACK: &str = "service.k8s.aws/stack";
 
 /// What was finished: the hash of all but the targets, and that of the targets; `None`: a change is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seal {
+pub struct SyncedHash {
     /// Of the spec.
     pub spec: String,
     /// Of the targets.
@@ -129,9 +129,9 @@ pub(crate) fn remains_of(owner: &Owner) -> Option<GroupName> {
 }
 
 /// What is sealed by all of these together: of a member, its target groups.
-pub(crate) fn common_seal(mut seals: impl Iterator<Item = Option<Seal>>) -> Option<Seal> {
-    let first = seals.next()??;
-    seals.all(|other| other.as_ref() == Some(&first)).then_some(first)
+pub(crate) fn common_hash(mut hashes: impl Iterator<Item = Option<SyncedHash>>) -> Option<SyncedHash> {
+    let first = hashes.next()??;
+    hashes.all(|other| other.as_ref() == Some(&first)).then_some(first)
 }
 
 /// Whether the tags are this owner's.
@@ -141,8 +141,8 @@ pub(crate) fn are_of(tags: &Tags, owner: &Owner) -> bool {
 
 /// Those that tell whose a thing is, and nothing of what was finished.
 pub(crate) fn whose(own: &Tags) -> Tags {
-    let told = [CLUSTER, SERVICE_UID, SERVICE, GROUP];
-    own.iter().filter(|(key, _)| told.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+    let keys = [CLUSTER, SERVICE_UID, SERVICE, GROUP];
+    own.iter().filter(|(key, _)| keys.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 /// A tag that says that a thing is somebody's who does not have `own`.
@@ -167,7 +167,7 @@ pub(crate) fn owner(tags: &Tags) -> Option<Owner> {
     })
 }
 
-impl Seal {
+impl SyncedHash {
     /// The tags that differ from those of `present`; equal for many Services where only their targets changed, so
     /// that one call sets them all.
     pub(crate) fn beyond(&self, present: Option<&Self>) -> Tags {
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_change_of_targets_alone_sets_the_same_tags_on_everybody() {
-        let mk = |spec: &str, targets: Option<&str>| Seal {
+        let mk = |spec: &str, targets: Option<&str>| SyncedHash {
             spec: spec.to_owned(),
             targets: targets.map(str::to_owned),
         };
@@ -235,10 +235,14 @@ mod tests {
         for next in [None, Some("2")] {
             let tags = mk("a", next).beyond(Some(&mine));
             assert_eq!(tags, mk("b", next).beyond(Some(&theirs)));
-            assert_eq!(Seal::after(Some(&mine), &tags), Some(mk("a", next)));
+            assert_eq!(SyncedHash::after(Some(&mine), &tags), Some(mk("a", next)));
         }
         let tags = mk("c", Some("1")).beyond(Some(&mine));
-        assert_eq!((tags.len(), Seal::of(&tags)), (2, Some(mk("c", Some("1")))));
-        assert_eq!(Seal::of(&Seal::unfinished("a")), Some(mk("a", None)), "made, and not finished");
+        assert_eq!((tags.len(), SyncedHash::of(&tags)), (2, Some(mk("c", Some("1")))));
+        assert_eq!(
+            SyncedHash::of(&SyncedHash::unfinished("a")),
+            Some(mk("a", None)),
+            "made, and not finished"
+        );
     }
 }

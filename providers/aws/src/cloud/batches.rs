@@ -13,7 +13,7 @@ use portico_provider::Owner;
 
 use super::changing::Changing;
 use super::gather::Gather;
-use super::resources::{Filter, Firewall, Id, LoadBalancer, Subnet, Tags, TargetGroup};
+use super::resources::{Filter, Id, LoadBalancer, SecurityGroup, Subnet, Tags, TargetGroup};
 use super::{Answer, Cloud, CloudError, INCOMPLETE, Trouble};
 use crate::tags;
 
@@ -21,7 +21,7 @@ use crate::tags;
 /// many: <https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_DescribeTags.html>.
 const A_CALL: usize = 20;
 /// How many times as often as things are looked at, seals are written.
-const SEALS: u32 = 20;
+const SYNCED_WINDOWS: u32 = 20;
 /// How many times as often at least, whoever else is to come.
 const PATIENCE: u32 = 5;
 /// In how many times as long a deletion is through, if it gets on at all: EC2 allows few writes.
@@ -37,12 +37,12 @@ pub(crate) struct Batches {
     groups: Shared<Id, TargetGroup>,
     tags: Shared<Id, Tags>,
     marks: Shared<(Tags, Id), ()>,
-    seals: Shared<(Tags, Id), ()>,
+    synced_marks: Shared<(Tags, Id), ()>,
     changing: Changing<Id>,
     listings: Shared<Owner, Vec<(Id, Tags)>>,
-    farewells: Shared<Owner, Vec<(Id, Tags)>>,
+    last_listings: Shared<Owner, Vec<(Id, Tags)>>,
     leaving: Changing<Owner>,
-    firewalls: Shared<Owner, Vec<Firewall>>,
+    security_groups: Shared<Owner, Vec<SecurityGroup>>,
     subnets: Gather<String, Vec<Subnet>>,
     quota: Gather<(), usize>,
 }
@@ -57,12 +57,12 @@ impl Batches {
             groups: Gather::default(),
             tags: Gather::default(),
             marks: Gather::default(),
-            seals: Gather::new(pace / SEALS, pace / PATIENCE),
+            synced_marks: Gather::new(pace / SYNCED_WINDOWS, pace / PATIENCE),
             changing: Changing::new(pace),
             listings: Gather::default(),
-            farewells: Gather::new(Duration::ZERO, pace / PATIENCE),
+            last_listings: Gather::new(Duration::ZERO, pace / PATIENCE),
             leaving: Changing::new(pace * LEAVING),
-            firewalls: Gather::default(),
+            security_groups: Gather::default(),
             subnets: Gather::default(),
             quota: Gather::default(),
         }
@@ -104,18 +104,18 @@ impl Batches {
     }
 
     /// The same, when a change begins that ends with a seal.
-    pub(crate) async fn unseal<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
+    pub(crate) async fn mark_dirty<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
         self.mark(cloud, id, tags).await?;
         self.changing.begins(id);
         Ok(())
     }
 
     /// The same, when all is done.
-    pub(crate) async fn seal<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
+    pub(crate) async fn mark_synced<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
         self.changing.ends(id);
         let more = || self.changing.any();
         let marks = |marks| mark_all(cloud, marks);
-        marked(id, self.seals.ask_with((tags.clone(), id.clone()), more, marks).await?)
+        marked(id, self.synced_marks.ask_with((tags.clone(), id.clone()), more, marks).await?)
     }
 
     /// Everything that carries this owner's tags, by the listing.
@@ -131,7 +131,7 @@ impl Batches {
         let one_call = |filter: Filter| async move { cloud.tagged(&filter).await };
         let more = || self.leaving.any();
         let listed = |all| of_each(all, one_call, |(_, its)| its);
-        self.farewells.ask_with(owner.clone(), more, listed).await?.unwrap_or_else(|| Ok(Vec::new()))
+        self.last_listings.ask_with(owner.clone(), more, listed).await?.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// This owner's things are about to be deleted.
@@ -145,9 +145,14 @@ impl Batches {
     }
 
     /// This owner's security groups, by EC2.
-    pub(crate) async fn firewalls<C: Cloud>(&self, cloud: &C, owner: &Owner) -> Answer<Vec<Firewall>> {
+    pub(crate) async fn security_groups<C: Cloud>(
+        &self,
+        cloud: &C,
+        owner: &Owner,
+    ) -> Answer<Vec<SecurityGroup>> {
         let one_call = |filter: Filter| async move { cloud.security_groups(&filter).await };
-        let found = self.firewalls.ask(owner.clone(), |all| of_each(all, one_call, |it| &it.tags)).await?;
+        let found =
+            self.security_groups.ask(owner.clone(), |all| of_each(all, one_call, |it| &it.tags)).await?;
         found.unwrap_or_else(|| Ok(Vec::new()))
     }
 
@@ -329,8 +334,8 @@ mod tests {
             let answers = in_calls((0..count).collect(), call).now_or_never().unwrap().unwrap();
             let failed: BTreeSet<usize> = (0..count).filter(|key| !matches!(answers.get(key), Some(Ok(_)))).collect();
             prop_assert_eq!(&failed, &culprits.iter().copied().filter(|key| *key < count).collect());
-            let told = failed.iter().all(|key| answers.contains_key(key));
-            prop_assert!(told != (trouble == Trouble::NotFound) || failed.is_empty(), "{:?}", answers);
+            let has_answer = failed.iter().all(|key| answers.contains_key(key));
+            prop_assert!(has_answer != (trouble == Trouble::NotFound) || failed.is_empty(), "{:?}", answers);
             prop_assert!(calls.get() <= count.div_ceil(A_CALL) + 10 * failed.len(), "{} calls", calls.get());
         }
     }

@@ -23,7 +23,7 @@ pub enum Unfit {
     /// An instance of a type that cannot be a target.
     Unsupported,
     /// Too many ports of one load balancer send to it.
-    Crowded,
+    TooManyPorts,
     /// Nobody knows: calls ran out before it was its turn.
     Unsorted,
     /// Something else; AWS's words tell.
@@ -45,7 +45,7 @@ impl Unfit {
                 "use another instance type, or set annotation portico.dev/target-kind to pod; label the Node \
                  node.kubernetes.io/exclude-from-external-load-balancers to leave it out"
             }
-            Self::Crowded => "use fewer ports, or another Service for some of them",
+            Self::TooManyPorts => "use fewer ports, or another Service for some of them",
             Self::Unsorted => "correct the others first",
             Self::Other => "see AWS's words",
         }
@@ -74,7 +74,7 @@ impl fmt::Display for Refusal {
 const NAMED: usize = 8;
 
 /// Who is refused and why; those with the same words together.
-pub(crate) fn told(all: &[(&Target, &Refusal)]) -> String {
+pub(crate) fn describe(all: &[(&Target, &Refusal)]) -> String {
     let mut by_reason: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (target, refusal) in all {
         let ids = by_reason.entry(refusal.to_string()).or_default();
@@ -96,7 +96,7 @@ impl CloudError {
         let Self { operation: _, trouble: _, code, message } = self;
         let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
         match code.as_str() {
-            "TooManyRegistrationsForTargetId" => Some(Unfit::Crowded),
+            "TooManyRegistrationsForTargetId" => Some(Unfit::TooManyPorts),
             "InvalidTarget" if says(&["running state"]) => Some(Unfit::NotRunning),
             "InvalidTarget" if says(&["not exist", "is not valid", "are not valid"]) => Some(Unfit::Gone),
             "InvalidTarget" if says(&["VPC"]) => Some(Unfit::Elsewhere),
@@ -145,7 +145,7 @@ mod tests {
 
     /// As AWS was seen to say it, in reports of the AWS Load Balancer Controller, Cluster API and Terraform.
     #[test]
-    fn what_aws_says_of_targets_is_told_from_all_else() {
+    fn errors_about_targets_are_distinguished_from_all_others() {
         let table = [
             (
                 "InvalidTarget",
@@ -166,7 +166,7 @@ mod tests {
                  the IP address '10.130.6.97' is outside the VPC",
                 Some(Unfit::Elsewhere),
             ),
-            ("TooManyRegistrationsForTargetId", "", Some(Unfit::Crowded)),
+            ("TooManyRegistrationsForTargetId", "", Some(Unfit::TooManyPorts)),
             ("InvalidTarget", "no words that anybody knows", Some(Unfit::Other)),
             ("ValidationError", "'arn:x' is not a valid target group ARN", None),
             ("TargetGroupNotFound", "One or more target groups not found", None),

@@ -421,7 +421,7 @@ pub enum Health {
 
 /// A security group that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Firewall {
+pub struct SecurityGroup {
     /// `sg-…`.
     pub id: Id,
     /// Its name.

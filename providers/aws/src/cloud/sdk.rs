@@ -24,8 +24,8 @@ use aws_smithy_http_client::{Builder, Connector, tls};
 use portico_limits::{Limiter, Pace};
 
 use super::resources::{
-    AddressType, Families, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer,
-    NewGroup, NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    AddressType, Families, Filter, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
+    NewLoadBalancer, PrefixList, Rule, SecurityGroup, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use super::{Answer, Cloud};
 use credentials::Kept;
@@ -279,11 +279,11 @@ impl Cloud for Sdk {
         elb::add_tags(&self.elb, ids, tags).await
     }
 
-    async fn security_groups(&self, filter: &Filter) -> Answer<Vec<Firewall>> {
+    async fn security_groups(&self, filter: &Filter) -> Answer<Vec<SecurityGroup>> {
         ec2::security_groups(&self.ec2, filter).await
     }
 
-    async fn security_group_named(&self, vpc: &str, name: &str) -> Answer<Option<Firewall>> {
+    async fn security_group_named(&self, vpc: &str, name: &str) -> Answer<Option<SecurityGroup>> {
         ec2::security_group_named(&self.ec2, vpc, name).await
     }
 

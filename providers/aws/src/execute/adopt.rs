@@ -66,7 +66,7 @@ impl<C: Cloud> Executor<'_, C> {
         }
         let own = own.clone().into_iter().chain(tags::adopted()).chain(tags::with_extras()).collect();
         self.batches.mark(self.cloud, &found.id, &own).await?;
-        self.memory.made(owner, &found.name, &found.id);
+        self.cache.made(owner, &found.name, &found.id);
         Ok(())
     }
 

@@ -27,13 +27,12 @@ impl<C: Cloud> Executor<'_, C> {
         least: u32,
     ) -> Result<Vec<SubnetMapping>, ProviderError> {
         // What was read a moment ago may lack a subnet that was made, or tagged, since.
-        if let Some(Ok(found)) =
-            self.memory.subnets().map(|kept| self.placed(&kept, scheme, placement, least))
+        if let Some(Ok(found)) = self.cache.subnets().map(|kept| self.placed(&kept, scheme, placement, least))
         {
             return Ok(found);
         }
         let all = self.batches.subnets(self.cloud, &self.config.vpc).await?;
-        self.memory.saw_subnets(&all);
+        self.cache.saw_subnets(&all);
         self.placed(&all, scheme, placement, least)
     }
 
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn named_subnets_that_cannot_be_are_told_with_the_remedy() {
+    fn a_refused_subnet_is_reported_with_the_remedy() {
         let name =
             |id, zone, name, free| Subnet { free: Some(free), ..mk_subnet(id, zone, &[("Name", name)]) };
         let all = [
@@ -258,7 +257,7 @@ mod tests {
             Ok(found.into_iter().map(|it| it.id.as_str()).collect())
         };
         assert_eq!(named(&["subnet-a", "own"]), Ok(vec!["subnet-a", "subnet-c"]));
-        for (wishes, told) in [
+        for (wishes, part) in [
             (&["private"] as &[&str], "is the name of subnet-a, subnet-b: name them by their IDs"),
             (&["subnet-a", "subnet-a"], "subnet-a is named twice"),
             (&["own", "subnet-c"], "subnet-c is named twice"),
@@ -267,7 +266,7 @@ mod tests {
             (&["none"], "vpc-1 has no subnet"),
         ] {
             let why = named(wishes).unwrap_err();
-            assert!(why.contains(told), "{wishes:?}: {why}");
+            assert!(why.contains(part), "{wishes:?}: {why}");
         }
     }
 }

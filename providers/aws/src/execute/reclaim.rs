@@ -68,7 +68,7 @@ impl<C: Cloud> Executor<'_, C> {
             );
             return Err(ProviderError::Conflict { operation: OPERATION, message });
         }
-        if self.memory.reclaims(owner, name) >= TRIES {
+        if self.cache.reclaims(owner, name) >= TRIES {
             let message = format!(
                 "{name} ({id}) loses its tags {} again and again: exempt portico.dev/* from whatever removes them (a tag \
                  policy?), and put them back ({})",
@@ -81,7 +81,7 @@ impl<C: Cloud> Executor<'_, C> {
             Some(Kind::SecurityGroup) => self.cloud.add_security_group_tags(id, own).await?,
             _ => self.batches.mark(self.cloud, id, own).await?,
         }
-        self.memory.made(owner, name, id);
+        self.cache.made(owner, name, id);
         Ok(())
     }
 

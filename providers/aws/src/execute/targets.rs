@@ -10,7 +10,7 @@ use std::future::Future;
 use portico_provider::{Outcome, Owner, ProviderError};
 
 use super::{Executor, Find, Maker};
-use crate::believed::Answered;
+use crate::cache::effect::Answered;
 use crate::cloud::refusal::Unfit;
 use crate::cloud::resources::{Id, TARGETS_A_CALL, Target};
 use crate::cloud::{Answer, Cloud, CloudError, Trouble};
@@ -89,14 +89,14 @@ impl<C: Cloud> Executor<'_, C> {
         let id = self.find(Maker { owner, group: None }, group, Find::TargetGroup).await?;
         // Those that were refused before are offered last, and apart from the others.
         let (again, new): (Vec<Target>, Vec<Target>) =
-            targets.iter().cloned().partition(|target| self.memory.was_refused(owner, &group.name, target));
+            targets.iter().cloned().partition(|target| self.cache.was_refused(owner, &group.name, target));
         let mut sorted = Sorted::of(targets);
         let mut answer = sorted.sort(&new, |part| self.offer(&id, part)).await;
         if answer.is_ok() {
             answer = sorted.sort(&again, |part| self.offer(&id, part)).await;
         }
         let Sorted { calls: _, taken, refused } = sorted;
-        self.memory.offered(owner, &group.name, &taken, refused, |tries| Pace(self.config.pace).again(tries));
+        self.cache.offered(owner, &group.name, &taken, refused, |tries| Pace(self.config.pace).again(tries));
         answer?;
         Ok(match (taken.is_empty(), taken.len() == targets.len()) {
             (_, true) => (Outcome::Done, Answered::Done),

@@ -33,9 +33,9 @@ impl<C: Cloud> Observer<'_, C> {
 
     /// Of all Services with the same seal the first one reads, and the others wait for it.
     async fn nodes_behind(&self, behind: &Behind) -> Answer<Found> {
-        let sealed = self.memory.sealed_nodes(&behind.sealed);
+        let synced = self.cache.nodes_of_hash(&behind.synced);
         let mut read = None;
-        let learnt = sealed.get_or_try_init(async || {
+        let learnt = synced.get_or_try_init(async || {
             read = self.read_behind(behind).await.map_err(Some)?;
             read.as_ref().and_then(|all| the_same_nodes(behind, all)).ok_or(None)
         });
@@ -63,7 +63,7 @@ impl<C: Cloud> Observer<'_, C> {
 fn the_same_nodes(behind: &Behind, all: &BTreeMap<String, Targets>) -> Option<BTreeSet<String>> {
     let mut each = all.values().map(|targets| targets.keys().map(|target| target.id.clone()).collect());
     let first: BTreeSet<String> = each.next()?;
-    (each.all(|nodes| nodes == first) && digest(&first) == behind.sealed).then_some(first)
+    (each.all(|nodes| nodes == first) && digest(&first) == behind.synced).then_some(first)
 }
 
 /// The same nodes behind another Service: what was registered before this process began is taken for asked.

@@ -25,37 +25,37 @@ impl<C: Cloud> Observer<'_, C> {
         leaves: bool,
         view: &mut View,
     ) -> Answer<()> {
-        let known = self.memory.groups(owner);
-        let groups: BTreeSet<&GroupName> = known.iter().chain(view.companies.keys()).collect();
+        let known = self.cache.groups(owner);
+        let groups: BTreeSet<&GroupName> = known.iter().chain(view.memberships.keys()).collect();
         let is_shared = |id: &Id, found: &Tags| {
             let of = |group: &&GroupName| {
                 let named = id.name().is_some_and(|name| names::is_load_balancer(name, owner, Some(group)));
                 named || tags::are_shared(found, &owner.cluster, group)
             };
-            groups.iter().any(of) || view.load_balancers.values().any(|it| it.facts.id == *id)
+            groups.iter().any(of) || view.load_balancers.values().any(|it| it.described.id == *id)
         };
         let lost = others.iter().filter(|(id, found)| !is_shared(id, found));
         let lost: Vec<(String, Id)> =
             lost.filter_map(|(id, _)| Some((id.name()?.to_owned(), id.clone()))).collect();
         view.lost.extend(lost.into_iter().map(|(name, id)| (name, Lost { id, group: None })));
         if leaves {
-            self.unlisted_firewalls(owner, view).await?;
+            self.unlisted_security_groups(owner, view).await?;
         }
         self.strangers(owner, view).await
     }
 
     /// Security groups in front of a load balancer of ours that bear a name of ours, and are not among ours.
-    async fn unlisted_firewalls(&self, owner: &Owner, view: &mut View) -> Answer<()> {
-        let own: BTreeSet<&Id> = view.firewalls.values().map(|it| &it.id).collect();
+    async fn unlisted_security_groups(&self, owner: &Owner, view: &mut View) -> Answer<()> {
+        let own: BTreeSet<&Id> = view.security_groups.values().map(|it| &it.id).collect();
         let alone = view.load_balancers.values().filter(|it| it.shared.is_none());
-        let front: BTreeSet<Id> = alone.flat_map(|it| it.facts.security_groups.iter().cloned()).collect();
+        let front: BTreeSet<Id> = alone.flat_map(|it| it.described.security_groups.iter().cloned()).collect();
         if front.iter().all(|id| own.contains(id)) {
             return Ok(());
         }
         for shard in 0..self.quotas.shards() {
             let name = names::security_group(owner, shard);
             match self.cloud.security_group_named(self.vpc, &name).await? {
-                Some(found) if front.contains(&found.id) && !view.firewalls.contains_key(&name) => {
+                Some(found) if front.contains(&found.id) && !view.security_groups.contains_key(&name) => {
                     view.lost.insert(name, Lost { id: found.id, group: None });
                 }
                 Some(_) => {}
@@ -68,21 +68,21 @@ impl<C: Cloud> Observer<'_, C> {
     /// Load balancers that send to target groups of ours, and target groups that listeners of ours send to: those that bear a
     /// name of ours, and are not among ours.
     async fn strangers(&self, owner: &Owner, view: &mut View) -> Answer<()> {
-        let own: BTreeSet<&Id> = view.load_balancers.values().map(|it| &it.facts.id).collect();
+        let own: BTreeSet<&Id> = view.load_balancers.values().map(|it| &it.described.id).collect();
         let mut strange = BTreeMap::new();
         for group in view.groups.values() {
-            for id in group.facts.load_balancers.iter().filter(|id| !own.contains(id)) {
+            for id in group.described.load_balancers.iter().filter(|id| !own.contains(id)) {
                 // A user's name counts with a target group that is made for it.
                 let ours = |name: &&str| {
                     names::is_load_balancer(name, owner, group.member_of.as_ref())
-                        || names::is_target_group(&group.facts.name, owner, name, group.facts.port)
+                        || names::is_target_group(&group.described.name, owner, name, group.described.port)
                 };
                 if let Some(name) = id.name().filter(ours) {
                     strange.insert(name.to_owned(), Lost { id: id.clone(), group: group.member_of.clone() });
                 }
             }
         }
-        let groups: BTreeSet<&Id> = view.groups.values().map(|it| &it.facts.id).collect();
+        let groups: BTreeSet<&Id> = view.groups.values().map(|it| &it.described.id).collect();
         for (balancer, found) in &view.load_balancers {
             for listener in found.listeners.values() {
                 let group = listener.group.as_ref().filter(|id| !groups.contains(id));

@@ -45,7 +45,7 @@ pub(super) fn wanted(
             keep(&mut listener.extras.attributes, &extras.attributes);
         }
         let behind = present.and_then(|present| present.group.as_ref());
-        if let Some(group) = view.groups.values().find(|group| Some(&group.facts.id) == behind) {
+        if let Some(group) = view.groups.values().find(|group| Some(&group.described.id) == behind) {
             keep_group(listener, group, asked);
         }
     }
@@ -65,7 +65,7 @@ fn keep_group(listener: &mut WantedListener, group: &Group, asked: impl Fn(&str)
     known.retain(|key, _| group_defaults(listener.shape).contains_key(key));
     keep(&mut listener.attributes, &known);
     let GroupHealth { protocol, port, path, codes, interval, timeout, healthy, unhealthy } =
-        &group.facts.health;
+        &group.described.health;
     let wanted = &mut listener.health;
     if (protocol, port, path) != (&wanted.protocol, &wanted.port, &wanted.path) {
         return;

@@ -10,10 +10,10 @@ use portico_provider::{Backends, IpFamily, Owner, Plan};
 
 use super::draft::Draft;
 use super::targets::targets;
-use super::{Noted, Site, begin, listeners_digest, look, named};
+use super::{Noted, Site, begin, listeners_digest, named, read_all};
 use crate::cloud::resources::{GroupShape, TargetType, Transport};
 use crate::names;
-use crate::observed::{Balancer, Observed, Seal, Snapshot, View};
+use crate::observed::{Balancer, Observed, Snapshot, SyncedHash, View};
 use crate::step::Step;
 use crate::translate::Offered;
 use crate::wanted::{digest, worded};
@@ -41,17 +41,23 @@ fn of_view(site: &Site, owner: &Owner, offered: &Offered<'_>, view: &View) -> Pl
     let by_name = groups(owner, &names, offered);
     for (name, group) in &view.groups {
         let by_name = by_name.get(name).map(|(behind, _)| behind);
-        if let Some(behind) = by_name.or_else(|| attached.get(&group.facts.id)) {
-            let (wanted, room) = offered.behind(*behind, group.facts.kind);
-            targets(&mut draft, site.pace, &named(name, &group.facts.id), &group.targets, (&wanted, room));
+        if let Some(behind) = by_name.or_else(|| attached.get(&group.described.id)) {
+            let (wanted, room) = offered.behind(*behind, group.described.kind);
+            targets(
+                &mut draft,
+                site.pace,
+                &named(name, &group.described.id),
+                &group.targets,
+                (&wanted, room),
+            );
         }
     }
     for (name, balancer) in used {
         let members = view.groups.iter().filter(|(_, it)| it.member_of.as_ref() == balancer.group());
-        let members = members.map(|(name, it)| named(name, &it.facts.id));
+        let members = members.map(|(name, it)| named(name, &it.described.id));
         let groups = balancer.group().map(|_| members.collect()).unwrap_or_default();
-        let on = Noted { load_balancer: named(name, &balancer.facts.id), groups };
-        begin(&mut draft, &on, balancer.sealed.as_ref());
+        let on = Noted { load_balancer: named(name, &balancer.described.id), groups };
+        begin(&mut draft, &on, balancer.synced.as_ref());
     }
     draft.plan(DONE)
 }
@@ -61,18 +67,18 @@ fn of_snapshot(site: &Site, backends: &Backends, offered: &Offered<'_>, snapshot
     if snapshot.groups.is_empty() {
         return Plan::nothing("there is no target group");
     }
-    let (Some((name, id)), Some(sealed)) = (snapshot.only(), &snapshot.sealed) else {
-        return look(owner, "something of it is unfinished, and its targets were not read");
+    let (Some((name, id)), Some(synced)) = (snapshot.only(), &snapshot.synced) else {
+        return read_all(owner, "something of it is unfinished, and its targets were not read");
     };
     let by_name = groups(owner, &[name.as_str()], offered);
     let Some(known) = &snapshot.targets else {
-        return if is_sealed(backends, offered, &by_name, snapshot, sealed) {
+        return if is_synced(backends, offered, &by_name, snapshot, synced) {
             Plan::nothing(DONE)
         } else {
-            look(owner, "other targets than were finished are offered, or some are unfinished")
+            read_all(owner, "other targets than were finished are offered, or some are unfinished")
         };
     };
-    let mut draft = Draft::new(owner, snapshot.companies.first(), !snapshot.companies.is_empty());
+    let mut draft = Draft::new(owner, snapshot.memberships.first(), !snapshot.memberships.is_empty());
     for (group, present) in known {
         let Some(id) = snapshot.groups.get(group) else { continue };
         // All groups of what was finished are behind a port: the Service has lost that of any other.
@@ -83,20 +89,20 @@ fn of_snapshot(site: &Site, backends: &Backends, offered: &Offered<'_>, snapshot
         targets(&mut draft, site.pace, &named(group, id), present, (&wanted, room));
     }
     let members = || snapshot.groups.iter().map(|(name, id)| named(name, id)).collect();
-    let groups = if snapshot.companies.is_empty() { Vec::new() } else { members() };
-    begin(&mut draft, &Noted { load_balancer: named(name, id), groups }, Some(sealed));
+    let groups = if snapshot.memberships.is_empty() { Vec::new() } else { members() };
+    begin(&mut draft, &Noted { load_balancer: named(name, id), groups }, Some(synced));
     draft.plan(DONE)
 }
 
 /// Whether tags alone tell that the ports, and the targets behind them, are those that were finished.
-fn is_sealed(
+fn is_synced(
     backends: &Backends,
     offered: &Offered<'_>,
     by_name: &Groups,
     snapshot: &Snapshot,
-    sealed: &Seal,
+    synced: &SyncedHash,
 ) -> bool {
-    let Seal { spec, targets } = sealed;
+    let SyncedHash { spec, targets } = synced;
     let each = snapshot.groups.keys().map(|group| {
         let (behind, kind) = by_name.get(group)?;
         let (wanted, _) = offered.behind(*behind, *kind);

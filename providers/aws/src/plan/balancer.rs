@@ -14,7 +14,7 @@ use super::group::is_fronted;
 use super::targets::targets;
 use crate::cloud::resources::{AddressType, Families, Id, NewGroup, SubnetMapping, Tags, Transport};
 use crate::names;
-use crate::observed::{Balancer, Seal, View};
+use crate::observed::{Balancer, SyncedHash, View};
 use crate::step::{Action, Named};
 use crate::tags;
 use crate::translate::{balancer_defaults, group_defaults};
@@ -63,7 +63,7 @@ impl Parts<'_> {
     }
 
     pub(super) fn plan(&self, draft: &mut Draft<'_>) {
-        if !self.firewalls(draft) {
+        if !self.plan_security_groups(draft) {
             return;
         }
         for (port, listener) in &self.wanted.listeners {
@@ -87,11 +87,14 @@ impl Parts<'_> {
     }
 
     pub(super) fn itself(&self) -> Named {
-        Named { name: self.name.to_owned(), id: self.current.map(|current| current.facts.id.clone()) }
+        Named { name: self.name.to_owned(), id: self.current.map(|current| current.described.id.clone()) }
     }
 
     pub(super) fn group_named(&self, name: &str) -> Named {
-        Named { name: name.to_owned(), id: self.view.groups.get(name).map(|group| group.facts.id.clone()) }
+        Named {
+            name: name.to_owned(),
+            id: self.view.groups.get(name).map(|group| group.described.id.clone()),
+        }
     }
 
     // ---- target groups
@@ -103,14 +106,14 @@ impl Parts<'_> {
         };
         let WantedListener { spec: _, extras: _, shape: _, health, attributes, targets: _, room: _ } =
             listener;
-        if group.facts.health != *health {
+        if group.described.health != *health {
             let action = Action::SetHealthCheck { group: self.group_named(&name), health: health.clone() };
-            draft.narrow(action, "it is not as the Service's traffic policy or annotations ask");
+            draft.destructive(action, "it is not as the Service's traffic policy or annotations ask");
         }
         let differing = differing(attributes, &filled(group_defaults(listener.shape), &group.attributes));
         if !differing.is_empty() {
             let action = Action::SetGroupAttributes { group: self.group_named(&name), attributes: differing };
-            draft.narrow(action, "they are not as the Service asks");
+            draft.destructive(action, "they are not as the Service asks");
         }
         targets(draft, self.site.pace, &self.group_named(&name), &group.targets, listener.takes());
     }
@@ -128,20 +131,20 @@ impl Parts<'_> {
             tags: self
                 .tags()
                 .into_iter()
-                .chain(self.home.into_iter().flat_map(|_| Seal::unfinished(self.spec)))
+                .chain(self.home.into_iter().flat_map(|_| SyncedHash::unfinished(self.spec)))
                 .collect(),
         };
-        draft.widen(Action::CreateTargetGroup(Box::new(new)), format!("for listener {port}"));
+        draft.additive(Action::CreateTargetGroup(Box::new(new)), format!("for listener {port}"));
         let attributes = differing(attributes, &group_defaults(*shape));
         if !attributes.is_empty() {
-            draft.widen(
+            draft.additive(
                 Action::SetGroupAttributes { group: group.clone(), attributes },
                 "AWS's defaults are others",
             );
         }
         if !targets.is_empty() {
             let targets = targets.iter().cloned().collect();
-            draft.widen(Action::Register { group, targets }, format!("listener {port} sends there"));
+            draft.additive(Action::Register { group, targets }, format!("listener {port} sends there"));
         }
     }
 
@@ -156,7 +159,7 @@ impl Parts<'_> {
         }
         let used: BTreeSet<&Id> =
             old.listeners.values().filter_map(|listener| listener.group.as_ref()).collect();
-        let groups = self.view.groups.iter().filter(|(_, group)| used.contains(&group.facts.id));
+        let groups = self.view.groups.iter().filter(|(_, group)| used.contains(&group.described.id));
         groups.map(|(name, _)| name.clone()).collect()
     }
 
@@ -175,9 +178,9 @@ impl Parts<'_> {
             listeners: _,
             tags: _,
         } = self.wanted;
-        let (lead, seal) = match self.home {
+        let (lead, hash) = match self.home {
             Some(_) => (tags::lead(self.owner), Tags::new()),
-            None => (Tags::new(), Seal::unfinished(self.spec)),
+            None => (Tags::new(), SyncedHash::unfinished(self.spec)),
         };
         let action = Action::CreateLoadBalancer {
             name: self.name.to_owned(),
@@ -191,14 +194,14 @@ impl Parts<'_> {
                 .into_iter()
                 .chain(lead)
                 .chain(self.wants_extras().then(tags::with_extras).into_iter().flatten())
-                .chain(seal)
+                .chain(hash)
                 .collect(),
         };
-        draft.widen(action, "the Service wants one and there is none like it");
+        draft.additive(action, "the Service wants one and there is none like it");
         let attributes = differing(attributes, &balancer_defaults());
         if !attributes.is_empty() {
             let action = Action::SetAttributes { load_balancer: self.itself(), attributes };
-            draft.widen(action, "AWS's defaults are others");
+            draft.additive(action, "AWS's defaults are others");
         }
     }
 
@@ -216,10 +219,10 @@ impl Parts<'_> {
         }
         let groups = self.security_groups();
         let ids: Option<BTreeSet<Id>> = groups.iter().map(|group| group.id.clone()).collect();
-        let can_have = !current.facts.security_groups.is_empty();
-        if can_have && ids.as_ref() != Some(&current.facts.security_groups) {
+        let can_have = !current.described.security_groups.is_empty();
+        if can_have && ids.as_ref() != Some(&current.described.security_groups) {
             let action = Action::SetSecurityGroups { load_balancer: self.itself(), groups };
-            draft.narrow(action, "others are in front of it");
+            draft.destructive(action, "others are in front of it");
         }
     }
 
@@ -228,21 +231,21 @@ impl Parts<'_> {
             differing(&self.wanted.attributes, &filled(balancer_defaults(), &current.attributes));
         if !attributes.is_empty() {
             let action = Action::SetAttributes { load_balancer: self.itself(), attributes };
-            draft.narrow(action, "they are not as the Service asks");
+            draft.destructive(action, "they are not as the Service asks");
         }
         self.families(draft, current);
         if let Placement::Named(subnets) = &self.wanted.placement
             && !self.keeps_shape
         {
             let in_place = |wish: &&_| {
-                current.facts.subnets.iter().any(|it| is_named(wish, &it.subnet, &self.view.subnet_names))
+                current.described.subnets.iter().any(|it| is_named(wish, &it.subnet, &self.view.subnet_names))
             };
             let new = subnets.iter().filter(|wish| !in_place(wish)).count();
             if new > 0 {
                 let placement = self.wanted.placement.clone();
-                let source_nat = self.wanted.families.source_nat || current.facts.families.source_nat;
+                let source_nat = self.wanted.families.source_nat || current.described.families.source_nat;
                 let action = Action::SetSubnets { load_balancer: self.itself(), placement, source_nat };
-                draft.narrow(action, format!("{new} are new"));
+                draft.destructive(action, format!("{new} are new"));
             }
         }
     }
@@ -250,15 +253,15 @@ impl Parts<'_> {
 
 impl Parts<'_> {
     fn families(&self, draft: &mut Draft<'_>, current: &Balancer) {
-        let (families, present) = (self.wanted.families, current.facts.families);
+        let (families, present) = (self.wanted.families, current.described.families);
         let (subnets, prefixed) = self.prefixed(current);
         let load_balancer = self.itself();
         if families.source_nat != present.source_nat || (families.source_nat && !prefixed) {
             let action = Action::SetFamilies { load_balancer, families, subnets };
             if families.source_nat {
-                draft.widen(action, "UDP over IPv6 needs them");
+                draft.additive(action, "UDP over IPv6 needs them");
             } else {
-                draft.narrow(action, format!("it is {present}"));
+                draft.destructive(action, format!("it is {present}"));
             }
         } else if families.kind == AddressType::Dualstack
             && families.kind != present.kind
@@ -270,14 +273,14 @@ impl Parts<'_> {
             );
         } else if families.kind != present.kind {
             let action = Action::SetAddressType { load_balancer, kind: families.kind };
-            draft.narrow(action, format!("it is {}", present.kind));
+            draft.destructive(action, format!("it is {}", present.kind));
         }
     }
 
     /// Whether AWS takes this listener, with the families that there are; if not, it comes when those are as wanted.
     pub(super) fn takes(&self, protocol: Transport) -> bool {
         let takes_udp = |current: &Balancer| {
-            let Families { kind, source_nat } = current.facts.families;
+            let Families { kind, source_nat } = current.described.families;
             kind == AddressType::Ipv4 || source_nat || self.wanted.families.source_nat
         };
         !protocol.is_udp() || self.current.is_none_or(takes_udp)
@@ -291,7 +294,7 @@ impl Parts<'_> {
         };
         let wish = |id: &str| named.iter().find(|wish| is_named(wish, id, &self.view.subnet_names));
         let mut as_wanted = true;
-        let each = current.facts.subnets.iter().map(|present| {
+        let each = current.described.subnets.iter().map(|present| {
             let wished = wish(&present.subnet);
             let prefix = wished.and_then(|wish| wish.source_prefix);
             as_wanted &= prefix.is_none() || prefix == present.source_prefix;

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use portico_provider::{Desired, IngressAddress, LoadBalancer, Owner, Plan};
 
 use super::draft::Draft;
-use super::{Noted, REASON, Site, look, marks, named, spec_digest, targets, wanted_seal};
+use super::{Noted, REASON, Site, marks, named, read_all, spec_digest, targets, wanted_hash};
+use crate::cache::Cache;
 use crate::cloud::resources::{Health, Id, TargetType};
-use crate::memory::Memory;
 use crate::names;
-use crate::observed::{Observed, Seal, Snapshot, Targets};
+use crate::observed::{Observed, Snapshot, SyncedHash, Targets};
 use crate::quotas::Quotas;
 use crate::step::{Action, Named, Step};
 use crate::translate::translate;
@@ -27,39 +27,42 @@ pub(super) fn present(
     wanted: &Wanted,
     snapshot: &Snapshot,
 ) -> Plan<Step> {
-    let (Some(sealed), Some((name, id))) = (&snapshot.sealed, snapshot.only()) else {
-        return look(&desired.owner, "something of it is unfinished");
+    let (Some(synced), Some((name, id))) = (&snapshot.synced, snapshot.only()) else {
+        return read_all(&desired.owner, "something of it is unfinished");
     };
-    let seal = wanted_seal(desired, wanted);
-    if sealed.spec != seal.spec {
-        return look(&desired.owner, "the Service changed");
+    let hash = wanted_hash(desired, wanted);
+    if synced.spec != hash.spec {
+        return read_all(&desired.owner, "the Service changed");
     }
     // Clients find it by its hostname, which no tag tells.
     if hostname(desired, snapshot).is_none() {
-        return look(&desired.owner, "its hostname is in no status");
+        return read_all(&desired.owner, "its hostname is in no status");
     }
     if snapshot.listeners.as_ref().is_some_and(|there| there.len() != wanted.listeners.len()) {
-        return look(&desired.owner, "there are more listeners than ports, or fewer");
+        return read_all(&desired.owner, "there are more listeners than ports, or fewer");
     }
     let groups = wanted.listeners.iter();
     let mut groups = groups.map(|(port, it)| names::target_group(&desired.owner, name, *port, it.shape));
     if !groups.all(|group| snapshot.groups.contains_key(&group)) {
-        return look(&desired.owner, "a target group is not where it was");
+        return read_all(&desired.owner, "a target group is not where it was");
     }
-    if *sealed == seal {
+    if *synced == hash {
         return Plan::nothing(DONE);
     }
     let Some(known) = &snapshot.targets else {
-        return look(&desired.owner, "other targets than were finished are wanted, or some are unfinished");
+        return read_all(
+            &desired.owner,
+            "other targets than were finished are wanted, or some are unfinished",
+        );
     };
     if !Observed::Snapshot(snapshot.clone()).covers(desired.group.as_ref()) {
-        return look(&desired.owner, "it is not in its group yet");
+        return read_all(&desired.owner, "it is not in its group yet");
     }
     let mut draft = Draft::new(&desired.owner, desired.group.as_ref(), desired.group.is_some());
     for (port, listener) in &wanted.listeners {
         let group_name = names::target_group(&desired.owner, name, *port, listener.shape);
         let (Some(present), Some(group)) = (known.get(&group_name), snapshot.groups.get(&group_name)) else {
-            return look(&desired.owner, "a target group is not where it was");
+            return read_all(&desired.owner, "a target group is not where it was");
         };
         let group = named(&group_name, group);
         targets::targets(&mut draft, site.pace, &group, present, listener.takes());
@@ -68,7 +71,7 @@ pub(super) fn present(
         Some(_) => snapshot.groups.iter().map(|(name, id)| named(name, id)).collect(),
         None => Vec::new(),
     };
-    marks(&mut draft, &seal, &Noted { load_balancer: named(name, id), groups }, Some(sealed));
+    marks(&mut draft, &hash, &Noted { load_balancer: named(name, id), groups }, Some(synced));
     draft.plan(DONE)
 }
 
@@ -77,30 +80,30 @@ pub(super) fn absent(owner: &Owner, snapshot: &Snapshot) -> Plan<Step> {
     let Snapshot {
         load_balancers,
         groups,
-        firewalls,
+        security_groups,
         listeners,
-        companies,
+        memberships,
         commons: _,
-        sealed: _,
+        synced: _,
         targets: _,
     } = snapshot;
     // Each listener has a target group, and what has lost its tags is not listed.
     let odd = groups.is_empty()
-        || firewalls.is_empty()
+        || security_groups.is_empty()
         || listeners.as_ref().is_some_and(|listeners| listeners.len() != groups.len());
-    if !companies.is_empty() || (odd && !load_balancers.is_empty()) {
-        return look(owner, REASON);
+    if !memberships.is_empty() || (odd && !load_balancers.is_empty()) {
+        return read_all(owner, REASON);
     }
     let mut draft = Draft::new(owner, None, false);
     for (name, id) in load_balancers {
-        draft.narrow(Action::DeleteLoadBalancer(named(name, id)), REASON);
+        draft.destructive(Action::DeleteLoadBalancer(named(name, id)), REASON);
     }
     for (name, id) in groups {
-        draft.narrow(Action::DeleteTargetGroup(named(name, id)), REASON);
+        draft.destructive(Action::DeleteTargetGroup(named(name, id)), REASON);
     }
-    for id in firewalls {
+    for id in security_groups {
         let named = Named { name: id.to_string(), id: Some(id.clone()) };
-        draft.narrow(Action::DeleteSecurityGroup(named), REASON);
+        draft.destructive(Action::DeleteSecurityGroup(named), REASON);
     }
     draft.plan("there is nothing to delete")
 }
@@ -121,7 +124,7 @@ pub(crate) fn hostname<'a>(desired: &'a LoadBalancer, snapshot: &Snapshot) -> Op
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Behind {
     /// What the seal says of the targets.
-    pub(crate) sealed: String,
+    pub(crate) synced: String,
     /// By name.
     pub(crate) groups: BTreeMap<String, BehindListener>,
 }
@@ -138,7 +141,7 @@ pub(crate) struct BehindListener {
 /// Where a change of targets needs no more than to know which there are: the target groups.
 pub(crate) fn behind(quotas: &Quotas, desired: &LoadBalancer, snapshot: &Snapshot) -> Option<Behind> {
     let (name, _) = snapshot.only()?;
-    let Seal { spec, targets } = snapshot.sealed.clone()?;
+    let SyncedHash { spec, targets } = snapshot.synced.clone()?;
     let wanted = translate(desired, quotas).ok().filter(|_| spec == spec_digest(desired))?;
     let groups = wanted.listeners.iter().map(|(port, listener)| {
         let group = names::target_group(&desired.owner, name, *port, listener.shape);
@@ -147,26 +150,26 @@ pub(crate) fn behind(quotas: &Quotas, desired: &LoadBalancer, snapshot: &Snapsho
         let node_port = listener.targets.first().filter(|_| on_nodes).map(|target| target.port);
         Some((group, BehindListener { id, node_port }))
     });
-    Some(Behind { sealed: targets?, groups: groups.collect::<Option<_>>()? })
+    Some(Behind { synced: targets?, groups: groups.collect::<Option<_>>()? })
 }
 
 /// Remembers what a seal says that is as desired: that the wanted targets are those there are. A later change of
 /// targets then needs no read. It changes no plan: only what is read for the next one.
-pub(crate) fn learn(memory: &Memory, quotas: &Quotas, desired: Desired<'_>, observed: Option<&Observed>) {
+pub(crate) fn learn(cache: &Cache, quotas: &Quotas, desired: Desired<'_>, observed: Option<&Observed>) {
     let (Desired::Present(desired), Some(Observed::Snapshot(snapshot @ Snapshot { targets: None, .. }))) =
         (desired, observed)
     else {
         return;
     };
-    let (Some(sealed), Some((name, _)), Ok(wanted)) =
-        (&snapshot.sealed, snapshot.only(), translate(desired, quotas))
+    let (Some(synced), Some((name, _)), Ok(wanted)) =
+        (&snapshot.synced, snapshot.only(), translate(desired, quotas))
     else {
         return;
     };
-    if *sealed != wanted_seal(desired, &wanted) {
+    if *synced != wanted_hash(desired, &wanted) {
         return;
     }
-    memory.targets_are(&desired.owner, sealed, || {
+    cache.targets_are(&desired.owner, synced, || {
         let groups = wanted.listeners.iter().map(|(port, listener)| {
             // What was registered before this process began is taken for asked.
             let asked = |target: &_| (Clone::clone(target), Health::Healthy);

@@ -48,7 +48,7 @@ impl<'a> Choice<'a> {
     pub(super) fn consent(name: &str, why: &str) -> String {
         format!(
             "load balancer {name} {why}: to replace it, set annotation portico.dev/allow-replacement to \"true\"; the \
-             new one (with another hostname) serves before the old one goes"
+             new one (with another hostname) serves before the old one is deleted"
         )
     }
 }
@@ -134,7 +134,7 @@ fn held<'a>(placement: &Placement, all: &BTreeMap<&'a String, &'a Balancer>) -> 
         }
     };
     all.iter().find_map(|(name, balancer)| {
-        let present = balancer.facts.subnets.iter();
+        let present = balancer.described.subnets.iter();
         let pairs = present.flat_map(|present| wishes.iter().map(move |wish| (wish, present)));
         let mut same = pairs.filter_map(|(wish, present)| {
             let SubnetMapping { subnet: _, allocation, private_address, ipv6_address, source_prefix: _ } =
@@ -179,25 +179,25 @@ pub(crate) fn mismatch(
         };
         return Some((Field::Group, why));
     }
-    if balancer.facts.scheme != *scheme {
+    if balancer.described.scheme != *scheme {
         let word = |scheme: Scheme| match scheme {
             Scheme::External => "internet-facing",
             Scheme::Internal => "internal",
         };
         return Some((
             Field::Scheme,
-            format!("is {}, and {} is wanted", word(balancer.facts.scheme), word(*scheme)),
+            format!("is {}, and {} is wanted", word(balancer.described.scheme), word(*scheme)),
         ));
     }
-    let bears = |n: u32| self::name(&desired.owner, group, name.as_deref(), n) == balancer.facts.name;
+    let bears = |n: u32| self::name(&desired.owner, group, name.as_deref(), n) == balancer.described.name;
     // An adopted one keeps its name, unless another is asked for; a shared one may have been named by another Service.
     let may_keep = balancer.adopted || (group.is_some() && name.is_none());
-    let kept = may_keep && name.as_ref().is_none_or(|name| *name == balancer.facts.name);
+    let kept = may_keep && name.as_ref().is_none_or(|name| *name == balancer.described.name);
     if !kept && !(0..GENERATIONS).any(bears) {
         return Some((Field::Options, "has another name than is wanted".to_owned()));
     }
     let given_none = matches!(frontend, Frontend::Given { groups, .. } if groups.is_empty());
-    if balancer.facts.security_groups.is_empty() && !given_none {
+    if balancer.described.security_groups.is_empty() && !given_none {
         return Some((Field::Options, "was made without security groups and can never have any".to_owned()));
     }
     misplaced(placement, balancer, subnet_names).map(|why| (Field::Options, why))
@@ -208,7 +208,7 @@ fn misplaced(
     balancer: &Balancer,
     subnet_names: &BTreeMap<String, String>,
 ) -> Option<String> {
-    let present = &balancer.facts.subnets;
+    let present = &balancer.described.subnets;
     match placement {
         Placement::Discovered => None,
         Placement::Addressed(addresses) => {

@@ -27,11 +27,11 @@ impl<'a> Draft<'a> {
         Self { owner, group, shared, steps: Vec::new(), waiting: None, blocked: Vec::new() }
     }
 
-    pub(super) fn widen(&mut self, action: Action, reason: impl Into<String>) {
+    pub(super) fn additive(&mut self, action: Action, reason: impl Into<String>) {
         self.steps.push((action, Effect::Additive, reason.into()));
     }
 
-    pub(super) fn narrow(&mut self, action: Action, reason: impl Into<String>) {
+    pub(super) fn destructive(&mut self, action: Action, reason: impl Into<String>) {
         self.steps.push((action, Effect::Destructive, reason.into()));
     }
 
@@ -54,8 +54,8 @@ impl<'a> Draft<'a> {
 
     /// A note that all is done, which comes last, whatever comes before it.
     pub(super) fn last(&mut self, action: Action, reason: &str) {
-        let narrows = self.steps.iter().any(|(_, effect, _)| *effect == Effect::Destructive);
-        let effect = if narrows { Effect::Destructive } else { Effect::Additive };
+        let destroys = self.steps.iter().any(|(_, effect, _)| *effect == Effect::Destructive);
+        let effect = if destroys { Effect::Destructive } else { Effect::Additive };
         self.steps.push((action, effect, reason.to_owned()));
     }
 
@@ -98,7 +98,7 @@ fn place(action: &Action) -> u8 {
         | Action::ReadPrefixLists(_)
         | Action::ReadSecurityGroups(_)
         | Action::Mark { .. }
-        | Action::Unseal { .. } => 0,
+        | Action::MarkDirty { .. } => 0,
         Action::CreateSecurityGroup { .. } => 1,
         Action::Authorize { .. } => 2,
         Action::CreateTargetGroup(_) => 3,
@@ -124,6 +124,6 @@ fn place(action: &Action) -> u8 {
         Action::DeleteLoadBalancer(_) | Action::DeleteSharedLoadBalancer(_) => 21,
         Action::DeleteTargetGroup(_) => 22,
         Action::DeleteSecurityGroup(_) => 23,
-        Action::Seal { .. } => 24,
+        Action::MarkSynced { .. } => 24,
     }
 }

@@ -34,18 +34,18 @@ pub(crate) fn shares(desired: Desired<'_>, observed: Option<&Observed>) -> BTree
 }
 
 /// Who else is in a group.
-pub(super) fn company<'a>(view: &'a View, group: &GroupName) -> &'a BTreeSet<Owner> {
+pub(super) fn members<'a>(view: &'a View, group: &GroupName) -> &'a BTreeSet<Owner> {
     static NOBODY: BTreeSet<Owner> = BTreeSet::new();
-    view.companies.get(group).unwrap_or(&NOBODY)
+    view.memberships.get(group).unwrap_or(&NOBODY)
 }
 
 /// Whether nobody else is in the group that shares it.
 pub(super) fn is_alone(view: &View, found: &Balancer) -> bool {
-    found.group().is_none_or(|group| company(view, group).is_empty() && found.taken.is_empty())
+    found.group().is_none_or(|group| members(view, group).is_empty() && found.taken.is_empty())
 }
 
-fn somebody(owner: Option<&Owner>) -> String {
-    owner.map_or("somebody who wrote no tags".to_owned(), |owner| format!("Service {}", owner.name))
+fn owner_words(owner: Option<&Owner>) -> String {
+    owner.map_or("another owner (without tags)".to_owned(), |owner| format!("Service {}", owner.name))
 }
 
 /// Whether to join, where others are in the group or this Service has a load balancer already. `None`: it is chosen,
@@ -65,7 +65,7 @@ pub(super) fn choose<'a>(
         let (field, why) = mismatch(desired, wanted, old, &view.subnet_names)?;
         return Some(stays((field, Obstacle::ReplacementRequired, Choice::consent(name, &why))));
     }
-    if company(view, group).is_empty() {
+    if members(view, group).is_empty() {
         return None;
     }
     let unfit = |it: &Balancer| mismatch(desired, wanted, it, &view.subnet_names);
@@ -122,7 +122,7 @@ pub(super) fn terms(
         conflicts(&mut terms, wanted, found);
         return terms;
     };
-    let others = company(view, &share.group);
+    let others = members(view, &share.group);
     let lead = share.lead.as_ref().filter(|lead| others.iter().any(|it| it.service == lead.service));
     let is_lead = share.lead.as_ref().is_some_and(|lead| lead.service == desired.owner.service);
     let differ = if is_lead { Vec::new() } else { differences(wanted, view, found) };
@@ -130,7 +130,7 @@ pub(super) fn terms(
     let takes_the_lead = !is_lead && lead.is_none() && !differ.is_empty();
     let mut terms = Terms { leads: is_lead || takes_the_lead, takes_the_lead, ..Terms::default() };
     conflicts(&mut terms, wanted, found);
-    crowd(&mut terms, quotas.listeners, wanted, found, share);
+    over_quota(&mut terms, quotas.listeners, wanted, found, share);
     if !others.is_empty() {
         terms.blocked.extend(other_front(wanted, view, found, share));
     }
@@ -158,8 +158,8 @@ fn conflicts(terms: &mut Terms, wanted: &Wanted, found: &Balancer) {
             let message = format!(
                 "{}/{port} of load balancer {} is a listener of {}: {remedy}",
                 listener.spec.protocol,
-                found.facts.name,
-                somebody(holder.as_ref())
+                found.described.name,
+                owner_words(holder.as_ref())
             );
             terms.withheld.insert(*port);
             terms.blocked.push((Field::Listeners, Obstacle::ListenerConflict, message));
@@ -168,7 +168,7 @@ fn conflicts(terms: &mut Terms, wanted: &Wanted, found: &Balancer) {
 }
 
 /// More listeners than a load balancer takes: those that are there stay.
-fn crowd(terms: &mut Terms, most: usize, wanted: &Wanted, found: &Balancer, share: &Share) {
+fn over_quota(terms: &mut Terms, most: usize, wanted: &Wanted, found: &Balancer, share: &Share) {
     let (taken, own) = (found.taken.len(), found.listeners.len());
     let new: Vec<u16> = wanted
         .listeners
@@ -193,7 +193,7 @@ fn crowd(terms: &mut Terms, most: usize, wanted: &Wanted, found: &Balancer, shar
 fn other_front(wanted: &Wanted, view: &View, found: &Balancer, share: &Share) -> Option<Block> {
     let ours = is_fronted(view, found, &share.group);
     let message = match &wanted.frontend {
-        Frontend::Own(_) if !ours && !found.facts.security_groups.is_empty() => {
+        Frontend::Own(_) if !ours && !found.described.security_groups.is_empty() => {
             "has security groups of a user's: name the same, by the annotation for security groups"
         }
         Frontend::Given { .. } if ours => "lets clients in by a security group of Portico's: name no others",
@@ -201,7 +201,7 @@ fn other_front(wanted: &Wanted, view: &View, found: &Balancer, share: &Share) ->
     };
     let message = format!(
         "load balancer {} of group {} {message}, or use another group",
-        found.facts.name, share.group
+        found.described.name, share.group
     );
     Some((Field::Options, Obstacle::GroupConflict, message))
 }
@@ -209,7 +209,9 @@ fn other_front(wanted: &Wanted, view: &View, found: &Balancer, share: &Share) ->
 /// Whether a security group of ours is in front of it.
 pub(super) fn is_fronted(view: &View, found: &Balancer, group: &GroupName) -> bool {
     let of_it = |tags: &_| tags::group(tags).as_ref() == Some(group);
-    view.firewalls.values().any(|it| of_it(&it.tags) && found.facts.security_groups.contains(&it.id))
+    view.security_groups
+        .values()
+        .any(|it| of_it(&it.tags) && found.described.security_groups.contains(&it.id))
 }
 
 /// What is asked for and could change in place, if it were this Service's to change. What is not asked for follows.
@@ -226,9 +228,9 @@ fn differences(wanted: &Wanted, view: &View, found: &Balancer) -> Vec<(Field, St
         listeners: _,
         tags: _,
     } = wanted;
-    let name = &found.facts.name;
+    let name = &found.described.name;
     let (defaults, mut differ) = (balancer_defaults(), Vec::new());
-    let is = found.facts.families;
+    let is = found.described.families;
     if families.kind != is.kind || (families.source_nat && !is.source_nat) {
         differ.push((Field::IpFamilies, format!("load balancer {name} is {is}, and {families} is wanted")));
     }
@@ -245,14 +247,15 @@ fn differences(wanted: &Wanted, view: &View, found: &Balancer) -> Vec<(Field, St
         }
     }
     if let Placement::Named(subnets) = placement {
-        let there =
-            |wish: &&_| found.facts.subnets.iter().any(|it| is_named(wish, &it.subnet, &view.subnet_names));
+        let there = |wish: &&_| {
+            found.described.subnets.iter().any(|it| is_named(wish, &it.subnet, &view.subnet_names))
+        };
         if let Some(new) = subnets.iter().find(|wish| !there(wish)) {
             differ.push((Field::Options, format!("load balancer {name} is not in {}", new.subnet)));
         }
     }
     if let Frontend::Given { groups, node_rules: _ } = frontend
-        && !groups.iter().all(|group| found.facts.security_groups.contains(group))
+        && !groups.iter().all(|group| found.described.security_groups.contains(group))
     {
         differ.push((Field::Options, format!("load balancer {name} has other security groups in front")));
     }
@@ -262,14 +265,14 @@ fn differences(wanted: &Wanted, view: &View, found: &Balancer) -> Vec<(Field, St
 /// Takes this Service's part off a load balancer that it shares; all of it, if nobody else is left.
 pub(super) fn leave(draft: &mut Draft<'_>, view: &View, name: &str, found: &Balancer, reason: &str) {
     for (port, listener) in &found.listeners {
-        draft.narrow(Action::DeleteListener { id: listener.id.clone(), port: *port }, reason);
+        draft.destructive(Action::DeleteListener { id: listener.id.clone(), port: *port }, reason);
     }
     if is_alone(view, found) {
         if super::is_protected(found) {
             draft.wait(super::protected(name), super::NOT_SOON);
         } else {
-            draft.narrow(
-                Action::DeleteSharedLoadBalancer(named(name, &found.facts.id)),
+            draft.destructive(
+                Action::DeleteSharedLoadBalancer(named(name, &found.described.id)),
                 "nobody is left in the group",
             );
         }
@@ -277,32 +280,33 @@ pub(super) fn leave(draft: &mut Draft<'_>, view: &View, name: &str, found: &Bala
 }
 
 /// Takes this Service's rules out of a group that it leaves; its security groups, if nobody else is left.
-pub(super) fn farewell(draft: &mut Draft<'_>, view: &View, group: &GroupName, reason: &str) {
+pub(super) fn leave_group(draft: &mut Draft<'_>, view: &View, group: &GroupName, reason: &str) {
     let balancers: Vec<&Balancer> =
         view.load_balancers.values().filter(|it| it.group() == Some(group)).collect();
     let taken: BTreeMap<u16, Option<Owner>> =
         balancers.iter().flat_map(|found| found.taken.clone()).collect();
-    let firewalls = view.firewalls.iter().filter(|(_, it)| tags::group(&it.tags).as_ref() == Some(group));
-    let alone = company(view, group).is_empty() && taken.is_empty();
+    let security_groups =
+        view.security_groups.iter().filter(|(_, it)| tags::group(&it.tags).as_ref() == Some(group));
+    let alone = members(view, group).is_empty() && taken.is_empty();
     if alone && balancers.iter().any(|it| super::is_protected(it)) {
         return;
     }
     for found in balancers.iter().filter(|it| alone && !it.is_used()) {
-        let unused = named(&found.facts.name, &found.facts.id);
-        draft.narrow(Action::DeleteSharedLoadBalancer(unused), "nobody is left in the group");
+        let unused = named(&found.described.name, &found.described.id);
+        draft.destructive(Action::DeleteSharedLoadBalancer(unused), "nobody is left in the group");
     }
-    for (name, firewall) in firewalls {
+    for (name, security_group) in security_groups {
         if alone {
-            draft.narrow(
-                Action::DeleteSecurityGroup(named(name, &firewall.id)),
+            draft.destructive(
+                Action::DeleteSecurityGroup(named(name, &security_group.id)),
                 "nobody is left in the group",
             );
             continue;
         }
         let rules: Vec<Rule> =
-            firewall.rules.iter().filter(|rule| !taken.contains_key(&rule.port)).cloned().collect();
+            security_group.rules.iter().filter(|rule| !taken.contains_key(&rule.port)).cloned().collect();
         if !rules.is_empty() && !balancers.is_empty() {
-            draft.narrow(Action::Revoke { group: named(name, &firewall.id), rules }, reason);
+            draft.destructive(Action::Revoke { group: named(name, &security_group.id), rules }, reason);
         }
     }
 }

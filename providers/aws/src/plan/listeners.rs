@@ -30,7 +30,7 @@ impl Parts<'_> {
             && self.wants_extras()
         {
             let action = Action::Mark { load_balancer: self.itself(), tags: tags::with_extras() };
-            draft.widen(action, "certificates and attributes of its listeners are compared from now on");
+            draft.additive(action, "certificates and attributes of its listeners are compared from now on");
         }
         let none = BTreeMap::new();
         let present: &BTreeMap<u16, Listener> = self.current.map_or(&none, |current| &current.listeners);
@@ -41,7 +41,7 @@ impl Parts<'_> {
         }
         for (port, listener) in present.iter().filter(|(port, _)| !self.wanted.listeners.contains_key(port)) {
             let action = Action::DeleteListener { id: listener.id.clone(), port: *port };
-            draft.narrow(action, "the Service has no such port");
+            draft.destructive(action, "the Service has no such port");
         }
     }
 
@@ -63,11 +63,11 @@ impl Parts<'_> {
             None => {
                 let tags = self.tags();
                 let action = Action::CreateListener { load_balancer: self.itself(), spec, group, tags };
-                draft.widen(action, format!("the Service has port {port}"));
+                draft.additive(action, format!("the Service has port {port}"));
             }
             Some(listener) if listener.spec != spec || listener.group != group.id => {
                 let action = Action::ModifyListener { id: listener.id.clone(), spec, group };
-                draft.narrow(action, "its protocol, certificate or target group differs");
+                draft.destructive(action, "its protocol, certificate or target group differs");
             }
             Some(_) => {}
         }
@@ -89,16 +89,16 @@ impl Parts<'_> {
             let action = Action::AddCertificates { listener: listener(), arns: missing };
             // One that ends no TLS yet takes none before it is changed.
             if present.is_some_and(|listener| listener.spec.protocol != Transport::Tls) {
-                draft.narrow(action, "clients may ask for them by SNI");
+                draft.destructive(action, "clients may ask for them by SNI");
             } else {
-                draft.widen(action, "clients may ask for them by SNI");
+                draft.additive(action, "clients may ask for them by SNI");
             }
         }
         let stale: BTreeSet<String> = shown.certificates.difference(certificates).cloned().collect();
         // With TLS they go by themselves.
         if !stale.is_empty() && wanted.spec.protocol == Transport::Tls {
             let action = Action::RemoveCertificates { listener: listener(), arns: stale };
-            draft.narrow(action, "the Service does not name them");
+            draft.destructive(action, "the Service does not name them");
         }
         let mut asked: BTreeMap<String, String> = DEFAULTS
             .iter()
@@ -109,7 +109,7 @@ impl Parts<'_> {
         let differing = differing(&asked, &shown.attributes);
         if !differing.is_empty() {
             let action = Action::SetListenerAttributes { listener: listener(), attributes: differing };
-            draft.narrow(action, "they are not as the Service asks");
+            draft.destructive(action, "they are not as the Service asks");
         }
     }
 }

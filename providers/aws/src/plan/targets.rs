@@ -33,13 +33,13 @@ pub(super) fn targets(
     let registered = registered().count();
     let room = room.saturating_sub(registered);
     // The rest comes when there is room.
-    let crowded = missing.len() > room && registered > there.len();
-    if crowded {
+    let is_full = missing.len() > room && registered > there.len();
+    if is_full {
         missing.truncate(room);
     }
     let new = missing.len() + unasked;
     if !missing.is_empty() {
-        draft.widen(Action::Register { group: group.clone(), targets: missing }, "they are new");
+        draft.additive(Action::Register { group: group.clone(), targets: missing }, "they are new");
     }
     let refused = refused(present, wanted);
     if let Some((tries, what)) = &refused {
@@ -54,7 +54,7 @@ pub(super) fn targets(
         draft.wait(what, pace.wait(0));
     } else if !stale.is_empty() && !irreplaceable {
         reason = "they are no targets any more";
-        if crowded {
+        if is_full {
             stale.truncate(registered.saturating_sub(wanted.len() + going.len()).max(1));
             reason = "they are no targets any more, and others need their room";
         }
@@ -63,10 +63,10 @@ pub(super) fn targets(
     if going.is_empty() {
         return;
     }
-    if crowded {
+    if is_full {
         draft.wait(format!("room for new targets of {name}"), pace.wait(0));
     }
-    draft.narrow(Action::Deregister { group: group.clone(), targets: going }, reason);
+    draft.destructive(Action::Deregister { group: group.clone(), targets: going }, reason);
 }
 
 /// Whether a target is at a port where none is wanted, or where its machine is not.
@@ -86,5 +86,5 @@ fn refused(present: &Targets, wanted: &BTreeSet<Target>) -> Option<(u32, String)
         })
         .collect();
     let tries = all.iter().map(|(_, refusal)| refusal.tries).min()?;
-    Some((tries, format!("targets that AWS refuses to be fit: {}", refusal::told(&all))))
+    Some((tries, format!("targets that AWS refuses to be fit: {}", refusal::describe(&all))))
 }

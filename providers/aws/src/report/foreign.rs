@@ -10,17 +10,18 @@ use super::fact;
 use crate::cloud::resources::{ForeignRule, Rule, RuleProtocol, Source};
 use crate::observed::{Balancer, View};
 
-pub(super) fn told(desired: &LoadBalancer, view: &View, balancer: &Balancer) -> Option<Fact> {
-    let front = || view.firewalls.values().filter(|it| balancer.facts.security_groups.contains(&it.id));
+pub(super) fn report(desired: &LoadBalancer, view: &View, balancer: &Balancer) -> Option<Fact> {
+    let front =
+        || view.security_groups.values().filter(|it| balancer.described.security_groups.contains(&it.id));
     let own: Vec<&Rule> = front().flat_map(|it| &it.rules).collect();
     let (mut opening, mut others) = (Vec::new(), Vec::new());
-    for firewall in front() {
-        for rule in &firewall.foreign {
-            let words = format!("{rule} (security group {})", firewall.id);
+    for security_group in front() {
+        for rule in &security_group.foreign {
+            let words = format!("{rule} (security group {})", security_group.id);
             if opens(desired, &own, rule) { opening.push(words) } else { others.push(words) }
         }
     }
-    let name = &balancer.facts.name;
+    let name = &balancer.described.name;
     let listeners = balancer.taken.iter().filter(|(_, owner)| owner.is_none());
     let listeners: Vec<String> = listeners.map(|(port, _)| port.to_string()).collect();
     let mut parts = Vec::new();
@@ -35,7 +36,7 @@ pub(super) fn told(desired: &LoadBalancer, view: &View, balancer: &Balancer) -> 
     }
     if !listeners.is_empty() {
         parts.push(format!(
-            "load balancer {name} has somebody else's listener on port {}",
+            "load balancer {name} has another owner's listener on port {}",
             listeners.join(", ")
         ));
     }

@@ -71,7 +71,7 @@ impl<'a> Ports<'a> {
             let listener = balancer.listeners.get(&key.port.get())?;
             listener.spec.protocol.carries(key.protocol).then_some(listener)
         };
-        let group = |id| view.groups.values().find(|group| Some(&group.facts.id) == id);
+        let group = |id| view.groups.values().find(|group| Some(&group.described.id) == id);
         let state = |key: ListenerKey| match behind(key) {
             _ if balancer.taken.contains_key(&key.port.get()) => State::Conflict,
             None => State::NoListener,
@@ -110,20 +110,21 @@ impl<'a> Ports<'a> {
     }
 
     pub(super) fn provisioned(&self, balancer: &Balancer) -> Fact {
-        let (name, hostname) = (&balancer.facts.name, &balancer.facts.hostname);
+        let (name, hostname) = (&balancer.described.name, &balancer.described.hostname);
         let topic = Topic::Provisioned;
         if let Some(ports) = self.named(State::NoListener) {
             let message = format!("load balancer {name} ({hostname}) has no listener for {ports} yet");
             return fact(topic, Truth::False, "ListenersMissing", message);
         }
         if let Some(ports) = self.named(State::Conflict) {
-            let message = format!("{ports} of load balancer {name} ({hostname}) is somebody else's listener");
+            let message =
+                format!("{ports} of load balancer {name} ({hostname}) are listeners of another owner");
             return fact(topic, Truth::False, "ListenerConflict", message);
         }
         let serving = |state: &State| matches!(state, State::Healthy | State::Unhealthy);
         let idle: Vec<String> =
             self.states.iter().filter(|(_, state)| !serving(state)).map(|(key, _)| key.to_string()).collect();
-        let message = match (idle.len(), &balancer.facts.state) {
+        let message = match (idle.len(), &balancer.described.state) {
             (_, crate::cloud::resources::LifeState::Impaired(why)) => {
                 let message = format!("load balancer {name} serves, but AWS cannot scale it: {why}");
                 return fact(topic, Truth::True, "Impaired", message);
@@ -148,7 +149,7 @@ impl<'a> Ports<'a> {
         let mut message = format!("{good} of {} targets pass their health check", all.len());
         let topic = Topic::TargetsHealthy;
         let failing: Vec<(&str, String)> = [
-            (State::Unhealthy, "AllUnhealthy", "none passes its health check: traffic goes to all of them, as a health check can be wrong too"),
+            (State::Unhealthy, "AllUnhealthy", "none passes its health check: AWS sends traffic to all of them, as a health check can be wrong too"),
             (State::Unused, "TargetsUnused", "all targets are in zones that the load balancer is not in, and get no traffic: add a subnet of their zones"),
             (State::NoTargets, "NoTargets", "there is no target to send to"),
         ]
@@ -156,8 +157,8 @@ impl<'a> Ports<'a> {
         .filter_map(|(state, reason, what)| Some((reason, format!("{}: {what}", self.named(state)?))))
         .collect();
         if let Some((reason, _)) = failing.first() {
-            let told: Vec<&str> = failing.iter().map(|(_, told)| told.as_str()).collect();
-            return fact(topic, Truth::False, reason, format!("{message}; {}", told.join("; ")));
+            let messages: Vec<&str> = failing.iter().map(|(_, message)| message.as_str()).collect();
+            return fact(topic, Truth::False, reason, format!("{message}; {}", messages.join("; ")));
         }
         if let Some(ports) = self.named(State::Registering) {
             return fact(

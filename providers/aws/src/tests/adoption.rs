@@ -65,7 +65,7 @@ async fn drive(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_controllers_load_balancer_is_adopted_with_its_hostname_and_goes_without_a_trace() {
+async fn a_controllers_load_balancer_is_adopted_with_its_hostname_and_deleted_without_a_trace() {
     let Some(emulator) = Emulator::start().await else { return };
     let before = emulator.account("list");
     let made = emulator.account("controllers");
@@ -76,9 +76,12 @@ async fn a_controllers_load_balancer_is_adopted_with_its_hostname_and_goes_witho
     let hostname = drive(provider, Desired::Present(&desired)).await.unwrap();
     assert_eq!(hostname.as_deref(), made["web"]["hostname"].as_str(), "clients need not move");
 
-    let told = emulator.account("list").to_string();
-    assert!(!told.contains("targetgroup/k8s-shop-web"), "its target group was replaced and is gone: {told}");
-    assert!(told.contains("targetgroup/k8s-shop-other"), "somebody else's is not");
+    let message = emulator.account("list").to_string();
+    assert!(
+        !message.contains("targetgroup/k8s-shop-web"),
+        "its target group was replaced and is gone: {message}"
+    );
+    assert!(message.contains("targetgroup/k8s-shop-other"), "another owner's is not");
     let kept = mk_load_balancer(mk_owner(), &emulator.instances[..2]);
     let hostname = drive(provider, Desired::Present(&kept)).await.unwrap();
     assert_eq!(hostname.as_deref(), made["web"]["hostname"].as_str(), "the annotation may go afterwards");
@@ -110,8 +113,8 @@ async fn what_was_not_made_for_this_service_is_left_alone() {
         let desired = mk_asking(&emulator, asked);
         let refused =
             drive(|| mk_provider(&emulator, cluster), Desired::Present(&desired)).await.unwrap_err();
-        let told = refused.to_string();
-        assert!(told.contains(expected), "{asked}: {told}");
+        let message = refused.to_string();
+        assert!(message.contains(expected), "{asked}: {message}");
     }
     assert_eq!(emulator.account("list"), before);
 }
@@ -180,7 +183,7 @@ async fn a_listener_that_splits_its_traffic_is_left_as_it_is() {
     let desired = mk_asking(&emulator, name);
     let refused =
         drive(|| mk_provider(&emulator, Some("blue")), Desired::Present(&desired)).await.unwrap_err();
-    let told = refused.to_string();
-    assert!(told.contains("listener 80") && told.contains("splits its traffic"), "{told}");
+    let message = refused.to_string();
+    assert!(message.contains("listener 80") && message.contains("splits its traffic"), "{message}");
     assert_eq!(emulator.account("list"), before);
 }

@@ -20,7 +20,7 @@ use crate::Quotas;
 use crate::cloud::Sdk;
 use crate::cloud::resources::Health;
 use crate::plan::spec_digest;
-use crate::tags::{self, Seal};
+use crate::tags::{self, SyncedHash};
 use crate::translate::translate;
 use crate::{AwsProvider, Observed, Step, names};
 
@@ -33,12 +33,12 @@ struct Ours {
     desired: LoadBalancer,
     gone: bool,
     observed: Option<Observed>,
-    look: Option<ReadMode>,
+    mode: Option<ReadMode>,
 }
 
 impl Ours {
     fn new(desired: LoadBalancer) -> Self {
-        Self { desired, gone: false, observed: None, look: None }
+        Self { desired, gone: false, observed: None, mode: None }
     }
 
     fn wanted(&self) -> Desired<'_> {
@@ -90,7 +90,7 @@ impl Run {
         let Inventory { services } = self.provider.inventory().await.unwrap();
         for ours in &mut self.services {
             ours.observed = services.get(&ours.desired.owner.service).map(|owned| owned.observed.clone());
-            ours.look = None;
+            ours.mode = None;
             ours.publish(&self.provider);
         }
     }
@@ -108,31 +108,31 @@ impl Run {
     /// One look for all who need one, and the steps of all whose look was close enough; whether there was anything.
     async fn round(&mut self) -> bool {
         let mut plans: Vec<(usize, Plan<Step>)> = Vec::new();
-        let mut looks: Vec<(usize, ReadMode)> = Vec::new();
+        let mut reads: Vec<(usize, ReadMode)> = Vec::new();
         for (n, ours) in self.services.iter_mut().enumerate() {
             ours.publish(&self.provider);
             let plan = ours.plan(&self.provider);
             assert!(plan.additive_first() && plan.blocked().is_empty(), "{plan}");
-            match ours.look {
+            match ours.mode {
                 None if plan.is_settled() && !ours.gone => {}
-                None => looks.push((n, ReadMode::first(ours.wanted(), &plan))),
-                Some(look) => match look.before(ours.wanted(), ours.observed.is_some(), &plan) {
-                    Some(closer) => looks.push((n, closer)),
+                None => reads.push((n, ReadMode::first(ours.wanted(), &plan))),
+                Some(mode) => match mode.before(ours.wanted(), ours.observed.is_some(), &plan) {
+                    Some(closer) => reads.push((n, closer)),
                     None if plan.is_settled() => {}
-                    None if plan.steps().is_empty() => looks.push((n, ReadMode::Pending)),
+                    None if plan.steps().is_empty() => reads.push((n, ReadMode::Pending)),
                     None => plans.push((n, plan)),
                 },
             }
         }
-        looks.extend(self.carry_out(&plans).await);
+        reads.extend(self.carry_out(&plans).await);
         let provider = &self.provider;
         let wanted = |n: usize| self.services[n].wanted();
-        let seen = join_all(looks.iter().map(|(n, look)| provider.observe_for(wanted(*n), *look))).await;
-        for ((n, look), seen) in looks.iter().zip(seen) {
+        let seen = join_all(reads.iter().map(|(n, mode)| provider.observe_for(wanted(*n), *mode))).await;
+        for ((n, mode), seen) in reads.iter().zip(seen) {
             self.services[*n].observed = seen.unwrap();
-            self.services[*n].look = Some(*look);
+            self.services[*n].mode = Some(*mode);
         }
-        !looks.is_empty()
+        !reads.is_empty()
     }
 
     /// The first steps of all, the second ones of all, … and the looks that follow.
@@ -294,7 +294,7 @@ async fn each_operation_costs_no_more_calls_than_it_must() {
     assert!(all(&calls) <= 6 * SERVICES, "{calls:?}");
 
     for ours in &mut run.services {
-        (ours.gone, ours.look) = (true, None);
+        (ours.gone, ours.mode) = (true, None);
     }
     run.settle().await;
     let calls = run.note("delete");
@@ -327,7 +327,7 @@ async fn a_node_that_went_while_nobody_ran_costs_one_write_a_target_group() {
     change_of_nodes(&calls, "DeregisterTargets", &[("DescribeTargetHealth", 1), marks, confirms]);
     let groups = |ours: &Ours| match &ours.observed {
         Some(Observed::Snapshot(snapshot)) => snapshot.groups.values().cloned().collect::<Vec<_>>(),
-        other => panic!("all else was believed: {other:?}"),
+        other => panic!("all else was cached: {other:?}"),
     };
     for group in run.services.iter().flat_map(groups) {
         let health = crate::cloud::Cloud::target_health(&run.emulator.sdk, &group).await.unwrap();
@@ -353,7 +353,7 @@ async fn deletion_after_a_restart_costs_no_more_than_before_it() {
     run.settle().await;
     drop(run.emulator.calls());
     for ours in &mut run.services {
-        (ours.gone, ours.look) = (true, None);
+        (ours.gone, ours.mode) = (true, None);
     }
     run.settle().await;
     let calls = run.note("delete after a restart");
@@ -380,8 +380,8 @@ async fn a_lone_service_has_ceilings_of_its_own() {
 
     run.settle().await;
     let calls = run.note("create");
-    let looks = count(&calls, "DescribeLoadBalancers");
-    assert!(all(&calls) - looks <= 8 && looks <= 2, "{calls:?}");
+    let reads = count(&calls, "DescribeLoadBalancers");
+    assert!(all(&calls) - reads <= 8 && reads <= 2, "{calls:?}");
     assert!(!calls.contains_key("DescribeTargetHealth"), "it is too early to ask: {calls:?}");
     run.watch_health().await;
     assert!(all(&run.note("until healthy")) <= 2);
@@ -408,7 +408,7 @@ async fn a_lone_service_has_ceilings_of_its_own() {
     run.watch_health().await;
     drop(run.emulator.calls());
 
-    (run.services[1].gone, run.services[1].look) = (true, None);
+    (run.services[1].gone, run.services[1].mode) = (true, None);
     run.settle().await;
     let calls = run.note("delete");
     assert!(all(&calls) <= 6, "{calls:?}");
@@ -422,14 +422,14 @@ fn things(desired: &LoadBalancer) -> [serde_json::Value; 4] {
     let wanted = translate(desired, &Quotas::default()).unwrap();
     let (port, listener) = wanted.listeners.first_key_value().unwrap();
     let group = names::target_group(owner, &name, *port, listener.shape);
-    let seal = Seal { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) };
-    let mut sealed = tags::of(owner);
-    sealed.extend(seal.beyond(None));
+    let hash = SyncedHash { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) };
+    let mut synced = tags::of(owner);
+    synced.extend(hash.beyond(None));
     let elb = "arn:aws:elasticloadbalancing:us-east-1:123456789012";
     let ec2 = "arn:aws:ec2:us-east-1:123456789012";
     let thing = |arn: String, kind: &str, tags| json!({ "arn": arn, "type": kind, "tags": tags });
     [
-        thing(format!("{elb}:loadbalancer/net/{name}/0123"), "elasticloadbalancing:loadbalancer", sealed),
+        thing(format!("{elb}:loadbalancer/net/{name}/0123"), "elasticloadbalancing:loadbalancer", synced),
         thing(format!("{elb}:listener/net/{name}/0123/4"), "elasticloadbalancing:listener", tags::of(owner)),
         thing(format!("{elb}:targetgroup/{group}/0123"), "elasticloadbalancing:targetgroup", tags::of(owner)),
         thing(format!("{ec2}:security-group/sg-{}", owner.service), "ec2:security-group", tags::of(owner)),
@@ -441,16 +441,16 @@ async fn a_restart_with_a_thousand_unchanged_services_reads_forty_pages_and_writ
     let Some(emulator) = Emulator::start().await else { return };
     let nodes: Vec<String> = emulator.instances.clone();
     let mut services = Vec::new();
-    let mut crowd = Vec::new();
+    let mut tagged_only = Vec::new();
     for n in 0..1000 {
         let mut desired = mk_load_balancer(mk_owner(n), &nodes[..2]);
-        crowd.extend(things(&desired));
+        tagged_only.extend(things(&desired));
         let name = names::load_balancer(&desired.owner, None, 0);
         let hostname = format!("{name}-0123.elb.us-east-1.amazonaws.com");
         desired.published = [portico_provider::IngressAddress::Hostname(hostname)].into();
         services.push(Ours::new(desired));
     }
-    emulator.crowd(&json!(crowd));
+    emulator.tagged_only(&json!(tagged_only));
     let mut run = Run::new(emulator, services);
     drop(run.emulator.calls());
     for what in ["restart", "resync"] {

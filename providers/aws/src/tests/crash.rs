@@ -88,7 +88,7 @@ fn of_a_group(fixture: &Aws, base: &LoadBalancer) -> Vec<Scenario> {
 /// What a Service's status shows, which outlives processes.
 pub(super) type Status = BTreeSet<IngressAddress>;
 
-fn told(error: &ProviderError) -> String {
+fn message(error: &ProviderError) -> String {
     format!("{error:?}")
 }
 
@@ -100,7 +100,7 @@ async fn process(
     status: &mut Status,
 ) -> Result<(), String> {
     let provider = fixture.provider(&owner.cluster);
-    let listed = provider.inventory().await.map_err(|error| told(&error))?;
+    let listed = provider.inventory().await.map_err(|error| message(&error))?;
     let mut observed = listed.services.get(&owner.service).map(|owned| owned.observed.clone());
     go(&provider, owner, to, &mut observed, status).await
 }
@@ -115,7 +115,7 @@ pub(super) async fn go<C: Cloud>(
     status: &mut Status,
 ) -> Result<(), String> {
     let mut desired = to.cloned();
-    let mut look = None;
+    let mut mode = None;
     for _ in 0..120 {
         if let Some(desired) = &mut desired {
             desired.published.clone_from(status);
@@ -134,11 +134,11 @@ pub(super) async fn go<C: Cloud>(
         if let Some(waiting) = plan.waiting().filter(|waiting| waiting.what.contains("by hand")) {
             return Err(waiting.what.clone());
         }
-        let absent_unproved = desired.is_none() && look.is_none();
-        let next = match look {
+        let absent_unproved = desired.is_none() && mode.is_none();
+        let next = match mode {
             None if plan.is_settled() && !absent_unproved => return Ok(()),
             None => ReadMode::first(wanted, &plan),
-            Some(look) => match ReadMode::before(look, wanted, observed.is_some(), &plan) {
+            Some(mode) => match ReadMode::before(mode, wanted, observed.is_some(), &plan) {
                 Some(closer) => closer,
                 None if plan.is_settled() => {
                     if desired.is_none() {
@@ -150,8 +150,8 @@ pub(super) async fn go<C: Cloud>(
                 None => ReadMode::Pending,
             },
         };
-        *observed = provider.observe_for(wanted, next).await.map_err(|error| told(&error))?;
-        look = Some(next);
+        *observed = provider.observe_for(wanted, next).await.map_err(|error| message(&error))?;
+        mode = Some(next);
     }
     Err("it does not settle".to_owned())
 }
@@ -168,62 +168,62 @@ async fn carry_out<P: LoadBalancerProvider>(provider: &P, plan: &Plan<P::Step>) 
     Ok(!plan.steps().is_empty())
 }
 
-async fn settle(fixture: &Aws, owner: &Owner, to: Option<&LoadBalancer>, status: &mut Status, told: &str) {
+async fn settle(fixture: &Aws, owner: &Owner, to: Option<&LoadBalancer>, status: &mut Status, message: &str) {
     fixture.faults.arm(None);
-    process(fixture, owner, to, status).await.unwrap_or_else(|error| panic!("{told}: {error}"));
+    process(fixture, owner, to, status).await.unwrap_or_else(|error| panic!("{message}: {error}"));
 }
 
 /// One load balancer, and its own hostname in the report.
-async fn check(fixture: &Aws, to: &LoadBalancer, told: &str) {
+async fn check(fixture: &Aws, to: &LoadBalancer, message: &str) {
     let provider = fixture.provider(&to.owner.cluster);
     let observed = provider.observe_for(Desired::Present(to), ReadMode::Full).await.unwrap();
     let report = provider.report(to, observed.as_ref());
-    assert_eq!(observed.map(|observed| observed.load_balancers()), Some(1), "{told}");
-    assert!(report.ready && report.ingress.len() == 1, "{told}: {report:?}");
+    assert_eq!(observed.map(|observed| observed.load_balancers()), Some(1), "{message}");
+    assert!(report.ready && report.ingress.len() == 1, "{message}: {report:?}");
 }
 
 async fn crash(fixture: &Aws, owner: &Owner, scenario: &Scenario, fault: Fault) -> bool {
     let Scenario { name, from, to, neighbour } = scenario;
     let mut status = Status::new();
     let beside = if neighbour.is_some() { " beside another" } else { "" };
-    let told = format!("{name}{beside}, {fault:?}");
+    let message = format!("{name}{beside}, {fault:?}");
     if let Some(from) = from {
-        settle(fixture, owner, Some(from), &mut status, &told).await;
+        settle(fixture, owner, Some(from), &mut status, &message).await;
     }
     fixture.faults.arm(Some(fault));
     let ended = process(fixture, owner, to.as_ref(), &mut status).await;
     let died = fixture.faults.is_dead();
-    assert_eq!(ended.is_err(), died, "{told}: {ended:?}");
-    settle(fixture, owner, to.as_ref(), &mut status, &told).await;
+    assert_eq!(ended.is_err(), died, "{message}: {ended:?}");
+    settle(fixture, owner, to.as_ref(), &mut status, &message).await;
     if let Some(neighbour) = neighbour {
-        undisturbed(fixture, neighbour, &told).await;
+        undisturbed(fixture, neighbour, &message).await;
     }
     if let Some(to) = to {
-        check(fixture, to, &told).await;
-        settle(fixture, owner, None, &mut status, &told).await;
+        check(fixture, to, &message).await;
+        settle(fixture, owner, None, &mut status, &message).await;
     }
     let left = fixture.emulator.sdk.tagged(&crate::tags::of_any(std::slice::from_ref(owner))).await.unwrap();
-    assert!(left.is_empty(), "{told}: left {left:?}");
+    assert!(left.is_empty(), "{message}: left {left:?}");
     if let Some(group) =
         to.as_ref().or(from.as_ref()).and_then(|it| it.group.clone()).filter(|_| neighbour.is_none())
     {
         let left = fixture.emulator.sdk.tagged(&crate::tags::of_group(&owner.cluster, &group)).await.unwrap();
-        assert!(left.is_empty(), "{told}: left of its group {left:?}");
+        assert!(left.is_empty(), "{message}: left of its group {left:?}");
     }
     died
 }
 
 /// Whatever became of the other one: this one has nothing to do, and its listener is where it was.
-async fn undisturbed(fixture: &Aws, neighbour: &LoadBalancer, told: &str) {
+async fn undisturbed(fixture: &Aws, neighbour: &LoadBalancer, message: &str) {
     let provider = fixture.provider(&neighbour.owner.cluster);
     let wanted = Desired::Present(neighbour);
     let observed = provider.observe_for(wanted, ReadMode::Full).await.unwrap();
     let report = provider.report(neighbour, observed.as_ref());
-    assert!(report.ready && report.ingress.len() == 1, "{told}: {report:?}");
+    assert!(report.ready && report.ingress.len() == 1, "{message}: {report:?}");
     let changing = |action: &Action| !matches!(action, Action::Mark { .. });
     let plan = provider.plan(wanted, observed.as_ref());
     let disturbed = plan.steps().iter().any(|planned| changing(&planned.step.action));
-    assert!(!disturbed && plan.blocked().is_empty(), "{told}: {plan}");
+    assert!(!disturbed && plan.blocked().is_empty(), "{message}: {plan}");
 }
 
 /// The calls of a run that nothing stops.

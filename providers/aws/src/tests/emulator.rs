@@ -127,9 +127,9 @@ impl Emulator {
     }
 
     /// Tagged things that exist for listings alone.
-    pub(super) fn crowd(&self, things: &Value) {
+    pub(super) fn tagged_only(&self, things: &Value) {
         let mut child = script("account.py")
-            .args([&self.endpoint, "crowd"])
+            .args([&self.endpoint, "tagged-only"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()

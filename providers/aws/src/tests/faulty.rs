@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use crate::cloud::resources::{
-    AddressType, Families, Filter, Firewall, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer,
-    NewGroup, NewLoadBalancer, PrefixList, Rule, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+    AddressType, Families, Filter, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
+    NewLoadBalancer, PrefixList, Rule, SecurityGroup, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
 use crate::cloud::{Answer, Cloud, CloudError, Trouble};
 
@@ -58,9 +58,9 @@ impl Faults {
         self.0.lock().unwrap().refused = what.map(|(what, trouble)| (what.to_owned(), trouble));
     }
 
-    fn refusal(&self, told: &str) -> Option<Trouble> {
+    fn refusal(&self, arguments: &str) -> Option<Trouble> {
         let state = self.0.lock().unwrap();
-        state.refused.as_ref().filter(|(what, _)| told.contains(what)).map(|(_, trouble)| *trouble)
+        state.refused.as_ref().filter(|(what, _)| arguments.contains(what)).map(|(_, trouble)| *trouble)
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -107,7 +107,7 @@ impl<C> Faulty<C> {
         &self,
         operation: &'static str,
         kind: Kind,
-        told: &str,
+        arguments: &str,
         call: impl Future<Output = Answer<T>> + Send,
     ) -> Answer<T> {
         let (sent, heard) = self.faults.enter(operation, kind);
@@ -118,7 +118,7 @@ impl<C> Faulty<C> {
             message: "this process died, or the call failed, or its reply was lost".to_owned(),
         };
         let gone = || failed(Trouble::Unavailable);
-        if let Some(trouble) = self.faults.refusal(told) {
+        if let Some(trouble) = self.faults.refusal(arguments) {
             return Err(failed(trouble));
         }
         if !sent {
@@ -133,8 +133,8 @@ macro_rules! through {
     ($($kind:ident $name:ident($($argument:ident: $type:ty),*) -> $out:ty;)+) => {
         impl<C: Cloud> Cloud for Faulty<C> {
             $(async fn $name(&self, $($argument: $type),*) -> Answer<$out> {
-                let told = format!("{:?}", ($(&$argument,)*));
-                self.pass(stringify!($name), Kind::$kind, &told, self.cloud.$name($($argument),*)).await
+                let arguments = format!("{:?}", ($(&$argument,)*));
+                self.pass(stringify!($name), Kind::$kind, &arguments, self.cloud.$name($($argument),*)).await
             })+
         }
     };
@@ -173,8 +173,8 @@ through! {
     Read most_load_balancers() -> Option<usize>;
     Read tags(ids: &[Id]) -> BTreeMap<Id, Tags>;
     Write add_tags(ids: &[Id], tags: &Tags) -> ();
-    Read security_groups(filter: &Filter) -> Vec<Firewall>;
-    Read security_group_named(vpc: &str, name: &str) -> Option<Firewall>;
+    Read security_groups(filter: &Filter) -> Vec<SecurityGroup>;
+    Read security_group_named(vpc: &str, name: &str) -> Option<SecurityGroup>;
     Read security_groups_called(vpc: &str, names: &BTreeSet<String>) -> Vec<(String, Id)>;
     Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
     Write add_security_group_tags(id: &Id, tags: &Tags) -> ();

@@ -49,7 +49,7 @@ fn foreign(desired: &LoadBalancer, view: &View) -> Option<Fact> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn somebody_elses_listener_stays_and_one_that_somebody_deletes_is_missed_by_the_next_listing() {
+async fn another_owners_listener_stays_and_a_deleted_one_is_missed_by_the_next_listing() {
     let Some(emulator) = Emulator::start().await else { return };
     let sdk = &emulator.sdk;
     let (provider, mut status) = (mk_provider(&emulator), Status::new());
@@ -72,8 +72,8 @@ async fn somebody_elses_listener_stays_and_one_that_somebody_deletes_is_missed_b
     let plan = provider.plan(wanted, observed.as_ref());
     assert!(plan.steps().iter().all(|it| !it.step.to_string().contains("delete")), "{plan}");
     let Some(Observed::Full(view)) = &observed else { panic!("{observed:?}") };
-    let told = foreign(&desired, view).unwrap();
-    assert!(told.reason == "ForeignListener" && told.message.contains("port 8443"), "{told:?}");
+    let fact = foreign(&desired, view).unwrap();
+    assert!(fact.reason == "ForeignListener" && fact.message.contains("port 8443"), "{fact:?}");
 
     // The Service asks for that port: told, and left.
     let both = LoadBalancer {
@@ -104,7 +104,7 @@ async fn somebody_elses_listener_stays_and_one_that_somebody_deletes_is_missed_b
 }
 
 #[test]
-fn a_rule_that_opens_the_door_is_told_from_one_that_does_not() {
+fn a_rule_that_admits_clients_is_distinguished_from_one_that_does_not() {
     let open = mk_base();
     let closed = LoadBalancer { source_ranges: ["192.0.2.0/24".parse().unwrap()].into(), ..mk_base() };
     let rule = |protocol: &str, ports, source: &str| ForeignRule {
@@ -129,10 +129,10 @@ fn a_rule_that_opens_the_door_is_told_from_one_that_does_not() {
     for (desired, rule, reason) in table {
         let mut view = mk_view(desired);
         assert_eq!(foreign(desired, &view), None);
-        view.firewalls.values_mut().next().unwrap().foreign.insert(rule.clone());
-        let told = foreign(desired, &view).unwrap();
-        assert_eq!(told.reason, reason, "{rule}: {told:?}");
-        assert!(told.message.contains(&rule.to_string()) && told.message.contains("sg-1"), "{told:?}");
+        view.security_groups.values_mut().next().unwrap().foreign.insert(rule.clone());
+        let fact = foreign(desired, &view).unwrap();
+        assert_eq!(fact.reason, reason, "{rule}: {fact:?}");
+        assert!(fact.message.contains(&rule.to_string()) && fact.message.contains("sg-1"), "{fact:?}");
         let plan = planned(desired, &view);
         assert!(plan.is_settled(), "it is left: {plan}");
     }
@@ -148,14 +148,14 @@ fn others_rules_count_against_the_quota() {
     assert!(!plan.contains("create security group"), "{plan}");
     let any =
         |n: u16| ForeignRule { protocol: "tcp".to_owned(), ports: Some((1, n)), source: "sg-x".to_owned() };
-    view.firewalls.values_mut().next().unwrap().foreign = (2..4).map(any).collect();
+    view.security_groups.values_mut().next().unwrap().foreign = (2..4).map(any).collect();
     let plan = planned(&desired, &view).to_string();
     assert!(plan.contains("create security group"), "{plan}");
 }
 
 /// The listing tells of other listeners than there are ports.
 #[test]
-fn a_listing_of_which_a_listener_is_missing_is_looked_into() {
+fn a_listing_that_lacks_a_listener_causes_a_full_read() {
     let mut desired = mk_base();
     desired.listeners.insert(mk_listener(Protocol::Tcp, 443));
     let view = mk_view(&desired);

@@ -19,7 +19,7 @@ use super::{mk_listener, mk_options};
 use crate::Quotas;
 use crate::capabilities as key;
 use crate::cloud::resources::{Id, Listener, Rule, Tags};
-use crate::observed::{Balancer, Observed, Seal, Share, View};
+use crate::observed::{Balancer, Observed, Share, SyncedHash, View};
 use crate::plan::plan;
 use crate::report::report;
 use crate::step::{Action, Step};
@@ -34,7 +34,7 @@ struct Town {
     listeners: BTreeMap<Id, Owner>,
     groups: BTreeMap<String, Owner>,
     balancers: BTreeMap<String, Owner>,
-    seals: BTreeMap<String, Option<Seal>>,
+    hashes: BTreeMap<String, Option<SyncedHash>>,
     leads: BTreeMap<String, Owner>,
 }
 
@@ -66,7 +66,7 @@ impl Town {
         match action {
             Action::CreateTargetGroup(new) => {
                 self.groups.insert(new.name.clone(), owner.clone());
-                self.seals.insert(new.name.clone(), Seal::of(&new.tags));
+                self.hashes.insert(new.name.clone(), SyncedHash::of(&new.tags));
             }
             Action::CreateListener { load_balancer, spec, .. } => {
                 let id = Id(format!("{load_balancer}/{}", spec.port));
@@ -82,10 +82,12 @@ impl Town {
                 self.leads.insert(load_balancer.name.clone(), tags::leader(&lead_of(tags)).unwrap());
                 return;
             }
-            Action::Unseal { groups, tags, .. } | Action::Seal { groups, tags, .. } if !groups.is_empty() => {
+            Action::MarkDirty { groups, tags, .. } | Action::MarkSynced { groups, tags, .. }
+                if !groups.is_empty() =>
+            {
                 for group in groups {
-                    let seal = self.seals.get_mut(&group.name).unwrap();
-                    *seal = Seal::after(seal.as_ref(), tags);
+                    let hash = self.hashes.get_mut(&group.name).unwrap();
+                    *hash = SyncedHash::after(hash.as_ref(), tags);
                 }
                 return;
             }
@@ -116,7 +118,7 @@ impl Town {
                     let taken = others.iter().map(holder).collect();
                     found.listeners = mine;
                     let behind = view.groups.iter().filter(|(_, it)| it.member_of.as_ref() == Some(&group));
-                    found.sealed = tags::common_seal(behind.map(|(name, _)| self.seals[name].clone()));
+                    found.synced = tags::common_hash(behind.map(|(name, _)| self.hashes[name].clone()));
                     found.taken = taken;
                     found.shared = Some(Share { group, lead: self.leads.get(name).cloned() });
                 }
@@ -128,14 +130,14 @@ impl Town {
             Some(group) => in_groups.contains(&group),
             None => tags::are_of(tags, owner),
         };
-        let firewalls = all.firewalls.iter().filter(|(_, it)| is_ours(&it.tags));
-        view.firewalls = firewalls.map(|(name, it)| (name.clone(), it.clone())).collect();
+        let security_groups = all.security_groups.iter().filter(|(_, it)| is_ours(&it.tags));
+        view.security_groups = security_groups.map(|(name, it)| (name.clone(), it.clone())).collect();
         for group in in_groups {
             let members = all.groups.iter().filter(|(_, it)| it.member_of.as_ref() == Some(&group));
             let others =
                 members.map(|(name, _)| self.groups[name].clone()).filter(|it| it.service != owner.service);
             let others = others.collect();
-            view.companies.insert(group, others);
+            view.memberships.insert(group, others);
         }
         view
     }
@@ -195,14 +197,14 @@ impl Town {
     }
 
     /// Each of its ports leads to targets of its own, and its clients are let in.
-    fn serves(&self, service: &LoadBalancer, told: &str) {
+    fn serves(&self, service: &LoadBalancer, message: &str) {
         let hostname = self.hostname(service);
         let let_in = self.cloud.let_in(&hostname);
         for listener in &service.listeners {
-            assert!(self.cloud.serves(&hostname, listener.port.get()), "{told}: {}", listener.key());
+            assert!(self.cloud.serves(&hostname, listener.port.get()), "{message}: {}", listener.key());
         }
-        assert!(rules(service).is_subset(&let_in), "{told}: {let_in:?}");
-        assert!(self.plan(service).steps().is_empty(), "{told}: {}", self.plan(service));
+        assert!(rules(service).is_subset(&let_in), "{message}: {let_in:?}");
+        assert!(self.plan(service).steps().is_empty(), "{message}: {}", self.plan(service));
     }
 
     fn is_empty(&self) -> bool {
@@ -234,13 +236,13 @@ fn two_services_share_one_and_the_last_one_takes_it_away() {
     assert_eq!(town.cloud.let_in(&town.hostname(&a)), &rules(&a) | &rules(&b));
     town.remove(&a.owner, &[&b]);
     assert_eq!(town.cloud.let_in(&town.hostname(&b)), rules(&b), "its rules are gone, and no other");
-    assert_eq!((town.cloud.view.groups.len(), town.cloud.view.firewalls.len()), (1, 1));
+    assert_eq!((town.cloud.view.groups.len(), town.cloud.view.security_groups.len()), (1, 1));
     town.remove(&b.owner, &[]);
     assert!(town.is_empty(), "{:?}", town.cloud.view);
 }
 
 #[test]
-fn who_comes_second_to_a_listener_is_told_whose_it_is_and_gets_it_when_that_one_goes() {
+fn the_second_claim_to_a_listener_names_its_owner_and_succeeds_when_that_is_deleted() {
     let (a, b) = (mk_member("a", &[80]), mk_member("b", &[80, 443]));
     let mut town = Town::default();
     town.drive(&a, &[]);
@@ -414,7 +416,7 @@ fn more_listeners_and_rules_than_fit_are_refused_with_the_numbers_of_the_whole_g
 }
 
 #[test]
-fn what_nobody_is_left_to_share_is_somebodys_who_can_be_collected() {
+fn what_an_empty_group_shares_has_an_owner_for_garbage_collection() {
     let a = mk_member("a", &[80]);
     let mut town = Town::default();
     town.drive(&a, &[]);
@@ -428,19 +430,19 @@ fn what_nobody_is_left_to_share_is_somebodys_who_can_be_collected() {
     assert!(town.is_empty(), "{:?}", town.cloud.view);
     let view = whole.view(&remains, None);
     assert!(
-        !view.companies[&mk_group()].is_empty(),
+        !view.memberships[&mk_group()].is_empty(),
         "what has members is theirs: the observer shows nothing of it"
     );
 }
 
 #[test]
-fn a_member_that_is_as_it_was_sealed_is_known_by_its_tags() {
+fn a_member_whose_hash_is_synced_needs_no_read() {
     let a = mk_member("a", &[80, 81]);
     let mut town = Town::default();
     town.drive(&a, &[]);
     let view = town.view(&a.owner, a.group.as_ref());
-    let sealed = view.snapshot().sealed.unwrap();
-    assert!(sealed.targets.is_some(), "{sealed:?}");
+    let synced = view.snapshot().synced.unwrap();
+    assert!(synced.targets.is_some(), "{synced:?}");
     let published =
         [portico_provider::IngressAddress::Hostname(town.hostname(&a).replace(".example", "-1.example"))];
     let desired = LoadBalancer { published: published.into(), ..a };

@@ -48,12 +48,12 @@ fn what_contradicts_is_refused_and_says_which_annotation_to_change() {
         (&[(key::SOURCE_NAT, "on"), (key::IPV6_ADDRESSES, one.0), (key::SUBNETS, "a,b")], "1 for 2 subnets"),
     ];
     for (options, expected) in table {
-        let told = refused(options);
-        assert!(told.contains(expected), "{options:?}: {told}");
+        let message = refused(options);
+        assert!(message.contains(expected), "{options:?}: {message}");
     }
     for odd in ["2001:db8::/64", "2001:db8::1/80", "10.0.0.0/8", "any"] {
-        let told = refused(&[(key::SOURCE_NAT, "on"), (key::SOURCE_PREFIXES, odd), (key::SUBNETS, "a")]);
-        assert!(told.contains(odd) && told.contains("80 bits"), "{told}");
+        let message = refused(&[(key::SOURCE_NAT, "on"), (key::SOURCE_PREFIXES, odd), (key::SUBNETS, "a")]);
+        assert!(message.contains(odd) && message.contains("80 bits"), "{message}");
     }
 }
 
@@ -73,11 +73,11 @@ fn prefixes_come_before_the_udp_listener_and_go_after_it() {
         ..mk_base()
     };
     let dual = mk_dual(mk_base(), &[(key::SOURCE_NAT, "on")]);
-    let at = |told: &[String], what: &str| told.iter().position(|line| line.contains(what)).unwrap();
-    let told = lines(&planned(&dual, &mk_view(&ipv4)));
-    assert!(at(&told, "dualstack with prefixes") < at(&told, "create listener UDP/53"), "{told:?}");
-    let told = lines(&planned(&ipv4, &mk_view(&dual)));
-    assert!(at(&told, "delete listener 53") < at(&told, "make p-shop-web"), "{told:?}");
+    let at = |message: &[String], what: &str| message.iter().position(|line| line.contains(what)).unwrap();
+    let message = lines(&planned(&dual, &mk_view(&ipv4)));
+    assert!(at(&message, "dualstack with prefixes") < at(&message, "create listener UDP/53"), "{message:?}");
+    let message = lines(&planned(&ipv4, &mk_view(&dual)));
+    assert!(at(&message, "delete listener 53") < at(&message, "make p-shop-web"), "{message:?}");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn another_prefix_is_set_in_place_and_another_address_needs_another_load_balance
     let desired = mk_dual(mk_base(), &CHOSEN_IPV6);
     let mut view = mk_view(&desired);
     let balancer = view.load_balancers.values_mut().next().unwrap();
-    balancer.facts.subnets = [
+    balancer.described.subnets = [
         ("subnet-a", "2001:db8:0:1::a", "2001:db8:0:1:1::/80"),
         ("subnet-b", "2001:db8:0:2::b", "2001:db8:0:2:f::/80"),
     ]
@@ -100,30 +100,33 @@ fn another_prefix_is_set_in_place_and_another_address_needs_another_load_balance
     assert!(settled.is_settled(), "what AWS chose for the second is as asked: {settled}");
     let [subnets, addresses, nat, _] = CHOSEN_IPV6;
     let other = (key::SOURCE_PREFIXES, "2001:db8:0:1:2::/80,auto_assigned");
-    let told = planned(&mk_dual(mk_base(), &[subnets, addresses, nat, other]), &view);
-    assert!(told.to_string().contains("dualstack with prefixes") && told.blocked().is_empty(), "{told}");
+    let message = planned(&mk_dual(mk_base(), &[subnets, addresses, nat, other]), &view);
+    assert!(
+        message.to_string().contains("dualstack with prefixes") && message.blocked().is_empty(),
+        "{message}"
+    );
     let moved = (key::IPV6_ADDRESSES, "2001:db8:0:1::c,2001:db8:0:2::d");
-    let told = planned(&mk_dual(mk_base(), &[subnets, moved, nat]), &view);
-    assert!(told.to_string().contains("ReplacementRequired"), "{told}");
+    let message = planned(&mk_dual(mk_base(), &[subnets, moved, nat]), &view);
+    assert!(message.to_string().contains("ReplacementRequired"), "{message}");
     let half = (key::IPV6_ADDRESSES, "2001:db8:0:1::c,2001:db8:0:2::b");
-    let told = planned(&mk_dual(mk_base(), &[subnets, half, nat]), &view);
-    assert!(told.to_string().contains("needs 2001:db8:0:2::b"), "the old one holds it: {told}");
+    let message = planned(&mk_dual(mk_base(), &[subnets, half, nat]), &view);
+    assert!(message.to_string().contains("needs 2001:db8:0:2::b"), "the old one holds it: {message}");
 }
 
 async fn settle(provider: &AwsProvider<Sdk>, desired: &LoadBalancer) -> Balancer {
     let mut desired = desired.clone();
-    let mut look = ReadMode::Full;
+    let mut mode = ReadMode::Full;
     for _ in 0..40 {
-        let observed = provider.observe(&desired.owner, look).await.unwrap();
+        let observed = provider.observe(&desired.owner, mode).await.unwrap();
         let report = provider.report(&desired, observed.as_ref());
         desired.published = report.ingress.into_iter().map(|ingress| ingress.address).collect();
         let plan = provider.plan(Desired::Present(&desired), observed.as_ref());
         assert!(plan.blocked().is_empty(), "{plan}");
-        if plan.is_settled() && look == ReadMode::Full {
+        if plan.is_settled() && mode == ReadMode::Full {
             let Some(Observed::Full(view)) = observed else { panic!("nothing was read") };
             return view.load_balancers.into_values().next().unwrap();
         }
-        look = if plan.is_settled() { ReadMode::Full } else { ReadMode::Pending };
+        mode = if plan.is_settled() { ReadMode::Full } else { ReadMode::Pending };
         for planned in plan.steps() {
             if provider.execute(&planned.step).await.unwrap() != Outcome::Done {
                 break;
@@ -157,29 +160,29 @@ async fn a_service_comes_to_udp_over_ipv6_and_leaves_it_as_aws_allows() {
     let dualstack = |source_nat| Families { kind: AddressType::Dualstack, source_nat };
 
     let made = settle(&provider, &mk_dual(base.clone(), &chosen)).await;
-    assert_eq!(made.facts.families, dualstack(true));
+    assert_eq!(made.described.families, dualstack(true));
     let shown: Vec<String> =
-        made.facts.subnets.iter().filter_map(|it| it.ipv6_address).map(|it| it.to_string()).collect();
+        made.described.subnets.iter().filter_map(|it| it.ipv6_address).map(|it| it.to_string()).collect();
     assert_eq!(shown.len(), 2, "{made:?}");
-    assert!(made.facts.subnets.iter().all(|it| it.source_prefix.is_some()), "{made:?}");
+    assert!(made.described.subnets.iter().all(|it| it.source_prefix.is_some()), "{made:?}");
 
     let tcp_only = LoadBalancer {
         listeners: [mk_listener(Protocol::Tcp, 80)].into(),
         ..mk_dual(base.clone(), &chosen[..2])
     };
-    assert_eq!(settle(&provider, &tcp_only).await.facts.families, dualstack(false));
+    assert_eq!(settle(&provider, &tcp_only).await.described.families, dualstack(false));
     let again = mk_dual(base.clone(), &chosen[..3]);
-    assert_eq!(settle(&provider, &again).await.facts.families, dualstack(true));
+    assert_eq!(settle(&provider, &again).await.described.families, dualstack(true));
 
-    let stray = [chosen[0], chosen[2], (key::SOURCE_PREFIXES, "2001:db8:0:1:1::/80,auto_assigned")];
-    let mut elsewhere = mk_dual(base, &stray);
-    elsewhere.owner.service = "uid-stray".parse().unwrap();
-    let mut told = String::new();
+    let outside = [chosen[0], chosen[2], (key::SOURCE_PREFIXES, "2001:db8:0:1:1::/80,auto_assigned")];
+    let mut elsewhere = mk_dual(base, &outside);
+    elsewhere.owner.service = "uid-outside".parse().unwrap();
+    let mut message = String::new();
     for planned in provider.plan(Desired::Present(&elsewhere), None).steps() {
         if let Err(error) = provider.execute(&planned.step).await {
-            told = error.to_string();
+            message = error.to_string();
             break;
         }
     }
-    assert!(told.contains("source-nat-ipv6-prefixes") && told.contains(&emulator.ipv6[0]), "{told}");
+    assert!(message.contains("source-nat-ipv6-prefixes") && message.contains(&emulator.ipv6[0]), "{message}");
 }

@@ -31,28 +31,28 @@ fn certificates(arns: &str) -> LoadBalancer {
 #[test]
 fn a_certificate_that_becomes_the_default_one_is_served_all_the_time() {
     let plan = planned(&certificates("arn:b,arn:a"), &mk_view(&certificates("arn:a,arn:b")));
-    let told = lines(&plan);
-    assert!(told[1].starts_with("2. add 1 certificate to listener 80"), "{plan}");
-    assert!(told[2].starts_with("3. change listener 80 to TLS"), "{plan}");
-    assert!(told[3].starts_with("4. take 1 certificate from listener 80"), "{plan}");
+    let message = lines(&plan);
+    assert!(message[1].starts_with("2. add 1 certificate to listener 80"), "{plan}");
+    assert!(message[2].starts_with("3. change listener 80 to TLS"), "{plan}");
+    assert!(message[3].starts_with("4. take 1 certificate from listener 80"), "{plan}");
     assert!(plan.additive_first());
 }
 
 #[test]
 fn a_listener_takes_further_certificates_only_once_it_ends_tls() {
     let plan = planned(&certificates("arn:a,arn:b"), &mk_view(&mk_base()));
-    let told = plan.to_string();
-    let at = |what: &str| told.find(what).unwrap_or_else(|| panic!("no {what}: {told}"));
+    let message = plan.to_string();
+    let at = |what: &str| message.find(what).unwrap_or_else(|| panic!("no {what}: {message}"));
     assert!(at("note portico.dev/listener-extras") < at("change listener 80 to TLS"));
-    assert!(at("change listener 80 to TLS") < at("add 1 certificate"), "{told}");
+    assert!(at("change listener 80 to TLS") < at("add 1 certificate"), "{message}");
 }
 
 #[test]
 fn what_is_not_asked_for_any_more_returns_to_its_default() {
     let view = mk_view(&mk_with(mk_options(&EXTRAS)));
-    let told = planned(&certificates("arn:aws:acm:us-east-1:1:certificate/a"), &view).to_string();
-    assert!(told.contains("take 1 certificate from listener 80"), "{told}");
-    assert!(told.contains("set tcp.idle_timeout.seconds=350 on listener 80"), "{told}");
+    let message = planned(&certificates("arn:aws:acm:us-east-1:1:certificate/a"), &view).to_string();
+    assert!(message.contains("take 1 certificate from listener 80"), "{message}");
+    assert!(message.contains("set tcp.idle_timeout.seconds=350 on listener 80"), "{message}");
     let plain = planned(&mk_base(), &view).to_string();
     assert!(!plain.contains("certificate from"), "they go with TLS: {plain}");
 }

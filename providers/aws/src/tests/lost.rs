@@ -65,14 +65,16 @@ async fn whatever_loses_its_tags_is_found_by_name_and_taken_back() {
     let plainly = kinds.map(|kinds| (&plain, kinds));
     for (desired, stripped) in plainly.into_iter().chain([(&named, kinds[0]), (&named, kinds[3])]) {
         for (restarted, deleted) in [(false, false), (true, false), (false, true), (true, true)] {
-            let told =
+            let message =
                 format!("{stripped:?}, restarted {restarted}, deleted {deleted}, {:?}", desired.options);
             // By tags and digests nobody finds a name that a user chose, once all else is gone, too.
             if restarted && deleted && stripped == ALL && *desired == named {
                 continue;
             }
             let (mut provider, mut status) = (mk_provider(&emulator), Status::new());
-            settle(&provider, Some(desired), &mut status).await.unwrap_or_else(|why| panic!("{told}: {why}"));
+            settle(&provider, Some(desired), &mut status)
+                .await
+                .unwrap_or_else(|why| panic!("{message}: {why}"));
             let shown = status.clone();
             untag(&emulator, &own(&emulator.sdk).await, stripped);
             if restarted {
@@ -80,23 +82,23 @@ async fn whatever_loses_its_tags_is_found_by_name_and_taken_back() {
             }
             emulator.calls();
             let to = (!deleted).then_some(desired);
-            settle(&provider, to, &mut status).await.unwrap_or_else(|why| panic!("{told}: {why}"));
+            settle(&provider, to, &mut status).await.unwrap_or_else(|why| panic!("{message}: {why}"));
             // As the audit does.
             settle(&mk_provider(&emulator), to, &mut status)
                 .await
-                .unwrap_or_else(|why| panic!("{told}: {why}"));
+                .unwrap_or_else(|why| panic!("{message}: {why}"));
             let calls = emulator.calls();
-            assert!(asked_for(&calls) <= 2, "{told}: {calls:?}");
+            assert!(asked_for(&calls) <= 2, "{message}: {calls:?}");
             if !deleted {
-                assert_eq!(status, shown, "{told}: its hostname stays");
+                assert_eq!(status, shown, "{message}: its hostname stays");
                 let all = own(&emulator.sdk).await;
                 let balancers = all.iter().filter(|id| id.kind() == Some(Kind::LoadBalancer)).count();
-                assert_eq!(balancers, 1, "{told}: {all:?}");
+                assert_eq!(balancers, 1, "{message}: {all:?}");
                 settle(&mk_provider(&emulator), None, &mut status)
                     .await
-                    .unwrap_or_else(|why| panic!("{told}: {why}"));
+                    .unwrap_or_else(|why| panic!("{message}: {why}"));
             }
-            assert_eq!(names(&emulator.account("list")), names(&before), "{told}: nothing is left");
+            assert_eq!(names(&emulator.account("list")), names(&before), "{message}: nothing is left");
         }
     }
 }
@@ -110,7 +112,7 @@ fn names(account: &Value) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tags_that_name_another_are_told_with_the_remedy_and_nothing_is_made_or_deleted() {
+async fn tags_of_another_owner_are_reported_with_the_remedy_and_nothing_is_created_or_deleted() {
     let Some(emulator) = Emulator::start().await else { return };
     let desired = mk_load_balancer(mk_owner(), &emulator.instances[..2]);
     let table = [
@@ -122,9 +124,9 @@ async fn tags_that_name_another_are_told_with_the_remedy_and_nothing_is_made_or_
     ];
     for (key, restarted, deleted) in table {
         let value = "another";
-        let told = format!("{key}, restarted {restarted}, deleted {deleted}");
+        let message = format!("{key}, restarted {restarted}, deleted {deleted}");
         let (mut provider, mut status) = (mk_provider(&emulator), Status::new());
-        settle(&provider, Some(&desired), &mut status).await.unwrap_or_else(|why| panic!("{told}: {why}"));
+        settle(&provider, Some(&desired), &mut status).await.unwrap_or_else(|why| panic!("{message}: {why}"));
         let all = own(&emulator.sdk).await;
         let balancer = all.iter().find(|id| id.kind() == Some(Kind::LoadBalancer)).unwrap();
         untag(&emulator, std::slice::from_ref(balancer), &ALL);
@@ -143,25 +145,25 @@ async fn tags_that_name_another_are_told_with_the_remedy_and_nothing_is_made_or_
             }
         }
         for part in [key, value, "add-tags", &balancer.0] {
-            assert!(refused.contains(part), "{told}: {part}: {refused}");
+            assert!(refused.contains(part), "{message}: {part}: {refused}");
         }
         let calls = emulator.calls();
-        assert!(asked_for(&calls) <= 2, "{told}: {calls:?}");
+        assert!(asked_for(&calls) <= 2, "{message}: {calls:?}");
         let now = names(&emulator.account("list"));
-        assert!(now.contains(&balancer.0), "{told}: it is left alone");
-        assert!(now.iter().all(|id| there.contains(id)), "{told}: nothing is made beside it");
+        assert!(now.contains(&balancer.0), "{message}: it is left alone");
+        assert!(now.iter().all(|id| there.contains(id)), "{message}: nothing is made beside it");
         // Somebody does what was said.
         untag(&emulator, std::slice::from_ref(balancer), &ALL);
         emulator.sdk.add_tags(std::slice::from_ref(balancer), &tags::of(&mk_owner())).await.unwrap();
         settle(&mk_provider(&emulator), None, &mut status)
             .await
-            .unwrap_or_else(|why| panic!("{told}: {why}"));
-        assert_eq!(own(&emulator.sdk).await, [], "{told}");
+            .unwrap_or_else(|why| panic!("{message}: {why}"));
+        assert_eq!(own(&emulator.sdk).await, [], "{message}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_takes_tags_off_again_and_again_is_not_fought_but_told_of() {
+async fn tags_that_are_removed_again_and_again_are_reported_and_no_longer_restored() {
     let Some(emulator) = Emulator::start().await else { return };
     let desired = mk_load_balancer(mk_owner(), &emulator.instances[..2]);
     let (provider, mut status) = (mk_provider(&emulator), Status::new());
@@ -174,7 +176,7 @@ async fn whoever_takes_tags_off_again_and_again_is_not_fought_but_told_of() {
         ended.push(settle(&provider, Some(&desired), &mut status).await);
     }
     assert!(ended[0].is_ok() && ended[1].is_ok(), "{ended:?}");
-    let told = ended[3].as_ref().unwrap_err();
-    assert!(told.contains("again and again") && told.contains("tag policy"), "{told}");
+    let message = ended[3].as_ref().unwrap_err();
+    assert!(message.contains("again and again") && message.contains("tag policy"), "{message}");
     assert_eq!(asked_for(&emulator.calls()), 0);
 }

@@ -69,7 +69,7 @@ async fn refused(provider: &AwsProvider<Sdk>, desired: &LoadBalancer) -> (&'stat
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_user_names_wrongly_is_told_by_its_annotation_and_not_retried_hot() {
+async fn a_wrong_value_is_reported_with_its_annotation_and_not_retried_hot() {
     let Some(emulator) = Emulator::start().await else { return };
     let provider = mk_provider(&emulator);
     let gone = "arn:aws:acm:us-east-1:123456789012:certificate/gone";
@@ -81,9 +81,9 @@ async fn what_a_user_names_wrongly_is_told_by_its_annotation_and_not_retried_hot
         ("allocation", &[(key::SUBNETS, "net-a"), (key::EIPS, "eipalloc-0")], key::EIPS),
     ];
     for (name, pairs, words) in table {
-        let (reason, retry, told) = refused(&provider, &mk_asking(&emulator, name, pairs)).await;
-        assert_eq!((reason, retry), ("InvalidRequest", Retry::Never), "{name}: {told}");
-        assert!(told.contains(words) && told.contains("annotation"), "{name}: {told}");
+        let (reason, retry, message) = refused(&provider, &mk_asking(&emulator, name, pairs)).await;
+        assert_eq!((reason, retry), ("InvalidRequest", Retry::Never), "{name}: {message}");
+        assert!(message.contains(words) && message.contains("annotation"), "{name}: {message}");
     }
     let codes = [
         ("CreateTargetGroup", "TooManyTags", "InvalidRequest", Retry::Never, key::TAGS),
@@ -101,9 +101,9 @@ async fn what_a_user_names_wrongly_is_told_by_its_annotation_and_not_retried_hot
     for (number, (action, code, reason, retry, words)) in codes.into_iter().enumerate() {
         emulator.run(&["fault", action, code, "1"]);
         let desired = mk_asking(&emulator, &format!("code-{number}"), &[]);
-        let (found, again, told) = refused(&provider, &desired).await;
-        assert_eq!((found, again), (reason, retry), "{code}: {told}");
-        assert!(told.contains(words), "{code}: {told}");
+        let (found, again, message) = refused(&provider, &desired).await;
+        assert_eq!((found, again), (reason, retry), "{code}: {message}");
+        assert!(message.contains(words), "{code}: {message}");
         emulator.run(&["clear"]);
     }
 }
@@ -124,8 +124,8 @@ async fn security_groups_are_found_by_their_names() {
     emulator.run(&["group", &emulator.vpc, "twice"]);
     emulator.run(&["group", &emulator.vpc, "twice"]);
     let ambiguous = mk_asking(&emulator, "twice", &[(key::SECURITY_GROUPS, "twice")]);
-    let (reason, _, told) = refused(&provider, &ambiguous).await;
-    assert!(reason == "InvalidRequest" && told.contains("2 security groups"), "{reason}: {told}");
+    let (reason, _, message) = refused(&provider, &ambiguous).await;
+    assert!(reason == "InvalidRequest" && message.contains("2 security groups"), "{reason}: {message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,8 +141,8 @@ async fn an_address_that_aws_still_holds_is_waited_for_and_one_of_others_is_a_co
     let (what, retry) = go(&provider, Desired::Present(&second)).await.unwrap().unwrap();
     assert!(what.contains(key::EIPS) && what.contains("release it"), "{what}");
     assert!(retry >= Duration::from_secs(6), "it is not asked for at once again: {retry:?}");
-    let (reason, retry, told) = refused(&provider, &second).await;
-    assert_eq!((reason, retry), ("Conflict", Retry::Never), "{told}");
+    let (reason, retry, message) = refused(&provider, &second).await;
+    assert_eq!((reason, retry), ("Conflict", Retry::Never), "{message}");
 
     assert_eq!(go(&provider, Desired::Absent(&first.owner)).await.unwrap(), None);
     let provider = mk_provider(&emulator);

@@ -13,15 +13,15 @@ use portico_provider::{
 
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
 use crate::Quotas;
+use crate::cache::Cache;
 use crate::capabilities as key;
 use crate::cloud::resources::{
-    Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer as Facts, SubnetMapping, Target,
-    TargetGroup, Transport,
+    Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer as AwsLoadBalancer, SecurityGroup,
+    SubnetMapping, Target, TargetGroup, Transport,
 };
-use crate::memory::Memory;
 use crate::names;
-use crate::observed::{Balancer, Group, Observed, Seal, Snapshot, View};
-use crate::plan::{Pace, PrefixLists, SecurityGroups, Site, learn, plan, spec_digest};
+use crate::observed::{Balancer, Group, Observed, Snapshot, SyncedHash, View};
+use crate::plan::{Pace, PrefixLists, SecurityGroupNames, Site, learn, plan, spec_digest};
 use crate::report::report;
 use crate::step::Step;
 use crate::tags;
@@ -33,7 +33,7 @@ pub(super) fn mk_site() -> Site {
         vpc: "vpc-1".to_owned(),
         backend_group: None,
         prefix_lists: PrefixLists::new(),
-        security_groups: SecurityGroups::new(),
+        security_groups: SecurityGroupNames::new(),
         quotas: Quotas::default(),
         pace: Pace(Duration::from_secs(10)),
         reached: None,
@@ -53,8 +53,8 @@ pub(super) fn planned(desired: &LoadBalancer, view: &View) -> Plan<Step> {
     plan(&mk_site(), Desired::Present(desired), Some(&Observed::Full(view.clone())))
 }
 
-fn mk_seal(desired: &LoadBalancer) -> Seal {
-    Seal {
+fn mk_hash(desired: &LoadBalancer) -> SyncedHash {
+    SyncedHash {
         spec: spec_digest(desired),
         targets: Some(translate(desired, &Quotas::default()).unwrap().targets_digest()),
     }
@@ -69,15 +69,15 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
     let mut security_groups = BTreeSet::new();
     if let Frontend::Own(rules) = &wanted.frontend {
         let name = names::security_group(owner, 0);
-        let firewall = Firewall {
+        let security_group = SecurityGroup {
             id: Id("sg-1".to_owned()),
             name: name.clone(),
             rules: rules.clone(),
             foreign: BTreeSet::new(),
             tags: tags::of(owner),
         };
-        security_groups.insert(firewall.id.clone());
-        view.firewalls.insert(name, firewall);
+        security_groups.insert(security_group.id.clone());
+        view.security_groups.insert(name, security_group);
     }
     let mut listeners = BTreeMap::new();
     for (port, wanted) in &wanted.listeners {
@@ -91,7 +91,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         };
         listeners.insert(*port, listener);
         let kind = (wanted.shape.targets, wanted.shape.family);
-        let facts = TargetGroup {
+        let described = TargetGroup {
             id,
             name: group_name.clone(),
             kind,
@@ -101,10 +101,10 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         };
         let targets = wanted.targets.iter().map(|target| (target.clone(), Health::Healthy)).collect();
         let attributes = wanted.attributes.clone();
-        view.groups.insert(group_name, Group { facts, member_of: None, attributes, targets });
+        view.groups.insert(group_name, Group { described, member_of: None, attributes, targets });
     }
     let hostname = format!("{name}.example");
-    let facts = Facts {
+    let described = AwsLoadBalancer {
         id: Id(format!("arn:aws:x:loadbalancer/net/{name}")),
         name: name.clone(),
         hostname,
@@ -114,20 +114,20 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         security_groups,
         state: LifeState::Active,
     };
-    let sealed = Some(mk_seal(desired));
+    let synced = Some(mk_hash(desired));
     let extras: BTreeMap<_, _> =
         wanted.listeners.iter().map(|(port, listener)| (*port, listener.extras.clone())).collect();
     let marked = extras.values().any(|extras| *extras != ListenerExtras::default());
     let balancer = Balancer {
-        facts,
+        described,
         attributes: wanted.attributes.clone(),
         listeners,
         extras: marked.then_some(extras),
         taken: BTreeMap::new(),
         shared: None,
         adopted: false,
-        sealed,
-        looks: 0,
+        synced,
+        polls: 0,
     };
     view.load_balancers.insert(name, balancer);
     view
@@ -138,19 +138,19 @@ pub(super) fn lines(plan: &Plan<Step>) -> Vec<String> {
 }
 
 #[test]
-fn who_would_connect_to_himself_in_vain_is_told_so() {
-    let told = |desired: &LoadBalancer| {
+fn hairpin_traffic_that_cannot_pass_is_reported() {
+    let message = |desired: &LoadBalancer| {
         let report = report(&Quotas::default(), desired, Some(&Observed::Full(mk_view(desired))));
         let mut facts = report.facts.into_iter();
         facts.find(|fact| fact.topic == Topic::ReachableFromTargets).map(|fact| fact.message)
     };
     let internal = LoadBalancer { scheme: Scheme::Internal, ..mk_base() };
-    assert!(told(&internal).unwrap().contains("port 80"));
-    assert_eq!(told(&mk_base()), None, "from outside, addresses are a gateway's");
+    assert!(message(&internal).unwrap().contains("port 80"));
+    assert_eq!(message(&mk_base()), None, "from outside, addresses are a gateway's");
     let off = mk_options(&[(key::GROUP_ATTRIBUTES, "preserve_client_ip.enabled=false")]);
-    assert_eq!(told(&LoadBalancer { options: off, ..internal.clone() }), None);
+    assert_eq!(message(&LoadBalancer { options: off, ..internal.clone() }), None);
     let pods = mk_pods(&["10.0.0.7"], &internal.listeners);
-    assert_eq!(told(&LoadBalancer { targets: pods, ..internal }), None, "TCP to pods hides clients");
+    assert_eq!(message(&LoadBalancer { targets: pods, ..internal }), None, "TCP to pods hides clients");
 }
 
 #[test]
@@ -221,12 +221,12 @@ fn old_targets_go_only_after_new_ones_were_asked_for_their_health() {
     let desired = LoadBalancer { targets: mk_nodes(&["i-2".to_owned(), "i-3".to_owned()]), ..mk_base() };
     let mut view = mk_view(&mk_base());
     let plan = planned(&desired, &view);
-    let told = lines(&plan);
+    let message = lines(&plan);
     assert!(
-        told[1].starts_with("2. register 1 target in") && told[2].starts_with("wait for 1 new targets"),
+        message[1].starts_with("2. register 1 target in") && message[2].starts_with("wait for 1 new targets"),
         "{plan}"
     );
-    assert_eq!(told.len(), 3, "nothing is deregistered or sealed yet: {plan}");
+    assert_eq!(message.len(), 3, "nothing is deregistered or marked synced yet: {plan}");
 
     let group = view.groups.values_mut().next().unwrap();
     let new = Target { id: "i-3".to_owned(), port: 30_080 };
@@ -242,9 +242,9 @@ fn clients_are_let_in_before_others_are_shut_out() {
     let before = LoadBalancer { source_ranges: ["192.0.2.0/24".parse().unwrap()].into(), ..mk_base() };
     let after = LoadBalancer { source_ranges: ["198.51.100.0/24".parse().unwrap()].into(), ..mk_base() };
     let plan = planned(&after, &mk_view(&before));
-    let told = lines(&plan);
-    assert!(told[1].contains("allow tcp/80 from 198.51.100.0/24"), "{plan}");
-    assert!(told[2].contains("no longer allow tcp/80 from 192.0.2.0/24"), "{plan}");
+    let message = lines(&plan);
+    assert!(message[1].contains("allow tcp/80 from 198.51.100.0/24"), "{plan}");
+    assert!(message[2].contains("no longer allow tcp/80 from 192.0.2.0/24"), "{plan}");
     assert!(plan.additive_first());
 }
 
@@ -259,7 +259,7 @@ fn a_replacement_is_new_first_and_needs_consent() {
         (Field::Scheme, Obstacle::ReplacementRequired)
     );
 
-    let old = view.load_balancers.values().next().unwrap().facts.hostname.clone();
+    let old = view.load_balancers.values().next().unwrap().described.hostname.clone();
     let consenting = LoadBalancer {
         replacement: Replacement::Allowed,
         published: [IngressAddress::Hostname(old)].into(),
@@ -271,22 +271,22 @@ fn a_replacement_is_new_first_and_needs_consent() {
 }
 
 #[test]
-fn an_old_load_balancer_goes_when_no_status_shows_it_and_not_before() {
+fn an_old_load_balancer_is_deleted_when_no_status_shows_it_and_not_before() {
     let mut view = mk_view(&mk_base());
     let old = view.load_balancers.values().next().unwrap().clone();
     let desired = LoadBalancer { scheme: Scheme::Internal, replacement: Replacement::Allowed, ..mk_base() };
     let name = names::load_balancer(&desired.owner, None, 1);
     let mut new = old.clone();
-    new.facts.name.clone_from(&name);
-    new.facts.hostname = "new.example".to_owned();
-    new.facts.scheme = Scheme::Internal;
+    new.described.name.clone_from(&name);
+    new.described.hostname = "new.example".to_owned();
+    new.described.scheme = Scheme::Internal;
     view.load_balancers.insert(name, new);
     let shown = |hostname: &str| LoadBalancer {
         published: [IngressAddress::Hostname(hostname.to_owned())].into(),
         ..desired.clone()
     };
-    let delete = format!("delete load balancer {}", old.facts.name);
-    let early = planned(&shown(&old.facts.hostname), &view).to_string();
+    let delete = format!("delete load balancer {}", old.described.name);
+    let early = planned(&shown(&old.described.hostname), &view).to_string();
     assert!(!early.contains(&delete) && early.contains("instead of"), "{early}");
     let late = planned(&shown("new.example"), &view).to_string();
     assert!(late.contains(&delete), "{late}");
@@ -301,8 +301,8 @@ fn deletion_protection_is_never_switched_off() {
     }
     let off = format!("{DELETION_PROTECTION}=false");
     let asked = LoadBalancer { options: mk_options(&[(key::ATTRIBUTES, &off)]), ..desired.clone() };
-    let told = planned(&asked, &view).to_string();
-    assert!(!told.contains(DELETION_PROTECTION), "{told}");
+    let message = planned(&asked, &view).to_string();
+    assert!(!message.contains(DELETION_PROTECTION), "{message}");
     let plan = plan(&mk_site(), Desired::Absent(&desired.owner), Some(&Observed::Full(view)));
     assert!(
         plan.steps().is_empty() && plan.waiting().is_some_and(|it| it.what.contains("by hand")),
@@ -328,15 +328,15 @@ fn an_unchanged_service_needs_no_more_than_its_tags_and_its_status() {
     let settled = planned(&desired, &snapshot);
     assert!(settled.is_settled(), "{settled}");
     let changed = LoadBalancer { scheme: Scheme::Internal, ..desired.clone() };
-    let look = planned(&changed, &snapshot);
-    assert!(!look.is_destructive() && look.to_string().contains("the Service changed"), "{look}");
+    let plan = planned(&changed, &snapshot);
+    assert!(!plan.is_destructive() && plan.to_string().contains("the Service changed"), "{plan}");
     let unpublished = LoadBalancer { published: [].into(), ..desired.clone() };
-    let look = planned(&unpublished, &snapshot);
-    assert!(look.to_string().contains("in no status"), "{look}");
+    let plan = planned(&unpublished, &snapshot);
+    assert!(plan.to_string().contains("in no status"), "{plan}");
     let mut begun = snapshot.clone();
-    begun.sealed.as_mut().unwrap().targets = None;
-    let look = planned(&desired, &begun);
-    assert!(look.to_string().contains("unfinished"), "{look}");
+    begun.synced.as_mut().unwrap().targets = None;
+    let plan = planned(&desired, &begun);
+    assert!(plan.to_string().contains("unfinished"), "{plan}");
 }
 
 #[test]
@@ -344,30 +344,33 @@ fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
     let mut desired = mk_base();
     let snapshot = mk_snapshot(&mut desired);
     let owner = desired.owner.clone();
-    let memory = Memory::default();
-    let listed = memory.listed_one(&owner, snapshot.clone());
-    learn(&memory, &Quotas::default(), Desired::Present(&desired), Some(&listed));
-    let known = memory.belief(&owner);
+    let cache = Cache::default();
+    let listed = cache.listed_one(&owner, snapshot.clone());
+    learn(&cache, &Quotas::default(), Desired::Present(&desired), Some(&listed));
+    let known = cache.cached(&owner);
     let joined = LoadBalancer {
         targets: mk_nodes(&["i-1".to_owned(), "i-2".to_owned(), "i-3".to_owned()]),
         ..desired.clone()
     };
     let wide = plan(&mk_site(), Desired::Present(&joined), known.as_ref());
-    let told = lines(&wide);
-    assert!(told[0].contains("a change begins") && told[1].contains("register 1 target"), "{wide}");
-    assert!(told[2].contains("all is done") && told.len() == 3 && !wide.is_destructive(), "{wide}");
+    let message = lines(&wide);
+    assert!(message[0].contains("a change begins") && message[1].contains("register 1 target"), "{wide}");
+    assert!(message[2].contains("all is done") && message.len() == 3 && !wide.is_destructive(), "{wide}");
     let left = LoadBalancer { targets: mk_nodes(&["i-2".to_owned()]), ..desired.clone() };
-    let narrow = plan(&mk_site(), Desired::Present(&left), known.as_ref());
-    assert!(lines(&narrow)[1].contains("deregister 1 target") && narrow.is_destructive(), "{narrow}");
+    let destructive = plan(&mk_site(), Desired::Present(&left), known.as_ref());
+    assert!(
+        lines(&destructive)[1].contains("deregister 1 target") && destructive.is_destructive(),
+        "{destructive}"
+    );
     // Somebody else's seal teaches nothing.
-    let other = Memory::default();
+    let other = Cache::default();
     let listed = other.listed_one(&owner, snapshot);
     learn(&other, &Quotas::default(), Desired::Present(&joined), Some(&listed));
-    assert!(matches!(other.belief(&owner), Some(Observed::Snapshot(Snapshot { targets: None, .. }))));
+    assert!(matches!(other.cached(&owner), Some(Observed::Snapshot(Snapshot { targets: None, .. }))));
 }
 
 /// What the status says of the ports of this Service: `TargetsHealthy`, `Provisioned`, and each port's error.
-fn told(desired: &LoadBalancer, view: &View) -> (String, String, Vec<Option<String>>) {
+fn reported(desired: &LoadBalancer, view: &View) -> (String, String, Vec<Option<String>>) {
     let report = report(&Quotas::default(), desired, Some(&Observed::Full(view.clone())));
     let of = |topic| {
         let fact = report.facts.iter().find(|fact| fact.topic == topic).unwrap();
@@ -378,11 +381,11 @@ fn told(desired: &LoadBalancer, view: &View) -> (String, String, Vec<Option<Stri
 }
 
 #[test]
-fn each_port_is_told_by_itself() {
+fn each_port_is_reported_by_itself() {
     let mut desired = mk_base();
     desired.listeners.insert(mk_listener(Protocol::Tcp, 81));
     let whole = mk_view(&desired);
-    let (healthy, provisioned, errors) = told(&desired, &whole);
+    let (healthy, provisioned, errors) = reported(&desired, &whole);
     assert_eq!(healthy, "True TargetsHealthy: 4 of 4 targets pass their health check");
     assert!(provisioned.starts_with("True Provisioned: serving at "), "{provisioned}");
     assert!(errors.is_empty(), "{errors:?}");
@@ -416,7 +419,7 @@ fn each_port_is_told_by_itself() {
         (Some(Health::Initial), "Unknown Registering: 2 of 4", "but for TCP/81", None),
     ];
     for (health, expected, where_, error) in table {
-        let (healthy, provisioned, errors) = told(&desired, &with(health.clone()));
+        let (healthy, provisioned, errors) = reported(&desired, &with(health.clone()));
         assert!(healthy.starts_with(expected) && healthy.contains("TCP/81"), "{health:?}: {healthy}");
         assert!(provisioned.starts_with("True") && provisioned.contains(where_), "{health:?}: {provisioned}");
         let expected: Vec<Option<String>> =
@@ -425,7 +428,7 @@ fn each_port_is_told_by_itself() {
     }
     let mut view = whole.clone();
     view.load_balancers.values_mut().next().unwrap().listeners.remove(&81);
-    let (_, provisioned, errors) = told(&desired, &view);
+    let (_, provisioned, errors) = reported(&desired, &view);
     assert!(
         provisioned.starts_with("False ListenersMissing") && provisioned.contains("TCP/81"),
         "{provisioned}"
@@ -436,17 +439,18 @@ fn each_port_is_told_by_itself() {
 }
 
 #[test]
-fn the_hostname_is_there_as_soon_as_aws_has_told_it_and_ready_when_it_serves() {
+fn the_hostname_is_published_as_soon_as_aws_returns_it_and_ready_when_it_serves() {
     let desired = mk_base();
     let mut view = mk_view(&desired);
     let balancer = view.load_balancers.values_mut().next().unwrap();
-    balancer.facts.state = LifeState::Provisioning;
-    let hostname = balancer.facts.hostname.clone();
+    balancer.described.state = LifeState::Provisioning;
+    let hostname = balancer.described.hostname.clone();
     let of = |view: &View| report(&Quotas::default(), &desired, Some(&Observed::Full(view.clone())));
     let early = of(&view);
     assert!(!early.ready && early.ingress[0].address.to_string() == hostname, "{early:?}");
     assert!(early.facts[0].message.contains("when AWS says that it is active"), "{early:?}");
-    view.load_balancers.values_mut().next().unwrap().facts.state = LifeState::Failed("no room".to_owned());
+    view.load_balancers.values_mut().next().unwrap().described.state =
+        LifeState::Failed("no room".to_owned());
     assert!(of(&view).ingress.is_empty() && !of(&view).ready);
 }
 
@@ -470,7 +474,7 @@ fn a_replacement_that_needs_what_the_old_one_holds_is_blocked_with_the_remedy() 
         for replacement in [Replacement::NeedsConsent, Replacement::Allowed] {
             let mut view = mk_view(&mk(&before, replacement));
             for balancer in view.load_balancers.values_mut() {
-                balancer.facts.subnets = [SubnetMapping {
+                balancer.described.subnets = [SubnetMapping {
                     subnet: "subnet-a".to_owned(),
                     allocation: before.contains(&eips).then(|| "eipalloc-1".to_owned()),
                     private_address: before.contains(&private).then(|| "10.0.0.5".parse().unwrap()),
@@ -482,9 +486,9 @@ fn a_replacement_that_needs_what_the_old_one_holds_is_blocked_with_the_remedy() 
             assert!(plan.steps().is_empty(), "{plan}");
             let [blocked] = plan.blocked() else { panic!("{plan}") };
             assert_eq!(blocked.obstacle, Obstacle::Unsupported, "consent does not help");
-            let told = &blocked.message;
-            assert!(told.contains(held) && told.contains("make it again"), "{told}");
-            assert!(!told.contains("allow-replacement"), "{told}");
+            let message = &blocked.message;
+            assert!(message.contains(held) && message.contains("make it again"), "{message}");
+            assert!(!message.contains("allow-replacement"), "{message}");
         }
     }
     let elsewhere = mk(&[(key::EIPS, "eipalloc-8,eipalloc-9")], Replacement::Allowed);

@@ -59,10 +59,10 @@ async fn a_process_that_knows_only_tags_deletes_nothing_that_is_protected() {
     let protect = |value: &str| BTreeMap::from([(DELETION_PROTECTION.to_owned(), value.to_owned())]);
     emulator.sdk.modify_load_balancer_attributes(load_balancer, &protect("true")).await.unwrap();
     let (ended, observed) = from_listing(&mk_provider(&emulator), None).await;
-    let waiting = ended.expect_err("somebody has to switch it off");
+    let waiting = ended.expect_err("a person has to switch it off");
     assert!(waiting.contains("by hand"), "{waiting}");
-    assert!(matches!(observed, Some(Observed::Full(_))), "it had to be read to be told");
-    assert_eq!(things(&emulator).await, made, "nothing goes");
+    assert!(matches!(observed, Some(Observed::Full(_))), "it had to be read to be reported");
+    assert_eq!(things(&emulator).await, made, "nothing is deleted");
 
     emulator.sdk.modify_load_balancer_attributes(load_balancer, &protect("false")).await.unwrap();
     let (ended, observed) = from_listing(&mk_provider(&emulator), None).await;

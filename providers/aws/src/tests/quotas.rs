@@ -19,14 +19,14 @@ fn planned(quotas: Quotas, desired: &LoadBalancer) -> Plan<Step> {
     plan(&Site { quotas, ..mk_site() }, Desired::Present(desired), None)
 }
 
-fn told(quotas: Quotas, desired: &LoadBalancer) -> String {
+fn reported(quotas: Quotas, desired: &LoadBalancer) -> String {
     let plan = planned(quotas, desired);
     let messages: Vec<&str> = plan.blocked().iter().map(|blocked| blocked.message.as_str()).collect();
     messages.join("; ")
 }
 
 #[test]
-fn what_is_beyond_a_quota_is_told_with_the_numbers_and_passes_when_it_is_raised() {
+fn a_quota_is_reported_with_the_numbers_and_passes_when_it_is_raised() {
     let quotas = Quotas::default();
     let ranges = (0..250).map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
     let many_ranges = LoadBalancer { source_ranges: ranges, ..mk_base() };
@@ -42,10 +42,10 @@ fn what_is_beyond_a_quota_is_told_with_the_numbers_and_passes_when_it_is_raised(
         (&many_certificates, "needs 26 certificates", "quota 25", Quotas { certificates: 26, ..quotas }),
     ];
     for (desired, needs, quota, raised) in table {
-        let message = told(quotas, desired);
+        let message = reported(quotas, desired);
         assert!(message.contains(needs) && message.contains(quota), "{message}");
         assert!(planned(quotas, desired).steps().is_empty(), "nothing is made before");
-        assert_eq!(told(raised, desired), "", "{needs}");
+        assert_eq!(reported(raised, desired), "", "{needs}");
     }
 }
 
@@ -66,27 +66,27 @@ fn thing(n: usize) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_load_balancer_that_is_one_too_many_is_told_before_anything_of_it_is_made() {
+async fn a_load_balancer_over_quota_is_reported_before_anything_of_it_is_created() {
     let Some(emulator) = Emulator::start().await else { return };
     let cluster = mk_owner(0).cluster;
     let provider = AwsProvider::new(emulator.sdk.clone(), emulator.config(&cluster)).unwrap();
     let desired = mk_load_balancer(mk_owner(99), &emulator.instances[..2]);
     let wanted = Desired::Present(&desired);
     emulator.quota(50);
-    emulator.crowd(&json!((0..49).map(thing).collect::<Vec<_>>()));
+    emulator.tagged_only(&json!((0..49).map(thing).collect::<Vec<_>>()));
     provider.inventory().await.unwrap();
     drop(emulator.calls());
     assert_eq!(provider.observe_for(wanted, ReadMode::Cached).await.unwrap(), None);
     assert!(!provider.plan(wanted, None).steps().is_empty(), "there is room for one more");
     assert_eq!(emulator.calls(), [].into(), "and nobody has asked");
 
-    emulator.crowd(&json!([thing(49)]));
+    emulator.tagged_only(&json!([thing(49)]));
     provider.inventory().await.unwrap();
     drop(emulator.calls());
     assert_eq!(provider.observe_for(wanted, ReadMode::Cached).await.unwrap(), None);
     let plan = provider.plan(wanted, None);
-    let told = plan.blocked().iter().map(|it| it.message.as_str()).collect::<String>();
-    assert!(told.contains("needs 1 more Network Load Balancer, quota 50"), "{plan}");
+    let message = plan.blocked().iter().map(|it| it.message.as_str()).collect::<String>();
+    assert!(message.contains("needs 1 more Network Load Balancer, quota 50"), "{plan}");
     assert!(plan.steps().is_empty(), "{plan}");
     assert_eq!(emulator.calls(), [("DescribeAccountLimits".to_owned(), 1)].into());
 

@@ -31,15 +31,15 @@ fn with_nodes(ids: &[&str]) -> LoadBalancer {
 }
 
 #[test]
-fn a_refused_target_is_waited_for_and_told_and_not_offered_again_at_once() {
+fn a_refused_target_is_waited_for_and_reported_and_not_registered_again_at_once() {
     let mut view = mk_view(&mk_base());
     mk_refused(&mut view, "i-3");
     let desired = with_nodes(&["i-1", "i-2", "i-3"]);
     let plan = planned(&desired, &view);
     assert!(plan.steps().is_empty(), "{plan}");
-    let told = plan.waiting().unwrap();
-    assert!(told.what.contains("i-3") && told.what.contains("running state"), "{plan}");
-    assert_eq!(told.retry.as_secs(), 30);
+    let message = plan.waiting().unwrap();
+    assert!(message.what.contains("i-3") && message.what.contains("running state"), "{plan}");
+    assert_eq!(message.retry.as_secs(), 30);
     let facts = report(&Quotas::default(), &desired, Some(&Observed::Full(view))).facts;
     let fact = facts.iter().find(|fact| fact.topic == Topic::TargetsAccepted).unwrap();
     assert!(fact.message.contains("1 of 3") && fact.message.contains("start the instance"), "{fact:?}");
@@ -57,8 +57,11 @@ fn old_targets_go_when_some_new_one_is_there_and_stay_while_all_are_refused() {
     let plan = planned(&with_nodes(&["i-2", "i-3"]), &view);
     assert!(lines(&plan).iter().any(|line| line.contains("deregister 1 target")), "{plan}");
     let plan = planned(&with_nodes(&["i-2"]), &view);
-    let told = plan.to_string();
-    assert!(told.contains("deregister 1 target") && plan.waiting().is_none(), "one is nobody's wish: {told}");
+    let message = plan.to_string();
+    assert!(
+        message.contains("deregister 1 target") && plan.waiting().is_none(),
+        "one is nobody's wish: {message}"
+    );
     let plan = planned(&mk_base(), &view);
     assert!(plan.is_settled(), "a refused one is no target: {plan}");
 }
@@ -67,24 +70,24 @@ fn old_targets_go_when_some_new_one_is_there_and_stay_while_all_are_refused() {
 async fn go(
     provider: &AwsProvider<Sdk>,
     desired: &LoadBalancer,
-    mut look: ReadMode,
+    mut mode: ReadMode,
 ) -> (Plan<Step>, LoadBalancer) {
     let mut desired = desired.clone();
     for _ in 0..40 {
-        let observed = provider.observe(&desired.owner, look).await.unwrap();
+        let observed = provider.observe(&desired.owner, mode).await.unwrap();
         let report = provider.report(&desired, observed.as_ref());
         desired.published = report.ingress.iter().map(|ingress| ingress.address.clone()).collect();
         let plan = provider.plan(Desired::Present(&desired), observed.as_ref());
         assert!(plan.blocked().is_empty(), "{plan}");
-        if let Some(closer) = look.before(Desired::Present(&desired), observed.is_some(), &plan) {
-            look = closer;
+        if let Some(closer) = mode.before(Desired::Present(&desired), observed.is_some(), &plan) {
+            mode = closer;
             continue;
         }
         let refused = plan.waiting().is_some_and(|waiting| waiting.what.contains("AWS refuses"));
         if plan.steps().is_empty() && (refused || plan.is_settled()) && report.ready {
             return (plan, desired);
         }
-        look = if plan.steps().is_empty() { ReadMode::Pending } else { ReadMode::Cached };
+        mode = if plan.steps().is_empty() { ReadMode::Pending } else { ReadMode::Cached };
         for planned in plan.steps() {
             if let Outcome::InProgress { .. } = provider.execute(&planned.step).await.unwrap() {
                 break;
@@ -102,7 +105,11 @@ fn mk_owner(name: &str) -> Owner {
     }
 }
 
-fn told(provider: &AwsProvider<Sdk>, desired: &LoadBalancer, observed: Option<&Observed>) -> Option<String> {
+fn fact_of(
+    provider: &AwsProvider<Sdk>,
+    desired: &LoadBalancer,
+    observed: Option<&Observed>,
+) -> Option<String> {
     let facts = provider.report(desired, observed).facts;
     facts.into_iter().find(|fact| fact.topic == Topic::TargetsAccepted).map(|fact| fact.message)
 }
@@ -122,7 +129,7 @@ async fn instances_that_are_stopped_or_gone_keep_no_other_out() {
     assert!(what.contains(&nodes[1]) && what.contains(&gone), "{plan}");
     assert!(emulator.calls()["RegisterTargets"] <= 4);
     let observed = provider.observe(&wanted.owner, ReadMode::Full).await.unwrap();
-    let message = told(&provider, &wanted, observed.as_ref()).unwrap();
+    let message = fact_of(&provider, &wanted, observed.as_ref()).unwrap();
     for part in ["2 of 4", &nodes[1], "start the instance", &gone, "spec.providerID"] {
         assert!(message.contains(part), "{part}: {message}");
     }
@@ -139,7 +146,7 @@ async fn instances_that_are_stopped_or_gone_keep_no_other_out() {
     let (plan, fixed) = go(&fresh, &fixed, ReadMode::Full).await;
     assert!(plan.is_settled(), "{plan}");
     let observed = fresh.observe(&fixed.owner, ReadMode::Full).await.unwrap();
-    assert_eq!(told(&fresh, &fixed, observed.as_ref()), None);
+    assert_eq!(fact_of(&fresh, &fixed, observed.as_ref()), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,12 +169,13 @@ async fn pods_outside_the_vpc_keep_no_other_out_and_a_retry_in_vain_changes_noth
             outcomes.push(provider.execute(&planned.step).await.unwrap());
         }
         observed = provider.observe(&wanted.owner, ReadMode::Pending).await.unwrap();
-        if outcomes.contains(&Outcome::Unchanged) && told(&provider, &wanted, observed.as_ref()).is_some() {
+        if outcomes.contains(&Outcome::Unchanged) && fact_of(&provider, &wanted, observed.as_ref()).is_some()
+        {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    let message = told(&provider, &wanted, observed.as_ref()).unwrap();
+    let message = fact_of(&provider, &wanted, observed.as_ref()).unwrap();
     assert!(outcomes.contains(&Outcome::Unchanged), "offered again, in vain: {outcomes:?}");
     for part in ["2 of 4", "10.99.0.7", "203.0.113.7", "--aws-vpc-id"] {
         assert!(message.contains(part), "{part}: {message}");

@@ -100,9 +100,11 @@ fn all<'a>(
             Box::new(move |n| async move { batches.mark(cloud, &balancers[n], mark).await.is_ok() }.boxed()),
         ),
         asked(
-            "seal",
+            "synced",
             &balancer_arns,
-            Box::new(move |n| async move { batches.seal(cloud, &balancers[n], mark).await.is_ok() }.boxed()),
+            Box::new(move |n| {
+                async move { batches.mark_synced(cloud, &balancers[n], mark).await.is_ok() }.boxed()
+            }),
         ),
         asked(
             "listing",
@@ -122,7 +124,7 @@ fn all<'a>(
             "security groups",
             &uids,
             Box::new(move |n| {
-                async move { batches.firewalls(cloud, &owners[n]).await.is_ok_and(|all| !all.is_empty()) }
+                async move { batches.security_groups(cloud, &owners[n]).await.is_ok_and(|all| !all.is_empty()) }
                     .boxed()
             }),
         ),

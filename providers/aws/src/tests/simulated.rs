@@ -10,10 +10,10 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::Quotas;
 use crate::cloud::resources::{
-    AddressType, Families, Firewall, GroupShape, Health, Id, LifeState, Listener, ListenerExtras,
-    LoadBalancer, Rule, Source, SubnetMapping, TargetGroup, Transport,
+    AddressType, Families, GroupShape, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, Rule,
+    SecurityGroup, Source, SubnetMapping, TargetGroup, Transport,
 };
-use crate::observed::{Balancer, Group, Seal, Share, View};
+use crate::observed::{Balancer, Group, Share, SyncedHash, View};
 use crate::step::{Action, ListenerRef, Named};
 use crate::tags;
 use crate::translate::{balancer_defaults, group_defaults, mapping};
@@ -32,7 +32,7 @@ impl Simulated {
     /// What AWS does by itself in a while.
     pub(super) fn tick(&mut self) {
         for balancer in self.view.load_balancers.values_mut() {
-            balancer.facts.state = LifeState::Active;
+            balancer.described.state = LifeState::Active;
         }
         for health in self.view.groups.values_mut().flat_map(|group| group.targets.values_mut()) {
             *health = Health::Healthy;
@@ -41,20 +41,20 @@ impl Simulated {
 
     /// Whether some client gets from `rule` to a target behind `port` by this hostname.
     pub(super) fn serves(&self, hostname: &str, port: u16) -> bool {
-        let mut found = self.view.load_balancers.values().filter(|it| it.facts.hostname == hostname);
+        let mut found = self.view.load_balancers.values().filter(|it| it.described.hostname == hostname);
         found.any(|balancer| {
             let group = balancer.listeners.get(&port).and_then(|listener| listener.group.as_ref());
-            let mut groups = self.view.groups.values().filter(|it| Some(&it.facts.id) == group);
+            let mut groups = self.view.groups.values().filter(|it| Some(&it.described.id) == group);
             groups.any(|group| !group.targets.is_empty())
         })
     }
 
     /// The rules in front of this hostname.
     pub(super) fn let_in(&self, hostname: &str) -> BTreeSet<Rule> {
-        let balancers = self.view.load_balancers.values().filter(|it| it.facts.hostname == hostname);
-        let ids: BTreeSet<&Id> = balancers.flat_map(|it| &it.facts.security_groups).collect();
-        let front = self.view.firewalls.values().filter(|it| ids.contains(&it.id));
-        front.flat_map(|firewall| firewall.rules.iter().cloned()).collect()
+        let balancers = self.view.load_balancers.values().filter(|it| it.described.hostname == hostname);
+        let ids: BTreeSet<&Id> = balancers.flat_map(|it| &it.described.security_groups).collect();
+        let front = self.view.security_groups.values().filter(|it| ids.contains(&it.id));
+        front.flat_map(|security_group| security_group.rules.iter().cloned()).collect()
     }
 
     pub(super) fn apply(&mut self, action: &Action) -> Refused {
@@ -66,7 +66,7 @@ impl Simulated {
             Action::CreateSecurityGroup { .. }
             | Action::Authorize { .. }
             | Action::Revoke { .. }
-            | Action::DeleteSecurityGroup(_) => self.firewalls(action),
+            | Action::DeleteSecurityGroup(_) => self.security_groups(action),
             Action::CreateTargetGroup(_)
             | Action::SetGroupAttributes { .. }
             | Action::SetHealthCheck { .. }
@@ -83,35 +83,38 @@ impl Simulated {
         }
     }
 
-    fn firewalls(&mut self, action: &Action) -> Refused {
-        let firewalls = &mut self.view.firewalls;
+    fn security_groups(&mut self, action: &Action) -> Refused {
+        let security_groups = &mut self.view.security_groups;
         match action {
             Action::CreateSecurityGroup { name, tags } => {
-                let firewall = Firewall {
+                let security_group = SecurityGroup {
                     id: Id(format!("sg-{name}")),
                     name: name.clone(),
                     rules: BTreeSet::new(),
                     foreign: BTreeSet::new(),
                     tags: tags.clone(),
                 };
-                none(firewalls.insert(name.clone(), firewall).is_some(), "a group of this name is there")
+                none(
+                    security_groups.insert(name.clone(), security_group).is_some(),
+                    "a group of this name is there",
+                )
             }
             Action::Authorize { group, rules } => {
-                let firewall = firewalls.get_mut(&group.name).ok_or("no such group")?;
-                firewall.rules.extend(rules.iter().cloned());
+                let security_group = security_groups.get_mut(&group.name).ok_or("no such group")?;
+                security_group.rules.extend(rules.iter().cloned());
                 let v6 = |rule: &&Rule| matches!(rule.source, Source::Range(IpNet::V6(_)));
-                let six = firewall.rules.iter().filter(v6).count();
-                none(six.max(firewall.rules.len() - six) > Quotas::default().rules, "too many rules")
+                let six = security_group.rules.iter().filter(v6).count();
+                none(six.max(security_group.rules.len() - six) > Quotas::default().rules, "too many rules")
             }
             Action::Revoke { group, rules } => {
-                let firewall = firewalls.get_mut(&group.name).ok_or("no such group")?;
-                firewall.rules.retain(|rule| !rules.contains(rule));
+                let security_group = security_groups.get_mut(&group.name).ok_or("no such group")?;
+                security_group.rules.retain(|rule| !rules.contains(rule));
                 Ok(())
             }
             Action::DeleteSecurityGroup(group) => {
-                let gone = firewalls.remove(&group.name).ok_or("no such group")?;
+                let gone = security_groups.remove(&group.name).ok_or("no such group")?;
                 let mut balancers = self.view.load_balancers.values();
-                none(balancers.any(|it| it.facts.security_groups.contains(&gone.id)), "it is in use")
+                none(balancers.any(|it| it.described.security_groups.contains(&gone.id)), "it is in use")
             }
             other => Err(format!("not of a security group: {other:?}")),
         }
@@ -123,7 +126,7 @@ impl Simulated {
             Action::CreateTargetGroup(new) => {
                 let id = Id(format!("arn:aws:x:targetgroup/{}", new.name));
                 let kind = (new.shape.targets, new.shape.family);
-                let facts = TargetGroup {
+                let described = TargetGroup {
                     id,
                     name: new.name.clone(),
                     kind,
@@ -132,7 +135,7 @@ impl Simulated {
                     health: new.health.clone(),
                 };
                 let (attributes, targets) = (group_defaults(new.shape), BTreeMap::new());
-                let group = Group { facts, member_of: tags::group(&new.tags), attributes, targets };
+                let group = Group { described, member_of: tags::group(&new.tags), attributes, targets };
                 self.shapes.insert(new.name.clone(), new.shape);
                 none(groups.insert(new.name.clone(), group).is_some(), "a group of this name is there")
             }
@@ -141,7 +144,7 @@ impl Simulated {
                 Ok(())
             }
             Action::SetHealthCheck { group, health } => {
-                groups.get_mut(&group.name).ok_or("no such group")?.facts.health = health.clone();
+                groups.get_mut(&group.name).ok_or("no such group")?.described.health = health.clone();
                 Ok(())
             }
             Action::Register { group, targets } => {
@@ -155,7 +158,7 @@ impl Simulated {
                 Ok(())
             }
             Action::DeleteTargetGroup(group) => {
-                let gone = groups.remove(&group.name).ok_or("no such group")?.facts.id;
+                let gone = groups.remove(&group.name).ok_or("no such group")?.described.id;
                 let mut listeners = self.view.load_balancers.values().flat_map(|it| it.listeners.values());
                 none(listeners.any(|it| it.group.as_ref() == Some(&gone)), "a listener sends there")
             }
@@ -165,7 +168,8 @@ impl Simulated {
 
     fn ids(&self, groups: &[Named]) -> Result<BTreeSet<Id>, String> {
         let of = |group: &Named| {
-            let ours = self.view.firewalls.get(&group.name).map(|firewall| firewall.id.clone());
+            let ours =
+                self.view.security_groups.get(&group.name).map(|security_group| security_group.id.clone());
             ours.or_else(|| group.id.clone()).ok_or_else(|| format!("no security group {group}"))
         };
         let ids: BTreeSet<Id> = groups.iter().map(of).collect::<Result<_, _>>()?;
@@ -191,24 +195,24 @@ impl Simulated {
             | Action::SetAddressType { load_balancer, .. }
             | Action::SetFamilies { load_balancer, .. }
             | Action::Mark { load_balancer, .. }
-            | Action::Unseal { load_balancer, .. }
-            | Action::Seal { load_balancer, .. } => load_balancer,
+            | Action::MarkDirty { load_balancer, .. }
+            | Action::MarkSynced { load_balancer, .. } => load_balancer,
             other => return Err(format!("not of a load balancer: {other:?}")),
         };
         let balancer = self.view.load_balancers.get_mut(&named.name).ok_or("there is none")?;
         match action {
             Action::SetAttributes { attributes, .. } => balancer.attributes.extend(attributes.clone()),
-            Action::SetSubnets { placement, .. } => balancer.facts.subnets = subnets(placement),
+            Action::SetSubnets { placement, .. } => balancer.described.subnets = subnets(placement),
             Action::SetFamilies { families, subnets, .. } => {
-                balancer.facts.families = *families;
-                balancer.facts.subnets = prefixed(subnets, *families);
+                balancer.described.families = *families;
+                balancer.described.subnets = prefixed(subnets, *families);
             }
-            Action::SetAddressType { kind, .. } => balancer.facts.families.kind = *kind,
+            Action::SetAddressType { kind, .. } => balancer.described.families.kind = *kind,
             Action::Mark { .. } => balancer.extras = Some(extras(&balancer.listeners)),
-            Action::Unseal { tags, .. } | Action::Seal { tags, .. } => {
-                balancer.sealed = Seal::after(balancer.sealed.as_ref(), tags);
+            Action::MarkDirty { tags, .. } | Action::MarkSynced { tags, .. } => {
+                balancer.synced = SyncedHash::after(balancer.synced.as_ref(), tags);
             }
-            _ => balancer.facts.security_groups = ids.unwrap_or_default(),
+            _ => balancer.described.security_groups = ids.unwrap_or_default(),
         }
         udp_fits(balancer)
     }
@@ -217,7 +221,7 @@ impl Simulated {
         let Action::CreateLoadBalancer { name, scheme, families, placement, tags, .. } = action else {
             return Err("it makes none".to_owned());
         };
-        let facts = LoadBalancer {
+        let described = LoadBalancer {
             id: Id(format!("arn:aws:x:loadbalancer/net/{name}")),
             name: name.clone(),
             hostname: format!("{name}.example"),
@@ -228,15 +232,15 @@ impl Simulated {
             state: LifeState::Provisioning,
         };
         let balancer = Balancer {
-            facts,
+            described,
             attributes: balancer_defaults(),
             listeners: BTreeMap::new(),
             extras: tags::has_extras(tags).then(BTreeMap::new),
             taken: BTreeMap::new(),
             shared: tags::group(tags).map(|group| Share { group, lead: tags::leader(tags) }),
             adopted: false,
-            sealed: Seal::of(tags),
-            looks: 0,
+            synced: SyncedHash::of(tags),
+            polls: 0,
         };
         udp_fits(&balancer)?;
         none(self.view.load_balancers.insert(name.clone(), balancer).is_some(), "the name is taken")
@@ -253,8 +257,8 @@ impl Simulated {
         none(!fits, "the protocols do not fit")?;
         let others = self.view.load_balancers.iter().filter(|(name, _)| *name != balancer);
         let mut listeners = others.flat_map(|(_, it)| it.listeners.values());
-        none(listeners.any(|it| it.group.as_ref() == Some(&found.facts.id)), "another one sends there")?;
-        Ok(found.facts.id.clone())
+        none(listeners.any(|it| it.group.as_ref() == Some(&found.described.id)), "another one sends there")?;
+        Ok(found.described.id.clone())
     }
 
     fn listeners(&mut self, action: &Action) -> Refused {
@@ -348,7 +352,7 @@ fn extras(listeners: &BTreeMap<u16, Listener>) -> BTreeMap<u16, ListenerExtras> 
 
 /// Prefixes are for both families, and UDP there needs them.
 fn udp_fits(balancer: &Balancer) -> Refused {
-    let Families { kind, source_nat } = balancer.facts.families;
+    let Families { kind, source_nat } = balancer.described.families;
     let mut listeners = balancer.listeners.values();
     let udp = listeners.any(|it| matches!(it.spec.protocol, Transport::Udp | Transport::TcpUdp));
     none(source_nat && kind == AddressType::Ipv4, "prefixes are for both families")?;

@@ -16,7 +16,7 @@ use super::{mk_listener, mk_nodes, mk_options, mk_port};
 use crate::Quotas;
 use crate::capabilities as key;
 use crate::cloud::resources::{Health, Target};
-use crate::observed::{Observed, Seal, Snapshot, View};
+use crate::observed::{Observed, Snapshot, SyncedHash, View};
 use crate::plan::plan_targets;
 use crate::step::{Action, Step};
 use crate::translate::translate;
@@ -66,7 +66,7 @@ fn step(desired: &LoadBalancer, view: &mut View) -> bool {
                 assert!(there.len() >= 450, "only {} are left: {plan}", there.len());
                 changed = true;
             }
-            Action::Unseal { .. } | Action::Seal { .. } => {}
+            Action::MarkDirty { .. } | Action::MarkSynced { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -156,9 +156,9 @@ fn retarget(plan: &Plan<Step>, view: &mut View) {
                 let there = &mut view.groups.get_mut(&group.name).unwrap().targets;
                 there.retain(|target, _| !targets.contains(target));
             }
-            Action::Unseal { load_balancer, groups: _, tags } => {
+            Action::MarkDirty { load_balancer, groups: _, tags } => {
                 let balancer = view.load_balancers.get_mut(&load_balancer.name).unwrap();
-                balancer.sealed = Seal::after(balancer.sealed.as_ref(), tags);
+                balancer.synced = SyncedHash::after(balancer.synced.as_ref(), tags);
             }
             other => panic!("not of targets: {other:?}"),
         }
@@ -181,7 +181,7 @@ fn at(service: &LoadBalancer, port: u16) -> BTreeSet<u16> {
 fn lost(service: &LoadBalancer, view: &View) -> Option<String> {
     let mut all = view.load_balancers.values().flat_map(|it| &it.listeners);
     all.find_map(|(port, listener)| {
-        let group = view.groups.values().find(|it| Some(&it.facts.id) == listener.group.as_ref())?;
+        let group = view.groups.values().find(|it| Some(&it.described.id) == listener.group.as_ref())?;
         let ports = at(service, *port);
         let moved = |target: &&Target| match &service.targets {
             Targets::Nodes(_) => false,
@@ -190,15 +190,15 @@ fn lost(service: &LoadBalancer, view: &View) -> Option<String> {
                 pod.address.to_string() == target.id && there != Some(target.port) && there.is_some()
             }),
         };
-        let stray = group.targets.keys().find(|it| !ports.contains(&it.port) || moved(it))?;
-        Some(format!("{port} sends to {stray}"))
+        let outside = group.targets.keys().find(|it| !ports.contains(&it.port) || moved(it))?;
+        Some(format!("{port} sends to {outside}"))
     })
 }
 
 /// The same, of which no more is known than a listing and what this process registered.
-fn by_tags(view: &View, seal: &Seal) -> Observed {
+fn by_tags(view: &View, hash: &SyncedHash) -> Observed {
     let targets = view.groups.iter().map(|(name, group)| (name.clone(), group.targets.clone())).collect();
-    Observed::Snapshot(Snapshot { targets: Some(targets), sealed: Some(seal.clone()), ..view.snapshot() })
+    Observed::Snapshot(Snapshot { targets: Some(targets), synced: Some(hash.clone()), ..view.snapshot() })
 }
 
 proptest! {
@@ -210,14 +210,14 @@ proptest! {
         let kind = if pods { TargetKind::Pod } else { TargetKind::Node };
         let full = Moment { node_ports: [31_000, 31_001, 31_002].map(Some), ..history[0].clone() };
         let mut view = mk_view(&full.service(kind));
-        let seal = view.load_balancers.values().next().unwrap().sealed.clone().unwrap();
+        let hash = view.load_balancers.values().next().unwrap().synced.clone().unwrap();
         for moment in &history {
             let service = moment.service(kind);
             let mut backends = service.backends();
             if refused {
                 backends.options = mk_options(&[(key::SCHEME, "sideways"), (key::CROSS_ZONE, "maybe")]);
             }
-            let observed = if tags_only { by_tags(&view, &seal) } else { Observed::Full(view.clone()) };
+            let observed = if tags_only { by_tags(&view, &hash) } else { Observed::Full(view.clone()) };
             let plan = plan_targets(&mk_site(), &backends, &observed);
             prop_assert!(plan.additive_first(), "{plan}");
             retarget(&plan, &mut view);
@@ -272,7 +272,7 @@ fn a_whole_fleet_whose_port_moves_never_keeps_the_old_one_beside_the_new() {
     assert_eq!(view.groups.values().next().unwrap().targets.len(), 450);
 }
 
-/// AWS sends both protocols of a TCP_UDP listener to one port of a target: where they have two, neither may go to the other's.
+/// AWS sends both protocols of a `TCP_UDP` listener to one port of a target: where they have two, neither may go to the other's.
 #[test]
 fn tcp_and_udp_on_one_port_never_share_a_target_that_is_not_both_theirs() {
     let dns = |tcp: u16, udp: u16| {
@@ -297,8 +297,8 @@ fn tcp_and_udp_on_one_port_never_share_a_target_that_is_not_both_theirs() {
     ];
     for (before, after, expected) in table {
         let mut view = mk_view(&before);
-        let seal = view.load_balancers.values().next().unwrap().sealed.clone().unwrap();
-        for observed in [by_tags(&view, &seal), Observed::Full(view.clone())] {
+        let hash = view.load_balancers.values().next().unwrap().synced.clone().unwrap();
+        for observed in [by_tags(&view, &hash), Observed::Full(view.clone())] {
             let plan = plan_targets(&mk_site(), &after.backends(), &observed);
             retarget(&plan, &mut view);
             let there: Vec<String> =
@@ -307,6 +307,10 @@ fn tcp_and_udp_on_one_port_never_share_a_target_that_is_not_both_theirs() {
         }
         let plan = planned(&after, &view).to_string();
         let differ = expected.len() < 2;
-        assert_eq!(plan.contains("TCP and UDP on port 53 share one target group: give both the same"), differ, "{plan}");
+        assert_eq!(
+            plan.contains("TCP and UDP on port 53 share one target group: give both the same"),
+            differ,
+            "{plan}"
+        );
     }
 }

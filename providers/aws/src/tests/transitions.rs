@@ -15,7 +15,7 @@ use super::plans::{mk_base, mk_site};
 use super::simulated::Simulated;
 use super::{mk_listener, mk_nodes, mk_options, mk_pods, mk_port};
 use crate::Quotas;
-use crate::believed::{self, Answered};
+use crate::cache::effect::{self, Answered};
 use crate::capabilities as key;
 use crate::cloud::resources::Rule;
 use crate::observed::Observed;
@@ -192,8 +192,8 @@ fn drive(
             let before = Observed::Full(cloud.view.clone());
             let done = cloud.apply(&planned.step.action);
             assert_eq!(done, Ok(()), "{} in {plan}", planned.step);
-            if let Some(believed) = believed::after(before, &planned.step.action, Answered::Done) {
-                assert_eq!(believed, Observed::Full(cloud.view.clone()), "believed after {}", planned.step);
+            if let Some(cached) = effect::after(before, &planned.step.action, Answered::Done) {
+                assert_eq!(cached, Observed::Full(cloud.view.clone()), "cached after {}", planned.step);
             }
             if let (Some(promise), Some(shown)) = (promise, published.as_ref()) {
                 assert!(promise.is_kept(cloud, shown), "{} breaks {shown}: {plan}", planned.step);
@@ -223,7 +223,7 @@ fn every_service_becomes_every_other_and_nobody_is_shut_out_on_the_way() {
 }
 
 #[test]
-fn every_service_goes_without_a_trace() {
+fn every_service_is_deleted_without_a_trace() {
     for (name, service) in services() {
         let mut cloud = Simulated::default();
         drive(&service, &mut cloud, &mut None, None);

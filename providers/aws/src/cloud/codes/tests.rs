@@ -1,6 +1,6 @@
 //! The table, line by line; and that no code that AWS documents for a call of ours is without a line.
 //!
-//! `table.txt`: call (`*`: any), code, reason, retry, and the remedy that is told after AWS's words.
+//! `table.txt`: call (`*`: any), code, reason, retry, and the remedy that follows AWS's words.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ const LINES: &str = include_str!("table.txt");
 /// Call and the codes that its page in the API reference lists ("Errors").
 const DOCUMENTED: &str = include_str!("documented.txt");
 
-fn told(operation: &'static str, code: &str) -> ProviderError {
+fn words_of(operation: &'static str, code: &str) -> ProviderError {
     let (trouble, _) = meaning(operation, code);
     CloudError { operation, trouble, code: code.to_owned(), message: "words".to_owned() }.into()
 }
@@ -24,7 +24,7 @@ fn calls() -> impl Iterator<Item = &'static str> {
 }
 
 fn line(operation: &'static str, code: &str) -> String {
-    let error = told(operation, code);
+    let error = words_of(operation, code);
     let retry = match error.retry() {
         Retry::Never => "never".to_owned(),
         Retry::After(after) => format!("{after:?}"),
@@ -70,15 +70,15 @@ fn no_documented_code_is_left_to_its_name_and_none_in_the_table_is_untested() {
 
 #[test]
 fn what_aws_said_comes_first_and_the_remedy_after_it() {
-    let error = told("CreateListener", "CertificateNotFound").to_string();
+    let error = words_of("CreateListener", "CertificateNotFound").to_string();
     assert!(error.starts_with("CreateListener: CertificateNotFound: words: annotation "), "{error}");
     assert!(error.contains("ssl-cert: name issued certificates"), "{error}");
-    let error = told("AddTags", "TooManyTags").to_string();
+    let error = words_of("AddTags", "TooManyTags").to_string();
     assert!(error.contains("additional-resource-tags") && !error.contains("quota"), "{error}");
 }
 
 #[test]
-fn a_code_that_nobody_knows_is_told_by_its_name_and_else_tried_again() {
+fn an_unknown_code_is_classified_by_its_name_or_retried() {
     let table = [
         ("ThrottledTwice", Throttled),
         ("TokenExpiredAgain", Credentials),

@@ -12,7 +12,7 @@ use roxmltree::{Document, Node};
 
 use super::query::Query;
 use crate::cloud::resources::{
-    Filter, Firewall, ForeignRule, Id, PrefixList, Rule, RuleProtocol, Source, Subnet, Tags,
+    Filter, ForeignRule, Id, PrefixList, Rule, RuleProtocol, SecurityGroup, Source, Subnet, Tags,
 };
 use crate::cloud::{Answer, CloudError, Trouble};
 
@@ -54,7 +54,7 @@ fn items<'a, 'b>(node: Node<'a, 'b>, name: &str) -> impl Iterator<Item = Node<'a
     child(node, name).into_iter().flat_map(|list| list.children().filter(Node::is_element))
 }
 
-pub(super) async fn security_groups(query: &Query, tags: &Filter) -> Answer<Vec<Firewall>> {
+pub(super) async fn security_groups(query: &Query, tags: &Filter) -> Answer<Vec<SecurityGroup>> {
     let named: Vec<(String, Vec<&str>)> = tags
         .iter()
         .map(|(key, values)| (format!("tag:{key}"), values.iter().map(String::as_str).collect()))
@@ -65,7 +65,11 @@ pub(super) async fn security_groups(query: &Query, tags: &Filter) -> Answer<Vec<
     read_groups(&answer)
 }
 
-pub(super) async fn security_group_named(query: &Query, vpc: &str, name: &str) -> Answer<Option<Firewall>> {
+pub(super) async fn security_group_named(
+    query: &Query,
+    vpc: &str,
+    name: &str,
+) -> Answer<Option<SecurityGroup>> {
     let wanted = filters(&[("vpc-id", vec![vpc]), ("group-name", vec![name])]);
     let answer = query.call(DESCRIBE_GROUPS, wanted).await?;
     Ok(read_groups(&answer)?.into_iter().next())
@@ -78,17 +82,17 @@ pub(super) async fn security_groups_called(
 ) -> Answer<Vec<(String, Id)>> {
     let wanted = [("vpc-id", vec![vpc]), ("tag:Name", names.iter().map(String::as_str).collect())];
     let answer = query.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
-    let having = |mut group: Firewall| Some((group.tags.remove("Name")?, group.id));
+    let having = |mut group: SecurityGroup| Some((group.tags.remove("Name")?, group.id));
     Ok(read_groups(&answer)?.into_iter().filter_map(having).collect())
 }
 
-fn read_groups(answer: &str) -> Answer<Vec<Firewall>> {
+fn read_groups(answer: &str) -> Answer<Vec<SecurityGroup>> {
     let document = parse(DESCRIBE_GROUPS, answer)?;
     Ok(items(document.root_element(), "securityGroupInfo").filter_map(read).collect())
 }
 
-fn read(group: Node<'_, '_>) -> Option<Firewall> {
-    Some(Firewall {
+fn read(group: Node<'_, '_>) -> Option<SecurityGroup> {
+    Some(SecurityGroup {
         id: Id(text(group, "groupId")?.to_owned()),
         name: text(group, "groupName")?.to_owned(),
         rules: items(group, "ipPermissions").flat_map(rules).collect(),

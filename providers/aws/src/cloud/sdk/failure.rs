@@ -17,14 +17,14 @@ where
 {
     let Some(service) = error.as_service_error() else {
         let code = if lacks_credentials(&error) { "NoCredentials" } else { "NoAnswer" };
-        return told(operation, code, DisplayErrorContext(error).to_string());
+        return of_code(operation, code, DisplayErrorContext(error).to_string());
     };
     let code = service.code().unwrap_or("Unknown");
-    told(operation, code, service.message().unwrap_or("AWS gave no message").to_owned())
+    of_code(operation, code, service.message().unwrap_or("AWS gave no message").to_owned())
 }
 
 /// An error of this code.
-pub(super) fn told(operation: &'static str, code: &str, message: String) -> CloudError {
+pub(super) fn of_code(operation: &'static str, code: &str, message: String) -> CloudError {
     let (trouble, _) = codes::meaning(operation, code);
     CloudError { operation, trouble, code: code.to_owned(), message }
 }
@@ -44,7 +44,7 @@ mod tests {
     type Failed = SdkError<DescribeTagsError, ()>;
 
     #[test]
-    fn missing_credentials_are_told_from_an_outage() {
+    fn missing_credentials_are_distinguished_from_an_outage() {
         let lacking = Failed::construction_failure(CredentialsError::not_loaded("no role"));
         let error = failed("DescribeTags", lacking);
         assert_eq!((error.trouble, error.code.as_str()), (Trouble::Credentials, "NoCredentials"));

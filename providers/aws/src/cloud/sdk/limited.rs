@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_throttled_answer_is_told_from_other_refusals_in_all_three_protocols() {
+    fn a_throttled_answer_is_recognized_in_all_three_protocols() {
         let answer = |status: u16, body: &'static str| {
             Ok(HttpResponse::new(StatusCode::try_from(status).unwrap(), SdkBody::from(body)))
         };

@@ -17,7 +17,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_types::body::SdkBody;
 use roxmltree::Document;
 
-use super::failure::told;
+use super::failure::of_code;
 use super::limited::Limited;
 use crate::cloud::{Answer, CloudError};
 
@@ -63,9 +63,9 @@ impl Query {
     }
 
     async fn credentials(&self, operation: &'static str) -> Answer<Credentials> {
-        let none = || told(operation, "NoCredentials", "there are none".to_owned());
+        let none = || of_code(operation, "NoCredentials", "there are none".to_owned());
         let new = self.credentials.as_ref().ok_or_else(none)?.provide_credentials().await;
-        new.map_err(|error| told(operation, "NoCredentials", DisplayErrorContext(error).to_string()))
+        new.map_err(|error| of_code(operation, "NoCredentials", DisplayErrorContext(error).to_string()))
     }
 
     fn signed(&self, body: String, credentials: Credentials) -> Result<HttpRequest, String> {
@@ -98,7 +98,7 @@ impl Query {
 }
 
 fn no_answer(operation: &'static str, message: String) -> CloudError {
-    told(operation, "NoAnswer", message)
+    of_code(operation, "NoAnswer", message)
 }
 
 fn form(operation: &str, parameters: &[(String, String)]) -> String {
@@ -132,7 +132,7 @@ fn refusal(operation: &'static str, status: u16, text: &str) -> CloudError {
         Some((part("Code"), part("Message")))
     });
     match found {
-        Some((code, message)) => told(operation, &code, message),
+        Some((code, message)) => of_code(operation, &code, message),
         None => no_answer(operation, format!("HTTP status {status}")),
     }
 }

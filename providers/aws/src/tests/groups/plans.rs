@@ -30,7 +30,7 @@ impl Story {
     }
 
     /// Until nothing of this one is left.
-    fn goes(&mut self, owner: &Owner) {
+    fn deletes(&mut self, owner: &Owner) {
         self.headline(owner, "is deleted");
         for _ in 0..12 {
             let view = self.town.view(owner, None);
@@ -57,7 +57,7 @@ impl Story {
     }
 
     fn is(&self, golden: &str) {
-        assert!(self.text == golden, "instead of\n{golden}\nit is told:\n{}", self.text);
+        assert!(self.text == golden, "instead of\n{golden}\nthe story is:\n{}", self.text);
     }
 }
 
@@ -92,8 +92,8 @@ fn a_conflict_reads_like_this() {
     let mut story = Story::default();
     story.town.drive(&a, &[]);
     story.wants("is made, and wants port 80 as well", &b);
-    story.goes(&a.owner);
-    story.wants("is looked at again", &b);
+    story.deletes(&a.owner);
+    story.wants("is reconciled again", &b);
     story.is(include_str!("../golden/group-conflict.txt"));
 }
 
@@ -103,8 +103,8 @@ fn the_end_of_a_group_reads_like_this() {
     let mut story = Story::default();
     story.town.drive(&a, &[]);
     story.town.drive(&b, &[]);
-    story.goes(&a.owner);
-    story.goes(&b.owner);
+    story.deletes(&a.owner);
+    story.deletes(&b.owner);
     story.is(include_str!("../golden/group-end.txt"));
 }
 
@@ -123,7 +123,7 @@ fn settings_that_disagree_read_like_this() {
     story.wants("asks for another attribute than the one who leads", &asking(&b, "false"));
     story.wants("asks for another scheme", &LoadBalancer { scheme: Scheme::Internal, ..b.clone() });
     story.wants("is made, and asks for what is not the lead's", &asking(&mk_member("c", &[8080]), "false"));
-    story.goes(&a.owner);
-    story.wants("is looked at again", &asking(&b, "false"));
+    story.deletes(&a.owner);
+    story.wants("is reconciled again", &asking(&b, "false"));
     story.is(include_str!("../golden/group-settings.txt"));
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use portico_provider::Owner;
 use tokio::time::Instant;
 
-use super::Memory;
+use super::Cache;
 use crate::cloud::resources::Kind;
 
 /// No account may have fewer, so that a cluster with fewer need not ask:
@@ -34,7 +34,7 @@ impl Balancers {
     }
 
     /// The account's answer; `None`: it told nothing.
-    fn told(&mut self, most: Option<usize>) {
+    fn answered(&mut self, most: Option<usize>) {
         *self = Self { most, asked: Some(Instant::now()) };
     }
 
@@ -49,7 +49,7 @@ impl Balancers {
     }
 }
 
-impl Memory {
+impl Cache {
     fn balancers(&self) -> MutexGuard<'_, Balancers> {
         self.balancers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,7 +62,7 @@ impl Memory {
 
     /// The quota was asked for; `None`: the account told nothing.
     pub(crate) fn saw_quota(&self, most: Option<usize>) {
-        self.balancers().told(most);
+        self.balancers().answered(most);
     }
 
     /// The quota, if the cluster's own load balancers reach it; not counting those of `but_for`.
@@ -93,12 +93,12 @@ mod tests {
     async fn it_is_asked_for_where_it_may_be_reached_and_not_again_before_it_may_have_changed() {
         let mut quota = Balancers::default();
         assert!(!quota.is_due(LEAST - 1) && quota.is_due(LEAST));
-        quota.told(Some(60));
+        quota.answered(Some(60));
         assert!(!quota.is_due(59) && !quota.is_due(60), "it was just read");
         assert_eq!((quota.reached_by(59), quota.reached_by(60)), (None, Some(60)));
         advance(STAYS).await;
         assert!(!quota.is_due(59) && quota.is_due(60), "it may have been raised");
-        quota.told(None);
-        assert!(!quota.is_due(60) && quota.reached_by(1_000).is_none(), "who may not ask is told by AWS");
+        quota.answered(None);
+        assert!(!quota.is_due(60) && quota.reached_by(1_000).is_none(), "AWS refuses, if it may not be read");
     }
 }

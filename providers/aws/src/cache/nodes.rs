@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::OnceCell;
 
-use super::Memory;
+use super::Cache;
 
 /// With a thousand nodes each is twenty kilobytes.
 const MOST: usize = 64;
@@ -16,22 +16,22 @@ const MOST: usize = 64;
 /// Nodes by the digest of them; who reads first fills it in.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    by_seal: BTreeMap<String, Arc<OnceCell<BTreeSet<String>>>>,
+    by_hash: BTreeMap<String, Arc<OnceCell<BTreeSet<String>>>>,
 }
 
 impl Nodes {
-    fn of(&mut self, sealed: &str) -> Arc<OnceCell<BTreeSet<String>>> {
-        if self.by_seal.len() >= MOST && !self.by_seal.contains_key(sealed) {
-            self.by_seal.clear();
+    fn of(&mut self, synced: &str) -> Arc<OnceCell<BTreeSet<String>>> {
+        if self.by_hash.len() >= MOST && !self.by_hash.contains_key(synced) {
+            self.by_hash.clear();
         }
-        Arc::clone(self.by_seal.entry(sealed.to_owned()).or_default())
+        Arc::clone(self.by_hash.entry(synced.to_owned()).or_default())
     }
 }
 
-impl Memory {
+impl Cache {
     /// Where it is kept which nodes a seal stands for.
-    pub(crate) fn sealed_nodes(&self, sealed: &str) -> Arc<OnceCell<BTreeSet<String>>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).of(sealed)
+    pub(crate) fn nodes_of_hash(&self, synced: &str) -> Arc<OnceCell<BTreeSet<String>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).of(synced)
     }
 }
 
@@ -43,10 +43,10 @@ mod tests {
     fn what_was_learnt_is_known_and_it_never_grows_without_bound() {
         let (mut all, of) = (Nodes::default(), |n: usize| BTreeSet::from([format!("i-{n}")]));
         for n in 0..1_000 {
-            all.of(&format!("seal-{n}")).set(of(n)).unwrap();
-            assert_eq!(all.of(&format!("seal-{n}")).get(), Some(&of(n)));
-            assert!(all.by_seal.len() <= MOST);
+            all.of(&format!("hash-{n}")).set(of(n)).unwrap();
+            assert_eq!(all.of(&format!("hash-{n}")).get(), Some(&of(n)));
+            assert!(all.by_hash.len() <= MOST);
         }
-        assert_eq!(all.of("seal-0").get(), None, "forgotten");
+        assert_eq!(all.of("hash-0").get(), None, "forgotten");
     }
 }

@@ -5,8 +5,9 @@
 //! gives it back, so that an error, a timeout or a cancelled call ends in doubt; an ID outlives the doubt, and is
 //! believed for as long as the thing answers.
 
-mod balancers;
+pub(crate) mod effect;
 mod nodes;
+mod quota;
 mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +20,10 @@ use tokio::time::Instant;
 
 use crate::cloud::refusal::Unfit;
 use crate::cloud::resources::{Id, PrefixList, Subnet, Target};
-use crate::observed::{Observed, Seal, Snapshot, Targets, View};
-use crate::plan::{PrefixLists, SecurityGroups};
-use balancers::Balancers;
+use crate::observed::{Observed, Snapshot, SyncedHash, Targets, View};
+use crate::plan::{PrefixLists, SecurityGroupNames};
 use nodes::Nodes;
+use quota::Balancers;
 use refused::Refused;
 
 /// So long a confirmation counts for the rest of the same go: its own steps change what is believed, and are answered.
@@ -38,7 +39,7 @@ struct Known {
     ids: BTreeMap<String, Id>,
     /// The groups it is, or was, in.
     groups: BTreeSet<GroupName>,
-    belief: Option<Observed>,
+    cached: Option<Observed>,
     /// When its things were last read to be as they are believed.
     confirmed: Option<Instant>,
     /// How often the tags of a thing were put back, and when last.
@@ -58,18 +59,18 @@ struct Services {
 
 /// The memory.
 #[derive(Debug, Default)]
-pub(crate) struct Memory {
+pub(crate) struct Cache {
     services: Mutex<Services>,
     subnets: Mutex<Option<(Vec<Subnet>, Instant)>>,
     prefix_lists: Mutex<PrefixLists>,
-    security_groups: Mutex<SecurityGroups>,
+    security_groups: Mutex<SecurityGroupNames>,
     prefix_lists_asked: AtomicBool,
     listeners_listed: AtomicBool,
     nodes: Mutex<Nodes>,
     balancers: Mutex<Balancers>,
 }
 
-impl Memory {
+impl Cache {
     fn services(&self) -> MutexGuard<'_, Services> {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,20 +166,20 @@ impl Memory {
     }
 
     /// What the others of its groups believe may be otherwise: this one is about to change something.
-    pub(crate) fn doubt_others(&self, owner: &Owner) {
+    pub(crate) fn invalidate_others(&self, owner: &Owner) {
         let mut services = self.services();
         let Some(own) = services.known.get(&owner.service).map(|known| known.groups.clone()) else { return };
         let others = services.known.iter_mut().filter(|(uid, _)| **uid != owner.service);
         for (_, other) in others.filter(|(_, other)| !own.is_disjoint(&other.groups)) {
-            other.belief = None;
+            other.cached = None;
         }
     }
 
     /// What is believed; of whom a complete listing showed nothing and nothing was done since, nothing exists.
-    pub(crate) fn belief(&self, owner: &Owner) -> Option<Observed> {
+    pub(crate) fn cached(&self, owner: &Owner) -> Option<Observed> {
         let services = self.services();
         match services.known.get(&owner.service) {
-            Some(known) => known.belief.clone(),
+            Some(known) => known.cached.clone(),
             None => services.listed.then(|| Observed::Full(View::default())),
         }
     }
@@ -186,25 +187,25 @@ impl Memory {
     /// Whether everything of this Service is known to this process, because it read or made it.
     pub(crate) fn is_known(&self, owner: &Owner) -> bool {
         let services = self.services();
-        services.known.get(&owner.service).is_some_and(|known| known.belief.is_some())
+        services.known.get(&owner.service).is_some_and(|known| known.cached.is_some())
     }
 
     /// What is believed, and from now on no longer: whoever has it is about to change something.
-    pub(crate) fn take_belief(&self, owner: &Owner) -> Option<Observed> {
-        let belief = self.belief(owner);
-        self.doubt(owner);
-        belief
+    pub(crate) fn take(&self, owner: &Owner) -> Option<Observed> {
+        let cached = self.cached(owner);
+        self.invalidate(owner);
+        cached
     }
 
     /// This is what there is.
-    pub(crate) fn believe(&self, owner: &Owner, observed: Observed) {
-        self.with(owner, |known| known.belief = Some(observed));
+    pub(crate) fn store(&self, owner: &Owner, observed: Observed) {
+        self.with(owner, |known| known.cached = Some(observed));
     }
 
     /// What was believed was looked at again; unless something else came to light meanwhile.
     pub(crate) fn refreshed(&self, owner: &Owner, before: &Observed, after: Observed) {
-        if self.belief(owner).as_ref() == Some(before) {
-            self.believe(owner, after);
+        if self.cached(owner).as_ref() == Some(before) {
+            self.store(owner, after);
         }
     }
 
@@ -221,27 +222,27 @@ impl Memory {
     }
 
     /// Something may be otherwise.
-    pub(crate) fn doubt(&self, owner: &Owner) {
-        self.with(owner, |known| known.belief = None);
+    pub(crate) fn invalidate(&self, owner: &Owner) {
+        self.with(owner, |known| known.cached = None);
     }
 
     /// Everything was read.
     pub(crate) fn saw(&self, owner: &Owner, view: &View) {
-        if view.is_empty() && view.companies.is_empty() {
+        if view.is_empty() && view.memberships.is_empty() {
             self.services().known.remove(&owner.service);
             return;
         }
-        let View { load_balancers, groups, firewalls, lost, subnet_names: _, companies } = view;
-        let in_groups = companies.keys().cloned().collect();
-        let balancers = load_balancers.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
-        let groups = groups.iter().map(|(name, it)| (name.clone(), it.facts.id.clone()));
-        let firewalls = firewalls.iter().map(|(name, it)| (name.clone(), it.id.clone()));
+        let View { load_balancers, groups, security_groups, lost, subnet_names: _, memberships } = view;
+        let in_groups = memberships.keys().cloned().collect();
+        let balancers = load_balancers.iter().map(|(name, it)| (name.clone(), it.described.id.clone()));
+        let groups = groups.iter().map(|(name, it)| (name.clone(), it.described.id.clone()));
+        let security_groups = security_groups.iter().map(|(name, it)| (name.clone(), it.id.clone()));
         let lost = lost.iter().map(|(name, lost)| (name.clone(), lost.id.clone()));
-        let ids = balancers.chain(groups).chain(firewalls).chain(lost).collect();
+        let ids = balancers.chain(groups).chain(security_groups).chain(lost).collect();
         self.with(owner, |known| {
             known.ids = ids;
             known.groups = in_groups;
-            known.belief = Some(Observed::Full(view.clone()));
+            known.cached = Some(Observed::Full(view.clone()));
         });
     }
 
@@ -250,21 +251,21 @@ impl Memory {
     pub(crate) fn listed_one(&self, owner: &Owner, snapshot: Snapshot) -> Observed {
         self.with(owner, |known| {
             // In doubt, or being changed: only a full read ends that.
-            if known.belief.is_none() && !known.ids.is_empty() {
+            if known.cached.is_none() && !known.ids.is_empty() {
                 return Observed::Snapshot(snapshot);
             }
-            let same = match &known.belief {
+            let same = match &known.cached {
                 Some(Observed::Full(view)) => view.snapshot().has_things_of(&snapshot),
                 Some(Observed::Snapshot(before)) => before.has_things_of(&snapshot),
                 None => false,
             };
-            known.groups.extend(snapshot.companies.iter().cloned());
+            known.groups.extend(snapshot.memberships.iter().cloned());
             let ids = snapshot.load_balancers.iter().chain(&snapshot.groups);
             known.ids.extend(ids.map(|(name, id)| (name.clone(), id.clone())));
-            match &known.belief {
-                Some(belief) if same => belief.clone(),
+            match &known.cached {
+                Some(cached) if same => cached.clone(),
                 _ => {
-                    known.belief = Some(Observed::Snapshot(snapshot.clone()));
+                    known.cached = Some(Observed::Snapshot(snapshot.clone()));
                     Observed::Snapshot(snapshot)
                 }
             }
@@ -272,7 +273,7 @@ impl Memory {
     }
 
     /// Security groups by tag `Name`, as far as they were read.
-    pub(crate) fn security_groups(&self) -> SecurityGroups {
+    pub(crate) fn security_groups(&self) -> SecurityGroupNames {
         self.security_groups.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -316,13 +317,13 @@ impl Memory {
     pub(crate) fn targets_are(
         &self,
         owner: &Owner,
-        sealed: &Seal,
+        synced: &SyncedHash,
         targets: impl FnOnce() -> BTreeMap<String, Targets>,
     ) {
         if let Some(known) = self.services().known.get_mut(&owner.service)
-            && let Some(Observed::Snapshot(Snapshot { targets: unknown @ None, sealed: Some(found), .. })) =
-                &mut known.belief
-            && found == sealed
+            && let Some(Observed::Snapshot(Snapshot { targets: unknown @ None, synced: Some(found), .. })) =
+                &mut known.cached
+            && found == synced
         {
             *unknown = Some(targets());
         }

@@ -13,7 +13,7 @@ use portico_provider::{Field, IpFamily, Obstacle};
 use super::balancer::Parts;
 use super::draft::Draft;
 use super::{PrefixLists, named};
-use crate::cloud::resources::{Firewall, Id, Rule, Source};
+use crate::cloud::resources::{Id, Rule, SecurityGroup, Source};
 use crate::names;
 use crate::observed::Balancer;
 use crate::quotas::Quotas;
@@ -85,7 +85,7 @@ fn distribute<'a>(
 }
 
 impl Parts<'_> {
-    fn firewall_name(&self, n: usize) -> String {
+    fn security_group_name(&self, n: usize) -> String {
         match self.home {
             Some(group) => names::shared_security_group(&self.owner.cluster, group, n),
             None => names::security_group(self.owner, n),
@@ -93,8 +93,8 @@ impl Parts<'_> {
     }
 
     /// Security groups in front of this load balancer, or made for it.
-    fn home_firewalls(&self) -> impl Iterator<Item = (&String, &Firewall)> {
-        self.view.firewalls.iter().filter(|(_, it)| tags::group(&it.tags).as_ref() == self.home)
+    fn home_security_groups(&self) -> impl Iterator<Item = (&String, &SecurityGroup)> {
+        self.view.security_groups.iter().filter(|(_, it)| tags::group(&it.tags).as_ref() == self.home)
     }
 
     /// Whether it is others' to take a rule away: of a port that they have a listener on, or may be about to make one on.
@@ -110,17 +110,20 @@ impl Parts<'_> {
 
     /// Rules of others, who share it.
     fn others_rules(&self) -> impl Iterator<Item = &Rule> {
-        self.home_firewalls().flat_map(|(_, it)| &it.rules).filter(|rule| self.is_others(rule))
+        self.home_security_groups().flat_map(|(_, it)| &it.rules).filter(|rule| self.is_others(rule))
     }
 
     /// Our security groups, each with its rules; or why they cannot be.
     fn shards(&self, rules: &BTreeSet<Rule>) -> Result<Vec<Shard<'_>>, String> {
         let (lists, quotas) = (&self.site.prefix_lists, &self.site.quotas);
         let mk_shard = |n: usize| {
-            let name = self.firewall_name(n);
-            let firewall = self.view.firewalls.get(&name);
-            let (id, present) = (firewall.map(|it| it.id.clone()), firewall.map(|firewall| &firewall.rules));
-            let foreign = firewall.map_or(0, |firewall| firewall.foreign.len());
+            let name = self.security_group_name(n);
+            let security_group = self.view.security_groups.get(&name);
+            let (id, present) = (
+                security_group.map(|it| it.id.clone()),
+                security_group.map(|security_group| &security_group.rules),
+            );
+            let foreign = security_group.map_or(0, |security_group| security_group.foreign.len());
             Shard { name, id, present, foreign, wanted: BTreeSet::new() }
         };
         let mut shards: Vec<_> = (0..quotas.shards()).map(mk_shard).collect();
@@ -137,7 +140,7 @@ impl Parts<'_> {
         let whose = if all.len() > rules.len() { " with those of the others of its group" } else { "" };
         Err(match distribute(&mut fresh, &all, lists, quotas) {
             Ok(()) => {
-                let old = self.home_firewalls().flat_map(|(_, firewall)| &firewall.rules);
+                let old = self.home_security_groups().flat_map(|(_, security_group)| &security_group.rules);
                 let all: BTreeSet<&Rule> = old.chain(rules).collect();
                 format!(
                     "old and new rules together are {}, {quota}: change the ranges in two steps",
@@ -162,7 +165,7 @@ impl Parts<'_> {
     }
 
     /// Plans for them. Whether the load balancer may be planned for: none is made that lets nobody or everybody in.
-    pub(super) fn firewalls(&self, draft: &mut Draft<'_>) -> bool {
+    pub(super) fn plan_security_groups(&self, draft: &mut Draft<'_>) -> bool {
         let Frontend::Own(rules) = &self.wanted.frontend else { return true };
         let shards = match self.shards(rules) {
             Ok(shards) => shards,
@@ -174,7 +177,7 @@ impl Parts<'_> {
         for Shard { name, id, present, foreign: _, wanted } in shards {
             if present.is_none() {
                 let (name, tags) = (name.clone(), self.whole_tags());
-                draft.widen(Action::CreateSecurityGroup { name, tags }, "clients come in by its rules");
+                draft.additive(Action::CreateSecurityGroup { name, tags }, "clients come in by its rules");
             }
             let nothing = BTreeSet::new();
             let present = present.unwrap_or(&nothing);
@@ -182,22 +185,22 @@ impl Parts<'_> {
             let missing: Vec<Rule> = wanted.difference(present).cloned().collect();
             if !missing.is_empty() {
                 let action = Action::Authorize { group: group.clone(), rules: missing };
-                draft.widen(action, "they are not let in yet");
+                draft.additive(action, "they are not let in yet");
             }
             let stale = present.difference(&wanted).filter(|rule| !self.is_others(rule));
             let stale: Vec<Rule> = stale.cloned().collect();
             if !stale.is_empty() {
-                draft.narrow(Action::Revoke { group, rules: stale }, "the Service does not let them in");
+                draft.destructive(Action::Revoke { group, rules: stale }, "the Service does not let them in");
             }
         }
         true
     }
 
     /// Those of ours that are to be in front of the load balancer; where they cannot be as wanted, those that are.
-    fn own_firewalls(&self, rules: &BTreeSet<Rule>) -> Vec<Named> {
+    fn own_security_groups(&self, rules: &BTreeSet<Rule>) -> Vec<Named> {
         match self.shards(rules) {
             Ok(shards) => shards.into_iter().map(|Shard { name, id, .. }| Named { name, id }).collect(),
-            Err(_) => self.home_firewalls().map(|(name, it)| named(name, &it.id)).collect(),
+            Err(_) => self.home_security_groups().map(|(name, it)| named(name, &it.id)).collect(),
         }
     }
 
@@ -205,15 +208,15 @@ impl Parts<'_> {
     fn controllers_groups(&self) -> impl Iterator<Item = &Id> {
         let own = matches!(self.wanted.frontend, Frontend::Own(_));
         let adopted = self.current.filter(|current| own && current.adopted);
-        let all = adopted.into_iter().flat_map(|current| &current.facts.security_groups);
-        all.filter(|id| !self.view.firewalls.values().any(|it| it.id == **id))
+        let all = adopted.into_iter().flat_map(|current| &current.described.security_groups);
+        all.filter(|id| !self.view.security_groups.values().any(|it| it.id == **id))
     }
 
     /// All that is to be in front of the load balancer.
     pub(super) fn security_groups(&self) -> Vec<Named> {
         let given = |id: &Id| Named { name: id.0.clone(), id: Some(id.clone()) };
         let mut groups = match &self.wanted.frontend {
-            Frontend::Own(rules) => self.own_firewalls(rules),
+            Frontend::Own(rules) => self.own_security_groups(rules),
             Frontend::Given { groups, node_rules: _ } => groups.iter().map(given).collect(),
         };
         let refused = matches!(self.wanted.frontend, Frontend::Given { node_rules: Some(false), .. });
@@ -225,18 +228,20 @@ impl Parts<'_> {
     }
 
     /// Ours that no rule is in any more, or where the user has brought others.
-    pub(super) fn leftover_firewalls(&self, draft: &mut Draft<'_>, alone: bool) {
+    pub(super) fn leftover_security_groups(&self, draft: &mut Draft<'_>, alone: bool) {
         let used: BTreeSet<String> = match &self.wanted.frontend {
-            Frontend::Own(rules) => self.own_firewalls(rules).into_iter().map(|group| group.name).collect(),
+            Frontend::Own(rules) => {
+                self.own_security_groups(rules).into_iter().map(|group| group.name).collect()
+            }
             Frontend::Given { .. } => BTreeSet::new(),
         };
         // Those of groups that it leaves are the others', or go with the last of them.
         let is_own = |tags: &_| tags::group(tags).is_none_or(|group| Some(&group) == self.home);
-        let own = self.view.firewalls.iter().filter(|(_, it)| is_own(&it.tags));
-        for (name, firewall) in own.filter(|(name, _)| !used.contains(*name)) {
+        let own = self.view.security_groups.iter().filter(|(_, it)| is_own(&it.tags));
+        for (name, security_group) in own.filter(|(name, _)| !used.contains(*name)) {
             if alone {
-                let action = Action::DeleteSecurityGroup(named(name, &firewall.id));
-                draft.narrow(action, "no load balancer needs it");
+                let action = Action::DeleteSecurityGroup(named(name, &security_group.id));
+                draft.destructive(action, "no load balancer needs it");
             }
         }
     }

@@ -12,17 +12,17 @@ use super::Observer;
 use crate::cloud::resources::{Id, Kind, Listener, Tags};
 use crate::cloud::{Answer, Cloud};
 use crate::names;
-use crate::observed::{Balancer, Lost, Seal, Share, Snapshot, View};
+use crate::observed::{Balancer, Lost, Share, Snapshot, SyncedHash, View};
 use crate::tags;
 
 /// Groups in a listing.
 #[derive(Debug, Default)]
-pub(super) struct Companies {
+pub(super) struct Memberships {
     shared: BTreeMap<GroupName, Vec<Id>>,
-    members: BTreeMap<Owner, BTreeMap<GroupName, Vec<Option<Seal>>>>,
+    members: BTreeMap<Owner, BTreeMap<GroupName, Vec<Option<SyncedHash>>>>,
 }
 
-impl Companies {
+impl Memberships {
     /// Something that is no Service's alone.
     pub(super) fn shared(&mut self, id: &Id, found: &Tags) {
         if let Some(group) = tags::group(found) {
@@ -33,7 +33,12 @@ impl Companies {
     /// Something of a Service; its target groups tell which groups it is in.
     pub(super) fn member(&mut self, owner: &Owner, kind: Kind, found: &Tags) {
         if let (Kind::TargetGroup, Some(group)) = (kind, tags::group(found)) {
-            self.members.entry(owner.clone()).or_default().entry(group).or_default().push(Seal::of(found));
+            self.members
+                .entry(owner.clone())
+                .or_default()
+                .entry(group)
+                .or_default()
+                .push(SyncedHash::of(found));
         }
     }
 
@@ -43,13 +48,13 @@ impl Companies {
         let used: BTreeSet<GroupName> = members.values().flat_map(|groups| groups.keys().cloned()).collect();
         for (owner, groups) in members {
             let snapshot = services.entry(owner).or_default();
-            for (group, seals) in groups {
+            for (group, hashes) in groups {
                 put(snapshot, &group, shared.get(&group));
-                snapshot.sealed =
-                    tags::common_seal(seals.into_iter()).filter(|_| snapshot.load_balancers.len() == 1);
+                snapshot.synced =
+                    tags::common_hash(hashes.into_iter()).filter(|_| snapshot.load_balancers.len() == 1);
             }
-            if snapshot.companies.len() > 1 {
-                snapshot.sealed = None;
+            if snapshot.memberships.len() > 1 {
+                snapshot.synced = None;
             }
         }
         for (group, ids) in shared.iter().filter(|(group, _)| !used.contains(*group)) {
@@ -61,23 +66,23 @@ impl Companies {
 }
 
 fn put(snapshot: &mut Snapshot, group: &GroupName, ids: Option<&Vec<Id>>) {
-    snapshot.companies.insert(group.clone());
+    snapshot.memberships.insert(group.clone());
     for id in ids.into_iter().flatten() {
         match (id.kind(), id.name()) {
             (Some(Kind::LoadBalancer), Some(name)) => {
                 snapshot.load_balancers.insert(name.to_owned(), id.clone());
                 snapshot.commons.insert(id.clone());
             }
-            (Some(Kind::SecurityGroup), _) => snapshot.firewalls.push(id.clone()),
+            (Some(Kind::SecurityGroup), _) => snapshot.security_groups.push(id.clone()),
             _ => {}
         }
     }
-    snapshot.firewalls.sort();
+    snapshot.security_groups.sort();
 }
 
 impl<C: Cloud> Observer<'_, C> {
     /// Reads a group into the view of one who is in it, or is to be. `own`: the tags of his own things.
-    pub(super) async fn company(
+    pub(super) async fn members(
         &self,
         owner: &Owner,
         group: GroupName,
@@ -85,7 +90,7 @@ impl<C: Cloud> Observer<'_, C> {
         view: &mut View,
     ) -> Answer<()> {
         let listed = self.cloud.tagged(&tags::of_group(&owner.cluster, &group)).await?;
-        let listed = listed.into_iter().map(|(id, _)| id).chain(self.memory.ids_of_group(&group));
+        let listed = listed.into_iter().map(|(id, _)| id).chain(self.cache.ids_of_group(&group));
         let tagged = |id: &Id| matches!(id.kind(), Some(Kind::LoadBalancer | Kind::TargetGroup));
         let mut ids: BTreeSet<Id> = listed.filter(tagged).collect();
         if !ids.iter().any(|id| id.kind() == Some(Kind::LoadBalancer)) {
@@ -116,10 +121,10 @@ impl<C: Cloud> Observer<'_, C> {
         let here = view.load_balancers.values().filter(|it| it.group() == Some(&group));
         members.extend(here.flat_map(|it| it.taken.values().flatten().cloned()));
         members.retain(|it| it.service != owner.service);
-        for firewall in self.cloud.security_groups(&tags::of_group(&owner.cluster, &group)).await? {
-            view.firewalls.insert(firewall.name.clone(), firewall);
+        for security_group in self.cloud.security_groups(&tags::of_group(&owner.cluster, &group)).await? {
+            view.security_groups.insert(security_group.name.clone(), security_group);
         }
-        view.companies.insert(group, members);
+        view.memberships.insert(group, members);
         Ok(())
     }
 
@@ -131,8 +136,10 @@ impl<C: Cloud> Observer<'_, C> {
         own: &BTreeMap<Id, Tags>,
         view: &mut View,
     ) -> Answer<()> {
-        let Some(facts) = self.batches.load_balancer(self.cloud, id).await? else { return Ok(()) };
-        let Some(mut balancer) = self.balancer(&without_extras(found), facts).await? else { return Ok(()) };
+        let Some(described) = self.batches.load_balancer(self.cloud, id).await? else { return Ok(()) };
+        let Some(mut balancer) = self.balancer(&without_extras(found), described).await? else {
+            return Ok(());
+        };
         let all: Vec<Listener> = balancer.listeners.values().cloned().collect();
         Box::pin(self.tell_apart(owner, &mut balancer, all)).await?;
         if tags::has_extras(found) {
@@ -141,9 +148,9 @@ impl<C: Cloud> Observer<'_, C> {
         let ours = own.iter().filter(|(id, tags)| {
             id.kind() == Some(Kind::TargetGroup) && tags::group(tags).as_ref() == Some(group)
         });
-        balancer.sealed = tags::common_seal(ours.map(|(_, tags)| Seal::of(tags)));
+        balancer.synced = tags::common_hash(ours.map(|(_, tags)| SyncedHash::of(tags)));
         balancer.shared = Some(Share { group: group.clone(), lead: tags::leader(found) });
-        view.load_balancers.insert(balancer.facts.name.clone(), balancer);
+        view.load_balancers.insert(balancer.described.name.clone(), balancer);
         Ok(())
     }
 }

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cloud::resources::{
-    Firewall, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, Target, TargetGroup,
+    Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, SecurityGroup, Target, TargetGroup,
 };
-use crate::observed::{Balancer, Group, Observed, Seal, Share, Snapshot, Targets, View};
+use crate::observed::{Balancer, Group, Observed, Share, Snapshot, SyncedHash, Targets, View};
 use crate::step::{Action, ListenerRef, Named};
 use crate::tags;
 
@@ -43,8 +43,8 @@ pub(crate) fn after(before: Observed, action: &Action, answered: Answered) -> Op
             _ => None,
         },
         (Observed::Full(mut view), answered) => {
-            let told = made(&mut view, action, answered)?;
-            (told || changed(&mut view, action).is_some()).then_some(Observed::Full(view))
+            let created = made(&mut view, action, answered)?;
+            (created || changed(&mut view, action).is_some()).then_some(Observed::Full(view))
         }
         (Observed::Snapshot(snapshot), _) => by_tags(snapshot, action).map(Observed::Snapshot),
     }
@@ -59,21 +59,21 @@ fn by_tags(mut snapshot: Snapshot, action: &Action) -> Option<Snapshot> {
         Action::Deregister { group, targets } => {
             deregister(snapshot.targets.as_mut()?.get_mut(&group.name)?, targets);
         }
-        Action::Unseal { load_balancer: _, groups: _, tags }
-        | Action::Seal { load_balancer: _, groups: _, tags } => {
-            snapshot.sealed = Seal::after(snapshot.sealed.as_ref(), tags);
+        Action::MarkDirty { load_balancer: _, groups: _, tags }
+        | Action::MarkSynced { load_balancer: _, groups: _, tags } => {
+            snapshot.synced = SyncedHash::after(snapshot.synced.as_ref(), tags);
         }
         Action::DeleteLoadBalancer(Named { name, id: _ }) => {
             snapshot.load_balancers.remove(name);
             snapshot.listeners = None;
-            snapshot.sealed = None;
+            snapshot.synced = None;
         }
         Action::DeleteTargetGroup(Named { name, id: _ }) => {
             snapshot.groups.remove(name);
             snapshot.targets = None;
         }
         Action::DeleteSecurityGroup(Named { name: _, id }) => {
-            snapshot.firewalls.retain(|present| Some(present) != id.as_ref());
+            snapshot.security_groups.retain(|present| Some(present) != id.as_ref());
         }
         _ => return None,
     }
@@ -94,18 +94,18 @@ fn deregister(present: &mut Targets, targets: &[Target]) {
 fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
     match (action, answered) {
         (Action::CreateSecurityGroup { name, tags }, Answered::Made(id)) => {
-            let firewall = Firewall {
+            let security_group = SecurityGroup {
                 id,
                 name: name.clone(),
                 rules: BTreeSet::new(),
                 foreign: BTreeSet::new(),
                 tags: tags.clone(),
             };
-            view.firewalls.insert(name.clone(), firewall);
+            view.security_groups.insert(name.clone(), security_group);
         }
         (Action::CreateTargetGroup(new), Answered::Made(id)) => {
             let kind = (new.shape.targets, new.shape.family);
-            let facts = TargetGroup {
+            let described = TargetGroup {
                 id,
                 name: new.name.clone(),
                 kind,
@@ -120,25 +120,25 @@ fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
                 .load_balancers
                 .values_mut()
                 .filter(|it| it.shared.is_some() && it.group() == member_of.as_ref());
-            behind.for_each(|it| it.sealed = None);
-            let group = Group { facts, member_of, attributes: BTreeMap::new(), targets: Targets::new() };
+            behind.for_each(|it| it.synced = None);
+            let group = Group { described, member_of, attributes: BTreeMap::new(), targets: Targets::new() };
             view.groups.insert(new.name.clone(), group);
         }
-        (Action::CreateLoadBalancer { name, tags, .. }, Answered::LoadBalancer(facts)) => {
+        (Action::CreateLoadBalancer { name, tags, .. }, Answered::LoadBalancer(described)) => {
             // One that is older than this step is not as new ones are.
-            if facts.state != LifeState::Provisioning {
+            if described.state != LifeState::Provisioning {
                 return None;
             }
             let balancer = Balancer {
-                facts: *facts,
+                described: *described,
                 attributes: BTreeMap::new(),
                 listeners: BTreeMap::new(),
                 extras: tags::has_extras(tags).then(BTreeMap::new),
                 taken: BTreeMap::new(),
                 shared: tags::group(tags).map(|group| Share { group, lead: tags::leader(tags) }),
                 adopted: false,
-                sealed: Seal::of(tags),
-                looks: 0,
+                synced: SyncedHash::of(tags),
+                polls: 0,
             };
             view.load_balancers.insert(name.clone(), balancer);
         }
@@ -159,16 +159,16 @@ fn made(view: &mut View, action: &Action, answered: Answered) -> Option<bool> {
 fn changed(view: &mut View, action: &Action) -> Option<()> {
     match action {
         Action::Authorize { group, rules } => {
-            view.firewalls.get_mut(&group.name)?.rules.extend(rules.iter().cloned());
+            view.security_groups.get_mut(&group.name)?.rules.extend(rules.iter().cloned());
         }
         Action::Revoke { group, rules } => {
-            view.firewalls.get_mut(&group.name)?.rules.retain(|rule| !rules.contains(rule));
+            view.security_groups.get_mut(&group.name)?.rules.retain(|rule| !rules.contains(rule));
         }
         Action::SetGroupAttributes { group, attributes } => {
             view.groups.get_mut(&group.name)?.attributes.extend(attributes.clone());
         }
         Action::SetHealthCheck { group, health } => {
-            view.groups.get_mut(&group.name)?.facts.health = health.clone();
+            view.groups.get_mut(&group.name)?.described.health = health.clone();
         }
         Action::Register { group, targets } => {
             register(&mut view.groups.get_mut(&group.name)?.targets, targets);
@@ -181,13 +181,13 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
         }
         Action::SetSecurityGroups { load_balancer, groups } => {
             let ids = groups.iter().map(|group| id_of(view, group)).collect::<Option<BTreeSet<Id>>>()?;
-            view.load_balancers.get_mut(&load_balancer.name)?.facts.security_groups = ids;
+            view.load_balancers.get_mut(&load_balancer.name)?.described.security_groups = ids;
         }
         Action::SetAddressType { load_balancer, kind } => {
-            view.load_balancers.get_mut(&load_balancer.name)?.facts.families.kind = *kind;
+            view.load_balancers.get_mut(&load_balancer.name)?.described.families.kind = *kind;
         }
         Action::ModifyListener { id, spec, group } => {
-            let group = Some(view.groups.get(&group.name)?.facts.id.clone());
+            let group = Some(view.groups.get(&group.name)?.described.id.clone());
             let (extras, listener) = listener(view, id)?;
             // With another protocol AWS keeps some of them and not others.
             if extras && listener.spec.protocol != spec.protocol {
@@ -204,15 +204,15 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
                 }
             }
         }
-        Action::Unseal { load_balancer, groups: _, tags } | Action::Seal { load_balancer, groups: _, tags } => {
+        Action::MarkDirty { load_balancer, groups: _, tags } | Action::MarkSynced { load_balancer, groups: _, tags } => {
             let balancer = view.load_balancers.get_mut(&load_balancer.name)?;
-            balancer.sealed = Seal::after(balancer.sealed.as_ref(), tags);
+            balancer.synced = SyncedHash::after(balancer.synced.as_ref(), tags);
         }
         Action::DeleteLoadBalancer(Named { name, id: _ }) | Action::DeleteSharedLoadBalancer(Named { name, id: _ }) => {
             drop(view.load_balancers.remove(name));
         }
         Action::DeleteTargetGroup(Named { name, id: _ }) => drop(view.groups.remove(name)),
-        Action::DeleteSecurityGroup(Named { name, id: _ }) => drop(view.firewalls.remove(name)),
+        Action::DeleteSecurityGroup(Named { name, id: _ }) => drop(view.security_groups.remove(name)),
         Action::AddCertificates { listener, arns } => {
             extras(view, listener)?.certificates.extend(arns.iter().cloned());
         }
@@ -241,7 +241,7 @@ fn changed(view: &mut View, action: &Action) -> Option<()> {
 }
 
 fn id_of(view: &View, group: &Named) -> Option<Id> {
-    group.id.clone().or_else(|| Some(view.firewalls.get(&group.name)?.id.clone()))
+    group.id.clone().or_else(|| Some(view.security_groups.get(&group.name)?.id.clone()))
 }
 
 /// A listener, and whether its certificates and attributes are known.

@@ -12,7 +12,7 @@ use super::mk_options;
 use super::plans::{lines, mk_base, mk_site, mk_view, planned};
 use crate::Quotas;
 use crate::capabilities as key;
-use crate::cloud::resources::{Firewall, Id, Rule};
+use crate::cloud::resources::{Id, Rule, SecurityGroup};
 use crate::observed::{Observed, View};
 use crate::plan::{PrefixLists, Site, plan};
 use crate::step::{Action, Step};
@@ -32,34 +32,34 @@ fn apply(plan: &Plan<Step>, view: &mut View) {
         match &planned.step.action {
             Action::CreateSecurityGroup { name, tags } => {
                 let id = Id(format!("sg-{name}"));
-                let firewall = Firewall {
+                let security_group = SecurityGroup {
                     id,
                     name: name.clone(),
                     rules: BTreeSet::new(),
                     foreign: BTreeSet::new(),
                     tags: tags.clone(),
                 };
-                view.firewalls.insert(name.clone(), firewall);
+                view.security_groups.insert(name.clone(), security_group);
             }
             Action::Authorize { group, rules } => {
-                let firewall = view.firewalls.get_mut(&group.name).unwrap();
-                firewall.rules.extend(rules.iter().cloned());
-                assert!(firewall.rules.len() <= Quotas::default().rules, "{group} overflows: {plan}");
+                let security_group = view.security_groups.get_mut(&group.name).unwrap();
+                security_group.rules.extend(rules.iter().cloned());
+                assert!(security_group.rules.len() <= Quotas::default().rules, "{group} overflows: {plan}");
             }
             Action::Revoke { group, rules } => {
-                let firewall = view.firewalls.get_mut(&group.name).unwrap();
-                firewall.rules.retain(|rule| !rules.contains(rule));
+                let security_group = view.security_groups.get_mut(&group.name).unwrap();
+                security_group.rules.retain(|rule| !rules.contains(rule));
             }
             Action::SetSecurityGroups { groups, .. } => {
-                let ids = groups.iter().map(|group| view.firewalls[&group.name].id.clone()).collect();
-                view.load_balancers.values_mut().next().unwrap().facts.security_groups = ids;
+                let ids = groups.iter().map(|group| view.security_groups[&group.name].id.clone()).collect();
+                view.load_balancers.values_mut().next().unwrap().described.security_groups = ids;
             }
             Action::DeleteSecurityGroup(group) => {
-                let gone = view.firewalls.remove(&group.name).unwrap();
+                let gone = view.security_groups.remove(&group.name).unwrap();
                 let balancer = view.load_balancers.values().next().unwrap();
-                assert!(!balancer.facts.security_groups.contains(&gone.id), "still in front: {plan}");
+                assert!(!balancer.described.security_groups.contains(&gone.id), "still in front: {plan}");
             }
-            Action::Unseal { .. } | Action::Seal { .. } => {}
+            Action::MarkDirty { .. } | Action::MarkSynced { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -67,9 +67,9 @@ fn apply(plan: &Plan<Step>, view: &mut View) {
 
 /// Who comes in through the groups in front of the load balancer.
 fn let_in(view: &View) -> BTreeSet<Rule> {
-    let facts = &view.load_balancers.values().next().unwrap().facts;
-    let front = view.firewalls.values().filter(|it| facts.security_groups.contains(&it.id));
-    front.flat_map(|firewall| firewall.rules.iter().cloned()).collect()
+    let described = &view.load_balancers.values().next().unwrap().described;
+    let front = view.security_groups.values().filter(|it| described.security_groups.contains(&it.id));
+    front.flat_map(|security_group| security_group.rules.iter().cloned()).collect()
 }
 
 proptest! {
@@ -87,11 +87,11 @@ proptest! {
             let after = let_in(&view);
             prop_assert_eq!(after.len(), ranges.len());
             let moved = planned(&desired, &view);
-            let moved = moved.steps().iter().filter(|it| !matches!(it.step.action, Action::Seal { .. }));
+            let moved = moved.steps().iter().filter(|it| !matches!(it.step.action, Action::MarkSynced { .. }));
             prop_assert_eq!(moved.count(), 0);
             let kept = before.intersection(&after).count();
-            let told = plan.to_string();
-            let touched = before.intersection(&after).filter(|rule| told.contains(&format!("{rule},")));
+            let message = plan.to_string();
+            let touched = before.intersection(&after).filter(|rule| message.contains(&format!("{rule},")));
             prop_assert_eq!(touched.count(), 0, "{} rules are kept where they are", kept);
         }
     }
@@ -106,14 +106,14 @@ fn more_rules_than_one_group_takes_are_spread_over_several_and_gathered_again() 
     let created = created.filter(|it| matches!(it.step.action, Action::CreateSecurityGroup { .. }));
     assert_eq!(created.count(), 2, "{plan}");
     apply(&plan, &mut view);
-    assert_eq!(view.firewalls.len(), 3);
+    assert_eq!(view.security_groups.len(), 3);
     let plan = planned(&mk_ranged(0..1), &view);
     apply(&plan, &mut view);
-    assert_eq!(view.firewalls.len(), 1, "{plan}");
+    assert_eq!(view.security_groups.len(), 1, "{plan}");
 }
 
 #[test]
-fn what_never_fits_is_told_with_the_numbers_before_anything_is_made() {
+fn rules_that_never_fit_are_reported_with_the_numbers_before_anything_is_created() {
     let plan = plan(&mk_site(), Desired::Present(&mk_ranged(0..=240)), None);
     assert!(plan.steps().is_empty(), "{plan}");
     let message = &plan.blocked()[0].message;
@@ -134,9 +134,9 @@ fn prefix_lists_are_read_first_and_count_as_what_they_may_ever_hold() {
     assert_eq!(unread.steps().len(), 1);
 
     let site = with_lists(&[("pl-a", 50), ("pl-b", 40)]);
-    let told = plan(&site, Desired::Present(&desired), None).to_string();
-    assert_eq!(told.matches("create security group").count(), 2, "{told}");
-    assert!(!told.contains("0.0.0.0/0"), "lists are instead of everybody: {told}");
+    let message = plan(&site, Desired::Present(&desired), None).to_string();
+    assert_eq!(message.matches("create security group").count(), 2, "{message}");
+    assert!(!message.contains("0.0.0.0/0"), "lists are instead of everybody: {message}");
 
     let site = with_lists(&[("pl-a", 61), ("pl-b", 1)]);
     let refused = plan(&site, Desired::Present(&desired), None);
