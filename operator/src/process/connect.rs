@@ -79,7 +79,7 @@ async fn aws_provider(
     let region = region.context("--aws-region is missing")?;
     let vpc = vpc_id.context("--aws-vpc-id is missing")?;
     let quotas = Quotas::with(&quotas).context("--aws-quota")?;
-    let cloud = portico_provider_aws::cloud::Sdk::connect(region, endpoint_url, None, pace).await;
+    let cloud = portico_provider_aws::Sdk::connect(region, endpoint_url, None, pace).await;
     let limiters = cloud.limiters();
     let config = portico_provider_aws::Config {
         vpc,

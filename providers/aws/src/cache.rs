@@ -5,7 +5,6 @@
 //! gives it back, so that an error, a timeout or a cancelled call ends in doubt; an ID outlives the doubt, and is
 //! believed for as long as the thing answers.
 
-pub(crate) mod effect;
 mod nodes;
 mod quota;
 mod refused;
@@ -29,7 +28,7 @@ use refused::Refused;
 /// So long a confirmation counts for the rest of the same go: its own steps change what is believed, and are answered.
 const CONFIRMED: Duration = Duration::from_secs(2);
 /// Whoever takes tags off comes back sooner.
-const RECLAIMED: Duration = Duration::from_hours(1);
+const RESTORED: Duration = Duration::from_hours(1);
 /// Subnets change with the network, not with Services.
 const SUBNETS_STAY: Duration = Duration::from_mins(1);
 
@@ -43,7 +42,7 @@ struct Known {
     /// When its things were last read to be as they are believed.
     confirmed: Option<Instant>,
     /// How often the tags of a thing were put back, and when last.
-    reclaimed: BTreeMap<String, (u32, Instant)>,
+    restored: BTreeMap<String, (u32, Instant)>,
     /// Tries to delete something that AWS still held on to.
     held: u32,
     /// Targets that AWS did not take.
@@ -80,12 +79,12 @@ impl Cache {
     }
 
     /// A thing exists under this name.
-    pub(crate) fn made(&self, owner: &Owner, name: &str, id: &Id) {
+    pub(crate) fn created(&self, owner: &Owner, name: &str, id: &Id) {
         self.with(owner, |known| known.ids.insert(name.to_owned(), id.clone()));
     }
 
     /// A thing is gone.
-    pub(crate) fn gone(&self, owner: &Owner, id: &Id) {
+    pub(crate) fn deleted(&self, owner: &Owner, id: &Id) {
         self.with(owner, |known| {
             known.held = 0;
             known.ids.retain(|_, kept| kept != id);
@@ -127,10 +126,10 @@ impl Cache {
     }
 
     /// The tags of a thing are about to be put back; how often they were before, not long ago.
-    pub(crate) fn reclaims(&self, owner: &Owner, name: &str) -> u32 {
+    pub(crate) fn restores(&self, owner: &Owner, name: &str) -> u32 {
         self.with(owner, |known| {
-            known.reclaimed.retain(|_, (_, last)| last.elapsed() < RECLAIMED);
-            let (tries, last) = known.reclaimed.entry(name.to_owned()).or_insert((0, Instant::now()));
+            known.restored.retain(|_, (_, last)| last.elapsed() < RESTORED);
+            let (tries, last) = known.restored.entry(name.to_owned()).or_insert((0, Instant::now()));
             (*tries, *last) = (*tries + 1, Instant::now());
             *tries - 1
         })
@@ -232,13 +231,14 @@ impl Cache {
             self.services().known.remove(&owner.service);
             return;
         }
-        let View { load_balancers, groups, security_groups, lost, subnet_names: _, memberships } = view;
+        let View { load_balancers, target_groups, security_groups, lost, subnet_names: _, memberships } =
+            view;
         let in_groups = memberships.keys().cloned().collect();
         let balancers = load_balancers.iter().map(|(name, it)| (name.clone(), it.described.id.clone()));
-        let groups = groups.iter().map(|(name, it)| (name.clone(), it.described.id.clone()));
+        let target_groups = target_groups.iter().map(|(name, it)| (name.clone(), it.described.id.clone()));
         let security_groups = security_groups.iter().map(|(name, it)| (name.clone(), it.id.clone()));
         let lost = lost.iter().map(|(name, lost)| (name.clone(), lost.id.clone()));
-        let ids = balancers.chain(groups).chain(security_groups).chain(lost).collect();
+        let ids = balancers.chain(target_groups).chain(security_groups).chain(lost).collect();
         self.with(owner, |known| {
             known.ids = ids;
             known.groups = in_groups;
@@ -260,7 +260,7 @@ impl Cache {
                 None => false,
             };
             known.groups.extend(snapshot.memberships.iter().cloned());
-            let ids = snapshot.load_balancers.iter().chain(&snapshot.groups);
+            let ids = snapshot.load_balancers.iter().chain(&snapshot.target_groups);
             known.ids.extend(ids.map(|(name, id)| (name.clone(), id.clone())));
             match &known.cached {
                 Some(cached) if same => cached.clone(),
@@ -313,19 +313,14 @@ impl Cache {
         self.services().listed = true;
     }
 
-    /// The tags said that the wanted targets are those there are.
-    pub(crate) fn targets_are(
-        &self,
-        owner: &Owner,
-        synced: &SyncedHash,
-        targets: impl FnOnce() -> BTreeMap<String, Targets>,
-    ) {
+    /// Tags prove these targets, of each target group.
+    pub(crate) fn targets_are(&self, owner: &Owner, synced: &SyncedHash, targets: BTreeMap<String, Targets>) {
         if let Some(known) = self.services().known.get_mut(&owner.service)
             && let Some(Observed::Snapshot(Snapshot { targets: unknown @ None, synced: Some(found), .. })) =
                 &mut known.cached
             && found == synced
         {
-            *unknown = Some(targets());
+            *unknown = Some(targets);
         }
     }
 

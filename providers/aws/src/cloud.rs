@@ -8,9 +8,10 @@ pub(crate) mod batches;
 mod changing;
 pub(crate) mod codes;
 mod gather;
-pub mod refusal;
-pub mod resources;
+pub(crate) mod refusal;
+pub(crate) mod resources;
 mod sdk;
+mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,7 +92,7 @@ impl From<CloudError> for ProviderError {
 }
 
 /// What a call answers.
-pub type Answer<T> = Result<T, CloudError>;
+pub(crate) type Answer<T> = Result<T, CloudError>;
 
 /// The calls. Each is one API call, or one listing paged to its end. A read by several IDs takes as many as AWS takes
 /// in one call, and is [`Trouble::NotFound`] if one of them is not there (`batches` asks again).

@@ -1,34 +1,38 @@
 //! Doing one step, so that doing it again changes nothing.
 //!
-//! Owns: one `match` on the step, and what makes each call repeatable. Leaves to others: deciding; where subnets are
-//! (`execute/place`); targets that AWS refuses (`execute/targets`). Invariant: a thing found by its name is used only if its tags are ours.
+//! Owns: one `match` on the step's verb, finding resources by name, deletion. Leaves to others: deciding (`plan`); the calls on
+//! each kind of resource and their effect on the cache (`execute/load_balancer`, `listener`, `target_group`,
+//! `security_group`). Invariant: a resource found by its name is used only if its tags are ours.
 
 mod adopt;
+mod answered;
+pub(crate) mod effect;
 mod listener;
+mod load_balancer;
 mod place;
-mod reclaim;
+mod restore;
+mod security_group;
+mod target_group;
 mod targets;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use portico_provider::{GroupName, Outcome, Owner, ProviderError, Scheme};
+use portico_provider::{GroupName, Outcome, Owner, ProviderError};
 
 use crate::cache::Cache;
-use crate::cache::effect::{self, Answered};
 use crate::cloud::batches::Batches;
-use crate::cloud::resources::{
-    AddressType, Families, Id, Kind, ListenerSpec, NewGroup, NewLoadBalancer, Rule, Subnet, Tags,
-};
+use crate::cloud::resources::{Id, Kind, Tags};
 use crate::cloud::{Cloud, CloudError, Trouble, codes};
+use crate::config::Config;
 use crate::observed::Observed;
 use crate::plan::Pace;
-use crate::provider::Config;
-use crate::step::{Action, Named, Step};
+use crate::step::{Action, Change, Mark, Named, New, Step, Unread};
 use crate::tags;
+pub(crate) use answered::Answered;
 
 type Done = Result<Outcome, ProviderError>;
+type Called = Result<(Outcome, Answered), ProviderError>;
 
 /// Everything a step is done with.
 pub(crate) struct Executor<'a, C> {
@@ -38,31 +42,20 @@ pub(crate) struct Executor<'a, C> {
     pub(crate) config: &'a Config,
 }
 
-/// Whose a thing is that is made, or found by its name: a Service's, or what its group shares.
+/// The owner of a resource that is created, or found by its name: a Service, or its group.
 #[derive(Clone, Copy)]
 struct Maker<'a> {
     owner: &'a Owner,
     group: Option<&'a GroupName>,
 }
 
-/// When to go on after something was found that should not have been there.
+/// The retry after a resource was found that should not have been there.
 const SOON: Duration = Duration::from_secs(1);
 
-/// So often what a load balancer needs is waited for, some five minutes, before it counts as somebody else's.
-const PATIENCE: u32 = 12;
-
-/// So often AWS holds on to a thing that lets it go by itself.
+/// Tries of a deletion after which what AWS still holds is read again.
 const HELD: u32 = 2;
 
-/// Things that are found by name.
-#[derive(Clone, Copy)]
-enum Find {
-    LoadBalancer,
-    TargetGroup,
-    SecurityGroup,
-}
-
-/// Takes an expected trouble for done.
+/// Counts an expected trouble as success.
 fn unless(answer: Result<(), CloudError>, expected: Trouble) -> Result<(), CloudError> {
     match answer {
         Err(error) if error.trouble == expected => Ok(()),
@@ -71,7 +64,7 @@ fn unless(answer: Result<(), CloudError>, expected: Trouble) -> Result<(), Cloud
 }
 
 impl<C: Cloud> Executor<'_, C> {
-    /// Does a step. While it is under way nothing is believed of the Service: an error or a cancelled call leaves it so.
+    /// Does a step. Until its answer nothing is cached of the Service: an error or a cancelled call leaves it so.
     pub(crate) async fn execute(&self, step: &Step) -> Done {
         let Step { owner, group, action } = step;
         if let Some(group) = group {
@@ -81,21 +74,11 @@ impl<C: Cloud> Executor<'_, C> {
             self.cache.invalidate_others(owner);
         }
         let before = self.cache.take(owner);
-        let maker = Maker { owner, group: group.as_ref() };
-        let (outcome, answered) = match action {
-            Action::DeleteLoadBalancer(_)
-            | Action::DeleteSharedLoadBalancer(_)
-            | Action::DeleteTargetGroup(_)
-            | Action::DeleteSecurityGroup(_) => self.delete(owner, action).await?,
-            Action::Register { group, targets } => self.register(owner, group, targets).await?,
-            Action::CreateLoadBalancer { .. } => Box::pin(self.create_load_balancer(maker, action)).await?,
-            // Boxed, as is the next: all the calls below are too deep for a stack otherwise.
-            _ => (Outcome::Done, Box::pin(self.change(maker, action)).await?),
-        };
-        // Others may have made it, and more on it: nothing of this plan holds any more.
-        let stops = matches!(action, Action::CreateLoadBalancer { .. } | Action::CreateListener { .. });
+        let (outcome, answered) = self.call(Maker { owner, group: group.as_ref() }, action).await?;
+        // Other members may have created it, and more on it: the rest of this plan is stale.
+        let stops = matches!(action, Action::Create(New::LoadBalancer(_) | New::Listener { .. }));
         if group.is_some() && stops && answered == Answered::Found {
-            let what = "what others have made for its group meanwhile to be read".to_owned();
+            let what = "what other members have created for the group meanwhile to be read".to_owned();
             return Ok(Outcome::InProgress { retry: SOON, what });
         }
         let now = before.and_then(|before| effect::after(before, action, answered));
@@ -105,10 +88,55 @@ impl<C: Cloud> Executor<'_, C> {
         Ok(outcome)
     }
 
-    /// A new load balancer is in subnets that a Service may have named; they were read to make it.
+    /// One arm for each verb. Boxed: the calls below are too deep for a stack otherwise.
+    async fn call(&self, maker: Maker<'_>, action: &Action) -> Called {
+        let answered = match action {
+            Action::Read(unread) => Box::pin(self.read(unread)).await?,
+            Action::Adopt { asked, tags } => Box::pin(self.adopt(maker.owner, asked, tags)).await?,
+            Action::Restore { resource, tags } => Box::pin(self.restore(maker, resource, tags)).await?,
+            Action::Tag { load_balancer, target_groups, mark, tags } => {
+                let ids = self.tagged(maker, load_balancer, target_groups).await?;
+                Box::pin(self.tag(&ids, *mark, tags)).await?
+            }
+            Action::Create(New::LoadBalancer(new)) => {
+                return Box::pin(self.create_load_balancer(maker, new)).await;
+            }
+            Action::Create(New::Listener { load_balancer, spec, target_group, tags }) => {
+                Box::pin(self.create_listener(maker, load_balancer, spec, target_group, tags)).await?
+            }
+            Action::Create(New::TargetGroup(new)) => Box::pin(self.create_target_group(maker, new)).await?,
+            Action::Create(New::SecurityGroup { name, tags }) => {
+                Box::pin(self.create_security_group(maker, name, tags)).await?
+            }
+            Action::Modify(Change::LoadBalancer(named, change)) => {
+                Box::pin(self.modify_load_balancer(maker, named, change)).await?
+            }
+            Action::Modify(Change::Listener(listener, change)) => {
+                Box::pin(self.modify_listener(maker, listener, change)).await?
+            }
+            Action::Modify(Change::TargetGroup(named, change)) => {
+                Box::pin(self.modify_target_group(maker, named, change)).await?
+            }
+            Action::Modify(Change::SecurityGroup(named, change)) => {
+                Box::pin(self.modify_security_group(maker, named, change)).await?
+            }
+            Action::Register { target_group, targets } => {
+                return Box::pin(self.register(maker, target_group, targets)).await;
+            }
+            Action::Deregister { target_group, targets } => {
+                Box::pin(self.deregister(maker, target_group, targets)).await?
+            }
+            Action::Delete { kind, named, shared } => {
+                return Box::pin(self.delete(maker.owner, *kind, named, *shared)).await;
+            }
+        };
+        Ok((Outcome::Done, answered))
+    }
+
+    /// A new load balancer is in subnets that a Service may have named; they were read to create it.
     fn named_subnets(&self, action: &Action, now: Observed) -> Option<Observed> {
         match (action, now) {
-            (Action::CreateLoadBalancer { .. }, Observed::Full(mut view)) => {
+            (Action::Create(New::LoadBalancer(_)), Observed::Full(mut view)) => {
                 view.name_subnets(&self.cache.subnets()?);
                 Some(Observed::Full(view))
             }
@@ -116,420 +144,141 @@ impl<C: Cloud> Executor<'_, C> {
         }
     }
 
-    async fn change(&self, maker: Maker<'_>, action: &Action) -> Result<Answered, ProviderError> {
-        let Maker { owner, group: _ } = maker;
-        match action {
-            Action::CreateSecurityGroup { name, tags } => {
-                return self.create_security_group(maker, name, tags).await;
-            }
-            Action::CreateTargetGroup(new) => return self.create_target_group(maker, new).await,
-            Action::CreateListener { load_balancer, spec, group, tags } => {
-                return self.create_listener(maker, load_balancer, spec, group, tags).await;
-            }
-            Action::Authorize { group, rules } => return self.authorize(maker, group, rules).await,
-            Action::Revoke { group, rules } => return self.revoke(maker, group, rules).await,
-            Action::SetGroupAttributes { group, attributes } => {
-                let id = self.find(maker, group, Find::TargetGroup).await?;
-                self.cloud.modify_target_group_attributes(&id, attributes).await?;
-            }
-            Action::SetHealthCheck { group, health } => {
-                let id = self.find(maker, group, Find::TargetGroup).await?;
-                self.cloud.modify_health_check(&id, health).await?;
-            }
-            Action::Deregister { group, targets } => self.deregister(owner, group, targets).await?,
-            Action::ModifyListener { id, spec, group } => {
-                let group = self.find(maker, group, Find::TargetGroup).await?;
-                self.cloud.modify_listener(id, spec, &group).await?;
-            }
-            Action::DeleteListener { id, port: _ } => {
-                unless(self.cloud.delete_listener(id).await, Trouble::NotFound)?;
-            }
-            Action::SetAttributes { .. }
-            | Action::SetSubnets { .. }
-            | Action::SetSecurityGroups { .. }
-            | Action::SetAddressType { .. }
-            | Action::SetFamilies { .. }
-            | Action::Mark { .. }
-            | Action::MarkDirty { .. }
-            | Action::MarkSynced { .. } => Box::pin(self.change_load_balancer(maker, action)).await?,
-            Action::AddCertificates { .. }
-            | Action::RemoveCertificates { .. }
-            | Action::SetListenerAttributes { .. } => self.on_listener(maker, action).await?,
-            Action::ReadPrefixLists(ids) => self.read_prefix_lists(ids).await?,
-            Action::ReadSecurityGroups(names) => self.read_security_groups(names).await?,
-            Action::Adopt { asked, tags } => {
-                self.adopt(owner, asked, tags).await?;
-                return Ok(Answered::Found);
-            }
-            Action::Reclaim { thing, tags } => {
-                Box::pin(self.reclaim(maker, thing, tags)).await?;
-                return Ok(Answered::Found);
-            }
-            // The belief is gone already; deletions, new targets and load balancers are elsewhere.
-            Action::Read
-            | Action::CreateLoadBalancer { .. }
-            | Action::Register { .. }
-            | Action::DeleteSharedLoadBalancer(_)
-            | Action::DeleteLoadBalancer(_)
-            | Action::DeleteTargetGroup(_)
-            | Action::DeleteSecurityGroup(_) => return Ok(Answered::Found),
+    async fn read(&self, unread: &Unread) -> Result<Answered, ProviderError> {
+        match unread {
+            // The cache is empty already, so that the next read is a full one.
+            Unread::All => return Ok(Answered::Found),
+            Unread::PrefixLists(ids) => self.read_prefix_lists(ids).await?,
+            Unread::SecurityGroups(names) => self.read_security_groups(names).await?,
         }
         Ok(Answered::Done)
     }
 
-    async fn change_load_balancer(&self, maker: Maker<'_>, action: &Action) -> Result<(), ProviderError> {
-        match action {
-            Action::SetAttributes { load_balancer, attributes } => {
-                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-                self.cloud.modify_load_balancer_attributes(&id, attributes).await?;
-            }
-            Action::SetSubnets { load_balancer, placement, source_nat } => {
-                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-                // Named ones, whatever the scheme.
-                let subnets = self.place(Scheme::External, placement, 0).await?;
-                let kind = AddressType::Dualstack;
-                let families = source_nat.then_some(Families { kind, source_nat: true });
-                self.cloud.set_subnets(&id, &subnets, families).await?;
-            }
-            Action::SetFamilies { load_balancer, families, subnets } => {
-                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-                self.cloud.set_subnets(&id, subnets, Some(*families)).await?;
-            }
-            Action::SetSecurityGroups { load_balancer, groups } => {
-                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-                let ids = self.find_all(maker, groups, Find::SecurityGroup).await?;
-                let set = self.cloud.set_security_groups(&id, &ids).await;
-                set.map_err(|error| self.unless_ours(error, groups))?;
-            }
-            Action::SetAddressType { load_balancer, kind } => {
-                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-                self.cloud.set_address_type(&id, *kind).await?;
-            }
-            Action::Mark { load_balancer, tags } => {
-                let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-                self.batches.mark(self.cloud, &id, tags).await?;
-            }
-            Action::MarkDirty { load_balancer, groups, tags } => {
-                let ids = self.hash_holders(maker, load_balancer, groups).await?;
-                try_join_all(ids.iter().map(|id| self.batches.mark_dirty(self.cloud, id, tags))).await?;
-            }
-            Action::MarkSynced { load_balancer, groups, tags } => {
-                let ids = self.hash_holders(maker, load_balancer, groups).await?;
-                try_join_all(ids.iter().map(|id| self.batches.mark_synced(self.cloud, id, tags))).await?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// What carries the seal: the load balancer, or, if a group shares that, these target groups.
-    async fn hash_holders(
+    /// The resources that carry a mark: the load balancer, or, if a group shares that, these target groups.
+    async fn tagged(
         &self,
         maker: Maker<'_>,
         load_balancer: &Named,
-        groups: &[Named],
+        target_groups: &[Named],
     ) -> Result<Vec<Id>, ProviderError> {
-        match groups {
-            [] => Ok(vec![self.find(maker, load_balancer, Find::LoadBalancer).await?]),
-            groups => self.find_all(maker, groups, Find::TargetGroup).await,
+        match target_groups {
+            [] => Ok(vec![self.find(maker, load_balancer, Kind::LoadBalancer).await?]),
+            groups => self.find_all(maker, groups, Kind::TargetGroup).await,
         }
     }
 
-    /// The ID of a thing: from the plan, from memory, or by its name, and then with a look at its tags.
-    async fn find(&self, maker: Maker<'_>, named: &Named, find: Find) -> Result<Id, ProviderError> {
+    async fn tag(&self, ids: &[Id], mark: Mark, tags: &Tags) -> Result<Answered, ProviderError> {
+        let Self { cloud, batches, .. } = self;
+        try_join_all(ids.iter().map(async |id| match mark {
+            Mark::Dirty => batches.mark_dirty(*cloud, id, tags).await,
+            Mark::Synced => batches.mark_synced(*cloud, id, tags).await,
+            Mark::Note => batches.add_tags(*cloud, id, tags).await,
+        }))
+        .await?;
+        Ok(Answered::Done)
+    }
+
+    /// The ID of a resource: from the plan, from the cache, or by its name, and then its tags are read.
+    async fn find(&self, maker: Maker<'_>, named: &Named, kind: Kind) -> Result<Id, ProviderError> {
         let Named { name, id } = named;
         if let Some(id) = id.clone().or_else(|| self.cache.id(maker.owner, name)) {
             return Ok(id);
         }
-        let found = self.find_by_name(maker, name, find, None).await?;
+        let found = self.find_by_name(maker, name, kind, None).await?;
         found.ok_or_else(|| {
             ProviderError::unavailable("find by name", format!("{name} is not there (any more)"))
         })
     }
 
-    /// A thing of ours by its name; somebody else's is a conflict. `own`: what is put back where it has lost its tags.
+    async fn find_all(&self, maker: Maker<'_>, all: &[Named], kind: Kind) -> Result<Vec<Id>, ProviderError> {
+        let mut ids = Vec::new();
+        for named in all {
+            ids.push(self.find(maker, named, kind).await?);
+        }
+        Ok(ids)
+    }
+
+    /// A resource of ours by its name; another owner's is a conflict. `own`: tags to restore where they are lost.
     async fn find_by_name(
         &self,
         maker: Maker<'_>,
         name: &str,
-        find: Find,
+        kind: Kind,
         own: Option<&Tags>,
     ) -> Result<Option<Id>, ProviderError> {
-        let (id, tags) = match find {
-            Find::SecurityGroup => match self.cloud.security_group_named(&self.config.vpc, name).await? {
-                Some(group) => (group.id, Some(group.tags)),
-                None => return Ok(None),
-            },
-            Find::LoadBalancer => match self.cloud.load_balancer_named(name).await? {
-                Some(found) => (found.id, None),
-                None => return Ok(None),
-            },
-            Find::TargetGroup => match self.cloud.target_group_named(name).await? {
-                Some(found) => (found.id, None),
-                None => return Ok(None),
-            },
+        let found = match kind {
+            Kind::SecurityGroup => {
+                let found = self.cloud.security_group_named(&self.config.vpc, name).await?;
+                found.map(|found| (found.id, Some(found.tags)))
+            }
+            Kind::LoadBalancer => self.cloud.load_balancer_named(name).await?.map(|found| (found.id, None)),
+            Kind::TargetGroup => self.cloud.target_group_named(name).await?.map(|found| (found.id, None)),
+            // Listeners have no names.
+            Kind::Listener => None,
         };
-        let tags = match tags {
-            Some(tags) => tags,
-            None => self
-                .batches
-                .tags(self.cloud, std::slice::from_ref(&id))
-                .await?
-                .remove(&id)
-                .unwrap_or_default(),
+        let (id, tags) = match found {
+            None => return Ok(None),
+            Some((id, Some(tags))) => (id, tags),
+            Some((id, None)) => {
+                let mut found = self.batches.tags(self.cloud, std::slice::from_ref(&id)).await?;
+                let tags = found.remove(&id).unwrap_or_default();
+                (id, tags)
+            }
         };
         let Maker { owner, group } = maker;
         let shared = |group| tags::are_shared(&tags, &owner.cluster, group);
         if tags::are_of(&tags, owner) || group.is_some_and(shared) {
-            self.cache.made(owner, name, &id);
+            self.cache.created(owner, name, &id);
             return Ok(Some(id));
         }
         if let Some(own) = own {
-            Box::pin(self.put_back(maker, name, &id, &tags, &tags::whose(own))).await?;
+            Box::pin(self.restore_tags(maker, name, &id, &tags, &tags::whose(own))).await?;
             return Ok(Some(id));
         }
         let message = format!("{name} ({id}) is there and not of {owner}: delete or rename it");
         Err(ProviderError::Conflict { operation: "find by name", message })
     }
 
-    async fn find_all(&self, maker: Maker<'_>, all: &[Named], find: Find) -> Result<Vec<Id>, ProviderError> {
-        let mut ids = Vec::new();
-        for named in all {
-            ids.push(self.find(maker, named, find).await?);
-        }
-        Ok(ids)
-    }
-
-    /// A security group that was just made may not be known everywhere yet; only one that a user named is a mistake, and
-    /// what was known of names may be it.
-    fn unless_ours(&self, error: CloudError, groups: &[Named]) -> CloudError {
-        if error.code != "InvalidSecurityGroup" {
-            return error;
-        }
-        self.cache.forget_security_groups();
-        let mut given = groups.iter().filter_map(|group| group.id.as_ref().filter(|id| id.0 == group.name));
-        let is_given = given.any(|id| error.message.contains(&id.0));
-        CloudError { trouble: if is_given { error.trouble } else { Trouble::Unavailable }, ..error }
-    }
-
-    async fn create_security_group(
+    /// The answer of a creation; a resource that had the name already is used if it is ours.
+    async fn created(
         &self,
         maker: Maker<'_>,
-        name: &str,
-        tags: &Tags,
-    ) -> Result<Answered, ProviderError> {
-        let description = match maker.group {
-            Some(group) => format!("Clients of group {group}, by Portico"),
-            None => format!("Clients of Service {}, by Portico", maker.owner.name),
-        };
-        let made = self.cloud.create_security_group(&self.config.vpc, name, &description, tags).await;
-        let made = made.map(|id| (id.clone(), Answered::Made(id)));
-        self.remember(maker, name, made, Find::SecurityGroup, tags).await
-    }
-
-    async fn create_target_group(&self, maker: Maker<'_>, new: &NewGroup) -> Result<Answered, ProviderError> {
-        let made = self.cloud.create_target_group(new).await;
-        let made = made.map(|id| (id.clone(), Answered::Made(id)));
-        self.remember(maker, &new.name, made, Find::TargetGroup, &new.tags).await
-    }
-
-    /// Of a thing that was made, or was there by that name already.
-    async fn remember(
-        &self,
-        maker: Maker<'_>,
-        name: &str,
-        made: Result<(Id, Answered), CloudError>,
-        find: Find,
+        (name, kind): (&str, Kind),
+        created: Result<(Id, Answered), CloudError>,
         own: &Tags,
     ) -> Result<Answered, ProviderError> {
-        match made {
+        match created {
             Ok((id, answered)) => {
-                self.cache.made(maker.owner, name, &id);
+                self.cache.created(maker.owner, name, &id);
                 Ok(answered)
             }
             Err(error) if error.trouble == Trouble::Duplicate => {
-                self.find_by_name(maker, name, find, Some(own)).await?.ok_or(error)?;
+                self.find_by_name(maker, name, kind, Some(own)).await?.ok_or(error)?;
                 Ok(Answered::Found)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// An address that is in use is waited for a while: AWS holds those of a load balancer that went.
-    async fn create_load_balancer(
-        &self,
-        maker: Maker<'_>,
-        action: &Action,
-    ) -> Result<(Outcome, Answered), ProviderError> {
-        let Action::CreateLoadBalancer {
-            name,
-            name_is_given,
-            scheme,
-            families,
-            placement,
-            security_groups,
-            tags,
-        } = action
-        else {
-            return Ok((Outcome::Done, Answered::Refused));
+    /// AWS releases in a while what still uses a resource: network interfaces, listeners.
+    async fn delete(&self, owner: &Owner, kind: Kind, named: &Named, shared: bool) -> Called {
+        let Named { name, id: Some(id) } = named else { return Ok((Outcome::Done, Answered::Found)) };
+        // Listeners that other members have by now stay, whatever was read before.
+        if shared && !self.cloud.listeners(id).await?.is_empty() {
+            return Ok((Outcome::Unchanged, Answered::Found));
+        }
+        let answer = match kind {
+            Kind::Listener => {
+                unless(self.cloud.delete_listener(id).await, Trouble::NotFound)?;
+                return Ok((Outcome::Done, Answered::Done));
+            }
+            Kind::LoadBalancer => self.cloud.delete_load_balancer(id).await,
+            Kind::TargetGroup => self.cloud.delete_target_group(id).await,
+            Kind::SecurityGroup => self.cloud.delete_security_group(id).await,
         };
-        // AWS answers a second creation like the first: a name of the user's might be somebody else's.
-        if *name_is_given && self.find_by_name(maker, name, Find::LoadBalancer, Some(tags)).await?.is_some() {
-            return Ok((Outcome::Done, Answered::Found));
-        }
-        let new = NewLoadBalancer {
-            name: name.clone(),
-            scheme: *scheme,
-            families: *families,
-            subnets: self.place(*scheme, placement, Subnet::LEAST).await?,
-            security_groups: self.find_all(maker, security_groups, Find::SecurityGroup).await?,
-            tags: tags.clone(),
-        };
-        let made = match self.cloud.create_load_balancer(&new).await {
-            Err(error) if error.trouble == Trouble::Taken => {
-                let tries = self.cache.held(maker.owner);
-                let error = ProviderError::from(error);
-                if tries >= PATIENCE {
-                    return Err(error);
-                }
-                let what = format!("AWS to let go of what {name} needs ({error})");
-                let retry = Pace(self.config.pace).wait(tries);
-                return Ok((Outcome::InProgress { retry, what }, Answered::Refused));
-            }
-            made => made.map_err(|error| self.unless_ours(error, security_groups)),
-        };
-        let made = made.map(|described| (described.id.clone(), Answered::LoadBalancer(Box::new(described))));
-        Ok((Outcome::Done, self.remember(maker, name, made, Find::LoadBalancer, tags).await?))
-    }
-
-    async fn create_listener(
-        &self,
-        maker: Maker<'_>,
-        load_balancer: &Named,
-        spec: &ListenerSpec,
-        group: &Named,
-        tags: &Tags,
-    ) -> Result<Answered, ProviderError> {
-        let id = self.find(maker, load_balancer, Find::LoadBalancer).await?;
-        let group = self.find(maker, group, Find::TargetGroup).await?;
-        // A duplicate is ours, as the load balancer is; the next plan compares it.
-        match self.cloud.create_listener(&id, spec, &group, tags).await {
-            Ok(listener) => Ok(Answered::Listener(listener)),
-            Err(error) if error.trouble == Trouble::Duplicate => Ok(Answered::Found),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// One rule that is there already makes AWS refuse all: then only the missing ones are sent.
-    async fn authorize(
-        &self,
-        maker: Maker<'_>,
-        group: &Named,
-        rules: &[Rule],
-    ) -> Result<Answered, ProviderError> {
-        let id = self.find(maker, group, Find::SecurityGroup).await?;
-        match self.cloud.authorize(&id, rules).await {
-            Err(error) if error.trouble == Trouble::Duplicate => {
-                let present = self.rules(maker, &id).await?;
-                let missing: Vec<Rule> =
-                    rules.iter().filter(|rule| !present.contains(rule)).cloned().collect();
-                if !missing.is_empty() {
-                    self.cloud.authorize(&id, &missing).await?;
-                }
-                Ok(Answered::Found)
-            }
-            other => Ok(other.map(|()| Answered::Done)?),
-        }
-    }
-
-    async fn revoke(
-        &self,
-        maker: Maker<'_>,
-        group: &Named,
-        rules: &[Rule],
-    ) -> Result<Answered, ProviderError> {
-        let id = self.find(maker, group, Find::SecurityGroup).await?;
-        match self.cloud.revoke(&id, rules).await {
-            Err(error) if error.trouble == Trouble::NotFound => {
-                let present = self.rules(maker, &id).await?;
-                let stale: Vec<Rule> = rules.iter().filter(|rule| present.contains(rule)).cloned().collect();
-                if !stale.is_empty() {
-                    self.cloud.revoke(&id, &stale).await?;
-                }
-                Ok(Answered::Found)
-            }
-            other => Ok(other.map(|()| Answered::Done)?),
-        }
-    }
-
-    async fn rules(&self, maker: Maker<'_>, id: &Id) -> Result<BTreeSet<Rule>, ProviderError> {
-        let Maker { owner, group } = maker;
-        let tags = group.map_or_else(|| tags::identity(owner), |group| tags::shared(&owner.cluster, group));
-        let groups = self.cloud.security_groups(&tags::all_of(&tags)).await?;
-        Ok(groups.into_iter().find(|group| group.id == *id).map(|group| group.rules).unwrap_or_default())
-    }
-
-    async fn read_prefix_lists(&self, ids: &BTreeSet<String>) -> Result<(), ProviderError> {
-        let found = match self.cloud.prefix_lists(ids).await {
-            Err(error) if error.trouble == Trouble::NotFound => Vec::new(),
-            other => other?,
-        };
-        let unknown: Vec<&str> =
-            ids.iter().filter(|id| !found.iter().any(|list| list.id == **id)).map(String::as_str).collect();
-        if !unknown.is_empty() {
-            let key = crate::capabilities::PREFIX_LISTS;
-            let message = format!(
-                "not all of these prefix lists are there: {}: correct annotation {key}",
-                unknown.join(", ")
-            );
-            return Err(ProviderError::Invalid { operation: "read prefix lists", message });
-        }
-        self.cache.saw_prefix_lists(found);
-        Ok(())
-    }
-
-    /// Names that no security group has, or several, are the user's to correct.
-    async fn read_security_groups(&self, names: &BTreeSet<String>) -> Result<(), ProviderError> {
-        let found = self.cloud.security_groups_called(&self.config.vpc, names).await?;
-        let having = |name: &String| found.iter().filter(move |(its, _)| its == name).count();
-        if let Some(name) = names.iter().find(|name| having(name) != 1) {
-            let message = format!(
-                "annotation {}: {} security groups of {} have tag Name={name}: name one that is there once, or IDs (sg-…)",
-                crate::capabilities::SECURITY_GROUPS,
-                having(name),
-                self.config.vpc
-            );
-            return Err(ProviderError::Invalid { operation: "read security groups", message });
-        }
-        self.cache.saw_security_groups(found);
-        Ok(())
-    }
-
-    /// What something still holds on to is let go by AWS in a while: network interfaces, listeners.
-    async fn delete(&self, owner: &Owner, action: &Action) -> Result<(Outcome, Answered), ProviderError> {
-        let (named, answer) = match action {
-            Action::DeleteLoadBalancer(Named { name, id: Some(id) }) => {
-                ((name, id), self.cloud.delete_load_balancer(id).await)
-            }
-            Action::DeleteSharedLoadBalancer(Named { name, id: Some(id) }) => {
-                // Whoever has a listener there by now is not disturbed, whatever was read before.
-                if !self.cloud.listeners(id).await?.is_empty() {
-                    return Ok((Outcome::Unchanged, Answered::Found));
-                }
-                ((name, id), self.cloud.delete_load_balancer(id).await)
-            }
-            Action::DeleteTargetGroup(Named { name, id: Some(id) }) => {
-                ((name, id), self.cloud.delete_target_group(id).await)
-            }
-            Action::DeleteSecurityGroup(Named { name, id: Some(id) }) => {
-                ((name, id), self.cloud.delete_security_group(id).await)
-            }
-            _ => return Ok((Outcome::Done, Answered::Found)),
-        };
-        let (name, id) = named;
         match unless(answer, Trouble::NotFound) {
             Ok(()) => {
-                self.cache.gone(owner, id);
+                self.cache.deleted(owner, id);
                 Ok((Outcome::Done, Answered::Done))
             }
             Err(error) if error.trouble == Trouble::InUse => {
@@ -540,12 +289,12 @@ impl<C: Cloud> Executor<'_, C> {
                 let what = format!("AWS to let go of {name} ({message}{remedy})");
                 let held = self.cache.held(owner);
                 let retry = Pace(self.config.pace).wait(held);
-                // Whatever holds on to a target group for so long is a load balancer that was not read.
-                let unread = held >= HELD && id.kind() == Some(Kind::TargetGroup);
+                // A target group in use for so long is behind a load balancer that was not read.
+                let unread = held >= HELD && kind == Kind::TargetGroup;
                 let answered = if unread { Answered::Found } else { Answered::Refused };
                 Ok((Outcome::InProgress { retry, what }, answered))
             }
-            // It is deleted unread where tags alone are known: what protects it is read now.
+            // Where tags alone are known, the protection is read now.
             Err(error) if error.trouble == Trouble::Protected => {
                 let what = format!("what protects {name} to be read ({})", error.message);
                 let retry = Pace(self.config.pace).wait(self.cache.held(owner));

@@ -11,7 +11,8 @@
 
 mod cache;
 mod capabilities;
-pub mod cloud;
+mod cloud;
+mod config;
 mod execute;
 mod names;
 mod observe;
@@ -29,7 +30,7 @@ mod translate;
 mod wanted;
 
 pub use capabilities::CAPABILITIES;
-pub use observed::{Observed, Snapshot, SyncedHash, Targets, View};
-pub use provider::{AwsProvider, Config};
+pub use cloud::Sdk;
+pub use config::Config;
+pub use provider::AwsProvider;
 pub use quotas::{InvalidQuota, Quota, Quotas};
-pub use step::Step;

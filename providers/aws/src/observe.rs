@@ -28,7 +28,7 @@ use members::Memberships;
 /// Nothing at all.
 static VOID: View = View {
     load_balancers: BTreeMap::new(),
-    groups: BTreeMap::new(),
+    target_groups: BTreeMap::new(),
     security_groups: BTreeMap::new(),
     lost: BTreeMap::new(),
     subnet_names: BTreeMap::new(),
@@ -64,7 +64,7 @@ pub(crate) async fn inventory<C: Cloud>(
                 snapshot.synced = SyncedHash::of(&found).filter(|_| snapshot.load_balancers.len() == 1);
             }
             (Kind::TargetGroup, Some(name)) => {
-                snapshot.groups.insert(name.to_owned(), id);
+                snapshot.target_groups.insert(name.to_owned(), id);
             }
             (_, _) => snapshot.security_groups.push(id),
         }
@@ -192,7 +192,7 @@ impl<C: Cloud> Observer<'_, C> {
                     },
                 };
                 let on = |(_, id): (_, &Id)| {
-                    let behind: Vec<Id> = snapshot.groups.values().cloned().collect();
+                    let behind: Vec<Id> = snapshot.target_groups.values().cloned().collect();
                     if snapshot.memberships.is_empty() { vec![id.clone()] } else { behind }
                 };
                 let synced = snapshot.only().map(|only| (on(only), &snapshot.synced)).into_iter().collect();
@@ -201,7 +201,7 @@ impl<C: Cloud> Observer<'_, C> {
                 }
                 if mode >= ReadMode::Pending {
                     for (name, targets) in snapshot.targets.iter_mut().flatten() {
-                        if let Some(id) = snapshot.groups.get(name).filter(|_| is_due(targets, mode)) {
+                        if let Some(id) = snapshot.target_groups.get(name).filter(|_| is_due(targets, mode)) {
                             *targets = self.targets(id).await?;
                         }
                     }
@@ -273,7 +273,7 @@ impl<C: Cloud> Observer<'_, C> {
             balancer.described = described;
             balancer.polls = balancer.polls.saturating_add(u32::from(!balancer.serves()));
         }
-        for group in view.groups.values_mut().filter(|group| used.contains(&group.described.id)) {
+        for group in view.target_groups.values_mut().filter(|group| used.contains(&group.described.id)) {
             if is_due(&group.targets, mode) {
                 group.targets = self.targets(&group.described.id).await?;
             }
@@ -334,7 +334,7 @@ impl<C: Cloud> Observer<'_, C> {
                         && let Some(group) = self.group(tags, described).await?
                     {
                         in_groups.extend(group.member_of.clone());
-                        view.groups.insert(group.described.name.clone(), group);
+                        view.target_groups.insert(group.described.name.clone(), group);
                     }
                 }
                 Some(Kind::SecurityGroup | Kind::Listener) | None => {}
@@ -435,7 +435,7 @@ fn hash_is_on(view: &View, balancer: &Balancer) -> Vec<Id> {
     match balancer.group() {
         None => vec![balancer.described.id.clone()],
         group => {
-            let own = view.groups.values().filter(|it| it.member_of.as_ref() == group);
+            let own = view.target_groups.values().filter(|it| it.member_of.as_ref() == group);
             own.map(|it| it.described.id.clone()).collect()
         }
     }

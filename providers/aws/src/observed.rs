@@ -12,7 +12,7 @@ use crate::cloud::resources::{
     Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, SecurityGroup, Subnet, Target, TargetGroup,
 };
 use crate::tags;
-pub use crate::tags::SyncedHash;
+pub(crate) use crate::tags::SyncedHash;
 
 /// What exists for one Service, as far as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Observed {
         let groups = self.groups();
         let is_in = |other: &GroupName| match self {
             Self::Snapshot(_) => true,
-            Self::Full(view) => view.groups.values().any(|it| it.member_of.as_ref() == Some(other)),
+            Self::Full(view) => view.target_groups.values().any(|it| it.member_of.as_ref() == Some(other)),
         };
         group.is_none_or(|group| groups.contains(group))
             && groups.iter().all(|other| Some(other) == group || is_in(other))
@@ -53,7 +53,7 @@ impl Observed {
 }
 
 /// Targets by themselves, with what was last heard of them.
-pub type Targets = BTreeMap<Target, Health>;
+pub(crate) type Targets = BTreeMap<Target, Health>;
 
 /// What the tags say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct Snapshot {
     /// Load balancers by name.
     pub load_balancers: BTreeMap<String, Id>,
     /// Target groups by name.
-    pub groups: BTreeMap<String, Id>,
+    pub target_groups: BTreeMap<String, Id>,
     /// Security groups.
     pub security_groups: Vec<Id>,
     /// Listeners; `None`: the listing shows none of anybody, or they are another controller's and lack these tags.
@@ -85,12 +85,12 @@ impl Snapshot {
 
     /// Whether there is nothing at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.load_balancers.is_empty() && self.groups.is_empty() && self.security_groups.is_empty()
+        self.load_balancers.is_empty() && self.target_groups.is_empty() && self.security_groups.is_empty()
     }
 
     /// Load balancers and target groups, each with whether a group shares it.
     pub(crate) fn tagged(&self) -> Vec<(Id, bool)> {
-        let all = self.load_balancers.values().chain(self.groups.values());
+        let all = self.load_balancers.values().chain(self.target_groups.values());
         all.map(|id| (id.clone(), self.commons.contains(id))).collect()
     }
 
@@ -98,7 +98,7 @@ impl Snapshot {
     pub(crate) fn has_things_of(&self, other: &Self) -> bool {
         let Self {
             load_balancers,
-            groups,
+            target_groups,
             security_groups,
             listeners,
             memberships,
@@ -109,7 +109,7 @@ impl Snapshot {
         let both = listeners.as_ref().zip(other.listeners.as_ref());
         both.is_none_or(|(own, listed)| own == listed)
             && *load_balancers == other.load_balancers
-            && *groups == other.groups
+            && *target_groups == other.target_groups
             && *security_groups == other.security_groups
             && *memberships == other.memberships
     }
@@ -121,7 +121,7 @@ pub struct View {
     /// One; two during a replacement.
     pub load_balancers: BTreeMap<String, Balancer>,
     /// Of all load balancers, and leftovers.
-    pub groups: BTreeMap<String, Group>,
+    pub target_groups: BTreeMap<String, Group>,
     /// One, if it is ours.
     pub security_groups: BTreeMap<String, SecurityGroup>,
     /// What bears names of these and has not, or no longer, the tags.
@@ -135,8 +135,9 @@ pub struct View {
 impl View {
     /// Whether there is nothing at all.
     pub fn is_empty(&self) -> bool {
-        let Self { load_balancers, groups, security_groups, lost, subnet_names: _, memberships: _ } = self;
-        load_balancers.is_empty() && groups.is_empty() && security_groups.is_empty() && lost.is_empty()
+        let Self { load_balancers, target_groups, security_groups, lost, subnet_names: _, memberships: _ } =
+            self;
+        load_balancers.is_empty() && target_groups.is_empty() && security_groups.is_empty() && lost.is_empty()
     }
 
     /// The subnets of all load balancers.
@@ -156,9 +157,10 @@ impl View {
 
     /// As a listing of tags would show it.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let Self { load_balancers, groups, security_groups, lost: _, subnet_names: _, memberships: _ } = self;
+        let Self { load_balancers, target_groups, security_groups, lost: _, subnet_names: _, memberships: _ } =
+            self;
         let memberships: BTreeSet<GroupName> =
-            groups.values().filter_map(|it| it.member_of.clone()).collect();
+            target_groups.values().filter_map(|it| it.member_of.clone()).collect();
         let shared = |group: Option<&GroupName>| group.is_none_or(|group| memberships.contains(group));
         // Of a group that it is only to be in, a listing shows nothing.
         let load_balancers: Vec<(&String, &Balancer)> =
@@ -179,7 +181,7 @@ impl View {
             listeners,
             memberships: memberships.clone(),
             commons,
-            groups: groups.iter().map(|(name, it)| ids((name, &it.described.id))).collect(),
+            target_groups: target_groups.iter().map(|(name, it)| ids((name, &it.described.id))).collect(),
             security_groups,
             synced: match load_balancers.as_slice() {
                 [(_, only)] => only.synced.clone(),

@@ -26,12 +26,12 @@ use portico_provider::{
 use crate::cloud::resources::{Id, Kind, LifeState, Source};
 use crate::observed::{Balancer, Observed, SyncedHash, View};
 use crate::quotas::Quotas;
-use crate::step::{Action, Named, Step};
+use crate::step::{Action, Mark, Named, Step, Unread};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::{Frontend, Wanted, digest};
 pub(crate) use backends::plan as plan_targets;
-pub(crate) use by_tags::{Behind, behind, hostname, learn};
+pub(crate) use by_tags::{Behind, behind, hostname, proven_targets};
 pub(crate) use choice::mismatch;
 use choice::{Choice, choose};
 use draft::Draft;
@@ -100,7 +100,7 @@ pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed
 
 /// Tags are not enough to act on.
 fn read_all(owner: &Owner, reason: &str) -> Plan<Step> {
-    let step = Step { owner: owner.clone(), group: None, action: Action::Read };
+    let step = Step { owner: owner.clone(), group: None, action: Action::Read(Unread::All) };
     Plan::nothing("").step(step, Effect::Additive, reason)
 }
 
@@ -123,7 +123,7 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
         return read_all(&desired.owner, "it is to share a load balancer, and who else does was not read");
     }
     if wanted.adopt.is_none()
-        && let Some(plan) = reclaim(&desired.owner, desired.group.as_ref(), view)
+        && let Some(plan) = restore(&desired.owner, desired.group.as_ref(), view)
     {
         return plan;
     }
@@ -136,7 +136,7 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
             let step = Step {
                 owner: desired.owner.clone(),
                 group: None,
-                action: Action::ReadSecurityGroups(unknown),
+                action: Action::Read(Unread::SecurityGroups(unknown)),
             };
             return Plan::nothing("").step(step, Effect::Additive, "annotations name them by tag Name");
         }
@@ -151,7 +151,8 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
         }
         return converge(site, desired, &wanted, view);
     }
-    let step = Step { owner: desired.owner.clone(), group: None, action: Action::ReadPrefixLists(unread) };
+    let step =
+        Step { owner: desired.owner.clone(), group: None, action: Action::Read(Unread::PrefixLists(unread)) };
     Plan::nothing("").step(step, Effect::Additive, "their sizes count against quotas")
 }
 
@@ -185,7 +186,7 @@ fn one_too_many(most: usize) -> String {
 }
 
 /// Nothing else before: without its tags a thing is nobody's, and what is planned without it would be made twice.
-fn reclaim(owner: &Owner, group: Option<&GroupName>, view: &View) -> Option<Plan<Step>> {
+fn restore(owner: &Owner, group: Option<&GroupName>, view: &View) -> Option<Plan<Step>> {
     let steps = view.lost.iter().map(|(name, lost)| {
         let tags = if let Some(group) = &lost.group {
             tags::shared(&owner.cluster, group)
@@ -193,7 +194,7 @@ fn reclaim(owner: &Owner, group: Option<&GroupName>, view: &View) -> Option<Plan
             let member = group.filter(|_| lost.id.kind() == Some(Kind::TargetGroup));
             tags::of(owner).into_iter().chain(member.map(tags::member).into_iter().flatten()).collect()
         };
-        let action = Action::Reclaim { thing: named(name, &lost.id), tags };
+        let action = Action::Restore { resource: named(name, &lost.id), tags };
         Step { owner: owner.clone(), group: lost.group.clone(), action }
     });
     let reason = "it bears a name of this Service's, and its tags are gone or others";
@@ -224,7 +225,9 @@ fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
 }
 
 fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -> Plan<Step> {
-    let Choice { name, current, others, blocked } = choose(&site.quotas, desired, wanted, view);
+    let shared = desired.group.as_ref().and_then(|it| group::choose(&site.quotas, desired, wanted, view, it));
+    let choice = shared.unwrap_or_else(|| choose(desired, wanted, view));
+    let Choice { name, current, others, blocked } = choice;
     let kept = current.and_then(|current| adopted::wanted(&site.quotas, desired, wanted, view, current));
     let wanted = kept.as_ref().unwrap_or(wanted);
     // What is kept for want of consent stays where it is.
@@ -262,10 +265,7 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
         leads: terms.leads,
     };
     if let Some(current) = current.filter(|_| terms.takes_the_lead) {
-        let action = Action::Mark {
-            load_balancer: named(&name, &current.described.id),
-            tags: tags::lead(&desired.owner),
-        };
+        let action = Action::note(named(&name, &current.described.id), tags::lead(&desired.owner));
         draft.additive(action, "who decided for its group has left");
     }
     // One that serves nothing of this Service, and is to serve nothing, is the others' matter.
@@ -285,9 +285,8 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
             );
         }
     }
-    for (name, group) in view.groups.iter().filter(|(name, _)| !kept.contains(*name)) {
-        draft
-            .destructive(Action::DeleteTargetGroup(named(name, &group.described.id)), "no listener needs it");
+    for (name, group) in view.target_groups.iter().filter(|(name, _)| !kept.contains(*name)) {
+        draft.delete(Kind::TargetGroup, named(name, &group.described.id), "no listener needs it");
     }
     for group in view.memberships.keys().filter(|group| Some(*group) != home) {
         let stays = |(_, old): &&(&String, &Balancer)| {
@@ -339,14 +338,14 @@ fn mark_synced(
     let load_balancer = named(&current.described.name, &current.described.id);
     let groups =
         current.group().map(|_| parts.group_names().iter().map(|name| parts.group_named(name)).collect());
-    let on = Noted { load_balancer, groups: groups.unwrap_or_default() };
-    marks(draft, &wanted_hash(desired, wanted), &on, current.synced.as_ref());
+    let on = Marked { load_balancer, target_groups: groups.unwrap_or_default() };
+    mark(draft, &wanted_hash(desired, wanted), &on, current.synced.as_ref());
 }
 
 /// What a seal is on: the load balancer, or, if a group shares that, the Service's target groups.
-struct Noted {
+struct Marked {
     load_balancer: Named,
-    groups: Vec<Named>,
+    target_groups: Vec<Named>,
 }
 
 /// What tags shall say when all is done.
@@ -354,31 +353,32 @@ fn wanted_hash(desired: &LoadBalancer, wanted: &Wanted) -> SyncedHash {
     SyncedHash { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) }
 }
 
-fn marks(draft: &mut Draft<'_>, wanted: &SyncedHash, on: &Noted, present: Option<&SyncedHash>) {
-    let begun = begin(draft, on, present);
+fn mark(draft: &mut Draft<'_>, wanted: &SyncedHash, on: &Marked, present: Option<&SyncedHash>) {
+    let begun = mark_dirty(draft, on, present);
     if begun.as_ref() != Some(wanted) && draft.is_unhindered() {
-        let Noted { load_balancer, groups } = on;
+        let Marked { load_balancer, target_groups } = on;
         // A target group that is made on the way has none of the tags that others have.
-        let tags = wanted.beyond(begun.as_ref().filter(|_| groups.is_empty()));
-        let (load_balancer, groups) = (load_balancer.clone(), groups.clone());
+        let tags = wanted.beyond(begun.as_ref().filter(|_| target_groups.is_empty()));
+        let (load_balancer, target_groups) = (load_balancer.clone(), target_groups.clone());
         draft.last(
-            Action::MarkSynced { load_balancer, groups, tags },
+            Action::Tag { load_balancer, target_groups, mark: Mark::Synced, tags },
             "so that a restart need not read it in full",
         );
     }
 }
 
 /// Where something is to be done: notes that what was finished counts no more. What tags say by then.
-fn begin(draft: &mut Draft<'_>, on: &Noted, present: Option<&SyncedHash>) -> Option<SyncedHash> {
+fn mark_dirty(draft: &mut Draft<'_>, on: &Marked, present: Option<&SyncedHash>) -> Option<SyncedHash> {
     match present {
         // A crash on the way, and a return to what was sealed, must not look finished.
         Some(SyncedHash { spec, targets: Some(_) }) if !draft.is_empty() => {
-            let Noted { load_balancer, groups } = on;
+            let Marked { load_balancer, target_groups } = on;
             let begun = SyncedHash { spec: spec.clone(), targets: None };
             let tags = begun.beyond(present);
-            let groups = groups.iter().filter(|group| group.id.is_some()).cloned().collect();
+            let target_groups = target_groups.iter().filter(|group| group.id.is_some()).cloned().collect();
+            let load_balancer = load_balancer.clone();
             draft.additive(
-                Action::MarkDirty { load_balancer: load_balancer.clone(), groups, tags },
+                Action::Tag { load_balancer, target_groups, mark: Mark::Dirty, tags },
                 "so that a crash on the way does not look finished",
             );
             Some(begun)
@@ -407,7 +407,7 @@ fn listeners_digest(listeners: &BTreeSet<Listener>) -> String {
 const REASON: &str = "the Service wants none any more";
 
 fn remove(owner: &Owner, view: &View) -> Plan<Step> {
-    if let Some(plan) = reclaim(owner, None, view) {
+    if let Some(plan) = restore(owner, None, view) {
         return plan;
     }
     let mut draft = Draft::new(owner, None, !view.memberships.is_empty());
@@ -422,13 +422,13 @@ fn remove(owner: &Owner, view: &View) -> Plan<Step> {
     for group in view.memberships.keys() {
         group::leave_group(&mut draft, view, group, REASON);
     }
-    for (name, group) in &view.groups {
-        draft.destructive(Action::DeleteTargetGroup(named(name, &group.described.id)), REASON);
+    for (name, group) in &view.target_groups {
+        draft.delete(Kind::TargetGroup, named(name, &group.described.id), REASON);
     }
     for (name, security_group) in
         view.security_groups.iter().filter(|(_, it)| tags::group(&it.tags).is_none())
     {
-        draft.destructive(Action::DeleteSecurityGroup(named(name, &security_group.id)), REASON);
+        draft.delete(Kind::SecurityGroup, named(name, &security_group.id), REASON);
     }
     draft.plan("there is nothing to delete")
 }
@@ -440,7 +440,7 @@ fn remove_balancer(draft: &mut Draft<'_>, view: &View, name: &str, balancer: &Ba
     if is_protected(balancer) {
         draft.wait(protected(name), NOT_SOON);
     } else {
-        draft.destructive(Action::DeleteLoadBalancer(named(name, &balancer.described.id)), reason);
+        draft.delete(Kind::LoadBalancer, named(name, &balancer.described.id), reason);
     }
 }
 

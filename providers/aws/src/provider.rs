@@ -1,16 +1,15 @@
 //! The provider: the trait, on a cloud.
 //!
-//! Owns: [`AwsProvider`], [`Config`]. Leaves to others: planning and reporting, which are pure; reading and doing.
+//! Owns: [`AwsProvider`]. Leaves to others: planning and reporting, which are pure; reading and doing.
 //! Invariant: everything is scoped by the configured cluster UID.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::time::Duration;
 
 use portico_limits::{Priority, best};
 use portico_provider::{
-    Backends, Capabilities, ClusterUid, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider,
-    Outcome, Owner, Plan, ProviderError, ReadMode, Report,
+    Backends, Capabilities, Desired, Field, Inventory, LoadBalancer, LoadBalancerProvider, Outcome, Owner,
+    Plan, ProviderError, ReadMode, Report,
 };
 
 use crate::cache::Cache;
@@ -18,30 +17,12 @@ use crate::capabilities::CAPABILITIES;
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::Id;
 use crate::cloud::{Cloud, Sdk};
+use crate::config::Config;
 use crate::execute::Executor;
 use crate::observe::{self, Observer};
 use crate::observed::Observed;
 use crate::plan::{Pace, PrefixLists, SecurityGroupNames, Site};
-use crate::quotas::Quotas;
 use crate::step::Step;
-
-/// Where load balancers are made, and for whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// `vpc-…` of the cluster's nodes and pods.
-    pub vpc: String,
-    /// `sg-…`: a security group that the nodes let in, made once by whoever made the nodes, put in front of every
-    /// load balancer. `None`: the nodes let everybody in, or what a load balancer's own group is.
-    pub backend_security_group: Option<String>,
-    /// Subnets that are tagged as another cluster's, by `kubernetes.io/cluster/<name>`, are not discovered.
-    pub cluster_name: Option<String>,
-    /// The cluster whose Services these are.
-    pub cluster: ClusterUid,
-    /// What the account allows.
-    pub quotas: Quotas,
-    /// How long until something that AWS does by itself is looked at for the first time; later looks are rarer.
-    pub pace: Duration,
-}
 
 /// Network Load Balancers.
 pub struct AwsProvider<C = Sdk> {
@@ -132,7 +113,9 @@ impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
     }
 
     fn plan(&self, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
-        crate::plan::learn(&self.cache, &self.config.quotas, desired, observed);
+        if let Some((hash, targets)) = crate::plan::proven_targets(&self.config.quotas, desired, observed) {
+            self.cache.targets_are(desired.owner(), &hash, targets);
+        }
         let makes = matches!(desired, Desired::Present(_))
             && observed.is_none_or(|observed| observed.load_balancers() == 0);
         let reached = if makes { self.cache.reached_quota(Some(desired.owner())) } else { None };

@@ -60,7 +60,7 @@ fn hairpin(quotas: &Quotas, desired: &LoadBalancer) -> Option<Fact> {
 /// Targets that AWS did not take: the others serve.
 fn refused(observed: &Observed) -> Option<Fact> {
     let all: Vec<(&Target, &Health)> = match observed {
-        Observed::Full(view) => view.groups.values().flat_map(|group| &group.targets).collect(),
+        Observed::Full(view) => view.target_groups.values().flat_map(|group| &group.targets).collect(),
         Observed::Snapshot(snapshot) => snapshot.targets.iter().flatten().flat_map(|(_, its)| its).collect(),
     };
     let refused: Vec<(&Target, &Refusal)> = all
@@ -171,7 +171,7 @@ fn has_taken_in(view: &View, balancer: &Balancer, wanted: &Wanted) -> bool {
         return true;
     }
     let asked = |listener: &Listener| {
-        let group = view.groups.values().find(|it| Some(&it.described.id) == listener.group.as_ref());
+        let group = view.target_groups.values().find(|it| Some(&it.described.id) == listener.group.as_ref());
         group.is_some_and(|group| {
             let mut all = group.targets.values();
             group.targets.is_empty() || all.any(|health| !matches!(health, Health::Initial | Health::Unused))

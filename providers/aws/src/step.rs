@@ -1,7 +1,8 @@
-//! What this provider does, step by step.
+//! What this provider does, step by step: verbs on resources.
 //!
-//! Owns: [`Step`] and its words. Leaves to others: doing it (`execute`).
-//! Invariant: a step names things by names that are the same in every process, with the ID where it is known.
+//! Owns: [`Step`], its words, which field of a Service each step is about. Leaves to others: the order (`plan/draft`), the
+//! calls and their effect on the cache (`execute`). Invariant: a step names resources by names that are the same in every
+//! process, with the ID where it is known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,16 +10,14 @@ use std::fmt;
 use portico_provider::{Field, GroupName, Owner, Scheme};
 
 use crate::cloud::resources::{
-    AddressType, Families, GroupHealth, Id, ListenerSpec, NewGroup, Rule, SubnetMapping, Tags, Target,
+    AddressType, Families, GroupHealth, Id, Kind, ListenerSpec, NewGroup, Rule, SubnetMapping, Tags, Target,
 };
 use crate::wanted::Placement;
 
-/// A thing by its name, and by its ID once it exists.
+/// A resource by its name, and by its ARN or ID; `None`: an earlier step of the same plan creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// Its name.
     pub name: String,
-    /// Its ARN or ID; `None`: made by an earlier step of the same plan.
     pub id: Option<Id>,
 }
 
@@ -28,14 +27,11 @@ impl fmt::Display for Named {
     }
 }
 
-/// A listener by its load balancer and port, and by its ID once it exists.
+/// A listener by its load balancer and port, and by its ARN; `None`: an earlier step of the same plan creates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerRef {
-    /// Whose.
     pub load_balancer: Named,
-    /// Its port.
     pub port: u16,
-    /// Its ARN; `None`: made by an earlier step of the same plan.
     pub id: Option<Id>,
 }
 
@@ -46,228 +42,148 @@ impl fmt::Display for ListenerRef {
     }
 }
 
-/// A step: whose it is, and what.
+/// A step for one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Whose things it changes.
+    /// The Service whose resources change.
     pub owner: Owner,
-    /// The group whose things it makes, or finds by their names; `None`: the Service's own.
+    /// The group whose resources are created, or found by their names; `None`: they are the Service's alone.
     pub group: Option<GroupName>,
-    /// What it does.
     pub action: Action,
 }
 
-/// One call, with the reads that make it repeatable.
+/// One change, with the reads that make it repeatable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Forgets what is known, so that everything is read.
-    Read,
-    /// Makes another controller's load balancer ours, if its tags prove that it was made for this Service.
+    Read(Unread),
+    /// Tags another controller's load balancer as ours, if its tags prove that it was created for this Service.
     Adopt {
         /// Its name or ARN.
         asked: String,
-        /// Ours.
         tags: Tags,
     },
-    /// Puts back the tags of a thing that bears a name of ours and has lost them, if that name proves whose it is.
-    Reclaim {
-        /// Which.
-        thing: Named,
-        /// Its tags.
+    /// Restores the tags of a resource with a name of ours, if that name proves the owner.
+    Restore {
+        resource: Named,
         tags: Tags,
     },
-    /// Reads how many entries these prefix lists may have.
-    ReadPrefixLists(BTreeSet<String>),
-    /// Reads which security groups have these tags `Name`.
-    ReadSecurityGroups(BTreeSet<String>),
-    /// Notes that a change begins: what was sealed counts no more.
-    MarkDirty {
-        /// On which.
+    Tag {
         load_balancer: Named,
-        /// Of a shared one, on these instead.
-        groups: Vec<Named>,
-        /// What.
+        /// Of a shared load balancer these are tagged instead.
+        target_groups: Vec<Named>,
+        mark: Mark,
         tags: Tags,
     },
-    /// Makes a security group.
-    CreateSecurityGroup {
-        /// Its name.
-        name: String,
-        /// In the same call.
-        tags: Tags,
-    },
-    /// Lets them in.
-    Authorize {
-        /// Where.
-        group: Named,
-        /// Who.
-        rules: Vec<Rule>,
-    },
-    /// Makes a target group.
-    CreateTargetGroup(Box<NewGroup>),
-    /// Sets attributes of a target group.
-    SetGroupAttributes {
-        /// Which.
-        group: Named,
-        /// Those that differ.
-        attributes: BTreeMap<String, String>,
-    },
-    /// Changes a health check.
-    SetHealthCheck {
-        /// Whose.
-        group: Named,
-        /// To what.
-        health: GroupHealth,
-    },
-    /// Adds targets.
+    Create(New),
+    Modify(Change),
     Register {
-        /// Where.
-        group: Named,
-        /// Which.
+        target_group: Named,
         targets: Vec<Target>,
     },
-    /// Makes a load balancer.
-    CreateLoadBalancer {
-        /// Its name.
-        name: String,
-        /// Whether the user chose the name, so that it may be somebody else's.
-        name_is_given: bool,
-        /// Who can reach it.
-        scheme: Scheme,
-        /// With which families.
-        families: Families,
-        /// Where.
-        placement: Placement,
-        /// In front of it.
-        security_groups: Vec<Named>,
-        /// In the same call.
-        tags: Tags,
+    /// Their connections drain.
+    Deregister {
+        target_group: Named,
+        targets: Vec<Target>,
     },
-    /// Sets attributes of a load balancer.
-    SetAttributes {
-        /// Which.
-        load_balancer: Named,
-        /// Those that differ.
-        attributes: BTreeMap<String, String>,
+    Delete {
+        kind: Kind,
+        /// Of a listener, the name is its port.
+        named: Named,
+        /// A load balancer that a group shares: it stays for as long as it has listeners.
+        shared: bool,
     },
-    /// Adds subnets.
-    SetSubnets {
-        /// Of which.
-        load_balancer: Named,
-        /// All of them.
+}
+
+/// What a plan lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Everything of the Service.
+    All,
+    /// How many entries these may have.
+    PrefixLists(BTreeSet<String>),
+    /// The IDs behind these tags `Name`.
+    SecurityGroups(BTreeSet<String>),
+}
+
+/// What tags record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// A change begins: the synced hash counts no more.
+    Dirty,
+    /// Everything is as the hash says.
+    Synced,
+    /// A note on the load balancer: its group's lead, or that its listeners' extras are compared.
+    Note,
+}
+
+/// A resource to create. Tags are set in the same call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum New {
+    LoadBalancer(Box<PlannedLoadBalancer>),
+    Listener { load_balancer: Named, spec: ListenerSpec, target_group: Named, tags: Tags },
+    TargetGroup(Box<NewGroup>),
+    SecurityGroup { name: String, tags: Tags },
+}
+
+/// A load balancer to create, before its subnets are chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedLoadBalancer {
+    pub name: String,
+    /// The user chose the name, so that another owner may have it.
+    pub name_is_given: bool,
+    pub scheme: Scheme,
+    pub families: Families,
+    pub placement: Placement,
+    pub security_groups: Vec<Named>,
+    pub tags: Tags,
+}
+
+/// A change of a resource that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    LoadBalancer(Named, LoadBalancerChange),
+    Listener(ListenerRef, ListenerChange),
+    TargetGroup(Named, TargetGroupChange),
+    SecurityGroup(Named, SecurityGroupChange),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadBalancerChange {
+    /// Those that differ.
+    Attributes(BTreeMap<String, String>),
+    /// All subnets, old and new.
+    Subnets {
         placement: Placement,
-        /// What it has by then.
+        /// Whether it has prefixes for source NAT.
         source_nat: bool,
     },
-    /// Gives or takes prefixes for UDP over IPv6, and changes the families with that.
-    SetFamilies {
-        /// Of which.
-        load_balancer: Named,
-        /// To what.
-        families: Families,
-        /// All of its subnets.
-        subnets: Vec<SubnetMapping>,
-    },
-    /// Changes the security groups.
-    SetSecurityGroups {
-        /// Of which.
-        load_balancer: Named,
-        /// All of them.
-        groups: Vec<Named>,
-    },
-    /// Changes the families.
-    SetAddressType {
-        /// Of which.
-        load_balancer: Named,
-        /// To what.
-        kind: AddressType,
-    },
-    /// Makes a listener.
-    CreateListener {
-        /// On which.
-        load_balancer: Named,
-        /// What.
-        spec: ListenerSpec,
-        /// Where to.
-        group: Named,
-        /// In the same call.
-        tags: Tags,
-    },
-    /// Changes a listener.
-    ModifyListener {
-        /// Which.
-        id: Id,
-        /// To what.
-        spec: ListenerSpec,
-        /// Where to.
-        group: Named,
-    },
-    /// Notes on a load balancer what is to be read of it from now on.
-    Mark {
-        /// Which.
-        load_balancer: Named,
-        /// The note.
-        tags: Tags,
-    },
-    /// Adds certificates beside the default one.
-    AddCertificates {
-        /// Where.
-        listener: ListenerRef,
-        /// ARNs.
-        arns: BTreeSet<String>,
-    },
-    /// Takes certificates away.
-    RemoveCertificates {
-        /// From where.
-        listener: ListenerRef,
-        /// ARNs.
-        arns: BTreeSet<String>,
-    },
-    /// Sets attributes of a listener.
-    SetListenerAttributes {
-        /// Of which.
-        listener: ListenerRef,
-        /// Those that differ.
-        attributes: BTreeMap<String, String>,
-    },
-    /// Takes targets away; their connections drain.
-    Deregister {
-        /// From where.
-        group: Named,
-        /// Which.
-        targets: Vec<Target>,
-    },
-    /// Lets them in no longer.
-    Revoke {
-        /// Where.
-        group: Named,
-        /// Who.
-        rules: Vec<Rule>,
-    },
-    /// Deletes a listener.
-    DeleteListener {
-        /// Which.
-        id: Id,
-        /// For people.
-        port: u16,
-    },
-    /// Deletes a load balancer and its listeners.
-    DeleteLoadBalancer(Named),
-    /// Deletes a shared load balancer, unless somebody has a listener there.
-    DeleteSharedLoadBalancer(Named),
-    /// Deletes a target group.
-    DeleteTargetGroup(Named),
-    /// Deletes a security group.
-    DeleteSecurityGroup(Named),
-    /// Notes that all is as a spec asks.
-    MarkSynced {
-        /// On which.
-        load_balancer: Named,
-        /// Of a shared one, on these instead.
-        groups: Vec<Named>,
-        /// What.
-        tags: Tags,
-    },
+    SecurityGroups(Vec<Named>),
+    AddressType(AddressType),
+    /// The families, with prefixes for UDP over IPv6 or without, and all subnets.
+    Families(Families, Vec<SubnetMapping>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenerChange {
+    Spec(ListenerSpec, Named),
+    /// ARNs beside the default certificate.
+    AddCertificates(BTreeSet<String>),
+    RemoveCertificates(BTreeSet<String>),
+    /// Those that differ.
+    Attributes(BTreeMap<String, String>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetGroupChange {
+    /// Those that differ.
+    Attributes(BTreeMap<String, String>),
+    HealthCheck(GroupHealth),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecurityGroupChange {
+    Authorize(Vec<Rule>),
+    Revoke(Vec<Rule>),
 }
 
 fn counted(count: usize, what: &str) -> String {
@@ -279,82 +195,79 @@ fn pairs(attributes: &BTreeMap<String, String>) -> String {
     pairs.join(", ")
 }
 
-fn words<T: fmt::Display>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn words<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl Action {
-    /// Whether other Services see its effect, if it is one on what a group shares.
+    /// A note on a load balancer.
+    pub(crate) fn note(load_balancer: Named, tags: Tags) -> Self {
+        Self::Tag { load_balancer, target_groups: Vec::new(), mark: Mark::Note, tags }
+    }
+
+    /// Whether other members of a group see its effect.
     pub(crate) fn concerns_others(&self) -> bool {
         match self {
-            Self::Read
-            | Self::ReadPrefixLists(_)
-            | Self::ReadSecurityGroups(_)
-            | Self::MarkDirty { .. }
-            | Self::MarkSynced { .. }
-            | Self::SetGroupAttributes { .. }
-            | Self::SetHealthCheck { .. }
+            Self::Read(_)
             | Self::Register { .. }
             | Self::Deregister { .. }
-            | Self::ModifyListener { .. }
-            | Self::AddCertificates { .. }
-            | Self::RemoveCertificates { .. }
-            | Self::SetListenerAttributes { .. } => false,
+            | Self::Modify(Change::TargetGroup(..) | Change::Listener(..)) => false,
+            Self::Tag { mark, .. } => *mark == Mark::Note,
             Self::Adopt { .. }
-            | Self::Reclaim { .. }
-            | Self::CreateSecurityGroup { .. }
-            | Self::Authorize { .. }
-            | Self::CreateTargetGroup(_)
-            | Self::CreateLoadBalancer { .. }
-            | Self::SetAttributes { .. }
-            | Self::SetSubnets { .. }
-            | Self::SetSecurityGroups { .. }
-            | Self::SetAddressType { .. }
-            | Self::SetFamilies { .. }
-            | Self::CreateListener { .. }
-            | Self::Mark { .. }
-            | Self::Revoke { .. }
-            | Self::DeleteListener { .. }
-            | Self::DeleteLoadBalancer(_)
-            | Self::DeleteSharedLoadBalancer(_)
-            | Self::DeleteTargetGroup(_)
-            | Self::DeleteSecurityGroup(_) => true,
+            | Self::Restore { .. }
+            | Self::Create(_)
+            | Self::Modify(Change::LoadBalancer(..) | Change::SecurityGroup(..))
+            | Self::Delete { .. } => true,
         }
     }
 
-    /// Which field it brings about; `None`: a read, or the whole load balancer.
+    /// The field that it brings about; `None`: a read, tags, or the whole load balancer.
     pub(crate) fn field(&self) -> Option<Field> {
         match self {
-            Self::CreateSecurityGroup { .. }
-            | Self::Authorize { .. }
-            | Self::Revoke { .. }
-            | Self::SetSecurityGroups { .. }
-            | Self::DeleteSecurityGroup(_) => Some(Field::SourceRanges),
-            Self::CreateTargetGroup(_)
-            | Self::DeleteTargetGroup(_)
-            | Self::CreateListener { .. }
-            | Self::ModifyListener { .. }
-            | Self::AddCertificates { .. }
-            | Self::RemoveCertificates { .. }
-            | Self::DeleteListener { .. } => Some(Field::Listeners),
+            Self::Read(_) | Self::Adopt { .. } | Self::Restore { .. } | Self::Tag { .. } => None,
+            Self::Create(new) => field_of(new.kind()),
+            Self::Modify(change) => Some(change.field()),
             Self::Register { .. } | Self::Deregister { .. } => Some(Field::Targets),
-            Self::SetHealthCheck { .. } => Some(Field::HealthCheck),
-            Self::SetGroupAttributes { .. }
-            | Self::SetAttributes { .. }
-            | Self::SetListenerAttributes { .. }
-            | Self::SetSubnets { .. } => Some(Field::Options),
-            Self::SetAddressType { .. } | Self::SetFamilies { .. } => Some(Field::IpFamilies),
-            Self::Read
-            | Self::MarkDirty { .. }
-            | Self::Adopt { .. }
-            | Self::Reclaim { .. }
-            | Self::ReadPrefixLists(_)
-            | Self::ReadSecurityGroups(_)
-            | Self::Mark { .. }
-            | Self::MarkSynced { .. }
-            | Self::CreateLoadBalancer { .. }
-            | Self::DeleteSharedLoadBalancer(_)
-            | Self::DeleteLoadBalancer(_) => None,
+            Self::Delete { kind, .. } => field_of(*kind),
+        }
+    }
+}
+
+fn field_of(kind: Kind) -> Option<Field> {
+    match kind {
+        Kind::LoadBalancer => None,
+        Kind::TargetGroup | Kind::Listener => Some(Field::Listeners),
+        Kind::SecurityGroup => Some(Field::SourceRanges),
+    }
+}
+
+impl New {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::LoadBalancer(_) => Kind::LoadBalancer,
+            Self::Listener { .. } => Kind::Listener,
+            Self::TargetGroup(_) => Kind::TargetGroup,
+            Self::SecurityGroup { .. } => Kind::SecurityGroup,
+        }
+    }
+}
+
+impl Change {
+    fn field(&self) -> Field {
+        use {LoadBalancerChange as L, TargetGroupChange as T};
+        match self {
+            Self::LoadBalancer(_, L::Attributes(_) | L::Subnets { .. })
+            | Self::TargetGroup(_, T::Attributes(_))
+            | Self::Listener(_, ListenerChange::Attributes(_)) => Field::Options,
+            Self::LoadBalancer(_, L::SecurityGroups(_)) | Self::SecurityGroup(..) => Field::SourceRanges,
+            Self::LoadBalancer(_, L::AddressType(_) | L::Families(..)) => Field::IpFamilies,
+            Self::TargetGroup(_, T::HealthCheck(_)) => Field::HealthCheck,
+            Self::Listener(
+                _,
+                ListenerChange::Spec(..)
+                | ListenerChange::AddCertificates(_)
+                | ListenerChange::RemoveCertificates(_),
+            ) => Field::Listeners,
         }
     }
 }
@@ -363,83 +276,92 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { owner, group: _, action } = self;
         match action {
-            Action::Read => write!(f, "read all that belongs to {}", owner.name),
-            Action::MarkDirty { load_balancer, groups: _, tags: _ } => {
-                write!(f, "note on {load_balancer} that a change begins")
+            Action::Read(Unread::All) => write!(f, "read all that belongs to {}", owner.name),
+            Action::Read(Unread::PrefixLists(ids)) => write!(f, "read prefix lists {}", words(ids)),
+            Action::Read(Unread::SecurityGroups(names)) => write!(f, "read security groups {}", words(names)),
+            Action::Adopt { asked, tags: _ } => write!(f, "adopt load balancer {asked}"),
+            Action::Restore { resource, tags: _ } => write!(f, "restore the tags of {resource}"),
+            Action::Tag { load_balancer, mark, target_groups, tags } => {
+                match (mark, target_groups.as_slice()) {
+                    (Mark::Dirty, _) => write!(f, "note on {load_balancer} that a change begins"),
+                    (Mark::Synced, []) => write!(f, "note on {load_balancer} that all is done"),
+                    (Mark::Synced, _) => {
+                        write!(f, "note on its target groups behind {load_balancer} that all is done")
+                    }
+                    (Mark::Note, _) => write!(f, "note {} on {load_balancer}", pairs(tags)),
+                }
             }
-            Action::CreateSecurityGroup { name, tags: _ } => write!(f, "create security group {name}"),
-            Action::Authorize { group, rules } => write!(f, "allow {} in {group}", words(rules)),
-            Action::CreateTargetGroup(new) => {
-                write!(f, "create target group {} ({}, {})", new.name, new.shape.protocol, new.shape.targets)
+            Action::Create(new) => write!(f, "create {new}"),
+            Action::Modify(change) => change.fmt(f),
+            Action::Register { target_group, targets } => {
+                write!(f, "register {} in {target_group}", counted(targets.len(), "target"))
             }
-            Action::SetGroupAttributes { group, attributes } => {
-                write!(f, "set {} on {group}", pairs(attributes))
+            Action::Deregister { target_group, targets } => {
+                write!(f, "deregister {} from {target_group}", counted(targets.len(), "target"))
             }
-            Action::SetHealthCheck { group, health: _ } => write!(f, "change the health check of {group}"),
-            Action::Register { group, targets } => {
-                write!(f, "register {} in {group}", counted(targets.len(), "target"))
-            }
-            Action::CreateLoadBalancer { name, scheme, families, .. } => {
-                let scheme = match scheme {
+            Action::Delete { kind, named, shared: false } => write!(f, "delete {kind} {named}"),
+            Action::Delete { kind, named, shared: true } => write!(f, "delete shared {kind} {named}"),
+        }
+    }
+}
+
+impl fmt::Display for New {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LoadBalancer(new) => {
+                let scheme = match new.scheme {
                     Scheme::External => "internet-facing",
                     Scheme::Internal => "internal",
                 };
-                write!(f, "create {scheme} load balancer {name}")?;
+                write!(f, "{scheme} load balancer {}", new.name)?;
+                let families = new.families;
                 if families.kind == AddressType::Dualstack { write!(f, ", {families}") } else { Ok(()) }
             }
-            Action::Adopt { asked, tags: _ } => write!(f, "adopt load balancer {asked}"),
-            Action::Reclaim { thing, tags: _ } => write!(f, "put back the tags of {thing}"),
-            Action::ReadPrefixLists(ids) => {
-                let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-                write!(f, "read prefix lists {}", ids.join(", "))
+            Self::Listener { load_balancer, spec, target_group, tags: _ } => {
+                write!(f, "listener {}/{} of {load_balancer} to {target_group}", spec.protocol, spec.port)
             }
-            Action::ReadSecurityGroups(names) => {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                write!(f, "read security groups {}", names.join(", "))
+            Self::TargetGroup(new) => {
+                write!(f, "target group {} ({}, {})", new.name, new.shape.protocol, new.shape.targets)
             }
-            Action::SetAttributes { load_balancer, attributes } => {
-                write!(f, "set {} on {load_balancer}", pairs(attributes))
+            Self::SecurityGroup { name, tags: _ } => write!(f, "security group {name}"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use {LoadBalancerChange as L, SecurityGroupChange as S, TargetGroupChange as T};
+        match self {
+            Self::LoadBalancer(named, L::Attributes(attributes))
+            | Self::TargetGroup(named, T::Attributes(attributes)) => {
+                write!(f, "set {} on {named}", pairs(attributes))
             }
-            Action::SetFamilies { load_balancer, families, subnets: _ } => {
-                write!(f, "make {load_balancer} {families}")
+            Self::LoadBalancer(named, L::Subnets { .. }) => write!(f, "put {named} into more subnets"),
+            Self::LoadBalancer(named, L::SecurityGroups(groups)) => {
+                write!(f, "put {} in front of {named}", words(groups))
             }
-            Action::SetSubnets { load_balancer, placement: _, source_nat: _ } => {
-                write!(f, "put {load_balancer} into more subnets")
+            Self::LoadBalancer(named, L::AddressType(kind)) => write!(f, "make {named} {kind}"),
+            Self::LoadBalancer(named, L::Families(families, _)) => write!(f, "make {named} {families}"),
+            Self::TargetGroup(named, T::HealthCheck(_)) => write!(f, "change the health check of {named}"),
+            Self::Listener(listener, change) => match change {
+                ListenerChange::Spec(spec, target_group) => {
+                    write!(f, "change listener {} to {}, to {target_group}", spec.port, spec.protocol)
+                }
+                ListenerChange::AddCertificates(arns) => {
+                    write!(f, "add {} to {listener}", counted(arns.len(), "certificate"))
+                }
+                ListenerChange::RemoveCertificates(arns) => {
+                    write!(f, "take {} from {listener}", counted(arns.len(), "certificate"))
+                }
+                ListenerChange::Attributes(attributes) => {
+                    write!(f, "set {} on {listener}", pairs(attributes))
+                }
+            },
+            Self::SecurityGroup(named, S::Authorize(rules)) => {
+                write!(f, "allow {} in {named}", words(rules))
             }
-            Action::SetSecurityGroups { load_balancer, groups } => {
-                write!(f, "put {} in front of {load_balancer}", words(groups))
-            }
-            Action::SetAddressType { load_balancer, kind } => write!(f, "make {load_balancer} {kind}"),
-            Action::CreateListener { load_balancer, spec, group, tags: _ } => {
-                write!(f, "create listener {}/{} of {load_balancer} to {group}", spec.protocol, spec.port)
-            }
-            Action::ModifyListener { id: _, spec, group } => {
-                write!(f, "change listener {} to {}, to {group}", spec.port, spec.protocol)
-            }
-            Action::Mark { load_balancer, tags } => write!(f, "note {} on {load_balancer}", pairs(tags)),
-            Action::AddCertificates { listener, arns } => {
-                write!(f, "add {} to {listener}", counted(arns.len(), "certificate"))
-            }
-            Action::RemoveCertificates { listener, arns } => {
-                write!(f, "take {} from {listener}", counted(arns.len(), "certificate"))
-            }
-            Action::SetListenerAttributes { listener, attributes } => {
-                write!(f, "set {} on {listener}", pairs(attributes))
-            }
-            Action::Deregister { group, targets } => {
-                write!(f, "deregister {} from {group}", counted(targets.len(), "target"))
-            }
-            Action::Revoke { group, rules } => write!(f, "no longer allow {} in {group}", words(rules)),
-            Action::DeleteListener { id: _, port } => write!(f, "delete listener {port}"),
-            Action::DeleteLoadBalancer(named) => write!(f, "delete load balancer {named}"),
-            Action::DeleteSharedLoadBalancer(named) => write!(f, "delete shared load balancer {named}"),
-            Action::DeleteTargetGroup(named) => write!(f, "delete target group {named}"),
-            Action::DeleteSecurityGroup(named) => write!(f, "delete security group {named}"),
-            Action::MarkSynced { load_balancer, groups, tags: _ } if groups.is_empty() => {
-                write!(f, "note on {load_balancer} that all is done")
-            }
-            Action::MarkSynced { load_balancer, .. } => {
-                write!(f, "note on its target groups behind {load_balancer} that all is done")
+            Self::SecurityGroup(named, S::Revoke(rules)) => {
+                write!(f, "no longer allow {} in {named}", words(rules))
             }
         }
     }

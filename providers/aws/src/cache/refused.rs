@@ -56,7 +56,7 @@ impl Refused {
     pub(super) fn show(&self, observed: &mut Observed, now: Instant) {
         match observed {
             Observed::Full(view) => {
-                for (name, group) in &mut view.groups {
+                for (name, group) in &mut view.target_groups {
                     self.show_in(name, &mut group.targets, now);
                 }
             }

@@ -99,13 +99,13 @@ impl Batches {
     }
 
     /// Sets tags; others who set the same ones share the call.
-    pub(crate) async fn mark<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
+    pub(crate) async fn add_tags<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
         marked(id, self.marks.ask((tags.clone(), id.clone()), |marks| mark_all(cloud, marks)).await?)
     }
 
     /// The same, when a change begins that ends with a seal.
     pub(crate) async fn mark_dirty<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
-        self.mark(cloud, id, tags).await?;
+        self.add_tags(cloud, id, tags).await?;
         self.changing.begins(id);
         Ok(())
     }

@@ -5,15 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
 use portico_provider::{IpFamily, Protocol, Scheme};
 
 use super::refusal::Refusal;
-
-/// So many targets go into one `RegisterTargets`.
-pub const TARGETS_A_CALL: usize = 200;
+pub(crate) use super::target::{TARGETS_A_CALL, Target};
 
 /// An ARN of `ELBv2`, or the ID of a security group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,11 +56,22 @@ pub enum Kind {
     SecurityGroup,
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LoadBalancer => "load balancer",
+            Self::TargetGroup => "target group",
+            Self::Listener => "listener",
+            Self::SecurityGroup => "security group",
+        })
+    }
+}
+
 /// Tags by key.
-pub type Tags = BTreeMap<String, String>;
+pub(crate) type Tags = BTreeMap<String, String>;
 
 /// Values to look for, by the tag's key.
-pub type Filter = BTreeMap<String, Vec<String>>;
+pub(crate) type Filter = BTreeMap<String, Vec<String>>;
 
 impl Subnet {
     /// So many free addresses a load balancer needs in each of its subnets:
@@ -377,29 +386,6 @@ pub struct NewGroup {
     pub health: GroupHealth,
     /// Set in the same call.
     pub tags: Tags,
-}
-
-/// A target: an instance or an address, and a port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Target {
-    /// `i-…`, or an address.
-    pub id: String,
-    /// Its port.
-    pub port: u16,
-}
-
-impl Target {
-    /// A pod.
-    pub fn at(address: IpAddr, port: u16) -> Self {
-        Self { id: address.to_string(), port }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, port } = self;
-        if id.contains(':') { write!(f, "[{id}]:{port}") } else { write!(f, "{id}:{port}") }
-    }
 }
 
 /// A target's `TargetHealth.State`; or that it is none, though it was to be one.

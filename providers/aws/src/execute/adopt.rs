@@ -8,6 +8,7 @@
 use portico_provider::{Owner, ProviderError};
 
 use super::Executor;
+use super::answered::Answered;
 use crate::capabilities as key;
 use crate::cloud::resources::{Id, LoadBalancer, Tags};
 use crate::cloud::{Cloud, Trouble};
@@ -18,7 +19,12 @@ const RESOURCE: &str = "service.k8s.aws/resource";
 
 impl<C: Cloud> Executor<'_, C> {
     /// `asked`: a name or an ARN.
-    pub(super) async fn adopt(&self, owner: &Owner, asked: &str, own: &Tags) -> Result<(), ProviderError> {
+    pub(super) async fn adopt(
+        &self,
+        owner: &Owner,
+        asked: &str,
+        own: &Tags,
+    ) -> Result<Answered, ProviderError> {
         let invalid = |message| ProviderError::Invalid { operation: OPERATION, message };
         let Some(cluster) = self.config.cluster_name.as_deref() else {
             let message = format!(
@@ -56,7 +62,7 @@ impl<C: Cloud> Executor<'_, C> {
         prove(owner, &found, tagged.get(&found.id).unwrap_or(&none), &whole)?;
         for id in ids.iter().filter(|id| **id != found.id) {
             if holds(tagged.get(id).unwrap_or(&none), &proof) {
-                self.batches.mark(self.cloud, id, own).await?;
+                self.batches.add_tags(self.cloud, id, own).await?;
             }
         }
         for group in self.cloud.security_groups(&tags::all_of(&proof)).await? {
@@ -65,9 +71,9 @@ impl<C: Cloud> Executor<'_, C> {
             }
         }
         let own = own.clone().into_iter().chain(tags::adopted()).chain(tags::with_extras()).collect();
-        self.batches.mark(self.cloud, &found.id, &own).await?;
-        self.cache.made(owner, &found.name, &found.id);
-        Ok(())
+        self.batches.add_tags(self.cloud, &found.id, &own).await?;
+        self.cache.created(owner, &found.name, &found.id);
+        Ok(Answered::Found)
     }
 
     /// In a call of its own: whatever AWS minds about a user's words is nobody else's matter.

@@ -7,12 +7,12 @@
 
 use std::future::Future;
 
-use portico_provider::{Outcome, Owner, ProviderError};
+use portico_provider::{Outcome, ProviderError};
 
-use super::{Executor, Find, Maker};
-use crate::cache::effect::Answered;
+use super::answered::Answered;
+use super::{Called, Executor, Maker};
 use crate::cloud::refusal::Unfit;
-use crate::cloud::resources::{Id, TARGETS_A_CALL, Target};
+use crate::cloud::resources::{Id, Kind, TARGETS_A_CALL, Target};
 use crate::cloud::{Answer, Cloud, CloudError, Trouble};
 use crate::plan::Pace;
 use crate::step::Named;
@@ -80,13 +80,9 @@ impl Sorted {
 }
 
 impl<C: Cloud> Executor<'_, C> {
-    pub(super) async fn register(
-        &self,
-        owner: &Owner,
-        group: &Named,
-        targets: &[Target],
-    ) -> Result<(Outcome, Answered), ProviderError> {
-        let id = self.find(Maker { owner, group: None }, group, Find::TargetGroup).await?;
+    pub(super) async fn register(&self, maker: Maker<'_>, group: &Named, targets: &[Target]) -> Called {
+        let Maker { owner, group: _ } = maker;
+        let id = self.find(Maker { owner, group: None }, group, Kind::TargetGroup).await?;
         // Those that were refused before are offered last, and apart from the others.
         let (again, new): (Vec<Target>, Vec<Target>) =
             targets.iter().cloned().partition(|target| self.cache.was_refused(owner, &group.name, target));
@@ -112,11 +108,11 @@ impl<C: Cloud> Executor<'_, C> {
     /// What AWS does not know as a target is none, which is what was asked for.
     pub(super) async fn deregister(
         &self,
-        owner: &Owner,
+        maker: Maker<'_>,
         group: &Named,
         targets: &[Target],
-    ) -> Result<(), ProviderError> {
-        let id = self.find(Maker { owner, group: None }, group, Find::TargetGroup).await?;
+    ) -> Result<Answered, ProviderError> {
+        let id = self.find(Maker { group: None, ..maker }, group, Kind::TargetGroup).await?;
         let mut sorted = Sorted::of(targets);
         sorted.sort(targets, |part| self.take_away(&id, part)).await?;
         let unsorted = sorted.refused.into_iter().find(|(_, why, _)| *why == Unfit::Unsorted);
@@ -124,7 +120,7 @@ impl<C: Cloud> Executor<'_, C> {
             Some((target, _, words)) => {
                 Err(ProviderError::unavailable("DeregisterTargets", format!("{target}: {words}")))
             }
-            None => Ok(()),
+            None => Ok(Answered::Done),
         }
     }
 

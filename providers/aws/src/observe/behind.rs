@@ -25,7 +25,7 @@ impl<C: Cloud> Observer<'_, C> {
         snapshot: &Snapshot,
     ) -> Answer<Option<Snapshot>> {
         let Some(behind) = behind(self.quotas, desired, snapshot) else { return Ok(None) };
-        let on_nodes = behind.groups.values().all(|group| group.node_port.is_some());
+        let on_nodes = behind.target_groups.values().all(|group| group.node_port.is_some());
         let found =
             if on_nodes { self.nodes_behind(&behind).await? } else { self.read_behind(&behind).await? };
         Ok(found.map(|targets| Snapshot { targets: Some(targets), ..snapshot.clone() }))
@@ -49,7 +49,7 @@ impl<C: Cloud> Observer<'_, C> {
     /// One call for each target group.
     async fn read_behind(&self, behind: &Behind) -> Answer<Found> {
         let mut all = BTreeMap::new();
-        for (name, group) in &behind.groups {
+        for (name, group) in &behind.target_groups {
             match self.targets(&group.id).await {
                 Err(error) if error.trouble == Trouble::NotFound => return Ok(None),
                 targets => drop(all.insert(name.clone(), targets?)),
@@ -68,7 +68,7 @@ fn the_same_nodes(behind: &Behind, all: &BTreeMap<String, Targets>) -> Option<BT
 
 /// The same nodes behind another Service: what was registered before this process began is taken for asked.
 fn on_nodes(behind: &Behind, nodes: &BTreeSet<String>) -> BTreeMap<String, Targets> {
-    let each = behind.groups.iter().map(|(name, group)| {
+    let each = behind.target_groups.iter().map(|(name, group)| {
         let at = |id: &String| group.node_port.map(|port| (Target { id: id.clone(), port }, Health::Healthy));
         (name.clone(), nodes.iter().filter_map(at).collect())
     });

@@ -70,7 +70,7 @@ impl<C: Cloud> Observer<'_, C> {
     async fn strangers(&self, owner: &Owner, view: &mut View) -> Answer<()> {
         let own: BTreeSet<&Id> = view.load_balancers.values().map(|it| &it.described.id).collect();
         let mut strange = BTreeMap::new();
-        for group in view.groups.values() {
+        for group in view.target_groups.values() {
             for id in group.described.load_balancers.iter().filter(|id| !own.contains(id)) {
                 // A user's name counts with a target group that is made for it.
                 let ours = |name: &&str| {
@@ -82,7 +82,7 @@ impl<C: Cloud> Observer<'_, C> {
                 }
             }
         }
-        let groups: BTreeSet<&Id> = view.groups.values().map(|it| &it.described.id).collect();
+        let groups: BTreeSet<&Id> = view.target_groups.values().map(|it| &it.described.id).collect();
         for (balancer, found) in &view.load_balancers {
             for listener in found.listeners.values() {
                 let group = listener.group.as_ref().filter(|id| !groups.contains(id));

@@ -45,7 +45,7 @@ pub(super) fn wanted(
             keep(&mut listener.extras.attributes, &extras.attributes);
         }
         let behind = present.and_then(|present| present.group.as_ref());
-        if let Some(group) = view.groups.values().find(|group| Some(&group.described.id) == behind) {
+        if let Some(group) = view.target_groups.values().find(|group| Some(&group.described.id) == behind) {
             keep_group(listener, group, asked);
         }
     }

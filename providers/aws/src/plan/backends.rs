@@ -10,7 +10,7 @@ use portico_provider::{Backends, IpFamily, Owner, Plan};
 
 use super::draft::Draft;
 use super::targets::targets;
-use super::{Noted, Site, begin, listeners_digest, named, read_all};
+use super::{Marked, Site, listeners_digest, mark_dirty, named, read_all};
 use crate::cloud::resources::{GroupShape, TargetType, Transport};
 use crate::names;
 use crate::observed::{Balancer, Observed, Snapshot, SyncedHash, View};
@@ -39,7 +39,7 @@ fn of_view(site: &Site, owner: &Owner, offered: &Offered<'_>, view: &View) -> Pl
         .filter_map(|listener| Some((listener.group.clone()?, (listener.spec.protocol, listener.spec.port))))
         .collect();
     let by_name = groups(owner, &names, offered);
-    for (name, group) in &view.groups {
+    for (name, group) in &view.target_groups {
         let by_name = by_name.get(name).map(|(behind, _)| behind);
         if let Some(behind) = by_name.or_else(|| attached.get(&group.described.id)) {
             let (wanted, room) = offered.behind(*behind, group.described.kind);
@@ -53,18 +53,18 @@ fn of_view(site: &Site, owner: &Owner, offered: &Offered<'_>, view: &View) -> Pl
         }
     }
     for (name, balancer) in used {
-        let members = view.groups.iter().filter(|(_, it)| it.member_of.as_ref() == balancer.group());
+        let members = view.target_groups.iter().filter(|(_, it)| it.member_of.as_ref() == balancer.group());
         let members = members.map(|(name, it)| named(name, &it.described.id));
-        let groups = balancer.group().map(|_| members.collect()).unwrap_or_default();
-        let on = Noted { load_balancer: named(name, &balancer.described.id), groups };
-        begin(&mut draft, &on, balancer.synced.as_ref());
+        let target_groups = balancer.group().map(|_| members.collect()).unwrap_or_default();
+        let on = Marked { load_balancer: named(name, &balancer.described.id), target_groups };
+        mark_dirty(&mut draft, &on, balancer.synced.as_ref());
     }
     draft.plan(DONE)
 }
 
 fn of_snapshot(site: &Site, backends: &Backends, offered: &Offered<'_>, snapshot: &Snapshot) -> Plan<Step> {
     let owner = &backends.owner;
-    if snapshot.groups.is_empty() {
+    if snapshot.target_groups.is_empty() {
         return Plan::nothing("there is no target group");
     }
     let (Some((name, id)), Some(synced)) = (snapshot.only(), &snapshot.synced) else {
@@ -80,7 +80,7 @@ fn of_snapshot(site: &Site, backends: &Backends, offered: &Offered<'_>, snapshot
     };
     let mut draft = Draft::new(owner, snapshot.memberships.first(), !snapshot.memberships.is_empty());
     for (group, present) in known {
-        let Some(id) = snapshot.groups.get(group) else { continue };
+        let Some(id) = snapshot.target_groups.get(group) else { continue };
         // All groups of what was finished are behind a port: the Service has lost that of any other.
         let (wanted, room) = match by_name.get(group) {
             Some((behind, kind)) => offered.behind(*behind, *kind),
@@ -88,9 +88,9 @@ fn of_snapshot(site: &Site, backends: &Backends, offered: &Offered<'_>, snapshot
         };
         targets(&mut draft, site.pace, &named(group, id), present, (&wanted, room));
     }
-    let members = || snapshot.groups.iter().map(|(name, id)| named(name, id)).collect();
-    let groups = if snapshot.memberships.is_empty() { Vec::new() } else { members() };
-    begin(&mut draft, &Noted { load_balancer: named(name, id), groups }, Some(synced));
+    let members = || snapshot.target_groups.iter().map(|(name, id)| named(name, id)).collect();
+    let target_groups = if snapshot.memberships.is_empty() { Vec::new() } else { members() };
+    mark_dirty(&mut draft, &Marked { load_balancer: named(name, id), target_groups }, Some(synced));
     draft.plan(DONE)
 }
 
@@ -103,7 +103,7 @@ fn is_synced(
     synced: &SyncedHash,
 ) -> bool {
     let SyncedHash { spec, targets } = synced;
-    let each = snapshot.groups.keys().map(|group| {
+    let each = snapshot.target_groups.keys().map(|group| {
         let (behind, kind) = by_name.get(group)?;
         let (wanted, _) = offered.behind(*behind, *kind);
         Some(wanted.iter().map(|target| worded(kind.0, behind.1, target)).collect::<Vec<_>>())

@@ -15,7 +15,7 @@ use super::targets::targets;
 use crate::cloud::resources::{AddressType, Families, Id, NewGroup, SubnetMapping, Tags, Transport};
 use crate::names;
 use crate::observed::{Balancer, SyncedHash, View};
-use crate::step::{Action, Named};
+use crate::step::{Action, Change, LoadBalancerChange, Named, New, PlannedLoadBalancer, TargetGroupChange};
 use crate::tags;
 use crate::translate::{balancer_defaults, group_defaults};
 use crate::wanted::{Placement, Wanted, WantedListener};
@@ -53,7 +53,7 @@ impl Parts<'_> {
     /// Whether it has target groups here that no listener needs.
     pub(super) fn leaves_groups(&self) -> bool {
         let kept = self.group_names();
-        let mut here = self.view.groups.iter().filter(|(_, it)| it.member_of.as_ref() == self.home);
+        let mut here = self.view.target_groups.iter().filter(|(_, it)| it.member_of.as_ref() == self.home);
         here.any(|(name, _)| !kept.contains(name))
     }
 
@@ -93,7 +93,7 @@ impl Parts<'_> {
     pub(super) fn group_named(&self, name: &str) -> Named {
         Named {
             name: name.to_owned(),
-            id: self.view.groups.get(name).map(|group| group.described.id.clone()),
+            id: self.view.target_groups.get(name).map(|group| group.described.id.clone()),
         }
     }
 
@@ -101,18 +101,22 @@ impl Parts<'_> {
 
     fn group(&self, draft: &mut Draft<'_>, port: u16, listener: &WantedListener) {
         let name = self.group_name(self.name, port, listener);
-        let Some(group) = self.view.groups.get(&name) else {
+        let Some(group) = self.view.target_groups.get(&name) else {
             return self.create_group(draft, name, port, listener);
         };
         let WantedListener { spec: _, extras: _, shape: _, health, attributes, targets: _, room: _ } =
             listener;
         if group.described.health != *health {
-            let action = Action::SetHealthCheck { group: self.group_named(&name), health: health.clone() };
+            let action = Action::Modify(Change::TargetGroup(
+                self.group_named(&name),
+                TargetGroupChange::HealthCheck(health.clone()),
+            ));
             draft.destructive(action, "it is not as the Service's traffic policy or annotations ask");
         }
         let differing = differing(attributes, &filled(group_defaults(listener.shape), &group.attributes));
         if !differing.is_empty() {
-            let action = Action::SetGroupAttributes { group: self.group_named(&name), attributes: differing };
+            let change = TargetGroupChange::Attributes(differing);
+            let action = Action::Modify(Change::TargetGroup(self.group_named(&name), change));
             draft.destructive(action, "they are not as the Service asks");
         }
         targets(draft, self.site.pace, &self.group_named(&name), &group.targets, listener.takes());
@@ -134,17 +138,20 @@ impl Parts<'_> {
                 .chain(self.home.into_iter().flat_map(|_| SyncedHash::unfinished(self.spec)))
                 .collect(),
         };
-        draft.additive(Action::CreateTargetGroup(Box::new(new)), format!("for listener {port}"));
+        draft.additive(Action::Create(New::TargetGroup(Box::new(new))), format!("for listener {port}"));
         let attributes = differing(attributes, &group_defaults(*shape));
         if !attributes.is_empty() {
             draft.additive(
-                Action::SetGroupAttributes { group: group.clone(), attributes },
+                Action::Modify(Change::TargetGroup(group.clone(), TargetGroupChange::Attributes(attributes))),
                 "AWS's defaults are others",
             );
         }
         if !targets.is_empty() {
             let targets = targets.iter().cloned().collect();
-            draft.additive(Action::Register { group, targets }, format!("listener {port} sends there"));
+            draft.additive(
+                Action::Register { target_group: group, targets },
+                format!("listener {port} sends there"),
+            );
         }
     }
 
@@ -152,14 +159,14 @@ impl Parts<'_> {
     pub(super) fn upkeep(&self, draft: &mut Draft<'_>, name: &str, old: &Balancer) -> BTreeSet<String> {
         for (port, listener) in &self.wanted.listeners {
             let group_name = self.group_name(name, *port, listener);
-            if let Some(group) = self.view.groups.get(&group_name) {
+            if let Some(group) = self.view.target_groups.get(&group_name) {
                 let named = self.group_named(&group_name);
                 targets(draft, self.site.pace, &named, &group.targets, listener.takes());
             }
         }
         let used: BTreeSet<&Id> =
             old.listeners.values().filter_map(|listener| listener.group.as_ref()).collect();
-        let groups = self.view.groups.iter().filter(|(_, group)| used.contains(&group.described.id));
+        let groups = self.view.target_groups.iter().filter(|(_, group)| used.contains(&group.described.id));
         groups.map(|(name, _)| name.clone()).collect()
     }
 
@@ -182,7 +189,7 @@ impl Parts<'_> {
             Some(_) => (tags::lead(self.owner), Tags::new()),
             None => (Tags::new(), SyncedHash::unfinished(self.spec)),
         };
-        let action = Action::CreateLoadBalancer {
+        let new = PlannedLoadBalancer {
             name: self.name.to_owned(),
             name_is_given: name.is_some(),
             scheme: *scheme,
@@ -197,12 +204,17 @@ impl Parts<'_> {
                 .chain(hash)
                 .collect(),
         };
+        let action = Action::Create(New::LoadBalancer(Box::new(new)));
         draft.additive(action, "the Service wants one and there is none like it");
         let attributes = differing(attributes, &balancer_defaults());
         if !attributes.is_empty() {
-            let action = Action::SetAttributes { load_balancer: self.itself(), attributes };
+            let action = self.modify(LoadBalancerChange::Attributes(attributes));
             draft.additive(action, "AWS's defaults are others");
         }
+    }
+
+    fn modify(&self, change: LoadBalancerChange) -> Action {
+        Action::Modify(Change::LoadBalancer(self.itself(), change))
     }
 
     fn change(&self, draft: &mut Draft<'_>, current: &Balancer) {
@@ -221,7 +233,7 @@ impl Parts<'_> {
         let ids: Option<BTreeSet<Id>> = groups.iter().map(|group| group.id.clone()).collect();
         let can_have = !current.described.security_groups.is_empty();
         if can_have && ids.as_ref() != Some(&current.described.security_groups) {
-            let action = Action::SetSecurityGroups { load_balancer: self.itself(), groups };
+            let action = self.modify(LoadBalancerChange::SecurityGroups(groups));
             draft.destructive(action, "others are in front of it");
         }
     }
@@ -230,7 +242,7 @@ impl Parts<'_> {
         let attributes =
             differing(&self.wanted.attributes, &filled(balancer_defaults(), &current.attributes));
         if !attributes.is_empty() {
-            let action = Action::SetAttributes { load_balancer: self.itself(), attributes };
+            let action = self.modify(LoadBalancerChange::Attributes(attributes));
             draft.destructive(action, "they are not as the Service asks");
         }
         self.families(draft, current);
@@ -244,7 +256,7 @@ impl Parts<'_> {
             if new > 0 {
                 let placement = self.wanted.placement.clone();
                 let source_nat = self.wanted.families.source_nat || current.described.families.source_nat;
-                let action = Action::SetSubnets { load_balancer: self.itself(), placement, source_nat };
+                let action = self.modify(LoadBalancerChange::Subnets { placement, source_nat });
                 draft.destructive(action, format!("{new} are new"));
             }
         }
@@ -255,9 +267,8 @@ impl Parts<'_> {
     fn families(&self, draft: &mut Draft<'_>, current: &Balancer) {
         let (families, present) = (self.wanted.families, current.described.families);
         let (subnets, prefixed) = self.prefixed(current);
-        let load_balancer = self.itself();
         if families.source_nat != present.source_nat || (families.source_nat && !prefixed) {
-            let action = Action::SetFamilies { load_balancer, families, subnets };
+            let action = self.modify(LoadBalancerChange::Families(families, subnets));
             if families.source_nat {
                 draft.additive(action, "UDP over IPv6 needs them");
             } else {
@@ -272,7 +283,7 @@ impl Parts<'_> {
                 self.site.pace.wait(0),
             );
         } else if families.kind != present.kind {
-            let action = Action::SetAddressType { load_balancer, kind: families.kind };
+            let action = self.modify(LoadBalancerChange::AddressType(families.kind));
             draft.destructive(action, format!("it is {}", present.kind));
         }
     }

@@ -9,13 +9,12 @@ use std::collections::BTreeMap;
 use portico_provider::{Desired, IngressAddress, LoadBalancer, Owner, Plan};
 
 use super::draft::Draft;
-use super::{Noted, REASON, Site, marks, named, read_all, spec_digest, targets, wanted_hash};
-use crate::cache::Cache;
-use crate::cloud::resources::{Health, Id, TargetType};
+use super::{Marked, REASON, Site, mark, named, read_all, spec_digest, targets, wanted_hash};
+use crate::cloud::resources::{Health, Id, Kind, TargetType};
 use crate::names;
 use crate::observed::{Observed, Snapshot, SyncedHash, Targets};
 use crate::quotas::Quotas;
-use crate::step::{Action, Named, Step};
+use crate::step::{Named, Step};
 use crate::translate::translate;
 use crate::wanted::Wanted;
 
@@ -43,7 +42,7 @@ pub(super) fn present(
     }
     let groups = wanted.listeners.iter();
     let mut groups = groups.map(|(port, it)| names::target_group(&desired.owner, name, *port, it.shape));
-    if !groups.all(|group| snapshot.groups.contains_key(&group)) {
+    if !groups.all(|group| snapshot.target_groups.contains_key(&group)) {
         return read_all(&desired.owner, "a target group is not where it was");
     }
     if *synced == hash {
@@ -61,17 +60,18 @@ pub(super) fn present(
     let mut draft = Draft::new(&desired.owner, desired.group.as_ref(), desired.group.is_some());
     for (port, listener) in &wanted.listeners {
         let group_name = names::target_group(&desired.owner, name, *port, listener.shape);
-        let (Some(present), Some(group)) = (known.get(&group_name), snapshot.groups.get(&group_name)) else {
+        let (Some(present), Some(group)) = (known.get(&group_name), snapshot.target_groups.get(&group_name))
+        else {
             return read_all(&desired.owner, "a target group is not where it was");
         };
         let group = named(&group_name, group);
         targets::targets(&mut draft, site.pace, &group, present, listener.takes());
     }
-    let groups = match &desired.group {
-        Some(_) => snapshot.groups.iter().map(|(name, id)| named(name, id)).collect(),
+    let target_groups = match &desired.group {
+        Some(_) => snapshot.target_groups.iter().map(|(name, id)| named(name, id)).collect(),
         None => Vec::new(),
     };
-    marks(&mut draft, &hash, &Noted { load_balancer: named(name, id), groups }, Some(synced));
+    mark(&mut draft, &hash, &Marked { load_balancer: named(name, id), target_groups }, Some(synced));
     draft.plan(DONE)
 }
 
@@ -79,7 +79,7 @@ pub(super) fn present(
 pub(super) fn absent(owner: &Owner, snapshot: &Snapshot) -> Plan<Step> {
     let Snapshot {
         load_balancers,
-        groups,
+        target_groups,
         security_groups,
         listeners,
         memberships,
@@ -88,22 +88,22 @@ pub(super) fn absent(owner: &Owner, snapshot: &Snapshot) -> Plan<Step> {
         targets: _,
     } = snapshot;
     // Each listener has a target group, and what has lost its tags is not listed.
-    let odd = groups.is_empty()
+    let odd = target_groups.is_empty()
         || security_groups.is_empty()
-        || listeners.as_ref().is_some_and(|listeners| listeners.len() != groups.len());
+        || listeners.as_ref().is_some_and(|listeners| listeners.len() != target_groups.len());
     if !memberships.is_empty() || (odd && !load_balancers.is_empty()) {
         return read_all(owner, REASON);
     }
     let mut draft = Draft::new(owner, None, false);
     for (name, id) in load_balancers {
-        draft.destructive(Action::DeleteLoadBalancer(named(name, id)), REASON);
+        draft.delete(Kind::LoadBalancer, named(name, id), REASON);
     }
-    for (name, id) in groups {
-        draft.destructive(Action::DeleteTargetGroup(named(name, id)), REASON);
+    for (name, id) in target_groups {
+        draft.delete(Kind::TargetGroup, named(name, id), REASON);
     }
     for id in security_groups {
         let named = Named { name: id.to_string(), id: Some(id.clone()) };
-        draft.destructive(Action::DeleteSecurityGroup(named), REASON);
+        draft.delete(Kind::SecurityGroup, named, REASON);
     }
     draft.plan("there is nothing to delete")
 }
@@ -126,7 +126,7 @@ pub(crate) struct Behind {
     /// What the seal says of the targets.
     pub(crate) synced: String,
     /// By name.
-    pub(crate) groups: BTreeMap<String, BehindListener>,
+    pub(crate) target_groups: BTreeMap<String, BehindListener>,
 }
 
 /// One of them.
@@ -145,37 +145,33 @@ pub(crate) fn behind(quotas: &Quotas, desired: &LoadBalancer, snapshot: &Snapsho
     let wanted = translate(desired, quotas).ok().filter(|_| spec == spec_digest(desired))?;
     let groups = wanted.listeners.iter().map(|(port, listener)| {
         let group = names::target_group(&desired.owner, name, *port, listener.shape);
-        let id = snapshot.groups.get(&group)?.clone();
+        let id = snapshot.target_groups.get(&group)?.clone();
         let on_nodes = listener.shape.targets == TargetType::Instance;
         let node_port = listener.targets.first().filter(|_| on_nodes).map(|target| target.port);
         Some((group, BehindListener { id, node_port }))
     });
-    Some(Behind { synced: targets?, groups: groups.collect::<Option<_>>()? })
+    Some(Behind { synced: targets?, target_groups: groups.collect::<Option<_>>()? })
 }
 
-/// Remembers what a seal says that is as desired: that the wanted targets are those there are. A later change of
-/// targets then needs no read. It changes no plan: only what is read for the next one.
-pub(crate) fn learn(cache: &Cache, quotas: &Quotas, desired: Desired<'_>, observed: Option<&Observed>) {
+/// The targets of each target group, where the tags say that all is as desired. A later change of targets then needs no read.
+pub(crate) fn proven_targets(
+    quotas: &Quotas,
+    desired: Desired<'_>,
+    observed: Option<&Observed>,
+) -> Option<(SyncedHash, BTreeMap<String, Targets>)> {
     let (Desired::Present(desired), Some(Observed::Snapshot(snapshot @ Snapshot { targets: None, .. }))) =
         (desired, observed)
     else {
-        return;
+        return None;
     };
-    let (Some(synced), Some((name, _)), Ok(wanted)) =
-        (&snapshot.synced, snapshot.only(), translate(desired, quotas))
-    else {
-        return;
-    };
-    if *synced != wanted_hash(desired, &wanted) {
-        return;
-    }
-    cache.targets_are(&desired.owner, synced, || {
-        let groups = wanted.listeners.iter().map(|(port, listener)| {
-            // What was registered before this process began is taken for asked.
-            let asked = |target: &_| (Clone::clone(target), Health::Healthy);
-            let targets: Targets = listener.targets.iter().map(asked).collect();
-            (names::target_group(&desired.owner, name, *port, listener.shape), targets)
-        });
-        groups.collect::<BTreeMap<String, Targets>>()
+    let (name, _) = snapshot.only()?;
+    let wanted = translate(desired, quotas).ok()?;
+    let hash = snapshot.synced.as_ref().filter(|hash| **hash == wanted_hash(desired, &wanted))?;
+    let groups = wanted.listeners.iter().map(|(port, listener)| {
+        // Registered before this process began, they count as checked.
+        let checked = |target: &_| (Clone::clone(target), Health::Healthy);
+        let targets: Targets = listener.targets.iter().map(checked).collect();
+        (names::target_group(&desired.owner, name, *port, listener.shape), targets)
     });
+    Some((hash.clone(), groups.collect()))
 }

@@ -10,7 +10,6 @@ use portico_provider::{Field, GroupName, LoadBalancer, Obstacle, Owner, Replacem
 use crate::cloud::resources::SubnetMapping;
 use crate::names::{self, GENERATIONS};
 use crate::observed::{Balancer, View};
-use crate::quotas::Quotas;
 use crate::translate::mapping;
 use crate::wanted::{Addressing, Frontend, Placement, Wanted};
 
@@ -66,16 +65,8 @@ fn name(owner: &Owner, group: Option<&GroupName>, asked: Option<&str>, n: u32) -
     }
 }
 
-pub(super) fn choose<'a>(
-    quotas: &Quotas,
-    desired: &LoadBalancer,
-    wanted: &Wanted,
-    view: &'a View,
-) -> Choice<'a> {
+pub(super) fn choose<'a>(desired: &LoadBalancer, wanted: &Wanted, view: &'a View) -> Choice<'a> {
     let group = desired.group.as_ref();
-    if let Some(choice) = group.and_then(|group| super::group::choose(quotas, desired, wanted, view, group)) {
-        return choice;
-    }
     let is_ours = |it: &Balancer| it.is_used() || it.group() == group;
     let all: BTreeMap<&String, &Balancer> =
         view.load_balancers.iter().filter(|(_, it)| is_ours(it)).collect();

@@ -7,7 +7,14 @@ use std::time::Duration;
 
 use portico_provider::{Effect, Field, GroupName, Obstacle, Owner, Plan};
 
-use crate::step::{Action, Step};
+use crate::cloud::resources::{Id, Kind};
+use crate::step::{
+    Action, Change, ListenerChange, LoadBalancerChange, Mark, Named, New, SecurityGroupChange, Step,
+    TargetGroupChange,
+};
+
+/// Why what a group shared is deleted.
+pub(super) const EMPTY_GROUP: &str = "the group has no member left";
 
 /// Collects steps for one owner.
 #[derive(Debug)]
@@ -35,7 +42,21 @@ impl<'a> Draft<'a> {
         self.steps.push((action, Effect::Destructive, reason.into()));
     }
 
-    /// The first thing waited for is told; the soonest look counts.
+    pub(super) fn delete(&mut self, kind: Kind, named: Named, reason: &str) {
+        self.destructive(Action::Delete { kind, named, shared: false }, reason);
+    }
+
+    pub(super) fn delete_listener(&mut self, port: u16, id: &Id, reason: &str) {
+        self.delete(Kind::Listener, Named { name: port.to_string(), id: Some(id.clone()) }, reason);
+    }
+
+    /// A load balancer of a group without members.
+    pub(super) fn delete_shared(&mut self, named: Named) {
+        let action = Action::Delete { kind: Kind::LoadBalancer, named, shared: true };
+        self.destructive(action, EMPTY_GROUP);
+    }
+
+    /// The plan reports the first reason; the soonest retry counts.
     pub(super) fn wait(&mut self, what: String, retry: Duration) {
         self.waiting = Some(match self.waiting.take() {
             Some((first, soonest)) => (first, soonest.min(retry)),
@@ -66,7 +87,7 @@ impl<'a> Draft<'a> {
 
     pub(super) fn plan(self, because: &'static str) -> Plan<Step> {
         let Self { owner, group, shared, mut steps, waiting, blocked } = self;
-        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Destructive, rank(action, shared)));
+        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Destructive, Stage::of(action, shared)));
         let mut plan = steps.into_iter().fold(Plan::nothing(because), |plan, (action, effect, reason)| {
             plan.step(Step { owner: owner.clone(), group: group.cloned(), action }, effect, reason)
         });
@@ -79,51 +100,86 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Makers before users, then users before deleters. In a group, a target group is the claim to be in it: made first,
-/// deleted last. And nobody is let in before the load balancer is known to be ours.
-fn rank(action: &Action, shared: bool) -> (u8, bool) {
-    match action {
-        Action::CreateSecurityGroup { .. } if shared => (6, true),
-        Action::Authorize { .. } if shared => (11, true),
-        Action::DeleteSecurityGroup(_) if shared => (21, true),
-        other => (place(other), false),
-    }
+/// The order of steps with the same effect: creators before users, then users before deleters. In a group, a target group is
+/// the claim to be a member: created first, deleted last; and no client is admitted before the load balancer is known to be
+/// the group's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Preparation,
+    SecurityGroups,
+    Rules,
+    TargetGroups,
+    TargetGroupAttributes,
+    HealthChecks,
+    Registration,
+    SharedSecurityGroups,
+    LoadBalancer,
+    Attributes,
+    Subnets,
+    Front,
+    Families,
+    SharedRules,
+    Listeners,
+    ListenerSpecs,
+    Certificates,
+    ListenerAttributes,
+    Deregistration,
+    RuleRemoval,
+    CertificateRemoval,
+    ListenerDeletion,
+    SourceNatRemoval,
+    LoadBalancerDeletion,
+    SharedSecurityGroupDeletion,
+    TargetGroupDeletion,
+    SecurityGroupDeletion,
+    Synced,
 }
 
-fn place(action: &Action) -> u8 {
-    match action {
-        Action::Read
-        | Action::Adopt { .. }
-        | Action::Reclaim { .. }
-        | Action::ReadPrefixLists(_)
-        | Action::ReadSecurityGroups(_)
-        | Action::Mark { .. }
-        | Action::MarkDirty { .. } => 0,
-        Action::CreateSecurityGroup { .. } => 1,
-        Action::Authorize { .. } => 2,
-        Action::CreateTargetGroup(_) => 3,
-        Action::SetGroupAttributes { .. } => 4,
-        Action::SetHealthCheck { .. } => 5,
-        Action::Register { .. } => 6,
-        Action::CreateLoadBalancer { .. } => 7,
-        Action::SetAttributes { .. } => 8,
-        Action::SetSubnets { .. } => 9,
-        Action::SetSecurityGroups { .. } => 10,
-        Action::SetAddressType { .. } => 11,
-        // With prefixes before UDP listeners come, without when they are gone.
-        Action::SetFamilies { families, .. } if families.source_nat => 11,
-        Action::CreateListener { .. } => 12,
-        Action::ModifyListener { .. } => 13,
-        Action::AddCertificates { .. } => 14,
-        Action::SetListenerAttributes { .. } => 15,
-        Action::Deregister { .. } => 16,
-        Action::Revoke { .. } => 17,
-        Action::RemoveCertificates { .. } => 18,
-        Action::DeleteListener { .. } => 19,
-        Action::SetFamilies { .. } => 20,
-        Action::DeleteLoadBalancer(_) | Action::DeleteSharedLoadBalancer(_) => 21,
-        Action::DeleteTargetGroup(_) => 22,
-        Action::DeleteSecurityGroup(_) => 23,
-        Action::MarkSynced { .. } => 24,
+impl Stage {
+    /// `shared`: a group's resources are among those that change.
+    fn of(action: &Action, shared: bool) -> Self {
+        use {LoadBalancerChange as L, SecurityGroupChange as S, TargetGroupChange as T};
+        match action {
+            Action::Read(_)
+            | Action::Adopt { .. }
+            | Action::Restore { .. }
+            | Action::Tag { mark: Mark::Dirty | Mark::Note, .. } => Self::Preparation,
+            Action::Tag { mark: Mark::Synced, .. } => Self::Synced,
+            Action::Register { .. } => Self::Registration,
+            Action::Deregister { .. } => Self::Deregistration,
+            Action::Create(new) => match new {
+                New::SecurityGroup { .. } if shared => Self::SharedSecurityGroups,
+                New::SecurityGroup { .. } => Self::SecurityGroups,
+                New::TargetGroup(_) => Self::TargetGroups,
+                New::LoadBalancer(_) => Self::LoadBalancer,
+                New::Listener { .. } => Self::Listeners,
+            },
+            Action::Modify(change) => match change {
+                Change::SecurityGroup(_, S::Authorize(_)) if shared => Self::SharedRules,
+                Change::SecurityGroup(_, S::Authorize(_)) => Self::Rules,
+                Change::SecurityGroup(_, S::Revoke(_)) => Self::RuleRemoval,
+                Change::TargetGroup(_, T::Attributes(_)) => Self::TargetGroupAttributes,
+                Change::TargetGroup(_, T::HealthCheck(_)) => Self::HealthChecks,
+                Change::LoadBalancer(_, L::Attributes(_)) => Self::Attributes,
+                Change::LoadBalancer(_, L::Subnets { .. }) => Self::Subnets,
+                Change::LoadBalancer(_, L::SecurityGroups(_)) => Self::Front,
+                // UDP listeners on dual stack need prefixes: these come before them, and go after them.
+                Change::LoadBalancer(_, L::Families(families, _)) if !families.source_nat => {
+                    Self::SourceNatRemoval
+                }
+                Change::LoadBalancer(_, L::AddressType(_) | L::Families(..)) => Self::Families,
+                Change::Listener(_, ListenerChange::Spec(..)) => Self::ListenerSpecs,
+                Change::Listener(_, ListenerChange::AddCertificates(_)) => Self::Certificates,
+                Change::Listener(_, ListenerChange::RemoveCertificates(_)) => Self::CertificateRemoval,
+                Change::Listener(_, ListenerChange::Attributes(_)) => Self::ListenerAttributes,
+            },
+            Action::Delete { kind, .. } => match kind {
+                Kind::Listener => Self::ListenerDeletion,
+                Kind::LoadBalancer => Self::LoadBalancerDeletion,
+                Kind::TargetGroup => Self::TargetGroupDeletion,
+                Kind::SecurityGroup if shared => Self::SharedSecurityGroupDeletion,
+                Kind::SecurityGroup => Self::SecurityGroupDeletion,
+            },
+        }
     }
 }

@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use portico_provider::{Desired, Field, GroupName, LoadBalancer, Obstacle, Owner, Replacement};
 
 use super::choice::{Choice, is_named, mismatch};
-use super::draft::Draft;
+use super::draft::{Draft, EMPTY_GROUP};
 use super::named;
-use crate::cloud::resources::Rule;
+use crate::cloud::resources::{Kind, Rule};
 use crate::observed::{Balancer, Observed, Share, View};
 use crate::quotas::Quotas;
-use crate::step::Action;
+use crate::step::{Action, Change, SecurityGroupChange};
 use crate::tags;
 use crate::translate::{DELETION_PROTECTION, balancer_defaults};
 use crate::wanted::{Frontend, Placement, Wanted};
@@ -265,16 +265,13 @@ fn differences(wanted: &Wanted, view: &View, found: &Balancer) -> Vec<(Field, St
 /// Takes this Service's part off a load balancer that it shares; all of it, if nobody else is left.
 pub(super) fn leave(draft: &mut Draft<'_>, view: &View, name: &str, found: &Balancer, reason: &str) {
     for (port, listener) in &found.listeners {
-        draft.destructive(Action::DeleteListener { id: listener.id.clone(), port: *port }, reason);
+        draft.delete_listener(*port, &listener.id, reason);
     }
     if is_alone(view, found) {
         if super::is_protected(found) {
             draft.wait(super::protected(name), super::NOT_SOON);
         } else {
-            draft.destructive(
-                Action::DeleteSharedLoadBalancer(named(name, &found.described.id)),
-                "nobody is left in the group",
-            );
+            draft.delete_shared(named(name, &found.described.id));
         }
     }
 }
@@ -293,20 +290,19 @@ pub(super) fn leave_group(draft: &mut Draft<'_>, view: &View, group: &GroupName,
     }
     for found in balancers.iter().filter(|it| alone && !it.is_used()) {
         let unused = named(&found.described.name, &found.described.id);
-        draft.destructive(Action::DeleteSharedLoadBalancer(unused), "nobody is left in the group");
+        draft.delete_shared(unused);
     }
     for (name, security_group) in security_groups {
         if alone {
-            draft.destructive(
-                Action::DeleteSecurityGroup(named(name, &security_group.id)),
-                "nobody is left in the group",
-            );
+            draft.delete(Kind::SecurityGroup, named(name, &security_group.id), EMPTY_GROUP);
             continue;
         }
         let rules: Vec<Rule> =
             security_group.rules.iter().filter(|rule| !taken.contains_key(&rule.port)).cloned().collect();
         if !rules.is_empty() && !balancers.is_empty() {
-            draft.destructive(Action::Revoke { group: named(name, &security_group.id), rules }, reason);
+            let change =
+                Change::SecurityGroup(named(name, &security_group.id), SecurityGroupChange::Revoke(rules));
+            draft.destructive(Action::Modify(change), reason);
         }
     }
 }

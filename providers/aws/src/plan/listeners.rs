@@ -11,7 +11,7 @@ use super::balancer::{Parts, differing};
 use super::draft::Draft;
 use crate::cloud::resources::{Listener, ListenerExtras, Transport};
 use crate::observed::Balancer;
-use crate::step::{Action, ListenerRef};
+use crate::step::{Action, Change, ListenerChange, ListenerRef, New};
 use crate::tags;
 use crate::wanted::WantedListener;
 
@@ -29,7 +29,7 @@ impl Parts<'_> {
             && current.extras.is_none()
             && self.wants_extras()
         {
-            let action = Action::Mark { load_balancer: self.itself(), tags: tags::with_extras() };
+            let action = Action::note(self.itself(), tags::with_extras());
             draft.additive(action, "certificates and attributes of its listeners are compared from now on");
         }
         let none = BTreeMap::new();
@@ -40,8 +40,7 @@ impl Parts<'_> {
             self.extras(draft, wanted, listener);
         }
         for (port, listener) in present.iter().filter(|(port, _)| !self.wanted.listeners.contains_key(port)) {
-            let action = Action::DeleteListener { id: listener.id.clone(), port: *port };
-            draft.destructive(action, "the Service has no such port");
+            draft.delete_listener(*port, &listener.id, "the Service has no such port");
         }
     }
 
@@ -62,11 +61,15 @@ impl Parts<'_> {
             }
             None => {
                 let tags = self.tags();
-                let action = Action::CreateListener { load_balancer: self.itself(), spec, group, tags };
+                let load_balancer = self.itself();
+                let new = New::Listener { load_balancer, spec, target_group: group, tags };
+                let action = Action::Create(new);
                 draft.additive(action, format!("the Service has port {port}"));
             }
             Some(listener) if listener.spec != spec || listener.group != group.id => {
-                let action = Action::ModifyListener { id: listener.id.clone(), spec, group };
+                let id = Some(listener.id.clone());
+                let listener = ListenerRef { load_balancer: self.itself(), port, id };
+                let action = Action::Modify(Change::Listener(listener, ListenerChange::Spec(spec, group)));
                 draft.destructive(action, "its protocol, certificate or target group differs");
             }
             Some(_) => {}
@@ -79,14 +82,12 @@ impl Parts<'_> {
         let known = present.and_then(|_| of(self.current?, port));
         let nothing = ListenerExtras::default();
         let shown = known.unwrap_or(&nothing);
-        let listener = || ListenerRef {
-            load_balancer: self.itself(),
-            port,
-            id: present.map(|listener| listener.id.clone()),
-        };
+        let id = present.map(|listener| listener.id.clone());
+        let listener = ListenerRef { load_balancer: self.itself(), port, id };
+        let modify = |change| Action::Modify(Change::Listener(listener.clone(), change));
         let missing: BTreeSet<String> = certificates.difference(&shown.certificates).cloned().collect();
         if !missing.is_empty() {
-            let action = Action::AddCertificates { listener: listener(), arns: missing };
+            let action = modify(ListenerChange::AddCertificates(missing));
             // One that ends no TLS yet takes none before it is changed.
             if present.is_some_and(|listener| listener.spec.protocol != Transport::Tls) {
                 draft.destructive(action, "clients may ask for them by SNI");
@@ -97,7 +98,7 @@ impl Parts<'_> {
         let stale: BTreeSet<String> = shown.certificates.difference(certificates).cloned().collect();
         // With TLS they go by themselves.
         if !stale.is_empty() && wanted.spec.protocol == Transport::Tls {
-            let action = Action::RemoveCertificates { listener: listener(), arns: stale };
+            let action = modify(ListenerChange::RemoveCertificates(stale));
             draft.destructive(action, "the Service does not name them");
         }
         let mut asked: BTreeMap<String, String> = DEFAULTS
@@ -108,7 +109,7 @@ impl Parts<'_> {
         asked.extend(attributes.clone());
         let differing = differing(&asked, &shown.attributes);
         if !differing.is_empty() {
-            let action = Action::SetListenerAttributes { listener: listener(), attributes: differing };
+            let action = modify(ListenerChange::Attributes(differing));
             draft.destructive(action, "they are not as the Service asks");
         }
     }

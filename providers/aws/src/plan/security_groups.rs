@@ -13,11 +13,11 @@ use portico_provider::{Field, IpFamily, Obstacle};
 use super::balancer::Parts;
 use super::draft::Draft;
 use super::{PrefixLists, named};
-use crate::cloud::resources::{Id, Rule, SecurityGroup, Source};
+use crate::cloud::resources::{Id, Kind, Rule, SecurityGroup, Source};
 use crate::names;
 use crate::observed::Balancer;
 use crate::quotas::Quotas;
-use crate::step::{Action, Named};
+use crate::step::{Action, Change, Named, New, SecurityGroupChange};
 use crate::tags;
 use crate::wanted::Frontend;
 
@@ -177,20 +177,25 @@ impl Parts<'_> {
         for Shard { name, id, present, foreign: _, wanted } in shards {
             if present.is_none() {
                 let (name, tags) = (name.clone(), self.whole_tags());
-                draft.additive(Action::CreateSecurityGroup { name, tags }, "clients come in by its rules");
+                draft.additive(
+                    Action::Create(New::SecurityGroup { name, tags }),
+                    "clients come in by its rules",
+                );
             }
             let nothing = BTreeSet::new();
             let present = present.unwrap_or(&nothing);
             let group = Named { name, id };
             let missing: Vec<Rule> = wanted.difference(present).cloned().collect();
             if !missing.is_empty() {
-                let action = Action::Authorize { group: group.clone(), rules: missing };
+                let change = SecurityGroupChange::Authorize(missing);
+                let action = Action::Modify(Change::SecurityGroup(group.clone(), change));
                 draft.additive(action, "they are not let in yet");
             }
             let stale = present.difference(&wanted).filter(|rule| !self.is_others(rule));
             let stale: Vec<Rule> = stale.cloned().collect();
             if !stale.is_empty() {
-                draft.destructive(Action::Revoke { group, rules: stale }, "the Service does not let them in");
+                let change = Change::SecurityGroup(group, SecurityGroupChange::Revoke(stale));
+                draft.destructive(Action::Modify(change), "the Service does not let them in");
             }
         }
         true
@@ -240,8 +245,8 @@ impl Parts<'_> {
         let own = self.view.security_groups.iter().filter(|(_, it)| is_own(&it.tags));
         for (name, security_group) in own.filter(|(name, _)| !used.contains(*name)) {
             if alone {
-                let action = Action::DeleteSecurityGroup(named(name, &security_group.id));
-                draft.destructive(action, "no load balancer needs it");
+                let leftover = named(name, &security_group.id);
+                draft.delete(Kind::SecurityGroup, leftover, "no load balancer needs it");
             }
         }
     }

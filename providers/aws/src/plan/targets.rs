@@ -39,7 +39,7 @@ pub(super) fn targets(
     }
     let new = missing.len() + unasked;
     if !missing.is_empty() {
-        draft.additive(Action::Register { group: group.clone(), targets: missing }, "they are new");
+        draft.additive(Action::Register { target_group: group.clone(), targets: missing }, "they are new");
     }
     let refused = refused(present, wanted);
     if let Some((tries, what)) = &refused {
@@ -66,7 +66,7 @@ pub(super) fn targets(
     if is_full {
         draft.wait(format!("room for new targets of {name}"), pace.wait(0));
     }
-    draft.destructive(Action::Deregister { group: group.clone(), targets: going }, reason);
+    draft.destructive(Action::Deregister { target_group: group.clone(), targets: going }, reason);
 }
 
 /// Whether a target is at a port where none is wanted, or where its machine is not.

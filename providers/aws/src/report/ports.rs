@@ -71,7 +71,7 @@ impl<'a> Ports<'a> {
             let listener = balancer.listeners.get(&key.port.get())?;
             listener.spec.protocol.carries(key.protocol).then_some(listener)
         };
-        let group = |id| view.groups.values().find(|group| Some(&group.described.id) == id);
+        let group = |id| view.target_groups.values().find(|group| Some(&group.described.id) == id);
         let state = |key: ListenerKey| match behind(key) {
             _ if balancer.taken.contains_key(&key.port.get()) => State::Conflict,
             None => State::NoListener,

@@ -19,10 +19,12 @@ use super::{mk_listener, mk_load_balancer, mk_nodes};
 use crate::Quotas;
 use crate::cloud::Sdk;
 use crate::cloud::resources::Health;
+use crate::observed::Observed;
 use crate::plan::spec_digest;
+use crate::step::Step;
 use crate::tags::{self, SyncedHash};
 use crate::translate::translate;
-use crate::{AwsProvider, Observed, Step, names};
+use crate::{AwsProvider, names};
 
 const SERVICES: usize = 25;
 /// What one call takes at most.
@@ -163,7 +165,7 @@ impl Run {
         for _ in 0..10 {
             let sick = |ours: &&Ours| match &ours.observed {
                 Some(Observed::Full(view)) => {
-                    let mut groups = view.groups.values();
+                    let mut groups = view.target_groups.values();
                     groups.any(|group| group.targets.values().any(|it| *it != Health::Healthy))
                 }
                 _ => false,
@@ -326,7 +328,7 @@ async fn a_node_that_went_while_nobody_ran_costs_one_write_a_target_group() {
     let confirms = ("DescribeTags", 2 * (2 * SERVICES).div_ceil(SHARED));
     change_of_nodes(&calls, "DeregisterTargets", &[("DescribeTargetHealth", 1), marks, confirms]);
     let groups = |ours: &Ours| match &ours.observed {
-        Some(Observed::Snapshot(snapshot)) => snapshot.groups.values().cloned().collect::<Vec<_>>(),
+        Some(Observed::Snapshot(snapshot)) => snapshot.target_groups.values().cloned().collect::<Vec<_>>(),
         other => panic!("all else was cached: {other:?}"),
     };
     for group in run.services.iter().flat_map(groups) {

@@ -16,9 +16,10 @@ use super::contract::Aws;
 use super::emulator::Emulator;
 use super::faulty::{Fault, Faults, Kind};
 use super::{mk_listener, mk_nodes, mk_options, mk_pods};
+use crate::AwsProvider;
 use crate::cloud::Cloud;
-use crate::step::Action;
-use crate::{AwsProvider, Observed};
+use crate::observed::Observed;
+use crate::step::{Action, Mark};
 
 /// What is there, and what shall be.
 struct Scenario {
@@ -220,7 +221,7 @@ async fn undisturbed(fixture: &Aws, neighbour: &LoadBalancer, message: &str) {
     let observed = provider.observe_for(wanted, ReadMode::Full).await.unwrap();
     let report = provider.report(neighbour, observed.as_ref());
     assert!(report.ready && report.ingress.len() == 1, "{message}: {report:?}");
-    let changing = |action: &Action| !matches!(action, Action::Mark { .. });
+    let changing = |action: &Action| !matches!(action, Action::Tag { mark: Mark::Note, .. });
     let plan = provider.plan(wanted, observed.as_ref());
     let disturbed = plan.steps().iter().any(|planned| changing(&planned.step.action));
     assert!(!disturbed && plan.blocked().is_empty(), "{message}: {plan}");

@@ -162,7 +162,7 @@ fn a_listing_that_lacks_a_listener_causes_a_full_read() {
     let name = view.load_balancers.keys().next().unwrap();
     desired.published = [portico_provider::IngressAddress::Hostname(format!("{name}-0.elb.example"))].into();
     let mut snapshot = view.snapshot();
-    let planned = |snapshot: &crate::Snapshot| {
+    let planned = |snapshot: &crate::observed::Snapshot| {
         let observed = Observed::Snapshot(snapshot.clone());
         crate::plan::plan(&super::plans::mk_site(), Desired::Present(&desired), Some(&observed)).to_string()
     };

@@ -12,8 +12,9 @@ use portico_provider::{
 use super::crash::{Status, go};
 use super::emulator::Emulator;
 use super::{mk_listener, mk_load_balancer, mk_nodes};
+use crate::AwsProvider;
 use crate::cloud::Sdk;
-use crate::{AwsProvider, Observed};
+use crate::observed::Observed;
 
 const MEMBERS: u16 = 10;
 

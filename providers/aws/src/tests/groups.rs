@@ -22,7 +22,7 @@ use crate::cloud::resources::{Id, Listener, Rule, Tags};
 use crate::observed::{Balancer, Observed, Share, SyncedHash, View};
 use crate::plan::plan;
 use crate::report::report;
-use crate::step::{Action, Step};
+use crate::step::{Action, Mark, New, Step};
 use crate::tags;
 use crate::translate::translate;
 use crate::wanted::Frontend;
@@ -64,28 +64,30 @@ impl Town {
     fn apply(&mut self, step: &Step) {
         let Step { owner, group, action } = step;
         match action {
-            Action::CreateTargetGroup(new) => {
+            Action::Create(New::TargetGroup(new)) => {
                 self.groups.insert(new.name.clone(), owner.clone());
                 self.hashes.insert(new.name.clone(), SyncedHash::of(&new.tags));
             }
-            Action::CreateListener { load_balancer, spec, .. } => {
+            Action::Create(New::Listener { load_balancer, spec, .. }) => {
                 let id = Id(format!("{load_balancer}/{}", spec.port));
                 self.listeners.insert(id, owner.clone());
             }
-            Action::CreateLoadBalancer { name, .. } if group.is_none() => {
-                self.balancers.insert(name.clone(), owner.clone());
+            Action::Create(New::LoadBalancer(new)) if group.is_none() => {
+                self.balancers.insert(new.name.clone(), owner.clone());
             }
-            Action::CreateLoadBalancer { name, tags, .. } => {
-                self.leads.insert(name.clone(), tags::leader(tags).unwrap());
+            Action::Create(New::LoadBalancer(new)) => {
+                self.leads.insert(new.name.clone(), tags::leader(&new.tags).unwrap());
             }
-            Action::Mark { load_balancer, tags } if tags::leader(&lead_of(tags)).is_some() => {
+            Action::Tag { mark: Mark::Note, load_balancer, tags, .. }
+                if tags::leader(&lead_of(tags)).is_some() =>
+            {
                 self.leads.insert(load_balancer.name.clone(), tags::leader(&lead_of(tags)).unwrap());
                 return;
             }
-            Action::MarkDirty { groups, tags, .. } | Action::MarkSynced { groups, tags, .. }
-                if !groups.is_empty() =>
+            Action::Tag { mark: Mark::Dirty | Mark::Synced, target_groups, tags, .. }
+                if !target_groups.is_empty() =>
             {
-                for group in groups {
+                for group in target_groups {
                     let hash = self.hashes.get_mut(&group.name).unwrap();
                     *hash = SyncedHash::after(hash.as_ref(), tags);
                 }
@@ -99,11 +101,13 @@ impl Town {
     /// What this one would read.
     fn view(&self, owner: &Owner, asked: Option<&GroupName>) -> View {
         let all = &self.cloud.view;
-        let own = all.groups.iter().filter(|(name, _)| self.groups[*name].service == owner.service);
-        let mut view =
-            View { groups: own.map(|(name, it)| (name.clone(), it.clone())).collect(), ..View::default() };
+        let own = all.target_groups.iter().filter(|(name, _)| self.groups[*name].service == owner.service);
+        let mut view = View {
+            target_groups: own.map(|(name, it)| (name.clone(), it.clone())).collect(),
+            ..View::default()
+        };
         let mut in_groups: BTreeSet<GroupName> = asked.into_iter().cloned().collect();
-        in_groups.extend(view.groups.values().filter_map(|it| it.member_of.clone()));
+        in_groups.extend(view.target_groups.values().filter_map(|it| it.member_of.clone()));
         in_groups.extend(tags::remains_of(owner));
         for (name, found) in &all.load_balancers {
             let mut found = found.clone();
@@ -117,7 +121,8 @@ impl Town {
                         |(port, it): (&u16, &Listener)| (*port, Some(self.listeners[&it.id].clone()));
                     let taken = others.iter().map(holder).collect();
                     found.listeners = mine;
-                    let behind = view.groups.iter().filter(|(_, it)| it.member_of.as_ref() == Some(&group));
+                    let behind =
+                        view.target_groups.iter().filter(|(_, it)| it.member_of.as_ref() == Some(&group));
                     found.synced = tags::common_hash(behind.map(|(name, _)| self.hashes[name].clone()));
                     found.taken = taken;
                     found.shared = Some(Share { group, lead: self.leads.get(name).cloned() });
@@ -133,7 +138,7 @@ impl Town {
         let security_groups = all.security_groups.iter().filter(|(_, it)| is_ours(&it.tags));
         view.security_groups = security_groups.map(|(name, it)| (name.clone(), it.clone())).collect();
         for group in in_groups {
-            let members = all.groups.iter().filter(|(_, it)| it.member_of.as_ref() == Some(&group));
+            let members = all.target_groups.iter().filter(|(_, it)| it.member_of.as_ref() == Some(&group));
             let others =
                 members.map(|(name, _)| self.groups[name].clone()).filter(|it| it.service != owner.service);
             let others = others.collect();
@@ -236,7 +241,7 @@ fn two_services_share_one_and_the_last_one_takes_it_away() {
     assert_eq!(town.cloud.let_in(&town.hostname(&a)), &rules(&a) | &rules(&b));
     town.remove(&a.owner, &[&b]);
     assert_eq!(town.cloud.let_in(&town.hostname(&b)), rules(&b), "its rules are gone, and no other");
-    assert_eq!((town.cloud.view.groups.len(), town.cloud.view.security_groups.len()), (1, 1));
+    assert_eq!((town.cloud.view.target_groups.len(), town.cloud.view.security_groups.len()), (1, 1));
     town.remove(&b.owner, &[]);
     assert!(town.is_empty(), "{:?}", town.cloud.view);
 }
@@ -297,7 +302,7 @@ fn another_scheme_is_a_conflict_before_and_after_joining_and_makes_no_second_loa
     town.drive(&a, &[]);
     let refused = |blocked: &[(Field, Obstacle, String)]| matches!(blocked, [(Field::Scheme, Obstacle::GroupConflict, message)] if message.contains("is internet-facing"));
     let blocked = town.drive(&internal, &[&a]);
-    assert!(refused(&blocked) && town.cloud.view.groups.len() == 1, "{blocked:?}");
+    assert!(refused(&blocked) && town.cloud.view.target_groups.len() == 1, "{blocked:?}");
     town.drive(&b, &[&a]);
     assert!(refused(&town.drive(&internal, &[&a])));
     let lead = LoadBalancer { scheme: Scheme::Internal, ..a.clone() };
@@ -421,7 +426,7 @@ fn what_an_empty_group_shares_has_an_owner_for_garbage_collection() {
     let mut town = Town::default();
     town.drive(&a, &[]);
     let whole = town.clone();
-    town.cloud.view.groups.clear();
+    town.cloud.view.target_groups.clear();
     town.cloud.view.load_balancers.values_mut().for_each(|it| it.listeners.clear());
     let remains = tags::remains(&a.owner.cluster, &mk_group()).unwrap();
     assert_eq!(tags::remains_of(&remains), Some(mk_group()));

@@ -21,7 +21,7 @@ use crate::cloud::resources::{
 };
 use crate::names;
 use crate::observed::{Balancer, Group, Observed, Snapshot, SyncedHash, View};
-use crate::plan::{Pace, PrefixLists, SecurityGroupNames, Site, learn, plan, spec_digest};
+use crate::plan::{Pace, PrefixLists, SecurityGroupNames, Site, plan, proven_targets, spec_digest};
 use crate::report::report;
 use crate::step::Step;
 use crate::tags;
@@ -101,7 +101,7 @@ pub(super) fn mk_view(desired: &LoadBalancer) -> View {
         };
         let targets = wanted.targets.iter().map(|target| (target.clone(), Health::Healthy)).collect();
         let attributes = wanted.attributes.clone();
-        view.groups.insert(group_name, Group { described, member_of: None, attributes, targets });
+        view.target_groups.insert(group_name, Group { described, member_of: None, attributes, targets });
     }
     let hostname = format!("{name}.example");
     let described = AwsLoadBalancer {
@@ -228,11 +228,11 @@ fn old_targets_go_only_after_new_ones_were_asked_for_their_health() {
     );
     assert_eq!(message.len(), 3, "nothing is deregistered or marked synced yet: {plan}");
 
-    let group = view.groups.values_mut().next().unwrap();
+    let group = view.target_groups.values_mut().next().unwrap();
     let new = Target { id: "i-3".to_owned(), port: 30_080 };
     group.targets.insert(new.clone(), Health::Initial);
     assert!(!planned(&desired, &view).is_destructive(), "still being asked");
-    view.groups.values_mut().next().unwrap().targets.insert(new, Health::Unhealthy);
+    view.target_groups.values_mut().next().unwrap().targets.insert(new, Health::Unhealthy);
     let plan = planned(&desired, &view);
     assert!(lines(&plan)[1].starts_with("2. deregister 1 target from"), "{plan}");
 }
@@ -339,6 +339,13 @@ fn an_unchanged_service_needs_no_more_than_its_tags_and_its_status() {
     assert!(plan.to_string().contains("unfinished"), "{plan}");
 }
 
+fn learn(cache: &Cache, desired: &LoadBalancer, listed: &Observed) {
+    let proven = proven_targets(&Quotas::default(), Desired::Present(desired), Some(listed));
+    if let Some((hash, targets)) = proven {
+        cache.targets_are(&desired.owner, &hash, targets);
+    }
+}
+
 #[test]
 fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
     let mut desired = mk_base();
@@ -346,7 +353,7 @@ fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
     let owner = desired.owner.clone();
     let cache = Cache::default();
     let listed = cache.listed_one(&owner, snapshot.clone());
-    learn(&cache, &Quotas::default(), Desired::Present(&desired), Some(&listed));
+    learn(&cache, &desired, &listed);
     let known = cache.cached(&owner);
     let joined = LoadBalancer {
         targets: mk_nodes(&["i-1".to_owned(), "i-2".to_owned(), "i-3".to_owned()]),
@@ -362,10 +369,10 @@ fn after_a_restart_a_change_of_nodes_is_planned_without_a_read() {
         lines(&destructive)[1].contains("deregister 1 target") && destructive.is_destructive(),
         "{destructive}"
     );
-    // Somebody else's seal teaches nothing.
+    // Another owner's synced hash proves nothing.
     let other = Cache::default();
     let listed = other.listed_one(&owner, snapshot);
-    learn(&other, &Quotas::default(), Desired::Present(&joined), Some(&listed));
+    learn(&other, &joined, &listed);
     assert!(matches!(other.cached(&owner), Some(Observed::Snapshot(Snapshot { targets: None, .. }))));
 }
 
@@ -395,7 +402,7 @@ fn each_port_is_reported_by_itself() {
     };
     let with = |health: Option<Health>| {
         let mut view = whole.clone();
-        let targets = &mut view.groups.get_mut(&behind(&whole, 81)).unwrap().targets;
+        let targets = &mut view.target_groups.get_mut(&behind(&whole, 81)).unwrap().targets;
         match health {
             Some(health) => targets.values_mut().for_each(|it| *it = health.clone()),
             None => targets.clear(),

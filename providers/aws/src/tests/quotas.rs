@@ -13,7 +13,8 @@ use super::plans::{mk_base, mk_site};
 use super::{mk_listener, mk_load_balancer, mk_options};
 use crate::capabilities as key;
 use crate::plan::{Site, plan};
-use crate::{AwsProvider, Quotas, Step, names, tags};
+use crate::step::Step;
+use crate::{AwsProvider, Quotas, names, tags};
 
 fn planned(quotas: Quotas, desired: &LoadBalancer) -> Plan<Step> {
     plan(&Site { quotas, ..mk_site() }, Desired::Present(desired), None)

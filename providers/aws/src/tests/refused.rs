@@ -10,18 +10,19 @@ use portico_provider::{
 use super::emulator::Emulator;
 use super::plans::{lines, mk_base, mk_view, planned};
 use super::{mk_load_balancer, mk_nodes, mk_pods};
+use crate::AwsProvider;
 use crate::Quotas;
 use crate::cloud::Sdk;
 use crate::cloud::refusal::{Refusal, Unfit};
 use crate::cloud::resources::{Health, Target};
 use crate::observed::{Observed, View};
 use crate::report::report;
-use crate::{AwsProvider, Step};
+use crate::step::Step;
 
 fn mk_refused(view: &mut View, id: &str) {
     let words = "The following targets are not in a running state and cannot be registered".to_owned();
     let refusal = Refusal { why: Unfit::NotRunning, words, tries: 1 };
-    let targets = &mut view.groups.values_mut().next().unwrap().targets;
+    let targets = &mut view.target_groups.values_mut().next().unwrap().targets;
     targets.insert(Target { id: id.to_owned(), port: 30_080 }, Health::Refused(refusal));
 }
 
@@ -181,7 +182,7 @@ async fn pods_outside_the_vpc_keep_no_other_out_and_a_retry_in_vain_changes_noth
         assert!(message.contains(part), "{part}: {message}");
     }
     let Some(Observed::Full(view)) = observed else { panic!("{observed:?}") };
-    let targets = &view.groups.values().next().unwrap().targets;
+    let targets = &view.target_groups.values().next().unwrap().targets;
     let serving = targets.values().filter(|health| !matches!(health, Health::Refused(_))).count();
     assert_eq!(serving, 2, "{targets:?}");
 }

@@ -12,10 +12,10 @@ use super::mk_options;
 use super::plans::{lines, mk_base, mk_site, mk_view, planned};
 use crate::Quotas;
 use crate::capabilities as key;
-use crate::cloud::resources::{Id, Rule, SecurityGroup};
+use crate::cloud::resources::{Id, Kind, Rule, SecurityGroup};
 use crate::observed::{Observed, View};
 use crate::plan::{PrefixLists, Site, plan};
-use crate::step::{Action, Step};
+use crate::step::{Action, Change, LoadBalancerChange, Mark, New, SecurityGroupChange, Step};
 
 fn mk_ranged(ranges: impl Iterator<Item = u8>) -> LoadBalancer {
     let source_ranges = ranges.map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect();
@@ -30,7 +30,7 @@ fn mk_listed(lists: &str) -> LoadBalancer {
 fn apply(plan: &Plan<Step>, view: &mut View) {
     for planned in plan.steps() {
         match &planned.step.action {
-            Action::CreateSecurityGroup { name, tags } => {
+            Action::Create(New::SecurityGroup { name, tags }) => {
                 let id = Id(format!("sg-{name}"));
                 let security_group = SecurityGroup {
                     id,
@@ -41,25 +41,25 @@ fn apply(plan: &Plan<Step>, view: &mut View) {
                 };
                 view.security_groups.insert(name.clone(), security_group);
             }
-            Action::Authorize { group, rules } => {
+            Action::Modify(Change::SecurityGroup(group, SecurityGroupChange::Authorize(rules))) => {
                 let security_group = view.security_groups.get_mut(&group.name).unwrap();
                 security_group.rules.extend(rules.iter().cloned());
                 assert!(security_group.rules.len() <= Quotas::default().rules, "{group} overflows: {plan}");
             }
-            Action::Revoke { group, rules } => {
+            Action::Modify(Change::SecurityGroup(group, SecurityGroupChange::Revoke(rules))) => {
                 let security_group = view.security_groups.get_mut(&group.name).unwrap();
                 security_group.rules.retain(|rule| !rules.contains(rule));
             }
-            Action::SetSecurityGroups { groups, .. } => {
+            Action::Modify(Change::LoadBalancer(_, LoadBalancerChange::SecurityGroups(groups))) => {
                 let ids = groups.iter().map(|group| view.security_groups[&group.name].id.clone()).collect();
                 view.load_balancers.values_mut().next().unwrap().described.security_groups = ids;
             }
-            Action::DeleteSecurityGroup(group) => {
+            Action::Delete { kind: Kind::SecurityGroup, named: group, shared: false } => {
                 let gone = view.security_groups.remove(&group.name).unwrap();
                 let balancer = view.load_balancers.values().next().unwrap();
                 assert!(!balancer.described.security_groups.contains(&gone.id), "still in front: {plan}");
             }
-            Action::MarkDirty { .. } | Action::MarkSynced { .. } => {}
+            Action::Tag { mark: Mark::Dirty | Mark::Synced, .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -87,7 +87,7 @@ proptest! {
             let after = let_in(&view);
             prop_assert_eq!(after.len(), ranges.len());
             let moved = planned(&desired, &view);
-            let moved = moved.steps().iter().filter(|it| !matches!(it.step.action, Action::MarkSynced { .. }));
+            let moved = moved.steps().iter().filter(|it| !matches!(it.step.action, Action::Tag { mark: Mark::Synced, .. }));
             prop_assert_eq!(moved.count(), 0);
             let kept = before.intersection(&after).count();
             let message = plan.to_string();
@@ -103,7 +103,7 @@ fn more_rules_than_one_group_takes_are_spread_over_several_and_gathered_again() 
     let mut view = mk_view(&mk_ranged(0..1));
     let plan = planned(&many, &view);
     let created = plan.steps().iter().filter(|it| it.effect == Effect::Additive);
-    let created = created.filter(|it| matches!(it.step.action, Action::CreateSecurityGroup { .. }));
+    let created = created.filter(|it| matches!(it.step.action, Action::Create(New::SecurityGroup { .. })));
     assert_eq!(created.count(), 2, "{plan}");
     apply(&plan, &mut view);
     assert_eq!(view.security_groups.len(), 3);

@@ -97,7 +97,9 @@ fn all<'a>(
         asked(
             "mark",
             &balancer_arns,
-            Box::new(move |n| async move { batches.mark(cloud, &balancers[n], mark).await.is_ok() }.boxed()),
+            Box::new(move |n| {
+                async move { batches.add_tags(cloud, &balancers[n], mark).await.is_ok() }.boxed()
+            }),
         ),
         asked(
             "synced",

@@ -10,11 +10,14 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::Quotas;
 use crate::cloud::resources::{
-    AddressType, Families, GroupShape, Health, Id, LifeState, Listener, ListenerExtras, LoadBalancer, Rule,
-    SecurityGroup, Source, SubnetMapping, TargetGroup, Transport,
+    AddressType, Families, GroupShape, Health, Id, Kind, LifeState, Listener, ListenerExtras, LoadBalancer,
+    Rule, SecurityGroup, Source, SubnetMapping, TargetGroup, Transport,
 };
 use crate::observed::{Balancer, Group, Share, SyncedHash, View};
-use crate::step::{Action, ListenerRef, Named};
+use crate::step::{
+    Action, Change, ListenerChange, ListenerRef, LoadBalancerChange, Mark, Named, New, PlannedLoadBalancer,
+    SecurityGroupChange, TargetGroupChange,
+};
 use crate::tags;
 use crate::translate::{balancer_defaults, group_defaults, mapping};
 use crate::wanted::Placement;
@@ -34,7 +37,7 @@ impl Simulated {
         for balancer in self.view.load_balancers.values_mut() {
             balancer.described.state = LifeState::Active;
         }
-        for health in self.view.groups.values_mut().flat_map(|group| group.targets.values_mut()) {
+        for health in self.view.target_groups.values_mut().flat_map(|group| group.targets.values_mut()) {
             *health = Health::Healthy;
         }
     }
@@ -44,7 +47,7 @@ impl Simulated {
         let mut found = self.view.load_balancers.values().filter(|it| it.described.hostname == hostname);
         found.any(|balancer| {
             let group = balancer.listeners.get(&port).and_then(|listener| listener.group.as_ref());
-            let mut groups = self.view.groups.values().filter(|it| Some(&it.described.id) == group);
+            let mut groups = self.view.target_groups.values().filter(|it| Some(&it.described.id) == group);
             groups.any(|group| !group.targets.is_empty())
         })
     }
@@ -59,34 +62,43 @@ impl Simulated {
 
     pub(super) fn apply(&mut self, action: &Action) -> Refused {
         match action {
-            Action::Read
-            | Action::Reclaim { .. }
-            | Action::ReadPrefixLists(_)
-            | Action::ReadSecurityGroups(_) => Ok(()),
-            Action::CreateSecurityGroup { .. }
-            | Action::Authorize { .. }
-            | Action::Revoke { .. }
-            | Action::DeleteSecurityGroup(_) => self.security_groups(action),
-            Action::CreateTargetGroup(_)
-            | Action::SetGroupAttributes { .. }
-            | Action::SetHealthCheck { .. }
-            | Action::Register { .. }
-            | Action::Deregister { .. }
-            | Action::DeleteTargetGroup(_) => self.groups(action),
-            Action::CreateListener { .. }
-            | Action::ModifyListener { .. }
-            | Action::DeleteListener { .. }
-            | Action::AddCertificates { .. }
-            | Action::RemoveCertificates { .. }
-            | Action::SetListenerAttributes { .. } => self.listeners(action),
-            _ => self.balancers(action),
+            Action::Read(_) | Action::Restore { .. } => Ok(()),
+            Action::Create(new) => self.create(new),
+            Action::Modify(Change::SecurityGroup(named, change)) => self.rules(named, change),
+            Action::Modify(Change::TargetGroup(named, change)) => self.target_group(named, change),
+            Action::Modify(Change::Listener(listener, change)) => self.listener(listener, change),
+            Action::Modify(Change::LoadBalancer(named, change)) => self.load_balancer(named, change),
+            Action::Register { target_group, targets } => {
+                let groups = &mut self.view.target_groups;
+                let there = &mut groups.get_mut(&target_group.name).ok_or("no such group")?.targets;
+                there.extend(targets.iter().map(|target| (target.clone(), Health::Initial)));
+                Ok(())
+            }
+            Action::Deregister { target_group, targets } => {
+                let groups = &mut self.view.target_groups;
+                let there = &mut groups.get_mut(&target_group.name).ok_or("no such group")?.targets;
+                there.retain(|target, _| !targets.contains(target));
+                Ok(())
+            }
+            Action::Tag { load_balancer, mark, tags, target_groups: _ } => {
+                let all = &mut self.view.load_balancers;
+                let balancer = all.get_mut(&load_balancer.name).ok_or("there is none")?;
+                match mark {
+                    Mark::Note => balancer.extras = Some(extras(&balancer.listeners)),
+                    Mark::Dirty | Mark::Synced => {
+                        balancer.synced = SyncedHash::after(balancer.synced.as_ref(), tags);
+                    }
+                }
+                udp_fits(balancer)
+            }
+            Action::Delete { kind, named, shared: _ } => self.delete(*kind, named),
+            Action::Adopt { .. } => Err("there is nothing to adopt".to_owned()),
         }
     }
 
-    fn security_groups(&mut self, action: &Action) -> Refused {
-        let security_groups = &mut self.view.security_groups;
-        match action {
-            Action::CreateSecurityGroup { name, tags } => {
+    fn create(&mut self, new: &New) -> Refused {
+        match new {
+            New::SecurityGroup { name, tags } => {
                 let security_group = SecurityGroup {
                     id: Id(format!("sg-{name}")),
                     name: name.clone(),
@@ -94,42 +106,14 @@ impl Simulated {
                     foreign: BTreeSet::new(),
                     tags: tags.clone(),
                 };
-                none(
-                    security_groups.insert(name.clone(), security_group).is_some(),
-                    "a group of this name is there",
-                )
+                let taken = self.view.security_groups.insert(name.clone(), security_group).is_some();
+                none(taken, "a group of this name is there")
             }
-            Action::Authorize { group, rules } => {
-                let security_group = security_groups.get_mut(&group.name).ok_or("no such group")?;
-                security_group.rules.extend(rules.iter().cloned());
-                let v6 = |rule: &&Rule| matches!(rule.source, Source::Range(IpNet::V6(_)));
-                let six = security_group.rules.iter().filter(v6).count();
-                none(six.max(security_group.rules.len() - six) > Quotas::default().rules, "too many rules")
-            }
-            Action::Revoke { group, rules } => {
-                let security_group = security_groups.get_mut(&group.name).ok_or("no such group")?;
-                security_group.rules.retain(|rule| !rules.contains(rule));
-                Ok(())
-            }
-            Action::DeleteSecurityGroup(group) => {
-                let gone = security_groups.remove(&group.name).ok_or("no such group")?;
-                let mut balancers = self.view.load_balancers.values();
-                none(balancers.any(|it| it.described.security_groups.contains(&gone.id)), "it is in use")
-            }
-            other => Err(format!("not of a security group: {other:?}")),
-        }
-    }
-
-    fn groups(&mut self, action: &Action) -> Refused {
-        let groups = &mut self.view.groups;
-        match action {
-            Action::CreateTargetGroup(new) => {
-                let id = Id(format!("arn:aws:x:targetgroup/{}", new.name));
-                let kind = (new.shape.targets, new.shape.family);
+            New::TargetGroup(new) => {
                 let described = TargetGroup {
-                    id,
+                    id: Id(format!("arn:aws:x:targetgroup/{}", new.name)),
                     name: new.name.clone(),
-                    kind,
+                    kind: (new.shape.targets, new.shape.family),
                     port: new.port,
                     load_balancers: BTreeSet::new(),
                     health: new.health.clone(),
@@ -137,33 +121,70 @@ impl Simulated {
                 let (attributes, targets) = (group_defaults(new.shape), BTreeMap::new());
                 let group = Group { described, member_of: tags::group(&new.tags), attributes, targets };
                 self.shapes.insert(new.name.clone(), new.shape);
-                none(groups.insert(new.name.clone(), group).is_some(), "a group of this name is there")
+                let taken = self.view.target_groups.insert(new.name.clone(), group).is_some();
+                none(taken, "a group of this name is there")
             }
-            Action::SetGroupAttributes { group, attributes } => {
-                groups.get_mut(&group.name).ok_or("no such group")?.attributes.extend(attributes.clone());
-                Ok(())
+            New::LoadBalancer(new) => self.create_load_balancer(new),
+            New::Listener { load_balancer, spec, target_group, tags: _ } => {
+                let name = &load_balancer.name;
+                let group = self.sendable(name, spec.protocol, target_group)?;
+                let id = Id(format!("{name}/{}", spec.port));
+                let balancer = self.view.load_balancers.get_mut(name).ok_or("no such load balancer")?;
+                let listener = Listener { id, spec: spec.clone(), group: Some(group), split: false };
+                let taken = balancer.listeners.insert(spec.port, listener).is_some();
+                none(taken, "the port is taken")?;
+                self.refresh(name)
             }
-            Action::SetHealthCheck { group, health } => {
-                groups.get_mut(&group.name).ok_or("no such group")?.described.health = health.clone();
-                Ok(())
+        }
+    }
+
+    fn delete(&mut self, kind: Kind, named: &Named) -> Refused {
+        match kind {
+            Kind::SecurityGroup => {
+                let gone = self.view.security_groups.remove(&named.name).ok_or("no such group")?;
+                let mut balancers = self.view.load_balancers.values();
+                none(balancers.any(|it| it.described.security_groups.contains(&gone.id)), "it is in use")
             }
-            Action::Register { group, targets } => {
-                let there = &mut groups.get_mut(&group.name).ok_or("no such group")?.targets;
-                there.extend(targets.iter().map(|target| (target.clone(), Health::Initial)));
-                Ok(())
-            }
-            Action::Deregister { group, targets } => {
-                let there = &mut groups.get_mut(&group.name).ok_or("no such group")?.targets;
-                there.retain(|target, _| !targets.contains(target));
-                Ok(())
-            }
-            Action::DeleteTargetGroup(group) => {
-                let gone = groups.remove(&group.name).ok_or("no such group")?.described.id;
+            Kind::TargetGroup => {
+                let gone = self.view.target_groups.remove(&named.name).ok_or("no such group")?.described.id;
                 let mut listeners = self.view.load_balancers.values().flat_map(|it| it.listeners.values());
                 none(listeners.any(|it| it.group.as_ref() == Some(&gone)), "a listener sends there")
             }
-            other => Err(format!("not of a target group: {other:?}")),
+            Kind::LoadBalancer => {
+                none(self.view.load_balancers.remove(&named.name).is_none(), "there is none")
+            }
+            Kind::Listener => {
+                let (name, port) = self.find_listener(named.id.as_ref())?;
+                let balancer = self.view.load_balancers.get_mut(&name).ok_or("no such load balancer")?;
+                balancer.listeners.remove(&port);
+                self.refresh(&name)
+            }
         }
+    }
+
+    fn rules(&mut self, named: &Named, change: &SecurityGroupChange) -> Refused {
+        let security_group = self.view.security_groups.get_mut(&named.name).ok_or("no such group")?;
+        match change {
+            SecurityGroupChange::Authorize(rules) => {
+                security_group.rules.extend(rules.iter().cloned());
+                let v6 = |rule: &&Rule| matches!(rule.source, Source::Range(IpNet::V6(_)));
+                let six = security_group.rules.iter().filter(v6).count();
+                none(six.max(security_group.rules.len() - six) > Quotas::default().rules, "too many rules")
+            }
+            SecurityGroupChange::Revoke(rules) => {
+                security_group.rules.retain(|rule| !rules.contains(rule));
+                Ok(())
+            }
+        }
+    }
+
+    fn target_group(&mut self, named: &Named, change: &TargetGroupChange) -> Refused {
+        let group = self.view.target_groups.get_mut(&named.name).ok_or("no such group")?;
+        match change {
+            TargetGroupChange::Attributes(attributes) => group.attributes.extend(attributes.clone()),
+            TargetGroupChange::HealthCheck(health) => group.described.health = health.clone(),
+        }
+        Ok(())
     }
 
     fn ids(&self, groups: &[Named]) -> Result<BTreeSet<Id>, String> {
@@ -176,51 +197,28 @@ impl Simulated {
         none(ids.is_empty() || ids.len() > 5, "one to five security groups").map(|()| ids)
     }
 
-    fn balancers(&mut self, action: &Action) -> Refused {
-        if let Action::CreateLoadBalancer { security_groups, .. } = action {
-            let ids = self.ids(security_groups)?;
-            return self.create(action, ids);
-        }
-        if let Action::DeleteLoadBalancer(named) | Action::DeleteSharedLoadBalancer(named) = action {
-            return none(self.view.load_balancers.remove(&named.name).is_none(), "there is none");
-        }
-        let ids = match action {
-            Action::SetSecurityGroups { groups, .. } => Some(self.ids(groups)?),
-            _ => None,
-        };
-        let named = match action {
-            Action::SetAttributes { load_balancer, .. }
-            | Action::SetSubnets { load_balancer, .. }
-            | Action::SetSecurityGroups { load_balancer, .. }
-            | Action::SetAddressType { load_balancer, .. }
-            | Action::SetFamilies { load_balancer, .. }
-            | Action::Mark { load_balancer, .. }
-            | Action::MarkDirty { load_balancer, .. }
-            | Action::MarkSynced { load_balancer, .. } => load_balancer,
-            other => return Err(format!("not of a load balancer: {other:?}")),
+    fn load_balancer(&mut self, named: &Named, change: &LoadBalancerChange) -> Refused {
+        let ids = match change {
+            LoadBalancerChange::SecurityGroups(groups) => self.ids(groups)?,
+            _ => BTreeSet::new(),
         };
         let balancer = self.view.load_balancers.get_mut(&named.name).ok_or("there is none")?;
-        match action {
-            Action::SetAttributes { attributes, .. } => balancer.attributes.extend(attributes.clone()),
-            Action::SetSubnets { placement, .. } => balancer.described.subnets = subnets(placement),
-            Action::SetFamilies { families, subnets, .. } => {
+        match change {
+            LoadBalancerChange::Attributes(attributes) => balancer.attributes.extend(attributes.clone()),
+            LoadBalancerChange::Subnets { placement, .. } => balancer.described.subnets = subnets(placement),
+            LoadBalancerChange::Families(families, subnets) => {
                 balancer.described.families = *families;
                 balancer.described.subnets = prefixed(subnets, *families);
             }
-            Action::SetAddressType { kind, .. } => balancer.described.families.kind = *kind,
-            Action::Mark { .. } => balancer.extras = Some(extras(&balancer.listeners)),
-            Action::MarkDirty { tags, .. } | Action::MarkSynced { tags, .. } => {
-                balancer.synced = SyncedHash::after(balancer.synced.as_ref(), tags);
-            }
-            _ => balancer.described.security_groups = ids.unwrap_or_default(),
+            LoadBalancerChange::AddressType(kind) => balancer.described.families.kind = *kind,
+            LoadBalancerChange::SecurityGroups(_) => balancer.described.security_groups = ids,
         }
         udp_fits(balancer)
     }
 
-    fn create(&mut self, action: &Action, security_groups: BTreeSet<Id>) -> Refused {
-        let Action::CreateLoadBalancer { name, scheme, families, placement, tags, .. } = action else {
-            return Err("it makes none".to_owned());
-        };
+    fn create_load_balancer(&mut self, new: &PlannedLoadBalancer) -> Refused {
+        let PlannedLoadBalancer { name, scheme, families, placement, tags, security_groups, .. } = new;
+        let security_groups = self.ids(security_groups)?;
         let described = LoadBalancer {
             id: Id(format!("arn:aws:x:loadbalancer/net/{name}")),
             name: name.clone(),
@@ -248,7 +246,7 @@ impl Simulated {
 
     /// The group's ID, where a listener of `balancer` may send to it.
     fn sendable(&self, balancer: &str, protocol: Transport, group: &Named) -> Result<Id, String> {
-        let found = self.view.groups.get(&group.name).ok_or("no such target group")?;
+        let found = self.view.target_groups.get(&group.name).ok_or("no such target group")?;
         let shape = self.shapes.get(&group.name).ok_or("no such target group")?;
         let fits = match protocol {
             Transport::Tls => matches!(shape.protocol, Transport::Tcp | Transport::Tls),
@@ -261,52 +259,34 @@ impl Simulated {
         Ok(found.described.id.clone())
     }
 
-    fn listeners(&mut self, action: &Action) -> Refused {
-        match action {
-            Action::CreateListener { load_balancer, spec, group, tags: _ } => {
-                let name = &load_balancer.name;
-                let group = self.sendable(name, spec.protocol, group)?;
-                let id = Id(format!("{name}/{}", spec.port));
-                let balancer = self.view.load_balancers.get_mut(name).ok_or("no such load balancer")?;
-                let listener = Listener { id, spec: spec.clone(), group: Some(group), split: false };
-                let taken = balancer.listeners.insert(spec.port, listener).is_some();
-                none(taken, "the port is taken")?;
-                self.refresh(name)
-            }
-            Action::ModifyListener { id, spec, group } => {
-                let (name, port) = self.listener(id)?;
-                let group = self.sendable(&name, spec.protocol, group)?;
-                none(port != spec.port, "a listener keeps its port")?;
+    fn listener(&mut self, listener: &ListenerRef, change: &ListenerChange) -> Refused {
+        match change {
+            ListenerChange::Spec(spec, target_group) => {
+                let (name, port) = self.find_listener(listener.id.as_ref())?;
+                let group = self.sendable(&name, spec.protocol, target_group)?;
+                none(port != spec.port || port != listener.port, "a listener keeps its port")?;
                 let balancer = self.view.load_balancers.get_mut(&name).ok_or("no such load balancer")?;
-                let listener =
-                    Listener { id: id.clone(), spec: spec.clone(), group: Some(group), split: false };
-                balancer.listeners.insert(port, listener);
+                let present = balancer.listeners.get_mut(&port).ok_or("no such listener")?;
+                (present.spec, present.group) = (spec.clone(), Some(group));
                 self.refresh(&name)
             }
-            Action::DeleteListener { id, port: _ } => {
-                let (name, port) = self.listener(id)?;
-                let balancer = self.view.load_balancers.get_mut(&name).ok_or("no such load balancer")?;
-                balancer.listeners.remove(&port);
-                self.refresh(&name)
-            }
-            Action::AddCertificates { listener, arns } => {
+            ListenerChange::AddCertificates(arns) => {
                 self.extras(listener, |extras| extras.certificates.extend(arns.iter().cloned()))
             }
-            Action::RemoveCertificates { listener, arns } => {
+            ListenerChange::RemoveCertificates(arns) => {
                 self.extras(listener, |extras| extras.certificates.retain(|arn| !arns.contains(arn)))
             }
-            Action::SetListenerAttributes { listener, attributes } => {
+            ListenerChange::Attributes(attributes) => {
                 self.extras(listener, |extras| extras.attributes.extend(attributes.clone()))
             }
-            other => Err(format!("not of a listener: {other:?}")),
         }
     }
 
-    fn listener(&self, id: &Id) -> Result<(String, u16), String> {
+    fn find_listener(&self, id: Option<&Id>) -> Result<(String, u16), String> {
         let all = self.view.load_balancers.iter();
         let mut all = all.flat_map(|(name, it)| it.listeners.iter().map(move |found| (name, found)));
-        let found = all.find(|(_, (_, listener))| listener.id == *id);
-        found.map(|(name, (port, _))| (name.clone(), *port)).ok_or_else(|| format!("no listener {id}"))
+        let found = all.find(|(_, (_, listener))| Some(&listener.id) == id);
+        found.map(|(name, (port, _))| (name.clone(), *port)).ok_or_else(|| format!("no listener {id:?}"))
     }
 
     /// Certificates go with TLS, everything with the listener.
@@ -331,7 +311,7 @@ impl Simulated {
     fn extras(&mut self, listener: &ListenerRef, change: impl FnOnce(&mut ListenerExtras)) -> Refused {
         let ListenerRef { load_balancer, port, id: _ } = listener;
         let balancer = self.view.load_balancers.get_mut(&load_balancer.name).ok_or("no load balancer")?;
-        let all = balancer.extras.as_mut().ok_or("it is not marked, so nobody would ever look")?;
+        let all = balancer.extras.as_mut().ok_or("it is not marked, so nothing would read them")?;
         let extras = all.get_mut(port).ok_or("no such listener")?;
         change(extras);
         let tls = balancer.listeners[port].spec.protocol == Transport::Tls;

@@ -18,7 +18,7 @@ use crate::capabilities as key;
 use crate::cloud::resources::{Health, Target};
 use crate::observed::{Observed, Snapshot, SyncedHash, View};
 use crate::plan::plan_targets;
-use crate::step::{Action, Step};
+use crate::step::{Action, Mark, Step};
 use crate::translate::translate;
 
 const CROSS_ZONE: (&str, &str) = (key::CROSS_ZONE, "true");
@@ -54,19 +54,19 @@ fn step(desired: &LoadBalancer, view: &mut View) -> bool {
     let mut changed = false;
     for planned in plan.steps() {
         match &planned.step.action {
-            Action::Register { group, targets } => {
-                let there = &mut view.groups.get_mut(&group.name).unwrap().targets;
+            Action::Register { target_group: group, targets } => {
+                let there = &mut view.target_groups.get_mut(&group.name).unwrap().targets;
                 there.extend(targets.iter().map(|target| (target.clone(), Health::Healthy)));
                 assert!(there.len() <= 500, "{} targets: {plan}", there.len());
                 changed = true;
             }
-            Action::Deregister { group, targets } => {
-                let there = &mut view.groups.get_mut(&group.name).unwrap().targets;
+            Action::Deregister { target_group: group, targets } => {
+                let there = &mut view.target_groups.get_mut(&group.name).unwrap().targets;
                 there.retain(|target, _| !targets.contains(target));
                 assert!(there.len() >= 450, "only {} are left: {plan}", there.len());
                 changed = true;
             }
-            Action::MarkDirty { .. } | Action::MarkSynced { .. } => {}
+            Action::Tag { mark: Mark::Dirty | Mark::Synced, .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -82,7 +82,8 @@ fn a_whole_fleet_is_exchanged_in_turns_within_the_limit() {
         rounds += 1;
         assert!(rounds < 100, "it does not converge");
     }
-    let there: BTreeSet<Target> = view.groups.into_values().next().unwrap().targets.into_keys().collect();
+    let there: BTreeSet<Target> =
+        view.target_groups.into_values().next().unwrap().targets.into_keys().collect();
     assert_eq!(there, chosen(&desired));
 }
 
@@ -148,15 +149,15 @@ fn key_of(port: u16) -> ListenerKey {
 fn retarget(plan: &Plan<Step>, view: &mut View) {
     for planned in plan.steps() {
         match &planned.step.action {
-            Action::Register { group, targets } => {
-                let there = &mut view.groups.get_mut(&group.name).unwrap().targets;
+            Action::Register { target_group: group, targets } => {
+                let there = &mut view.target_groups.get_mut(&group.name).unwrap().targets;
                 there.extend(targets.iter().map(|target| (target.clone(), Health::Initial)));
             }
-            Action::Deregister { group, targets } => {
-                let there = &mut view.groups.get_mut(&group.name).unwrap().targets;
+            Action::Deregister { target_group: group, targets } => {
+                let there = &mut view.target_groups.get_mut(&group.name).unwrap().targets;
                 there.retain(|target, _| !targets.contains(target));
             }
-            Action::MarkDirty { load_balancer, groups: _, tags } => {
+            Action::Tag { mark: Mark::Dirty, load_balancer, tags, .. } => {
                 let balancer = view.load_balancers.get_mut(&load_balancer.name).unwrap();
                 balancer.synced = SyncedHash::after(balancer.synced.as_ref(), tags);
             }
@@ -181,7 +182,8 @@ fn at(service: &LoadBalancer, port: u16) -> BTreeSet<u16> {
 fn lost(service: &LoadBalancer, view: &View) -> Option<String> {
     let mut all = view.load_balancers.values().flat_map(|it| &it.listeners);
     all.find_map(|(port, listener)| {
-        let group = view.groups.values().find(|it| Some(&it.described.id) == listener.group.as_ref())?;
+        let group =
+            view.target_groups.values().find(|it| Some(&it.described.id) == listener.group.as_ref())?;
         let ports = at(service, *port);
         let moved = |target: &&Target| match &service.targets {
             Targets::Nodes(_) => false,
@@ -197,7 +199,8 @@ fn lost(service: &LoadBalancer, view: &View) -> Option<String> {
 
 /// The same, of which no more is known than a listing and what this process registered.
 fn by_tags(view: &View, hash: &SyncedHash) -> Observed {
-    let targets = view.groups.iter().map(|(name, group)| (name.clone(), group.targets.clone())).collect();
+    let targets =
+        view.target_groups.iter().map(|(name, group)| (name.clone(), group.targets.clone())).collect();
     Observed::Snapshot(Snapshot { targets: Some(targets), synced: Some(hash.clone()), ..view.snapshot() })
 }
 
@@ -225,7 +228,7 @@ proptest! {
         }
         let service = history.last().unwrap().service(kind);
         for _ in 0..3 {
-            for health in view.groups.values_mut().flat_map(|group| group.targets.values_mut()) {
+            for health in view.target_groups.values_mut().flat_map(|group| group.targets.values_mut()) {
                 *health = Health::Healthy;
             }
             retarget(&plan_targets(&mk_site(), &service.backends(), &Observed::Full(view.clone())), &mut view);
@@ -266,10 +269,10 @@ fn a_whole_fleet_whose_port_moves_never_keeps_the_old_one_beside_the_new() {
     for _ in 0..2 {
         let plan = plan_targets(&mk_site(), &moved.backends(), &Observed::Full(view.clone()));
         retarget(&plan, &mut view);
-        let there = &view.groups.values().next().unwrap().targets;
+        let there = &view.target_groups.values().next().unwrap().targets;
         assert!(there.keys().all(|target| target.port == 31_111) && there.len() <= 500, "{plan}");
     }
-    assert_eq!(view.groups.values().next().unwrap().targets.len(), 450);
+    assert_eq!(view.target_groups.values().next().unwrap().targets.len(), 450);
 }
 
 /// AWS sends both protocols of a `TCP_UDP` listener to one port of a target: where they have two, neither may go to the other's.
@@ -301,8 +304,11 @@ fn tcp_and_udp_on_one_port_never_share_a_target_that_is_not_both_theirs() {
         for observed in [by_tags(&view, &hash), Observed::Full(view.clone())] {
             let plan = plan_targets(&mk_site(), &after.backends(), &observed);
             retarget(&plan, &mut view);
-            let there: Vec<String> =
-                view.groups.values().flat_map(|it| it.targets.keys().map(ToString::to_string)).collect();
+            let there: Vec<String> = view
+                .target_groups
+                .values()
+                .flat_map(|it| it.targets.keys().map(ToString::to_string))
+                .collect();
             assert_eq!(there, expected, "after {plan}");
         }
         let plan = planned(&after, &view).to_string();

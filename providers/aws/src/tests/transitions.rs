@@ -15,13 +15,13 @@ use super::plans::{mk_base, mk_site};
 use super::simulated::Simulated;
 use super::{mk_listener, mk_nodes, mk_options, mk_pods, mk_port};
 use crate::Quotas;
-use crate::cache::effect::{self, Answered};
 use crate::capabilities as key;
-use crate::cloud::resources::Rule;
+use crate::cloud::resources::{Kind, Rule};
+use crate::execute::{Answered, effect};
 use crate::observed::Observed;
 use crate::plan::plan;
 use crate::report::report;
-use crate::step::{Action, Step};
+use crate::step::{Action, Change, New, SecurityGroupChange, Step};
 use crate::translate::translate;
 use crate::wanted::Frontend;
 
@@ -114,30 +114,18 @@ fn is_ordered(plan: &Plan<Step>) -> bool {
     };
     let before = |first: Vec<usize>, then: Vec<usize>| first.last() < then.first() || then.is_empty();
     before(
-        at(|action| matches!(action, Action::Authorize { .. })),
-        at(|action| matches!(action, Action::Revoke { .. })),
+        at(|action| {
+            matches!(action, Action::Modify(Change::SecurityGroup(_, SecurityGroupChange::Authorize(_))))
+        }),
+        at(|action| {
+            matches!(action, Action::Modify(Change::SecurityGroup(_, SecurityGroupChange::Revoke(_))))
+        }),
     ) && before(
         at(|action| matches!(action, Action::Register { .. })),
         at(|action| matches!(action, Action::Deregister { .. })),
     ) && before(
-        at(|action| {
-            matches!(
-                action,
-                Action::CreateListener { .. }
-                    | Action::CreateLoadBalancer { .. }
-                    | Action::CreateTargetGroup(_)
-                    | Action::CreateSecurityGroup { .. }
-            )
-        }),
-        at(|action| {
-            matches!(
-                action,
-                Action::DeleteListener { .. }
-                    | Action::DeleteLoadBalancer(_)
-                    | Action::DeleteTargetGroup(_)
-                    | Action::DeleteSecurityGroup(_)
-            )
-        }),
+        at(|action| matches!(action, Action::Create(_))),
+        at(|action| matches!(action, Action::Delete { shared: false, .. })),
     )
 }
 
@@ -215,7 +203,11 @@ fn every_service_becomes_every_other_and_nobody_is_shut_out_on_the_way() {
             drive(to, &mut cloud, &mut shown, Some(&Promise::between(from, to)));
             assert_eq!(cloud.view.load_balancers.len(), 1);
             let wanted = translate(to, &Quotas::default()).unwrap();
-            assert_eq!(cloud.view.groups.len(), wanted.listeners.len(), "no target group is left over");
+            assert_eq!(
+                cloud.view.target_groups.len(),
+                wanted.listeners.len(),
+                "no target group is left over"
+            );
             let let_in = cloud.let_in(shown.as_deref().unwrap());
             assert_eq!(let_in, rules(to));
         }
@@ -246,7 +238,11 @@ fn without_consent_no_load_balancer_is_made_or_deleted_beside_the_one_that_serve
             let plan = plan(&mk_site(), Desired::Present(&to), observed(&cloud).as_ref());
             let another = plan.steps().iter().any(|planned| {
                 let action = &planned.step.action;
-                matches!(action, Action::CreateLoadBalancer { .. } | Action::DeleteLoadBalancer(_))
+                matches!(
+                    action,
+                    Action::Create(New::LoadBalancer(_))
+                        | Action::Delete { kind: Kind::LoadBalancer, shared: false, .. }
+                )
             });
             assert!(!another, "{from_name} to {to_name}: {plan}");
         }

@@ -22,6 +22,8 @@ use portico_limits::{Limit, Limiter, Pace, Priority};
 use super::credentials::Rejections;
 use crate::cloud::{Trouble, codes};
 
+/// The version of EC2's API, which tells its requests from ELB's.
+pub(super) const EC2_VERSION: &str = "2016-11-15";
 /// AWS answers most calls within a second, and creations within ten.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -89,7 +91,7 @@ impl Limits {
         let parameter = |name: &str| body.split('&').find_map(|pair| pair.strip_prefix(name));
         let action = parameter("Action=").unwrap_or_default();
         let reads = action.starts_with("Describe");
-        match (parameter("Version=") == Some(super::query::VERSION), reads) {
+        match (parameter("Version=") == Some(EC2_VERSION), reads) {
             (true, true) => (&self.ec2_reads, Priority::Provisioning),
             (true, false) => (&self.ec2_writes, Priority::Provisioning),
             (false, true) if action == "DescribeTargetHealth" => (&self.elb_reads, Priority::Targets),

@@ -18,10 +18,8 @@ use aws_smithy_types::body::SdkBody;
 use roxmltree::Document;
 
 use super::failure::of_code;
-use super::limited::Limited;
+use super::limited::{EC2_VERSION, Limited};
 use crate::cloud::{Answer, CloudError};
-
-pub(super) const VERSION: &str = "2016-11-15";
 
 /// A client of EC2.
 #[derive(Debug)]
@@ -102,7 +100,7 @@ fn no_answer(operation: &'static str, message: String) -> CloudError {
 }
 
 fn form(operation: &str, parameters: &[(String, String)]) -> String {
-    let mut body = format!("Action={operation}&Version={VERSION}");
+    let mut body = format!("Action={operation}&Version={EC2_VERSION}");
     for (name, value) in parameters {
         body.push('&');
         body.push_str(&escaped(name));

@@ -8,6 +8,7 @@
 
 use portico_provider::ProviderError;
 
+use super::answered::Answered;
 use super::{Executor, Maker};
 use crate::cloud::Cloud;
 use crate::cloud::resources::{Id, Kind, Tags};
@@ -15,19 +16,19 @@ use crate::names;
 use crate::step::Named;
 use crate::tags;
 
-const OPERATION: &str = "put tags back";
+const OPERATION: &str = "restore tags";
 /// So often, and then somebody is told.
 const TRIES: u32 = 2;
 
 impl<C: Cloud> Executor<'_, C> {
     /// `own`: the tags that make it ours.
-    pub(super) async fn reclaim(
+    pub(super) async fn restore(
         &self,
         maker: Maker<'_>,
         named: &Named,
         own: &Tags,
-    ) -> Result<(), ProviderError> {
-        let Some(id) = &named.id else { return Ok(()) };
+    ) -> Result<Answered, ProviderError> {
+        let Some(id) = &named.id else { return Ok(Answered::Found) };
         let found = if id.kind() == Some(Kind::SecurityGroup) {
             let found = self.cloud.security_group_named(&self.config.vpc, &named.name).await?;
             found.filter(|found| found.id == *id).map(|found| found.tags)
@@ -35,12 +36,13 @@ impl<C: Cloud> Executor<'_, C> {
             self.batches.tags(self.cloud, std::slice::from_ref(id)).await?.remove(id)
         };
         // It is gone.
-        let Some(found) = found else { return Ok(()) };
-        self.put_back(maker, &named.name, id, &found, own).await
+        let Some(found) = found else { return Ok(Answered::Found) };
+        self.restore_tags(maker, &named.name, id, &found, own).await?;
+        Ok(Answered::Found)
     }
 
     /// The same of a thing whose tags were just read.
-    pub(super) async fn put_back(
+    pub(super) async fn restore_tags(
         &self,
         maker: Maker<'_>,
         name: &str,
@@ -60,7 +62,7 @@ impl<C: Cloud> Executor<'_, C> {
         }
         if id.kind() == Some(Kind::LoadBalancer) && !self.is_proven(maker, name, id).await? {
             let message = format!(
-                "{name} ({id}) is there without tags {}, and nothing proves that it is of Service {}: if it is, put them back \
+                "{name} ({id}) is there without tags {}, and nothing proves that it is of Service {}: if it is, restore them \
                  ({}), else delete or rename it",
                 missing(found, own),
                 owner.name,
@@ -68,10 +70,10 @@ impl<C: Cloud> Executor<'_, C> {
             );
             return Err(ProviderError::Conflict { operation: OPERATION, message });
         }
-        if self.cache.reclaims(owner, name) >= TRIES {
+        if self.cache.restores(owner, name) >= TRIES {
             let message = format!(
                 "{name} ({id}) loses its tags {} again and again: exempt portico.dev/* from whatever removes them (a tag \
-                 policy?), and put them back ({})",
+                 policy?), and restore them ({})",
                 missing(found, own),
                 command(id, own)
             );
@@ -79,9 +81,9 @@ impl<C: Cloud> Executor<'_, C> {
         }
         match id.kind() {
             Some(Kind::SecurityGroup) => self.cloud.add_security_group_tags(id, own).await?,
-            _ => self.batches.mark(self.cloud, id, own).await?,
+            _ => self.batches.add_tags(self.cloud, id, own).await?,
         }
-        self.cache.made(owner, name, id);
+        self.cache.created(owner, name, id);
         Ok(())
     }
 
@@ -108,7 +110,7 @@ fn missing(found: &Tags, own: &Tags) -> String {
     missing.join(", ")
 }
 
-/// How to put them back by hand.
+/// How to restore them by hand.
 fn command(id: &Id, own: &Tags) -> String {
     let pairs: Vec<String> = own.iter().map(|(key, value)| format!("Key={key},Value={value}")).collect();
     let call = match id.kind() {
