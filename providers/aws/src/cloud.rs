@@ -94,13 +94,21 @@ impl From<CloudError> for ProviderError {
 /// What a call answers.
 pub(crate) type Answer<T> = Result<T, CloudError>;
 
-/// The calls. Each is one API call, or one listing paged to its end. A read by several IDs takes as many as AWS takes
-/// in one call, and is [`Trouble::NotFound`] if one of them is not there (`batches` asks again).
-pub trait Cloud: Send + Sync + 'static {
+/// All calls. Each is one API call, or one listing paged to its end. A read by several IDs takes as many as AWS takes in one
+/// call, and is [`Trouble::NotFound`] if one of them is not there (`batches` asks again).
+pub trait Cloud: Tagging + LoadBalancers + Listeners + TargetGroups + Network {}
+
+impl<C: Tagging + LoadBalancers + Listeners + TargetGroups + Network> Cloud for C {}
+
+/// The Resource Groups Tagging API.
+pub trait Tagging: Send + Sync + 'static {
     /// `tag:GetResources` for load balancers, listeners, target groups and security groups with one of these values in each
     /// of these tags.
     fn tagged(&self, filter: &Filter) -> impl Future<Output = Answer<Vec<(Id, Tags)>>> + Send;
+}
 
+/// `ELBv2`: load balancers, and the tags of all its resources.
+pub trait LoadBalancers: Send + Sync + 'static {
     /// `DescribeLoadBalancers` by ARN.
     fn load_balancers(&self, ids: &[Id]) -> impl Future<Output = Answer<Vec<LoadBalancer>>> + Send;
     /// `DescribeLoadBalancers` by name.
@@ -134,7 +142,17 @@ pub trait Cloud: Send + Sync + 'static {
     fn set_address_type(&self, id: &Id, kind: AddressType) -> impl Future<Output = Answer<()>> + Send;
     /// `DeleteLoadBalancer`, with its listeners.
     fn delete_load_balancer(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
+    /// `elbv2:DescribeAccountLimits`: how many Network Load Balancers the account may have in the region; `None`: it does
+    /// not say.
+    fn most_load_balancers(&self) -> impl Future<Output = Answer<Option<usize>>> + Send;
+    /// `elbv2:DescribeTags`, by ARN.
+    fn tags(&self, ids: &[Id]) -> impl Future<Output = Answer<BTreeMap<Id, Tags>>> + Send;
+    /// `elbv2:AddTags`.
+    fn add_tags(&self, ids: &[Id], tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
+}
 
+/// `ELBv2`: listeners, their certificates and attributes.
+pub trait Listeners: Send + Sync + 'static {
     /// `DescribeListeners`.
     fn listeners(&self, load_balancer: &Id) -> impl Future<Output = Answer<Vec<Listener>>> + Send;
     /// `CreateListener`.
@@ -154,7 +172,6 @@ pub trait Cloud: Send + Sync + 'static {
     ) -> impl Future<Output = Answer<()>> + Send;
     /// `DeleteListener`.
     fn delete_listener(&self, id: &Id) -> impl Future<Output = Answer<()>> + Send;
-
     /// `DescribeListenerCertificates`: those beside the default one.
     fn listener_certificates(&self, id: &Id) -> impl Future<Output = Answer<BTreeSet<String>>> + Send;
     /// `AddListenerCertificates`; those that are there already change nothing.
@@ -177,7 +194,10 @@ pub trait Cloud: Send + Sync + 'static {
         id: &Id,
         attributes: &BTreeMap<String, String>,
     ) -> impl Future<Output = Answer<()>> + Send;
+}
 
+/// `ELBv2`: target groups and targets.
+pub trait TargetGroups: Send + Sync + 'static {
     /// `DescribeTargetGroups` by ARN.
     fn target_groups(&self, ids: &[Id]) -> impl Future<Output = Answer<Vec<TargetGroup>>> + Send;
     /// `DescribeTargetGroups` by name.
@@ -205,16 +225,10 @@ pub trait Cloud: Send + Sync + 'static {
     fn register(&self, group: &Id, targets: &[Target]) -> impl Future<Output = Answer<()>> + Send;
     /// `DeregisterTargets`; at most [`resources::TARGETS_A_CALL`].
     fn deregister(&self, group: &Id, targets: &[Target]) -> impl Future<Output = Answer<()>> + Send;
+}
 
-    /// `elbv2:DescribeAccountLimits`: how many Network Load Balancers the account may have in the region; `None`: it does
-    /// not say.
-    fn most_load_balancers(&self) -> impl Future<Output = Answer<Option<usize>>> + Send;
-
-    /// `elbv2:DescribeTags`, by ARN.
-    fn tags(&self, ids: &[Id]) -> impl Future<Output = Answer<BTreeMap<Id, Tags>>> + Send;
-    /// `elbv2:AddTags`.
-    fn add_tags(&self, ids: &[Id], tags: &Tags) -> impl Future<Output = Answer<()>> + Send;
-
+/// EC2: security groups, prefix lists, subnets.
+pub trait Network: Send + Sync + 'static {
     /// `DescribeSecurityGroups` with one of these values in each of these tags; at most 200 values.
     fn security_groups(&self, filter: &Filter) -> impl Future<Output = Answer<Vec<SecurityGroup>>> + Send;
     /// `DescribeSecurityGroups` by VPC and name.

@@ -17,9 +17,7 @@ pub(crate) use crate::tags::SyncedHash;
 /// What exists for one Service, as far as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
-    /// By tags.
     Snapshot(Snapshot),
-    /// In full.
     Full(View),
 }
 
@@ -62,7 +60,6 @@ pub struct Snapshot {
     pub load_balancers: BTreeMap<String, Id>,
     /// Target groups by name.
     pub target_groups: BTreeMap<String, Id>,
-    /// Security groups.
     pub security_groups: Vec<Id>,
     /// Listeners; `None`: the listing shows none of anybody, or they are another controller's and lack these tags.
     pub listeners: Option<BTreeSet<Id>>,
@@ -195,7 +192,6 @@ impl View {
 /// A thing without our tags that bears a name of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
-    /// Its ARN.
     pub id: Id,
     /// The group that it is to be shared by.
     pub group: Option<GroupName>,
@@ -204,9 +200,7 @@ pub struct Lost {
 /// A load balancer with all that is part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Balancer {
-    /// Itself.
     pub described: LoadBalancer,
-    /// Its attributes.
     pub attributes: BTreeMap<String, String>,
     /// Its listeners, by port: those of this Service.
     pub listeners: BTreeMap<u16, Listener>,
@@ -235,7 +229,6 @@ impl Balancer {
         self.shared.is_none() || !self.listeners.is_empty()
     }
 
-    /// Whether traffic passes.
     pub fn serves(&self) -> bool {
         matches!(self.described.state, LifeState::Active | LifeState::Impaired(_))
     }
@@ -244,7 +237,6 @@ impl Balancer {
 /// Who shares a load balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Who shares it.
     pub group: GroupName,
     /// Who decides what is of all of it.
     pub lead: Option<Owner>,
@@ -253,11 +245,9 @@ pub struct Share {
 /// A target group with its targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Itself.
     pub described: TargetGroup,
     /// The group whose load balancer it is behind; `None`: it is behind one of this Service's own.
     pub member_of: Option<GroupName>,
-    /// Its attributes.
     pub attributes: BTreeMap<String, String>,
     /// Its targets; draining ones are none any more.
     pub targets: Targets,

@@ -23,7 +23,6 @@ pub enum Placement {
     Addressed(Vec<Addressing>),
 }
 
-/// A chosen address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Addressing {
     /// `eipalloc-…`.

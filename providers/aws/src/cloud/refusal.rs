@@ -57,7 +57,6 @@ impl Unfit {
 pub struct Refusal {
     /// What is wrong with it.
     pub why: Unfit,
-    /// AWS's words.
     pub words: String,
     /// How often it was offered in vain.
     pub tries: u32,

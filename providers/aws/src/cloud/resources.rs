@@ -25,7 +25,6 @@ impl Id {
         named.split('/').next()
     }
 
-    /// What kind of thing it names.
     pub fn kind(&self) -> Option<Kind> {
         match self.0.as_str() {
             id if id.starts_with("sg-") => Some(Kind::SecurityGroup),
@@ -46,13 +45,9 @@ impl fmt::Display for Id {
 /// The kinds of things that carry owner tags of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A Network Load Balancer.
     LoadBalancer,
-    /// A target group.
     TargetGroup,
-    /// A listener of a Network Load Balancer.
     Listener,
-    /// A security group.
     SecurityGroup,
 }
 
@@ -70,7 +65,7 @@ impl fmt::Display for Kind {
 /// Tags by key.
 pub(crate) type Tags = BTreeMap<String, String>;
 
-/// Values to look for, by the tag's key.
+/// Values to search for, by the tag's key.
 pub(crate) type Filter = BTreeMap<String, Vec<String>>;
 
 impl Subnet {
@@ -99,7 +94,6 @@ macro_rules! words {
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
         impl $name {
-            /// AWS's word for it.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }
@@ -123,9 +117,7 @@ macro_rules! words {
 words!(
     /// A protocol of a listener or a target group.
     Transport {
-        /// TCP.
         Tcp = "TCP",
-        /// UDP.
         Udp = "UDP",
         /// Both on one port.
         TcpUdp = "TCP_UDP",
@@ -150,27 +142,24 @@ impl Transport {
 }
 
 words!(
-    /// What a target group's targets are.
+    /// The kind of a target group's targets.
     TargetType {
         /// Instances, each with a node port.
         Instance = "instance",
-        /// Addresses: pods.
         Ip = "ip",
     }
 );
 words!(
-    /// Which addresses a load balancer has.
+    /// The families of a load balancer's addresses.
     AddressType {
-        /// IPv4 only.
         Ipv4 = "ipv4",
-        /// Both families.
         Dualstack = "dualstack",
     }
 );
 words!(
-    /// How a target is asked for its health.
+    /// The protocol of a health check.
     HealthProtocol {
-        /// A connection opens.
+        /// A connection.
         Tcp = "TCP",
         /// A GET answers as the matcher says.
         Http = "HTTP",
@@ -181,15 +170,12 @@ words!(
 words!(
     /// The preference among application protocols in TLS.
     Alpn {
-        /// HTTP/1 only.
         Http1Only = "HTTP1Only",
-        /// HTTP/2 only.
         Http2Only = "HTTP2Only",
-        /// HTTP/1 rather.
+        /// HTTP/1 preferred.
         Http2Optional = "HTTP2Optional",
-        /// HTTP/2 rather.
+        /// HTTP/2 preferred.
         Http2Preferred = "HTTP2Preferred",
-        /// No negotiation.
         None = "None",
     }
 );
@@ -197,9 +183,7 @@ words!(
 /// A load balancer's `State.Code`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LifeState {
-    /// Being made.
     Provisioning,
-    /// It serves.
     Active,
     /// It serves, but AWS could not scale it.
     Impaired(String),
@@ -210,21 +194,16 @@ pub enum LifeState {
 /// A load balancer that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadBalancer {
-    /// Its ARN.
     pub id: Id,
-    /// Its name.
     pub name: String,
-    /// Where clients connect.
+    /// The DNS name.
     pub hostname: String,
-    /// Who can.
     pub scheme: Scheme,
-    /// With which families.
     pub families: Families,
     /// One for each zone.
     pub subnets: BTreeSet<SubnetMapping>,
     /// Empty: made without, and can never have any.
     pub security_groups: BTreeSet<Id>,
-    /// How far it is.
     pub state: LifeState,
 }
 
@@ -266,26 +245,20 @@ pub struct SubnetMapping {
 pub struct NewLoadBalancer {
     /// 1–32 letters, digits and hyphens.
     pub name: String,
-    /// Who can reach it.
     pub scheme: Scheme,
-    /// With which families.
     pub families: Families,
     /// One for each zone.
     pub subnets: Vec<SubnetMapping>,
-    /// At most five.
+    /// At most five, by default.
     pub security_groups: Vec<Id>,
-    /// Set in the same call.
     pub tags: Tags,
 }
 
 /// What a listener is, apart from where it sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerSpec {
-    /// Its port.
     pub port: u16,
-    /// Its protocol.
     pub protocol: Transport,
-    /// With [`Transport::Tls`].
     pub tls: Option<TlsSpec>,
 }
 
@@ -303,11 +276,8 @@ pub struct TlsSpec {
 /// A listener that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Its ARN.
     pub id: Id,
-    /// What it is.
     pub spec: ListenerSpec,
-    /// Where it sends.
     pub group: Option<Id>,
     /// Whether it sends to others as well, by weight; none of ours does.
     pub split: bool,
@@ -325,7 +295,6 @@ pub struct ListenerExtras {
 /// A target group's health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupHealth {
-    /// How it asks.
     pub protocol: HealthProtocol,
     /// `None`: the traffic port.
     pub port: Option<u16>,
@@ -346,20 +315,15 @@ pub struct GroupHealth {
 /// What a target group is and cannot cease to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupShape {
-    /// What its targets speak.
     pub protocol: Transport,
-    /// What they are.
     pub targets: TargetType,
-    /// Of which family.
     pub family: IpFamily,
 }
 
 /// A target group that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetGroup {
-    /// Its ARN.
     pub id: Id,
-    /// Its name.
     pub name: String,
     /// What its targets are, and of which family.
     pub kind: (TargetType, IpFamily),
@@ -367,7 +331,6 @@ pub struct TargetGroup {
     pub port: u16,
     /// Those that send there, as last read.
     pub load_balancers: BTreeSet<Id>,
-    /// How it asks.
     pub health: GroupHealth,
 }
 
@@ -378,13 +341,10 @@ pub struct NewGroup {
     pub name: String,
     /// `vpc-…`.
     pub vpc: String,
-    /// What it is.
     pub shape: GroupShape,
     /// Where targets are that name no port; ours always do.
     pub port: u16,
-    /// How it asks.
     pub health: GroupHealth,
-    /// Set in the same call.
     pub tags: Tags,
 }
 
@@ -393,9 +353,7 @@ pub struct NewGroup {
 pub enum Health {
     /// Nobody has asked it yet.
     Initial,
-    /// It answers.
     Healthy,
-    /// It does not.
     Unhealthy,
     /// It is no target any more; its connections end.
     Draining,
@@ -410,22 +368,18 @@ pub enum Health {
 pub struct SecurityGroup {
     /// `sg-…`.
     pub id: Id,
-    /// Its name.
     pub name: String,
     /// What comes in, as far as this provider writes such rules.
     pub rules: BTreeSet<Rule>,
     /// What else comes in.
     pub foreign: BTreeSet<ForeignRule>,
-    /// Its tags.
     pub tags: Tags,
 }
 
 words!(
     /// The protocol of a rule.
     RuleProtocol {
-        /// TCP.
         Tcp = "tcp",
-        /// UDP.
         Udp = "udp",
     }
 );
@@ -433,7 +387,6 @@ words!(
 /// Where clients come from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// From these addresses.
     Range(IpNet),
     /// From those on a prefix list: `pl-…`.
     PrefixList(String),
@@ -453,7 +406,6 @@ impl fmt::Display for Source {
 pub struct PrefixList {
     /// `pl-…`.
     pub id: String,
-    /// Of its entries.
     pub family: IpFamily,
     /// So many entries it may have; it counts as so many rules, whatever it has.
     pub most: usize,
@@ -462,11 +414,8 @@ pub struct PrefixList {
 /// Who may come in where.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
-    /// With which protocol.
     pub protocol: RuleProtocol,
-    /// To which port.
     pub port: u16,
-    /// From where.
     pub source: Source,
 }
 
@@ -512,12 +461,10 @@ impl fmt::Display for ForeignRule {
     }
 }
 
-/// A subnet that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subnet {
     /// `subnet-…`.
     pub id: String,
-    /// Its zone's name.
     pub zone: String,
     /// Its IPv6 ranges.
     pub ipv6: Vec<Ipv6Net>,

@@ -11,7 +11,6 @@ mod failure;
 mod limited;
 mod query;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aws_config::identity::IdentityCache;
@@ -23,11 +22,8 @@ use aws_sdk_resourcegroupstagging::types::TagFilter;
 use aws_smithy_http_client::{Builder, Connector, tls};
 use portico_limits::{Limiter, Pace};
 
-use super::resources::{
-    AddressType, Families, Filter, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, PrefixList, Rule, SecurityGroup, Subnet, SubnetMapping, Tags, Target, TargetGroup,
-};
-use super::{Answer, Cloud};
+use super::resources::{Filter, Id, Tags};
+use super::{Answer, Tagging};
 use credentials::Kept;
 use failure::failed;
 use limited::{Limited, Limits};
@@ -125,7 +121,7 @@ fn id_of(arn: &str) -> Id {
     Id(arn.split_once(":security-group/").map_or(arn, |(_, id)| id).to_owned())
 }
 
-impl Cloud for Sdk {
+impl Tagging for Sdk {
     async fn tagged(&self, filter: &Filter) -> Answer<Vec<(Id, Tags)>> {
         let (mut all, mut next) = self.page(filter, None).await?;
         while let Some(token) = next {
@@ -134,194 +130,5 @@ impl Cloud for Sdk {
             next = following;
         }
         Ok(all)
-    }
-
-    async fn load_balancers(&self, ids: &[Id]) -> Answer<Vec<LoadBalancer>> {
-        elb::load_balancers(&self.elb, ids).await
-    }
-
-    async fn load_balancer_named(&self, name: &str) -> Answer<Option<LoadBalancer>> {
-        elb::load_balancer_named(&self.elb, name).await
-    }
-
-    async fn load_balancer_attributes(&self, id: &Id) -> Answer<Option<BTreeMap<String, String>>> {
-        elb::load_balancer_attributes(&self.elb, id).await
-    }
-
-    async fn create_load_balancer(&self, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
-        elb::create_load_balancer(&self.elb, new).await
-    }
-
-    async fn modify_load_balancer_attributes(
-        &self,
-        id: &Id,
-        attributes: &BTreeMap<String, String>,
-    ) -> Answer<()> {
-        elb::modify_load_balancer_attributes(&self.elb, id, attributes).await
-    }
-
-    async fn set_subnets(
-        &self,
-        id: &Id,
-        subnets: &[SubnetMapping],
-        families: Option<Families>,
-    ) -> Answer<()> {
-        elb::set_subnets(&self.elb, id, subnets, families).await
-    }
-
-    async fn set_security_groups(&self, id: &Id, groups: &[Id]) -> Answer<()> {
-        elb::set_security_groups(&self.elb, id, groups).await
-    }
-
-    async fn set_address_type(&self, id: &Id, kind: AddressType) -> Answer<()> {
-        elb::set_address_type(&self.elb, id, kind).await
-    }
-
-    async fn delete_load_balancer(&self, id: &Id) -> Answer<()> {
-        elb::delete_load_balancer(&self.elb, id).await
-    }
-
-    async fn listeners(&self, load_balancer: &Id) -> Answer<Vec<Listener>> {
-        elb::listener::listeners(&self.elb, load_balancer).await
-    }
-
-    async fn create_listener(
-        &self,
-        lb: &Id,
-        spec: &ListenerSpec,
-        group: &Id,
-        tags: &Tags,
-    ) -> Answer<Listener> {
-        elb::listener::create(&self.elb, lb, spec, group, tags).await
-    }
-
-    async fn modify_listener(&self, id: &Id, spec: &ListenerSpec, group: &Id) -> Answer<()> {
-        elb::listener::modify(&self.elb, id, spec, group).await
-    }
-
-    async fn delete_listener(&self, id: &Id) -> Answer<()> {
-        elb::listener::delete(&self.elb, id).await
-    }
-
-    async fn listener_certificates(&self, id: &Id) -> Answer<BTreeSet<String>> {
-        elb::extras::certificates(&self.elb, id).await
-    }
-
-    async fn add_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
-        elb::extras::add_certificates(&self.elb, id, arns).await
-    }
-
-    async fn remove_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
-        elb::extras::remove_certificates(&self.elb, id, arns).await
-    }
-
-    async fn listener_attributes(&self, id: &Id) -> Answer<BTreeMap<String, String>> {
-        elb::extras::attributes(&self.elb, id).await
-    }
-
-    async fn modify_listener_attributes(&self, id: &Id, attributes: &BTreeMap<String, String>) -> Answer<()> {
-        elb::extras::modify_attributes(&self.elb, id, attributes).await
-    }
-
-    async fn target_groups(&self, ids: &[Id]) -> Answer<Vec<TargetGroup>> {
-        elb::group::target_groups(&self.elb, ids).await
-    }
-
-    async fn target_group_named(&self, name: &str) -> Answer<Option<TargetGroup>> {
-        elb::group::named(&self.elb, name).await
-    }
-
-    async fn target_group_attributes(&self, id: &Id) -> Answer<Option<BTreeMap<String, String>>> {
-        elb::group::attributes(&self.elb, id).await
-    }
-
-    async fn create_target_group(&self, new: &NewGroup) -> Answer<Id> {
-        elb::group::create(&self.elb, new).await
-    }
-
-    async fn modify_health_check(&self, id: &Id, health: &GroupHealth) -> Answer<()> {
-        elb::group::modify_health_check(&self.elb, id, health).await
-    }
-
-    async fn modify_target_group_attributes(
-        &self,
-        id: &Id,
-        attributes: &BTreeMap<String, String>,
-    ) -> Answer<()> {
-        elb::group::modify_attributes(&self.elb, id, attributes).await
-    }
-
-    async fn delete_target_group(&self, id: &Id) -> Answer<()> {
-        elb::group::delete(&self.elb, id).await
-    }
-
-    async fn target_health(&self, group: &Id) -> Answer<BTreeMap<Target, Health>> {
-        elb::group::health(&self.elb, group).await
-    }
-
-    async fn register(&self, group: &Id, targets: &[Target]) -> Answer<()> {
-        elb::group::register(&self.elb, group, targets).await
-    }
-
-    async fn deregister(&self, group: &Id, targets: &[Target]) -> Answer<()> {
-        elb::group::deregister(&self.elb, group, targets).await
-    }
-
-    async fn most_load_balancers(&self) -> Answer<Option<usize>> {
-        elb::most_load_balancers(&self.elb).await
-    }
-
-    async fn tags(&self, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
-        elb::tags(&self.elb, ids).await
-    }
-
-    async fn add_tags(&self, ids: &[Id], tags: &Tags) -> Answer<()> {
-        elb::add_tags(&self.elb, ids, tags).await
-    }
-
-    async fn security_groups(&self, filter: &Filter) -> Answer<Vec<SecurityGroup>> {
-        ec2::security_groups(&self.ec2, filter).await
-    }
-
-    async fn security_group_named(&self, vpc: &str, name: &str) -> Answer<Option<SecurityGroup>> {
-        ec2::security_group_named(&self.ec2, vpc, name).await
-    }
-
-    async fn security_groups_called(&self, vpc: &str, names: &BTreeSet<String>) -> Answer<Vec<(String, Id)>> {
-        ec2::security_groups_called(&self.ec2, vpc, names).await
-    }
-
-    async fn create_security_group(
-        &self,
-        vpc: &str,
-        name: &str,
-        description: &str,
-        tags: &Tags,
-    ) -> Answer<Id> {
-        ec2::create_security_group(&self.ec2, vpc, name, description, tags).await
-    }
-
-    async fn add_security_group_tags(&self, id: &Id, tags: &Tags) -> Answer<()> {
-        ec2::add_tags(&self.ec2, id, tags).await
-    }
-
-    async fn authorize(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
-        ec2::authorize(&self.ec2, group, rules).await
-    }
-
-    async fn revoke(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
-        ec2::revoke(&self.ec2, group, rules).await
-    }
-
-    async fn delete_security_group(&self, id: &Id) -> Answer<()> {
-        ec2::delete_security_group(&self.ec2, id).await
-    }
-
-    async fn prefix_lists(&self, ids: &BTreeSet<String>) -> Answer<Vec<PrefixList>> {
-        ec2::prefix_lists(&self.ec2, ids).await
-    }
-
-    async fn subnets(&self, vpc: &str) -> Answer<Vec<Subnet>> {
-        ec2::subnets(&self.ec2, vpc).await
     }
 }

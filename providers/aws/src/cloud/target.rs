@@ -13,7 +13,6 @@ pub(crate) const TARGETS_A_CALL: usize = 200;
 pub struct Target {
     /// `i-…`, or an address.
     pub id: String,
-    /// Its port.
     pub port: u16,
 }
 

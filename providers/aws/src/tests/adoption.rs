@@ -12,7 +12,7 @@ use super::emulator::Emulator;
 use super::{mk_listener, mk_load_balancer, mk_options};
 use crate::capabilities as key;
 use crate::cloud::resources::Id;
-use crate::cloud::{Cloud, Sdk};
+use crate::cloud::{Listeners, LoadBalancers, Sdk, TargetGroups};
 use crate::{AwsProvider, Config};
 
 fn mk_owner() -> Owner {

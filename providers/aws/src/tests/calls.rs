@@ -332,7 +332,7 @@ async fn a_node_that_went_while_nobody_ran_costs_one_write_a_target_group() {
         other => panic!("all else was cached: {other:?}"),
     };
     for group in run.services.iter().flat_map(groups) {
-        let health = crate::cloud::Cloud::target_health(&run.emulator.sdk, &group).await.unwrap();
+        let health = crate::cloud::TargetGroups::target_health(&run.emulator.sdk, &group).await.unwrap();
         let serving = health.iter().filter(|(_, health)| **health != Health::Draining);
         let serving: BTreeSet<&str> = serving.map(|(target, _)| target.id.as_str()).collect();
         assert_eq!(serving, [nodes[0].as_str(), nodes[2].as_str()].into());
@@ -465,7 +465,8 @@ async fn a_restart_with_a_thousand_unchanged_services_reads_forty_pages_and_writ
     let plan = |ours: &Ours| run.provider.plan(ours.wanted(), ours.observed.as_ref()).is_settled();
     assert!(run.services.iter().all(plan));
     let first = run.services[0].desired.owner.clone();
-    let found =
-        crate::cloud::Cloud::tagged(&run.emulator.sdk, &tags::of_any(slice::from_ref(&first))).await.unwrap();
+    let found = crate::cloud::Tagging::tagged(&run.emulator.sdk, &tags::of_any(slice::from_ref(&first)))
+        .await
+        .unwrap();
     assert_eq!(found.len(), 4);
 }

@@ -16,7 +16,7 @@ use super::faulty::{Fault, Faults, Faulty};
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
 use crate::AwsProvider;
 use crate::cloud::resources::{Health, Kind, Listener};
-use crate::cloud::{Cloud, Sdk, codes};
+use crate::cloud::{Listeners, Sdk, Tagging, TargetGroups, codes};
 use crate::observed::Observed;
 
 pub(super) struct Aws {

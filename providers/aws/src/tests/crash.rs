@@ -17,7 +17,7 @@ use super::emulator::Emulator;
 use super::faulty::{Fault, Faults, Kind};
 use super::{mk_listener, mk_nodes, mk_options, mk_pods};
 use crate::AwsProvider;
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, Tagging};
 use crate::observed::Observed;
 use crate::step::{Action, Mark};
 

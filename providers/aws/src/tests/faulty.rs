@@ -11,7 +11,9 @@ use crate::cloud::resources::{
     AddressType, Families, Filter, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
     NewLoadBalancer, PrefixList, Rule, SecurityGroup, Subnet, SubnetMapping, Tags, Target, TargetGroup,
 };
-use crate::cloud::{Answer, Cloud, CloudError, Trouble};
+use crate::cloud::{
+    Answer, Cloud, CloudError, Listeners, LoadBalancers, Network, Tagging, TargetGroups, Trouble,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -130,57 +132,67 @@ impl<C> Faulty<C> {
 }
 
 macro_rules! through {
-    ($($kind:ident $name:ident($($argument:ident: $type:ty),*) -> $out:ty;)+) => {
-        impl<C: Cloud> Cloud for Faulty<C> {
+    ($($api:ident { $($kind:ident $name:ident($($argument:ident: $type:ty),*) -> $out:ty;)+ })+) => {
+        $(impl<C: Cloud> $api for Faulty<C> {
             $(async fn $name(&self, $($argument: $type),*) -> Answer<$out> {
                 let arguments = format!("{:?}", ($(&$argument,)*));
                 self.pass(stringify!($name), Kind::$kind, &arguments, self.cloud.$name($($argument),*)).await
             })+
-        }
+        })+
     };
 }
 
 through! {
-    Read tagged(filter: &Filter) -> Vec<(Id, Tags)>;
-    Read load_balancers(ids: &[Id]) -> Vec<LoadBalancer>;
-    Read load_balancer_named(name: &str) -> Option<LoadBalancer>;
-    Read load_balancer_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
-    Write create_load_balancer(new: &NewLoadBalancer) -> LoadBalancer;
-    Write modify_load_balancer_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
-    Write set_subnets(id: &Id, subnets: &[SubnetMapping], families: Option<Families>) -> ();
-    Write set_security_groups(id: &Id, groups: &[Id]) -> ();
-    Write set_address_type(id: &Id, kind: AddressType) -> ();
-    Write delete_load_balancer(id: &Id) -> ();
-    Read listeners(load_balancer: &Id) -> Vec<Listener>;
-    Write create_listener(load_balancer: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> Listener;
-    Write modify_listener(id: &Id, spec: &ListenerSpec, group: &Id) -> ();
-    Write delete_listener(id: &Id) -> ();
-    Read listener_certificates(id: &Id) -> BTreeSet<String>;
-    Write add_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
-    Write remove_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
-    Read listener_attributes(id: &Id) -> BTreeMap<String, String>;
-    Write modify_listener_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
-    Read target_groups(ids: &[Id]) -> Vec<TargetGroup>;
-    Read target_group_named(name: &str) -> Option<TargetGroup>;
-    Read target_group_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
-    Write create_target_group(new: &NewGroup) -> Id;
-    Write modify_health_check(id: &Id, health: &GroupHealth) -> ();
-    Write modify_target_group_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
-    Write delete_target_group(id: &Id) -> ();
-    Read target_health(group: &Id) -> BTreeMap<Target, Health>;
-    Write register(group: &Id, targets: &[Target]) -> ();
-    Write deregister(group: &Id, targets: &[Target]) -> ();
-    Read most_load_balancers() -> Option<usize>;
-    Read tags(ids: &[Id]) -> BTreeMap<Id, Tags>;
-    Write add_tags(ids: &[Id], tags: &Tags) -> ();
-    Read security_groups(filter: &Filter) -> Vec<SecurityGroup>;
-    Read security_group_named(vpc: &str, name: &str) -> Option<SecurityGroup>;
-    Read security_groups_called(vpc: &str, names: &BTreeSet<String>) -> Vec<(String, Id)>;
-    Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
-    Write add_security_group_tags(id: &Id, tags: &Tags) -> ();
-    Write authorize(group: &Id, rules: &[Rule]) -> ();
-    Write revoke(group: &Id, rules: &[Rule]) -> ();
-    Write delete_security_group(id: &Id) -> ();
-    Read prefix_lists(ids: &BTreeSet<String>) -> Vec<PrefixList>;
-    Read subnets(vpc: &str) -> Vec<Subnet>;
+    Tagging {
+        Read tagged(filter: &Filter) -> Vec<(Id, Tags)>;
+    }
+    LoadBalancers {
+        Read load_balancers(ids: &[Id]) -> Vec<LoadBalancer>;
+        Read load_balancer_named(name: &str) -> Option<LoadBalancer>;
+        Read load_balancer_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
+        Write create_load_balancer(new: &NewLoadBalancer) -> LoadBalancer;
+        Write modify_load_balancer_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
+        Write set_subnets(id: &Id, subnets: &[SubnetMapping], families: Option<Families>) -> ();
+        Write set_security_groups(id: &Id, groups: &[Id]) -> ();
+        Write set_address_type(id: &Id, kind: AddressType) -> ();
+        Write delete_load_balancer(id: &Id) -> ();
+        Read most_load_balancers() -> Option<usize>;
+        Read tags(ids: &[Id]) -> BTreeMap<Id, Tags>;
+        Write add_tags(ids: &[Id], tags: &Tags) -> ();
+    }
+    Listeners {
+        Read listeners(load_balancer: &Id) -> Vec<Listener>;
+        Write create_listener(load_balancer: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> Listener;
+        Write modify_listener(id: &Id, spec: &ListenerSpec, group: &Id) -> ();
+        Write delete_listener(id: &Id) -> ();
+        Read listener_certificates(id: &Id) -> BTreeSet<String>;
+        Write add_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
+        Write remove_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
+        Read listener_attributes(id: &Id) -> BTreeMap<String, String>;
+        Write modify_listener_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
+    }
+    TargetGroups {
+        Read target_groups(ids: &[Id]) -> Vec<TargetGroup>;
+        Read target_group_named(name: &str) -> Option<TargetGroup>;
+        Read target_group_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
+        Write create_target_group(new: &NewGroup) -> Id;
+        Write modify_health_check(id: &Id, health: &GroupHealth) -> ();
+        Write modify_target_group_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
+        Write delete_target_group(id: &Id) -> ();
+        Read target_health(group: &Id) -> BTreeMap<Target, Health>;
+        Write register(group: &Id, targets: &[Target]) -> ();
+        Write deregister(group: &Id, targets: &[Target]) -> ();
+    }
+    Network {
+        Read security_groups(filter: &Filter) -> Vec<SecurityGroup>;
+        Read security_group_named(vpc: &str, name: &str) -> Option<SecurityGroup>;
+        Read security_groups_called(vpc: &str, names: &BTreeSet<String>) -> Vec<(String, Id)>;
+        Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
+        Write add_security_group_tags(id: &Id, tags: &Tags) -> ();
+        Write authorize(group: &Id, rules: &[Rule]) -> ();
+        Write revoke(group: &Id, rules: &[Rule]) -> ();
+        Write delete_security_group(id: &Id) -> ();
+        Read prefix_lists(ids: &BTreeSet<String>) -> Vec<PrefixList>;
+        Read subnets(vpc: &str) -> Vec<Subnet>;
+    }
 }

@@ -13,7 +13,7 @@ use super::emulator::Emulator;
 use super::plans::{mk_base, mk_view, planned};
 use super::{mk_listener, mk_load_balancer};
 use crate::cloud::resources::{ForeignRule, Id, Kind, ListenerSpec, Tags, Transport};
-use crate::cloud::{Cloud, Sdk};
+use crate::cloud::{Listeners, Sdk, Tagging};
 use crate::observed::{Observed, View};
 use crate::report::report;
 use crate::{AwsProvider, Quotas, tags};

@@ -11,7 +11,7 @@ use super::crash::{Status, go};
 use super::emulator::Emulator;
 use super::{mk_load_balancer, mk_options};
 use crate::cloud::resources::{Id, Kind, Tags};
-use crate::cloud::{Cloud, Sdk};
+use crate::cloud::{LoadBalancers, Sdk, Tagging};
 use crate::{AwsProvider, capabilities, tags};
 
 fn mk_owner() -> Owner {

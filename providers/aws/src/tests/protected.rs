@@ -12,7 +12,7 @@ use super::emulator::Emulator;
 use super::mk_load_balancer;
 use crate::AwsProvider;
 use crate::cloud::resources::{Id, Kind};
-use crate::cloud::{Cloud, Sdk};
+use crate::cloud::{LoadBalancers, Sdk, Tagging};
 use crate::observed::Observed;
 use crate::tags;
 use crate::translate::DELETION_PROTECTION;

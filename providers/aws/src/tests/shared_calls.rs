@@ -18,7 +18,7 @@ use crate::AwsProvider;
 use crate::capabilities as key;
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{Id, Kind, Tags};
-use crate::cloud::{Cloud, Sdk, Trouble};
+use crate::cloud::{Sdk, Tagging, Trouble};
 use crate::tags;
 
 const SERVICES: usize = 5;

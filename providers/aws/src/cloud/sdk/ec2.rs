@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use portico_provider::IpFamily;
 use roxmltree::{Document, Node};
 
-use super::query::Query;
+use super::Sdk;
 use crate::cloud::resources::{
     Filter, ForeignRule, Id, PrefixList, Rule, RuleProtocol, SecurityGroup, Source, Subnet, Tags,
 };
@@ -54,36 +54,117 @@ fn items<'a, 'b>(node: Node<'a, 'b>, name: &str) -> impl Iterator<Item = Node<'a
     child(node, name).into_iter().flat_map(|list| list.children().filter(Node::is_element))
 }
 
-pub(super) async fn security_groups(query: &Query, tags: &Filter) -> Answer<Vec<SecurityGroup>> {
-    let named: Vec<(String, Vec<&str>)> = tags
-        .iter()
-        .map(|(key, values)| (format!("tag:{key}"), values.iter().map(String::as_str).collect()))
-        .collect();
-    let wanted: Vec<(&str, Vec<&str>)> =
-        named.iter().map(|(name, values)| (name.as_str(), values.clone())).collect();
-    let answer = query.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
-    read_groups(&answer)
-}
+impl crate::cloud::Network for Sdk {
+    async fn security_groups(&self, tags: &Filter) -> Answer<Vec<SecurityGroup>> {
+        let named: Vec<(String, Vec<&str>)> = tags
+            .iter()
+            .map(|(key, values)| (format!("tag:{key}"), values.iter().map(String::as_str).collect()))
+            .collect();
+        let wanted: Vec<(&str, Vec<&str>)> =
+            named.iter().map(|(name, values)| (name.as_str(), values.clone())).collect();
+        let answer = self.ec2.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
+        read_groups(&answer)
+    }
 
-pub(super) async fn security_group_named(
-    query: &Query,
-    vpc: &str,
-    name: &str,
-) -> Answer<Option<SecurityGroup>> {
-    let wanted = filters(&[("vpc-id", vec![vpc]), ("group-name", vec![name])]);
-    let answer = query.call(DESCRIBE_GROUPS, wanted).await?;
-    Ok(read_groups(&answer)?.into_iter().next())
-}
+    async fn security_group_named(&self, vpc: &str, name: &str) -> Answer<Option<SecurityGroup>> {
+        let wanted = filters(&[("vpc-id", vec![vpc]), ("group-name", vec![name])]);
+        let answer = self.ec2.call(DESCRIBE_GROUPS, wanted).await?;
+        Ok(read_groups(&answer)?.into_iter().next())
+    }
 
-pub(super) async fn security_groups_called(
-    query: &Query,
-    vpc: &str,
-    names: &BTreeSet<String>,
-) -> Answer<Vec<(String, Id)>> {
-    let wanted = [("vpc-id", vec![vpc]), ("tag:Name", names.iter().map(String::as_str).collect())];
-    let answer = query.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
-    let having = |mut group: SecurityGroup| Some((group.tags.remove("Name")?, group.id));
-    Ok(read_groups(&answer)?.into_iter().filter_map(having).collect())
+    async fn security_groups_called(&self, vpc: &str, names: &BTreeSet<String>) -> Answer<Vec<(String, Id)>> {
+        let wanted = [("vpc-id", vec![vpc]), ("tag:Name", names.iter().map(String::as_str).collect())];
+        let answer = self.ec2.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
+        let having = |mut group: SecurityGroup| Some((group.tags.remove("Name")?, group.id));
+        Ok(read_groups(&answer)?.into_iter().filter_map(having).collect())
+    }
+
+    async fn create_security_group(
+        &self,
+        vpc: &str,
+        name: &str,
+        description: &str,
+        tags: &Tags,
+    ) -> Answer<Id> {
+        const OPERATION: &str = "CreateSecurityGroup";
+        let fixed = [
+            ("VpcId", vpc),
+            ("GroupName", name),
+            ("GroupDescription", description),
+            ("TagSpecification.1.ResourceType", "security-group"),
+        ];
+        let mut parameters: Parameters =
+            fixed.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        for (number, (key, value)) in (1..).zip(tags) {
+            parameters.push((format!("TagSpecification.1.Tag.{number}.Key"), key.clone()));
+            parameters.push((format!("TagSpecification.1.Tag.{number}.Value"), value.clone()));
+        }
+        let answer = self.ec2.call(OPERATION, parameters).await?;
+        let document = parse(OPERATION, &answer)?;
+        let id = text(document.root_element(), "groupId");
+        id.map(|id| Id(id.to_owned())).ok_or_else(|| unreadable(OPERATION, "there is no groupId".to_owned()))
+    }
+
+    async fn add_security_group_tags(&self, id: &Id, tags: &Tags) -> Answer<()> {
+        let mut parameters = vec![("ResourceId.1".to_owned(), id.0.clone())];
+        for (number, (key, value)) in (1..).zip(tags) {
+            parameters.push((format!("Tag.{number}.Key"), key.clone()));
+            parameters.push((format!("Tag.{number}.Value"), value.clone()));
+        }
+        self.ec2.call("CreateTags", parameters).await.map(drop)
+    }
+
+    async fn authorize(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
+        self.ec2.call("AuthorizeSecurityGroupIngress", permissions(group, rules)).await.map(drop)
+    }
+
+    async fn revoke(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
+        self.ec2.call("RevokeSecurityGroupIngress", permissions(group, rules)).await.map(drop)
+    }
+
+    async fn delete_security_group(&self, id: &Id) -> Answer<()> {
+        self.ec2.call("DeleteSecurityGroup", vec![("GroupId".to_owned(), id.0.clone())]).await.map(drop)
+    }
+
+    async fn prefix_lists(&self, ids: &BTreeSet<String>) -> Answer<Vec<PrefixList>> {
+        const OPERATION: &str = "DescribeManagedPrefixLists";
+        let mut all = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let named = (1..).zip(ids).map(|(number, id)| (format!("PrefixListId.{number}"), id.clone()));
+            let next = token.map(|token| ("NextToken".to_owned(), token));
+            let answer = self.ec2.call(OPERATION, named.chain(next).collect()).await?;
+            let document = parse(OPERATION, &answer)?;
+            all.extend(items(document.root_element(), "prefixListSet").filter_map(read_list));
+            token = text(document.root_element(), "nextToken").map(str::to_owned);
+            if token.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn subnets(&self, vpc: &str) -> Answer<Vec<Subnet>> {
+        let mut all = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let mut parameters = filters(&[("vpc-id", vec![vpc])]);
+            parameters.extend(token.map(|token| ("NextToken".to_owned(), token)));
+            let answer = self.ec2.call(DESCRIBE_SUBNETS, parameters).await?;
+            let document = parse(DESCRIBE_SUBNETS, &answer)?;
+            all.extend(items(document.root_element(), "subnetSet").filter_map(|subnet| {
+                let (id, zone) =
+                    (text(subnet, "subnetId")?.to_owned(), text(subnet, "availabilityZone")?.to_owned());
+                let ranges = items(subnet, "ipv6CidrBlockAssociationSet");
+                let ipv6 = ranges.filter_map(|range| text(range, "ipv6CidrBlock")?.parse().ok()).collect();
+                let free = text(subnet, "availableIpAddressCount").and_then(|free| free.parse().ok());
+                Some(Subnet { id, zone, ipv6, free, tags: read_tags(subnet) })
+            }));
+            token = text(document.root_element(), "nextToken").map(str::to_owned);
+            if token.is_none() {
+                return Ok(all);
+            }
+        }
+    }
 }
 
 fn read_groups(answer: &str) -> Answer<Vec<SecurityGroup>> {
@@ -161,69 +242,6 @@ fn permissions(group: &Id, rules: &[Rule]) -> Parameters {
     parameters
 }
 
-pub(super) async fn create_security_group(
-    query: &Query,
-    vpc: &str,
-    name: &str,
-    description: &str,
-    tags: &Tags,
-) -> Answer<Id> {
-    const OPERATION: &str = "CreateSecurityGroup";
-    let fixed = [
-        ("VpcId", vpc),
-        ("GroupName", name),
-        ("GroupDescription", description),
-        ("TagSpecification.1.ResourceType", "security-group"),
-    ];
-    let mut parameters: Parameters = fixed.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    for (number, (key, value)) in (1..).zip(tags) {
-        parameters.push((format!("TagSpecification.1.Tag.{number}.Key"), key.clone()));
-        parameters.push((format!("TagSpecification.1.Tag.{number}.Value"), value.clone()));
-    }
-    let answer = query.call(OPERATION, parameters).await?;
-    let document = parse(OPERATION, &answer)?;
-    let id = text(document.root_element(), "groupId");
-    id.map(|id| Id(id.to_owned())).ok_or_else(|| unreadable(OPERATION, "there is no groupId".to_owned()))
-}
-
-pub(super) async fn add_tags(query: &Query, id: &Id, tags: &Tags) -> Answer<()> {
-    let mut parameters = vec![("ResourceId.1".to_owned(), id.0.clone())];
-    for (number, (key, value)) in (1..).zip(tags) {
-        parameters.push((format!("Tag.{number}.Key"), key.clone()));
-        parameters.push((format!("Tag.{number}.Value"), value.clone()));
-    }
-    query.call("CreateTags", parameters).await.map(drop)
-}
-
-pub(super) async fn authorize(query: &Query, group: &Id, rules: &[Rule]) -> Answer<()> {
-    query.call("AuthorizeSecurityGroupIngress", permissions(group, rules)).await.map(drop)
-}
-
-pub(super) async fn revoke(query: &Query, group: &Id, rules: &[Rule]) -> Answer<()> {
-    query.call("RevokeSecurityGroupIngress", permissions(group, rules)).await.map(drop)
-}
-
-pub(super) async fn delete_security_group(query: &Query, id: &Id) -> Answer<()> {
-    query.call("DeleteSecurityGroup", vec![("GroupId".to_owned(), id.0.clone())]).await.map(drop)
-}
-
-pub(super) async fn prefix_lists(query: &Query, ids: &BTreeSet<String>) -> Answer<Vec<PrefixList>> {
-    const OPERATION: &str = "DescribeManagedPrefixLists";
-    let mut all = Vec::new();
-    let mut token: Option<String> = None;
-    loop {
-        let named = (1..).zip(ids).map(|(number, id)| (format!("PrefixListId.{number}"), id.clone()));
-        let next = token.map(|token| ("NextToken".to_owned(), token));
-        let answer = query.call(OPERATION, named.chain(next).collect()).await?;
-        let document = parse(OPERATION, &answer)?;
-        all.extend(items(document.root_element(), "prefixListSet").filter_map(read_list));
-        token = text(document.root_element(), "nextToken").map(str::to_owned);
-        if token.is_none() {
-            return Ok(all);
-        }
-    }
-}
-
 fn read_list(list: Node<'_, '_>) -> Option<PrefixList> {
     let family = match text(list, "addressFamily")? {
         "IPv6" => IpFamily::IPv6,
@@ -232,29 +250,6 @@ fn read_list(list: Node<'_, '_>) -> Option<PrefixList> {
     // AWS's own lists show no maximum; their weights are in its documents only. CloudFront's, the heaviest, is 55.
     let most = text(list, "maxEntries").and_then(|most| most.parse().ok()).unwrap_or(55);
     Some(PrefixList { id: text(list, "prefixListId")?.to_owned(), family, most })
-}
-
-pub(super) async fn subnets(query: &Query, vpc: &str) -> Answer<Vec<Subnet>> {
-    let mut all = Vec::new();
-    let mut token: Option<String> = None;
-    loop {
-        let mut parameters = filters(&[("vpc-id", vec![vpc])]);
-        parameters.extend(token.map(|token| ("NextToken".to_owned(), token)));
-        let answer = query.call(DESCRIBE_SUBNETS, parameters).await?;
-        let document = parse(DESCRIBE_SUBNETS, &answer)?;
-        all.extend(items(document.root_element(), "subnetSet").filter_map(|subnet| {
-            let (id, zone) =
-                (text(subnet, "subnetId")?.to_owned(), text(subnet, "availabilityZone")?.to_owned());
-            let ranges = items(subnet, "ipv6CidrBlockAssociationSet");
-            let ipv6 = ranges.filter_map(|range| text(range, "ipv6CidrBlock")?.parse().ok()).collect();
-            let free = text(subnet, "availableIpAddressCount").and_then(|free| free.parse().ok());
-            Some(Subnet { id, zone, ipv6, free, tags: read_tags(subnet) })
-        }));
-        token = text(document.root_element(), "nextToken").map(str::to_owned);
-        if token.is_none() {
-            return Ok(all);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,14 +3,12 @@
 //! Owns: requests and reading answers. Leaves to others: everything else.
 //! Invariant: an answer that lacks what every load balancer has is an error, never a guess.
 
-pub(super) mod extras;
-pub(super) mod group;
-pub(super) mod listener;
+mod group;
+mod listener;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use aws_sdk_elasticloadbalancingv2::Client;
 use aws_sdk_elasticloadbalancingv2::types::{
     EnablePrefixForIpv6SourceNatEnum as SourceNat, IpAddressType, LoadBalancer as Found,
     LoadBalancerAttribute, LoadBalancerSchemeEnum, LoadBalancerStateEnum, LoadBalancerTypeEnum,
@@ -18,6 +16,7 @@ use aws_sdk_elasticloadbalancingv2::types::{
 };
 use portico_provider::Scheme;
 
+use super::Sdk;
 use super::failure::failed;
 use crate::cloud::resources::{
     AddressType, Families, Id, LifeState, LoadBalancer, NewLoadBalancer, SubnetMapping, Tags,
@@ -55,19 +54,137 @@ fn sdk_tags(tags: &Tags) -> Vec<Tag> {
     tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect()
 }
 
-pub(super) async fn load_balancers(client: &Client, ids: &[Id]) -> Answer<Vec<LoadBalancer>> {
-    const OPERATION: &str = "DescribeLoadBalancers";
-    let sent = client.describe_load_balancers().set_load_balancer_arns(Some(arns(ids))).send().await;
-    let answer = sent.map_err(|error| failed(OPERATION, error))?;
-    answer.load_balancers().iter().map(|found| read(OPERATION, found)).collect()
-}
+impl crate::cloud::LoadBalancers for Sdk {
+    async fn load_balancers(&self, ids: &[Id]) -> Answer<Vec<LoadBalancer>> {
+        const OPERATION: &str = "DescribeLoadBalancers";
+        let sent = self.elb.describe_load_balancers().set_load_balancer_arns(Some(arns(ids))).send().await;
+        let answer = sent.map_err(|error| failed(OPERATION, error))?;
+        answer.load_balancers().iter().map(|found| read(OPERATION, found)).collect()
+    }
 
-pub(super) async fn load_balancer_named(client: &Client, name: &str) -> Answer<Option<LoadBalancer>> {
-    const OPERATION: &str = "DescribeLoadBalancers";
-    let sent = client.describe_load_balancers().names(name).send().await;
-    let found = optional(sent.map_err(|error| failed(OPERATION, error)))?;
-    let first = found.and_then(|answer| answer.load_balancers.unwrap_or_default().into_iter().next());
-    first.map(|found| read(OPERATION, &found)).transpose()
+    async fn load_balancer_named(&self, name: &str) -> Answer<Option<LoadBalancer>> {
+        const OPERATION: &str = "DescribeLoadBalancers";
+        let sent = self.elb.describe_load_balancers().names(name).send().await;
+        let found = optional(sent.map_err(|error| failed(OPERATION, error)))?;
+        let first = found.and_then(|answer| answer.load_balancers.unwrap_or_default().into_iter().next());
+        first.map(|found| read(OPERATION, &found)).transpose()
+    }
+
+    async fn load_balancer_attributes(&self, id: &Id) -> Answer<Option<BTreeMap<String, String>>> {
+        let sent = self.elb.describe_load_balancer_attributes().load_balancer_arn(&id.0).send().await;
+        let answer = optional(sent.map_err(|error| failed("DescribeLoadBalancerAttributes", error)))?;
+        Ok(answer.map(|answer| {
+            let attributes = answer.attributes.unwrap_or_default().into_iter();
+            attributes.filter_map(|attribute| Some((attribute.key?, attribute.value?))).collect()
+        }))
+    }
+
+    async fn create_load_balancer(&self, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
+        const OPERATION: &str = "CreateLoadBalancer";
+        let NewLoadBalancer {
+            name,
+            scheme,
+            families: Families { kind, source_nat },
+            subnets,
+            security_groups,
+            tags,
+        } = new;
+        let scheme = match scheme {
+            Scheme::External => LoadBalancerSchemeEnum::InternetFacing,
+            Scheme::Internal => LoadBalancerSchemeEnum::Internal,
+        };
+        let groups: Vec<String> = security_groups.iter().map(|id| id.0.clone()).collect();
+        let sent = self
+            .elb
+            .create_load_balancer()
+            .name(name)
+            .r#type(LoadBalancerTypeEnum::Network)
+            .scheme(scheme)
+            .ip_address_type(sdk_address_type(*kind))
+            .set_enable_prefix_for_ipv6_source_nat(source_nat.then_some(SourceNat::On))
+            .set_subnet_mappings(Some(subnets.iter().map(|it| sdk_mapping(it, *source_nat)).collect()))
+            .set_security_groups((!groups.is_empty()).then_some(groups))
+            .set_tags(Some(sdk_tags(tags)))
+            .send()
+            .await;
+        let answer = sent.map_err(|error| failed(OPERATION, error))?;
+        read(OPERATION, need(OPERATION, "load balancer", answer.load_balancers().first())?)
+    }
+
+    async fn modify_load_balancer_attributes(
+        &self,
+        id: &Id,
+        attributes: &BTreeMap<String, String>,
+    ) -> Answer<()> {
+        let attributes = attributes
+            .iter()
+            .map(|(key, value)| LoadBalancerAttribute::builder().key(key).value(value).build());
+        let call = self.elb.modify_load_balancer_attributes().load_balancer_arn(&id.0);
+        let sent = call.set_attributes(Some(attributes.collect())).send().await;
+        sent.map(drop).map_err(|error| failed("ModifyLoadBalancerAttributes", error))
+    }
+
+    async fn set_subnets(
+        &self,
+        id: &Id,
+        subnets: &[SubnetMapping],
+        families: Option<Families>,
+    ) -> Answer<()> {
+        let source_nat = families.is_some_and(|families| families.source_nat);
+        let mappings = subnets.iter().map(|it| sdk_mapping(it, source_nat)).collect();
+        let call = self.elb.set_subnets().load_balancer_arn(&id.0).set_subnet_mappings(Some(mappings));
+        let call = call
+            .set_ip_address_type(families.map(|it| sdk_address_type(it.kind)))
+            .set_enable_prefix_for_ipv6_source_nat(families.map(|it| sdk_source_nat(it.source_nat)));
+        call.send().await.map(drop).map_err(|error| failed("SetSubnets", error))
+    }
+
+    async fn set_security_groups(&self, id: &Id, groups: &[Id]) -> Answer<()> {
+        let groups = groups.iter().map(|group| group.0.clone()).collect();
+        let call = self.elb.set_security_groups().load_balancer_arn(&id.0).set_security_groups(Some(groups));
+        call.send().await.map(drop).map_err(|error| failed("SetSecurityGroups", error))
+    }
+
+    async fn set_address_type(&self, id: &Id, kind: AddressType) -> Answer<()> {
+        let call =
+            self.elb.set_ip_address_type().load_balancer_arn(&id.0).ip_address_type(sdk_address_type(kind));
+        call.send().await.map(drop).map_err(|error| failed("SetIpAddressType", error))
+    }
+
+    async fn delete_load_balancer(&self, id: &Id) -> Answer<()> {
+        let sent = self.elb.delete_load_balancer().load_balancer_arn(&id.0).send().await;
+        sent.map(drop).map_err(|error| failed("DeleteLoadBalancer", error))
+    }
+
+    async fn tags(&self, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
+        let sent = self.elb.describe_tags().set_resource_arns(Some(arns(ids))).send().await;
+        let answer = sent.map_err(|error| failed("DescribeTags", error))?;
+        let found = answer.tag_descriptions.unwrap_or_default().into_iter().filter_map(|described| {
+            let tags = described.tags.unwrap_or_default().into_iter();
+            let tags = tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect();
+            Some((Id(described.resource_arn?), tags))
+        });
+        Ok(found.collect())
+    }
+
+    async fn most_load_balancers(&self) -> Answer<Option<usize>> {
+        let sent = self.elb.describe_account_limits().page_size(400).send().await;
+        let answer = sent.map_err(|error| failed("DescribeAccountLimits", error))?;
+        let limits = answer.limits.unwrap_or_default();
+        let most = limits.into_iter().find(|limit| limit.name.as_deref() == Some("network-load-balancers"));
+        Ok(most.and_then(|limit| limit.max?.parse().ok()))
+    }
+
+    async fn add_tags(&self, ids: &[Id], tags: &Tags) -> Answer<()> {
+        let sent = self
+            .elb
+            .add_tags()
+            .set_resource_arns(Some(arns(ids)))
+            .set_tags(Some(sdk_tags(tags)))
+            .send()
+            .await;
+        sent.map(drop).map_err(|error| failed("AddTags", error))
+    }
 }
 
 fn read(operation: &'static str, found: &Found) -> Answer<LoadBalancer> {
@@ -107,18 +224,6 @@ fn read(operation: &'static str, found: &Found) -> Answer<LoadBalancer> {
     })
 }
 
-pub(super) async fn load_balancer_attributes(
-    client: &Client,
-    id: &Id,
-) -> Answer<Option<BTreeMap<String, String>>> {
-    let sent = client.describe_load_balancer_attributes().load_balancer_arn(&id.0).send().await;
-    let answer = optional(sent.map_err(|error| failed("DescribeLoadBalancerAttributes", error)))?;
-    Ok(answer.map(|answer| {
-        let attributes = answer.attributes.unwrap_or_default().into_iter();
-        attributes.filter_map(|attribute| Some((attribute.key?, attribute.value?))).collect()
-    }))
-}
-
 /// AWS's word for a prefix of its own choice.
 const AUTO_ASSIGNED: &str = "auto_assigned";
 
@@ -143,103 +248,4 @@ fn sdk_address_type(kind: AddressType) -> IpAddressType {
         AddressType::Ipv4 => IpAddressType::Ipv4,
         AddressType::Dualstack => IpAddressType::Dualstack,
     }
-}
-
-pub(super) async fn create_load_balancer(client: &Client, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
-    const OPERATION: &str = "CreateLoadBalancer";
-    let NewLoadBalancer {
-        name,
-        scheme,
-        families: Families { kind, source_nat },
-        subnets,
-        security_groups,
-        tags,
-    } = new;
-    let scheme = match scheme {
-        Scheme::External => LoadBalancerSchemeEnum::InternetFacing,
-        Scheme::Internal => LoadBalancerSchemeEnum::Internal,
-    };
-    let groups: Vec<String> = security_groups.iter().map(|id| id.0.clone()).collect();
-    let sent = client
-        .create_load_balancer()
-        .name(name)
-        .r#type(LoadBalancerTypeEnum::Network)
-        .scheme(scheme)
-        .ip_address_type(sdk_address_type(*kind))
-        .set_enable_prefix_for_ipv6_source_nat(source_nat.then_some(SourceNat::On))
-        .set_subnet_mappings(Some(subnets.iter().map(|it| sdk_mapping(it, *source_nat)).collect()))
-        .set_security_groups((!groups.is_empty()).then_some(groups))
-        .set_tags(Some(sdk_tags(tags)))
-        .send()
-        .await;
-    let answer = sent.map_err(|error| failed(OPERATION, error))?;
-    read(OPERATION, need(OPERATION, "load balancer", answer.load_balancers().first())?)
-}
-
-pub(super) async fn modify_load_balancer_attributes(
-    client: &Client,
-    id: &Id,
-    attributes: &BTreeMap<String, String>,
-) -> Answer<()> {
-    let attributes =
-        attributes.iter().map(|(key, value)| LoadBalancerAttribute::builder().key(key).value(value).build());
-    let call = client.modify_load_balancer_attributes().load_balancer_arn(&id.0);
-    let sent = call.set_attributes(Some(attributes.collect())).send().await;
-    sent.map(drop).map_err(|error| failed("ModifyLoadBalancerAttributes", error))
-}
-
-pub(super) async fn set_subnets(
-    client: &Client,
-    id: &Id,
-    subnets: &[SubnetMapping],
-    families: Option<Families>,
-) -> Answer<()> {
-    let source_nat = families.is_some_and(|families| families.source_nat);
-    let mappings = subnets.iter().map(|it| sdk_mapping(it, source_nat)).collect();
-    let call = client.set_subnets().load_balancer_arn(&id.0).set_subnet_mappings(Some(mappings));
-    let call = call
-        .set_ip_address_type(families.map(|it| sdk_address_type(it.kind)))
-        .set_enable_prefix_for_ipv6_source_nat(families.map(|it| sdk_source_nat(it.source_nat)));
-    call.send().await.map(drop).map_err(|error| failed("SetSubnets", error))
-}
-
-pub(super) async fn set_security_groups(client: &Client, id: &Id, groups: &[Id]) -> Answer<()> {
-    let groups = groups.iter().map(|group| group.0.clone()).collect();
-    let call = client.set_security_groups().load_balancer_arn(&id.0).set_security_groups(Some(groups));
-    call.send().await.map(drop).map_err(|error| failed("SetSecurityGroups", error))
-}
-
-pub(super) async fn set_address_type(client: &Client, id: &Id, kind: AddressType) -> Answer<()> {
-    let call = client.set_ip_address_type().load_balancer_arn(&id.0).ip_address_type(sdk_address_type(kind));
-    call.send().await.map(drop).map_err(|error| failed("SetIpAddressType", error))
-}
-
-pub(super) async fn delete_load_balancer(client: &Client, id: &Id) -> Answer<()> {
-    let sent = client.delete_load_balancer().load_balancer_arn(&id.0).send().await;
-    sent.map(drop).map_err(|error| failed("DeleteLoadBalancer", error))
-}
-
-pub(super) async fn tags(client: &Client, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
-    let sent = client.describe_tags().set_resource_arns(Some(arns(ids))).send().await;
-    let answer = sent.map_err(|error| failed("DescribeTags", error))?;
-    let found = answer.tag_descriptions.unwrap_or_default().into_iter().filter_map(|described| {
-        let tags = described.tags.unwrap_or_default().into_iter();
-        let tags = tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect();
-        Some((Id(described.resource_arn?), tags))
-    });
-    Ok(found.collect())
-}
-
-pub(super) async fn most_load_balancers(client: &Client) -> Answer<Option<usize>> {
-    let sent = client.describe_account_limits().page_size(400).send().await;
-    let answer = sent.map_err(|error| failed("DescribeAccountLimits", error))?;
-    let limits = answer.limits.unwrap_or_default();
-    let most = limits.into_iter().find(|limit| limit.name.as_deref() == Some("network-load-balancers"));
-    Ok(most.and_then(|limit| limit.max?.parse().ok()))
-}
-
-pub(super) async fn add_tags(client: &Client, ids: &[Id], tags: &Tags) -> Answer<()> {
-    let sent =
-        client.add_tags().set_resource_arns(Some(arns(ids))).set_tags(Some(sdk_tags(tags))).send().await;
-    sent.map(drop).map_err(|error| failed("AddTags", error))
 }

@@ -3,31 +3,123 @@
 //! Owns: requests and reading answers. Leaves to others: which there should be.
 //! Invariant: each listener that is made here forwards to one target group.
 
-use aws_sdk_elasticloadbalancingv2::Client;
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_sdk_elasticloadbalancingv2::types::builders::ListenerAttributeBuilder;
 use aws_sdk_elasticloadbalancingv2::types::{
-    Action, ActionTypeEnum, Certificate, ForwardActionConfig, Listener as Found, ProtocolEnum,
-    TargetGroupTuple,
+    Action, ActionTypeEnum, Certificate, ForwardActionConfig, Listener as Found, ListenerAttribute,
+    ProtocolEnum, TargetGroupTuple,
 };
 
+use super::super::Sdk;
 use super::{failed, incomplete, need, optional, sdk_tags, word};
 use crate::cloud::Answer;
 use crate::cloud::resources::{Alpn, Id, Listener, ListenerSpec, Tags, TlsSpec, Transport};
 
-pub(crate) async fn listeners(client: &Client, load_balancer: &Id) -> Answer<Vec<Listener>> {
-    const OPERATION: &str = "DescribeListeners";
-    let mut all = Vec::new();
-    let mut marker = None;
-    loop {
-        let call = client.describe_listeners().load_balancer_arn(&load_balancer.0).set_marker(marker);
-        let answer = optional(call.send().await.map_err(|error| failed(OPERATION, error)))?;
-        let Some(answer) = answer else { return Ok(Vec::new()) };
-        for found in answer.listeners() {
-            all.push(read(OPERATION, found)?);
+impl crate::cloud::Listeners for Sdk {
+    async fn listeners(&self, load_balancer: &Id) -> Answer<Vec<Listener>> {
+        const OPERATION: &str = "DescribeListeners";
+        let mut all = Vec::new();
+        let mut marker = None;
+        loop {
+            let call = self.elb.describe_listeners().load_balancer_arn(&load_balancer.0).set_marker(marker);
+            let answer = optional(call.send().await.map_err(|error| failed(OPERATION, error)))?;
+            let Some(answer) = answer else { return Ok(Vec::new()) };
+            for found in answer.listeners() {
+                all.push(read(OPERATION, found)?);
+            }
+            marker = answer.next_marker().filter(|next| !next.is_empty()).map(str::to_owned);
+            if marker.is_none() {
+                return Ok(all);
+            }
         }
-        marker = answer.next_marker().filter(|next| !next.is_empty()).map(str::to_owned);
-        if marker.is_none() {
-            return Ok(all);
+    }
+
+    async fn create_listener(
+        &self,
+        load_balancer: &Id,
+        spec: &ListenerSpec,
+        group: &Id,
+        tags: &Tags,
+    ) -> Answer<Listener> {
+        const OPERATION: &str = "CreateListener";
+        let ListenerSpec { port, protocol, tls } = spec;
+        let mut call = self
+            .elb
+            .create_listener()
+            .load_balancer_arn(&load_balancer.0)
+            .port(i32::from(*port))
+            .protocol(ProtocolEnum::from(protocol.as_str()))
+            .default_actions(forward(group))
+            .set_tags(Some(sdk_tags(tags)));
+        if let Some(TlsSpec { certificate, policy, alpn }) = tls {
+            let certificate = Certificate::builder().certificate_arn(certificate).build();
+            call = call.certificates(certificate).ssl_policy(policy).alpn_policy(alpn.as_str());
         }
+        let answer = call.send().await.map_err(|error| failed(OPERATION, error))?;
+        read(OPERATION, need(OPERATION, "listener", answer.listeners().first())?)
+    }
+
+    async fn modify_listener(&self, id: &Id, spec: &ListenerSpec, group: &Id) -> Answer<()> {
+        let ListenerSpec { port: _, protocol, tls } = spec;
+        let mut call = self
+            .elb
+            .modify_listener()
+            .listener_arn(&id.0)
+            .protocol(ProtocolEnum::from(protocol.as_str()))
+            .default_actions(forward(group));
+        if let Some(TlsSpec { certificate, policy, alpn }) = tls {
+            let certificate = Certificate::builder().certificate_arn(certificate).build();
+            call = call.certificates(certificate).ssl_policy(policy).alpn_policy(alpn.as_str());
+        }
+        call.send().await.map(drop).map_err(|error| failed("ModifyListener", error))
+    }
+
+    async fn delete_listener(&self, id: &Id) -> Answer<()> {
+        let sent = self.elb.delete_listener().listener_arn(&id.0).send().await;
+        sent.map(drop).map_err(|error| failed("DeleteListener", error))
+    }
+
+    async fn listener_certificates(&self, id: &Id) -> Answer<BTreeSet<String>> {
+        let mut all = BTreeSet::new();
+        let mut marker = None;
+        loop {
+            let call = self.elb.describe_listener_certificates().listener_arn(&id.0).set_marker(marker);
+            let answer = call.send().await.map_err(|error| failed("DescribeListenerCertificates", error))?;
+            let further = answer.certificates().iter().filter(|it| it.is_default() != Some(true));
+            all.extend(further.filter_map(|it| it.certificate_arn().map(str::to_owned)));
+            marker = answer.next_marker().filter(|next| !next.is_empty()).map(str::to_owned);
+            if marker.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn add_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
+        let call = self.elb.add_listener_certificates().listener_arn(&id.0);
+        let sent = call.set_certificates(Some(sdk_certificates(arns))).send().await;
+        sent.map(drop).map_err(|error| failed("AddListenerCertificates", error))
+    }
+
+    async fn remove_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
+        let call = self.elb.remove_listener_certificates().listener_arn(&id.0);
+        let sent = call.set_certificates(Some(sdk_certificates(arns))).send().await;
+        sent.map(drop).map_err(|error| failed("RemoveListenerCertificates", error))
+    }
+
+    async fn listener_attributes(&self, id: &Id) -> Answer<BTreeMap<String, String>> {
+        let sent = self.elb.describe_listener_attributes().listener_arn(&id.0).send().await;
+        let answer = sent.map_err(|error| failed("DescribeListenerAttributes", error))?;
+        let pairs = answer.attributes().iter();
+        Ok(pairs.filter_map(|pair| Some((pair.key()?.to_owned(), pair.value()?.to_owned()))).collect())
+    }
+
+    async fn modify_listener_attributes(&self, id: &Id, attributes: &BTreeMap<String, String>) -> Answer<()> {
+        let pairs = attributes.iter().map(|(key, value)| ListenerAttribute::builder().key(key).value(value));
+        let pairs = pairs.map(ListenerAttributeBuilder::build);
+        let call = self.elb.modify_listener_attributes().listener_arn(&id.0);
+        let sent = call.set_attributes(Some(pairs.collect())).send().await;
+        sent.map(drop).map_err(|error| failed("ModifyListenerAttributes", error))
     }
 }
 
@@ -72,45 +164,6 @@ fn forward(group: &Id) -> Action {
     action.build()
 }
 
-pub(crate) async fn create(
-    client: &Client,
-    load_balancer: &Id,
-    spec: &ListenerSpec,
-    group: &Id,
-    tags: &Tags,
-) -> Answer<Listener> {
-    const OPERATION: &str = "CreateListener";
-    let ListenerSpec { port, protocol, tls } = spec;
-    let mut call = client
-        .create_listener()
-        .load_balancer_arn(&load_balancer.0)
-        .port(i32::from(*port))
-        .protocol(ProtocolEnum::from(protocol.as_str()))
-        .default_actions(forward(group))
-        .set_tags(Some(sdk_tags(tags)));
-    if let Some(TlsSpec { certificate, policy, alpn }) = tls {
-        let certificate = Certificate::builder().certificate_arn(certificate).build();
-        call = call.certificates(certificate).ssl_policy(policy).alpn_policy(alpn.as_str());
-    }
-    let answer = call.send().await.map_err(|error| failed(OPERATION, error))?;
-    read(OPERATION, need(OPERATION, "listener", answer.listeners().first())?)
-}
-
-pub(crate) async fn modify(client: &Client, id: &Id, spec: &ListenerSpec, group: &Id) -> Answer<()> {
-    let ListenerSpec { port: _, protocol, tls } = spec;
-    let mut call = client
-        .modify_listener()
-        .listener_arn(&id.0)
-        .protocol(ProtocolEnum::from(protocol.as_str()))
-        .default_actions(forward(group));
-    if let Some(TlsSpec { certificate, policy, alpn }) = tls {
-        let certificate = Certificate::builder().certificate_arn(certificate).build();
-        call = call.certificates(certificate).ssl_policy(policy).alpn_policy(alpn.as_str());
-    }
-    call.send().await.map(drop).map_err(|error| failed("ModifyListener", error))
-}
-
-pub(crate) async fn delete(client: &Client, id: &Id) -> Answer<()> {
-    let sent = client.delete_listener().listener_arn(&id.0).send().await;
-    sent.map(drop).map_err(|error| failed("DeleteListener", error))
+fn sdk_certificates(arns: &BTreeSet<String>) -> Vec<Certificate> {
+    arns.iter().map(|arn| Certificate::builder().certificate_arn(arn).build()).collect()
 }
