@@ -1,8 +1,8 @@
 //! How long to wait after the n-th failure in a row.
 //!
 //! Owns: the delays. Leaves to others: counting.
-//! Invariant: between 0.75 and 1.25 of 1 s, 2 s, 4 s … 5 min; the same for the same Service and count, different
-//! between Services, so that a provider that comes back is not met by everybody at once.
+//! Invariant: between 0.75 and 1.25 of 1 s, 2 s, 4 s … 5 min. The delay is the same for the same Service and count, and differs
+//! between Services, so that a provider that recovers is not called by all of them at once.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;

@@ -5,8 +5,8 @@
 //!                          status ──▶ one listing of Services ─▶ stdout
 //! ```
 //! Owns: exit codes, printing, and reading the cluster once. Leaves to others: every decision (`reconcile` and below).
-//! Invariants: standard output holds the answer and nothing else, errors and logs go to standard error; exit code 0
-//! means that there is nothing to do, 3 that there is, 1 that it failed; wrong flags end with 2 (clap).
+//! Invariants: standard output holds the answer and nothing else; errors and logs are on standard error. Exit code 0 means that
+//! there is nothing to do, 3 that there is, 1 that it failed. Wrong flags end with 2 (clap).
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -88,7 +88,7 @@ pub(crate) enum CallResult {
     Timeout,
 }
 
-/// What the collector did with a load balancer that no Service claims.
+/// The collector's action on a load balancer that no Service claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Collected {
     /// The collector saw it for the first time.

@@ -5,8 +5,8 @@
 //! ```
 //! Owns: [`Provisioner`]: attempts, their order, and the inventory of what exists. Leaves to others: what is wanted
 //! (`desired`), writes to the cluster (`reconcile`).
-//! Invariants: one attempt at a time for each Service, and for each thing that Services share; a want is planned once when
-//! it is submitted, and its attempt starts by that plan unless the want or the inventory has changed.
+//! Invariants: one attempt at a time runs for each Service, and for each thing that Services share. A want is planned once, when it
+//! is submitted; its attempt starts by that plan unless the want or the inventory has changed.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -6,8 +6,8 @@
 //! ```
 //! Owns: [`Reconciler`], and the order of cluster writes around provisioning. Leaves to others: every decision it is made of,
 //! and the attempts (`provision`).
-//! Invariants: the finalizer is on before the first provider call, and off only after a read showed that nothing is left; a
-//! reconcile never waits for the provider; a Service that is not ours is not read, written or mentioned.
+//! Invariants: the finalizer is on before the first provider call, and off only after a read showed that nothing is left. A
+//! reconcile never waits for the provider. A Service that is not ours is not read, written or mentioned.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

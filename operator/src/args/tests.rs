@@ -1,4 +1,4 @@
-//! What the command line takes and refuses.
+//! Command lines that are valid, and those that are refused.
 
 use super::*;
 

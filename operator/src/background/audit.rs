@@ -5,9 +5,8 @@
 //! ```
 //! Owns: [`Auditor`], the order of a round and its pace. Leaves to others: reading and comparing (an attempt of the last
 //! priority), the report of a difference (`attempt`).
-//! Invariants: a round costs one `observe` a Service, whatever happens; an audit that takes long delays the next one and
-//! never joins it; where the round goes on after a restart follows from the clock, so that a process that starts often
-//! does not audit the same Services for ever.
+//! Invariants: a round costs one read for each Service. An audit that takes long delays the next one and never joins it. The
+//! clock decides where the round continues after a restart: a process that starts often audits all Services all the same.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -2,8 +2,8 @@
 //!
 //! Owns: [`Collector`]. Leaves to others: the deletion (an attempt, as for a release).
 //! Invariants: a load balancer is deleted only if it was unclaimed in two scans, a grace period apart, and a read of the API
-//! server past the cache finds no Service that claims it; never more at a time than `limit` allows; what another Portico
-//! operator of this cluster holds is claimed; what belongs to another cluster is never read.
+//! server past the cache finds no Service that claims it. Never are more deleted at a time than `limit` allows. A load balancer
+//! that another Portico operator of this cluster holds is claimed; those of another cluster are never read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -156,8 +156,8 @@ impl<P: LoadBalancerProvider, C: Cluster> Collector<P, C> {
         unclaimed
     }
 
-    /// A Service claims its load balancer if the Service is ours, and if any Portico operator's finalizer is on it: two
-    /// operators with a class each may share one account, where each sees what both own.
+    /// Whether a Service claims its load balancer: it is ours, or any Portico operator's finalizer is on it. Two operators with
+    /// a class each may share one account, where each reads what both own.
     fn claims(&self, service: &Service) -> bool {
         self.reconciler.scope().classes.claims(service) || service::has_finalizer(service)
     }

@@ -10,9 +10,9 @@
 //! ```
 //! Owns: [`NodeRemovalLimiter`], the memory of which nodes were admitted, and the decision. Leaves to others: what a node is
 //! (`targets`), telling anybody.
-//! Invariants: a node is only held if it was admitted before; a hold ends by itself, or when the nodes are back; the
-//! clock is given, so that equal histories give equal answers. The memory is the process's: after a restart there is
-//! nothing to hold on to but the nodes' conditions (since when they are not ready).
+//! Invariants: a node is held only if it was admitted before. A hold ends by itself, or when the nodes are back. The clock is an
+//! argument: equal histories give equal answers. The memory is the process's: after a restart only the nodes' conditions count
+//! (since when they are not ready).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

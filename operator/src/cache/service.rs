@@ -150,9 +150,9 @@ impl ClassRule {
         self.holds(service) || self.wants(service)
     }
 
-    /// Whether our finalizer holds it: by the API server's record of who put it there, which no annotation changes. Where
-    /// there is none (an older version's), the annotation counts, unless it contradicts the class; and a Service of our class
-    /// whose annotation somebody took off was given up by whoever held it.
+    /// Whether our finalizer holds it: by the API server's record of who put it there, which no annotation changes. Without
+    /// a record (an older version's) the annotation counts, unless it contradicts the class. A Service of our class without
+    /// the annotation was given up by its holder.
     pub(crate) fn holds(&self, service: &Service) -> bool {
         let other_class = ServiceType::of(service) == ServiceType::LoadBalancer && !self.is_of_class(service);
         if is_held_for_nothing(service) && self.owns(service) {

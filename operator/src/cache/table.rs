@@ -2,11 +2,11 @@
 //!
 //! Owns: which of two versions of an object counts, and what really changed. Leaves to others: where changes come
 //! from and what they cause.
-//! Invariants: an older version never replaces a newer one, nor brings back what is gone; readers see the old contents until
-//! a relist is complete; an unchanged value is no change, but for the one that a watch shows after an answer did: the
-//! answer may hold what others wrote meanwhile, and nobody was brought back for that. A complete relist counts even where
-//! its versions are lower (an etcd that was restored from a backup), but for answers that came while it ran. Where
-//! versions do not compare, the watch counts, which has an order of its own, and answers are left to it.
+//! Invariants: an older version never replaces a newer one, nor brings back a deleted object. Readers see the old contents until
+//! a relist is complete. An unchanged value is no change, except the one that a watch shows after an answer did: the answer may
+//! hold what others wrote meanwhile, and no Service was requeued for that. A complete relist counts even where its versions are
+//! lower (an etcd that was restored from a backup), except for answers that came while it ran. If versions do not compare, the
+//! watch counts, since it has an order of its own.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;

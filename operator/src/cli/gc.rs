@@ -114,7 +114,7 @@ impl<P: LoadBalancerProvider, C: Cluster> GcRun<P, C> {
         Ok(self.collector.unclaimed().await)
     }
 
-    /// What is unclaimed now, and how its deletion begins.
+    /// Unclaimed load balancers, and how each deletion begins.
     async fn list(&self) -> anyhow::Result<Vec<(Owner, Unclaimed)>> {
         let row = |owner: Owner| {
             let plan = self.provisioner.plan(&Want::absent(owner.clone()));
@@ -258,7 +258,7 @@ mod tests {
     }
 
     impl Run {
-        /// What `gc --yes` prints, where by the end of the grace period users have made these Services.
+        /// The output of `gc --yes`; users create these Services within the grace period.
         async fn yes(&self, made_meanwhile: &[&str]) -> String {
             let mut found = self.gc.list().await.unwrap();
             let later = async {

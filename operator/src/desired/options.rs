@@ -2,8 +2,8 @@
 //!
 //! Owns: keys, values, defaults, and the problem of a wrong one. Leaves to others: what a value means (`desired`),
 //! and options of single providers (their own table, [`Capabilities::options`]).
-//! Invariant: a value that does not parse is a problem with key and remedy, never a default; a key under our
-//! domain that nobody knows is a warning, as it is most likely a misspelt one.
+//! Invariant: a value that does not parse is a problem with key and remedy, never a default. An unknown key under our domain is a
+//! warning, since it is most likely misspelt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ pub struct AnnotationSpec {
     pub value: &'static str,
     /// The meaning of its absence.
     pub default: &'static str,
-    /// What it sets; each provider's field table says what a change costs there. `None`: it sets nothing that exists.
+    /// The field that it sets; each provider's table gives the cost of a change. `None`: it sets nothing that exists.
     pub field: Option<Field>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct GroupRef {
     pub(crate) name: String,
 }
 
-/// What annotations ask for; `None` and empty where they say nothing.
+/// Parsed annotations; `None` and empty where there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Annotated {
     pub(crate) addresses: BTreeSet<IpAddr>,

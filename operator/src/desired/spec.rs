@@ -314,7 +314,7 @@ impl SpecReader<'_> {
             }
         }
         if families.is_empty() {
-            // The API server fills it in; before that, the ClusterIP tells.
+            // The API server fills it in; before that, the ClusterIP decides.
             let address = self.spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok());
             families.push(address.map_or(IpFamily::IPv4, IpFamily::of));
         }

@@ -1,8 +1,8 @@
 //! Which of several operators works: a Lease, in the record format that client-go's elections use.
 //!
 //! Owns: the election. Leaves to others: the Lease's storage (`leader::store`), what leading means (the fence).
-//! Invariants: a lease is judged by when this process saw it change, never by another machine's clock; the fence is
-//! open only until the last renewal's start plus the renew deadline, which is before anybody else may take over.
+//! Invariants: a lease is judged by when this process saw it change, never by another machine's clock. The fence is open only
+//! until the last renewal's start plus the renew deadline; another candidate may take over only later.
 
 use std::time::Duration;
 

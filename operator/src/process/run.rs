@@ -1,8 +1,8 @@
 //! The process: one named task per watch and worker, leader election before any work, and an orderly end.
 //!
 //! Owns: starting and stopping. Leaves to others: everything that is started.
-//! Invariants: a task that dies ends the process; nothing is written before the lease is held, nor after it is lost; on
-//! SIGTERM work stops first, then the lease is handed over, so that the next leader never meets this one.
+//! Invariants: a task that dies ends the process. Nothing is written before the lease is held, nor after it is lost. On SIGTERM
+//! work stops first, then the lease is handed over, so that the next leader never meets this one.
 //!
 //! Its rights at the API server:
 //! ```text

@@ -4,7 +4,7 @@
 //! WaitingAttempt ─ locks, permit ─▶ RunningAttempt ─ Operation ─▶ inventory, Events, Track ─▶ the Service is requeued
 //! ```
 //! Owns: the life of an attempt. Leaves to others: the decision to start one (`track`), provider calls (`operation`).
-//! Invariants: an attempt provisions what is wanted when its turn comes, not when it began to wait; however it ends, a panic
+//! Invariants: an attempt provisions what is wanted when its turn comes, not when it began to wait. However it ends, a panic
 //! included, its Service is not left marked as running.
 
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ use crate::cache::service::ServiceKey;
 
 /// The submitter of attempts, as an attempt needs it.
 pub(crate) trait Requester: Send + Sync + 'static {
-    /// What `owner`'s Service wants now.
+    /// The want of `owner`'s Service now.
     fn current(&self, key: &ServiceKey, owner: &Owner) -> Current;
     /// Reports the steps that an attempt executed, each with its reason.
     fn executed(&self, key: &ServiceKey, steps: Vec<String>);

@@ -1,8 +1,8 @@
 //! Keyed locks: of the attempts that share something at the provider, one runs at a time.
 //!
 //! Owns: [`Locks`]. Leaves to others: what is shared (a provider), how many attempts run at all (`permits`).
-//! Invariants: two attempts that have a name in common never overlap; names are taken in their order, and before the permits, so
-//! that nobody waits in a circle; what nobody holds or waits for is forgotten.
+//! Invariants: two attempts that have a name in common never overlap. Names are locked in their order, and before the permits, so
+//! that no attempts wait in a circle. A lock that no attempt holds or waits for is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -23,7 +23,7 @@ const MAX_READS: usize = 12;
 /// The pause before an attempt takes locks that this one lacked.
 const LOCKS_RETRY: Duration = Duration::from_secs(1);
 
-/// What an attempt read and executed.
+/// The result of an attempt: its last read, its steps and its end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AttemptReport<O> {
     /// The last read, and when it began; `None`: there was none.

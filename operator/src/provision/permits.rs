@@ -2,9 +2,9 @@
 //!
 //! Owns: [`Permits`], its permits and the order among those that wait. Leaves to others: what an attempt does, and how fast a
 //! provider may be called (its own limiter).
-//! Invariants: never more than `limit` permits at once, and a quarter of them for what serves alone; first come, first
-//! served within a priority; every priority gets its share of the turns, so neither a thousand creations hold up a
-//! deletion nor a rollout a creation; whoever waits is a parked task, not a worker.
+//! Invariants: there are never more than `limit` permits, and a quarter of them are for what serves. Within a priority, the first
+//! attempt that waits comes first. Every priority gets its share of the turns, so a thousand creations delay no deletion, and a
+//! rollout delays no creation. An attempt that waits is a parked task, not a worker.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! The provisioning state of one Service, and the decision whether to start an attempt now, later, or not at all.
 //!
 //! Owns: [`Track`]. Leaves to others: running attempts (`attempt`).
-//! Invariants: pure; a track only saves work: a process without it (after a restart) comes to the same end; a failure holds
-//! back only the want that failed: a changed Service gets an attempt at once.
+//! Invariants: pure. A track only saves work: a process without it (after a restart) comes to the same end. A failure holds back
+//! only the want that failed: a changed Service gets an attempt at once.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -108,7 +108,7 @@ pub(crate) enum AuditProgress {
     Running,
 }
 
-/// What to do now.
+/// The decision about a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Start an attempt.

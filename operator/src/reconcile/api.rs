@@ -1,8 +1,8 @@
 //! The seam to the cluster: everything that this operator reads by name, and everything that it writes.
 //!
 //! Owns: [`Cluster`] and its errors. Leaves to others: watching (`watch`), deciding what to write.
-//! Invariants: each write names the object's UID or resource version, so that nothing meant for one Service hits
-//! another of the same name; writing what is there already, and to what is gone, is not a failure worth a retry.
+//! Invariants: each write names the object's UID or resource version, so that it never reaches another Service of the same name.
+//! A write of what is there already, or to what is gone, is not a failure worth a retry.
 
 use std::collections::BTreeMap;
 

@@ -2,9 +2,9 @@
 //!
 //! Owns: sending them. Leaves to others: what is worth one (`status`, `reconcile`), and how many
 //! of them are written (`correlator`).
-//! Invariants: telling costs a reconcile nothing: a full channel or a failing API server loses an Event, counts it,
-//! and stops nobody. kube-runtime's Recorder is not used: it folds Events of one reason into a series that keeps
-//! the first note, so that the second of two different steps would never be told.
+//! Invariants: an Event costs a reconcile nothing. A full channel or a failing API server loses an Event, counts it, and delays
+//! nothing. kube-runtime's Recorder is not used: it folds Events of one reason into a series that keeps the first note, and would
+//! lose the second of two different steps.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::{Event, EventSeries};

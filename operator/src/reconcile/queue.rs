@@ -1,8 +1,8 @@
 //! The work queue: Services to reconcile, now or later.
 //!
 //! Owns: one entry per Service, delays, failures in a row, and never handing one Service to two workers. Leaves to others: the work.
-//! Invariant: a Service added while a worker has it is handed out once more afterwards, so no change is missed; of
-//! several moments the earliest counts, since a reconcile that is early costs nothing.
+//! Invariant: a Service added while a worker has it is handed out once more afterwards, so no change is missed. Of several moments
+//! the earliest counts, since a reconcile that is early costs nothing.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

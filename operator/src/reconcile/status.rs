@@ -1,9 +1,9 @@
 //! The status of a Service: addresses and conditions, and the Events that follow from a change.
 //!
 //! Owns: composing them. Leaves to others: writing them (`cluster`), where the facts come from (the provider).
-//! Invariants: the same situation gives the same status, but for times, and a condition keeps its time while its
-//! status stays; addresses that are shown are not taken away because a read failed, a field is wrong, or the load
-//! balancer is being replaced (its address is claimed by what the status shows).
+//! Invariants: the same situation gives the same status, except for times. A condition keeps its time while its status stays.
+//! Addresses that are shown are not removed because a read failed, a field is wrong, or the load balancer is being replaced: the
+//! provider claims its address by what the status shows.
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

@@ -105,8 +105,8 @@ impl<C: Cluster> ServiceWriter<C> {
         Ok(held)
     }
 
-    /// Removes the status and the annotations of a load balancer that is deleted, then the finalizer; whether it did: a
-    /// Service that wants a load balancer again by now keeps the finalizer. `annotations`: the provider's, each `None`.
+    /// Removes the status and the annotations of a load balancer that is deleted, then the finalizer. Answers `false`, and
+    /// keeps the finalizer, if the Service wants a load balancer again. `annotations`: the provider's, each `None`.
     pub(super) async fn finish_release(
         &self,
         service: &Service,

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use super::CAPABILITIES;
 
-/// Where the cloud is asked again.
+/// The pause between two polls of the cloud.
 const POLL: Duration = Duration::from_secs(2);
 
 /// How long a call is on its way, and its answer again.
@@ -54,7 +54,7 @@ pub(crate) struct CloudState {
     pub(crate) audits_wait: Duration,
     /// Whether nothing at all answers.
     pub(crate) down: bool,
-    /// What it never does.
+    /// Steps that it refuses.
     pub(crate) refused: Option<Refused>,
     pub(crate) reads: u32,
     /// Executions under way at this moment, and the most there ever were, by group (empty: of none).

@@ -129,7 +129,7 @@ impl FakeCluster {
         (cache, queue, router)
     }
 
-    /// What a user applies: metadata and spec, never status, finalizers or the UID of what exists.
+    /// A user's apply: metadata and spec, never status, finalizers or the UID of what exists.
     pub(crate) fn apply(&self, mut service: Service) {
         self.with(|state| {
             if let Some(old) = state.services.get(&ServiceKey::of(&service)) {
@@ -174,7 +174,7 @@ impl FakeCluster {
         });
     }
 
-    /// What a user deletes; a finalizer keeps it.
+    /// A user's delete; a finalizer keeps the object.
     pub(crate) fn delete(&self, name: &str) {
         self.with(|state| {
             let Some(mut service) = state.services.get(&key(name)).cloned() else { return };
@@ -265,7 +265,7 @@ fn refused(operation: &'static str) -> ClusterError {
 }
 
 impl ClusterState {
-    /// What a user applies, or what is written as its status.
+    /// A user's apply, or a write of its status.
     pub(crate) fn put_parameters(&mut self, object: &LoadBalancerClassParameters) {
         let (name, mut object) = (object.metadata.name.clone().unwrap(), object.clone());
         object.metadata.resource_version = Some(self.next_version());
@@ -287,7 +287,7 @@ impl ClusterState {
         router.take(Change::<K>::Finish, Duration::ZERO);
     }
 
-    /// What happened to an object, to who watches; or what the faults make of it.
+    /// Delivers an event of an object to the watcher, with faults.
     fn send<K: Kept>(&mut self, object: &str, change: &Change<K>) {
         let Some(router) = self.watcher.clone() else { return };
         let now = Instant::now();
@@ -340,7 +340,7 @@ impl ClusterState {
         self.send(&key.to_string(), &change);
     }
 
-    /// What a write is answered with.
+    /// The answer to a write.
     fn answer(&self, service: Service) -> Service {
         self.services.get(&ServiceKey::of(&service)).cloned().unwrap_or(service)
     }

@@ -6,8 +6,8 @@
 //!        └─▶ not at all; a relist shows what became of it, some time later
 //! ```
 //! Owns: [`WatchFaults`], what happens to each event. Leaves to others: delivering it (`cluster`).
-//! Invariants: the same seed and the same calls give the same faults; the last state of every object arrives, late by
-//! seconds at most; a relist ends the watch before it, with all that is still on its way there.
+//! Invariants: the same seed and the same calls give the same faults. The last state of every object arrives, late by seconds at
+//! most. A relist ends the watch before it, with all events that it has not delivered.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,12 +18,12 @@ use tokio::time::Instant;
 /// The next moment that a timer tells from this one.
 const TICK: Duration = Duration::from_millis(1);
 
-/// What becomes of an event.
+/// The delivery of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
     Now,
     At(Instant),
-    /// All objects of the kind are listed anew instead: read at the first moment, shown at the second.
+    /// All objects of the kind are listed again instead: read at the first moment, shown at the second.
     Relist(Instant, Instant),
 }
 
@@ -64,7 +64,7 @@ impl WatchFaults {
         Self::foul(hasher.finish())
     }
 
-    /// What becomes of an event of an object that happens now.
+    /// Deliveries of an event of an object that happens now.
     pub(super) fn deliveries(&mut self, kind: &'static str, object: &str, now: Instant) -> Vec<Delivery> {
         let Some(random) = &mut self.random else {
             return vec![if self.lag.is_zero() { Delivery::Now } else { Delivery::At(now + self.lag) }];

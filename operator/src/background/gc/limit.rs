@@ -1,8 +1,8 @@
 //! How much the collector may delete at a time (law 2).
 //!
 //! Owns: [`Allowance`]. Leaves to others: what is to be deleted.
-//! Invariant: a fault that makes everything look unclaimed (a restored etcd, finalizers stripped by a script) costs a
-//! few load balancers before somebody sees the warning, and not all of them; what is really unclaimed goes in the end.
+//! Invariant: a fault that makes everything look unclaimed (a restored etcd, finalizers stripped by a script) costs a few load
+//! balancers before an operator reads the warning, and not all of them. In the end all that is unclaimed is deleted.
 
 use std::collections::VecDeque;
 use std::time::Duration;

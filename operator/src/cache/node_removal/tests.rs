@@ -23,7 +23,7 @@ impl Cluster {
         Self { guard: NodeRemovalLimiter::new(limits), version: 0, start: Instant::now() }
     }
 
-    /// Who is admitted, and how many of them are held, so many seconds after noon.
+    /// Names of admitted nodes, and how many of them are held, so many seconds after noon.
     fn read(&mut self, second: u64, nodes: &[Node]) -> (Vec<String>, usize) {
         self.version += 1;
         let AdmittedNodes { nodes, held, again: _ } = self.ask(second, nodes);

@@ -1,4 +1,4 @@
-//! What counts, of what is received in any order.
+//! Versions that are received in any order, and the one that counts.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proptest::prelude::*;

@@ -2,8 +2,8 @@
 //!
 //! Owns: [`ClassRules`]: defaults, forced values, what is allowed, and what each says to the Service's author. Leaves to others: where the
 //! rules come from (`classes`), what an annotation means (`options`, the provider).
-//! Invariants: a value that is not allowed never counts, and is named with the object that says so; a forced value counts whatever
-//! the Service says, in whichever of its spellings; where a forced value cannot be, nothing of the class is provided.
+//! Invariants: a value that is not allowed never counts, and its problem names the object that says so. A forced value counts
+//! whatever the Service says, in each of its spellings. If a forced value cannot be, nothing of the class is provided.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What objects come to, and the file that tells the API server their shape.
+//! Reviews of objects, and the chart's CRD.
 
 use kube::CustomResourceExt;
 
@@ -24,7 +24,7 @@ fn resolved(objects: &[LoadBalancerClassParameters]) -> Resolved {
     resolve(CLASS, objects, &FakeCloud::default(), &plain())
 }
 
-/// What counts for a Service that says this.
+/// Annotations that count for a Service with these, and its problems and warnings.
 fn counts(
     rules: &ClassRules,
     says: &[(&str, &str)],

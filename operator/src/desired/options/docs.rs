@@ -38,7 +38,7 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// What a change costs at each provider that takes it.
+/// The cost of a change at each provider that reads it.
 fn takers(field: Option<Field>) -> Vec<(&'static str, Mutability)> {
     let Some(field) = field else { return Vec::new() };
     let costs = PROVIDERS.map(|(name, capabilities)| (name, capabilities.mutability(field)));

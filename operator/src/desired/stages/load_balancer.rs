@@ -1,8 +1,8 @@
 //! The third stage: whether there is a load balancer to provide, to release, or none of our business.
 //!
 //! Owns: that decision. Leaves to others: what the load balancer is (`desired`), making it (the provider).
-//! Invariant: what our finalizer holds is released before the finalizer is removed, whatever the Service has become; what it
-//! does not hold and does not ask for us is not touched.
+//! Invariant: a load balancer that our finalizer holds is released before the finalizer is removed, whatever the Service has
+//! become. A Service without our finalizer that does not ask for us is not touched.
 
 use k8s_openapi::api::core::v1::Service;
 use portico_provider::{LoadBalancer, Targets};

@@ -29,7 +29,7 @@ const MOST: usize = 64;
 const AT_ONCE: usize = 2;
 /// How long one may take, waiting for its turn included.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What a proxy adds to what it forwards.
+/// Headers that a proxy adds to a request.
 const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "via"];
 
 /// Lets callers in.

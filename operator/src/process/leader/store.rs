@@ -1,8 +1,8 @@
-//! Where a Lease is kept.
+//! The store of a Lease.
 //!
 //! Owns: [`LeaseStore`], and the one in an API server. Leaves to others: elections.
-//! Invariants: a write is bound to the version it was decided on; of two candidates one gets a conflict; of a Lease only
-//! `spec` is ours, and of that only what elections need: labels, annotations and the rest stay as others have them.
+//! Invariants: a write is bound to the version it was decided on; of two candidates one gets a conflict. Of a Lease only `spec` is
+//! ours, and of that only what elections need: labels, annotations and the rest stay as others have written them.
 
 use std::error::Error;
 use std::time::Duration;

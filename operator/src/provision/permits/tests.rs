@@ -1,6 +1,6 @@
-//! Who gets in, in which order, and who is never kept out.
+//! The order of permits, and the priorities that never starve.
 //!
-//! Owns: the checks of [`Permits`]. Leaves to others: what a go does. Invariant: no time passes but what waiting needs.
+//! Owns: the checks of [`Permits`]. Leaves to others: what an attempt does. Invariant: no time passes but what waiting needs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -35,7 +35,7 @@ type Similar = (Object, bool, String);
 /// Notices that say the same; `None`: those that stand for all similar ones.
 type Same = (Similar, Option<(String, String)>);
 
-/// What to do about a notice.
+/// The write that a notice is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Correlated {
     /// Make an Event of this name.

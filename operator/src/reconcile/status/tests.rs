@@ -1,4 +1,4 @@
-//! What situations say, and when they say it again.
+//! Statuses of situations, and the Events of their changes.
 
 use super::*;
 use crate::desired::problem::ProblemKind;

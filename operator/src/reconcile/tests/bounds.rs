@@ -1,4 +1,4 @@
-//! What ends with its object, and what ends however badly it goes.
+//! State that ends with its object, and attempts that end even after a panic.
 
 use super::super::*;
 use super::fixture::*;

@@ -1,4 +1,4 @@
-//! What somebody changes behind the operator's back: found, reported, counted, and put right or left.
+//! Drift: found, reported, counted, and repaired or left.
 
 use super::super::*;
 use super::fixture::*;
@@ -18,7 +18,7 @@ fn audited(drift: Drift) -> Fixture {
     fixture
 }
 
-/// Somebody opens a load balancer to nobody.
+/// Another program closes a load balancer to all clients.
 fn tamper(fixture: &Fixture, name: &str) {
     fixture.cloud.with(|cloud| {
         let (spec, _) = cloud.existing.values_mut().find(|(spec, _)| spec.owner.name.name() == name).unwrap();

@@ -1,4 +1,4 @@
-//! What breaks: calls, processes, providers, and what users write.
+//! Failures of calls, processes and providers, and users' mistakes.
 
 use super::super::*;
 use super::fixture::*;

@@ -1,4 +1,4 @@
-//! What leaves the process when the lease is lost: nothing.
+//! Nothing is sent after the lease is lost.
 
 use super::super::*;
 use super::fixture::*;

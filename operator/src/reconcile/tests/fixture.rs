@@ -1,8 +1,8 @@
-//! What the scenarios run on: a cloud, a cluster, and operators that start and die.
+//! The fixture of the scenarios: a cloud, a cluster, and operators that start and die.
 //!
-//! Owns: starting, killing, and looking. Leaves to others: what happens on it.
-//! Invariants: a running operator has every task that the real one has, but for leader election and the collector; its
-//! watches are late, out of order, repeat themselves and lose events, by a seed that `PORTICO_WATCH_SEED` overrides.
+//! Owns: starting, killing, and reading the result. Leaves to others: what happens on it.
+//! Invariants: a running operator has every task of the real one, except leader election and the collector. Its watches are late,
+//! out of order, repeat themselves and lose events, by a seed that `PORTICO_WATCH_SEED` overrides.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ use crate::provision::trigger::Drift;
 use crate::testing::{CLUSTER, FakeCloud, FakeCluster, WatchFaults, mk_service, with};
 
 pub(super) const GRACE: Duration = Duration::from_mins(1);
-/// What the collector may delete where its limit is not the matter.
+/// Deletion limits for tests that are not about the limit.
 pub(super) const MANY: limit::DeletionLimits =
     limit::DeletionLimits { count: 100, share: 100, window: GRACE };
 
@@ -47,7 +47,7 @@ pub(super) struct Running {
 pub(super) struct Fixture {
     pub(super) cloud: FakeCloud,
     pub(super) cluster: FakeCluster,
-    /// What the next operator starts with.
+    /// The settings of the next operator.
     pub(super) settings: Settings,
     /// How long a round of the audit takes.
     pub(super) audit: Duration,

@@ -1,4 +1,4 @@
-//! What is ours, whose it is otherwise, and what nobody claims.
+//! Services of this operator, of others, and load balancers that no Service claims.
 
 use super::super::*;
 use super::fixture::*;
@@ -144,7 +144,7 @@ fn beside(fixture: &Fixture, class: &str) -> Fixture {
     other
 }
 
-/// What a user may write there: nothing, one that does not exist, the other's, its own.
+/// Classes that a user may write there: none, one that does not exist, the other's, its own.
 const SAID: [Option<&str>; 4] = [None, Some("foo"), Some("portico.dev/other"), Some("portico.dev/fake")];
 
 #[tokio::test(start_paused = true)]

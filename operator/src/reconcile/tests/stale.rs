@@ -1,4 +1,4 @@
-//! What the operator does not know yet, as its watches are late: nothing old is taken for new.
+//! Late watches: an old state is never taken for a new one.
 
 use super::super::*;
 use super::fixture::*;

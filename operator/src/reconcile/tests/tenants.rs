@@ -1,4 +1,4 @@
-//! What the author of a Service in one namespace can reach through it.
+//! Endpoints that the author of a Service in one namespace can reach through it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ const ADDRESSES: [&str; 8] = [
 ];
 const NAMESPACES: [&str; 2] = ["default", "other"];
 
-/// What a tenant, or another namespace, does.
+/// An action of a tenant, or of another namespace.
 #[derive(Clone, Debug)]
 enum Turn {
     /// A slice of the tenant's: endpoints by address, whether a `targetRef` says that it is a pod, and whether it is ready.
@@ -36,7 +36,7 @@ enum Turn {
     /// A pod of a namespace gets addresses and a phase.
     Pod(usize, usize, Vec<usize>, &'static str),
     PodGone(usize, usize),
-    /// The watch of pods begins anew, with what is there then.
+    /// The watch of pods is restarted with the pods of that moment.
     Relist,
 }
 
@@ -70,7 +70,7 @@ fn slice_of(name: usize, endpoints: &[(usize, bool, bool)]) -> EndpointSlice {
     slice
 }
 
-/// What the cluster holds, as a reader of this file would write it down.
+/// The state of the cluster, by the actions.
 #[derive(Default)]
 struct Model {
     slices: BTreeMap<usize, Vec<(usize, bool, bool)>>,
@@ -114,7 +114,7 @@ impl Model {
         }
     }
 
-    /// What may, and so shall, get traffic.
+    /// Addresses that may, and so shall, get traffic.
     fn admitted(&self) -> BTreeSet<IpAddr> {
         let alive = self.pods.iter().filter(|((namespace, _), (_, phase))| {
             *namespace == 0 && matches!(*phase, "Pending" | "Running")
