@@ -9,6 +9,7 @@ mod api;
 mod lived;
 mod looped;
 mod netlink;
+mod relabelled;
 mod shapes;
 mod watch;
 

@@ -65,7 +65,7 @@ fn looped(input: &[u8], lived: &Outcome) {
 }
 
 /// Runs the proxy's watches and its loop until they have been told everything, or until so many steps are still to come.
-fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usize>) -> Option<Outcome> {
+pub(crate) fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usize>) -> Option<Outcome> {
     api.begin();
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
