@@ -69,7 +69,12 @@ impl Wanted {
             families: BTreeSet::from([family]),
             ..Self::default()
         };
-        let mut keys = vec![Key::ClusterIp(to.address), Key::NodePort(family, to.protocol, to.port)];
+        let Frontend { address, protocol, port } = to;
+        let mut keys = vec![
+            Key::ClusterIp(address),
+            Key::NodePort(family, protocol, port),
+            Key::NodePortNoEndpoints(family, protocol, port),
+        ];
         if let Some((claim, _)) = model.holder(&to) {
             // The mark of an endpoint that may reach itself may be another Service's.
             if let Outcome::Backends(backends) = oracle::outcome(model, packet) {
@@ -107,7 +112,7 @@ impl Wanted {
                 self.families.contains(&key.family())
             }
             Key::ClusterIp(address) => self.frontends.iter().any(|frontend| frontend.address == *address),
-            Key::NodePort(family, protocol, port) => self
+            Key::NodePort(family, protocol, port) | Key::NodePortNoEndpoints(family, protocol, port) => self
                 .frontends
                 .iter()
                 .any(|f| (Family::of(f.address), f.protocol, f.port) == (*family, *protocol, *port)),

@@ -218,9 +218,8 @@ impl Writer<'_> {
             stand_ins.get(&frontend.address).map(|address| Frontend { address: *address, ..frontend });
         let is_ours =
             |at: &Frontend| claims.holder(at).is_some_and(|claim| claim.service == self.service.name);
-        if kind == Kind::NodePort && self.lists.any && stand_in.as_ref().is_some_and(is_ours) {
-            let Frontend { address, protocol, port } = frontend;
-            self.put(Key::NodePort(Family::of(address), protocol, port), Value::Present);
+        if kind == Kind::NodePort && stand_in.as_ref().is_some_and(is_ours) {
+            self.other_address(frontend);
         } else if kind == Kind::ClusterIp {
             self.internal(frontend);
         } else {
@@ -228,6 +227,17 @@ impl Writer<'_> {
         }
         if is_load_balanced(self.service, &frontend) {
             self.firewall(frontend, node, config);
+        }
+    }
+
+    /// A NodePort at an address that another stands in for: one element for all such addresses.
+    fn other_address(&mut self, frontend: Frontend) {
+        let Frontend { address, protocol, port } = frontend;
+        let family = Family::of(address);
+        if self.lists.any {
+            self.put(Key::NodePort(family, protocol, port), Value::Present);
+        } else {
+            self.verdict(Key::NodePortNoEndpoints(family, protocol, port), Verdict::Reject);
         }
     }
 

@@ -251,7 +251,8 @@ impl Model {
         for key in keys {
             frontends.extend(key.frontend());
             aliases.extend(key.alias());
-            if let Key::NodePort(family, protocol, port) = *key {
+            if let Key::NodePort(family, protocol, port) | Key::NodePortNoEndpoints(family, protocol, port) = *key
+            {
                 let addresses = self.stand_ins.keys().filter(|address| Family::of(**address) == family);
                 frontends.extend(addresses.map(|address| Frontend { address: *address, protocol, port }));
             }

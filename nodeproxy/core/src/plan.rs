@@ -254,7 +254,7 @@ fn rank(key: &Key) -> u8 {
         Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::Hairpin(..) | Key::NodeAddress(_) => 0,
         Key::Endpoint(..) | Key::AffinityEndpoint(..) => 1,
         Key::AffinitySlot(..) | Key::SourceRange(..) => 2,
-        Key::NoEndpoints(_) | Key::Firewalled(_) | Key::AffinityPick(..) => 3,
+        Key::NoEndpoints(_) | Key::NodePortNoEndpoints(..) | Key::Firewalled(_) | Key::AffinityPick(..) => 3,
         Key::Short(_) | Key::Local(_) | Key::AffinityPort(_) => 4,
         Key::Service(_) => 5,
         Key::ClusterIp(_) | Key::NodePort(..) => 6,
@@ -316,6 +316,7 @@ fn why_added(key: &Key) -> &'static str {
         Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "one more endpoint, with session affinity",
         Key::NodeAddress(_) => "one more address for NodePorts",
         Key::NodePort(..) => "a NodePort on several addresses",
+        Key::NodePortNoEndpoints(..) => "a NodePort on several addresses without endpoints",
         Key::ClusterIp(_) => "new ClusterIP",
         Key::Hairpin(..) => "endpoint on this node that may call itself",
         Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges",
@@ -336,6 +337,7 @@ fn why_removed(key: &Key) -> &'static str {
         Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "fewer endpoints, or no session affinity",
         Key::NodeAddress(_) => "no longer an address for NodePorts",
         Key::NodePort(..) => "NodePort without endpoints, or gone",
+        Key::NodePortNoEndpoints(..) => "the NodePort has endpoints, or is gone",
         Key::ClusterIp(_) => "ClusterIP released",
         Key::Hairpin(..) => "endpoint no longer on this node",
         Key::Firewalled(_) | Key::SourceRange(..) => "loadBalancerSourceRanges changed",
@@ -376,6 +378,7 @@ impl Key {
             | Self::AffinityEndpoint(..)
             | Self::NodeAddress(_)
             | Self::NodePort(..)
+            | Self::NodePortNoEndpoints(..)
             | Self::ClusterIp(_)
             | Self::Hairpin(..)
             | Self::PodCidr(_)

@@ -4,8 +4,8 @@
 //! there should be, and to the dataplane how they are encoded. A fixed skeleton of chains and maps stands in table
 //! `portico` of the families `ip` and `ip6`; every Service and endpoint event only changes elements of it (docs/nftables.md).
 //!
-//! A frontend is always one (address, protocol, port). A NodePort is one frontend for each node address it answers on; where it
-//! has endpoints, only one of these addresses has elements, and stands in for the others ([`Key::NodeAddress`]).
+//! A frontend is always one (address, protocol, port). A NodePort is one frontend for each node address it answers on;
+//! only one of these addresses has elements, and stands in for the others ([`Key::NodeAddress`]).
 //! So `ClusterIP`s, NodePorts, load-balancer VIPs and external IPs share the same few maps.
 //!
 //! Invariant: a key belongs to exactly one map and one address family, and the kind of its value follows from the key.
@@ -134,7 +134,7 @@ pub enum Target {
     Pick(Pick),
 }
 
-/// What a dispatch map (`services`, `short`, `local`, `no-endpoints`, `affinity-picks`) tells the kernel to do with a first packet.
+/// What a dispatch map (`services`, `short`, `local`, `no-endpoints`, `no-endpoints-node-ports`, `affinity-picks`) tells the kernel to do with a first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
@@ -179,6 +179,9 @@ pub enum Key {
     NodeAddress(IpAddr),
     /// `node-ports`: NodePorts that have endpoints: at those addresses the destination is replaced before the first lookup.
     NodePort(Family, Protocol, u16),
+    /// `no-endpoints-node-ports`: NodePorts without endpoints, at those addresses: looked up behind `no-endpoints`. Value:
+    /// [`Verdict::Reject`].
+    NodePortNoEndpoints(Family, Protocol, u16),
     /// `cluster-ips`: every ClusterIP, to reject ports that its Service lacks.
     ClusterIp(IpAddr),
     /// `hairpin`: an endpoint on this node that may reach itself through a frontend and must then be masqueraded.
@@ -232,6 +235,7 @@ impl Key {
             Self::AffinityEndpoint(_, List::Local, _) => "affinity-endpoints-local",
             Self::NodeAddress(_) => "node-addresses",
             Self::NodePort(..) => "node-ports",
+            Self::NodePortNoEndpoints(..) => "no-endpoints-node-ports",
             Self::ClusterIp(_) => "cluster-ips",
             Self::Hairpin(..) => "hairpin",
             Self::Firewalled(_) => "firewalled",
@@ -258,7 +262,7 @@ impl Key {
             | Self::AffinityEndpoint(alias, ..) => alias.address,
             Self::NodeAddress(address) | Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
             Self::PodCidr(net) | Self::NodePod(net) | Self::ServiceCidr(net) => net.addr(),
-            Self::NodePort(family, ..) => return *family,
+            Self::NodePort(family, ..) | Self::NodePortNoEndpoints(family, ..) => return *family,
         };
         Family::of(address)
     }
@@ -275,6 +279,7 @@ impl Key {
                 | Self::AffinitySlot(..)
                 | Self::AffinityEndpoint(..)
                 | Self::NoEndpoints(_)
+                | Self::NodePortNoEndpoints(..)
                 | Self::Short(_)
                 | Self::Local(_)
         )
@@ -384,7 +389,9 @@ impl fmt::Display for Key {
             Self::AffinitySlot(alias, slot) => write!(f, "{alias} slot {slot:#x}"),
             Self::AffinityEndpoint(alias, _, id) => write!(f, "{alias} id {id:#010x}"),
             Self::NodeAddress(address) | Self::ClusterIp(address) => write!(f, "{address}"),
-            Self::NodePort(_, protocol, port) => write!(f, "{port}/{protocol}"),
+            Self::NodePort(_, protocol, port) | Self::NodePortNoEndpoints(_, protocol, port) => {
+                write!(f, "{port}/{protocol}")
+            }
             Self::Hairpin(address, protocol, port) => {
                 write!(f, "{}/{protocol}", std::net::SocketAddr::new(*address, *port))
             }

@@ -357,6 +357,12 @@ impl Walk<'_> {
             Some(_) => return End::Refused,
             None => {}
         }
+        let Frontend { address, protocol, port } = to;
+        if self.tables.has(Key::NodeAddress(address))
+            && self.verdict(Key::NodePortNoEndpoints(Family::of(address), protocol, port)).is_some()
+        {
+            return End::Refused;
+        }
         if !from_node && self.ground.node.has(to.address) {
             End::NotOurs
         } else if self.tables.has(Key::ClusterIp(to.address)) {

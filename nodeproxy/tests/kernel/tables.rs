@@ -91,6 +91,7 @@ fn mk_everything(v6: bool) -> State {
         ]);
     }
     let balance = Balance { endpoints: 1, list: List::Local, masquerade: false };
+    let family = if v6 { Family::V6 } else { Family::V4 };
     all.extend([
         (Key::Service(f(20)), Value::Verdict(Verdict::External)),
         (Key::Local(f(20)), Value::Verdict(Verdict::Balance(balance))),
@@ -101,7 +102,8 @@ fn mk_everything(v6: bool) -> State {
         (Key::Endpoint(f(1), LOCAL_SLOTS), mk_backend(v6, 2)),
         (Key::AffinityPort(f(2)), Value::Alias(alias.address)),
         (Key::NodeAddress(ip(v6, 30)), Value::Alias(ip(v6, 31))),
-        (Key::NodePort(if v6 { Family::V6 } else { Family::V4 }, Protocol::Tcp, 30_080), Value::Present),
+        (Key::NodePort(family, Protocol::Tcp, 30_080), Value::Present),
+        (Key::NodePortNoEndpoints(family, Protocol::Tcp, 30_081), Value::Verdict(Verdict::Reject)),
         (Key::ClusterIp(ip(v6, 1)), Value::Present),
         (Key::Hairpin(ip(v6, 0x4001), Protocol::Udp, 53), Value::Present),
         (Key::Firewalled(f(20)), Value::Present),

@@ -71,11 +71,16 @@ fn mk_node(addresses: u8) -> Event {
 }
 
 fn mk_model(addresses: u8) -> Model {
+    mk_model_with(addresses, &["here", "there"])
+}
+
+/// Every Service has an endpoint on each of these nodes.
+fn mk_model_with(addresses: u8, nodes: &[&str]) -> Model {
     let mut model = Model::new(Config::default());
     model.apply(mk_node(addresses));
     for number in 0..PORTS {
         model.apply(mk_service(number, TrafficPolicy::Cluster, None));
-        model.apply(mk_slice(number, &["here", "there"]));
+        model.apply(mk_slice(number, nodes));
     }
     model
 }
@@ -85,6 +90,30 @@ fn an_address_costs_one_element_and_a_port_costs_what_it_costs_on_one() {
     let elements = |addresses| mk_model(addresses).ledger().desired().elements.len();
     assert_eq!(elements(52) - elements(2), 50);
     assert_eq!(elements(2) - elements(1), 1, "the second address is the first that another stands in for");
+}
+
+#[test]
+fn without_endpoints_an_address_costs_one_element_and_a_port_one_more_than_on_one() {
+    let elements = |addresses| mk_model_with(addresses, &[]).ledger().desired().elements.len();
+    assert_eq!(elements(52) - elements(2), 50);
+    assert_eq!(elements(2) - elements(1), 1);
+    let counts = |addresses, map| {
+        let model = mk_model_with(addresses, &[]);
+        model.ledger().desired().elements.keys().filter(|key| key.map() == map).count()
+    };
+    assert_eq!(counts(52, "no-endpoints-node-ports"), usize::from(PORTS));
+    assert_eq!(counts(52, "no-endpoints"), counts(1, "no-endpoints"), "one address stands in for the others");
+}
+
+#[test]
+fn ports_that_gain_and_lose_endpoints_end_as_ports_that_always_had_them() {
+    let mut model = mk_model_with(3, &[]);
+    for nodes in [&["here", "there"][..], &[], &["there"]] {
+        for number in 0..PORTS {
+            model.apply(mk_slice(number, nodes));
+        }
+        assert_eq!(model.ledger().desired(), mk_model_with(3, nodes).ledger().desired());
+    }
 }
 
 #[test]

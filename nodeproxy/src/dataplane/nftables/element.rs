@@ -30,7 +30,9 @@ pub(super) fn encode(key: &Key, value: Option<&Value>, classes: &Classes) -> Vec
             [alias(of), number.to_ne_bytes().to_vec()].concat()
         }
         Key::NodeAddress(ip) | Key::ClusterIp(ip) => address(*ip),
-        Key::NodePort(_, protocol, number) => [vec![*protocol as u8, 0, 0, 0], port(*number)].concat(),
+        Key::NodePort(_, protocol, number) | Key::NodePortNoEndpoints(_, protocol, number) => {
+            [vec![*protocol as u8, 0, 0, 0], port(*number)].concat()
+        }
         Key::Hairpin(ip, protocol, port) => {
             [address(*ip), frontend(&Frontend { address: *ip, protocol: *protocol, port: *port })].concat()
         }
@@ -71,7 +73,9 @@ fn data(key: &Key, value: &Value, classes: &Classes) -> Option<Data> {
     Some(match value {
         Value::Present => return None,
         Value::Verdict(verdict) => match (key, verdict) {
-            (Key::NoEndpoints(_), Verdict::Reject) => Data::Verdict(kernel::Verdict::Goto(REFUSE.to_owned())),
+            (Key::NoEndpoints(_) | Key::NodePortNoEndpoints(..), Verdict::Reject) => {
+                Data::Verdict(kernel::Verdict::Goto(REFUSE.to_owned()))
+            }
             (Key::NoEndpoints(_), Verdict::Drop) => Data::Verdict(kernel::Verdict::Drop),
             _ => Data::Value(classes.number(key.family(), *verdict)?.to_ne_bytes().to_vec()),
         },
@@ -151,6 +155,7 @@ fn decode_one(family: Family, map: &str, element: &Element, classes: &Classes) -
         "affinity-endpoints-local" => Key::AffinityEndpoint(fields.alias()?, List::Local, fields.number()?),
         "node-addresses" => Key::NodeAddress(fields.address()?),
         "node-ports" => Key::NodePort(family, fields.protocol()?, fields.port()?),
+        "no-endpoints-node-ports" => Key::NodePortNoEndpoints(family, fields.protocol()?, fields.port()?),
         "cluster-ips" => Key::ClusterIp(fields.address()?),
         "hairpin" => {
             let (source, f) = (fields.address()?, fields.frontend()?);
@@ -177,7 +182,9 @@ fn decode_value(family: Family, map: &str, data: Option<&Data>, classes: &Classe
             let number = Fields { family, rest: bytes }.number()?;
             classes.verdict(family, number).map(Value::Verdict)
         }
-        ("no-endpoints", Some(Data::Verdict(verdict))) => decode_verdict(verdict).map(Value::Verdict),
+        ("no-endpoints" | "no-endpoints-node-ports", Some(Data::Verdict(verdict))) => {
+            decode_verdict(verdict).map(Value::Verdict)
+        }
         ("endpoints" | "affinity-endpoints" | "affinity-endpoints-local", Some(Data::Value(bytes))) => {
             let mut fields = Fields { family, rest: bytes };
             Some(Value::Backend(Backend { address: fields.address()?, port: fields.port()? }))

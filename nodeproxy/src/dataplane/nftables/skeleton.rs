@@ -107,6 +107,7 @@ fn sets(family: Family, config: &Config) -> Vec<Set> {
         keyed(family, "affinity-endpoints-local", &alias_id, backend),
         keyed(family, "node-addresses", &[address], Some(&[address])),
         keyed(family, "node-ports", &[protocol, port], None),
+        verdicts(family, "no-endpoints-node-ports", &[protocol, port]),
         keyed(family, "cluster-ips", &[address], None),
         keyed(family, "hairpin", &pair, None),
         keyed(family, "firewalled", &FRONTEND_FIELDS, None),
@@ -187,7 +188,8 @@ impl Skeleton {
             [w.member(&[Part::Destination], "cluster-ips"), stranger, rules::mark(bit)].concat()
         });
         let services = w.dispatch("services", CLASSES);
-        // A NodePort has the elements of one address; whichever of the others a client dialled, it goes on as if to that.
+        // A NodePort with endpoints has the elements of one address; whichever of the others a client dialled, it goes on as if to
+        // that. One without stays as it is: a refusal must come from the address that was dialled.
         let node_port = [
             w.member(&[Part::Protocol, Part::Port], "node-ports"),
             w.destination_from(&[Part::Destination], "node-addresses"),
@@ -252,7 +254,11 @@ impl Skeleton {
             [rules::first_packet(), w.member(&[Part::Destination], "service-cidrs"), rules::drop_packet()]
                 .concat()
         };
-        let all = || [no_endpoints(), no_such_port(), unallocated()];
+        let no_endpoints_node_port = || {
+            let refused = w.verdict_of(&[Part::Protocol, Part::Port], "no-endpoints-node-ports");
+            [rules::first_packet(), w.mapped(Part::Destination, "node-addresses"), refused].concat()
+        };
+        let all = || [no_endpoints(), no_endpoints_node_port(), no_such_port(), unallocated()];
         if config.has(family, Feature::Reject) {
             self.chain(REFUSE, None, [rules::reset(), w.reject()]);
         } else {
@@ -260,7 +266,7 @@ impl Skeleton {
         }
         let (input, forward) =
             (base(ChainKind::Filter, Hook::Input, 0), base(ChainKind::Filter, Hook::Forward, 0));
-        let [first, second, third] = all();
+        let for_node = || [no_endpoints(), no_endpoints_node_port()];
         if config.drop_invalid {
             // An invalid packet belongs to no flow, so nothing says whether its flow was rewritten: what can be asked is
             // whether it looks like an endpoint's answer within a connection. Here, where rewriting is over: what arrives
@@ -275,11 +281,11 @@ impl Skeleton {
                 let drop = [rules::count(), rules::drop_packet()].concat();
                 [rules::invalid(), pod.clone(), rules::tcp(), answer, drop].concat()
             };
-            self.chain("input", input, [invalid(), no_endpoints()]);
-            self.chain("forward", forward, [invalid(), first, second, third]);
+            self.chain("input", input, [invalid()].into_iter().chain(for_node()));
+            self.chain("forward", forward, [invalid()].into_iter().chain(all()));
         } else {
-            self.chain("input", input, [no_endpoints()]);
-            self.chain("forward", forward, [first, second, third]);
+            self.chain("input", input, for_node());
+            self.chain("forward", forward, all());
         }
         self.chain("output-filter", base(ChainKind::Filter, Hook::Output, 0), all());
     }

@@ -142,6 +142,7 @@ pub(super) fn element(memory: &State, sockets: &impl Listening, key: &Key) -> Op
         Key::Firewalled(_)
         | Key::NodeAddress(_)
         | Key::NodePort(..)
+        | Key::NodePortNoEndpoints(..)
         | Key::ClusterIp(_)
         | Key::SourceRange(..)
         | Key::PodCidr(_)

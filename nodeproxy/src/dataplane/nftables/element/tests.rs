@@ -66,8 +66,12 @@ fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
     let verdict = (0..3usize, mk_frontend(v6), mk_verdict())
         .prop_map(|(map, f, value)| ([Key::Service(f), Key::Short(f), Key::Local(f)][map], value));
     let refusal = prop_oneof![Just(Verdict::Reject), Just(Verdict::Drop)];
-    let refusal =
-        (mk_frontend(v6), refusal).prop_map(|(f, verdict)| (Key::NoEndpoints(f), Value::Verdict(verdict)));
+    let family = if v6 { Family::V6 } else { Family::V4 };
+    let refusal = (0..2usize, mk_frontend(v6), refusal).prop_map(move |(map, f, verdict)| {
+        let keys = [Key::NoEndpoints(f), Key::NodePortNoEndpoints(family, f.protocol, f.port)];
+        let verdict = if map == 0 { verdict } else { Verdict::Reject };
+        (keys[map], Value::Verdict(verdict))
+    });
     let alias = |f: Frontend| Alias { address: f.address, protocol: f.protocol };
     let backend = (0..3usize, mk_frontend(v6), any::<u32>(), mk_backend(v6)).prop_map(
         move |(map, f, number, value)| {
@@ -92,7 +96,7 @@ fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
     let member = (0..5usize, mk_frontend(v6), mk_net(v6)).prop_map(move |(set, f, net)| {
         let keys = [
             Key::ClusterIp(f.address),
-            Key::NodePort(if v6 { Family::V6 } else { Family::V4 }, f.protocol, f.port),
+            Key::NodePort(family, f.protocol, f.port),
             Key::Hairpin(f.address, f.protocol, f.port),
             Key::Firewalled(f),
             Key::SourceRange(f, net),
