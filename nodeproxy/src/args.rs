@@ -8,6 +8,8 @@ use clap::{Args as ClapArgs, Parser, ValueEnum};
 use ipnet::IpNet;
 use portico_runtime::log::LogFormat;
 
+use crate::sloppy;
+
 pub mod command;
 pub mod conntrack;
 pub mod local;
@@ -96,10 +98,10 @@ pub struct TrafficArgs {
 #[command(next_help_heading = "Listening")]
 pub struct ListenArgs {
     /// Address of /healthz (for load balancers) and /livez.
-    #[arg(long, default_value = "0.0.0.0:10256")]
+    #[arg(long, default_value = "0.0.0.0:10256", value_parser = healthz_address)]
     pub healthz_bind_address: SocketAddr,
     /// Address of /metrics and /proxyMode.
-    #[arg(long, default_value = "127.0.0.1:10249")]
+    #[arg(long, default_value = "127.0.0.1:10249", value_parser = metrics_address)]
     pub metrics_bind_address: SocketAddr,
     /// Unix socket for `portico-nodeproxy trace`, `explain` and `dump`, which only root may use. Traffic does not depend on
     /// it: if it cannot be made, that is a warning.
@@ -200,17 +202,39 @@ impl FromStr for NodePortAddress {
             "primary" => Ok(Self::Primary),
             "all" => Ok(Self::All),
             "localhost" => Ok(Self::Localhost),
-            _ => match text.parse::<IpNet>() {
-                Ok(net) if net.network().is_loopback() && net.broadcast().is_loopback() => {
+            _ => match sloppy::cidr(text) {
+                Some(net) if net.network().is_loopback() && net.broadcast().is_loopback() => {
                     Ok(Self::Localhost)
                 }
-                Ok(net) => Ok(Self::Cidr(net)),
-                Err(error) => Err(Unreadable(format!(
-                    "\"{text}\" is neither primary, nor all, nor localhost, nor a CIDR like 192.0.2.0/24 ({error})"
+                Some(net) => Ok(Self::Cidr(net)),
+                None => Err(Unreadable(format!(
+                    "\"{text}\" is neither primary, nor all, nor localhost, nor a CIDR like 192.0.2.0/24"
                 ))),
             },
         }
     }
+}
+
+/// A CIDR, as kube-proxy reads it.
+fn cidr(text: &str) -> Result<IpNet, Unreadable> {
+    sloppy::cidr(text.trim())
+        .ok_or_else(|| Unreadable(format!("\"{text}\" is no CIDR; write it like 10.1.0.0/16 or fd01::/48")))
+}
+
+fn healthz_address(text: &str) -> Result<SocketAddr, Unreadable> {
+    listening_address(text, 10256)
+}
+
+fn metrics_address(text: &str) -> Result<SocketAddr, Unreadable> {
+    listening_address(text, 10249)
+}
+
+/// An address with a port, or without and then with this one, as kube-proxy reads it.
+fn listening_address(text: &str, port: u16) -> Result<SocketAddr, Unreadable> {
+    let with_port = || sloppy::ip(text).map(|address| SocketAddr::new(address, port));
+    sloppy::ip_and_port(text).or_else(with_port).ok_or_else(|| {
+        Unreadable(format!("\"{text}\" is no address with a port; write it like 0.0.0.0:{port} or [::]:{port}"))
+    })
 }
 
 fn seconds(text: &str) -> Result<Duration, Unreadable> {
@@ -260,6 +284,48 @@ mod tests {
         assert_eq!(parse("127.0.0.0/8,::1/128"), [NodePortAddress::Localhost; 2]);
         let open = "0.0.0.0/0".parse().expect("a CIDR");
         assert_eq!(parse("0.0.0.0/0,all"), [NodePortAddress::Cidr(open), NodePortAddress::All]);
+    }
+
+    /// Each row: a flag, a value as Kubernetes has always read it, and the same as it is written today.
+    #[test]
+    fn flags_read_addresses_as_kube_proxy_reads_them() {
+        for (flag, old, new) in [
+            ("--cluster-cidr", "010.001.0.0/016", "10.1.0.0/16"),
+            ("--cluster-cidr", "::ffff:10.1.0.0/112", "10.1.0.0/16"),
+            ("--cluster-cidr", "10.1.2.3/16", "10.1.0.0/16"),
+            ("--cluster-cidr", "10.1.0.0/16,fd01:0000::/048", "10.1.0.0/16,fd01::/48"),
+            ("--nodeport-addresses", "192.000.002.000/024", "192.0.2.0/24"),
+            ("--nodeport-addresses", "::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("--nodeport-addresses", "127.000.0.0/08", "localhost"),
+            ("--healthz-bind-address", "000.0.0.0:10256", "0.0.0.0:10256"),
+            ("--healthz-bind-address", "0.0.0.0", "0.0.0.0:10256"),
+            ("--healthz-bind-address", "::", "[::]:10256"),
+            ("--metrics-bind-address", "[::ffff:127.0.0.1]:10249", "127.0.0.1:10249"),
+            ("--metrics-bind-address", "127.0.0.01", "127.0.0.1:10249"),
+        ] {
+            let parse = |value: &str| {
+                let args = Args::try_parse_from(["portico-nodeproxy".to_owned(), format!("{flag}={value}")]);
+                let Args { traffic, listen, .. } = args.expect("parses");
+                let addresses = (listen.healthz_bind_address, listen.metrics_bind_address);
+                (traffic.local.cluster_cidr, traffic.nodeport_addresses, addresses)
+            };
+            assert_eq!(parse(old), parse(new), "{flag}={old}");
+        }
+    }
+
+    #[test]
+    fn flags_refuse_what_kube_proxy_refuses() {
+        for bad in [
+            "--cluster-cidr=10.1.0.0/33",
+            "--cluster-cidr=10.1.0/16",
+            "--nodeport-addresses=10.0.0.1",
+            "--healthz-bind-address=:10256",
+            "--metrics-bind-address=localhost:10249",
+        ] {
+            let (flag, value) = bad.split_once('=').expect("a flag with a value");
+            let error = error(&[bad]);
+            assert!(error.contains(flag) && error.contains(value), "{error}");
+        }
     }
 
     #[test]

@@ -24,11 +24,13 @@ use portico_proxy_core::{
     table::{Family, Protocol},
 };
 
-use crate::node::{NOT_READY, NodeState, TO_BE_DELETED};
+use crate::{
+    node::{NOT_READY, NodeState, TO_BE_DELETED},
+    sloppy,
+};
 
 mod objects;
 mod read;
-mod sloppy;
 #[cfg(test)]
 mod tests;
 

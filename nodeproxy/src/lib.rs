@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod node;
 pub mod run;
 pub mod serve;
+mod sloppy;
 pub mod sync;
 pub mod taint;
 pub mod watch;

@@ -1,10 +1,11 @@
-//! Addresses and ranges as Kubernetes reads them (`netutils.ParseIPSloppy`, `ParseCIDRSloppy` of k8s.io/utils).
+//! Addresses and ranges as Kubernetes reads them in objects and flags (`netutils.ParseIPSloppy`, `ParseCIDRSloppy` of
+//! k8s.io/utils).
 //!
 //! Owns texts that API servers once took and clusters still hold: numbers with leading zeros, which are decimal, and IPv4 written
 //! as IPv6 (`::ffff:10.0.0.1`), which is IPv4. Invariant: what Kubernetes cannot read is not read here either, and what both
 //! read is the same.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -12,12 +13,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 const MAPPED: u8 = 96;
 
 /// An address, IPv4 if it can be.
-pub(super) fn ip(text: &str) -> Option<IpAddr> {
+pub(crate) fn ip(text: &str) -> Option<IpAddr> {
     as_written(text).map(|ip| ip.to_canonical())
 }
 
 /// A range, with the bits after its length cleared.
-pub(super) fn cidr(text: &str) -> Option<IpNet> {
+pub(crate) fn cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let length = u8::try_from(decimal(length)?).ok()?;
     match as_written(address)? {
@@ -31,6 +32,15 @@ pub(super) fn cidr(text: &str) -> Option<IpNet> {
             })
         }
     }
+}
+
+/// An address with a port, an IPv6 one in brackets.
+pub(crate) fn ip_and_port(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let address = bare.map_or_else(|| v4(host).map(IpAddr::V4), ip)?;
+    let port = u16::try_from(decimal(port)?).ok()?;
+    Some(SocketAddr::new(address, port))
 }
 
 fn as_written(text: &str) -> Option<IpAddr> {
@@ -137,6 +147,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn addresses_with_ports_are_read_as_kubernetes_reads_them() {
+        for (text, read) in [
+            ("0.0.0.0:10256", Some("0.0.0.0:10256")),
+            ("010.0.0.001:010256", Some("10.0.0.1:10256")),
+            ("[::]:10256", Some("[::]:10256")),
+            ("[::ffff:10.0.0.1]:80", Some("10.0.0.1:80")),
+            ("[fd00::0001]:80", Some("[fd00::1]:80")),
+            ("[10.0.0.1]:80", Some("10.0.0.1:80")),
+            ("10.0.0.1", None),
+            ("::1:80", None),
+            (":80", None),
+            ("10.0.0.1:", None),
+            ("10.0.0.1:http", None),
+            ("10.0.0.1:65536", None),
+            ("localhost:80", None),
+            ("[::1:80", None),
+        ] {
+            assert_eq!(ip_and_port(text), read.map(|read| read.parse().expect("an address")), "{text}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn what_is_written_as_it_should_be_is_read_as_it_is(address: IpAddr, length in 0u8..=128) {
@@ -156,7 +188,7 @@ mod tests {
 
         #[test]
         fn nothing_ends_the_process(text in "[0-9a-f.:/%+x ]{0,40}") {
-            _ = (ip(&text), cidr(&text));
+            _ = (ip(&text), cidr(&text), ip_and_port(&text));
         }
     }
 }

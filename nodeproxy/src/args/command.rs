@@ -2,11 +2,7 @@
 //!
 //! Owns their parsing, and the messages for addresses and Services that cannot be read.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    str::FromStr,
-};
+use std::{net::IpAddr, path::PathBuf, str::FromStr};
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use portico_proxy_core::{
@@ -16,6 +12,7 @@ use portico_proxy_core::{
 };
 
 use super::Unreadable;
+use crate::sloppy;
 
 /// Where a running proxy is asked.
 pub const ADMIN_SOCKET: &str = "/run/portico/nodeproxy.sock";
@@ -107,7 +104,7 @@ impl FromStr for Sender {
 
     fn from_str(text: &str) -> Result<Self, Unreadable> {
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        let address = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|at| at.ip()));
+        let address = sloppy::ip(bare).or_else(|| sloppy::ip_and_port(text).map(|at| at.ip()));
         address.map(Self).ok_or_else(|| {
             Unreadable(format!("\"{text}\" is no address; write 10.1.0.5, 10.1.0.5:4000 or [fd01::5]:4000"))
         })
@@ -127,7 +124,7 @@ impl FromStr for Destination {
                 return Err(Unreadable(format!("\"{protocol}\" in \"{text}\" is none of tcp, udp and sctp")));
             }
         };
-        let at = at.parse::<SocketAddr>().ok().filter(|at| at.port() > 0).ok_or_else(|| {
+        let at = sloppy::ip_and_port(at).filter(|at| at.port() > 0).ok_or_else(|| {
             Unreadable(format!(
                 "\"{text}\" is no address with a port; write 10.96.0.10:53/udp or [fd00::a]:53/udp"
             ))

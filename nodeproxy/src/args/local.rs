@@ -8,14 +8,14 @@ use clap::{Args as ClapArgs, ValueEnum};
 use ipnet::IpNet;
 use portico_proxy_core::interface::{BadInterfaceName, InterfaceName, PodInterfaces};
 
-use super::Unreadable;
+use super::{Unreadable, cidr};
 
 /// What pods are told by.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct LocalArgs {
     /// Addresses of pods, comma separated. Other clients of a `ClusterIP` are masqueraded, and pods reach
     /// `externalTrafficPolicy: Local` Services from any node. Only with --detect-local-mode=ClusterCIDR.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = cidr)]
     pub cluster_cidr: Vec<IpNet>,
     /// How to tell pods from other clients.
     #[arg(long, value_enum, default_value_t = DetectLocalMode::ClusterCidr, ignore_case = true)]
