@@ -12,6 +12,8 @@ pub struct Metrics {
     pub tcp_connections: AtomicU64,
     /// UDP flows begun.
     pub udp_flows: AtomicU64,
+    /// Datagrams that a socket's buffer had no room for.
+    pub udp_dropped: AtomicU64,
     /// Clients outside the source ranges.
     pub source_rejected: AtomicU64,
     /// Connections and flows for which no target answered.
@@ -26,11 +28,16 @@ pub fn count(counter: &AtomicU64) {
 impl Metrics {
     /// Prometheus text, with the number of load balancers.
     pub fn text(&self, load_balancers: usize) -> String {
-        let Self { tcp_connections, udp_flows, source_rejected, no_target } = self;
+        let Self { tcp_connections, udp_flows, udp_dropped, source_rejected, no_target } = self;
         let mut text = String::new();
         let counters = [
             ("tcp_connections_total", "TCP connections admitted.", tcp_connections),
             ("udp_flows_total", "UDP flows begun.", udp_flows),
+            (
+                "udp_dropped_datagrams_total",
+                "Datagrams dropped because a socket's buffer had no room.",
+                udp_dropped,
+            ),
             ("source_rejected_total", "Clients outside the source ranges.", source_rejected),
             ("no_target_total", "Connections and flows for which no target answered.", no_target),
         ];

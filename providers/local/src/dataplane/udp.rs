@@ -1,22 +1,25 @@
 //! UDP: a flow for each client, with a socket of its own to its target.
 //!
 //! Owns: frontend sockets and flows. Leaves to others: the choice (`pool`).
-//! Invariant: replies leave from the address the client sent to. A flow whose target left or fell ill is dropped
-//! at the next packet and begun with another, because UDP has no end that would show it. Flows are bounded. A flow
-//! is looked at again only when the rules or a verdict changed, so a datagram costs the same whatever their number.
+//! Invariants: replies leave from the address the client sent to. A flow whose target left or fell ill is dropped
+//! at the next packet, and the next target gets a new one, because UDP has no end that would show it. Flows are
+//! bounded. A flow is checked again only when the rules or a verdict changed, so a datagram costs the same whatever
+//! their number. No datagram waits for room in a socket's buffer: it is dropped and counted, so that a flow that is
+//! blocked holds up no other.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Wiring;
-use super::metrics::count;
+use super::metrics::{Metrics, count};
 
 /// The largest UDP payload (RFC 768: 65,535 less the header).
 const DATAGRAM: usize = 65_527;
@@ -30,6 +33,32 @@ pub fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = std::net::UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
+}
+
+/// What became of a datagram that was given to a socket.
+#[derive(Debug)]
+enum Sent {
+    /// The kernel took it.
+    Whole,
+    /// The socket's buffer had no room.
+    Dropped,
+    /// The socket had an error, for example by ICMP.
+    Failed(io::Error),
+}
+
+impl Sent {
+    /// `result` is that of a call that does not wait. Such calls ask the kernel itself: tokio's say "no room" of a socket
+    /// that its reactor has not heard of yet.
+    fn of(result: io::Result<usize>, metrics: &Metrics) -> Self {
+        match result {
+            Ok(_length) => Self::Whole,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                count(&metrics.udp_dropped);
+                Self::Dropped
+            }
+            Err(error) => Self::Failed(error),
+        }
+    }
 }
 
 /// One client's packets to one target.
@@ -62,7 +91,7 @@ pub async fn forward(frontend: UdpSocket, wiring: Wiring) {
             received = frontend.recv_from(&mut buffer) => match received {
                 Ok((length, client)) => {
                     let packet = buffer.get(..length).unwrap_or_default();
-                    deliver(packet, client, &mut flows, &frontend, &wiring, clock).await;
+                    deliver(packet, client, &mut flows, &frontend, &wiring, clock);
                 }
                 // ICMP errors of earlier replies arrive here; they are about a client, not about this socket.
                 Err(error) => tracing::debug!(%error, "cannot receive"),
@@ -71,7 +100,8 @@ pub async fn forward(frontend: UdpSocket, wiring: Wiring) {
     }
 }
 
-async fn deliver(
+/// Never waits: while it runs, the frontend receives nothing.
+fn deliver(
     packet: &[u8],
     client: SocketAddr,
     flows: &mut HashMap<SocketAddr, Flow>,
@@ -92,7 +122,7 @@ async fn deliver(
         }
     }
     if !flows.contains_key(&client) {
-        match begin(client, flows.len(), choice.generation(), frontend, wiring, clock).await {
+        match begin(client, flows.len(), choice.generation(), frontend, wiring, clock) {
             Ok(flow) => flows.insert(client, flow),
             Err(error) => {
                 count(&wiring.shared.metrics.no_target);
@@ -103,15 +133,16 @@ async fn deliver(
     }
     if let Some(flow) = flows.get(&client) {
         flow.used.store(milliseconds(clock), Ordering::Relaxed);
-        if let Err(error) = flow.socket.send(packet).await {
-            // Refused by ICMP: the target is gone before its probe noticed; the next packet tries anew.
+        let sent = Sent::of(SockRef::from(&*flow.socket).send(packet), &wiring.shared.metrics);
+        if let Sent::Failed(error) = sent {
+            // Refused by ICMP: the target ended before its probe noticed. The next packet gets a new flow.
             tracing::debug!(%client, to = %flow.target, %error, "flow ended");
             flows.remove(&client);
         }
     }
 }
 
-async fn begin(
+fn begin(
     client: SocketAddr,
     existing: usize,
     generation: u64,
@@ -123,28 +154,40 @@ async fn begin(
         return Err(io::ErrorKind::QuotaExceeded.into());
     }
     let target = wiring.pool.candidates(client.ip()).next().ok_or(io::ErrorKind::HostUnreachable)?;
-    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = Arc::new(UdpSocket::bind(any).await?);
-    socket.connect(target).await?;
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = Arc::new(listen(SocketAddr::new(any, 0))?);
+    SockRef::from(&*socket).connect(&target.into())?;
     wiring.pool.connected(client.ip(), target);
     count(&wiring.shared.metrics.udp_flows);
     let used = Arc::new(AtomicU64::new(milliseconds(clock)));
     let stop = CancellationToken::new();
-    let replies = replies(Arc::clone(&socket), Arc::clone(frontend), client, Arc::clone(&used), clock);
+    let to_client = ToClient {
+        frontend: Arc::clone(frontend),
+        client,
+        used: Arc::clone(&used),
+        clock,
+        metrics: Arc::clone(&wiring.shared.metrics),
+    };
+    let replies = replies(Arc::clone(&socket), to_client);
     wiring.connections.spawn(stop.clone().run_until_cancelled_owned(replies));
     Ok(Flow { target, socket, generation, used, _replies: stop.drop_guard() })
 }
 
-async fn replies(
-    socket: Arc<UdpSocket>,
+/// The way back of a flow.
+struct ToClient {
     frontend: Arc<UdpSocket>,
     client: SocketAddr,
     used: Arc<AtomicU64>,
     clock: Instant,
-) {
-    // An error (ICMP refused) ends the replies; the client's next packet finds it as well and begins anew.
+    metrics: Arc<Metrics>,
+}
+
+async fn replies(socket: Arc<UdpSocket>, to_client: ToClient) {
+    let ToClient { frontend, client, used, clock, metrics } = to_client;
+    // An error (ICMP refused) ends the replies; the client's next packet finds it as well, and gets a new flow.
     while socket.readable().await.is_ok() {
-        // Made only when there is a packet: thousands of quiet flows must not hold 64 KiB each.
+        // Allocated only when there is a packet: thousands of quiet flows must not hold 64 KiB each.
         let mut buffer = vec![0; DATAGRAM];
         let length = match socket.try_recv(&mut buffer) {
             Ok(length) => length,
@@ -153,7 +196,8 @@ async fn replies(
         };
         used.store(milliseconds(clock), Ordering::Relaxed);
         let packet = buffer.get(..length).unwrap_or_default();
-        if let Err(error) = frontend.send_to(packet, client).await {
+        let sent = Sent::of(SockRef::from(&*frontend).send_to(packet, &client.into()), &metrics);
+        if let Sent::Failed(error) = sent {
             tracing::debug!(%client, %error, "cannot reply");
         }
     }
@@ -161,4 +205,31 @@ async fn replies(
 
 fn milliseconds(clock: Instant) -> u64 {
     u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_without_room_is_dropped_and_counted_and_its_flow_stays() {
+        let metrics = Metrics::default();
+        let sent = |result: io::Result<usize>| Sent::of(result, &metrics);
+        assert!(matches!(sent(Ok(6)), Sent::Whole));
+        assert!(matches!(sent(Err(io::ErrorKind::WouldBlock.into())), Sent::Dropped));
+        assert!(matches!(sent(Err(io::ErrorKind::ConnectionRefused.into())), Sent::Failed(_)));
+        assert_eq!(metrics.udp_dropped.load(Ordering::Relaxed), 1);
+    }
+
+    /// The datagrams of a flow whose socket tokio has not yet found writable are sent all the same, and without waiting.
+    #[tokio::test]
+    async fn the_first_datagram_of_a_flow_is_sent_without_waiting() {
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        SockRef::from(&socket).connect(&server.local_addr().unwrap().into()).unwrap();
+        let sent = Sent::of(SockRef::from(&socket).send(b"first"), &Metrics::default());
+        assert!(matches!(sent, Sent::Whole), "{sent:?}");
+        let mut buffer = [0; 8];
+        assert_eq!(server.recv(&mut buffer).unwrap(), 5);
+    }
 }
