@@ -1,8 +1,8 @@
-//! How many clients are remembered, told before there is no room for more.
+//! Number of clients in each affinity map, with a Warning before a map is full.
 //!
-//! Owns the look every few seconds, the gauges and the Warning. Leaves remembering to the dataplane, and to
-//! [`portico_proxy_core::affinity`] whose clients share a room. Invariants: a room is told once each time it fills; whatever fails
-//! here stops nobody.
+//! Owns the periodic count, the gauges and the Warning. Leaves the entries to the dataplane, and to
+//! [`portico_proxy_core::affinity`] which namespaces share a map. Invariants: each time that a map fills, one
+//! Warning. No failure here stops another task.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -16,29 +16,29 @@ use crate::{
     metrics::Metrics,
 };
 
-/// How often to look.
+/// Interval of the counts.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Clients that are remembered together.
+/// Number of clients in one affinity map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Whose ([`portico_proxy_core::affinity::pool`]).
+    /// Pool of the map ([`portico_proxy_core::affinity::pool`]).
     pub pool: u32,
-    /// Where, in words.
+    /// Name of the map, or of the process that has it.
     pub place: String,
-    /// How many.
+    /// Entries in the map.
     pub clients: usize,
 }
 
 /// Counts clients, on a connection of its own; blocks.
 pub type CountClients = Arc<dyn Fn() -> Result<Vec<Room>, DataplaneError> + Send + Sync>;
 
-/// Rooms that were told to be nearly full, by pool and place.
+/// Maps that were reported as nearly full, by pool and place.
 #[derive(Debug, Default)]
 struct Told(BTreeSet<(u32, String)>);
 
 impl Told {
-    /// The rooms that have just become nearly full: four fifths. Below three fifths they may be told again.
+    /// The maps that have just become nearly full: four fifths. Below three fifths a map may be reported again.
     fn look<'a>(&mut self, rooms: &'a [Room]) -> Vec<&'a Room> {
         let holds = |fifths: usize, room: &Room| room.clients * 5 >= MOST * fifths;
         let key = |room: &Room| (room.pool, room.place.clone());
@@ -48,7 +48,7 @@ impl Told {
     }
 }
 
-/// Looks for as long as the process lives.
+/// Counts for as long as the process runs.
 pub async fn watch(
     count: CountClients,
     metrics: Metrics,
@@ -81,7 +81,7 @@ pub async fn watch(
     }
 }
 
-/// Tells of a room that fills, with the names that only the model knows.
+/// Work for the loop that reports a nearly full map, with the namespaces that only the model knows.
 fn telling(room: Room, notices: mpsc::Sender<Notice>) -> Inquiry {
     Box::new(move |known| {
         let namespaces: Vec<_> = known.model.namespaces_of(room.pool).into_iter().collect();

@@ -1,8 +1,8 @@
-//! The connection to the API server.
+//! The client of the API server.
 //!
-//! Owns where the API server is and how soon a connection that died in silence is noticed: by the kernel's keepalives if the way
-//! or the machine is dead, and if only the program is, by the bookmarks that a watch gets each minute and lacks then. Leaves
-//! trying again to the watches.
+//! Owns the address of the API server and the detection of dead connections. The kernel's keepalives detect a
+//! dead route or machine. A dead program is detected by the bookmarks that a watch gets each minute and then
+//! lacks. Leaves retries to the watches.
 
 use std::time::Duration;
 
@@ -21,20 +21,20 @@ use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
 use crate::args::ClusterArgs;
 
-/// How long the API server's side of a connection may be silent.
+/// Longest silences of the API server's side of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Until it is asked for a sign of life.
+    /// Until the first keepalive probe.
     pub quiet: Duration,
-    /// Until it is asked again.
+    /// Between two probes.
     pub between: Duration,
-    /// With something unanswered, until the connection is given up. Looked at whenever it is asked.
+    /// With unanswered data, until the connection is closed. Checked at each probe.
     pub unanswered: Duration,
-    /// Without anything to read. A watch then begins again where it was.
+    /// Without anything to read. The watch then resumes at its last version.
     pub idle: Duration,
 }
 
-/// A dead machine is noticed within 50 s, as by kube-proxy's client.
+/// A dead machine is detected within 50 s, as by kube-proxy's client.
 pub const PATIENCE: Patience = Patience {
     quiet: Duration::from_secs(20),
     between: Duration::from_secs(10),
@@ -59,7 +59,7 @@ pub async fn of_flags(cluster: &ClusterArgs) -> anyhow::Result<Client> {
     connect(config, PATIENCE).context("cannot make a client for the API server")
 }
 
-/// A client with that patience. Connections are made when they are needed.
+/// A client with these limits. It connects on demand.
 pub fn connect(config: Config, patience: Patience) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
         return Client::try_from(config); // which knows what it can do about it

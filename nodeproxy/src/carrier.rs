@@ -1,6 +1,6 @@
-//! What carries the packets, put together from the flags: a dataplane, the flows that go with it, and how others look at both.
+//! Dataplane setup from the flags: a dataplane, its flows, and its readers for other tasks.
 //!
-//! Owns which parts belong to which flag. Leaves starting tasks to `run`.
+//! Owns which parts belong to which flag. Leaves the start of tasks to `run`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,23 +33,23 @@ use crate::{
     },
 };
 
-/// All that the sync loop and its neighbours need of a dataplane.
+/// The parts of a dataplane that the sync loop and other tasks need.
 pub struct Carrier {
-    /// Where Services are written.
+    /// Writes Services.
     pub dataplane: Box<dyn Dataplane>,
-    /// Flows that end with their endpoint.
+    /// Deletes flows whose endpoint serves no more.
     pub flows: Box<dyn Flows>,
-    /// A look at what stands that the loop's own connection knows nothing of.
+    /// Reads the programmed state on a connection of its own.
     pub read: ReadKernel,
-    /// Which endpoint a client had last.
+    /// Reads the affinity entry of a client.
     pub recollect: Recollect,
-    /// How many clients are remembered.
+    /// Counts the clients of each affinity map.
     pub count_clients: CountClients,
-    /// What the userspace proxy, if there is one, wants owners of Services to know.
+    /// Reports of the userspace proxy to owners of Services, if it runs.
     pub faults: Option<mpsc::Receiver<Fault>>,
 }
 
-/// Puts together what the flags ask for; `config` is that of the kernel's tables.
+/// Builds the parts for the flags; `config` is that of the kernel's tables.
 pub fn carrier(args: &Args, config: Config, counters: &Counters) -> anyhow::Result<Carrier> {
     match args.dataplane {
         DataplaneKind::Nftables if args.traffic.nodeport_addresses.has_localhost() => {
@@ -106,7 +106,7 @@ fn reader(config: Config) -> impl Fn() -> Result<Observed, DataplaneError> + Sen
     }
 }
 
-/// Clients that the kernel's maps remember.
+/// Affinity entries in the kernel's maps.
 fn in_kernel(config: &Config) -> (Recollect, CountClients) {
     let (lookup, count) = (config.clone(), config.clone());
     let recollect = move |client: &Client| {
@@ -123,7 +123,7 @@ fn in_kernel(config: &Config) -> (Recollect, CountClients) {
     (Arc::new(recollect), Arc::new(count))
 }
 
-/// Clients that this process remembers.
+/// Affinity entries in this process.
 fn in_process(proxy: &Arc<Proxy>) -> (Recollect, CountClients) {
     let (lookup, count) = (proxy.clone(), proxy.clone());
     let recollect = move |client: &Client| {

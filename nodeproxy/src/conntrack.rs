@@ -1,7 +1,8 @@
-//! Makes the kernel forget UDP flows whose endpoint no longer serves.
+//! Deletes tracked UDP flows whose endpoint serves no more.
 //!
-//! Owns the seam and its implementation over netlink. Leaves to [`portico_proxy_core::flows`] which flows those are.
-//! Invariant: one listing per family whatever the number of frontends; a flow that is not stale is never touched.
+//! Owns the trait and its implementation over netlink. Leaves to [`portico_proxy_core::flows`] the choice of
+//! flows. Invariants: one listing for each family whatever the number of frontends. A flow that is not stale
+//! stays.
 
 pub mod settings;
 
@@ -13,21 +14,21 @@ use portico_proxy_core::{
     table::{Backend, Family, Frontend, Protocol},
 };
 
-/// The kernel's connection tracking, as far as we change it.
+/// The kernel's connection tracking, as far as the proxy changes it.
 ///
-/// Contract: deletes exactly the flows that [`StaleFlows::is_stale`] says yes to; a flow that is already gone is success.
+/// Contract: deletes exactly the flows for which [`StaleFlows::is_stale`] is true. A missing flow is success.
 pub trait Flows: Send {
-    /// Deletes stale flows and returns how many there were.
+    /// Deletes stale flows and returns their number.
     fn delete(&mut self, stale: &[StaleFlows]) -> Result<usize, FlowsError>;
 }
 
-/// Why flows were not deleted. They time out by themselves after at most some minutes without traffic.
+/// Error of a deletion. Flows time out by themselves after at most some minutes without traffic.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot delete stale UDP flows")]
 pub struct FlowsError(#[from] portico_netlink::Error);
 
 impl FlowsError {
-    /// Whether trying again may help.
+    /// Whether a retry may succeed.
     pub fn retry(&self) -> bool {
         self.0.retry()
     }
@@ -38,7 +39,7 @@ impl FlowsError {
     }
 }
 
-/// Lets the kernel load connection tracking, whose settings do not exist before.
+/// Makes the kernel load connection tracking. Its settings do not exist before.
 pub fn load() -> Result<(), FlowsError> {
     Conntrack::open()?.count()?;
     Ok(())

@@ -1,7 +1,7 @@
-//! The seam to whatever carries packets: nftables, the userspace proxy, later others, each a folder beside this file.
+//! The trait of dataplanes: nftables, the userspace proxy, later others, each a folder beside this file.
 //!
-//! Owns the trait, its errors and their classification. Leaves to [`portico_proxy_core`] what should stand, and to
-//! the sync loop when to read, apply and repair.
+//! Owns the trait, its errors and their classification. Leaves to [`portico_proxy_core`] the desired state, and
+//! to the sync loop the time of reads, commits and repairs.
 
 pub mod nftables;
 pub mod userspace;
@@ -16,7 +16,7 @@ use portico_proxy_core::{
 
 use crate::health::family_name;
 
-/// A place where forwarding state stands and traffic is rewritten by it.
+/// Holds forwarding state, and rewrites traffic by it.
 ///
 /// The contract, which the fake keeps too:
 /// - [`apply`](Self::apply) is atomic: on an error nothing of the transaction stands. (A dataplane that has to split a very
@@ -29,57 +29,60 @@ use crate::health::family_name;
 /// - [`cleanup`](Self::cleanup) removes every trace; the absent is success.
 /// - Nothing here blocks for longer than a kernel answers; calls come one at a time, on threads that may wait.
 pub trait Dataplane: Send {
-    /// What this kernel can do, found by trying, without leaving a trace.
+    /// Tries the features of this kernel, without a trace.
     fn probe(&mut self) -> Result<Capabilities, DataplaneError>;
-    /// Whether nothing of ours stands at all, so that nobody's traffic depends on it and some Services may be written before
-    /// the others are known. A dataplane that cannot tell says no.
+    /// Whether nothing of ours exists. Then no traffic depends on it, and some Services may be written before
+    /// the others are known. A dataplane that cannot determine it answers false.
     fn is_absent(&mut self) -> Result<bool, DataplaneError> {
         Ok(false)
     }
-    /// Everything of ours that stands now.
+    /// Reads everything of ours.
     fn read(&mut self) -> Result<Observed, DataplaneError>;
-    /// Makes the changes of one transaction, all or none. An empty one still rebuilds what `read` asked for.
+    /// Commits the changes of one transaction, all or none. An empty one still rebuilds a table that `read`
+    /// found unusable.
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError>;
-    /// Number of the kernel's current ruleset: each of our transactions adds one, and so does everybody else's, so a number
-    /// that grew by more than we added means that somebody changed something, perhaps ours. Asked twice a second, so this is
-    /// also when a dataplane mends what depends on more than transactions: a port that became free, an address that moved.
+    /// Number of the kernel's current ruleset. Each of our transactions adds one, and so do those of other
+    /// programs: a number that grew by more than ours means that another program changed something. The loop
+    /// calls this twice a second, so a dataplane also retries here what depends on more than transactions: a
+    /// port that became free, an address that moved.
     fn generation(&mut self) -> Result<u32, DataplaneError>;
-    /// Removes every trace of ours.
+    /// Removes everything of ours.
     fn cleanup(&mut self) -> Result<(), DataplaneError>;
 }
 
-/// What [`Dataplane::read`] found.
+/// Result of [`Dataplane::read`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Elements, chains and affinity maps that will still stand when the next transaction begins.
+    /// Elements, chains and affinity maps that exist when the next transaction begins.
     pub state: State,
-    /// Why the next transaction starts from nothing, in words for a log line; `None` when the skeleton is right.
+    /// Reason why the next transaction builds the tables from nothing, for a log line; `None` when the skeleton
+    /// is right.
     pub rebuild: Option<String>,
 }
 
-/// What this kernel can do.
+/// Features of this kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Families whose table can be made.
+    /// Families whose table works.
     pub families: Vec<Family>,
-    /// Other programs' Service rules that stand beside ours (kube-proxy's tables), in words for a warning.
+    /// Rules of other Service proxies beside ours (kube-proxy's tables), in words for a warning.
     pub rivals: Vec<String>,
-    /// What does not work on this kernel, though the family is served.
+    /// Missing features that the family works without.
     pub degraded: Vec<Degradation>,
 }
 
-/// Something that this kernel lacks, and what does not work for want of it.
+/// A missing feature of this kernel, and its effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Degradation {
-    /// In this family.
+    /// Family that lacks it.
     pub family: Family,
     /// The feature in one word.
     pub feature: &'static str,
-    /// The feature in words, with where it comes from.
+    /// The feature in words, with the kernel option or version.
     pub needs: &'static str,
-    /// What does not work.
+    /// The effect, in words.
     pub without: &'static str,
-    /// What the model has to know of it.
+    /// The effect on the model's elements, if any.
     pub lack: Option<Lack>,
 }
 
@@ -90,10 +93,10 @@ impl fmt::Display for Degradation {
     }
 }
 
-/// What one [`Dataplane::apply`] cost.
+/// Cost of one [`Dataplane::apply`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Kernel transactions; more than one only where the machine could not take it at once.
+    /// Kernel transactions; more than one only where the socket buffer was too small.
     pub transactions: usize,
     /// Bytes sent to the kernel.
     pub bytes: usize,
@@ -101,7 +104,7 @@ pub struct Applied {
     pub took: Duration,
 }
 
-/// Why the dataplane did not do what it was told.
+/// Reasons why a call to the dataplane failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
     /// The process may not change the kernel's tables.
@@ -109,56 +112,56 @@ pub enum DataplaneError {
         "no permission to {operation}: the node proxy needs CAP_NET_ADMIN in the node's network namespace"
     )]
     Permission {
-        /// What was tried.
+        /// The operation, in words.
         operation: String,
     },
-    /// The kernel lacks something that cannot be done without.
+    /// The kernel lacks a feature that the proxy cannot work without.
     #[error(
         "this kernel cannot {feature}: nf_tables with concatenated maps, nat, numgen and fib (5.13 or later) is needed"
     )]
     Unsupported {
-        /// What it cannot do.
+        /// The feature, in words.
         feature: String,
     },
-    /// The kernel's tables are not what they were when last read: somebody else changed or flushed them.
+    /// Another program changed or flushed the kernel's tables since the last read.
     #[error("the kernel's tables changed under us: {operation}")]
     Changed {
-        /// The operation that found out, with the kernel's words.
+        /// The operation that found the change, with the kernel's error.
         operation: String,
     },
     /// The kernel refused an operation.
     #[error("the kernel refused to {operation}")]
     Refused {
-        /// Which one.
+        /// The operation, in words.
         operation: String,
-        /// What it said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
-    /// The kernel could not be asked or did not answer.
+    /// The kernel could not be reached or did not answer.
     #[error("cannot {operation}")]
     Transport {
-        /// What was tried.
+        /// The operation, in words.
         operation: String,
-        /// What went wrong.
+        /// Error of the system call.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// What to do after an error.
+/// Reaction to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// Read again and repair at once.
     Now,
     /// Read again after a growing pause.
     Backoff,
-    /// Pointless until somebody changes the machine.
+    /// None: only a change of the machine can help.
     Never,
 }
 
 impl DataplaneError {
-    /// Whether and how soon to try again.
+    /// Whether and how soon to retry.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Changed { .. } => Retry::Now,

@@ -1,13 +1,13 @@
-//! `trace`, `explain` and `dump`: what this proxy would do with a packet, what it programs for a Service, and whether the
-//! kernel has it.
+//! `trace`, `explain` and `dump`: the outcome of a packet, the program of a Service, and the comparison of both
+//! with the kernel.
 //!
 //! ```text
 //!   command ── question ──► socket ──► sync loop (model, between two events) ──┐
 //!      └────── question ──► dump file ─────────────────────────────────────────┴─► answer, checked against the kernel
 //! ```
 //!
-//! Owns questions and answers. Leaves the answers' content to [`portico_proxy_core`], and the kernel to a dataplane: it is
-//! read on a connection of its own, so a slow read never delays a change.
+//! Owns questions and answers. Leaves the content of answers to [`portico_proxy_core`], and the kernel to a
+//! dataplane. The kernel is read on a connection of its own, so a slow read never delays a change.
 //!
 //! Invariant: nothing here changes anything, in the model or in the kernel.
 
@@ -42,39 +42,39 @@ pub use ways::source_towards;
 #[cfg(test)]
 mod tests;
 
-/// How often to look at the kernel while it differs, for it differs for a moment after every change.
+/// Reads of the kernel while it differs, since it differs for a moment after every change.
 const LOOKS: u32 = 3;
-/// How long between two looks. Longer than a removal waits for packets in flight.
+/// Pause between two reads, longer than the destructive phase waits.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What is asked.
+/// A question to a running proxy or a dump.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Question {
-    /// Where does a connection go?
+    /// The outcome of a connection.
     Trace {
-        /// Who opens it.
+        /// Source address of the connection.
         from: IpAddr,
-        /// What it dials.
+        /// Destination of the connection.
         to: Frontend,
-        /// On which interface its packets arrive; without, on that towards who opens it.
+        /// Interface on which its packets arrive; by default the one towards the source.
         #[serde(default)]
         interface: Option<InterfaceName>,
         /// Whether to check the answer against the kernel.
         kernel: bool,
     },
-    /// What is programmed for a Service?
+    /// The program of a Service.
     Explain {
-        /// Which.
+        /// Namespace and name.
         service: ServiceName,
         /// Whether to check the answer against the kernel.
         kernel: bool,
     },
-    /// Everything, to be asked elsewhere.
+    /// All objects of the proxy, as a file that answers elsewhere.
     Dump,
 }
 
-/// What is answered.
+/// The answer to a [`Question`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Answer {
@@ -84,25 +84,25 @@ pub enum Answer {
     Explain(Box<Explanation>),
     /// To [`Question::Dump`].
     Dump(Box<Dump>),
-    /// There is none.
+    /// The reason for a missing answer.
     Error(String),
 }
 
-/// Why there is no answer.
+/// Reasons for a missing answer.
 #[derive(Debug, thiserror::Error)]
 pub enum DiagnoseError {
-    /// The proxy does not know such a Service.
+    /// The proxy has no such Service.
     #[error(
         "the node proxy of node {node} serves no Service {service}: it does not exist, is headless or of type ExternalName, \
          or is another proxy's (label service.kubernetes.io/service-proxy-name)"
     )]
     NoSuchService {
-        /// The name that was asked for.
+        /// The requested name.
         service: ServiceName,
-        /// Whose proxy answers.
+        /// Node whose proxy answers.
         node: String,
     },
-    /// The proxy has not heard everything yet.
+    /// The proxy still waits for some source's first list.
     #[error("the node proxy has just started and still reads the cluster's Services; ask again in a moment")]
     Starting,
     /// The proxy is about to end.
@@ -111,15 +111,15 @@ pub enum DiagnoseError {
     /// The kernel could not be read.
     #[error("cannot read the kernel's tables")]
     Kernel(#[source] DataplaneError),
-    /// Nothing says where the packet comes in, and pods are told by that.
+    /// Pods are recognised by interface, and the interface is not known.
     #[error(
         "this node proxy takes what arrives on {pods} for packets of pods, and nothing says on which interface those of {from} \
          arrive; say so with --in-interface"
     )]
     NoInterface {
-        /// Who opens the connection.
+        /// Source address of the connection.
         from: IpAddr,
-        /// What pods are told by.
+        /// The interfaces of pods.
         pods: PodInterfaces,
     },
     /// The dump was made without the kernel's tables.
@@ -149,14 +149,14 @@ impl DiagnoseError {
     }
 }
 
-/// What an answer is made of.
+/// Input of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     /// Services, endpoints and this node.
     pub model: &'a Model,
     /// Addresses in this network namespace.
     pub local_addresses: &'a [IpAddr],
-    /// Whether all sources have told what they began with.
+    /// Whether every source has sent its first list.
     pub complete: bool,
 }
 
@@ -174,23 +174,23 @@ pub struct Oracle {
     ways: Ways,
 }
 
-/// An answer that the kernel has not been asked about.
+/// An answer before its comparison with the kernel.
 #[derive(Debug)]
 struct Draft {
     answer: Answer,
     claim: Option<Claim>,
-    /// Who asks to be looked up, if clients are remembered there.
+    /// The client whose affinity entry to read, if there can be one.
     client: Option<Client>,
 }
 
-/// What an answer says about the kernel.
+/// The part of an answer that the kernel can confirm.
 #[derive(Debug)]
 struct Claim {
     wanted: Wanted,
     walk: Option<Walked>,
 }
 
-/// What becomes of a packet, as the elements say, and what it depends on beside them.
+/// Outcome of a packet by the elements, and its other inputs.
 #[derive(Debug)]
 struct Walked {
     packet: Packet,
@@ -201,7 +201,7 @@ struct Walked {
 }
 
 impl Oracle {
-    /// Asks the loop behind `inquiries`.
+    /// Sends work to the loop behind `inquiries`.
     pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel, recollect: Recollect, ways: Ways) -> Self {
         Self { inquiries, read, recollect, ways }
     }
@@ -233,7 +233,7 @@ impl Oracle {
         }
     }
 
-    /// Where a client was. If that cannot be read, the answer is that of a client which nobody remembers.
+    /// The affinity entry of a client. If it cannot be read, the answer is that of a client without one.
     async fn look_up(&self, client: Option<Client>) -> Option<Had> {
         let (client, recollect) = (client?, self.recollect.clone());
         match tokio::task::spawn_blocking(move || recollect(&client)).await.ok()? {
@@ -307,7 +307,7 @@ fn draft(question: &Question, known: Known<'_>, had: Option<Had>) -> Result<Draf
     }
 }
 
-/// Says which of the node's addresses endpoints see, where anything is known.
+/// Names the node's addresses that endpoints see, where they are known.
 fn see_sources(trace: &mut Trace, sources: impl Fn(IpAddr) -> Vec<IpAddr>) {
     for target in trace.endpoints.iter_mut().filter(|target| target.sees == Some(Source::Masqueraded)) {
         let sources = sources(target.backend.address);
@@ -329,7 +329,7 @@ impl Known<'_> {
         all
     }
 
-    /// The first packet of a connection. What this node sends arrives on no interface.
+    /// The first packet of a connection. This node's own packets arrive on no interface.
     fn packet(
         &self,
         source: IpAddr,
@@ -346,14 +346,14 @@ impl Known<'_> {
         }
     }
 
-    /// Whether the kernel takes an address for one of its own.
+    /// Whether the kernel has this address itself.
     fn is_this_node(&self, address: IpAddr) -> bool {
         self.local_addresses.contains(&address) || self.model.node_facts().has(address)
     }
 }
 
 impl Draft {
-    /// Adds what the kernel says.
+    /// Adds the comparison with the kernel.
     fn check(self, observed: &Observed) -> Answer {
         let Observed { state, rebuild } = observed;
         let check = self.claim.map(|Claim { wanted, walk }| {
@@ -378,7 +378,7 @@ impl Draft {
 }
 
 impl Answer {
-    /// Whether the kernel agrees, as far as it was asked.
+    /// Whether the kernel agrees, as far as the question included it.
     pub fn agrees(&self) -> bool {
         let agrees = |check: &Option<Check>| check.as_ref().is_none_or(Check::agrees);
         match self {

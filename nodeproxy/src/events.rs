@@ -21,29 +21,29 @@ use tokio::sync::mpsc;
 /// Notices that may wait for the API server.
 pub const BACKLOG: usize = 64;
 
-/// What an Event is about.
+/// The object of an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum About {
-    /// A Service.
+    /// Namespace and name.
     Service(ServiceName),
     /// This node.
     Node,
 }
 
-/// Something that the owner of a Service, or of the node, should know.
+/// A report to the owner of a Service, or of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// What it is about.
+    /// Object of the report.
     pub about: About,
-    /// A CamelCase word: why.
+    /// The reason, one CamelCase word.
     pub reason: &'static str,
-    /// What was being done.
+    /// The operation, one CamelCase word.
     pub action: &'static str,
     /// A sentence.
     pub note: String,
 }
 
-/// Sends warnings until nobody can hand in any more; `node` is the node whose proxy tells.
+/// Sends warnings until the channel closes; `node` is this node's name.
 pub async fn send(mut notices: mpsc::Receiver<Notice>, client: Client, node: String) {
     while let Some(notice) = notices.recv().await {
         if let Err(error) = send_one(&client, &notice, &node).await {

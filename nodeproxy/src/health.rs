@@ -1,8 +1,9 @@
-//! Is the node proxy well, and should load balancers use this node? State for /healthz, /livez and health check node ports.
+//! Health of the node proxy, and whether load balancers should use this node: state for /healthz, /livez and
+//! health check node ports.
 //!
-//! Owns the decision and the JSON, which are kube-proxy's (`pkg/proxy/healthcheck/proxy_health.go`), with one difference:
-//! until the first sync /healthz says 503 on a node without rules, since it serves nobody; where a predecessor's rules stand,
-//! they serve, and it says 200. /livez says 200, so that waiting for the API server is no reason to be killed.
+//! Owns the decision and the JSON, which are kube-proxy's (`pkg/proxy/healthcheck/proxy_health.go`), with one
+//! difference. Until the first sync /healthz answers 503 on a node without rules, and 200 where a predecessor's
+//! rules serve. /livez answers 200, so the kubelet does not kill a proxy that waits for the API server.
 
 use std::{
     collections::BTreeMap,
@@ -53,7 +54,7 @@ pub struct Report {
 struct FamilyReport {
     last_updated: Timestamp,
     healthy: bool,
-    /// What does not work on this kernel, in sentences. It makes nobody unhealthy.
+    /// Missing features of this kernel, in sentences. They do not change the health.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     degraded: Vec<String>,
 }
@@ -76,7 +77,7 @@ impl Health {
         self.state().families = families;
     }
 
-    /// What does not work on this kernel, by family, in sentences.
+    /// Missing features of this kernel, by family, in sentences.
     pub fn set_degraded(&self, degraded: Vec<(Family, String)>) {
         self.state().degraded = degraded;
     }
@@ -86,22 +87,22 @@ impl Health {
         self.state().leaving = !eligible;
     }
 
-    /// The rules of a predecessor stand, and serve until the first sync.
+    /// Records that rules of a predecessor exist. They serve until the first sync.
     pub fn inherited(&self) {
         self.state().inherited = true;
     }
 
-    /// What waits does not wait for the kernel.
+    /// Records that pending changes wait for something else than the kernel.
     pub fn waits_for_others(&self) {
         self.state().oldest_pending = None;
     }
 
-    /// A change has come in that the kernel does not have yet.
+    /// Records a change that the kernel does not have yet.
     pub fn queued(&self) {
         self.state().oldest_pending.get_or_insert_with(Instant::now);
     }
 
-    /// The kernel has everything.
+    /// Records that the kernel has every change.
     pub fn updated(&self) {
         let mut state = self.state();
         state.oldest_pending = None;

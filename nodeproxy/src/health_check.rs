@@ -1,12 +1,13 @@
-//! Health check node ports: how a load balancer finds the nodes that have endpoints of an `externalTrafficPolicy: Local`
-//! Service.
+//! Health check node ports, for load balancers that look for nodes with endpoints of an `externalTrafficPolicy:
+//! Local` Service.
 //!
-//! Owns the listeners and the answer, which is kube-proxy's to the byte (`pkg/proxy/healthcheck/service_health.go`): each family
-//! is asked on its own addresses and counts its own endpoints. Leaves counting them to the model. A port that is taken is tried
-//! again with the next change and every [`RETRY`], and said once, in the log and by an Event with kube-proxy's reason.
+//! Owns the listeners and the answer, which is kube-proxy's to the byte
+//! (`pkg/proxy/healthcheck/service_health.go`). Each family answers on its own addresses and counts its own
+//! endpoints. Leaves counting them to the model. A port that is taken is retried with the next change and every
+//! [`RETRY`]. It is reported once, in the log and by an Event with kube-proxy's reason.
 //!
-//! Invariant: a port is never in its own way: one that passes from a Service to another goes on listening, and one that is
-//! given back is free when the next is asked for.
+//! Invariants: a port that passes from a Service to another keeps its listener. A port that is closed is free
+//! before the next one opens.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,10 +35,10 @@ use crate::{
     health::Health,
 };
 
-/// How often to try for a port that is taken.
+/// Interval of retries for a port that is taken.
 pub const RETRY: Duration = Duration::from_secs(5);
 
-/// What the sync loop publishes: the checks, and the addresses to answer on.
+/// Output of the sync loop: the checks, and the addresses to answer on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     /// Health check node ports by Service.
@@ -46,7 +47,7 @@ pub struct Published {
     pub addresses: BTreeSet<IpAddr>,
 }
 
-/// What a port answers: for which Service, and how many ready endpoints it has on this node in the port's family.
+/// Content of an answer: the Service, and its ready endpoints on this node in the port's family.
 type Answer = (ServiceName, usize);
 
 #[derive(Debug)]
@@ -84,7 +85,7 @@ pub async fn follow(mut published: watch::Receiver<Published>, mut servers: Serv
 }
 
 impl Servers {
-    /// No server yet; `notices` are for the owners of Services.
+    /// Without servers; `notices` carries Events for the owners of Services.
     pub fn new(health: Health, connections: Connections, notices: mpsc::Sender<Notice>) -> Self {
         Self { health, connections, running: BTreeMap::new(), refused: BTreeSet::new(), notices }
     }
@@ -130,7 +131,8 @@ impl Servers {
     }
 }
 
-/// What to answer where. Of Services with the same port, which the API server does not allow, the first by name has it.
+/// The answers by address. If several Services have the same port, which the API server does not allow, the
+/// first by name gets it.
 fn wanted(published: &Published) -> BTreeMap<SocketAddr, Answer> {
     let Published { checks, addresses } = published;
     let mut wanted = BTreeMap::new();
@@ -146,7 +148,7 @@ fn wanted(published: &Published) -> BTreeMap<SocketAddr, Answer> {
 }
 
 impl Servers {
-    /// Tells the owner, if there is room.
+    /// Reports to the owner, if the channel has room.
     fn tell(&self, service: &ServiceName, address: SocketAddr, error: &std::io::Error) {
         let note = format!(
             "the health check node port {} cannot be served on {address} ({error}): load balancers may take this node for \
@@ -180,7 +182,7 @@ fn answer(service: &ServiceName, endpoints: usize, healthy: bool) -> Response {
     (code, headers, body(service, endpoints, healthy)).into_response()
 }
 
-/// Names of Services and namespaces are DNS labels: nothing in them needs escaping.
+/// Names of Services and namespaces are DNS labels, so nothing in them needs escaping.
 fn body(service: &ServiceName, endpoints: usize, healthy: bool) -> String {
     let ServiceName { namespace, name } = service;
     format!(

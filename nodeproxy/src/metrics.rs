@@ -1,4 +1,4 @@
-//! Metrics under kube-proxy's names, so that its dashboards and alerts go on working, and a few of our own.
+//! Metrics under kube-proxy's names, so that its dashboards and alerts keep working, and a few of our own.
 //!
 //! Owns names, labels and buckets (`pkg/proxy/metrics/metrics.go`). A transaction covers both families; it is counted under
 //! each family that it changes.
@@ -66,7 +66,7 @@ pub struct FeatureLabel {
 type Seconds = Gauge<f64, AtomicU64>;
 type ByFamily<M> = Family<FamilyLabel, M, fn() -> M>;
 
-/// Every metric.
+/// Every metric of the process.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     sync: ByFamily<Histogram>,
@@ -87,7 +87,7 @@ pub struct Metrics {
     failures: Family<ReasonLabel, Counter>,
     bad_fields: Family<KindLabel, Counter>,
     missing_features: Family<FeatureLabel, Gauge>,
-    /// 1 once the kernel has had everything that the proxy began with.
+    /// 1 once the kernel has every object of the first lists.
     pub has_synced: Gauge,
     /// Elements, chains and maps that were written or removed.
     pub changes: Counter,
@@ -97,11 +97,11 @@ pub struct Metrics {
     pub services: Gauge,
     /// Conflicts and refusals.
     pub problems: Gauge,
-    /// Elements that should stand in the kernel.
+    /// Elements of the desired state.
     pub elements: Gauge,
-    /// Clients with session affinity, all and those of the namespace and timeout that has most.
+    /// Clients with session affinity: all, and those of the fullest map.
     affinity_clients: [Gauge; 2],
-    /// The userspace proxy's.
+    /// Metrics of the userspace proxy.
     pub userspace: Counters,
 }
 
@@ -113,13 +113,13 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// One more that the kernel does not have yet.
+    /// Counts one change that the kernel does not have yet.
     pub fn came(&self) {
         self.total.inc();
         self.pending.inc();
     }
 
-    /// The kernel has all.
+    /// Records that the kernel has every change.
     pub fn done(&self) {
         self.pending.set(0);
     }
@@ -252,7 +252,7 @@ impl Metrics {
         self.userspace.register(r);
     }
 
-    /// A sync went through.
+    /// Records a committed sync.
     pub fn synced(&self, families: &[IpFamily], took: Duration, full: bool) {
         let part = if full { &self.sync_full } else { &self.sync_partial };
         for label in families.iter().copied().map(label) {
@@ -262,14 +262,14 @@ impl Metrics {
         }
     }
 
-    /// A change came in.
+    /// Records a new change.
     pub fn queued(&self, families: &[IpFamily]) {
         for label in families.iter().copied().map(label) {
             self.last_queued.get_or_create(&label).set(now());
         }
     }
 
-    /// A change of `since` has reached the kernel.
+    /// Records that a change with this trigger time has reached the kernel.
     pub fn programmed(&self, families: &[IpFamily], since: Timestamp) {
         let took = Timestamp::now().duration_since(since).as_secs_f64().max(0.0);
         for label in families.iter().copied().map(label) {
@@ -277,7 +277,7 @@ impl Metrics {
         }
     }
 
-    /// A call to the dataplane failed.
+    /// Counts a failed call to the dataplane.
     pub fn failed(&self, families: &[IpFamily], reason: &'static str) {
         self.failures.get_or_create(&ReasonLabel { reason }).inc();
         for label in families.iter().copied().map(label) {
@@ -293,12 +293,12 @@ impl Metrics {
         }
     }
 
-    /// Stale flows were deleted.
+    /// Counts deleted stale flows.
     pub fn deleted_flows(&self, family: IpFamily, count: usize) {
         self.conntrack_deleted.get_or_create(&label(family)).inc_by(count as u64);
     }
 
-    /// So many clients are remembered, namespace by namespace.
+    /// Sets the numbers of clients with session affinity, one for each affinity map.
     pub fn remembered(&self, rooms: impl Iterator<Item = usize>) {
         let (all, most) = rooms.fold((0, 0), |(all, most), clients| (all + clients, clients.max(most)));
         for (gauge, count) in self.affinity_clients.iter().zip([all, most]) {
@@ -306,23 +306,23 @@ impl Metrics {
         }
     }
 
-    /// A field could not be read.
+    /// Counts a field that could not be read.
     pub fn bad_field(&self, kind: &'static str) {
         self.bad_fields.get_or_create(&KindLabel { kind }).inc();
     }
 
-    /// This kernel lacks a feature that Services can do without.
+    /// Records a missing feature of this kernel.
     pub fn lacks(&self, feature: &'static str, family: IpFamily) {
         let label = FeatureLabel { feature, ip_family: family_name(family) };
         self.missing_features.get_or_create(&label).set(1);
     }
 
-    /// /healthz answered.
+    /// Counts an answer of /healthz.
     pub fn answered_healthz(&self, code: u16) {
         self.healthz.get_or_create(&CodeLabel { code }).inc();
     }
 
-    /// /livez answered.
+    /// Counts an answer of /livez.
     pub fn answered_livez(&self, code: u16) {
         self.livez.get_or_create(&CodeLabel { code }).inc();
     }

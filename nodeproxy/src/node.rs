@@ -1,7 +1,8 @@
-//! This node as the model wants to know it: from the Node object, the kernel's addresses and the flags.
+//! This node's input for the model: from the Node object, the kernel's addresses and the flags.
 //!
-//! Owns which addresses NodePorts answer on and which sources are pods. Invariants: [`Node::facts`] depends on the last of
-//! each fact only; a Node object that is deleted changes nothing, for the machine is still there and serves.
+//! Owns the addresses of NodePorts and the sources that are pods. Invariants: [`Node::facts`] depends on the
+//! last Node object and the last addresses only. A deleted Node object changes nothing, because the machine
+//! still serves.
 
 use std::{
     collections::BTreeSet,
@@ -19,14 +20,14 @@ use crate::{
     dataplane::nftables::LocalDetector,
 };
 
-/// Taint that the cluster autoscaler sets before it removes a node: load balancers should turn away now.
+/// Taint that the cluster autoscaler sets before it removes a node. Load balancers should then avoid the node.
 pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// Taint with which a node may be registered, so that no pod is started on it before its Services work. It goes once they
-/// do ([`crate::taint`]).
+/// Startup taint of a node, so that no pod starts on it before its Services work. The proxy removes it then
+/// ([`crate::taint`]).
 pub const NOT_READY: &str = "portico.dev/nodeproxy-not-ready";
 
-/// What the Node object says.
+/// The fields of the Node object that the proxy uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeState {
     /// Label `topology.kubernetes.io/zone`.
@@ -41,7 +42,7 @@ pub struct NodeState {
     pub held_back: bool,
 }
 
-/// Everything that decides the facts.
+/// All that decides the node's input for the model.
 #[derive(Clone, Debug)]
 pub struct Node {
     name: Name,
@@ -51,12 +52,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node of which only the name is known.
+    /// A node without a Node object or addresses.
     pub fn new(name: Name, flags: TrafficArgs) -> Self {
         Self { name, flags, object: None, addresses: Vec::new() }
     }
 
-    /// Learns what the Node object says; `None` when there is none, and then what the last one said stays.
+    /// Sets the Node object; `None` when there is none, and then the last one stays.
     pub fn set_object(&mut self, object: Option<NodeState>) {
         if object.is_none() {
             let node = &self.name;
@@ -70,7 +71,7 @@ impl Node {
         self.object.is_some()
     }
 
-    /// Learns the addresses of this network namespace.
+    /// Sets the addresses of this network namespace.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.addresses = addresses;
     }
@@ -80,7 +81,7 @@ impl Node {
         &self.addresses
     }
 
-    /// Whether load balancers may send traffic here: unless the Node object says otherwise.
+    /// Whether load balancers may send traffic here. True without a Node object.
     pub fn is_eligible(&self) -> bool {
         self.object.as_ref().is_none_or(|object| !object.leaving)
     }
@@ -90,7 +91,7 @@ impl Node {
         self.object.as_ref().is_some_and(|object| object.held_back)
     }
 
-    /// What the model is told.
+    /// The node's input for the model.
     pub fn facts(&self) -> NodeFacts {
         let object = self.object.clone().unwrap_or_default();
         NodeFacts {
@@ -110,7 +111,7 @@ impl Node {
         }
     }
 
-    /// The node's ranges, as far as they count as pods at all.
+    /// The node's own ranges, as far as they are ranges of pods.
     fn node_pod_cidrs(&self, own: &[IpNet]) -> Vec<IpNet> {
         let counts = |net: &&IpNet| match self.flags.local.detect_local_mode {
             DetectLocalMode::ClusterCidr => {
@@ -141,7 +142,7 @@ impl Node {
     }
 }
 
-/// How pods are told from other clients, as the dataplane wants to know at its start.
+/// How the dataplane recognises pods. Fixed at its start.
 pub fn local_detector(flags: &TrafficArgs) -> LocalDetector {
     let local = &flags.local;
     if let Some(interfaces) = local.pod_interfaces() {

@@ -24,7 +24,7 @@ use crate::{
 /// How long between two attempts to bind.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// A port that could not be had.
+/// A port that could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: give {flag} another address, or end the program that has this one")]
 pub struct BindError {
@@ -34,7 +34,7 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Binds a flag's address, waiting up to `patience` for whoever has it.
+/// Binds a flag's address; waits up to `patience` until it is free.
 pub async fn bind(
     flag: &'static str,
     address: SocketAddr,

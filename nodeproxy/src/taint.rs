@@ -1,7 +1,8 @@
 //! Takes the startup taint ([`NOT_READY`]) off this node's Node object once its Services work.
 //!
-//! Owns the change of the object. Leaves to the sync loop when it is due. Invariants: other taints are kept as they are, for a
-//! change that somebody else makes meanwhile is a conflict, and conflicts are tried again; what is not there is success.
+//! Owns the change of the object. Leaves the time of it to the sync loop. Invariants: other taints stay,
+//! because a change by another program in the meantime is a conflict, and conflicts are retried. A missing
+//! taint is success.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::node::NOT_READY;
 
-/// Takes the taint away whenever `due` says so, until nobody can say so any more.
+/// Removes the taint whenever `due` is true, until the sender is gone.
 pub async fn follow(mut due: watch::Receiver<bool>, client: Client, node: String) {
     let nodes: Api<Node> = Api::all(client);
     while due.wait_for(|due| *due).await.is_ok() {
@@ -48,7 +49,7 @@ async fn lift(nodes: &Api<Node>, name: &str) -> kube::Result<()> {
     Ok(())
 }
 
-/// The change, for the very version of the object that was read.
+/// The patch, for exactly the version of the object that was read.
 fn patch(node: &Node) -> Option<Value> {
     let taints = node.spec.as_ref()?.taints.as_deref()?;
     let kept: Vec<&Taint> = taints.iter().filter(|taint| taint.key != NOT_READY).collect();

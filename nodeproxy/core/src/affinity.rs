@@ -1,10 +1,13 @@
-//! Session affinity: who may be remembered, by what name a Service port is, and whose clients are remembered together.
+//! Session affinity: the rule for keeping an endpoint, the alias of a Service port, and the pool of a
+//! namespace.
 //!
-//! Owns the one rule that every dataplane keeps ([`kept`]), the aliases that stand for all addresses of a Service port, and the
-//! pools that keep one tenant's clients from those of others. Leaves to `compile` the elements that say so in the kernel.
+//! Owns the one rule that every dataplane follows ([`kept`]), the aliases that stand for all addresses of a
+//! Service port, and the pools that separate the clients of one tenant from those of others. Leaves to
+//! `compile` the elements that follow in the kernel.
 //!
-//! Invariants: an alias is one Service port's, as long as that has session affinity; aliases and pools depend on names alone, so
-//! that a restart finds the same (two ports whose hashes meet aside: the later one takes the next number).
+//! Invariants: an alias belongs to one Service port for as long as that has session affinity. Aliases and pools
+//! depend on names alone, so a restart computes the same ones. The exception is two ports with the same hash:
+//! the later one takes the next number.
 
 use std::{
     collections::HashMap,
@@ -16,32 +19,33 @@ use crate::{
     table::{Alias, Backend, Family, Protocol},
 };
 
-/// Most clients that are remembered together, by pool, timeout and family. It is the kernel's own limit for a map that packets fill and
-/// that declares none; one that declares a size gets a hash table for so many at once, and each namespace has maps of its own.
+/// Most clients in one affinity map: of one pool, timeout and family. It is the kernel's own limit for a map
+/// that packets fill and that declares none. A map that declares a size gets a hash table of that size, and
+/// each namespace has its own maps.
 pub const MOST: usize = 0xFFFF;
 
 /// IPv4 aliases are in 240.0.0.0/4, which is reserved (RFC 1112).
 const V4: u32 = 0xF000_0000;
-/// IPv6 aliases are in `100::/64`, which leads nowhere (RFC 6666).
+/// IPv6 aliases are in `100::/64`, the discard prefix (RFC 6666).
 const V6: u128 = 0x0100 << 112;
 
-/// The endpoint that a client keeps: the one that it had last, if that is in the list that its packet may use. Otherwise it is
-/// balanced as if it had never been here.
+/// The endpoint that a client keeps: its last one, if that is in the list that its packet may use. Otherwise
+/// the client is balanced like a new one.
 pub fn kept(may_use: &[Backend], last: Option<Backend>) -> Option<Backend> {
     last.filter(|backend| may_use.contains(backend))
 }
 
-/// The pool of a namespace. Its clients are remembered apart from those of all others, since their number is bounded and
-/// sources can be forged.
+/// The pool of a namespace: a hash of its name. Each pool has its own affinity maps, because their size is
+/// bounded and sources can be forged.
 pub fn pool(namespace: &str) -> u32 {
     let hash = hash([namespace.as_bytes()]);
     u32::try_from((hash >> 32) ^ (hash & 0xFFFF_FFFF)).unwrap_or_default()
 }
 
-/// A port within a Service, in one family. The name is what it keeps when its number changes.
+/// A port within a Service, in one family. A port keeps its name when its number changes.
 type PortName = (Name, Protocol, Family);
 
-/// Every alias that is in use.
+/// Every alias in use.
 #[derive(Debug, Default)]
 pub(crate) struct Aliases {
     taken: HashMap<Alias, ServiceName>,
@@ -49,7 +53,8 @@ pub(crate) struct Aliases {
 }
 
 impl Aliases {
-    /// The aliases of a Service's ports, in the order of [`ports`]; none without session affinity. What it no longer needs is free.
+    /// The aliases of a Service's ports, in the order of [`ports`]; none without session affinity. Aliases that
+    /// the Service no longer needs become free.
     pub(crate) fn settle(&mut self, name: &ServiceName, service: Option<&Service>) -> Vec<Alias> {
         let mut before = HashMap::<_, Vec<_>>::new();
         for (port, alias) in self.held.remove(name).unwrap_or_default() {
@@ -73,7 +78,7 @@ impl Aliases {
         aliases
     }
 
-    /// Whose alias it is.
+    /// The Service that has the alias.
     pub(crate) fn holder(&self, alias: &Alias) -> Option<&ServiceName> {
         self.taken.get(alias)
     }

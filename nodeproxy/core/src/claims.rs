@@ -1,11 +1,12 @@
-//! Who owns a frontend when several Services want it.
+//! The owner of a frontend when several Services claim it.
 //!
-//! Owns precedence and succession. Addresses that the API server allocates (`ClusterIP`s, NodePorts) cannot collide among
-//! themselves; a load balancer's VIP or an external IP can, and may not take over what was allocated to another. So the kind
-//! decides first, then age, then name: the same winner on every node and after every restart. A `ClusterIP` is one Service's on
-//! every port, also on those that it lacks; the model lets nobody else claim any of them.
+//! Owns precedence and succession. Addresses that the API server allocates (`ClusterIP`s, NodePorts) cannot
+//! collide among themselves. A load balancer's VIP or an external IP can, and may not take over an address that
+//! was allocated to another Service. So the kind decides first, then age, then name: the same winner on every
+//! node and after every restart. A `ClusterIP` belongs to one Service on every port, even on ports that the
+//! Service lacks; the model keeps other Services from claiming any of them.
 //!
-//! Invariants: a frontend has a holder if anybody wants it; nobody who waits precedes the holder.
+//! Invariants: a frontend that has a claim has a holder; no waiting claim precedes the holder's.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{input::ServiceName, table::Frontend};
 
-/// How a Service came to a frontend, strongest first.
+/// How a Service has a frontend, strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
@@ -30,14 +31,14 @@ pub enum Kind {
     ExternalIp,
 }
 
-/// A Service's wish for a frontend. The smaller one wins.
+/// A Service's claim to a frontend. The smaller one wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
-    /// How it came to it.
+    /// How the Service has the address.
     pub kind: Kind,
     /// Age of the Service: its creation in seconds since 1970.
     pub created: i64,
-    /// The Service.
+    /// The Service that claims it.
     pub service: ServiceName,
     /// Index of its port.
     pub port: usize,
@@ -46,20 +47,20 @@ pub struct Claim {
 /// Two Services that want the same frontend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conflict {
-    /// What both want.
+    /// The frontend that both claim.
     pub frontend: Frontend,
-    /// Who has it.
+    /// The Service that has it.
     pub holder: ServiceName,
-    /// Who does not.
+    /// The Service that waits for it.
     pub waiting: ServiceName,
 }
 
-/// All claims.
+/// Claims to all frontends.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     holders: HashMap<Frontend, Claim>,
     waiting: HashMap<Frontend, BTreeSet<Claim>>,
-    /// How often somebody began or ceased to wait.
+    /// Number of times that a claim began or ceased to wait.
     changes: u64,
 }
 
@@ -69,12 +70,12 @@ impl Claims {
         self.changes
     }
 
-    /// Who has the frontend.
+    /// The claim that holds the frontend.
     pub(crate) fn holder(&self, frontend: &Frontend) -> Option<&Claim> {
         self.holders.get(frontend)
     }
 
-    /// Everything that somebody has.
+    /// Every frontend that has a holder.
     pub(crate) fn held(&self) -> impl Iterator<Item = &Frontend> {
         self.holders.keys()
     }
@@ -112,12 +113,12 @@ impl Claims {
         heir
     }
 
-    /// Who waits for the frontend, the next heir first.
+    /// The claims that wait for the frontend, the next heir first.
     pub(crate) fn waiting(&self, frontend: &Frontend) -> impl Iterator<Item = &Claim> {
         self.waiting.get(frontend).into_iter().flatten()
     }
 
-    /// Everybody who waits, sorted.
+    /// Every waiting claim, sorted.
     pub(crate) fn conflicts(&self) -> impl Iterator<Item = Conflict> {
         let mut conflicts = BTreeSet::new();
         for (frontend, waiting) in &self.waiting {

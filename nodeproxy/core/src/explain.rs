@@ -1,7 +1,7 @@
-//! Everything that is programmed for one Service, and why.
+//! All that the proxy programs for one Service, and why.
 //!
-//! Owns [`Explanation`]: frontends, endpoints under either policy, health check node port, elements and chains, and what is
-//! not served. Leaves the question of whether the kernel agrees to [`crate::check`].
+//! Owns [`Explanation`]: frontends, endpoints under either policy, health check node port, elements and chains,
+//! and problems. Leaves the comparison with the kernel to [`crate::check`].
 //!
 //! Invariant: every element that the Service wants is listed.
 
@@ -32,9 +32,9 @@ mod tests;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// The node whose proxy answers.
+    /// Name of the node whose proxy answers.
     pub node: String,
-    /// The Service.
+    /// Namespace and name.
     pub service: ServiceName,
     /// `spec.clusterIPs`.
     pub cluster_ips: Vec<IpAddr>,
@@ -54,9 +54,9 @@ pub struct Explanation {
     pub elements: Vec<Element>,
     /// Balancing chains that the elements name; others may use them as well.
     pub chains: Vec<String>,
-    /// What is not served as its owner may expect.
+    /// Problems that its owner may not expect.
     pub problems: Vec<String>,
-    /// What the kernel says, if it was asked.
+    /// The comparison with the kernel, if it was requested.
     pub kernel: Option<Check>,
 }
 
@@ -76,13 +76,13 @@ pub struct HealthCheck {
 pub struct Port {
     /// Its name; empty for a single unnamed one.
     pub name: String,
-    /// Protocol.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
-    /// Number.
+    /// `spec.ports[].port`.
     pub port: u16,
-    /// Node port.
+    /// `spec.ports[].nodePort`.
     pub node_port: Option<u16>,
-    /// Family.
+    /// Family of the addresses below.
     pub family: Family,
     /// Addresses and ports that clients may dial.
     pub frontends: Vec<Entrance>,
@@ -96,11 +96,11 @@ pub struct Port {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entrance {
-    /// What clients dial.
+    /// Address, protocol and port.
     pub frontend: Frontend,
-    /// What it is.
+    /// How the Service has the address.
     pub by: Kind,
-    /// Another Service that has it, so that this one is not reachable there.
+    /// Another Service that has it, so that clients do not reach this one there.
     pub held_by: Option<ServiceName>,
 }
 
@@ -110,9 +110,9 @@ pub struct Entrance {
 pub struct Endpoint {
     /// Address and port.
     pub backend: Backend,
-    /// Its node.
+    /// Name of its node.
     pub node: Option<String>,
-    /// Whether that is this node.
+    /// Whether it is on this node.
     pub here: bool,
     /// For clients under policy `Cluster`; `None` when no client of the port is.
     pub cluster: Option<Standing>,
@@ -126,9 +126,9 @@ pub struct Endpoint {
 pub struct Element {
     /// Table family and map or set.
     pub map: String,
-    /// Key.
+    /// The key, as text.
     pub key: String,
-    /// Value.
+    /// The value, as text.
     pub value: String,
 }
 

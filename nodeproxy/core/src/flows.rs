@@ -1,11 +1,12 @@
-//! Which connections that the kernel tracks must go after a change: UDP ones whose endpoint no longer serves.
+//! Stale flows after a change: the UDP flows whose endpoint serves no more.
 //!
-//! Owns the decision, as data. Leaves listing and deleting conntrack entries to the daemon. TCP is left alone: a client sees
-//! the reset or the end and dials again, while a UDP client keeps its entry alive by retrying (kubernetes#139628).
+//! Owns the decision, as data. Leaves listing and deleting conntrack entries to the daemon. TCP flows stay: a
+//! client sees the reset or the end and dials again, while a UDP client keeps its entry alive by retrying
+//! (kubernetes#139628).
 //!
-//! Invariants: after a change only the frontends count that it touched; after a start, an error or somebody else's change,
-//! when nobody can say what went before, every frontend does ([`frontends`]); an entry whose endpoint serves, ready or
-//! terminating, is never stale.
+//! Invariants: after a change only the frontends that it touched count. After a start, an error or a change by
+//! another program every frontend counts ([`frontends`]), because the state before is not known. An entry whose
+//! endpoint serves, ready or terminating, is never stale.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -17,7 +18,7 @@ use crate::{
     table::{Backend, Family, Frontend, Key, Protocol},
 };
 
-/// UDP flows of one frontend that are stale: those whose answers come from anywhere but `keep`. A flow that was tracked
+/// Stale UDP flows of one frontend: those whose answers come from anywhere but `keep`. A flow that was tracked
 /// while there was no endpoint answers from the frontend's own address, and is stale as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleFlows {
@@ -28,22 +29,23 @@ pub struct StaleFlows {
 }
 
 impl StaleFlows {
-    /// Whether a tracked flow must go, by the source address and port of its answers.
+    /// Whether a tracked flow is stale, by the source address and port of its answers.
     pub fn is_stale(&self, original_destination: &Frontend, reply_source: &Backend) -> bool {
         let Self { frontend, keep } = self;
         frontend == original_destination && !keep.contains(reply_source)
     }
 }
 
-/// What served a Service's UDP frontends before an event. An endpoint that took no new flows any more (it terminated while
-/// others were ready, or hints named other nodes) goes without a change to any element; its flows must go all the same.
+/// The endpoints of a Service's UDP frontends before an event. An endpoint that took no new flows any more (it
+/// terminated while others were ready, or hints named other nodes) leaves without a change to any element. Its
+/// flows must be deleted all the same.
 #[derive(Debug)]
 pub struct Before {
     serving: Vec<(Frontend, BTreeSet<Backend>)>,
 }
 
 impl Before {
-    /// To be asked before `event` is applied; `None`: it takes no endpoint away.
+    /// Call this before `event` is applied. `None`: the event takes no endpoint away.
     pub fn of(model: &Model, event: &Event) -> Option<Self> {
         let service: &ServiceName = match event {
             Event::Slice(slice) => &slice.service,
@@ -58,7 +60,7 @@ impl Before {
         (!serving.is_empty()).then_some(Self { serving })
     }
 
-    /// The frontends that an endpoint has left, once the event is applied.
+    /// The frontends that an endpoint has left; call this once the event is applied.
     pub fn departed(self, model: &Model) -> Vec<Frontend> {
         let mut now = Serving::of(model);
         let left = |(frontend, before): &(Frontend, BTreeSet<Backend>)| !before.is_subset(&now.at(frontend));
@@ -66,24 +68,24 @@ impl Before {
     }
 }
 
-/// Every UDP frontend that has a Service: whose flows to look at when what happened to them before is not known.
+/// Every UDP frontend that has a Service, for cases in which the state before is not known.
 pub fn frontends(model: &Model) -> BTreeSet<Frontend> {
     model.held().filter(|frontend| is_udp(frontend)).copied().collect()
 }
 
-/// The UDP frontends that a transaction concerns, by their own elements or by those of their Service port.
+/// The UDP frontends that a transaction changes, by their own elements or by those of their Service port.
 pub fn touched(model: &Model, transaction: &Transaction) -> BTreeSet<Frontend> {
     model.frontends(transaction.keys()).into_iter().filter(is_udp).collect()
 }
 
-/// The UDP frontends at which the removals of a transaction end what remembered clients could reach until then.
+/// The UDP frontends at which the removals of a transaction delete affinity endpoints.
 pub fn forgotten(model: &Model, transaction: &Transaction) -> BTreeSet<Frontend> {
     let is_way = |key: &&Key| matches!(key, Key::AffinityEndpoint(..) | Key::AffinityPort(_));
     let ways = transaction.removals.iter().filter(is_way);
     model.frontends(ways).into_iter().filter(is_udp).collect()
 }
 
-/// Which flows of some frontends are stale now.
+/// The stale flows of some frontends at this moment.
 pub fn stale_flows(model: &Model, frontends: impl IntoIterator<Item = Frontend>) -> Vec<StaleFlows> {
     let mut now = Serving::of(model);
     frontends.into_iter().map(|frontend| StaleFlows { frontend, keep: now.at(&frontend) }).collect()
@@ -93,7 +95,7 @@ fn is_udp(frontend: &Frontend) -> bool {
     frontend.protocol == Protocol::Udp
 }
 
-/// What serves many frontends: the slices of each Service are gone through once.
+/// Serving endpoints of many frontends. It reads the slices of each Service once.
 struct Serving<'a> {
     model: &'a Model,
     ports: HashMap<&'a ServiceName, Ports<'a>>,

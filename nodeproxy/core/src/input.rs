@@ -1,9 +1,9 @@
-//! What the cluster says, in our own plain words: Services, `EndpointSlice`s, this node, and the configuration.
+//! Input of the model: Services, `EndpointSlice`s, this node, and the configuration.
 //!
-//! Owns the shapes that the model is fed with. Leaves parsing of API objects to the daemon, which drops what we never
-//! look at before anything is kept.
+//! Owns the shapes of this input. Leaves the parsing of API objects to the daemon, which drops unused fields
+//! before it stores anything.
 //!
-//! Invariant: everything here is already valid: addresses are addresses, ports are not 0, a Service that is headless or of
+//! Invariant: every value is valid. Addresses are addresses, ports are not 0, and a headless Service or one of
 //! type `ExternalName` has no `cluster_ips`.
 
 use std::{
@@ -30,9 +30,9 @@ pub type Name = Arc<str>;
 /// Namespace and name of a Service; in JSON one text, `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
-    /// Namespace.
+    /// At most 63 bytes.
     pub namespace: Name,
-    /// Name.
+    /// At most 63 bytes.
     pub name: Name,
 }
 
@@ -45,7 +45,7 @@ pub struct BadServiceName(String);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TrafficPolicy {
-    /// Any endpoint.
+    /// Endpoints on any node.
     #[default]
     Cluster,
     /// Endpoints on this node only.
@@ -56,7 +56,7 @@ pub enum TrafficPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
-    /// Its name.
+    /// Namespace and name.
     pub name: ServiceName,
     /// `metadata.creationTimestamp` in seconds since 1970: the older of two Services keeps a contested frontend.
     pub created: i64,
@@ -74,7 +74,7 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `ClientIP` session affinity, with its timeout in seconds.
     pub affinity: Option<u32>,
-    /// `spec.loadBalancerSourceRanges`: who may come, see [`Service::admitted`]. One that cannot be read stands as [`nobody`].
+    /// `spec.loadBalancerSourceRanges`, see [`Service::admitted`]. An unreadable one is stored as [`nobody`].
     pub source_ranges: Vec<IpNet>,
     /// `spec.healthCheckNodePort`.
     pub health_check_node_port: Option<u16>,
@@ -87,7 +87,7 @@ pub struct ServicePort {
     /// Its name; empty for a single unnamed port.
     #[serde(with = "wire::name")]
     pub name: Name,
-    /// Protocol.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// Port on every address but the node's own.
     pub port: u16,
@@ -99,12 +99,12 @@ pub struct ServicePort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
-    /// The Service that it belongs to.
+    /// Namespace and name of the Service.
     pub service: ServiceName,
     /// `metadata.name`.
     #[serde(with = "wire::name")]
     pub name: Name,
-    /// Ports of every endpoint in it. The controller has resolved named target ports already.
+    /// Ports of every endpoint in it, with named target ports resolved by the controller.
     pub ports: Vec<SlicePort>,
     /// Endpoints, ready or not.
     pub endpoints: Vec<Endpoint>,
@@ -117,7 +117,7 @@ pub struct SlicePort {
     /// Name of the Service's port.
     #[serde(with = "wire::name")]
     pub name: Name,
-    /// Protocol.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// Port on the endpoint.
     pub port: u16,
@@ -127,7 +127,7 @@ pub struct SlicePort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Its address.
+    /// `addresses[0]`, IPv4 or IPv6.
     pub address: IpAddr,
     /// `conditions.ready`, true when absent. `publishNotReadyAddresses` has been worked in by the controller.
     pub ready: bool,
@@ -171,11 +171,11 @@ impl DerefMut for Hints {
     }
 }
 
-/// What this node is.
+/// Properties of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeFacts {
-    /// `metadata.name`; empty while unknown, and then no endpoint is local.
+    /// `metadata.name`; empty while unknown. Then no endpoint is local.
     #[serde(with = "wire::name")]
     pub name: Name,
     /// Label `topology.kubernetes.io/zone`.
@@ -185,27 +185,28 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     /// Addresses on which NodePorts answer.
     pub node_port_addresses: Vec<IpAddr>,
-    /// Every address in the node's network namespace: packets to them are not forwarded. Nothing that is programmed depends on it.
+    /// Every address in the node's network namespace. The kernel does not forward packets to them. No element
+    /// depends on this field.
     #[serde(default)]
     pub local_addresses: Vec<IpAddr>,
-    /// Sources that count as pods of this cluster. Empty: no client is taken for a pod.
+    /// Sources that count as pods of this cluster. Empty: no client counts as a pod.
     pub pod_cidrs: Vec<IpNet>,
-    /// Of those, the sources that are pods on this node: only their answers come back through it whoever sends them. Empty:
-    /// every pod is taken for one of another node.
+    /// The part of them that are pods on this node: only their answers come back through it whoever sends them.
+    /// Empty: every pod counts as one of another node.
     pub node_pod_cidrs: Vec<IpNet>,
 }
 
-/// What a kernel cannot do, as far as it concerns what should stand.
+/// Limits of this kernel that change the elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Lack {
-    /// Remember clients: affinity is not kept.
+    /// No dynamic maps: affinity is not kept.
     SessionAffinity,
-    /// Tell clients by ranges: a VIP with `loadBalancerSourceRanges` is closed to everybody.
+    /// No sets of concatenated ranges: a VIP with `loadBalancerSourceRanges` is closed to everybody.
     SourceRanges,
 }
 
-/// What the operator of the cluster decided, and what the kernel cannot do.
+/// Flags of the proxy, and limits of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
@@ -218,11 +219,11 @@ pub struct Config {
     /// Whether this node's proxy opens the connections to endpoints, which then see the node and never the client.
     #[serde(default)]
     pub proxied: bool,
-    /// Interfaces by which this node's pods are told. Where there are any, `NodeFacts::pod_cidrs` and `node_pod_cidrs` count for
-    /// nothing, and pods of other nodes are clients like any other.
+    /// Interfaces of this node's pods. If set, `NodeFacts::pod_cidrs` and `node_pod_cidrs` are ignored, and
+    /// pods of other nodes are clients like any other.
     #[serde(default)]
     pub pod_interfaces: Option<PodInterfaces>,
-    /// What the kernel cannot do.
+    /// Limits of the kernel.
     #[serde(default)]
     pub lacks: BTreeSet<Lack>,
 }
@@ -240,20 +241,20 @@ impl Default for Config {
     }
 }
 
-/// One change that the model learns about.
+/// One change of the model's input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A Service is there, or changed.
+    /// A Service exists, or changed.
     Service(Service),
-    /// A Service is gone, or became one that is not served.
+    /// A Service was deleted, or became one that is not served.
     ServiceGone(ServiceName),
-    /// A slice is there, or changed.
+    /// A slice exists, or changed.
     Slice(EndpointSlice),
-    /// A slice is gone.
+    /// A slice was deleted.
     SliceGone {
-        /// Its Service.
+        /// Service of the slice.
         service: ServiceName,
-        /// Its name.
+        /// Name of the slice.
         name: Name,
     },
     /// The node changed.
@@ -262,14 +263,15 @@ pub enum Event {
     ServiceCidrs(Vec<IpNet>),
 }
 
-/// Ranges of sources that no packet has: a restriction that admits nobody.
+/// Ranges that contain no packet's source: a restriction that admits nobody.
 pub fn nobody() -> [IpNet; 2] {
     [IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)), IpNet::from(IpAddr::from(Ipv6Addr::UNSPECIFIED))]
 }
 
 impl Service {
-    /// The clients of a family that may come through load balancers; `None` is everybody. Ranges of one family restrict the
-    /// other as well, unless they are open themselves: who names a few clients does not mean all those of the other family.
+    /// The clients of a family that may connect through load balancers; `None` is everybody. Ranges of one
+    /// family restrict the other as well, unless they have length 0: a list of a few clients does not mean all
+    /// clients of the other family.
     pub fn admitted(&self, family: Family) -> Option<Vec<IpNet>> {
         let is_open = |net: &IpNet| net.prefix_len() == 0;
         if self.source_ranges.iter().all(is_open) {
@@ -282,8 +284,8 @@ impl Service {
 }
 
 impl NodeFacts {
-    /// Addresses on which NodePorts answer, with the one of their family that stands in for them. It is the node's own, if NodePorts
-    /// answer there; localhost stands for itself.
+    /// Addresses on which NodePorts answer, with the address of their family that stands in for them. The
+    /// stand-in is the node's own, if NodePorts answer there. Localhost stands for itself.
     pub fn stand_ins(&self) -> BTreeMap<IpAddr, IpAddr> {
         let all = || self.node_port_addresses.iter().copied().filter(|address| !address.is_loopback());
         let first = |of: IpAddr| {
@@ -294,7 +296,7 @@ impl NodeFacts {
         pairs.filter(|(address, stand_in)| address != stand_in).collect()
     }
 
-    /// Whether the node takes an address for one of its own.
+    /// Whether the node itself has the address.
     pub fn has(&self, address: IpAddr) -> bool {
         let known = [&self.addresses, &self.node_port_addresses, &self.local_addresses];
         address.is_loopback() || known.iter().any(|addresses| addresses.contains(&address))

@@ -1,7 +1,7 @@
-//! Network interfaces of a node by their names, and those by which its pods are told.
+//! Names of network interfaces, and the interfaces of this node's pods.
 //!
-//! Owns what may be a name (`dev_valid_name` in the kernel) and which names belong to pods. Leaves the flags to the daemon
-//! and the comparison in the kernel to a dataplane.
+//! Owns the rules for names (`dev_valid_name` in the kernel), and which names belong to pods. Leaves the flags
+//! to the daemon and the comparison in the kernel to a dataplane.
 //!
 //! Invariant: a name has 1 to 15 bytes, none of them a space, `/` or `:`.
 
@@ -12,24 +12,24 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 /// `IFNAMSIZ`: bytes of a name with the zero behind it.
 pub const NAME_SIZE: usize = 16;
 
-/// Name of a network interface, or the beginning of one; in JSON a text.
+/// Name of a network interface, or a prefix of names. A text in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceName([u8; NAME_SIZE]);
 
-/// A text that no interface can have for a name.
+/// A text that cannot be the name of an interface.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "\"{0}\" is no name of a network interface; it has 1 to 15 bytes, none of them a space, \"/\" or \":\", like cni0 or veth"
 )]
 pub struct BadInterfaceName(String);
 
-/// The interfaces on which packets of this node's pods arrive, and nobody else's.
+/// The interfaces on which packets of this node's pods arrive, and no other packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PodInterfaces {
-    /// The one of this name: a bridge with all pods behind it.
+    /// The interface of this name: a bridge with all pods behind it.
     Named(InterfaceName),
-    /// All whose names begin so.
+    /// All interfaces whose names have this prefix.
     Prefixed(InterfaceName),
 }
 
@@ -47,7 +47,7 @@ impl InterfaceName {
 }
 
 impl PodInterfaces {
-    /// Whether a packet that arrives on an interface is a pod's; what this node sends itself arrives on none.
+    /// Whether a packet that arrives on an interface is a pod's. This node's own packets arrive on none.
     pub fn have(&self, arrived: Option<&InterfaceName>) -> bool {
         match (self, arrived) {
             (_, None) => false,

@@ -1,11 +1,12 @@
-//! What should stand, and where the kernel differs: the two halves of a [`Plan`], kept up edit by edit.
+//! Shadow state: the desired state, and its difference to the programmed one. The two phases of a [`Plan`],
+//! updated edit by edit.
 //!
-//! Owns the difference and the ripening of removals. Leaves to the model which elements there should be and to the daemon
-//! when to apply and what time it is. [`diff`](crate::plan::diff) of what stands and what should says the same from scratch;
-//! here it costs the size of the change, not of the cluster.
+//! Owns the difference and the age of removals. Leaves to the model the desired elements, and to the daemon the
+//! clock and the time of each transaction. [`diff`](crate::plan::diff) of both states gives the same from
+//! scratch; here a change costs its own size, not the cluster's.
 //!
-//! Invariants: `differing` holds exactly the keys whose kernel value is not the desired one; between [`Ledger::widen`] and
-//! [`Ledger::applied`] of its result nobody edits.
+//! Invariants: `differing` holds exactly the keys whose kernel value is not the desired one. Nobody edits
+//! between [`Ledger::widen`] and [`Ledger::applied`] of its result.
 
 use std::{collections::HashMap, mem};
 
@@ -18,17 +19,17 @@ use objects::Objects;
 
 mod objects;
 
-/// A moment in milliseconds, on a clock that the daemon chooses.
+/// Milliseconds on a clock that the daemon chooses.
 pub type Moment = u64;
 
-/// Differences for which there is always room.
+/// Capacity that the map of differences keeps.
 const ROOM: usize = 1024;
 
-/// What the kernel says where it should say something else.
+/// Value in the kernel where it differs from the desired one.
 #[derive(Clone, Copy, Debug)]
 struct Differing {
     kernel: Option<Value>,
-    /// When the transaction went through that left nothing leading to this key.
+    /// Time of the transaction after which nothing leads to this key.
     retired: Option<Moment>,
 }
 
@@ -42,7 +43,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Everything that should stand.
+    /// The desired state.
     pub fn desired(&self) -> &State {
         &self.desired
     }
@@ -69,7 +70,7 @@ impl Ledger {
         }
     }
 
-    /// Learns what stands: after a start, an error, or somebody else's change.
+    /// Records the kernel's state after a start, an error or a change by another program.
     pub fn observe(&mut self, observed: &State) {
         self.differing.clear();
         for (key, value) in &self.desired.elements {
@@ -87,7 +88,7 @@ impl Ledger {
         self.maps.observe(&observed.affinity);
     }
 
-    /// Everything that may be done at once.
+    /// The changes of the additive phase.
     pub fn widen(&self) -> Transaction {
         let mut transaction = Transaction {
             affinity_added: self.maps.missing(),
@@ -107,7 +108,7 @@ impl Ledger {
         transaction
     }
 
-    /// What has been out of reach since `ripe` or longer and may go.
+    /// The removals that nothing has led to since `ripe` or longer.
     pub fn narrow(&self, ripe: Moment) -> Transaction {
         let is_ripe = |retired: &Option<Moment>| retired.is_some_and(|retired| retired <= ripe);
         let mut transaction = Transaction {
@@ -120,7 +121,7 @@ impl Ledger {
         transaction
     }
 
-    /// The whole way to the desired state, for people.
+    /// Both phases, for logs and answers.
     pub fn plan(&self) -> Plan {
         let mut narrow = Transaction {
             removals: self.late().map(|(key, _)| *key).collect(),
@@ -132,12 +133,12 @@ impl Ledger {
         Plan { widen: self.widen(), narrow }
     }
 
-    /// Whether the kernel says what it should, to the last removal.
+    /// Whether the kernel has exactly the desired state, without any pending removal.
     pub fn is_settled(&self) -> bool {
         self.differing.is_empty() && self.chains.is_settled() && self.maps.is_settled()
     }
 
-    /// Learns that a transaction went through, and lets what it left unreachable ripen from `now` on.
+    /// Records that a transaction was committed. Removals that it made possible become due from `now` on.
     pub fn applied(&mut self, transaction: &Transaction, now: Moment) {
         let Transaction { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } =
             transaction;
@@ -174,7 +175,7 @@ impl Ledger {
         self.maps.retire(now);
     }
 
-    /// Keys that wait for a later transaction.
+    /// Keys whose removal waits for the destructive phase.
     fn late(&self) -> impl Iterator<Item = (&Key, &Differing)> {
         self.differing.iter().filter(|(key, _)| {
             !self.desired.elements.contains_key(key) && leaves_late(key, &self.desired.elements)
@@ -205,7 +206,7 @@ impl Ledger {
         }
     }
 
-    /// Bytes of heap that the ledger holds, roughly: for the memory budget.
+    /// Bytes of heap, roughly: for the memory budget.
     pub fn heap_size(&self) -> usize {
         self.desired.elements.capacity() * mem::size_of::<(Key, Value)>()
             + self.differing.capacity() * mem::size_of::<(Key, Differing)>()

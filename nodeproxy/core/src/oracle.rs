@@ -1,10 +1,10 @@
-//! Why does this packet go there? The answer from Services and endpoints alone, without a kernel.
+//! The outcome of a connection, from Services and endpoints alone, without a kernel.
 //!
-//! Owns what each behaviour of kube-proxy means for one connection. It reads the model's objects, never its elements, so
-//! that [`crate::walk`], which reads the elements as the kernel does, can be held against it. Leaves to [`memory`] what happened
-//! before: who had which endpoint last, and which connections are under way.
+//! Owns the meaning of each behaviour of kube-proxy for one connection. It reads the model's objects and never
+//! its elements, so the tests can compare it with [`crate::walk`], which reads the elements as the kernel does.
+//! Leaves history to [`memory`]: the last endpoint of each client, and the connections under way.
 //!
-//! Invariant: total and deterministic; the same packet, objects and memory give the same answer.
+//! Invariant: total and deterministic. The same packet, objects and history give the same answer.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
@@ -27,64 +27,66 @@ pub mod memory;
 /// The first packet of a connection, as it reaches this node's hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Who sends it.
+    /// Source address.
     pub source: IpAddr,
-    /// Whether this node itself sends it (its source is one of the node's addresses).
+    /// Whether this node itself sends it: its source is one of the node's addresses.
     pub from_node: bool,
-    /// On which interface it arrives; `None` for what this node itself sends. It counts only where pods are told by it.
+    /// Interface on which it arrives; `None` for this node's own packets. Only read where pods are recognised
+    /// by interface.
     pub interface: Option<InterfaceName>,
-    /// Where it goes.
+    /// Destination.
     pub to: Frontend,
 }
 
-/// Which client the endpoint sees.
+/// The client address that the endpoint sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Source {
-    /// The client itself.
+    /// The client's own.
     Preserved,
     /// An address of this node.
     Masqueraded,
 }
 
-/// What becomes of a connection.
+/// Outcome of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// One of these endpoints, each with the same probability, and whom it sees.
+    /// One of these endpoints, each with the same probability, and the source that each sees.
     Backends(BTreeMap<Backend, Source>),
     /// An ICMP error: a TCP client sees "connection refused".
     Refused,
-    /// Silence.
+    /// The packet is dropped without an answer.
     Dropped,
-    /// No Service's business: the packet goes where it would go without us.
+    /// No Service has the address: the packet is forwarded as it came.
     NotOurs,
 }
 
-/// Who sends the first packet, as far as it matters to us.
+/// Kind of the sender of the first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Client {
     /// A pod on this node.
     Pod,
-    /// A pod of this cluster, on another node as far as is known.
+    /// A pod of this cluster that is not known to be on this node.
     FarPod,
     /// This node itself, or a pod in its network namespace.
     Node,
-    /// Anybody else.
+    /// Any other host.
     Outside,
 }
 
-/// Why the endpoints see this node and not the client.
+/// Reason why the endpoints see this node and not the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Masquerade {
     /// `--dataplane=userspace`: the connection to the endpoint is this node's own.
     Proxied,
-    /// `--masquerade-all`.
+    /// `--masquerade-all` is set.
     All,
     /// A client of a `ClusterIP` that is no pod: the answer would not come back through this node.
     NoPod,
-    /// The same where pods are told by interfaces: the client is no pod of this node, and may be another node's.
+    /// The same where pods are recognised by interface: the client is no pod of this node, but may be one of
+    /// another node.
     NoPodHere,
     /// `externalTrafficPolicy: Cluster`: the endpoint may be on another node.
     ClusterPolicy,
@@ -95,10 +97,10 @@ pub enum Masquerade {
     FarPod,
 }
 
-/// Why a connection becomes what it becomes.
+/// Reason for an outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It is forwarded.
+    /// An endpoint serves it.
     Served,
     /// The source is in none of `loadBalancerSourceRanges`.
     SourceRange,
@@ -110,11 +112,11 @@ pub enum Reason {
     NoSuchPort(ServiceName),
     /// An address in this range of `ClusterIP`s that no Service has.
     Unallocated(IpNet),
-    /// No address of a Service.
+    /// The address belongs to no Service.
     Elsewhere,
 }
 
-/// The Service port that a packet meets, and what its policies make of its endpoints.
+/// The Service port of a packet, and the endpoint lists under its policies.
 #[derive(Clone, Debug)]
 pub(crate) struct Met<'a> {
     pub(crate) service: &'a Service,
@@ -131,34 +133,34 @@ pub(crate) struct Decision<'a> {
     pub(crate) client: Client,
     pub(crate) met: Option<Met<'a>>,
     pub(crate) reason: Reason,
-    /// Whether the client goes where it went before.
+    /// Whether the client keeps its endpoint by session affinity.
     pub(crate) keeps: bool,
     pub(crate) outcome: Outcome,
 }
 
-/// Says what becomes of a connection whose client nobody remembers.
+/// Outcome of a connection whose client has no affinity entry.
 pub fn outcome(model: &Model, packet: &Packet) -> Outcome {
     decide(model, packet, None).outcome
 }
 
-/// The same of a client that had this endpoint of the Service port last, and is remembered.
+/// The same for a client whose affinity entry names this endpoint of the Service port.
 pub fn outcome_remembering(model: &Model, packet: &Packet, last: Option<Backend>) -> Outcome {
     decide(model, packet, last).outcome
 }
 
-/// Whether a TCP packet that connection tracking takes for invalid may go on, of those that are neither SYN nor RST and come from a
-/// server's port: all others may. Nothing says to which connection it belongs, so only who sends it counts: a pod's may be an
-/// endpoint's answer, without the address that the client dialled.
+/// Whether the filter passes an invalid TCP packet (by connection tracking) that is neither SYN nor RST and
+/// comes from a server's port. All other packets pass. Such a packet belongs to no connection, so only its
+/// sender counts: a pod's may be an endpoint's answer without the address that the client dialled.
 pub fn lets_invalid_pass(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
     !is_pod(model, source, interface)
 }
 
-/// Says what the elements say: the same, but for the source that an endpoint sees when a proxy is between.
+/// The outcome by the elements: the same, except for the source that an endpoint sees behind a proxy.
 pub fn outcome_by_elements(model: &Model, packet: &Packet, last: Option<Backend>) -> Outcome {
     decide_as(model, packet, last, false).outcome
 }
 
-/// Says what becomes of a connection, and why.
+/// Outcome of a connection, with its reasons.
 pub(crate) fn decide<'a>(model: &'a Model, packet: &Packet, last: Option<Backend>) -> Decision<'a> {
     decide_as(model, packet, last, model.config().proxied)
 }
@@ -193,12 +195,12 @@ fn client(model: &Model, packet: &Packet) -> Client {
     }
 }
 
-/// Whether the local detector says so.
+/// Whether the local detector recognises a pod.
 fn is_pod(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
     is_told_by(model, &model.node_facts().pod_cidrs, source, interface)
 }
 
-/// By the interface, where pods are told by it, and elsewhere by the ranges.
+/// By the interface, where pods are recognised by interface, and elsewhere by the ranges.
 fn is_told_by(model: &Model, ranges: &[IpNet], source: IpAddr, interface: Option<InterfaceName>) -> bool {
     match &model.config().pod_interfaces {
         Some(interfaces) => interfaces.have(interface.as_ref()),
@@ -241,12 +243,12 @@ fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>
 }
 
 impl Met<'_> {
-    /// The endpoint that a client who had this one last keeps.
+    /// The endpoint that a client keeps, if its affinity entry names this one.
     pub(crate) fn kept(&self, last: Option<Backend>) -> Option<Backend> {
         affinity::kept(self.list(), last.filter(|_| self.service.affinity.is_some()))
     }
 
-    /// The endpoints that this client may get.
+    /// The endpoints that this client may use.
     pub(crate) fn list(&self) -> &[Backend] {
         match self.policy {
             TrafficPolicy::Cluster => &self.lists.cluster,
@@ -268,8 +270,8 @@ fn serve(model: &Model, packet: &Packet, met: &Met<'_>, last: Option<Backend>) -
     }
 }
 
-/// An endpoint that reaches itself would see its own address as the client and answer itself. What arrives for a program on the
-/// node itself is not forwarded, and keeps its source whatever the policy.
+/// An endpoint that reaches itself would see its own address as the client and answer itself. A packet for a
+/// program on the node itself is not forwarded, so it keeps its source whatever the policy.
 fn seen(model: &Model, packet: &Packet, backend: &Backend, masquerade: Option<Masquerade>) -> Source {
     let is_proxied = masquerade == Some(Masquerade::Proxied);
     if !is_proxied && !packet.from_node && model.node_facts().has(backend.address) {
@@ -292,8 +294,8 @@ fn admits(service: &Service, packet: &Packet, model: &Model) -> bool {
     allows(&packet.source) || (is_vip && model.node_facts().addresses.iter().any(allows))
 }
 
-/// No frontend: a port that its Service lacks, an unallocated `ClusterIP`, or somebody else's address. What arrives at an address
-/// of the node itself is the node's, even if a Service has the address, too.
+/// No frontend: a port that its Service lacks, an unallocated `ClusterIP`, or a foreign address. A packet to an
+/// address of the node itself is the node's, even if a Service has the address, too.
 fn elsewhere(model: &Model, packet: &Packet) -> (Reason, Outcome) {
     let address = packet.to.address;
     if !packet.from_node && model.node_facts().has(address) {

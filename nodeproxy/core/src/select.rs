@@ -1,8 +1,8 @@
-//! Which endpoints of a Service port this node may use, by the rules of kube-proxy (`CategorizeEndpoints`,
+//! The endpoints of a Service port that this node may use, by the rules of kube-proxy (`CategorizeEndpoints`,
 //! `topologyModeFromHints` and the endpoint slice cache of Kubernetes 1.36).
 //!
-//! Owns readiness, the fallback to terminating endpoints, topology hints and the `Local` lists. Leaves to `compile` what
-//! an empty list means for a client.
+//! Owns readiness, the fallback to terminating endpoints, topology hints and the `Local` lists. Leaves to
+//! `compile` the answer for an empty list.
 //!
 //! Invariant: lists are sorted and without duplicates, so they do not depend on the order of slices.
 
@@ -22,13 +22,13 @@ pub(crate) struct Lists {
     pub(crate) cluster: Vec<Backend>,
     /// For clients under policy `Local`; empty when no client of the port is.
     pub(crate) local: Vec<Backend>,
-    /// Whether any node has an endpoint that could serve: an empty `local` then means drop, otherwise reject.
+    /// Whether any node has an endpoint that could serve. An empty `local` then means drop, otherwise reject.
     pub(crate) any: bool,
     /// Members of either list that run on this node.
     pub(crate) here: BTreeSet<Backend>,
 }
 
-/// The ports of a Service's slices by name, so that each of many ports finds its own at once.
+/// The ports of a Service's slices by name, for Services with many ports.
 pub(crate) struct Ports<'a>(HashMap<&'a str, Vec<(Protocol, &'a EndpointSlice, u16)>>);
 
 impl<'a> Ports<'a> {
@@ -50,7 +50,7 @@ impl<'a> Ports<'a> {
     }
 }
 
-/// What a policy makes of one endpoint.
+/// Standing of one endpoint under a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Standing {
@@ -95,7 +95,7 @@ enum Topology {
     SameZone,
 }
 
-/// Whether anything but the `ClusterIP` leads to the port.
+/// Whether an address other than the `ClusterIP` leads to the port.
 pub(crate) fn is_external(service: &Service, port: &ServicePort, family: Family, config: &Config) -> bool {
     let of = |addresses: &[std::net::IpAddr]| addresses.iter().any(|a| Family::of(*a) == family);
     port.node_port.is_some()
@@ -148,7 +148,7 @@ pub(crate) fn select_of(
     lists
 }
 
-/// Every endpoint of one port, with what either policy makes of it: the reasons behind [`select`].
+/// Every endpoint of one port, with its standing under either policy: the reasons behind [`select`].
 pub(crate) fn listed<'a>(
     port: &ServicePort,
     family: Family,
@@ -184,7 +184,7 @@ fn standing(candidate: &Candidate<'_>, used: bool, policy: TrafficPolicy, topolo
     }
 }
 
-/// Every endpoint of a port that still serves, ready or not, on any node: flows to those are left alone.
+/// Every serving endpoint of a port, ready or not, on any node. UDP flows to those stay.
 pub(crate) fn serving(
     port: &ServicePort,
     family: Family,
@@ -199,7 +199,7 @@ pub(crate) fn serving(
         .collect()
 }
 
-/// Number of distinct addresses of a family on this node that are ready: what a health check node port reports.
+/// Number of ready addresses of a family on this node: the count that a health check node port reports.
 pub(crate) fn local_ready(slices: &[EndpointSlice], family: Family, node: &NodeFacts) -> usize {
     let slices = slices.iter().filter(|slice| !slice.ports.is_empty());
     let ready = slices.flat_map(|slice| &slice.endpoints).filter(|e| e.ready && is_here(e, node));
@@ -211,8 +211,8 @@ fn is_here(endpoint: &Endpoint, node: &NodeFacts) -> bool {
     !node.name.is_empty() && endpoint.node.as_ref() == Some(&node.name)
 }
 
-/// The endpoint is seen in two slices while it moves, or an address is already a new pod's while the old one terminates:
-/// the one that does not terminate wins.
+/// An endpoint can be in two slices while it moves, or its address can already be a new pod's while the old one
+/// terminates. The one that does not terminate wins.
 fn candidates<'a>(
     port: &ServicePort,
     family: Family,
@@ -255,7 +255,7 @@ fn is_fallback(candidate: &Candidate<'_>) -> bool {
     !ready && *serving && *terminating
 }
 
-/// Hints count only if every ready endpoint has some and at least one names this node or zone.
+/// Hints apply only if every ready endpoint has some and at least one names this node or zone.
 fn topology(candidates: &BTreeMap<Backend, Candidate<'_>>, node: &NodeFacts) -> Topology {
     let ready = || candidates.values().map(|c| c.endpoint).filter(|e| e.ready);
     let hold = |topology, has_hints: fn(&Endpoint) -> bool| {

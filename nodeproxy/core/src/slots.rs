@@ -1,7 +1,8 @@
-//! Which slot each endpoint of a list has, and its session-affinity id.
+//! The slot of each endpoint of a list, and its session-affinity id.
 //!
-//! Owns stability: an endpoint keeps its slot while the list is long enough, a removal moves the last into the hole, a
-//! replacement takes the place of what it replaces. Ids depend on the set of endpoints alone, so they survive restarts.
+//! Owns stability: an endpoint keeps its slot while the list is long enough, a removal moves the last endpoint
+//! into the hole, and a replacement takes the slot of the endpoint that it replaces. Ids depend on the set of
+//! endpoints alone, so they survive restarts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,7 @@ use crate::table::{AFFINITY_TAG, Backend};
 /// Bits of an affinity id below its tag.
 const ID_BITS: u32 = 0x00FF_FFFF;
 
-/// Places `wanted` (sorted, distinct) so that as many as can be stay where `before` has them.
+/// Places `wanted` (sorted, distinct) so that as many endpoints as possible keep the slots of `before`.
 pub(crate) fn place(before: &[Backend], wanted: &[Backend]) -> Vec<Backend> {
     let mut homeless: BTreeSet<Backend> = wanted.iter().copied().collect();
     let mut slots: Vec<Option<Backend>> = (0..wanted.len())

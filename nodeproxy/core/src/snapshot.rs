@@ -1,8 +1,9 @@
-//! Everything that a model was told, as a value that can be written down and read back elsewhere.
+//! All objects of a model as a value that can be written to a file and read back elsewhere.
 //!
-//! Owns the way out of a model and back. Leaves files and formats to the daemon.
+//! Owns the conversion from a model and back. Leaves files and formats to the daemon.
 //!
-//! Invariant: the model of a snapshot answers every question as the one it was taken of, up to the order of slots.
+//! Invariant: the model of a snapshot answers every question like the model that it was taken from, up to the
+//! order of slots.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use crate::{
     table::{Key, Value},
 };
 
-/// What stood in the kernel.
+/// State of the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Programmed {
@@ -22,14 +23,15 @@ pub struct Programmed {
     pub elements: Vec<(Key, Value)>,
     /// Balancing chains.
     pub chains: Vec<Chain>,
-    /// Maps that remember clients.
+    /// Affinity maps.
     pub affinity: Vec<AffinityMap>,
-    /// Why the fixed part of the table is not as this proxy writes it; then nothing else is said.
+    /// Difference between the fixed part of the table and the one that this proxy writes. If there is one, the
+    /// lists are empty.
     pub damage: Option<String>,
 }
 
 impl Programmed {
-    /// What a dataplane read.
+    /// From the result of a dataplane's read.
     pub fn of(state: State, damage: Option<String>) -> Self {
         let State { elements, chains, affinity } = state;
         let mut elements: Vec<_> = elements.into_iter().collect();
@@ -42,7 +44,7 @@ impl Programmed {
         }
     }
 
-    /// The same as a dataplane says it.
+    /// Back to the result of a dataplane's read.
     pub fn state(self) -> (State, Option<String>) {
         let Self { elements, chains, affinity, damage } = self;
         let state = State {
@@ -54,24 +56,24 @@ impl Programmed {
     }
 }
 
-/// What a model was told.
+/// Input of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// The configuration.
+    /// Configuration of the proxy.
     pub config: Config,
-    /// The node.
+    /// This node.
     pub node: NodeFacts,
     /// Ranges of `ClusterIP`s.
     pub service_cidrs: Vec<IpNet>,
-    /// Services, by name.
+    /// Services, sorted by name.
     pub services: Vec<Service>,
-    /// Their slices, by Service and name.
+    /// Their slices, sorted by Service and name.
     pub slices: Vec<EndpointSlice>,
 }
 
 impl Snapshot {
-    /// What a model was told. Costs a copy of all of it.
+    /// Copies all objects of a model.
     pub fn of(model: &Model) -> Self {
         let mut services: Vec<_> = model.all_services().cloned().collect();
         services.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -86,7 +88,7 @@ impl Snapshot {
         }
     }
 
-    /// A model that was told all this.
+    /// A model with all these objects.
     pub fn model(self) -> Model {
         let Self { config, node, service_cidrs, services, slices } = self;
         let mut model = Model::new(config);

@@ -1,11 +1,11 @@
-//! Where would this packet go, and why? One answer for people and programs.
+//! The destination of a packet and the reasons, as one answer for people and programs.
 //!
-//! Owns [`Trace`]: the oracle's decision with its reasons, each endpoint with its chance, and the lookups that the packet
-//! makes in the tables that we write. Leaves the questions of whether the kernel agrees to [`crate::check`] and of who asks
-//! to the daemon.
+//! Owns [`Trace`]: the oracle's decision with its reasons, the probability of each endpoint, and the packet's
+//! lookups in our tables. Leaves the comparison with the kernel to [`crate::check`], and the connection to the
+//! user to the daemon.
 //!
-//! Invariants: `trace(m, p).outcome()` is the oracle's outcome; every endpoint of the port is listed, used or not, and the
-//! chances of the used ones add up to 1.
+//! Invariants: `trace(m, p).outcome()` is the oracle's outcome. Every endpoint of the port is listed, used or
+//! not, and the probabilities of the used ones add up to 1.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -33,17 +33,17 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-/// What becomes of a connection.
+/// Outcome of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum End {
-    /// It goes to one of the endpoints that have a chance.
+    /// An endpoint with a probability above 0 gets it.
     Forwarded,
     /// The client sees "connection refused".
     Refused,
-    /// The client hears nothing.
+    /// The client gets no answer.
     Dropped,
-    /// No Service's business: the packet goes where it would go without us.
+    /// No Service has the address: the packet is forwarded as it came.
     NotOurs,
 }
 
@@ -55,34 +55,34 @@ pub struct ServicePort {
     pub service: ServiceName,
     /// Name of its port; empty for a single unnamed one.
     pub name: String,
-    /// Its number.
+    /// Its number in the Service.
     pub port: u16,
-    /// As what the dialled address belongs to the Service.
+    /// How the Service has the dialled address.
     pub by: Kind,
-    /// Other Services that claim the same address and port, and do not get it.
+    /// Other Services that claim the same address and port without getting them.
     pub waiting: Vec<ServiceName>,
     /// Policy for this client.
     pub policy: TrafficPolicy,
-    /// The field that says so, or the exception, in words.
+    /// The field that sets the policy, or the exception, in words.
     pub policy_reason: String,
-    /// `loadBalancerSourceRanges`, where they count.
+    /// `loadBalancerSourceRanges`, where they apply.
     pub source_ranges: Vec<IpNet>,
     /// Seconds for which a client keeps its endpoint, with session affinity.
     pub affinity_seconds: Option<u32>,
-    /// The endpoint at which the client is remembered, if it is known to be.
+    /// The endpoint in the client's affinity entry, if there is one.
     #[serde(default)]
     pub last: Option<Last>,
-    /// Why the endpoints see this node and not the client, if they do.
+    /// Reason why the endpoints see this node and not the client, if they do.
     pub masquerade: Option<Masquerade>,
 }
 
-/// Where a client with session affinity went before.
+/// Affinity entry of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Last {
-    /// The endpoint.
+    /// The endpoint that it names.
     pub backend: Backend,
-    /// Whether this packet goes there again; if not, the endpoint is not one that it may use, and it is balanced anew.
+    /// Whether this packet goes there again. If not, the packet may not use the endpoint, and is balanced.
     pub kept: bool,
 }
 
@@ -92,57 +92,57 @@ pub struct Last {
 pub struct Target {
     /// Address and port.
     pub backend: Backend,
-    /// Its node.
+    /// Name of its node.
     pub node: Option<String>,
-    /// Whether that is this node.
+    /// Whether it is on this node.
     pub here: bool,
-    /// What the policy makes of it.
+    /// Its standing under the policy.
     pub standing: Standing,
-    /// The chance that a new connection goes there, from 0 to 1.
+    /// Probability that a new connection goes there, from 0 to 1.
     pub probability: f64,
-    /// Whom it sees; `None` without a chance.
+    /// The source that it sees; `None` if its probability is 0.
     pub sees: Option<Source>,
-    /// The source address that it sees. Of several addresses of the node, the one on the way to the endpoint.
+    /// The source address that it sees: of several addresses of the node, the one on the route to the endpoint.
     pub source_addresses: Vec<IpAddr>,
 }
 
-/// The answer.
+/// The answer to one question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trace {
-    /// The node on which the packet is looked at.
+    /// Name of the node that the packet arrives at.
     pub node: String,
-    /// Who sends it.
+    /// Source address.
     pub from: IpAddr,
-    /// On which interface it arrives here, where pods are told by it and it is known.
+    /// Interface on which it arrives here, where pods are recognised by interface and it is known.
     #[serde(default)]
     pub interface: Option<InterfaceName>,
-    /// What that is to this node.
+    /// Kind of the sender.
     pub client: Client,
-    /// Where it goes.
+    /// Destination.
     pub to: Frontend,
-    /// The Service port there, if any.
+    /// The Service port of the destination, if any.
     pub service: Option<ServicePort>,
-    /// What becomes of it.
+    /// Outcome.
     pub result: End,
     /// One word for the reason.
     pub reason: String,
     /// The reason in a sentence.
     pub because: String,
-    /// All endpoints of the port.
+    /// All endpoints of the port, used or not.
     pub endpoints: Vec<Target>,
-    /// The lookups in the tables, as far as they go before one of several endpoints is picked.
+    /// The lookups in the tables, up to the choice between several endpoints.
     pub path: Vec<Step>,
-    /// What the kernel says, if it was asked.
+    /// The comparison with the kernel, if it was requested.
     pub kernel: Option<Check>,
 }
 
-/// Traces the first packet of a connection whose client nobody remembers.
+/// Traces the first packet of a connection whose client has no affinity entry.
 pub fn trace(model: &Model, packet: &Packet) -> Trace {
     trace_remembering(model, packet, None)
 }
 
-/// The same of a client that had this endpoint of the Service port last.
+/// The same for a client whose affinity entry names this endpoint of the Service port.
 pub fn trace_remembering(model: &Model, packet: &Packet, last: Option<Backend>) -> Trace {
     let decision = oracle::decide(model, packet, last);
     let remembered = last.and_then(|last| model.affinity_id(&packet.to, last));
@@ -229,7 +229,7 @@ fn targets(model: &Model, packet: &Packet, met: &Met<'_>, outcome: &Outcome) -> 
 }
 
 impl Trace {
-    /// The answer in the oracle's words.
+    /// The answer as an outcome of the oracle.
     pub fn outcome(&self) -> Outcome {
         match self.result {
             End::Forwarded => {

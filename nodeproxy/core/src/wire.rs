@@ -1,6 +1,7 @@
-//! Names as text in JSON: serde's own support of `Arc<str>` is a feature that the workspace does not switch on.
+//! Names as JSON texts. serde's own support of `Arc<str>` is a feature that the workspace does not enable.
 //!
-//! Owns the `with` modules of fields and the text form of [`ServiceName`]. Invariant: what is written reads back equal.
+//! Owns the `with` modules of fields and the text form of [`ServiceName`]. Invariant: a written value reads
+//! back equal.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -18,7 +19,7 @@ impl<'de> Deserialize<'de> for ServiceName {
     }
 }
 
-/// A name.
+/// For a field that is a name.
 pub(crate) mod name {
     use super::{Deserialize, Deserializer, Name, Serializer};
 
@@ -31,7 +32,7 @@ pub(crate) mod name {
     }
 }
 
-/// A name that may be absent.
+/// For a field that is a name or absent.
 pub(crate) mod optional {
     use super::{Deserialize, Deserializer, Name, Serialize, Serializer};
 
@@ -45,7 +46,7 @@ pub(crate) mod optional {
     }
 }
 
-/// Names.
+/// For a field that is a list of names.
 pub(crate) mod names {
     use super::{Deserialize, Deserializer, Hints, Name, Serializer};
 

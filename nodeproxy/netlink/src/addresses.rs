@@ -1,7 +1,7 @@
-//! Addresses of this node: which there are, and when they change.
+//! Addresses of this node, and notice of their changes.
 //!
-//! Follows `include/uapi/linux/if_addr.h`. A [`Watch`] only says that something changed; who wants to know what lists
-//! again, so a lost event loses nothing.
+//! Follows `include/uapi/linux/if_addr.h`. A [`Watch`] only reports that something changed. The caller then
+//! lists again, so a lost event loses nothing.
 
 use std::{
     cell::RefCell,
@@ -23,13 +23,13 @@ const GROUPS: u32 = (1 << 4) | (1 << 8);
 const HEADER: usize = 8;
 /// `IFA_F_TENTATIVE` (not yet known to be unique) and `IFA_F_DADFAILED` (known not to be).
 const UNUSABLE: u32 = 0x40 | 0x08;
-/// `IFA_F_DEPRECATED`.
+/// `IFA_F_DEPRECATED` of `linux/if_addr.h`.
 const DEPRECATED: u32 = 0x20;
 
 /// How far an address is meant to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
-    /// Anywhere.
+    /// Reachable from anywhere.
     Global,
     /// This link only.
     Link,
@@ -40,11 +40,11 @@ pub enum Scope {
 /// An address of one of this node's interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
-    /// The address.
+    /// IPv4 or IPv6.
     pub address: IpAddr,
     /// Length of its network's prefix, in bits.
     pub prefix: u8,
-    /// How far it reaches.
+    /// The kernel's scope (`enum rt_scope_t`).
     pub scope: Scope,
     /// Index of the interface.
     pub interface: u32,
@@ -104,8 +104,9 @@ impl Address {
     }
 }
 
-/// Hears of changes of addresses from the moment it is opened. Its descriptor is readable when there is something to read,
-/// so it fits into tokio's `AsyncFd`; open it before the first [`list`], so that no change falls between the two.
+/// Reports changes of addresses from the moment it is opened. Its descriptor is readable when there is
+/// something to read, so it fits into tokio's `AsyncFd`. Open it before the first [`list`], so that no change
+/// falls between the two.
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,

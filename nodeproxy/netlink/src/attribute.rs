@@ -80,7 +80,7 @@ impl Writer {
         self.close(start, kind);
     }
 
-    /// What was written, unless a value was too long for its length field.
+    /// The buffer, unless a value was too long for its length field.
     pub fn finish(self) -> Result<Vec<u8>> {
         match self.too_long {
             None => Ok(self.buffer),
@@ -112,7 +112,7 @@ pub struct Attribute<'a> {
     pub kind: u16,
     /// Value, without padding.
     pub value: &'a [u8],
-    /// Where the attribute's header starts in the buffer that was read.
+    /// Offset of the attribute's header in the buffer that was read.
     pub offset: usize,
 }
 

@@ -1,6 +1,6 @@
-//! Connection tracking: which flows the kernel follows, and making it forget some.
+//! Connection tracking: lists the flows of the kernel, and deletes some.
 //!
-//! A flow is forgotten by its tuple and id, so exactly the flow that was looked at goes. Follows
+//! A flow is deleted by its tuple and id, so the kernel deletes exactly the flow that was listed. Follows
 //! `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
 
 use std::{
@@ -32,9 +32,9 @@ const FILTER_PROTOCOL: u32 = 1 << 3;
 /// Addresses and ports in one direction of a flow. Ports of protocols that have none are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
-    /// Who sends.
+    /// Address and port of the sender.
     pub source: SocketAddr,
-    /// To whom.
+    /// Address and port of the receiver.
     pub destination: SocketAddr,
 }
 
@@ -43,9 +43,9 @@ pub struct Tuple {
 pub struct Flow {
     /// IP protocol number.
     pub protocol: u8,
-    /// As the first packet came.
+    /// Direction of the first packet.
     pub original: Tuple,
-    /// As answers come: its source is where the flow was really sent.
+    /// Direction of the answers: its source is the endpoint after destination rewriting.
     pub reply: Tuple,
     /// The original tuple's attribute, sent back as it came.
     tuple: Vec<u8>,
@@ -65,7 +65,7 @@ impl Conntrack {
         Ok(Self { socket: Socket::netfilter()? })
     }
 
-    /// Flows of a family and protocol that `wanted` says yes to.
+    /// Flows of a family and protocol for which `wanted` is true.
     pub fn flows(
         &mut self,
         family: Family,
@@ -114,7 +114,7 @@ impl Conntrack {
         Ok(found.into_inner())
     }
 
-    /// Makes the kernel forget a flow; false if it had gone by itself.
+    /// Deletes a flow; false if the kernel has already dropped it.
     pub fn delete(&mut self, flow: &Flow) -> Result<bool> {
         let family = if flow.original.source.is_ipv4() { Family::Ip } else { Family::Ip6 };
         let what = format!("forget the flow {} to {}", flow.original.source, flow.original.destination);
@@ -129,7 +129,7 @@ impl Conntrack {
         }
     }
 
-    /// Makes the kernel forget the flows of a family and protocol that `stale` says yes to; returns how many it forgot.
+    /// Deletes the flows of a family and protocol for which `stale` is true; returns their number.
     pub fn delete_matching(
         &mut self,
         family: Family,
@@ -143,7 +143,7 @@ impl Conntrack {
         Ok(deleted)
     }
 
-    /// How many flows the kernel follows.
+    /// Number of flows in the kernel's table.
     pub fn count(&mut self) -> Result<u32> {
         let what = "count tracked flows";
         let sequence = self.socket.sequences(1);
@@ -165,7 +165,7 @@ impl Conntrack {
 }
 
 impl Flow {
-    /// Writes what names exactly this flow to the kernel.
+    /// Writes the attributes that name exactly this flow to the kernel.
     pub(crate) fn encode(&self, w: &mut Writer) {
         w.nested(TUPLE_ORIGINAL, |tuple| tuple.raw(&self.tuple));
         if let Some(id) = self.id {

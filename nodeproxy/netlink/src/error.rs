@@ -1,4 +1,4 @@
-//! Errors of every call into the kernel: what was asked, what the kernel said.
+//! Errors of every call into the kernel: the request, and the kernel's answer.
 //!
 //! Invariant: an error of [`Error::Refused`] from a batch means that nothing of the batch was applied.
 
@@ -15,34 +15,34 @@ pub enum Error {
     Open {
         /// Which step of opening failed.
         step: &'static str,
-        /// What the kernel said.
+        /// Error number of the system call.
         #[source]
         source: Errno,
     },
     /// A request could not be handed to the kernel.
     #[error("cannot send to the kernel: {request}")]
     Send {
-        /// What was asked.
+        /// The request, in words.
         request: String,
-        /// What the kernel said.
+        /// Error number of the system call.
         #[source]
         source: Errno,
     },
     /// A reply could not be read.
     #[error("cannot read the kernel's reply to: {request}")]
     Receive {
-        /// What was asked.
+        /// The request, in words.
         request: String,
-        /// What the kernel said.
+        /// Error number of the system call.
         #[source]
         source: Errno,
     },
     /// The kernel did not answer in time.
     #[error("the kernel did not answer within {seconds} s: {request}")]
     Timeout {
-        /// What was asked.
+        /// The request, in words.
         request: String,
-        /// How long this call waited.
+        /// Seconds that this call waited.
         seconds: u64,
     },
     /// The kernel refused one operation; if it was part of a batch, nothing of the batch was applied.
@@ -54,7 +54,7 @@ pub enum Error {
         index: Option<usize>,
         /// Position of the element in the operation, where the kernel named one.
         element: Option<usize>,
-        /// What the kernel's extended acknowledgement says.
+        /// Text of the kernel's extended acknowledgement.
         text: Option<String>,
         /// The error number.
         #[source]
@@ -63,15 +63,15 @@ pub enum Error {
     /// A dump kept changing under the reader.
     #[error("the kernel's tables changed during each of {tries} attempts to {request}")]
     Interrupted {
-        /// What was asked.
+        /// The request, in words.
         request: String,
         /// How many attempts were made.
         tries: u32,
     },
-    /// Bytes from the kernel that do not say what they should.
+    /// Bytes from the kernel that do not have the expected shape.
     #[error("malformed netlink data: {0}")]
     Malformed(String),
-    /// Something to be sent does not fit its length field.
+    /// A value that does not fit its length field.
     #[error("{0} is longer than a netlink attribute can say (65,535 bytes)")]
     TooLong(String),
 }
@@ -92,7 +92,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without anybody changing anything.
+    /// Whether the same call may succeed later although nobody changes anything.
     pub fn retry(&self) -> bool {
         match self {
             Self::Timeout { .. } | Self::Interrupted { .. } => true,

@@ -1,8 +1,9 @@
-//! Every reader of what the kernel sends, behind one function that takes any bytes: for the fuzz target
-//! (`nodeproxy/fuzz`), and in no other build.
+//! Every reader of what the kernel sends, behind one function that takes any bytes. Only the fuzz target
+//! (`nodeproxy/fuzz`) builds it.
 //!
-//! Owns which readers there are and what "reads back" means: what was read and then written reads the same again, for every
-//! value that Portico also sends. Leaves where the bytes come from to the target.
+//! Owns the list of readers, and the meaning of "reads back": a value that was read and then written reads the
+//! same again. This holds for every value that Portico also sends. Leaves the source of the bytes to the
+//! target.
 
 use std::{fmt::Debug, net::IpAddr};
 

@@ -1,8 +1,8 @@
-//! Messages such as no kernel should send: attributes of every kind in every place, numbers of the wrong length, lists that
-//! are cut off, bytes that are others. Every reader ends, in a value or in an error.
+//! Messages that no kernel should send: attributes of every kind in every place, numbers of the wrong length,
+//! lists that are cut off, flipped bytes. Every reader ends, in a value or in an error.
 //!
-//! A fuzz target that runs with the other tests: shaped like what the readers look for, so that it gets past their first
-//! checks, and then broken.
+//! A fuzz target that runs with the other tests. Its messages have the shape that the readers expect, so that
+//! they pass the first checks; then the test damages them.
 
 use proptest::prelude::*;
 
@@ -49,8 +49,8 @@ fn write(writer: &mut Writer, nodes: &[Node]) {
     }
 }
 
-/// Hands bytes to every reader of attributes, and a message of them to every reader of messages. What each makes of them
-/// does not matter here.
+/// Hands bytes to every reader of attributes, and a message of them to every reader of messages. The results
+/// are ignored.
 fn read(bytes: &[u8], kind: u16, header: [u8; 8]) {
     for family in [2, 10, header[0]] {
         drop((Table::decode(family, bytes), Chain::decode(family, bytes)));

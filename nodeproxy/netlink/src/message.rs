@@ -18,7 +18,7 @@ pub const NETFILTER_HEADER: usize = 4;
 pub const ERROR: u16 = 2;
 /// `NLMSG_DONE`: end of a dump.
 pub const DONE: u16 = 3;
-/// `NLM_F_REQUEST`.
+/// `NLM_F_REQUEST`: every message to the kernel has it.
 pub const REQUEST: u16 = 0x1;
 /// `NLM_F_ACK`: answer even if all is well.
 pub const ACK: u16 = 0x4;
@@ -30,23 +30,23 @@ const CAPPED: u16 = 0x100;
 const ACK_ATTRIBUTES: u16 = 0x200;
 /// `NLM_F_EXCL`: fail if it exists.
 pub const EXCLUSIVE: u16 = 0x200;
-/// `NLM_F_DUMP`.
+/// `NLM_F_DUMP`: list all objects.
 pub const DUMP: u16 = 0x300;
-/// `NLM_F_CREATE`.
+/// `NLM_F_CREATE`: create it if it does not exist.
 pub const CREATE: u16 = 0x400;
-/// `NLM_F_APPEND`.
+/// `NLM_F_APPEND`: add it behind the existing ones.
 pub const APPEND: u16 = 0x800;
 
 /// One message in a received buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Message type.
+    /// Message type (`NLMSG_…`, `RTM_…`, or subsystem and `NFT_MSG_…`).
     pub kind: u16,
-    /// Flags (`NLM_F_…`).
+    /// Flags (`NLM_F_…`) as a bit set.
     pub flags: u16,
     /// Sequence number of the request that it answers; 0 for a notification.
     pub sequence: u32,
-    /// What is behind the header.
+    /// The bytes behind the header.
     pub payload: &'a [u8],
 }
 
@@ -54,7 +54,7 @@ pub struct Message<'a> {
 #[derive(Debug)]
 pub struct Messages<'a>(&'a [u8]);
 
-/// What an error reply says.
+/// Content of an error reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// `None` is an acknowledgement.

@@ -1,7 +1,7 @@
 //! nf_tables: its objects as values, batches of changes, dumps.
 //!
-//! Follows `include/uapi/linux/netfilter/nf_tables.h`. What the kernel prints back is decoded to the same values that were
-//! sent (registers, default flags and attribute order in one normal form), so a table can be compared by `==`.
+//! Follows `include/uapi/linux/netfilter/nf_tables.h`. Dumps decode to the same values that were sent, so a
+//! table can be compared by `==`: registers, default flags and the order of attributes have one normal form.
 
 mod batch;
 mod client;

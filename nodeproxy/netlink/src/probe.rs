@@ -1,4 +1,4 @@
-//! What this kernel's nf_tables can do, found by asking it to check small batches that are never committed.
+//! Features of this kernel's nf_tables. The kernel checks small batches that are never committed.
 
 use crate::{
     Errno, Result,
@@ -8,7 +8,7 @@ use crate::{
     },
 };
 
-/// Something that not every kernel is built with.
+/// A feature that some kernels are built without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
     /// Tables of the family.
@@ -19,22 +19,22 @@ pub enum Feature {
     ConcatenatedRanges,
     /// Maps that packets fill and that time out.
     DynamicMaps,
-    /// Connection state.
+    /// Matches on connection state (`ct`).
     ConnectionTracking,
-    /// Destination rewriting.
+    /// Destination rewriting (`dnat`).
     DestinationNat,
-    /// Source rewriting.
+    /// Source rewriting (`masquerade`).
     Masquerade,
-    /// Random numbers.
+    /// Random numbers (`numgen`).
     RandomNumbers,
     /// Types of routes.
     RouteTypes,
-    /// ICMP answers.
+    /// ICMP answers (`reject`).
     Reject,
 }
 
 impl Feature {
-    /// Every feature.
+    /// Every feature, in the order of the enum.
     pub const ALL: [Self; 10] = [
         Self::Tables,
         Self::ConcatenatedMaps,

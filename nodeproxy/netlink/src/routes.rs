@@ -1,6 +1,6 @@
-//! The way to an address: on which interface this node would send to it.
+//! Routes: the interface through which this node reaches an address.
 //!
-//! Follows `include/uapi/linux/rtnetlink.h`. Invariant: asks and changes nothing.
+//! Follows `include/uapi/linux/rtnetlink.h`. Invariant: reads, and changes nothing.
 
 use std::net::IpAddr;
 
@@ -8,17 +8,17 @@ use nix::net::if_::if_indextoname;
 
 use crate::{Result, Socket, attribute::Reader, message::Message};
 
-/// `RTM_NEWROUTE`, `RTM_GETROUTE`.
+/// `RTM_NEWROUTE` and `RTM_GETROUTE` of `linux/rtnetlink.h`.
 const NEW: u16 = 24;
 const GET: u16 = 26;
-/// `RTA_DST`, `RTA_OIF`.
+/// `RTA_DST` and `RTA_OIF` of `enum rtattr_type_t`.
 const DESTINATION: u16 = 1;
 const INTERFACE: u16 = 4;
 /// Bytes of `struct rtmsg`.
 const HEADER: usize = 12;
 
-/// Name of the interface on the way to an address from the network namespace of the calling thread. The error is the kernel's
-/// when there is no way (`ENETUNREACH`).
+/// Name of the interface towards an address, in the network namespace of the calling thread. Without a route
+/// the error is the kernel's (`ENETUNREACH`).
 pub fn interface_towards(address: IpAddr) -> Result<Option<String>> {
     let (family, bytes) = match address {
         IpAddr::V4(ip) => (nix::libc::AF_INET, ip.octets().to_vec()),

@@ -25,15 +25,15 @@ use crate::{
     message::{self, Message, Messages, Reply},
 };
 
-/// How long a call waits for one answer, in seconds. The kernel answers while it takes the request, so this is only met
-/// when something is very wrong.
+/// Longest wait for one answer, in seconds. The kernel answers while it takes the request, so a timeout means
+/// that something is very wrong.
 pub const TIMEOUT: u64 = 10;
 
 /// Attempts at a dump that other writers keep disturbing.
 const DUMP_TRIES: u32 = 20;
-/// Send buffer asked for: more than a cold start with 30,000 Services needs in one batch.
+/// Send buffer that is requested, in bytes: more than a cold start with 30,000 Services needs in one batch.
 const SEND_BUFFER: usize = 128 << 20;
-/// Receive buffer asked for.
+/// Receive buffer that is requested, in bytes.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// One read; the kernel fills at most 32 KiB of a dump into a message buffer, and an event is smaller.
 const READ: usize = 256 << 10;
@@ -69,7 +69,7 @@ impl Socket {
         Self::open(SockProtocol::NetlinkRoute, 0)
     }
 
-    /// Opens a socket that hears events of multicast groups: bit `n - 1` is group `n`.
+    /// Opens a socket that receives events of multicast groups: bit `n - 1` is group `n`.
     pub(crate) fn subscribed(protocol: SockProtocol, groups: u32) -> Result<Self> {
         Self::open(protocol, groups)
     }
@@ -151,8 +151,8 @@ impl Socket {
         }
     }
 
-    /// Sends one dump request and hands each message of the answer to `each`. If the kernel says that what it dumped
-    /// changed meanwhile, `restart` is called and the dump starts again.
+    /// Sends one dump request and hands each message of the answer to `each`. If the kernel reports that the
+    /// objects changed meanwhile, `restart` is called and the dump starts again.
     pub fn dump(
         &mut self,
         what: &str,

@@ -1,7 +1,8 @@
 //! The kernel's settings of connection tracking, as kube-proxy sets them (`pkg/proxy/conntrack/sysctls.go`).
 //!
-//! Owns what each flag means and the writing. Invariants: a limit is never lowered, for an administrator may have raised it;
-//! what is right already is not written; a setting that cannot be written is told, and traffic does not depend on it.
+//! Owns the meaning of each flag, and the writes. Invariants: a limit is never lowered, because an
+//! administrator may have raised it. A value that is right is not written. A failed write is reported, and
+//! traffic does not depend on it.
 
 use std::{
     fs, io,
@@ -10,25 +11,25 @@ use std::{
 
 use crate::args::conntrack::ConntrackArgs;
 
-/// No more connections than this are asked for by the number of processors (kube-proxy's limit).
+/// Most connections that the number of processors leads to (kube-proxy's limit).
 const MOST: u64 = 1 << 20;
 /// Connections for each chain of the kernel's hash table.
 const PER_BUCKET: u64 = 4;
-/// Whether packets outside of the window are valid.
+/// Setting that makes packets outside of the window valid.
 const BE_LIBERAL: &str = "nf_conntrack_tcp_be_liberal";
 
-/// One setting to be made.
+/// One setting and its wanted value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Its file.
+    /// Name of its file under `/proc/sys/net/netfilter`.
     pub name: &'static str,
-    /// What it should say.
+    /// Wanted value.
     pub value: u64,
-    /// Whether more is right, too.
+    /// Whether a higher value is right, too.
     pub at_least: bool,
 }
 
-/// A setting that was not made.
+/// A setting that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{} cannot be set to {value}; set it on the node (sysctl net.netfilter), let the container write it (the chart's \
@@ -41,7 +42,7 @@ pub struct Unset {
     source: io::Error,
 }
 
-/// What the flags ask for on a machine of so many processors.
+/// Settings that follow from the flags on a machine with so many processors.
 pub fn wanted(args: &ConntrackArgs, processors: u64) -> Vec<Setting> {
     let ConntrackArgs {
         conntrack_max_per_core,
@@ -71,7 +72,7 @@ pub fn wanted(args: &ConntrackArgs, processors: u64) -> Vec<Setting> {
     limits.chain(timeouts.map(|(name, timeout)| exactly(name, timeout.as_secs()))).chain(liberal).collect()
 }
 
-/// Those that are not as they should be. What cannot be read is written, and then says why it cannot be.
+/// The settings to write. An unreadable one is written, and the write then returns the error.
 pub fn plan(wanted: Vec<Setting>, current: impl Fn(&str) -> Option<u64>) -> Vec<Setting> {
     let is_right = |setting: &Setting| {
         current(setting.name)
@@ -80,7 +81,7 @@ pub fn plan(wanted: Vec<Setting>, current: impl Fn(&str) -> Option<u64>) -> Vec<
     wanted.into_iter().filter(|setting| !is_right(setting)).collect()
 }
 
-/// Makes the settings, and returns those that could not be made.
+/// Writes the settings, and returns those that failed.
 pub fn apply(args: &ConntrackArgs, processors: u64) -> Vec<Unset> {
     let dir = &args.conntrack_sysctls;
     let mut unset = Vec::new();
@@ -94,7 +95,7 @@ pub fn apply(args: &ConntrackArgs, processors: u64) -> Vec<Unset> {
     unset
 }
 
-/// Whether the kernel takes TCP packets outside of the window for valid.
+/// Whether the kernel treats TCP packets outside of the window as valid.
 pub fn is_liberal(args: &ConntrackArgs) -> bool {
     read(&args.conntrack_sysctls, BE_LIBERAL).is_some_and(|value| value != 0)
 }
@@ -110,7 +111,7 @@ pub fn processors() -> u64 {
     counted.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u64))
 }
 
-/// How many numbers a list like `0-3,6` has.
+/// Number of processors in a list like `0-3,6`.
 fn count(numbers: &str) -> Option<u64> {
     numbers.trim().split(',').try_fold(0u64, |sum, range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

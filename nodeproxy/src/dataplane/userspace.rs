@@ -1,17 +1,18 @@
-//! The userspace dataplane: the proxy of 2015 behind today's model. Clients are redirected to a socket of this process, which
-//! connects to an endpoint and carries the bytes.
+//! The userspace dataplane: the kernel redirects clients to a socket of this process, which connects to an
+//! endpoint and relays the bytes.
 //!
 //! ```text
 //!   Transaction ──► memory (State) ──► translate ──┬─► pools: sockets, tcp, udp ──► endpoints
 //!                                                  └─► elements that lead to the sockets ──► nftables dataplane ──► kernel
 //! ```
 //!
-//! docs/userspace.md says what it can and cannot. This file owns the order: sockets open before the kernel leads to them, and
-//! close after it has stopped. What stands in the kernel is only that lead; lists of endpoints are in this process, so a process
-//! that starts finds the sockets' ports and nothing else, and tells the sync loop to put everything anew.
+//! docs/userspace.md lists its properties. This file owns the order: sockets open before the kernel redirects
+//! to them, and close after it has stopped. The kernel only has these redirects; the lists of endpoints are in
+//! this process. A new process finds the ports of the sockets and nothing else, and makes the sync loop write
+//! everything again.
 //!
-//! Invariants: every packet that is redirected meets an open socket, while this process lives; what has no socket is refused in
-//! the kernel; the proxy's own packets are marked and never redirected.
+//! Invariants: every redirected packet meets an open socket while this process lives. The kernel refuses
+//! frontends without a socket. The proxy's own packets are marked, and the kernel does not redirect them.
 
 pub mod clients;
 pub mod counters;
@@ -57,14 +58,14 @@ pub use here::{Addresses, Here, kernel_addresses};
 #[cfg(test)]
 mod tests;
 
-/// What the model wants and what the kernel has.
+/// The desired state and the kernel's.
 #[derive(Debug, Default)]
 struct Tables {
     memory: Memory,
     standing: State,
 }
 
-/// The dataplane.
+/// Sockets, and the dataplane that redirects to them.
 pub struct Userspace {
     kernel: Box<dyn Dataplane>,
     here: Here,
@@ -72,13 +73,13 @@ pub struct Userspace {
     tables: Arc<Mutex<Tables>>,
     /// Addresses and ports of all sockets, with their protocol.
     own: BTreeSet<Frontend>,
-    /// Whether `standing` is what we wrote, and nothing failed since.
+    /// Whether `standing` is the kernel's state, and no call has failed since.
     trusted: bool,
-    /// Whether the next transaction is about everything.
+    /// Whether the next transaction covers everything.
     whole: bool,
 }
 
-/// The sockets as `translate` asks about them.
+/// The sockets, for `translate`.
 struct Asked<'a> {
     sockets: &'a Sockets,
     own: &'a BTreeSet<Frontend>,
@@ -95,7 +96,7 @@ impl Listening for Asked<'_> {
 }
 
 impl Userspace {
-    /// The proxy, led to by a dataplane of the kernel.
+    /// The proxy, with a dataplane of the kernel for redirects.
     pub fn new(kernel: Box<dyn Dataplane>, proxy: Arc<Proxy>, addresses: Addresses) -> Self {
         Self {
             kernel,
@@ -108,12 +109,12 @@ impl Userspace {
         }
     }
 
-    /// The sockets, for whoever ends flows.
+    /// A shared view of the sockets.
     pub fn sockets(&self) -> Sockets {
         self.pools.sockets()
     }
 
-    /// A look at what serves, for which `read` is a reader of the kernel: what the sync loop would be told.
+    /// A reader of the programmed state; `read` reads the kernel's part.
     pub fn reader(
         &self,
         read: impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static,
@@ -126,7 +127,7 @@ impl Userspace {
         }
     }
 
-    /// Where a pool should listen.
+    /// The address for a pool's socket.
     fn place(&self, tables: &Tables, key: &PoolKey) -> Place {
         let frontend = key.frontend;
         if frontend.address.is_loopback() {
@@ -142,7 +143,7 @@ impl Userspace {
         }
     }
 
-    /// Opens and changes the sockets of these frontends; returns those that are to close.
+    /// Opens and updates the sockets of these frontends; returns those to close.
     fn listen(&mut self, tables: &Tables, frontends: &BTreeSet<Frontend>) -> Vec<Open> {
         let mut closing = Vec::new();
         for frontend in frontends {
@@ -159,7 +160,7 @@ impl Userspace {
         self.pools.take(&closing)
     }
 
-    /// Brings the sockets of these frontends, and these keys in the kernel, to what the memory says.
+    /// Updates the sockets of these frontends, and these keys in the kernel, to the desired state.
     fn program(
         &mut self,
         frontends: &BTreeSet<Frontend>,
@@ -195,7 +196,7 @@ impl Userspace {
         Ok(applied)
     }
 
-    /// Looks whether the node still has the address that packets are redirected to, and whether a port has become free.
+    /// Retries ports that were taken, and moves redirects to another address if the node has lost theirs.
     fn mend(&mut self) -> Result<(), DataplaneError> {
         if !self.trusted {
             return Ok(());
@@ -233,7 +234,7 @@ fn rebuild(reason: String) -> Observed {
 }
 
 impl Tables {
-    /// What these keys say and should say. Chains are never removed: there are two for each family.
+    /// Programmed and desired values of these keys. Chains are never removed: there are two for each family.
     fn around(&self, keys: &BTreeSet<Key>, sockets: &impl Listening) -> (State, State) {
         let (mut standing, mut wanted) = (State::default(), State::default());
         for key in keys {
@@ -249,7 +250,7 @@ impl Tables {
         (standing, wanted)
     }
 
-    /// What the sync loop may be told, or why everything has to be put anew.
+    /// The state that the sync loop gets, or the reason to write everything again.
     fn observe(&self, found: &Observed) -> Result<Observed, String> {
         match &found.rebuild {
             Some(reason) => Err(reason.clone()),

@@ -1,7 +1,7 @@
 //! The subcommands: a question from the command line, an answer on standard output.
 //!
-//! Owns where the answer comes from (socket or dump) and how it is printed. Leaves exit codes to `main`: an answer that the
-//! kernel disagrees with is printed, and is no success.
+//! Owns the source of the answer (socket or dump) and its output. Leaves exit codes to `main`: an answer that
+//! the kernel disagrees with is printed, and is no success.
 
 use std::{io::Write, path::PathBuf};
 
@@ -10,12 +10,12 @@ use anyhow::{Context, bail, ensure};
 use super::{Answer, Question, dump::Dump, socket};
 use crate::args::command::{AskArgs, Command, Output};
 
-/// Whether what was printed is as it should be.
+/// Result of the comparison with the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agreement {
-    /// The kernel agrees, or was not asked.
+    /// The kernel agrees, or the question did not include it.
     Agrees,
-    /// The kernel says something else.
+    /// The kernel differs.
     Differs,
 }
 

@@ -1,7 +1,7 @@
-//! All that one proxy knows, in a file: what it was told, and what stood in the kernel.
+//! All objects of one proxy in a file: its input, and the state of the kernel.
 //!
-//! Owns the file's shape (JSON) and answers from it. Invariant: a dump answers as the proxy did when it was made; one that is
-//! made while a change is on its way to the kernel shows that change as a difference.
+//! Owns the file's shape (JSON) and answers from it. Invariant: a dump answers as the proxy did when it was
+//! written. A change that had not reached the kernel by then is a difference.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, DiagnoseError, Known, Question};
 use crate::dataplane::Observed;
 
-/// The shape of the file. One with another number is refused.
+/// Version of the file's shape. The reader refuses other versions.
 const FORMAT: u32 = 2;
 
 /// The file.
@@ -23,17 +23,17 @@ const FORMAT: u32 = 2;
 #[serde(rename_all = "camelCase")]
 pub struct Dump {
     format: u32,
-    /// When it was made.
+    /// Time of the dump.
     pub taken: Timestamp,
     /// Addresses in the node's network namespace.
     pub local_addresses: Vec<IpAddr>,
     /// What the proxy was told.
     pub told: Snapshot,
-    /// What stood in the kernel.
+    /// State of the kernel's tables.
     pub kernel: Option<Programmed>,
 }
 
-/// Why a file cannot be used.
+/// Reasons why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
     /// It is no JSON of this shape.
@@ -47,7 +47,7 @@ pub enum DumpError {
 }
 
 impl DumpError {
-    /// Reading it again gives the same.
+    /// Never: the file does not change.
     pub fn retry(&self) -> bool {
         false
     }
@@ -62,7 +62,7 @@ impl DumpError {
 }
 
 impl Dump {
-    /// What a proxy was told.
+    /// The input of a proxy.
     pub fn of(model: &Model, local_addresses: &[IpAddr]) -> Self {
         Self {
             format: FORMAT,
@@ -73,7 +73,7 @@ impl Dump {
         }
     }
 
-    /// Adds what stands in the kernel.
+    /// Adds the state of the kernel.
     #[must_use]
     pub fn with_kernel(self, observed: Observed) -> Self {
         let Observed { state, rebuild } = observed;

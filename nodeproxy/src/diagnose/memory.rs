@@ -1,6 +1,6 @@
-//! Which endpoint a client had last, as the dataplane remembers it.
+//! Affinity entries: the last endpoint of a client.
 //!
-//! Owns the question. Leaves to the dataplane where clients are remembered: in the kernel's maps, or in this process.
+//! Owns the question. Leaves the entries to the dataplane: they are in the kernel's maps, or in this process.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -17,33 +17,33 @@ use crate::dataplane::DataplaneError;
 /// A client of a Service port with session affinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// Who.
+    /// Source address.
     pub address: IpAddr,
-    /// By what the port is known.
+    /// Alias of the Service port.
     pub port: Alias,
-    /// Where it would be remembered.
+    /// Map that would have the entry.
     pub map: AffinityMap,
 }
 
-/// Where it was.
+/// Content of an affinity entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Had {
-    /// At the endpoint with this affinity id.
+    /// The endpoint with this affinity id.
     Id(u32),
-    /// At this endpoint.
+    /// This endpoint.
     Endpoint(Backend),
 }
 
-/// Asks a dataplane about a client; blocks. `None`: it is not remembered.
+/// Reads the affinity entry of a client from a dataplane; blocks. `None`: there is none.
 pub type Recollect = Arc<dyn Fn(&Client) -> Result<Option<Had>, DataplaneError> + Send + Sync>;
 
-/// Who sends a packet, if its clients are remembered.
+/// The client of a packet, if its Service has session affinity.
 pub(super) fn client(model: &Model, packet: &Packet) -> Option<Client> {
     let (port, map) = model.affinity_of(&packet.to)?;
     Some(Client { address: packet.source, port, map })
 }
 
-/// The endpoint that a client of a Service had. `None`: the Service has no such endpoint any more.
+/// The endpoint in a client's entry. `None`: the Service has no such endpoint any more.
 pub(super) fn endpoint(model: &Model, service: &ServiceName, client: &Client, had: Had) -> Option<Backend> {
     let id = match had {
         Had::Endpoint(backend) => return Some(backend),

@@ -1,8 +1,9 @@
-//! The local socket through which a running proxy is asked: one JSON question a line, one JSON answer, and it closes.
+//! The admin socket of a running proxy: one JSON question a line, one JSON answer, and the connection closes.
 //!
-//! Owns the socket's file, who may use it, and both ends of the conversation. Invariants: only root, or the user that the
-//! proxy runs as, gets an answer, whatever the file's mode; the file is never there with a wider mode than 0600; what cannot
-//! be had here never stops the proxy, for traffic does not depend on it.
+//! Owns the socket's file, the permission check, and both ends of the conversation.
+//!
+//! Invariants: only root, or the user of the proxy, gets an answer, whatever the file's mode. The file never
+//! has a wider mode than 0600. No failure here stops the proxy, because traffic does not depend on it.
 
 use std::{
     fs, io,
@@ -22,60 +23,60 @@ use super::{Answer, Oracle, Question};
 
 /// Longest question, in bytes.
 const LONGEST: u64 = 4096;
-/// How long a client may take to ask.
+/// Longest wait for a question.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why the running proxy was not asked.
+/// Reasons why the running proxy did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody is there.
+    /// Nobody listens on the socket.
     #[error(
         "no node proxy answers on {path}: is portico-nodeproxy running on this node, with the same --admin-socket? With the \
          chart, ask inside of its pod (kubectl exec); a saved dump is asked with --dump"
     )]
     Nobody {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
     /// The socket is root's.
     #[error("only root may ask the node proxy on {path}")]
     Permission {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
     /// The conversation broke.
     #[error("the node proxy on {path} did not answer")]
     Broken {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the system call.
         #[source]
         source: io::Error,
     },
-    /// The answer is none of ours.
+    /// The answer does not parse.
     #[error(
         "the node proxy on {path} answers in a way that this program does not know; use the program that it runs"
     )]
     Unknown {
-        /// The socket.
+        /// Path of the socket.
         path: PathBuf,
-        /// What is wrong.
+        /// Error of the JSON parser.
         #[source]
         source: serde_json::Error,
     },
-    /// The proxy says why it has no answer.
+    /// The proxy's reason for a missing answer.
     #[error("{0}")]
     Refused(String),
 }
 
 impl AskError {
-    /// Whether asking again may help.
+    /// Whether the same question may succeed later.
     pub fn retry(&self) -> bool {
         matches!(self, Self::Nobody { .. } | Self::Broken { .. })
     }
@@ -92,8 +93,8 @@ impl AskError {
     }
 }
 
-/// Makes the socket. It gets its name last, so nobody can reach it before its mode is right, and a name that a predecessor
-/// left is replaced.
+/// Creates the socket. The name comes last, so nobody can connect before the mode is right. The socket of a
+/// predecessor is replaced.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;

@@ -1,31 +1,32 @@
-//! Which ways packets take on this node, as its kernel says.
+//! Routes of this node, by its kernel.
 //!
-//! Owns the questions to the kernel that no table of ours answers. Invariant: nothing is sent, nothing is changed.
+//! Owns the questions to the kernel that none of our tables answers. Invariant: sends nothing and changes
+//! nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use portico_netlink::routes;
 use portico_proxy_core::interface::InterfaceName;
 
-/// Where the kernel is asked, or a test answers.
+/// The kernel's answers, or those of a test.
 #[derive(Clone, Copy)]
 pub struct Ways {
-    /// The source address that the kernel gives to this node's own packets to an address, which is what masquerading replaces
-    /// a client by; `None` when it knows no way.
+    /// The source address of this node's own packets to an address, which masquerading uses as well; `None`
+    /// without a route.
     pub source: fn(IpAddr) -> Option<IpAddr>,
-    /// The interface on the way to an address, on which its packets arrive where routing is symmetric; `None` when the
-    /// kernel knows no way.
+    /// The interface towards an address. Its packets arrive there if routing is symmetric. `None` without a
+    /// route.
     pub interface: fn(IpAddr) -> Option<InterfaceName>,
 }
 
 impl Ways {
-    /// Those of the kernel, in the network namespace of the thread that asks.
+    /// The kernel's, in the network namespace of the calling thread.
     pub fn of_kernel() -> Self {
         Self { source: source_towards, interface: interface_towards }
     }
 }
 
-/// [`Ways::source`] of the kernel, by a socket that is connected and never used.
+/// [`Ways::source`] of the kernel, by a connected socket that sends nothing.
 pub fn source_towards(address: IpAddr) -> Option<IpAddr> {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

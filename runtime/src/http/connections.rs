@@ -1,7 +1,7 @@
 //! HTTP connections, and what a client may cost.
 //!
-//! Owns the limits: how long a request may take to come, how long a connection lives, how many there are in all. Invariant:
-//! whatever clients do, the next one is answered: at the limit the oldest connection gives way.
+//! Owns the limits: time for a request, lifetime of a connection, number of connections. Invariant: every new
+//! client gets an answer, because at the limit the oldest connection is closed.
 
 use std::{
     collections::VecDeque,
@@ -24,13 +24,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long the head of a request, and the end of an answer, may take.
+/// Longest time for the head of a request, and for the end of an answer.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
-/// How long a connection may live; its client then connects again.
+/// Lifetime of a connection. Its client then connects again.
 const LIFETIME: Duration = Duration::from_mins(1);
 /// Connections at a time, of all ports together.
 pub const MOST: usize = 128;
-/// How long to rest when no connection can be accepted.
+/// Pause after a connection could not be accepted.
 const REST: Duration = Duration::from_millis(100);
 
 /// The connections of this process's HTTP servers, oldest first. Clones share them.
@@ -54,7 +54,7 @@ impl Connections {
         open.push_back(tokio::spawn(serve(stream, router, stop.clone())).abort_handle());
     }
 
-    /// Gives the oldest connection's file back when the process has no more, and waits a little.
+    /// Closes the oldest connection when the process has no more files, and waits a little.
     pub(super) async fn rest(&self, error: &io::Error) {
         tracing::warn!(%error, "a connection was not accepted");
         if let Some(oldest) = self.open().pop_front() {

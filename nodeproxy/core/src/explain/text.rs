@@ -1,4 +1,4 @@
-//! An explanation in words.
+//! The text of an explanation.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::{
     select::{Lists, Standing},
 };
 
-/// Why traffic stays on this node, or is refused or dropped here.
+/// Reasons why traffic stays on this node, or is refused or dropped here.
 pub(super) fn notes(service: &Service, external: bool, lists: &Lists) -> Vec<String> {
     let mut notes = Vec::new();
     let mut note = |text: &str| notes.push(text.to_owned());

@@ -1,9 +1,10 @@
-//! Chains and maps: which are needed and do not stand, and which stand and are not needed.
+//! Chains and maps: the missing ones, and the surplus ones.
 //!
-//! Owns the count of those who need each, and the ripening of what nobody needs. A namespace may have chains and maps of its own, so
-//! nothing here looks at all of them for one change.
+//! Owns the number of users of each, and the age of surplus ones. A namespace may have chains and maps of its
+//! own, so a change costs its own size, not that of all objects.
 //!
-//! Invariants: `missing` is what is needed and does not stand, `surplus` what stands and is not needed.
+//! Invariants: `missing` has the objects that are needed and not programmed, `surplus` those that are
+//! programmed and not needed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,7 +18,7 @@ use super::Moment;
 pub(super) struct Objects<K> {
     users: HashMap<K, usize>,
     missing: BTreeSet<K>,
-    /// With the moment since when nothing leads there, as far as that is known.
+    /// With the time since when nothing leads there, as far as it is known.
     surplus: BTreeMap<K, Option<Moment>>,
 }
 
@@ -28,7 +29,7 @@ impl<K> Default for Objects<K> {
 }
 
 impl<K: Copy + Ord + Hash> Objects<K> {
-    /// One more needs it; whether that is the first.
+    /// Adds a user; whether it is the first.
     pub(super) fn need(&mut self, object: K) -> bool {
         let users = self.users.entry(object).or_default();
         *users += 1;
@@ -39,7 +40,7 @@ impl<K: Copy + Ord + Hash> Objects<K> {
         first
     }
 
-    /// One fewer needs it; whether that was the last.
+    /// Removes a user; whether it was the last.
     pub(super) fn release(&mut self, object: &K) -> bool {
         let Some(users) = self.users.get_mut(object) else { return false };
         *users -= 1;
@@ -53,14 +54,14 @@ impl<K: Copy + Ord + Hash> Objects<K> {
         last
     }
 
-    /// Learns what stands.
+    /// Records the programmed objects.
     pub(super) fn observe(&mut self, found: &BTreeSet<K>) {
         self.missing = self.users.keys().filter(|object| !found.contains(object)).copied().collect();
         let surplus = found.iter().filter(|object| !self.users.contains_key(object));
         self.surplus = surplus.map(|object| (*object, None)).collect();
     }
 
-    /// Learns what came and went.
+    /// Records objects that were added and removed.
     pub(super) fn applied(&mut self, added: &[K], removed: &[K]) {
         for object in added {
             self.missing.remove(object);
@@ -76,24 +77,24 @@ impl<K: Copy + Ord + Hash> Objects<K> {
         }
     }
 
-    /// Lets what nobody needs ripen from `now` on.
+    /// Marks surplus objects as unreachable from `now` on.
     pub(super) fn retire(&mut self, now: Moment) {
         for retired in self.surplus.values_mut() {
             retired.get_or_insert(now);
         }
     }
 
-    /// What is to be made.
+    /// Objects to create.
     pub(super) fn missing(&self) -> Vec<K> {
         self.missing.iter().copied().collect()
     }
 
-    /// What may go.
+    /// Objects to delete.
     pub(super) fn surplus(&self, may_go: impl Fn(&Option<Moment>) -> bool) -> Vec<K> {
         self.surplus.iter().filter(|(_, retired)| may_go(retired)).map(|(object, _)| *object).collect()
     }
 
-    /// Whether exactly what is needed stands.
+    /// Whether exactly the needed objects are programmed.
     pub(super) fn is_settled(&self) -> bool {
         self.missing.is_empty() && self.surplus.is_empty()
     }

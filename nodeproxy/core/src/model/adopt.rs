@@ -1,6 +1,6 @@
-//! What a restart takes over from the kernel: the order of slots, which says nothing that the model would want otherwise.
+//! Adoption after a restart: the model takes over the order of slots from the kernel.
 //!
-//! Owns which slots are whose. Leaves the difference that remains to the ledger.
+//! Owns the mapping of slots to Services. Leaves the difference that remains to the shadow state.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Model {
-    /// Takes over the slots that stand in the kernel, so that a restart changes nothing that is already right, and learns
-    /// the difference. To be called once the first full set of events is in.
+    /// Takes over the slots in the kernel, so that a restart changes nothing that is already right, and records
+    /// the difference. Call it once the first full set of events is in.
     pub fn adopt(&mut self, observed: &State) {
         self.settle();
         let mut changed = BTreeSet::new();
@@ -43,7 +43,7 @@ impl Model {
     }
 }
 
-/// Whether the kernel had an order for the port's slots other than ours, which then is ours.
+/// Whether the kernel's order of the port's slots differed from ours and replaced it.
 fn adopt_port(placed: &mut Placed, frontends: &[Frontend], observed: &State) -> bool {
     let adopt = |list: &mut Box<[Backend]>, which: List| {
         let found = frontends.iter().map(|f| observed.slots(f, which)).find(|slots| !slots.is_empty());
@@ -67,7 +67,7 @@ impl State {
             .collect()
     }
 
-    /// By what the Service port of a frontend is known, if clients of it are remembered.
+    /// The alias of a frontend's Service port, if that has session affinity.
     pub fn alias(&self, frontend: &Frontend) -> Option<Alias> {
         match self.elements.get(&Key::AffinityPort(*frontend)) {
             Some(Value::Alias(address)) => Some(Alias { address: *address, protocol: frontend.protocol }),

@@ -7,7 +7,7 @@ use crate::{
     table::Protocol,
 };
 
-/// More than a Service of the API server may have in one list of endpoints, by far.
+/// Far more ports than the API server allows in one EndpointSlice.
 const PORTS: u16 = 4_000;
 
 fn mk_name() -> ServiceName {

@@ -1,4 +1,4 @@
-//! Names that many objects repeat, each kept once: of Services, nodes, zones, namespaces and ports.
+//! Interned names: of Services, nodes, zones, namespaces and ports. Each is stored once.
 
 use std::collections::HashSet;
 
@@ -7,12 +7,12 @@ use crate::{
     model::Model,
 };
 
-/// Names that somebody holds, and some that nobody does any more.
+/// Names in use, and some that are not any more.
 #[derive(Debug, Default)]
 pub(super) struct Names(HashSet<Name>);
 
 impl Names {
-    /// Puts the known name in place of its copy, or gets to know it.
+    /// Replaces a copy by the interned name, or interns it.
     fn share(&mut self, name: &mut Name) {
         if let Some(known) = self.0.get(name) {
             *name = known.clone();
@@ -26,7 +26,7 @@ impl Names {
 }
 
 impl Model {
-    /// A Service's name is kept once, however many objects name it.
+    /// Interns both parts of a Service's name.
     fn intern_name(&mut self, name: &mut ServiceName) {
         match self.entries.get_key_value(name) {
             Some((known, _)) => *name = known.clone(),
@@ -43,7 +43,7 @@ impl Model {
         service.cluster_ips.shrink_to_fit();
     }
 
-    /// Nodes, zones and ports have few names and are named by every endpoint: each name is kept once.
+    /// Interns the names in a slice. Nodes, zones and ports have few names, and every endpoint has one of each.
     pub(super) fn intern(&mut self, mut slice: EndpointSlice) -> EndpointSlice {
         self.intern_name(&mut slice.service);
         for port in &mut slice.ports {

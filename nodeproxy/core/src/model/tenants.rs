@@ -1,7 +1,8 @@
-//! One tenant's objects never change another's packets: over pairs of Services of two namespaces, whatever either claims.
+//! Property over pairs of Services of two namespaces: one tenant's objects never change another's packets.
 //!
-//! The rule is that of [`crate::claims`]: a frontend that both claim is the one's that precedes, and a `ClusterIP` is its Service's
-//! on every port. Whoever has a frontend gets what it gets without the other.
+//! The rule is that of [`crate::claims`]: a frontend that both claim belongs to the one that precedes, and a
+//! `ClusterIP` belongs to its Service on every port. The owner's packets have the same outcome as without the
+//! other tenant.
 
 use proptest::prelude::*;
 
@@ -13,11 +14,11 @@ use crate::{
     walk,
 };
 
-/// Addresses of the tenants, the node, load balancers and nobody. What a tenant claims is among them.
+/// Addresses of the tenants, the node and load balancers, and unused ones. Tenants claim from these.
 const ADDRESSES: [&str; 6] =
     ["10.96.0.1", "10.96.0.2", "192.0.2.1", "203.0.113.1", "203.0.113.2", "198.51.100.9"];
 const PORTS: [u16; 4] = [80, 81, 30_001, 30_002];
-/// Clients outside, and the tenants' pods.
+/// Sources: clients outside, and the tenants' pods.
 const SOURCES: [&str; 4] = ["198.51.100.1", "192.0.2.50", "10.1.0.1", "10.1.0.2"];
 
 fn ip(text: &str) -> IpAddr {
@@ -106,7 +107,7 @@ fn mk_model<'a>(events: impl IntoIterator<Item = &'a Event>) -> Model {
     model
 }
 
-/// What becomes of a packet, by the oracle and by the elements.
+/// Outcome of a packet, by the oracle and by the elements.
 fn outcomes(model: &Model, packet: &Packet) -> [Outcome; 2] {
     [oracle::outcome(model, packet), walk::walk(model.ledger().desired(), walk::Ground::of(model), packet)]
 }
@@ -120,7 +121,7 @@ fn packets() -> impl Iterator<Item = Packet> {
     })
 }
 
-/// Whose packet it is, if it is anybody's: the number of a tenant.
+/// Number of the tenant that owns a frontend, if one does.
 fn owner(models: [&Model; 2], to: &Frontend) -> Option<usize> {
     let allocated = ADDRESSES[..2].iter().position(|address| ip(address) == to.address);
     let claims = models.map(|model| model.claims.holder(to));

@@ -266,7 +266,7 @@ fn packets() -> Vec<Packet> {
     packets
 }
 
-/// Every endpoint at which a client of a frontend may be remembered.
+/// Every affinity endpoint of a frontend.
 fn remembered(state: &State, frontend: &Frontend) -> Vec<(u32, Backend)> {
     let Some(alias) = state.alias(frontend) else { return Vec::new() };
     let endpoints = state.elements.iter().filter_map(|(key, value)| match (*key, *value) {

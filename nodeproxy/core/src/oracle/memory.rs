@@ -1,9 +1,11 @@
-//! What happened before, as far as it decides where packets go: which endpoint each client had last, and which connections are
-//! under way.
+//! Session affinity and connection tracking, without a kernel: the last endpoint of each client, and the
+//! connections under way.
 //!
-//! Owns the memory that a kernel's affinity maps and its connection tracking are, without a kernel. Leaves what a memory changes to
-//! [`oracle`](super). Invariants: a client is remembered by Service port, whichever address it dialled, and until its time is up; a
-//! connection under way goes where it went, whatever became of endpoints and policies, until it is forgotten.
+//! Owns this history, which a kernel keeps in its affinity maps and its conntrack table. Leaves its effect on
+//! outcomes to [`oracle`](super).
+//!
+//! Invariants: a client has one entry for each Service port, whichever address it dialled, until the timeout. A
+//! connection under way keeps its endpoint, whatever becomes of endpoints and policies, until it is deleted.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +23,7 @@ use crate::{
 /// A client of a Service port, in one family.
 type Client = (IpAddr, ServiceName, Name, Protocol, Family);
 
-/// Who had which endpoint, and which connections there are.
+/// Affinity entries and tracked connections.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     clients: HashMap<Client, (Backend, Moment)>,
@@ -29,7 +31,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// What becomes of a packet that leaves its client from a port.
+    /// Outcome of a packet that leaves its client from `port`.
     pub fn outcome(&self, model: &Model, packet: &Packet, port: u16, now: Moment) -> Outcome {
         if let Some((backend, source)) = self.connections.get(&connection(packet, port)) {
             return Outcome::Backends(BTreeMap::from([(*backend, *source)]));
@@ -37,7 +39,7 @@ impl Memory {
         decide(model, packet, self.last(model, packet, now)).outcome
     }
 
-    /// The endpoint that the packet's client had last, if it is still remembered.
+    /// The endpoint in the affinity entry of the packet's client, before its timeout.
     pub fn last(&self, model: &Model, packet: &Packet, now: Moment) -> Option<Backend> {
         let decision = decide(model, packet, None);
         let met = decision.met.as_ref()?;
@@ -46,7 +48,8 @@ impl Memory {
         (now < *until).then_some(*backend)
     }
 
-    /// The packet went to an endpoint that it may go to: its client is remembered from now on, and its connection is under way.
+    /// Records that the packet reached an endpoint that it may use: adds an affinity entry and a tracked
+    /// connection.
     pub fn learn(&mut self, model: &Model, packet: &Packet, port: u16, to: Backend, now: Moment) {
         if self.connections.contains_key(&connection(packet, port)) {
             return;
@@ -60,7 +63,7 @@ impl Memory {
         }
     }
 
-    /// No connection is under way any more.
+    /// Deletes all tracked connections.
     pub fn end_connections(&mut self) {
         self.connections.clear();
     }

@@ -1,6 +1,6 @@
-//! A trace in words.
+//! The text of a trace.
 //!
-//! Owns every sentence of it. Invariant: what is refused or dropped says which field or which fact is the cause.
+//! Owns every sentence of it. Invariant: each refusal and each drop names the field that leads to it.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::{
     oracle::{Client, Masquerade, Source},
 };
 
-/// Why this client is under this policy.
+/// Reason for the policy that applies to this client.
 pub(super) fn policy_reason(met: &Met<'_>, client: Client) -> &'static str {
     match (met.kind, met.service.external_policy, client) {
         (Kind::ClusterIp, _, _) => match met.policy {
@@ -32,7 +32,7 @@ pub(super) fn policy_reason(met: &Met<'_>, client: Client) -> &'static str {
     }
 }
 
-/// The reason for the whole.
+/// Reason for the outcome.
 pub(super) fn because(decision: &Decision<'_>) -> String {
     match &decision.reason {
         Reason::Served => match decision.chances() {

@@ -1,7 +1,7 @@
 //! A batch: changes that the kernel makes all at once or not at all.
 //!
-//! Owns the order of messages, their numbers and what each is called in an error. Elements are written as they are handed
-//! over, some 60 KiB to a message, because the list's length field has 16 bits.
+//! Owns the order of messages, their numbers, and their names in errors. Elements are written in the order of
+//! the calls, some 60 KiB to a message, because the list's length field has 16 bits.
 
 use super::{Chain, Element, Family, Rule, Set, Table, kind};
 use crate::{
@@ -17,17 +17,17 @@ const END: u16 = 0x11;
 const SUBSYSTEM: u16 = 10;
 /// Bytes of elements in one message, at most.
 const ELEMENTS_LIMIT: usize = 60_000;
-/// Where the flags stand in a message header.
+/// Place of the flags in a message header.
 const FLAGS: std::ops::Range<usize> = 6..8;
-/// Where the sequence number stands in a message header.
+/// Place of the sequence number in a message header.
 const SEQUENCE: std::ops::Range<usize> = 8..12;
 
 /// A message of a batch.
 #[derive(Debug)]
 struct Operation {
-    /// Where its message starts in the buffer.
+    /// Offset of its message in the buffer.
     start: usize,
-    /// What it does, in words.
+    /// Name of the operation in errors.
     what: String,
 }
 
@@ -39,7 +39,7 @@ pub struct Batch {
     sets: u32,
 }
 
-/// Which elements a message of a batch has.
+/// A message of a batch, and its number of elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elements {
     /// Position of the message in the batch, as in [`Error::Refused`].
@@ -126,7 +126,7 @@ impl Batch {
         })
     }
 
-    /// Adds elements that must not exist yet; tells which message got how many of them.
+    /// Adds elements that must not exist yet; returns the messages and how many elements each has.
     pub fn add_elements(
         &mut self,
         table: &Table,
@@ -136,7 +136,7 @@ impl Batch {
         self.elements(kind::NEW_ELEMENT, CREATE | EXCLUSIVE, "add", table, set, elements)
     }
 
-    /// Deletes elements, which must exist; tells which message got how many of them.
+    /// Deletes elements, which must exist; returns the messages and how many elements each has.
     pub fn delete_elements(
         &mut self,
         table: &Table,
@@ -210,9 +210,9 @@ impl Batch {
         u32::try_from(self.operations.len()).unwrap_or(u32::MAX - 2) + 2
     }
 
-    /// Writes sequence numbers from `first` on, asks for an answer to the last operation, and ends the batch; a batch
-    /// without its end is tried and then undone by the kernel. Returns the bytes to send.
-    pub(super) fn seal(&mut self, first: u32, ended: bool) -> &[u8] {
+    /// Writes sequence numbers from `first` on, requests an answer to the last operation, and ends the batch.
+    /// The kernel checks a batch without its end and then undoes it. Returns the bytes to send.
+    pub(super) fn finish(&mut self, first: u32, ended: bool) -> &[u8] {
         let end = ended.then_some(self.buffer.len());
         if ended {
             self.mark(END);

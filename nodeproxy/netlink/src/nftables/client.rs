@@ -42,7 +42,7 @@ impl Client {
         }
         let what = format!("commit a batch of {} operations", batch.messages() - 2);
         let first = self.socket.sequences(batch.messages());
-        self.socket.send(&what, batch.seal(first, commit))?;
+        self.socket.send(&what, batch.finish(first, commit))?;
         let last = batch.messages() - 2;
         let mut failure: Option<(usize, Reply)> = None;
         let mut ended = false;

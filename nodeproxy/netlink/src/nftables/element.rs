@@ -5,16 +5,16 @@ use crate::{
     attribute::{Attribute, Reader, Writer},
 };
 
-/// `NFTA_DATA_VALUE`, `NFTA_DATA_VERDICT`.
+/// `NFTA_DATA_VALUE` and `NFTA_DATA_VERDICT` of `enum nft_data_attributes`.
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
-/// `NFT_SET_ELEM_INTERVAL_END`.
+/// `NFT_SET_ELEM_INTERVAL_END` of `enum nft_set_elem_flags`.
 const INTERVAL_END: u32 = 1;
 
-/// What happens to a packet.
+/// Verdict on a packet (`NF_…`, `NFT_…`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Discard it.
+    /// Discard the packet.
     Drop,
     /// Let it pass this hook.
     Accept,
@@ -33,7 +33,7 @@ pub enum Verdict {
 pub enum Data {
     /// Bytes as they stand in registers.
     Value(Vec<u8>),
-    /// A verdict.
+    /// A verdict, for verdict maps and immediates.
     Verdict(Verdict),
 }
 
@@ -44,7 +44,7 @@ pub struct Element {
     pub key: Vec<u8>,
     /// Last key of a range, in sets of concatenated ranges.
     pub key_end: Option<Vec<u8>>,
-    /// What a map says of the key.
+    /// The key's value in a map.
     pub data: Option<Data>,
     /// In sets of plain ranges: this key is the first behind a range.
     pub interval_end: bool,

@@ -17,7 +17,7 @@ mod tests;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Register(pub u8);
 
-/// Where a payload offset counts from.
+/// Base of a payload offset (`enum nft_payload_bases`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum PayloadBase {
@@ -27,7 +27,7 @@ pub enum PayloadBase {
     Transport = 2,
 }
 
-/// Facts about a packet.
+/// Properties of a packet (`enum nft_meta_keys`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum MetaKey {
@@ -41,7 +41,7 @@ pub enum MetaKey {
     Layer4Protocol = 16,
 }
 
-/// Facts about a packet's connection.
+/// Properties of a packet's connection (`enum nft_ct_keys`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum CtKey {
@@ -63,7 +63,7 @@ pub enum Comparison {
     Less = 2,
 }
 
-/// What a lookup does with what it finds.
+/// Use of the result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LookupResult {
     /// The rule goes on if the key is a member.
@@ -83,7 +83,7 @@ pub struct Lookup {
     pub set: String,
     /// First register of the key.
     pub key: Register,
-    /// What to do with the result.
+    /// Use of the result.
     pub result: LookupResult,
 }
 
@@ -98,7 +98,7 @@ pub struct Nat {
     pub family: super::Family,
 }
 
-/// What [`DynamicSet`] does.
+/// Operation of a [`DynamicSet`] (`enum nft_dynset_ops`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum DynamicSetOperation {
@@ -115,7 +115,7 @@ pub enum DynamicSetOperation {
 pub struct DynamicSet {
     /// Name of the set or map.
     pub set: String,
-    /// What to do.
+    /// Operation on the element.
     pub operation: DynamicSetOperation,
     /// First register of the key.
     pub key: Register,
@@ -125,7 +125,7 @@ pub struct DynamicSet {
     pub timeout: Option<u64>,
 }
 
-/// What a counter has counted, which is no part of the rule: all counts are equal.
+/// Count of a counter. It is no part of the rule, so all counts are equal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Packets(pub u64);
 
@@ -146,7 +146,7 @@ impl Hash for Packets {
 pub enum Expression {
     /// Loads bytes of the packet.
     Payload {
-        /// Where the offset counts from.
+        /// Base of the offset.
         base: PayloadBase,
         /// Offset, in bytes.
         offset: u32,
@@ -164,55 +164,55 @@ pub enum Expression {
         /// First register read.
         from: Register,
     },
-    /// Loads a fact about the packet.
+    /// Loads a property of the packet.
     MetaLoad {
-        /// Which.
+        /// The property to load.
         key: MetaKey,
-        /// Register written.
+        /// Register that receives it.
         into: Register,
     },
-    /// Changes a fact about the packet.
+    /// Changes a property of the packet.
     MetaStore {
-        /// Which.
+        /// The property to change.
         key: MetaKey,
-        /// Register read.
+        /// Register with the new value.
         from: Register,
     },
-    /// Loads a fact about the connection.
+    /// Loads a property of the connection.
     Ct {
-        /// Which.
+        /// The property to load.
         key: CtKey,
-        /// Register written.
+        /// Register that receives it.
         into: Register,
     },
     /// Ends the rule unless a comparison holds.
     Compare {
-        /// Which comparison.
+        /// Comparison to make.
         how: Comparison,
-        /// Register read.
+        /// Register on the left side.
         register: Register,
-        /// What it is compared with.
+        /// Constant on the right side.
         value: Vec<u8>,
     },
     /// `into = (from & mask) ^ xor`.
     Bitwise {
-        /// Register read.
+        /// Register with the operand.
         from: Register,
-        /// Register written.
+        /// Register that receives the result.
         into: Register,
         /// Mask, as long as `xor`.
         mask: Vec<u8>,
-        /// What is flipped afterwards.
+        /// Bits to flip after masking, as long as `mask`.
         xor: Vec<u8>,
     },
     /// Writes a constant.
     Immediate {
-        /// Register written.
+        /// Register that receives the constant.
         into: Register,
-        /// The constant.
+        /// Bytes of the constant.
         value: Vec<u8>,
     },
-    /// Decides.
+    /// Ends the rule with a verdict.
     Verdict(Verdict),
     /// Looks a key up.
     Lookup(Lookup),
@@ -222,7 +222,7 @@ pub enum Expression {
         modulus: u32,
         /// The smallest value.
         offset: u32,
-        /// Register written.
+        /// Register that receives the number.
         into: Register,
     },
     /// Rewrites the destination.
@@ -238,7 +238,7 @@ pub enum Expression {
     TcpReset,
     /// Loads the type (`RTN_…`) of the route back to the packet's source.
     SourceAddressType {
-        /// Register written.
+        /// Register that receives the type.
         into: Register,
     },
     /// Changes a dynamic set.
@@ -247,7 +247,7 @@ pub enum Expression {
     Counter(Packets),
     /// An expression, or a use of one, that is not known here.
     Other {
-        /// Its name.
+        /// Name of the expression in the kernel.
         name: String,
         /// Its attributes as the kernel sent them.
         data: Vec<u8>,

@@ -17,16 +17,16 @@ const TIMEOUT: u32 = 0x10;
 const EVALUATED: u32 = 0x20;
 const CONCATENATED: u32 = 0x80;
 
-/// A table.
+/// A table, named by family and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Table {
-    /// Which packets it sees.
+    /// Family of the packets that it sees.
     pub family: Family,
-    /// Its name.
+    /// At most 255 bytes.
     pub name: String,
 }
 
-/// Where in the kernel a base chain hangs (`enum nf_inet_hooks`).
+/// Hook of a base chain (`enum nf_inet_hooks`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Hook {
@@ -42,23 +42,23 @@ pub enum Hook {
     Postrouting = 4,
 }
 
-/// What a base chain may do.
+/// Type of a base chain (`filter`, `nat` or `route`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChainKind {
-    /// Looks at every packet.
+    /// Sees every packet.
     Filter,
-    /// Looks at the first packet of each connection.
+    /// Sees the first packet of each connection.
     Nat,
-    /// Like filter, and routes again.
+    /// Like filter, and routes the packet again.
     Route,
 }
 
-/// What a chain that hangs on a hook has beside its rules. Its policy is accept.
+/// Properties of a chain on a hook, beside its rules. Its policy is accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BaseChain {
-    /// What it may do.
+    /// Type of the chain.
     pub kind: ChainKind,
-    /// Where it hangs.
+    /// Hook of the chain.
     pub hook: Hook,
     /// Order among chains on one hook; the smallest comes first.
     pub priority: i32,
@@ -67,37 +67,37 @@ pub struct BaseChain {
 /// A chain, without its rules.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Chain {
-    /// Its table.
+    /// Table that holds it.
     pub table: Table,
-    /// Its name.
+    /// At most 255 bytes.
     pub name: String,
-    /// Where it hangs; `None` for chains that others jump to.
+    /// Hook, type and priority; `None` for chains that others jump to.
     pub base: Option<BaseChain>,
 }
 
-/// A rule.
+/// A rule of a chain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// Its table.
+    /// Table of the chain.
     pub table: Table,
-    /// Its chain.
+    /// Name of the chain.
     pub chain: String,
-    /// What it does, in order; the first that says no ends it.
+    /// Its instructions, in order. The first that does not match ends the rule.
     pub expressions: Vec<Expression>,
 }
 
-/// What a map holds.
+/// Values of a set or map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SetKind {
     /// Nothing: it is a set.
     Set,
-    /// Verdicts.
+    /// A verdict for each key.
     Verdicts,
-    /// Data of a length in bytes; the type is only for those who print it (nft's datatype numbers).
+    /// Data of a fixed length. The type only serves programs that print it (nft's datatype numbers).
     Data {
         /// nft's number of the datatype.
         datatype: u32,
-        /// Bytes.
+        /// Length of the data, in bytes.
         length: u32,
     },
 }
@@ -105,9 +105,9 @@ pub enum SetKind {
 /// A set or map, without its elements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Set {
-    /// Its table.
+    /// Table that holds it.
     pub table: Table,
-    /// Its name.
+    /// At most 255 bytes.
     pub name: String,
     /// nft's number of the key's datatype; the kernel only keeps it.
     pub key_datatype: u32,
@@ -123,9 +123,9 @@ pub struct Set {
     pub timeout: Option<u64>,
     /// Most elements it may have.
     pub size: Option<u32>,
-    /// What nft keeps to print it: byte orders, and the expressions of `typeof`.
+    /// Notes that nft needs to print it: byte orders, and the expressions of `typeof`.
     pub userdata: Vec<u8>,
-    /// How many elements it has, said by kernels that tell (`NFTA_SET_COUNT`). Nobody declares it.
+    /// Number of elements, from kernels that report it (`NFTA_SET_COUNT`). Ignored when a set is created.
     pub count: Option<u32>,
 }
 

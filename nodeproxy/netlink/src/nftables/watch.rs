@@ -1,7 +1,7 @@
 //! Events of nf_tables: which tables somebody changed, one event for each transaction.
 //!
-//! Every element of every change anywhere in the network namespace is an event of its own, so a watcher costs time on busy
-//! machines; who only wants to know whether anything changed asks [`super::Client::generation`].
+//! Every element of every change in the network namespace is an event of its own, so a watcher costs time on
+//! busy machines. [`super::Client::generation`] answers for less whether anything changed.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use crate::{Errno, Error, Result, Socket, attribute::Reader, message::Message};
 /// `NFNLGRP_NFTABLES` is group 7.
 const GROUP: u32 = 1 << 6;
 
-/// What one transaction changed.
+/// Summary of one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Tables in which it changed something.
@@ -27,7 +27,7 @@ pub struct Change {
     pub lost: bool,
 }
 
-/// Hears of changes from the moment it is opened. Its descriptor is readable when there is something to read.
+/// Reports changes from the moment it is opened. Its descriptor is readable when there is something to read.
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,

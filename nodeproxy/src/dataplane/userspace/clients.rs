@@ -1,8 +1,10 @@
-//! Which endpoint a client of a Service port with `ClientIP` affinity had last.
+//! Affinity entries: the last endpoint of each client of a Service port with `ClientIP` affinity.
 //!
-//! Owns the table, keyed as the kernel's `affinity-…` maps are: by pool, Service port and client. Leaves to the pool whether that
-//! endpoint still serves. Invariants: an entry counts only until its time is up; each pool's table is swept before it grows past
-//! twice what lives, and holds at most [`MOST`]; beyond, a new client is balanced without being remembered.
+//! Owns the table, keyed like the kernel's `affinity-…` maps: by pool, Service port and client. Leaves to the
+//! pool whether that endpoint still serves.
+//!
+//! Invariants: an entry counts until its timeout. Each pool's table is swept before it grows past twice the
+//! number of live entries, and holds at most [`MOST`]. Beyond that a new client is balanced and gets no entry.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +20,7 @@ use tokio::time::Instant;
 
 use super::pool::Affinity;
 
-/// Below this size it is not worth sweeping.
+/// Size below which a table is not swept.
 const SMALL: usize = 1024;
 
 /// Clients of all Service ports, shared by their pools.
@@ -44,20 +46,20 @@ struct Entry {
 }
 
 impl Clients {
-    /// The client's endpoint, if its time is not up.
+    /// The client's endpoint, before its timeout.
     pub fn get(&self, affinity: &Affinity, client: IpAddr, now: Instant) -> Option<Backend> {
         let tables = self.tables();
         let entry = tables.by_pool.get(&affinity.pool)?.entries.get(&(affinity.port, client))?;
         (now < entry.until).then_some(entry.backend)
     }
 
-    /// The client uses this endpoint now, and keeps it for as long as clients do.
+    /// Adds or renews a client's entry.
     pub fn put(&self, affinity: &Affinity, client: IpAddr, backend: Backend, now: Instant) {
         let Affinity { port, pool, timeout } = *affinity;
         self.tables().table(pool, now).put((port, client), Entry { backend, until: now + timeout }, now);
     }
 
-    /// The client does not keep this endpoint.
+    /// Deletes a client's entry, if it names this endpoint.
     pub fn forget(&self, affinity: &Affinity, client: IpAddr, backend: Backend) {
         let mut tables = self.tables();
         let Some(table) = tables.by_pool.get_mut(&affinity.pool) else { return };
@@ -67,7 +69,7 @@ impl Clients {
         }
     }
 
-    /// How many clients each pool remembers, those included whose time is up and who were not swept yet.
+    /// Number of entries in each pool, expired ones that were not swept yet included.
     pub fn counts(&self) -> Vec<(u32, usize)> {
         self.tables().by_pool.iter().map(|(pool, table)| (*pool, table.entries.len())).collect()
     }

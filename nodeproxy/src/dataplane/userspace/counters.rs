@@ -1,4 +1,4 @@
-//! What the userspace proxy counts.
+//! Metrics of the userspace proxy.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -17,11 +17,11 @@ pub struct ReasonLabel {
 pub struct Counters {
     /// TCP connections that were accepted.
     pub connections: Counter,
-    /// Those that are open.
+    /// TCP connections that are open.
     pub open_connections: Gauge,
     /// UDP flows that were begun.
     pub flows: Counter,
-    /// Those that are remembered.
+    /// UDP flows that exist.
     pub open_flows: Gauge,
     /// Frontends that have no socket.
     pub unserved: Gauge,
@@ -44,11 +44,11 @@ impl Counters {
         r.register("userspace_failures", "Attempts to reach an endpoint that failed", failures.clone());
     }
 
-    /// An attempt to reach an endpoint failed.
+    /// Counts a failed attempt to reach an endpoint.
     pub fn failed(&self, reason: &'static str) {
         self.failures.get_or_create(&ReasonLabel { reason }).inc();
     }
-    /// How many attempts failed for a reason.
+    /// Number of failed attempts for a reason.
     #[cfg(test)]
     pub(super) fn failures(&self, reason: &'static str) -> u64 {
         self.failures.get_or_create(&ReasonLabel { reason }).get()

@@ -1,8 +1,8 @@
-//! One client's connection to an endpoint: attempts until one is there, before the client notices any.
+//! A client's connection to an endpoint: attempts until one succeeds, without an effect on the client.
 //!
-//! Owns which endpoint is tried when, and for how long: the timeouts of kube-proxy's userspace mode, of which only attempts
-//! that time out use one up, so endpoints that refuse at once are all tried. When all were tried it begins again after a
-//! growing pause, for an endpoint that restarts is back soon. Leaves sockets to a [`Dial`].
+//! Owns the order of attempts and their timeouts, which are those of kube-proxy's userspace mode. Only attempts
+//! that time out use one up, so endpoints that refuse at once are all tried. After all were tried it starts
+//! again after a growing pause, because an endpoint that restarts is back soon. Leaves sockets to a [`Dial`].
 //!
 //! Invariant: ends within [`BUDGET`].
 
@@ -13,41 +13,41 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{files, pool::Pool};
 
-/// How long an attempt may take, by the number of attempts that timed out before.
+/// Timeout of an attempt, by the number of attempts that timed out before.
 const TIMEOUTS: [Duration; 4] =
     [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
-/// How long all attempts together may take.
+/// Longest time for all attempts together.
 pub const BUDGET: Duration = Duration::from_millis(3750);
 /// The first pause after all endpoints were tried; each further is twice as long.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens connections to endpoints.
 pub trait Dial {
-    /// A connection.
+    /// A connection to an endpoint.
     type Stream;
 
-    /// Opens one. Whoever loses patience drops the future.
+    /// Opens a connection. The caller drops the future at its timeout.
     fn dial(&self, backend: Backend) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-/// Why a client was not connected.
+/// Reasons why a client was not connected.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The list of endpoints is empty.
     #[error("no endpoint is left")]
     NoEndpoint,
-    /// Nobody accepted.
+    /// No endpoint accepted.
     #[error("none of {attempts} attempts reached an endpoint; the last was {backend}")]
     Unreachable {
-        /// How many.
+        /// Number of attempts.
         attempts: usize,
-        /// The last that was tried.
+        /// The last endpoint that was tried.
         backend: Backend,
-        /// What it said.
+        /// Its error.
         #[source]
         source: io::Error,
     },
-    /// It is not the endpoint's fault.
+    /// A local failure, such as too many open files.
     #[error("this node cannot open a connection")]
     Here(#[source] io::Error),
 }
@@ -63,7 +63,8 @@ impl DialError {
     }
 }
 
-/// Connects a client to an endpoint of the pool, as the pool is at each attempt. `failed` hears of each attempt that failed.
+/// Connects a client to an endpoint of the pool, in its state at each attempt. Calls `failed` with each failed
+/// attempt.
 pub async fn connect<D: Dial>(
     pool: &Pool,
     client: IpAddr,

@@ -1,7 +1,8 @@
-//! What keeps a frontend from being served, told to the owner of its Service.
+//! Reports to the owner of a Service whose frontend has no socket.
 //!
-//! Owns the way from a frontend, which is all that a dataplane knows, to its Service, which only the model knows: the sync
-//! loop is asked between two events. Invariant: telling stops nobody; a full channel loses an Event, and the log has it.
+//! Owns the mapping from a frontend, which a dataplane knows, to its Service, which only the model knows: the
+//! sync loop answers between two events. Invariant: reporting blocks nobody. A full channel loses an Event, and
+//! the log has a line about it.
 
 use std::{fmt, io};
 
@@ -13,19 +14,19 @@ use crate::{
     events::{About, Notice},
 };
 
-/// Faults that may wait.
+/// Faults that the channel holds.
 pub const BACKLOG: usize = 64;
 
 /// A frontend without a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which.
+    /// The frontend.
     pub frontend: Frontend,
-    /// Why.
+    /// The reason.
     pub why: Why,
 }
 
-/// Why a frontend has no socket.
+/// Reason why a frontend has no socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// Another program has the address and port.
@@ -34,14 +35,14 @@ pub enum Why {
     NoFiles,
     /// The node has no address of the frontend's family on which redirected packets could arrive.
     NoAddress,
-    /// The proxy carries TCP and UDP only.
+    /// The proxy supports TCP and UDP only.
     Protocol,
-    /// Anything else, in the system's words.
+    /// Any other error of the system call.
     Other(String),
 }
 
 impl Why {
-    /// What a failed bind means.
+    /// The reason for a failed bind.
     pub fn of(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::AddrInUse => Self::PortTaken,
@@ -50,7 +51,7 @@ impl Why {
         }
     }
 
-    /// Whether trying again may help.
+    /// Whether a retry may succeed.
     pub fn retry(&self) -> bool {
         !matches!(self, Self::Protocol)
     }
@@ -79,7 +80,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Tells owners of Services about faults until nobody has any more.
+/// Reports faults to owners of Services until the channel closes.
 pub async fn tell(
     mut faults: mpsc::Receiver<Fault>,
     inquiries: mpsc::Sender<Inquiry>,

@@ -1,7 +1,8 @@
-//! How many files this process may have open, and who may open one.
+//! Budget of open files of this process.
 //!
-//! Owns the budget: every socket of the proxy takes its share first, so the limit is met by waiting or by closing the idlest,
-//! and not by a failing call. Invariants: nothing here spins; running out is told, with its remedy, at most once a minute.
+//! Owns the budget: every socket of the proxy takes its share first. At the limit a client waits or the idlest
+//! flow is closed, and no system call fails. Invariants: nothing here spins. An exhausted budget is reported,
+//! with its remedy, at most once a minute.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,17 +12,17 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-/// Files that the rest of the process may need: watches, servers, netlink.
+/// Files for the rest of the process: watches, servers, netlink.
 const RESERVE: u64 = 256;
-/// How often it is said that the budget is used up.
+/// Interval of reports about an exhausted budget.
 const SAY_EVERY: Duration = Duration::from_mins(1);
-/// More than this is never counted.
+/// Upper bound of the budget.
 const MOST: u64 = 1 << 24;
 
-/// A share of the budget, given back when it goes.
+/// A share of the budget, returned on drop.
 pub type Share = OwnedSemaphorePermit;
 
-/// The budget.
+/// Number of open files that the proxy may have.
 #[derive(Debug)]
 pub struct Files {
     limit: u64,
@@ -67,7 +68,7 @@ impl Files {
         }
     }
 
-    /// Says that there is no file left, unless that was just said.
+    /// Reports the exhausted budget, unless that was just done.
     pub fn exhausted(&self) {
         let now = Instant::now();
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);

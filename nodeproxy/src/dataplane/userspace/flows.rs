@@ -1,7 +1,8 @@
-//! Ends UDP flows whose endpoint no longer serves: the proxy's own, and the kernel's.
+//! Deletes UDP flows whose endpoint serves no more: the proxy's own, and the kernel's.
 //!
-//! Leaves to [`portico_proxy_core::flows`] which flows those are. The kernel tracks a client's packets to the proxy's socket;
-//! such an entry is stale when it leads to no socket of its frontend any more, whatever is behind the socket.
+//! Leaves to [`portico_proxy_core::flows`] the choice of flows. The kernel tracks a client's packets to the
+//! proxy's socket. Such an entry is stale when it leads to no socket of its frontend any more, whatever
+//! endpoint is behind the socket.
 
 use portico_proxy_core::{flows::StaleFlows, table::Frontend};
 
@@ -12,7 +13,7 @@ use crate::conntrack::{Flows, FlowsError};
 pub struct ProxiedFlows {
     sockets: Sockets,
     kernel: Box<dyn Flows>,
-    /// Whether the kernel leads to sockets of ours, and not to endpoints.
+    /// Whether the kernel redirects to sockets of ours, and not to endpoints.
     redirected: bool,
 }
 

@@ -1,6 +1,7 @@
-//! Which of this node's addresses packets are redirected to.
+//! The node's addresses to which the kernel redirects packets.
 //!
-//! Owns the choice, one for each family, and that it lasts as long as the node has the address: connections depend on it.
+//! Owns the choice, one for each family. It lasts as long as the node has the address, because connections
+//! depend on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,17 +16,18 @@ use crate::diagnose;
 /// Lists addresses that a packet from anywhere can be sent to, the preferred ones first.
 pub type Addresses = Box<dyn FnMut() -> portico_netlink::Result<Vec<IpAddr>> + Send>;
 
-/// Somewhere outside, one for each family (RFC 5737, RFC 3849): the node's address on the way there is its main one.
+/// An outside address of each family (RFC 5737, RFC 3849): the node's source address towards it is its main
+/// one.
 const OUTSIDE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
-/// The chosen addresses.
+/// The chosen address of each family.
 pub struct Here {
     addresses: Addresses,
     chosen: BTreeMap<Family, IpAddr>,
 }
 
-/// Global addresses in the network namespace of the calling thread, the one that leads outside first.
+/// Global addresses in the network namespace of the calling thread, the main one first.
 pub fn kernel_addresses() -> portico_netlink::Result<Vec<IpAddr>> {
     let usable = |found: &addresses::Address| found.scope == Scope::Global && !found.deprecated;
     let mut all: Vec<_> = addresses::list()?.into_iter().filter(usable).map(|found| found.address).collect();
@@ -35,17 +37,18 @@ pub fn kernel_addresses() -> portico_netlink::Result<Vec<IpAddr>> {
 }
 
 impl Here {
-    /// Nothing is chosen yet.
+    /// Without a choice.
     pub fn new(addresses: Addresses) -> Self {
         Self { addresses, chosen: BTreeMap::new() }
     }
 
-    /// The address of a family.
+    /// The chosen address of a family.
     pub fn address(&self, family: Family) -> Option<IpAddr> {
         self.chosen.get(&family).copied()
     }
 
-    /// Looks at the node's addresses and returns the families whose choice changed. If they cannot be listed, none does.
+    /// Updates the choice from the node's addresses; returns the families whose choice changed. If they cannot
+    /// be listed, none does.
     pub fn look(&mut self) -> BTreeSet<Family> {
         let present = match (self.addresses)() {
             Ok(present) => present,

@@ -1,10 +1,11 @@
 //! NodePorts on localhost, beside another dataplane.
 //!
-//! The kernel never routes packets from 127.0.0.1 to another host, unless `route_localnet` opens the node's own loopback to its
-//! neighbours (CVE-2020-8558). So frontends on loopback addresses are taken out of each transaction and served by sockets on
-//! exactly those addresses, and everything else goes to the dataplane behind.
+//! The kernel never routes packets from 127.0.0.1 to another host, unless `route_localnet` opens the node's
+//! loopback to its neighbours (CVE-2020-8558). So this dataplane takes frontends on loopback addresses out of
+//! each transaction and serves them by sockets on those addresses. All other frontends are left to the
+//! dataplane behind it.
 //!
-//! Invariant: nothing on a loopback address ever reaches the kernel's tables.
+//! Invariant: no element with a loopback address reaches the kernel's tables.
 
 use std::{
     collections::BTreeSet,
@@ -41,8 +42,8 @@ fn is_here(key: &Key) -> bool {
     key.frontend().is_some_and(|frontend| frontend.address.is_loopback())
 }
 
-/// A transaction's elements that concern loopback, and those that concern the kernel; `None` if loopback has none. Endpoints of a
-/// Service port with session affinity concern both.
+/// A transaction's elements for loopback, and those for the kernel; `None` without any for loopback. Endpoints
+/// of a Service port with session affinity are in both.
 fn split(transaction: &Transaction) -> Option<(Transaction, Transaction)> {
     let concerns_here = |key: &Key| is_here(key) || key.alias().is_some();
     if !transaction.keys().any(concerns_here) {
@@ -68,12 +69,12 @@ impl Localhost {
         Self { kernel, pools: Pools::new(proxy), memory: Arc::default(), whole: true }
     }
 
-    /// The sockets, for whoever ends flows.
+    /// A shared view of the sockets.
     pub fn sockets(&self) -> Sockets {
         self.pools.sockets()
     }
 
-    /// A look at what serves, for which `read` is a reader of the kernel.
+    /// A reader of the programmed state; `read` reads the kernel's part.
     pub fn reader(
         &self,
         read: impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static,
@@ -103,7 +104,7 @@ fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a dataplane found, and localhost's elements beside it.
+/// Adds localhost's elements to the state of a dataplane.
 fn join(mut found: Observed, memory: &Memory) -> Observed {
     if found.rebuild.is_none() {
         let here = memory.state().elements.iter().filter(|(key, _)| is_here(key));

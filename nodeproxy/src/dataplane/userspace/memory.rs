@@ -1,7 +1,7 @@
-//! What the model wants, as this process keeps it, and which frontends an element concerns.
+//! Cache of the desired state in this process, with the frontends of each alias.
 //!
-//! Owns the way from a Service port, whose endpoints are kept once for all its addresses where clients are remembered, to its
-//! frontends. Invariant: `frontends` has exactly the `affinity-ports` of the state.
+//! Owns the mapping from a Service port with session affinity, whose endpoints are stored once for all its
+//! addresses, to its frontends. Invariant: `frontends` has exactly the `affinity-ports` of the state.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,7 +10,7 @@ use portico_proxy_core::{
     table::{Alias, Frontend, Key},
 };
 
-/// Elements, and who shares some of them.
+/// Desired elements, and the frontends that share some of them.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     state: State,
@@ -18,12 +18,12 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// The elements.
+    /// The desired elements.
     pub(super) fn state(&self) -> &State {
         &self.state
     }
 
-    /// Takes a transaction in; returns every frontend that it concerns.
+    /// Applies a transaction; returns every frontend that it changes.
     pub(super) fn apply(&mut self, transaction: &Transaction) -> BTreeSet<Frontend> {
         let mut concerned = transaction.frontends();
         self.share(transaction, &mut concerned);

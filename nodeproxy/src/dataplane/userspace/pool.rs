@@ -1,7 +1,8 @@
 //! The endpoints behind one socket of the proxy, and the choice among them.
 //!
-//! Owns affinity first, then random or round robin, and that an endpoint which just failed is not chosen again while another
-//! is there. Leaves dialling to `dial` and `udp`. Invariant: only endpoints of the present list are chosen.
+//! Owns the order: affinity first, then random or round robin. An endpoint that just failed is not chosen again
+//! while there is another. Leaves dialling to `dial` and `udp`. Invariant: only endpoints of the present list
+//! are chosen.
 
 use std::{
     net::IpAddr,
@@ -21,16 +22,16 @@ use tokio::time::Instant;
 
 use super::clients::Clients;
 
-/// Names a pool: what clients dial, and which of its lists they get.
+/// Key of a pool: a frontend and one of its lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolKey {
-    /// What clients dial.
+    /// Address that clients dial.
     pub frontend: Frontend,
-    /// Which of its lists.
+    /// Endpoint list of the frontend.
     pub list: List,
 }
 
-/// What holds for a pool at a moment.
+/// Endpoints and affinity of a pool at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Endpoints that take new connections.
@@ -39,28 +40,28 @@ pub struct Rules {
     pub affinity: Option<Affinity>,
 }
 
-/// How clients are remembered.
+/// Key and timeout of affinity entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Affinity {
-    /// As whose clients: of which Service port.
+    /// Alias of the Service port.
     pub port: Alias,
-    /// With whom they share the room.
+    /// Pool of the namespace, which bounds the number of entries.
     pub pool: u32,
-    /// How long a client keeps its endpoint after its last connection.
+    /// Lifetime of an entry after the client's last connection.
     pub timeout: Duration,
 }
 
-/// How an endpoint is chosen for a client that has none.
+/// Choice of an endpoint for a client without an affinity entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Choice {
-    /// Each with the same probability.
+    /// Each endpoint with the same probability.
     #[default]
     Random,
     /// One after the other.
     RoundRobin,
 }
 
-/// One pool.
+/// A list of endpoints with its choice.
 #[derive(Debug)]
 pub struct Pool {
     key: PoolKey,
@@ -76,12 +77,12 @@ impl Pool {
         Self { key, rules: Mutex::new(Arc::new(rules)), choice, turn: AtomicUsize::new(0), clients }
     }
 
-    /// Its name.
+    /// Frontend and list.
     pub fn key(&self) -> PoolKey {
         self.key
     }
 
-    /// From now on these. Connections that exist are not touched.
+    /// Replaces the rules. Existing connections stay.
     pub fn update(&self, rules: Rules) {
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
@@ -102,7 +103,7 @@ impl Pool {
         Some(chosen)
     }
 
-    /// The client could not be connected to this endpoint, and does not keep it.
+    /// Records that a connection to this endpoint failed: the client's affinity entry is deleted.
     pub fn failed(&self, client: IpAddr, backend: Backend) {
         if let Some(affinity) = self.rules().affinity {
             self.clients.forget(&affinity, client, backend);

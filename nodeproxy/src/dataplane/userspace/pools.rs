@@ -1,8 +1,10 @@
-//! The sockets of the userspace proxy: one for each frontend and list, opened, moved and closed as the model says.
+//! The sockets of the userspace proxy: one for each frontend and list.
 //!
-//! Owns which sockets are open, and trying again for those that could not be. Leaves what is behind them to `translate`, and
-//! carrying to `tcp` and `udp`. Invariants: a pool whose rules change keeps its socket; a socket that closes ends no TCP
-//! connection; a fault is told once until it changes.
+//! Owns the set of open sockets, and retries for those that could not be opened. Leaves their endpoints to
+//! `translate`, and connections to `tcp` and `udp`.
+//!
+//! Invariants: a pool whose rules change keeps its socket. Closing a socket ends no TCP connection. A fault is
+//! reported once until it changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,23 +29,23 @@ use super::{
     udp::Flows,
 };
 
-/// How often to try for sockets that could not be opened.
+/// Interval of retries for sockets that could not be opened.
 pub const RETRY: Duration = Duration::from_secs(5);
-/// Files of a listening socket: itself, and one client that waits for a file for its endpoint.
+/// Files of a listening socket: itself, and one for a client that waits for a file for its endpoint.
 const FILES: u32 = 2;
 
-/// Where a pool listens.
+/// Address of a pool's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// On the frontend itself.
     Frontend,
     /// On a port of this address, to which the ruleset redirects: preferably this one, otherwise any.
     Redirected(IpAddr, Option<u16>),
-    /// Nowhere: the node has no address of the family.
+    /// None: the node has no address of the family.
     Nowhere,
 }
 
-/// An open socket.
+/// A socket that listens for a pool.
 #[derive(Debug)]
 pub struct Open {
     pool: Arc<Pool>,
@@ -83,7 +85,7 @@ impl Sockets {
         addresses.map(|address| Backend { address: address.ip(), port: address.port() }).collect()
     }
 
-    /// Ends a frontend's UDP flows to all endpoints but these, and returns how many there were.
+    /// Ends a frontend's UDP flows to all other endpoints, and returns their number.
     pub fn keep_flows(&self, frontend: Frontend, backends: &BTreeSet<Backend>) -> usize {
         let open = self.open();
         let flows = keys(frontend).into_iter().filter_map(|key| open.get(&key)?.flows.clone());
@@ -97,17 +99,17 @@ pub fn keys(frontend: Frontend) -> [PoolKey; 2] {
 }
 
 impl Pools {
-    /// No socket yet.
+    /// Without any socket.
     pub fn new(proxy: Arc<Proxy>) -> Self {
         Self { proxy, sockets: Sockets::default(), unserved: BTreeMap::new(), retry_at: Instant::now() }
     }
 
-    /// The sockets, for others to look at.
+    /// A shared view of the sockets.
     pub fn sockets(&self) -> Sockets {
         self.sockets.clone()
     }
 
-    /// What the proxy counts.
+    /// Metrics of the proxy.
     #[cfg(test)]
     pub(crate) fn counters(&self) -> &super::counters::Counters {
         &self.proxy.counters
@@ -128,7 +130,7 @@ impl Pools {
         due.map(|(key, _)| key.frontend).collect()
     }
 
-    /// Serves a pool under these rules at this place.
+    /// Opens or updates the socket of a pool.
     pub fn serve(&mut self, key: PoolKey, rules: Rules, place: Place) {
         if let Some(open) = self.sockets.open().get(&key)
             && stays(open.address, place)
@@ -146,7 +148,7 @@ impl Pools {
         self.count();
     }
 
-    /// Takes pools out; they close when the result is dropped.
+    /// Removes pools. Their sockets close when the result is dropped.
     pub fn take(&mut self, keys: &[PoolKey]) -> Vec<Open> {
         let mut sockets = self.sockets.open();
         let taken = keys.iter().filter_map(|key| sockets.remove(key)).collect();

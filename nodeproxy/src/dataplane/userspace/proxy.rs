@@ -1,4 +1,4 @@
-//! What every socket of the userspace proxy shares.
+//! State that every socket of the userspace proxy shares.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -7,41 +7,42 @@ use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{clients::Clients, counters::Counters, faults::Fault, files::Files, pool::Choice};
 
-/// Connections that the kernel keeps for us until we accept them.
+/// Connections that the kernel queues for each listening socket.
 const BACKLOG: i32 = 1024;
-/// A peer that is gone without a word is noticed by probes after so much silence.
+/// Silence after which keepalive probes detect a dead peer.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What the proxy is told once.
+/// Flags of the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How endpoints are chosen.
+    /// Choice of endpoints.
     pub choice: Choice,
-    /// How long a UDP flow may be idle.
+    /// Longest idle time of a UDP flow.
     pub udp_timeout: Duration,
-    /// Mark of the packets to endpoints, by which the ruleset tells them from clients'. Setting one needs `CAP_NET_ADMIN`.
+    /// Mark of the packets to endpoints, so that the ruleset does not redirect them. Setting it needs
+    /// `CAP_NET_ADMIN`.
     pub mark: Option<u32>,
 }
 
 /// Shared by all pools.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Where tasks run.
+    /// Runtime of the tasks.
     pub runtime: Handle,
-    /// Settings.
+    /// Flags of the proxy.
     pub options: Options,
     /// The budget of open files.
     pub files: Files,
     /// Clients with affinity.
     pub clients: Arc<Clients>,
-    /// Counters.
+    /// Metrics of the proxy.
     pub counters: Counters,
-    /// What owners of Services should know.
+    /// Reports to owners of Services.
     pub faults: mpsc::Sender<Fault>,
 }
 
 impl Proxy {
-    /// Puts our mark on what a socket sends to an endpoint.
+    /// Sets the proxy's mark on a socket to an endpoint.
     pub fn mark<'s>(&self, socket: impl Into<SockRef<'s>>) -> io::Result<()> {
         self.options.mark.map_or(Ok(()), |mark| socket.into().set_mark(mark))
     }
@@ -68,7 +69,8 @@ fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)
 }
 
-/// What both ends of a connection should be: prompt, and noticed when they vanish. A socket that refuses still works.
+/// Sets options of both sockets of a connection: no delay, and keepalives. A socket that refuses them still
+/// works.
 pub fn tune<'s>(socket: impl Into<SockRef<'s>>) {
     let socket = socket.into();
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
@@ -77,7 +79,7 @@ pub fn tune<'s>(socket: impl Into<SockRef<'s>>) {
     }
 }
 
-/// Lets a socket close with RST: what did not end by itself must not look as if it had.
+/// Makes a socket close with RST, so that an aborted stream does not look complete.
 pub fn reset<'s>(socket: impl Into<SockRef<'s>>) {
     if let Err(error) = socket.into().set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "a connection is not reset");

@@ -1,10 +1,11 @@
 //! Bytes between two TCP connections, both ways, until both ways have ended.
 //!
-//! Owns copying and half-close: the end of one way is passed on as an end (FIN) and the other way goes on; an error on either
-//! side ends both. A slow reader holds back the writer through the kernel's socket buffers; here at most one chunk a way waits.
+//! Owns copying and half-close. The end of one direction is passed on as an end (FIN), and the other direction
+//! continues. An error on either side ends both. A slow reader stops the writer through the kernel's socket
+//! buffers; here at most one chunk waits in each direction.
 //!
-//! Invariants: a connection on which nothing moves holds no buffer; a connection of which one way has ended and the other is
-//! silent ends after [`HALF_CLOSED`].
+//! Invariants: an idle connection holds no buffer. A half-closed connection whose other direction is silent
+//! ends after [`HALF_CLOSED`].
 
 use std::{
     cell::RefCell,
@@ -23,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a half-closed connection may be silent: what kube-proxy sets for `nf_conntrack_tcp_timeout_close_wait`.
+/// Longest silence of a half-closed connection: kube-proxy's value for `nf_conntrack_tcp_timeout_close_wait`.
 pub const HALF_CLOSED: Duration = Duration::from_hours(1);
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
@@ -34,15 +35,15 @@ thread_local! {
 }
 
 enum Moved {
-    /// Nothing was there to be read.
+    /// There was nothing to read.
     Nothing,
-    /// These bytes were read and could not be written at once. Usually none.
+    /// Bytes that were read and not yet written. Usually none.
     Rest(Vec<u8>),
-    /// The end.
+    /// End of the stream.
     End,
 }
 
-/// Carries bytes until both sides have ended. The streams are left to the caller, to be closed or reset.
+/// Copies bytes until both sides have ended. The caller closes or resets the streams.
 pub async fn relay(client: &mut TcpStream, endpoint: &mut TcpStream) -> io::Result<()> {
     let moved = AtomicU64::new(0);
     let (client_reads, mut client_writes) = client.split();
@@ -61,7 +62,7 @@ pub async fn relay(client: &mut TcpStream, endpoint: &mut TcpStream) -> io::Resu
     }
 }
 
-/// The way that is left, until it ends or nothing has moved for [`HALF_CLOSED`].
+/// The remaining direction, until it ends or has been silent for [`HALF_CLOSED`].
 async fn unless_silent(
     mut way: Pin<&mut impl Future<Output = io::Result<()>>>,
     moved: &AtomicU64,
@@ -125,7 +126,7 @@ mod tests {
         (one.expect("connects"), two.expect("accepts").0)
     }
 
-    /// A client, an endpoint, and what carries between them.
+    /// A client, an endpoint, and the task between them.
     async fn mk_relay() -> (TcpStream, TcpStream, JoinHandle<io::Result<()>>) {
         let ((client, mut near), (mut far, endpoint)) = (mk_pair().await, mk_pair().await);
         // Far less than a chunk: nearly every write is one of a part.
@@ -133,7 +134,7 @@ mod tests {
         (client, endpoint, tokio::spawn(async move { relay(&mut near, &mut far).await }))
     }
 
-    /// Moves the clock on. While it stands, waiting for a socket would move it.
+    /// Advances the clock. While it stands, waiting for a socket would advance it.
     async fn later(time: Duration) {
         tokio::time::pause();
         tokio::time::advance(time).await;

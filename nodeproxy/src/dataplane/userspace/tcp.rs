@@ -1,8 +1,11 @@
-//! TCP: accept, connect to an endpoint, carry bytes.
+//! TCP: accepts a connection, connects to an endpoint, relays bytes.
 //!
-//! Owns accepting and the life of a connection. Leaves the choice to the pool, attempts to `dial`, bytes to `relay`.
-//! Invariants: a connection outlives its listener, its pool and its endpoint's place in the list; a client without endpoint is
-//! reset, never left waiting; without files for both ends a client waits, and the next ones in the kernel's backlog.
+//! Owns accepting and the life of a connection. Leaves the choice to the pool, attempts to `dial`, bytes to
+//! `relay`.
+//!
+//! Invariants: a connection outlives its listener, its pool and its endpoint's place in the list. A client
+//! without an endpoint is reset, and never left waiting. Without files for both sockets a client waits, and the
+//! next ones wait in the kernel's backlog.
 
 use std::{
     io,
@@ -26,7 +29,7 @@ use super::{
     relay::relay,
 };
 
-/// After a failed accept, so that the loop does not spin.
+/// Pause after a failed accept, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Files of one connection: the client's and the endpoint's.
 const FILES: u32 = 2;
@@ -70,7 +73,7 @@ async fn serve(client: TcpStream, peer: SocketAddr, pool: Arc<Pool>, proxy: Arc<
     drop(share);
 }
 
-/// Why a connection ended before both sides had ended it.
+/// Reasons why a connection ended early.
 #[derive(Debug, thiserror::Error)]
 enum CarryError {
     #[error("it was connected to no endpoint")]
@@ -102,7 +105,7 @@ async fn carry(mut client: TcpStream, peer: IpAddr, pool: &Pool, proxy: &Proxy) 
     })
 }
 
-/// Connections from this node.
+/// Connections from this node to endpoints.
 struct Endpoints<'a> {
     proxy: &'a Proxy,
 }

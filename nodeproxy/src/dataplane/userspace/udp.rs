@@ -1,9 +1,11 @@
-//! UDP: a flow for each client, with a socket of its own to its endpoint.
+//! UDP: a flow for each client, with its own socket to the endpoint.
 //!
-//! Owns flows: their beginning, their end by idleness, by their endpoint's end, or for want of files. Leaves the choice to the
-//! pool, and what a flow remembers to `exchange`. Invariants: answers leave from the socket that the client sent to; datagrams
-//! that nobody has answered and that an endpoint refuses go to another, so a dead endpoint costs no client its first questions;
-//! nothing is queued here.
+//! Owns flows: their begin, and their end when they are idle, when their endpoint leaves, or when files are
+//! short. Leaves the choice to the pool, and pending datagrams to `exchange`.
+//!
+//! Invariants: answers leave from the socket that the client sent to. Unanswered datagrams that an endpoint
+//! refuses go to another endpoint, so a dead endpoint costs no client its first questions. Nothing is queued
+//! here.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -39,11 +41,11 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-/// How often idle flows are looked for.
+/// Interval of the search for idle flows.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Endpoints that one datagram is tried on.
 const ATTEMPTS: usize = 4;
-/// How long a datagram waits for a file of a flow that was closed for it.
+/// Longest wait of a datagram for a file of a flow that was closed for it.
 const EVICTION: Duration = Duration::from_millis(50);
 
 /// The flows of one pool.
@@ -68,7 +70,7 @@ struct Flow {
     _share: Share,
 }
 
-/// Why a client's datagrams are in no flow.
+/// Reasons why a client's datagrams are in no flow.
 #[derive(Debug, thiserror::Error)]
 enum NoFlow {
     #[error("no file is left")]
@@ -82,13 +84,13 @@ enum NoFlow {
 }
 
 impl Flows {
-    /// No flow yet. All end with `stop`.
+    /// Without flows. All end with `stop`.
     pub fn new(socket: UdpSocket, pool: Arc<Pool>, proxy: Arc<Proxy>, stop: CancellationToken) -> Arc<Self> {
         let (number, by_client) = (AtomicU64::new(0), Mutex::default());
         Arc::new(Self { socket, pool, proxy, stop, number, by_client })
     }
 
-    /// Forwards until told to stop.
+    /// Forwards until `stop`.
     pub async fn forward(self: Arc<Self>) {
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -110,12 +112,12 @@ impl Flows {
         self.end_where(|_flow| true);
     }
 
-    /// Ends the flows to all endpoints but these, and returns how many there were.
+    /// Ends the flows to all other endpoints, and returns their number.
     pub fn keep(&self, backends: &BTreeSet<Backend>) -> usize {
         self.end_where(|flow| !backends.contains(&flow.backend))
     }
 
-    /// Sends a client's datagrams on, by its flow or a new one to an endpoint that was not tried.
+    /// Sends a client's datagrams by its flow, or by a new one to an endpoint that was not tried.
     async fn deliver(self: &Arc<Self>, client: SocketAddr, mut pending: Pending) {
         while !pending.questions.is_empty() {
             let flow = match self.flow(client, &pending.tried).await {
@@ -167,7 +169,7 @@ impl Flows {
         Ok(self.remember(client, flow))
     }
 
-    /// Begins a flow, unless its client has got another meanwhile, which is what it then uses.
+    /// Adds a flow, unless the client has got another meanwhile. Then the client uses that one.
     fn remember(self: &Arc<Self>, client: SocketAddr, flow: Arc<Flow>) -> Arc<Flow> {
         let known = self.flows().entry(client).or_insert_with(|| flow.clone()).clone();
         if known.number == flow.number {
@@ -182,7 +184,8 @@ impl Flows {
         known
     }
 
-    /// A file for one more flow, for which idle ones may have to go. Theirs are free as soon as their tasks have noticed.
+    /// A file for one more flow. Idle flows are closed for it; their files are free once their tasks have
+    /// ended.
     async fn share(&self) -> Option<Share> {
         let files = &self.proxy.files;
         if let Some(share) = files.try_take(1) {
@@ -194,7 +197,8 @@ impl Flows {
         timeout(EVICTION, files.take(1)).await.ok()
     }
 
-    /// Carries an endpoint's answers to the client until the flow ends. Boxed, because a refusal leads to the next flow.
+    /// Sends an endpoint's answers to the client until the flow ends. Boxed, because a refusal leads to the
+    /// next flow.
     fn answers(self: Arc<Self>, client: SocketAddr, flow: Arc<Flow>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             loop {

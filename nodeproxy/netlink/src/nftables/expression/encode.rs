@@ -5,17 +5,17 @@ use crate::attribute::Writer;
 
 /// `NFT_REG32_00`: number of the first four-byte register.
 const FIRST_WORD: u32 = 8;
-/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+/// `NF_NAT_RANGE_PROTO_RANDOM_FULLY` of `linux/netfilter/nf_nat.h`.
 const FULLY_RANDOM: u32 = 0x10;
 /// Bytes of an IPv4 address, whose header has a checksum of its own.
 pub(super) const IPV4_ADDRESS: u32 = 4;
-/// Where that checksum is.
+/// Offset of that checksum in the header, in bytes.
 pub(super) const IPV4_CHECKSUM: u32 = 10;
 /// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`: the checksum of TCP and UDP is over the addresses, too.
 pub(super) const PSEUDO_HEADER: u32 = 1;
-/// `NFT_REJECT_ICMP_UNREACH`.
+/// `NFT_REJECT_ICMP_UNREACH` of `enum nft_reject_types`.
 pub(super) const ICMP_UNREACHABLE: u32 = 0;
-/// `NFT_REJECT_TCP_RST`.
+/// `NFT_REJECT_TCP_RST` of `enum nft_reject_types`.
 pub(super) const TCP_RESET: u32 = 1;
 
 impl Register {

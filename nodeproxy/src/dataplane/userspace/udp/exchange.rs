@@ -1,8 +1,8 @@
-//! What one client and its endpoint have said to each other: how long that is ago, and what is still without an answer.
+//! History of one UDP flow: its last use, and the datagrams without an answer.
 //!
-//! Owns when a flow is over, which flows are the idlest, and which datagrams go to another endpoint when one refuses. Leaves
-//! sockets and tasks to the flows. Pure: every moment is an argument. Invariants: what was answered is never asked again; no
-//! more is kept than one datagram may hold.
+//! Owns the end of a flow, the choice of the idlest flows, and the datagrams that go to another endpoint after
+//! a refusal. Leaves sockets and tasks to the flows. Pure: every moment is an argument. Invariants: an answered
+//! datagram is never sent again. No more is stored than one datagram may hold.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -14,15 +14,15 @@ use tokio::time::Instant;
 
 /// The largest UDP payload (RFC 768: 65,535 less the header).
 pub(super) const DATAGRAM: usize = 65_527;
-/// How long a flow stays that has not been more than one question and its answers, as in the kernel
-/// (`nf_conntrack_udp_timeout`).
+/// Timeout of a flow with one question and its answers, as in the kernel (`nf_conntrack_udp_timeout`).
 pub(super) const SHORT: Duration = Duration::from_secs(30);
-/// How long after a datagram a refusal is taken to be about it. One that is older arrived while the endpoint was there.
+/// Longest time between a datagram and a refusal of it. A refusal of an older datagram is none: the endpoint
+/// existed when it arrived.
 const REFUSAL: Duration = Duration::from_secs(1);
-/// When files run out, one in so many of a pool's flows is closed.
+/// When files are short, one in so many of a pool's flows is closed.
 const EVICTED: usize = 8;
 
-/// What a client waits for an answer to.
+/// Datagrams without an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pending {
     /// Its datagrams, the oldest first.
@@ -31,11 +31,11 @@ pub(super) struct Pending {
     pub(super) tried: Vec<Backend>,
 }
 
-/// A flow's past.
+/// History of a flow.
 #[derive(Clone, Debug)]
 pub(super) struct Exchange {
     backend: Backend,
-    /// The last datagram of either direction.
+    /// Time of the last datagram of either direction.
     used: Instant,
     questions: u64,
     answered: bool,
@@ -44,13 +44,13 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Nothing was said yet to this endpoint; others refused what is to be said.
+    /// A new flow to this endpoint, after refusals of others.
     pub(super) fn new(backend: Backend, tried: &[Backend], now: Instant) -> Self {
         let tried = tried.to_vec();
         Self { backend, used: now, questions: 0, answered: false, unanswered: VecDeque::new(), tried }
     }
 
-    /// The client says something.
+    /// Records a datagram of the client.
     pub(super) fn asks(&mut self, question: &[u8], now: Instant) {
         self.used = now;
         self.questions += 1;
@@ -60,7 +60,7 @@ impl Exchange {
         }
     }
 
-    /// The endpoint says something, so it is there.
+    /// Records an answer of the endpoint.
     pub(super) fn answers(&mut self, now: Instant) {
         self.used = now;
         self.answered = true;
@@ -68,7 +68,7 @@ impl Exchange {
         self.tried.clear();
     }
 
-    /// The endpoint refused: what another should be asked. The second time it is nothing.
+    /// Records a refusal; returns the datagrams for another endpoint. Empty the second time.
     pub(super) fn refused(&mut self, now: Instant) -> Pending {
         let recent = |(asked, _): &(Instant, _)| now.saturating_duration_since(*asked) < REFUSAL;
         let questions = self.unanswered.drain(..).filter(recent).map(|(_, question)| question).collect();
@@ -76,13 +76,13 @@ impl Exchange {
         Pending { questions, tried: std::mem::take(&mut self.tried) }
     }
 
-    /// When something was said last.
+    /// Time of the last use.
     pub(super) fn used(&self) -> Instant {
         self.used
     }
 
-    /// Whether nothing was said for so long that nothing more is expected. A question and its answers are sooner over than a
-    /// conversation.
+    /// Whether the flow has timed out. The timeout of a question with its answers is shorter than a
+    /// conversation's.
     pub(super) fn is_over(&self, udp_timeout: Duration, now: Instant) -> bool {
         let is_conversation = self.answered && self.questions > 1;
         let patience = if is_conversation { udp_timeout } else { udp_timeout.min(SHORT) };
@@ -90,7 +90,7 @@ impl Exchange {
     }
 }
 
-/// Numbers of the flows to close when files run out, of all with the moment when each was used last.
+/// Numbers of the flows to close when files are short, out of all with their last uses.
 pub(super) fn idlest(mut flows: Vec<(Instant, u64)>) -> HashSet<u64> {
     let closed = flows.len().div_ceil(EVICTED);
     if closed < flows.len() {
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(tried(&exchange), [mk_backend(2)], "the first may be back when the second goes");
     }
 
-    /// How long after its last datagram a flow with so many questions and answers is over.
+    /// Timeout of a flow with so many questions and answers, in seconds after its last datagram.
     fn patience(questions: u64, answers: u64, udp_timeout: u64) -> Duration {
         let (start, udp_timeout) = (Instant::now(), Duration::from_secs(udp_timeout));
         let last = start + 100 * SECOND;

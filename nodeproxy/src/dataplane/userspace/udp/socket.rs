@@ -1,4 +1,4 @@
-//! UDP sockets to endpoints, and what they have to say.
+//! UDP sockets to endpoints, and their datagrams and errors.
 
 use std::{
     cell::RefCell,
@@ -12,20 +12,20 @@ use tokio::{io::Interest, net::UdpSocket};
 use super::{super::proxy::Proxy, exchange::DATAGRAM};
 
 thread_local! {
-    /// One buffer for all sockets of a thread: it is only used between two awaits.
+    /// One buffer for all sockets of a thread, used only between two awaits.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; DATAGRAM]);
 }
 
-/// What one look at a socket brought.
+/// Result of one read of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// A datagram, and who sent it.
     Datagram(Vec<u8>, SocketAddr),
-    /// It seemed to be ready and was not.
+    /// Nothing, although the socket was ready.
     Nothing,
 }
 
-/// A socket of its own to an endpoint.
+/// A new socket that is connected to an endpoint.
 pub(super) async fn connect(proxy: &Proxy, backend: Backend) -> io::Result<UdpSocket> {
     let any: IpAddr = match backend.address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -37,8 +37,8 @@ pub(super) async fn connect(proxy: &Proxy, backend: Backend) -> io::Result<UdpSo
     Ok(socket)
 }
 
-/// Waits for a socket to have something to say, and looks. An error is news of its own: the kernel says what an ICMP message
-/// answered an earlier datagram with, and that does not make a socket readable.
+/// Waits until a socket is ready, and reads it. Also returns the error of an ICMP message about an earlier
+/// datagram, which does not make a socket readable.
 pub(super) async fn hear(socket: &UdpSocket) -> io::Result<Received> {
     let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
     if ready.is_error() {

@@ -1,4 +1,4 @@
-//! UDP flows over loopback: whom they reach, when they end, and what one that is refused does.
+//! UDP flows over loopback: their endpoints, their end, and the effect of a refusal.
 
 use std::{future::Future, net::Ipv4Addr};
 
@@ -14,7 +14,7 @@ use crate::dataplane::userspace::{
     tests::{PATIENCE, mk_proxy},
 };
 
-/// What a process keeps for itself, beside the files of flows.
+/// Files of the process beside those of flows.
 const RESERVE: u64 = 256;
 
 async fn mk_socket() -> UdpSocket {
@@ -57,7 +57,7 @@ async fn say(from: &UdpSocket, text: &str, to: SocketAddr) {
     from.send_to(text.as_bytes(), to).await.expect("sends");
 }
 
-/// The next datagram, and who sent it.
+/// The next datagram, and its sender.
 async fn heard(socket: &UdpSocket) -> (String, SocketAddr) {
     let mut buffer = [0; 16];
     let (length, from) = within(socket.recv_from(&mut buffer)).await.expect("hears");
@@ -83,7 +83,7 @@ async fn counted(flows: &Flows, reason: &'static str, times: u64) {
     assert_eq!(counters.failures(reason), times, "{reason}");
 }
 
-/// Time passes. The clock is paused: nothing else takes any.
+/// Advances the paused clock.
 async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
