@@ -1,6 +1,6 @@
 //! The command line, with kube-proxy's names where kube-proxy has the flag.
 //!
-//! Owns parsing and the messages a person sees for a wrong value. Leaves meaning to the modules that take the values.
+//! Owns parsing, and the messages for wrong values. Leaves the meaning to the modules that take the values.
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
@@ -19,19 +19,19 @@ pub mod userspace;
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Ask instead of serving.
+    /// Ask a running proxy instead of serving.
     #[command(subcommand)]
     pub command: Option<command::Command>,
-    /// Remove every trace of Portico from this node's kernel and exit.
+    /// Remove everything of Portico from this node's kernel and exit.
     #[arg(long)]
     pub cleanup: bool,
-    /// What carries the packets.
+    /// Dataplane that forwards the packets.
     #[arg(long, value_enum, default_value_t = DataplaneKind::Nftables)]
     pub dataplane: DataplaneKind,
     /// The API server and this node's name.
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    /// What is forwarded.
+    /// Services to forward, and how.
     #[command(flatten)]
     pub traffic: TrafficArgs,
     /// The userspace proxy, which also serves NodePorts on localhost.
@@ -43,32 +43,32 @@ pub struct Args {
     /// Ports that this process listens on.
     #[command(flatten)]
     pub listen: ListenArgs,
-    /// Logs.
+    /// Format of logs.
     #[command(flatten)]
     pub logs: LogArgs,
 }
 
-/// Where the API server is and who we are.
+/// The API server, and this node's name.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
-    /// Name of this node's Node object.
+    /// Name of this node's Node object. Default: the variable NODE_NAME.
     #[arg(long, env = "NODE_NAME")]
     pub hostname_override: Option<String>,
-    /// Path of a kubeconfig. Without it: KUBECONFIG, or the service account of the pod.
+    /// Path of a kubeconfig. Default: KUBECONFIG, or the service account of the pod.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
-    /// Serve only Services whose label `service.kubernetes.io/service-proxy-name` has this value. Without it: only those
-    /// that lack the label.
+    /// Serve only Services whose label `service.kubernetes.io/service-proxy-name` has this value. Default: only
+    /// those without the label.
     #[arg(long)]
     pub service_proxy_name: Option<String>,
-    /// Take taint `portico.dev/nodeproxy-not-ready` off this node's Node object once its Services work. Nodes that are
-    /// registered with it start no pods before.
+    /// Remove taint `portico.dev/nodeproxy-not-ready` from this node's Node object once its Services work. A
+    /// node that is registered with the taint starts no pods before.
     #[arg(long)]
     pub remove_startup_taint: bool,
 }
 
-/// What is forwarded, and how.
+/// Services to forward, and how.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Traffic")]
 pub struct TrafficArgs {
@@ -79,13 +79,13 @@ pub struct TrafficArgs {
     /// `localhost` (127.0.0.1 and `::1`, for the node itself), CIDRs.
     #[arg(long, default_value = "primary")]
     pub nodeport_addresses: NodePortAddresses,
-    /// How pods are told.
+    /// Recognition of pods.
     #[command(flatten)]
     pub local: local::LocalArgs,
     /// Masquerade all traffic to `ClusterIP`s.
     #[arg(long)]
     pub masquerade_all: bool,
-    /// Bit of the packet mark, 0 to 31, that marks packets to be masqueraded. No other program on the node may use it.
+    /// Bit of the packet mark, 0 to 31, for packets to masquerade. No other program on the node may use it.
     #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(u8).range(0..32))]
     pub masquerade_bit: u8,
     /// Serve `spec.externalIPs`. Anyone who may create Services can then take any address (CVE-2020-8554).
@@ -103,30 +103,31 @@ pub struct ListenArgs {
     /// Address of /metrics and /proxyMode.
     #[arg(long, default_value = "127.0.0.1:10249", value_parser = metrics_address)]
     pub metrics_bind_address: SocketAddr,
-    /// Unix socket for `portico-nodeproxy trace`, `explain` and `dump`, which only root may use. Traffic does not depend on
-    /// it: if it cannot be made, that is a warning.
+    /// Path of the Unix socket for `portico-nodeproxy trace`, `explain` and `dump`. Only root may use it. If it
+    /// cannot be created, the proxy warns and serves all the same.
     #[arg(long, default_value = command::ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
-    /// Seconds to wait for those ports, which a predecessor may still hold.
+    /// Seconds to wait for those ports, while a predecessor still has them.
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub bind_timeout: Duration,
 }
 
-/// Logs.
+/// Format of logs.
 #[derive(Clone, Copy, Debug, ClapArgs)]
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
-    /// How log lines look. The variable `RUST_LOG` chooses which.
+    /// Format of log lines. The variable `RUST_LOG` filters them.
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
 }
 
-/// What carries the packets.
+/// Dataplane that forwards the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DataplaneKind {
     /// nf_tables, through netlink.
     Nftables,
-    /// This process: it accepts connections and opens one to an endpoint for each. Endpoints see the node's address.
+    /// This process: it accepts connections and opens one to an endpoint for each. Endpoints see the node's
+    /// address.
     Userspace,
 }
 
@@ -134,24 +135,25 @@ pub enum DataplaneKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortRange(pub RangeInclusive<u16>);
 
-/// On which of the node's addresses NodePorts answer: all that any of these names.
+/// Addresses of the node on which NodePorts answer: the union of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodePortAddresses(pub Vec<NodePortAddress>);
 
-/// Some of the node's addresses.
+/// Some addresses of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodePortAddress {
     /// The first `InternalIP` of each family of the Node object, or the first `ExternalIP` of a family without.
     Primary,
     /// Every address of the node but loopback and link-local ones.
     All,
-    /// 127.0.0.1 and `::1`.
+    /// 127.0.0.1 and `::1`, the loopback addresses.
     Localhost,
-    /// Those in this range. One that lies in 127.0.0.0/8 or is `::1/128` stands for `localhost`, as kube-proxy has it.
+    /// Addresses of the node in this range. A range within 127.0.0.0/8, and `::1/128`, means `localhost`, as
+    /// with kube-proxy.
     Cidr(IpNet),
 }
 
-/// A value that does not parse, in words for the person who typed it.
+/// A value that does not parse, with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreadable(String);
@@ -229,7 +231,7 @@ fn metrics_address(text: &str) -> Result<SocketAddr, Unreadable> {
     listening_address(text, 10249)
 }
 
-/// An address with a port, or without and then with this one, as kube-proxy reads it.
+/// An address with a port, as kube-proxy reads it. Without a port it gets this one.
 fn listening_address(text: &str, port: u16) -> Result<SocketAddr, Unreadable> {
     let with_port = || sloppy::ip(text).map(|address| SocketAddr::new(address, port));
     sloppy::ip_and_port(text).or_else(with_port).ok_or_else(|| {

@@ -1,8 +1,8 @@
-//! API objects to the model's plain words, at the edge and at once: nothing of an object is kept that we never look at.
+//! Decodes API objects to the model's types, at the edge and at once. Unused fields are never stored.
 //!
-//! Owns the reading of each field and the complaint about one that cannot be read. A bad field costs itself, not the object;
-//! an object costs itself, not the others; a restriction that cannot be read closes. The API server validates most of this, but
-//! not for objects from before a rule.
+//! Owns the decoding of each field, and the report of an unreadable one. A bad field costs itself, not the
+//! object. An object costs itself, not the others. An unreadable restriction closes. The API server validates
+//! most of this, but not for objects that are older than a rule.
 
 use std::{fmt, net::IpAddr};
 
@@ -41,27 +41,27 @@ use serde::{Deserialize, Deserializer};
 
 /// Label that names a slice's Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// When the pod or Service changed that made the slice change.
+/// Time of the change of a pod or Service that changed the slice.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
-/// The node's zone.
+/// Label with the node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// The field of a Service that keeps clients out.
+/// The field of a Service with its admitted clients.
 pub const SOURCE_RANGES: &str = "spec.loadBalancerSourceRanges";
-/// `ClientIP` affinity lasts this long unless the Service says otherwise (the API server's default, 3 h).
+/// Timeout of `ClientIP` affinity if the Service has none (the API server's default, 3 h).
 const AFFINITY_SECONDS: i32 = 10_800;
 
-/// A field that cannot be read.
+/// A field that cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct BadField {
     /// Kind, namespace and name of the object.
     pub object: String,
     /// Path of the field.
     pub field: &'static str,
-    /// What it says.
+    /// Its text.
     pub value: String,
-    /// What it should be.
+    /// Expected form of the text.
     pub wanted: &'static str,
-    /// What becomes of it.
+    /// Effect on the object.
     pub then: &'static str,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for BadField {
     }
 }
 
-/// Collects complaints while an object is read.
+/// Collects unreadable fields while an object is decoded.
 struct Reader {
     object: String,
     bad: Vec<BadField>,
@@ -120,7 +120,7 @@ impl Reader {
         cidrs
     }
 
-    /// Who may come. A range that cannot be read admits nobody, and is a restriction all the same.
+    /// Admitted clients. An unreadable range admits nobody, and still restricts.
     fn source_ranges<T: AsRef<str>>(&mut self, texts: impl Iterator<Item = T>) -> Vec<IpNet> {
         let bad_before = self.bad.len();
         let mut ranges = self.cidrs(SOURCE_RANGES, texts);
@@ -154,12 +154,12 @@ impl Reader {
     }
 }
 
-/// A slice, with what a watch has to know of it.
+/// A slice, and the time of its trigger.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToldSlice {
     /// The slice, if it belongs to a Service.
     pub slice: Option<EndpointSlice>,
-    /// When what made the slice change happened.
+    /// Time of the change that made the slice change.
     pub trigger: Option<Timestamp>,
 }
 
@@ -199,12 +199,12 @@ impl Told for ToldRanges {
     }
 }
 
-/// What a watch needs of an object's metadata.
+/// The part of an object's metadata that a watch needs.
 fn metadata(name: Option<String>, namespace: Option<String>, version: Option<String>) -> ObjectMeta {
     ObjectMeta { name, namespace, resource_version: version, ..ObjectMeta::default() }
 }
 
-/// Reads a Service. Headless and `ExternalName` ones come out without `cluster_ips`.
+/// Decodes a Service. Headless and `ExternalName` ones have no `cluster_ips` afterwards.
 fn service(object: objects::Service<'_>) -> Read<Service> {
     let objects::Service { metadata: head, spec, status } = object;
     let created = head.creation_timestamp.as_ref().and_then(|time| time.0.parse::<Timestamp>().ok());
@@ -246,7 +246,7 @@ fn name_of(metadata: &ObjectMeta) -> ServiceName {
     ServiceName { namespace: text(&metadata.namespace), name: text(&metadata.name) }
 }
 
-/// Only VIPs are ours: with `ipMode: Proxy` the load balancer must see the packet.
+/// Only VIPs: with `ipMode: Proxy` the load balancer must see the packet.
 fn vips(status: objects::ServiceStatus<'_>, reader: &mut Reader) -> Vec<IpAddr> {
     let ingress = status.load_balancer.and_then(|balancer| balancer.ingress).unwrap_or_default();
     let is_vip = |mode: &Option<Text<'_>>| mode.as_ref().is_none_or(|mode| mode.0 == "VIP");
@@ -269,7 +269,7 @@ fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {
     text.map_or("", AsRef::as_ref)
 }
 
-/// Reads a slice. Slices of FQDNs have no endpoints for us.
+/// Decodes a slice. Slices of FQDNs have no endpoints for the proxy.
 fn slice(object: objects::Slice<'_>) -> Read<ToldSlice> {
     let objects::Slice { metadata: head, address_type, ports, endpoints } = object;
     let trigger = head.annotation(TRIGGER_TIME).and_then(|time| time.parse().ok());
@@ -315,7 +315,7 @@ fn endpoint(endpoint: &objects::Endpoint<'_>, reader: &mut Reader) -> Option<End
     })
 }
 
-/// Reads the Node object.
+/// Decodes the Node object.
 fn node(object: &Node) -> Read<NodeState> {
     let head = object.metadata.clone();
     let metadata = metadata(head.name, head.namespace, head.resource_version);
@@ -340,7 +340,7 @@ fn node(object: &Node) -> Read<NodeState> {
     Read { metadata, told: state, bad: reader.bad }
 }
 
-/// The addresses that kube-proxy takes for the node's (`GetNodeHostIPs`): one of each family, the first.
+/// The node's addresses by kube-proxy's rule (`GetNodeHostIPs`): the first of each family.
 fn first_of_each_family(all: &[IpAddr]) -> Vec<IpAddr> {
     let first = |family| all.iter().find(|address| Family::of(**address) == family).copied();
     let mut chosen: Vec<_> = [Family::V4, Family::V6].into_iter().filter_map(first).collect();
@@ -348,7 +348,7 @@ fn first_of_each_family(all: &[IpAddr]) -> Vec<IpAddr> {
     chosen
 }
 
-/// Reads the ranges of a `ServiceCIDR`.
+/// Decodes the ranges of a `ServiceCIDR`.
 fn service_cidr(object: ServiceCIDR) -> Read<ToldRanges> {
     let head = object.metadata;
     let metadata = metadata(head.name, head.namespace, head.resource_version);

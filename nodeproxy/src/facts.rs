@@ -1,7 +1,7 @@
-//! What the sync loop is told, from wherever it comes.
+//! Input events of the sync loop, from all sources.
 //!
-//! Owns the message and the marks of completeness. Invariant: a source says [`Fact::Listed`] once everything that existed
-//! when it began has been told, and [`Fact::First`] before that.
+//! Owns the message and the marks of completeness. Invariant: a source sends [`Fact::Listed`] once all objects
+//! of its first list were sent, and [`Fact::First`] before that.
 
 use std::net::IpAddr;
 
@@ -11,16 +11,16 @@ use tokio::time::Instant;
 
 use crate::node::NodeState;
 
-/// Where facts come from.
+/// Sources of input events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// Services.
+    /// The watch of Services.
     Services,
-    /// `EndpointSlice`s.
+    /// The watch of `EndpointSlice`s.
     EndpointSlices,
-    /// This node's Node object.
+    /// The watch of this node's Node object.
     Node,
-    /// `ServiceCIDR`s.
+    /// The watch of `ServiceCIDR`s.
     ServiceCidrs,
     /// Addresses in this network namespace.
     Addresses,
@@ -30,27 +30,27 @@ pub enum Source {
 pub const SOURCES: [Source; 5] =
     [Source::Services, Source::EndpointSlices, Source::Node, Source::ServiceCidrs, Source::Addresses];
 
-/// Whom the first Services wait for: without the node it is not known which endpoints are here.
+/// Sources that the first Services wait for. Without the node the local endpoints are not known.
 pub const FIRST_SOURCES: [Source; 4] =
     [Source::Services, Source::EndpointSlices, Source::Node, Source::Addresses];
 
-/// When a change began.
+/// Times of a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// When what led to it happened (annotation `endpoints.kubernetes.io/last-change-trigger-time`).
+    /// Time of its cause (annotation `endpoints.kubernetes.io/last-change-trigger-time`).
     pub trigger: Option<Timestamp>,
-    /// When its watch had it.
+    /// Time when its watch received it.
     pub received: Option<Instant>,
 }
 
 impl Times {
-    /// Of a change that a watch has just had.
+    /// A change that a watch has just received.
     pub fn received_now(trigger: Option<Timestamp>) -> Self {
         Self { trigger, received: Some(Instant::now()) }
     }
 }
 
-/// One thing to know.
+/// One message to the sync loop.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
     /// A change of a Service, an `EndpointSlice` or the `ServiceCIDR`s.
@@ -59,8 +59,8 @@ pub enum Fact {
     Node(Option<NodeState>),
     /// Addresses in this network namespace that NodePorts could answer on.
     Addresses(Vec<IpAddr>),
-    /// A source has told what must work before all else: the API server's and DNS's Services and slices.
+    /// The source has sent the first objects: the Services and slices of the API server and of DNS.
     First(Source),
-    /// A source has told everything that it began with.
+    /// The source has sent its whole first list.
     Listed(Source),
 }

@@ -1,4 +1,4 @@
-//! `portico-nodeproxy`: makes the VIPs and NodePorts of Services carry traffic on one node.
+//! `portico-nodeproxy`: forwards traffic to the VIPs and NodePorts of Services on one node.
 //!
 //! ```text
 //!   API server ─► watch ─► convert ─┐                       ┌─► dataplane (nftables) ─► kernel

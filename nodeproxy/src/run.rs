@@ -1,7 +1,7 @@
-//! Starts everything, one named task for each watch and server, and ends when one of them does.
+//! Starts one named task for each watch and server, and ends when one of them does.
 //!
-//! Owns the wiring and the shutdown: SIGTERM and SIGINT end the process and leave the rules, so traffic goes on while a
-//! successor starts. Invariant: a task that ends before it is told to ends the process.
+//! Owns the wiring and the shutdown. SIGTERM and SIGINT end the process and leave the rules, so traffic
+//! continues while a successor starts. Invariant: a task that ends early ends the process.
 
 use std::{future::Future, time::Duration};
 
@@ -43,14 +43,15 @@ use crate::{
     watch::{self, Telling, first},
 };
 
-/// Facts that may wait for the loop. Watches wait when it is full, so memory is bounded while a large list comes in.
+/// Capacity of the loop's channel. Watches wait when it is full, so memory is bounded while a large list comes
+/// in.
 const FACTS: usize = 1024;
-/// Questions that may wait for the loop.
+/// Capacity of the channel of inquiries.
 const INQUIRIES: usize = 8;
-/// How long tasks may take to end.
+/// Longest time for tasks to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Answers a question, or runs the process until a signal, or until something ends that must not.
+/// Answers a question, or runs the process until a signal or the early end of a task.
 pub async fn run(mut args: Args) -> anyhow::Result<Agreement> {
     if let Some(command) = args.command.take() {
         return diagnose::command::run(command).await;
@@ -86,7 +87,7 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
     ended
 }
 
-/// Settings of connection tracking. What cannot be set is told, and nothing depends on it.
+/// Writes the settings of connection tracking. A failure is logged, and nothing depends on it.
 fn tune(args: &ConntrackArgs) {
     if let Err(error) = conntrack::load() {
         tracing::warn!(error = chain(&error), "connection tracking cannot be asked");
@@ -107,7 +108,7 @@ fn nftables_config(args: &Args) -> nftables::Config {
     }
 }
 
-/// Lets the loop be asked through the admin socket.
+/// Starts the admin socket.
 fn answer_questions(
     args: &Args,
     inquiries: mpsc::Sender<Inquiry>,
@@ -205,7 +206,7 @@ async fn sync(
     Ok((sync.serving_some(args.cluster.service_proxy_name.is_some()), published))
 }
 
-/// What does not work on this kernel, to everybody who may ask.
+/// Reports missing features of this kernel to log, metrics, health and Events.
 fn tell_degraded(
     degraded: &[Degradation],
     health: &Health,
@@ -251,7 +252,7 @@ async fn start_servers(
     Ok(())
 }
 
-/// Lets the startup taint go once the loop says so, where that is wanted.
+/// Starts the task that removes the startup taint, if the flag is set.
 fn lift_taint(
     cluster: &ClusterArgs,
     sync: Sync,

@@ -1,13 +1,19 @@
-//! The one task that owns the model and the dataplane: facts in, kernel transactions out.
+//! The sync loop, which owns the model and the dataplane: input events in, kernel transactions out.
 //!
-//! Owns when things happen: where nothing of ours stands, the API server's and DNS's Services are written as soon as they are
-//! known, and otherwise the kernel is read while the rest comes in; the first sync waits until every source has told what it
-//! began with, and changes only what differs; afterwards a change goes out at once, in one transaction with all that has
-//! come in by then; removals that must wait, and the flows of UDP clients, follow after [`NARROW_AFTER`]; a failure, or somebody
-//! else's change, leads to a fresh read and a full difference, with growing pauses. Leaves what should stand to the model.
+//! Owns the time of each step:
 //!
-//! Invariants: nothing that stands is changed before the first sync, and nothing at the word of an API server that cannot be right ([`doubt`]); after an error nothing is written before a read; the model takes
-//! facts in all the time; what the kernel has and should not goes, however it was found; a stop finishes what a change began.
+//! * Where nothing of ours exists, the Services of the API server and of DNS are written as soon as they are known.
+//!   Otherwise the kernel is read while the other lists come in.
+//! * The first sync waits for the first list of every source, and changes only what differs.
+//! * Later changes are committed at once, in one transaction with all that have come in by then.
+//! * The destructive phase, and the deletion of UDP flows, follow after [`NARROW_AFTER`].
+//! * A failure, or a change by another program, leads to a read and a full comparison, with growing pauses.
+//!
+//! Leaves the desired state to the model.
+//!
+//! Invariants: nothing is changed before the first sync, and nothing because of an implausible answer of the
+//! API server ([`doubt`]). After an error nothing is written before a read. The model takes input all the time.
+//! Surplus in the kernel is removed, however it was found. A stop finishes the destructive phase.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -52,56 +58,56 @@ pub mod fake;
 #[cfg(test)]
 mod tests;
 
-/// How long changes are taken in, at most, before those that are in go out. A change does not wait for others that may come:
-/// what comes while a transaction is under way shares the next one, so a storm makes its own batches.
+/// Longest time for which changes are gathered before they are committed. A change does not wait for later
+/// ones. Changes during a transaction share the next one, so a storm makes its own batches.
 pub const COALESCE: Duration = Duration::from_millis(2);
-/// How long after a transaction no packet can hold an answer from before it: far longer than a packet takes through our
-/// hooks.
+/// Time after a transaction until no packet can hold an answer from before it: far longer than a packet takes
+/// through our hooks.
 pub const NARROW_AFTER: Duration = Duration::from_millis(RIPENING);
 const RIPENING: Moment = 100;
-/// How often to ask whether somebody else changed the kernel's tables: one small request, and with it repairs begin within
-/// a second.
+/// Interval of checks for changes by other programs: one small request. With it repairs begin within a second.
 pub const AUDIT_EVERY: Duration = Duration::from_millis(500);
-/// If somebody did, reading may take at most one part in so many of our time: on some nodes others change theirs all day.
+/// After such changes, reading takes at most one part in so many of the time, because on some nodes other
+/// programs change their tables all day.
 const READ_SHARE: u32 = 50;
 
-/// How long a stop may take to finish what changes began.
+/// Longest time for which a stop finishes pending removals.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why the loop ended.
+/// Reasons why the loop ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
-    /// Trying again is pointless.
+    /// A retry cannot help.
     #[error("the dataplane cannot work on this machine")]
     Dataplane(#[source] DataplaneError),
-    /// Nobody sends facts any more.
+    /// Every sender of input is gone.
     #[error("all watches ended")]
     NoSources,
 }
 
-/// What stands between the loop and the outside.
+/// The loop's connections to the rest of the process.
 pub struct Outside {
-    /// Where rules stand.
+    /// Writes rules.
     pub dataplane: Box<dyn Dataplane>,
-    /// Connection tracking.
+    /// Deletes tracked flows.
     pub flows: Box<dyn Flows>,
-    /// Health, which the loop writes.
+    /// Health, written by the loop.
     pub health: Health,
-    /// Metrics.
+    /// Metrics, written by the loop.
     pub metrics: Metrics,
-    /// Health check node ports.
+    /// Health check node ports, written by the loop.
     pub health_checks: watch::Sender<Published>,
 }
 
-/// What the loop knows of the kernel.
+/// The loop's knowledge of the kernel.
 enum Kernel {
-    /// Not read since the last error; read again at this moment.
+    /// Unknown since the last error. The next read is at this time.
     Unknown(Instant),
-    /// As the ledger says, at this number of the ruleset.
+    /// The programmed state of the shadow state, at this number of the ruleset.
     Known(u32),
 }
 
-/// The loop's state.
+/// State of the loop.
 pub struct Sync {
     model: Model,
     node: Node,
@@ -113,14 +119,14 @@ pub struct Sync {
     failed_before: bool,
     narrow_at: Option<Instant>,
     audit_at: Instant,
-    /// UDP frontends that an endpoint has left since a transaction last went through.
+    /// UDP frontends that an endpoint has left since the last commit.
     departed: BTreeSet<Frontend>,
     missing: BTreeSet<Source>,
-    /// Why the first sync does not change what stands.
+    /// Reason why the first sync is put off.
     doubt: Option<Doubt>,
-    /// Whether an API server's answer without Services or slices may be right.
+    /// Whether a list without Services or slices may be right.
     may_be_empty: bool,
-    /// Whom the first Services still wait for.
+    /// Sources that the first Services still wait for.
     missing_first: BTreeSet<Source>,
     gate: Option<watch::Sender<bool>>,
     inquiries: Option<mpsc::Receiver<Inquiry>>,
@@ -137,7 +143,7 @@ fn backoff() -> ExponentialBackoff {
 }
 
 impl Sync {
-    /// A loop that has not read or written anything.
+    /// A loop before its first read.
     pub fn new(model: Model, node: Node, families: Vec<Family>, outside: Outside) -> Self {
         let Outside { dataplane, flows, health, metrics, health_checks } = outside;
         Self {
@@ -162,32 +168,32 @@ impl Sync {
         }
     }
 
-    /// The same loop, which answers what it is asked between two events.
+    /// Also answers inquiries, between two events.
     #[must_use]
     pub fn answering(self, inquiries: mpsc::Receiver<Inquiry>) -> Self {
         Self { inquiries: Some(inquiries), ..self }
     }
 
-    /// The same loop, for which no Service at all may be the truth: where it serves some of the cluster's only.
+    /// Also accepts lists without Services, where the proxy serves only some of the cluster's.
     #[must_use]
     pub fn serving_some(self, may_be_empty: bool) -> Self {
         Self { may_be_empty, ..self }
     }
 
-    /// The same loop, which opens a gate once the first Services stand, or if they need not.
+    /// Also signals when the first Services are programmed, or if they need not be.
     #[must_use]
     pub fn opening(self, gate: watch::Sender<bool>) -> Self {
         Self { gate: Some(gate), ..self }
     }
 
-    /// The same loop, which says when the node's startup taint should go.
+    /// Also signals when the node's startup taint can be removed.
     #[must_use]
     pub fn untainting(mut self, untaint: watch::Sender<bool>) -> Self {
         self.audience.untaint = Some(untaint);
         self
     }
 
-    /// Runs until `stop`. What stands in the kernel then stays there, and traffic goes on.
+    /// Runs until `stop`. The kernel's tables stay, and traffic continues.
     pub async fn run(
         mut self,
         mut facts: mpsc::Receiver<Fact>,
@@ -228,7 +234,7 @@ impl Sync {
         }
     }
 
-    /// Makes the removals that still wait, and deletes the flows of what left. What takes too long is the successor's.
+    /// Finishes pending removals and deletions of flows. The successor does the rest after the timeout.
     async fn finish(&mut self) -> Result<(), SyncError> {
         let end = Instant::now() + FINISH_WITHIN;
         loop {
@@ -245,7 +251,8 @@ impl Sync {
         }
     }
 
-    /// Once it is known what comes first: writes it where nothing stands, else begins to read; and lets everything else come.
+    /// Once the first Services are known: writes them where nothing exists, else begins to read. Then signals
+    /// the watches to list all.
     fn begin(&mut self) -> Result<(), SyncError> {
         let Some(gate) = self.gate.take_if(|_| self.missing_first.is_empty()) else { return Ok(()) };
         let written = if self.missing.is_empty() { Ok(()) } else { self.write_first() };
@@ -254,7 +261,7 @@ impl Sync {
         written
     }
 
-    /// Writes what is known, beside nothing. The first sync then reads it back like everything else.
+    /// Writes the first Services into empty tables. The first sync reads them back like everything else.
     fn write_first(&mut self) -> Result<(), SyncError> {
         let looked = self.dataplane.call(|dataplane| {
             let absent = dataplane.is_absent()?;
@@ -293,7 +300,7 @@ impl Sync {
         });
     }
 
-    /// Whether only the kernel is waited for.
+    /// Whether only the kernel is missing.
     fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.doubt.is_none()
     }
@@ -309,7 +316,7 @@ impl Sync {
         Moment::try_from(self.start.elapsed().as_millis()).unwrap_or(Moment::MAX)
     }
 
-    /// Takes one fact into the model.
+    /// Applies one input event to the model.
     fn learn(&mut self, fact: Fact) {
         match fact {
             Fact::First(source) => {
@@ -346,7 +353,7 @@ impl Sync {
         self.audience.queued(self.is_complete());
     }
 
-    /// Takes in what else has come, and what follows from all of it.
+    /// Applies all further input that has come in, and compiles.
     fn gather(&mut self, facts: &mut mpsc::Receiver<Fact>) {
         let began = Instant::now();
         while let Ok(fact) = facts.try_recv() {
@@ -358,7 +365,7 @@ impl Sync {
         self.model.settle();
     }
 
-    /// Makes at once what may be made at once.
+    /// Commits the additive phase.
     fn widen(&mut self) -> Result<(), SyncError> {
         if matches!(self.kernel, Kernel::Unknown(_)) {
             return Ok(());
@@ -375,7 +382,7 @@ impl Sync {
         Ok(())
     }
 
-    /// Removes what nothing leads to any more.
+    /// Commits the removals that are due.
     fn narrow(&mut self) -> Result<(), SyncError> {
         self.narrow_at = None;
         if matches!(self.kernel, Kernel::Unknown(_)) {
@@ -395,8 +402,8 @@ impl Sync {
         Ok(())
     }
 
-    /// Reads the kernel and changes whatever differs. Unless all was as it was left, nobody knows what led where meanwhile, and
-    /// the flows of every frontend count.
+    /// Reads the kernel and changes all that differs. Unless everything was as the loop left it, earlier
+    /// destinations are not known, and the flows of every frontend count.
     fn repair(&mut self) -> Result<(), SyncError> {
         let was_known = matches!(self.kernel, Kernel::Known(_));
         let (generation, observed) = match self.dataplane.read() {
@@ -430,7 +437,7 @@ impl Sync {
         Ok(())
     }
 
-    /// Asks whether somebody else changed something, and repairs if so.
+    /// Checks for changes by another program, and repairs them.
     fn audit(&mut self) -> Result<(), SyncError> {
         self.audit_at = Instant::now() + AUDIT_EVERY;
         let Kernel::Known(expected) = self.kernel else { return Ok(()) };
@@ -446,7 +453,7 @@ impl Sync {
         }
     }
 
-    /// Whether the transaction went through.
+    /// Whether the commit succeeded.
     fn commit(&mut self, transaction: &Transaction, full: bool) -> Result<bool, SyncError> {
         let began = Instant::now();
         let applied = match self.dataplane.apply(transaction) {
@@ -461,7 +468,8 @@ impl Sync {
         Ok(true)
     }
 
-    /// What follows when a transaction went through or was not needed; from now on nothing leads to what left these frontends.
+    /// Records a commit, or that none was needed. From now on nothing leads to the endpoints that left these
+    /// frontends.
     fn made(&mut self, transaction: &Transaction, left: BTreeSet<Frontend>) {
         let now = self.now();
         self.model.ledger_mut().applied(transaction, now);
@@ -472,14 +480,14 @@ impl Sync {
         self.schedule_narrow();
     }
 
-    /// There is something to do once what has been left, by elements or by flows, is out of every packet's reach.
+    /// Schedules the destructive phase, for elements or flows, when no packet can hold an older answer.
     fn schedule_narrow(&mut self) {
         let removals = (!self.model.ledger().is_settled()).then(|| Instant::now() + NARROW_AFTER);
         let flows = self.cleaner.next(RIPENING).map(|next| self.start + Duration::from_millis(next));
         self.narrow_at = [self.narrow_at, removals, flows].into_iter().flatten().min();
     }
 
-    /// A listing of flows is over.
+    /// Records the end of a listing of flows.
     fn deleted(&mut self, deleted: Result<Deleted, JoinError>) {
         let now = self.now();
         let deleted = deleted.unwrap_or_else(|error| {
@@ -508,7 +516,7 @@ impl Sync {
     }
 }
 
-/// Waits for an inquiry; for ever when nobody can ask.
+/// Waits for an inquiry; for ever without a sender.
 async fn next(inquiries: &mut Option<mpsc::Receiver<Inquiry>>) -> Inquiry {
     let received = match inquiries {
         Some(receiver) => receiver.recv().await,
@@ -520,7 +528,7 @@ async fn next(inquiries: &mut Option<mpsc::Receiver<Inquiry>>) -> Inquiry {
     }
 }
 
-/// Waits for a moment, or for ever.
+/// Waits until a time, or for ever.
 async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
@@ -537,7 +545,7 @@ impl SyncError {
         }
     }
 
-    /// Whether a new process may do better.
+    /// Whether a new process may succeed.
     pub fn retry(&self) -> bool {
         !matches!(self, Self::Dataplane(_))
     }

@@ -1,11 +1,13 @@
-//! Watches the API server and this node's addresses, and turns what changes into facts.
+//! Watches the API server and this node's addresses, and sends their changes to the sync loop.
 //!
-//! Owns selectors, lists, and what a new list leaves out: kube's watcher says "here is everything again", the model wants to
-//! know what is gone, so each watch remembers the names it has told. Leaves reading of objects to [`crate::convert`].
+//! Owns selectors, lists, and objects that a new list lacks. kube's watcher reports a whole new list, while the
+//! model needs deletions, so each watch remembers the names of its objects. Leaves the decoding of objects to
+//! [`crate::convert`].
 //!
-//! Invariants: a field that cannot be read is reported and skipped, and stops nothing else; API objects are dropped
-//! while they are read; a source is [`Fact::Listed`] once, after its first complete list, and [`Fact::First`] before it; a list
-//! without any Service or slice, where there were some, takes none away: every API server has `default/kubernetes`.
+//! Invariants: an unreadable field is reported and skipped, and stops nothing else. API objects are dropped
+//! while they are decoded. A source sends [`Fact::Listed`] once, after its first complete list, and
+//! [`Fact::First`] before it. A list without any Service or slice, where there were some, deletes none, because
+//! every API server has `default/kubernetes`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -32,13 +34,13 @@ use crate::{
     node::NodeState,
 };
 
-/// Label by which a Service chooses another proxy.
+/// Label that selects another proxy for a Service.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
-/// Why a watch of this node's addresses ended. Watches of the API server do not end.
+/// Reasons why a watch of this node's addresses ended. Watches of the API server do not end.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The kernel could not be asked.
+    /// A call into the kernel failed.
     #[error("cannot follow this node's addresses")]
     Addresses(#[from] portico_netlink::Error),
     /// The runtime refused the socket.
@@ -47,7 +49,7 @@ pub enum WatchError {
 }
 
 impl WatchError {
-    /// Whether a new process may do better.
+    /// Whether a new process may succeed.
     pub fn retry(&self) -> bool {
         true
     }
@@ -58,7 +60,7 @@ impl WatchError {
     }
 }
 
-/// Where facts go, with what happens to bad fields.
+/// Sends input to the sync loop, and reports unreadable fields.
 #[derive(Clone)]
 pub struct Telling {
     facts: mpsc::Sender<Fact>,
@@ -67,18 +69,18 @@ pub struct Telling {
 }
 
 impl Telling {
-    /// Tells the loop behind `facts`.
+    /// A sender to the loop behind `facts`.
     pub fn new(facts: mpsc::Sender<Fact>, metrics: Metrics) -> Self {
         Self { facts, metrics, notices: None }
     }
 
-    /// The same, which tells owners of Services what they should know.
+    /// Also sends Events to the owners of Services.
     #[must_use]
     pub fn noticing(self, notices: mpsc::Sender<Notice>) -> Self {
         Self { notices: Some(notices), ..self }
     }
 
-    /// Tells the owner of a Service that it keeps out more clients than it may seem to.
+    /// Warns the owner of a Service that unreadable source ranges admit nobody.
     fn warn_of_ranges(&self, service: &ServiceName, bad: &[&BadField]) {
         let values: Vec<_> = bad.iter().map(|field| format!("\"{}\"", field.value)).collect();
         let values = values.join(", ");
@@ -108,7 +110,7 @@ impl Telling {
     }
 }
 
-/// Services and their slices: those that must work before all others first, then, once the gate is open, all.
+/// Services and their slices: the first ones, and, once these are programmed, all.
 pub async fn objects(client: Client, proxy_name: Option<String>, gate: first::Gate, telling: Telling) {
     let (first_services, first_slices) = first::list(&client, proxy_name.as_deref(), &gate).await;
     let services = services(client.clone(), proxy_name.clone(), first_services, telling.clone());
@@ -119,7 +121,7 @@ pub async fn objects(client: Client, proxy_name: Option<String>, gate: first::Ga
     drop(futures::future::select(services, slices).await);
 }
 
-/// Services that are ours: not headless, and of our proxy name.
+/// Services of this proxy: not headless, and of its proxy name.
 async fn services(client: Client, proxy_name: Option<String>, first: First<Service>, telling: Telling) {
     let config =
         watcher::Config::default().labels(&ours(proxy_name.as_deref())).fields("spec.clusterIP!=None");
@@ -152,7 +154,7 @@ async fn services(client: Client, proxy_name: Option<String>, first: First<Servi
     follow(stream, known, first, (Source::Services, &telling), |_| Some(()), fact).await;
 }
 
-/// Slices of Services that are ours. What a slice is told as is the name of its Service.
+/// Slices of this proxy's Services. The watch remembers the Service of each slice.
 async fn slices(client: Client, proxy_name: Option<String>, first: First<ToldSlice>, telling: Telling) {
     let labels = format!("!service.kubernetes.io/headless,{}", ours(proxy_name.as_deref()));
     let config = watcher::Config::default().labels(&labels);
@@ -193,8 +195,8 @@ pub async fn node(client: Client, name: String, telling: Telling) {
     follow(stream, Known::new(false), First::none(), told, |_| Some(()), fact).await;
 }
 
-/// Ranges of `ClusterIP`s. Clusters before Kubernetes 1.33 do not have them, and then unallocated `ClusterIP`s are not told
-/// from other addresses.
+/// Ranges of `ClusterIP`s. Clusters before Kubernetes 1.33 do not have them. There unallocated `ClusterIP`s are
+/// treated like other addresses.
 pub async fn service_cidrs(client: Client, telling: Telling) {
     let stream = stream::<ToldRanges>(Api::all(client), watcher::Config::default());
     let mut all = BTreeMap::<Id, Vec<IpNet>>::new();
@@ -216,7 +218,7 @@ pub async fn service_cidrs(client: Client, telling: Telling) {
     follow(stream, Known::new(false), First::none(), told, |_| Some(()), fact).await;
 }
 
-/// Addresses in this network namespace, but loopback and link-local ones.
+/// Addresses in this network namespace, except loopback and link-local ones.
 pub async fn addresses(telling: Telling) -> Result<(), WatchError> {
     #[expect(
         deprecated,
@@ -247,14 +249,14 @@ fn ours(proxy_name: Option<&str>) -> String {
     proxy_name.map_or_else(|| format!("!{PROXY_NAME}"), |name| format!("{PROXY_NAME}={name}"))
 }
 
-/// An object that was seen, or one that is gone, with what it was told as.
+/// An object that exists, or one that was deleted with its former owner.
 enum Seen<T, N> {
     Applied(Box<Read<T>>),
     Gone(Id, N),
 }
 
-/// Lists as streams spare the server and us the whole list in memory. Servers before 1.34 may have them switched off, and
-/// say so with "sendInitialEvents is forbidden"; then pages do.
+/// Streaming lists spare the server and the proxy a whole list in memory. Servers before 1.34 may have disabled
+/// them, and answer "sendInitialEvents is forbidden". Then the watch lists in pages.
 fn lacks_streaming_lists(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) | watcher::Error::WatchError(status) => {
@@ -272,8 +274,8 @@ fn stream<T: Told>(api: Api<Read<T>>, config: watcher::Config) -> Events<T> {
     streaming.chain(watcher(api, config)).default_backoff().boxed()
 }
 
-/// Tells what comes first, then follows a watch for ever and tells what changes. What an object is told as (`name`) may
-/// change; then it is gone under the former name.
+/// Sends the first objects, then follows a watch for ever and sends its changes. The owner of an object
+/// (`name`) may change. Then the object is deleted under its former owner.
 async fn follow<T: Told, N: Clone + Eq + Send>(
     mut stream: Events<T>,
     mut known: Known<N>,
@@ -310,8 +312,8 @@ async fn follow<T: Told, N: Clone + Eq + Send>(
     }
 }
 
-/// A cluster without a kind, or without the right to see it. The watcher tries again by itself, but this must not keep the
-/// rest from being served if we can do without; only without ranges of `ClusterIP`s we can.
+/// Whether the cluster lacks the kind, or the proxy lacks the permission. The watcher retries. Meanwhile the
+/// first sync must not wait for ranges of `ClusterIP`s, which are optional.
 fn is_denied(error: &watcher::Error) -> bool {
     matches!(
         error,
@@ -321,17 +323,17 @@ fn is_denied(error: &watcher::Error) -> bool {
     )
 }
 
-/// What a watch has told, by namespace and name of the object.
+/// Objects of a watch, by namespace and name.
 struct Known<N> {
-    /// What it was told as, and the number of the last list that had it.
+    /// Owner of each object, and the number of the last list that had it.
     told: HashMap<Id, (N, u32)>,
-    /// Number of the list that is told now, or was last.
+    /// Number of the current or the last list.
     list: u32,
-    /// Whether that list has had any object yet.
+    /// Whether that list has had any object.
     has_any: bool,
-    /// Whether there is always at least one.
+    /// Whether a list without objects cannot be right.
     never_empty: bool,
-    /// Few, and named by every object: each is kept once.
+    /// Interned namespaces, since there are few.
     namespaces: HashSet<Name>,
 }
 
@@ -359,7 +361,7 @@ impl<N: Clone + Eq> Known<N> {
         (namespace, name)
     }
 
-    /// What an event of the watch means.
+    /// Changes that an event of the watch leads to.
     fn take<T: Told>(
         &mut self,
         event: watcher::Event<Read<T>>,
@@ -385,7 +387,7 @@ impl<N: Clone + Eq> Known<N> {
         }
     }
 
-    /// An object may come to belong to another Service: then it is gone from the first.
+    /// If the owner of an object changes, the object is deleted from the former owner.
     fn applied<T: Told>(&mut self, object: Read<T>, name: &impl Fn(&T) -> Option<N>) -> Vec<Seen<T, N>> {
         let (id, name) = (self.id(object.meta()), name(&object.told));
         let before = match &name {
@@ -397,7 +399,7 @@ impl<N: Clone + Eq> Known<N> {
         gone.into_iter().chain(name.map(|_| Seen::Applied(Box::new(object)))).collect()
     }
 
-    /// Everything that was told and is not in the list that just ended.
+    /// Deletions of all objects that the list lacked which just ended.
     fn left_out<T>(&mut self) -> Vec<Seen<T, N>> {
         if self.never_empty && !self.has_any && !self.told.is_empty() {
             tracing::warn!(
@@ -428,7 +430,7 @@ mod tests {
         told.slice.as_ref().map(|slice| slice.service.name.clone())
     }
 
-    /// What is said of each event, in words.
+    /// Changes for each event, as text.
     fn say(known: &mut Known<Name>, events: Vec<watcher::Event<Read<ToldSlice>>>) -> Vec<String> {
         let seen = events.into_iter().flat_map(|event| known.take(event, &owner));
         let words = seen.map(|seen| match seen {

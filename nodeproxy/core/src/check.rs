@@ -1,8 +1,9 @@
-//! Does the kernel say what the model says? Element by element, for one packet's way or for one Service.
+//! Compares the kernel with the model, element by element, for one packet or for one Service.
 //!
-//! Owns what concerns a question and the comparison. Leaves reading the kernel to a dataplane.
+//! Owns the set of elements that a question concerns, and the comparison. Leaves reading the kernel to a
+//! dataplane.
 //!
-//! Invariant: elements that concern others are not compared, so the result does not depend on the rest of the cluster.
+//! Invariant: other elements are not compared, so the result does not depend on the rest of the cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,7 @@ use crate::{
     walk::{self, Ground},
 };
 
-/// The elements that concern one question, as the model wants them.
+/// The desired elements that one question concerns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     elements: BTreeMap<Key, Value>,
@@ -28,7 +29,7 @@ pub struct Wanted {
     families: BTreeSet<Family>,
 }
 
-/// An element, or a chain, that is not as the model wants it.
+/// An element, or a chain, that differs from the desired one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
@@ -36,28 +37,28 @@ pub struct Difference {
     pub map: String,
     /// Its key, or the chain's name.
     pub key: String,
-    /// What it should say; `None` when it should not be there.
+    /// Desired value; `None` when it should not exist.
     pub wanted: Option<String>,
-    /// What it says; `None` when it is not there.
+    /// Programmed value; `None` when it does not exist.
     pub found: Option<String>,
 }
 
-/// What the kernel says about a question.
+/// Result of a comparison with the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
     /// Number of elements that were compared.
     pub compared: usize,
-    /// What is not as the model wants it.
+    /// Elements and chains that differ.
     pub differences: Vec<Difference>,
-    /// Why the fixed part of the table is not as this proxy writes it, in words.
+    /// Difference between the fixed part of the table and the one that this proxy writes, in words.
     pub damage: Option<String>,
-    /// What becomes of the packet in the kernel's tables, where that is not what should become of it.
+    /// Outcome of the packet in the kernel's tables, if it is not the right one.
     pub outcome: Option<String>,
 }
 
 impl Wanted {
-    /// What concerns a packet: its frontend, the ranges, and its endpoints' marks.
+    /// The elements for a packet: its frontend's, the ranges, and its endpoints' hairpin elements.
     pub fn by_packet(model: &Model, packet: &Packet) -> Self {
         let to = packet.to;
         let family = Family::of(to.address);
@@ -90,7 +91,7 @@ impl Wanted {
         wanted
     }
 
-    /// What concerns a Service's elements and frontends.
+    /// The elements for a Service: its own, and those of its frontends.
     pub fn by_keys(model: &Model, keys: &[Key], frontends: BTreeSet<Frontend>) -> Self {
         let families = keys.iter().map(Key::family).collect();
         let aliases = keys.iter().filter_map(Key::alias).collect();
@@ -123,8 +124,8 @@ impl Wanted {
         }
     }
 
-    /// Compares with what was found. `damage` is why the fixed part of the table is not usable, if so; then its elements
-    /// were not read and nothing is said about them.
+    /// Compares with a programmed state. With `damage` to the fixed part of the table its elements were not
+    /// read, and the result has none.
     pub fn check(&self, found: &State, damage: Option<String>) -> Check {
         if damage.is_some() {
             return Check { compared: 0, differences: Vec::new(), damage, outcome: None };
@@ -151,7 +152,7 @@ impl Wanted {
         Check { compared: self.elements.len(), differences, damage, outcome: None }
     }
 
-    /// Balancing chains that the wanted verdicts name.
+    /// Balancing chains of the desired verdicts.
     pub fn chains(&self) -> BTreeSet<Chain> {
         let chain = |(key, value): (&Key, &Value)| {
             value.target().map(|target| Chain { family: key.family(), target })
@@ -172,7 +173,7 @@ impl Difference {
 }
 
 impl Check {
-    /// Adds what becomes of a packet in the kernel's tables, if it is not `expected`.
+    /// Adds the outcome of a packet in the kernel's tables, if it is not `expected`.
     #[must_use]
     pub fn walked(mut self, found: &State, ground: Ground<'_>, packet: &Packet, expected: &Outcome) -> Self {
         if self.damage.is_none() {
@@ -182,7 +183,7 @@ impl Check {
         self
     }
 
-    /// Whether the kernel has what it should have.
+    /// Whether there is no difference.
     pub fn agrees(&self) -> bool {
         let Self { compared: _, differences, damage, outcome } = self;
         differences.is_empty() && damage.is_none() && outcome.is_none()

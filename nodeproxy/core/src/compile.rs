@@ -1,7 +1,7 @@
-//! One Service to the elements that serve it.
+//! Compiles one Service to the elements that serve it.
 //!
-//! Owns which frontends a Service wants, and what its policies make of its endpoint lists. Leaves contested frontends to
-//! [`Claims`] and the difference to what stands to the ledger.
+//! Owns the frontends of a Service, and the effect of its policies on its endpoint lists. Leaves contested
+//! frontends to [`Claims`], and the difference to the programmed state to the shadow state.
 //!
 //! Invariant: the result depends only on the arguments; `before` only decides the order of slots.
 
@@ -39,26 +39,26 @@ impl Placed {
     }
 }
 
-/// Something about a Service that is not served as its owner may expect.
+/// A part of a Service that is not served, although its owner may expect it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
     /// A NodePort that the configuration does not allow.
     NodePortOutOfRange {
-        /// Whose.
+        /// Namespace and name of the Service.
         service: ServiceName,
-        /// Which.
+        /// The port number.
         node_port: u16,
     },
     /// `spec.externalIPs` while they are off.
     ExternalIps {
-        /// Whose.
+        /// Namespace and name of the Service.
         service: ServiceName,
     },
     /// A load balancer's VIP or an external IP that is another Service's `ClusterIP`.
     ForeignClusterIp {
-        /// Whose.
+        /// Namespace and name of the Service.
         service: ServiceName,
-        /// Which.
+        /// The foreign address.
         address: IpAddr,
     },
 }
@@ -71,7 +71,7 @@ pub(crate) struct Compiled {
     pub(crate) no_local: (usize, usize),
 }
 
-/// What is not in the Service and its slices.
+/// Inputs beside the Service and its slices.
 #[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) node: &'a NodeFacts,
@@ -83,7 +83,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) stand_ins: &'a BTreeMap<IpAddr, IpAddr>,
 }
 
-/// Every frontend that a Service wants, each once, with the strongest reason and the index of its port.
+/// Every frontend of a Service, each once, with its strongest kind and the index of its port.
 pub(crate) fn frontends(
     service: &Service,
     node: &NodeFacts,
@@ -110,14 +110,15 @@ pub(crate) fn frontends(
     wanted
 }
 
-/// Whether load balancers send to a frontend, whatever else leads there: a VIP may be an address of the node, a `ClusterIP` or
-/// an external IP as well. `loadBalancerSourceRanges` then hold for everybody who comes there, as with kube-proxy.
+/// Whether load balancers send to a frontend, whatever else leads there: a VIP may be an address of the node, a
+/// `ClusterIP` or an external IP as well. `loadBalancerSourceRanges` then apply to every client of the
+/// frontend, as with kube-proxy.
 pub(crate) fn is_load_balanced(service: &Service, frontend: &Frontend) -> bool {
     let is_port = |port: &ServicePort| (port.protocol, port.port) == (frontend.protocol, frontend.port);
     service.load_balancer_vips.contains(&frontend.address) && service.ports.iter().any(is_port)
 }
 
-/// What of a Service is not served, and why.
+/// The parts of a Service that are not served.
 pub(crate) fn refusals(service: &Service, config: &Config) -> Vec<Refusal> {
     let numbers = service.ports.iter().filter_map(|port| port.node_port);
     let mut refusals: Vec<_> = numbers
@@ -171,7 +172,7 @@ fn by_port(frontends: BTreeMap<Frontend, (Kind, usize)>) -> HashMap<(usize, Fami
     ports
 }
 
-/// What a port's slots are known by.
+/// Key of a port's slots.
 type PortKey = (u16, Protocol, Family);
 
 fn place(port: &ServicePort, family: Family, lists: &Lists, before: &HashMap<PortKey, &Placed>) -> Placed {
@@ -190,7 +191,7 @@ struct Writer<'a> {
     port: &'a ServicePort,
     lists: &'a Lists,
     placed: &'a Placed,
-    /// Seconds for which a client is remembered, and by what the port is known.
+    /// Timeout in seconds, and the alias of the port.
     affinity: Option<(u32, Alias)>,
     compiled: &'a mut Compiled,
 }
@@ -204,7 +205,7 @@ impl Writer<'_> {
         self.put(key, Value::Verdict(verdict));
     }
 
-    /// What does not depend on a frontend.
+    /// Elements that do not depend on a frontend.
     fn port(&mut self, cluster_ip: IpAddr) {
         self.put(Key::ClusterIp(cluster_ip), Value::Present);
         for Backend { address, port } in &self.lists.here {
@@ -275,8 +276,8 @@ impl Writer<'_> {
         }
     }
 
-    /// No endpoint at all is an error that the client should see; none on this node means that a load balancer has not
-    /// noticed yet, and a client that is left to retry will reach another node.
+    /// Without any endpoint the client gets an error. Without one on this node the packet is dropped: the load
+    /// balancer has not noticed yet, and a client that retries will reach another node.
     fn nothing(&mut self, frontend: Frontend) {
         let verdict = if self.lists.any { Verdict::Drop } else { Verdict::Reject };
         self.verdict(Key::NoEndpoints(frontend), verdict);
@@ -301,8 +302,8 @@ impl Writer<'_> {
         Verdict::Balance(Balance { endpoints, list, masquerade })
     }
 
-    /// A client is remembered by the id of its endpoint, which is the same in both lists, but only members of a list are found in it
-    /// ([`affinity::kept`]).
+    /// The affinity entry of a client has the id of its endpoint. The id is the same in both lists, but each
+    /// list only has its own members ([`affinity::kept`]).
     fn remember(&mut self, alias: Alias, list: List) {
         let placed = self.placed;
         let ids = slots::ids(&placed.cluster.iter().chain(&placed.local).copied().collect());
@@ -314,8 +315,9 @@ impl Writer<'_> {
         }
     }
 
-    /// Overlapping ranges are merged, for interval sets refuse them. A load balancer often leaves its VIP on the node, and
-    /// then a request of the node itself has the VIP as its source: it may pass if the node's own address may.
+    /// Overlapping ranges are merged, because interval sets refuse them. A load balancer often leaves its VIP
+    /// on the node, and then a request of the node itself has the VIP as its source. It may pass if the node's
+    /// own address may.
     fn firewall(&mut self, frontend: Frontend, node: &NodeFacts, config: &Config) {
         let family = Family::of(frontend.address);
         let Some(mut ranges) = self.service.admitted(family) else { return };
@@ -335,7 +337,7 @@ impl Writer<'_> {
 }
 
 impl Refusal {
-    /// Whose it is.
+    /// Namespace and name of the Service.
     pub fn service(&self) -> &ServiceName {
         match self {
             Self::NodePortOutOfRange { service, node_port: _ }

@@ -1,10 +1,11 @@
-//! All Services, endpoints and the node, and the kernel elements that follow from them.
+//! The model: all Services, endpoints and the node, and the kernel elements that follow from them.
 //!
-//! Owns [`Model`]: events in, a [`Ledger`] of edits out. An event compiles the Service concerned anew, and those that gain
-//! or lose a frontend by it; all others are not looked at. Leaves time and the kernel to the daemon.
+//! Owns [`Model`]: events in, edits of a [`Ledger`] out. An event compiles its Service, and the Services that
+//! gain or lose a frontend by it, and no others. Leaves time and the kernel to the daemon.
 //!
-//! Invariants: after any events the desired elements are those of a fresh model fed with the final objects, up to the order
-//! of slots; a key that several Services need (a hairpin, a `ClusterIP`) stands while one of them does.
+//! Invariants: after any events the desired elements are those of a new model with the final objects, up to the
+//! order of slots. A key that several Services need (a hairpin, a `ClusterIP`) exists while one of them needs
+//! it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -38,7 +39,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 
-/// A Service, its slices, and what came of them. A Service's slices may arrive before it.
+/// A Service, its slices, and their compilation. Slices may arrive before their Service.
 #[derive(Debug, Default)]
 struct Entry {
     service: Option<Service>,
@@ -50,14 +51,14 @@ struct Entry {
     no_local: (usize, usize),
 }
 
-/// What a health check node port answers.
+/// Answer of a health check node port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// `spec.healthCheckNodePort`.
     pub port: u16,
     /// Ready IPv4 endpoints on this node, by distinct address; `None`: the Service has no IPv4, and the port is not served there.
     pub v4: Option<usize>,
-    /// The same of IPv6.
+    /// Ready IPv6 endpoints on this node, in the same way.
     pub v6: Option<usize>,
 }
 
@@ -71,7 +72,7 @@ impl HealthCheck {
     }
 }
 
-/// Something that is not served as its owner may expect.
+/// A part of a Service that is not served, although its owner may expect it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Problem {
     /// Two Services want the same frontend.
@@ -80,7 +81,7 @@ pub enum Problem {
     Refusal(Refusal),
 }
 
-/// Everything that this node knows.
+/// All objects that this node's proxy knows.
 #[derive(Debug, Default)]
 pub struct Model {
     config: Config,
@@ -92,9 +93,9 @@ pub struct Model {
     aliases: Aliases,
     /// [`NodeFacts::stand_ins`], unless a proxy listens on each address itself.
     stand_ins: BTreeMap<IpAddr, IpAddr>,
-    /// How many Services want an element, where more than one does.
+    /// Number of Services that need an element, where more than one does.
     shared: HashMap<Key, usize>,
-    /// Who wants an address that is not the Service's by allocation: VIPs and external IPs.
+    /// Services with an address that the API server did not allocate to them: VIPs and external IPs.
     outside: HashMap<IpAddr, BTreeSet<ServiceName>>,
     refusals: BTreeMap<ServiceName, Vec<Refusal>>,
     refusal_changes: u64,
@@ -115,14 +116,14 @@ impl Model {
         Self { config, ..Self::default() }
     }
 
-    /// Takes in one change.
+    /// Applies one change.
     pub fn apply(&mut self, event: Event) {
         self.take(event);
         self.settle();
     }
 
-    /// Takes in one change of several that come together: what follows from it may be missing until [`Model::settle`], so
-    /// that a Service is compiled once however many of its slices are among them.
+    /// Applies one change of several. Its effects may be missing until [`Model::settle`], so that a Service is
+    /// compiled once, however many of its slices are among the changes.
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Service(service) => self.service(service),
@@ -154,29 +155,29 @@ impl Model {
         }
     }
 
-    /// Compiles whatever changes that were taken in have left to be compiled.
+    /// Compiles all Services that earlier changes left to be compiled.
     pub fn settle(&mut self) {
         if !self.dirty.is_empty() {
             self.recompile(&BTreeSet::new());
         }
     }
 
-    /// How often Services were compiled.
+    /// Number of compilations of Services.
     pub fn compiled(&self) -> u64 {
         self.compiled
     }
 
-    /// What should stand and where the kernel differs.
+    /// The desired state, and its difference to the programmed one.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The same, to tell it what the kernel said.
+    /// The same, for reports of the kernel's state.
     pub fn ledger_mut(&mut self) -> &mut Ledger {
         &mut self.ledger
     }
 
-    /// The node as last told.
+    /// The last node event.
     pub fn node_facts(&self) -> &NodeFacts {
         &self.node
     }
@@ -186,13 +187,13 @@ impl Model {
         &self.config
     }
 
-    /// Health check node ports to be served, by Service.
+    /// Health check node ports to serve, by Service.
     pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
         &self.health
     }
 
-    /// A number that grows with every change of [`Model::health_checks`], so that a change of one Service need not look at
-    /// those of all.
+    /// A number that grows with every change of [`Model::health_checks`], so that a change of one Service does
+    /// not cost a comparison of all.
     pub fn health_changes(&self) -> u64 {
         self.health_changes
     }
@@ -202,7 +203,7 @@ impl Model {
         self.refusal_changes + self.claims.changes()
     }
 
-    /// Number of Services that are known with their `ClusterIP`.
+    /// Number of Services with a `ClusterIP`.
     pub fn services(&self) -> usize {
         self.services
     }
@@ -217,13 +218,13 @@ impl Model {
         self.no_local
     }
 
-    /// Everything that is not served as its owner may expect, sorted.
+    /// All problems of Services, sorted.
     pub fn problems(&self) -> Vec<Problem> {
         let refusals = self.refusals.values().flatten().cloned().map(Problem::Refusal);
         self.claims.conflicts().map(Problem::Conflict).chain(refusals).collect()
     }
 
-    /// Who serves a frontend, with the index of its port.
+    /// The holder of a frontend, with the index of its port.
     pub(crate) fn holder(&self, frontend: &Frontend) -> Option<(&Claim, &Service)> {
         let claim = self.claims.holder(frontend)?;
         let service = self.entries.get(&claim.service)?.service.as_ref()?;
@@ -240,12 +241,12 @@ impl Model {
         self.claims.held()
     }
 
-    /// The frontends that a Service wants, its or not.
+    /// The frontends that a Service claims, including those of other holders.
     pub(crate) fn claimed(&self, service: &ServiceName) -> impl Iterator<Item = &Frontend> {
         self.entries.get(service).into_iter().flat_map(|entry| &entry.claimed)
     }
 
-    /// Every frontend that is meant by some keys, be they its own or those of its Service port.
+    /// Every frontend that some keys concern, as their own or by their Service port.
     pub(crate) fn frontends<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> BTreeSet<Frontend> {
         let (mut frontends, mut aliases) = (BTreeSet::new(), BTreeSet::new());
         for key in keys {
@@ -265,7 +266,7 @@ impl Model {
         frontends
     }
 
-    /// By what the Service port of a frontend is known, if clients of it are remembered.
+    /// The alias of a frontend's Service port, if that has session affinity.
     pub fn alias_of(&self, frontend: &Frontend) -> Option<Alias> {
         self.ledger.desired().alias(&self.stand_in(frontend).unwrap_or(*frontend))
     }
@@ -279,7 +280,7 @@ impl Model {
         address.map(|address| Frontend { address: *address, protocol, port })
     }
 
-    /// The frontends that a frontend stands in for.
+    /// The frontends that this one stands in for.
     fn stands_for(&self, frontend: Frontend) -> impl Iterator<Item = Frontend> {
         let is_its = move |(_, stand_in): &(&IpAddr, &IpAddr)| **stand_in == frontend.address;
         let others = self
@@ -290,7 +291,7 @@ impl Model {
         others.filter(move |other| self.stand_in(other) == Some(frontend))
     }
 
-    /// Where clients of a frontend are remembered, and by what its Service port is known there.
+    /// Alias and affinity map of a frontend, if its Service has session affinity.
     pub fn affinity_of(&self, frontend: &Frontend) -> Option<(Alias, AffinityMap)> {
         let service = self.service_named(self.service_of(frontend)?)?;
         let (family, pool) = (Family::of(frontend.address), affinity::pool(&service.name.namespace));
@@ -308,13 +309,13 @@ impl Model {
         })
     }
 
-    /// The elements that a Service wants.
+    /// The elements of a Service.
     pub fn elements_of(&self, name: &ServiceName) -> impl Iterator<Item = (Key, Value)> {
         let desired = &self.ledger.desired().elements;
         self.keys(name).iter().filter_map(|key| Some((*key, *desired.get(key)?)))
     }
 
-    /// The namespaces whose clients are remembered together: one, unless two names' hashes meet.
+    /// The namespaces of a pool: one, unless two names have the same hash.
     pub fn namespaces_of(&self, pool: u32) -> BTreeSet<&str> {
         let services = self.all_services().filter(|service| service.affinity.is_some());
         let namespaces = services.map(|service| &*service.name.namespace);
@@ -331,13 +332,14 @@ impl Model {
         self.entries.get(name)?.service.as_ref()
     }
 
-    /// The elements that a Service wants.
+    /// The keys of a Service's elements.
     pub(crate) fn keys(&self, name: &ServiceName) -> &[Key] {
         self.entries.get(name).map_or(&[], |entry| &entry.keys)
     }
 
-    /// Whether an endpoint of this node is one of some Service's: it may reach itself through that, and the mark for it serves every
-    /// Service that has the same endpoint, whatever its own slices say of the node.
+    /// Whether an endpoint on this node is one of some Service's. It may reach itself through that Service, and
+    /// its hairpin element counts for every Service with the same endpoint, whatever their own slices say about
+    /// the node.
     pub(crate) fn may_reach_itself(&self, endpoint: &Backend, protocol: Protocol) -> bool {
         let has = |slice: &EndpointSlice| slice.endpoints.iter().any(|e| e.address == endpoint.address);
         let entries = self.entries.values().filter(|entry| entry.slices.iter().any(has));
@@ -352,7 +354,7 @@ impl Model {
         })
     }
 
-    /// Who wants a frontend and does not have it.
+    /// The claims that wait for a frontend.
     pub(crate) fn waiting(&self, frontend: &Frontend) -> impl Iterator<Item = &Claim> {
         self.claims.waiting(frontend)
     }
@@ -395,7 +397,7 @@ impl Model {
         self.changed(&name, before.as_ref());
     }
 
-    /// Settles what a Service wants after it changed, and what others want of its `ClusterIP`s.
+    /// Updates the claims of a changed Service, and those of others to its `ClusterIP`s.
     fn changed(&mut self, name: &ServiceName, before: Option<&Service>) {
         for address in before.into_iter().flat_map(outside) {
             if let Some(names) = self.outside.get_mut(address) {
@@ -472,7 +474,7 @@ impl Model {
         }
     }
 
-    /// Settles who has which frontend after a Service changed, and compiles all that are touched.
+    /// Updates the holders of frontends after a change of a Service, and compiles every affected Service.
     fn refresh(&mut self, name: &ServiceName) {
         let Some(entry) = self.entries.get(name) else { return };
         let mut touched = BTreeSet::from([name.clone()]);
@@ -508,8 +510,7 @@ impl Model {
         self.recompile(&touched);
     }
 
-    /// Compiles Services anew. What goes is taken out of all of them before anything comes in, since a frontend may pass
-    /// from one to another.
+    /// Compiles Services. Removals of all of them come first, since a frontend may pass from one to another.
     fn recompile(&mut self, names: &BTreeSet<ServiceName>) {
         let names = names | &std::mem::take(&mut self.dirty);
         let mut written = Vec::with_capacity(names.len());
@@ -579,7 +580,7 @@ impl Model {
 }
 
 impl Entry {
-    /// Takes a slice in, in place of the one of its name.
+    /// Adds a slice, or replaces the one of its name.
     fn put(&mut self, slice: EndpointSlice) {
         match self.slices.binary_search_by(|known| known.name.cmp(&slice.name)) {
             Ok(at) => self.slices[at] = slice,
@@ -591,7 +592,7 @@ impl Entry {
     }
 }
 
-/// The addresses that a Service wants and the API server did not allocate to it.
+/// Addresses of a Service that the API server did not allocate to it.
 fn outside(service: &Service) -> impl Iterator<Item = &IpAddr> {
     service.load_balancer_vips.iter().chain(&service.external_ips)
 }

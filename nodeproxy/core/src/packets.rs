@@ -1,7 +1,8 @@
-//! The packet table: one small cluster and what becomes of connections in it, behaviour by behaviour.
+//! The packet table: one small cluster, and the outcome of connections in it, behaviour by behaviour.
 //!
-//! Owns the cases as data (the cluster is in `packets/cluster.rs`), so that the same table runs on the oracle, on the interpreter
-//! of the ruleset, and with real packets on each dataplane. The addresses are meant to be given to network namespaces as they are.
+//! Owns the cases as data; the cluster is in `packets/cluster.rs`. The same table runs on the oracle, on the
+//! interpreter of the ruleset, and with real packets on each dataplane. Network namespaces can have these
+//! addresses as they are.
 //!
 //! Invariant: every kind of [`Outcome`] and every [`Client`] occurs.
 
@@ -31,19 +32,19 @@ pub const FURTHER_NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 3);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 9);
 /// A pod on this node, endpoint of most Services.
 pub const POD: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 2);
-/// Another pod on this node; endpoint of none but one Service, as which it terminates.
+/// Another pod on this node. It is an endpoint of one Service only, and terminates there.
 pub const OTHER_POD: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 3);
 /// A pod on another node, endpoint of most Services.
 pub const FAR_POD: Ipv4Addr = Ipv4Addr::new(10, 201, 1, 2);
 /// Another pod on another node; endpoint of none.
 pub const OTHER_FAR_POD: Ipv4Addr = Ipv4Addr::new(10, 201, 1, 3);
-/// An address in the range of `ClusterIP`s that no Service has. A host outside answers on it, so that a packet which is not
-/// dropped is noticed.
+/// An address in the range of `ClusterIP`s that no Service has. A host outside answers on it, so that the tests
+/// notice a packet that was not dropped.
 pub const UNALLOCATED: Ipv4Addr = vip(99);
 /// Port on which the pods serve, TCP and UDP.
 pub const POD_PORT: u16 = 8080;
 
-/// Who connects.
+/// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Client {
     /// [`OTHER_POD`].
@@ -58,33 +59,34 @@ pub enum Client {
     Outside,
 }
 
-/// What the client should get.
+/// Expected outcome for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// One of these pods, by its IPv4 address, and whom it sees.
+    /// One of these pods, by its IPv4 address, and the source that it sees.
     Pods(&'static [(Ipv4Addr, Source)]),
-    /// "Connection refused".
+    /// The error "connection refused".
     Refused,
-    /// Nothing.
+    /// No answer.
     Dropped,
-    /// The packet goes on as if we were not there.
+    /// The packet is forwarded as it came.
     NotOurs,
 }
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// The behaviour.
+    /// Name of the behaviour.
     pub name: &'static str,
-    /// Who connects.
+    /// The client.
     pub from: Client,
     /// Address, protocol and port that it dials.
     pub to: (IpAddr, Protocol, u16),
-    /// What it should get.
+    /// Expected outcome.
     pub expect: Expect,
 }
 
-/// The IPv6 address of whoever has an IPv4 address in the table: each of its numbers is one of the last six groups.
+/// The IPv6 address that goes with an IPv4 address of the table: each of its numbers is one of the last six
+/// groups.
 pub const fn twin(address: Ipv4Addr) -> Ipv6Addr {
     let [a, b, c, d] = address.octets();
     Ipv6Addr::new(0xfd00, 0, a as u16, b as u16, 0, 0, c as u16, d as u16)
@@ -118,7 +120,7 @@ const FAR_MASQUERADED: Expect = Expect::Pods(&[(FAR_POD, Source::Masqueraded)]);
 const HERE_MASQUERADED: Expect = Expect::Pods(&[(POD, Source::Masqueraded)]);
 use Client::{Endpoint as AnEndpoint, FarPod, Node, Outside, Pod};
 
-/// The table.
+/// The rows of the table.
 pub const CASES: &[Case] = &[
     case("a pod reaches a ClusterIP and is seen as itself", Pod, (vip(1), 80), BOTH),
     case("an endpoint that reaches itself is masqueraded", AnEndpoint, (vip(1), 80), HAIRPIN),
@@ -315,7 +317,7 @@ pub const CASES: &[Case] = &[
 ];
 
 impl Client {
-    /// Its address.
+    /// Its IPv4 address.
     pub fn address(self) -> Ipv4Addr {
         match self {
             Self::Pod => OTHER_POD,
@@ -353,7 +355,7 @@ impl Case {
         }
     }
 
-    /// Somebody's address in the family of the connection.
+    /// An address in the family of the connection.
     pub fn in_family(&self, address: Ipv4Addr) -> IpAddr {
         match Family::of(self.to.0) {
             Family::V4 => address.into(),
@@ -361,7 +363,7 @@ impl Case {
         }
     }
 
-    /// The expectation in the oracle's words.
+    /// The expectation as an outcome of the oracle.
     pub fn outcome(&self) -> Outcome {
         match self.expect {
             Expect::Pods(pods) => {
@@ -390,7 +392,7 @@ mod tests {
         model
     }
 
-    /// Rows of which something else becomes than they say, with both.
+    /// Rows whose outcome is not the expected one, with both.
     fn wrong(outcome: impl Fn(&Model, &Packet) -> Outcome) -> BTreeMap<&'static str, [Outcome; 2]> {
         let model = mk_model();
         let outcomes =

@@ -1,15 +1,16 @@
-//! What stands in the kernel, what should, and the two transactions between them.
+//! Programmed state, desired state, and the two transactions between them.
 //!
-//! Owns [`State`], [`Transaction`], [`Plan`] and the rule that says what may go at once and what only later. Leaves to the
-//! model which elements there should be, to the ledger the same difference kept up event by event, and to a dataplane
-//! how a transaction is encoded.
+//! Owns [`State`], [`Transaction`], [`Plan`], and the rule for the phase of each change. Leaves to the model
+//! the desired elements, to the shadow state the same difference updated event by event, and to a dataplane the
+//! encoding of a transaction.
 //!
-//! **Widen, then narrow.** A packet walks several maps, and a transaction may fall between two of its lookups. Whatever a
-//! packet can still look up because of an earlier answer stays through [`Plan::widen`] and leaves with [`Plan::narrow`], a
-//! later transaction. So a frontend that has endpoints before and after never resolves to nothing in between.
+//! **Additive, then destructive.** A packet walks several maps, and a transaction may fall between two of its
+//! lookups. An element that a packet can still look up because of an earlier answer stays through
+//! [`Plan::widen`], and leaves with [`Plan::narrow`], a later transaction. So a frontend that has endpoints
+//! before and after never resolves to nothing in between.
 //!
-//! Invariants: `diff(s, s)` is empty; applying `widen` and then `narrow` of `diff(o, d)` to `o` gives `d`; the lists of a
-//! transaction are sorted, so equal differences are equal values.
+//! Invariants: `diff(s, s)` is empty. Applying `widen` and then `narrow` of `diff(o, d)` to `o` gives `d`. The
+//! lists of a transaction are sorted, so equal differences are equal values.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -26,72 +27,74 @@ mod tests;
 /// A chain of one family's table. Its name is [`Target::chain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Chain {
-    /// Which table.
+    /// Family of the table.
     pub family: Family,
-    /// What the chain does.
+    /// Kind and parameters, which also are its name.
     pub target: Target,
 }
 
 /// A dynamic map `affinity-<seconds>-<pool>` of one family's table: client and Service port → endpoint id, filled by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AffinityMap {
-    /// Which table.
+    /// Family of the table.
     pub family: Family,
-    /// Seconds until an unused entry goes.
+    /// Seconds until an unused entry is deleted.
     pub seconds: u32,
-    /// Whose clients ([`crate::affinity::pool`]).
+    /// Pool of the namespace ([`crate::affinity::pool`]).
     pub pool: u32,
 }
 
-/// Everything of ours beside the fixed skeleton that stands, or should stand, in the kernel.
+/// All of our objects beside the fixed skeleton, programmed or desired.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Elements of the maps and sets. The dynamic content of [`AffinityMap`]s is the kernel's and not in here.
+    /// Elements of the maps and sets. Entries of [`AffinityMap`]s are the kernel's and not in here.
     pub elements: HashMap<Key, Value>,
     /// Balancing chains.
     pub chains: BTreeSet<Chain>,
-    /// Maps that remember clients.
+    /// Affinity maps.
     pub affinity: BTreeSet<AffinityMap>,
 }
 
-/// One element to be written.
+/// One element to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Put {
-    /// Which element.
+    /// Map and key.
     pub key: Key,
-    /// What it is to say.
+    /// Value to write.
     pub value: Value,
-    /// What it says now; `None` when there is no such element. nf_tables replaces by delete and add in one transaction.
+    /// Programmed value; `None` when there is no such element. nf_tables replaces by delete and add in one
+    /// transaction.
     pub was: Option<Value>,
 }
 
-/// Changes that the kernel takes all at once or not at all, in the order of the fields.
+/// Changes that the kernel commits all at once or not at all, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction {
     /// Maps that chains of `chains_added` use.
     pub affinity_added: Vec<AffinityMap>,
     /// Chains that `puts` point to.
     pub chains_added: Vec<Chain>,
-    /// Elements that go. Before `puts`, because a new range may cover an old one.
+    /// Elements to delete. Before `puts`, because a new range may cover an old one.
     pub removals: Vec<Key>,
-    /// Elements that come or change: endpoints before the verdicts that lead to them.
+    /// Elements to add or replace: endpoints before the verdicts that lead to them.
     pub puts: Vec<Put>,
-    /// Chains that nothing points to any more.
+    /// Chains that no verdict leads to.
     pub chains_removed: Vec<Chain>,
-    /// Maps that no chain uses any more.
+    /// Maps that no chain uses.
     pub affinity_removed: Vec<AffinityMap>,
 }
 
 /// The way from one [`State`] to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// To be applied now.
+    /// The additive phase, to be committed at once.
     pub widen: Transaction,
-    /// To be applied once no packet can hold an answer from before `widen`: some 100 ms later.
+    /// The destructive phase, to be committed once no packet can hold an answer from before `widen`: some 100
+    /// ms later.
     pub narrow: Transaction,
 }
 
-/// Plans the way from what stands to what should.
+/// Plans the changes from the programmed to the desired state.
 pub fn diff(observed: &State, desired: &State) -> Plan {
     let mut plan = Plan::default();
     for (key, value) in &desired.elements {
@@ -111,12 +114,12 @@ pub fn diff(observed: &State, desired: &State) -> Plan {
     plan
 }
 
-/// Whether the removal of `key` must wait for [`Plan::narrow`], given what is to stand.
+/// Whether the removal of `key` must wait for [`Plan::narrow`], for a desired state.
 ///
-/// Endpoints and affinity ids are read after a verdict that may be an old one. `no-endpoints` is read after a miss in
-/// `services` that may be an old one. `short` and `local` are read after [`Verdict::External`]; if that stays, a miss is
-/// what is wanted, at once. A source range must outlive its `firewalled` mark, but not a wider range that replaces it:
-/// interval sets refuse overlaps.
+/// Packets read endpoints and affinity ids after a verdict that may be an old one. They read `no-endpoints`
+/// after a miss in `services` that may be an old one, and `short` and `local` after [`Verdict::External`]; if
+/// that stays, a miss is right at once. A source range must outlive its `firewalled` mark, but not a wider
+/// range that replaces it, because interval sets refuse overlaps.
 pub(crate) fn leaves_late(key: &Key, desired: &HashMap<Key, Value>) -> bool {
     match key {
         Key::Short(f) | Key::Local(f) => {
@@ -141,7 +144,7 @@ impl State {
         self.chains.insert(chain);
     }
 
-    /// Makes the changes of a transaction, as a kernel would that refuses nothing.
+    /// Makes the changes of a transaction, like a kernel that refuses nothing.
     pub fn apply(&mut self, transaction: &Transaction) {
         let Transaction { affinity_added, chains_added, removals, puts, chains_removed, affinity_removed } =
             transaction;
@@ -173,7 +176,7 @@ impl FromIterator<(Key, Value)> for State {
 }
 
 impl Chain {
-    /// The map in which the chain remembers its clients.
+    /// The affinity map of the chain.
     pub fn affinity_map(&self) -> Option<AffinityMap> {
         let Self { family, target } = *self;
         match target {
@@ -226,12 +229,13 @@ impl Transaction {
             + affinity_removed.len()
     }
 
-    /// Every key that changes.
+    /// Key of every change.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.removals.iter().chain(self.puts.iter().map(|put| &put.key))
     }
 
-    /// Every frontend whose own elements change; with session affinity others of its Service port may be concerned, too.
+    /// Every frontend whose own elements change. With session affinity the change may concern other frontends
+    /// of its Service port, too.
     pub fn frontends(&self) -> BTreeSet<Frontend> {
         self.keys().filter_map(Key::frontend).collect()
     }
@@ -247,8 +251,8 @@ impl Transaction {
     }
 }
 
-/// Order of puts: what is looked up last comes first, so that even a transaction that a dataplane has to split leads no
-/// packet to a missing element.
+/// Order of puts: elements of later lookups come first, so that even a transaction that a dataplane has to
+/// split leads no packet to a missing element.
 fn rank(key: &Key) -> u8 {
     match key {
         Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::Hairpin(..) | Key::NodeAddress(_) => 0,

@@ -1,8 +1,9 @@
-//! The kernel's tables as data: what one element of our nf_tables maps says, and which chain a verdict names.
+//! The kernel's tables as data: the elements of our nf_tables maps, and the chains that verdicts lead to.
 //!
-//! This file owns the vocabulary that the model writes and every dataplane reads; it leaves to the model which elements
-//! there should be, and to the dataplane how they are encoded. A fixed skeleton of chains and maps stands in table
-//! `portico` of the families `ip` and `ip6`; every Service and endpoint event only changes elements of it (docs/nftables.md).
+//! Owns the vocabulary that the model writes and every dataplane reads. Leaves to the model the desired
+//! elements, and to the dataplane their encoding. A fixed skeleton of chains and maps is in table `portico` of
+//! the families `ip` and `ip6`. Every Service and endpoint event only changes elements of it
+//! (docs/nftables.md).
 //!
 //! A frontend is always one (address, protocol, port). A NodePort is one frontend for each node address it answers on;
 //! only one of these addresses has elements, and stands in for the others ([`Key::NodeAddress`]).
@@ -20,11 +21,11 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[repr(u8)]
 pub enum Protocol {
-    /// TCP.
+    /// IANA protocol number 6.
     Tcp = 6,
-    /// UDP.
+    /// IANA protocol number 17.
     Udp = 17,
-    /// SCTP.
+    /// IANA protocol number 132.
     Sctp = 132,
 }
 
@@ -38,7 +39,7 @@ pub enum Family {
     V6,
 }
 
-/// What clients dial: one address, protocol and port.
+/// Address that clients dial: IP address, protocol and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Frontend {
@@ -50,7 +51,7 @@ pub struct Frontend {
     pub port: u16,
 }
 
-/// Where a connection is sent: an endpoint's address and port.
+/// Destination after rewriting: an endpoint's address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Backend {
@@ -60,7 +61,7 @@ pub struct Backend {
     pub port: u16,
 }
 
-/// Which of a frontend's endpoint lists a chain picks from.
+/// Endpoint list of a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum List {
@@ -74,12 +75,13 @@ pub enum List {
 /// First slot of a frontend's [`List::Local`] in the maps `endpoints` and `affinity-slots`.
 pub const LOCAL_SLOTS: u32 = 0x10_0000;
 
-/// What stands for all addresses of a Service port with session affinity, of one family: in our chains the destination of its
-/// packets is replaced by it, before the endpoint's replaces it for good. It never leaves them.
+/// Stands for all addresses of a Service port with session affinity, in one family. Within our chains it
+/// replaces the destination of the port's packets, before the endpoint's address does. No packet leaves with
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alias {
-    /// An address that nobody has, different for each Service port (see [`crate::affinity`]).
+    /// An address that no host has, different for each Service port (see [`crate::affinity`]).
     pub address: IpAddr,
     /// Protocol of the port.
     pub protocol: Protocol,
@@ -91,34 +93,35 @@ pub struct Alias {
 pub struct Balance {
     /// Number of slots to pick from, at least 1.
     pub endpoints: u32,
-    /// Which list the slots belong to.
+    /// List of the slots.
     pub list: List,
     /// Whether the connection's source is replaced with the node's own address.
     pub masquerade: bool,
 }
 
-/// A chain that sends a client to the endpoint that it had last, if that is in the list, and otherwise picks one and remembers it:
-/// `ClientIP` session affinity.
+/// A chain for `ClientIP` session affinity: sends a client to the endpoint of its affinity entry, if that is in
+/// the list. Otherwise it picks an endpoint and adds an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Recall {
-    /// How long an unused client keeps its endpoint, in seconds.
+    /// Timeout of an unused entry, in seconds.
     pub seconds: u32,
-    /// Whose clients share a map, so that a flood at one of them takes nothing from others (see [`crate::affinity::pool`]).
+    /// Pool of the affinity map, so that a flood of clients in one namespace takes no entries from others (see
+    /// [`crate::affinity::pool`]).
     pub pool: u32,
-    /// Which list the endpoint must be in.
+    /// List that the endpoint must be in.
     pub list: List,
     /// Whether the connection's source is replaced with the node's own address.
     pub masquerade: bool,
 }
 
-/// A chain that picks one of `endpoints` affinity ids with equal probability, and comes back.
+/// A chain that picks one of `endpoints` affinity ids with equal probability, and returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pick {
     /// Number of slots to pick from, at least 1.
     pub endpoints: u32,
-    /// Which list the slots belong to.
+    /// List of the slots.
     pub list: List,
 }
 
@@ -126,29 +129,31 @@ pub struct Pick {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Target {
-    /// `lb-…`.
+    /// Chain `lb-…`.
     Balance(Balance),
-    /// `aff-…`.
+    /// Chain `aff-…`.
     Recall(Recall),
-    /// `pick-…`.
+    /// Chain `pick-…`.
     Pick(Pick),
 }
 
-/// What a dispatch map (`services`, `short`, `local`, `no-endpoints`, `no-endpoints-node-ports`, `affinity-picks`) tells the kernel to do with a first packet.
+/// Verdict of a dispatch map (`services`, `short`, `local`, `no-endpoints`, `no-endpoints-node-ports`,
+/// `affinity-picks`) on a first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
-    /// Go to a balancing chain.
+    /// Continue in a balancing chain.
     Balance(Balance),
-    /// Go to a chain that remembers clients.
+    /// Continue in a chain of session affinity.
     Recall(Recall),
-    /// Let a chain pick an affinity id.
+    /// Jump to a chain that picks an affinity id.
     Pick(Pick),
-    /// Go to chain `external`, which tells local from external clients by the maps `short` and `local`.
+    /// Continue in chain `external`, which distinguishes local from external clients by the maps `short` and
+    /// `local`.
     External,
     /// Answer with ICMP port unreachable; a TCP client sees "connection refused".
     Reject,
-    /// Say nothing.
+    /// Drop without an answer.
     Drop,
 }
 
@@ -166,55 +171,57 @@ pub enum Key {
     NoEndpoints(Frontend),
     /// `endpoints`: (frontend, slot). Value: [`Value::Backend`].
     Endpoint(Frontend, u32),
-    /// `affinity-ports`: which Service port a frontend is of. Value: [`Value::Alias`].
+    /// `affinity-ports`: the Service port of a frontend. Value: [`Value::Alias`].
     AffinityPort(Frontend),
-    /// `affinity-picks`, `affinity-picks-local`: how many slots a list has. Value: [`Verdict::Pick`].
+    /// `affinity-picks`, `affinity-picks-local`: number of slots of a list. Value: [`Verdict::Pick`].
     AffinityPick(Alias, List),
     /// `affinity-slots`: (Service port, slot). Value: [`Value::Id`].
     AffinitySlot(Alias, u32),
-    /// `affinity-endpoints`, `affinity-endpoints-local`: who of a list may be remembered, by (Service port, id). Value:
+    /// `affinity-endpoints`, `affinity-endpoints-local`: members of a list, by (Service port, id). Value:
     /// [`Value::Backend`].
     AffinityEndpoint(Alias, List, u32),
-    /// `node-addresses`: an address on which NodePorts answer, beside the one that stands in for it. Value: [`Value::Alias`].
+    /// `node-addresses`: an address of NodePorts that another one stands in for. Value: [`Value::Alias`].
     NodeAddress(IpAddr),
-    /// `node-ports`: NodePorts that have endpoints: at those addresses the destination is replaced before the first lookup.
+    /// `node-ports`: NodePorts with endpoints. At those addresses the destination is replaced before the first
+    /// lookup.
     NodePort(Family, Protocol, u16),
-    /// `no-endpoints-node-ports`: NodePorts without endpoints, at those addresses: looked up behind `no-endpoints`. Value:
-    /// [`Verdict::Reject`].
+    /// `no-endpoints-node-ports`: NodePorts without endpoints, at those addresses. Looked up after
+    /// `no-endpoints`. Value: [`Verdict::Reject`].
     NodePortNoEndpoints(Family, Protocol, u16),
     /// `cluster-ips`: every ClusterIP, to reject ports that its Service lacks.
     ClusterIp(IpAddr),
-    /// `hairpin`: an endpoint on this node that may reach itself through a frontend and must then be masqueraded.
+    /// `hairpin`: an endpoint on this node that may reach itself through a frontend. The packet must then be
+    /// masqueraded.
     Hairpin(IpAddr, Protocol, u16),
     /// `firewalled`: frontends with `loadBalancerSourceRanges`.
     Firewalled(Frontend),
-    /// `source-ranges`: (frontend, who may come).
+    /// `source-ranges`: (frontend, admitted sources).
     SourceRange(Frontend, IpNet),
     /// `pod-cidrs`: sources that count as pods of this cluster.
     PodCidr(IpNet),
     /// `node-pods`: of those, sources that are pods on this node.
     NodePod(IpNet),
-    /// `service-cidrs`: ranges of `ClusterIP`s; packets to unallocated ones are dropped.
+    /// `service-cidrs`: ranges of `ClusterIP`s. Packets to unallocated ones are dropped.
     ServiceCidr(IpNet),
 }
 
-/// What an element says.
+/// Value of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Value {
     /// A member of a set.
     Present,
-    /// What to do.
+    /// Verdict of a dispatch map.
     Verdict(Verdict),
-    /// Where to send.
+    /// Destination of a slot or an affinity id.
     Backend(Backend),
-    /// An endpoint's affinity id: its name in the affinity maps, the same after every restart (see [`AFFINITY_TAG`]).
+    /// Affinity id of an endpoint, the same after every restart (see [`AFFINITY_TAG`]).
     Id(u32),
-    /// What a Service port is known by, of the key's protocol.
+    /// Alias of a Service port, of the key's protocol.
     Alias(IpAddr),
 }
 
-/// Top byte of every affinity id, so that a packet priority that somebody else set cannot be taken for one. Between two of
+/// Top byte of every affinity id, so that no packet priority of another program looks like one. Between two of
 /// our chains the id is the packet's priority (`meta priority`), so it shares no bits with the packet mark.
 pub const AFFINITY_TAG: u32 = 0xA500_0000;
 
@@ -267,9 +274,10 @@ impl Key {
         Family::of(address)
     }
 
-    /// Whether a packet may still hold this key from a lookup that it made before the current transaction. Such keys are
-    /// removed one transaction later than what points to them. `no-endpoints` belongs here because a packet that missed
-    /// in `services` a moment before the first endpoint came looks there next; `short` and `local` follow a verdict.
+    /// Whether a packet may still hold this key from a lookup before the current transaction. Such keys are
+    /// removed one transaction after the elements that lead to them. `no-endpoints` is among them: a packet
+    /// that missed in `services` just before the first endpoint came looks there next. `short` and `local`
+    /// follow a verdict.
     pub fn is_referenced_by_packets_in_flight(&self) -> bool {
         matches!(
             self,
@@ -305,7 +313,7 @@ impl List {
         }
     }
 
-    /// Which list a slot belongs to.
+    /// List that a slot belongs to.
     pub fn of_slot(slot: u32) -> Self {
         if slot < LOCAL_SLOTS { Self::Cluster } else { Self::Local }
     }
@@ -335,7 +343,7 @@ impl Target {
 }
 
 impl Verdict {
-    /// The chain that it leads to, if that is one beside the skeleton.
+    /// The chain beside the skeleton that it leads to, if any.
     pub fn target(self) -> Option<Target> {
         match self {
             Self::Balance(balance) => Some(Target::Balance(balance)),
@@ -347,7 +355,7 @@ impl Verdict {
 }
 
 impl Value {
-    /// The chain that it leads to, if that is one beside the skeleton.
+    /// The chain beside the skeleton that it leads to, if any.
     pub fn target(self) -> Option<Target> {
         match self {
             Self::Verdict(verdict) => verdict.target(),

@@ -1,4 +1,4 @@
-//! A packet's way through our tables, as docs/nftables.md draws it, over elements instead of a kernel.
+//! A packet's path through our tables, as docs/nftables.md draws it, over elements instead of a kernel.
 //!
 //! Owns an interpreter of the fixed ruleset, so that what the model writes can be tested without root, and with transactions
 //! that fall between two of a packet's lookups ([`walk_torn`]). Leaves to the kernel tests that the rules really say this, and to
@@ -25,13 +25,13 @@ use crate::{
     table::{Alias, Backend, Balance, Family, Frontend, Key, List, Pick, Recall, Value, Verdict},
 };
 
-/// Tables of which a transaction replaces one by the other after `turn` lookups.
+/// Two states of the tables: a transaction replaces one by the other after `turn` lookups.
 struct Tables<'a> {
     before: &'a State,
     after: &'a State,
     turn: usize,
     lookups: Cell<usize>,
-    /// The lookups so far, if somebody wants to know.
+    /// The lookups so far, if they are recorded.
     steps: Option<RefCell<Vec<Step>>>,
 }
 
@@ -41,13 +41,14 @@ struct Tables<'a> {
 pub struct Step {
     /// Name of the map or set; `iifname` for the interface.
     pub map: String,
-    /// What is looked up.
+    /// The key, as text.
     pub key: String,
-    /// What is found; `None` when there is no such element. Of an interface: which ones are pods', with `not` if it is none.
+    /// The value, as text; `None` when there is no such element. Of an interface: the interfaces of pods, with
+    /// `not` if it is none of them.
     pub found: Option<String>,
 }
 
-/// What one packet met.
+/// Result of one walk.
 enum End {
     Dnat(Backend, Source),
     Refused,
@@ -55,38 +56,38 @@ enum End {
     NotOurs,
 }
 
-/// Why dispatch rewrote nothing.
+/// Reason why dispatch rewrote nothing.
 enum Miss {
-    /// The packet goes on as it came.
+    /// The packet continues as it came.
     Passed,
     /// A chain of session affinity found no endpoint, and dropped it.
     Lost,
 }
 
-/// What a packet meets beside the tables.
+/// Inputs of a walk beside the tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Ground<'a> {
-    /// How the tables are meant.
+    /// Flags that the ruleset depends on.
     pub config: &'a Config,
-    /// The node.
+    /// This node.
     pub node: &'a NodeFacts,
-    /// The affinity id that the kernel remembers for the packet's client and Service port, if any.
+    /// The affinity id in the entry of the packet's client and Service port, if there is one.
     pub remembered: Option<u32>,
 }
 
 impl<'a> Ground<'a> {
-    /// That of a model's node, where nobody is remembered.
+    /// Those of a model's node, without an affinity entry.
     pub fn of(model: &'a Model) -> Self {
         Self { config: model.config(), node: model.node_facts(), remembered: None }
     }
 }
 
-/// Everything that may become of a connection.
+/// Every possible outcome of a connection.
 pub fn walk(state: &State, ground: Ground<'_>, packet: &Packet) -> Outcome {
     outcome(&Tables::new(state, state, 0), ground, packet)
 }
 
-/// The same, with the lookups that lead there: those of a packet that gets the first slot, where several could be.
+/// The same, with the lookups: those of a packet that gets the first slot, where there are several.
 pub fn path(state: &State, ground: Ground<'_>, packet: &Packet) -> (Outcome, Vec<Step>) {
     let tables = Tables { steps: Some(RefCell::default()), ..Tables::new(state, state, 0) };
     // What becomes of it is in the steps and, for all slots, in the outcome below.
@@ -95,8 +96,8 @@ pub fn path(state: &State, ground: Ground<'_>, packet: &Packet) -> (Outcome, Vec
     (walk(state, ground, packet), steps)
 }
 
-/// Everything that may become of a connection whose packet is between two lookups when a transaction turns `before` into
-/// `after`: one outcome for each such moment.
+/// Every possible outcome of a connection whose packet is between two lookups when a transaction turns `before`
+/// into `after`, one for each such moment.
 pub fn walk_torn(before: &State, after: &State, ground: Ground<'_>, packet: &Packet) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for turn in 0.. {
@@ -109,7 +110,7 @@ pub fn walk_torn(before: &State, after: &State, ground: Ground<'_>, packet: &Pac
     outcomes
 }
 
-/// Whether chains `input` and `forward` let a TCP packet pass that connection tracking takes for invalid.
+/// Whether chains `input` and `forward` pass a TCP packet that connection tracking considers invalid.
 pub fn lets_invalid_pass(
     state: &State,
     config: &Config,
@@ -223,7 +224,7 @@ impl Walk<'_> {
         End::Dnat(backend, source)
     }
 
-    /// The first rule of chain `dispatch`: a NodePort's destination is replaced by the one that stands in for it.
+    /// The first rule of chain `dispatch`: replaces the destination of a NodePort by its stand-in.
     fn stand_in(&self, to: Frontend) -> Frontend {
         if !self.tables.has(Key::NodePort(Family::of(to.address), to.protocol, to.port)) {
             return to;
@@ -258,7 +259,7 @@ impl Walk<'_> {
         }
     }
 
-    /// `ip saddr @pod-cidrs`, or `iifname` where pods are told by it.
+    /// `ip saddr @pod-cidrs`, or `iifname` where pods are recognised by interface.
     fn is_from_pod(&self) -> bool {
         self.is_told_by(Key::PodCidr)
     }
@@ -323,7 +324,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Chain `aff-…`: the endpoint that is remembered, if it is in the list, and otherwise one that is picked.
+    /// Chain `aff-…`: the endpoint of the affinity entry, if it is in the list, and otherwise one at random.
     fn recall(&self, list: List, pick: u32, picks: &mut u32) -> Option<Backend> {
         let Value::Alias(address) = self.tables.get(Key::AffinityPort(self.packet.to))? else { return None };
         let alias = Alias { address, protocol: self.packet.to.protocol };
@@ -349,7 +350,8 @@ impl Walk<'_> {
         }
     }
 
-    /// The filter hooks, for packets that nothing rewrote. What arrives for the node itself meets only the first of them.
+    /// The filter hooks, for packets that no chain rewrote. A packet to the node itself meets only the first of
+    /// them.
     fn filter(&self) -> End {
         let Packet { from_node, to, .. } = *self.packet;
         match self.verdict(Key::NoEndpoints(to)) {

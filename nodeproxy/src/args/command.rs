@@ -1,4 +1,4 @@
-//! The subcommands that ask instead of serving.
+//! The subcommands that ask a running proxy.
 //!
 //! Owns their parsing, and the messages for addresses and Services that cannot be read.
 
@@ -14,29 +14,31 @@ use portico_proxy_core::{
 use super::Unreadable;
 use crate::sloppy;
 
-/// Where a running proxy is asked.
+/// Default path of the admin socket.
 pub const ADMIN_SOCKET: &str = "/run/portico/nodeproxy.sock";
 
-/// Questions to a running proxy, or to what one left in a file.
+/// Questions to a running proxy, or to a file that one wrote.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Say where a connection would go from this node's point of view: which Service and policy, which endpoints with what
-    /// chance, whom they see, or why it is refused or dropped.
+    /// Print where a connection would go from this node's point of view: its Service and policy, its endpoints
+    /// with their probabilities and the source that they see, or the reason why it is refused or dropped.
     Trace {
-        /// Who opens it: `IP` or `IP:port` (`[IP]:port`).
+        /// Source of the connection: `IP` or `IP:port` (`[IP]:port`).
         #[arg(long)]
         from: Sender,
-        /// What it dials: `IP:port` (`[IP]:port`), and `/tcp`, `/udp` or `/sctp`; without, TCP.
+        /// Destination of the connection: `IP:port` (`[IP]:port`), and `/tcp`, `/udp` or `/sctp`; TCP by
+        /// default.
         #[arg(long)]
         to: Destination,
-        /// On which interface of the node its packets arrive. It counts where pods are told by that; without, the one that
-        /// the node would send answers to.
+        /// Interface of the node on which its packets arrive. Only used where pods are recognised by interface.
+        /// Default: the one of the route to the source.
         #[arg(long)]
         in_interface: Option<InterfaceName>,
-        /// Check the answer against the kernel's tables. If they differ, each element is named and the exit code is 1.
+        /// Compare the answer with the kernel's tables. If they differ, each element is named and the exit code
+        /// is 1.
         #[arg(long)]
         kernel: bool,
-        /// Whom to ask.
+        /// The proxy or the dump to ask.
         #[command(flatten)]
         ask: AskArgs,
     },
@@ -44,15 +46,16 @@ pub enum Command {
     Explain {
         /// The Service: `svc/namespace/name`.
         service: ServiceArg,
-        /// Check the answer against the kernel's tables. If they differ, each element is named and the exit code is 1.
+        /// Compare the answer with the kernel's tables. If they differ, each element is named and the exit code
+        /// is 1.
         #[arg(long)]
         kernel: bool,
-        /// Whom to ask.
+        /// The proxy or the dump to ask.
         #[command(flatten)]
         ask: AskArgs,
     },
-    /// Write all that the proxy of this node knows, and what the kernel has, as JSON: for `--dump`, here or elsewhere. It
-    /// names every Service and endpoint of the cluster.
+    /// Write all objects of this node's proxy, and the kernel's tables, as JSON: for `--dump`, here or
+    /// elsewhere. The file names every Service and endpoint of the cluster.
     Dump {
         /// Socket of the running proxy.
         #[arg(long, default_value = ADMIN_SOCKET)]
@@ -60,38 +63,39 @@ pub enum Command {
     },
 }
 
-/// Whom to ask, and how to answer.
+/// The proxy or the dump to ask, and the format of the answer.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub struct AskArgs {
-    /// Node on which the packet is looked at, or whose tables are listed. Without it: the one that is asked.
+    /// Name of the node whose view or tables are wanted. Default: the node of the proxy that answers.
     #[arg(long)]
     pub node: Option<String>,
-    /// Ask this file, written by `portico-nodeproxy dump`, and not the running proxy. Of several, --node chooses.
+    /// Path of a file of `portico-nodeproxy dump`, which answers instead of the running proxy. Of several,
+    /// --node chooses.
     #[arg(long)]
     pub dump: Vec<PathBuf>,
     /// Socket of the running proxy.
     #[arg(long, default_value = ADMIN_SOCKET)]
     pub admin_socket: PathBuf,
-    /// For people or for programs.
+    /// Format of the answer.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
 }
 
-/// How an answer looks.
+/// Format of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
-/// Who opens a connection: an address, or an address and a port that does not matter.
+/// Source of a connection: an address, and a port that is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sender(pub IpAddr);
 
-/// What a connection dials.
+/// Destination of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination(pub Frontend);
 

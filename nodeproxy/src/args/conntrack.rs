@@ -1,6 +1,6 @@
 //! Flags about the kernel's connection tracking, with kube-proxy's names and defaults.
 //!
-//! Owns parsing, durations as Go writes them included. Leaves to [`crate::conntrack::settings`] what is set.
+//! Owns parsing, durations as Go writes them included. Leaves the settings to [`crate::conntrack::settings`].
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,10 +8,10 @@ use clap::Args as ClapArgs;
 
 use super::Unreadable;
 
-/// Where the kernel keeps the settings of a network namespace.
+/// Directory of the settings of a network namespace.
 pub const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
-/// The kernel's connection tracking. What is 0 stays as it is.
+/// Settings of the kernel's connection tracking. 0 leaves a setting as it is.
 #[derive(Clone, Debug, PartialEq, Eq, ClapArgs)]
 #[command(next_help_heading = "Connection tracking")]
 pub struct ConntrackArgs {
@@ -21,28 +21,28 @@ pub struct ConntrackArgs {
     /// Connections that may be tracked at least, however few processors there are.
     #[arg(long, default_value_t = 131_072)]
     pub conntrack_min: u32,
-    /// How long an idle TCP connection is remembered. 0s: as it is.
+    /// Timeout of an idle TCP connection. 0s: as it is.
     #[arg(long, default_value = "24h", value_parser = duration)]
     pub conntrack_tcp_timeout_established: Duration,
-    /// How long a TCP connection is remembered that only one side has closed. 0s: as it is.
+    /// Timeout of a TCP connection that only one side has closed. 0s: as it is.
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub conntrack_tcp_timeout_close_wait: Duration,
-    /// How long a UDP flow is remembered that was not answered. 0s: as it is.
+    /// Timeout of a UDP flow without an answer. 0s: as it is.
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub conntrack_udp_timeout: Duration,
-    /// How long a UDP flow is remembered that was answered. 0s: as it is.
+    /// Timeout of a UDP flow with answers. 0s: as it is.
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub conntrack_udp_timeout_stream: Duration,
-    /// Let the kernel take TCP packets outside of the window for valid. Without it they are dropped where they come from
-    /// pods, since the kernel does not rewrite their addresses and the client would reset the connection.
+    /// Make TCP packets outside of the window valid. Without it the proxy drops those of pods, because the
+    /// kernel does not rewrite their addresses and the client would reset the connection.
     #[arg(long)]
     pub conntrack_tcp_be_liberal: bool,
-    /// Where the settings are, for a container that has them mounted elsewhere to be able to write them.
+    /// Directory of the settings, for a container that has them mounted elsewhere to be able to write them.
     #[arg(long, default_value = SYSCTLS)]
     pub conntrack_sysctls: PathBuf,
 }
 
-/// `24h0m0s`, `1h`, `90s`, `0`.
+/// A duration as Go writes it: `24h0m0s`, `1h`, `90s`, `0`.
 fn duration(text: &str) -> Result<Duration, Unreadable> {
     let unreadable = || Unreadable(format!("\"{text}\" is no duration; write it like 24h, 1h30m or 90s"));
     if text == "0" {

@@ -1,8 +1,10 @@
-//! How pods are told from other clients: kube-proxy's flags, with its names and meanings.
+//! Recognition of pods: kube-proxy's flags, with its names and meanings.
 //!
-//! Owns which flags go together. Leaves what follows from it to [`crate::node`] (addresses) and the dataplane (interfaces).
+//! Owns the valid combinations of flags. Leaves their effect to [`crate::node`] (addresses) and the dataplane
+//! (interfaces).
 //!
-//! Invariant: after [`LocalArgs::check`] each mode has what it tells pods by, but for `ClusterCIDR`, which may do without.
+//! Invariant: after [`LocalArgs::check`] each mode has its value, except `ClusterCIDR`, which works without
+//! one.
 
 use clap::{Args as ClapArgs, ValueEnum};
 use ipnet::IpNet;
@@ -10,33 +12,33 @@ use portico_proxy_core::interface::{BadInterfaceName, InterfaceName, PodInterfac
 
 use super::{Unreadable, cidr};
 
-/// What pods are told by.
+/// Mode, and the value that it needs.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct LocalArgs {
-    /// Addresses of pods, comma separated. Other clients of a `ClusterIP` are masqueraded, and pods reach
-    /// `externalTrafficPolicy: Local` Services from any node. Only with --detect-local-mode=ClusterCIDR.
+    /// Ranges of pods' addresses, comma separated. Other clients of a `ClusterIP` are masqueraded, and pods
+    /// reach `externalTrafficPolicy: Local` Services from any node. Only with --detect-local-mode=ClusterCIDR.
     #[arg(long, value_delimiter = ',', value_parser = cidr)]
     pub cluster_cidr: Vec<IpNet>,
-    /// How to tell pods from other clients.
+    /// How to recognise clients that are pods.
     #[arg(long, value_enum, default_value_t = DetectLocalMode::ClusterCidr, ignore_case = true)]
     pub detect_local_mode: DetectLocalMode,
     /// The bridge on which the packets of all pods of this node arrive, and no others. Only with
     /// --detect-local-mode=BridgeInterface.
     #[arg(long)]
     pub pod_bridge_interface: Option<InterfaceName>,
-    /// How the names of all interfaces begin on which packets of this node's pods arrive, and of no others. Only with
-    /// --detect-local-mode=InterfaceNamePrefix.
+    /// Prefix of the names of all interfaces on which packets of this node's pods arrive, and no others. Only
+    /// with --detect-local-mode=InterfaceNamePrefix.
     #[arg(long, value_parser = prefix)]
     pub pod_interface_name_prefix: Option<InterfaceName>,
 }
 
-/// How to tell pods from other clients.
+/// How to recognise clients that are pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DetectLocalMode {
-    /// By --cluster-cidr.
+    /// By source address, in --cluster-cidr.
     #[value(name = "ClusterCIDR")]
     ClusterCidr,
-    /// By this node's `spec.podCIDRs`.
+    /// By source address, in this node's `spec.podCIDRs`.
     #[value(name = "NodeCIDR")]
     NodeCidr,
     /// By --pod-bridge-interface: pods of this node only.
@@ -45,14 +47,14 @@ pub enum DetectLocalMode {
     /// By --pod-interface-name-prefix: pods of this node only.
     #[value(name = "InterfaceNamePrefix")]
     InterfaceNamePrefix,
-    /// Not at all.
+    /// Never.
     #[value(name = "None")]
     None,
 }
 
 impl LocalArgs {
-    /// Refuses flags that do not go together, in words for the person who typed them. `--cluster-cidr` may stand beside any
-    /// mode, for the rest of a cluster's configuration often has it.
+    /// Refuses invalid combinations of flags, with the remedy. `--cluster-cidr` is valid beside any mode,
+    /// because the rest of a cluster's configuration often has it.
     pub fn check(&self) -> Result<(), Unreadable> {
         let Self { cluster_cidr: _, detect_local_mode, pod_bridge_interface, pod_interface_name_prefix } =
             self;
@@ -88,7 +90,7 @@ impl LocalArgs {
         Ok(())
     }
 
-    /// The interfaces by which pods are told, if it is by those.
+    /// The interfaces of pods, if the mode is by interface.
     pub fn pod_interfaces(&self) -> Option<PodInterfaces> {
         match self.detect_local_mode {
             DetectLocalMode::BridgeInterface => self.pod_bridge_interface.map(PodInterfaces::Named),
@@ -100,7 +102,7 @@ impl LocalArgs {
     }
 }
 
-/// A prefix; iptables writes `veth+` for it and nft `veth*`, so what ends like that was hardly meant as a name.
+/// A prefix. iptables writes `veth+` for it and nft `veth*`, so a value with such an end is refused.
 fn prefix(text: &str) -> Result<InterfaceName, Unreadable> {
     if let Some(bare) = text.strip_suffix(['*', '+']) {
         return Err(Unreadable(format!("\"{text}\" is a pattern; write the beginning alone: {bare}")));

@@ -1,6 +1,6 @@
 //! Flags about the userspace proxy, which also serves NodePorts on localhost.
 //!
-//! Owns parsing, and what of it the proxy is told.
+//! Owns parsing, and the proxy's options.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use clap::Args as ClapArgs;
 use super::{Unreadable, seconds};
 use crate::dataplane::userspace::{pool::Choice, proxy::Options};
 
-/// How the userspace proxy forwards.
+/// Options of the userspace proxy.
 #[derive(Clone, Copy, Debug, ClapArgs)]
 #[command(next_help_heading = "Userspace proxy")]
 pub struct UserspaceArgs {
-    /// How it chooses an endpoint for a client without session affinity.
+    /// Choice of an endpoint for a client without session affinity.
     #[arg(long, value_enum, default_value_t = Choice::Random)]
     pub userspace_choice: Choice,
-    /// Seconds until an idle UDP flow is forgotten. One that was no more than a question and its answer goes after 30 at
+    /// Timeout of an idle UDP flow, in seconds. A flow with one question and its answer is closed after 30 s at
     /// most.
     #[arg(long, default_value = "120", value_parser = idle_seconds)]
     pub udp_timeout: Duration,
 }
 
 impl UserspaceArgs {
-    /// What the proxy is told; `mark` is that of its own packets.
+    /// The proxy's options; `mark` is that of its own packets.
     pub fn options(self, mark: Option<u32>) -> Options {
         let Self { userspace_choice: choice, udp_timeout } = self;
         Options { choice, udp_timeout, mark }

@@ -1,19 +1,19 @@
-//! Services and slices as the API server sends them, as far as we look: everything else is skipped while it is parsed, most of
-//! all `managedFields`, which are half of an object.
+//! JSON shapes of Services and slices, with the used fields only. All others are skipped while they are parsed,
+//! above all `managedFields`, which are half of an object.
 //!
-//! Owns the shape of the JSON. Leaves the meaning of each text to the parent. Texts are borrowed from what was received.
-//! Invariant: whatever is absent or `null` is absent.
+//! Owns the shape of the JSON. Leaves the meaning of each text to the parent. Texts are borrowed from the
+//! received buffer. Invariant: absent and `null` are the same.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Deserialize;
 
-/// A text.
+/// A borrowed text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
-/// Many of something; `null` is none.
+/// A list; `null` is an empty one.
 type Many<T> = Option<Vec<T>>;
 
 #[derive(Debug, Default, Deserialize)]

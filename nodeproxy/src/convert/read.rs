@@ -1,8 +1,8 @@
-//! An API object that is read while it is received: the model's words, and nothing else of it.
+//! An API object that is decoded while it is received.
 //!
-//! Owns [`Read`], which a watch treats as the object itself. Invariants: nothing of an object outlives its parsing but what
-//! it says to us; a field that cannot be read costs itself. That the API server sends objects of the right shape is taken for
-//! granted; what their texts say is not.
+//! Owns [`Read`], which a watch handles like the object itself. Invariants: nothing of an object outlives its
+//! decoding but the decoded value. An unreadable field costs itself. The API server's objects must have the
+//! right shape; their texts need not be valid.
 
 use std::{borrow::Cow, fmt::Debug};
 
@@ -12,23 +12,23 @@ use serde::{Deserialize, Deserializer};
 
 use super::BadField;
 
-/// What a kind of API object says to us.
+/// A kind of API object that can be decoded.
 pub trait Told: Clone + Debug + Send + Sync + Sized + 'static {
-    /// The kind's full type, for its name and its place in the API.
+    /// The kind's full type, for its name and its path in the API.
     type Kind: Resource<DynamicType = ()>;
 
-    /// Reads one.
+    /// Decodes one object.
     fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error>;
 }
 
-/// One API object, read.
+/// One decoded API object.
 #[derive(Clone, Debug)]
 pub struct Read<T> {
     /// Name, namespace and version.
     pub metadata: ObjectMeta,
-    /// What it says.
+    /// The decoded value.
     pub told: T,
-    /// What cannot be read.
+    /// Unreadable fields.
     pub bad: Vec<BadField>,
 }
 

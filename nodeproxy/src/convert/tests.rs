@@ -6,7 +6,7 @@ use super::*;
 
 mod table;
 
-/// An object as it comes: texts are borrowed from what was received.
+/// Decodes an object like a received one, with borrowed texts.
 fn read<T: Told>(object: &serde_json::Value) -> (T, Vec<BadField>) {
     let Read { metadata: _, told, bad } = serde_json::from_str(&object.to_string()).expect("an object");
     (told, bad)
@@ -193,7 +193,7 @@ fn a_slice_of_nobody_or_of_names_or_of_nothing_has_no_endpoints() {
 }
 
 proptest::proptest! {
-    /// Whatever a bad or hostile peer sends, reading it ends, in an object or an error.
+    /// Decoding ends for every input, in an object or an error.
     #[test]
     fn no_text_whatever_ends_the_process(text in ".{0,200}", cut in 0usize..400, byte in proptest::num::u8::ANY) {
         let whole = json!({"metadata": {"namespace": "n", "name": text, "labels": {SERVICE_NAME: text},

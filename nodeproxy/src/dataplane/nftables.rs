@@ -6,9 +6,9 @@
 //!   kernel ──► read (element, target) ──► State, or why to rebuild
 //! ```
 //!
-//! docs/nftables.md shows the table. This file owns the connection and the order of calls; it keeps no copy of what stands
-//! in the kernel, only whether it has looked since the last error, whether the skeleton has to be made anew, and the chains'
-//! numbers.
+//! docs/nftables.md shows the table. This file owns the connection and the order of calls. It keeps no copy of
+//! the kernel's state, only whether it has read it since the last error, whether the skeleton must be rebuilt,
+//! and the numbers of the chains.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,30 +48,30 @@ mod write;
 /// Both families, in the order in which they are written.
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// What the fixed part of the table depends on.
+/// Settings that the fixed part of the table depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The bit of the packet mark that says "replace the source", as a mask. kube-proxy's default is 0x4000.
+    /// Mask of the packet mark's bit for packets to masquerade. kube-proxy's default is 0x4000.
     pub masquerade_mark: u32,
-    /// Whether every packet to a ClusterIP has its source replaced (`--masquerade-all`).
+    /// Whether every packet to a ClusterIP is masqueraded (`--masquerade-all`).
     pub masquerade_all: bool,
-    /// How clients that are no pods are told, who have their source replaced on the way to a ClusterIP.
+    /// Recognition of pods. Other clients are masqueraded on the way to a ClusterIP.
     pub local_detector: LocalDetector,
-    /// Whether packets that this node sends with the masquerade mark are a proxy's own, on their way to an endpoint, and are
-    /// left alone (`--dataplane=userspace`).
+    /// Whether this node's packets with the masquerade mark are a proxy's own, on their way to an endpoint.
+    /// Then they are not redirected (`--dataplane=userspace`).
     pub proxied: bool,
-    /// Whether TCP packets of pods that connection tracking takes for invalid are dropped if they may be an endpoint's answers. It
-    /// does not rewrite their addresses, and a client that gets an answer from an endpoint that it never dialled resets its
-    /// connection.
+    /// Whether invalid TCP packets of pods (by connection tracking) are dropped if they may be an endpoint's
+    /// answers. The kernel does not rewrite their addresses, and a client that gets an answer from an address
+    /// that it never dialled resets its connection.
     pub drop_invalid: bool,
-    /// What the kernel lacks, by family. [`Nftables`] finds out by itself ([`Dataplane::probe`]).
+    /// Missing features of the kernel, by family. [`Nftables`] detects them itself ([`Dataplane::probe`]).
     pub lacks: BTreeMap<Family, BTreeSet<Feature>>,
 }
 
-/// How packets of pods are told from those of others.
+/// Recognition of packets of pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalDetector {
-    /// By their source, which is in `pod-cidrs`, in these families. In others nobody is taken for a stranger.
+    /// By their source in `pod-cidrs`, in these families. In other families every client counts as a pod.
     Addresses(BTreeSet<Family>),
     /// By the interface on which they arrive, in both families.
     Interfaces(PodInterfaces),
@@ -110,14 +110,14 @@ impl Config {
     }
 }
 
-/// What is known of the kernel's tables.
+/// State of our knowledge of the kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
-    /// Nothing: never looked, or something went wrong since.
+    /// Nothing was read since the start or the last error.
     Nothing,
-    /// They are what `read` said.
+    /// The tables are as `read` returned them.
     Whole,
-    /// They are to be made anew with the next transaction.
+    /// The next transaction rebuilds the tables.
     Rebuild,
 }
 
@@ -127,7 +127,7 @@ pub struct Nftables {
     client: Client,
     config: Config,
     known: Known,
-    /// Numbers of the chains that stand.
+    /// Numbers of the programmed chains.
     classes: Classes,
 }
 
@@ -140,13 +140,13 @@ fn kernel_family(family: Family) -> KernelFamily {
 }
 
 impl Nftables {
-    /// Connects to the network namespace of the calling thread; changes nothing.
+    /// Connects to the network namespace of the calling thread. Changes nothing.
     pub fn open(config: Config) -> Result<Self, DataplaneError> {
         let client = Client::open().map_err(|error| convert(error, None))?;
         Ok(Self { client, config, known: Known::Nothing, classes: Classes::default() })
     }
 
-    /// The affinity id at which a client of a Service port is remembered.
+    /// The affinity id in the entry of a client of a Service port.
     pub fn remembered(
         &mut self,
         map: &AffinityMap,
@@ -163,7 +163,7 @@ impl Nftables {
         }
     }
 
-    /// How many clients each affinity map remembers. A kernel that does not count them is asked for all of them.
+    /// Number of entries of each affinity map. Kernels without a count list all of them.
     pub fn clients(&mut self) -> Result<Vec<(AffinityMap, usize)>, DataplaneError> {
         self.count_clients().map_err(|error| convert(error, None))
     }
@@ -209,7 +209,7 @@ impl Nftables {
         }
     }
 
-    /// Whether the kernel would take the fixed part of a family's table; nothing is changed.
+    /// Whether the kernel accepts the fixed part of a family's table. Changes nothing.
     fn try_skeleton(&mut self, family: Family) -> Result<portico_netlink::Result<()>, DataplaneError> {
         let mut batch = Batch::new();
         write::skeleton(&mut batch, family, &self.config).map_err(|error| convert(error, None))?;
@@ -305,7 +305,7 @@ impl Dataplane for Nftables {
     }
 }
 
-/// A kernel error in the words of the dataplane; `key` is the element at fault where the kernel named one.
+/// A kernel error as a dataplane error; `key` is the element at fault, if the kernel named one.
 fn convert(error: Error, key: Option<Key>) -> DataplaneError {
     let at_key = key.map(|key| format!(", at {} {key}", key.map())).unwrap_or_default();
     let operation = match &error {

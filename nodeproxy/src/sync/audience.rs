@@ -1,7 +1,7 @@
-//! Whoever is told what the loop does: metrics, health, health check node ports, the owner of the startup taint, the log.
+//! Reporters of the loop's progress: metrics, health, health check node ports, the startup taint, the log.
 //!
-//! Owns which changes the kernel does not have yet, since when, and what each listener was told last, so that nobody is told the same
-//! twice. Leaves what happens, and when, to the loop.
+//! Owns the changes that the kernel does not have yet, their age, and the last report to each receiver, so that
+//! none is repeated. Leaves the progress itself to the loop.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,19 +18,19 @@ use crate::{
     node::Node,
 };
 
-/// See the file's head.
+/// All receivers of reports.
 pub(super) struct Audience {
     health: Health,
     metrics: Metrics,
     health_checks: watch::Sender<Published>,
-    /// Who takes the node's startup taint away, where that is wanted.
+    /// Receives whether the node's startup taint can be removed.
     pub(super) untaint: Option<watch::Sender<bool>>,
     families: Vec<Family>,
-    /// What led to changes that the kernel does not have, and when each came in.
+    /// Trigger times of changes that the kernel does not have, and when each came in.
     triggers: Vec<Timestamp>,
     received: Vec<Instant>,
     problems: BTreeSet<Problem>,
-    /// Numbers of the last problems and health checks that were told.
+    /// Versions of the problems and health checks in the last report.
     told: (Option<u64>, Option<u64>),
 }
 
@@ -55,8 +55,8 @@ impl Audience {
         }
     }
 
-    /// A watch had an event. Before the first sync its age is not measured: older triggers are those of a predecessor, and the
-    /// first sync has a measure of its own.
+    /// Records an event of a watch. Before the first sync its age is not measured: older triggers are those of
+    /// a predecessor, and the first sync has its own metric.
     pub(super) fn came(&mut self, event: &Event, times: Times, synced: bool) {
         match event {
             Event::Slice(_) | Event::SliceGone { .. } => self.metrics.endpoint_changes.came(),
@@ -70,13 +70,13 @@ impl Audience {
         }
     }
 
-    /// The Node object changed.
+    /// Records a change of the Node object.
     pub(super) fn node(&self, node: &Node) {
         self.health.set_eligible(node.is_eligible());
         self.publish_taint(node);
     }
 
-    /// Something waits; for the kernel alone, if everything else is known (`complete`).
+    /// Records a pending change. With `complete` it waits only for the kernel.
     pub(super) fn queued(&self, complete: bool) {
         self.metrics.queued(&self.families);
         if complete {
@@ -84,7 +84,7 @@ impl Audience {
         }
     }
 
-    /// The kernel did not do what it was told.
+    /// Records a failed call to the dataplane.
     pub(super) fn failed(&self, reason: &'static str, complete: bool) {
         self.metrics.failed(&self.families, reason);
         if complete {
@@ -92,28 +92,28 @@ impl Audience {
         }
     }
 
-    /// Whether the kernel had everything at least once.
+    /// Whether the kernel had every object at least once.
     pub(super) fn has_synced(&self) -> bool {
         self.health.has_synced()
     }
 
-    /// A predecessor's rules stand.
+    /// Records that rules of a predecessor exist.
     pub(super) fn inherited(&self) {
         self.health.inherited();
     }
 
-    /// What the API server says is not believed yet, and what stands stays.
+    /// Records that an implausible answer of the API server is not applied.
     pub(super) fn doubted(&self) {
         self.health.waits_for_others();
     }
 
-    /// A transaction went through.
+    /// Records a committed transaction.
     pub(super) fn programmed(&self, changes: usize, took: Duration, full: bool) {
         self.metrics.changes.inc_by(changes as u64);
         self.metrics.synced(&self.families, took, full);
     }
 
-    /// UDP flows were deleted, or could not be.
+    /// Records deleted UDP flows, or a failure.
     pub(super) fn flows_deleted(&self, family: Family, deleted: Result<usize, FlowsError>) {
         match deleted {
             Ok(count) => self.metrics.deleted_flows(family, count),
@@ -124,7 +124,7 @@ impl Audience {
         }
     }
 
-    /// The kernel has all that is known.
+    /// Records that the kernel has all input.
     pub(super) fn settled(&mut self, model: &Model, node: &Node) {
         for trigger in self.triggers.drain(..) {
             self.metrics.programmed(&self.families, trigger);
@@ -162,7 +162,7 @@ impl Audience {
         });
     }
 
-    /// The taint may go once everything stands, and must go again if it comes back.
+    /// Removes the taint once everything is programmed, and again if it comes back.
     fn publish_taint(&self, node: &Node) {
         if let Some(untaint) = &self.untaint {
             let wanted = node.is_held_back() && self.health.has_synced();

@@ -1,8 +1,8 @@
-//! The dataplane as the loop calls it.
+//! Calls of the loop to the dataplane.
 //!
-//! Owns on which thread a call is made: on the loop's own, but for the first read of what stands, which takes another
-//! thread's time while the lists still come in; and which calls are so short that no other thread is told of them. Leaves what
-//! to call, and when, to the loop.
+//! Owns the thread of each call: the loop's own, except for the first read, which runs beside the lists. Also
+//! owns the limit below which a call is so short that no other thread takes over the loop's tasks. Leaves the
+//! calls themselves to the loop.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -14,13 +14,13 @@ use tokio::{
 
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Observed};
 
-/// What was read, and the number that the ruleset had before.
+/// Result of a read, and the number of the ruleset before it.
 pub(super) type Read = Result<(u32, Observed), DataplaneError>;
 
-/// Elements that the kernel takes in less time than another thread needs to go on with this one's tasks.
+/// Number of elements that the kernel takes in less time than a switch of threads.
 const FEW: usize = 256;
 
-/// A dataplane, and what was read ahead of the loop.
+/// A dataplane, and the result of the early read.
 pub(super) struct Caller {
     dataplane: Arc<Mutex<Box<dyn Dataplane>>>,
     ahead: Option<mpsc::Receiver<Read>>,
@@ -31,12 +31,12 @@ impl Caller {
         Self { dataplane: Arc::new(Mutex::new(dataplane)), ahead: None }
     }
 
-    /// Makes a call that may take its time.
+    /// Makes a call that may block for long.
     pub(super) fn call<R>(&self, call: impl FnOnce(&mut dyn Dataplane) -> R) -> R {
         in_place(|| locked(&self.dataplane, call))
     }
 
-    /// Makes the changes of one transaction.
+    /// Commits one transaction.
     pub(super) fn apply(&self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
         let apply = |dataplane: &mut dyn Dataplane| dataplane.apply(transaction);
         if transaction.len() <= FEW { locked(&self.dataplane, apply) } else { self.call(apply) }
@@ -47,7 +47,7 @@ impl Caller {
         locked(&self.dataplane, |dataplane| dataplane.generation())
     }
 
-    /// Begins to read what stands, on a thread of its own. To be called once, by who writes nothing before [`read`](Self::read).
+    /// Begins to read on another thread. Call it once, and write nothing before [`read`](Self::read).
     pub(super) fn read_ahead(&mut self) {
         let (sender, receiver) = mpsc::sync_channel(1);
         let dataplane = Arc::clone(&self.dataplane);
@@ -56,7 +56,7 @@ impl Caller {
         self.ahead = Some(receiver);
     }
 
-    /// What was read ahead; otherwise reads now.
+    /// The result of the early read, if there was one; otherwise reads now.
     pub(super) fn read(&mut self) -> Read {
         // Without a sender the other thread panicked, and so shall this one if there is a reason.
         let ahead = self.ahead.take().and_then(|ahead| in_place(|| ahead.recv()).ok());
@@ -73,8 +73,8 @@ fn locked<R>(dataplane: &Mutex<Box<dyn Dataplane>>, call: impl FnOnce(&mut dyn D
     call(&mut **dataplane.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Makes a call into the kernel on the thread of the loop, which waits for it anyway: to wake another thread, and to be woken
-/// by it, takes longer than most calls. The runtime lets another thread go on with this one's tasks.
+/// Makes a call into the kernel on the loop's thread, which waits for it anyway. Waking another thread and
+/// being woken takes longer than most calls. The runtime moves this thread's other tasks to another thread.
 fn in_place<R>(call: impl FnOnce() -> R) -> R {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::MultiThread => block_in_place(call),

@@ -1,11 +1,11 @@
-//! Stale UDP flows: whose flows to list, from when on, and one listing at a time, on a thread of its own.
+//! Deletion of stale UDP flows: one listing at a time, on a thread of its own.
 //!
-//! Owns the frontends that endpoints may have left, until the kernel has been asked for their flows. Leaves to
-//! [`portico_proxy_core::flows`] which flows are stale and to [`Flows`] how they are found and deleted.
+//! Owns the frontends that endpoints may have left, until their flows were listed. Leaves to
+//! [`portico_proxy_core::flows`] which flows are stale, and to [`Flows`] listing and deleting.
 //!
-//! Invariants: the flows of a frontend are listed once no packet can be on its way to an endpoint that left it; all frontends
-//! that are due share one listing, and what comes due meanwhile shares the next; listings take at most one part in
-//! [`LISTING_SHARE`] of the time; one that fails is made again, with growing pauses.
+//! Invariants: the flows of a frontend are listed once no packet can be on its way to an endpoint that left it.
+//! All frontends that are due share one listing, and later ones share the next. Listings take at most one part
+//! in [`LISTING_SHARE`] of the time. A failed one is retried, with growing pauses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,28 +24,28 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use crate::conntrack::{Flows, FlowsError};
 
-/// The part of the time that listings may take: on some nodes there are many flows, and changes all day.
+/// Share of the time for listings, because some nodes have many flows, and changes all day.
 const LISTING_SHARE: Moment = 5;
 
-/// How many flows of each family were deleted, or why they were not.
+/// Number of deleted flows of each family, or the error.
 pub(super) type Deleted = Vec<(Family, Result<usize, FlowsError>)>;
 
-/// A listing under way, and whose flows it looks at.
+/// A running listing and its frontends.
 struct Listing {
     frontends: BTreeSet<Frontend>,
     began: Moment,
     task: JoinHandle<Deleted>,
 }
 
-/// See the file's head.
+/// Frontends with possibly stale flows.
 pub(super) struct Cleaner {
     flows: Arc<Mutex<Box<dyn Flows>>>,
-    /// By the moment after which nothing leads to what left.
+    /// By the time after which nothing leads to the endpoint that left.
     left: BTreeMap<Moment, BTreeSet<Frontend>>,
     /// Due, and not yet listed.
     due: BTreeSet<Frontend>,
     listing: Option<Listing>,
-    /// No other begins before.
+    /// Earliest time of the next listing.
     rest_until: Moment,
     pauses: ExponentialBackoff,
 }
@@ -62,27 +62,27 @@ impl Cleaner {
         }
     }
 
-    /// Endpoints may have left these frontends, and since `now` nothing leads there.
+    /// Records frontends that endpoints may have left; since `now` nothing leads there.
     pub(super) fn left(&mut self, frontends: BTreeSet<Frontend>, now: Moment) {
         if !frontends.is_empty() {
             self.left.entry(now).or_default().extend(frontends);
         }
     }
 
-    /// When there is something to do next: what was left has ripened for `ripening`, or the pause is over.
+    /// Time of the next step: entries are due `ripening` after they were recorded, and the pause must be over.
     pub(super) fn next(&self, ripening: Moment) -> Option<Moment> {
         let ripe = || self.left.keys().next().map(|left| left.saturating_add(ripening));
         let next = if self.due.is_empty() { ripe() } else { Some(0) };
         next.filter(|_| self.listing.is_none()).map(|next| next.max(self.rest_until))
     }
 
-    /// What was left at `ripe` or before is due.
+    /// Entries of `ripe` or before become due.
     pub(super) fn ripen(&mut self, ripe: Moment) {
         let later = self.left.split_off(&ripe.saturating_add(1));
         self.due.extend(std::mem::replace(&mut self.left, later).into_values().flatten());
     }
 
-    /// Begins to list the flows of whatever is due, unless a listing is under way or was a moment ago.
+    /// Begins to list the flows of all due frontends, unless a listing runs or has just ended.
     pub(super) fn start(&mut self, model: &Model, now: Moment) {
         if self.due.is_empty() || self.listing.is_some() || now < self.rest_until {
             return;
@@ -97,7 +97,7 @@ impl Cleaner {
         self.listing = Some(Listing { frontends, began: now, task });
     }
 
-    /// Waits until the listing under way is over; for ever if there is none.
+    /// Waits for the end of the running listing; for ever if there is none.
     pub(super) async fn over(&mut self) -> Result<Deleted, JoinError> {
         match &mut self.listing {
             Some(listing) => (&mut listing.task).await,
@@ -105,7 +105,7 @@ impl Cleaner {
         }
     }
 
-    /// Takes the end of a listing in. What failed is due again after a pause.
+    /// Records the end of a listing. After a failure its frontends are due again after a pause.
     pub(super) fn ended(&mut self, is_done: bool, now: Moment, ripening: Moment) {
         let Some(Listing { frontends, began, task: _ }) = self.listing.take() else { return };
         self.rest_until = began.saturating_add(ripening.max(LISTING_SHARE * now.saturating_sub(began)));
@@ -117,7 +117,7 @@ impl Cleaner {
         self.left(frontends, now.saturating_add(Moment::try_from(pause.as_millis()).unwrap_or(Moment::MAX)));
     }
 
-    /// Whether a listing is under way.
+    /// Whether a listing runs.
     pub(super) fn is_listing(&self) -> bool {
         self.listing.is_some()
     }

@@ -1,9 +1,10 @@
-//! Answers of the API server that cannot be right: no Service, no slice, no Node object, where a predecessor served some.
+//! Implausible answers of the API server: no Service, no slice or no Node object, where a predecessor served
+//! some.
 //!
-//! Owns whether the first sync believes what was listed. An API server in trouble (a store restored empty, a proxy in between, a
-//! node deregistered by mistake) must not cost what serves; so what stands stays until the answer is credible. Every API server
-//! has a Service, `default/kubernetes`, with a slice; this node runs the proxy. Leaves to the watches that a later list without
-//! anything is not believed either.
+//! Owns whether the first sync applies the lists. An API server in trouble (a store restored empty, a proxy in
+//! between, a node deregistered by mistake) must not stop traffic, so the programmed state stays until the
+//! answer is plausible. Every API server has a Service, `default/kubernetes`, with a slice, and this node runs
+//! the proxy. Leaves later empty lists to the watches.
 
 use std::{fmt, time::Duration};
 
@@ -15,10 +16,10 @@ use tokio::time::Instant;
 
 use super::{Kernel, Sync};
 
-/// How long until what stands is read again, if nothing has made the answer credible before.
+/// Interval of reads of the kernel while the answer stays implausible.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
-/// What is missing.
+/// The missing kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
     Services,
@@ -46,7 +47,7 @@ impl Sync {
         doubt.is_some()
     }
 
-    /// Reads again at once if what was missing has come.
+    /// Reads again at once if the missing objects have come.
     pub(super) fn believe(&mut self) {
         let came = match self.doubt {
             None => false,

@@ -1,8 +1,8 @@
-//! A kernel in memory: applies all of a transaction or nothing, refuses what a kernel would refuse, fails on demand, and tracks
-//! flows by what stood when they began.
+//! A kernel in memory. It commits all of a transaction or nothing, refuses like a kernel, fails on demand, and
+//! tracks flows by the rules at their begin.
 //!
-//! Owns the fake of [`Dataplane`] and [`Flows`]. Invariant: keeps the contract of the trait, so a transaction that leads to a
-//! missing chain, removes what is not there or removes a chain in use is refused.
+//! Owns the fake of [`Dataplane`] and [`Flows`]. Invariant: keeps the contract of the trait. It refuses a
+//! transaction that leads to a missing chain, removes a missing element, or removes a chain in use.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,28 +22,28 @@ use crate::{
     dataplane::{Applied, Capabilities, Dataplane, DataplaneError, Observed},
 };
 
-/// What the test sees of the kernel, and the knobs it turns.
+/// State of the fake, and its knobs.
 #[derive(Debug, Default)]
 pub struct Inside {
-    /// What stands.
+    /// Programmed state.
     pub state: State,
     /// Number of the ruleset.
     pub generation: u32,
-    /// How often it was read.
+    /// Number of reads.
     pub reads: usize,
-    /// Each transaction that went through, with its moment.
+    /// Each committed transaction, with its time.
     pub applied: Vec<(Instant, Transaction)>,
-    /// Errors for the next calls of `apply`.
+    /// Errors for the next calls of `apply`, which then change nothing.
     pub failures: VecDeque<DataplaneError>,
-    /// Errors for the next calls of `apply`, whose changes are made all the same.
+    /// Errors for the next calls of `apply`, which commit all the same.
     pub lost_answers: VecDeque<DataplaneError>,
     /// Each request to delete flows.
     pub stale: Vec<StaleFlows>,
-    /// How often flows were listed.
+    /// Number of listings of flows.
     pub listings: usize,
-    /// How many of the next listings fail.
+    /// Number of next listings that fail.
     pub failing_listings: usize,
-    /// Where each client's packets to a frontend go.
+    /// Destination of each client's packets to a frontend.
     pub tracked: BTreeMap<(Frontend, u32), Backend>,
 }
 
@@ -52,12 +52,12 @@ pub struct Inside {
 pub struct FakeKernel(Arc<Mutex<Inside>>);
 
 impl FakeKernel {
-    /// The kernel, for as long as nobody else looks.
+    /// Locks the fake's state.
     pub fn inside(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody else throws our tables away.
+    /// Deletes our tables, like another program.
     pub fn flush(&self) {
         let mut inside = self.inside();
         inside.state = State::default();
@@ -123,8 +123,8 @@ impl Flows for FakeKernel {
 }
 
 impl Inside {
-    /// A client's packet to a frontend: on its tracked way, or on one that begins with it. What nobody rewrites is tracked as
-    /// it came, and what is refused is not.
+    /// A client's packet to a frontend: by its tracked flow, or by a new one. A packet that no rule rewrites is
+    /// tracked as it came, and a refused one is not tracked.
     pub fn send(&mut self, to: Frontend, client: u32) {
         if self.state.elements.contains_key(&Key::NoEndpoints(to)) {
             return;
@@ -141,7 +141,7 @@ impl Inside {
         }
     }
 
-    /// What a chain finds, by way of an affinity id where it remembers clients.
+    /// The endpoint that a chain finds, by an affinity id where there is session affinity.
     fn pick(&self, to: Frontend, verdict: Verdict, client: u32) -> Option<Backend> {
         let (endpoints, list) = match verdict {
             Verdict::Balance(Balance { endpoints, list, .. }) => (endpoints, list),
@@ -157,7 +157,7 @@ impl Inside {
     }
 }
 
-/// What a kernel refuses.
+/// Refuses what a kernel would refuse.
 fn check(before: &State, transaction: &Transaction) -> Result<(), DataplaneError> {
     let changed = |what: String| Err(DataplaneError::Changed { operation: what });
     for key in &transaction.removals {

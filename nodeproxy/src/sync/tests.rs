@@ -126,7 +126,7 @@ impl Bench {
         self.tell(SOURCES.map(Fact::Listed)).await;
     }
 
-    /// With a paused clock this returns once the loop has nothing to do but wait.
+    /// With a paused clock this returns once the loop only waits.
     async fn settle(&self) {
         tokio::time::sleep(NARROW_AFTER * 3).await;
     }

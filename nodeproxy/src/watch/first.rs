@@ -1,8 +1,9 @@
-//! The Services that must work before all others, listed ahead of them: the API server's, which pods need to start, and
+//! The first Services, which are listed before all others: the API server's, which pods need to start, and
 //! DNS's, which they need to find anything.
 //!
-//! Owns which Services those are and the order: they are told first, and the lists of everything begin when the loop says
-//! that they stand ([`Gate`]). Invariant: a list that fails delays nobody; its objects then come with all others.
+//! Owns the choice of these Services and the order. They are sent first, and the lists of all others begin when
+//! the loop reports that they are programmed ([`Gate`]). Invariant: a failed list delays nobody. Its objects
+//! then come with all others.
 
 use futures::future;
 use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
@@ -17,27 +18,27 @@ use crate::convert::{Read, Told, ToldSlice};
 
 /// The API server's Service.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
-/// Where DNS runs.
+/// Namespace of DNS.
 const SYSTEM: &str = "kube-system";
-/// What every DNS add-on is labelled with, for the sake of those who look for it.
+/// Label of every DNS add-on, a convention.
 const DNS: &str = "k8s-app=kube-dns";
 /// Label of a slice with the name of its Service.
 const OWNER: &str = "kubernetes.io/service-name";
 
-/// How long one of these lists may take.
+/// Timeout of each of these lists.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// Opened by the loop once the first Services stand in the kernel, or if they need not.
+/// True once the first Services are programmed, or if they need not be.
 pub type Gate = watch::Receiver<bool>;
 
-/// Objects to be told before a watch begins, and when it may begin.
+/// The first objects of a watch, and the signal after which it begins.
 pub struct First<T> {
     pub(super) objects: Vec<Read<T>>,
     pub(super) gate: Option<Gate>,
 }
 
 impl<T> First<T> {
-    /// Nothing comes first, and nothing is waited for.
+    /// No objects and no signal.
     pub(super) fn none() -> Self {
         Self { objects: Vec::new(), gate: None }
     }
@@ -86,7 +87,7 @@ async fn get<T: Told>(client: &Client, namespace: &str, which: &ListParams) -> V
     Vec::new()
 }
 
-/// Waits until a gate is open. One that nobody can open any more is.
+/// Waits for the signal, or until its sender is gone.
 pub(super) async fn pass(gate: Option<Gate>) {
     if let Some(mut gate) = gate {
         // An error means that the loop has ended, and with it the process.

@@ -159,7 +159,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A history. The node is known from the start in most, for without it nothing is local.
+/// A random history. Most begin with the node, because without it no endpoint is local.
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let node = prop::option::weighted(0.9, Just(Event::Node(mk_node(0, 1, true))));
     let rest = prop::collection::vec(event(), 1..30);

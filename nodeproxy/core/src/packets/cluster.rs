@@ -1,6 +1,6 @@
 //! The cluster of the packet table: Services by number, their endpoints, and this node.
 //!
-//! Owns the objects. Service n has the `ClusterIP` 10.96.0.n; what it is about follows from its row in the table.
+//! Owns the objects. Service n has the `ClusterIP` 10.96.0.n; its rows in the table show its behaviour.
 
 use std::{
     collections::BTreeSet,
@@ -53,7 +53,8 @@ pub fn virtual_addresses() -> BTreeSet<IpAddr> {
     services.iter().flat_map(|s| s.cluster_ips.iter().chain(&s.load_balancer_vips).copied()).collect()
 }
 
-/// Addresses in `status.loadBalancer.ingress` with `ipMode: Proxy`, of which the model is not told, and whose they are.
+/// Addresses in `status.loadBalancer.ingress` with `ipMode: Proxy`, which are not in the model, with their
+/// Services.
 pub fn proxy_mode_addresses() -> [(ServiceName, IpAddr); 1] {
     [(name(PROXIED), OUTSIDE.into())]
 }

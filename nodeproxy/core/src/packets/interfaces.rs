@@ -1,8 +1,8 @@
-//! The packet table where pods are told by the interface on which they arrive (`--detect-local-mode=BridgeInterface` and
+//! The packet table where pods are recognised by interface (`--detect-local-mode=BridgeInterface` and
 //! `InterfaceNamePrefix`), and not by their addresses.
 //!
-//! Owns what is different there: pods of other nodes arrive on no interface of a pod, so they are clients like any other,
-//! and an address says nothing about who has it. All other rows are those of [`CASES`].
+//! Owns the rows that differ: pods of other nodes arrive on no interface of a pod, so they are clients like any
+//! other, and addresses do not matter. All other rows are those of [`CASES`].
 
 use super::{BOTH_MASQUERADED, CASES, Case, Client, Expect, FarPod, NODE, case, case6, strays, vip, world};
 use crate::{
@@ -11,9 +11,9 @@ use crate::{
     oracle::Packet,
 };
 
-/// The bridge that all pods of this node are behind, where there is one.
+/// The bridge of this node's pods, where there is one.
 pub const BRIDGE: &str = "br0";
-/// How the names of the interfaces begin that lead to pods of this node, without a bridge.
+/// Prefix of the interfaces of this node's pods, without a bridge.
 pub const PREFIX: &str = "p";
 
 /// Rows that stand in place of those of [`CASES`] about the same packet.
@@ -28,14 +28,14 @@ const INSTEAD: &[Case] = &[
     case6("the same over IPv6", FarPod, (NODE, 30101), Expect::Dropped),
 ];
 
-/// Both ways to tell pods by interfaces.
+/// Both ways to recognise pods by interface.
 pub fn detectors() -> Vec<PodInterfaces> {
     let bridge = BRIDGE.parse().ok().map(PodInterfaces::Named);
     let prefix = PREFIX.parse().ok().map(PodInterfaces::Prefixed);
     bridge.into_iter().chain(prefix).collect()
 }
 
-/// The table's cluster on a node that is told nothing about addresses of pods.
+/// The table's cluster on a node without ranges of pods.
 pub fn world_by_interfaces() -> Vec<Event> {
     let forget = |event| match event {
         Event::Node(node) => {
@@ -46,7 +46,7 @@ pub fn world_by_interfaces() -> Vec<Event> {
     world().into_iter().map(forget).collect()
 }
 
-/// The rows.
+/// All rows.
 pub fn cases() -> Vec<Case> {
     let instead = |case: &Case| INSTEAD.iter().find(|other| is_about_same(case, other)).copied();
     CASES.iter().map(|case| instead(case).unwrap_or(*case)).collect()
@@ -56,7 +56,7 @@ fn is_about_same(case: &Case, other: &Case) -> bool {
     (case.from, case.to) == (other.from, other.to)
 }
 
-/// On which interface of this node a client's packets arrive.
+/// Interface of this node on which a client's packets arrive.
 pub fn interface(client: Client, detector: &PodInterfaces) -> Option<InterfaceName> {
     match (client, detector) {
         (Client::Pod | Client::Endpoint, PodInterfaces::Named(bridge)) => Some(*bridge),
@@ -69,7 +69,7 @@ pub fn packet(case: &Case, detector: &PodInterfaces) -> Packet {
     Packet { interface: interface(case.from, detector), ..case.packet() }
 }
 
-/// Whether a stray packet arrives: like any other client's if it is that of another node's pod.
+/// Whether an invalid packet arrives. Those of another node's pod do, like any other client's.
 pub fn arrives(stray: &strays::Stray) -> bool {
     stray.arrives || stray.from == FarPod
 }

@@ -1,8 +1,8 @@
-//! Every policy with every place: 16 Services, which differ in both traffic policies and in where their endpoints are, dialled by
-//! every client at every kind of address over both families.
+//! The policy matrix: 16 Services with different traffic policies and places of endpoints, dialled by every
+//! client at every kind of address over both families.
 //!
-//! Owns the Services and the packets, as data. What should become of a packet is what the oracle says: here nobody writes it down, and
-//! what runs it compares the oracle, the tracer, the ruleset and real packets with each other.
+//! Owns the Services and the packets, as data. There is no expected outcome here: the tests compare the oracle,
+//! the tracer, the ruleset and real packets with each other.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -26,16 +26,16 @@ const PLACES: [&[(Ipv4Addr, &str)]; 4] = [
     &[(NODE, "here"), (FAR_POD, "there")],
 ];
 const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, TrafficPolicy::Local];
-/// Everybody who may dial.
+/// Every client.
 pub const CLIENTS: [Client; 5] =
     [Client::Pod, Client::Endpoint, Client::Node, Client::FarPod, Client::Outside];
 
 /// One packet of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Cell {
-    /// Who sends it.
+    /// The client.
     pub from: Client,
-    /// The packet.
+    /// Its first packet.
     pub packet: Packet,
 }
 

@@ -1,6 +1,6 @@
-//! Clients that are remembered: by session affinity, which keeps the endpoint that a client had, and by connection tracking, which
-//! keeps connections. In each row a client is remembered at an endpoint while that is the only one; then the Service becomes another,
-//! and the client comes again.
+//! Rows about session affinity, which keeps a client's endpoint, and connection tracking, which keeps a
+//! connection's. In each row the client first connects while there is one endpoint. Then the Service changes,
+//! and the client connects again.
 //!
 //! Owns the rows as data, like the packet table beside them; each holds over IPv4 and, between the twins of the addresses, over IPv6.
 
@@ -24,61 +24,61 @@ const OUTSIDE_VIP: Ipv4Addr = lb(NUMBER);
 const NODE_PORT: u16 = 30_140;
 const UDP_NODE_PORT: u16 = 30_141;
 
-/// An endpoint's state.
+/// State of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Ready.
+    /// Ready, without hints.
     Ready,
     /// Ready, for clients of this zone.
     Hinted(&'static str),
-    /// It terminates and still serves.
+    /// Terminating, and still serving.
     Terminating,
-    /// It does not serve.
+    /// Neither ready nor serving.
     Stopped,
 }
 
-/// The Service at a moment.
+/// A state of the Service.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// `internalTrafficPolicy`.
     pub internal: TrafficPolicy,
     /// `externalTrafficPolicy`.
     pub external: TrafficPolicy,
-    /// Whether clients are remembered.
+    /// Whether it has `ClientIP` session affinity.
     pub affinity: bool,
-    /// Endpoints.
+    /// Address and state of each endpoint.
     pub endpoints: &'static [(Ipv4Addr, State)],
 }
 
-/// How the client comes again.
+/// The client's second attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
     /// With a new connection.
     Anew,
-    /// With the connection that it has.
+    /// With the existing connection.
     SameConnection,
 }
 
-/// One row.
+/// One behaviour.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// The behaviour.
+    /// Name of the behaviour.
     pub name: &'static str,
-    /// Who comes.
+    /// The client.
     pub from: Client,
-    /// Over this protocol.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
-    /// What it dials first.
+    /// Address and port of the first connection.
     pub first: (Ipv4Addr, u16),
-    /// The only endpoint then.
+    /// The only endpoint at that time.
     pub had: Ipv4Addr,
-    /// What the Service becomes.
+    /// The Service after the change.
     pub then: Shape,
-    /// What it dials again, and how.
+    /// Address and port of the second attempt.
     pub again: (Ipv4Addr, u16),
-    /// How.
+    /// New or existing connection.
     pub how: Again,
-    /// What it gets.
+    /// Expected outcome.
     pub expect: Expect,
 }
 
@@ -113,7 +113,7 @@ const VIP: (Ipv4Addr, u16) = (OUTSIDE_VIP, 80);
 const PORT: (Ipv4Addr, u16) = (NODE, NODE_PORT);
 const UDP_PORT: (Ipv4Addr, u16) = (NODE, UDP_NODE_PORT);
 
-/// The rows.
+/// All rows.
 pub const ROWS: &[Row] = &[
     row("a client keeps its endpoint", Outside, (PORT, FAR_POD), SAME, (PORT, FAR_MASQUERADED)),
     row(
@@ -266,17 +266,17 @@ pub const ROWS: &[Row] = &[
 ];
 
 impl Row {
-    /// The packet of the first time, over a family.
+    /// The first packet, over a family.
     pub fn first(&self, v6: bool) -> Packet {
         self.case(self.first, self.expect, v6).packet()
     }
 
-    /// The second time.
+    /// The second attempt.
     pub fn again(&self, v6: bool) -> Case {
         self.case(self.again, self.expect, v6)
     }
 
-    /// The endpoint that it had.
+    /// The first endpoint.
     pub fn had(&self, v6: bool) -> Backend {
         Backend { address: in_family(self.had, v6), port: POD_PORT }
     }
@@ -286,12 +286,12 @@ impl Row {
         Case { name: self.name, from: self.from, to, expect }
     }
 
-    /// The Service, while the endpoint is the only one.
+    /// The Service before the change.
     pub fn before(&self) -> Vec<Event> {
         events(&SAME, &[(self.had, State::Ready)])
     }
 
-    /// What it becomes.
+    /// The Service after the change.
     pub fn after(&self) -> Vec<Event> {
         events(&self.then, self.then.endpoints)
     }
@@ -369,7 +369,7 @@ mod tests {
         model
     }
 
-    /// A moment, and the port from which the client comes again.
+    /// Time of the second attempt, and its source port.
     fn again(row: &Row) -> (u64, u16) {
         (1000, if row.how == Again::SameConnection { 4000 } else { 4001 })
     }

@@ -1,23 +1,23 @@
-//! Packets that connection tracking takes for invalid: TCP outside of the window, say. They belong to no flow, so their
-//! addresses are not rewritten, and an answer that reaches its client with the endpoint's own address makes the client reset
-//! its connection.
+//! Packets that connection tracking considers invalid, such as TCP outside of the window. They belong to no
+//! connection, so their addresses are not rewritten. An answer with the endpoint's own address makes its client
+//! reset the connection.
 //!
-//! Owns the cases as data, like the packet table beside them. The client is who sends the stray packet.
+//! Owns the rows as data, like the packet table beside them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Client, FAR_POD, NODE, OTHER_POD, OUTSIDE, POD, twin};
 
-/// One row.
+/// One behaviour.
 #[derive(Clone, Copy, Debug)]
 pub struct Stray {
-    /// The behaviour.
+    /// Name of the behaviour.
     pub name: &'static str,
-    /// Who sends it.
+    /// The sender.
     pub from: Client,
-    /// To whom.
+    /// Destination address.
     pub to: Ipv4Addr,
-    /// Whether it arrives.
+    /// Whether it passes.
     pub arrives: bool,
 }
 
@@ -25,7 +25,7 @@ const fn stray(name: &'static str, from: Client, to: Ipv4Addr, arrives: bool) ->
     Stray { name, from, to, arrives }
 }
 
-/// The rows; each holds for IPv4 and, between the twins of the addresses, for IPv6.
+/// The rows. Each holds for IPv4 and, between the twins of the addresses, for IPv6.
 pub const STRAYS: &[Stray] = &[
     stray("a pod's to a client outside is dropped", Client::Pod, OUTSIDE, false),
     stray("an endpoint's to a pod is dropped", Client::Endpoint, OTHER_POD, false),

@@ -1,11 +1,12 @@
-//! Numbers of what a first packet is sent to: chain `external` and the chains beside the skeleton.
+//! Numbers of the destinations of first packets: chain `external` and the chains beside the skeleton.
 //!
-//! The dispatch maps say a number, and the small maps `classes`, `balances` and `pickers` lead from the number to the chain. If the large maps held
-//! verdicts, the kernel would look at every one of them whenever one comes or goes (`nft_table_validate`): 6 ms for each change
-//! of a number of endpoints with 30,000 Services, and nothing so.
+//! The dispatch maps have a number, and the small maps `classes`, `balances` and `pickers` lead from the number
+//! to the chain. If the large maps held verdicts, the kernel would check every verdict at each change of one
+//! (`nft_table_validate`). That takes 6 ms with 30,000 Services.
 //!
-//! Owns which chain has which number. A chain gets one with its first transaction and keeps it; after a start the kernel says
-//! who has which. Invariant: between [`CLASS_TAG`] and the next tag, and each number once in a family.
+//! Owns the number of each chain. A chain gets one with its first transaction and keeps it. After a start the
+//! numbers are read from the kernel. Invariant: numbers are between [`CLASS_TAG`] and the next tag, and unique
+//! in a family.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,16 +18,16 @@ use portico_proxy_core::{
 
 use super::{skeleton::EXTERNAL, target};
 
-/// Name of the map.
+/// Map from a number to any chain.
 pub(super) const CLASSES: &str = "classes";
-/// Name of the same map without chain `external`, for that chain's own use: the kernel refuses what could go round in circles.
+/// The same map without chain `external`, for use by that chain: the kernel refuses possible loops.
 pub(super) const BALANCES: &str = "balances";
-/// Name of the map of the chains that pick an endpoint and come back.
+/// Map from a number to a chain that picks an endpoint and returns.
 pub(super) const PICKERS: &str = "pickers";
-/// Top byte of every number: it travels in a packet's priority, where an affinity id may follow it (`AFFINITY_TAG`), and one
-/// mask finds both.
+/// Top byte of every number. The number is the packet's priority for a while, where an affinity id may follow
+/// it (`AFFINITY_TAG`). One mask finds both.
 pub(super) const CLASS_TAG: u32 = 0xA400_0000;
-/// Bits that a number shares with affinity ids and nobody else.
+/// Bits that numbers share with affinity ids and nothing else.
 pub(super) const TAG_MASK: u32 = 0xFE00_0000;
 /// Number of chain `external`.
 const EXTERNAL_CLASS: u32 = CLASS_TAG;
@@ -36,11 +37,11 @@ const EXTERNAL_CLASS: u32 = CLASS_TAG;
 pub(super) struct Classes {
     numbers: BTreeMap<Chain, u32>,
     chains: BTreeMap<(Family, u32), Chain>,
-    /// Numbers that chains had, below the highest: there may be a chain for each namespace, so none is searched for.
+    /// Free numbers below the highest. Each namespace may have its own chains, so searching is too slow.
     freed: BTreeSet<(Family, u32)>,
 }
 
-/// The element that leads to chain `external`, which is always there.
+/// The element for chain `external`, which always exists.
 pub(super) fn external() -> Element {
     element(EXTERNAL_CLASS, Some(kernel::Verdict::Goto(EXTERNAL.to_owned())))
 }
@@ -49,7 +50,7 @@ fn element(number: u32, verdict: Option<kernel::Verdict>) -> Element {
     Element { key: number.to_ne_bytes().to_vec(), data: verdict.map(Data::Verdict), ..Element::default() }
 }
 
-/// How a map leads to a chain.
+/// The verdict that leads to a chain.
 fn verdict(target: &Target) -> kernel::Verdict {
     match target {
         Target::Balance(_) | Target::Recall(_) => kernel::Verdict::Goto(target.chain()),
@@ -66,7 +67,7 @@ pub(super) fn maps(target: &Target) -> &'static [&'static str] {
 }
 
 impl Classes {
-    /// Gives a chain a number; the element that says so.
+    /// Gives a chain a number; returns its element.
     pub(super) fn add(&mut self, chain: Chain) -> Element {
         let number = match self.numbers.get(&chain) {
             Some(number) => *number,
@@ -77,7 +78,7 @@ impl Classes {
         element(number, Some(verdict(&chain.target)))
     }
 
-    /// A number that no chain has. There are 2^24; if none were free, the kernel would refuse the last one as there already.
+    /// A free number. There are 2^24. If none were free, the kernel would refuse the last one as existing.
     fn take(&mut self, family: Family) -> u32 {
         let all = (family, EXTERNAL_CLASS + 1)..(family, AFFINITY_TAG);
         if let Some(freed) = self.freed.range(all.clone()).next().copied() {
@@ -88,7 +89,7 @@ impl Classes {
         (highest + 1).min(AFFINITY_TAG - 1)
     }
 
-    /// Takes a chain's number back; the element that said so.
+    /// Frees a chain's number; returns its element.
     pub(super) fn remove(&mut self, chain: &Chain) -> Option<Element> {
         let number = self.numbers.remove(chain)?;
         self.chains.remove(&(chain.family, number));
@@ -96,7 +97,7 @@ impl Classes {
         Some(element(number, None))
     }
 
-    /// The number of what a dispatch map says. None: of a chain that does not stand, or no chain at all.
+    /// The number for a verdict of a dispatch map. `None`: its chain is not programmed, or it has none.
     pub(super) fn number(&self, family: Family, verdict: Verdict) -> Option<u32> {
         match verdict {
             Verdict::External => Some(EXTERNAL_CLASS),
@@ -107,7 +108,7 @@ impl Classes {
         }
     }
 
-    /// What a number leads to.
+    /// The verdict of a number.
     pub(super) fn verdict(&self, family: Family, number: u32) -> Option<Verdict> {
         if number == EXTERNAL_CLASS {
             return Some(Verdict::External);
@@ -115,7 +116,7 @@ impl Classes {
         self.chains.get(&(family, number)).map(|chain| chain.target.into())
     }
 
-    /// Learns an element of a map that stands in the kernel; false if it is none of ours.
+    /// Records a programmed element; false if it is none of ours.
     pub(super) fn learn(&mut self, family: Family, map: &str, found: &Element) -> bool {
         let number = <[u8; 4]>::try_from(&found.key[..]).map(u32::from_ne_bytes);
         let (Ok(number), Some(Data::Verdict(leads))) = (number, &found.data) else { return false };

@@ -1,8 +1,8 @@
-//! Fields of keys and data: how many bytes they have, and what nft is told so that it prints them as addresses, ports and ids.
+//! Fields of keys and data: their lengths, and the notes that make nft print them as addresses, ports and ids.
 //!
-//! The kernel keeps a set's datatype number and its user data for nft and looks at neither. A concatenation's number is made
-//! of its fields' numbers, six bits each. Random slots have no datatype that nft could parse back, so maps that are looked up
-//! by one say `typeof … numgen random mod 2` in their user data instead.
+//! The kernel stores a set's datatype number and its user data for nft and ignores both. The number of a
+//! concatenation has six bits for each field. Random slots have no datatype that nft could parse back, so maps
+//! with slots as keys have `typeof … numgen random mod 2` in their user data instead.
 
 use portico_netlink::nftables::{Family, SetKind};
 
@@ -28,9 +28,9 @@ pub(super) enum Field {
     Address,
     /// A layer-4 protocol.
     Protocol,
-    /// A port.
+    /// A transport-layer port.
     Port,
-    /// A number that `numgen` made.
+    /// A slot, from `numgen`.
     Slot,
     /// An affinity id, a packet priority.
     Id,

@@ -1,9 +1,9 @@
-//! What a kernel without some feature still does.
+//! Operation on a kernel that lacks some feature.
 //!
-//! Owns which features Services can be forwarded without, and what does not work then, in words. Leaves to the skeleton how
-//! the rules look without them, and to [`portico_netlink::probe`] what a kernel has.
+//! Owns the features that Services can be forwarded without, and the effect of their absence, in words. Leaves
+//! to the skeleton the rules without them, and to [`portico_netlink::probe`] the features of a kernel.
 //!
-//! Invariant: without a feature nothing is let through that would have been kept out with it.
+//! Invariant: a packet that would be refused with a feature is not passed without it.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,16 @@ use portico_proxy_core::{input::Lack, table::Family};
 
 use crate::dataplane::Degradation;
 
-/// How far a kernel can forward Services of a family.
+/// Support of a kernel for a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Support {
-    /// In full, or without these.
+    /// Full, or without these features.
     Without(BTreeSet<Feature>),
-    /// Not at all, for want of these.
+    /// None, because these features are missing.
     None(Vec<Feature>),
 }
 
-/// What does not work without a feature; `None`: nothing does.
+/// Effect of a missing feature; `None`: nothing works.
 fn without(feature: Feature) -> Option<&'static str> {
     match feature {
         Feature::Reject => Some("clients of Services without endpoints wait instead of being refused"),
@@ -45,7 +45,7 @@ fn without(feature: Feature) -> Option<&'static str> {
     }
 }
 
-/// What the model has to know of it.
+/// Effect on the model.
 fn lack(feature: Feature) -> Option<Lack> {
     match feature {
         Feature::DynamicMaps => Some(Lack::SessionAffinity),
@@ -54,7 +54,7 @@ fn lack(feature: Feature) -> Option<Lack> {
     }
 }
 
-/// What to make of a kernel that lacks these.
+/// Support of a kernel that lacks these features.
 pub(super) fn support(missing: Vec<Feature>) -> Support {
     if missing.iter().any(|feature| without(*feature).is_none()) {
         return Support::None(missing);
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use crate::dataplane::nftables::{Config, kernel_family, skeleton::Skeleton};
 
-    /// What a skeleton needs of the features that it could do without: what a kernel that lacks them refuses.
+    /// The optional features that a skeleton needs: a kernel without them refuses it.
     fn needs(skeleton: &Skeleton) -> BTreeSet<Feature> {
         let rules = skeleton.chains.values().flat_map(|(_, rules)| rules);
         let words = rules.flat_map(|rule| &rule.expressions).filter_map(|expression| match expression {

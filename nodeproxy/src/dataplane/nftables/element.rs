@@ -1,8 +1,9 @@
-//! One (key, value) of the model to the kernel's elements, and back.
+//! Encodes keys and values of the model as the kernel's elements, and decodes them.
 //!
-//! Addresses and ports are in network order, slots and ids in the machine's, each field padded to four bytes. A range of
-//! a plain interval set is two elements, its first address and the first one behind it; a range in a concatenation is one
-//! element with two keys. Where a first packet is sent is a number ([`Classes`]). Invariant: decoding what was encoded gives the same key and value, and nothing else decodes.
+//! Addresses and ports are in network order, slots and ids in the machine's, each field padded to four bytes. A
+//! range of a plain interval set is two elements, its first address and the first one behind it. A range in a
+//! concatenation is one element with two keys. The destination of a first packet is a number ([`Classes`]).
+//! Invariant: decoding returns the encoded key and value, and nothing else decodes.
 
 use std::net::IpAddr;
 
@@ -15,7 +16,7 @@ use super::{classes::Classes, skeleton::REFUSE};
 #[cfg(test)]
 mod tests;
 
-/// The elements of a key; with a value for maps, without for removals, which need only keys.
+/// The elements of a key; with a value for maps, without one for removals.
 pub(super) fn encode(key: &Key, value: Option<&Value>, classes: &Classes) -> Vec<Element> {
     let bytes = match key {
         Key::Service(f)
@@ -68,7 +69,7 @@ fn behind(ip: IpAddr) -> Option<Vec<u8>> {
     }
 }
 
-/// A verdict without a number of its own, or of a chain that does not stand, is no data, and the kernel refuses it.
+/// A verdict without a number, or of a chain that is not programmed, has no data, and the kernel refuses it.
 fn data(key: &Key, value: &Value, classes: &Classes) -> Option<Data> {
     Some(match value {
         Value::Present => return None,
@@ -105,12 +106,12 @@ fn frontend(f: &Frontend) -> Vec<u8> {
     [alias(&Alias { address: f.address, protocol: f.protocol }), port(f.port)].concat()
 }
 
-/// A client of a Service port in the map that remembers it.
+/// Key of a client of a Service port in an affinity map.
 pub(super) fn client(source: IpAddr, alias: &Alias) -> Vec<u8> {
     [address(source), address(alias.address)].concat()
 }
 
-/// The id that such a map says.
+/// The affinity id of an entry.
 pub(super) fn id(element: &Element) -> Option<u32> {
     match &element.data {
         Some(Data::Value(bytes)) => <[u8; 4]>::try_from(&bytes[..]).ok().map(u32::from_ne_bytes),
@@ -118,7 +119,7 @@ pub(super) fn id(element: &Element) -> Option<u32> {
     }
 }
 
-/// The keys and values of a map's elements, or what is wrong with one of them.
+/// The keys and values of a map's elements, or the error in one of them.
 pub(super) fn decode(
     family: Family,
     map: &str,
@@ -210,7 +211,7 @@ fn decode_verdict(verdict: &kernel::Verdict) -> Option<Verdict> {
     }
 }
 
-/// Pairs the starts and ends of a plain interval set, in whatever order they came.
+/// Pairs the starts and ends of a plain interval set, in any order.
 fn intervals(
     family: Family,
     elements: Vec<Element>,
@@ -258,7 +259,7 @@ fn last_address(family: Family) -> IpAddr {
     }
 }
 
-/// The network from a first to a last address, if that is what they are.
+/// The network from a first to a last address, if there is one.
 fn network(first: IpAddr, last: IpAddr) -> Option<IpNet> {
     let net = match (first, last) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {

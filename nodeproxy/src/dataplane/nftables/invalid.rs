@@ -1,6 +1,6 @@
-//! How many invalid packets of pods were dropped (docs/nftables.md, "Invalid packets").
+//! Number of dropped invalid packets of pods (docs/nftables.md, "Invalid packets").
 //!
-//! Owns reading the counters, which only happens when somebody asks. They begin anew with the table.
+//! Owns reading the counters, once for each scrape. They restart with the table.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use super::{FAMILIES, kernel_family, skeleton};
 #[derive(Debug)]
 pub struct DroppedInvalid;
 
-/// Packets that the counters of the tables of this network namespace have counted.
+/// Sum of the counters in the tables of this network namespace.
 pub fn dropped() -> portico_netlink::Result<u64> {
     let mut client = Client::open()?;
     let mut dropped = 0;

@@ -1,7 +1,7 @@
-//! What stands in the kernel, as a [`State`], or why it has to be built anew.
+//! Reads the kernel's tables as a [`State`], or finds the reason to rebuild them.
 //!
-//! A table is taken over only if every chain, rule, set and element of it is exactly what this version would have written
-//! under this configuration. Anything else is a reason to rebuild, in words.
+//! A table is adopted only if every chain, rule, set and element of it is exactly as this version would write
+//! it under this configuration. Any difference is a reason to rebuild, in words.
 
 use std::collections::BTreeMap;
 
@@ -20,17 +20,17 @@ use super::{
     target,
 };
 
-/// Attempts at one consistent picture while other programs change their own tables.
+/// Attempts at one consistent read while other programs change their own tables.
 const TRIES: usize = 5;
 
 /// Fewer elements than this certainly come in one message, under one lock.
 const ONE_MESSAGE: usize = 64;
 
-/// What reading a table came to.
+/// Result of reading a table.
 pub(super) enum Read {
-    /// It is ours and whole.
+    /// Ours, and complete.
     Whole(State, Classes),
-    /// It must be built anew, because.
+    /// It must be rebuilt, for this reason.
     Rebuild(String),
 }
 
@@ -94,10 +94,11 @@ fn read_family(
     Ok(Ok(()))
 }
 
-/// Adds all elements of a set. While the kernel still grows a large set's hash table behind a write, a listing of several
-/// messages misses some elements and repeats others, and no generation tells (`nft_rhash_walk` goes on when the walk is set
-/// back). So a set of more than one message is listed until as many are found as the kernel says that there are (`count`), or, where it
-/// does not say or counts otherwise, until a listing brings nothing new.
+/// Adds all elements of a set. While the kernel still grows a large set's hash table after a write, a listing
+/// of several messages misses some elements and repeats others, without a change of the generation
+/// (`nft_rhash_walk` continues after the walk is reset). So a set of more than one message is listed until the
+/// count is the kernel's (`count`). Where the kernel has none, or another one, it is listed until a listing
+/// brings nothing new.
 fn read_elements(
     client: &mut Client,
     table: &Table,
@@ -124,7 +125,7 @@ fn read_elements(
     Ok(Ok(()))
 }
 
-/// Reads who has which number: every balancing chain has one, and nothing else.
+/// Reads the numbers: every balancing chain has one, and nothing else has.
 fn read_classes(
     client: &mut Client,
     table: &Table,
@@ -199,7 +200,7 @@ fn different_rules(chain: &str, found: &[Rule], wanted: &[Rule]) -> Option<Strin
     Some(format!("rule {} of chain {chain} is another one", position + 1))
 }
 
-/// Checks declarations; gives the numbers of elements that the kernel says, by the name of the set.
+/// Checks declarations; returns the kernel's number of elements by set.
 fn read_sets(
     client: &mut Client,
     skeleton: &Skeleton,

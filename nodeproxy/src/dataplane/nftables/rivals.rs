@@ -1,8 +1,9 @@
-//! Other programs that forward Services on this node. Two of them at once work, until they disagree; so a warning names them.
+//! Other Service proxies on this node. Two of them work until they disagree, so the proxy warns about them.
 
 use portico_netlink::nftables::{Client, Family, Table};
 
-/// What is found beside our tables, in words. iptables rules are seen if they are nf_tables underneath (`iptables-nft`).
+/// Names of the tables and chains of other proxies. iptables rules are found if they are nf_tables underneath
+/// (`iptables-nft`).
 pub(super) fn find(client: &mut Client) -> portico_netlink::Result<Vec<String>> {
     let mut found = Vec::new();
     for family in [Family::Ip, Family::Ip6] {

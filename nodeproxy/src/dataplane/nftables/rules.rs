@@ -1,6 +1,6 @@
-//! Words of which our rules are made: each function gives the expressions that nft would write for a few words of a rule.
+//! Parts of rules: each function returns the expressions that nft would write for a few words of a rule.
 //!
-//! Registers are laid out as nft lays them out, because nft can only print what it could have written: keys from the first
+//! Registers have nft's layout, because nft can only print what it could have written: keys from the first
 //! register on, results in the first register. Numbers in marks and priorities are in the machine's order.
 
 use portico_netlink::nftables::{
@@ -9,21 +9,21 @@ use portico_netlink::nftables::{
 };
 use portico_proxy_core::interface::PodInterfaces;
 
-/// Where keys start and results go.
+/// First register of keys and results.
 const FIRST: Register = Register(0);
-/// `NF_CT_STATE_INVALID_BIT`.
+/// `NF_CT_STATE_INVALID_BIT` of nf_conntrack_common.h.
 const INVALID: u32 = 1;
-/// `NF_CT_STATE_BIT(IP_CT_NEW)`.
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` of nf_conntrack_common.h.
 const NEW: u32 = 8;
-/// `IPS_DST_NAT`.
+/// `IPS_DST_NAT` of `enum ip_conntrack_status`.
 const DESTINATION_NAT: u32 = 0x20;
-/// `IPPROTO_TCP`.
+/// `IPPROTO_TCP` of linux/in.h.
 const TCP: u8 = 6;
 /// `TH_SYN | TH_RST`.
 const SYN_OR_RST: u8 = 0x06;
 /// The first port of those that clients take by default (`net.ipv4.ip_local_port_range`).
 const EPHEMERAL: u16 = 32_768;
-/// `RTN_LOCAL`.
+/// `RTN_LOCAL` of `enum rtn_type`.
 const LOCAL: u32 = 2;
 
 /// Words of a rule in one family's table.
@@ -49,7 +49,7 @@ pub(super) enum Part {
     Priority,
 }
 
-/// `ip daddr . meta l4proto . th dport`, what a frontend is known by.
+/// `ip daddr . meta l4proto . th dport`, the key of a frontend.
 pub(super) const FRONTEND: [Part; 3] = [Part::Destination, Part::Protocol, Part::Port];
 
 impl Words {
@@ -179,8 +179,8 @@ impl Words {
         expressions
     }
 
-    /// `reject` by ICMP, with the code for an unreachable port. The kernel tells a host no more than six of these at once
-    /// and one a second after that (`icmp_ratelimit`); what may be refused more often needs [`reset`].
+    /// `reject` by ICMP, with the code for an unreachable port. The kernel sends a host at most six of these at
+    /// once and one a second after that (`icmp_ratelimit`). TCP is refused by [`reset`], which has no limit.
     pub(super) fn reject(self) -> Vec<Expression> {
         let code = match self.family {
             Family::Ip => 3,
@@ -226,7 +226,7 @@ pub(super) fn invalid() -> Vec<Expression> {
     bits(Expression::Ct { key: CtKey::State, into: FIRST }, INVALID, Comparison::NotEqual, 0)
 }
 
-/// `tcp flags ! syn,rst`, behind [`tcp`]: neither opens a connection nor gives one up.
+/// `tcp flags ! syn,rst`, after [`tcp`]: neither the first segment nor a reset.
 pub(super) fn within_a_connection() -> Vec<Expression> {
     let flags = Expression::Payload { base: PayloadBase::Transport, offset: 13, length: 1, into: FIRST };
     vec![
@@ -236,7 +236,7 @@ pub(super) fn within_a_connection() -> Vec<Expression> {
     ]
 }
 
-/// `tcp sport < 32768`, behind [`tcp`]: from a port that servers use.
+/// `tcp sport < 32768`, after [`tcp`]: from a port that servers use.
 pub(super) fn from_a_server() -> Vec<Expression> {
     let port = Expression::Payload { base: PayloadBase::Transport, offset: 0, length: 2, into: FIRST };
     let value = EPHEMERAL.to_be_bytes().to_vec();
@@ -258,7 +258,7 @@ pub(super) fn arrived_on(interfaces: &PodInterfaces) -> Vec<Expression> {
     input_interface(interfaces, Comparison::Equal)
 }
 
-/// `iifname != interfaces`. What this node sends itself arrived nowhere, so it is among these.
+/// `iifname != interfaces`. This node's own packets arrived on none, so they match.
 pub(super) fn not_arrived_on(interfaces: &PodInterfaces) -> Vec<Expression> {
     input_interface(interfaces, Comparison::NotEqual)
 }
@@ -334,7 +334,7 @@ pub(super) fn jump(chain: &str) -> Vec<Expression> {
     vec![Expression::Verdict(Verdict::Jump(chain.to_owned()))]
 }
 
-/// `accept`: on with the packet, without the rest of this hook's chain.
+/// `accept`: ends this hook's chain for the packet.
 pub(super) fn accept() -> Vec<Expression> {
     vec![Expression::Verdict(Verdict::Accept)]
 }

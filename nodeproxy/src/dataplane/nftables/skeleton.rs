@@ -1,8 +1,8 @@
 //! The fixed part of our table, as data: chains on hooks, maps and sets, and the rules between them.
 //!
-//! docs/nftables.md shows it as nft prints it; this file is that page in code, and says why each rule sits on its hook. A
-//! skeleton depends only on the family and the [`Config`]; two that differ are `!=`, which is how `read` notices another
-//! version or other settings.
+//! docs/nftables.md shows it as nft prints it. This file is that page in code, with the reason for the hook of
+//! each rule. A skeleton depends only on the family and the [`Config`]. `read` compares two of them to detect
+//! another version or other settings.
 
 use std::collections::BTreeMap;
 
@@ -22,12 +22,12 @@ use super::{
 
 /// Name of our table in both families.
 pub(super) const TABLE: &str = "portico";
-/// Chain that tells local from external clients.
+/// Chain that distinguishes local from external clients.
 pub(super) const EXTERNAL: &str = "external";
-/// Chain that answers with a refusal. (`reject` is a word of nft's language.)
+/// Chain that refuses. (`reject` is a keyword of nft.)
 pub(super) const REFUSE: &str = "refuse";
 
-/// The key of every map that is looked up by frontend.
+/// The key of every map that has frontends as keys.
 const FRONTEND_FIELDS: [Field; 3] = [Field::Address, Field::Protocol, Field::Port];
 
 /// The fixed part of one family's table.
@@ -46,7 +46,8 @@ pub(super) fn table(family: Family) -> Table {
     Table { family, name: TABLE.to_owned() }
 }
 
-/// The dynamic map that remembers clients, as it is declared. What stands says how many fit, too: [`MOST`](portico_proxy_core::affinity::MOST).
+/// Declaration of the dynamic affinity map. A programmed one also has its size:
+/// [`MOST`](portico_proxy_core::affinity::MOST).
 pub(super) fn affinity_map(map: &AffinityMap) -> Set {
     let key = [Field::Address, Field::Address];
     let set = keyed(kernel_family(map.family), &map.name(), &key, Some(&[Field::Id]));
@@ -145,8 +146,9 @@ impl Skeleton {
         self.chains.insert(name.to_owned(), (Chain { table, name: name.to_owned(), base }, rules));
     }
 
-    /// `loadBalancerSourceRanges`: before destinations are rewritten (priority -100), while the packet still has the
-    /// frontend's address; on prerouting for what arrives and on output for this node's own clients.
+    /// `loadBalancerSourceRanges`: before destinations are rewritten (priority -100), while the packet still
+    /// has the frontend's address. On prerouting for packets that arrive, and on output for this node's own
+    /// clients.
     fn firewall(&mut self, family: Family, config: &Config) {
         let w = Words { family };
         let to_firewall = || [[rules::first_packet(), rules::jump("firewall")].concat()];
@@ -171,7 +173,8 @@ impl Skeleton {
         self.chain("firewall", None, [denied.concat()]);
     }
 
-    /// Destination rewriting: nat hooks see the first packet of each connection only, so what follows costs nothing later.
+    /// Destination rewriting: nat hooks see the first packet of each connection only, so these rules cost later
+    /// packets nothing.
     fn dispatch(&mut self, family: Family, config: &Config) {
         let w = Words { family };
         let bit = config.masquerade_mark;
@@ -227,8 +230,8 @@ impl Skeleton {
         self.chain("output-clean", base(ChainKind::Filter, Hook::Output, -90), clean());
     }
 
-    /// Source rewriting: the last hook, where the outgoing interface is known. The mark goes before the packet does, so
-    /// that no later tunnel or second stack on this node takes it for its own.
+    /// Source rewriting: the last hook, where the outgoing interface is known. The mark is cleared before the
+    /// packet leaves, so that no later tunnel or second stack on this node takes it for its own.
     fn postrouting(&mut self, family: Family, bit: u32) {
         let w = Words { family };
         let hairpin = [Part::Source, Part::Destination, Part::Protocol, Part::Port];
@@ -291,8 +294,8 @@ impl Skeleton {
     }
 }
 
-/// Whose source is replaced on the way to a ClusterIP, since the answer must come back through this node: everybody's
-/// (no words), or that of whoever is no pod. `None`: nobody's. Endpoints never see the clients of a proxy.
+/// The sources to replace on the way to a ClusterIP, since the answer must come back through this node: all (no
+/// words), or those that are no pods. `None`: none. Endpoints never see the clients of a proxy.
 fn stranger(w: Words, config: &Config) -> Option<Vec<Expression>> {
     if config.proxied {
         return None;

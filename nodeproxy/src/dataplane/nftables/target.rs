@@ -1,6 +1,6 @@
-//! The chains beside the skeleton: the rules of `lb-N`, `aff-T-…` and `pick-N`, and the way back from a chain's name.
+//! The chains beside the skeleton: the rules of `lb-N`, `aff-T-…` and `pick-N`, and the parser of their names.
 //!
-//! Each chain is whole in itself, so that adding or removing one never touches another.
+//! Each chain is complete in itself, so that adding or removing one never changes another.
 
 use portico_netlink::nftables::{Chain, DynamicSetOperation, Expression, Family, Rule};
 use portico_proxy_core::{
@@ -15,8 +15,8 @@ use super::{
     skeleton::{rule, table},
 };
 
-/// `ip daddr . meta l4proto`: by what a Service port is known, once its alias stands for the frontend. The protocol says nothing
-/// more, but nft takes a `dnat` to a port only where it sees one.
+/// `ip daddr . meta l4proto`: the key of a Service port, once its alias has replaced the frontend's address.
+/// The protocol adds nothing, but nft accepts a `dnat` to a port only after one.
 const ALIAS: [Part; 2] = [Part::Destination, Part::Protocol];
 /// `ip saddr . ip daddr`: the key of `affinity-<seconds>-<pool>`.
 const CLIENT: [Part; 2] = [Part::Source, Part::Destination];
@@ -40,7 +40,7 @@ pub(super) fn rules(family: Family, target: &Target, masquerade_mark: u32) -> Ve
     all.into_iter().map(|words| rule(family, &name, &[words])).collect()
 }
 
-/// The key of a slot at random.
+/// The key of a random slot.
 fn slot(of: &[Part], endpoints: u32, list: List) -> Vec<Part> {
     [of, &[Part::Random { modulus: endpoints, offset: list.first_slot() }]].concat()
 }
@@ -81,7 +81,7 @@ fn recall_rules(w: Words, recall: Recall, masquerade_mark: u32) -> Vec<Vec<Expre
     all
 }
 
-/// The affinity map that a name says.
+/// Parses the name of an affinity map.
 pub(super) fn parse_map_name(family: Family, name: &str) -> Option<AffinityMap> {
     let (seconds, pool) = parse_affinity(name.strip_prefix("affinity-")?)?;
     let family = [portico_proxy_core::table::Family::V4, portico_proxy_core::table::Family::V6]
@@ -91,13 +91,13 @@ pub(super) fn parse_map_name(family: Family, name: &str) -> Option<AffinityMap> 
     (map.name() == name).then_some(map)
 }
 
-/// `<seconds>-<pool>`.
+/// Parses `<seconds>-<pool>`.
 fn parse_affinity(text: &str) -> Option<(u32, u32)> {
     let (seconds, pool) = text.split_once('-')?;
     Some((seconds.parse().ok()?, u32::from_str_radix(pool, 16).ok()?))
 }
 
-/// What a chain's name says, if it is one of ours: [`Target::chain`] backwards.
+/// Parses the name of a chain, the inverse of [`Target::chain`]. `None`: it is none of ours.
 pub(super) fn parse(name: &str) -> Option<Target> {
     let (rest, masquerade) = name.strip_suffix("-masq").map_or((name, false), |rest| (rest, true));
     let (rest, list) = rest.strip_suffix("-local").map_or((rest, List::Cluster), |rest| (rest, List::Local));

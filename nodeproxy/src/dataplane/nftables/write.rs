@@ -1,13 +1,14 @@
-//! A transaction of the model to batches of the kernel.
+//! Encodes a transaction of the model as batches of the kernel.
 //!
-//! New chains go ahead in a batch of their own. A packet notes which of two generations of rules is current when it enters a
-//! hook, but every lookup sees the newest elements; so a verdict that came in one batch with its chain may send a packet
-//! that was already under way to the chain's previous generation, which is empty. A chain that is one batch older has its
-//! rules in both. (`nft_do_chain` and `nf_tables_commit_chain` in the kernel; the storm tests see it happen.)
+//! New chains are committed first, in a batch of their own. A packet notes the current one of two generations
+//! of rules when it enters a hook, but every lookup sees the newest elements. If a verdict came in one batch
+//! with its chain, a packet in flight could follow it to the chain's previous generation, which is empty. A
+//! chain that is one batch older has its rules in both generations. (`nft_do_chain` and
+//! `nf_tables_commit_chain` in the kernel; the storm tests show it.)
 //!
-//! The rest is one batch, unless the machine's socket buffer is too small for it: then several, in the transaction's order, so
-//! that no verdict stands without what it leads to. An element that changes its value is deleted and added in one batch.
-//! Elements are encoded some hundred at a time; nothing else is copied beside the batch itself.
+//! The rest is one batch, unless the machine's socket buffer is too small for it. Then it is several, in the
+//! transaction's order, so that no verdict leads to a missing element. A replaced element is deleted and added
+//! in one batch. Elements are encoded some hundred at a time, and only the batch itself is a copy.
 
 use std::ops::Range;
 
@@ -25,21 +26,21 @@ use super::{
     target,
 };
 
-/// Elements written at once.
+/// Elements that are encoded at once.
 const CHUNK: usize = 256;
 /// Bytes that two messages of so many elements may need, at most.
 const CHUNK_BYTES: usize = 2 * 60_000;
 
-/// A batch, and what its messages are about.
+/// A batch, and the elements of its messages.
 #[derive(Default)]
 pub(super) struct Part {
-    /// What is committed.
+    /// The batch to commit.
     pub(super) batch: Batch,
-    /// Where its elements come from.
+    /// Sources of its elements.
     pub(super) origins: Vec<Origin>,
 }
 
-/// Where the elements of one message come from.
+/// Source of the elements of one message.
 pub(super) struct Origin {
     operation: usize,
     source: Source,
@@ -59,8 +60,9 @@ struct Writer<'a> {
     limit: usize,
 }
 
-/// Writes a transaction as batches of at most `limit` bytes, in the order in which they are to be committed; `rebuild`
-/// names the families whose tables are made anew first. `classes` are then those that stand once all is committed.
+/// Encodes a transaction as batches of at most `limit` bytes, in the order of their commits. `rebuild` names
+/// the families whose tables are rebuilt first. Afterwards `classes` are those of the state after the last
+/// commit.
 pub(super) fn write(
     transaction: &Transaction,
     rebuild: &[Family],
@@ -85,7 +87,7 @@ pub(super) fn write(
     Ok(writer.parts)
 }
 
-/// The key that the kernel's answer to one operation of a part, and one element of it, is about.
+/// The key of the element that the kernel's answer to an operation of a part names.
 pub(super) fn culprit(
     origins: &[Origin],
     transaction: &Transaction,
@@ -109,7 +111,7 @@ pub(super) fn cleanup(families: &[Family]) -> portico_netlink::Result<Batch> {
     Ok(batch)
 }
 
-/// Writes a family's table as it is when nothing is in it, in place of whatever table there is.
+/// Writes a family's empty table, in place of any existing one.
 pub(super) fn skeleton(batch: &mut Batch, family: Family, config: &Config) -> portico_netlink::Result<()> {
     let Skeleton { table, sets, chains } = Skeleton::new(kernel_family(family), config);
     batch.add_table(&table)?;
@@ -161,7 +163,7 @@ fn table_of(key: &Key) -> Table {
 }
 
 impl Writer<'_> {
-    /// The part that is written to, with room for `bytes` more if any part can have that.
+    /// The current part, with room for `bytes` more if a part can have that.
     fn room(&mut self, bytes: usize) -> &mut Part {
         let fits = |part: &Part| part.batch.is_empty() || part.batch.len() + bytes <= self.limit;
         if !self.parts.last().is_some_and(fits) {
