@@ -86,7 +86,7 @@ fn measure(services: u32, affinity: bool) {
         let observed = tables.read().expect("reads");
         assert_eq!(observed.rebuild, None);
         model.adopt(&observed.state);
-        model.ledger().widen().len()
+        model.shadow().additive().len()
     });
     say(services, "restart: read the kernel and compare", took, &format!("{changes} changes"));
     events(services, affinity, &mut model, &mut tables);
@@ -96,14 +96,14 @@ fn measure(services: u32, affinity: bool) {
 fn start(model: &mut Model, tables: &mut Nftables, services: u32) {
     let observed = tables.read().expect("reads");
     model.adopt(&observed.state);
-    let (transaction, took) = timed(|| model.ledger().widen());
-    let State { elements, chains, affinity } = model.ledger().desired();
+    let (transaction, took) = timed(|| model.shadow().additive());
+    let State { elements, chains, affinity } = model.shadow().desired();
     let counts =
         format!("{} elements, {} chains, {} affinity maps", elements.len(), chains.len(), affinity.len());
     say(services, "  plan", took, &format!("{} changes: {counts}", transaction.len()));
     let applied = tables.apply(&transaction).expect("applies");
     say(services, "  of it in the kernel", applied.took, &applied.to_string());
-    model.ledger_mut().applied(&transaction, 0);
+    model.shadow_mut().applied(&transaction, 0);
 }
 
 /// One endpoint replaced, and one added and taken away, at random Services.
@@ -133,13 +133,13 @@ fn events(services: u32, affinity: bool, model: &mut Model, tables: &mut Nftable
 fn apply(model: &mut Model, tables: &mut Nftables, event: Event) -> Duration {
     let ((), took) = timed(|| {
         model.apply(event);
-        let transaction: Transaction = model.ledger().widen();
+        let transaction: Transaction = model.shadow().additive();
         tables.apply(&transaction).expect("applies");
-        model.ledger_mut().applied(&transaction, 0);
+        model.shadow_mut().applied(&transaction, 0);
     });
-    let narrow = model.ledger().narrow(u64::MAX);
-    tables.apply(&narrow).expect("narrows");
-    model.ledger_mut().applied(&narrow, 0);
+    let destructive = model.shadow().destructive(u64::MAX);
+    tables.apply(&destructive).expect("commits");
+    model.shadow_mut().applied(&destructive, 0);
     took
 }
 

@@ -6,7 +6,7 @@
 //!   Otherwise the kernel is read while the other lists come in.
 //! * The first sync waits for the first list of every source, and changes only what differs.
 //! * Later changes are committed at once, in one transaction with all that have come in by then.
-//! * The destructive phase, and the deletion of UDP flows, follow after [`NARROW_AFTER`].
+//! * The destructive phase, and the deletion of UDP flows, follow after [`DESTRUCTIVE_AFTER`].
 //! * A failure, or a change by another program, leads to a read and a full comparison, with growing pauses.
 //!
 //! Leaves the desired state to the model.
@@ -21,7 +21,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use portico_proxy_core::{
     flows::{self, Before},
     input::Event,
-    ledger::Moment,
+    shadow::Moment,
     model::Model,
     plan::Transaction,
     table::{Family, Frontend},
@@ -63,7 +63,7 @@ mod tests;
 pub const COALESCE: Duration = Duration::from_millis(2);
 /// Time after a transaction until no packet can hold an answer from before it: far longer than a packet takes
 /// through our hooks.
-pub const NARROW_AFTER: Duration = Duration::from_millis(RIPENING);
+pub const DESTRUCTIVE_AFTER: Duration = Duration::from_millis(RIPENING);
 const RIPENING: Moment = 100;
 /// Interval of checks for changes by other programs: one small request. With it repairs begin within a second.
 pub const AUDIT_EVERY: Duration = Duration::from_millis(500);
@@ -117,7 +117,7 @@ pub struct Sync {
     kernel: Kernel,
     backoff: ExponentialBackoff,
     failed_before: bool,
-    narrow_at: Option<Instant>,
+    destructive_at: Option<Instant>,
     audit_at: Instant,
     /// UDP frontends that an endpoint has left since the last commit.
     departed: BTreeSet<Frontend>,
@@ -155,7 +155,7 @@ impl Sync {
             kernel: Kernel::Unknown(Instant::now()),
             backoff: backoff(),
             failed_before: false,
-            narrow_at: None,
+            destructive_at: None,
             audit_at: Instant::now() + AUDIT_EVERY,
             departed: BTreeSet::new(),
             missing: SOURCES.into(),
@@ -215,12 +215,12 @@ impl Sync {
             }
         }
         loop {
-            let (repair_at, narrow_at, audit_at) = (self.repair_at(), self.narrow_at, self.audit_at);
+            let (repair_at, destructive_at, audit_at) = (self.repair_at(), self.destructive_at, self.audit_at);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.finish().await,
                 () = at(repair_at) => self.repair()?,
-                () = at(narrow_at) => self.narrow()?,
+                () = at(destructive_at) => self.run_destructive()?,
                 () = sleep_until(audit_at) => self.audit()?,
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
                 deleted = self.cleaner.over() => self.deleted(deleted),
@@ -228,7 +228,7 @@ impl Sync {
                     self.learn(fact.ok_or(SyncError::NoSources)?);
                     self.gather(&mut facts);
                     self.believe();
-                    self.widen()?;
+                    self.run_additive()?;
                 }
             }
         }
@@ -238,14 +238,14 @@ impl Sync {
     async fn finish(&mut self) -> Result<(), SyncError> {
         let end = Instant::now() + FINISH_WITHIN;
         loop {
-            let narrow_at = self.narrow_at.filter(|at| *at < end);
-            if narrow_at.is_none() && !self.cleaner.is_listing() {
+            let destructive_at = self.destructive_at.filter(|at| *at < end);
+            if destructive_at.is_none() && !self.cleaner.is_listing() {
                 return Ok(());
             }
             tokio::select! {
                 biased;
                 () = sleep_until(end) => return Ok(()),
-                () = at(narrow_at) => self.narrow()?,
+                () = at(destructive_at) => self.run_destructive()?,
                 deleted = self.cleaner.over() => self.deleted(deleted),
             }
         }
@@ -276,7 +276,7 @@ impl Sync {
             Err(error) => return self.fail(error),
         };
         self.model.adopt(&observed.state);
-        let transaction = self.model.ledger().widen();
+        let transaction = self.model.shadow().additive();
         let services = self.model.services();
         match self.dataplane.apply(&transaction) {
             Ok(applied) => {
@@ -366,13 +366,13 @@ impl Sync {
     }
 
     /// Commits the additive phase.
-    fn widen(&mut self) -> Result<(), SyncError> {
+    fn run_additive(&mut self) -> Result<(), SyncError> {
         if matches!(self.kernel, Kernel::Unknown(_)) {
             return Ok(());
         }
-        let transaction = self.model.ledger().widen();
+        let transaction = self.model.shadow().additive();
         if !transaction.is_empty() {
-            tracing::debug!(plan = %self.model.ledger().plan(), "sync");
+            tracing::debug!(plan = %self.model.shadow().plan(), "sync");
             if !self.commit(&transaction, false)? {
                 return Ok(());
             }
@@ -383,15 +383,15 @@ impl Sync {
     }
 
     /// Commits the removals that are due.
-    fn narrow(&mut self) -> Result<(), SyncError> {
-        self.narrow_at = None;
+    fn run_destructive(&mut self) -> Result<(), SyncError> {
+        self.destructive_at = None;
         if matches!(self.kernel, Kernel::Unknown(_)) {
             return Ok(());
         }
         let ripe = self.now().saturating_sub(RIPENING);
-        let transaction = self.model.ledger().narrow(ripe);
+        let transaction = self.model.shadow().destructive(ripe);
         if !transaction.is_empty() {
-            tracing::debug!(%transaction, "narrow");
+            tracing::debug!(%transaction, "destructive phase");
             if !self.commit(&transaction, false)? {
                 return Ok(());
             }
@@ -416,10 +416,10 @@ impl Sync {
         }
         self.model.adopt(&state);
         self.kernel = Kernel::Known(generation);
-        let transaction = self.model.ledger().widen();
+        let transaction = self.model.shadow().additive();
         tracing::info!(
             found = state.elements.len(),
-            wanted = self.model.ledger().desired().elements.len(),
+            wanted = self.model.shadow().desired().elements.len(),
             changes = transaction.len(),
             rebuild,
             "read the kernel"
@@ -472,19 +472,19 @@ impl Sync {
     /// frontends.
     fn made(&mut self, transaction: &Transaction, left: BTreeSet<Frontend>) {
         let now = self.now();
-        self.model.ledger_mut().applied(transaction, now);
+        self.model.shadow_mut().applied(transaction, now);
         self.backoff = backoff();
         self.failed_before = false;
         self.audience.settled(&self.model, &self.node);
         self.cleaner.left(left, now);
-        self.schedule_narrow();
+        self.schedule_destructive();
     }
 
     /// Schedules the destructive phase, for elements or flows, when no packet can hold an older answer.
-    fn schedule_narrow(&mut self) {
-        let removals = (!self.model.ledger().is_settled()).then(|| Instant::now() + NARROW_AFTER);
+    fn schedule_destructive(&mut self) {
+        let removals = (!self.model.shadow().is_settled()).then(|| Instant::now() + DESTRUCTIVE_AFTER);
         let flows = self.cleaner.next(RIPENING).map(|next| self.start + Duration::from_millis(next));
-        self.narrow_at = [self.narrow_at, removals, flows].into_iter().flatten().min();
+        self.destructive_at = [self.destructive_at, removals, flows].into_iter().flatten().min();
     }
 
     /// Records the end of a listing of flows.
@@ -499,7 +499,7 @@ impl Sync {
         for (family, deleted) in deleted {
             self.audience.flows_deleted(family, deleted);
         }
-        self.schedule_narrow();
+        self.schedule_destructive();
     }
 
     fn fail(&mut self, error: DataplaneError) -> Result<(), SyncError> {

@@ -101,7 +101,7 @@ impl Wanted {
     }
 
     fn take(&mut self, model: &Model, keys: &[Key]) {
-        let desired = &model.ledger().desired().elements;
+        let desired = &model.shadow().desired().elements;
         let ranges = model.ranges().filter(|key| self.families.contains(&key.family()));
         let all = keys.iter().copied().chain(ranges);
         self.elements = all.filter_map(|key| Some((key, *desired.get(&key)?))).collect();

@@ -179,7 +179,7 @@ fn concerns(problem: &Problem, name: &ServiceName) -> bool {
 }
 
 fn elements(model: &Model, name: &ServiceName) -> Vec<Element> {
-    let desired = &model.ledger().desired().elements;
+    let desired = &model.shadow().desired().elements;
     let keys: BTreeSet<Key> = model.keys(name).iter().copied().collect();
     let element = |key: Key| {
         let map = format!("{} {}", key.family(), key.map());

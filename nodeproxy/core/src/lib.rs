@@ -11,7 +11,7 @@
 //!   tables (table)
 //!        │  diff against what is programmed
 //!        ▼
-//!   Plan { widen, narrow }      (plan): two kernel transactions, each a list of element changes
+//!   Plan { additive, destructive }      (plan): two kernel transactions, each a list of element changes
 //! ```
 //!
 //! Nothing here assumes one address family, and nothing here can do I/O: Cargo.toml has no tokio and no kube.
@@ -23,7 +23,7 @@ pub mod explain;
 pub mod flows;
 pub mod input;
 pub mod interface;
-pub mod ledger;
+pub mod shadow;
 pub mod model;
 pub mod oracle;
 pub mod packets;

@@ -1,6 +1,6 @@
 //! The model: all Services, endpoints and the node, and the kernel elements that follow from them.
 //!
-//! Owns [`Model`]: events in, edits of a [`Ledger`] out. An event compiles its Service, and the Services that
+//! Owns [`Model`]: events in, edits of a [`ShadowState`] out. An event compiles its Service, and the Services that
 //! gain or lose a frontend by it, and no others. Leaves time and the kernel to the daemon.
 //!
 //! Invariants: after any events the desired elements are those of a new model with the final objects, up to the
@@ -20,7 +20,7 @@ use crate::{
     claims::{Claim, Claims, Conflict},
     compile::{self, Compiled, Placed, Refusal, Surroundings},
     input::{Config, EndpointSlice, Event, Lack, NodeFacts, Service, ServiceName},
-    ledger::Ledger,
+    shadow::ShadowState,
     plan::AffinityMap,
     select,
     table::{Alias, Backend, Family, Frontend, Key, Protocol, Value},
@@ -107,7 +107,7 @@ pub struct Model {
     /// Services whose slices changed since they were compiled.
     dirty: BTreeSet<ServiceName>,
     compiled: u64,
-    ledger: Ledger,
+    shadow: ShadowState,
 }
 
 impl Model {
@@ -168,13 +168,13 @@ impl Model {
     }
 
     /// The desired state, and its difference to the programmed one.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+    pub fn shadow(&self) -> &ShadowState {
+        &self.shadow
     }
 
     /// The same, for reports of the kernel's state.
-    pub fn ledger_mut(&mut self) -> &mut Ledger {
-        &mut self.ledger
+    pub fn shadow_mut(&mut self) -> &mut ShadowState {
+        &mut self.shadow
     }
 
     /// The last node event.
@@ -268,7 +268,7 @@ impl Model {
 
     /// The alias of a frontend's Service port, if that has session affinity.
     pub fn alias_of(&self, frontend: &Frontend) -> Option<Alias> {
-        self.ledger.desired().alias(&self.stand_in(frontend).unwrap_or(*frontend))
+        self.shadow.desired().alias(&self.stand_in(frontend).unwrap_or(*frontend))
     }
 
     /// The frontend whose elements a NodePort has on one of several addresses, if another's stand in.
@@ -276,7 +276,7 @@ impl Model {
         let Frontend { address, protocol, port } = *frontend;
         let key = Key::NodePort(Family::of(address), protocol, port);
         let address =
-            self.stand_ins.get(&address).filter(|_| self.ledger.desired().elements.contains_key(&key));
+            self.stand_ins.get(&address).filter(|_| self.shadow.desired().elements.contains_key(&key));
         address.map(|address| Frontend { address: *address, protocol, port })
     }
 
@@ -311,7 +311,7 @@ impl Model {
 
     /// The elements of a Service.
     pub fn elements_of(&self, name: &ServiceName) -> impl Iterator<Item = (Key, Value)> {
-        let desired = &self.ledger.desired().elements;
+        let desired = &self.shadow.desired().elements;
         self.keys(name).iter().filter_map(|key| Some((*key, *desired.get(key)?)))
     }
 
@@ -427,7 +427,7 @@ impl Model {
     /// Whether an address is another Service's `ClusterIP`.
     fn is_foreign(&self, service: &Service, address: IpAddr) -> bool {
         !service.cluster_ips.contains(&address)
-            && self.ledger.desired().elements.contains_key(&Key::ClusterIp(address))
+            && self.shadow.desired().elements.contains_key(&Key::ClusterIp(address))
     }
 
     fn node(&mut self, node: NodeFacts) {
@@ -449,10 +449,10 @@ impl Model {
         let stand_ins = if self.config.proxied { BTreeMap::new() } else { after.stand_ins() };
         let before_them = std::mem::replace(&mut self.stand_ins, stand_ins);
         for address in before_them.keys().filter(|address| !self.stand_ins.contains_key(address)) {
-            self.ledger.set(Key::NodeAddress(*address), None);
+            self.shadow.set(Key::NodeAddress(*address), None);
         }
         for (address, stand_in) in &self.stand_ins {
-            self.ledger.set(Key::NodeAddress(*address), Some(Value::Alias(*stand_in)));
+            self.shadow.set(Key::NodeAddress(*address), Some(Value::Alias(*stand_in)));
         }
         if before.node_port_addresses == after.node_port_addresses && before_them == self.stand_ins {
             let all = self.entries.keys().cloned().collect();
@@ -467,10 +467,10 @@ impl Model {
 
     fn set_ranges(&mut self, before: &[IpNet], after: &[IpNet], key: fn(IpNet) -> Key) {
         for net in before.iter().filter(|net| !after.contains(net)) {
-            self.ledger.set(key(*net), None);
+            self.shadow.set(key(*net), None);
         }
         for net in after {
-            self.ledger.set(key(*net), Some(Value::Present));
+            self.shadow.set(key(*net), Some(Value::Present));
         }
     }
 
@@ -542,15 +542,15 @@ impl Model {
             self.forget(name);
         }
         for (key, value) in written.into_iter().flatten() {
-            if is_shared(&key) && self.ledger.desired().elements.contains_key(&key) {
+            if is_shared(&key) && self.shadow.desired().elements.contains_key(&key) {
                 *self.shared.entry(key).or_insert(1) += 1;
             }
-            self.ledger.set(key, Some(value));
+            self.shadow.set(key, Some(value));
         }
     }
 
     fn unset(&mut self, key: Key) {
-        let Some(users) = self.shared.get_mut(&key) else { return self.ledger.set(key, None) };
+        let Some(users) = self.shared.get_mut(&key) else { return self.shadow.set(key, None) };
         *users -= 1;
         if *users == 1 {
             self.shared.remove(&key);

@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn the_ruleset_does_what_the_table_says() {
         let wrong =
-            wrong(|model, packet| walk::walk(model.ledger().desired(), walk::Ground::of(model), packet));
+            wrong(|model, packet| walk::walk(model.shadow().desired(), walk::Ground::of(model), packet));
         assert!(wrong.is_empty(), "(case, [got, expected]): {wrong:#?}");
     }
 

@@ -6,10 +6,10 @@
 //!
 //! **Additive, then destructive.** A packet walks several maps, and a transaction may fall between two of its
 //! lookups. An element that a packet can still look up because of an earlier answer stays through
-//! [`Plan::widen`], and leaves with [`Plan::narrow`], a later transaction. So a frontend that has endpoints
+//! [`Plan::additive`], and leaves with [`Plan::destructive`], a later transaction. So a frontend that has endpoints
 //! before and after never resolves to nothing in between.
 //!
-//! Invariants: `diff(s, s)` is empty. Applying `widen` and then `narrow` of `diff(o, d)` to `o` gives `d`. The
+//! Invariants: `diff(s, s)` is empty. Applying `additive` and then `destructive` of `diff(o, d)` to `o` gives `d`. The
 //! lists of a transaction are sorted, so equal differences are equal values.
 
 use std::{
@@ -88,10 +88,10 @@ pub struct Transaction {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The additive phase, to be committed at once.
-    pub widen: Transaction,
-    /// The destructive phase, to be committed once no packet can hold an answer from before `widen`: some 100
+    pub additive: Transaction,
+    /// The destructive phase, to be committed once no packet can hold an answer from before `additive`: some 100
     /// ms later.
-    pub narrow: Transaction,
+    pub destructive: Transaction,
 }
 
 /// Plans the changes from the programmed to the desired state.
@@ -100,21 +100,21 @@ pub fn diff(observed: &State, desired: &State) -> Plan {
     for (key, value) in &desired.elements {
         let was = observed.elements.get(key).copied();
         if was != Some(*value) {
-            plan.widen.puts.push(Put { key: *key, value: *value, was });
+            plan.additive.puts.push(Put { key: *key, value: *value, was });
         }
     }
     for key in observed.elements.keys().filter(|key| !desired.elements.contains_key(*key)) {
         plan.remove(*key, &desired.elements);
     }
-    plan.widen.chains_added = desired.chains.difference(&observed.chains).copied().collect();
-    plan.narrow.chains_removed = observed.chains.difference(&desired.chains).copied().collect();
-    plan.widen.affinity_added = desired.affinity.difference(&observed.affinity).copied().collect();
-    plan.narrow.affinity_removed = observed.affinity.difference(&desired.affinity).copied().collect();
+    plan.additive.chains_added = desired.chains.difference(&observed.chains).copied().collect();
+    plan.destructive.chains_removed = observed.chains.difference(&desired.chains).copied().collect();
+    plan.additive.affinity_added = desired.affinity.difference(&observed.affinity).copied().collect();
+    plan.destructive.affinity_removed = observed.affinity.difference(&desired.affinity).copied().collect();
     plan.sort();
     plan
 }
 
-/// Whether the removal of `key` must wait for [`Plan::narrow`], for a desired state.
+/// Whether the removal of `key` must wait for [`Plan::destructive`], for a desired state.
 ///
 /// Packets read endpoints and affinity ids after a verdict that may be an old one. They read `no-endpoints`
 /// after a miss in `services` that may be an old one, and `short` and `local` after [`Verdict::External`]; if
@@ -197,18 +197,18 @@ impl AffinityMap {
 impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        let Self { widen, narrow } = self;
-        widen.is_empty() && narrow.is_empty()
+        let Self { additive, destructive } = self;
+        additive.is_empty() && destructive.is_empty()
     }
 
     pub(crate) fn remove(&mut self, key: Key, desired: &HashMap<Key, Value>) {
-        let half = if leaves_late(&key, desired) { &mut self.narrow } else { &mut self.widen };
+        let half = if leaves_late(&key, desired) { &mut self.destructive } else { &mut self.additive };
         half.removals.push(key);
     }
 
     pub(crate) fn sort(&mut self) {
-        self.widen.sort();
-        self.narrow.sort();
+        self.additive.sort();
+        self.destructive.sort();
     }
 }
 
@@ -267,15 +267,15 @@ fn rank(key: &Key) -> u8 {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { widen, narrow } = self;
+        let Self { additive, destructive } = self;
         if self.is_empty() {
             return writeln!(f, "nothing to do: the kernel has what it should have");
         }
-        if !widen.is_empty() {
-            writeln!(f, "now:\n{widen}")?;
+        if !additive.is_empty() {
+            writeln!(f, "now:\n{additive}")?;
         }
-        if !narrow.is_empty() {
-            writeln!(f, "later, when no packet is on its way there:\n{narrow}")?;
+        if !destructive.is_empty() {
+            writeln!(f, "later, when no packet is on its way there:\n{destructive}")?;
         }
         Ok(())
     }

@@ -147,7 +147,7 @@ pub fn trace_remembering(model: &Model, packet: &Packet, last: Option<Backend>) 
     let decision = oracle::decide(model, packet, last);
     let remembered = last.and_then(|last| model.affinity_id(&packet.to, last));
     let ground = Ground { remembered, ..Ground::of(model) };
-    let (_, path) = walk::path(model.ledger().desired(), ground, packet);
+    let (_, path) = walk::path(model.shadow().desired(), ground, packet);
     let endpoints = decision.met.as_ref().map(|met| targets(model, packet, met, &decision.outcome));
     Trace {
         node: model.node_facts().name.to_string(),

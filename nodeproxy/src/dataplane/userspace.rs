@@ -182,14 +182,14 @@ impl Userspace {
         let asked = Asked { sockets: &sockets, own: &self.own };
         let (standing, wanted) = tables.around(&keys, &asked);
         let plan = diff(&standing, &wanted);
-        let mut applied = self.kernel.apply(&plan.widen)?;
-        tables.standing.apply(&plan.widen);
-        if !plan.narrow.is_empty() {
-            let narrowed = self.kernel.apply(&plan.narrow)?;
-            tables.standing.apply(&plan.narrow);
-            applied.transactions += narrowed.transactions;
-            applied.bytes += narrowed.bytes;
-            applied.took += narrowed.took;
+        let mut applied = self.kernel.apply(&plan.additive)?;
+        tables.standing.apply(&plan.additive);
+        if !plan.destructive.is_empty() {
+            let removed = self.kernel.apply(&plan.destructive)?;
+            tables.standing.apply(&plan.destructive);
+            applied.transactions += removed.transactions;
+            applied.bytes += removed.bytes;
+            applied.took += removed.took;
         }
         drop(closing);
         self.trusted = true;

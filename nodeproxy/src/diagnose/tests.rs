@@ -36,7 +36,7 @@ fn mk_bench(complete: bool) -> Bench {
 }
 
 fn mk_bench_of(model: Model, complete: bool) -> Bench {
-    let observed = Observed { state: model.ledger().desired().clone(), rebuild: None };
+    let observed = Observed { state: model.shadow().desired().clone(), rebuild: None };
     let kernel = Arc::new(Mutex::new(observed));
     let (inquiries, mut inbox) = mpsc::channel::<Inquiry>(1);
     tokio::spawn(async move {
@@ -108,7 +108,7 @@ async fn a_kernel_that_differs_is_looked_at_again_before_it_is_said() {
     let kernel = bench.kernel.clone();
     let repaired = tokio::spawn(async move {
         tokio::time::sleep(PAUSE / 2).await;
-        kernel.lock().expect("no panic").state = mk_model().ledger().desired().clone();
+        kernel.lock().expect("no panic").state = mk_model().shadow().desired().clone();
     });
     let answer = bench.oracle.answer(&question).await.expect("answers");
     repaired.await.expect("no panic");

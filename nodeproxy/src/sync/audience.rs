@@ -136,7 +136,7 @@ impl Audience {
         self.metrics.service_changes.done();
         self.metrics.set_no_local_endpoints(model.without_local_endpoints());
         self.metrics.services.set(gauge(model.services()));
-        self.metrics.elements.set(gauge(model.ledger().desired().elements.len()));
+        self.metrics.elements.set(gauge(model.shadow().desired().elements.len()));
         self.health.updated();
         self.metrics.has_synced.set(1);
         self.publish_taint(node);

@@ -16,7 +16,7 @@ use std::{
 use backon::ExponentialBackoff;
 use portico_proxy_core::{
     flows::{self, StaleFlows},
-    ledger::Moment,
+    shadow::Moment,
     model::Model,
     table::{Family, Frontend},
 };

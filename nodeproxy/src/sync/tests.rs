@@ -128,7 +128,7 @@ impl Bench {
 
     /// With a paused clock this returns once the loop only waits.
     async fn settle(&self) {
-        tokio::time::sleep(NARROW_AFTER * 3).await;
+        tokio::time::sleep(DESTRUCTIVE_AFTER * 3).await;
     }
 
     async fn started(protocol: Protocol, addresses: &[&str]) -> Self {
@@ -294,13 +294,13 @@ async fn a_surplus_slot_stays_until_no_packet_can_be_on_its_way_there() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
     let surplus = Key::Endpoint(mk_vip(Protocol::Tcp), 1);
     bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
-    tokio::time::sleep(NARROW_AFTER / 2).await;
+    tokio::time::sleep(DESTRUCTIVE_AFTER / 2).await;
     assert!(bench.has(surplus), "a packet may still come");
     bench.settle().await;
     assert!(!bench.has(surplus));
     let inside = bench.kernel.inside();
-    let [.., (widened, _), (narrowed, _)] = &inside.applied[..] else { panic!("two transactions") };
-    assert!(*narrowed - *widened >= NARROW_AFTER);
+    let [.., (additive, _), (destructive, _)] = &inside.applied[..] else { panic!("two transactions") };
+    assert!(*destructive - *additive >= DESTRUCTIVE_AFTER);
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,7 +335,7 @@ async fn an_event_after_a_flush_repairs_at_once() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
     bench.kernel.flush();
     bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.9"])]).await;
-    tokio::time::sleep(NARROW_AFTER / 2).await;
+    tokio::time::sleep(DESTRUCTIVE_AFTER / 2).await;
     assert!(bench.has(Key::Service(mk_vip(Protocol::Tcp))));
 }
 

@@ -42,7 +42,7 @@ fn mk_model() -> Model {
 fn open(table: &Table, model: &Model) -> Nftables {
     let mut tables = table.node.run(|| Nftables::open(mk_lacking())).expect("opens");
     let observed = tables.read().expect("reads").state;
-    tables.apply(&diff(&observed, model.ledger().desired()).widen).expect("widens");
+    tables.apply(&diff(&observed, model.shadow().desired()).additive).expect("commits");
     tables
 }
 
@@ -53,7 +53,7 @@ fn without_all_that_is_optional_everything_else_works_and_nobody_gets_in_who_sho
     let mut tables = open(&table, &model);
     for case in CASES.iter().filter(|case| case.to.1 != portico_proxy_core::table::Protocol::Sctp) {
         let got = dial(table.namespace(case.from), case.packet().to);
-        let firewalled = model.ledger().desired().elements.contains_key(&Key::Firewalled(case.packet().to));
+        let firewalled = model.shadow().desired().elements.contains_key(&Key::Firewalled(case.packet().to));
         // The node's own way to Services under policy Local is what route types are for.
         let own = case.from == Client::Node && case.name.contains("externalTrafficPolicy Local");
         match (case.expect, got) {
@@ -66,7 +66,7 @@ fn without_all_that_is_optional_everything_else_works_and_nobody_gets_in_who_sho
         }
     }
     let observed = tables.read().expect("reads");
-    assert_eq!((observed.rebuild, &observed.state), (None, model.ledger().desired()));
+    assert_eq!((observed.rebuild, &observed.state), (None, model.shadow().desired()));
     let listing = table.node.sh("nft list table ip portico");
     for word in ["source-ranges", "affinity-10800", "fib", "reject"] {
         assert!(!listing.contains(word), "{word} is in\n{listing}");

@@ -312,7 +312,7 @@ impl<'a> Life<'a> {
             model.apply(event.clone());
         }
         model.adopt(&observed.state);
-        assert!(model.ledger().is_settled(), "{}", model.ledger().plan());
+        assert!(model.shadow().is_settled(), "{}", model.shadow().plan());
         observed.state
     }
 }

@@ -170,15 +170,15 @@ fn restart(node: &Namespace, mode: Mode) -> (Option<String>, usize) {
     let (config, model) = (mode.tables(), mode.model());
     let mut tables = node.run(move || Nftables::open(config)).expect("opens");
     let observed = tables.read().expect("reads");
-    let plan = diff(&observed.state, model.ledger().desired());
+    let plan = diff(&observed.state, model.shadow().desired());
     let mut transactions = 0;
-    for transaction in [&plan.widen, &plan.narrow] {
+    for transaction in [&plan.additive, &plan.destructive] {
         if !transaction.is_empty() || (observed.rebuild.is_some() && transactions == 0) {
             transactions += tables.apply(transaction).expect("applies").transactions;
         }
     }
     let after = tables.read().expect("reads");
-    assert_eq!((after.rebuild, &after.state), (None, model.ledger().desired()), "{mode:?}");
+    assert_eq!((after.rebuild, &after.state), (None, model.shadow().desired()), "{mode:?}");
     (observed.rebuild, transactions)
 }
 

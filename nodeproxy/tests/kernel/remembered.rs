@@ -98,9 +98,9 @@ fn wrong(
 
 fn sync(tables: &mut Nftables, model: &Model) {
     let observed = tables.read().expect("reads").state;
-    let plan = diff(&observed, model.ledger().desired());
-    tables.apply(&plan.widen).expect("widens");
-    tables.apply(&plan.narrow).expect("narrows");
+    let plan = diff(&observed, model.shadow().desired());
+    tables.apply(&plan.additive).expect("commits");
+    tables.apply(&plan.destructive).expect("commits");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn the_userspace_proxy_remembers_the_same_clients() {
     let Some(table) = Table::new() else { return };
     let mut node = mk_userspace(&table.node);
     let wrong =
-        wrong(&table, |model| node.sync(&table.node, model.ledger().desired()), |_, _, _, _| (), hidden);
+        wrong(&table, |model| node.sync(&table.node, model.shadow().desired()), |_, _, _, _| (), hidden);
     assert!(wrong.is_empty(), "(row, [got, expected]): {wrong:#?}");
 }
 

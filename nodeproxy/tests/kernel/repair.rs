@@ -60,7 +60,7 @@ fn wanted() -> State {
     for event in packets::world() {
         model.apply(event);
     }
-    model.ledger().desired().clone()
+    model.shadow().desired().clone()
 }
 
 /// Waits until the kernel has exactly what it should, and returns how long that took.

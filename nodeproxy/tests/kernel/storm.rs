@@ -52,13 +52,13 @@ fn storm(world: &mut World, states: [&State; 2]) -> (usize, Vec<Got>) {
     };
     for change in 0..CHANGES {
         let plan = diff(states[change % 2], states[(change + 1) % 2]);
-        world.tables.apply(&plan.widen).expect("widens");
+        world.tables.apply(&plan.additive).expect("commits");
         // The daemon waits longer than a packet takes; here, until some more packets have gone through.
         let so_far = dialled.load(Ordering::Relaxed);
         while dialled.load(Ordering::Relaxed) < so_far + 2 && !client.is_finished() {
             std::thread::yield_now();
         }
-        world.tables.apply(&plan.narrow).expect("narrows");
+        world.tables.apply(&plan.destructive).expect("commits");
     }
     stop.store(true, Ordering::Relaxed);
     let lost = client.join().expect("no panic");

@@ -143,7 +143,7 @@ pub(crate) fn program_model(node: &Namespace, config: Config, model: &Model) -> 
     let mut tables = node.run(move || Nftables::open(config)).expect("opens");
     let observed = tables.read().expect("reads").state;
     assert_eq!(observed, State::default());
-    tables.apply(&diff(&observed, model.ledger().desired()).widen).expect("widens");
+    tables.apply(&diff(&observed, model.shadow().desired()).additive).expect("commits");
     tables
 }
 
@@ -187,7 +187,7 @@ pub(crate) fn wrong(
     for case in cases.iter().filter(|case| case.to.1 != Protocol::Sctp) {
         let (got, expected) = (table.answers(case), expected(case));
         // One client of a frontend with affinity sees one of its pods, again and again.
-        let is_right = if is_sticky(model.ledger().desired(), case) {
+        let is_right = if is_sticky(model.shadow().desired(), case) {
             got.len() == 1 && got.is_subset(&expected)
         } else {
             got == expected
@@ -226,5 +226,5 @@ fn real_packets_get_what_the_packet_table_says() {
     let (mut tables, model) = program(&table.node, mk_config());
     let wrong = wrong(&table, &model, CASES);
     assert!(wrong.is_empty(), "(case, [got, expected]): {wrong:#?}");
-    assert_eq!(&tables.read().expect("reads").state, model.ledger().desired());
+    assert_eq!(&tables.read().expect("reads").state, model.shadow().desired());
 }

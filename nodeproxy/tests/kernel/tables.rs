@@ -34,8 +34,8 @@ fn mk_config() -> Config {
 fn sync(tables: &mut Nftables, desired: &State) -> Applied {
     let observed = tables.read().expect("reads").state;
     let plan = diff(&observed, desired);
-    let applied = tables.apply(&plan.widen).expect("widens");
-    tables.apply(&plan.narrow).expect("narrows");
+    let applied = tables.apply(&plan.additive).expect("commits");
+    tables.apply(&plan.destructive).expect("commits");
     applied
 }
 
@@ -264,7 +264,7 @@ fn a_table_that_somebody_changed_is_rebuilt_with_its_elements_in_one_transaction
             let observed = tables.read().expect("reads");
             assert!(observed.rebuild.is_some(), "{foreign} went unnoticed");
             let generation = tables.generation().expect("asks");
-            let applied = tables.apply(&diff(&observed.state, &state).widen).expect("rebuilds");
+            let applied = tables.apply(&diff(&observed.state, &state).additive).expect("rebuilds");
             assert_eq!(
                 (applied.transactions, tables.generation().expect("asks")),
                 (1, generation + 1),

@@ -144,8 +144,8 @@ impl<D: Dataplane + Send + 'static> Node<D> {
         self.with(namespace, move |dataplane| {
             let observed = dataplane.read().expect("reads").state;
             let plan = diff(&observed, &desired);
-            dataplane.apply(&plan.widen).expect("widens");
-            dataplane.apply(&plan.narrow).expect("narrows");
+            dataplane.apply(&plan.additive).expect("commits");
+            dataplane.apply(&plan.destructive).expect("commits");
             let observed = dataplane.read().expect("reads");
             assert_eq!((observed.rebuild, &observed.state), (None, &desired));
         });
@@ -182,14 +182,14 @@ fn real_packets_get_what_the_packet_table_says_but_endpoints_see_the_node() {
     for event in packets::world() {
         model.apply(event);
     }
-    node.sync(&table.node, model.ledger().desired());
+    node.sync(&table.node, model.shadow().desired());
     skip("rows over SCTP, which the userspace proxy does not carry");
     let (mut hides, mut wrong) = (BTreeSet::new(), BTreeMap::new());
     for case in CASES.iter().filter(|case| case.to.1 != Protocol::Sctp) {
         let got = table.answers(case);
         let is = |expected: BTreeSet<String>| {
             // One client of a frontend with affinity sees one of its pods, again and again.
-            let sticky = is_sticky(model.ledger().desired(), case);
+            let sticky = is_sticky(model.shadow().desired(), case);
             if sticky { got.len() == 1 && got.is_subset(&expected) } else { got == expected }
         };
         if is(expected(case)) {
@@ -251,13 +251,13 @@ fn scaling_up_and_down_loses_no_connection() {
     });
     for change in 0..CHANGES {
         let plan = diff(&states[change % 2], &states[(change + 1) % 2]);
-        node.with(&world.node, move |dataplane| dataplane.apply(&plan.widen)).expect("widens");
+        node.with(&world.node, move |dataplane| dataplane.apply(&plan.additive)).expect("commits");
         let so_far = dialled.load(Ordering::Relaxed);
         while dialled.load(Ordering::Relaxed) < so_far + 2 && !client.is_finished() {
             std::thread::yield_now();
         }
         let plan = diff(&states[change % 2], &states[(change + 1) % 2]);
-        node.with(&world.node, move |dataplane| dataplane.apply(&plan.narrow)).expect("narrows");
+        node.with(&world.node, move |dataplane| dataplane.apply(&plan.destructive)).expect("commits");
     }
     stop.store(true, Ordering::Relaxed);
     let lost = client.join().expect("no panic");

@@ -182,8 +182,8 @@ impl World {
     pub(crate) fn sync(&mut self, desired: &State) {
         let observed = self.tables.read().expect("reads").state;
         let plan = diff(&observed, desired);
-        self.tables.apply(&plan.widen).expect("widens");
-        self.tables.apply(&plan.narrow).expect("narrows");
+        self.tables.apply(&plan.additive).expect("commits");
+        self.tables.apply(&plan.destructive).expect("commits");
     }
 }
 

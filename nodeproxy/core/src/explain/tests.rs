@@ -28,7 +28,7 @@ fn every_element_of_the_model_is_some_services_or_concerns_all() {
             explain(&model, &mk_name(number)).into_iter().flat_map(|e| e.elements).map(|e| (e.map, e.key)),
         );
     }
-    for key in model.ledger().desired().elements.keys() {
+    for key in model.shadow().desired().elements.keys() {
         let of_all = model.ranges().any(|range| range == *key);
         let own = listed.contains(&(format!("{} {}", key.family(), key.map()), key.to_string()));
         assert!(own != of_all, "{} {key}", key.map());
@@ -65,14 +65,14 @@ fn a_contested_address_names_its_holder() {
     assert_eq!(explanation.problems.len(), 1);
     let text = explanation.to_string();
     assert!(text.contains("NOT SERVED, for Service table/service-5 has it"), "{text}");
-    let kernel = wanted(&model, &explanation.service).check(model.ledger().desired(), None);
+    let kernel = wanted(&model, &explanation.service).check(model.shadow().desired(), None);
     assert!(kernel.agrees(), "the holder's elements are the holder's business: {kernel}");
 }
 
 #[test]
 fn a_changed_element_of_a_service_is_named_and_that_of_another_is_not() {
     let model = mk_model();
-    let mut found = model.ledger().desired().clone();
+    let mut found = model.shadow().desired().clone();
     let key = |number: u8| Key::ClusterIp([10, 96, 0, number].into());
     assert_eq!(found.elements.remove(&key(1)), Some(Value::Present));
     assert!(wanted(&model, &mk_name(2)).check(&found, None).agrees());

@@ -39,7 +39,7 @@ impl Model {
             }
         }
         self.recompile(&changed);
-        self.ledger.observe(observed);
+        self.shadow.observe(observed);
     }
 }
 

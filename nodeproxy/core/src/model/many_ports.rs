@@ -72,7 +72,7 @@ fn a_service_is_compiled_once_for_all_slices_that_come_together() {
     let mut one_by_one = mk_model();
     one_by_one.apply(mk_service(3, Protocol::Tcp));
     (0..20).for_each(|number| one_by_one.apply(mk_slice(number, 3, Protocol::Tcp)));
-    assert_eq!(model.ledger().desired(), one_by_one.ledger().desired());
+    assert_eq!(model.shadow().desired(), one_by_one.shadow().desired());
     model.settle();
     assert_eq!(model.compiled() - before, 1, "nothing is left to be done");
 }
@@ -87,13 +87,13 @@ fn thousands_of_ports_are_compiled_adopted_and_looked_through() {
     }
     let elements = usize::from(PORTS) * 2 * (1 + 4) + usize::from(PORTS) + 2;
     assert_eq!(
-        model.ledger().desired().elements.len(),
+        model.shadow().desired().elements.len(),
         elements,
         "two ways to each port, of four slots, and IPv6 has none"
     );
-    let kernel: State = model.ledger().desired().clone();
+    let kernel: State = model.shadow().desired().clone();
     model.adopt(&kernel);
-    assert!(model.ledger().is_settled());
+    assert!(model.shadow().is_settled());
     let frontends = crate::flows::frontends(&model);
     assert_eq!(crate::flows::stale_flows(&model, frontends).len(), usize::from(PORTS) * 3);
 }
@@ -108,10 +108,10 @@ fn thousands_of_ports_remember_their_clients_each_by_itself() {
     }
     // Two ways to each port, what they lead to once, and IPv6 has no endpoints.
     let elements = usize::from(PORTS) * (2 * 2 + 1 + 4 * 2) + usize::from(PORTS) + 2;
-    assert_eq!(model.ledger().desired().elements.len(), elements);
-    let kernel: State = model.ledger().desired().clone();
-    let touched = crate::flows::touched(&model, &model.ledger().widen());
+    assert_eq!(model.shadow().desired().elements.len(), elements);
+    let kernel: State = model.shadow().desired().clone();
+    let touched = crate::flows::touched(&model, &model.shadow().additive());
     assert_eq!(touched.len(), usize::from(PORTS) * 3);
     model.adopt(&kernel);
-    assert!(model.ledger().is_settled());
+    assert!(model.shadow().is_settled());
 }

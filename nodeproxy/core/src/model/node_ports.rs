@@ -87,19 +87,19 @@ fn mk_model_with(addresses: u8, nodes: &[&str]) -> Model {
 
 #[test]
 fn an_address_costs_one_element_and_a_port_costs_what_it_costs_on_one() {
-    let elements = |addresses| mk_model(addresses).ledger().desired().elements.len();
+    let elements = |addresses| mk_model(addresses).shadow().desired().elements.len();
     assert_eq!(elements(52) - elements(2), 50);
     assert_eq!(elements(2) - elements(1), 1, "the second address is the first that another stands in for");
 }
 
 #[test]
 fn without_endpoints_an_address_costs_one_element_and_a_port_one_more_than_on_one() {
-    let elements = |addresses| mk_model_with(addresses, &[]).ledger().desired().elements.len();
+    let elements = |addresses| mk_model_with(addresses, &[]).shadow().desired().elements.len();
     assert_eq!(elements(52) - elements(2), 50);
     assert_eq!(elements(2) - elements(1), 1);
     let counts = |addresses, map| {
         let model = mk_model_with(addresses, &[]);
-        model.ledger().desired().elements.keys().filter(|key| key.map() == map).count()
+        model.shadow().desired().elements.keys().filter(|key| key.map() == map).count()
     };
     assert_eq!(counts(52, "no-endpoints-node-ports"), usize::from(PORTS));
     assert_eq!(counts(52, "no-endpoints"), counts(1, "no-endpoints"), "one address stands in for the others");
@@ -112,7 +112,7 @@ fn ports_that_gain_and_lose_endpoints_end_as_ports_that_always_had_them() {
         for number in 0..PORTS {
             model.apply(mk_slice(number, nodes));
         }
-        assert_eq!(model.ledger().desired(), mk_model_with(3, nodes).ledger().desired());
+        assert_eq!(model.shadow().desired(), mk_model_with(3, nodes).shadow().desired());
     }
 }
 
@@ -134,7 +134,7 @@ fn whichever_address_a_client_dials_it_gets_the_same() {
                     let packet = Packet { source: ip("198.51.100.1"), from_node: false, interface: None, to };
                     let (said, does) = (
                         oracle::outcome(&model, &packet),
-                        walk::walk(model.ledger().desired(), Ground::of(&model), &packet),
+                        walk::walk(model.shadow().desired(), Ground::of(&model), &packet),
                     );
                     assert_eq!(said, does, "{policy} {affinity:?} {nodes:?} at {last}");
                     said
@@ -158,10 +158,10 @@ fn flows_of_every_address_are_looked_at() {
     for change in [mk_slice(1, &["here", "there", "there"]), mk_slice(1, &[]), Event::ServiceGone(mk_name(1))]
     {
         let mut model = mk_model(3);
-        let cold = model.ledger().widen();
-        model.ledger_mut().applied(&cold, 0);
+        let cold = model.shadow().additive();
+        model.shadow_mut().applied(&cold, 0);
         model.apply(change);
-        let transaction = model.ledger().widen();
+        let transaction = model.shadow().additive();
         let touched = crate::flows::touched(&model, &transaction);
         let addresses: BTreeSet<_> = touched.iter().filter(|f| f.port == 30_001).map(|f| f.address).collect();
         assert!(addresses.is_superset(&expected), "{addresses:?}");
@@ -173,6 +173,6 @@ fn a_node_that_gets_and_loses_addresses_ends_as_one_that_had_them() {
     let mut model = mk_model(1);
     for addresses in [5, 0, 3] {
         model.apply(mk_node(addresses));
-        assert_eq!(model.ledger().desired(), mk_model(addresses).ledger().desired());
+        assert_eq!(model.shadow().desired(), mk_model(addresses).shadow().desired());
     }
 }

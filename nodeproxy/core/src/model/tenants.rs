@@ -109,7 +109,7 @@ fn mk_model<'a>(events: impl IntoIterator<Item = &'a Event>) -> Model {
 
 /// Outcome of a packet, by the oracle and by the elements.
 fn outcomes(model: &Model, packet: &Packet) -> [Outcome; 2] {
-    [oracle::outcome(model, packet), walk::walk(model.ledger().desired(), walk::Ground::of(model), packet)]
+    [oracle::outcome(model, packet), walk::walk(model.shadow().desired(), walk::Ground::of(model), packet)]
 }
 
 fn packets() -> impl Iterator<Item = Packet> {
@@ -151,7 +151,7 @@ proptest! {
         model.apply(Event::ServiceGone(mk_name(0)));
         model.apply(Event::SliceGone { service: mk_name(0), name: "web-x".into() });
         let alone = mk_model(&tenants[1]);
-        prop_assert_eq!(model.ledger().desired(), alone.ledger().desired());
+        prop_assert_eq!(model.shadow().desired(), alone.shadow().desired());
         prop_assert_eq!(model.problems(), alone.problems());
     }
 }

@@ -299,9 +299,9 @@ proptest! {
     fn any_history_ends_where_the_final_objects_lead(events in events()) {
         let lived = mk_model(events.clone());
         let fresh = mk_model(last_of_each(&events));
-        prop_assert_eq!(unordered(lived.ledger().desired()), unordered(fresh.ledger().desired()));
-        prop_assert_eq!(&lived.ledger().desired().chains, &fresh.ledger().desired().chains);
-        prop_assert_eq!(&lived.ledger().desired().affinity, &fresh.ledger().desired().affinity);
+        prop_assert_eq!(unordered(lived.shadow().desired()), unordered(fresh.shadow().desired()));
+        prop_assert_eq!(&lived.shadow().desired().chains, &fresh.shadow().desired().chains);
+        prop_assert_eq!(&lived.shadow().desired().affinity, &fresh.shadow().desired().affinity);
         prop_assert_eq!(lived.problems(), fresh.problems());
     }
 
@@ -317,7 +317,7 @@ proptest! {
             model.apply(event);
         }
         for packet in packets() {
-            let state = model.ledger().desired();
+            let state = model.shadow().desired();
             let walked = walk::walk(state, Ground::of(&model), &packet);
             prop_assert_eq!(walked, oracle::outcome(&model, &packet), "{:?}", packet);
             // And so it does with every client that is remembered, wherever that was.
@@ -335,23 +335,23 @@ proptest! {
     ) {
         let mut model = mk_model([Event::Node(mk_node(0, 1, true))]);
         let mut kernel = State::default();
-        for (moment, (event, narrows)) in (1u64..).zip(events) {
+        for (moment, (event, commits_destructive)) in (1u64..).zip(events) {
             model.apply(event);
-            prop_assert_eq!(model.ledger().plan(), plan::diff(&kernel, model.ledger().desired()));
-            let widen = model.ledger().widen();
+            prop_assert_eq!(model.shadow().plan(), plan::diff(&kernel, model.shadow().desired()));
+            let additive = model.shadow().additive();
             let before = kernel.clone();
-            kernel.apply(&widen);
+            kernel.apply(&additive);
             check_torn(Ground::of(&model), &before, &kernel)?;
-            model.ledger_mut().applied(&widen, moment);
-            prop_assert!(model.ledger().widen().is_empty());
-            if narrows {
-                let narrow = model.ledger().narrow(moment);
+            model.shadow_mut().applied(&additive, moment);
+            prop_assert!(model.shadow().additive().is_empty());
+            if commits_destructive {
+                let destructive = model.shadow().destructive(moment);
                 let before = kernel.clone();
-                kernel.apply(&narrow);
+                kernel.apply(&destructive);
                 check_torn(Ground::of(&model), &before, &kernel)?;
-                model.ledger_mut().applied(&narrow, moment);
-                prop_assert!(model.ledger().is_settled());
-                prop_assert_eq!(&kernel, model.ledger().desired());
+                model.shadow_mut().applied(&destructive, moment);
+                prop_assert!(model.shadow().is_settled());
+                prop_assert_eq!(&kernel, model.shadow().desired());
             }
         }
     }
@@ -359,17 +359,17 @@ proptest! {
     #[test]
     fn a_restart_changes_nothing_that_is_right(events in events()) {
         let lived = mk_model(events.clone());
-        let kernel = lived.ledger().desired().clone();
+        let kernel = lived.shadow().desired().clone();
         let mut restarted = mk_model(last_of_each(&events));
         restarted.adopt(&kernel);
-        prop_assert!(restarted.ledger().is_settled(), "{}", restarted.ledger().plan());
+        prop_assert!(restarted.shadow().is_settled(), "{}", restarted.shadow().plan());
     }
 
     #[test]
     fn flows_to_endpoints_that_get_new_connections_are_never_stale(events in events()) {
         let model = mk_model(events);
-        let state = model.ledger().desired();
-        for stale in flows::stale_flows(&model, flows::touched(&model, &model.ledger().widen())) {
+        let state = model.shadow().desired();
+        for stale in flows::stale_flows(&model, flows::touched(&model, &model.shadow().additive())) {
             for list in [List::Cluster, List::Local] {
                 for backend in state.slots(&stale.frontend, list) {
                     prop_assert!(!stale.is_stale(&stale.frontend, &backend), "{backend}");
@@ -452,11 +452,11 @@ fn an_endpoint_replaced_in_place_costs_one_put_and_no_more() {
     let service = Service { load_balancer_vips: Vec::new(), ..mk_service(0, 1) };
     let first = mk_slice(&["10.1.0.1", "10.1.0.2", "10.1.0.3"]);
     let mut model = mk_model([Event::Service(service), Event::Slice(first)]);
-    let cold = model.ledger().widen();
-    model.ledger_mut().applied(&cold, 0);
+    let cold = model.shadow().additive();
+    model.shadow_mut().applied(&cold, 0);
     model.apply(Event::Slice(mk_slice(&["10.1.0.1", "10.1.0.9", "10.1.0.3"])));
-    let plan = model.ledger().plan();
-    assert_eq!((plan.widen.len(), plan.widen.puts.len(), plan.narrow.len()), (1, 1, 0), "{plan}");
+    let plan = model.shadow().plan();
+    assert_eq!((plan.additive.len(), plan.additive.puts.len(), plan.destructive.len()), (1, 1, 0), "{plan}");
 }
 
 #[test]
@@ -490,13 +490,13 @@ fn thirty_thousand_services_stay_in_the_memory_budget_and_an_event_costs_its_own
         }));
     }
     assert_eq!(model.services(), 30_000);
-    assert!(model.ledger().heap_size() < 50 << 20, "{} bytes", model.ledger().heap_size());
-    let cold = model.ledger().widen();
-    model.ledger_mut().applied(&cold, 0);
+    assert!(model.shadow().heap_size() < 50 << 20, "{} bytes", model.shadow().heap_size());
+    let cold = model.shadow().additive();
+    model.shadow_mut().applied(&cold, 0);
     model.apply(Event::SliceGone {
         service: ServiceName { namespace: "ns".into(), name: "service-7".into() },
         name: "service-7-abcde".into(),
     });
-    let plan = model.ledger().plan();
-    assert_eq!((plan.widen.len(), plan.narrow.len()), (2, 3), "{plan}");
+    let plan = model.shadow().plan();
+    assert_eq!((plan.additive.len(), plan.destructive.len()), (2, 3), "{plan}");
 }

@@ -15,7 +15,7 @@ use std::{
 use super::{Decision, Met, Outcome, Packet, Source, decide};
 use crate::{
     input::{Name, ServiceName},
-    ledger::Moment,
+    shadow::Moment,
     model::Model,
     table::{Backend, Family, Frontend, Protocol},
 };

@@ -133,7 +133,7 @@ mod tests {
         for Cell { packet, .. } in cells {
             let said = oracle::outcome(&model, &packet);
             assert_eq!(trace::trace(&model, &packet).outcome(), said, "{packet:?}");
-            assert_eq!(walk::walk(model.ledger().desired(), Ground::of(&model), &packet), said, "{packet:?}");
+            assert_eq!(walk::walk(model.shadow().desired(), Ground::of(&model), &packet), said, "{packet:?}");
         }
     }
 

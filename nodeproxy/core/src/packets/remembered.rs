@@ -395,7 +395,7 @@ mod tests {
             let traced = trace::trace_remembering(&after, &case.packet(), last);
             assert_eq!(traced.outcome(), case.outcome(), "{about}");
             let ground = Ground { remembered: id, ..Ground::of(&after) };
-            let walked = walk::walk(after.ledger().desired(), ground, &case.packet());
+            let walked = walk::walk(after.shadow().desired(), ground, &case.packet());
             assert_eq!(walked, case.outcome(), "{about}");
         }
     }

@@ -59,7 +59,7 @@ mod tests {
             for v6 in [false, true] {
                 let (source, _) = row.addresses(v6);
                 let said = oracle::lets_invalid_pass(&model, source, row.from.interface());
-                let state = model.ledger().desired();
+                let state = model.shadow().desired();
                 let does = walk::lets_invalid_pass(state, model.config(), source, row.from.interface());
                 assert_eq!((said, does), (row.arrives, row.arrives), "{}", row.name);
             }

@@ -28,18 +28,18 @@ fn mk_service(endpoints: u8) -> State {
 #[test]
 fn a_surplus_slot_leaves_one_transaction_after_the_verdict_that_led_to_it() {
     let plan = diff(&mk_service(3), &mk_service(2));
-    assert_eq!(plan.widen.puts.len(), 1, "{plan}");
-    assert_eq!(plan.widen.chains_added.len(), 1, "{plan}");
-    assert!(plan.widen.removals.is_empty(), "{plan}");
-    assert_eq!(plan.narrow.removals, [Key::Endpoint(mk_frontend(), 2)]);
-    assert_eq!(plan.narrow.chains_removed.len(), 1, "{plan}");
+    assert_eq!(plan.additive.puts.len(), 1, "{plan}");
+    assert_eq!(plan.additive.chains_added.len(), 1, "{plan}");
+    assert!(plan.additive.removals.is_empty(), "{plan}");
+    assert_eq!(plan.destructive.removals, [Key::Endpoint(mk_frontend(), 2)]);
+    assert_eq!(plan.destructive.chains_removed.len(), 1, "{plan}");
 }
 
 #[test]
 fn a_first_endpoint_leaves_the_rejection_standing_for_packets_that_missed_it() {
     let plan = diff(&mk_service(0), &mk_service(1));
-    assert_eq!(plan.narrow.removals, [Key::NoEndpoints(mk_frontend())]);
-    assert!(matches!(plan.widen.puts[0].key, Key::Endpoint(..)), "endpoints go before verdicts:\n{plan}");
+    assert_eq!(plan.destructive.removals, [Key::NoEndpoints(mk_frontend())]);
+    assert!(matches!(plan.additive.puts[0].key, Key::Endpoint(..)), "endpoints go before verdicts:\n{plan}");
 }
 
 #[test]
@@ -54,10 +54,10 @@ fn a_range_that_a_wider_one_replaces_leaves_in_the_same_transaction() {
         .collect()
     };
     let plan = diff(&mk("10.0.0.0/24"), &mk("10.0.0.0/16"));
-    assert_eq!(plan.widen.removals.len(), 1, "{plan}");
-    assert!(plan.narrow.is_empty(), "{plan}");
+    assert_eq!(plan.additive.removals.len(), 1, "{plan}");
+    assert!(plan.destructive.is_empty(), "{plan}");
     let plan = diff(&mk("10.0.0.0/24"), &State::default());
-    assert_eq!(plan.narrow.removals.len(), 1, "the range must outlive its mark:\n{plan}");
+    assert_eq!(plan.destructive.removals.len(), 1, "the range must outlive its mark:\n{plan}");
 }
 
 #[test]

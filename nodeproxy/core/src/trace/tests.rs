@@ -40,7 +40,7 @@ fn an_answer_and_a_snapshot_read_back_equal() {
     let snapshot: Snapshot = serde_json::from_str(&json).expect("its own JSON");
     assert_eq!(snapshot, Snapshot::of(&model));
     let again = snapshot.model();
-    assert_eq!(again.ledger().desired(), model.ledger().desired());
+    assert_eq!(again.shadow().desired(), model.shadow().desired());
     for case in CASES {
         let trace = trace(&model, &case.packet());
         let json = serde_json::to_string(&trace).expect("JSON");
@@ -123,7 +123,7 @@ fn words_name_the_cause_of_a_refusal_and_of_silence() {
 
 /// What the kernel would have said, but for one change.
 fn differing(model: &Model, packet: &Packet, change: impl Fn(&mut State)) -> Check {
-    let mut found = model.ledger().desired().clone();
+    let mut found = model.shadow().desired().clone();
     change(&mut found);
     Wanted::by_packet(model, packet).check(&found, None).walked(
         &found,

@@ -1,7 +1,7 @@
 //! What the proxy's loop makes of facts, with a kernel that refuses nothing.
 //!
 //! Owns the loop's use of the model: the node's facts, stale flows, both halves of each plan. Invariant, checked at every
-//! event: the ledger's difference is the one that a look at everything gives.
+//! event: the shadow state's difference is the one that a look at everything gives.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use portico_nodeproxy::{args::Args, facts::Fact, node::Node};
 use portico_proxy_core::{
     flows::{self, Before},
     input::{Config, Event},
-    ledger::Moment,
+    shadow::Moment,
     model::{HealthCheck, Model, Problem},
     plan::{self, AffinityMap, Chain, State},
     table::{Backend, Frontend, Key, List, Value},
@@ -93,28 +93,28 @@ impl Lived {
         let before = Before::of(&self.model, &event);
         self.model.apply(event);
         let departed: Vec<_> = before.into_iter().flat_map(|before| before.departed(&self.model)).collect();
-        let plan = self.model.ledger().plan();
-        assert_eq!(plan, plan::diff(&self.kernel, self.model.ledger().desired()));
-        self.kernel.apply(&plan.widen);
-        self.model.ledger_mut().applied(&plan.widen, self.moment);
-        let left = flows::touched(&self.model, &plan.widen).into_iter().chain(departed);
+        let plan = self.model.shadow().plan();
+        assert_eq!(plan, plan::diff(&self.kernel, self.model.shadow().desired()));
+        self.kernel.apply(&plan.additive);
+        self.model.shadow_mut().applied(&plan.additive, self.moment);
+        let left = flows::touched(&self.model, &plan.additive).into_iter().chain(departed);
         drop(flows::stale_flows(&self.model, left));
         if self.moment.is_multiple_of(3) {
-            self.narrow();
+            self.run_destructive();
         }
     }
 
-    fn narrow(&mut self) {
-        let narrow = self.model.ledger().narrow(self.moment);
-        self.kernel.apply(&narrow);
-        self.model.ledger_mut().applied(&narrow, self.moment);
-        assert!(self.model.ledger().is_settled(), "{}", self.model.ledger().plan());
+    fn run_destructive(&mut self) {
+        let destructive = self.model.shadow().destructive(self.moment);
+        self.kernel.apply(&destructive);
+        self.model.shadow_mut().applied(&destructive, self.moment);
+        assert!(self.model.shadow().is_settled(), "{}", self.model.shadow().plan());
     }
 
     /// What stands once nothing is left to be done.
     pub(crate) fn outcome(mut self) -> Outcome {
-        self.narrow();
-        assert_eq!(&self.kernel, self.model.ledger().desired());
+        self.run_destructive();
+        assert_eq!(&self.kernel, self.model.shadow().desired());
         Outcome::of(&self.kernel, &self.model)
     }
 }

@@ -68,8 +68,8 @@ impl Looped {
         let kernel = self.kernel.clone();
         let inquiry: Inquiry = Box::new(move |known| {
             let state = &kernel.inside().state;
-            assert!(known.model.ledger().is_settled(), "{}", known.model.ledger().plan());
-            assert_eq!(state, known.model.ledger().desired());
+            assert!(known.model.shadow().is_settled(), "{}", known.model.shadow().plan());
+            assert_eq!(state, known.model.shadow().desired());
             drop(answer.send(Outcome::of(state, known.model)));
         });
         assert!(self.questions.send(inquiry).await.is_ok(), "the loop ended");

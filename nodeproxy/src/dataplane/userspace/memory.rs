@@ -79,11 +79,11 @@ mod tests {
         let mut more = both.clone();
         more.insert(Key::AffinityEndpoint(alias, List::Cluster, 7), Value::Id(7));
         let mut memory = Memory::default();
-        memory.apply(&diff(&State::default(), &both).widen);
+        memory.apply(&diff(&State::default(), &both).additive);
         let all = BTreeSet::from([frontend(1), frontend(2)]);
-        assert_eq!(memory.apply(&diff(&both, &more).widen), all);
+        assert_eq!(memory.apply(&diff(&both, &more).additive), all);
         let one: State = [port(1)].into_iter().collect();
-        assert_eq!(memory.apply(&diff(&more, &one).narrow), all, "those that leave, too");
+        assert_eq!(memory.apply(&diff(&more, &one).destructive), all, "those that leave, too");
         assert_eq!(memory.frontends.get(&alias), Some(&BTreeSet::from([frontend(1)])));
     }
 }

@@ -67,8 +67,8 @@ impl World {
     fn sync(&mut self, desired: &State) {
         let observed = self.dataplane.read().expect("reads").state;
         let plan = diff(&observed, desired);
-        self.dataplane.apply(&plan.widen).expect("widens");
-        self.dataplane.apply(&plan.narrow).expect("narrows");
+        self.dataplane.apply(&plan.additive).expect("commits");
+        self.dataplane.apply(&plan.destructive).expect("commits");
         self.stands = desired.clone();
         let observed = self.dataplane.read().expect("reads");
         assert_eq!((observed.rebuild, observed.state.elements), (None, desired.elements.clone()));

@@ -169,7 +169,7 @@ async fn live(steps: Vec<Step>) -> Result<(), TestCaseError> {
     // Longer than the longest pause between two tries, and some of them.
     tokio::time::sleep(Duration::from_mins(2)).await;
     let model = mk_model(&life);
-    prop_assert!(model.ledger().is_settled(), "{}", model.ledger().plan());
+    prop_assert!(model.shadow().is_settled(), "{}", model.shadow().plan());
     let stale = flows::stale_flows(&model, flows::frontends(&model));
     let (reads, listings, applied) = {
         let inside = life.bench.kernel.inside();

@@ -33,7 +33,7 @@ async fn surplus_that_only_a_read_finds_ripens_and_goes() {
         let before = bench.kernel.inside().state.clone();
         bench.kernel.inside().state.elements.insert(stray, value(&stray));
         bench.kernel.inside().generation += 1;
-        tokio::time::sleep(AUDIT_EVERY + NARROW_AFTER * 3).await;
+        tokio::time::sleep(AUDIT_EVERY + DESTRUCTIVE_AFTER * 3).await;
         assert_eq!(bench.kernel.inside().state, before, "{stray:?}");
     }
 }
@@ -50,7 +50,7 @@ async fn a_chain_that_only_a_read_finds_goes_too() {
         inside.generation += 1;
         chain
     };
-    tokio::time::sleep(AUDIT_EVERY + NARROW_AFTER * 3).await;
+    tokio::time::sleep(AUDIT_EVERY + DESTRUCTIVE_AFTER * 3).await;
     assert_eq!(bench.kernel.inside().state, before, "{chain}");
 }
 
@@ -58,7 +58,7 @@ async fn a_chain_that_only_a_read_finds_goes_too() {
 async fn restarted_between_the_phases(end: impl AsyncFn(Bench) -> FakeKernel) -> Bench {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
     bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
-    tokio::time::sleep(NARROW_AFTER / 2).await;
+    tokio::time::sleep(DESTRUCTIVE_AFTER / 2).await;
     assert!(bench.has(Key::Endpoint(mk_vip(Protocol::Tcp), 1)), "between the phases");
     let next = mk_bench(end(bench).await);
     next.tell([mk_node(), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;

@@ -61,8 +61,8 @@ fn mk_state(addresses: &[IpAddr], port: u16, backend: Backend) -> State {
 fn sync(localhost: &mut Localhost, desired: &State) {
     let observed = localhost.read().expect("reads").state;
     let plan = diff(&observed, desired);
-    localhost.apply(&plan.widen).expect("widens");
-    localhost.apply(&plan.narrow).expect("narrows");
+    localhost.apply(&plan.additive).expect("commits");
+    localhost.apply(&plan.destructive).expect("commits");
     assert_eq!(&localhost.read().expect("reads").state, desired);
 }
 

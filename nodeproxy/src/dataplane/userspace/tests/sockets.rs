@@ -79,7 +79,7 @@ async fn an_error_of_the_kernel_is_followed_by_everything_anew() {
     }
     world.kernel.inside().failures.push_back(DataplaneError::Changed { operation: "test".into() });
     let plan = diff(&one, &both);
-    world.dataplane.apply(&plan.widen).expect_err("the kernel refuses");
+    world.dataplane.apply(&plan.additive).expect_err("the kernel refuses");
     assert_eq!(world.dataplane.read().expect("reads").state, State::default());
     world.sync(&both);
     assert_eq!((world.ask(f), world.ask(g)), ("one".to_owned(), "two".to_owned()));

@@ -6,7 +6,7 @@
 //! scratch; here a change costs its own size, not the cluster's.
 //!
 //! Invariants: `differing` holds exactly the keys whose kernel value is not the desired one. Nobody edits
-//! between [`Ledger::widen`] and [`Ledger::applied`] of its result.
+//! between [`ShadowState::additive`] and [`ShadowState::applied`] of its result.
 
 use std::{collections::HashMap, mem};
 
@@ -35,14 +35,14 @@ struct Differing {
 
 /// Desired state and its difference to the kernel's.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct ShadowState {
     desired: State,
     differing: HashMap<Key, Differing>,
     chains: Objects<Chain>,
     maps: Objects<AffinityMap>,
 }
 
-impl Ledger {
+impl ShadowState {
     /// The desired state.
     pub fn desired(&self) -> &State {
         &self.desired
@@ -89,7 +89,7 @@ impl Ledger {
     }
 
     /// The changes of the additive phase.
-    pub fn widen(&self) -> Transaction {
+    pub fn additive(&self) -> Transaction {
         let mut transaction = Transaction {
             affinity_added: self.maps.missing(),
             chains_added: self.chains.missing(),
@@ -109,7 +109,7 @@ impl Ledger {
     }
 
     /// The removals that nothing has led to since `ripe` or longer.
-    pub fn narrow(&self, ripe: Moment) -> Transaction {
+    pub fn destructive(&self, ripe: Moment) -> Transaction {
         let is_ripe = |retired: &Option<Moment>| retired.is_some_and(|retired| retired <= ripe);
         let mut transaction = Transaction {
             removals: self.late().filter(|(_, d)| is_ripe(&d.retired)).map(|(key, _)| *key).collect(),
@@ -123,14 +123,14 @@ impl Ledger {
 
     /// Both phases, for logs and answers.
     pub fn plan(&self) -> Plan {
-        let mut narrow = Transaction {
+        let mut destructive = Transaction {
             removals: self.late().map(|(key, _)| *key).collect(),
             chains_removed: self.chains.surplus(|_| true),
             affinity_removed: self.maps.surplus(|_| true),
             ..Transaction::default()
         };
-        narrow.sort();
-        Plan { widen: self.widen(), narrow }
+        destructive.sort();
+        Plan { additive: self.additive(), destructive }
     }
 
     /// Whether the kernel has exactly the desired state, without any pending removal.
