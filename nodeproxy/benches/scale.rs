@@ -21,7 +21,7 @@ use portico_nodeproxy::{
     },
 };
 use portico_proxy_core::{
-    input::{Config as ModelConfig, Endpoint, Event, NodeFacts, Service},
+    input::{Config as ModelConfig, Endpoint, Event, NodeInfo, Service},
     model::Model,
     plan::{State, Transaction},
     table::Family,
@@ -145,11 +145,11 @@ fn apply(model: &mut Model, tables: &mut Nftables, event: Event) -> Duration {
 
 fn mk_model(texts: &[(String, String)]) -> Model {
     let mut model = Model::new(ModelConfig::default());
-    model.apply(Event::Node(NodeFacts {
+    model.apply(Event::Node(NodeInfo {
         name: "node-1".into(),
         addresses: vec![Ipv4Addr::new(192, 0, 2, 1).into()],
         pod_cidrs: vec!["10.0.0.0/8".parse().expect("a network")],
-        ..NodeFacts::default()
+        ..NodeInfo::default()
     }));
     for (service, slice) in texts {
         model.apply(Event::Service(read_service(service)));

@@ -22,7 +22,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use portico_proxy_core::{
     check::{Check, Wanted},
     explain::{self, Explanation},
-    input::{Config, NodeFacts, ServiceName},
+    input::{Config, NodeInfo, ServiceName},
     interface::{InterfaceName, PodInterfaces},
     model::Model,
     oracle::{self, Outcome, Packet, Source},
@@ -196,7 +196,7 @@ struct Walked {
     packet: Packet,
     outcome: Outcome,
     config: Config,
-    node: NodeFacts,
+    node: NodeInfo,
     remembered: Option<u32>,
 }
 
@@ -278,7 +278,7 @@ fn draft(question: &Question, known: Known<'_>, had: Option<Had>) -> Result<Draf
                     packet,
                     outcome: oracle::outcome_by_elements(model, &packet, last),
                     config: model.config().clone(),
-                    node: model.node_facts().clone(),
+                    node: model.node_info().clone(),
                     remembered: last.and_then(|last| model.affinity_id(&packet.to, last)),
                 }),
             };
@@ -291,7 +291,7 @@ fn draft(question: &Question, known: Known<'_>, had: Option<Had>) -> Result<Draf
             let explanation =
                 explain::explain(model, service).ok_or_else(|| DiagnoseError::NoSuchService {
                     service: service.clone(),
-                    node: model.node_facts().name.to_string(),
+                    node: model.node_info().name.to_string(),
                 })?;
             let claim = || Claim { wanted: explain::wanted(model, service), walk: None };
             Ok(Draft {
@@ -321,7 +321,7 @@ impl Known<'_> {
     /// All addresses of the node of an endpoint's family, its own first: one of them is what the endpoint sees.
     fn addresses_towards(&self, endpoint: IpAddr) -> Vec<IpAddr> {
         let mut all = Vec::new();
-        for address in self.model.node_facts().addresses.iter().chain(self.local_addresses) {
+        for address in self.model.node_info().addresses.iter().chain(self.local_addresses) {
             if address.is_ipv4() == endpoint.is_ipv4() && !all.contains(address) {
                 all.push(*address);
             }
@@ -348,7 +348,7 @@ impl Known<'_> {
 
     /// Whether the kernel has this address itself.
     fn is_this_node(&self, address: IpAddr) -> bool {
-        self.local_addresses.contains(&address) || self.model.node_facts().has(address)
+        self.local_addresses.contains(&address) || self.model.node_info().has(address)
     }
 }
 

@@ -1,13 +1,13 @@
 //! `portico-nodeproxy`: forwards traffic to the VIPs and NodePorts of Services on one node.
 //!
 //! ```text
-//!   API server ─► watch ─► convert ─┐                       ┌─► dataplane (nftables) ─► kernel
-//!   this node's addresses ──────────┴─► facts ─► sync ──────┼─► flows (conntrack)
-//!                                                 │ model   └─► health, health checks, metrics ─► HTTP
-//!   portico-nodeproxy trace, explain ─► socket ───┘ diagnose
+//!   API server ─► watch ─► convert ─┐                     ┌─► dataplane (nftables) ─► kernel
+//!   this node's addresses ──────────┴─► input events ─► sync ─► flows (conntrack)
+//!                                               │ model   └─► health, health checks, metrics ─► HTTP
+//!   portico-nodeproxy trace, explain ─► socket ─┘ diagnose
 //! ```
 //!
-//! One task owns the model and the dataplane ([`sync`]); everything else sends it facts or reads what it publishes.
+//! One task owns the model and the dataplane ([`sync`]); all others send it input events or read its output.
 
 pub mod affinity;
 pub mod api_client;
@@ -18,7 +18,7 @@ pub mod convert;
 pub mod dataplane;
 pub mod diagnose;
 pub mod events;
-pub mod facts;
+pub mod input_event;
 pub mod health;
 pub mod health_check;
 pub mod metrics;

@@ -1,6 +1,6 @@
 //! This node's input for the model: from the Node object, the kernel's addresses and the flags.
 //!
-//! Owns the addresses of NodePorts and the sources that are pods. Invariants: [`Node::facts`] depends on the
+//! Owns the addresses of NodePorts and the sources that are pods. Invariants: [`Node::info`] depends on the
 //! last Node object and the last addresses only. A deleted Node object changes nothing, because the machine
 //! still serves.
 
@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use portico_proxy_core::{
-    input::{Name, NodeFacts},
+    input::{Name, NodeInfo},
     table::Family,
 };
 
@@ -92,9 +92,9 @@ impl Node {
     }
 
     /// The node's input for the model.
-    pub fn facts(&self) -> NodeFacts {
+    pub fn info(&self) -> NodeInfo {
         let object = self.object.clone().unwrap_or_default();
-        NodeFacts {
+        NodeInfo {
             name: self.name.clone(),
             zone: object.zone,
             node_port_addresses: self.node_port_addresses(&object.addresses),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn addresses(flags: &[&str]) -> Vec<String> {
-        mk_node(flags).facts().node_port_addresses.iter().map(ToString::to_string).collect()
+        mk_node(flags).info().node_port_addresses.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn pods_are_told_by_the_cluster_the_node_or_not_at_all() {
-        let cidrs = |flags: &[&str]| mk_node(flags).facts().pod_cidrs.len();
+        let cidrs = |flags: &[&str]| mk_node(flags).info().pod_cidrs.len();
         assert_eq!(cidrs(&[]), 0);
         assert_eq!(cidrs(&["--cluster-cidr=10.1.0.0/16,fd01::/48"]), 2);
         assert_eq!(cidrs(&["--detect-local-mode=NodeCIDR"]), 1);
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn pods_of_this_node_are_those_of_its_ranges_as_far_as_they_count_as_pods() {
-        let own = |flags: &[&str]| mk_node(flags).facts().node_pod_cidrs.len();
+        let own = |flags: &[&str]| mk_node(flags).info().node_pod_cidrs.len();
         assert_eq!(own(&["--cluster-cidr=10.1.0.0/16"]), 1);
         assert_eq!(own(&["--cluster-cidr=10.2.0.0/16"]), 0);
         assert_eq!(own(&["--detect-local-mode=NodeCIDR"]), 1);
@@ -240,8 +240,8 @@ mod tests {
     #[test]
     fn a_node_object_that_is_gone_changes_nothing() {
         let mut node = mk_node(&[]);
-        let before = node.facts();
+        let before = node.inputs();
         node.set_object(None);
-        assert_eq!((node.facts(), node.is_eligible()), (before, true));
+        assert_eq!((node.inputs(), node.is_eligible()), (before, true));
     }
 }

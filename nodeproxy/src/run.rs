@@ -45,7 +45,7 @@ use crate::{
 
 /// Capacity of the loop's channel. Watches wait when it is full, so memory is bounded while a large list comes
 /// in.
-const FACTS: usize = 1024;
+const INPUTS: usize = 1024;
 /// Capacity of the channel of inquiries.
 const INQUIRIES: usize = 8;
 /// Longest time for tasks to end.
@@ -158,8 +158,8 @@ async fn start(
     answer_questions(args, inquiries, (read, recollect), tasks, stop);
     let (open, gate) = channel::channel(false);
     let sync = lift_taint(&args.cluster, sync.opening(open), &client, &name, tasks, stop);
-    let (facts, inbox) = mpsc::channel(FACTS);
-    let telling = Telling::new(facts, metrics.clone()).noticing(notices.clone());
+    let (inputs, inbox) = mpsc::channel(INPUTS);
+    let telling = Telling::new(inputs, metrics.clone()).noticing(notices.clone());
     let connections = Connections::default();
     start_servers(args, &health, &metrics, &connections, tasks, stop).await?;
     spawn(tasks, "events", stop, events::send(told, client.clone(), name.clone()).map(Ok));

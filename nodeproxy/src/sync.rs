@@ -37,7 +37,7 @@ use crate::{
     conntrack::Flows,
     dataplane::{Dataplane, DataplaneError, Observed, Retry},
     diagnose::{Inquiry, Known},
-    facts::{FIRST_SOURCES, Fact, SOURCES, Source},
+    input_event::{FIRST_SOURCES, InputEvent, SOURCES, Source},
     health::Health,
     health_check::Published,
     metrics::Metrics,
@@ -196,7 +196,7 @@ impl Sync {
     /// Runs until `stop`. The kernel's tables stay, and traffic continues.
     pub async fn run(
         mut self,
-        mut facts: mpsc::Receiver<Fact>,
+        mut inputs: mpsc::Receiver<InputEvent>,
         stop: CancellationToken,
     ) -> Result<(), SyncError> {
         if self.dataplane.call(|dataplane| dataplane.is_absent()).is_ok_and(|absent| !absent) {
@@ -207,9 +207,9 @@ impl Sync {
                 () = stop.cancelled() => return Ok(()),
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
                 deleted = self.cleaner.over() => self.deleted(deleted),
-                fact = facts.recv() => {
-                    self.learn(fact.ok_or(SyncError::NoSources)?);
-                    self.gather(&mut facts);
+                input = inputs.recv() => {
+                    self.learn(input.ok_or(SyncError::NoSources)?);
+                    self.gather(&mut inputs);
                     self.begin()?;
                 }
             }
@@ -224,9 +224,9 @@ impl Sync {
                 () = sleep_until(audit_at) => self.audit()?,
                 inquiry = next(&mut self.inquiries) => self.answer(inquiry),
                 deleted = self.cleaner.over() => self.deleted(deleted),
-                fact = facts.recv() => {
-                    self.learn(fact.ok_or(SyncError::NoSources)?);
-                    self.gather(&mut facts);
+                input = inputs.recv() => {
+                    self.learn(input.ok_or(SyncError::NoSources)?);
+                    self.gather(&mut inputs);
                     self.believe();
                     self.run_additive()?;
                 }
@@ -317,12 +317,12 @@ impl Sync {
     }
 
     /// Applies one input event to the model.
-    fn learn(&mut self, fact: Fact) {
-        match fact {
-            Fact::First(source) => {
+    fn learn(&mut self, input: InputEvent) {
+        match input {
+            InputEvent::First(source) => {
                 self.missing_first.remove(&source);
             }
-            Fact::Listed(source) => {
+            InputEvent::Listed(source) => {
                 self.missing.remove(&source);
                 self.missing_first.remove(&source);
                 tracing::debug!(?source, "listed");
@@ -330,16 +330,16 @@ impl Sync {
                     self.audience.queued(true);
                 }
             }
-            Fact::Node(object) => {
+            InputEvent::Node(object) => {
                 self.node.set_object(object);
                 self.audience.node(&self.node);
-                self.change(Event::Node(self.node.facts()));
+                self.change(Event::Node(self.node.inputs()));
             }
-            Fact::Addresses(addresses) => {
+            InputEvent::Addresses(addresses) => {
                 self.node.set_addresses(addresses);
-                self.change(Event::Node(self.node.facts()));
+                self.change(Event::Node(self.node.inputs()));
             }
-            Fact::Event(event, times) => {
+            InputEvent::Change(event, times) => {
                 self.audience.came(&event, times, self.missing.is_empty());
                 self.change(*event);
             }
@@ -354,10 +354,10 @@ impl Sync {
     }
 
     /// Applies all further input that has come in, and compiles.
-    fn gather(&mut self, facts: &mut mpsc::Receiver<Fact>) {
+    fn gather(&mut self, inputs: &mut mpsc::Receiver<InputEvent>) {
         let began = Instant::now();
-        while let Ok(fact) = facts.try_recv() {
-            self.learn(fact);
+        while let Ok(input) = inputs.try_recv() {
+            self.learn(input);
             if began.elapsed() > COALESCE {
                 break;
             }

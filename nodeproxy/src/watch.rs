@@ -5,8 +5,8 @@
 //! [`crate::convert`].
 //!
 //! Invariants: an unreadable field is reported and skipped, and stops nothing else. API objects are dropped
-//! while they are decoded. A source sends [`Fact::Listed`] once, after its first complete list, and
-//! [`Fact::First`] before it. A list without any Service or slice, where there were some, deletes none, because
+//! while they are decoded. A source sends [`InputEvent::Listed`] once, after its first complete list, and
+//! [`InputEvent::First`] before it. A list without any Service or slice, where there were some, deletes none, because
 //! every API server has `default/kubernetes`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,7 +29,7 @@ use self::first::First;
 use crate::{
     convert::{BadField, Read, SOURCE_RANGES, Told, ToldRanges, ToldSlice},
     events::{About, Notice},
-    facts::{Fact, Source, Times},
+    input_event::{InputEvent, Source, Times},
     metrics::Metrics,
     node::NodeState,
 };
@@ -63,15 +63,15 @@ impl WatchError {
 /// Sends input to the sync loop, and reports unreadable fields.
 #[derive(Clone)]
 pub struct Telling {
-    facts: mpsc::Sender<Fact>,
+    inputs: mpsc::Sender<InputEvent>,
     metrics: Metrics,
     notices: Option<mpsc::Sender<Notice>>,
 }
 
 impl Telling {
-    /// A sender to the loop behind `facts`.
-    pub fn new(facts: mpsc::Sender<Fact>, metrics: Metrics) -> Self {
-        Self { facts, metrics, notices: None }
+    /// A sender to the loop behind `inputs`.
+    pub fn new(inputs: mpsc::Sender<InputEvent>, metrics: Metrics) -> Self {
+        Self { inputs, metrics, notices: None }
     }
 
     /// Also sends Events to the owners of Services.
@@ -95,9 +95,9 @@ impl Telling {
         }
     }
 
-    async fn tell(&self, fact: Fact) {
+    async fn tell(&self, input: InputEvent) {
         // The loop only stops listening when the process ends.
-        if self.facts.send(fact).await.is_err() {
+        if self.inputs.send(input).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -128,7 +128,7 @@ async fn services(client: Client, proxy_name: Option<String>, first: First<Servi
     let stream = stream::<Service>(Api::all(client), config);
     // Of few Services, what their owners were told of last.
     let mut warned: HashMap<ServiceName, Vec<String>> = HashMap::new();
-    let fact = |seen: Seen<Service, ()>| {
+    let input = |seen: Seen<Service, ()>| {
         let event = match seen {
             Seen::Applied(object) => {
                 let Read { metadata: _, told, bad } = *object;
@@ -148,10 +148,10 @@ async fn services(client: Client, proxy_name: Option<String>, first: First<Servi
                 Event::ServiceGone(name)
             }
         };
-        Some(Fact::Event(Box::new(event), Times::received_now(None)))
+        Some(InputEvent::Change(Box::new(event), Times::received_now(None)))
     };
     let known = Known::new(proxy_name.is_none());
-    follow(stream, known, first, (Source::Services, &telling), |_| Some(()), fact).await;
+    follow(stream, known, first, (Source::Services, &telling), |_| Some(()), input).await;
 }
 
 /// Slices of this proxy's Services. The watch remembers the Service of each slice.
@@ -160,27 +160,27 @@ async fn slices(client: Client, proxy_name: Option<String>, first: First<ToldSli
     let config = watcher::Config::default().labels(&labels);
     let stream = stream::<ToldSlice>(Api::all(client), config);
     let owner = |told: &ToldSlice| told.slice.as_ref().map(|slice| slice.service.name.clone());
-    let fact = |seen: Seen<ToldSlice, Name>| match seen {
+    let input = |seen: Seen<ToldSlice, Name>| match seen {
         Seen::Applied(object) => {
             let Read { metadata: _, told: ToldSlice { slice, trigger }, bad } = *object;
             telling.complain("EndpointSlice", &bad);
-            Some(Fact::Event(Box::new(Event::Slice(slice?)), Times::received_now(trigger)))
+            Some(InputEvent::Change(Box::new(Event::Slice(slice?)), Times::received_now(trigger)))
         }
         Seen::Gone((namespace, name), owner) => {
             let service = ServiceName { namespace, name: owner };
             let name = name.into();
-            Some(Fact::Event(Box::new(Event::SliceGone { service, name }), Times::received_now(None)))
+            Some(InputEvent::Change(Box::new(Event::SliceGone { service, name }), Times::received_now(None)))
         }
     };
     let known = Known::new(proxy_name.is_none());
-    follow(stream, known, first, (Source::EndpointSlices, &telling), owner, fact).await;
+    follow(stream, known, first, (Source::EndpointSlices, &telling), owner, input).await;
 }
 
 /// This node's Node object.
 pub async fn node(client: Client, name: String, telling: Telling) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let stream = stream::<NodeState>(Api::all(client), config);
-    let fact = |seen: Seen<NodeState, ()>| {
+    let input = |seen: Seen<NodeState, ()>| {
         let state = match seen {
             Seen::Applied(object) => {
                 let Read { metadata: _, told, bad } = *object;
@@ -189,10 +189,10 @@ pub async fn node(client: Client, name: String, telling: Telling) {
             }
             Seen::Gone(..) => None,
         };
-        Some(Fact::Node(state))
+        Some(InputEvent::Node(state))
     };
     let told = (Source::Node, &telling);
-    follow(stream, Known::new(false), First::none(), told, |_| Some(()), fact).await;
+    follow(stream, Known::new(false), First::none(), told, |_| Some(()), input).await;
 }
 
 /// Ranges of `ClusterIP`s. Clusters before Kubernetes 1.33 do not have them. There unallocated `ClusterIP`s are
@@ -200,7 +200,7 @@ pub async fn node(client: Client, name: String, telling: Telling) {
 pub async fn service_cidrs(client: Client, telling: Telling) {
     let stream = stream::<ToldRanges>(Api::all(client), watcher::Config::default());
     let mut all = BTreeMap::<Id, Vec<IpNet>>::new();
-    let fact = |seen: Seen<ToldRanges, ()>| {
+    let input = |seen: Seen<ToldRanges, ()>| {
         match seen {
             Seen::Applied(object) => {
                 let Read { metadata, told: ToldRanges(nets), bad } = *object;
@@ -212,10 +212,10 @@ pub async fn service_cidrs(client: Client, telling: Telling) {
             }
         }
         let nets = all.values().flatten().copied().collect();
-        Some(Fact::Event(Box::new(Event::ServiceCidrs(nets)), Times::received_now(None)))
+        Some(InputEvent::Change(Box::new(Event::ServiceCidrs(nets)), Times::received_now(None)))
     };
     let told = (Source::ServiceCidrs, &telling);
-    follow(stream, Known::new(false), First::none(), told, |_| Some(()), fact).await;
+    follow(stream, Known::new(false), First::none(), told, |_| Some(()), input).await;
 }
 
 /// Addresses in this network namespace, except loopback and link-local ones.
@@ -229,10 +229,10 @@ pub async fn addresses(telling: Telling) -> Result<(), WatchError> {
     loop {
         let all = tokio::task::spawn_blocking(addresses::list).await.map_err(std::io::Error::other)??;
         let usable = all.into_iter().filter(|a| a.scope == Scope::Global && !a.address.is_loopback());
-        telling.tell(Fact::Addresses(usable.map(|a| a.address).collect())).await;
+        telling.tell(InputEvent::Addresses(usable.map(|a| a.address).collect())).await;
         if !listed {
             listed = true;
-            telling.tell(Fact::Listed(Source::Addresses)).await;
+            telling.tell(InputEvent::Listed(Source::Addresses)).await;
         }
         loop {
             let mut ready = watch.readable_mut().await?;
@@ -282,15 +282,15 @@ async fn follow<T: Told, N: Clone + Eq + Send>(
     first: First<T>,
     (source, telling): (Source, &Telling),
     name: impl Fn(&T) -> Option<N> + Send,
-    mut fact: impl FnMut(Seen<T, N>) -> Option<Fact> + Send,
+    mut input: impl FnMut(Seen<T, N>) -> Option<InputEvent> + Send,
 ) {
     // What of it is gone by the time of the list is told then, like everything that a list leaves out.
     for object in first.objects {
-        for fact in known.applied(object, &name).into_iter().filter_map(&mut fact) {
-            telling.tell(fact).await;
+        for input in known.applied(object, &name).into_iter().filter_map(&mut input) {
+            telling.tell(input).await;
         }
     }
-    telling.tell(Fact::First(source)).await;
+    telling.tell(InputEvent::First(source)).await;
     first::pass(first.gate).await;
     let mut listed = false;
     while let Some(event) = stream.next().await {
@@ -302,12 +302,12 @@ async fn follow<T: Told, N: Clone + Eq + Send>(
             }
         };
         for seen in event.map(|event| known.take(event, &name)).unwrap_or_default() {
-            if let Some(fact) = fact(seen) {
-                telling.tell(fact).await;
+            if let Some(input) = input(seen) {
+                telling.tell(input).await;
             }
         }
         if complete && !std::mem::replace(&mut listed, true) {
-            telling.tell(Fact::Listed(source)).await;
+            telling.tell(InputEvent::Listed(source)).await;
         }
     }
 }

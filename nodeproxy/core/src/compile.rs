@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::{
     affinity,
     claims::{Claims, Kind},
-    input::{Config, EndpointSlice, Lack, NodeFacts, Service, ServiceName, ServicePort, TrafficPolicy},
+    input::{Config, EndpointSlice, Lack, NodeInfo, Service, ServiceName, ServicePort, TrafficPolicy},
     select::{self, Lists, Ports},
     slots,
     table::{Alias, Backend, Balance, Family, Frontend, Key, List, Pick, Protocol, Recall, Value, Verdict},
@@ -74,19 +74,19 @@ pub(crate) struct Compiled {
 /// Inputs beside the Service and its slices.
 #[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
-    pub(crate) node: &'a NodeFacts,
+    pub(crate) node: &'a NodeInfo,
     pub(crate) config: &'a Config,
     pub(crate) claims: &'a Claims,
     /// The aliases of its ports, with session affinity ([`crate::affinity::Aliases::settle`]).
     pub(crate) aliases: &'a [Alias],
-    /// [`NodeFacts::stand_ins`], where the dataplane has them.
+    /// [`NodeInfo::stand_ins`], where the dataplane has them.
     pub(crate) stand_ins: &'a BTreeMap<IpAddr, IpAddr>,
 }
 
 /// Every frontend of a Service, each once, with its strongest kind and the index of its port.
 pub(crate) fn frontends(
     service: &Service,
-    node: &NodeFacts,
+    node: &NodeInfo,
     config: &Config,
 ) -> BTreeMap<Frontend, (Kind, usize)> {
     let mut wanted = BTreeMap::new();
@@ -318,7 +318,7 @@ impl Writer<'_> {
     /// Overlapping ranges are merged, because interval sets refuse them. A load balancer often leaves its VIP
     /// on the node, and then a request of the node itself has the VIP as its source. It may pass if the node's
     /// own address may.
-    fn firewall(&mut self, frontend: Frontend, node: &NodeFacts, config: &Config) {
+    fn firewall(&mut self, frontend: Frontend, node: &NodeInfo, config: &Config) {
         let family = Family::of(frontend.address);
         let Some(mut ranges) = self.service.admitted(family) else { return };
         self.put(Key::Firewalled(frontend), Value::Present);

@@ -136,11 +136,11 @@ pub struct Element {
 /// `ExternalName`, or of another proxy).
 pub fn explain(model: &Model, name: &ServiceName) -> Option<Explanation> {
     let service = model.service_named(name)?;
-    let frontends = compile::frontends(service, model.node_facts(), model.config());
+    let frontends = compile::frontends(service, model.node_info(), model.config());
     let health = model.health_checks().get(name);
     let problems = model.problems().into_iter().filter(|problem| concerns(problem, name));
     Some(Explanation {
-        node: model.node_facts().name.to_string(),
+        node: model.node_info().name.to_string(),
         service: name.clone(),
         cluster_ips: service.cluster_ips.clone(),
         internal_policy: service.internal_policy,
@@ -165,7 +165,7 @@ fn health_check(check: &model::HealthCheck) -> HealthCheck {
 /// The elements that concern a Service, to be compared with the kernel's.
 pub fn wanted(model: &Model, name: &ServiceName) -> Wanted {
     let Some(service) = model.service_named(name) else { return Wanted::default() };
-    let all = compile::frontends(service, model.node_facts(), model.config()).into_keys();
+    let all = compile::frontends(service, model.node_info(), model.config()).into_keys();
     // What another Service holds is that one's business.
     let held = all.filter(|f| model.holder(f).is_some_and(|(claim, _)| claim.service == *name));
     Wanted::by_keys(model, model.keys(name), held.collect())
@@ -219,7 +219,7 @@ fn endpoints(model: &Model, service: &Service, port: &ServicePort, family: Famil
     let cluster = service.internal_policy == TrafficPolicy::Cluster || external;
     let local = service.internal_policy == TrafficPolicy::Local
         || (external && service.external_policy == TrafficPolicy::Local);
-    let listed = select::listed(port, family, model.slices(&service.name), model.node_facts());
+    let listed = select::listed(port, family, model.slices(&service.name), model.node_info());
     let all = listed.into_iter().map(|listed| Endpoint {
         backend: listed.backend,
         node: listed.endpoint.node.as_ref().map(ToString::to_string),
@@ -231,7 +231,7 @@ fn endpoints(model: &Model, service: &Service, port: &ServicePort, family: Famil
 }
 
 fn notes(model: &Model, service: &Service, port: &ServicePort, family: Family) -> Vec<String> {
-    let (node, config) = (model.node_facts(), model.config());
+    let (node, config) = (model.node_info(), model.config());
     let lists = select::select(service, port, family, model.slices(&service.name), node, config);
     let external = select::is_external(service, port, family, config);
     text::notes(service, external, &lists)

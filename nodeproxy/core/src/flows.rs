@@ -111,6 +111,6 @@ impl<'a> Serving<'a> {
         let Some(port) = service.ports.get(claim.port) else { return BTreeSet::new() };
         let name = &service.name;
         let ports = self.ports.entry(name).or_insert_with(|| Ports::new(self.model.slices(name)));
-        select::serving(port, Family::of(frontend.address), ports, self.model.node_facts())
+        select::serving(port, Family::of(frontend.address), ports, self.model.node_info())
     }
 }

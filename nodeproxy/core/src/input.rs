@@ -174,7 +174,7 @@ impl DerefMut for Hints {
 /// Properties of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NodeFacts {
+pub struct NodeInfo {
     /// `metadata.name`; empty while unknown. Then no endpoint is local.
     #[serde(with = "wire::name")]
     pub name: Name,
@@ -219,7 +219,7 @@ pub struct Config {
     /// Whether this node's proxy opens the connections to endpoints, which then see the node and never the client.
     #[serde(default)]
     pub proxied: bool,
-    /// Interfaces of this node's pods. If set, `NodeFacts::pod_cidrs` and `node_pod_cidrs` are ignored, and
+    /// Interfaces of this node's pods. If set, `NodeInfo::pod_cidrs` and `node_pod_cidrs` are ignored, and
     /// pods of other nodes are clients like any other.
     #[serde(default)]
     pub pod_interfaces: Option<PodInterfaces>,
@@ -258,7 +258,7 @@ pub enum Event {
         name: Name,
     },
     /// The node changed.
-    Node(NodeFacts),
+    Node(NodeInfo),
     /// All ranges of `ClusterIP`s.
     ServiceCidrs(Vec<IpNet>),
 }
@@ -283,7 +283,7 @@ impl Service {
     }
 }
 
-impl NodeFacts {
+impl NodeInfo {
     /// Addresses on which NodePorts answer, with the address of their family that stands in for them. The
     /// stand-in is the node's own, if NodePorts answer there. Localhost stands for itself.
     pub fn stand_ins(&self) -> BTreeMap<IpAddr, IpAddr> {

@@ -1,7 +1,7 @@
 //! What a node proxy forwards, without I/O: Services and endpoints in, kernel tables and packet answers out.
 //!
 //! ```text
-//!   Service, EndpointSlice, node facts          (input)
+//!   Service, EndpointSlice, node inputs          (input)
 //!        │  Model::apply: only what the event touches
 //!        ▼
 //!   frontends → effective endpoint lists        (model, policy)

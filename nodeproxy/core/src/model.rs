@@ -19,7 +19,7 @@ use crate::{
     affinity::{self, Aliases},
     claims::{Claim, Claims, Conflict},
     compile::{self, Compiled, Placed, Refusal, Surroundings},
-    input::{Config, EndpointSlice, Event, Lack, NodeFacts, Service, ServiceName},
+    input::{Config, EndpointSlice, Event, Lack, NodeInfo, Service, ServiceName},
     shadow::ShadowState,
     plan::AffinityMap,
     select,
@@ -85,13 +85,13 @@ pub enum Problem {
 #[derive(Debug, Default)]
 pub struct Model {
     config: Config,
-    node: NodeFacts,
+    node: NodeInfo,
     service_cidrs: Vec<IpNet>,
     /// Boxed, since half of a hash table is room for more.
     entries: HashMap<ServiceName, Box<Entry>>,
     claims: Claims,
     aliases: Aliases,
-    /// [`NodeFacts::stand_ins`], unless a proxy listens on each address itself.
+    /// [`NodeInfo::stand_ins`], unless a proxy listens on each address itself.
     stand_ins: BTreeMap<IpAddr, IpAddr>,
     /// Number of Services that need an element, where more than one does.
     shared: HashMap<Key, usize>,
@@ -178,7 +178,7 @@ impl Model {
     }
 
     /// The last node event.
-    pub fn node_facts(&self) -> &NodeFacts {
+    pub fn node_info(&self) -> &NodeInfo {
         &self.node
     }
 
@@ -430,8 +430,8 @@ impl Model {
             && self.shadow.desired().elements.contains_key(&Key::ClusterIp(address))
     }
 
-    fn node(&mut self, node: NodeFacts) {
-        let node = NodeFacts {
+    fn node(&mut self, node: NodeInfo) {
+        let node = NodeInfo {
             pod_cidrs: IpNet::aggregate(&node.pod_cidrs),
             node_pod_cidrs: IpNet::aggregate(&node.node_pod_cidrs),
             ..node
@@ -441,7 +441,7 @@ impl Model {
         }
         let before = std::mem::replace(&mut self.node, node);
         let after = self.node.clone();
-        if (NodeFacts { local_addresses: after.local_addresses.clone(), ..before.clone() }) == after {
+        if (NodeInfo { local_addresses: after.local_addresses.clone(), ..before.clone() }) == after {
             return;
         }
         self.set_ranges(&before.pod_cidrs, &after.pod_cidrs, Key::PodCidr);

@@ -184,7 +184,7 @@ fn decide_as<'a>(model: &'a Model, packet: &Packet, last: Option<Backend>, proxi
 }
 
 fn client(model: &Model, packet: &Packet) -> Client {
-    if is_told_by(model, &model.node_facts().node_pod_cidrs, packet.source, packet.interface) {
+    if is_told_by(model, &model.node_info().node_pod_cidrs, packet.source, packet.interface) {
         Client::Pod
     } else if packet.from_node {
         Client::Node
@@ -197,7 +197,7 @@ fn client(model: &Model, packet: &Packet) -> Client {
 
 /// Whether the local detector recognises a pod.
 fn is_pod(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
-    is_told_by(model, &model.node_facts().pod_cidrs, source, interface)
+    is_told_by(model, &model.node_info().pod_cidrs, source, interface)
 }
 
 /// By the interface, where pods are recognised by interface, and elsewhere by the ranges.
@@ -209,7 +209,7 @@ fn is_told_by(model: &Model, ranges: &[IpNet], source: IpAddr, interface: Option
 }
 
 fn has_detector(model: &Model, family: Family) -> bool {
-    let mut cidrs = model.node_facts().pod_cidrs.iter();
+    let mut cidrs = model.node_info().pod_cidrs.iter();
     model.config().pod_interfaces.is_some() || cidrs.any(|net| Family::of(net.addr()) == family)
 }
 
@@ -220,7 +220,7 @@ fn contains(nets: &[IpNet], address: IpAddr) -> bool {
 fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>> {
     let (claim, service) = model.holder(&packet.to)?;
     let port = service.ports.get(claim.port)?;
-    let (node, config) = (model.node_facts(), model.config());
+    let (node, config) = (model.node_info(), model.config());
     let family = Family::of(packet.to.address);
     let lists = select::select(service, port, family, model.slices(&service.name), node, config);
     let (policy, masquerade) = match (claim.kind, service.external_policy, client) {
@@ -274,7 +274,7 @@ fn serve(model: &Model, packet: &Packet, met: &Met<'_>, last: Option<Backend>) -
 /// program on the node itself is not forwarded, so it keeps its source whatever the policy.
 fn seen(model: &Model, packet: &Packet, backend: &Backend, masquerade: Option<Masquerade>) -> Source {
     let is_proxied = masquerade == Some(Masquerade::Proxied);
-    if !is_proxied && !packet.from_node && model.node_facts().has(backend.address) {
+    if !is_proxied && !packet.from_node && model.node_info().has(backend.address) {
         return Source::Preserved;
     }
     let hairpin = || packet.source == backend.address && model.may_reach_itself(backend, packet.to.protocol);
@@ -291,14 +291,14 @@ fn admits(service: &Service, packet: &Packet, model: &Model) -> bool {
     }
     let allows = |address: &IpAddr| ranges.iter().any(|net: &IpNet| net.contains(address));
     let is_vip = service.load_balancer_vips.contains(&packet.source);
-    allows(&packet.source) || (is_vip && model.node_facts().addresses.iter().any(allows))
+    allows(&packet.source) || (is_vip && model.node_info().addresses.iter().any(allows))
 }
 
 /// No frontend: a port that its Service lacks, an unallocated `ClusterIP`, or a foreign address. A packet to an
 /// address of the node itself is the node's, even if a Service has the address, too.
 fn elsewhere(model: &Model, packet: &Packet) -> (Reason, Outcome) {
     let address = packet.to.address;
-    if !packet.from_node && model.node_facts().has(address) {
+    if !packet.from_node && model.node_info().has(address) {
         return (Reason::Elsewhere, Outcome::NotOurs);
     }
     let is_cluster_ip = |s: &&Service| !s.ports.is_empty() && s.cluster_ips.contains(&address);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    input::{Config, Endpoint, EndpointSlice, NodeFacts, Service, ServicePort, TrafficPolicy},
+    input::{Config, Endpoint, EndpointSlice, NodeInfo, Service, ServicePort, TrafficPolicy},
     table::{Backend, Family, Protocol},
 };
 
@@ -109,7 +109,7 @@ pub(crate) fn select<'a>(
     port: &ServicePort,
     family: Family,
     slices: impl Iterator<Item = &'a EndpointSlice>,
-    node: &NodeFacts,
+    node: &NodeInfo,
     config: &Config,
 ) -> Lists {
     select_of(service, port, family, &Ports::new(slices), node, config)
@@ -121,7 +121,7 @@ pub(crate) fn select_of(
     port: &ServicePort,
     family: Family,
     ports: &Ports<'_>,
-    node: &NodeFacts,
+    node: &NodeInfo,
     config: &Config,
 ) -> Lists {
     let candidates = candidates(port, family, ports, node);
@@ -153,7 +153,7 @@ pub(crate) fn listed<'a>(
     port: &ServicePort,
     family: Family,
     slices: impl Iterator<Item = &'a EndpointSlice>,
-    node: &NodeFacts,
+    node: &NodeInfo,
 ) -> Vec<Listed<'a>> {
     let candidates = candidates(port, family, &Ports::new(slices), node);
     let topology = topology(&candidates, node);
@@ -189,7 +189,7 @@ pub(crate) fn serving(
     port: &ServicePort,
     family: Family,
     ports: &Ports<'_>,
-    node: &NodeFacts,
+    node: &NodeInfo,
 ) -> BTreeSet<Backend> {
     let candidates = candidates(port, family, ports, node);
     candidates
@@ -200,14 +200,14 @@ pub(crate) fn serving(
 }
 
 /// Number of ready addresses of a family on this node: the count that a health check node port reports.
-pub(crate) fn local_ready(slices: &[EndpointSlice], family: Family, node: &NodeFacts) -> usize {
+pub(crate) fn local_ready(slices: &[EndpointSlice], family: Family, node: &NodeInfo) -> usize {
     let slices = slices.iter().filter(|slice| !slice.ports.is_empty());
     let ready = slices.flat_map(|slice| &slice.endpoints).filter(|e| e.ready && is_here(e, node));
     let addresses: BTreeSet<_> = ready.map(|e| e.address).filter(|ip| Family::of(*ip) == family).collect();
     addresses.len()
 }
 
-fn is_here(endpoint: &Endpoint, node: &NodeFacts) -> bool {
+fn is_here(endpoint: &Endpoint, node: &NodeInfo) -> bool {
     !node.name.is_empty() && endpoint.node.as_ref() == Some(&node.name)
 }
 
@@ -217,7 +217,7 @@ fn candidates<'a>(
     port: &ServicePort,
     family: Family,
     ports: &Ports<'a>,
-    node: &NodeFacts,
+    node: &NodeInfo,
 ) -> BTreeMap<Backend, Candidate<'a>> {
     let mut candidates = BTreeMap::new();
     for (slice, number) in ports.of(port) {
@@ -231,7 +231,7 @@ fn candidates<'a>(
     candidates
 }
 
-fn cluster_list(candidates: &BTreeMap<Backend, Candidate<'_>>, node: &NodeFacts) -> Vec<Backend> {
+fn cluster_list(candidates: &BTreeMap<Backend, Candidate<'_>>, node: &NodeInfo) -> Vec<Backend> {
     let topology = topology(candidates, node);
     let ready = candidates.iter().filter(|(_, c)| c.endpoint.ready);
     let list: Vec<_> =
@@ -256,7 +256,7 @@ fn is_fallback(candidate: &Candidate<'_>) -> bool {
 }
 
 /// Hints apply only if every ready endpoint has some and at least one names this node or zone.
-fn topology(candidates: &BTreeMap<Backend, Candidate<'_>>, node: &NodeFacts) -> Topology {
+fn topology(candidates: &BTreeMap<Backend, Candidate<'_>>, node: &NodeInfo) -> Topology {
     let ready = || candidates.values().map(|c| c.endpoint).filter(|e| e.ready);
     let hold = |topology, has_hints: fn(&Endpoint) -> bool| {
         ready().all(has_hints) && ready().any(|e| is_in(e, topology, node))
@@ -270,7 +270,7 @@ fn topology(candidates: &BTreeMap<Backend, Candidate<'_>>, node: &NodeFacts) -> 
     }
 }
 
-fn is_in(endpoint: &Endpoint, topology: Topology, node: &NodeFacts) -> bool {
+fn is_in(endpoint: &Endpoint, topology: Topology, node: &NodeInfo) -> bool {
     match topology {
         Topology::Anywhere => true,
         Topology::SameNode => endpoint.node_hints.contains(&node.name),

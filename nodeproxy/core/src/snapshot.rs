@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    input::{Config, EndpointSlice, Event, NodeFacts, Service},
+    input::{Config, EndpointSlice, Event, NodeInfo, Service},
     model::Model,
     plan::{AffinityMap, Chain, State},
     table::{Key, Value},
@@ -63,7 +63,7 @@ pub struct Snapshot {
     /// Configuration of the proxy.
     pub config: Config,
     /// This node.
-    pub node: NodeFacts,
+    pub node: NodeInfo,
     /// Ranges of `ClusterIP`s.
     pub service_cidrs: Vec<IpNet>,
     /// Services, sorted by name.
@@ -81,7 +81,7 @@ impl Snapshot {
         slices.sort_unstable_by(|a, b| (&a.service, &a.name).cmp(&(&b.service, &b.name)));
         Self {
             config: model.config().clone(),
-            node: model.node_facts().clone(),
+            node: model.node_info().clone(),
             service_cidrs: model.service_cidrs().to_vec(),
             services,
             slices,

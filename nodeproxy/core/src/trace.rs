@@ -150,7 +150,7 @@ pub fn trace_remembering(model: &Model, packet: &Packet, last: Option<Backend>) 
     let (_, path) = walk::path(model.shadow().desired(), ground, packet);
     let endpoints = decision.met.as_ref().map(|met| targets(model, packet, met, &decision.outcome));
     Trace {
-        node: model.node_facts().name.to_string(),
+        node: model.node_info().name.to_string(),
         from: packet.source,
         interface: packet.interface.filter(|_| model.config().pod_interfaces.is_some()),
         client: decision.client,
@@ -202,8 +202,8 @@ fn targets(model: &Model, packet: &Packet, met: &Met<'_>, outcome: &Outcome) -> 
         Outcome::Backends(backends) => backends,
         Outcome::Refused | Outcome::Dropped | Outcome::NotOurs => &none,
     };
-    let (facts, family) = (model.node_facts(), Family::of(packet.to.address));
-    let of_node = facts.addresses.iter().copied().filter(|a| Family::of(*a) == family);
+    let (node, family) = (model.node_info(), Family::of(packet.to.address));
+    let of_node = node.addresses.iter().copied().filter(|a| Family::of(*a) == family);
     let of_node: Vec<IpAddr> = of_node.collect();
     let target = |listed: Listed<'_>| {
         let sees = chances.get(&listed.backend).copied();
@@ -225,7 +225,7 @@ fn targets(model: &Model, packet: &Packet, met: &Met<'_>, outcome: &Outcome) -> 
             },
         }
     };
-    select::listed(met.port, family, model.slices(&met.service.name), facts).into_iter().map(target).collect()
+    select::listed(met.port, family, model.slices(&met.service.name), node).into_iter().map(target).collect()
 }
 
 impl Trace {

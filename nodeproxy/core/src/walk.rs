@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    input::{Config, NodeFacts},
+    input::{Config, NodeInfo},
     interface::{InterfaceName, PodInterfaces},
     model::Model,
     oracle::{Outcome, Packet, Source},
@@ -70,7 +70,7 @@ pub struct Ground<'a> {
     /// Flags that the ruleset depends on.
     pub config: &'a Config,
     /// This node.
-    pub node: &'a NodeFacts,
+    pub node: &'a NodeInfo,
     /// The affinity id in the entry of the packet's client and Service port, if there is one.
     pub remembered: Option<u32>,
 }
@@ -78,7 +78,7 @@ pub struct Ground<'a> {
 impl<'a> Ground<'a> {
     /// Those of a model's node, without an affinity entry.
     pub fn of(model: &'a Model) -> Self {
-        Self { config: model.config(), node: model.node_facts(), remembered: None }
+        Self { config: model.config(), node: model.node_info(), remembered: None }
     }
 }
 

@@ -14,7 +14,7 @@ use portico_proxy_core::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    conntrack::FlowsError, facts::Times, health::Health, health_check::Published, metrics::Metrics,
+    conntrack::FlowsError, input_event::Times, health::Health, health_check::Published, metrics::Metrics,
     node::Node,
 };
 
@@ -146,7 +146,7 @@ impl Audience {
 
     fn publish_checks(&mut self, model: &Model) {
         let changes = Some(model.health_changes());
-        let addresses = &model.node_facts().node_port_addresses;
+        let addresses = &model.node_info().node_port_addresses;
         let same_addresses = |published: &Published| published.addresses.iter().eq(addresses.iter());
         if self.told.1 == changes && same_addresses(&self.health_checks.borrow()) {
             return;

@@ -13,7 +13,7 @@ use portico_proxy_core::{
 use tokio::task::JoinHandle;
 
 use super::{fake::FakeKernel, *};
-use crate::{args::Args, facts::Times, node::NodeState};
+use crate::{args::Args, input_event::Times, node::NodeState};
 
 mod fail_static;
 mod flows;
@@ -22,7 +22,7 @@ mod standing;
 
 struct Bench {
     kernel: FakeKernel,
-    facts: mpsc::Sender<Fact>,
+    inputs: mpsc::Sender<InputEvent>,
     health: Health,
     checks: watch::Receiver<Published>,
     gate: watch::Receiver<bool>,
@@ -41,7 +41,7 @@ fn mk_bench(kernel: FakeKernel) -> Bench {
 
 /// One that serves some of the cluster's Services, or all.
 fn mk_bench_serving(kernel: FakeKernel, some: bool) -> Bench {
-    let (facts, inbox) = mpsc::channel(64);
+    let (inputs, inbox) = mpsc::channel(64);
     let (health_checks, checks) = watch::channel(Published::default());
     let health = Health::default();
     let outside = Outside {
@@ -57,14 +57,14 @@ fn mk_bench_serving(kernel: FakeKernel, some: bool) -> Bench {
     let sync = sync.opening(open).untainting(taint).serving_some(some);
     let stop = CancellationToken::new();
     let task = tokio::spawn(sync.run(inbox, stop.clone()));
-    Bench { kernel, facts, health, checks, gate, untaint, stop, task }
+    Bench { kernel, inputs, health, checks, gate, untaint, stop, task }
 }
 
 fn mk_name() -> ServiceName {
     ServiceName { namespace: "default".into(), name: "web".into() }
 }
 
-fn mk_service(protocol: Protocol) -> Fact {
+fn mk_service(protocol: Protocol) -> InputEvent {
     let service = Service {
         name: mk_name(),
         created: 1,
@@ -78,15 +78,15 @@ fn mk_service(protocol: Protocol) -> Fact {
         source_ranges: Vec::new(),
         health_check_node_port: Some(30999),
     };
-    Fact::Event(Box::new(Event::Service(service)), Times::default())
+    InputEvent::Change(Box::new(Event::Service(service)), Times::default())
 }
 
-fn mk_slice(protocol: Protocol, addresses: &[&str]) -> Fact {
+fn mk_slice(protocol: Protocol, addresses: &[&str]) -> InputEvent {
     mk_slice_with(protocol, addresses, &[])
 }
 
 /// Some endpoints are ready, others terminate and still serve.
-fn mk_slice_with(protocol: Protocol, ready: &[&str], terminating: &[&str]) -> Fact {
+fn mk_slice_with(protocol: Protocol, ready: &[&str], terminating: &[&str]) -> InputEvent {
     let endpoint = |address: &&str, ready: bool| Endpoint {
         address: ip(address),
         ready,
@@ -104,11 +104,11 @@ fn mk_slice_with(protocol: Protocol, ready: &[&str], terminating: &[&str]) -> Fa
             .chain(terminating.iter().map(|it| endpoint(it, false)))
             .collect(),
     };
-    Fact::Event(Box::new(Event::Slice(slice)), Times::default())
+    InputEvent::Change(Box::new(Event::Slice(slice)), Times::default())
 }
 
-fn mk_node() -> Fact {
-    Fact::Node(Some(NodeState { addresses: vec![ip("192.0.2.1")], ..NodeState::default() }))
+fn mk_node() -> InputEvent {
+    InputEvent::Node(Some(NodeState { addresses: vec![ip("192.0.2.1")], ..NodeState::default() }))
 }
 
 fn mk_vip(protocol: Protocol) -> Frontend {
@@ -116,14 +116,14 @@ fn mk_vip(protocol: Protocol) -> Frontend {
 }
 
 impl Bench {
-    async fn tell(&self, facts: impl IntoIterator<Item = Fact>) {
-        for fact in facts {
-            self.facts.send(fact).await.expect("the loop listens");
+    async fn tell(&self, inputs: impl IntoIterator<Item = InputEvent>) {
+        for input in inputs {
+            self.inputs.send(input).await.expect("the loop listens");
         }
     }
 
     async fn list_all(&self) {
-        self.tell(SOURCES.map(Fact::Listed)).await;
+        self.tell(SOURCES.map(InputEvent::Listed)).await;
     }
 
     /// With a paused clock this returns once the loop only waits.
@@ -147,7 +147,7 @@ impl Bench {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_written_before_every_source_has_told_what_it_began_with() {
     let bench = mk_bench(FakeKernel::default());
-    bench.tell([mk_node(), mk_service(Protocol::Tcp), Fact::Listed(Source::Services)]).await;
+    bench.tell([mk_node(), mk_service(Protocol::Tcp), InputEvent::Listed(Source::Services)]).await;
     bench.settle().await;
     assert_eq!(bench.kernel.inside().reads, 0);
     assert!(!bench.health.healthz().healthy);
@@ -158,15 +158,15 @@ async fn nothing_is_written_before_every_source_has_told_what_it_began_with() {
     assert!(bench.health.healthz().healthy);
 }
 
-fn mk_first() -> [Fact; 7] {
+fn mk_first() -> [InputEvent; 7] {
     [
         mk_service(Protocol::Tcp),
         mk_slice(Protocol::Tcp, &["10.1.0.1"]),
-        Fact::First(Source::Services),
-        Fact::First(Source::EndpointSlices),
+        InputEvent::First(Source::Services),
+        InputEvent::First(Source::EndpointSlices),
         mk_node(),
-        Fact::Listed(Source::Node),
-        Fact::Listed(Source::Addresses),
+        InputEvent::Listed(Source::Node),
+        InputEvent::Listed(Source::Addresses),
     ]
 }
 
@@ -217,7 +217,7 @@ async fn a_first_write_that_fails_opens_the_gate_and_is_made_good() {
 #[tokio::test(start_paused = true)]
 async fn the_startup_taint_goes_once_everything_stands_and_goes_again_if_it_comes_back() {
     let node = |held_back| {
-        Fact::Node(Some(NodeState { addresses: vec![ip("192.0.2.1")], held_back, ..NodeState::default() }))
+        InputEvent::Node(Some(NodeState { addresses: vec![ip("192.0.2.1")], held_back, ..NodeState::default() }))
     };
     let bench = mk_bench(FakeKernel::default());
     bench.tell([node(true), mk_service(Protocol::Tcp)]).await;
@@ -355,7 +355,7 @@ async fn a_new_node_address_moves_the_node_ports() {
     let at = |address| Key::Service(Frontend { address: ip(address), protocol: Protocol::Tcp, port: 30080 });
     assert!(bench.has(at("192.0.2.1")));
     let moved = NodeState { addresses: vec![ip("192.0.2.7")], leaving: true, ..NodeState::default() };
-    bench.tell([Fact::Node(Some(moved))]).await;
+    bench.tell([InputEvent::Node(Some(moved))]).await;
     bench.settle().await;
     assert!(bench.has(at("192.0.2.7")) && !bench.has(at("192.0.2.1")));
     assert!(!bench.health.healthz().healthy, "the node leaves");
@@ -374,7 +374,7 @@ async fn health_check_node_ports_are_published_with_their_endpoints() {
 async fn a_deleted_service_leaves_nothing_behind() {
     let bench = Bench::started(Protocol::Udp, &["10.1.0.1"]).await;
     let gone = [Event::ServiceGone(mk_name()), Event::SliceGone { service: mk_name(), name: "web-x".into() }];
-    bench.tell(gone.map(|event| Fact::Event(Box::new(event), Times::default()))).await;
+    bench.tell(gone.map(|event| InputEvent::Change(Box::new(event), Times::default()))).await;
     bench.settle().await;
     assert_eq!(bench.kernel.inside().state, State::default());
     assert!(!bench.has(Key::ClusterIp(ip("10.96.0.1"))));

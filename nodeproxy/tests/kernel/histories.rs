@@ -18,7 +18,7 @@ use clap::Parser;
 use portico_nodeproxy::{
     args::Args,
     dataplane::{Applied, Capabilities, Dataplane, DataplaneError, Observed, nftables::Nftables},
-    facts::{Fact, SOURCES, Times},
+    input_event::{InputEvent, SOURCES, Times},
     health::Health,
     health_check::Published,
     metrics::Metrics,
@@ -27,7 +27,7 @@ use portico_nodeproxy::{
 };
 use portico_proxy_core::{
     input::{
-        Config as ModelConfig, Endpoint, EndpointSlice, Event, Hints, NodeFacts, Service, ServiceName,
+        Config as ModelConfig, Endpoint, EndpointSlice, Event, Hints, NodeInfo, Service, ServiceName,
         ServicePort, SlicePort, TrafficPolicy,
     },
     model::Model,
@@ -138,13 +138,13 @@ prop_compose! {
 
 fn mk_node(addresses: usize) -> Event {
     let all = [ip("192.0.2.1"), ip("2001:db8::1"), ip("192.0.2.7")];
-    Event::Node(NodeFacts {
+    Event::Node(NodeInfo {
         name: "here".into(),
         addresses: all[..2].to_vec(),
         node_port_addresses: all[..=addresses].to_vec(),
         pod_cidrs: vec!["10.1.0.0/16".parse().expect("a CIDR"), "fd01::/64".parse().expect("a CIDR")],
         node_pod_cidrs: vec!["10.1.0.0/30".parse().expect("a CIDR")],
-        ..NodeFacts::default()
+        ..NodeInfo::default()
     })
 }
 
@@ -222,7 +222,7 @@ struct Life<'a> {
     node: &'a Namespace,
     known: BTreeMap<String, Event>,
     faults: Faults,
-    facts: mpsc::Sender<Fact>,
+    inputs: mpsc::Sender<InputEvent>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), SyncError>>,
 }
@@ -259,27 +259,27 @@ fn mk_sync(node: &Namespace, faults: &Faults) -> Sync {
 impl<'a> Life<'a> {
     /// The objects come in another order than they did.
     async fn start(node: &'a Namespace, known: BTreeMap<String, Event>, faults: Faults) -> Self {
-        let (facts, inbox) = mpsc::channel(64);
+        let (inputs, inbox) = mpsc::channel(64);
         let stop = CancellationToken::new();
         let task = tokio::spawn(mk_sync(node, &faults).run(inbox, stop.clone()));
-        let life = Self { node, known, faults, facts, stop, task };
-        life.tell(Fact::Node(Some(NodeState::default()))).await;
+        let life = Self { node, known, faults, inputs, stop, task };
+        life.tell(InputEvent::Node(Some(NodeState::default()))).await;
         for event in life.known.values().rev() {
-            life.tell(Fact::Event(Box::new(event.clone()), Times::default())).await;
+            life.tell(InputEvent::Change(Box::new(event.clone()), Times::default())).await;
         }
         for source in SOURCES {
-            life.tell(Fact::Listed(source)).await;
+            life.tell(InputEvent::Listed(source)).await;
         }
         life
     }
 
-    async fn tell(&self, fact: Fact) {
-        self.facts.send(fact).await.expect("the loop listens");
+    async fn tell(&self, input: InputEvent) {
+        self.inputs.send(input).await.expect("the loop listens");
     }
 
     async fn learn(&mut self, event: Event) {
         self.known.insert(subject(&event), event.clone());
-        self.tell(Fact::Event(Box::new(event), Times::default())).await;
+        self.tell(InputEvent::Change(Box::new(event), Times::default())).await;
     }
 
     async fn take(mut self, step: Step) -> Self {

@@ -10,7 +10,7 @@ use portico_nodeproxy::{
         Dataplane, Observed,
         nftables::{Config, LocalDetector, Nftables},
     },
-    facts::{Fact, SOURCES, Times},
+    input_event::{InputEvent, SOURCES, Times},
     health::Health,
     health_check::Published,
     metrics::Metrics,
@@ -82,14 +82,14 @@ fn repaired(tables: &mut Nftables, wanted: &State, after: &str) -> Duration {
 fn whatever_somebody_does_to_our_tables_is_repaired_without_any_event() {
     let Some(node) = Namespace::new() else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let (facts, inbox) = mpsc::channel(256);
+    let (inputs, inbox) = mpsc::channel(256);
     let stop = CancellationToken::new();
     let task = runtime.spawn(mk_sync(&node).run(inbox, stop.clone()));
     for event in packets::world() {
-        facts.blocking_send(Fact::Event(Box::new(event), Times::default())).expect("the loop listens");
+        inputs.blocking_send(InputEvent::Change(Box::new(event), Times::default())).expect("the loop listens");
     }
     for source in SOURCES {
-        facts.blocking_send(Fact::Listed(source)).expect("the loop listens");
+        inputs.blocking_send(InputEvent::Listed(source)).expect("the loop listens");
     }
     let (mut tables, wanted) = (open(&node), wanted());
     repaired(&mut tables, &wanted, "the start");
@@ -108,5 +108,5 @@ fn whatever_somebody_does_to_our_tables_is_repaired_without_any_event() {
     }
     stop.cancel();
     runtime.block_on(task).expect("no panic").expect("stopped");
-    drop(facts);
+    drop(inputs);
 }

@@ -57,7 +57,7 @@ fn mk_slice(number: u8, ports: u16, protocol: Protocol) -> Event {
 fn mk_model() -> Model {
     let mut model = Model::new(Config { node_port_range: 20_001..=24_000, ..Config::default() });
     let address = "192.0.2.1".parse().expect("an address");
-    model.apply(Event::Node(NodeFacts { node_port_addresses: vec![address], ..NodeFacts::default() }));
+    model.apply(Event::Node(NodeInfo { node_port_addresses: vec![address], ..NodeInfo::default() }));
     model
 }
 

@@ -59,14 +59,14 @@ fn mk_slice(number: u16, nodes: &[&str]) -> Event {
 }
 
 fn mk_node(addresses: u8) -> Event {
-    Event::Node(NodeFacts {
+    Event::Node(NodeInfo {
         name: "here".into(),
         addresses: vec![ip("192.0.2.1")],
         node_port_addresses: (0..=addresses)
             .map(|last| IpAddr::from([192, 0, 2, last]))
             .chain([ip("127.0.0.1")])
             .collect(),
-        ..NodeFacts::default()
+        ..NodeInfo::default()
     })
 }
 

@@ -94,12 +94,12 @@ prop_compose! {
 
 fn mk_model<'a>(events: impl IntoIterator<Item = &'a Event>) -> Model {
     let mut model = Model::new(Config { external_ips: true, ..Config::default() });
-    model.apply(Event::Node(NodeFacts {
+    model.apply(Event::Node(NodeInfo {
         name: "here".into(),
         addresses: vec![ip("192.0.2.1")],
         node_port_addresses: vec![ip("192.0.2.1")],
         pod_cidrs: vec!["10.1.0.0/16".parse().expect("a CIDR")],
-        ..NodeFacts::default()
+        ..NodeInfo::default()
     }));
     for event in events {
         model.apply(event.clone());

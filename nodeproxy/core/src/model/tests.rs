@@ -30,8 +30,8 @@ fn mk_name(index: usize) -> ServiceName {
     ServiceName { namespace: "ns".into(), name: format!("s{index}").into() }
 }
 
-fn mk_node(zone: usize, node_ports: usize, detector: bool) -> NodeFacts {
-    NodeFacts {
+fn mk_node(zone: usize, node_ports: usize, detector: bool) -> NodeInfo {
+    NodeInfo {
         name: "here".into(),
         zone: Some(ZONES[zone].into()),
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     input::{
-        Endpoint, EndpointSlice, Event, Hints, Name, NodeFacts, Service, ServiceName, ServicePort, SlicePort,
+        Endpoint, EndpointSlice, Event, Hints, Name, NodeInfo, Service, ServiceName, ServicePort, SlicePort,
         TrafficPolicy,
     },
     table::{Family, Protocol},
@@ -34,7 +34,7 @@ pub fn world() -> Vec<Event> {
 /// The same without any Service.
 pub fn ground() -> Vec<Event> {
     let nets = |all: &[&str]| all.iter().filter_map(|net| net.parse().ok()).collect();
-    let node = NodeFacts {
+    let node = NodeInfo {
         name: "here".into(),
         zone: Some("a".into()),
         addresses: vec![NODE.into(), twin(NODE).into()],

@@ -6,7 +6,7 @@
 
 use super::{BOTH_MASQUERADED, CASES, Case, Client, Expect, FarPod, NODE, case, case6, strays, vip, world};
 use crate::{
-    input::{Event, NodeFacts},
+    input::{Event, NodeInfo},
     interface::{InterfaceName, PodInterfaces},
     oracle::Packet,
 };
@@ -39,7 +39,7 @@ pub fn detectors() -> Vec<PodInterfaces> {
 pub fn world_by_interfaces() -> Vec<Event> {
     let forget = |event| match event {
         Event::Node(node) => {
-            Event::Node(NodeFacts { pod_cidrs: Vec::new(), node_pod_cidrs: Vec::new(), ..node })
+            Event::Node(NodeInfo { pod_cidrs: Vec::new(), node_pod_cidrs: Vec::new(), ..node })
         }
         other => other,
     };

@@ -143,7 +143,7 @@ mod tests {
         let mut seen = 0;
         for Cell { from, packet } in cells() {
             let Outcome::Backends(backends) = oracle::outcome(&model, &packet) else { continue };
-            let of_node = backends.iter().filter(|(backend, _)| model.node_facts().has(backend.address));
+            let of_node = backends.iter().filter(|(backend, _)| model.node_info().has(backend.address));
             for (_, source) in of_node {
                 assert_eq!(*source == Source::Preserved, from != Client::Node, "{packet:?}");
                 seen += 1;

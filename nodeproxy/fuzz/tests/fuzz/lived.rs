@@ -1,6 +1,6 @@
-//! What the proxy's loop makes of facts, with a kernel that refuses nothing.
+//! The proxy's loop without its tasks, with a kernel that refuses nothing.
 //!
-//! Owns the loop's use of the model: the node's facts, stale flows, both halves of each plan. Invariant, checked at every
+//! Owns the loop's use of the model: the node's input, stale flows, both phases of each plan. Invariant, checked at every
 //! event: the shadow state's difference is the one that a look at everything gives.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Parser;
-use portico_nodeproxy::{args::Args, facts::Fact, node::Node};
+use portico_nodeproxy::{args::Args, input_event::InputEvent, node::Node};
 use portico_proxy_core::{
     flows::{self, Before},
     input::{Config, Event},
@@ -68,23 +68,23 @@ impl Lived {
         node.set_addresses(addresses());
         let model = mk_model();
         let mut lived = Self { node, model, kernel: State::default(), moment: 0 };
-        lived.change(Event::Node(lived.node.facts()));
+        lived.change(Event::Node(lived.node.inputs()));
         lived
     }
 
-    /// Takes in a fact as the loop does.
-    pub(crate) fn learn(&mut self, fact: Fact) {
-        match fact {
-            Fact::First(_) | Fact::Listed(_) => {}
-            Fact::Node(object) => {
+    /// Applies an input event as the loop does.
+    pub(crate) fn learn(&mut self, input: InputEvent) {
+        match input {
+            InputEvent::First(_) | InputEvent::Listed(_) => {}
+            InputEvent::Node(object) => {
                 self.node.set_object(object);
-                self.change(Event::Node(self.node.facts()));
+                self.change(Event::Node(self.node.inputs()));
             }
-            Fact::Addresses(addresses) => {
+            InputEvent::Addresses(addresses) => {
                 self.node.set_addresses(addresses);
-                self.change(Event::Node(self.node.facts()));
+                self.change(Event::Node(self.node.inputs()));
             }
-            Fact::Event(event, _) => self.change(*event),
+            InputEvent::Change(event, _) => self.change(*event),
         }
     }
 

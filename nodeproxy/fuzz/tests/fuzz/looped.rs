@@ -8,7 +8,7 @@ use std::{io::ErrorKind, time::Duration};
 use portico_nodeproxy::{
     dataplane::DataplaneError,
     diagnose::Inquiry,
-    facts::{Fact, Source},
+    input_event::{InputEvent, Source},
     health::Health,
     health_check::Published,
     metrics::Metrics,
@@ -34,11 +34,11 @@ pub(crate) struct Looped {
 }
 
 impl Looped {
-    /// Starts the loop; `facts` are told by others but for the node's addresses.
+    /// Starts the loop; `inputs` are told by others but for the node's addresses.
     pub(crate) async fn start(
         kernel: &FakeKernel,
-        facts: &mpsc::Sender<Fact>,
-        told: mpsc::Receiver<Fact>,
+        inputs: &mpsc::Sender<InputEvent>,
+        told: mpsc::Receiver<InputEvent>,
     ) -> Self {
         let outside = Outside {
             dataplane: Box::new(kernel.clone()),
@@ -50,8 +50,8 @@ impl Looped {
         let (questions, asked) = mpsc::channel(1);
         let sync = Sync::new(mk_model(), mk_node(), vec![Family::V4, Family::V6], outside).answering(asked);
         let task = tokio::spawn(async move { drop(sync.run(told, CancellationToken::new()).await) });
-        for fact in [Fact::Addresses(addresses()), Fact::Listed(Source::Addresses)] {
-            facts.send(fact).await.expect("the loop listens");
+        for input in [InputEvent::Addresses(addresses()), InputEvent::Listed(Source::Addresses)] {
+            inputs.send(input).await.expect("the loop listens");
         }
         Self { kernel: kernel.clone(), questions, task }
     }

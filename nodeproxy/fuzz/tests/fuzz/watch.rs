@@ -11,7 +11,7 @@ use std::{
 };
 
 use portico_nodeproxy::{
-    facts::Fact,
+    input_event::InputEvent,
     metrics::Metrics,
     sync::fake::FakeKernel,
     watch::{self, Telling},
@@ -31,8 +31,8 @@ use crate::{
 
 /// On a clock that is moved on whenever nothing else can happen. Each bad line costs up to 30 s of backoff.
 const TOO_LONG: Duration = Duration::from_hours(10_000);
-/// Facts that may wait.
-const FACTS: usize = 4;
+/// Input events that may wait.
+const INPUTS: usize = 4;
 
 /// How many elements stand where nothing ever happened.
 static ALWAYS: LazyLock<usize> = LazyLock::new(|| live(&Api::new(api::always(), [])).elements());
@@ -69,10 +69,10 @@ pub(crate) fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usiz
     api.begin();
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
-        let (facts, told) = mpsc::channel(FACTS);
+        let (inputs, told) = mpsc::channel(INPUTS);
         let mut tasks = JoinSet::new();
-        let _open = spawn_watches(api, &facts, &mut tasks);
-        let looped = Looped::start(kernel, &facts, told).await;
+        let _open = spawn_watches(api, &inputs, &mut tasks);
+        let looped = Looped::start(kernel, &inputs, told).await;
         let hear = async {
             match to_come {
                 Some(to_come) => api.until(to_come).await,
@@ -91,11 +91,11 @@ pub(crate) fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usiz
 /// Begins to watch; the gate is open for as long as what is returned lives.
 fn spawn_watches(
     api: &Arc<Api>,
-    facts: &mpsc::Sender<Fact>,
+    inputs: &mpsc::Sender<InputEvent>,
     tasks: &mut JoinSet<()>,
 ) -> channel::Sender<bool> {
     let (open, gate) = channel::channel(true);
-    let (client, telling) = (api.client(), Telling::new(facts.clone(), Metrics::default()));
+    let (client, telling) = (api.client(), Telling::new(inputs.clone(), Metrics::default()));
     tasks.spawn(watch::objects(client.clone(), None, gate, telling.clone()));
     tasks.spawn(watch::node(client.clone(), NODE.to_owned(), telling.clone()));
     tasks.spawn(watch::service_cidrs(client, telling));
@@ -125,22 +125,22 @@ fn step(line: &str) -> (Kind, Step) {
 fn live(api: &Arc<Api>) -> Outcome {
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
-        let (facts, mut told) = mpsc::channel(FACTS);
+        let (inputs, mut told) = mpsc::channel(INPUTS);
         let mut tasks = JoinSet::new();
-        let _open = spawn_watches(api, &facts, &mut tasks);
-        drop(facts);
+        let _open = spawn_watches(api, &inputs, &mut tasks);
+        drop(inputs);
         let mut lived = Lived::new();
         let hear = async {
             loop {
                 tokio::select! {
                     biased;
-                    Some(fact) = told.recv() => lived.learn(fact),
+                    Some(input) = told.recv() => lived.learn(input),
                     ended = tasks.join_next() => assert!(ended.is_none(), "a watch ended: {ended:?}"),
                     () = api.all_told() => break,
                 }
             }
-            while let Ok(fact) = told.try_recv() {
-                lived.learn(fact);
+            while let Ok(input) = told.try_recv() {
+                lived.learn(input);
             }
         };
         assert!(tokio::time::timeout(TOO_LONG, hear).await.is_ok(), "the watches wait for ever");

@@ -68,8 +68,8 @@ async fn the_first_write_finds_flows_that_began_without_it() {
     let itself = Backend { address: ip("10.96.0.1"), port: 80 };
     bench.kernel.inside().tracked.insert((mk_vip(Protocol::Udp), 1), itself);
     bench.tell([mk_service(Protocol::Udp), mk_slice(Protocol::Udp, &["10.1.0.1"])]).await;
-    bench.tell([Fact::First(Source::Services), Fact::First(Source::EndpointSlices), mk_node()]).await;
-    bench.tell([Fact::Listed(Source::Node), Fact::Listed(Source::Addresses)]).await;
+    bench.tell([InputEvent::First(Source::Services), InputEvent::First(Source::EndpointSlices), mk_node()]).await;
+    bench.tell([InputEvent::Listed(Source::Node), InputEvent::Listed(Source::Addresses)]).await;
     bench.settle().await;
     assert!(bench.kernel.inside().tracked.is_empty(), "DNS works before the rest is known");
 }

@@ -56,18 +56,18 @@ fn step() -> impl Strategy<Value = Step> {
 /// A proxy, and what the API server would tell its successor.
 struct Life {
     bench: Bench,
-    service: Option<Fact>,
-    slice: Option<Fact>,
+    service: Option<InputEvent>,
+    slice: Option<InputEvent>,
 }
 
 fn strs(texts: &[String]) -> Vec<&str> {
     texts.iter().map(String::as_str).collect()
 }
 
-fn mk_udp(affinity: Option<u32>) -> Fact {
-    let Fact::Event(event, times) = mk_service(Protocol::Udp) else { unreachable!("an event") };
+fn mk_udp(affinity: Option<u32>) -> InputEvent {
+    let InputEvent::Change(event, times) = mk_service(Protocol::Udp) else { unreachable!("an event") };
     let Event::Service(service) = *event else { unreachable!("a Service") };
-    Fact::Event(Box::new(Event::Service(Service { affinity, ..service })), times)
+    InputEvent::Change(Box::new(Event::Service(Service { affinity, ..service })), times)
 }
 
 fn mk_failure() -> DataplaneError {
@@ -75,7 +75,7 @@ fn mk_failure() -> DataplaneError {
 }
 
 impl Life {
-    async fn begin(kernel: FakeKernel, service: Option<Fact>, slice: Option<Fact>) -> Self {
+    async fn begin(kernel: FakeKernel, service: Option<InputEvent>, slice: Option<InputEvent>) -> Self {
         let bench = mk_bench_serving(kernel, true);
         bench.tell([mk_node()].into_iter().chain(service.clone()).chain(slice.clone())).await;
         bench.list_all().await;
@@ -98,7 +98,7 @@ impl Life {
             Step::Gone => {
                 self.service = None;
                 let gone = Event::ServiceGone(mk_name());
-                self.bench.tell([Fact::Event(Box::new(gone), Times::default())]).await;
+                self.bench.tell([InputEvent::Change(Box::new(gone), Times::default())]).await;
             }
             Step::Pause(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
             Step::Kill => {
@@ -150,11 +150,11 @@ fn disturb(kernel: &FakeKernel, step: &Step) {
 fn mk_model(life: &Life) -> Model {
     let mut model = Model::new(Config::default());
     let mut node = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);
-    let Fact::Node(object) = mk_node() else { unreachable!("a node") };
+    let InputEvent::Node(object) = mk_node() else { unreachable!("a node") };
     node.set_object(object);
-    model.apply(Event::Node(node.facts()));
-    for fact in life.service.iter().chain(&life.slice) {
-        let Fact::Event(event, _) = fact else { continue };
+    model.apply(Event::Node(node.inputs()));
+    for input in life.service.iter().chain(&life.slice) {
+        let InputEvent::Change(event, _) = input else { continue };
         model.apply((**event).clone());
     }
     model.adopt(&life.bench.kernel.inside().state);

@@ -1,7 +1,7 @@
 //! Input events of the sync loop, from all sources.
 //!
-//! Owns the message and the marks of completeness. Invariant: a source sends [`Fact::Listed`] once all objects
-//! of its first list were sent, and [`Fact::First`] before that.
+//! Owns the message and the marks of completeness. Invariant: a source sends [`InputEvent::Listed`] once all objects
+//! of its first list were sent, and [`InputEvent::First`] before that.
 
 use std::net::IpAddr;
 
@@ -52,9 +52,9 @@ impl Times {
 
 /// One message to the sync loop.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fact {
+pub enum InputEvent {
     /// A change of a Service, an `EndpointSlice` or the `ServiceCIDR`s.
-    Event(Box<Event>, Times),
+    Change(Box<Event>, Times),
     /// The Node object; `None` when there is none.
     Node(Option<NodeState>),
     /// Addresses in this network namespace that NodePorts could answer on.
