@@ -14,7 +14,7 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use portico_nodeproxy::{
-    convert::{Read, ToldSlice},
+    convert::{Decoded, DecodedSlice},
     dataplane::{
         Dataplane,
         nftables::{Config, LocalDetector, Nftables},
@@ -159,11 +159,11 @@ fn mk_model(texts: &[(String, String)]) -> Model {
 }
 
 fn read_service(text: &str) -> Service {
-    serde_json::from_str::<Read<Service>>(text).expect("a Service").told
+    serde_json::from_str::<Decoded<Service>>(text).expect("a Service").value
 }
 
 fn read_slice(text: &str) -> portico_proxy_core::input::EndpointSlice {
-    serde_json::from_str::<Read<ToldSlice>>(text).expect("a slice").told.slice.expect("of a Service")
+    serde_json::from_str::<Decoded<DecodedSlice>>(text).expect("a slice").value.slice.expect("of a Service")
 }
 
 fn address(second: u8, number: u32) -> IpAddr {

@@ -35,15 +35,15 @@ pub type CountClients = Arc<dyn Fn() -> Result<Vec<Room>, DataplaneError> + Send
 
 /// Maps that were reported as nearly full, by pool and place.
 #[derive(Debug, Default)]
-struct Told(BTreeSet<(u32, String)>);
+struct Reported(BTreeSet<(u32, String)>);
 
-impl Told {
+impl Reported {
     /// The maps that have just become nearly full: four fifths. Below three fifths a map may be reported again.
     fn look<'a>(&mut self, rooms: &'a [Room]) -> Vec<&'a Room> {
         let holds = |fifths: usize, room: &Room| room.clients * 5 >= MOST * fifths;
         let key = |room: &Room| (room.pool, room.place.clone());
         let still: BTreeSet<_> = rooms.iter().filter(|room| holds(3, room)).map(key).collect();
-        self.0.retain(|told| still.contains(told));
+        self.0.retain(|reported| still.contains(reported));
         rooms.iter().filter(|room| holds(4, room) && self.0.insert(key(room))).collect()
     }
 }
@@ -55,7 +55,7 @@ pub async fn watch(
     inquiries: mpsc::Sender<Inquiry>,
     notices: mpsc::Sender<Notice>,
 ) {
-    let mut told = Told::default();
+    let mut reported = Reported::default();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -73,8 +73,8 @@ pub async fn watch(
             }
         };
         metrics.remembered(rooms.iter().map(|room| room.clients));
-        for room in told.look(&rooms) {
-            if inquiries.send(telling(room.clone(), notices.clone())).await.is_err() {
+        for room in reported.look(&rooms) {
+            if inquiries.send(report(room.clone(), notices.clone())).await.is_err() {
                 return;
             }
         }
@@ -82,7 +82,7 @@ pub async fn watch(
 }
 
 /// Work for the loop that reports a nearly full map, with the namespaces that only the model knows.
-fn telling(room: Room, notices: mpsc::Sender<Notice>) -> Inquiry {
+fn report(room: Room, notices: mpsc::Sender<Notice>) -> Inquiry {
     Box::new(move |known| {
         let namespaces: Vec<_> = known.model.namespaces_of(room.pool).into_iter().collect();
         let note = text(&room, &namespaces.join(", "));
@@ -117,10 +117,10 @@ mod tests {
 
     #[test]
     fn a_room_is_told_once_before_it_is_full_and_again_after_it_had_emptied() {
-        let mut told = Told::default();
-        let mut is_told = |clients| !told.look(&[mk_room("a", clients), mk_room("b", 7)]).is_empty();
+        let mut reported = Reported::default();
+        let mut is_reported = |clients| !reported.look(&[mk_room("a", clients), mk_room("b", 7)]).is_empty();
         let looks = [10_000, 52_428, 65_535, 45_000, 60_000, 30_000, 60_000];
-        assert_eq!(looks.map(&mut is_told), [false, true, false, false, false, false, true]);
+        assert_eq!(looks.map(&mut is_reported), [false, true, false, false, false, false, true]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -136,7 +136,7 @@ mod tests {
             model.apply(event);
         }
         inquiry(Known { model: &model, local_addresses: &[], complete: true });
-        let notice = notified.recv().await.expect("tells");
+        let notice = notified.recv().await.expect("a report");
         assert_eq!((notice.about, notice.reason), (About::Node, "AffinityNearlyFull"));
         for part in ["namespace table:", "60000 of at most 65535", "affinity-10800-1"] {
             assert!(notice.note.contains(part), "{part:?} is not in {}", notice.note);

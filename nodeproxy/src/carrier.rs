@@ -138,7 +138,7 @@ fn in_process(proxy: &Arc<Proxy>) -> (Recollect, CountClients) {
 }
 
 fn proxy(args: &Args, counters: &Counters, mark: Option<u32>) -> (Arc<Proxy>, mpsc::Receiver<Fault>) {
-    let (faults, told) = mpsc::channel(faults::BACKLOG);
+    let (faults, reported) = mpsc::channel(faults::BACKLOG);
     let options = args.userspace.options(mark);
     let proxy = Proxy {
         runtime: Handle::current(),

@@ -30,12 +30,12 @@ use crate::{
 };
 
 mod objects;
-mod read;
+mod decoded;
 #[cfg(test)]
 mod tests;
 
 use objects::Text;
-pub use read::{Read, Told};
+pub use decoded::{Decode, Decoded};
 
 use serde::{Deserialize, Deserializer};
 
@@ -88,7 +88,7 @@ impl Reader {
         }
     }
 
-    fn complain(&mut self, field: &'static str, value: impl fmt::Display, wanted: &'static str) {
+    fn report(&mut self, field: &'static str, value: impl fmt::Display, wanted: &'static str) {
         let (object, value, then) = (self.object.clone(), value.to_string(), "it is left out");
         self.bad.push(BadField { object, field, value, wanted, then });
     }
@@ -96,7 +96,7 @@ impl Reader {
     fn address(&mut self, field: &'static str, text: &str) -> Option<IpAddr> {
         let address = sloppy::ip(text.trim());
         if address.is_none() {
-            self.complain(field, text, "an IP address");
+            self.report(field, text, "an IP address");
         }
         address
     }
@@ -114,7 +114,7 @@ impl Reader {
         for text in texts.filter(|text| !text.as_ref().trim().is_empty()) {
             match sloppy::cidr(text.as_ref().trim()) {
                 Some(net) => cidrs.push(net),
-                None => self.complain(field, text.as_ref(), "a CIDR like 192.0.2.0/24"),
+                None => self.report(field, text.as_ref(), "a CIDR like 192.0.2.0/24"),
             }
         }
         cidrs
@@ -136,7 +136,7 @@ impl Reader {
     fn port(&mut self, field: &'static str, number: i32) -> Option<u16> {
         let port = u16::try_from(number).ok().filter(|port| *port > 0);
         if port.is_none() {
-            self.complain(field, number, "a port");
+            self.report(field, number, "a port");
         }
         port
     }
@@ -147,7 +147,7 @@ impl Reader {
             "UDP" => Some(Protocol::Udp),
             "SCTP" => Some(Protocol::Sctp),
             other => {
-                self.complain(field, other, "TCP, UDP or SCTP");
+                self.report(field, other, "TCP, UDP or SCTP");
                 None
             }
         }
@@ -156,7 +156,7 @@ impl Reader {
 
 /// A slice, and the time of its trigger.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ToldSlice {
+pub struct DecodedSlice {
     /// The slice, if it belongs to a Service.
     pub slice: Option<EndpointSlice>,
     /// Time of the change that made the slice change.
@@ -165,36 +165,36 @@ pub struct ToldSlice {
 
 /// The ranges of one `ServiceCIDR`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToldRanges(pub Vec<IpNet>);
+pub struct DecodedRanges(pub Vec<IpNet>);
 
-impl Told for Service {
+impl Decode for Service {
     type Kind = ApiService;
 
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Decoded<Self>, D::Error> {
         objects::Service::deserialize(from).map(service)
     }
 }
 
-impl Told for ToldSlice {
+impl Decode for DecodedSlice {
     type Kind = ApiSlice;
 
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Decoded<Self>, D::Error> {
         objects::Slice::deserialize(from).map(slice)
     }
 }
 
-impl Told for NodeState {
+impl Decode for NodeState {
     type Kind = Node;
 
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Decoded<Self>, D::Error> {
         Node::deserialize(from).map(|object| node(&object))
     }
 }
 
-impl Told for ToldRanges {
+impl Decode for DecodedRanges {
     type Kind = ServiceCIDR;
 
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error> {
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Decoded<Self>, D::Error> {
         ServiceCIDR::deserialize(from).map(service_cidr)
     }
 }
@@ -205,7 +205,7 @@ fn metadata(name: Option<String>, namespace: Option<String>, version: Option<Str
 }
 
 /// Decodes a Service. Headless and `ExternalName` ones have no `cluster_ips` afterwards.
-fn service(object: objects::Service<'_>) -> Read<Service> {
+fn service(object: objects::Service<'_>) -> Decoded<Service> {
     let objects::Service { metadata: head, spec, status } = object;
     let created = head.creation_timestamp.as_ref().and_then(|time| time.0.parse::<Timestamp>().ok());
     let metadata = metadata(head.name, head.namespace, head.resource_version);
@@ -221,7 +221,7 @@ fn service(object: objects::Service<'_>) -> Read<Service> {
         (policy(&spec.internal_traffic_policy), policy(&spec.external_traffic_policy));
     let cluster_ips = spec.cluster_ips.or_else(|| spec.cluster_ip.map(|ip| vec![ip])).unwrap_or_default();
     let cluster_ips = cluster_ips.iter().filter(|ip| !is_external_name && !ip.0.is_empty() && ip.0 != "None");
-    let told = Service {
+    let value = Service {
         name: name_of(&metadata),
         created: created.map_or(i64::MAX, Timestamp::as_second),
         cluster_ips: reader.addresses("spec.clusterIPs", cluster_ips),
@@ -237,7 +237,7 @@ fn service(object: objects::Service<'_>) -> Read<Service> {
             .filter(|port| *port != 0)
             .and_then(|port| reader.port("spec.healthCheckNodePort", port)),
     };
-    Read { metadata, told, bad: reader.bad }
+    Decoded { metadata, value, bad: reader.bad }
 }
 
 /// Name of an object as a Service's.
@@ -270,7 +270,7 @@ fn text<'a>(text: Option<&'a Text<'_>>) -> &'a str {
 }
 
 /// Decodes a slice. Slices of FQDNs have no endpoints for the proxy.
-fn slice(object: objects::Slice<'_>) -> Read<ToldSlice> {
+fn slice(object: objects::Slice<'_>) -> Decoded<DecodedSlice> {
     let objects::Slice { metadata: head, address_type, ports, endpoints } = object;
     let trigger = head.annotation(TRIGGER_TIME).and_then(|time| time.parse().ok());
     let owner = head.label(SERVICE_NAME).map(Name::from);
@@ -291,12 +291,12 @@ fn slice(object: objects::Slice<'_>) -> Read<ToldSlice> {
         let service = ServiceName { namespace, name: owner };
         EndpointSlice { service, name, ports, endpoints }
     });
-    Read { metadata, told: ToldSlice { slice, trigger }, bad: reader.bad }
+    Decoded { metadata, value: DecodedSlice { slice, trigger }, bad: reader.bad }
 }
 
 fn endpoint(endpoint: &objects::Endpoint<'_>, reader: &mut Reader) -> Option<Endpoint> {
     let Some(address) = endpoint.addresses.as_ref().and_then(|addresses| addresses.first()) else {
-        reader.complain("endpoints[].addresses", "", "an IP address");
+        reader.report("endpoints[].addresses", "", "an IP address");
         return None;
     };
     let conditions = endpoint.conditions.unwrap_or_default();
@@ -316,7 +316,7 @@ fn endpoint(endpoint: &objects::Endpoint<'_>, reader: &mut Reader) -> Option<End
 }
 
 /// Decodes the Node object.
-fn node(object: &Node) -> Read<NodeState> {
+fn node(object: &Node) -> Decoded<NodeState> {
     let head = object.metadata.clone();
     let metadata = metadata(head.name, head.namespace, head.resource_version);
     let mut reader = Reader::new("Node", &metadata);
@@ -337,7 +337,7 @@ fn node(object: &Node) -> Read<NodeState> {
         leaving: leaving || object.metadata.deletion_timestamp.is_some(),
         held_back,
     };
-    Read { metadata, told: state, bad: reader.bad }
+    Decoded { metadata, value: state, bad: reader.bad }
 }
 
 /// The node's addresses by kube-proxy's rule (`GetNodeHostIPs`): the first of each family.
@@ -349,11 +349,11 @@ fn first_of_each_family(all: &[IpAddr]) -> Vec<IpAddr> {
 }
 
 /// Decodes the ranges of a `ServiceCIDR`.
-fn service_cidr(object: ServiceCIDR) -> Read<ToldRanges> {
+fn service_cidr(object: ServiceCIDR) -> Decoded<DecodedRanges> {
     let head = object.metadata;
     let metadata = metadata(head.name, head.namespace, head.resource_version);
     let mut reader = Reader::new("ServiceCIDR", &metadata);
     let cidrs = object.spec.map(|spec| spec.cidrs).into_iter().flatten().flatten();
-    let told = ToldRanges(reader.cidrs("spec.cidrs", cidrs));
-    Read { metadata, told, bad: reader.bad }
+    let value = DecodedRanges(reader.cidrs("spec.cidrs", cidrs));
+    Decoded { metadata, value, bad: reader.bad }
 }

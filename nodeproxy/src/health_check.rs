@@ -117,7 +117,7 @@ impl Servers {
                 if self.refused.insert(address) {
                     let service = &answer.0;
                     tracing::warn!(%service, %address, %error, "cannot listen on a health check node port");
-                    self.tell(service, address, &error);
+                    self.report(service, address, &error);
                 }
                 return;
             }
@@ -149,7 +149,7 @@ fn wanted(published: &Published) -> BTreeMap<SocketAddr, Answer> {
 
 impl Servers {
     /// Reports to the owner, if the channel has room.
-    fn tell(&self, service: &ServiceName, address: SocketAddr, error: &std::io::Error) {
+    fn report(&self, service: &ServiceName, address: SocketAddr, error: &std::io::Error) {
         let note = format!(
             "the health check node port {} cannot be served on {address} ({error}): load balancers may take this node for \
              one without endpoints; end the program that has the port, or give spec.healthCheckNodePort another",
@@ -222,8 +222,8 @@ mod tests {
     }
 
     fn mk_servers() -> (Servers, mpsc::Receiver<Notice>) {
-        let (notices, told) = mpsc::channel(8);
-        (Servers::new(Health::default(), Connections::default(), notices), told)
+        let (notices, reported) = mpsc::channel(8);
+        (Servers::new(Health::default(), Connections::default(), notices), reported)
     }
 
     async fn get(port: u16) -> Option<String> {
@@ -242,16 +242,16 @@ mod tests {
     async fn a_load_balancer_is_told_whether_the_node_has_endpoints() {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("any port");
         let port = free.local_addr().expect("an address").port();
-        let (mut servers, mut told) = mk_servers();
+        let (mut servers, mut reported) = mk_servers();
         for _ in 0..2 {
             servers.update(&mk_published(port, 2)).await;
             assert!(servers.running.is_empty(), "the port is taken");
         }
-        let notice = told.try_recv().expect("the owner is told");
+        let notice = reported.try_recv().expect("the owner gets an Event");
         assert_eq!(notice.reason, "FailedToStartServiceHealthcheck");
         assert_eq!(notice.about, About::Service(mk_name()));
         assert!(notice.note.contains(&port.to_string()), "{}", notice.note);
-        assert!(told.try_recv().is_err(), "and once only");
+        assert!(reported.try_recv().is_err(), "and once only");
         drop(free);
 
         servers.update(&mk_published(port, 2)).await;
@@ -272,7 +272,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_passes_from_a_service_to_another_is_served_all_the_while() {
-        let (mut servers, mut told) = mk_servers();
+        let (mut servers, mut reported) = mk_servers();
         let port = mk_free_port().await;
         for (name, endpoints) in [("shop/web", 1), ("other/api", 2), ("shop/web", 3)] {
             let check = HealthCheck { port, v4: Some(endpoints), v6: None };
@@ -281,12 +281,12 @@ mod tests {
             assert!(text.contains(&format!("\"localEndpoints\": {endpoints}")), "{text}");
             assert!(text.contains(name.split_once('/').expect("a name").1), "{text}");
         }
-        assert!(told.try_recv().is_err(), "nobody else has the port");
+        assert!(reported.try_recv().is_err(), "nobody else has the port");
     }
 
     #[tokio::test]
     async fn a_port_that_goes_and_comes_back_is_served_at_once() {
-        let (mut servers, mut told) = mk_servers();
+        let (mut servers, mut reported) = mk_servers();
         let port = mk_free_port().await;
         for _ in 0..20 {
             servers.update(&mk_published(port, 1)).await;
@@ -294,12 +294,12 @@ mod tests {
             servers.update(&Published::default()).await;
             assert!(get(port).await.is_none());
         }
-        assert!(told.try_recv().is_err(), "nobody else has the port");
+        assert!(reported.try_recv().is_err(), "nobody else has the port");
     }
 
     #[tokio::test]
     async fn each_family_counts_its_own_endpoints_and_one_that_the_service_lacks_is_not_served() {
-        let (mut servers, _told) = mk_servers();
+        let (mut servers, _reported) = mk_servers();
         let port = mk_free_port().await;
         let both = HealthCheck { port, v4: Some(2), v6: Some(0) };
         servers.update(&mk_published_of(mk_name(), both)).await;
@@ -315,10 +315,10 @@ mod tests {
     async fn a_port_that_becomes_free_is_served_without_any_change() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("any port");
         let port = taken.local_addr().expect("an address").port();
-        let (servers, mut told) = mk_servers();
+        let (servers, mut reported) = mk_servers();
         let (publish, published) = watch::channel(mk_published(port, 1));
         let follower = tokio::spawn(follow(published, servers));
-        told.recv().await.expect("the port is taken");
+        reported.recv().await.expect("the port is taken");
         drop(taken);
         let mut answer = None;
         while answer.is_none() {

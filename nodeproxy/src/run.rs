@@ -40,7 +40,7 @@ use crate::{
     serve,
     sync::{Outside, Sync},
     taint,
-    watch::{self, Telling, first},
+    watch::{self, InputSender, first},
 };
 
 /// Capacity of the loop's channel. Watches wait when it is full, so memory is bounded while a large list comes
@@ -144,14 +144,14 @@ async fn start(
     let health = Health::default();
     let client = api_client::of_flags(&args.cluster).await?;
     let node = Node::new(name.as_str().into(), args.traffic.clone());
-    let (notices, told) = mpsc::channel(events::BACKLOG);
+    let (notices, reported) = mpsc::channel(events::BACKLOG);
     let (inquiries, asked) = mpsc::channel(INQUIRIES);
     let Carrier { dataplane, flows, read, recollect, count_clients, faults } = carrier;
     let (sync, published) = sync(args, node, (dataplane, flows), &health, &metrics, &notices).await?;
     let sync = sync.answering(asked);
     if let Some(faults) = faults {
-        let telling = faults::tell(faults, inquiries.clone(), notices.clone());
-        spawn(tasks, "faults", stop, telling.map(Ok));
+        let reporting = faults::report(faults, inquiries.clone(), notices.clone());
+        spawn(tasks, "faults", stop, reporting.map(Ok));
     }
     let counting = affinity::watch(count_clients, metrics.clone(), inquiries.clone(), notices.clone());
     spawn(tasks, "affinity", stop, counting.map(Ok));
@@ -159,11 +159,11 @@ async fn start(
     let (open, gate) = channel::channel(false);
     let sync = lift_taint(&args.cluster, sync.opening(open), &client, &name, tasks, stop);
     let (inputs, inbox) = mpsc::channel(INPUTS);
-    let telling = Telling::new(inputs, metrics.clone()).noticing(notices.clone());
+    let sender = InputSender::new(inputs, metrics.clone()).noticing(notices.clone());
     let connections = Connections::default();
     start_servers(args, &health, &metrics, &connections, tasks, stop).await?;
-    spawn(tasks, "events", stop, events::send(told, client.clone(), name.clone()).map(Ok));
-    start_watches(&args.cluster, client, name, gate, telling, tasks, stop);
+    spawn(tasks, "events", stop, events::send(reported, client.clone(), name.clone()).map(Ok));
+    start_watches(&args.cluster, client, name, gate, sender, tasks, stop);
     let (token, checks) = (stop.clone(), Servers::new(health.clone(), connections, notices));
     spawn(tasks, "health-checks", stop, health_check::follow(published, checks).map(Ok));
     tasks.spawn("sync", async move { Ok(sync.run(inbox, token).await?) });
@@ -190,7 +190,7 @@ async fn sync(
     if found.families.is_empty() {
         bail!("this kernel can forward Services of neither IPv4 nor IPv6");
     }
-    tell_degraded(&found.degraded, health, metrics, notices);
+    report_degraded(&found.degraded, health, metrics, notices);
     let config = Config {
         node_port_range: args.traffic.node_port_range.0.clone(),
         masquerade_all: args.traffic.masquerade_all,
@@ -207,7 +207,7 @@ async fn sync(
 }
 
 /// Reports missing features of this kernel to log, metrics, health and Events.
-fn tell_degraded(
+fn report_degraded(
     degraded: &[Degradation],
     health: &Health,
     metrics: &Metrics,
@@ -278,13 +278,13 @@ fn start_watches(
     tasks: &mut Tasks,
     stop: &CancellationToken,
 ) {
-    let objects = watch::objects(client.clone(), cluster.service_proxy_name.clone(), gate, telling.clone());
-    let node = watch::node(client.clone(), node, telling.clone());
-    let service_cidrs = watch::service_cidrs(client, telling.clone());
+    let objects = watch::objects(client.clone(), cluster.service_proxy_name.clone(), gate, sender.clone());
+    let node = watch::node(client.clone(), node, sender.clone());
+    let service_cidrs = watch::service_cidrs(client, sender.clone());
     spawn(tasks, "services-and-slices", stop, objects.map(Ok));
     spawn(tasks, "node", stop, node.map(Ok));
     spawn(tasks, "service-cidrs", stop, service_cidrs.map(Ok));
-    spawn(tasks, "addresses", stop, async move { Ok(watch::addresses(telling).await?) });
+    spawn(tasks, "addresses", stop, async move { Ok(watch::addresses(sender).await?) });
 }
 
 /// Spawns a task that should not end before `stop`.

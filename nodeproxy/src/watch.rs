@@ -27,7 +27,7 @@ pub mod first;
 
 use self::first::First;
 use crate::{
-    convert::{BadField, Read, SOURCE_RANGES, Told, ToldRanges, ToldSlice},
+    convert::{BadField, Decode, Decoded, DecodedRanges, DecodedSlice, SOURCE_RANGES},
     events::{About, Notice},
     input_event::{InputEvent, Source, Times},
     metrics::Metrics,
@@ -62,13 +62,13 @@ impl WatchError {
 
 /// Sends input to the sync loop, and reports unreadable fields.
 #[derive(Clone)]
-pub struct Telling {
+pub struct InputSender {
     inputs: mpsc::Sender<InputEvent>,
     metrics: Metrics,
     notices: Option<mpsc::Sender<Notice>>,
 }
 
-impl Telling {
+impl InputSender {
     /// A sender to the loop behind `inputs`.
     pub fn new(inputs: mpsc::Sender<InputEvent>, metrics: Metrics) -> Self {
         Self { inputs, metrics, notices: None }
@@ -95,14 +95,14 @@ impl Telling {
         }
     }
 
-    async fn tell(&self, input: InputEvent) {
+    async fn send(&self, input: InputEvent) {
         // The loop only stops listening when the process ends.
         if self.inputs.send(input).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    fn complain(&self, kind: &'static str, bad: &[BadField]) {
+    fn warn_of_fields(&self, kind: &'static str, bad: &[BadField]) {
         for field in bad {
             self.metrics.bad_field(kind);
             tracing::warn!(object = field.object, field = field.field, "{field}");
@@ -111,10 +111,10 @@ impl Telling {
 }
 
 /// Services and their slices: the first ones, and, once these are programmed, all.
-pub async fn objects(client: Client, proxy_name: Option<String>, gate: first::Gate, telling: Telling) {
+pub async fn objects(client: Client, proxy_name: Option<String>, gate: first::Gate, sender: InputSender) {
     let (first_services, first_slices) = first::list(&client, proxy_name.as_deref(), &gate).await;
-    let services = services(client.clone(), proxy_name.clone(), first_services, telling.clone());
-    let slices = slices(client, proxy_name, first_slices, telling);
+    let services = services(client.clone(), proxy_name.clone(), first_services, sender.clone());
+    let slices = slices(client, proxy_name, first_slices, sender);
     // Two tasks, so that both lists are decoded at once. Neither ends.
     let services = AbortOnDropHandle::new(tokio::spawn(services));
     let slices = AbortOnDropHandle::new(tokio::spawn(slices));
@@ -122,25 +122,25 @@ pub async fn objects(client: Client, proxy_name: Option<String>, gate: first::Ga
 }
 
 /// Services of this proxy: not headless, and of its proxy name.
-async fn services(client: Client, proxy_name: Option<String>, first: First<Service>, telling: Telling) {
+async fn services(client: Client, proxy_name: Option<String>, first: First<Service>, sender: InputSender) {
     let config =
         watcher::Config::default().labels(&ours(proxy_name.as_deref())).fields("spec.clusterIP!=None");
     let stream = stream::<Service>(Api::all(client), config);
-    // Of few Services, what their owners were told of last.
+    // The last Event to the owners of a few Services.
     let mut warned: HashMap<ServiceName, Vec<String>> = HashMap::new();
     let input = |seen: Seen<Service, ()>| {
         let event = match seen {
             Seen::Applied(object) => {
-                let Read { metadata: _, told, bad } = *object;
-                telling.complain("Service", &bad);
+                let Decoded { metadata: _, value, bad } = *object;
+                sender.warn_of_fields("Service", &bad);
                 let ranges: Vec<_> = bad.iter().filter(|field| field.field == SOURCE_RANGES).collect();
                 let values: Vec<_> = ranges.iter().map(|field| field.value.clone()).collect();
                 if ranges.is_empty() {
-                    warned.remove(&told.name);
-                } else if warned.insert(told.name.clone(), values.clone()) != Some(values) {
-                    telling.warn_of_ranges(&told.name, &ranges);
+                    warned.remove(&value.name);
+                } else if warned.insert(value.name.clone(), values.clone()) != Some(values) {
+                    sender.warn_of_ranges(&value.name, &ranges);
                 }
-                Event::Service(told)
+                Event::Service(value)
             }
             Seen::Gone((namespace, name), ()) => {
                 let name = ServiceName { namespace, name: name.into() };
@@ -150,20 +150,20 @@ async fn services(client: Client, proxy_name: Option<String>, first: First<Servi
         };
         Some(InputEvent::Change(Box::new(event), Times::received_now(None)))
     };
-    let known = Known::new(proxy_name.is_none());
-    follow(stream, known, first, (Source::Services, &telling), |_| Some(()), input).await;
+    let cache = WatchCache::new(proxy_name.is_none());
+    follow(stream, cache, first, (Source::Services, &sender), |_| Some(()), input).await;
 }
 
 /// Slices of this proxy's Services. The watch remembers the Service of each slice.
-async fn slices(client: Client, proxy_name: Option<String>, first: First<ToldSlice>, telling: Telling) {
+async fn slices(client: Client, proxy_name: Option<String>, first: First<DecodedSlice>, sender: InputSender) {
     let labels = format!("!service.kubernetes.io/headless,{}", ours(proxy_name.as_deref()));
     let config = watcher::Config::default().labels(&labels);
-    let stream = stream::<ToldSlice>(Api::all(client), config);
-    let owner = |told: &ToldSlice| told.slice.as_ref().map(|slice| slice.service.name.clone());
-    let input = |seen: Seen<ToldSlice, Name>| match seen {
+    let stream = stream::<DecodedSlice>(Api::all(client), config);
+    let owner = |value: &DecodedSlice| value.slice.as_ref().map(|slice| slice.service.name.clone());
+    let input = |seen: Seen<DecodedSlice, Name>| match seen {
         Seen::Applied(object) => {
-            let Read { metadata: _, told: ToldSlice { slice, trigger }, bad } = *object;
-            telling.complain("EndpointSlice", &bad);
+            let Decoded { metadata: _, value: DecodedSlice { slice, trigger }, bad } = *object;
+            sender.warn_of_fields("EndpointSlice", &bad);
             Some(InputEvent::Change(Box::new(Event::Slice(slice?)), Times::received_now(trigger)))
         }
         Seen::Gone((namespace, name), owner) => {
@@ -172,39 +172,39 @@ async fn slices(client: Client, proxy_name: Option<String>, first: First<ToldSli
             Some(InputEvent::Change(Box::new(Event::SliceGone { service, name }), Times::received_now(None)))
         }
     };
-    let known = Known::new(proxy_name.is_none());
-    follow(stream, known, first, (Source::EndpointSlices, &telling), owner, input).await;
+    let cache = WatchCache::new(proxy_name.is_none());
+    follow(stream, cache, first, (Source::EndpointSlices, &sender), owner, input).await;
 }
 
 /// This node's Node object.
-pub async fn node(client: Client, name: String, telling: Telling) {
+pub async fn node(client: Client, name: String, sender: InputSender) {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let stream = stream::<NodeState>(Api::all(client), config);
     let input = |seen: Seen<NodeState, ()>| {
         let state = match seen {
             Seen::Applied(object) => {
-                let Read { metadata: _, told, bad } = *object;
-                telling.complain("Node", &bad);
-                Some(told)
+                let Decoded { metadata: _, value, bad } = *object;
+                sender.warn_of_fields("Node", &bad);
+                Some(value)
             }
             Seen::Gone(..) => None,
         };
         Some(InputEvent::Node(state))
     };
-    let told = (Source::Node, &telling);
-    follow(stream, Known::new(false), First::none(), told, |_| Some(()), input).await;
+    let to = (Source::Node, &sender);
+    follow(stream, WatchCache::new(false), First::none(), to, |_| Some(()), input).await;
 }
 
 /// Ranges of `ClusterIP`s. Clusters before Kubernetes 1.33 do not have them. There unallocated `ClusterIP`s are
 /// treated like other addresses.
-pub async fn service_cidrs(client: Client, telling: Telling) {
-    let stream = stream::<ToldRanges>(Api::all(client), watcher::Config::default());
+pub async fn service_cidrs(client: Client, sender: InputSender) {
+    let stream = stream::<DecodedRanges>(Api::all(client), watcher::Config::default());
     let mut all = BTreeMap::<Id, Vec<IpNet>>::new();
-    let input = |seen: Seen<ToldRanges, ()>| {
+    let input = |seen: Seen<DecodedRanges, ()>| {
         match seen {
             Seen::Applied(object) => {
-                let Read { metadata, told: ToldRanges(nets), bad } = *object;
-                telling.complain("ServiceCIDR", &bad);
+                let Decoded { metadata, value: DecodedRanges(nets), bad } = *object;
+                sender.warn_of_fields("ServiceCIDR", &bad);
                 all.insert(id(&metadata), nets);
             }
             Seen::Gone(id, ()) => {
@@ -214,12 +214,12 @@ pub async fn service_cidrs(client: Client, telling: Telling) {
         let nets = all.values().flatten().copied().collect();
         Some(InputEvent::Change(Box::new(Event::ServiceCidrs(nets)), Times::received_now(None)))
     };
-    let told = (Source::ServiceCidrs, &telling);
-    follow(stream, Known::new(false), First::none(), told, |_| Some(()), input).await;
+    let to = (Source::ServiceCidrs, &sender);
+    follow(stream, WatchCache::new(false), First::none(), to, |_| Some(()), input).await;
 }
 
 /// Addresses in this network namespace, except loopback and link-local ones.
-pub async fn addresses(telling: Telling) -> Result<(), WatchError> {
+pub async fn addresses(sender: InputSender) -> Result<(), WatchError> {
     #[expect(
         deprecated,
         reason = "its successor is unsafe; a Watch keeps one open descriptor for as long as it lives"
@@ -229,10 +229,10 @@ pub async fn addresses(telling: Telling) -> Result<(), WatchError> {
     loop {
         let all = tokio::task::spawn_blocking(addresses::list).await.map_err(std::io::Error::other)??;
         let usable = all.into_iter().filter(|a| a.scope == Scope::Global && !a.address.is_loopback());
-        telling.tell(InputEvent::Addresses(usable.map(|a| a.address).collect())).await;
+        sender.send(InputEvent::Addresses(usable.map(|a| a.address).collect())).await;
         if !listed {
             listed = true;
-            telling.tell(InputEvent::Listed(Source::Addresses)).await;
+            sender.send(InputEvent::Listed(Source::Addresses)).await;
         }
         loop {
             let mut ready = watch.readable_mut().await?;
@@ -251,7 +251,7 @@ fn ours(proxy_name: Option<&str>) -> String {
 
 /// An object that exists, or one that was deleted with its former owner.
 enum Seen<T, N> {
-    Applied(Box<Read<T>>),
+    Applied(Box<Decoded<T>>),
     Gone(Id, N),
 }
 
@@ -266,9 +266,9 @@ fn lacks_streaming_lists(error: &watcher::Error) -> bool {
     }
 }
 
-type Events<T> = BoxStream<'static, watcher::Result<watcher::Event<Read<T>>>>;
+type Events<T> = BoxStream<'static, watcher::Result<watcher::Event<Decoded<T>>>>;
 
-fn stream<T: Told>(api: Api<Read<T>>, config: watcher::Config) -> Events<T> {
+fn stream<T: Decode>(api: Api<Decoded<T>>, config: watcher::Config) -> Events<T> {
     let streaming = watcher(api.clone(), config.clone().streaming_lists())
         .take_while(|event| std::future::ready(!event.as_ref().is_err_and(lacks_streaming_lists)));
     streaming.chain(watcher(api, config)).default_backoff().boxed()
@@ -276,21 +276,21 @@ fn stream<T: Told>(api: Api<Read<T>>, config: watcher::Config) -> Events<T> {
 
 /// Sends the first objects, then follows a watch for ever and sends its changes. The owner of an object
 /// (`name`) may change. Then the object is deleted under its former owner.
-async fn follow<T: Told, N: Clone + Eq + Send>(
+async fn follow<T: Decode, N: Clone + Eq + Send>(
     mut stream: Events<T>,
-    mut known: Known<N>,
+    mut cache: WatchCache<N>,
     first: First<T>,
-    (source, telling): (Source, &Telling),
+    (source, sender): (Source, &InputSender),
     name: impl Fn(&T) -> Option<N> + Send,
     mut input: impl FnMut(Seen<T, N>) -> Option<InputEvent> + Send,
 ) {
-    // What of it is gone by the time of the list is told then, like everything that a list leaves out.
+    // If one of them was deleted by the time of the list, its deletion follows from the list.
     for object in first.objects {
-        for input in known.applied(object, &name).into_iter().filter_map(&mut input) {
-            telling.tell(input).await;
+        for input in cache.applied(object, &name).into_iter().filter_map(&mut input) {
+            sender.send(input).await;
         }
     }
-    telling.tell(InputEvent::First(source)).await;
+    sender.send(InputEvent::First(source)).await;
     first::pass(first.gate).await;
     let mut listed = false;
     while let Some(event) = stream.next().await {
@@ -301,13 +301,13 @@ async fn follow<T: Told, N: Clone + Eq + Send>(
                 source == Source::ServiceCidrs && is_denied(error)
             }
         };
-        for seen in event.map(|event| known.take(event, &name)).unwrap_or_default() {
+        for seen in event.map(|event| cache.take(event, &name)).unwrap_or_default() {
             if let Some(input) = input(seen) {
-                telling.tell(input).await;
+                sender.send(input).await;
             }
         }
         if complete && !std::mem::replace(&mut listed, true) {
-            telling.tell(InputEvent::Listed(source)).await;
+            sender.send(InputEvent::Listed(source)).await;
         }
     }
 }
@@ -324,9 +324,9 @@ fn is_denied(error: &watcher::Error) -> bool {
 }
 
 /// Objects of a watch, by namespace and name.
-struct Known<N> {
+struct WatchCache<N> {
     /// Owner of each object, and the number of the last list that had it.
-    told: HashMap<Id, (N, u32)>,
+    objects: HashMap<Id, (N, u32)>,
     /// Number of the current or the last list.
     list: u32,
     /// Whether that list has had any object.
@@ -345,9 +345,9 @@ fn id(metadata: &ObjectMeta) -> Id {
     (namespace.into(), metadata.name.as_deref().unwrap_or_default().into())
 }
 
-impl<N: Clone + Eq> Known<N> {
+impl<N: Clone + Eq> WatchCache<N> {
     fn new(never_empty: bool) -> Self {
-        Self { told: HashMap::new(), list: 0, has_any: false, never_empty, namespaces: HashSet::new() }
+        Self { objects: HashMap::new(), list: 0, has_any: false, never_empty, namespaces: HashSet::new() }
     }
 
     fn id(&mut self, metadata: &ObjectMeta) -> Id {
@@ -362,9 +362,9 @@ impl<N: Clone + Eq> Known<N> {
     }
 
     /// Changes that an event of the watch leads to.
-    fn take<T: Told>(
+    fn take<T: Decode>(
         &mut self,
-        event: watcher::Event<Read<T>>,
+        event: watcher::Event<Decoded<T>>,
         name: &impl Fn(&T) -> Option<N>,
     ) -> Vec<Seen<T, N>> {
         match event {
@@ -380,19 +380,19 @@ impl<N: Clone + Eq> Known<N> {
             watcher::Event::Apply(object) => self.applied(object, name),
             watcher::Event::Delete(object) => {
                 let id = self.id(object.meta());
-                let told = self.told.remove(&id);
-                told.map(|(name, _)| Seen::Gone(id, name)).into_iter().collect()
+                let object = self.objects.remove(&id);
+                object.map(|(name, _)| Seen::Gone(id, name)).into_iter().collect()
             }
             watcher::Event::InitDone => self.left_out(),
         }
     }
 
     /// If the owner of an object changes, the object is deleted from the former owner.
-    fn applied<T: Told>(&mut self, object: Read<T>, name: &impl Fn(&T) -> Option<N>) -> Vec<Seen<T, N>> {
-        let (id, name) = (self.id(object.meta()), name(&object.told));
+    fn applied<T: Decode>(&mut self, object: Decoded<T>, name: &impl Fn(&T) -> Option<N>) -> Vec<Seen<T, N>> {
+        let (id, name) = (self.id(object.meta()), name(&object.value));
         let before = match &name {
-            Some(name) => self.told.insert(id.clone(), (name.clone(), self.list)),
-            None => self.told.remove(&id),
+            Some(name) => self.objects.insert(id.clone(), (name.clone(), self.list)),
+            None => self.objects.remove(&id),
         };
         let before = before.map(|(before, _)| before).filter(|before| Some(before) != name.as_ref());
         let gone = before.map(|before| Seen::Gone(id, before));
@@ -401,15 +401,15 @@ impl<N: Clone + Eq> Known<N> {
 
     /// Deletions of all objects that the list lacked which just ended.
     fn left_out<T>(&mut self) -> Vec<Seen<T, N>> {
-        if self.never_empty && !self.has_any && !self.told.is_empty() {
+        if self.never_empty && !self.has_any && !self.objects.is_empty() {
             tracing::warn!(
-                known = self.told.len(),
+                known = self.objects.len(),
                 "the API server lists nothing at all; what is known stays"
             );
             return Vec::new();
         }
         let list = self.list;
-        let gone = self.told.extract_if(|_, (_, last)| *last != list);
+        let gone = self.objects.extract_if(|_, (_, last)| *last != list);
         gone.map(|(id, (name, _))| Seen::Gone(id, name)).collect()
     }
 }
@@ -420,19 +420,19 @@ mod tests {
 
     use super::*;
 
-    fn mk_slice(name: &str, owner: &str) -> Read<ToldSlice> {
+    fn mk_slice(name: &str, owner: &str) -> Decoded<DecodedSlice> {
         let metadata =
             json!({"namespace": "shop", "name": name, "labels": {"kubernetes.io/service-name": owner}});
         serde_json::from_value(json!({"metadata": metadata, "addressType": "IPv4"})).expect("a slice")
     }
 
-    fn owner(told: &ToldSlice) -> Option<Name> {
-        told.slice.as_ref().map(|slice| slice.service.name.clone())
+    fn owner(value: &DecodedSlice) -> Option<Name> {
+        value.slice.as_ref().map(|slice| slice.service.name.clone())
     }
 
     /// Changes for each event, as text.
-    fn say(known: &mut Known<Name>, events: Vec<watcher::Event<Read<ToldSlice>>>) -> Vec<String> {
-        let seen = events.into_iter().flat_map(|event| known.take(event, &owner));
+    fn changes(cache: &mut WatchCache<Name>, events: Vec<watcher::Event<Decoded<DecodedSlice>>>) -> Vec<String> {
+        let seen = events.into_iter().flat_map(|event| cache.take(event, &owner));
         let words = seen.map(|seen| match seen {
             Seen::Applied(object) => format!("+{}", object.metadata.name.unwrap_or_default()),
             Seen::Gone((_, name), owner) => format!("-{name} of {owner}"),
@@ -440,23 +440,23 @@ mod tests {
         words.collect()
     }
 
-    fn mk_known() -> Known<Name> {
-        Known::new(true)
+    fn mk_cache() -> WatchCache<Name> {
+        WatchCache::new(true)
     }
 
     #[test]
     fn what_a_new_list_leaves_out_is_gone_and_what_was_told_before_any_list_counts() {
-        let mut known = mk_known();
-        assert_eq!(known.applied(mk_slice("first", "dns"), &owner).len(), 1);
+        let mut cache = mk_cache();
+        assert_eq!(cache.applied(mk_slice("first", "dns"), &owner).len(), 1);
         let list = |names: &[&str]| {
             let objects = names.iter().map(|name| watcher::Event::InitApply(mk_slice(name, "web")));
             std::iter::once(watcher::Event::Init).chain(objects).chain([watcher::Event::InitDone]).collect()
         };
-        assert_eq!(say(&mut known, list(&["a", "b"])), ["+a", "+b", "-first of dns"]);
+        assert_eq!(changes(&mut cache, list(&["a", "b"])), ["+a", "+b", "-first of dns"]);
         // A list that breaks off says nothing about what it did not get to.
         let broken = vec![watcher::Event::Init, watcher::Event::InitApply(mk_slice("a", "web"))];
-        assert_eq!(say(&mut known, broken), ["+a"]);
-        assert_eq!(say(&mut known, list(&["b"])), ["+b", "-a of web"]);
+        assert_eq!(changes(&mut cache, broken), ["+a"]);
+        assert_eq!(changes(&mut cache, list(&["b"])), ["+b", "-a of web"]);
     }
 
     #[test]
@@ -465,24 +465,24 @@ mod tests {
             let objects = names.iter().map(|name| watcher::Event::InitApply(mk_slice(name, "web")));
             std::iter::once(watcher::Event::Init).chain(objects).chain([watcher::Event::InitDone]).collect()
         };
-        let mut known = mk_known();
-        assert_eq!(say(&mut known, list(&["a", "b"])), ["+a", "+b"]);
-        assert_eq!(say(&mut known, list(&[])), Vec::<String>::new());
-        assert_eq!(say(&mut known, list(&["b"])), ["+b", "-a of web"]);
-        let mut of_some = Known::new(false);
-        assert_eq!(say(&mut of_some, list(&["a"])), ["+a"]);
-        assert_eq!(say(&mut of_some, list(&[])), ["-a of web"], "where others serve the rest");
+        let mut cache = mk_cache();
+        assert_eq!(changes(&mut cache, list(&["a", "b"])), ["+a", "+b"]);
+        assert_eq!(changes(&mut cache, list(&[])), Vec::<String>::new());
+        assert_eq!(changes(&mut cache, list(&["b"])), ["+b", "-a of web"]);
+        let mut of_some_services = WatchCache::new(false);
+        assert_eq!(changes(&mut of_some_services, list(&["a"])), ["+a"]);
+        assert_eq!(changes(&mut of_some_services, list(&[])), ["-a of web"], "where others serve the rest");
     }
 
     #[test]
     fn a_slice_that_changes_its_service_is_gone_from_the_first() {
-        let mut known = mk_known();
+        let mut cache = mk_cache();
         let events = vec![
             watcher::Event::Apply(mk_slice("a", "web")),
             watcher::Event::Apply(mk_slice("a", "api")),
             watcher::Event::Delete(mk_slice("a", "api")),
             watcher::Event::Delete(mk_slice("a", "api")),
         ];
-        assert_eq!(say(&mut known, events), ["+a", "-a of web", "+a", "-a of api"]);
+        assert_eq!(changes(&mut cache, events), ["+a", "-a of web", "+a", "-a of api"]);
     }
 }

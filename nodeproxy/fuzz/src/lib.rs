@@ -14,7 +14,7 @@ use std::{fs, io, path::Path};
 use fastrand::Rng;
 
 /// Bytes that lengths, counts and ends often have.
-const TELLING: [u8; 10] = [0, 1, 4, 8, 16, 0x7f, 0x80, 0xff, b'"', b'}'];
+const BOUNDARIES: [u8; 10] = [0, 1, 4, 8, 16, 0x7f, 0x80, 0xff, b'"', b'}'];
 /// Most bytes that a damaged input has.
 const LIMIT: usize = 16 << 10;
 
@@ -23,7 +23,7 @@ const LIMIT: usize = 16 << 10;
 pub struct Input {
     /// Name of the file.
     pub name: String,
-    /// What is in it.
+    /// Content of the file.
     pub bytes: Vec<u8>,
 }
 
@@ -77,8 +77,8 @@ impl<'a> Damaged<'a> {
             }
             4 => self.damage_lines(bytes),
             5 => {
-                let telling = self.random.choice(TELLING).unwrap_or_default();
-                bytes[start.min(end)..].iter_mut().take(1).for_each(|byte| *byte = telling);
+                let boundary = self.random.choice(BOUNDARIES).unwrap_or_default();
+                bytes[start.min(end)..].iter_mut().take(1).for_each(|byte| *byte = boundary);
             }
             _ => {
                 let flip = 1 << self.random.u8(0..8);

@@ -133,8 +133,8 @@ mod tests {
             (&["--detect-local-mode=NodeCIDR", "--cluster-cidr=10.1.0.0/16"], None),
             (&["--detect-local-mode=None"], None),
         ] {
-            let told = parse(args).expect("goes together").pod_interfaces();
-            assert_eq!(told.map(|interfaces| interfaces.to_string()).as_deref(), expected, "{args:?}");
+            let interfaces = parse(args).expect("goes together").pod_interfaces();
+            assert_eq!(interfaces.map(|interfaces| interfaces.to_string()).as_deref(), expected, "{args:?}");
         }
     }
 

@@ -7,9 +7,9 @@ use super::*;
 mod table;
 
 /// Decodes an object like a received one, with borrowed texts.
-fn read<T: Told>(object: &serde_json::Value) -> (T, Vec<BadField>) {
-    let Read { metadata: _, told, bad } = serde_json::from_str(&object.to_string()).expect("an object");
-    (told, bad)
+fn read<T: Decode>(object: &serde_json::Value) -> (T, Vec<BadField>) {
+    let Decoded { metadata: _, value, bad } = serde_json::from_str(&object.to_string()).expect("an object");
+    (value, bad)
 }
 
 fn mk_service(spec: &serde_json::Value, status: &serde_json::Value) -> (Service, Vec<BadField>) {
@@ -102,19 +102,19 @@ fn addresses_of_older_clusters_are_read_as_kubernetes_reads_them() {
     let all = [&service.cluster_ips, &service.external_ips, &service.load_balancer_vips]
         .map(|ips| ips[0].to_string());
     assert_eq!(all, ["10.96.0.7", "192.0.2.1", "203.0.113.1"]);
-    let (told, bad) = read::<ToldSlice>(&json!({
+    let (value, bad) = read::<DecodedSlice>(&json!({
         "metadata": {"namespace": "default", "name": "web-x", "labels": {SERVICE_NAME: "web"}}, "addressType": "IPv4",
         "ports": [{"port": 8080}], "endpoints": [{"addresses": ["010.001.000.001"]}, {"addresses": ["::ffff:10.1.0.2"]}]
     }));
     assert_eq!(bad, []);
-    let slice = told.slice.expect("a Service's");
+    let slice = value.slice.expect("a Service's");
     let addresses: Vec<_> = slice.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
     assert_eq!(addresses, ["10.1.0.1", "10.1.0.2"]);
 }
 
 #[test]
 fn absent_conditions_mean_ready() {
-    let (told, bad) = read::<ToldSlice>(&json!({
+    let (value, bad) = read::<DecodedSlice>(&json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"namespace": "default", "name": "web-x", "labels": {"kubernetes.io/service-name": "web"},
             "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05Z"}},
@@ -125,8 +125,8 @@ fn absent_conditions_mean_ready() {
             {"addresses": ["10.1.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}}
         ]
     }));
-    assert!(told.trigger.is_some());
-    let slice = told.slice.expect("a Service's");
+    assert!(value.trigger.is_some());
+    let slice = value.slice.expect("a Service's");
     assert_eq!((slice.service.to_string(), &*slice.name), ("default/web".to_owned(), "web-x"));
     assert_eq!(bad.len(), 1);
     assert_eq!(slice.endpoints.len(), 2);
@@ -182,7 +182,7 @@ fn a_slice_of_nobody_or_of_names_or_of_nothing_has_no_endpoints() {
             "ports": null, "endpoints": null});
         let fields = extra.as_object().cloned().unwrap_or_default();
         object.as_object_mut().expect("an object").extend(fields);
-        read::<ToldSlice>(&object).0.slice
+        read::<DecodedSlice>(&object).0.slice
     };
     assert_eq!(slice(json!({})), None);
     let metadata = json!({"namespace": "default", "name": "x", "labels": {SERVICE_NAME: "web"}});
@@ -205,10 +205,10 @@ proptest::proptest! {
         let at = cut % bytes.len();
         bytes[at] = byte;
         for input in [&bytes[..], &bytes[..at]] {
-            drop(serde_json::from_slice::<Read<Service>>(input));
-            drop(serde_json::from_slice::<Read<ToldSlice>>(input));
-            drop(serde_json::from_slice::<Read<NodeState>>(input));
-            drop(serde_json::from_slice::<Read<ToldRanges>>(input));
+            drop(serde_json::from_slice::<Decoded<Service>>(input));
+            drop(serde_json::from_slice::<Decoded<DecodedSlice>>(input));
+            drop(serde_json::from_slice::<Decoded<NodeState>>(input));
+            drop(serde_json::from_slice::<Decoded<DecodedRanges>>(input));
         }
     }
 }

@@ -27,8 +27,9 @@ pub struct Dump {
     pub taken: Timestamp,
     /// Addresses in the node's network namespace.
     pub local_addresses: Vec<IpAddr>,
-    /// What the proxy was told.
-    pub told: Snapshot,
+    /// Objects of the model. The field keeps its name in the file.
+    #[serde(rename = "told")]
+    pub input: Snapshot,
     /// State of the kernel's tables.
     pub kernel: Option<Programmed>,
 }
@@ -68,7 +69,7 @@ impl Dump {
             format: FORMAT,
             taken: Timestamp::now(),
             local_addresses: local_addresses.to_vec(),
-            told: Snapshot::of(model),
+            input: Snapshot::of(model),
             kernel: None,
         }
     }
@@ -95,13 +96,13 @@ impl Dump {
 
     /// The node whose proxy wrote it.
     pub fn node(&self) -> &str {
-        &self.told.node.name
+        &self.input.node.name
     }
 
     /// Answers as the proxy would have.
     pub fn answer(self, question: &Question) -> Result<Answer, DiagnoseError> {
-        let Self { format: _, taken: _, local_addresses, told, kernel } = self;
-        let mut model = told.model();
+        let Self { format: _, taken: _, local_addresses, input, kernel } = self;
+        let mut model = input.model();
         let observed = kernel.map(|kernel| {
             let (state, rebuild) = kernel.state();
             model.adopt(&state);

@@ -31,7 +31,7 @@ pub(super) struct Audience {
     received: Vec<Instant>,
     problems: BTreeSet<Problem>,
     /// Versions of the problems and health checks in the last report.
-    told: (Option<u64>, Option<u64>),
+    reported: (Option<u64>, Option<u64>),
 }
 
 impl Audience {
@@ -51,7 +51,7 @@ impl Audience {
             triggers: Vec::new(),
             received: Vec::new(),
             problems: BTreeSet::new(),
-            told: (None, None),
+            reported: (None, None),
         }
     }
 
@@ -148,10 +148,10 @@ impl Audience {
         let changes = Some(model.health_changes());
         let addresses = &model.node_info().node_port_addresses;
         let same_addresses = |published: &Published| published.addresses.iter().eq(addresses.iter());
-        if self.told.1 == changes && same_addresses(&self.health_checks.borrow()) {
+        if self.reported.1 == changes && same_addresses(&self.health_checks.borrow()) {
             return;
         }
-        self.told.1 = changes;
+        self.reported.1 = changes;
         self.health_checks.send_if_modified(|published| {
             let same = published.checks == *model.health_checks() && same_addresses(published);
             if !same {
@@ -172,7 +172,7 @@ impl Audience {
 
     fn report_problems(&mut self, model: &Model) {
         let changes = Some(model.problem_changes());
-        if std::mem::replace(&mut self.told.0, changes) == changes {
+        if std::mem::replace(&mut self.reported.0, changes) == changes {
             return;
         }
         let problems: BTreeSet<_> = model.problems().into_iter().collect();

@@ -116,14 +116,14 @@ fn mk_vip(protocol: Protocol) -> Frontend {
 }
 
 impl Bench {
-    async fn tell(&self, inputs: impl IntoIterator<Item = InputEvent>) {
+    async fn send(&self, inputs: impl IntoIterator<Item = InputEvent>) {
         for input in inputs {
             self.inputs.send(input).await.expect("the loop listens");
         }
     }
 
     async fn list_all(&self) {
-        self.tell(SOURCES.map(InputEvent::Listed)).await;
+        self.send(SOURCES.map(InputEvent::Listed)).await;
     }
 
     /// With a paused clock this returns once the loop only waits.
@@ -133,7 +133,7 @@ impl Bench {
 
     async fn started(protocol: Protocol, addresses: &[&str]) -> Self {
         let bench = mk_bench(FakeKernel::default());
-        bench.tell([mk_node(), mk_service(protocol), mk_slice(protocol, addresses)]).await;
+        bench.send([mk_node(), mk_service(protocol), mk_slice(protocol, addresses)]).await;
         bench.list_all().await;
         bench.settle().await;
         bench
@@ -147,7 +147,7 @@ impl Bench {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_written_before_every_source_has_told_what_it_began_with() {
     let bench = mk_bench(FakeKernel::default());
-    bench.tell([mk_node(), mk_service(Protocol::Tcp), InputEvent::Listed(Source::Services)]).await;
+    bench.send([mk_node(), mk_service(Protocol::Tcp), InputEvent::Listed(Source::Services)]).await;
     bench.settle().await;
     assert_eq!(bench.kernel.inside().reads, 0);
     assert!(!bench.health.healthz().healthy);
@@ -174,10 +174,10 @@ fn mk_first() -> [InputEvent; 7] {
 async fn on_a_fresh_node_the_first_services_work_before_the_rest_is_known() {
     let bench = mk_bench(FakeKernel::default());
     let [first @ .., last] = mk_first();
-    bench.tell(first).await;
+    bench.send(first).await;
     bench.settle().await;
     assert!(!*bench.gate.borrow(), "the node's addresses are not known");
-    bench.tell([last]).await;
+    bench.send([last]).await;
     bench.settle().await;
     assert!(*bench.gate.borrow());
     assert!(bench.has(Key::Service(mk_vip(Protocol::Tcp))));
@@ -194,7 +194,7 @@ async fn on_a_node_with_rules_nothing_goes_ahead_of_the_first_sync() {
     kernel.inside().state.elements.insert(Key::ClusterIp(ip("10.96.0.9")), Value::Present);
     let before = kernel.inside().state.clone();
     let bench = mk_bench(kernel);
-    bench.tell(mk_first()).await;
+    bench.send(mk_first()).await;
     bench.settle().await;
     assert!(*bench.gate.borrow(), "the lists may come");
     assert_eq!(bench.kernel.inside().state, before, "what stands serves until everything is known");
@@ -208,7 +208,7 @@ async fn a_first_write_that_fails_opens_the_gate_and_is_made_good() {
     let kernel = FakeKernel::default();
     kernel.inside().failures.push_back(DataplaneError::Changed { operation: "write".to_owned() });
     let bench = mk_bench(kernel);
-    bench.tell(mk_first()).await;
+    bench.send(mk_first()).await;
     bench.list_all().await;
     bench.settle().await;
     assert!(*bench.gate.borrow() && bench.has(Key::Service(mk_vip(Protocol::Tcp))));
@@ -220,14 +220,14 @@ async fn the_startup_taint_goes_once_everything_stands_and_goes_again_if_it_come
         InputEvent::Node(Some(NodeState { addresses: vec![ip("192.0.2.1")], held_back, ..NodeState::default() }))
     };
     let bench = mk_bench(FakeKernel::default());
-    bench.tell([node(true), mk_service(Protocol::Tcp)]).await;
+    bench.send([node(true), mk_service(Protocol::Tcp)]).await;
     bench.settle().await;
     assert!(!*bench.untaint.borrow(), "nothing stands");
     bench.list_all().await;
     bench.settle().await;
     assert!(*bench.untaint.borrow());
     for held_back in [false, true] {
-        bench.tell([node(held_back)]).await;
+        bench.send([node(held_back)]).await;
         bench.settle().await;
         assert_eq!(*bench.untaint.borrow(), held_back);
     }
@@ -243,7 +243,7 @@ async fn a_restart_changes_nothing_that_is_right() {
 
     let second = mk_bench(first.kernel.clone());
     second
-        .tell([mk_slice(Protocol::Tcp, &["10.1.0.2", "10.1.0.1"]), mk_service(Protocol::Tcp), mk_node()])
+        .send([mk_slice(Protocol::Tcp, &["10.1.0.2", "10.1.0.1"]), mk_service(Protocol::Tcp), mk_node()])
         .await;
     second.list_all().await;
     second.settle().await;
@@ -260,11 +260,11 @@ async fn a_restart_reads_while_the_lists_come_in_and_repairs_what_changed_since(
     let reads = first.kernel.inside().reads;
 
     let second = mk_bench(first.kernel.clone());
-    second.tell(mk_first()).await;
+    second.send(mk_first()).await;
     second.settle().await;
     assert_eq!(second.kernel.inside().reads, reads + 1, "the lists are not complete");
     second.kernel.flush();
-    second.tell([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
+    second.send([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
     second.list_all().await;
     tokio::time::sleep(AUDIT_EVERY * 2).await;
     assert_eq!(second.kernel.inside().state, before);
@@ -275,7 +275,7 @@ async fn changes_that_come_together_go_out_together_within_milliseconds() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
     let (began, before) = (Instant::now(), bench.kernel.inside().applied.len());
     bench
-        .tell([
+        .send([
             mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]),
             mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.2", "10.1.0.3"]),
         ])
@@ -293,7 +293,7 @@ async fn changes_that_come_together_go_out_together_within_milliseconds() {
 async fn a_surplus_slot_stays_until_no_packet_can_be_on_its_way_there() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
     let surplus = Key::Endpoint(mk_vip(Protocol::Tcp), 1);
-    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
+    bench.send([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
     tokio::time::sleep(DESTRUCTIVE_AFTER / 2).await;
     assert!(bench.has(surplus), "a packet may still come");
     bench.settle().await;
@@ -312,7 +312,7 @@ async fn a_refused_transaction_leads_to_a_fresh_read_and_the_right_state() {
         let error = DataplaneError::Refused { operation: "put".to_owned(), source };
         bench.kernel.inside().failures.push_back(error);
     }
-    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"])]).await;
+    bench.send([mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"])]).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(bench.has(Key::Endpoint(mk_vip(Protocol::Tcp), 1)));
     assert_eq!(bench.kernel.inside().reads, reads + 3);
@@ -334,7 +334,7 @@ async fn tables_that_somebody_flushes_come_back() {
 async fn an_event_after_a_flush_repairs_at_once() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
     bench.kernel.flush();
-    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.9"])]).await;
+    bench.send([mk_slice(Protocol::Tcp, &["10.1.0.1", "10.1.0.9"])]).await;
     tokio::time::sleep(DESTRUCTIVE_AFTER / 2).await;
     assert!(bench.has(Key::Service(mk_vip(Protocol::Tcp))));
 }
@@ -344,7 +344,7 @@ async fn a_machine_that_cannot_work_ends_the_loop() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
     let error = DataplaneError::Permission { operation: "put".to_owned() };
     bench.kernel.inside().failures.push_back(error);
-    bench.tell([mk_slice(Protocol::Tcp, &[])]).await;
+    bench.send([mk_slice(Protocol::Tcp, &[])]).await;
     let ended = bench.task.await.expect("no panic").expect_err("the loop ends");
     assert_eq!((ended.reason(), ended.retry()), ("Permission", false));
 }
@@ -355,7 +355,7 @@ async fn a_new_node_address_moves_the_node_ports() {
     let at = |address| Key::Service(Frontend { address: ip(address), protocol: Protocol::Tcp, port: 30080 });
     assert!(bench.has(at("192.0.2.1")));
     let moved = NodeState { addresses: vec![ip("192.0.2.7")], leaving: true, ..NodeState::default() };
-    bench.tell([InputEvent::Node(Some(moved))]).await;
+    bench.send([InputEvent::Node(Some(moved))]).await;
     bench.settle().await;
     assert!(bench.has(at("192.0.2.7")) && !bench.has(at("192.0.2.1")));
     assert!(!bench.health.healthz().healthy, "the node leaves");
@@ -374,7 +374,7 @@ async fn health_check_node_ports_are_published_with_their_endpoints() {
 async fn a_deleted_service_leaves_nothing_behind() {
     let bench = Bench::started(Protocol::Udp, &["10.1.0.1"]).await;
     let gone = [Event::ServiceGone(mk_name()), Event::SliceGone { service: mk_name(), name: "web-x".into() }];
-    bench.tell(gone.map(|event| InputEvent::Change(Box::new(event), Times::default()))).await;
+    bench.send(gone.map(|event| InputEvent::Change(Box::new(event), Times::default()))).await;
     bench.settle().await;
     assert_eq!(bench.kernel.inside().state, State::default());
     assert!(!bench.has(Key::ClusterIp(ip("10.96.0.1"))));

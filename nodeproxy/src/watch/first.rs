@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::ours;
-use crate::convert::{Read, Told, ToldSlice};
+use crate::convert::{Decode, Decoded, DecodedSlice};
 
 /// The API server's Service.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
@@ -33,7 +33,7 @@ pub type Gate = watch::Receiver<bool>;
 
 /// The first objects of a watch, and the signal after which it begins.
 pub struct First<T> {
-    pub(super) objects: Vec<Read<T>>,
+    pub(super) objects: Vec<Decoded<T>>,
     pub(super) gate: Option<Gate>,
 }
 
@@ -49,7 +49,7 @@ pub async fn list(
     client: &Client,
     proxy_name: Option<&str>,
     gate: &Gate,
-) -> (First<Service>, First<ToldSlice>) {
+) -> (First<Service>, First<DecodedSlice>) {
     let ours = ours(proxy_name);
     let api_server = ListParams::default().labels(&ours).fields(&format!("metadata.name={}", API_SERVER.1));
     let dns = ListParams::default().labels(&format!("{ours},{DNS}"));
@@ -66,7 +66,7 @@ pub async fn list(
     )
 }
 
-async fn slices(client: &Client, namespace: &str, services: &[Read<Service>]) -> Vec<Read<ToldSlice>> {
+async fn slices(client: &Client, namespace: &str, services: &[Decoded<Service>]) -> Vec<Decoded<DecodedSlice>> {
     let names: Vec<_> = services.iter().map(ResourceExt::name_any).collect();
     if names.is_empty() {
         return Vec::new();
@@ -75,14 +75,14 @@ async fn slices(client: &Client, namespace: &str, services: &[Read<Service>]) ->
     get(client, namespace, &owners).await
 }
 
-async fn get<T: Told>(client: &Client, namespace: &str, which: &ListParams) -> Vec<Read<T>> {
-    let api: Api<Read<T>> = Api::namespaced(client.clone(), namespace);
+async fn get<T: Decode>(client: &Client, namespace: &str, which: &ListParams) -> Vec<Decoded<T>> {
+    let api: Api<Decoded<T>> = Api::namespaced(client.clone(), namespace);
     let error = match timeout(WITHIN, api.list(which)).await {
         Ok(Ok(list)) => return list.items,
         Ok(Err(error)) => portico_runtime::chain(&error),
         Err(elapsed) => elapsed.to_string(),
     };
-    let kind = Read::<T>::kind(&());
+    let kind = Decoded::<T>::kind(&());
     tracing::warn!(%kind, namespace, error, "the first Services were not listed; they come with all others");
     Vec::new()
 }

@@ -38,14 +38,14 @@ fn a_watch_tells_which_tables_a_transaction_changed_and_who_made_it() {
     let mut watch = namespace.run(nftables::Watch::open).expect("opens");
     namespace.sh("nft add table ip portico; nft add table ip6 other");
     let changes = watch.changes().expect("hears");
-    let told: Vec<_> = changes
+    let reported: Vec<_> = changes
         .iter()
         .map(|change| {
             (change.tables.iter().map(ToString::to_string).collect::<Vec<_>>(), change.program.as_deref())
         })
         .collect();
     assert_eq!(
-        told,
+        reported,
         [(vec!["ip portico".to_owned()], Some("nft")), (vec!["ip6 other".to_owned()], Some("nft"))]
     );
     assert!(changes.iter().all(|change| !change.lost));

@@ -263,23 +263,23 @@ impl<'a> Life<'a> {
         let stop = CancellationToken::new();
         let task = tokio::spawn(mk_sync(node, &faults).run(inbox, stop.clone()));
         let life = Self { node, known, faults, inputs, stop, task };
-        life.tell(InputEvent::Node(Some(NodeState::default()))).await;
+        life.send(InputEvent::Node(Some(NodeState::default()))).await;
         for event in life.known.values().rev() {
-            life.tell(InputEvent::Change(Box::new(event.clone()), Times::default())).await;
+            life.send(InputEvent::Change(Box::new(event.clone()), Times::default())).await;
         }
         for source in SOURCES {
-            life.tell(InputEvent::Listed(source)).await;
+            life.send(InputEvent::Listed(source)).await;
         }
         life
     }
 
-    async fn tell(&self, input: InputEvent) {
+    async fn send(&self, input: InputEvent) {
         self.inputs.send(input).await.expect("the loop listens");
     }
 
     async fn learn(&mut self, event: Event) {
         self.known.insert(subject(&event), event.clone());
-        self.tell(InputEvent::Change(Box::new(event), Times::default())).await;
+        self.send(InputEvent::Change(Box::new(event), Times::default())).await;
     }
 
     async fn take(mut self, step: Step) -> Self {

@@ -108,7 +108,7 @@ impl<D: Dataplane + Send + 'static> Node<D> {
                 .enable_all()
                 .build()
                 .expect("a runtime");
-            let (faults, told) = mpsc::channel(faults::BACKLOG);
+            let (faults, reported) = mpsc::channel(faults::BACKLOG);
             let options = Options { choice: Choice::Random, udp_timeout: Duration::from_mins(2), mark };
             let proxy = Arc::new(Proxy {
                 runtime: runtime.handle().clone(),
@@ -119,7 +119,7 @@ impl<D: Dataplane + Send + 'static> Node<D> {
                 faults,
             });
             let counters = proxy.counters.clone();
-            Self { dataplane: Some(open(proxy)), runtime: Some(runtime), counters, _faults: told }
+            Self { dataplane: Some(open(proxy)), runtime: Some(runtime), counters, _faults: reported }
         })
     }
 

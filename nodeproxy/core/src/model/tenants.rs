@@ -183,8 +183,8 @@ fn source_ranges_hold_on_every_way_to_a_load_balancers_address() {
         ("by an external IP", "203.0.113.1", vip_and("203.0.113.1", port(80, None), vec![ip("203.0.113.1")])),
         ("by the ClusterIP", "10.96.0.1", vip_and("10.96.0.1", port(80, None), vec![])),
     ] {
-        let Event::Service(told) = &service else { unreachable!("a Service") };
-        let to = Frontend { address: ip(vip), protocol: Protocol::Tcp, port: told.ports[0].port };
+        let Event::Service(object) = &service else { unreachable!("a Service") };
+        let to = Frontend { address: ip(vip), protocol: Protocol::Tcp, port: object.ports[0].port };
         let model = mk_model([&service]);
         for (source, admitted) in [("198.51.100.1", true), ("203.0.113.200", false)] {
             let packet = Packet { source: ip(source), from_node: false, interface: None, to };

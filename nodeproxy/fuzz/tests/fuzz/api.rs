@@ -1,7 +1,7 @@
 //! An API server of four kinds that answers lists and watches from memory, for a client in this process.
 //!
 //! Owns what a watch may meet: events in a given order over all kinds, connections that end, lines that are no event, "too old"
-//! and "no streaming lists". Invariants: what it lists is what its watches have told, so whatever a client missed or could not
+//! and "no streaming lists". Invariants: its lists are what its watches have sent, so whatever a client missed or could not
 //! read, its next list is the truth; an event that no client could read changes nothing here either; a Node that its watch saw go
 //! is still listed, since the proxy goes by the last one, and `default/kubernetes` is always there, as with every API server.
 
@@ -21,7 +21,7 @@ use axum::{
 use futures::stream::{self, StreamExt};
 use kube::{Client, core::WatchEvent};
 use portico_nodeproxy::{
-    convert::{Read, Told, ToldRanges, ToldSlice},
+    convert::{Decode, Decoded, DecodedRanges, DecodedSlice},
     node::NodeState,
 };
 use portico_proxy_core::input::Service;
@@ -40,7 +40,7 @@ pub(crate) enum Kind {
     Ranges,
 }
 
-/// What a watch meets next.
+/// The next step of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A line, whether it is an event or not.
@@ -54,7 +54,7 @@ pub(crate) enum Step {
 /// Namespace and name.
 type Id = (String, String);
 
-/// The line that told each object last.
+/// The last line about each object.
 pub(crate) type Objects = BTreeMap<(Kind, Id), String>;
 
 /// The API server.
@@ -91,16 +91,16 @@ impl Kind {
     fn read(self, line: &str) -> Option<(bool, Id)> {
         match self {
             Self::Services => event::<Service>(line),
-            Self::Slices => event::<ToldSlice>(line),
+            Self::Slices => event::<DecodedSlice>(line),
             Self::Nodes => event::<NodeState>(line),
-            Self::Ranges => event::<ToldRanges>(line),
+            Self::Ranges => event::<DecodedRanges>(line),
         }
     }
 }
 
 /// Whether the object is there after the event, and which it is.
-fn event<T: Told>(line: &str) -> Option<(bool, Id)> {
-    let (stays, Read { metadata, .. }) = match serde_json::from_str::<WatchEvent<Read<T>>>(line).ok()? {
+fn event<T: Decode>(line: &str) -> Option<(bool, Id)> {
+    let (stays, Decoded { metadata, .. }) = match serde_json::from_str::<WatchEvent<Decoded<T>>>(line).ok()? {
         WatchEvent::Added(object) | WatchEvent::Modified(object) => (true, object),
         WatchEvent::Deleted(object) => (false, object),
         WatchEvent::Bookmark(_) | WatchEvent::Error(_) => return None,
@@ -141,7 +141,7 @@ impl Api {
         }
     }
 
-    /// Waits until every watch has been told everything.
+    /// Waits until every watch has sent everything.
     pub(crate) async fn all_told(&self) {
         while self.stored().over.len() < Kind::ALL.len() {
             self.moved.notified().await;
@@ -184,7 +184,7 @@ impl Api {
         list.to_string().into_response()
     }
 
-    /// What a list as a stream begins with.
+    /// The first lines of a streaming list.
     fn beginning(&self, kind: Kind) -> Vec<String> {
         let end = json!({"type": "BOOKMARK", "object": {"kind": "Bookmark", "apiVersion": "v1", "metadata":
             {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}}});
@@ -192,7 +192,7 @@ impl Api {
     }
 }
 
-/// What every API server has: its own Service, with a slice, and the Node of the proxy.
+/// Objects of every API server: its own Service, with a slice, and the Node of the proxy.
 pub(crate) fn always() -> Objects {
     let service = json!({"metadata": {"namespace": "default", "name": "kubernetes"}, "spec":
         {"clusterIPs": ["10.96.255.1"], "ports": [{"name": "https", "port": 443}]}});

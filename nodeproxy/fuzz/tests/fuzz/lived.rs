@@ -56,13 +56,13 @@ pub(crate) fn addresses() -> Vec<IpAddr> {
     vec![IpAddr::from([192, 0, 2, 1]), IpAddr::from([198, 51, 100, 1])]
 }
 
-/// A model that was told nothing.
+/// An empty model.
 pub(crate) fn mk_model() -> Model {
     Model::new(Config { external_ips: true, ..Config::default() })
 }
 
 impl Lived {
-    /// A proxy that has been told nothing.
+    /// A proxy without input.
     pub(crate) fn new() -> Self {
         let mut node = mk_node();
         node.set_addresses(addresses());
@@ -111,7 +111,7 @@ impl Lived {
         assert!(self.model.shadow().is_settled(), "{}", self.model.shadow().plan());
     }
 
-    /// What stands once nothing is left to be done.
+    /// The programmed state once nothing is pending.
     pub(crate) fn outcome(mut self) -> Outcome {
         self.run_destructive();
         assert_eq!(&self.kernel, self.model.shadow().desired());
@@ -120,7 +120,7 @@ impl Lived {
 }
 
 impl Outcome {
-    /// What follows from the objects that a model was told, and what stands for it.
+    /// The effect of a model's objects, and the programmed state.
     pub(crate) fn of(kernel: &State, model: &Model) -> Self {
         let (mut slots, mut elements) = (Slots::new(), BTreeMap::new());
         for (key, value) in &kernel.elements {

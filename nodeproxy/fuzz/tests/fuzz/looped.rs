@@ -1,6 +1,6 @@
 //! The sync loop itself, over a kernel in memory: killed halfway through a history, with commits that fail.
 //!
-//! Owns the loop's surroundings. Leaves what it is told to [`crate::watch`]. Invariant, checked at the end of each life: the kernel has
+//! Owns the loop's surroundings. Leaves its input to [`crate::watch`]. Invariant, checked at the end of each life: the kernel has
 //! what the model says, to the last removal.
 
 use std::{io::ErrorKind, time::Duration};
@@ -34,11 +34,11 @@ pub(crate) struct Looped {
 }
 
 impl Looped {
-    /// Starts the loop; `inputs` are told by others but for the node's addresses.
+    /// Starts the loop. Others send all `inputs` but the node's addresses.
     pub(crate) async fn start(
         kernel: &FakeKernel,
         inputs: &mpsc::Sender<InputEvent>,
-        told: mpsc::Receiver<InputEvent>,
+        inbox: mpsc::Receiver<InputEvent>,
     ) -> Self {
         let outside = Outside {
             dataplane: Box::new(kernel.clone()),
@@ -49,7 +49,7 @@ impl Looped {
         };
         let (questions, asked) = mpsc::channel(1);
         let sync = Sync::new(mk_model(), mk_node(), vec![Family::V4, Family::V6], outside).answering(asked);
-        let task = tokio::spawn(async move { drop(sync.run(told, CancellationToken::new()).await) });
+        let task = tokio::spawn(async move { drop(sync.run(inbox, CancellationToken::new()).await) });
         for input in [InputEvent::Addresses(addresses()), InputEvent::Listed(Source::Addresses)] {
             inputs.send(input).await.expect("the loop listens");
         }
@@ -61,7 +61,7 @@ impl Looped {
         self.task.abort();
     }
 
-    /// What stands once nothing is left to be done.
+    /// The programmed state once nothing is pending.
     pub(crate) async fn outcome(self) -> Outcome {
         tokio::time::sleep(SETTLED).await;
         let (answer, answered) = oneshot::channel();

@@ -64,7 +64,7 @@ fn no_watch_events_end_the_proxy_or_lead_it_astray() {
     }
 }
 
-/// What libFuzzer calls for each input. It ignores all results but 0 and -1.
+/// libFuzzer calls this for each input. It ignores all results but 0 and -1.
 #[cfg(feature = "fuzzing")]
 #[expect(unsafe_code, reason = "libFuzzer calls this name, and hands over a pointer and a length")]
 #[unsafe(no_mangle)]

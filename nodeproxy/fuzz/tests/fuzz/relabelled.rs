@@ -1,5 +1,5 @@
-//! A slice that changes the Service it is labelled with, or loses the label: through kube's client, the proxy's watches, the
-//! reading of objects and the sync loop, into a kernel in memory.
+//! A slice whose label names another Service, or goes. Events pass kube's client, the proxy's watches, the decoding of
+//! objects and the sync loop into a kernel in memory.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
-//! Target `watch`: what the proxy's watches may be told, through kube's client and the proxy's own watches into its model.
+//! Target `watch`: any input of the proxy's watches, through kube's client and the watches into the model.
 //!
 //! An input that begins with the name of a kind is text, one step a line: a kind, a space, and a watch event as the API server
-//! writes it, or `end`, or `missed` and an event that the watch is not told. Every other input is a history of well-formed objects ([`crate::shapes`]), with odd values.
+//! writes it, or `end`, or `missed` and an event that the watch does not get. Every other input is a history of well-formed objects ([`crate::shapes`]), with odd values.
 //! Whatever it was, the model must end where a proxy that starts now begins.
 
 use std::{
@@ -14,7 +14,7 @@ use portico_nodeproxy::{
     input_event::InputEvent,
     metrics::Metrics,
     sync::fake::FakeKernel,
-    watch::{self, Telling},
+    watch::{self, InputSender},
 };
 use tokio::{
     runtime,
@@ -64,15 +64,15 @@ fn looped(input: &[u8], lived: &Outcome) {
     );
 }
 
-/// Runs the proxy's watches and its loop until they have been told everything, or until so many steps are still to come.
+/// Runs the proxy's watches and its loop until they have sent everything, or until so many steps are still to come.
 pub(crate) fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usize>) -> Option<Outcome> {
     api.begin();
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
-        let (inputs, told) = mpsc::channel(INPUTS);
+        let (inputs, inbox) = mpsc::channel(INPUTS);
         let mut tasks = JoinSet::new();
         let _open = spawn_watches(api, &inputs, &mut tasks);
-        let looped = Looped::start(kernel, &inputs, told).await;
+        let looped = Looped::start(kernel, &inputs, inbox).await;
         let hear = async {
             match to_come {
                 Some(to_come) => api.until(to_come).await,
@@ -95,10 +95,10 @@ fn spawn_watches(
     tasks: &mut JoinSet<()>,
 ) -> channel::Sender<bool> {
     let (open, gate) = channel::channel(true);
-    let (client, telling) = (api.client(), Telling::new(inputs.clone(), Metrics::default()));
-    tasks.spawn(watch::objects(client.clone(), None, gate, telling.clone()));
-    tasks.spawn(watch::node(client.clone(), NODE.to_owned(), telling.clone()));
-    tasks.spawn(watch::service_cidrs(client, telling));
+    let (client, sender) = (api.client(), InputSender::new(inputs.clone(), Metrics::default()));
+    tasks.spawn(watch::objects(client.clone(), None, gate, sender.clone()));
+    tasks.spawn(watch::node(client.clone(), NODE.to_owned(), sender.clone()));
+    tasks.spawn(watch::service_cidrs(client, sender));
     open
 }
 
@@ -121,11 +121,11 @@ fn step(line: &str) -> (Kind, Step) {
     (kind, step)
 }
 
-/// Runs the proxy's watches until they have been told everything.
+/// Runs the proxy's watches until they have sent everything.
 fn live(api: &Arc<Api>) -> Outcome {
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
-        let (inputs, mut told) = mpsc::channel(INPUTS);
+        let (inputs, mut inbox) = mpsc::channel(INPUTS);
         let mut tasks = JoinSet::new();
         let _open = spawn_watches(api, &inputs, &mut tasks);
         drop(inputs);
@@ -134,12 +134,12 @@ fn live(api: &Arc<Api>) -> Outcome {
             loop {
                 tokio::select! {
                     biased;
-                    Some(input) = told.recv() => lived.learn(input),
+                    Some(input) = inbox.recv() => lived.learn(input),
                     ended = tasks.join_next() => assert!(ended.is_none(), "a watch ended: {ended:?}"),
                     () = api.all_told() => break,
                 }
             }
-            while let Ok(input) = told.try_recv() {
+            while let Ok(input) = inbox.try_recv() {
                 lived.learn(input);
             }
         };

@@ -71,14 +71,14 @@ fn mk_slice(slice: &EndpointSlice) -> Value {
 fn by_way_of_the_api(event: Event) -> Event {
     match event {
         Event::Service(service) => {
-            let (told, bad) = read(&mk_service(&service));
+            let (value, bad) = read(&mk_service(&service));
             assert_eq!(bad, []);
-            Event::Service(told)
+            Event::Service(value)
         }
         Event::Slice(slice) => {
-            let (told, bad) = read::<ToldSlice>(&mk_slice(&slice));
+            let (value, bad) = read::<DecodedSlice>(&mk_slice(&slice));
             assert_eq!(bad, []);
-            Event::Slice(told.slice.expect("a Service's"))
+            Event::Slice(value.slice.expect("a Service's"))
         }
         other => other,
     }

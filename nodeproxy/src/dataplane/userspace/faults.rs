@@ -81,7 +81,7 @@ impl fmt::Display for Fault {
 }
 
 /// Reports faults to owners of Services until the channel closes.
-pub async fn tell(
+pub async fn report(
     mut faults: mpsc::Receiver<Fault>,
     inquiries: mpsc::Sender<Inquiry>,
     notices: mpsc::Sender<Notice>,

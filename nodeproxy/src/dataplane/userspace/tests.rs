@@ -27,7 +27,7 @@ mod sockets;
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn mk_proxy(files: u64) -> (Arc<Proxy>, mpsc::Receiver<Fault>) {
-    let (faults, told) = mpsc::channel(faults::BACKLOG);
+    let (faults, reported) = mpsc::channel(faults::BACKLOG);
     let options = Options { choice: Choice::RoundRobin, udp_timeout: Duration::from_mins(2), mark: None };
     let proxy = Proxy {
         runtime: tokio::runtime::Handle::current(),

@@ -20,7 +20,7 @@ async fn waiting_for_an_api_server_is_no_reason_to_be_killed_and_what_stands_ser
     for kernel in [FakeKernel::default(), mk_rules().await] {
         let inherits = kernel.inside().state != State::default();
         let bench = mk_bench(kernel);
-        bench.tell([mk_node(), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
+        bench.send([mk_node(), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
         tokio::time::sleep(Duration::from_hours(1)).await;
         assert!(bench.health.livez().healthy);
         assert_eq!(bench.health.healthz().healthy, inherits, "load balancers send to those who serve");
@@ -36,7 +36,7 @@ async fn a_kernel_that_takes_nothing_is_a_reason() {
         let error = DataplaneError::Refused { operation: "put".to_owned(), source };
         bench.kernel.inside().failures.push_back(error);
     }
-    bench.tell([mk_node(), mk_service(Protocol::Tcp)]).await;
+    bench.send([mk_node(), mk_service(Protocol::Tcp)]).await;
     bench.list_all().await;
     tokio::time::sleep(Duration::from_mins(2)).await;
     assert!(!bench.health.livez().healthy);
@@ -45,7 +45,7 @@ async fn a_kernel_that_takes_nothing_is_a_reason() {
 #[tokio::test(start_paused = true)]
 async fn a_deleted_node_object_takes_nothing_away() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
-    bench.tell([InputEvent::Node(None)]).await;
+    bench.send([InputEvent::Node(None)]).await;
     bench.settle().await;
     assert!(is_served(&bench) && bench.health.healthz().healthy);
 }
@@ -53,11 +53,11 @@ async fn a_deleted_node_object_takes_nothing_away() {
 #[tokio::test(start_paused = true)]
 async fn a_start_without_a_node_object_changes_nothing_until_there_is_one() {
     let bench = mk_bench(mk_rules().await);
-    bench.tell([InputEvent::Node(None), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.2"])]).await;
+    bench.send([InputEvent::Node(None), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.2"])]).await;
     bench.list_all().await;
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert!(is_served(&bench) && bench.health.livez().healthy && bench.health.healthz().healthy);
-    bench.tell([mk_node()]).await;
+    bench.send([mk_node()]).await;
     bench.settle().await;
     let slots = bench.kernel.inside().state.slots(&mk_vip(Protocol::Tcp), List::Cluster);
     assert_eq!(slots[0].address, ip("10.1.0.2"));
@@ -66,14 +66,14 @@ async fn a_start_without_a_node_object_changes_nothing_until_there_is_one() {
 #[tokio::test(start_paused = true)]
 async fn a_start_with_empty_lists_changes_nothing_until_they_are_credible() {
     let bench = mk_bench(mk_rules().await);
-    bench.tell([mk_node()]).await;
+    bench.send([mk_node()]).await;
     bench.list_all().await;
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert!(is_served(&bench) && bench.health.livez().healthy);
-    bench.tell([mk_service(Protocol::Tcp)]).await;
+    bench.send([mk_service(Protocol::Tcp)]).await;
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert!(is_served(&bench), "there is no slice at all");
-    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.2"])]).await;
+    bench.send([mk_slice(Protocol::Tcp, &["10.1.0.2"])]).await;
     bench.settle().await;
     let slots = bench.kernel.inside().state.slots(&mk_vip(Protocol::Tcp), List::Cluster);
     assert_eq!(slots[0].address, ip("10.1.0.2"));
@@ -82,7 +82,7 @@ async fn a_start_with_empty_lists_changes_nothing_until_they_are_credible() {
 #[tokio::test(start_paused = true)]
 async fn where_others_serve_the_rest_empty_lists_are_believed() {
     let bench = mk_bench_serving(mk_rules().await, true);
-    bench.tell([mk_node()]).await;
+    bench.send([mk_node()]).await;
     bench.list_all().await;
     bench.settle().await;
     assert!(!is_served(&bench));

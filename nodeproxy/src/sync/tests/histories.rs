@@ -77,7 +77,7 @@ fn mk_failure() -> DataplaneError {
 impl Life {
     async fn begin(kernel: FakeKernel, service: Option<InputEvent>, slice: Option<InputEvent>) -> Self {
         let bench = mk_bench_serving(kernel, true);
-        bench.tell([mk_node()].into_iter().chain(service.clone()).chain(slice.clone())).await;
+        bench.send([mk_node()].into_iter().chain(service.clone()).chain(slice.clone())).await;
         bench.list_all().await;
         Self { bench, service, slice }
     }
@@ -89,16 +89,16 @@ impl Life {
                 let (ready, leaving) = (texts(ready), texts(leaving));
                 let slice = mk_slice_with(Protocol::Udp, &strs(&ready), &strs(&leaving));
                 self.slice = Some(slice.clone());
-                self.bench.tell([slice]).await;
+                self.bench.send([slice]).await;
             }
             Step::Service(affinity) => {
                 self.service = Some(mk_udp(affinity));
-                self.bench.tell(self.service.clone()).await;
+                self.bench.send(self.service.clone()).await;
             }
             Step::Gone => {
                 self.service = None;
                 let gone = Event::ServiceGone(mk_name());
-                self.bench.tell([InputEvent::Change(Box::new(gone), Times::default())]).await;
+                self.bench.send([InputEvent::Change(Box::new(gone), Times::default())]).await;
             }
             Step::Pause(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
             Step::Kill => {

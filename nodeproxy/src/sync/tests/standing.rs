@@ -57,11 +57,11 @@ async fn a_chain_that_only_a_read_finds_goes_too() {
 /// Ends a proxy between the two phases of a change, by `end`, and starts another.
 async fn restarted_between_the_phases(end: impl AsyncFn(Bench) -> FakeKernel) -> Bench {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1", "10.1.0.2"]).await;
-    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
+    bench.send([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
     tokio::time::sleep(DESTRUCTIVE_AFTER / 2).await;
     assert!(bench.has(Key::Endpoint(mk_vip(Protocol::Tcp), 1)), "between the phases");
     let next = mk_bench(end(bench).await);
-    next.tell([mk_node(), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
+    next.send([mk_node(), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
     next
 }
 
@@ -93,7 +93,7 @@ async fn after_a_kill_between_the_phases_the_successor_removes_it() {
 async fn a_stop_ends_the_flows_that_a_change_left() {
     let bench = Bench::started(Protocol::Udp, &["10.1.0.1"]).await;
     bench.kernel.inside().send(mk_vip(Protocol::Udp), 1);
-    bench.tell([mk_slice(Protocol::Udp, &["10.1.0.2"])]).await;
+    bench.send([mk_slice(Protocol::Udp, &["10.1.0.2"])]).await;
     tokio::task::yield_now().await;
     bench.stop.cancel();
     bench.task.await.expect("no panic").expect("stopped");
@@ -108,7 +108,7 @@ async fn a_stop_does_not_wait_for_a_kernel_that_does_not_answer() {
         let error = DataplaneError::Refused { operation: "put".to_owned(), source };
         bench.kernel.inside().failures.push_back(error);
     }
-    bench.tell([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
+    bench.send([mk_slice(Protocol::Tcp, &["10.1.0.1"])]).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
     bench.stop.cancel();

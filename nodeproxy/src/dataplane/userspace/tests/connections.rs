@@ -57,7 +57,7 @@ async fn either_side_may_end_its_half_and_go_on_hearing() {
     client.read_to_end(&mut answer).expect("is answered");
     assert_eq!(answer.len(), 6_400_000);
     // And the other way: the server ends first, and hears the client out.
-    let (heard, told) = std::sync::mpsc::channel();
+    let (heard, results) = std::sync::mpsc::channel();
     let ends_first = mk_custom_server(move |mut client| {
         client.shutdown(Shutdown::Write).expect("ends");
         let mut all = Vec::new();
@@ -69,7 +69,7 @@ async fn either_side_may_end_its_half_and_go_on_hearing() {
     assert_eq!(client.read(&mut [0; 8]).expect("the end"), 0);
     client.write_all(&vec![7; 1_000_000]).expect("says");
     drop(client);
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(1_000_000));
+    assert_eq!(results.recv_timeout(PATIENCE), Ok(1_000_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +83,7 @@ async fn a_reset_is_passed_on_as_a_reset() {
     world.sync(&mk_state(f, &[resets], None));
     assert_eq!(world.ask(f), "ConnectionReset");
     // And the other way.
-    let (heard, told) = std::sync::mpsc::channel();
+    let (heard, results) = std::sync::mpsc::channel();
     let endpoint = mk_custom_server(move |mut client| {
         client.write_all(b"!").expect("says");
         heard.send(client.read(&mut [0; 8]).map_err(|error| error.kind())).expect("the test waits");
@@ -93,7 +93,7 @@ async fn a_reset_is_passed_on_as_a_reset() {
     client.read_exact(&mut [0]).expect("is connected");
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("a socket");
     drop(client);
-    assert_eq!(told.recv_timeout(PATIENCE), Ok(Err(std::io::ErrorKind::ConnectionReset)));
+    assert_eq!(results.recv_timeout(PATIENCE), Ok(Err(std::io::ErrorKind::ConnectionReset)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! An API object that is decoded while it is received.
 //!
-//! Owns [`Read`], which a watch handles like the object itself. Invariants: nothing of an object outlives its
+//! Owns [`Decoded`], which a watch handles like the object itself. Invariants: nothing of an object outlives its
 //! decoding but the decoded value. An unreadable field costs itself. The API server's objects must have the
 //! right shape; their texts need not be valid.
 
@@ -13,32 +13,32 @@ use serde::{Deserialize, Deserializer};
 use super::BadField;
 
 /// A kind of API object that can be decoded.
-pub trait Told: Clone + Debug + Send + Sync + Sized + 'static {
+pub trait Decode: Clone + Debug + Send + Sync + Sized + 'static {
     /// The kind's full type, for its name and its path in the API.
     type Kind: Resource<DynamicType = ()>;
 
     /// Decodes one object.
-    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Read<Self>, D::Error>;
+    fn read<'de, D: Deserializer<'de>>(from: D) -> Result<Decoded<Self>, D::Error>;
 }
 
 /// One decoded API object.
 #[derive(Clone, Debug)]
-pub struct Read<T> {
+pub struct Decoded<T> {
     /// Name, namespace and version.
     pub metadata: ObjectMeta,
     /// The decoded value.
-    pub told: T,
+    pub value: T,
     /// Unreadable fields.
     pub bad: Vec<BadField>,
 }
 
-impl<'de, T: Told> Deserialize<'de> for Read<T> {
+impl<'de, T: Decode> Deserialize<'de> for Decoded<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         T::read(from)
     }
 }
 
-impl<T: Told> Resource for Read<T> {
+impl<T: Decode> Resource for Decoded<T> {
     type DynamicType = ();
     type Scope = NamespaceResourceScope;
 
