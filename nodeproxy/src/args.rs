@@ -235,7 +235,9 @@ fn metrics_address(text: &str) -> Result<SocketAddr, Unreadable> {
 fn listening_address(text: &str, port: u16) -> Result<SocketAddr, Unreadable> {
     let with_port = || sloppy::ip(text).map(|address| SocketAddr::new(address, port));
     sloppy::ip_and_port(text).or_else(with_port).ok_or_else(|| {
-        Unreadable(format!("\"{text}\" is no address with a port; write it like 0.0.0.0:{port} or [::]:{port}"))
+        Unreadable(format!(
+            "\"{text}\" is no address with a port; write it like 0.0.0.0:{port} or [::]:{port}"
+        ))
     })
 }
 

@@ -29,13 +29,13 @@ use crate::{
     sloppy,
 };
 
-mod objects;
 mod decoded;
+mod objects;
 #[cfg(test)]
 mod tests;
 
-use objects::Text;
 pub use decoded::{Decode, Decoded};
+use objects::Text;
 
 use serde::{Deserialize, Deserializer};
 

@@ -66,7 +66,7 @@ pub struct Capabilities {
     /// Families whose table works.
     pub families: Vec<Family>,
     /// Rules of other Service proxies beside ours (kube-proxy's tables), in words for a warning.
-    pub rivals: Vec<String>,
+    pub other_proxies: Vec<String>,
     /// Missing features that the family works without.
     pub degraded: Vec<Degradation>,
 }

@@ -12,15 +12,15 @@
 pub mod affinity;
 pub mod api_client;
 pub mod args;
-pub mod carrier;
 pub mod conntrack;
 pub mod convert;
 pub mod dataplane;
+pub mod dataplane_setup;
 pub mod diagnose;
 pub mod events;
-pub mod input_event;
 pub mod health;
 pub mod health_check;
+pub mod input_event;
 pub mod metrics;
 pub mod node;
 pub mod run;

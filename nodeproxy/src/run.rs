@@ -29,6 +29,7 @@ use crate::{
         Dataplane, Degradation, nftables,
         userspace::{faults, files},
     },
+    dataplane_setup::{self, DataplaneSetup},
     diagnose::{
         self, Inquiry, Oracle, ReadKernel, command::Agreement, memory::Recollect, socket, ways::Ways,
     },
@@ -66,9 +67,9 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
         files::raise_limit();
     }
     let metrics = Metrics::default();
-    let carrier = carrier::carrier(&args, nftables_config(&args), &metrics.userspace)?;
+    let setup = dataplane_setup::build(&args, nftables_config(&args), &metrics.userspace)?;
     if args.cleanup {
-        let mut dataplane = carrier.dataplane;
+        let mut dataplane = setup.dataplane;
         tokio::task::spawn_blocking(move || dataplane.cleanup())
             .await?
             .context("--cleanup left something behind")?;
@@ -132,7 +133,7 @@ fn answer_questions(
 
 async fn start(
     args: &Args,
-    carrier: Carrier,
+    setup: DataplaneSetup,
     metrics: Metrics,
     tasks: &mut Tasks,
     stop: &CancellationToken,
@@ -146,7 +147,7 @@ async fn start(
     let node = Node::new(name.as_str().into(), args.traffic.clone());
     let (notices, reported) = mpsc::channel(events::BACKLOG);
     let (inquiries, asked) = mpsc::channel(INQUIRIES);
-    let Carrier { dataplane, flows, read, recollect, count_clients, faults } = carrier;
+    let DataplaneSetup { dataplane, flows, read, recollect, count_clients, faults } = setup;
     let (sync, published) = sync(args, node, (dataplane, flows), &health, &metrics, &notices).await?;
     let sync = sync.answering(asked);
     if let Some(faults) = faults {
@@ -156,14 +157,14 @@ async fn start(
     let counting = affinity::watch(count_clients, metrics.clone(), inquiries.clone(), notices.clone());
     spawn(tasks, "affinity", stop, counting.map(Ok));
     answer_questions(args, inquiries, (read, recollect), tasks, stop);
-    let (open, gate) = channel::channel(false);
-    let sync = lift_taint(&args.cluster, sync.opening(open), &client, &name, tasks, stop);
+    let (signal, first_programmed) = channel::channel(false);
+    let sync = lift_taint(&args.cluster, sync.signalling_first(signal), &client, &name, tasks, stop);
     let (inputs, inbox) = mpsc::channel(INPUTS);
     let sender = InputSender::new(inputs, metrics.clone()).noticing(notices.clone());
     let connections = Connections::default();
     start_servers(args, &health, &metrics, &connections, tasks, stop).await?;
     spawn(tasks, "events", stop, events::send(reported, client.clone(), name.clone()).map(Ok));
-    start_watches(&args.cluster, client, name, gate, sender, tasks, stop);
+    start_watches(&args.cluster, client, name, first_programmed, sender, tasks, stop);
     let (token, checks) = (stop.clone(), Servers::new(health.clone(), connections, notices));
     spawn(tasks, "health-checks", stop, health_check::follow(published, checks).map(Ok));
     tasks.spawn("sync", async move { Ok(sync.run(inbox, token).await?) });
@@ -184,8 +185,8 @@ async fn sync(
     })
     .await?;
     let found = found.context("this machine cannot forward Services")?;
-    for rival in &found.rivals {
-        tracing::warn!(rival, "another Service proxy's rules stand beside ours; remove them");
+    for other_proxy in &found.other_proxies {
+        tracing::warn!(other_proxy, "another Service proxy's rules stand beside ours; remove them");
     }
     if found.families.is_empty() {
         bail!("this kernel can forward Services of neither IPv4 nor IPv6");
@@ -278,7 +279,8 @@ fn start_watches(
     tasks: &mut Tasks,
     stop: &CancellationToken,
 ) {
-    let objects = watch::objects(client.clone(), cluster.service_proxy_name.clone(), gate, sender.clone());
+    let objects =
+        watch::objects(client.clone(), cluster.service_proxy_name.clone(), first_programmed, sender.clone());
     let node = watch::node(client.clone(), node, sender.clone());
     let service_cidrs = watch::service_cidrs(client, sender.clone());
     spawn(tasks, "services-and-slices", stop, objects.map(Ok));

@@ -12,7 +12,7 @@
 //! Leaves the desired state to the model.
 //!
 //! Invariants: nothing is changed before the first sync, and nothing because of an implausible answer of the
-//! API server ([`doubt`]). After an error nothing is written before a read. The model takes input all the time.
+//! API server ([`plausibility`]). After an error nothing is written before a read. The model takes input all the time.
 //! Surplus in the kernel is removed, however it was found. A stop finishes the destructive phase.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -21,9 +21,9 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use portico_proxy_core::{
     flows::{self, Before},
     input::Event,
-    shadow::Moment,
     model::Model,
     plan::Transaction,
+    shadow::Moment,
     table::{Family, Frontend},
 };
 use tokio::{
@@ -37,24 +37,24 @@ use crate::{
     conntrack::Flows,
     dataplane::{Dataplane, DataplaneError, Observed, Retry},
     diagnose::{Inquiry, Known},
-    input_event::{FIRST_SOURCES, InputEvent, SOURCES, Source},
     health::Health,
     health_check::Published,
+    input_event::{FIRST_SOURCES, InputEvent, SOURCES, Source},
     metrics::Metrics,
     node::Node,
 };
 
-use audience::Audience;
 use caller::Caller;
 use cleaner::{Cleaner, Deleted};
-use doubt::Doubt;
+use plausibility::Implausible;
+use reporters::Reporters;
 
-mod audience;
 mod caller;
 mod cleaner;
-mod doubt;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fake;
+mod plausibility;
+mod reporters;
 #[cfg(test)]
 mod tests;
 
@@ -113,7 +113,7 @@ pub struct Sync {
     node: Node,
     dataplane: Caller,
     cleaner: Cleaner,
-    audience: Audience,
+    reporters: Reporters,
     kernel: Kernel,
     backoff: ExponentialBackoff,
     failed_before: bool,
@@ -123,12 +123,12 @@ pub struct Sync {
     departed: BTreeSet<Frontend>,
     missing: BTreeSet<Source>,
     /// Reason why the first sync is put off.
-    doubt: Option<Doubt>,
+    implausible: Option<Implausible>,
     /// Whether a list without Services or slices may be right.
     may_be_empty: bool,
     /// Sources that the first Services still wait for.
     missing_first: BTreeSet<Source>,
-    gate: Option<watch::Sender<bool>>,
+    first_programmed: Option<watch::Sender<bool>>,
     inquiries: Option<mpsc::Receiver<Inquiry>>,
     start: Instant,
 }
@@ -151,7 +151,7 @@ impl Sync {
             node,
             dataplane: Caller::new(dataplane),
             cleaner: Cleaner::new(flows),
-            audience: Audience::new(health, metrics, health_checks, families),
+            reporters: Reporters::new(health, metrics, health_checks, families),
             kernel: Kernel::Unknown(Instant::now()),
             backoff: backoff(),
             failed_before: false,
@@ -159,10 +159,10 @@ impl Sync {
             audit_at: Instant::now() + AUDIT_EVERY,
             departed: BTreeSet::new(),
             missing: SOURCES.into(),
-            doubt: None,
+            implausible: None,
             may_be_empty: false,
             missing_first: FIRST_SOURCES.into(),
-            gate: None,
+            first_programmed: None,
             inquiries: None,
             start: Instant::now(),
         }
@@ -182,14 +182,14 @@ impl Sync {
 
     /// Also signals when the first Services are programmed, or if they need not be.
     #[must_use]
-    pub fn opening(self, gate: watch::Sender<bool>) -> Self {
-        Self { gate: Some(gate), ..self }
+    pub fn signalling_first(self, signal: watch::Sender<bool>) -> Self {
+        Self { first_programmed: Some(signal), ..self }
     }
 
     /// Also signals when the node's startup taint can be removed.
     #[must_use]
     pub fn untainting(mut self, untaint: watch::Sender<bool>) -> Self {
-        self.audience.untaint = Some(untaint);
+        self.reporters.untaint = Some(untaint);
         self
     }
 
@@ -200,7 +200,7 @@ impl Sync {
         stop: CancellationToken,
     ) -> Result<(), SyncError> {
         if self.dataplane.call(|dataplane| dataplane.is_absent()).is_ok_and(|absent| !absent) {
-            self.audience.inherited();
+            self.reporters.inherited();
         }
         while !self.missing.is_empty() {
             tokio::select! {
@@ -215,7 +215,8 @@ impl Sync {
             }
         }
         loop {
-            let (repair_at, destructive_at, audit_at) = (self.repair_at(), self.destructive_at, self.audit_at);
+            let (repair_at, destructive_at, audit_at) =
+                (self.repair_at(), self.destructive_at, self.audit_at);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.finish().await,
@@ -227,7 +228,7 @@ impl Sync {
                 input = inputs.recv() => {
                     self.learn(input.ok_or(SyncError::NoSources)?);
                     self.gather(&mut inputs);
-                    self.believe();
+                    self.recheck_plausibility();
                     self.run_additive()?;
                 }
             }
@@ -254,10 +255,12 @@ impl Sync {
     /// Once the first Services are known: writes them where nothing exists, else begins to read. Then signals
     /// the watches to list all.
     fn begin(&mut self) -> Result<(), SyncError> {
-        let Some(gate) = self.gate.take_if(|_| self.missing_first.is_empty()) else { return Ok(()) };
+        let Some(signal) = self.first_programmed.take_if(|_| self.missing_first.is_empty()) else {
+            return Ok(());
+        };
         let written = if self.missing.is_empty() { Ok(()) } else { self.write_first() };
         // Nobody waits any more when the process is about to end.
-        gate.send_replace(true);
+        signal.send_replace(true);
         written
     }
 
@@ -302,7 +305,7 @@ impl Sync {
 
     /// Whether only the kernel is missing.
     fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.doubt.is_none()
+        self.missing.is_empty() && self.implausible.is_none()
     }
 
     fn repair_at(&self) -> Option<Instant> {
@@ -327,12 +330,12 @@ impl Sync {
                 self.missing_first.remove(&source);
                 tracing::debug!(?source, "listed");
                 if self.missing.is_empty() {
-                    self.audience.queued(true);
+                    self.reporters.queued(true);
                 }
             }
             InputEvent::Node(object) => {
                 self.node.set_object(object);
-                self.audience.node(&self.node);
+                self.reporters.node(&self.node);
                 self.change(Event::Node(self.node.inputs()));
             }
             InputEvent::Addresses(addresses) => {
@@ -340,7 +343,7 @@ impl Sync {
                 self.change(Event::Node(self.node.inputs()));
             }
             InputEvent::Change(event, times) => {
-                self.audience.came(&event, times, self.missing.is_empty());
+                self.reporters.came(&event, times, self.missing.is_empty());
                 self.change(*event);
             }
         }
@@ -350,7 +353,7 @@ impl Sync {
         let before = Before::of(&self.model, &event);
         self.model.take(event);
         self.departed.extend(before.into_iter().flat_map(|before| before.departed(&self.model)));
-        self.audience.queued(self.is_complete());
+        self.reporters.queued(self.is_complete());
     }
 
     /// Applies all further input that has come in, and compiles.
@@ -411,7 +414,7 @@ impl Sync {
             Err(error) => return self.fail(error),
         };
         let Observed { state, rebuild } = observed;
-        if self.doubts(&state) {
+        if self.is_implausible(&state) {
             return Ok(());
         }
         self.model.adopt(&state);
@@ -464,7 +467,7 @@ impl Sync {
             *generation = generation.wrapping_add(u32::try_from(applied.transactions).unwrap_or(0));
         }
         tracing::debug!(%applied, "programmed");
-        self.audience.programmed(transaction.len(), began.elapsed(), full);
+        self.reporters.programmed(transaction.len(), began.elapsed(), full);
         Ok(true)
     }
 
@@ -475,7 +478,7 @@ impl Sync {
         self.model.shadow_mut().applied(transaction, now);
         self.backoff = backoff();
         self.failed_before = false;
-        self.audience.settled(&self.model, &self.node);
+        self.reporters.settled(&self.model, &self.node);
         self.cleaner.left(left, now);
         self.schedule_destructive();
     }
@@ -497,13 +500,13 @@ impl Sync {
         let is_done = !deleted.is_empty() && deleted.iter().all(|(_, deleted)| deleted.is_ok());
         self.cleaner.ended(is_done, now, RIPENING);
         for (family, deleted) in deleted {
-            self.audience.flows_deleted(family, deleted);
+            self.reporters.flows_deleted(family, deleted);
         }
         self.schedule_destructive();
     }
 
     fn fail(&mut self, error: DataplaneError) -> Result<(), SyncError> {
-        self.audience.failed(error.reason(), self.is_complete());
+        self.reporters.failed(error.reason(), self.is_complete());
         let pause = match error.retry() {
             Retry::Never => return Err(SyncError::Dataplane(error)),
             Retry::Now if !self.failed_before => Duration::ZERO,

@@ -111,8 +111,13 @@ impl InputSender {
 }
 
 /// Services and their slices: the first ones, and, once these are programmed, all.
-pub async fn objects(client: Client, proxy_name: Option<String>, gate: first::Gate, sender: InputSender) {
-    let (first_services, first_slices) = first::list(&client, proxy_name.as_deref(), &gate).await;
+pub async fn objects(
+    client: Client,
+    proxy_name: Option<String>,
+    first_programmed: first::FirstProgrammed,
+    sender: InputSender,
+) {
+    let (first_services, first_slices) = first::list(&client, proxy_name.as_deref(), &first_programmed).await;
     let services = services(client.clone(), proxy_name.clone(), first_services, sender.clone());
     let slices = slices(client, proxy_name, first_slices, sender);
     // Two tasks, so that both lists are decoded at once. Neither ends.
@@ -291,7 +296,7 @@ async fn follow<T: Decode, N: Clone + Eq + Send>(
         }
     }
     sender.send(InputEvent::First(source)).await;
-    first::pass(first.gate).await;
+    first::wait(first.after).await;
     let mut listed = false;
     while let Some(event) = stream.next().await {
         let complete = match &event {
@@ -431,7 +436,10 @@ mod tests {
     }
 
     /// Changes for each event, as text.
-    fn changes(cache: &mut WatchCache<Name>, events: Vec<watcher::Event<Decoded<DecodedSlice>>>) -> Vec<String> {
+    fn changes(
+        cache: &mut WatchCache<Name>,
+        events: Vec<watcher::Event<Decoded<DecodedSlice>>>,
+    ) -> Vec<String> {
         let seen = events.into_iter().flat_map(|event| cache.take(event, &owner));
         let words = seen.map(|seen| match seen {
             Seen::Applied(object) => format!("+{}", object.metadata.name.unwrap_or_default()),

@@ -20,9 +20,9 @@ use crate::{
     claims::{Claim, Claims, Conflict},
     compile::{self, Compiled, Placed, Refusal, Surroundings},
     input::{Config, EndpointSlice, Event, Lack, NodeInfo, Service, ServiceName},
-    shadow::ShadowState,
     plan::AffinityMap,
     select,
+    shadow::ShadowState,
     table::{Alias, Backend, Family, Frontend, Key, Protocol, Value},
 };
 
@@ -252,7 +252,8 @@ impl Model {
         for key in keys {
             frontends.extend(key.frontend());
             aliases.extend(key.alias());
-            if let Key::NodePort(family, protocol, port) | Key::NodePortNoEndpoints(family, protocol, port) = *key
+            if let Key::NodePort(family, protocol, port) | Key::NodePortNoEndpoints(family, protocol, port) =
+                *key
             {
                 let addresses = self.stand_ins.keys().filter(|address| Family::of(**address) == family);
                 frontends.extend(addresses.map(|address| Frontend { address: *address, protocol, port }));

@@ -16,9 +16,9 @@ use crate::{
 
 mod cluster;
 pub mod interfaces;
+pub mod invalid;
 pub mod matrix;
 pub mod remembered;
-pub mod strays;
 
 pub use cluster::{ground, proxy_mode_addresses, virtual_addresses, world};
 

@@ -38,8 +38,8 @@ mod datatype;
 mod degrade;
 mod element;
 pub mod invalid;
+mod other_proxies;
 mod read;
-mod rivals;
 mod rules;
 mod skeleton;
 mod target;
@@ -256,10 +256,10 @@ impl Dataplane for Nftables {
                 families.push(family);
             }
         }
-        let rivals = rivals::find(&mut self.client).map_err(|error| convert(error, None))?;
+        let other_proxies = other_proxies::find(&mut self.client).map_err(|error| convert(error, None))?;
         let lacks = self.config.lacks.iter().filter(|(family, _)| families.contains(family));
         let degraded = lacks.flat_map(|(family, lacks)| degrade::degradations(*family, lacks)).collect();
-        Ok(Capabilities { families, rivals, degraded })
+        Ok(Capabilities { families, other_proxies, degraded })
     }
 
     fn is_absent(&mut self) -> Result<bool, DataplaneError> {

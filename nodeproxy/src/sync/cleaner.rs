@@ -16,8 +16,8 @@ use std::{
 use backon::ExponentialBackoff;
 use portico_proxy_core::{
     flows::{self, StaleFlows},
-    shadow::Moment,
     model::Model,
+    shadow::Moment,
     table::{Family, Frontend},
 };
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};

@@ -25,7 +25,7 @@ struct Bench {
     inputs: mpsc::Sender<InputEvent>,
     health: Health,
     checks: watch::Receiver<Published>,
-    gate: watch::Receiver<bool>,
+    first_programmed: watch::Receiver<bool>,
     untaint: watch::Receiver<bool>,
     stop: CancellationToken,
     task: JoinHandle<Result<(), SyncError>>,
@@ -53,11 +53,11 @@ fn mk_bench_serving(kernel: FakeKernel, some: bool) -> Bench {
     };
     let node = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);
     let sync = Sync::new(Model::new(Config::default()), node, vec![Family::V4], outside);
-    let ((open, gate), (taint, untaint)) = (watch::channel(false), watch::channel(false));
-    let sync = sync.opening(open).untainting(taint).serving_some(some);
+    let ((signal, first_programmed), (taint, untaint)) = (watch::channel(false), watch::channel(false));
+    let sync = sync.signalling_first(signal).untainting(taint).serving_some(some);
     let stop = CancellationToken::new();
     let task = tokio::spawn(sync.run(inbox, stop.clone()));
-    Bench { kernel, inputs, health, checks, gate, untaint, stop, task }
+    Bench { kernel, inputs, health, checks, first_programmed, untaint, stop, task }
 }
 
 fn mk_name() -> ServiceName {
@@ -176,10 +176,10 @@ async fn on_a_fresh_node_the_first_services_work_before_the_rest_is_known() {
     let [first @ .., last] = mk_first();
     bench.send(first).await;
     bench.settle().await;
-    assert!(!*bench.gate.borrow(), "the node's addresses are not known");
+    assert!(!*bench.first_programmed.borrow(), "the node's addresses are not known");
     bench.send([last]).await;
     bench.settle().await;
-    assert!(*bench.gate.borrow());
+    assert!(*bench.first_programmed.borrow());
     assert!(bench.has(Key::Service(mk_vip(Protocol::Tcp))));
     assert!(!bench.health.healthz().healthy, "the rest is missing");
     bench.list_all().await;
@@ -196,7 +196,7 @@ async fn on_a_node_with_rules_nothing_goes_ahead_of_the_first_sync() {
     let bench = mk_bench(kernel);
     bench.send(mk_first()).await;
     bench.settle().await;
-    assert!(*bench.gate.borrow(), "the lists may come");
+    assert!(*bench.first_programmed.borrow(), "the lists may come");
     assert_eq!(bench.kernel.inside().state, before, "what stands serves until everything is known");
     bench.list_all().await;
     bench.settle().await;
@@ -204,20 +204,24 @@ async fn on_a_node_with_rules_nothing_goes_ahead_of_the_first_sync() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_write_that_fails_opens_the_gate_and_is_made_good() {
+async fn a_first_write_that_fails_holds_up_no_list_and_is_repaired() {
     let kernel = FakeKernel::default();
     kernel.inside().failures.push_back(DataplaneError::Changed { operation: "write".to_owned() });
     let bench = mk_bench(kernel);
     bench.send(mk_first()).await;
     bench.list_all().await;
     bench.settle().await;
-    assert!(*bench.gate.borrow() && bench.has(Key::Service(mk_vip(Protocol::Tcp))));
+    assert!(*bench.first_programmed.borrow() && bench.has(Key::Service(mk_vip(Protocol::Tcp))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_startup_taint_goes_once_everything_stands_and_goes_again_if_it_comes_back() {
     let node = |held_back| {
-        InputEvent::Node(Some(NodeState { addresses: vec![ip("192.0.2.1")], held_back, ..NodeState::default() }))
+        InputEvent::Node(Some(NodeState {
+            addresses: vec![ip("192.0.2.1")],
+            held_back,
+            ..NodeState::default()
+        }))
     };
     let bench = mk_bench(FakeKernel::default());
     bench.send([node(true), mk_service(Protocol::Tcp)]).await;

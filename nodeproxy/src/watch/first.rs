@@ -2,7 +2,7 @@
 //! DNS's, which they need to find anything.
 //!
 //! Owns the choice of these Services and the order. They are sent first, and the lists of all others begin when
-//! the loop reports that they are programmed ([`Gate`]). Invariant: a failed list delays nobody. Its objects
+//! the loop reports that they are programmed ([`FirstProgrammed`]). Invariant: a failed list delays nobody. Its objects
 //! then come with all others.
 
 use futures::future;
@@ -29,18 +29,18 @@ const OWNER: &str = "kubernetes.io/service-name";
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// True once the first Services are programmed, or if they need not be.
-pub type Gate = watch::Receiver<bool>;
+pub type FirstProgrammed = watch::Receiver<bool>;
 
 /// The first objects of a watch, and the signal after which it begins.
 pub struct First<T> {
     pub(super) objects: Vec<Decoded<T>>,
-    pub(super) gate: Option<Gate>,
+    pub(super) after: Option<FirstProgrammed>,
 }
 
 impl<T> First<T> {
     /// No objects and no signal.
     pub(super) fn none() -> Self {
-        Self { objects: Vec::new(), gate: None }
+        Self { objects: Vec::new(), after: None }
     }
 }
 
@@ -48,7 +48,7 @@ impl<T> First<T> {
 pub async fn list(
     client: &Client,
     proxy_name: Option<&str>,
-    gate: &Gate,
+    after: &FirstProgrammed,
 ) -> (First<Service>, First<DecodedSlice>) {
     let ours = ours(proxy_name);
     let api_server = ListParams::default().labels(&ours).fields(&format!("metadata.name={}", API_SERVER.1));
@@ -61,12 +61,16 @@ pub async fn list(
     services.extend(dns);
     let slices = of_api_server.into_iter().chain(of_dns).collect();
     (
-        First { objects: services, gate: Some(gate.clone()) },
-        First { objects: slices, gate: Some(gate.clone()) },
+        First { objects: services, after: Some(after.clone()) },
+        First { objects: slices, after: Some(after.clone()) },
     )
 }
 
-async fn slices(client: &Client, namespace: &str, services: &[Decoded<Service>]) -> Vec<Decoded<DecodedSlice>> {
+async fn slices(
+    client: &Client,
+    namespace: &str,
+    services: &[Decoded<Service>],
+) -> Vec<Decoded<DecodedSlice>> {
     let names: Vec<_> = services.iter().map(ResourceExt::name_any).collect();
     if names.is_empty() {
         return Vec::new();
@@ -88,9 +92,9 @@ async fn get<T: Decode>(client: &Client, namespace: &str, which: &ListParams) ->
 }
 
 /// Waits for the signal, or until its sender is gone.
-pub(super) async fn pass(gate: Option<Gate>) {
-    if let Some(mut gate) = gate {
+pub(super) async fn wait(after: Option<FirstProgrammed>) {
+    if let Some(mut after) = after {
         // An error means that the loop has ended, and with it the process.
-        drop(gate.wait_for(|open| *open).await);
+        drop(after.wait_for(|programmed| *programmed).await);
     }
 }

@@ -18,9 +18,9 @@ use clap::Parser;
 use portico_nodeproxy::{
     args::Args,
     dataplane::{Applied, Capabilities, Dataplane, DataplaneError, Observed, nftables::Nftables},
-    input_event::{InputEvent, SOURCES, Times},
     health::Health,
     health_check::Published,
+    input_event::{InputEvent, SOURCES, Times},
     metrics::Metrics,
     node::{Node, NodeState},
     sync::{Outside, Sync, SyncError},

@@ -15,7 +15,7 @@ use portico_proxy_core::{
     packets::{
         self, NODE, OUTSIDE, POD,
         interfaces::{self, BRIDGE, PREFIX},
-        strays::STRAYS,
+        invalid::INVALID_PACKETS,
         twin,
     },
     plan::diff,
@@ -23,13 +23,13 @@ use portico_proxy_core::{
 };
 
 use crate::{
+    invalid::{arrives, owner},
     netns::Namespace,
-    strays::{arrives, owner},
     table::{Table, program_model, traced, wrong},
 };
 
-/// First source port of the stray packets.
-const FIRST_STRAY: u16 = 22_000;
+/// First source port of the invalid packets.
+const FIRST_INVALID: u16 = 22_000;
 
 /// A value of `--detect-local-mode`, with what goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ fn prefixed(prefix: &str) -> PodInterfaces {
     PodInterfaces::Prefixed(prefix.parse().expect("a prefix"))
 }
 
-/// Every row and every stray packet, and what the tracer says of them.
+/// Every row and every invalid packet, and what the tracer says of them.
 fn rows_hold(detector: PodInterfaces, bridge: Option<&str>) {
     let Some(table) = Table::behind(bridge) else { return };
     let (mode, cases) = (Mode::Interfaces(detector), interfaces::cases());
@@ -87,7 +87,7 @@ fn rows_hold(detector: PodInterfaces, bridge: Option<&str>) {
     let mut tables = program_model(&table.node, mode.tables(), &model);
     let wrong = wrong(&table, &model, &cases);
     assert!(wrong.is_empty(), "(case, [got, expected]): {wrong:#?}");
-    for (number, row) in (FIRST_STRAY..).zip(STRAYS) {
+    for (number, row) in (FIRST_INVALID..).zip(INVALID_PACKETS) {
         for v6 in [false, true] {
             let (from, to) = (table.namespace(row.from), owner(&table, row.to));
             let arrived = arrives(from, to, row.addresses(v6), number);

@@ -10,9 +10,9 @@ use portico_nodeproxy::{
         Dataplane, Observed,
         nftables::{Config, LocalDetector, Nftables},
     },
-    input_event::{InputEvent, SOURCES, Times},
     health::Health,
     health_check::Published,
+    input_event::{InputEvent, SOURCES, Times},
     metrics::Metrics,
     node::Node,
     sync::{Outside, Sync},
@@ -86,7 +86,9 @@ fn whatever_somebody_does_to_our_tables_is_repaired_without_any_event() {
     let stop = CancellationToken::new();
     let task = runtime.spawn(mk_sync(&node).run(inbox, stop.clone()));
     for event in packets::world() {
-        inputs.blocking_send(InputEvent::Change(Box::new(event), Times::default())).expect("the loop listens");
+        inputs
+            .blocking_send(InputEvent::Change(Box::new(event), Times::default()))
+            .expect("the loop listens");
     }
     for source in SOURCES {
         inputs.blocking_send(InputEvent::Listed(source)).expect("the loop listens");

@@ -310,12 +310,12 @@ fn a_probe_finds_both_families_and_kube_proxy_and_leaves_nothing() {
     with_tables(|namespace, tables| {
         let found = tables.probe().expect("asks");
         assert_eq!(found.families, [Family::V4, Family::V6]);
-        assert_eq!(found.rivals, Vec::<String>::new());
+        assert_eq!(found.other_proxies, Vec::<String>::new());
         assert_eq!(namespace.sh("nft list tables"), "");
         namespace
             .sh("nft add table ip kube-proxy; nft add table ip6 nat; nft add chain ip6 nat KUBE-SERVICES");
-        let rivals = tables.probe().expect("asks").rivals;
-        assert_eq!(rivals.len(), 2, "{rivals:?}");
+        let other_proxies = tables.probe().expect("asks").other_proxies;
+        assert_eq!(other_proxies.len(), 2, "{other_proxies:?}");
     });
 }
 

@@ -55,13 +55,13 @@ fn an_unknown_service_has_no_explanation() {
 #[test]
 fn a_contested_address_names_its_holder() {
     let mut model = mk_model();
-    let mut rival = model.service_named(&mk_name(5)).expect("there").clone();
-    rival.name = "table/rival".parse().expect("a name");
-    rival.created = 1000;
-    rival.cluster_ips = vec!["10.96.0.200".parse().expect("an address")];
-    rival.ports[0].node_port = None;
-    model.apply(Event::Service(rival));
-    let explanation = explain(&model, &"table/rival".parse().expect("a name")).expect("is served");
+    let mut other = model.service_named(&mk_name(5)).expect("there").clone();
+    other.name = "table/other".parse().expect("a name");
+    other.created = 1000;
+    other.cluster_ips = vec!["10.96.0.200".parse().expect("an address")];
+    other.ports[0].node_port = None;
+    model.apply(Event::Service(other));
+    let explanation = explain(&model, &"table/other".parse().expect("a name")).expect("is served");
     assert_eq!(explanation.problems.len(), 1);
     let text = explanation.to_string();
     assert!(text.contains("NOT SERVED, for Service table/service-5 has it"), "{text}");

@@ -15,8 +15,8 @@ use std::{
 use super::{Decision, Met, Outcome, Packet, Source, decide};
 use crate::{
     input::{Name, ServiceName},
-    shadow::Moment,
     model::Model,
+    shadow::Moment,
     table::{Backend, Family, Frontend, Protocol},
 };
 

@@ -4,7 +4,7 @@
 //! Owns the rows that differ: pods of other nodes arrive on no interface of a pod, so they are clients like any
 //! other, and addresses do not matter. All other rows are those of [`CASES`].
 
-use super::{BOTH_MASQUERADED, CASES, Case, Client, Expect, FarPod, NODE, case, case6, strays, vip, world};
+use super::{BOTH_MASQUERADED, CASES, Case, Client, Expect, FarPod, NODE, case, case6, invalid, vip, world};
 use crate::{
     input::{Event, NodeInfo},
     interface::{InterfaceName, PodInterfaces},
@@ -70,13 +70,13 @@ pub fn packet(case: &Case, detector: &PodInterfaces) -> Packet {
 }
 
 /// Whether an invalid packet arrives. Those of another node's pod do, like any other client's.
-pub fn arrives(stray: &strays::Stray) -> bool {
-    stray.arrives || stray.from == FarPod
+pub fn arrives(row: &invalid::InvalidPacket) -> bool {
+    row.arrives || row.from == FarPod
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::strays::STRAYS, *};
+    use super::{super::invalid::INVALID_PACKETS, *};
     use crate::{input::Config, model::Model, oracle, trace, walk};
 
     fn mk_model(detector: PodInterfaces, events: Vec<Event>) -> Model {
@@ -116,10 +116,10 @@ mod tests {
     }
 
     #[test]
-    fn stray_packets_are_told_by_their_interface() {
+    fn invalid_packets_of_pods_are_recognised_by_interface() {
         for detector in detectors() {
             let model = mk_model(detector, world_by_interfaces());
-            for row in STRAYS {
+            for row in INVALID_PACKETS {
                 let ((source, _), interface) = (row.addresses(false), interface(row.from, &detector));
                 let said = oracle::lets_invalid_pass(&model, source, interface);
                 let state = model.shadow().desired();

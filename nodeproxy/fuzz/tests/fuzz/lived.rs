@@ -13,9 +13,9 @@ use portico_nodeproxy::{args::Args, input_event::InputEvent, node::Node};
 use portico_proxy_core::{
     flows::{self, Before},
     input::{Config, Event},
-    shadow::Moment,
     model::{HealthCheck, Model, Problem},
     plan::{self, AffinityMap, Chain, State},
+    shadow::Moment,
     table::{Backend, Frontend, Key, List, Value},
 };
 

@@ -8,9 +8,9 @@ use std::{io::ErrorKind, time::Duration};
 use portico_nodeproxy::{
     dataplane::DataplaneError,
     diagnose::Inquiry,
-    input_event::{InputEvent, Source},
     health::Health,
     health_check::Published,
+    input_event::{InputEvent, Source},
     metrics::Metrics,
     sync::{Outside, Sync, fake::FakeKernel},
 };

@@ -24,7 +24,8 @@ fn mk_service(name: &str, cluster_ip: &str) -> (Kind, Step) {
 
 /// An event of the slice, labelled with a Service or with none.
 fn mk_event(kind: &str, service: Option<&str>) -> String {
-    let labels = service.map_or_else(|| json!({"app": "web"}), |name| json!({"kubernetes.io/service-name": name}));
+    let labels =
+        service.map_or_else(|| json!({"app": "web"}), |name| json!({"kubernetes.io/service-name": name}));
     let metadata: Value = json!({"namespace": "shop", "name": "x", "resourceVersion": "3", "labels": labels});
     let object = json!({"metadata": metadata, "addressType": "IPv4", "ports": [{"name": "p", "port": 8080}],
         "endpoints": [{"addresses": ["10.1.0.1"]}]});
@@ -64,14 +65,23 @@ fn a_relabelled_slice_serves_the_service_of_its_label_and_no_other() {
             vec![heard("ADDED", Some("a")), heard("DELETED", Some("b"))],
             None,
         ),
-        ("its label changes unheard", vec![heard("ADDED", Some("a")), missed("MODIFIED", Some("b"))], Some(B)),
+        (
+            "its label changes unheard",
+            vec![heard("ADDED", Some("a")), missed("MODIFIED", Some("b"))],
+            Some(B),
+        ),
         ("its label goes unheard", vec![heard("ADDED", Some("a")), missed("MODIFIED", None)], None),
     ] {
-        let (api, kernel) = (Api::new(api::always(), both.iter().cloned().chain(steps)), FakeKernel::default());
+        let (api, kernel) =
+            (Api::new(api::always(), both.iter().cloned().chain(steps)), FakeKernel::default());
         assert!(run_loop(&api, &kernel, None).is_some(), "{what}: the loop ends by itself only");
         for cluster_ip in [A, B] {
             let expected = (serves == Some(cluster_ip)).then(|| ENDPOINT.to_owned());
-            assert_eq!(endpoints(&kernel, cluster_ip), BTreeSet::from_iter(expected), "{what}: at {cluster_ip}");
+            assert_eq!(
+                endpoints(&kernel, cluster_ip),
+                BTreeSet::from_iter(expected),
+                "{what}: at {cluster_ip}"
+            );
         }
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usiz
     runtime.expect("a runtime").block_on(async {
         let (inputs, inbox) = mpsc::channel(INPUTS);
         let mut tasks = JoinSet::new();
-        let _open = spawn_watches(api, &inputs, &mut tasks);
+        let _signal = spawn_watches(api, &inputs, &mut tasks);
         let looped = Looped::start(kernel, &inputs, inbox).await;
         let hear = async {
             match to_come {
@@ -88,18 +88,18 @@ pub(crate) fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usiz
     })
 }
 
-/// Begins to watch; the gate is open for as long as what is returned lives.
+/// Starts the watches. The signal of the first Services is true for as long as its sender lives.
 fn spawn_watches(
     api: &Arc<Api>,
     inputs: &mpsc::Sender<InputEvent>,
     tasks: &mut JoinSet<()>,
 ) -> channel::Sender<bool> {
-    let (open, gate) = channel::channel(true);
+    let (signal, first_programmed) = channel::channel(true);
     let (client, sender) = (api.client(), InputSender::new(inputs.clone(), Metrics::default()));
-    tasks.spawn(watch::objects(client.clone(), None, gate, sender.clone()));
+    tasks.spawn(watch::objects(client.clone(), None, first_programmed, sender.clone()));
     tasks.spawn(watch::node(client.clone(), NODE.to_owned(), sender.clone()));
     tasks.spawn(watch::service_cidrs(client, sender));
-    open
+    signal
 }
 
 fn steps(input: &[u8]) -> Vec<(Kind, Step)> {
@@ -127,7 +127,7 @@ fn live(api: &Arc<Api>) -> Outcome {
     runtime.expect("a runtime").block_on(async {
         let (inputs, mut inbox) = mpsc::channel(INPUTS);
         let mut tasks = JoinSet::new();
-        let _open = spawn_watches(api, &inputs, &mut tasks);
+        let _signal = spawn_watches(api, &inputs, &mut tasks);
         drop(inputs);
         let mut lived = Lived::new();
         let hear = async {

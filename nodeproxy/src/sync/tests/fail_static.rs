@@ -53,7 +53,9 @@ async fn a_deleted_node_object_takes_nothing_away() {
 #[tokio::test(start_paused = true)]
 async fn a_start_without_a_node_object_changes_nothing_until_there_is_one() {
     let bench = mk_bench(mk_rules().await);
-    bench.send([InputEvent::Node(None), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.2"])]).await;
+    bench
+        .send([InputEvent::Node(None), mk_service(Protocol::Tcp), mk_slice(Protocol::Tcp, &["10.1.0.2"])])
+        .await;
     bench.list_all().await;
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert!(is_served(&bench) && bench.health.livez().healthy && bench.health.healthz().healthy);

@@ -68,7 +68,9 @@ async fn the_first_write_finds_flows_that_began_without_it() {
     let itself = Backend { address: ip("10.96.0.1"), port: 80 };
     bench.kernel.inside().tracked.insert((mk_vip(Protocol::Udp), 1), itself);
     bench.send([mk_service(Protocol::Udp), mk_slice(Protocol::Udp, &["10.1.0.1"])]).await;
-    bench.send([InputEvent::First(Source::Services), InputEvent::First(Source::EndpointSlices), mk_node()]).await;
+    bench
+        .send([InputEvent::First(Source::Services), InputEvent::First(Source::EndpointSlices), mk_node()])
+        .await;
     bench.send([InputEvent::Listed(Source::Node), InputEvent::Listed(Source::Addresses)]).await;
     bench.settle().await;
     assert!(bench.kernel.inside().tracked.is_empty(), "DNS works before the rest is known");

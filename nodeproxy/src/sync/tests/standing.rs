@@ -5,7 +5,7 @@ use portico_proxy_core::table::{Alias, List, Pick, Target};
 use super::*;
 
 /// Elements that no packet may miss at once, and nothing of ours wants.
-fn mk_strays() -> [Key; 5] {
+fn mk_surplus() -> [Key; 5] {
     let nowhere = Frontend { address: ip("10.96.0.99"), protocol: Protocol::Tcp, port: 80 };
     let alias = Alias { address: ip("240.0.0.9"), protocol: Protocol::Tcp };
     [
@@ -28,13 +28,13 @@ fn value(key: &Key) -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn surplus_that_only_a_read_finds_ripens_and_goes() {
-    for stray in mk_strays() {
+    for surplus in mk_surplus() {
         let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
         let before = bench.kernel.inside().state.clone();
-        bench.kernel.inside().state.elements.insert(stray, value(&stray));
+        bench.kernel.inside().state.elements.insert(surplus, value(&surplus));
         bench.kernel.inside().generation += 1;
         tokio::time::sleep(AUDIT_EVERY + DESTRUCTIVE_AFTER * 3).await;
-        assert_eq!(bench.kernel.inside().state, before, "{stray:?}");
+        assert_eq!(bench.kernel.inside().state, before, "{surplus:?}");
     }
 }
 

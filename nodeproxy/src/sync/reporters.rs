@@ -14,12 +14,12 @@ use portico_proxy_core::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    conntrack::FlowsError, input_event::Times, health::Health, health_check::Published, metrics::Metrics,
+    conntrack::FlowsError, health::Health, health_check::Published, input_event::Times, metrics::Metrics,
     node::Node,
 };
 
 /// All receivers of reports.
-pub(super) struct Audience {
+pub(super) struct Reporters {
     health: Health,
     metrics: Metrics,
     health_checks: watch::Sender<Published>,
@@ -34,7 +34,7 @@ pub(super) struct Audience {
     reported: (Option<u64>, Option<u64>),
 }
 
-impl Audience {
+impl Reporters {
     pub(super) fn new(
         health: Health,
         metrics: Metrics,
@@ -103,7 +103,7 @@ impl Audience {
     }
 
     /// Records that an implausible answer of the API server is not applied.
-    pub(super) fn doubted(&self) {
+    pub(super) fn implausible(&self) {
         self.health.waits_for_others();
     }
 

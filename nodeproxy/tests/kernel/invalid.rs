@@ -10,7 +10,7 @@ use portico_nodeproxy::dataplane::{
     Dataplane,
     nftables::{Config, Nftables, invalid},
 };
-use portico_proxy_core::packets::{FAR_POD, NODE, OTHER_POD, OUTSIDE, POD, strays::STRAYS};
+use portico_proxy_core::packets::{FAR_POD, NODE, OTHER_POD, OUTSIDE, POD, invalid::INVALID_PACKETS};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::{
@@ -90,7 +90,7 @@ pub(crate) fn owner(table: &Table, address: Ipv4Addr) -> &Namespace {
 fn invalid_packets_of_pods_do_not_pass_and_others_do() {
     let Some(table) = Table::new() else { return };
     let (_tables, _model) = program(&table.node, mk_config());
-    for (number, row) in (20_000..).zip(STRAYS) {
+    for (number, row) in (20_000..).zip(INVALID_PACKETS) {
         for v6 in [false, true] {
             let (from, to) = (table.namespace(row.from), owner(&table, row.to));
             let arrived = arrives(from, to, row.addresses(v6), number);
@@ -125,7 +125,7 @@ fn one_direction_of_a_connection_passes_and_what_is_dropped_is_counted() {
 fn a_kernel_that_takes_them_for_valid_needs_no_rule() {
     let Some(table) = Table::new() else { return };
     let (_tables, _model) = program(&table.node, Config { drop_invalid: false, ..mk_config() });
-    for (number, row) in (21_000..).zip(STRAYS) {
+    for (number, row) in (21_000..).zip(INVALID_PACKETS) {
         let (from, to) = (table.namespace(row.from), owner(&table, row.to));
         assert!(arrives(from, to, row.addresses(false), number), "{}", row.name);
     }

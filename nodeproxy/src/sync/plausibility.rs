@@ -21,7 +21,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// The missing kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doubt {
+pub(super) enum Implausible {
     Services,
     Slices,
     Node,
@@ -29,56 +29,56 @@ pub(super) enum Doubt {
 
 impl Sync {
     /// Whether a first sync that finds `state` is put off.
-    pub(super) fn doubts(&mut self, state: &State) -> bool {
-        if self.audience.has_synced() {
+    pub(super) fn is_implausible(&mut self, state: &State) -> bool {
+        if self.reporters.has_synced() {
             return false;
         }
-        let doubt = self.doubt_about(state);
-        if let Some(what) = doubt
-            && self.doubt != doubt
+        let implausible = self.implausible_about(state);
+        if let Some(what) = implausible
+            && self.implausible != implausible
         {
-            tracing::warn!(%what, "what stands in the kernel stays until the API server's answer is credible");
+            tracing::warn!(%what, "the programmed rules stay until the API server has a plausible answer");
         }
-        self.doubt = doubt;
-        if doubt.is_some() {
-            self.audience.doubted();
+        self.implausible = implausible;
+        if implausible.is_some() {
+            self.reporters.implausible();
             self.kernel = Kernel::Unknown(Instant::now() + AGAIN_AFTER);
         }
-        doubt.is_some()
+        implausible.is_some()
     }
 
     /// Reads again at once if the missing objects have come.
-    pub(super) fn believe(&mut self) {
-        let came = match self.doubt {
+    pub(super) fn recheck_plausibility(&mut self) {
+        let came = match self.implausible {
             None => false,
-            Some(Doubt::Services) => self.model.services() > 0,
-            Some(Doubt::Slices) => self.model.has_slices(),
-            Some(Doubt::Node) => self.node.is_known(),
+            Some(Implausible::Services) => self.model.services() > 0,
+            Some(Implausible::Slices) => self.model.has_slices(),
+            Some(Implausible::Node) => self.node.is_known(),
         };
         if came {
             self.kernel = Kernel::Unknown(Instant::now());
         }
     }
 
-    fn doubt_about(&self, state: &State) -> Option<Doubt> {
+    fn implausible_about(&self, state: &State) -> Option<Implausible> {
         let is_service = |key: &Key| matches!(key, Key::Service(_) | Key::NoEndpoints(_));
         let is_served =
             |value: &Value| matches!(value, Value::Verdict(Verdict::Balance(_) | Verdict::External));
         if !self.node.is_known() && !state.elements.is_empty() {
-            Some(Doubt::Node)
+            Some(Implausible::Node)
         } else if self.may_be_empty {
             None
         } else if self.model.services() == 0 && state.elements.keys().any(is_service) {
-            Some(Doubt::Services)
+            Some(Implausible::Services)
         } else if !self.model.has_slices() && state.elements.values().any(is_served) {
-            Some(Doubt::Slices)
+            Some(Implausible::Slices)
         } else {
             None
         }
     }
 }
 
-impl fmt::Display for Doubt {
+impl fmt::Display for Implausible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Services => "the API server lists no Service, and not even default/kubernetes",

@@ -10,7 +10,7 @@ use super::{Client, FAR_POD, NODE, OTHER_POD, OUTSIDE, POD, twin};
 
 /// One behaviour.
 #[derive(Clone, Copy, Debug)]
-pub struct Stray {
+pub struct InvalidPacket {
     /// Name of the behaviour.
     pub name: &'static str,
     /// The sender.
@@ -21,22 +21,22 @@ pub struct Stray {
     pub arrives: bool,
 }
 
-const fn stray(name: &'static str, from: Client, to: Ipv4Addr, arrives: bool) -> Stray {
-    Stray { name, from, to, arrives }
+const fn invalid(name: &'static str, from: Client, to: Ipv4Addr, arrives: bool) -> InvalidPacket {
+    InvalidPacket { name, from, to, arrives }
 }
 
 /// The rows. Each holds for IPv4 and, between the twins of the addresses, for IPv6.
-pub const STRAYS: &[Stray] = &[
-    stray("a pod's to a client outside is dropped", Client::Pod, OUTSIDE, false),
-    stray("an endpoint's to a pod is dropped", Client::Endpoint, OTHER_POD, false),
-    stray("that of another node's pod to a pod here is dropped", Client::FarPod, POD, false),
-    stray("a pod's to the node is dropped", Client::Pod, NODE, false),
-    stray("an outside client's to a pod is not ours", Client::Outside, POD, true),
-    stray("the node's own to a pod is not ours", Client::Node, FAR_POD, true),
-    stray("an outside client's to the node is not ours", Client::Outside, NODE, true),
+pub const INVALID_PACKETS: &[InvalidPacket] = &[
+    invalid("a pod's to a client outside is dropped", Client::Pod, OUTSIDE, false),
+    invalid("an endpoint's to a pod is dropped", Client::Endpoint, OTHER_POD, false),
+    invalid("that of another node's pod to a pod here is dropped", Client::FarPod, POD, false),
+    invalid("a pod's to the node is dropped", Client::Pod, NODE, false),
+    invalid("an outside client's to a pod is not ours", Client::Outside, POD, true),
+    invalid("the node's own to a pod is not ours", Client::Node, FAR_POD, true),
+    invalid("an outside client's to the node is not ours", Client::Outside, NODE, true),
 ];
 
-impl Stray {
+impl InvalidPacket {
     /// Source and destination in a family.
     pub fn addresses(&self, v6: bool) -> (IpAddr, IpAddr) {
         let of = |address: Ipv4Addr| if v6 { twin(address).into() } else { address.into() };
@@ -55,7 +55,7 @@ mod tests {
         for event in world() {
             model.apply(event);
         }
-        for row in STRAYS {
+        for row in INVALID_PACKETS {
             for v6 in [false, true] {
                 let (source, _) = row.addresses(v6);
                 let said = oracle::lets_invalid_pass(&model, source, row.from.interface());

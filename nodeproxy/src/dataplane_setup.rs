@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The parts of a dataplane that the sync loop and other tasks need.
-pub struct Carrier {
+pub struct DataplaneSetup {
     /// Writes Services.
     pub dataplane: Box<dyn Dataplane>,
     /// Deletes flows whose endpoint serves no more.
@@ -50,13 +50,13 @@ pub struct Carrier {
 }
 
 /// Builds the parts for the flags; `config` is that of the kernel's tables.
-pub fn carrier(args: &Args, config: Config, counters: &Counters) -> anyhow::Result<Carrier> {
+pub fn build(args: &Args, config: Config, counters: &Counters) -> anyhow::Result<DataplaneSetup> {
     match args.dataplane {
         DataplaneKind::Nftables if args.traffic.nodeport_addresses.has_localhost() => {
             let (proxy, faults) = proxy(args, counters, None);
             let localhost = Localhost::new(open(config.clone())?, proxy);
             let (recollect, count_clients) = in_kernel(&config);
-            Ok(Carrier {
+            Ok(DataplaneSetup {
                 recollect,
                 count_clients,
                 flows: Box::new(ProxiedFlows::beside(localhost.sockets(), Box::new(conntrack::Kernel))),
@@ -67,7 +67,7 @@ pub fn carrier(args: &Args, config: Config, counters: &Counters) -> anyhow::Resu
         }
         DataplaneKind::Nftables => {
             let (recollect, count_clients) = in_kernel(&config);
-            Ok(Carrier {
+            Ok(DataplaneSetup {
                 recollect,
                 count_clients,
                 dataplane: open(config.clone())?,
@@ -81,7 +81,7 @@ pub fn carrier(args: &Args, config: Config, counters: &Counters) -> anyhow::Resu
             let (proxy, faults) = proxy(args, counters, Some(config.masquerade_mark));
             let (recollect, count_clients) = in_process(&proxy);
             let userspace = Userspace::new(open(config.clone())?, proxy, Box::new(kernel_addresses));
-            Ok(Carrier {
+            Ok(DataplaneSetup {
                 recollect,
                 count_clients,
                 flows: Box::new(ProxiedFlows::redirected(userspace.sockets(), Box::new(conntrack::Kernel))),
