@@ -171,7 +171,7 @@ fn address(second: u8, number: u32) -> IpAddr {
     Ipv4Addr::new(10, second, high, low).into()
 }
 
-/// Ten Services share a namespace where clients are remembered by namespace.
+/// Ten Services share a namespace, and with it an affinity map.
 fn namespace(number: u32, affinity: bool) -> String {
     if affinity { format!("bench-{}", number / 10) } else { "bench".to_owned() }
 }

@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Number of clients in one affinity map.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct MapUsage {
     /// Pool of the map ([`portico_proxy_core::affinity::pool`]).
     pub pool: u32,
     /// Name of the map, or of the process that has it.
@@ -31,7 +31,7 @@ pub struct Room {
 }
 
 /// Counts clients, on a connection of its own; blocks.
-pub type CountClients = Arc<dyn Fn() -> Result<Vec<Room>, DataplaneError> + Send + Sync>;
+pub type CountClients = Arc<dyn Fn() -> Result<Vec<MapUsage>, DataplaneError> + Send + Sync>;
 
 /// Maps that were reported as nearly full, by pool and place.
 #[derive(Debug, Default)]
@@ -39,12 +39,12 @@ struct Reported(BTreeSet<(u32, String)>);
 
 impl Reported {
     /// The maps that have just become nearly full: four fifths. Below three fifths a map may be reported again.
-    fn look<'a>(&mut self, rooms: &'a [Room]) -> Vec<&'a Room> {
-        let holds = |fifths: usize, room: &Room| room.clients * 5 >= MOST * fifths;
-        let key = |room: &Room| (room.pool, room.place.clone());
-        let still: BTreeSet<_> = rooms.iter().filter(|room| holds(3, room)).map(key).collect();
+    fn newly_full<'a>(&mut self, maps: &'a [MapUsage]) -> Vec<&'a MapUsage> {
+        let holds = |fifths: usize, map: &MapUsage| map.clients * 5 >= MOST * fifths;
+        let key = |map: &MapUsage| (map.pool, map.place.clone());
+        let still: BTreeSet<_> = maps.iter().filter(|map| holds(3, map)).map(key).collect();
         self.0.retain(|reported| still.contains(reported));
-        rooms.iter().filter(|room| holds(4, room) && self.0.insert(key(room))).collect()
+        maps.iter().filter(|map| holds(4, map) && self.0.insert(key(map))).collect()
     }
 }
 
@@ -62,8 +62,8 @@ pub async fn watch(
         ticks.tick().await;
         let count = count.clone();
         let Ok(counted) = tokio::task::spawn_blocking(move || count()).await else { continue };
-        let rooms = match counted {
-            Ok(rooms) => rooms,
+        let maps = match counted {
+            Ok(maps) => maps,
             Err(error) => {
                 tracing::debug!(
                     error = portico_runtime::chain(&error),
@@ -72,9 +72,9 @@ pub async fn watch(
                 continue;
             }
         };
-        metrics.remembered(rooms.iter().map(|room| room.clients));
-        for room in reported.look(&rooms) {
-            if inquiries.send(report(room.clone(), notices.clone())).await.is_err() {
+        metrics.set_affinity_clients(maps.iter().map(|map| map.clients));
+        for map in reported.newly_full(&maps) {
+            if inquiries.send(report(map.clone(), notices.clone())).await.is_err() {
                 return;
             }
         }
@@ -82,23 +82,24 @@ pub async fn watch(
 }
 
 /// Work for the loop that reports a nearly full map, with the namespaces that only the model knows.
-fn report(room: Room, notices: mpsc::Sender<Notice>) -> Inquiry {
+fn report(map: MapUsage, notices: mpsc::Sender<Notice>) -> Inquiry {
     Box::new(move |known| {
-        let namespaces: Vec<_> = known.model.namespaces_of(room.pool).into_iter().collect();
-        let note = text(&room, &namespaces.join(", "));
+        let namespaces: Vec<_> = known.model.namespaces_of(map.pool).into_iter().collect();
+        let note = text(&map, &namespaces.join(", "));
         tracing::warn!("{note}");
-        let notice = Notice { about: About::Node, reason: "AffinityNearlyFull", action: "Remember", note };
+        let notice =
+            Notice { about: About::Node, reason: "AffinityNearlyFull", action: "AddAffinityEntry", note };
         if notices.try_send(notice).is_err() {
-            tracing::debug!(room.place, "no room for an Event");
+            tracing::debug!(map.place, "no room for an Event");
         }
     })
 }
 
-fn text(room: &Room, namespaces: &str) -> String {
-    let Room { pool: _, place, clients } = room;
+fn text(map: &MapUsage, namespaces: &str) -> String {
+    let MapUsage { pool: _, place, clients } = map;
     format!(
-        "sessionAffinity: ClientIP in namespace {namespaces}: {clients} of at most {MOST} clients are remembered on this node \
-         ({place}); once it is full, new clients of its Services are balanced without being remembered. Many clients that come once \
+        "sessionAffinity: ClientIP in namespace {namespaces}: {clients} of at most {MOST} clients have an affinity entry on this node \
+         ({place}); once the map is full, new clients of its Services are balanced without an entry. Many clients that connect once \
          may be a flood with forged sources; a shorter spec.sessionAffinityConfig.clientIP.timeoutSeconds makes room sooner. Other \
          namespaces are not concerned"
     )
@@ -111,23 +112,25 @@ mod tests {
     use super::*;
     use crate::diagnose::Known;
 
-    fn mk_room(place: &str, clients: usize) -> Room {
-        Room { pool: portico_proxy_core::affinity::pool("table"), place: place.to_owned(), clients }
+    fn mk_usage(place: &str, clients: usize) -> MapUsage {
+        MapUsage { pool: portico_proxy_core::affinity::pool("table"), place: place.to_owned(), clients }
     }
 
     #[test]
-    fn a_room_is_told_once_before_it_is_full_and_again_after_it_had_emptied() {
+    fn a_map_is_reported_once_before_it_is_full_and_again_after_it_had_emptied() {
         let mut reported = Reported::default();
-        let mut is_reported = |clients| !reported.look(&[mk_room("a", clients), mk_room("b", 7)]).is_empty();
-        let looks = [10_000, 52_428, 65_535, 45_000, 60_000, 30_000, 60_000];
-        assert_eq!(looks.map(&mut is_reported), [false, true, false, false, false, false, true]);
+        let mut is_reported =
+            |clients| !reported.newly_full(&[mk_usage("a", clients), mk_usage("b", 7)]).is_empty();
+        let counts = [10_000, 52_428, 65_535, 45_000, 60_000, 30_000, 60_000];
+        assert_eq!(counts.map(&mut is_reported), [false, true, false, false, false, false, true]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_room_that_fills_is_an_event_a_gauge_and_names_its_namespace() {
+    async fn a_map_that_fills_is_an_event_a_gauge_and_names_its_namespace() {
         let (inquiries, mut asked) = mpsc::channel::<Inquiry>(1);
         let (notices, mut notified) = mpsc::channel(1);
-        let count: CountClients = Arc::new(|| Ok(vec![mk_room("affinity-10800-1", 60_000), mk_room("b", 1)]));
+        let count: CountClients =
+            Arc::new(|| Ok(vec![mk_usage("affinity-10800-1", 60_000), mk_usage("b", 1)]));
         let metrics = Metrics::default();
         let watching = tokio::spawn(watch(count, metrics.clone(), inquiries, notices));
         let inquiry = asked.recv().await.expect("asks");

@@ -9,7 +9,7 @@ use portico_proxy_core::plan::AffinityMap;
 use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 
 use crate::{
-    affinity::{CountClients, Room},
+    affinity::{CountClients, MapUsage},
     args::{Args, DataplaneKind},
     conntrack::{self, Flows},
     dataplane::{
@@ -29,7 +29,7 @@ use crate::{
     },
     diagnose::{
         ReadKernel,
-        memory::{Client, Had, Recollect},
+        affinity::{AffinityEntry, Client, ReadAffinity},
     },
 };
 
@@ -42,7 +42,7 @@ pub struct DataplaneSetup {
     /// Reads the programmed state on a connection of its own.
     pub read: ReadKernel,
     /// Reads the affinity entry of a client.
-    pub recollect: Recollect,
+    pub read_affinity: ReadAffinity,
     /// Counts the clients of each affinity map.
     pub count_clients: CountClients,
     /// Reports of the userspace proxy to owners of Services, if it runs.
@@ -55,9 +55,9 @@ pub fn build(args: &Args, config: Config, counters: &Counters) -> anyhow::Result
         DataplaneKind::Nftables if args.traffic.nodeport_addresses.has_localhost() => {
             let (proxy, faults) = proxy(args, counters, None);
             let localhost = Localhost::new(open(config.clone())?, proxy);
-            let (recollect, count_clients) = in_kernel(&config);
+            let (read_affinity, count_clients) = in_kernel(&config);
             Ok(DataplaneSetup {
-                recollect,
+                read_affinity,
                 count_clients,
                 flows: Box::new(ProxiedFlows::beside(localhost.sockets(), Box::new(conntrack::Kernel))),
                 read: Arc::new(localhost.reader(reader(config))),
@@ -66,9 +66,9 @@ pub fn build(args: &Args, config: Config, counters: &Counters) -> anyhow::Result
             })
         }
         DataplaneKind::Nftables => {
-            let (recollect, count_clients) = in_kernel(&config);
+            let (read_affinity, count_clients) = in_kernel(&config);
             Ok(DataplaneSetup {
-                recollect,
+                read_affinity,
                 count_clients,
                 dataplane: open(config.clone())?,
                 flows: Box::new(conntrack::Kernel),
@@ -79,10 +79,10 @@ pub fn build(args: &Args, config: Config, counters: &Counters) -> anyhow::Result
         DataplaneKind::Userspace => {
             let config = Config { proxied: true, ..config };
             let (proxy, faults) = proxy(args, counters, Some(config.masquerade_mark));
-            let (recollect, count_clients) = in_process(&proxy);
+            let (read_affinity, count_clients) = in_process(&proxy);
             let userspace = Userspace::new(open(config.clone())?, proxy, Box::new(kernel_addresses));
             Ok(DataplaneSetup {
-                recollect,
+                read_affinity,
                 count_clients,
                 flows: Box::new(ProxiedFlows::redirected(userspace.sockets(), Box::new(conntrack::Kernel))),
                 read: Arc::new(userspace.reader(reader(config))),
@@ -107,34 +107,37 @@ fn reader(config: Config) -> impl Fn() -> Result<Observed, DataplaneError> + Sen
 }
 
 /// Affinity entries in the kernel's maps.
-fn in_kernel(config: &Config) -> (Recollect, CountClients) {
+fn in_kernel(config: &Config) -> (ReadAffinity, CountClients) {
     let (lookup, count) = (config.clone(), config.clone());
-    let recollect = move |client: &Client| {
+    let read_affinity = move |client: &Client| {
         let mut tables = Nftables::open(lookup.clone())?;
         let Client { address, port, map } = client;
-        Ok(tables.remembered(map, *address, port)?.map(Had::Id))
+        Ok(tables.affinity_entry(map, *address, port)?.map(AffinityEntry::Id))
     };
     let count = move || {
         let counted = Nftables::open(count.clone())?.clients()?;
-        let room =
-            |(map, clients): (AffinityMap, usize)| Room { pool: map.pool, place: map.to_string(), clients };
-        Ok(counted.into_iter().map(room).collect())
+        let map = |(map, clients): (AffinityMap, usize)| MapUsage {
+            pool: map.pool,
+            place: map.to_string(),
+            clients,
+        };
+        Ok(counted.into_iter().map(map).collect())
     };
-    (Arc::new(recollect), Arc::new(count))
+    (Arc::new(read_affinity), Arc::new(count))
 }
 
 /// Affinity entries in this process.
-fn in_process(proxy: &Arc<Proxy>) -> (Recollect, CountClients) {
+fn in_process(proxy: &Arc<Proxy>) -> (ReadAffinity, CountClients) {
     let (lookup, count) = (proxy.clone(), proxy.clone());
-    let recollect = move |client: &Client| {
+    let read_affinity = move |client: &Client| {
         let Client { address, port, map } = *client;
         let timeout = Duration::from_secs(map.seconds.into());
         let affinity = Affinity { port, pool: map.pool, timeout };
-        Ok(lookup.clients.get(&affinity, address, Instant::now()).map(Had::Endpoint))
+        Ok(lookup.clients.get(&affinity, address, Instant::now()).map(AffinityEntry::Endpoint))
     };
-    let room = |(pool, clients)| Room { pool, place: "in the userspace proxy".to_owned(), clients };
-    let count = move || Ok(count.clients.counts().into_iter().map(room).collect());
-    (Arc::new(recollect), Arc::new(count))
+    let map = |(pool, clients)| MapUsage { pool, place: "in the userspace proxy".to_owned(), clients };
+    let count = move || Ok(count.clients.counts().into_iter().map(map).collect());
+    (Arc::new(read_affinity), Arc::new(count))
 }
 
 fn proxy(args: &Args, counters: &Counters, mark: Option<u32>) -> (Arc<Proxy>, mpsc::Receiver<Fault>) {

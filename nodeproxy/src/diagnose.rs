@@ -11,9 +11,9 @@
 //!
 //! Invariant: nothing here changes anything, in the model or in the kernel.
 
+pub mod affinity;
 pub mod command;
 pub mod dump;
-pub mod memory;
 pub mod socket;
 pub mod ways;
 
@@ -28,14 +28,14 @@ use portico_proxy_core::{
     oracle::{self, Outcome, Packet, Source},
     table::Frontend,
     trace::{self, Trace},
-    walk::Ground,
+    walk::PacketContext,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dataplane::{DataplaneError, Observed};
+use affinity::{AffinityEntry, Client, ReadAffinity};
 use dump::Dump;
-use memory::{Client, Had, Recollect};
 use ways::Ways;
 pub use ways::source_towards;
 
@@ -170,7 +170,7 @@ pub type ReadKernel = Arc<dyn Fn() -> Result<Observed, DataplaneError> + Send + 
 pub struct Oracle {
     inquiries: mpsc::Sender<Inquiry>,
     read: ReadKernel,
-    recollect: Recollect,
+    read_affinity: ReadAffinity,
     ways: Ways,
 }
 
@@ -197,13 +197,18 @@ struct Walked {
     outcome: Outcome,
     config: Config,
     node: NodeInfo,
-    remembered: Option<u32>,
+    affinity_id: Option<u32>,
 }
 
 impl Oracle {
     /// Sends work to the loop behind `inquiries`.
-    pub fn new(inquiries: mpsc::Sender<Inquiry>, read: ReadKernel, recollect: Recollect, ways: Ways) -> Self {
-        Self { inquiries, read, recollect, ways }
+    pub fn new(
+        inquiries: mpsc::Sender<Inquiry>,
+        read: ReadKernel,
+        read_affinity: ReadAffinity,
+        ways: Ways,
+    ) -> Self {
+        Self { inquiries, read, read_affinity, ways }
     }
 
     /// Answers one question.
@@ -211,8 +216,8 @@ impl Oracle {
         let mut looks = 1;
         loop {
             let mut draft = self.draft(question, None).await?;
-            if let Some(had) = self.look_up(draft.client).await {
-                draft = self.draft(question, Some(had)).await?;
+            if let Some(entry) = self.read_entry(draft.client).await {
+                draft = self.draft(question, Some(entry)).await?;
             }
             if let Answer::Trace(trace) = &mut draft.answer {
                 see_sources(trace, |endpoint| (self.ways.source)(endpoint).into_iter().collect());
@@ -234,10 +239,10 @@ impl Oracle {
     }
 
     /// The affinity entry of a client. If it cannot be read, the answer is that of a client without one.
-    async fn look_up(&self, client: Option<Client>) -> Option<Had> {
-        let (client, recollect) = (client?, self.recollect.clone());
-        match tokio::task::spawn_blocking(move || recollect(&client)).await.ok()? {
-            Ok(had) => had,
+    async fn read_entry(&self, client: Option<Client>) -> Option<AffinityEntry> {
+        let (client, read_affinity) = (client?, self.read_affinity.clone());
+        match tokio::task::spawn_blocking(move || read_affinity(&client)).await.ok()? {
+            Ok(entry) => entry,
             Err(error) => {
                 tracing::warn!(error = portico_runtime::chain(&error), "remembered clients cannot be read");
                 None
@@ -245,7 +250,7 @@ impl Oracle {
         }
     }
 
-    async fn draft(&self, question: &Question, had: Option<Had>) -> Result<Draft, DiagnoseError> {
+    async fn draft(&self, question: &Question, entry: Option<AffinityEntry>) -> Result<Draft, DiagnoseError> {
         let (send, drafted) = oneshot::channel();
         let mut question = question.clone();
         if let Question::Trace { from, interface: interface @ None, .. } = &mut question {
@@ -253,14 +258,18 @@ impl Oracle {
         }
         let inquiry: Inquiry = Box::new(move |known| {
             // Whoever asked may have gone.
-            drop(send.send(draft(&question, known, had)));
+            drop(send.send(draft(&question, known, entry)));
         });
         self.inquiries.send(inquiry).await.map_err(|_closed| DiagnoseError::Ending)?;
         drafted.await.map_err(|_closed| DiagnoseError::Ending)?
     }
 }
 
-fn draft(question: &Question, known: Known<'_>, had: Option<Had>) -> Result<Draft, DiagnoseError> {
+fn draft(
+    question: &Question,
+    known: Known<'_>,
+    entry: Option<AffinityEntry>,
+) -> Result<Draft, DiagnoseError> {
     let model = known.model;
     if !known.complete {
         return Err(DiagnoseError::Starting);
@@ -268,9 +277,9 @@ fn draft(question: &Question, known: Known<'_>, had: Option<Had>) -> Result<Draf
     match question {
         Question::Trace { from, to, interface, kernel } => {
             let packet = known.packet(*from, *to, *interface)?;
-            let client = memory::client(model, &packet);
-            let last = client.zip(had).and_then(|(client, had)| {
-                memory::endpoint(model, model.service_of(&packet.to)?, &client, had)
+            let client = affinity::client(model, &packet);
+            let last = client.zip(entry).and_then(|(client, entry)| {
+                affinity::endpoint(model, model.service_of(&packet.to)?, &client, entry)
             });
             let claim = || Claim {
                 wanted: Wanted::by_packet(model, &packet),
@@ -279,10 +288,10 @@ fn draft(question: &Question, known: Known<'_>, had: Option<Had>) -> Result<Draf
                     outcome: oracle::outcome_by_elements(model, &packet, last),
                     config: model.config().clone(),
                     node: model.node_info().clone(),
-                    remembered: last.and_then(|last| model.affinity_id(&packet.to, last)),
+                    affinity_id: last.and_then(|last| model.affinity_id(&packet.to, last)),
                 }),
             };
-            let mut trace = trace::trace_remembering(model, &packet, last);
+            let mut trace = trace::trace_with_affinity(model, &packet, last);
             see_sources(&mut trace, |endpoint| known.addresses_towards(endpoint));
             let answer = Answer::Trace(Box::new(trace));
             Ok(Draft { answer, claim: kernel.then(claim), client })
@@ -359,9 +368,9 @@ impl Draft {
         let check = self.claim.map(|Claim { wanted, walk }| {
             let check = wanted.check(state, rebuild.clone());
             match walk {
-                Some(Walked { packet, outcome, config, node, remembered }) => {
-                    let ground = Ground { config: &config, node: &node, remembered };
-                    check.walked(state, ground, &packet, &outcome)
+                Some(Walked { packet, outcome, config, node, affinity_id }) => {
+                    let context = PacketContext { config: &config, node: &node, affinity_id };
+                    check.walked(state, context, &packet, &outcome)
                 }
                 None => check,
             }

@@ -243,10 +243,10 @@ impl Metrics {
         r.register("problems", "Conflicts between Services and fields not served", self.problems.clone());
         r.register("elements", "Elements that should stand in the kernel", self.elements.clone());
         let [all, most] = &self.affinity_clients;
-        r.register("affinity_clients", "Clients that session affinity remembers", all.clone());
+        r.register("affinity_clients", "Clients with an affinity entry", all.clone());
         r.register(
             "affinity_clients_most",
-            "Those of the namespace and timeout that has most; beyond 65535 a new one is not remembered",
+            "Clients in the fullest affinity map; beyond 65535 a new one gets no entry",
             most.clone(),
         );
         self.userspace.register(r);
@@ -299,8 +299,8 @@ impl Metrics {
     }
 
     /// Sets the numbers of clients with session affinity, one for each affinity map.
-    pub fn remembered(&self, rooms: impl Iterator<Item = usize>) {
-        let (all, most) = rooms.fold((0, 0), |(all, most), clients| (all + clients, clients.max(most)));
+    pub fn set_affinity_clients(&self, maps: impl Iterator<Item = usize>) {
+        let (all, most) = maps.fold((0, 0), |(all, most), clients| (all + clients, clients.max(most)));
         for (gauge, count) in self.affinity_clients.iter().zip([all, most]) {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }

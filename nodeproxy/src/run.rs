@@ -31,7 +31,7 @@ use crate::{
     },
     dataplane_setup::{self, DataplaneSetup},
     diagnose::{
-        self, Inquiry, Oracle, ReadKernel, command::Agreement, memory::Recollect, socket, ways::Ways,
+        self, Inquiry, Oracle, ReadKernel, affinity::ReadAffinity, command::Agreement, socket, ways::Ways,
     },
     events::{self, About, Notice},
     health::Health,
@@ -126,7 +126,7 @@ fn answer_questions(
             return;
         }
     };
-    let oracle = Oracle::new(inquiries, read, recollect, Ways::of_kernel());
+    let oracle = Oracle::new(inquiries, read, read_affinity, Ways::of_kernel());
     let token = stop.clone();
     tasks.run("admin-socket", socket::serve(listener, oracle, token));
 }
@@ -147,7 +147,7 @@ async fn start(
     let node = Node::new(name.as_str().into(), args.traffic.clone());
     let (notices, reported) = mpsc::channel(events::BACKLOG);
     let (inquiries, asked) = mpsc::channel(INQUIRIES);
-    let DataplaneSetup { dataplane, flows, read, recollect, count_clients, faults } = setup;
+    let DataplaneSetup { dataplane, flows, read, read_affinity, count_clients, faults } = setup;
     let (sync, published) = sync(args, node, (dataplane, flows), &health, &metrics, &notices).await?;
     let sync = sync.answering(asked);
     if let Some(faults) = faults {
@@ -156,7 +156,7 @@ async fn start(
     }
     let counting = affinity::watch(count_clients, metrics.clone(), inquiries.clone(), notices.clone());
     spawn(tasks, "affinity", stop, counting.map(Ok));
-    answer_questions(args, inquiries, (read, recollect), tasks, stop);
+    answer_questions(args, inquiries, (read, read_affinity), tasks, stop);
     let (signal, first_programmed) = channel::channel(false);
     let sync = lift_taint(&args.cluster, sync.signalling_first(signal), &client, &name, tasks, stop);
     let (inputs, inbox) = mpsc::channel(INPUTS);

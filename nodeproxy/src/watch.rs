@@ -1,7 +1,7 @@
 //! Watches the API server and this node's addresses, and sends their changes to the sync loop.
 //!
 //! Owns selectors, lists, and objects that a new list lacks. kube's watcher reports a whole new list, while the
-//! model needs deletions, so each watch remembers the names of its objects. Leaves the decoding of objects to
+//! model needs deletions, so each watch caches the names of its objects. Leaves the decoding of objects to
 //! [`crate::convert`].
 //!
 //! Invariants: an unreadable field is reported and skipped, and stops nothing else. API objects are dropped
@@ -159,7 +159,7 @@ async fn services(client: Client, proxy_name: Option<String>, first: First<Servi
     follow(stream, cache, first, (Source::Services, &sender), |_| Some(()), input).await;
 }
 
-/// Slices of this proxy's Services. The watch remembers the Service of each slice.
+/// Slices of this proxy's Services. The watch caches the Service of each slice.
 async fn slices(client: Client, proxy_name: Option<String>, first: First<DecodedSlice>, sender: InputSender) {
     let labels = format!("!service.kubernetes.io/headless,{}", ours(proxy_name.as_deref()));
     let config = watcher::Config::default().labels(&labels);

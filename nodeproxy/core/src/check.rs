@@ -17,7 +17,7 @@ use crate::{
     oracle::{self, Outcome, Packet},
     plan::{Chain, State},
     table::{Alias, Family, Frontend, Key, Value},
-    walk::{self, Ground},
+    walk::{self, PacketContext},
 };
 
 /// The desired elements that one question concerns.
@@ -175,9 +175,15 @@ impl Difference {
 impl Check {
     /// Adds the outcome of a packet in the kernel's tables, if it is not `expected`.
     #[must_use]
-    pub fn walked(mut self, found: &State, ground: Ground<'_>, packet: &Packet, expected: &Outcome) -> Self {
+    pub fn walked(
+        mut self,
+        found: &State,
+        context: PacketContext<'_>,
+        packet: &Packet,
+        expected: &Outcome,
+    ) -> Self {
         if self.damage.is_none() {
-            let outcome = walk::walk(found, ground, packet);
+            let outcome = walk::walk(found, context, packet);
             self.outcome = (outcome != *expected).then(|| outcome.to_string());
         }
         self

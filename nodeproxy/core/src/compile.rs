@@ -227,7 +227,7 @@ impl Writer<'_> {
             self.external(frontend);
         }
         if is_load_balanced(self.service, &frontend) {
-            self.firewall(frontend, node, config);
+            self.restrict_sources(frontend, node, config);
         }
     }
 
@@ -291,7 +291,7 @@ impl Writer<'_> {
             let pick = Verdict::Pick(Pick { endpoints, list });
             // The same for every frontend of the port that uses the list.
             if self.compiled.elements.insert(Key::AffinityPick(alias, list), Value::Verdict(pick)).is_none() {
-                self.remember(alias, list);
+                self.affinity_endpoints(alias, list);
             }
             let pool = affinity::pool(&self.service.name.namespace);
             return Verdict::Recall(Recall { seconds, pool, list, masquerade });
@@ -304,7 +304,7 @@ impl Writer<'_> {
 
     /// The affinity entry of a client has the id of its endpoint. The id is the same in both lists, but each
     /// list only has its own members ([`affinity::kept`]).
-    fn remember(&mut self, alias: Alias, list: List) {
+    fn affinity_endpoints(&mut self, alias: Alias, list: List) {
         let placed = self.placed;
         let ids = slots::ids(&placed.cluster.iter().chain(&placed.local).copied().collect());
         for (slot, backend) in (list.first_slot()..).zip(placed.of(list)) {
@@ -318,7 +318,7 @@ impl Writer<'_> {
     /// Overlapping ranges are merged, because interval sets refuse them. A load balancer often leaves its VIP
     /// on the node, and then a request of the node itself has the VIP as its source. It may pass if the node's
     /// own address may.
-    fn firewall(&mut self, frontend: Frontend, node: &NodeInfo, config: &Config) {
+    fn restrict_sources(&mut self, frontend: Frontend, node: &NodeInfo, config: &Config) {
         let family = Family::of(frontend.address);
         let Some(mut ranges) = self.service.admitted(family) else { return };
         self.put(Key::Firewalled(frontend), Value::Present);

@@ -2,7 +2,7 @@
 //!
 //! Owns the meaning of each behaviour of kube-proxy for one connection. It reads the model's objects and never
 //! its elements, so the tests can compare it with [`crate::walk`], which reads the elements as the kernel does.
-//! Leaves history to [`memory`]: the last endpoint of each client, and the connections under way.
+//! Leaves history to [`history`]: the last endpoint of each client, and the connections under way.
 //!
 //! Invariant: total and deterministic. The same packet, objects and history give the same answer.
 
@@ -22,7 +22,7 @@ use crate::{
     table::{Backend, Family, Frontend},
 };
 
-pub mod memory;
+pub mod history;
 
 /// The first packet of a connection, as it reaches this node's hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ pub fn outcome(model: &Model, packet: &Packet) -> Outcome {
 }
 
 /// The same for a client whose affinity entry names this endpoint of the Service port.
-pub fn outcome_remembering(model: &Model, packet: &Packet, last: Option<Backend>) -> Outcome {
+pub fn outcome_with_affinity(model: &Model, packet: &Packet, last: Option<Backend>) -> Outcome {
     decide(model, packet, last).outcome
 }
 

@@ -14,13 +14,13 @@ use crate::{
     table::{Backend, Family, Frontend, Protocol},
 };
 
+pub mod affinity;
 mod cluster;
 pub mod interfaces;
 pub mod invalid;
 pub mod matrix;
-pub mod remembered;
 
-pub use cluster::{ground, proxy_mode_addresses, virtual_addresses, world};
+pub use cluster::{empty_cluster, proxy_mode_addresses, virtual_addresses, world};
 
 /// This node's address; NodePorts answer on it.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
@@ -414,8 +414,9 @@ mod tests {
 
     #[test]
     fn the_ruleset_does_what_the_table_says() {
-        let wrong =
-            wrong(|model, packet| walk::walk(model.shadow().desired(), walk::Ground::of(model), packet));
+        let wrong = wrong(|model, packet| {
+            walk::walk(model.shadow().desired(), walk::PacketContext::of(model), packet)
+        });
         assert!(wrong.is_empty(), "(case, [got, expected]): {wrong:#?}");
     }
 

@@ -23,7 +23,7 @@ use crate::{
     select,
     select::Listed,
     table::{Backend, Family, Frontend},
-    walk::{self, Ground, Step},
+    walk::{self, PacketContext, Step},
 };
 
 pub use crate::select::Standing;
@@ -139,15 +139,15 @@ pub struct Trace {
 
 /// Traces the first packet of a connection whose client has no affinity entry.
 pub fn trace(model: &Model, packet: &Packet) -> Trace {
-    trace_remembering(model, packet, None)
+    trace_with_affinity(model, packet, None)
 }
 
 /// The same for a client whose affinity entry names this endpoint of the Service port.
-pub fn trace_remembering(model: &Model, packet: &Packet, last: Option<Backend>) -> Trace {
+pub fn trace_with_affinity(model: &Model, packet: &Packet, last: Option<Backend>) -> Trace {
     let decision = oracle::decide(model, packet, last);
-    let remembered = last.and_then(|last| model.affinity_id(&packet.to, last));
-    let ground = Ground { remembered, ..Ground::of(model) };
-    let (_, path) = walk::path(model.shadow().desired(), ground, packet);
+    let affinity_id = last.and_then(|last| model.affinity_id(&packet.to, last));
+    let context = PacketContext { affinity_id, ..PacketContext::of(model) };
+    let (_, path) = walk::path(model.shadow().desired(), context, packet);
     let endpoints = decision.met.as_ref().map(|met| targets(model, packet, met, &decision.outcome));
     Trace {
         node: model.node_info().name.to_string(),

@@ -2,7 +2,7 @@
 //!
 //! Owns an interpreter of the fixed ruleset, so that what the model writes can be tested without root, and with transactions
 //! that fall between two of a packet's lookups ([`walk_torn`]). Leaves to the kernel tests that the rules really say this, and to
-//! whoever asks which endpoint a client is remembered at.
+//! the caller the affinity entry of the client.
 //!
 //! Invariant: lookups happen in the order of the hooks: firewall, dispatch, balancing, then the filter hooks.
 
@@ -66,43 +66,43 @@ enum Miss {
 
 /// Inputs of a walk beside the tables.
 #[derive(Clone, Copy, Debug)]
-pub struct Ground<'a> {
+pub struct PacketContext<'a> {
     /// Flags that the ruleset depends on.
     pub config: &'a Config,
     /// This node.
     pub node: &'a NodeInfo,
     /// The affinity id in the entry of the packet's client and Service port, if there is one.
-    pub remembered: Option<u32>,
+    pub affinity_id: Option<u32>,
 }
 
-impl<'a> Ground<'a> {
+impl<'a> PacketContext<'a> {
     /// Those of a model's node, without an affinity entry.
     pub fn of(model: &'a Model) -> Self {
-        Self { config: model.config(), node: model.node_info(), remembered: None }
+        Self { config: model.config(), node: model.node_info(), affinity_id: None }
     }
 }
 
 /// Every possible outcome of a connection.
-pub fn walk(state: &State, ground: Ground<'_>, packet: &Packet) -> Outcome {
-    outcome(&Tables::new(state, state, 0), ground, packet)
+pub fn walk(state: &State, context: PacketContext<'_>, packet: &Packet) -> Outcome {
+    outcome(&Tables::new(state, state, 0), context, packet)
 }
 
 /// The same, with the lookups: those of a packet that gets the first slot, where there are several.
-pub fn path(state: &State, ground: Ground<'_>, packet: &Packet) -> (Outcome, Vec<Step>) {
+pub fn path(state: &State, context: PacketContext<'_>, packet: &Packet) -> (Outcome, Vec<Step>) {
     let tables = Tables { steps: Some(RefCell::default()), ..Tables::new(state, state, 0) };
     // What becomes of it is in the steps and, for all slots, in the outcome below.
-    (Walk { tables: &tables, ground, packet }).run(0, &mut 0);
+    (Walk { tables: &tables, context, packet }).run(0, &mut 0);
     let steps = tables.steps.map(RefCell::into_inner).unwrap_or_default();
-    (walk(state, ground, packet), steps)
+    (walk(state, context, packet), steps)
 }
 
 /// Every possible outcome of a connection whose packet is between two lookups when a transaction turns `before`
 /// into `after`, one for each such moment.
-pub fn walk_torn(before: &State, after: &State, ground: Ground<'_>, packet: &Packet) -> Vec<Outcome> {
+pub fn walk_torn(before: &State, after: &State, context: PacketContext<'_>, packet: &Packet) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for turn in 0.. {
         let tables = Tables::new(before, after, turn);
-        outcomes.push(outcome(&tables, ground, packet));
+        outcomes.push(outcome(&tables, context, packet));
         if tables.lookups.get() < turn {
             break;
         }
@@ -123,13 +123,13 @@ pub fn lets_invalid_pass(
     }
 }
 
-fn outcome(tables: &Tables<'_>, ground: Ground<'_>, packet: &Packet) -> Outcome {
+fn outcome(tables: &Tables<'_>, context: PacketContext<'_>, packet: &Packet) -> Outcome {
     let mut backends = BTreeMap::new();
     let mut pick = 0;
     loop {
         tables.lookups.set(0);
         let mut picks = 0;
-        match (Walk { tables, ground, packet }).run(pick, &mut picks) {
+        match (Walk { tables, context, packet }).run(pick, &mut picks) {
             End::Dnat(backend, source) => {
                 backends.insert(backend, source);
             }
@@ -197,7 +197,7 @@ impl<'a> Tables<'a> {
 #[derive(Clone, Copy)]
 struct Walk<'a> {
     tables: &'a Tables<'a>,
-    ground: Ground<'a>,
+    context: PacketContext<'a>,
     packet: &'a Packet,
 }
 
@@ -217,7 +217,7 @@ impl Walk<'_> {
             Err(Miss::Lost) => return End::Dropped,
         };
         // What arrives for the node itself never gets to the hook that replaces sources.
-        let stays = !from_node && self.ground.node.has(backend.address);
+        let stays = !from_node && self.context.node.has(backend.address);
         let hairpin = source == backend.address
             && self.tables.has(Key::Hairpin(backend.address, to.protocol, backend.port));
         let source = if !stays && (marked || hairpin) { Source::Masqueraded } else { Source::Preserved };
@@ -240,7 +240,7 @@ impl Walk<'_> {
         let to = self.packet.to;
         let family = Family::of(to.address);
         let is_pod_cidr = |key: &Key| matches!(key, Key::PodCidr(net) if Family::of(net.addr()) == family);
-        let config = self.ground.config;
+        let config = self.context.config;
         let has_detector =
             config.pod_interfaces.is_some() || self.tables.after.elements.keys().any(is_pod_cidr);
         let marked = self.tables.has(Key::ClusterIp(to.address))
@@ -270,7 +270,7 @@ impl Walk<'_> {
     }
 
     fn is_told_by(&self, set: fn(IpNet) -> Key) -> bool {
-        match &self.ground.config.pod_interfaces {
+        match &self.context.config.pod_interfaces {
             Some(interfaces) => self.tables.arrives_on(interfaces, self.packet.interface),
             None => self.tables.covers(self.packet.source, set),
         }
@@ -294,7 +294,7 @@ impl Walk<'_> {
             return self.follow(local, marked, pick, picks);
         }
         // A pod that is told by its interface is one of this node.
-        if self.ground.config.pod_interfaces.is_some() || !self.is_from_pod() {
+        if self.context.config.pod_interfaces.is_some() || !self.is_from_pod() {
             return Err(Miss::Passed);
         }
         let short = self.verdict(Key::Short(to)).ok_or(Miss::Passed)?;
@@ -329,7 +329,7 @@ impl Walk<'_> {
         let Value::Alias(address) = self.tables.get(Key::AffinityPort(self.packet.to))? else { return None };
         let alias = Alias { address, protocol: self.packet.to.protocol };
         let endpoint = |id| self.backend(Key::AffinityEndpoint(alias, list, id));
-        if let Some(kept) = self.ground.remembered.and_then(endpoint) {
+        if let Some(kept) = self.context.affinity_id.and_then(endpoint) {
             *picks = 1;
             return Some(kept);
         }
@@ -365,7 +365,7 @@ impl Walk<'_> {
         {
             return End::Refused;
         }
-        if !from_node && self.ground.node.has(to.address) {
+        if !from_node && self.context.node.has(to.address) {
             End::NotOurs
         } else if self.tables.has(Key::ClusterIp(to.address)) {
             End::Refused

@@ -147,7 +147,7 @@ impl Nftables {
     }
 
     /// The affinity id in the entry of a client of a Service port.
-    pub fn remembered(
+    pub fn affinity_entry(
         &mut self,
         map: &AffinityMap,
         client: IpAddr,
@@ -157,7 +157,7 @@ impl Nftables {
         let key = element::client(client, port);
         match self.client.elements(&table, &map.name(), |element| (element.key == key).then_some(element)) {
             Ok(found) => Ok(found.iter().find_map(element::id)),
-            // Nobody is remembered by a map that does not stand yet.
+            // A map that does not exist yet has no entries.
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
             Err(error) => Err(convert(error, None)),
         }

@@ -2,7 +2,7 @@
 //! endpoint and relays the bytes.
 //!
 //! ```text
-//!   Transaction ──► memory (State) ──► translate ──┬─► pools: sockets, tcp, udp ──► endpoints
+//!   Transaction ──► desired (State) ──► translate ──┬─► pools: sockets, tcp, udp ──► endpoints
 //!                                                  └─► elements that lead to the sockets ──► nftables dataplane ──► kernel
 //! ```
 //!
@@ -28,8 +28,8 @@ pub mod relay;
 pub mod tcp;
 pub mod udp;
 
+mod desired;
 mod here;
-mod memory;
 mod translate;
 
 use std::{
@@ -46,7 +46,7 @@ use portico_proxy_core::{
 use tokio::time::Instant;
 
 use self::{
-    memory::Memory,
+    desired::Desired,
     pool::PoolKey,
     pools::{Open, Place, Pools, Sockets},
     proxy::Proxy,
@@ -61,7 +61,7 @@ mod tests;
 /// The desired state and the kernel's.
 #[derive(Debug, Default)]
 struct Tables {
-    memory: Memory,
+    desired: Desired,
     standing: State,
 }
 
@@ -147,7 +147,7 @@ impl Userspace {
     fn listen(&mut self, tables: &Tables, frontends: &BTreeSet<Frontend>) -> Vec<Open> {
         let mut closing = Vec::new();
         for frontend in frontends {
-            let wanted = translate::pools(tables.memory.state(), *frontend);
+            let wanted = translate::pools(tables.desired.state(), *frontend);
             let is_wanted = |key: &PoolKey| wanted.iter().any(|(wanted, _)| wanted == key);
             closing.extend(pools::keys(*frontend).into_iter().filter(|key| !is_wanted(key)));
             for (key, wanted) in &wanted {
@@ -241,7 +241,7 @@ impl Tables {
             if let Some(value) = self.standing.elements.get(key) {
                 standing.elements.insert(*key, *value);
             }
-            if let Some(value) = translate::element(self.memory.state(), sockets, key) {
+            if let Some(value) = translate::element(self.desired.state(), sockets, key) {
                 wanted.insert(*key, value);
             }
         }
@@ -258,7 +258,7 @@ impl Tables {
                 Err("the elements that lead to the proxy's sockets are not what this process wrote"
                     .to_owned())
             }
-            None => Ok(Observed { state: self.memory.state().clone(), rebuild: None }),
+            None => Ok(Observed { state: self.desired.state().clone(), rebuild: None }),
         }
     }
 }
@@ -266,7 +266,7 @@ impl Tables {
 impl Dataplane for Userspace {
     fn probe(&mut self) -> Result<Capabilities, DataplaneError> {
         let mut found = self.kernel.probe()?;
-        // Clients are remembered here.
+        // Session affinity is this process's.
         found.degraded.retain(|degradation| degradation.lack != Some(Lack::SessionAffinity));
         Ok(found)
     }
@@ -284,7 +284,7 @@ impl Dataplane for Userspace {
             Err(reason) => reason,
         };
         // Sockets stay as they are until the next transaction says what should be behind them.
-        *tables = Tables { memory: Memory::default(), standing: found.state };
+        *tables = Tables { desired: Desired::default(), standing: found.state };
         self.whole = true;
         Ok(rebuild(reason))
     }
@@ -293,10 +293,10 @@ impl Dataplane for Userspace {
         let mut keys: BTreeSet<_> = transaction.removals.iter().copied().collect();
         keys.extend(transaction.puts.iter().map(|put| put.key));
         let mut tables = lock(&self.tables);
-        let mut frontends = tables.memory.apply(transaction);
+        let mut frontends = tables.desired.apply(transaction);
         if self.whole {
             keys.extend(tables.standing.elements.keys());
-            frontends.extend(tables.memory.state().elements.keys().filter_map(Key::frontend));
+            frontends.extend(tables.desired.state().elements.keys().filter_map(Key::frontend));
             frontends.extend(self.pools.frontends());
             self.here.look();
         }

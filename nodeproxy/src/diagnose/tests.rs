@@ -149,7 +149,7 @@ async fn what_a_masqueraded_endpoint_sees_is_the_kernels_choice() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_remembered_goes_where_it_was_if_it_still_may() {
+async fn a_client_keeps_the_endpoint_of_its_entry_if_it_still_may() {
     let case =
         packets::CASES.iter().position(|c| c.name.starts_with("session affinity reaches")).expect("a row");
     let mut bench = mk_bench(true);
@@ -157,17 +157,17 @@ async fn a_client_that_is_remembered_goes_where_it_was_if_it_still_may() {
     let to = CASES[case].packet().to;
     let far = Backend { address: packets::FAR_POD.into(), port: packets::POD_PORT };
     let id = model.affinity_id(&to, far).expect("an endpoint");
-    let gone = Had::Endpoint(Backend { port: 9, ..far });
-    for (had, chances, says) in [
-        (Some(Had::Id(id)), 1, "remembered at 10.201.1.2:8080, and goes there"),
-        (Some(Had::Endpoint(far)), 1, "remembered at 10.201.1.2:8080, and goes there"),
-        (Some(gone), 2, "remembered at 10.201.1.2:9, which is not one that it may use here"),
-        (Some(Had::Id(id + 1)), 2, "at whichever address of the Service"),
+    let gone = AffinityEntry::Endpoint(Backend { port: 9, ..far });
+    for (entry, chances, says) in [
+        (Some(AffinityEntry::Id(id)), 1, "entry names 10.201.1.2:8080, which it keeps"),
+        (Some(AffinityEntry::Endpoint(far)), 1, "entry names 10.201.1.2:8080, which it keeps"),
+        (Some(gone), 2, "entry names 10.201.1.2:9, which it may not use here"),
+        (Some(AffinityEntry::Id(id + 1)), 2, "at whichever address of the Service"),
         (None, 2, "at whichever address of the Service"),
     ] {
-        bench.oracle.recollect = Arc::new(move |client| {
+        bench.oracle.read_affinity = Arc::new(move |client| {
             assert_eq!((client.address, client.map.seconds), (packets::OTHER_POD.into(), 10_800));
-            Ok(had)
+            Ok(entry)
         });
         let answer = bench.oracle.answer(&mk_question(case, true)).await.expect("answers");
         let Answer::Trace(trace) = &answer else { panic!("{answer:?}") };

@@ -4,6 +4,7 @@
 //! `namespaces`. The namespaces have no names and die with the threads that made them, so nothing is left behind however a test
 //! ends.
 
+mod affinity;
 mod api_server;
 mod degraded;
 mod elsewhere;
@@ -14,7 +15,6 @@ mod invalid;
 mod matrix;
 mod netns;
 mod packets;
-mod remembered;
 mod repair;
 mod sctp;
 mod storm;

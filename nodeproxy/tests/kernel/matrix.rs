@@ -20,7 +20,7 @@ use portico_proxy_core::{
     },
     table::Backend,
     trace,
-    walk::Ground,
+    walk::PacketContext,
 };
 
 use crate::{
@@ -81,7 +81,7 @@ fn dial_all(table: &Table, from: Client, cells: Vec<(Cell, usize)>) -> Vec<(Cell
 fn every_policy_at_every_place_is_the_same_to_the_oracle_the_tracer_the_kernel_and_a_packet() {
     let Some(table) = Table::new() else { return };
     let mut model = Model::new(ModelConfig::default());
-    for event in packets::ground().into_iter().chain(services()) {
+    for event in packets::empty_cluster().into_iter().chain(services()) {
         model.apply(event);
     }
     let mut tables = program_model(&table.node, mk_config(), &model);
@@ -96,7 +96,7 @@ fn every_policy_at_every_place_is_the_same_to_the_oracle_the_tracer_the_kernel_a
             let said = oracle::outcome(&model, &cell.packet);
             let traced = trace::trace(&model, &cell.packet).outcome();
             let check = Wanted::by_packet(&model, &cell.packet).check(&found.state, found.rebuild.clone());
-            let check = check.walked(&found.state, Ground::of(&model), &cell.packet, &traced);
+            let check = check.walked(&found.state, PacketContext::of(&model), &cell.packet, &traced);
             if traced != said || !check.agrees() {
                 wrong.push(format!("{cell:?}: oracle {said}, trace {traced}, {check}"));
             }

@@ -214,14 +214,14 @@ fn a_client_keeps_its_pod_until_the_pod_goes_and_then_keeps_the_next() {
         assert_eq!(pod_of(dial(&world.client, f)), stays, "the pod is gone");
         world.sync(&mk_sticky(a, &[goes, stays]));
         for _ in 0..30 {
-            assert_eq!(pod_of(dial(&world.client, f)), stays, "the new choice is remembered");
+            assert_eq!(pod_of(dial(&world.client, f)), stays, "the new choice has an entry");
         }
         assert_eq!(spied(world), 0, "no affinity id and no masquerade bit leaves our hooks");
     });
 }
 
 #[test]
-fn clients_are_remembered_one_by_one_and_a_restart_forgets_none() {
+fn clients_have_affinity_one_by_one_and_a_restart_keeps_it() {
     in_both_families(|world, a| {
         let f = a.frontend(1);
         let state = mk_sticky(a, &[0, 1]);
@@ -303,7 +303,7 @@ fn a_udp_flow_stays_with_its_pod_until_it_is_forgotten() {
             .expect("binds");
         assert_eq!(pod_of(ask(&socket, f)), 0);
         world.sync(&one(1));
-        assert_eq!(pod_of(ask(&socket, f)), 0, "the kernel remembers the flow");
+        assert_eq!(pod_of(ask(&socket, f)), 0, "the kernel tracks the flow");
         let family = if a.v6 { KernelFamily::Ip6 } else { KernelFamily::Ip };
         let (before, stale, others) = world.node.run(move || {
             let mut conntrack = Conntrack::open().expect("opens");

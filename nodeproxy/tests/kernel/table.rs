@@ -21,7 +21,7 @@ use portico_proxy_core::{
     plan::{State, diff},
     table::{Key, Protocol, Value},
     trace::{self, Trace},
-    walk::Ground,
+    walk::PacketContext,
 };
 
 use crate::{
@@ -152,15 +152,15 @@ pub(crate) fn traced(tables: &mut Nftables, model: &Model, packet: &Packet) -> (
     let trace = trace::trace(model, packet);
     let Observed { state, rebuild } = tables.read().expect("reads");
     let check = Wanted::by_packet(model, packet).check(&state, rebuild);
-    let check = check.walked(&state, Ground::of(model), packet, &trace.outcome());
+    let check = check.walked(&state, PacketContext::of(model), packet, &trace.outcome());
     (trace, check)
 }
 
 /// The same, with the client looked up in the kernel first.
-pub(crate) fn traced_remembering(tables: &mut Nftables, model: &Model, packet: &Packet) -> (Trace, Check) {
+pub(crate) fn traced_with_affinity(tables: &mut Nftables, model: &Model, packet: &Packet) -> (Trace, Check) {
     let id = model
         .affinity_of(&packet.to)
-        .and_then(|(port, map)| tables.remembered(&map, packet.source, &port).expect("looks up"));
+        .and_then(|(port, map)| tables.affinity_entry(&map, packet.source, &port).expect("looks up"));
     let last = id.and_then(|id| {
         let service = model.service_of(&packet.to)?;
         model.elements_of(service).find_map(|(key, value)| match (key, value) {
@@ -168,11 +168,11 @@ pub(crate) fn traced_remembering(tables: &mut Nftables, model: &Model, packet: &
             _ => None,
         })
     });
-    let trace = trace::trace_remembering(model, packet, last);
+    let trace = trace::trace_with_affinity(model, packet, last);
     let Observed { state, rebuild } = tables.read().expect("reads");
     let check = Wanted::by_packet(model, packet).check(&state, rebuild);
-    let ground = Ground { remembered: id, ..Ground::of(model) };
-    let check = check.walked(&state, ground, packet, &trace.outcome());
+    let context = PacketContext { affinity_id: id, ..PacketContext::of(model) };
+    let check = check.walked(&state, context, packet, &trace.outcome());
     (trace, check)
 }
 

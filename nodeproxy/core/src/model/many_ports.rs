@@ -99,7 +99,7 @@ fn thousands_of_ports_are_compiled_adopted_and_looked_through() {
 }
 
 #[test]
-fn thousands_of_ports_remember_their_clients_each_by_itself() {
+fn thousands_of_ports_have_affinity_each_by_itself() {
     let mut model = mk_model();
     let Event::Service(service) = mk_service(PORTS, Protocol::Udp) else { unreachable!("a Service") };
     model.apply(Event::Service(Service { affinity: Some(10), ..service }));

@@ -5,7 +5,7 @@ use crate::{
     input::{Endpoint, Hints, ServicePort, SlicePort, TrafficPolicy},
     oracle::{self, Outcome, Packet},
     table::Protocol,
-    walk::{self, Ground},
+    walk::{self, PacketContext},
 };
 
 const PORTS: u16 = 200;
@@ -134,7 +134,7 @@ fn whichever_address_a_client_dials_it_gets_the_same() {
                     let packet = Packet { source: ip("198.51.100.1"), from_node: false, interface: None, to };
                     let (said, does) = (
                         oracle::outcome(&model, &packet),
-                        walk::walk(model.shadow().desired(), Ground::of(&model), &packet),
+                        walk::walk(model.shadow().desired(), PacketContext::of(&model), &packet),
                     );
                     assert_eq!(said, does, "{policy} {affinity:?} {nodes:?} at {last}");
                     said

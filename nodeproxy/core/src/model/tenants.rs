@@ -109,7 +109,10 @@ fn mk_model<'a>(events: impl IntoIterator<Item = &'a Event>) -> Model {
 
 /// Outcome of a packet, by the oracle and by the elements.
 fn outcomes(model: &Model, packet: &Packet) -> [Outcome; 2] {
-    [oracle::outcome(model, packet), walk::walk(model.shadow().desired(), walk::Ground::of(model), packet)]
+    [
+        oracle::outcome(model, packet),
+        walk::walk(model.shadow().desired(), walk::PacketContext::of(model), packet),
+    ]
 }
 
 fn packets() -> impl Iterator<Item = Packet> {

@@ -16,7 +16,7 @@ use crate::{
     oracle::{self, Outcome, Packet},
     plan::{self, State},
     table::{Backend, List, Protocol},
-    walk::{self, Ground},
+    walk::{self, PacketContext},
 };
 
 const NODES: [&str; 2] = ["here", "there"];
@@ -267,7 +267,7 @@ fn packets() -> Vec<Packet> {
 }
 
 /// Every affinity endpoint of a frontend.
-fn remembered(state: &State, frontend: &Frontend) -> Vec<(u32, Backend)> {
+fn affinity_entries(state: &State, frontend: &Frontend) -> Vec<(u32, Backend)> {
     let Some(alias) = state.alias(frontend) else { return Vec::new() };
     let endpoints = state.elements.iter().filter_map(|(key, value)| match (*key, *value) {
         (Key::AffinityEndpoint(of, _, id), Value::Backend(backend)) if of == alias => Some((id, backend)),
@@ -281,10 +281,10 @@ fn serves(outcome: &Outcome) -> bool {
 }
 
 /// A transaction must not tear a frontend that serves this client before and after.
-fn check_torn(ground: Ground<'_>, before: &State, after: &State) -> Result<(), TestCaseError> {
+fn check_torn(context: PacketContext<'_>, before: &State, after: &State) -> Result<(), TestCaseError> {
     for packet in packets() {
-        if serves(&walk::walk(before, ground, &packet)) && serves(&walk::walk(after, ground, &packet)) {
-            for outcome in walk::walk_torn(before, after, ground, &packet) {
+        if serves(&walk::walk(before, context, &packet)) && serves(&walk::walk(after, context, &packet)) {
+            for outcome in walk::walk_torn(before, after, context, &packet) {
                 prop_assert!(serves(&outcome), "{packet:?} met {outcome} in mid-transaction");
             }
         }
@@ -318,13 +318,13 @@ proptest! {
         }
         for packet in packets() {
             let state = model.shadow().desired();
-            let walked = walk::walk(state, Ground::of(&model), &packet);
+            let walked = walk::walk(state, PacketContext::of(&model), &packet);
             prop_assert_eq!(walked, oracle::outcome(&model, &packet), "{:?}", packet);
-            // And so it does with every client that is remembered, wherever that was.
-            for (id, last) in remembered(state, &packet.to) {
-                let ground = Ground { remembered: Some(id), ..Ground::of(&model) };
-                let walked = walk::walk(state, ground, &packet);
-                prop_assert_eq!(walked, oracle::outcome_remembering(&model, &packet, Some(last)), "{:?}", packet);
+            // And so it does with every affinity entry, whichever endpoint it names.
+            for (id, last) in affinity_entries(state, &packet.to) {
+                let context = PacketContext { affinity_id: Some(id), ..PacketContext::of(&model) };
+                let walked = walk::walk(state, context, &packet);
+                prop_assert_eq!(walked, oracle::outcome_with_affinity(&model, &packet, Some(last)), "{:?}", packet);
             }
         }
     }
@@ -341,14 +341,14 @@ proptest! {
             let additive = model.shadow().additive();
             let before = kernel.clone();
             kernel.apply(&additive);
-            check_torn(Ground::of(&model), &before, &kernel)?;
+            check_torn(PacketContext::of(&model), &before, &kernel)?;
             model.shadow_mut().applied(&additive, moment);
             prop_assert!(model.shadow().additive().is_empty());
             if commits_destructive {
                 let destructive = model.shadow().destructive(moment);
                 let before = kernel.clone();
                 kernel.apply(&destructive);
-                check_torn(Ground::of(&model), &before, &kernel)?;
+                check_torn(PacketContext::of(&model), &before, &kernel)?;
                 model.shadow_mut().applied(&destructive, moment);
                 prop_assert!(model.shadow().is_settled());
                 prop_assert_eq!(&kernel, model.shadow().desired());

@@ -23,7 +23,7 @@ const PROXIED: u8 = 24;
 
 /// The cluster of the table, as seen on [`NODE`], with default configuration.
 pub fn world() -> Vec<Event> {
-    let mut events = ground();
+    let mut events = empty_cluster();
     for service in services() {
         events.extend(slices(&service).into_iter().map(Event::Slice));
         events.push(Event::Service(service));
@@ -32,7 +32,7 @@ pub fn world() -> Vec<Event> {
 }
 
 /// The same without any Service.
-pub fn ground() -> Vec<Event> {
+pub fn empty_cluster() -> Vec<Event> {
     let nets = |all: &[&str]| all.iter().filter_map(|net| net.parse().ok()).collect();
     let node = NodeInfo {
         name: "here".into(),

@@ -96,7 +96,7 @@ mod tests {
                 let about = format!("{detector}: {}", case.name);
                 assert_eq!(oracle::outcome(&model, &packet), expected, "{about}");
                 assert_eq!(trace::trace(&model, &packet).outcome(), expected, "{about}");
-                let walked = walk::walk(model.shadow().desired(), walk::Ground::of(&model), &packet);
+                let walked = walk::walk(model.shadow().desired(), walk::PacketContext::of(&model), &packet);
                 assert_eq!(walked, expected, "{about}");
             }
         }
@@ -109,7 +109,7 @@ mod tests {
             for case in cases() {
                 let packet = packet(&case, &detector);
                 assert_eq!(oracle::outcome(&model, &packet), case.outcome(), "{}", case.name);
-                let walked = walk::walk(model.shadow().desired(), walk::Ground::of(&model), &packet);
+                let walked = walk::walk(model.shadow().desired(), walk::PacketContext::of(&model), &packet);
                 assert_eq!(walked, case.outcome(), "{}", case.name);
             }
         }

@@ -108,18 +108,18 @@ fn service(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::ground, *};
+    use super::{super::empty_cluster, *};
     use crate::{
         input::Config,
         model::Model,
         oracle::{self, Outcome, Source},
         trace,
-        walk::{self, Ground},
+        walk::{self, PacketContext},
     };
 
     fn mk_model() -> Model {
         let mut model = Model::new(Config::default());
-        for event in ground().into_iter().chain(services()) {
+        for event in empty_cluster().into_iter().chain(services()) {
             model.apply(event);
         }
         model
@@ -133,7 +133,11 @@ mod tests {
         for Cell { packet, .. } in cells {
             let said = oracle::outcome(&model, &packet);
             assert_eq!(trace::trace(&model, &packet).outcome(), said, "{packet:?}");
-            assert_eq!(walk::walk(model.shadow().desired(), Ground::of(&model), &packet), said, "{packet:?}");
+            assert_eq!(
+                walk::walk(model.shadow().desired(), PacketContext::of(&model), &packet),
+                said,
+                "{packet:?}"
+            );
         }
     }
 

@@ -127,7 +127,7 @@ fn differing(model: &Model, packet: &Packet, change: impl Fn(&mut State)) -> Che
     change(&mut found);
     Wanted::by_packet(model, packet).check(&found, None).walked(
         &found,
-        Ground::of(model),
+        PacketContext::of(model),
         packet,
         &oracle::outcome(model, packet),
     )

@@ -36,7 +36,7 @@ pub(super) fn policy_reason(met: &Met<'_>, client: Client) -> &'static str {
 pub(super) fn because(decision: &Decision<'_>) -> String {
     match &decision.reason {
         Reason::Served => match decision.chances() {
-            1 if decision.keeps => "session affinity: this client keeps the endpoint that it had last".to_owned(),
+            1 if decision.keeps => "session affinity: this client keeps its last endpoint".to_owned(),
             1 => "the Service has one endpoint for this client".to_owned(),
             count => format!("the Service has {count} endpoints for this client, each with the same chance"),
         },
@@ -140,11 +140,11 @@ impl fmt::Display for ServicePort {
         }
         match last {
             Some(Last { backend, kept: true }) => {
-                writeln!(f, "memory     this client is remembered at {backend}, and goes there")?;
+                writeln!(f, "affinity   the client's entry names {backend}, which it keeps")?;
             }
             Some(Last { backend, kept: false }) => writeln!(
                 f,
-                "memory     this client is remembered at {backend}, which is not one that it may use here: it is balanced anew"
+                "affinity   the client's entry names {backend}, which it may not use here: it is balanced again"
             )?,
             None => {}
         }

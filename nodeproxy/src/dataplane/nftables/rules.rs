@@ -158,7 +158,7 @@ impl Words {
     }
 
     /// `<operation> @map { <parts> timeout seconds : meta priority }`.
-    pub(super) fn remember(
+    pub(super) fn change_map(
         self,
         operation: DynamicSetOperation,
         map: &str,

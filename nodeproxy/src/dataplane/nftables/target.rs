@@ -58,7 +58,7 @@ fn recall_rules(w: Words, recall: Recall, masquerade_mark: u32) -> Vec<Vec<Expre
         List::Local => ("affinity-endpoints-local", "affinity-picks-local"),
     };
     let map = AffinityMap { family: portico_proxy_core::table::Family::V4, seconds, pool }.name();
-    let remember = |operation, seconds| w.remember(operation, &map, &CLIENT, seconds);
+    let change = |operation, seconds| w.change_map(operation, &map, &CLIENT, seconds);
     let to_endpoint = || w.dnat_to(&[ALIAS[0], ALIAS[1], Part::Priority], endpoints);
     let pick = [w.priority_from(&ALIAS, picks), w.verdict_of(&[Part::Priority], PICKERS)].concat();
     let mut all = Vec::new();
@@ -68,14 +68,14 @@ fn recall_rules(w: Words, recall: Recall, masquerade_mark: u32) -> Vec<Vec<Expre
     // From here on all addresses of the Service port are one. Nothing leaves with it: the last rule but one replaces it, or the last
     // one drops the packet.
     all.push(w.destination_from(&FRONTEND, "affinity-ports"));
-    // A client that is remembered: renew its time, and go to its endpoint if the list still has it.
-    let renew = remember(DynamicSetOperation::Update, Some(seconds));
+    // A client with an entry: renew its timeout, and take its endpoint if the list still has it.
+    let renew = change(DynamicSetOperation::Update, Some(seconds));
     all.push([w.priority_from(&CLIENT, &map), renew].concat());
     all.push(to_endpoint());
-    // Otherwise pick one and remember it. An update would keep the data of an existing element.
+    // Otherwise pick one and add an entry. An update would keep the data of an existing element.
     all.push(pick);
-    all.push(remember(DynamicSetOperation::Delete, None));
-    all.push(remember(DynamicSetOperation::Add, Some(seconds)));
+    all.push(change(DynamicSetOperation::Delete, None));
+    all.push(change(DynamicSetOperation::Add, Some(seconds)));
     all.push(to_endpoint());
     all.push(rules::drop_packet());
     all

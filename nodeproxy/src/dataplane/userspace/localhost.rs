@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{Applied, Capabilities, Dataplane, DataplaneError, Observed},
-    memory::Memory,
+    desired::Desired,
     pool::PoolKey,
     pools::{self, Place, Pools, Sockets},
     proxy::Proxy,
@@ -34,7 +34,7 @@ mod tests;
 pub struct Localhost {
     kernel: Box<dyn Dataplane>,
     pools: Pools,
-    memory: Arc<Mutex<Memory>>,
+    desired: Arc<Mutex<Desired>>,
     whole: bool,
 }
 
@@ -66,7 +66,7 @@ fn split(transaction: &Transaction) -> Option<(Transaction, Transaction)> {
 impl Localhost {
     /// Localhost beside a dataplane.
     pub fn new(kernel: Box<dyn Dataplane>, proxy: Arc<Proxy>) -> Self {
-        Self { kernel, pools: Pools::new(proxy), memory: Arc::default(), whole: true }
+        Self { kernel, pools: Pools::new(proxy), desired: Arc::default(), whole: true }
     }
 
     /// A shared view of the sockets.
@@ -79,15 +79,15 @@ impl Localhost {
         &self,
         read: impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static,
     ) -> impl Fn() -> Result<Observed, DataplaneError> + Send + Sync + 'static {
-        let memory = self.memory.clone();
-        move || Ok(join(read()?, &lock(&memory)))
+        let desired = self.desired.clone();
+        move || Ok(join(read()?, &lock(&desired)))
     }
 
     fn serve(&mut self, frontends: &BTreeSet<Frontend>) {
-        let memory = self.memory.clone();
-        let memory = lock(&memory);
+        let desired = self.desired.clone();
+        let desired = lock(&desired);
         for frontend in frontends {
-            let wanted = translate::pools(memory.state(), *frontend);
+            let wanted = translate::pools(desired.state(), *frontend);
             let is_wanted = |key: &PoolKey| wanted.iter().any(|(wanted, _)| wanted == key);
             let surplus: Vec<_> = pools::keys(*frontend).into_iter().filter(|key| !is_wanted(key)).collect();
             drop(self.pools.take(&surplus));
@@ -100,14 +100,14 @@ impl Localhost {
     }
 }
 
-fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(desired: &Mutex<Desired>) -> MutexGuard<'_, Desired> {
+    desired.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Adds localhost's elements to the state of a dataplane.
-fn join(mut found: Observed, memory: &Memory) -> Observed {
+fn join(mut found: Observed, desired: &Desired) -> Observed {
     if found.rebuild.is_none() {
-        let here = memory.state().elements.iter().filter(|(key, _)| is_here(key));
+        let here = desired.state().elements.iter().filter(|(key, _)| is_here(key));
         found.state.elements.extend(here);
     }
     found
@@ -124,13 +124,13 @@ impl Dataplane for Localhost {
 
     fn read(&mut self) -> Result<Observed, DataplaneError> {
         let found = self.kernel.read()?;
-        let mut memory = lock(&self.memory);
+        let mut desired = lock(&self.desired);
         if found.rebuild.is_some() {
             // Everything is put anew, and with it what belongs here; until then the sockets stay as they are.
-            *memory = Memory::default();
+            *desired = Desired::default();
             self.whole = true;
         }
-        Ok(join(found, &memory))
+        Ok(join(found, &desired))
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
@@ -142,7 +142,7 @@ impl Dataplane for Localhost {
         let applied = self.kernel.apply(rest)?;
         let mut frontends = BTreeSet::new();
         if let Some(here) = here {
-            let concerned = lock(&self.memory).apply(here);
+            let concerned = lock(&self.desired).apply(here);
             frontends.extend(concerned.into_iter().filter(|frontend| frontend.address.is_loopback()));
         }
         if self.whole {

@@ -195,7 +195,7 @@ pub(super) mod tests {
         let second = pool.choose(client(1), &[]);
         assert_ne!(second, first);
         pool.update(mk_rules(1..=3, Some(60)));
-        assert_eq!(pool.choose(client(1), &[]), second, "the new choice is remembered");
+        assert_eq!(pool.choose(client(1), &[]), second, "the new choice has an entry");
         tokio::time::advance(Duration::from_mins(1)).await;
         let later: BTreeSet<_> = (0..3)
             .filter_map(|_| {

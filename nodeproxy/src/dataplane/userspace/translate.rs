@@ -36,15 +36,15 @@ pub(super) trait Listening {
 }
 
 /// The pools of a frontend. On loopback all clients are this node, so there the list for outside clients is never used.
-pub(super) fn pools(memory: &State, frontend: Frontend) -> Vec<(PoolKey, Wanted)> {
+pub(super) fn pools(desired: &State, frontend: Frontend) -> Vec<(PoolKey, Wanted)> {
     let lists =
         if frontend.address.is_loopback() { &[List::Cluster][..] } else { &[List::Cluster, List::Local] };
     let pool = |list: &List| {
-        let mut slots = memory.slots(&frontend, *list);
+        let mut slots = desired.slots(&frontend, *list);
         if slots.is_empty() {
             return None;
         }
-        let wanted = match leads(memory, frontend, *list) {
+        let wanted = match leads(desired, frontend, *list) {
             Some((endpoints, affinity)) => {
                 slots.truncate(usize::try_from(endpoints).unwrap_or(usize::MAX));
                 Wanted::Serve(Rules { backends: slots.into(), affinity })
@@ -56,9 +56,9 @@ pub(super) fn pools(memory: &State, frontend: Frontend) -> Vec<(PoolKey, Wanted)
     lists.iter().filter_map(pool).collect()
 }
 
-/// How many endpoints of a list a verdict of the frontend leads to, and how clients are remembered.
-fn leads(memory: &State, frontend: Frontend, list: List) -> Option<(u32, Option<Affinity>)> {
-    let verdict = |key: Key| match memory.elements.get(&key) {
+/// Number of endpoints of a list that a verdict of the frontend leads to, and its session affinity.
+fn leads(desired: &State, frontend: Frontend, list: List) -> Option<(u32, Option<Affinity>)> {
+    let verdict = |key: Key| match desired.elements.get(&key) {
         Some(Value::Verdict(verdict)) => Some(*verdict),
         _ => None,
     };
@@ -66,9 +66,9 @@ fn leads(memory: &State, frontend: Frontend, list: List) -> Option<(u32, Option<
     keys.into_iter().filter_map(verdict).find_map(|verdict| match verdict {
         Verdict::Balance(balance) if balance.list == list => Some((balance.endpoints, None)),
         Verdict::Recall(Recall { seconds, pool, list: of, masquerade: _ }) if of == list => {
-            let alias = memory.alias(&frontend)?;
+            let alias = desired.alias(&frontend)?;
             let Some(Value::Verdict(Verdict::Pick(pick))) =
-                memory.elements.get(&Key::AffinityPick(alias, list))
+                desired.elements.get(&Key::AffinityPick(alias, list))
             else {
                 return None;
             };
@@ -103,14 +103,14 @@ fn one(list: List) -> Balance {
 }
 
 /// What a key should say in the kernel.
-pub(super) fn element(memory: &State, sockets: &impl Listening, key: &Key) -> Option<Value> {
-    let said = memory.elements.get(key).copied();
+pub(super) fn element(desired: &State, sockets: &impl Listening, key: &Key) -> Option<Value> {
+    let said = desired.elements.get(key).copied();
     match key {
         // Only redirected packets may reach a socket of ours. Those still have the frontend's address when the firewall sees
         // them. A NodePort on the same number comes first: its packets are redirected anyway.
         Key::Firewalled(f) if sockets.is_socket(f) => {
             let taken = [Key::Service(*f), Key::NoEndpoints(*f)];
-            let is_taken = taken.iter().any(|key| memory.elements.contains_key(key));
+            let is_taken = taken.iter().any(|key| desired.elements.contains_key(key));
             said.or_else(|| (!is_taken).then_some(Value::Present))
         }
         key if key.frontend().is_some_and(|frontend| frontend.address.is_loopback()) => None,
@@ -123,7 +123,7 @@ pub(super) fn element(memory: &State, sockets: &impl Listening, key: &Key) -> Op
         },
         Key::Endpoint(f, number) => {
             let list = [List::Cluster, List::Local].into_iter().find(|list| slot(*list) == *number)?;
-            let (key, _) = pools(memory, *f).into_iter().find(|(key, _)| key.list == list)?;
+            let (key, _) = pools(desired, *f).into_iter().find(|(key, _)| key.list == list)?;
             let address = sockets.address(&key)?;
             Some(Value::Backend(Backend { address: address.ip(), port: address.port() }))
         }
@@ -131,7 +131,7 @@ pub(super) fn element(memory: &State, sockets: &impl Listening, key: &Key) -> Op
             let is_unserved = |(key, wanted): &(PoolKey, Wanted)| {
                 matches!(wanted, Wanted::Serve(_)) && sockets.address(key).is_none()
             };
-            let unserved = || pools(memory, *f).iter().any(is_unserved);
+            let unserved = || pools(desired, *f).iter().any(is_unserved);
             said.or_else(|| unserved().then_some(Value::Verdict(Verdict::Reject)))
         }
         Key::AffinityPort(_)

@@ -166,11 +166,11 @@ impl Flows {
             stop: self.stop.child_token(),
             _share: share,
         });
-        Ok(self.remember(client, flow))
+        Ok(self.add(client, flow))
     }
 
     /// Adds a flow, unless the client has got another meanwhile. Then the client uses that one.
-    fn remember(self: &Arc<Self>, client: SocketAddr, flow: Arc<Flow>) -> Arc<Flow> {
+    fn add(self: &Arc<Self>, client: SocketAddr, flow: Arc<Flow>) -> Arc<Flow> {
         let known = self.flows().entry(client).or_insert_with(|| flow.clone()).clone();
         if known.number == flow.number {
             self.proxy.counters.flows.inc();
@@ -284,7 +284,7 @@ impl Flow {
     }
 
     fn exchange(&self) -> MutexGuard<'_, Exchange> {
-        // A panic elsewhere leaves what is remembered whole, or one datagram short.
+        // A panic elsewhere leaves the history complete, or one datagram short.
         self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -38,8 +38,8 @@ fn put(state: &mut State, list: List, numbers: &[u8]) {
     }
 }
 
-fn rules(memory: &State, list: List) -> Option<Wanted> {
-    let (_, wanted) = pools(memory, mk_frontend()).into_iter().find(|(key, _)| key.list == list)?;
+fn rules(desired: &State, list: List) -> Option<Wanted> {
+    let (_, wanted) = pools(desired, mk_frontend()).into_iter().find(|(key, _)| key.list == list)?;
     Some(wanted)
 }
 
@@ -51,37 +51,37 @@ fn serves(numbers: &[u8]) -> Wanted {
 /// `externalTrafficPolicy: Local` with endpoints here and there.
 fn mk_external() -> (State, Fake) {
     let f = mk_frontend();
-    let mut memory = State::default();
-    memory.insert(Key::Service(f), Value::Verdict(Verdict::External));
-    memory.insert(Key::Short(f), mk_balance(2, List::Cluster));
-    memory.insert(Key::Local(f), mk_balance(1, List::Local));
-    put(&mut memory, List::Cluster, &[1, 2]);
-    put(&mut memory, List::Local, &[1]);
+    let mut desired = State::default();
+    desired.insert(Key::Service(f), Value::Verdict(Verdict::External));
+    desired.insert(Key::Short(f), mk_balance(2, List::Cluster));
+    desired.insert(Key::Local(f), mk_balance(1, List::Local));
+    put(&mut desired, List::Cluster, &[1, 2]);
+    put(&mut desired, List::Local, &[1]);
     let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
     let key = |list| PoolKey { frontend: f, list };
-    (memory, Fake([(key(List::Cluster), at(4001)), (key(List::Local), at(4002))].into()))
+    (desired, Fake([(key(List::Cluster), at(4001)), (key(List::Local), at(4002))].into()))
 }
 
 #[test]
 fn a_pool_has_the_slots_that_its_verdict_counts_and_not_those_that_are_about_to_go() {
-    let mut memory = State::default();
-    put(&mut memory, List::Cluster, &[1, 2, 3]);
-    memory.insert(Key::Service(mk_frontend()), mk_balance(2, List::Cluster));
-    assert_eq!(rules(&memory, List::Cluster), Some(serves(&[1, 2])));
-    memory.elements.remove(&Key::Service(mk_frontend()));
-    assert_eq!(rules(&memory, List::Cluster), Some(Wanted::Linger));
+    let mut desired = State::default();
+    put(&mut desired, List::Cluster, &[1, 2, 3]);
+    desired.insert(Key::Service(mk_frontend()), mk_balance(2, List::Cluster));
+    assert_eq!(rules(&desired, List::Cluster), Some(serves(&[1, 2])));
+    desired.elements.remove(&Key::Service(mk_frontend()));
+    assert_eq!(rules(&desired, List::Cluster), Some(Wanted::Linger));
     assert_eq!(rules(&State::default(), List::Cluster), None);
 }
 
 #[test]
 fn each_list_has_a_pool_and_the_kernel_tells_the_clients_apart() {
-    let (memory, sockets) = mk_external();
+    let (desired, sockets) = mk_external();
     let f = mk_frontend();
-    assert_eq!(rules(&memory, List::Cluster), Some(serves(&[1, 2])));
-    assert_eq!(rules(&memory, List::Local), Some(serves(&[1])));
-    let said = |key| element(&memory, &sockets, &key);
+    assert_eq!(rules(&desired, List::Cluster), Some(serves(&[1, 2])));
+    assert_eq!(rules(&desired, List::Local), Some(serves(&[1])));
+    let said = |key| element(&desired, &sockets, &key);
     let to = |port| Some(Value::Backend(Backend { address: [192, 0, 2, 1].into(), port }));
-    // The kernel masquerades nothing and remembers nobody: the proxy opens the connections.
+    // The kernel masquerades nothing and has no affinity entries: the proxy opens the connections.
     let only = |list| Balance { endpoints: 1, list, masquerade: false };
     let lead = |list| Some(Value::Verdict(Verdict::Balance(only(list))));
     assert_eq!(said(Key::Service(f)), Some(Value::Verdict(Verdict::External)));
@@ -96,9 +96,9 @@ fn each_list_has_a_pool_and_the_kernel_tells_the_clients_apart() {
 fn on_localhost_every_client_is_this_node_and_the_kernel_knows_nothing() {
     let (external, _) = mk_external();
     let here = Frontend { address: [127, 0, 0, 1].into(), ..mk_frontend() };
-    let mut memory = State::default();
+    let mut desired = State::default();
     for (key, value) in external.elements {
-        memory.insert(
+        desired.insert(
             match key {
                 Key::Service(_) => Key::Service(here),
                 Key::Short(_) => Key::Short(here),
@@ -109,28 +109,28 @@ fn on_localhost_every_client_is_this_node_and_the_kernel_knows_nothing() {
             value,
         );
     }
-    let pools = pools(&memory, here);
+    let pools = pools(&desired, here);
     assert_eq!(pools.len(), 1);
     assert_eq!(pools[0].1, serves(&[1, 2]));
     for key in keys(here) {
-        assert_eq!(element(&memory, &Fake::default(), &key), None, "{key}");
+        assert_eq!(element(&desired, &Fake::default(), &key), None, "{key}");
     }
 }
 
 #[test]
 fn what_has_no_socket_is_refused() {
-    let (memory, _) = mk_external();
+    let (desired, _) = mk_external();
     let f = mk_frontend();
-    let said = |key| element(&memory, &Fake::default(), &key);
+    let said = |key| element(&desired, &Fake::default(), &key);
     assert_eq!(said(Key::NoEndpoints(f)), Some(Value::Verdict(Verdict::Reject)));
     assert_eq!((said(Key::Short(f)), said(Key::Endpoint(f, 0))), (None, None));
 }
 
 #[test]
 fn a_socket_is_closed_to_packets_that_were_not_redirected_unless_it_is_a_node_port_too() {
-    let (mut memory, sockets) = mk_external();
+    let (mut desired, sockets) = mk_external();
     let socket = Frontend { address: [192, 0, 2, 1].into(), protocol: Protocol::Tcp, port: 4001 };
-    assert_eq!(element(&memory, &sockets, &Key::Firewalled(socket)), Some(Value::Present));
-    memory.insert(Key::Service(socket), mk_balance(1, List::Cluster));
-    assert_eq!(element(&memory, &sockets, &Key::Firewalled(socket)), None);
+    assert_eq!(element(&desired, &sockets, &Key::Firewalled(socket)), Some(Value::Present));
+    desired.insert(Key::Service(socket), mk_balance(1, List::Cluster));
+    assert_eq!(element(&desired, &sockets, &Key::Firewalled(socket)), None);
 }

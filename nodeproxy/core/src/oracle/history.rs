@@ -25,12 +25,12 @@ type Client = (IpAddr, ServiceName, Name, Protocol, Family);
 
 /// Affinity entries and tracked connections.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct History {
     clients: HashMap<Client, (Backend, Moment)>,
     connections: HashMap<(SocketAddr, Frontend), (Backend, Source)>,
 }
 
-impl Memory {
+impl History {
     /// Outcome of a packet that leaves its client from `port`.
     pub fn outcome(&self, model: &Model, packet: &Packet, port: u16, now: Moment) -> Outcome {
         if let Some((backend, source)) = self.connections.get(&connection(packet, port)) {

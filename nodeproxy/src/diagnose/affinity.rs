@@ -27,7 +27,7 @@ pub struct Client {
 
 /// Content of an affinity entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Had {
+pub enum AffinityEntry {
     /// The endpoint with this affinity id.
     Id(u32),
     /// This endpoint.
@@ -35,7 +35,7 @@ pub enum Had {
 }
 
 /// Reads the affinity entry of a client from a dataplane; blocks. `None`: there is none.
-pub type Recollect = Arc<dyn Fn(&Client) -> Result<Option<Had>, DataplaneError> + Send + Sync>;
+pub type ReadAffinity = Arc<dyn Fn(&Client) -> Result<Option<AffinityEntry>, DataplaneError> + Send + Sync>;
 
 /// The client of a packet, if its Service has session affinity.
 pub(super) fn client(model: &Model, packet: &Packet) -> Option<Client> {
@@ -44,10 +44,15 @@ pub(super) fn client(model: &Model, packet: &Packet) -> Option<Client> {
 }
 
 /// The endpoint in a client's entry. `None`: the Service has no such endpoint any more.
-pub(super) fn endpoint(model: &Model, service: &ServiceName, client: &Client, had: Had) -> Option<Backend> {
-    let id = match had {
-        Had::Endpoint(backend) => return Some(backend),
-        Had::Id(id) => id,
+pub(super) fn endpoint(
+    model: &Model,
+    service: &ServiceName,
+    client: &Client,
+    entry: AffinityEntry,
+) -> Option<Backend> {
+    let id = match entry {
+        AffinityEntry::Endpoint(backend) => return Some(backend),
+        AffinityEntry::Id(id) => id,
     };
     model.elements_of(service).find_map(|(key, value)| match (key, value) {
         (Key::AffinityEndpoint(port, _, of), Value::Backend(backend)) if (port, of) == (client.port, id) => {

@@ -223,7 +223,7 @@ pub const ROWS: &[Row] = &[
         (VIP, HERE_MASQUERADED),
     ),
     row(
-        "a Service without endpoints refuses those that it remembers",
+        "a Service without endpoints refuses clients with an entry",
         Pod,
         (SERVICE, FAR_POD),
         with(SAME, &[]),
@@ -237,7 +237,7 @@ pub const ROWS: &[Row] = &[
         (SERVICE, HERE),
     ),
     row(
-        "without session affinity nobody is remembered any more",
+        "without session affinity no entry counts any more",
         Pod,
         (SERVICE, FAR_POD),
         Shape { affinity: false, ..SAME },
@@ -352,18 +352,18 @@ fn endpoint(address: Ipv4Addr, state: State, v6: bool) -> Endpoint {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::ground, *};
+    use super::{super::empty_cluster, *};
     use crate::{
         input::Config,
         model::Model,
-        oracle::{self, memory::Memory},
+        oracle::{self, history::History},
         trace,
-        walk::{self, Ground},
+        walk::{self, PacketContext},
     };
 
     fn mk_model(service: Vec<Event>) -> Model {
         let mut model = Model::new(Config::default());
-        for event in ground().into_iter().chain(service) {
+        for event in empty_cluster().into_iter().chain(service) {
             model.apply(event);
         }
         model
@@ -380,22 +380,22 @@ mod tests {
             let about = format!("{} ({})", row.name, if v6 { "IPv6" } else { "IPv4" });
             let (before, after) = (mk_model(row.before()), mk_model(row.after()));
             let (first, case) = (row.first(v6), row.again(v6));
-            let mut memory = Memory::default();
-            memory.learn(&before, &first, 4000, row.had(v6), 0);
+            let mut history = History::default();
+            history.learn(&before, &first, 4000, row.had(v6), 0);
             let id = before.affinity_id(&first.to, row.had(v6));
             assert!(id.is_some(), "{about}");
             let (now, port) = again(row);
-            assert_eq!(memory.outcome(&after, &case.packet(), port, now), case.outcome(), "{about}");
+            assert_eq!(history.outcome(&after, &case.packet(), port, now), case.outcome(), "{about}");
             if row.how == Again::SameConnection {
-                memory.end_connections();
-                assert_ne!(memory.outcome(&after, &case.packet(), port, now), case.outcome(), "{about}");
+                history.end_connections();
+                assert_ne!(history.outcome(&after, &case.packet(), port, now), case.outcome(), "{about}");
                 continue;
             }
-            let last = memory.last(&after, &case.packet(), now);
-            let traced = trace::trace_remembering(&after, &case.packet(), last);
+            let last = history.last(&after, &case.packet(), now);
+            let traced = trace::trace_with_affinity(&after, &case.packet(), last);
             assert_eq!(traced.outcome(), case.outcome(), "{about}");
-            let ground = Ground { remembered: id, ..Ground::of(&after) };
-            let walked = walk::walk(after.shadow().desired(), ground, &case.packet());
+            let context = PacketContext { affinity_id: id, ..PacketContext::of(&after) };
+            let walked = walk::walk(after.shadow().desired(), context, &case.packet());
             assert_eq!(walked, case.outcome(), "{about}");
         }
     }
@@ -405,20 +405,20 @@ mod tests {
         let row = &ROWS[0];
         let (before, after) = (mk_model(row.before()), mk_model(row.after()));
         let packet = row.first(false);
-        let mut memory = Memory::default();
-        memory.learn(&before, &packet, 4000, row.had(false), 0);
+        let mut history = History::default();
+        history.learn(&before, &packet, 4000, row.had(false), 0);
         let second = 10_799_000;
-        assert_eq!(memory.last(&after, &packet, second), Some(row.had(false)));
-        memory.learn(&after, &packet, 4001, row.had(false), second);
-        assert_eq!(memory.last(&after, &packet, second + 10_799_000), Some(row.had(false)));
-        assert_eq!(memory.last(&after, &packet, second + 10_800_000), None);
+        assert_eq!(history.last(&after, &packet, second), Some(row.had(false)));
+        history.learn(&after, &packet, 4001, row.had(false), second);
+        assert_eq!(history.last(&after, &packet, second + 10_799_000), Some(row.had(false)));
+        assert_eq!(history.last(&after, &packet, second + 10_800_000), None);
         let elsewhere = Backend { port: 1, ..row.had(false) };
-        memory.learn(&after, &packet, 4002, elsewhere, second);
-        assert_eq!(memory.last(&after, &packet, second), Some(row.had(false)), "it cannot have gone there");
+        history.learn(&after, &packet, 4002, elsewhere, second);
+        assert_eq!(history.last(&after, &packet, second), Some(row.had(false)), "it cannot have gone there");
     }
 
     #[test]
-    fn every_client_and_every_way_in_is_remembered() {
+    fn every_client_and_every_kind_of_address_has_affinity() {
         let is_used = |client| ROWS.iter().any(|row| row.from == client);
         assert!([Pod, Node, FarPod, Outside].into_iter().all(is_used));
         for address in [SERVICE, VIP, PORT] {

@@ -12,12 +12,12 @@ use portico_proxy_core::{
 
 /// Desired elements, and the frontends that share some of them.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct Desired {
     state: State,
     frontends: HashMap<Alias, BTreeSet<Frontend>>,
 }
 
-impl Memory {
+impl Desired {
     /// The desired elements.
     pub(super) fn state(&self) -> &State {
         &self.state
@@ -78,12 +78,12 @@ mod tests {
         let both: State = [port(1), port(2)].into_iter().collect();
         let mut more = both.clone();
         more.insert(Key::AffinityEndpoint(alias, List::Cluster, 7), Value::Id(7));
-        let mut memory = Memory::default();
-        memory.apply(&diff(&State::default(), &both).additive);
+        let mut desired = Desired::default();
+        desired.apply(&diff(&State::default(), &both).additive);
         let all = BTreeSet::from([frontend(1), frontend(2)]);
-        assert_eq!(memory.apply(&diff(&both, &more).additive), all);
+        assert_eq!(desired.apply(&diff(&both, &more).additive), all);
         let one: State = [port(1)].into_iter().collect();
-        assert_eq!(memory.apply(&diff(&more, &one).destructive), all, "those that leave, too");
-        assert_eq!(memory.frontends.get(&alias), Some(&BTreeSet::from([frontend(1)])));
+        assert_eq!(desired.apply(&diff(&more, &one).destructive), all, "those that leave, too");
+        assert_eq!(desired.frontends.get(&alias), Some(&BTreeSet::from([frontend(1)])));
     }
 }

@@ -1,4 +1,4 @@
-//! Remembered clients with real packets: the rows of `portico_proxy_core::packets::remembered` on both dataplanes, and a flood at one
+//! Remembered clients with real packets: the rows of `portico_proxy_core::packets::affinity` on both dataplanes, and a flood at one
 //! namespace's Service.
 
 use std::{
@@ -15,7 +15,7 @@ use portico_proxy_core::{
     oracle::Packet,
     packets::{
         self,
-        remembered::{Again, ROWS, Row},
+        affinity::{Again, ROWS, Row},
     },
     plan::{AffinityMap, diff},
     table::{Alias, Family, Frontend, Key, Protocol, Recall, Value},
@@ -23,7 +23,7 @@ use portico_proxy_core::{
 
 use crate::{
     netns::{Namespace, note},
-    table::{PODS, Table, describe, expected, mk_config, traced_remembering},
+    table::{PODS, Table, describe, expected, mk_config, traced_with_affinity},
     userspace::{hidden, mk_userspace},
     world::{
         Got, PLAIN, STICKY, World, addresses, alias_of, ask, dial, dial_here, endpoints, id_of, serve, sticky,
@@ -36,7 +36,7 @@ const TRIES: usize = 24;
 /// A model that was told about the node, and about the row's Service.
 fn mk_model(service: Vec<Event>) -> Model {
     let mut model = Model::new(ModelConfig::default());
-    for event in packets::ground().into_iter().chain(service) {
+    for event in packets::empty_cluster().into_iter().chain(service) {
         model.apply(event);
     }
     model
@@ -104,7 +104,7 @@ fn sync(tables: &mut Nftables, model: &Model) {
 }
 
 #[test]
-fn remembered_clients_get_what_the_rows_say_and_the_tracer_knows() {
+fn clients_with_affinity_get_what_the_rows_say_and_the_tracer_agrees() {
     let Some(table) = Table::new() else { return };
     let mut tables = table.node.run(|| Nftables::open(mk_config())).expect("opens");
     let shared = std::cell::RefCell::new(&mut tables);
@@ -115,7 +115,7 @@ fn remembered_clients_get_what_the_rows_say_and_the_tracer_knows() {
             if row.how == Again::SameConnection {
                 return;
             }
-            let (trace, check) = traced_remembering(&mut shared.borrow_mut(), model, packet);
+            let (trace, check) = traced_with_affinity(&mut shared.borrow_mut(), model, packet);
             assert_eq!(trace.outcome(), row.again(v6).outcome(), "{}: {trace}", row.name);
             assert!(check.agrees(), "{}: {check}", row.name);
             let last = trace.service.and_then(|service| service.last);
@@ -127,7 +127,7 @@ fn remembered_clients_get_what_the_rows_say_and_the_tracer_knows() {
 }
 
 #[test]
-fn the_userspace_proxy_remembers_the_same_clients() {
+fn the_userspace_proxy_keeps_the_same_affinity() {
     let Some(table) = Table::new() else { return };
     let mut node = mk_userspace(&table.node);
     let wrong =
@@ -187,14 +187,18 @@ fn a_flood_at_one_namespaces_service_takes_no_affinity_from_another() {
         assert_eq!(
             (balanced.len(), pods(&balanced)),
             (2, 2),
-            "it is served, and not remembered: {balanced:?}"
+            "it is served, and gets no entry: {balanced:?}"
         );
         let port = alias_of(other);
-        let id = world.tables.remembered(&map(2), a.client, &port).expect("looks up");
+        let id = world.tables.affinity_entry(&map(2), a.client, &port).expect("looks up");
         assert!(id.is_some_and(|id| {
             kept.iter().all(|got| matches!(got, Got::Pod(pod, _) if id_of(&a.pod(*pod)) == id))
         }));
-        assert_eq!(world.tables.remembered(&map(3), a.client, &port).expect("looks up"), None, "no such map");
+        assert_eq!(
+            world.tables.affinity_entry(&map(3), a.client, &port).expect("looks up"),
+            None,
+            "no such map"
+        );
         note(&format!(
             "{MOST} clients of one namespace: the other has {:?}",
             world.tables.clients().expect("counts")
