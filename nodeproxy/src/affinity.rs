@@ -135,7 +135,7 @@ mod tests {
         let watching = tokio::spawn(watch(count, metrics.clone(), inquiries, notices));
         let inquiry = asked.recv().await.expect("asks");
         let mut model = Model::new(Config::default());
-        for event in packets::world() {
+        for event in packets::cluster_events() {
             model.apply(event);
         }
         inquiry(Known { model: &model, local_addresses: &[], complete: true });

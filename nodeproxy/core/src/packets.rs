@@ -20,7 +20,7 @@ pub mod interfaces;
 pub mod invalid;
 pub mod matrix;
 
-pub use cluster::{empty_cluster, proxy_mode_addresses, virtual_addresses, world};
+pub use cluster::{cluster_events, empty_cluster, proxy_mode_addresses, virtual_addresses};
 
 /// This node's address; NodePorts answer on it.
 pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
@@ -386,7 +386,7 @@ mod tests {
 
     fn mk_model() -> Model {
         let mut model = Model::new(Config::default());
-        for event in world() {
+        for event in cluster_events() {
             model.apply(event);
         }
         model

@@ -25,7 +25,7 @@ const WAYS: Ways = Ways { source: |_| None, interface: |_| None };
 
 fn mk_model() -> Model {
     let mut model = Model::new(Config::default());
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(event);
     }
     model
@@ -181,7 +181,7 @@ async fn a_client_keeps_the_endpoint_of_its_entry_if_it_still_may() {
 async fn where_pods_are_told_by_interfaces_the_kernels_way_back_counts_unless_another_is_named() {
     let pods = PodInterfaces::Prefixed("veth".parse().expect("a name"));
     let mut model = Model::new(Config { pod_interfaces: Some(pods), ..Config::default() });
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(event);
     }
     let mut bench = mk_bench_of(model, true);

@@ -24,10 +24,11 @@ use portico_proxy_core::{
 use crate::{
     netns::{Namespace, note},
     table::{PODS, Table, describe, expected, mk_config, traced_with_affinity},
-    userspace::{hidden, mk_userspace},
-    world::{
-        Got, PLAIN, STICKY, World, addresses, alias_of, ask, dial, dial_here, endpoints, id_of, serve, sticky,
+    test_network::{
+        Got, PLAIN, STICKY, TestNetwork, addresses, alias_of, ask, dial, dial_here, endpoints, id_of, serve,
+        sticky,
     },
+    userspace::{hidden, mk_userspace},
 };
 
 /// New connections of a client that may go to more than one endpoint.
@@ -163,7 +164,7 @@ fn flood(node: &Namespace, map: &AffinityMap, port: Alias) {
 #[test]
 fn a_flood_at_one_namespaces_service_takes_no_affinity_from_another() {
     for v6 in [false, true] {
-        let Some(mut world) = World::new() else { return };
+        let Some(mut network) = TestNetwork::new() else { return };
         let a = addresses(v6);
         let frontend = |number| Frontend { protocol: Protocol::Udp, ..a.frontend(number) };
         let (flooded, other) = (frontend(1), frontend(2));
@@ -174,13 +175,13 @@ fn a_flood_at_one_namespaces_service_takes_no_affinity_from_another() {
             state.insert(Key::Service(f), verdict);
             state.insert(Key::ClusterIp(f.address), Value::Present);
         }
-        world.sync(&state);
+        network.sync(&state);
         let family = if v6 { Family::V6 } else { Family::V4 };
         let map = |pool| AffinityMap { family, seconds: STICKY.seconds, pool };
-        flood(&world.node, &map(1), alias_of(flooded));
-        let counts: BTreeMap<_, _> = world.tables.clients().expect("counts").into_iter().collect();
+        flood(&network.node, &map(1), alias_of(flooded));
+        let counts: BTreeMap<_, _> = network.tables.clients().expect("counts").into_iter().collect();
         assert_eq!((counts.get(&map(1)), counts.get(&map(2))), (Some(&MOST), Some(&0)));
-        let dials = |f| -> BTreeSet<_> { (0..TRIES).map(|_| dial(&world.client, f)).collect() };
+        let dials = |f| -> BTreeSet<_> { (0..TRIES).map(|_| dial(&network.client, f)).collect() };
         let pods = |answers: &BTreeSet<Got>| answers.iter().filter(|got| matches!(got, Got::Pod(..))).count();
         let (kept, balanced) = (dials(other), dials(flooded));
         assert_eq!((kept.len(), pods(&kept)), (1, 1), "it keeps its pod: {kept:?}");
@@ -190,25 +191,25 @@ fn a_flood_at_one_namespaces_service_takes_no_affinity_from_another() {
             "it is served, and gets no entry: {balanced:?}"
         );
         let port = alias_of(other);
-        let id = world.tables.affinity_entry(&map(2), a.client, &port).expect("looks up");
+        let id = network.tables.affinity_entry(&map(2), a.client, &port).expect("looks up");
         assert!(id.is_some_and(|id| {
             kept.iter().all(|got| matches!(got, Got::Pod(pod, _) if id_of(&a.pod(*pod)) == id))
         }));
         assert_eq!(
-            world.tables.affinity_entry(&map(3), a.client, &port).expect("looks up"),
+            network.tables.affinity_entry(&map(3), a.client, &port).expect("looks up"),
             None,
             "no such map"
         );
         note(&format!(
             "{MOST} clients of one namespace: the other has {:?}",
-            world.tables.clients().expect("counts")
+            network.tables.clients().expect("counts")
         ));
     }
 }
 
 #[test]
 fn a_host_program_answers_on_a_cluster_ip_that_the_node_has_and_only_the_node_itself_is_refused() {
-    let Some(mut world) = World::new() else { return };
+    let Some(mut network) = TestNetwork::new() else { return };
     let a = addresses(false);
     let mut state = a.base();
     let address: IpAddr = [10, 96, 0, 77].into();
@@ -216,12 +217,12 @@ fn a_host_program_answers_on_a_cluster_ip_that_the_node_has_and_only_the_node_it
     state.insert(Key::ClusterIp(address), Value::Present);
     let verdict = endpoints(&mut state, f, PLAIN, &[a.pod(0)]);
     state.insert(Key::Service(f), verdict);
-    world.sync(&state);
-    world.node.sh(&format!("ip addr add {address}/32 dev lo"));
-    world.node.run(move || serve(1, (address, 82).into()));
+    network.sync(&state);
+    network.node.sh(&format!("ip addr add {address}/32 dev lo"));
+    network.node.run(move || serve(1, (address, 82).into()));
     let lacking = Frontend { port: 82, ..f };
-    assert_eq!(dial(&world.client, lacking), Got::Pod(1, a.client), "the host's program answers");
-    assert_eq!(dial(&world.pods[0], lacking), Got::Pod(1, a.pods[0]));
-    assert_eq!(world.node.run(move || dial_here(lacking)), Got::Refused);
-    assert!(matches!(dial(&world.client, f), Got::Pod(0, _)), "the Service's port is the Service's");
+    assert_eq!(dial(&network.client, lacking), Got::Pod(1, a.client), "the host's program answers");
+    assert_eq!(dial(&network.pods[0], lacking), Got::Pod(1, a.pods[0]));
+    assert_eq!(network.node.run(move || dial_here(lacking)), Got::Refused);
+    assert!(matches!(dial(&network.client, f), Got::Pod(0, _)), "the Service's port is the Service's");
 }

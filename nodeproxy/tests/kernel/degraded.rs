@@ -18,7 +18,7 @@ use portico_proxy_core::{
 
 use crate::{
     table::{Table, mk_config},
-    world::{Got, dial},
+    test_network::{Got, dial},
 };
 
 /// What Services can do without.
@@ -33,7 +33,7 @@ fn mk_lacking() -> Config {
 fn mk_model() -> Model {
     let lacks = BTreeSet::from([Lack::SessionAffinity, Lack::SourceRanges]);
     let mut model = Model::new(ModelConfig { lacks, ..ModelConfig::default() });
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(event);
     }
     model

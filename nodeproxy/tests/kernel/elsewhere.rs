@@ -12,7 +12,9 @@ use portico_proxy_core::{
     table::{Backend, Frontend, Key, Protocol, Value, Verdict},
 };
 
-use crate::world::{Addresses, Got, LOCAL, PLAIN, POD_PORT, World, addresses, dial, endpoints, serve};
+use crate::test_network::{
+    Addresses, Got, LOCAL, PLAIN, POD_PORT, TestNetwork, addresses, dial, endpoints, serve,
+};
 
 /// How often is dialled: with two endpoints the bad one is missed once in 4096 runs.
 const TRIES: usize = 12;
@@ -21,7 +23,7 @@ const ELSEWHERE: usize = 7;
 
 /// Puts a pod and an endpoint into the client's namespace, as if it were the rest of the cluster. The client dials the node
 /// as that pod.
-fn extend(world: &World, a: Addresses) -> (std::net::IpAddr, Backend) {
+fn extend(network: &TestNetwork, a: Addresses) -> (std::net::IpAddr, Backend) {
     let (ip, pod, third, length) = if a.v6 {
         ("ip -6", "fd01:0:0:1::5", "fd01:0:0:2::5", 128)
     } else {
@@ -29,15 +31,15 @@ fn extend(world: &World, a: Addresses) -> (std::net::IpAddr, Backend) {
     };
     let nodad = if a.v6 { "nodad" } else { "" };
     for address in [pod, third] {
-        world.client.sh(&format!("ip addr add {address}/{length} dev lo {nodad}"));
-        world.node.sh(&format!("{ip} route add {address} via {}", a.client));
+        network.client.sh(&format!("ip addr add {address}/{length} dev lo {nodad}"));
+        network.node.sh(&format!("{ip} route add {address} via {}", a.client));
     }
     // As on a real node's wire, where a packet from another node's pod is nothing odd.
-    world.client.sh("for i in all eth0; do echo 1 > /proc/sys/net/ipv4/conf/$i/accept_local; done");
-    world.client.sh(&format!("{ip} route add {}/{length} dev eth0 src {pod}", a.node));
+    network.client.sh("for i in all eth0; do echo 1 > /proc/sys/net/ipv4/conf/$i/accept_local; done");
+    network.client.sh(&format!("{ip} route add {}/{length} dev eth0 src {pod}", a.node));
     let third = Backend { address: third.parse().expect("an address"), port: POD_PORT };
     let at = SocketAddr::new(third.address, third.port);
-    world.client.run(move || serve(ELSEWHERE, at));
+    network.client.run(move || serve(ELSEWHERE, at));
     (pod.parse().expect("an address"), third)
 }
 
@@ -60,20 +62,20 @@ fn mk_local(a: Addresses, all: &[Backend], local: &[Backend]) -> (Frontend, Stat
 #[test]
 fn a_pod_of_another_node_is_answered_by_endpoints_that_could_answer_it_directly() {
     for v6 in [false, true] {
-        let Some(mut world) = World::new() else { return };
+        let Some(mut network) = TestNetwork::new() else { return };
         let a = addresses(v6);
-        let (_, third) = extend(&world, a);
+        let (_, third) = extend(&network, a);
         let (f, state) = mk_local(a, &[third], &[]);
-        world.sync(&state);
+        network.sync(&state);
         for _ in 0..TRIES {
             assert_eq!(
-                dial(&world.client, f),
+                dial(&network.client, f),
                 Got::Pod(ELSEWHERE, a.node),
                 "its answer comes back through the node"
             );
         }
         assert_eq!(
-            dial(&world.pods[0], f),
+            dial(&network.pods[0], f),
             Got::Pod(ELSEWHERE, a.pods[0]),
             "a pod of this node is seen as itself"
         );
@@ -83,12 +85,12 @@ fn a_pod_of_another_node_is_answered_by_endpoints_that_could_answer_it_directly(
 #[test]
 fn a_pod_of_another_node_is_seen_as_itself_by_the_endpoints_here() {
     for v6 in [false, true] {
-        let Some(mut world) = World::new() else { return };
+        let Some(mut network) = TestNetwork::new() else { return };
         let a = addresses(v6);
-        let (remote, third) = extend(&world, a);
+        let (remote, third) = extend(&network, a);
         let (f, state) = mk_local(a, &[a.pod(0), third], &[a.pod(0)]);
-        world.sync(&state);
-        let got: BTreeSet<_> = (0..TRIES).map(|_| format!("{:?}", dial(&world.client, f))).collect();
+        network.sync(&state);
+        let got: BTreeSet<_> = (0..TRIES).map(|_| format!("{:?}", dial(&network.client, f))).collect();
         assert_eq!(got, BTreeSet::from([format!("{:?}", Got::Pod(0, remote))]));
     }
 }

@@ -60,7 +60,7 @@ impl Mode {
             Self::OneFamily => net.addr().is_ipv4(),
             Self::Addresses => true,
         };
-        for mut event in packets::world() {
+        for mut event in packets::cluster_events() {
             if let Event::Node(node) = &mut event {
                 node.pod_cidrs.retain(counts);
                 node.node_pod_cidrs.retain(counts);

@@ -20,5 +20,5 @@ mod sctp;
 mod storm;
 mod table;
 mod tables;
+mod test_network;
 mod userspace;
-mod world;

@@ -25,7 +25,7 @@ use portico_proxy_core::{
 
 use crate::{
     table::{PODS, Table, mk_config, program_model},
-    world::{Got, dial_here, serve},
+    test_network::{Got, dial_here, serve},
 };
 
 /// Connections of a cell that may go to two endpoints: one of them is missed once in 2^24 runs of the cell.

@@ -11,16 +11,16 @@ use portico_proxy_core::{
     table::{Balance, Frontend, Key, Protocol, Recall, Value, Verdict},
 };
 
-use crate::world::{
-    Addresses, Got, LOCAL, PLAIN, POD_PORT, STICKY, World, addresses, alias_of, ask, dial, endpoints, id_of,
-    sticky,
+use crate::test_network::{
+    Addresses, Got, LOCAL, PLAIN, POD_PORT, STICKY, TestNetwork, addresses, alias_of, ask, dial, endpoints,
+    id_of, sticky,
 };
 
-/// Runs a test in a world of its own, once for each family.
-fn in_both_families(test: impl Fn(&mut World, Addresses)) {
+/// Runs a test in a network of its own, once for each family.
+fn in_both_families(test: impl Fn(&mut TestNetwork, Addresses)) {
     for v6 in [false, true] {
-        let Some(mut world) = World::new() else { return };
-        test(&mut world, addresses(v6));
+        let Some(mut network) = TestNetwork::new() else { return };
+        test(&mut network, addresses(v6));
     }
 }
 
@@ -38,15 +38,15 @@ fn mk_cluster_ip(a: Addresses, f: Frontend) -> State {
 
 #[test]
 fn a_cluster_ip_reaches_all_pods_and_only_outsiders_are_masqueraded() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = a.frontend(1);
-        world.sync(&mk_cluster_ip(a, f));
-        let from_pod: BTreeSet<_> = (0..40).map(|_| pod_of(dial(&world.pods[0], f))).collect();
+        network.sync(&mk_cluster_ip(a, f));
+        let from_pod: BTreeSet<_> = (0..40).map(|_| pod_of(dial(&network.pods[0], f))).collect();
         assert_eq!(from_pod, BTreeSet::from([0, 1]), "both are picked");
         let seen: BTreeSet<_> =
-            (0..40).map(|_| dial(&world.pods[0], f)).filter(|got| pod_of(*got) == 1).collect_seen();
+            (0..40).map(|_| dial(&network.pods[0], f)).filter(|got| pod_of(*got) == 1).collect_seen();
         assert_eq!(seen, BTreeSet::from([a.pods[0]]), "pods keep their address");
-        for outsider in [&world.client, &world.node] {
+        for outsider in [&network.client, &network.node] {
             let seen: BTreeSet<_> = (0..10).map(|_| dial(outsider, f)).collect_seen();
             assert_eq!(seen, BTreeSet::from([a.node]));
         }
@@ -55,35 +55,39 @@ fn a_cluster_ip_reaches_all_pods_and_only_outsiders_are_masqueraded() {
 
 #[test]
 fn udp_works_as_well() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = Frontend { protocol: Protocol::Udp, port: 53, ..a.frontend(1) };
-        world.sync(&mk_cluster_ip(a, f));
-        assert!(matches!(dial(&world.client, f), Got::Pod(_, seen) if seen == a.node));
-        assert!(matches!(dial(&world.pods[1], f), Got::Pod(..)));
+        network.sync(&mk_cluster_ip(a, f));
+        assert!(matches!(dial(&network.client, f), Got::Pod(_, seen) if seen == a.node));
+        assert!(matches!(dial(&network.pods[1], f), Got::Pod(..)));
     });
 }
 
 #[test]
 fn a_pod_that_reaches_itself_through_a_vip_is_answered() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = a.frontend(1);
         let mut state = a.base();
         let verdict = endpoints(&mut state, f, PLAIN, &[a.pod(0)]);
         state.insert(Key::Service(f), verdict);
         state.insert(Key::ClusterIp(f.address), Value::Present);
-        world.sync(&state);
-        assert_eq!(dial(&world.pods[0], f), Got::Silence, "without masquerade the answer takes a short cut");
+        network.sync(&state);
+        assert_eq!(
+            dial(&network.pods[0], f),
+            Got::Silence,
+            "without masquerade the answer takes a short cut"
+        );
         let pod = a.pod(0);
         state.insert(Key::Hairpin(pod.address, Protocol::Tcp, pod.port), Value::Present);
-        world.sync(&state);
-        assert_eq!(dial(&world.pods[0], f), Got::Pod(0, a.node));
-        assert_eq!(dial(&world.pods[1], f), Got::Pod(0, a.pods[1]), "other pods keep their address");
+        network.sync(&state);
+        assert_eq!(dial(&network.pods[0], f), Got::Pod(0, a.node));
+        assert_eq!(dial(&network.pods[1], f), Got::Pod(0, a.pods[1]), "other pods keep their address");
     });
 }
 
 #[test]
 fn a_node_port_masquerades_under_the_cluster_policy_and_keeps_the_client_under_local() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let cluster = Frontend { address: a.node, protocol: Protocol::Tcp, port: 30_080 };
         let local = Frontend { port: 30_081, ..cluster };
         let mut state = a.base();
@@ -95,46 +99,48 @@ fn a_node_port_masquerades_under_the_cluster_policy_and_keeps_the_client_under_l
         state.insert(Key::Local(local), verdict);
         let verdict = endpoints(&mut state, local, PLAIN, &[a.pod(1)]);
         state.insert(Key::Short(local), verdict);
-        world.sync(&state);
-        for from in [&world.client, &world.node, &world.pods[0]] {
+        network.sync(&state);
+        for from in [&network.client, &network.node, &network.pods[0]] {
             assert!(matches!(dial(from, cluster), Got::Pod(_, seen) if seen == a.node));
         }
-        assert_eq!(dial(&world.client, local), Got::Pod(0, a.client));
-        assert_eq!(dial(&world.pods[0], local), Got::Pod(1, a.pods[0]), "pods use all endpoints");
-        assert_eq!(dial(&world.node, local), Got::Pod(1, a.node), "and so does the node");
+        assert_eq!(dial(&network.client, local), Got::Pod(0, a.client));
+        assert_eq!(dial(&network.pods[0], local), Got::Pod(1, a.pods[0]), "pods use all endpoints");
+        assert_eq!(dial(&network.node, local), Got::Pod(1, a.node), "and so does the node");
     });
 }
 
 #[test]
 fn a_local_policy_without_local_endpoints_is_silent_outside_and_works_inside() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = a.frontend(1);
         let mut state = a.base();
         state.insert(Key::Service(f), Value::Verdict(Verdict::External));
         let verdict = endpoints(&mut state, f, PLAIN, &[a.pod(1)]);
         state.insert(Key::Short(f), verdict);
         state.insert(Key::NoEndpoints(f), Value::Verdict(Verdict::Drop));
-        world.sync(&state);
-        assert_eq!(dial(&world.client, f), Got::Silence);
-        assert_eq!(dial(&world.pods[0], f), Got::Pod(1, a.pods[0]));
+        network.sync(&state);
+        assert_eq!(dial(&network.client, f), Got::Silence);
+        assert_eq!(dial(&network.pods[0], f), Got::Pod(1, a.pods[0]));
     });
 }
 
 #[test]
 fn without_endpoints_a_client_is_refused_wherever_it_is() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let on_node = Frontend { address: a.node, protocol: Protocol::Tcp, port: 30_080 };
         let mut state = a.base();
         for f in [a.frontend(1), on_node, Frontend { protocol: Protocol::Udp, ..a.frontend(1) }] {
             state.insert(Key::NoEndpoints(f), Value::Verdict(Verdict::Reject));
-            world.sync(&state);
-            for (name, from) in [("client", &world.client), ("node", &world.node), ("pod", &world.pods[0])] {
+            network.sync(&state);
+            for (name, from) in
+                [("client", &network.client), ("node", &network.node), ("pod", &network.pods[0])]
+            {
                 assert_eq!(dial(from, f), Got::Refused, "{f} from the {name}");
             }
         }
         state.insert(Key::NoEndpoints(a.frontend(1)), Value::Verdict(Verdict::Drop));
-        world.sync(&state);
-        for from in [&world.client, &world.node, &world.pods[0]] {
+        network.sync(&state);
+        for from in [&network.client, &network.node, &network.pods[0]] {
             assert_eq!(dial(from, a.frontend(1)), Got::Silence);
         }
     });
@@ -142,10 +148,11 @@ fn without_endpoints_a_client_is_refused_wherever_it_is() {
 
 #[test]
 fn a_port_that_the_service_lacks_is_refused_and_an_unallocated_cluster_ip_is_silent() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = a.frontend(1);
-        world.sync(&mk_cluster_ip(a, f));
-        for (name, from) in [("client", &world.client), ("node", &world.node), ("pod", &world.pods[0])] {
+        network.sync(&mk_cluster_ip(a, f));
+        for (name, from) in [("client", &network.client), ("node", &network.node), ("pod", &network.pods[0])]
+        {
             assert_eq!(dial(from, Frontend { port: 81, ..f }), Got::Refused, "{name}, {a:?}");
             assert_eq!(dial(from, a.frontend(99)), Got::Silence, "{name}");
         }
@@ -154,7 +161,7 @@ fn a_port_that_the_service_lacks_is_refused_and_an_unallocated_cluster_ip_is_sil
 
 #[test]
 fn only_those_in_the_source_ranges_may_come() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let mut state = a.base();
         let (mine, others) = (a.frontend(1), a.frontend(2));
         for f in [mine, others] {
@@ -171,16 +178,16 @@ fn only_those_in_the_source_ranges_may_come() {
             Key::SourceRange(others, net(if a.v6 { "fd01::/64" } else { "10.244.0.0/24" })),
             Value::Present,
         );
-        world.sync(&state);
-        assert_eq!(dial(&world.client, mine), Got::Pod(0, a.client));
-        assert_eq!(dial(&world.client, others), Got::Silence);
-        assert_eq!(dial(&world.pods[1], mine), Got::Silence);
-        assert_eq!(dial(&world.pods[1], others), Got::Pod(0, a.pods[1]));
+        network.sync(&state);
+        assert_eq!(dial(&network.client, mine), Got::Pod(0, a.client));
+        assert_eq!(dial(&network.client, others), Got::Silence);
+        assert_eq!(dial(&network.pods[1], mine), Got::Silence);
+        assert_eq!(dial(&network.pods[1], others), Got::Pod(0, a.pods[1]));
         assert!(
-            matches!(dial(&world.node, mine), Got::Pod(..)),
+            matches!(dial(&network.node, mine), Got::Pod(..)),
             "the node itself is in the client's network"
         );
-        assert_eq!(dial(&world.node, others), Got::Silence);
+        assert_eq!(dial(&network.node, others), Got::Silence);
     });
 }
 
@@ -197,67 +204,69 @@ fn mk_sticky(a: Addresses, pods: &[usize]) -> State {
 
 #[test]
 fn a_client_keeps_its_pod_until_the_pod_goes_and_then_keeps_the_next() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = a.frontend(1);
-        world.sync(&mk_sticky(a, &[0, 1]));
-        spy(world);
-        let first = dial(&world.client, f);
+        network.sync(&mk_sticky(a, &[0, 1]));
+        spy(network);
+        let first = dial(&network.client, f);
         assert!(
             matches!(first, Got::Pod(_, seen) if seen == a.node),
             "masqueraded although its id is on its way: {first:?}"
         );
         for _ in 0..30 {
-            assert_eq!(dial(&world.client, f), first);
+            assert_eq!(dial(&network.client, f), first);
         }
         let (stays, goes) = (1 - pod_of(first), pod_of(first));
-        world.sync(&mk_sticky(a, &[stays]));
-        assert_eq!(pod_of(dial(&world.client, f)), stays, "the pod is gone");
-        world.sync(&mk_sticky(a, &[goes, stays]));
+        network.sync(&mk_sticky(a, &[stays]));
+        assert_eq!(pod_of(dial(&network.client, f)), stays, "the pod is gone");
+        network.sync(&mk_sticky(a, &[goes, stays]));
         for _ in 0..30 {
-            assert_eq!(pod_of(dial(&world.client, f)), stays, "the new choice has an entry");
+            assert_eq!(pod_of(dial(&network.client, f)), stays, "the new choice has an entry");
         }
-        assert_eq!(spied(world), 0, "no affinity id and no masquerade bit leaves our hooks");
+        assert_eq!(spied(network), 0, "no affinity id and no masquerade bit leaves our hooks");
     });
 }
 
 #[test]
 fn clients_have_affinity_one_by_one_and_a_restart_keeps_it() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = a.frontend(1);
         let state = mk_sticky(a, &[0, 1]);
-        world.sync(&state);
-        let chosen: Vec<_> =
-            [&world.client, &world.node, &world.pods[0], &world.pods[1]].map(|from| dial(from, f)).into();
-        world.sync(&state); // reads everything back, changes nothing
-        let again: Vec<_> =
-            [&world.client, &world.node, &world.pods[0], &world.pods[1]].map(|from| dial(from, f)).into();
+        network.sync(&state);
+        let chosen: Vec<_> = [&network.client, &network.node, &network.pods[0], &network.pods[1]]
+            .map(|from| dial(from, f))
+            .into();
+        network.sync(&state); // reads everything back, changes nothing
+        let again: Vec<_> = [&network.client, &network.node, &network.pods[0], &network.pods[1]]
+            .map(|from| dial(from, f))
+            .into();
         // A pod that reaches itself gets no answer without a hairpin element, and that, too, stays so.
         assert_eq!(chosen, again);
         let family = if a.v6 { "ip6" } else { "ip" };
-        let map = world.node.sh(&format!("nft list map {family} portico affinity-3600-00000007"));
+        let map = network.node.sh(&format!("nft list map {family} portico affinity-3600-00000007"));
         assert_eq!(map.matches(" : a500:").count(), 4, "{map}");
     });
 }
 
 #[test]
 fn each_connection_renews_the_time_of_its_client() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = a.frontend(1);
-        world.sync(&mk_sticky(a, &[0, 1]));
-        let first = dial(&world.client, f);
+        network.sync(&mk_sticky(a, &[0, 1]));
+        let first = dial(&network.client, f);
         // Milliseconds of the entry that are left once it is 1,100 ms older; the wait is for the kernel's clock.
         std::thread::sleep(std::time::Duration::from_millis(1100));
-        let aged = expires(world, a);
-        assert_eq!(dial(&world.client, f), first);
-        let renewed = expires(world, a);
+        let aged = expires(network, a);
+        assert_eq!(dial(&network.client, f), first);
+        let renewed = expires(network, a);
         assert!(aged < 3600 && renewed > aged, "{aged} s, then {renewed} s");
     });
 }
 
 /// Seconds until the one entry of the affinity map expires.
-fn expires(world: &World, a: Addresses) -> u64 {
+fn expires(network: &TestNetwork, a: Addresses) -> u64 {
     let family = if a.v6 { "ip6" } else { "ip" };
-    let json = world.node.sh(&format!("nft -j list map {family} portico affinity-3600-00000007"));
+    let json = network.node.sh(&format!("nft -j list map {family} portico affinity-3600-00000007"));
     let json: serde_json::Value = serde_json::from_str(&json).expect("json");
     let map =
         json["nftables"].as_array().and_then(|all| all.iter().find_map(|o| o.get("map"))).expect("a map");
@@ -267,20 +276,20 @@ fn expires(world: &World, a: Addresses) -> u64 {
 
 #[test]
 fn a_masquerading_frontend_with_affinity_is_both() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = Frontend { address: a.node, protocol: Protocol::Tcp, port: 30_080 };
         let mut state = a.base();
         let both = Recall { masquerade: true, ..STICKY };
         let verdict = sticky(&mut state, f, alias_of(f), both, &[a.pod(0), a.pod(1)]);
         state.insert(Key::Service(f), verdict);
-        world.sync(&state);
-        spy(world);
-        let first = dial(&world.client, f);
+        network.sync(&state);
+        spy(network);
+        let first = dial(&network.client, f);
         assert!(matches!(first, Got::Pod(_, seen) if seen == a.node), "{first:?}");
         for _ in 0..20 {
-            assert_eq!(dial(&world.client, f), first);
+            assert_eq!(dial(&network.client, f), first);
         }
-        assert_eq!(spied(world), 0);
+        assert_eq!(spied(network), 0);
         let ids: BTreeSet<_> = (0..2).map(|number| id_of(&a.pod(number))).collect();
         assert_eq!(ids.len(), 2, "the pods are told apart");
     });
@@ -288,7 +297,7 @@ fn a_masquerading_frontend_with_affinity_is_both() {
 
 #[test]
 fn a_udp_flow_stays_with_its_pod_until_it_is_forgotten() {
-    in_both_families(|world, a| {
+    in_both_families(|network, a| {
         let f = Frontend { protocol: Protocol::Udp, port: 53, ..a.frontend(1) };
         let one = |number| {
             let mut state = a.base();
@@ -296,16 +305,16 @@ fn a_udp_flow_stays_with_its_pod_until_it_is_forgotten() {
             state.insert(Key::Service(f), verdict);
             state
         };
-        world.sync(&one(0));
-        let socket = world
+        network.sync(&one(0));
+        let socket = network
             .client
             .run(move || UdpSocket::bind((if a.v6 { "::" } else { "0.0.0.0" }, 0)))
             .expect("binds");
         assert_eq!(pod_of(ask(&socket, f)), 0);
-        world.sync(&one(1));
+        network.sync(&one(1));
         assert_eq!(pod_of(ask(&socket, f)), 0, "the kernel tracks the flow");
         let family = if a.v6 { KernelFamily::Ip6 } else { KernelFamily::Ip };
-        let (before, stale, others) = world.node.run(move || {
+        let (before, stale, others) = network.node.run(move || {
             let mut conntrack = Conntrack::open().expect("opens");
             let before = conntrack.count().expect("counts");
             let to = move |ip: IpAddr| {
@@ -330,8 +339,8 @@ fn pod_of(got: Got) -> usize {
 }
 
 /// Counts packets that leave the node with something of ours still on them.
-fn spy(world: &World) {
-    world.node.sh("nft -f - <<'END'
+fn spy(network: &TestNetwork) {
+    network.node.sh("nft -f - <<'END'
         table inet spy {
           chain spy { type filter hook postrouting priority 300;
             meta priority & fe00:0 == a400:0 counter
@@ -341,8 +350,8 @@ fn spy(world: &World) {
 END");
 }
 
-fn spied(world: &World) -> u64 {
-    let text = world.node.sh("nft list chain inet spy spy");
+fn spied(network: &TestNetwork) -> u64 {
+    let text = network.node.sh("nft list chain inet spy spy");
     let packets =
         text.split("packets ").skip(1).map(|rest| rest.split(' ').next().unwrap_or_default().parse::<u64>());
     packets.collect::<Result<Vec<_>, _>>().expect("counters").into_iter().sum()

@@ -57,7 +57,7 @@ fn mk_sync(node: &Namespace) -> Sync {
 
 fn wanted() -> State {
     let mut model = Model::new(ModelConfig::default());
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(event);
     }
     model.shadow().desired().clone()
@@ -85,7 +85,7 @@ fn whatever_somebody_does_to_our_tables_is_repaired_without_any_event() {
     let (inputs, inbox) = mpsc::channel(256);
     let stop = CancellationToken::new();
     let task = runtime.spawn(mk_sync(&node).run(inbox, stop.clone()));
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         inputs
             .blocking_send(InputEvent::Change(Box::new(event), Times::default()))
             .expect("the loop listens");

@@ -26,7 +26,7 @@ use portico_proxy_core::{
 
 use crate::{
     netns::Namespace,
-    world::{Got, Wire, add_bridge, connect_client, connect_pod, dial, forwards},
+    test_network::{Got, Wire, add_bridge, connect_client, connect_pod, dial, forwards},
 };
 
 /// The pods of the table, by the number with which they answer. The far pods are behind this node, too, but the model thinks
@@ -132,7 +132,7 @@ pub(crate) fn mk_config() -> Config {
 /// The table's cluster in a node's kernel.
 pub(crate) fn program(node: &Namespace, config: Config) -> (Nftables, Model) {
     let mut model = Model::new(ModelConfig::default());
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(event);
     }
     (program_model(node, config, &model), model)

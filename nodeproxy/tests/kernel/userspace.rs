@@ -43,8 +43,9 @@ use tokio::{runtime::Runtime, sync::mpsc};
 use crate::{
     netns::{Namespace, note, skip},
     table::{Table, expected, is_sticky},
-    world::{
-        Addresses, Got, PLAIN, STICKY, World, addresses, alias_of, ask, dial, dial_here, endpoints, sticky,
+    test_network::{
+        Addresses, Got, PLAIN, STICKY, TestNetwork, addresses, alias_of, ask, dial, dial_here, endpoints,
+        sticky,
     },
 };
 
@@ -179,7 +180,7 @@ fn real_packets_get_what_the_packet_table_says_but_endpoints_see_the_node() {
     let Some(table) = Table::new() else { return };
     let mut node = mk_userspace(&table.node);
     let mut model = Model::new(ModelConfig::default());
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(event);
     }
     node.sync(&table.node, model.shadow().desired());
@@ -231,15 +232,15 @@ fn pod_of(got: Got) -> Option<usize> {
 #[test]
 fn scaling_up_and_down_loses_no_connection() {
     const CHANGES: usize = 300;
-    let Some(world) = World::new() else { return };
+    let Some(network) = TestNetwork::new() else { return };
     let a = addresses(false);
     let f = a.frontend(1);
-    let mut node = mk_userspace(&world.node);
+    let mut node = mk_userspace(&network.node);
     let states = [mk_state(a, f, &[0, 1], None), mk_state(a, f, &[1], None)];
-    node.sync(&world.node, &states[0]);
+    node.sync(&network.node, &states[0]);
     let (stop, dialled) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let (end, count) = (stop.clone(), dialled.clone());
-    let client = world.client.run(move || {
+    let client = network.client.run(move || {
         std::thread::spawn(move || {
             let mut lost = Vec::new();
             while !end.load(Ordering::Relaxed) {
@@ -251,13 +252,13 @@ fn scaling_up_and_down_loses_no_connection() {
     });
     for change in 0..CHANGES {
         let plan = diff(&states[change % 2], &states[(change + 1) % 2]);
-        node.with(&world.node, move |dataplane| dataplane.apply(&plan.additive)).expect("commits");
+        node.with(&network.node, move |dataplane| dataplane.apply(&plan.additive)).expect("commits");
         let so_far = dialled.load(Ordering::Relaxed);
         while dialled.load(Ordering::Relaxed) < so_far + 2 && !client.is_finished() {
             std::thread::yield_now();
         }
         let plan = diff(&states[change % 2], &states[(change + 1) % 2]);
-        node.with(&world.node, move |dataplane| dataplane.apply(&plan.destructive)).expect("commits");
+        node.with(&network.node, move |dataplane| dataplane.apply(&plan.destructive)).expect("commits");
     }
     stop.store(true, Ordering::Relaxed);
     let lost = client.join().expect("no panic");
@@ -270,19 +271,19 @@ fn scaling_up_and_down_loses_no_connection() {
 #[test]
 fn a_client_keeps_its_pod_and_no_client_notices_a_dead_one() {
     for v6 in [false, true] {
-        let Some(world) = World::new() else { return };
+        let Some(network) = TestNetwork::new() else { return };
         let a = addresses(v6);
         let f = a.frontend(1);
-        let mut node = mk_userspace(&world.node);
-        node.sync(&world.node, &mk_state(a, f, &[0, 1], Some(3600)));
-        let first = dial(&world.client, f);
+        let mut node = mk_userspace(&network.node);
+        node.sync(&network.node, &mk_state(a, f, &[0, 1], Some(3600)));
+        let first = dial(&network.client, f);
         for _ in 0..10 {
-            assert_eq!(dial(&world.client, f), first);
+            assert_eq!(dial(&network.client, f), first);
         }
         // The pod's address answers nothing any more, and the API server does not know it yet.
         let dead = pod_of(first).expect("a pod");
-        world.pods[dead].sh("ip link set eth0 down");
-        for client in [&world.client, &world.node] {
+        network.pods[dead].sh("ip link set eth0 down");
+        for client in [&network.client, &network.node] {
             assert_eq!(pod_of(dial(client, f)), Some(1 - dead), "after some 250 ms, IPv6 {v6}");
         }
     }
@@ -290,16 +291,16 @@ fn a_client_keeps_its_pod_and_no_client_notices_a_dead_one() {
 
 #[test]
 fn only_redirected_packets_reach_the_proxys_sockets_and_its_own_are_not_redirected() {
-    let Some(world) = World::new() else { return };
+    let Some(network) = TestNetwork::new() else { return };
     let a = addresses(false);
     let f = a.frontend(1);
-    let mut node = mk_userspace(&world.node);
-    node.sync(&world.node, &mk_state(a, f, &[0], None));
-    let socket = node.with(&world.node, move |dataplane| dataplane.sockets().of(f));
+    let mut node = mk_userspace(&network.node);
+    node.sync(&network.node, &mk_state(a, f, &[0], None));
+    let socket = node.with(&network.node, move |dataplane| dataplane.sockets().of(f));
     let socket = socket.first().copied().expect("one socket");
     assert_eq!(socket.address, a.node);
     let direct = Frontend { address: socket.address, protocol: Protocol::Tcp, port: socket.port };
-    for client in [&world.client, &world.pods[1], &world.node] {
+    for client in [&network.client, &network.pods[1], &network.node] {
         assert_eq!(dial(client, direct), Got::Silence);
         assert_eq!(pod_of(dial(client, f)), Some(0));
     }
@@ -309,9 +310,9 @@ fn only_redirected_packets_reach_the_proxys_sockets_and_its_own_are_not_redirect
     let verdict = endpoints(&mut looped, f, PLAIN, &[backend]);
     looped.insert(Key::Service(f), verdict);
     looped.insert(Key::ClusterIp(f.address), Value::Present);
-    node.sync(&world.node, &looped);
+    node.sync(&network.node, &looped);
     let before = node.counters.connections.get();
-    let ended = world.client.run(move || {
+    let ended = network.client.run(move || {
         let mut stream = TcpStream::connect(SocketAddr::new(f.address, f.port)).expect("the proxy accepts");
         stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind())
     });
@@ -322,39 +323,39 @@ fn only_redirected_packets_reach_the_proxys_sockets_and_its_own_are_not_redirect
 #[test]
 fn a_udp_client_that_keeps_sending_finds_each_next_endpoint_also_after_there_was_none() {
     for v6 in [false, true] {
-        let Some(world) = World::new() else { return };
+        let Some(network) = TestNetwork::new() else { return };
         let a = addresses(v6);
         let f = Frontend { protocol: Protocol::Udp, port: 53, ..a.frontend(1) };
-        let mut node = mk_userspace(&world.node);
+        let mut node = mk_userspace(&network.node);
         let mut without = a.base();
         without.insert(Key::NoEndpoints(f), Value::Verdict(Verdict::Drop));
         without.insert(Key::ClusterIp(f.address), Value::Present);
-        let client = Arc::new(world.client.run(move || {
+        let client = Arc::new(network.client.run(move || {
             let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
             UdpSocket::bind((any, 0)).expect("binds")
         }));
-        let asks = |world: &World| {
+        let asks = |network: &TestNetwork| {
             let client = client.clone();
-            world.client.run(move || pod_of(ask(&client, f)))
+            network.client.run(move || pod_of(ask(&client, f)))
         };
         for pods in [&[0][..], &[1], &[], &[0]] {
             let desired = if pods.is_empty() { without.clone() } else { mk_state(a, f, pods, None) };
-            node.sync(&world.node, &desired);
+            node.sync(&network.node, &desired);
             let keep = pods.iter().map(|number| a.pod(*number)).collect();
             let stale = [StaleFlows { frontend: f, keep }];
-            node.with(&world.node, move |dataplane| {
+            node.with(&network.node, move |dataplane| {
                 let kernel = Box::new(conntrack::Kernel);
                 ProxiedFlows::redirected(dataplane.sockets(), kernel).delete(&stale).expect("deletes")
             });
-            assert_eq!(asks(&world), pods.first().copied(), "{pods:?}, IPv6 {v6}");
+            assert_eq!(asks(&network), pods.first().copied(), "{pods:?}, IPv6 {v6}");
         }
     }
 }
 
 #[test]
 fn node_ports_on_localhost_stand_beside_the_nftables_dataplane() {
-    let Some(world) = World::new() else { return };
-    let mut node = Node::new(&world.node, None, |proxy| {
+    let Some(network) = TestNetwork::new() else { return };
+    let mut node = Node::new(&network.node, None, |proxy| {
         Localhost::new(Box::new(Nftables::open(Config::default()).expect("opens")), proxy)
     });
     let mut state = State::default();
@@ -376,23 +377,23 @@ fn node_ports_on_localhost_stand_beside_the_nftables_dataplane() {
         state.insert(Key::Short(f), short);
         state.insert(Key::NoEndpoints(f), Value::Verdict(Verdict::Drop));
     }
-    node.sync(&world.node, &state);
+    node.sync(&network.node, &state);
     for a in [addresses(false), addresses(true)] {
         let here: IpAddr = if a.v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let f = Frontend { address: here, protocol, port: 30_080 };
-            let got: BTreeSet<_> = (0..24).filter_map(|_| pod_of(dial(&world.node, f))).collect();
+            let got: BTreeSet<_> = (0..24).filter_map(|_| pod_of(dial(&network.node, f))).collect();
             assert_eq!(got, BTreeSet::from([0, 1]), "{f}");
-            assert!(pod_of(dial(&world.client, Frontend { address: a.node, ..f })).is_some());
+            assert!(pod_of(dial(&network.client, Frontend { address: a.node, ..f })).is_some());
         }
         let local = Frontend { address: here, protocol: Protocol::Tcp, port: 30_081 };
-        assert_eq!(dial(&world.node, local), Got::Pod(1, a.node));
+        assert_eq!(dial(&network.node, local), Got::Pod(1, a.node));
     }
-    let routed = world.node.sh("cat /proc/sys/net/ipv4/conf/*/route_localnet | sort -u");
+    let routed = network.node.sh("cat /proc/sys/net/ipv4/conf/*/route_localnet | sort -u");
     assert_eq!(routed.trim(), "0");
-    let listing = world.node.sh("nft list ruleset");
+    let listing = network.node.sh("nft list ruleset");
     assert!(!listing.contains(" 127.0.0.1") && !listing.contains(" ::1"), "{listing}");
-    node.sync(&world.node, &State::default());
+    node.sync(&network.node, &State::default());
     let f = Frontend { address: Ipv4Addr::LOCALHOST.into(), protocol: Protocol::Tcp, port: 30_080 };
-    assert_eq!(dial(&world.node, f), Got::Refused);
+    assert_eq!(dial(&network.node, f), Got::Refused);
 }

@@ -9,7 +9,7 @@ use crate::{
 
 fn mk_model() -> Model {
     let mut model = Model::new(Config::default());
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(event);
     }
     model

@@ -22,7 +22,7 @@ use crate::{
 const PROXIED: u8 = 24;
 
 /// The cluster of the table, as seen on [`NODE`], with default configuration.
-pub fn world() -> Vec<Event> {
+pub fn cluster_events() -> Vec<Event> {
     let mut events = empty_cluster();
     for service in services() {
         events.extend(slices(&service).into_iter().map(Event::Slice));

@@ -4,7 +4,9 @@
 //! Owns the rows that differ: pods of other nodes arrive on no interface of a pod, so they are clients like any
 //! other, and addresses do not matter. All other rows are those of [`CASES`].
 
-use super::{BOTH_MASQUERADED, CASES, Case, Client, Expect, FarPod, NODE, case, case6, invalid, vip, world};
+use super::{
+    BOTH_MASQUERADED, CASES, Case, Client, Expect, FarPod, NODE, case, case6, cluster_events, invalid, vip,
+};
 use crate::{
     input::{Event, NodeInfo},
     interface::{InterfaceName, PodInterfaces},
@@ -36,14 +38,14 @@ pub fn detectors() -> Vec<PodInterfaces> {
 }
 
 /// The table's cluster on a node without ranges of pods.
-pub fn world_by_interfaces() -> Vec<Event> {
+pub fn cluster_events_by_interfaces() -> Vec<Event> {
     let forget = |event| match event {
         Event::Node(node) => {
             Event::Node(NodeInfo { pod_cidrs: Vec::new(), node_pod_cidrs: Vec::new(), ..node })
         }
         other => other,
     };
-    world().into_iter().map(forget).collect()
+    cluster_events().into_iter().map(forget).collect()
 }
 
 /// All rows.
@@ -90,7 +92,7 @@ mod tests {
     #[test]
     fn the_oracle_the_tracer_and_the_ruleset_say_what_the_rows_say() {
         for detector in detectors() {
-            let model = mk_model(detector, world_by_interfaces());
+            let model = mk_model(detector, cluster_events_by_interfaces());
             for case in cases() {
                 let (packet, expected) = (packet(&case, &detector), case.outcome());
                 let about = format!("{detector}: {}", case.name);
@@ -105,7 +107,7 @@ mod tests {
     #[test]
     fn addresses_count_for_nothing() {
         for detector in detectors() {
-            let model = mk_model(detector, world());
+            let model = mk_model(detector, cluster_events());
             for case in cases() {
                 let packet = packet(&case, &detector);
                 assert_eq!(oracle::outcome(&model, &packet), case.outcome(), "{}", case.name);
@@ -118,7 +120,7 @@ mod tests {
     #[test]
     fn invalid_packets_of_pods_are_recognised_by_interface() {
         for detector in detectors() {
-            let model = mk_model(detector, world_by_interfaces());
+            let model = mk_model(detector, cluster_events_by_interfaces());
             for row in INVALID_PACKETS {
                 let ((source, _), interface) = (row.addresses(false), interface(row.from, &detector));
                 let said = oracle::lets_invalid_pass(&model, source, interface);

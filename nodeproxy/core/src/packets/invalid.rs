@@ -46,13 +46,13 @@ impl InvalidPacket {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::world, *};
+    use super::{super::cluster_events, *};
     use crate::{input::Config, model::Model, oracle, walk};
 
     #[test]
     fn the_oracle_and_the_ruleset_say_what_the_rows_say() {
         let mut model = Model::new(Config::default());
-        for event in world() {
+        for event in cluster_events() {
             model.apply(event);
         }
         for row in INVALID_PACKETS {

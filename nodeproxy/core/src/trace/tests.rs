@@ -12,7 +12,7 @@ use crate::{
 
 fn mk_model() -> Model {
     let mut model = Model::new(Config::default());
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(event);
     }
     model
@@ -77,7 +77,7 @@ fn words_name_the_interface_where_pods_are_told_by_it_and_only_there() {
         |from| CASES.iter().find(|case| case.from == from && case.name.contains("ClusterIP")).expect("a row");
     for detector in interfaces::detectors() {
         let mut model = Model::new(Config { pod_interfaces: Some(detector), ..Config::default() });
-        for event in interfaces::world_by_interfaces() {
+        for event in interfaces::cluster_events_by_interfaces() {
             model.apply(event);
         }
         let text = |from| trace(&model, &interfaces::packet(case(from), &detector)).to_string();

@@ -87,7 +87,7 @@ fn by_way_of_the_api(event: Event) -> Event {
 #[test]
 fn packets_get_what_the_table_says_when_its_cluster_comes_from_the_api_server() {
     let mut model = Model::new(Config::default());
-    for event in packets::world() {
+    for event in packets::cluster_events() {
         model.apply(by_way_of_the_api(event));
     }
     for case in CASES {

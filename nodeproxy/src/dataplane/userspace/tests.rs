@@ -41,7 +41,7 @@ pub(super) fn mk_proxy(files: u64) -> (Arc<Proxy>, mpsc::Receiver<Fault>) {
 }
 
 /// A node whose address is 127.0.0.1, which stands for one that is not loopback.
-struct World {
+struct Bench {
     kernel: FakeKernel,
     dataplane: Userspace,
     faults: mpsc::Receiver<Fault>,
@@ -49,7 +49,7 @@ struct World {
     stands: State,
 }
 
-impl World {
+impl Bench {
     fn new() -> Self {
         Self::over(FakeKernel::default(), 100_000)
     }

@@ -6,40 +6,40 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_led_to_a_socket_behind_which_all_endpoints_answer() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
-    world.sync(&mk_state(f, &[mk_server("one"), mk_server("two")], None));
-    let answers: BTreeSet<_> = (0..4).map(|_| world.ask(f)).collect();
+    bench.sync(&mk_state(f, &[mk_server("one"), mk_server("two")], None));
+    let answers: BTreeSet<_> = (0..4).map(|_| bench.ask(f)).collect();
     assert_eq!(answers, BTreeSet::from(["one".to_owned(), "two".to_owned()]));
-    let socket = world.redirect(f).expect("redirected");
+    let socket = bench.redirect(f).expect("redirected");
     let guard = Frontend { address: socket.ip(), protocol: Protocol::Tcp, port: socket.port() };
-    let inside = world.kernel.inside();
+    let inside = bench.kernel.inside();
     assert!(inside.state.elements.contains_key(&Key::Firewalled(guard)), "only redirected packets may come");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_notices_endpoints_that_refuse() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
-    world.sync(&mk_state(f, &[mk_dead(), mk_dead(), mk_server("alive"), mk_dead()], None));
+    bench.sync(&mk_state(f, &[mk_dead(), mk_dead(), mk_server("alive"), mk_dead()], None));
     for _ in 0..20 {
-        assert_eq!(world.ask(f), "alive");
+        assert_eq!(bench.ask(f), "alive");
     }
-    assert!(world.dataplane.pools.counters().failures("Attempt") > 0, "but who looks at the metrics does");
+    assert!(bench.dataplane.pools.counters().failures("Attempt") > 0, "but who looks at the metrics does");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_no_endpoint_takes_is_reset() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
-    world.sync(&mk_state(f, &[mk_dead()], None));
-    assert_eq!(world.ask(f), "ConnectionReset");
-    assert_eq!(world.dataplane.pools.counters().failures("Unreachable"), 1);
+    bench.sync(&mk_state(f, &[mk_dead()], None));
+    assert_eq!(bench.ask(f), "ConnectionReset");
+    assert_eq!(bench.dataplane.pools.counters().failures("Unreachable"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn either_side_may_end_its_half_and_go_on_hearing() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
     // The server answers only after the client's end, and far more than buffers hold.
     let after_end = mk_custom_server(|mut client| {
@@ -49,8 +49,8 @@ async fn either_side_may_end_its_half_and_go_on_hearing() {
             client.write_all(&heard).expect("answers");
         }
     });
-    world.sync(&mk_state(f, &[after_end], None));
-    let mut client = world.dial(f);
+    bench.sync(&mk_state(f, &[after_end], None));
+    let mut client = bench.dial(f);
     client.write_all(&vec![7; 100_000]).expect("asks");
     client.shutdown(Shutdown::Write).expect("ends");
     let mut answer = Vec::new();
@@ -64,8 +64,8 @@ async fn either_side_may_end_its_half_and_go_on_hearing() {
         client.read_to_end(&mut all).expect("hears");
         heard.send(all.len()).expect("the test waits");
     });
-    world.sync(&mk_state(f, &[ends_first], None));
-    let mut client = world.dial(f);
+    bench.sync(&mk_state(f, &[ends_first], None));
+    let mut client = bench.dial(f);
     assert_eq!(client.read(&mut [0; 8]).expect("the end"), 0);
     client.write_all(&vec![7; 1_000_000]).expect("says");
     drop(client);
@@ -74,22 +74,22 @@ async fn either_side_may_end_its_half_and_go_on_hearing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_is_passed_on_as_a_reset() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
     let resets = mk_custom_server(|client| {
         let socket = socket2::Socket::from(client);
         socket.set_linger(Some(Duration::ZERO)).expect("a socket");
     });
-    world.sync(&mk_state(f, &[resets], None));
-    assert_eq!(world.ask(f), "ConnectionReset");
+    bench.sync(&mk_state(f, &[resets], None));
+    assert_eq!(bench.ask(f), "ConnectionReset");
     // And the other way.
     let (heard, results) = std::sync::mpsc::channel();
     let endpoint = mk_custom_server(move |mut client| {
         client.write_all(b"!").expect("says");
         heard.send(client.read(&mut [0; 8]).map_err(|error| error.kind())).expect("the test waits");
     });
-    world.sync(&mk_state(f, &[endpoint], None));
-    let mut client = world.dial(f);
+    bench.sync(&mk_state(f, &[endpoint], None));
+    let mut client = bench.dial(f);
     client.read_exact(&mut [0]).expect("is connected");
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("a socket");
     drop(client);
@@ -98,14 +98,14 @@ async fn a_reset_is_passed_on_as_a_reset() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_of_the_list_touch_no_connection_and_close_no_socket() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
     let echo = mk_custom_server(|mut client| {
         let mut byte = [0];
         while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
     });
-    world.sync(&mk_state(f, &[echo], None));
-    let (socket, mut client) = (world.redirect(f), world.dial(f));
+    bench.sync(&mk_state(f, &[echo], None));
+    let (socket, mut client) = (bench.redirect(f), bench.dial(f));
     let mut talk = |byte: u8| {
         client.write_all(&[byte]).expect("says");
         let mut answer = [0];
@@ -113,51 +113,51 @@ async fn changes_of_the_list_touch_no_connection_and_close_no_socket() {
         assert_eq!(answer, [byte]);
     };
     talk(1);
-    world.sync(&mk_state(f, &[mk_server("two"), echo], None));
+    bench.sync(&mk_state(f, &[mk_server("two"), echo], None));
     talk(2);
-    world.sync(&mk_state(f, &[mk_server("three")], None));
+    bench.sync(&mk_state(f, &[mk_server("three")], None));
     talk(3);
-    assert_eq!((world.redirect(f), world.ask(f)), (socket, "three".to_owned()));
-    world.sync(&mk_state(f, &[], None));
+    assert_eq!((bench.redirect(f), bench.ask(f)), (socket, "three".to_owned()));
+    bench.sync(&mk_state(f, &[], None));
     talk(4);
-    assert_eq!(world.redirect(f), None);
-    world.sync(&State::default());
+    assert_eq!(bench.redirect(f), None);
+    bench.sync(&State::default());
     talk(5);
     assert!(TcpStream::connect(socket.expect("there was one")).is_err(), "the socket is closed");
-    assert_eq!(world.kernel.inside().state.elements.len(), 0);
+    assert_eq!(bench.kernel.inside().state.elements.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_with_affinity_keeps_its_endpoint_while_that_lives() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
     let (one, two) = (mk_server("one"), mk_server("two"));
-    world.sync(&mk_state(f, &[one, two], Some(3600)));
-    let first = world.ask(f);
+    bench.sync(&mk_state(f, &[one, two], Some(3600)));
+    let first = bench.ask(f);
     for _ in 0..5 {
-        assert_eq!(world.ask(f), first);
+        assert_eq!(bench.ask(f), first);
     }
     let (gone, left) = if first == "one" { (one, two) } else { (two, one) };
-    world.sync(&mk_state(f, &[left], Some(3600)));
-    let second = world.ask(f);
+    bench.sync(&mk_state(f, &[left], Some(3600)));
+    let second = bench.ask(f);
     assert_ne!(second, first);
-    world.sync(&mk_state(f, &[left, gone], Some(3600)));
+    bench.sync(&mk_state(f, &[left, gone], Some(3600)));
     for _ in 0..5 {
-        assert_eq!(world.ask(f), second);
+        assert_eq!(bench.ask(f), second);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_files_clients_wait_and_are_served_when_others_end() {
     // Two for the listener and two for one connection, beside the reserve.
-    let mut world = World::over(FakeKernel::default(), 256 + 4);
+    let mut bench = Bench::over(FakeKernel::default(), 256 + 4);
     let f = mk_frontend(1, Protocol::Tcp);
     let echo = mk_custom_server(|mut client| {
         let mut byte = [0];
         while client.read_exact(&mut byte).is_ok() && client.write_all(&byte).is_ok() {}
     });
-    world.sync(&mk_state(f, &[echo], None));
-    let (mut first, mut second) = (world.dial(f), world.dial(f));
+    bench.sync(&mk_state(f, &[echo], None));
+    let (mut first, mut second) = (bench.dial(f), bench.dial(f));
     let mut answer = [0];
     first.write_all(b"1").expect("says");
     first.read_exact(&mut answer).expect("is served");

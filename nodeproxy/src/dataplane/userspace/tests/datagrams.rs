@@ -33,11 +33,11 @@ fn ask_udp(client: &UdpSocket, to: SocketAddr) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_udp_client_has_a_flow_with_a_socket_of_its_own_until_its_endpoint_leaves() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Udp);
     let (one, two) = (mk_udp_server("one"), mk_udp_server("two"));
-    world.sync(&mk_state(f, &[one, two], None));
-    let to = world.redirect(f).expect("redirected");
+    bench.sync(&mk_state(f, &[one, two], None));
+    let to = bench.redirect(f).expect("redirected");
     let (first, second) = (mk_client(), mk_client());
     let (of_first, of_second) = (ask_udp(&first, to), ask_udp(&second, to));
     assert_ne!(of_first, of_second, "another endpoint and another socket");
@@ -45,9 +45,9 @@ async fn each_udp_client_has_a_flow_with_a_socket_of_its_own_until_its_endpoint_
         assert_eq!((ask_udp(&first, to), ask_udp(&second, to)), (of_first.clone(), of_second.clone()));
     }
     let (stays, goes) = if of_first.starts_with("one") { (one, two) } else { (two, one) };
-    world.sync(&mk_state(f, &[stays], None));
+    bench.sync(&mk_state(f, &[stays], None));
     assert_eq!(ask_udp(&second, to), of_second, "an endpoint that only takes no new flows keeps its own");
-    assert_eq!(world.dataplane.sockets().keep_flows(f, &BTreeSet::from([stays])), 1);
+    assert_eq!(bench.dataplane.sockets().keep_flows(f, &BTreeSet::from([stays])), 1);
     assert_eq!(ask_udp(&first, to), of_first, "flows to endpoints that stay are not touched");
     let name = of_first.split(' ').next().expect("a name");
     assert!(ask_udp(&second, to).starts_with(name), "{goes} is gone");

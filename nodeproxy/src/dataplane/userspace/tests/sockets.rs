@@ -4,15 +4,15 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_listens_where_the_kernel_leads_already() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
     let state = mk_state(f, &[mk_server("one")], None);
-    world.sync(&state);
-    let (kernel, before) = (world.kernel.clone(), world.redirect(f));
-    let connection = world.dial(f);
-    drop(world);
+    bench.sync(&state);
+    let (kernel, before) = (bench.kernel.clone(), bench.redirect(f));
+    let connection = bench.dial(f);
+    drop(bench);
     drop(connection);
-    let mut successor = World::over(kernel, 100_000);
+    let mut successor = Bench::over(kernel, 100_000);
     let observed = successor.dataplane.read().expect("reads");
     assert!(observed.rebuild.is_some() && observed.state == State::default(), "it knows of no endpoint");
     let generation = successor.kernel.inside().generation;
@@ -30,65 +30,65 @@ async fn a_successor_listens_where_the_kernel_leads_already() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_move_with_the_nodes_address() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
-    world.sync(&mk_state(f, &[mk_server("one")], None));
-    assert_eq!(world.redirect(f).map(|address| address.ip()), Some([127, 0, 0, 1].into()));
-    *world.addresses.lock().expect("no panic") = vec![[127, 0, 0, 2].into()];
-    world.dataplane.generation().expect("mends");
-    assert_eq!(world.redirect(f).map(|address| address.ip()), Some([127, 0, 0, 2].into()));
-    assert_eq!(world.ask(f), "one");
-    world.addresses.lock().expect("no panic").clear();
-    world.dataplane.generation().expect("mends");
-    let refused = world.kernel.inside().state.elements.get(&Key::NoEndpoints(f)).copied();
+    bench.sync(&mk_state(f, &[mk_server("one")], None));
+    assert_eq!(bench.redirect(f).map(|address| address.ip()), Some([127, 0, 0, 1].into()));
+    *bench.addresses.lock().expect("no panic") = vec![[127, 0, 0, 2].into()];
+    bench.dataplane.generation().expect("mends");
+    assert_eq!(bench.redirect(f).map(|address| address.ip()), Some([127, 0, 0, 2].into()));
+    assert_eq!(bench.ask(f), "one");
+    bench.addresses.lock().expect("no panic").clear();
+    bench.dataplane.generation().expect("mends");
+    let refused = bench.kernel.inside().state.elements.get(&Key::NoEndpoints(f)).copied();
     assert_eq!(refused, Some(Value::Verdict(Verdict::Reject)), "better refused than into the void");
-    assert_eq!(world.faults.recv().await.map(|fault| fault.why), Some(Why::NoAddress));
+    assert_eq!(bench.faults.recv().await.map(|fault| fault.why), Some(Why::NoAddress));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sctp_is_refused_and_told() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Sctp);
-    world.sync(&mk_state(f, &[mk_dead()], None));
-    let refused = world.kernel.inside().state.elements.get(&Key::NoEndpoints(f)).copied();
+    bench.sync(&mk_state(f, &[mk_dead()], None));
+    let refused = bench.kernel.inside().state.elements.get(&Key::NoEndpoints(f)).copied();
     assert_eq!(refused, Some(Value::Verdict(Verdict::Reject)));
-    assert_eq!(world.faults.recv().await, Some(Fault { frontend: f, why: Why::Protocol }));
+    assert_eq!(bench.faults.recv().await, Some(Fault { frontend: f, why: Why::Protocol }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_flushed_is_put_anew_with_the_same_sockets() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
     let state = mk_state(f, &[mk_server("one")], None);
-    world.sync(&state);
-    let socket = world.redirect(f);
-    world.kernel.flush();
-    assert_eq!(world.redirect(f), None);
-    world.sync(&state);
-    assert_eq!((world.redirect(f), world.ask(f)), (socket, "one".to_owned()));
+    bench.sync(&state);
+    let socket = bench.redirect(f);
+    bench.kernel.flush();
+    assert_eq!(bench.redirect(f), None);
+    bench.sync(&state);
+    assert_eq!((bench.redirect(f), bench.ask(f)), (socket, "one".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_of_the_kernel_is_followed_by_everything_anew() {
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let (f, g) = (mk_frontend(1, Protocol::Tcp), mk_frontend(2, Protocol::Tcp));
     let (one, mut both) = (mk_state(f, &[mk_server("one")], None), State::default());
-    world.sync(&one);
+    bench.sync(&one);
     for state in [&one, &mk_state(g, &[mk_server("two")], None)] {
         state.elements.iter().for_each(|(key, value)| both.insert(*key, *value));
     }
-    world.kernel.inside().failures.push_back(DataplaneError::Changed { operation: "test".into() });
+    bench.kernel.inside().failures.push_back(DataplaneError::Changed { operation: "test".into() });
     let plan = diff(&one, &both);
-    world.dataplane.apply(&plan.additive).expect_err("the kernel refuses");
-    assert_eq!(world.dataplane.read().expect("reads").state, State::default());
-    world.sync(&both);
-    assert_eq!((world.ask(f), world.ask(g)), ("one".to_owned(), "two".to_owned()));
+    bench.dataplane.apply(&plan.additive).expect_err("the kernel refuses");
+    assert_eq!(bench.dataplane.read().expect("reads").state, State::default());
+    bench.sync(&both);
+    assert_eq!((bench.ask(f), bench.ask(g)), ("one".to_owned(), "two".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_ports_open_and_close_and_leave_nothing() {
     const SERVICES: u16 = 2_000;
-    let mut world = World::new();
+    let mut bench = Bench::new();
     let server = mk_server("one");
     let frontend = |number: u16, protocol| {
         let [high, low] = number.to_be_bytes();
@@ -103,14 +103,14 @@ async fn thousands_of_ports_open_and_close_and_leave_nothing() {
     }
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
-    world.sync(&all);
+    bench.sync(&all);
     assert_eq!(tasks() - before, usize::from(SERVICES) * 2, "one task for each socket");
-    assert_eq!(world.ask(frontend(SERVICES - 1, Protocol::Tcp)), "one");
-    world.sync(&State::default());
+    assert_eq!(bench.ask(frontend(SERVICES - 1, Protocol::Tcp)), "one");
+    bench.sync(&State::default());
     while tasks() > before {
         tokio::task::yield_now().await;
     }
-    assert_eq!(world.dataplane.own, BTreeSet::new());
-    let counters = world.dataplane.pools.counters();
+    assert_eq!(bench.dataplane.own, BTreeSet::new());
+    let counters = bench.dataplane.pools.counters();
     assert_eq!((counters.open_connections.get(), counters.open_flows.get()), (0, 0));
 }

@@ -1,4 +1,4 @@
-//! A small world: a node with two pods behind it and a client outside, all in namespaces of their own.
+//! A small network: a node with two pods behind it and a client outside, all in namespaces of their own.
 //!
 //! ```text
 //!   client 192.0.2.10 ──── 192.0.2.1 node 169.254.1.1 ──┬── pod 0 10.244.0.2
@@ -48,7 +48,7 @@ pub(crate) enum Got {
 }
 
 /// The namespaces and the dataplane on the node.
-pub(crate) struct World {
+pub(crate) struct TestNetwork {
     pub(crate) client: Namespace,
     pub(crate) node: Namespace,
     pub(crate) pods: [Namespace; 2],
@@ -161,8 +161,8 @@ pub(crate) const STICKY: Recall = Recall { seconds: 3600, pool: 7, list: List::C
 pub(crate) const LOCAL: Balance = Balance { list: List::Local, ..PLAIN };
 const _: () = assert!(LOCAL_SLOTS > 0, "lists do not share slots");
 
-impl World {
-    /// Builds the world; `None` where namespaces are not permitted.
+impl TestNetwork {
+    /// Builds the network; `None` where namespaces are not permitted.
     pub(crate) fn new() -> Option<Self> {
         let (client, node) = (Namespace::new()?, Namespace::new()?);
         let pods = [Namespace::new()?, Namespace::new()?];
