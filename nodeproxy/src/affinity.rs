@@ -110,7 +110,7 @@ mod tests {
     use portico_proxy_core::{input::Config, model::Model, packets};
 
     use super::*;
-    use crate::diagnose::Known;
+    use crate::diagnose::InquiryContext;
 
     fn mk_usage(place: &str, clients: usize) -> MapUsage {
         MapUsage { pool: portico_proxy_core::affinity::pool("table"), place: place.to_owned(), clients }
@@ -138,7 +138,7 @@ mod tests {
         for event in packets::cluster_events() {
             model.apply(event);
         }
-        inquiry(Known { model: &model, local_addresses: &[], complete: true });
+        inquiry(InquiryContext { model: &model, local_addresses: &[], complete: true });
         let notice = notified.recv().await.expect("a report");
         assert_eq!((notice.about, notice.reason), (About::Node, "AffinityNearlyFull"));
         for part in ["namespace table:", "60000 of at most 65535", "affinity-10800-1"] {
@@ -148,7 +148,7 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut text, &crate::metrics::registry(&metrics))
             .expect("text");
         for line in
-            ["portico_nodeproxy_affinity_clients 60001", "portico_nodeproxy_affinity_clients_most 60000"]
+            ["portico_nodeproxy_affinity_clients 60001", "portico_nodeproxy_affinity_clients_max 60000"]
         {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -29,7 +29,7 @@ use crate::{
     },
     diagnose::{
         ReadKernel,
-        affinity::{AffinityEntry, Client, ReadAffinity},
+        affinity::{AffinityClient, AffinityEntry, ReadAffinity},
     },
 };
 
@@ -109,9 +109,9 @@ fn reader(config: Config) -> impl Fn() -> Result<Observed, DataplaneError> + Sen
 /// Affinity entries in the kernel's maps.
 fn in_kernel(config: &Config) -> (ReadAffinity, CountClients) {
     let (lookup, count) = (config.clone(), config.clone());
-    let read_affinity = move |client: &Client| {
+    let read_affinity = move |client: &AffinityClient| {
         let mut tables = Nftables::open(lookup.clone())?;
-        let Client { address, port, map } = client;
+        let AffinityClient { address, port, map } = client;
         Ok(tables.affinity_entry(map, *address, port)?.map(AffinityEntry::Id))
     };
     let count = move || {
@@ -129,8 +129,8 @@ fn in_kernel(config: &Config) -> (ReadAffinity, CountClients) {
 /// Affinity entries in this process.
 fn in_process(proxy: &Arc<Proxy>) -> (ReadAffinity, CountClients) {
     let (lookup, count) = (proxy.clone(), proxy.clone());
-    let read_affinity = move |client: &Client| {
-        let Client { address, port, map } = *client;
+    let read_affinity = move |client: &AffinityClient| {
+        let AffinityClient { address, port, map } = *client;
         let timeout = Duration::from_secs(map.seconds.into());
         let affinity = Affinity { port, pool: map.pool, timeout };
         Ok(lookup.clients.get(&affinity, address, Instant::now()).map(AffinityEntry::Endpoint))

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dataplane::{DataplaneError, Observed};
-use affinity::{AffinityEntry, Client, ReadAffinity};
+use affinity::{AffinityClient, AffinityEntry, ReadAffinity};
 use dump::Dump;
 use ways::Ways;
 pub use ways::source_towards;
@@ -43,7 +43,7 @@ pub use ways::source_towards;
 mod tests;
 
 /// Reads of the kernel while it differs, since it differs for a moment after every change.
-const LOOKS: u32 = 3;
+const READS: u32 = 3;
 /// Pause between two reads, longer than the destructive phase waits.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -151,7 +151,7 @@ impl DiagnoseError {
 
 /// Input of an answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct InquiryContext<'a> {
     /// Services, endpoints and this node.
     pub model: &'a Model,
     /// Addresses in this network namespace.
@@ -161,13 +161,13 @@ pub struct Known<'a> {
 }
 
 /// Work for the loop that owns the model, done between two events.
-pub type Inquiry = Box<dyn FnOnce(Known<'_>) + Send>;
+pub type Inquiry = Box<dyn FnOnce(InquiryContext<'_>) + Send>;
 /// Reads the kernel on a connection of its own; blocks.
 pub type ReadKernel = Arc<dyn Fn() -> Result<Observed, DataplaneError> + Send + Sync>;
 
 /// Answers questions about the running proxy.
 #[derive(Clone)]
-pub struct Oracle {
+pub struct Responder {
     inquiries: mpsc::Sender<Inquiry>,
     read: ReadKernel,
     read_affinity: ReadAffinity,
@@ -180,7 +180,7 @@ struct Draft {
     answer: Answer,
     claim: Option<Claim>,
     /// The client whose affinity entry to read, if there can be one.
-    client: Option<Client>,
+    client: Option<AffinityClient>,
 }
 
 /// The part of an answer that the kernel can confirm.
@@ -200,7 +200,7 @@ struct Walked {
     affinity_id: Option<u32>,
 }
 
-impl Oracle {
+impl Responder {
     /// Sends work to the loop behind `inquiries`.
     pub fn new(
         inquiries: mpsc::Sender<Inquiry>,
@@ -213,7 +213,7 @@ impl Oracle {
 
     /// Answers one question.
     pub async fn answer(&self, question: &Question) -> Result<Answer, DiagnoseError> {
-        let mut looks = 1;
+        let mut reads = 1;
         loop {
             let mut draft = self.draft(question, None).await?;
             if let Some(entry) = self.read_entry(draft.client).await {
@@ -230,16 +230,16 @@ impl Oracle {
             let read = tokio::task::spawn_blocking(move || read()).await;
             let observed = read.map_err(|_panicked| DiagnoseError::Ending)?.map_err(DiagnoseError::Kernel)?;
             let answer = draft.check(&observed);
-            if answer.agrees() || looks == LOOKS {
+            if answer.agrees() || reads == READS {
                 return Ok(answer);
             }
-            looks += 1;
+            reads += 1;
             tokio::time::sleep(PAUSE).await;
         }
     }
 
     /// The affinity entry of a client. If it cannot be read, the answer is that of a client without one.
-    async fn read_entry(&self, client: Option<Client>) -> Option<AffinityEntry> {
+    async fn read_entry(&self, client: Option<AffinityClient>) -> Option<AffinityEntry> {
         let (client, read_affinity) = (client?, self.read_affinity.clone());
         match tokio::task::spawn_blocking(move || read_affinity(&client)).await.ok()? {
             Ok(entry) => entry,
@@ -267,7 +267,7 @@ impl Oracle {
 
 fn draft(
     question: &Question,
-    known: Known<'_>,
+    known: InquiryContext<'_>,
     entry: Option<AffinityEntry>,
 ) -> Result<Draft, DiagnoseError> {
     let model = known.model;
@@ -326,7 +326,7 @@ fn see_sources(trace: &mut Trace, sources: impl Fn(IpAddr) -> Vec<IpAddr>) {
     }
 }
 
-impl Known<'_> {
+impl InquiryContext<'_> {
     /// All addresses of the node of an endpoint's family, its own first: one of them is what the endpoint sees.
     fn addresses_towards(&self, endpoint: IpAddr) -> Vec<IpAddr> {
         let mut all = Vec::new();

@@ -22,10 +22,10 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Health, shared by the sync loop that writes it and the servers that read it.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<State>>);
+pub struct Health(Arc<Mutex<HealthState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     oldest_pending: Option<Instant>,
     updated: Option<Timestamp>,
     /// Whether a predecessor's rules serve.
@@ -68,7 +68,7 @@ pub fn family_name(family: Family) -> &'static str {
 }
 
 impl Health {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HealthState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -245,7 +245,7 @@ impl Metrics {
         let [all, most] = &self.affinity_clients;
         r.register("affinity_clients", "Clients with an affinity entry", all.clone());
         r.register(
-            "affinity_clients_most",
+            "affinity_clients_max",
             "Clients in the fullest affinity map; beyond 65535 a new one gets no entry",
             most.clone(),
         );

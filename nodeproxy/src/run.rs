@@ -31,7 +31,7 @@ use crate::{
     },
     dataplane_setup::{self, DataplaneSetup},
     diagnose::{
-        self, Inquiry, Oracle, ReadKernel, affinity::ReadAffinity, command::Agreement, socket, ways::Ways,
+        self, Inquiry, ReadKernel, Responder, affinity::ReadAffinity, command::Agreement, socket, ways::Ways,
     },
     events::{self, About, Notice},
     health::Health,
@@ -126,7 +126,7 @@ fn answer_questions(
             return;
         }
     };
-    let oracle = Oracle::new(inquiries, read, read_affinity, Ways::of_kernel());
+    let responder = Responder::new(inquiries, read, read_affinity, Ways::of_kernel());
     let token = stop.clone();
     tasks.run("admin-socket", socket::serve(listener, oracle, token));
 }

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     conntrack::Flows,
     dataplane::{Dataplane, DataplaneError, Observed, Retry},
-    diagnose::{Inquiry, Known},
+    diagnose::{Inquiry, InquiryContext},
     health::Health,
     health_check::Published,
     input_event::{FIRST_SOURCES, InputEvent, SOURCES, Source},
@@ -266,11 +266,11 @@ impl Sync {
 
     /// Writes the first Services into empty tables. The first sync reads them back like everything else.
     fn write_first(&mut self) -> Result<(), SyncError> {
-        let looked = self.dataplane.call(|dataplane| {
+        let result = self.dataplane.call(|dataplane| {
             let absent = dataplane.is_absent()?;
             if absent { dataplane.read().map(Some) } else { Ok(None) }
         });
-        let observed = match looked {
+        let observed = match result {
             Ok(Some(observed)) => observed,
             Ok(None) => {
                 self.dataplane.read_ahead();
@@ -296,7 +296,7 @@ impl Sync {
     }
 
     fn answer(&self, inquiry: Inquiry) {
-        inquiry(Known {
+        inquiry(InquiryContext {
             model: &self.model,
             local_addresses: self.node.addresses(),
             complete: self.missing.is_empty(),

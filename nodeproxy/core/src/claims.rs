@@ -20,7 +20,7 @@ use crate::{input::ServiceName, table::Frontend};
 /// How a Service has a frontend, strongest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Kind {
+pub enum ClaimKind {
     /// `spec.clusterIPs`.
     ClusterIp,
     /// A node address with `spec.ports[].nodePort`.
@@ -35,7 +35,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     /// How the Service has the address.
-    pub kind: Kind,
+    pub kind: ClaimKind,
     /// Age of the Service: its creation in seconds since 1970.
     pub created: i64,
     /// The Service that claims it.
@@ -134,7 +134,7 @@ impl Claims {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ClaimKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ClusterIp => "ClusterIP",

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::{
     affinity,
-    claims::{Claims, Kind},
+    claims::{ClaimKind, Claims},
     input::{Config, EndpointSlice, Lack, NodeInfo, Service, ServiceName, ServicePort, TrafficPolicy},
     select::{self, Lists, Ports},
     slots,
@@ -88,23 +88,23 @@ pub(crate) fn frontends(
     service: &Service,
     node: &NodeInfo,
     config: &Config,
-) -> BTreeMap<Frontend, (Kind, usize)> {
+) -> BTreeMap<Frontend, (ClaimKind, usize)> {
     let mut wanted = BTreeMap::new();
     let families: BTreeSet<_> = service.cluster_ips.iter().map(|ip| Family::of(*ip)).collect();
     for (index, port) in service.ports.iter().enumerate() {
-        let mut want = |kind: Kind, addresses: &[IpAddr], number: u16| {
+        let mut want = |kind: ClaimKind, addresses: &[IpAddr], number: u16| {
             for address in addresses.iter().filter(|a| families.contains(&Family::of(**a))) {
                 let frontend = Frontend { address: *address, protocol: port.protocol, port: number };
                 wanted.entry(frontend).or_insert((kind, index));
             }
         };
-        want(Kind::ClusterIp, &service.cluster_ips, port.port);
+        want(ClaimKind::ClusterIp, &service.cluster_ips, port.port);
         if let Some(number) = port.node_port.filter(|number| config.node_port_range.contains(number)) {
-            want(Kind::NodePort, &node.node_port_addresses, number);
+            want(ClaimKind::NodePort, &node.node_port_addresses, number);
         }
-        want(Kind::LoadBalancer, &service.load_balancer_vips, port.port);
+        want(ClaimKind::LoadBalancer, &service.load_balancer_vips, port.port);
         if config.external_ips {
-            want(Kind::ExternalIp, &service.external_ips, port.port);
+            want(ClaimKind::ExternalIp, &service.external_ips, port.port);
         }
     }
     wanted
@@ -164,7 +164,9 @@ pub(crate) fn compile(
 }
 
 /// Frontends by the index of their port and their family.
-fn by_port(frontends: BTreeMap<Frontend, (Kind, usize)>) -> HashMap<(usize, Family), Vec<(Frontend, Kind)>> {
+fn by_port(
+    frontends: BTreeMap<Frontend, (ClaimKind, usize)>,
+) -> HashMap<(usize, Family), Vec<(Frontend, ClaimKind)>> {
     let mut ports = HashMap::<_, Vec<_>>::new();
     for (frontend, (kind, index)) in frontends {
         ports.entry((index, Family::of(frontend.address))).or_default().push((frontend, kind));
@@ -213,15 +215,15 @@ impl Writer<'_> {
         }
     }
 
-    fn frontend(&mut self, frontend: Frontend, kind: Kind, around: Surroundings<'_>) {
+    fn frontend(&mut self, frontend: Frontend, kind: ClaimKind, around: Surroundings<'_>) {
         let Surroundings { node, config, claims, aliases: _, stand_ins } = around;
         let stand_in =
             stand_ins.get(&frontend.address).map(|address| Frontend { address: *address, ..frontend });
         let is_ours =
             |at: &Frontend| claims.holder(at).is_some_and(|claim| claim.service == self.service.name);
-        if kind == Kind::NodePort && stand_in.as_ref().is_some_and(is_ours) {
+        if kind == ClaimKind::NodePort && stand_in.as_ref().is_some_and(is_ours) {
             self.other_address(frontend);
-        } else if kind == Kind::ClusterIp {
+        } else if kind == ClaimKind::ClusterIp {
             self.internal(frontend);
         } else {
             self.external(frontend);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     check::{Check, Wanted},
-    claims::Kind,
+    claims::ClaimKind,
     compile,
     input::{Service, ServiceName, ServicePort, TrafficPolicy},
     model::{self, Model, Problem},
@@ -99,7 +99,7 @@ pub struct Entrance {
     /// Address, protocol and port.
     pub frontend: Frontend,
     /// How the Service has the address.
-    pub by: Kind,
+    pub by: ClaimKind,
     /// Another Service that has it, so that clients do not reach this one there.
     pub held_by: Option<ServiceName>,
 }
@@ -188,7 +188,7 @@ fn elements(model: &Model, name: &ServiceName) -> Vec<Element> {
     keys.into_iter().filter_map(element).collect()
 }
 
-fn ports(model: &Model, service: &Service, frontends: &BTreeMap<Frontend, (Kind, usize)>) -> Vec<Port> {
+fn ports(model: &Model, service: &Service, frontends: &BTreeMap<Frontend, (ClaimKind, usize)>) -> Vec<Port> {
     let families: BTreeSet<_> = service.cluster_ips.iter().map(|ip| Family::of(*ip)).collect();
     let all = service.ports.iter().enumerate();
     all.flat_map(|(index, port)| families.iter().map(move |family| (index, port, *family)))
@@ -209,7 +209,7 @@ fn ports(model: &Model, service: &Service, frontends: &BTreeMap<Frontend, (Kind,
         .collect()
 }
 
-fn entrance(model: &Model, service: &Service, frontend: Frontend, by: Kind) -> Entrance {
+fn entrance(model: &Model, service: &Service, frontend: Frontend, by: ClaimKind) -> Entrance {
     let holder = model.holder(&frontend).map(|(claim, _)| claim.service.clone());
     Entrance { frontend, by, held_by: holder.filter(|holder| *holder != service.name) }
 }

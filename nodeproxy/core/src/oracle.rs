@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     affinity,
-    claims::Kind,
+    claims::ClaimKind,
     compile,
     input::{Lack, Service, ServiceName, ServicePort, TrafficPolicy},
     interface::InterfaceName,
@@ -64,7 +64,7 @@ pub enum Outcome {
 /// Kind of the sender of the first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Client {
+pub enum ClientKind {
     /// A pod on this node.
     Pod,
     /// A pod of this cluster that is not known to be on this node.
@@ -120,7 +120,7 @@ pub enum Reason {
 #[derive(Clone, Debug)]
 pub(crate) struct Met<'a> {
     pub(crate) service: &'a Service,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ClaimKind,
     pub(crate) port: &'a ServicePort,
     pub(crate) policy: TrafficPolicy,
     pub(crate) masquerade: Option<Masquerade>,
@@ -130,7 +130,7 @@ pub(crate) struct Met<'a> {
 /// An outcome with its reasons.
 #[derive(Clone, Debug)]
 pub(crate) struct Decision<'a> {
-    pub(crate) client: Client,
+    pub(crate) client: ClientKind,
     pub(crate) met: Option<Met<'a>>,
     pub(crate) reason: Reason,
     /// Whether the client keeps its endpoint by session affinity.
@@ -183,15 +183,15 @@ fn decide_as<'a>(model: &'a Model, packet: &Packet, last: Option<Backend>, proxi
     Decision { client, met: Some(met), reason, keeps, outcome }
 }
 
-fn client(model: &Model, packet: &Packet) -> Client {
+fn client(model: &Model, packet: &Packet) -> ClientKind {
     if is_told_by(model, &model.node_info().node_pod_cidrs, packet.source, packet.interface) {
-        Client::Pod
+        ClientKind::Pod
     } else if packet.from_node {
-        Client::Node
+        ClientKind::Node
     } else if is_pod(model, packet.source, packet.interface) {
-        Client::FarPod
+        ClientKind::FarPod
     } else {
-        Client::Outside
+        ClientKind::Outside
     }
 }
 
@@ -217,14 +217,14 @@ fn contains(nets: &[IpNet], address: IpAddr) -> bool {
     nets.iter().any(|net| net.contains(&address))
 }
 
-fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>> {
+fn meet<'a>(model: &'a Model, packet: &Packet, client: ClientKind) -> Option<Met<'a>> {
     let (claim, service) = model.holder(&packet.to)?;
     let port = service.ports.get(claim.port)?;
     let (node, config) = (model.node_info(), model.config());
     let family = Family::of(packet.to.address);
     let lists = select::select(service, port, family, model.slices(&service.name), node, config);
     let (policy, masquerade) = match (claim.kind, service.external_policy, client) {
-        (Kind::ClusterIp, _, _) => {
+        (ClaimKind::ClusterIp, _, _) => {
             let is_pod = is_pod(model, packet.source, packet.interface);
             let reason =
                 if config.pod_interfaces.is_some() { Masquerade::NoPodHere } else { Masquerade::NoPod };
@@ -232,12 +232,12 @@ fn meet<'a>(model: &'a Model, packet: &Packet, client: Client) -> Option<Met<'a>
             (service.internal_policy, if config.masquerade_all { Some(Masquerade::All) } else { no_pod })
         }
         (_, TrafficPolicy::Cluster, _) => (TrafficPolicy::Cluster, Some(Masquerade::ClusterPolicy)),
-        (_, TrafficPolicy::Local, Client::Pod) => (TrafficPolicy::Cluster, None),
-        (_, TrafficPolicy::Local, Client::Node) => (TrafficPolicy::Cluster, Some(Masquerade::OwnNode)),
-        (_, TrafficPolicy::Local, Client::FarPod) if lists.local.is_empty() => {
+        (_, TrafficPolicy::Local, ClientKind::Pod) => (TrafficPolicy::Cluster, None),
+        (_, TrafficPolicy::Local, ClientKind::Node) => (TrafficPolicy::Cluster, Some(Masquerade::OwnNode)),
+        (_, TrafficPolicy::Local, ClientKind::FarPod) if lists.local.is_empty() => {
             (TrafficPolicy::Cluster, Some(Masquerade::FarPod))
         }
-        (_, TrafficPolicy::Local, Client::FarPod | Client::Outside) => (TrafficPolicy::Local, None),
+        (_, TrafficPolicy::Local, ClientKind::FarPod | ClientKind::Outside) => (TrafficPolicy::Local, None),
     };
     Some(Met { service, kind: claim.kind, port, policy, masquerade, lists })
 }

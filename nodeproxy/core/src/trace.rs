@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     check::Check,
-    claims::Kind,
+    claims::ClaimKind,
     compile,
     input::{ServiceName, TrafficPolicy},
     interface::InterfaceName,
     model::Model,
-    oracle::{self, Client, Decision, Masquerade, Met, Outcome, Packet, Reason, Source},
+    oracle::{self, ClientKind, Decision, Masquerade, Met, Outcome, Packet, Reason, Source},
     select,
     select::Listed,
     table::{Backend, Family, Frontend},
@@ -58,7 +58,7 @@ pub struct ServicePort {
     /// Its number in the Service.
     pub port: u16,
     /// How the Service has the dialled address.
-    pub by: Kind,
+    pub by: ClaimKind,
     /// Other Services that claim the same address and port without getting them.
     pub waiting: Vec<ServiceName>,
     /// Policy for this client.
@@ -89,7 +89,7 @@ pub struct Last {
 /// One endpoint of the port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Target {
+pub struct TracedEndpoint {
     /// Address and port.
     pub backend: Backend,
     /// Name of its node.
@@ -118,7 +118,7 @@ pub struct Trace {
     #[serde(default)]
     pub interface: Option<InterfaceName>,
     /// Kind of the sender.
-    pub client: Client,
+    pub client: ClientKind,
     /// Destination.
     pub to: Frontend,
     /// The Service port of the destination, if any.
@@ -130,7 +130,7 @@ pub struct Trace {
     /// The reason in a sentence.
     pub because: String,
     /// All endpoints of the port, used or not.
-    pub endpoints: Vec<Target>,
+    pub endpoints: Vec<TracedEndpoint>,
     /// The lookups in the tables, up to the choice between several endpoints.
     pub path: Vec<Step>,
     /// The comparison with the kernel, if it was requested.
@@ -173,7 +173,7 @@ pub fn trace_with_affinity(model: &Model, packet: &Packet, last: Option<Backend>
 fn service_port(
     model: &Model,
     packet: &Packet,
-    client: Client,
+    client: ClientKind,
     met: &Met<'_>,
     last: Option<Backend>,
 ) -> ServicePort {
@@ -196,7 +196,7 @@ fn service_port(
     }
 }
 
-fn targets(model: &Model, packet: &Packet, met: &Met<'_>, outcome: &Outcome) -> Vec<Target> {
+fn targets(model: &Model, packet: &Packet, met: &Met<'_>, outcome: &Outcome) -> Vec<TracedEndpoint> {
     let none = BTreeMap::new();
     let chances = match outcome {
         Outcome::Backends(backends) => backends,
@@ -207,7 +207,7 @@ fn targets(model: &Model, packet: &Packet, met: &Met<'_>, outcome: &Outcome) -> 
     let of_node: Vec<IpAddr> = of_node.collect();
     let target = |listed: Listed<'_>| {
         let sees = chances.get(&listed.backend).copied();
-        Target {
+        TracedEndpoint {
             backend: listed.backend,
             node: listed.endpoint.node.as_ref().map(ToString::to_string),
             here: listed.here,

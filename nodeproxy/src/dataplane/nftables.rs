@@ -112,7 +112,7 @@ impl Config {
 
 /// State of our knowledge of the kernel's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+enum Knowledge {
     /// Nothing was read since the start or the last error.
     Nothing,
     /// The tables are as `read` returned them.
@@ -126,7 +126,7 @@ enum Known {
 pub struct Nftables {
     client: Client,
     config: Config,
-    known: Known,
+    known: Knowledge,
     /// Numbers of the programmed chains.
     classes: Classes,
 }
@@ -143,7 +143,7 @@ impl Nftables {
     /// Connects to the network namespace of the calling thread. Changes nothing.
     pub fn open(config: Config) -> Result<Self, DataplaneError> {
         let client = Client::open().map_err(|error| convert(error, None))?;
-        Ok(Self { client, config, known: Known::Nothing, classes: Classes::default() })
+        Ok(Self { client, config, known: Knowledge::Nothing, classes: Classes::default() })
     }
 
     /// The affinity id in the entry of a client of a Service port.
@@ -217,7 +217,7 @@ impl Nftables {
     }
 
     fn commit(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
-        let rebuild = if self.known == Known::Rebuild { &FAMILIES[..] } else { &[] };
+        let rebuild = if self.known == Knowledge::Rebuild { &FAMILIES[..] } else { &[] };
         let limit = self.client.batch_limit();
         let parts = write::write(transaction, rebuild, &self.config, &mut self.classes, limit)
             .map_err(|error| convert(error, None))?;
@@ -273,33 +273,33 @@ impl Dataplane for Nftables {
     }
 
     fn read(&mut self) -> Result<Observed, DataplaneError> {
-        self.known = Known::Nothing;
+        self.known = Knowledge::Nothing;
         match read::read(&mut self.client, &FAMILIES, &self.config).map_err(|error| convert(error, None))? {
             read::Read::Whole(state, classes) => {
-                self.known = Known::Whole;
+                self.known = Knowledge::Whole;
                 self.classes = classes;
                 Ok(Observed { state, rebuild: None })
             }
             read::Read::Rebuild(reason) => {
-                self.known = Known::Rebuild;
+                self.known = Knowledge::Rebuild;
                 Ok(Observed { rebuild: Some(reason), ..Observed::default() })
             }
         }
     }
 
     fn apply(&mut self, transaction: &Transaction) -> Result<Applied, DataplaneError> {
-        if self.known == Known::Nothing {
+        if self.known == Knowledge::Nothing {
             return Err(DataplaneError::Changed {
                 operation: "write to tables that were not read since the last error".into(),
             });
         }
         let applied = self.commit(transaction);
-        self.known = if applied.is_ok() { Known::Whole } else { Known::Nothing };
+        self.known = if applied.is_ok() { Knowledge::Whole } else { Knowledge::Nothing };
         applied
     }
 
     fn cleanup(&mut self) -> Result<(), DataplaneError> {
-        self.known = Known::Nothing;
+        self.known = Knowledge::Nothing;
         let batch = write::cleanup(&FAMILIES).map_err(|error| convert(error, None))?;
         self.client.commit(batch).map_err(|error| convert(error, None))
     }

@@ -50,7 +50,7 @@ use self::{
     pool::PoolKey,
     pools::{Open, Place, Pools, Sockets},
     proxy::Proxy,
-    translate::{Listening, Wanted},
+    translate::{Listening, PoolUse},
 };
 use super::{Applied, Capabilities, Dataplane, DataplaneError, Observed};
 pub use here::{Addresses, Here, kernel_addresses};
@@ -151,7 +151,7 @@ impl Userspace {
             let is_wanted = |key: &PoolKey| wanted.iter().any(|(wanted, _)| wanted == key);
             closing.extend(pools::keys(*frontend).into_iter().filter(|key| !is_wanted(key)));
             for (key, wanted) in &wanted {
-                if let Wanted::Serve(rules) = wanted {
+                if let PoolUse::Serve(rules) = wanted {
                     let place = self.place(tables, key);
                     self.pools.serve(*key, rules.clone(), place);
                 }
@@ -201,7 +201,7 @@ impl Userspace {
         if !self.trusted {
             return Ok(());
         }
-        let moved = self.here.look();
+        let moved = self.here.refresh();
         let mut frontends = self.pools.due(Instant::now());
         if !moved.is_empty() {
             let concerned = |f: &Frontend| moved.contains(&Family::of(f.address)) && !f.address.is_loopback();
@@ -298,7 +298,7 @@ impl Dataplane for Userspace {
             keys.extend(tables.standing.elements.keys());
             frontends.extend(tables.desired.state().elements.keys().filter_map(Key::frontend));
             frontends.extend(self.pools.frontends());
-            self.here.look();
+            self.here.refresh();
         }
         drop(tables);
         let applied = self.program(&frontends, keys)?;

@@ -16,7 +16,7 @@ use crate::dataplane::DataplaneError;
 
 /// A client of a Service port with session affinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
+pub struct AffinityClient {
     /// Source address.
     pub address: IpAddr,
     /// Alias of the Service port.
@@ -35,19 +35,20 @@ pub enum AffinityEntry {
 }
 
 /// Reads the affinity entry of a client from a dataplane; blocks. `None`: there is none.
-pub type ReadAffinity = Arc<dyn Fn(&Client) -> Result<Option<AffinityEntry>, DataplaneError> + Send + Sync>;
+pub type ReadAffinity =
+    Arc<dyn Fn(&AffinityClient) -> Result<Option<AffinityEntry>, DataplaneError> + Send + Sync>;
 
 /// The client of a packet, if its Service has session affinity.
-pub(super) fn client(model: &Model, packet: &Packet) -> Option<Client> {
+pub(super) fn client(model: &Model, packet: &Packet) -> Option<AffinityClient> {
     let (port, map) = model.affinity_of(&packet.to)?;
-    Some(Client { address: packet.source, port, map })
+    Some(AffinityClient { address: packet.source, port, map })
 }
 
 /// The endpoint in a client's entry. `None`: the Service has no such endpoint any more.
 pub(super) fn endpoint(
     model: &Model,
     service: &ServiceName,
-    client: &Client,
+    client: &AffinityClient,
     entry: AffinityEntry,
 ) -> Option<Backend> {
     let id = match entry {

@@ -12,7 +12,7 @@ use portico_proxy_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, DiagnoseError, Known, Question};
+use super::{Answer, DiagnoseError, InquiryContext, Question};
 use crate::dataplane::Observed;
 
 /// Version of the file's shape. The reader refuses other versions.
@@ -108,7 +108,7 @@ impl Dump {
             model.adopt(&state);
             Observed { state, rebuild }
         });
-        let known = Known { model: &model, local_addresses: &local_addresses, complete: true };
+        let known = InquiryContext { model: &model, local_addresses: &local_addresses, complete: true };
         let draft = super::draft(question, known, None)?;
         match (draft.claim.is_some(), observed) {
             (false, _) => Ok(draft.answer),

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Oracle, Question};
+use super::{Answer, Question, Responder};
 
 /// Longest question, in bytes.
 const LONGEST: u64 = 4096;
@@ -117,7 +117,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers until `stop`.
-pub async fn serve(listener: UnixListener, oracle: Oracle, stop: CancellationToken) {
+pub async fn serve(listener: UnixListener, responder: Responder, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -125,9 +125,9 @@ pub async fn serve(listener: UnixListener, oracle: Oracle, stop: CancellationTok
         };
         match accepted {
             Ok((stream, _)) => {
-                let oracle = oracle.clone();
+                let responder = responder.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &oracle).await {
+                    if let Err(error) = converse(stream, &responder).await {
                         tracing::debug!(%error, "a client of the admin socket went away");
                     }
                 });
@@ -141,7 +141,7 @@ pub async fn serve(listener: UnixListener, oracle: Oracle, stop: CancellationTok
     }
 }
 
-async fn converse(stream: UnixStream, oracle: &Oracle) -> io::Result<()> {
+async fn converse(stream: UnixStream, responder: &Responder) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let own = fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own))?;
     if peer != 0 && peer != own {

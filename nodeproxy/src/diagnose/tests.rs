@@ -16,7 +16,7 @@ use super::*;
 
 /// A loop that does nothing but answer from the packet table's cluster, and its kernel.
 struct Bench {
-    oracle: Oracle,
+    responder: Responder,
     kernel: Arc<Mutex<Observed>>,
 }
 
@@ -41,12 +41,12 @@ fn mk_bench_of(model: Model, complete: bool) -> Bench {
     let (inquiries, mut inbox) = mpsc::channel::<Inquiry>(1);
     tokio::spawn(async move {
         while let Some(inquiry) = inbox.recv().await {
-            inquiry(Known { model: &model, local_addresses: &[], complete });
+            inquiry(InquiryContext { model: &model, local_addresses: &[], complete });
         }
     });
     let read = kernel.clone();
     let read: ReadKernel = Arc::new(move || Ok(read.lock().expect("no panic").clone()));
-    Bench { oracle: Oracle::new(inquiries, read, Arc::new(|_| Ok(None)), WAYS), kernel }
+    Bench { responder: Responder::new(inquiries, read, Arc::new(|_| Ok(None)), WAYS), kernel }
 }
 
 fn mk_question(case: usize, kernel: bool) -> Question {
@@ -68,7 +68,7 @@ async fn a_running_proxy_is_asked_through_a_socket_that_only_its_user_may_open()
     let listener = socket::listen(&path).expect("listens again");
     let mode = std::fs::metadata(&path).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let server = tokio::spawn(socket::serve(listener, bench.oracle, stop.clone()));
+    let server = tokio::spawn(socket::serve(listener, bench.responder, stop.clone()));
     for (index, case) in CASES.iter().enumerate() {
         let answer = socket::ask(&path, &mk_question(index, true)).await.expect("answers");
         let Answer::Trace(trace) = answer else { panic!("{answer:?}") };
@@ -98,7 +98,7 @@ async fn a_kernel_that_differs_is_looked_at_again_before_it_is_said() {
     let question = mk_question(0, true);
     let missing = Key::Endpoint(CASES[0].packet().to, 1);
     bench.kernel.lock().expect("no panic").state.elements.remove(&missing);
-    let Answer::Trace(trace) = bench.oracle.answer(&question).await.expect("answers") else {
+    let Answer::Trace(trace) = bench.responder.answer(&question).await.expect("answers") else {
         panic!("a trace")
     };
     let check = trace.kernel.expect("checked");
@@ -110,7 +110,7 @@ async fn a_kernel_that_differs_is_looked_at_again_before_it_is_said() {
         tokio::time::sleep(PAUSE / 2).await;
         kernel.lock().expect("no panic").state = mk_model().shadow().desired().clone();
     });
-    let answer = bench.oracle.answer(&question).await.expect("answers");
+    let answer = bench.responder.answer(&question).await.expect("answers");
     repaired.await.expect("no panic");
     assert!(answer.agrees(), "the change arrived meanwhile");
 }
@@ -123,7 +123,7 @@ async fn a_table_that_was_damaged_is_said_and_its_elements_are_not() {
         rebuild: Some("chain dispatch has 0 rules and not 2".to_owned()),
     };
     let question = Question::Explain { service: "table/service-1".parse().expect("a name"), kernel: true };
-    let Answer::Explain(explanation) = bench.oracle.answer(&question).await.expect("answers") else {
+    let Answer::Explain(explanation) = bench.responder.answer(&question).await.expect("answers") else {
         panic!("an explanation")
     };
     let text = explanation.to_string();
@@ -137,8 +137,8 @@ async fn what_a_masqueraded_endpoint_sees_is_the_kernels_choice() {
         packets::CASES.iter().position(|c| c.name.starts_with("the node reaches")).expect("a row"),
         false,
     );
-    bench.oracle.ways.source = |endpoint| endpoint.is_ipv4().then(|| "10.201.0.1".parse().ok()).flatten();
-    let Answer::Trace(trace) = bench.oracle.answer(&question).await.expect("answers") else {
+    bench.responder.ways.source = |endpoint| endpoint.is_ipv4().then(|| "10.201.0.1".parse().ok()).flatten();
+    let Answer::Trace(trace) = bench.responder.answer(&question).await.expect("answers") else {
         panic!("a trace")
     };
     let seen: Vec<_> =
@@ -165,11 +165,11 @@ async fn a_client_keeps_the_endpoint_of_its_entry_if_it_still_may() {
         (Some(AffinityEntry::Id(id + 1)), 2, "at whichever address of the Service"),
         (None, 2, "at whichever address of the Service"),
     ] {
-        bench.oracle.read_affinity = Arc::new(move |client| {
+        bench.responder.read_affinity = Arc::new(move |client| {
             assert_eq!((client.address, client.map.seconds), (packets::OTHER_POD.into(), 10_800));
             Ok(entry)
         });
-        let answer = bench.oracle.answer(&mk_question(case, true)).await.expect("answers");
+        let answer = bench.responder.answer(&mk_question(case, true)).await.expect("answers");
         let Answer::Trace(trace) = &answer else { panic!("{answer:?}") };
         let text = trace.to_string();
         assert!(matches!(trace.outcome(), Outcome::Backends(all) if all.len() == chances), "{text}");
@@ -192,16 +192,16 @@ async fn where_pods_are_told_by_interfaces_the_kernels_way_back_counts_unless_an
         kernel: true,
     };
     let pod = packets::OTHER_POD.into();
-    let error = bench.oracle.answer(&ask(pod, None)).await.expect_err("nothing says where it arrives");
+    let error = bench.responder.answer(&ask(pod, None)).await.expect_err("nothing says where it arrives");
     assert!(error.to_string().contains("veth*") && error.to_string().contains("--in-interface"), "{error}");
     assert_eq!((error.reason(), error.retry()), ("NoInterface", false));
-    bench.oracle.ways.interface = |_| "veth7".parse().ok();
+    bench.responder.ways.interface = |_| "veth7".parse().ok();
     for (from, interface, client) in [
         (pod, None, "veth7 (a pod of this node)"),
         (pod, Some("eth0"), "eth0 (neither a pod of this node nor this node)"),
         (packets::NODE.into(), None, "10.200.0.1 (this node itself)"),
     ] {
-        let answer = bench.oracle.answer(&ask(from, interface)).await.expect("answers");
+        let answer = bench.responder.answer(&ask(from, interface)).await.expect("answers");
         let Answer::Trace(trace) = &answer else { panic!("{answer:?}") };
         assert!(trace.to_string().contains(client) && answer.agrees(), "{client:?} is not in\n{trace}");
     }
@@ -210,13 +210,13 @@ async fn where_pods_are_told_by_interfaces_the_kernels_way_back_counts_unless_an
 #[tokio::test]
 async fn a_dump_answers_as_the_proxy_did() {
     let bench = mk_bench(true);
-    let dumped = bench.oracle.answer(&Question::Dump).await.expect("answers");
+    let dumped = bench.responder.answer(&Question::Dump).await.expect("answers");
     let Answer::Dump(dump) = dumped else { panic!("{dumped:?}") };
     let file = serde_json::to_vec(&dump).expect("JSON");
     for (index, case) in CASES.iter().enumerate() {
         let question = mk_question(index, true);
         let dump = Dump::parse(&file).expect("its own JSON");
-        let (then, now) = (dump.answer(&question), bench.oracle.answer(&question).await);
+        let (then, now) = (dump.answer(&question), bench.responder.answer(&question).await);
         assert_eq!(then.expect("answers"), now.expect("answers"), "{}", case.name);
     }
 }
@@ -232,10 +232,10 @@ fn what_is_no_dump_is_refused_with_the_cause() {
 
 #[tokio::test]
 async fn a_proxy_that_still_starts_and_an_unknown_service_are_errors_in_words() {
-    let error = mk_bench(false).oracle.answer(&mk_question(0, false)).await.expect_err("starting");
+    let error = mk_bench(false).responder.answer(&mk_question(0, false)).await.expect_err("starting");
     assert!(error.to_string().contains("ask again in a moment") && error.retry());
     let question = Question::Explain { service: "no/such".parse().expect("a name"), kernel: false };
-    let error = mk_bench(true).oracle.answer(&question).await.expect_err("unknown");
+    let error = mk_bench(true).responder.answer(&question).await.expect_err("unknown");
     assert!(error.to_string().contains("node here serves no Service no/such"), "{error}");
 }
 
@@ -243,7 +243,7 @@ async fn a_proxy_that_still_starts_and_an_unknown_service_are_errors_in_words() 
 fn the_nodes_own_addresses_are_known_from_the_kernel_and_from_its_object() {
     let model = mk_model();
     let local = ["198.51.100.7".parse().expect("an address")];
-    let known = Known { model: &model, local_addresses: &local, complete: true };
+    let known = InquiryContext { model: &model, local_addresses: &local, complete: true };
     for (address, own) in
         [("127.0.0.1", true), ("198.51.100.7", true), ("10.200.0.1", true), ("10.200.0.9", false)]
     {

@@ -70,7 +70,7 @@ impl Dialler {
 fn wrong(
     table: &Table,
     mut program: impl FnMut(&Model),
-    mut second_look: impl FnMut(&Model, &Packet, &Row, bool),
+    mut second_check: impl FnMut(&Model, &Packet, &Row, bool),
     should: impl Fn(&packets::Case) -> BTreeSet<String>,
 ) -> BTreeMap<String, [BTreeSet<String>; 2]> {
     let mut wrong = BTreeMap::new();
@@ -83,7 +83,7 @@ fn wrong(
         assert!(matches!(first, Got::Pod(pod, _) if Some(pod) == number), "{}: {first:?}", row.name);
         let after = mk_model(row.after());
         program(&after);
-        second_look(&after, &case.packet(), row, v6);
+        second_check(&after, &case.packet(), row, v6);
         let should = should(&case);
         let tries = if should.len() > 1 { TRIES } else { 3 };
         let tries = if should.contains("silence") { 1 } else { tries };

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    claims::Kind,
+    claims::ClaimKind,
     flows,
     input::{Endpoint, Hints, ServicePort, SlicePort, TrafficPolicy},
     interface::{InterfaceName, PodInterfaces},
@@ -417,7 +417,7 @@ fn a_vip_cannot_take_over_the_cluster_ip_of_a_younger_service() {
     let model = mk_model([Event::Service(thief), Event::Service(mk_service(1, 99))]);
     let vip = Frontend { address: ip("10.96.0.2"), protocol: Protocol::Tcp, port: 80 };
     let (claim, _) = model.holder(&vip).expect("held");
-    assert_eq!((claim.kind, &claim.service), (Kind::ClusterIp, &mk_name(1)));
+    assert_eq!((claim.kind, &claim.service), (ClaimKind::ClusterIp, &mk_name(1)));
 }
 
 #[test]

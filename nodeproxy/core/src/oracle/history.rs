@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// A client of a Service port, in one family.
-type Client = (IpAddr, ServiceName, Name, Protocol, Family);
+type ClientKey = (IpAddr, ServiceName, Name, Protocol, Family);
 
 /// Affinity entries and tracked connections.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    clients: HashMap<Client, (Backend, Moment)>,
+    clients: HashMap<ClientKey, (Backend, Moment)>,
     connections: HashMap<(SocketAddr, Frontend), (Backend, Source)>,
 }
 
@@ -73,7 +73,7 @@ fn connection(packet: &Packet, port: u16) -> (SocketAddr, Frontend) {
     (SocketAddr::new(packet.source, port), packet.to)
 }
 
-fn client(packet: &Packet, met: &Met<'_>) -> Client {
+fn client(packet: &Packet, met: &Met<'_>) -> ClientKey {
     let family = Family::of(packet.to.address);
     (packet.source, met.service.name.clone(), met.port.name.clone(), met.port.protocol, family)
 }

@@ -26,7 +26,7 @@ const UDP_NODE_PORT: u16 = 30_141;
 
 /// State of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum EndpointState {
     /// Ready, without hints.
     Ready,
     /// Ready, for clients of this zone.
@@ -47,7 +47,7 @@ pub struct Shape {
     /// Whether it has `ClientIP` session affinity.
     pub affinity: bool,
     /// Address and state of each endpoint.
-    pub endpoints: &'static [(Ipv4Addr, State)],
+    pub endpoints: &'static [(Ipv4Addr, EndpointState)],
 }
 
 /// The client's second attempt.
@@ -85,12 +85,12 @@ pub struct Row {
 use Client::{FarPod, Node, Outside, Pod};
 use TrafficPolicy::{Cluster, Local};
 
-const READY: &[(Ipv4Addr, State)] = &[(POD, State::Ready), (FAR_POD, State::Ready)];
+const READY: &[(Ipv4Addr, EndpointState)] = &[(POD, EndpointState::Ready), (FAR_POD, EndpointState::Ready)];
 const SAME: Shape = Shape { internal: Cluster, external: Cluster, affinity: true, endpoints: READY };
 const EXTERNAL_LOCAL: Shape = Shape { external: Local, ..SAME };
 const INTERNAL_LOCAL: Shape = Shape { internal: Local, ..SAME };
 
-const fn with(shape: Shape, endpoints: &'static [(Ipv4Addr, State)]) -> Shape {
+const fn with(shape: Shape, endpoints: &'static [(Ipv4Addr, EndpointState)]) -> Shape {
     Shape { endpoints, ..shape }
 }
 
@@ -156,7 +156,7 @@ pub const ROWS: &[Row] = &[
         "externalTrafficPolicy that becomes Local drops a client outside without an endpoint here",
         Outside,
         (PORT, FAR_POD),
-        with(EXTERNAL_LOCAL, &[(FAR_POD, State::Ready)]),
+        with(EXTERNAL_LOCAL, &[(FAR_POD, EndpointState::Ready)]),
         (PORT, Expect::Dropped),
     ),
     row(
@@ -191,35 +191,35 @@ pub const ROWS: &[Row] = &[
         "an endpoint that terminates loses its clients to one that is ready",
         Pod,
         (SERVICE, POD),
-        with(SAME, &[(POD, State::Terminating), (FAR_POD, State::Ready)]),
+        with(SAME, &[(POD, EndpointState::Terminating), (FAR_POD, EndpointState::Ready)]),
         (SERVICE, FAR),
     ),
     row(
         "an endpoint that terminates keeps its clients while none is ready",
         Pod,
         (SERVICE, FAR_POD),
-        with(SAME, &[(POD, State::Terminating), (FAR_POD, State::Terminating)]),
+        with(SAME, &[(POD, EndpointState::Terminating), (FAR_POD, EndpointState::Terminating)]),
         (SERVICE, FAR),
     ),
     row(
         "policy Local takes a client to an endpoint here that terminates from one elsewhere that is ready",
         Outside,
         (PORT, FAR_POD),
-        with(EXTERNAL_LOCAL, &[(POD, State::Terminating), (FAR_POD, State::Ready)]),
+        with(EXTERNAL_LOCAL, &[(POD, EndpointState::Terminating), (FAR_POD, EndpointState::Ready)]),
         (PORT, HERE),
     ),
     row(
         "an endpoint that no longer serves loses its clients",
         Node,
         (SERVICE, FAR_POD),
-        with(SAME, &[(POD, State::Ready), (FAR_POD, State::Stopped)]),
+        with(SAME, &[(POD, EndpointState::Ready), (FAR_POD, EndpointState::Stopped)]),
         (SERVICE, HERE_MASQUERADED),
     ),
     row(
         "an endpoint that is gone loses its clients",
         Outside,
         (VIP, FAR_POD),
-        with(SAME, &[(POD, State::Ready)]),
+        with(SAME, &[(POD, EndpointState::Ready)]),
         (VIP, HERE_MASQUERADED),
     ),
     row(
@@ -233,7 +233,7 @@ pub const ROWS: &[Row] = &[
         "traffic distribution takes a client from an endpoint of another zone",
         Pod,
         (SERVICE, FAR_POD),
-        with(SAME, &[(POD, State::Hinted("a")), (FAR_POD, State::Hinted("b"))]),
+        with(SAME, &[(POD, EndpointState::Hinted("a")), (FAR_POD, EndpointState::Hinted("b"))]),
         (SERVICE, HERE),
     ),
     row(
@@ -288,7 +288,7 @@ impl Row {
 
     /// The Service before the change.
     pub fn before(&self) -> Vec<Event> {
-        events(&SAME, &[(self.had, State::Ready)])
+        events(&SAME, &[(self.had, EndpointState::Ready)])
     }
 
     /// The Service after the change.
@@ -309,7 +309,7 @@ pub fn virtual_addresses() -> Vec<IpAddr> {
         .collect()
 }
 
-fn events(shape: &Shape, endpoints: &[(Ipv4Addr, State)]) -> Vec<Event> {
+fn events(shape: &Shape, endpoints: &[(Ipv4Addr, EndpointState)]) -> Vec<Event> {
     let Shape { internal, external, affinity, endpoints: _ } = *shape;
     let both = |address: Ipv4Addr| vec![in_family(address, false), in_family(address, true)];
     let port = |name: &str, protocol, port, node_port| cluster::port(name, protocol, port, Some(node_port));
@@ -339,14 +339,16 @@ fn events(shape: &Shape, endpoints: &[(Ipv4Addr, State)]) -> Vec<Event> {
     slices.into_iter().chain([Event::Service(service)]).collect()
 }
 
-fn endpoint(address: Ipv4Addr, state: State, v6: bool) -> Endpoint {
+fn endpoint(address: Ipv4Addr, state: EndpointState, v6: bool) -> Endpoint {
     let node = if address == POD { "here" } else { "there" };
     let ready = Endpoint { address: in_family(address, v6), ..cluster::endpoint(address, node) };
     match state {
-        State::Ready => ready,
-        State::Hinted(zone) => Endpoint { zone_hints: [Name::from(zone)].into_iter().collect(), ..ready },
-        State::Terminating => Endpoint { ready: false, terminating: true, ..ready },
-        State::Stopped => Endpoint { ready: false, serving: false, ..ready },
+        EndpointState::Ready => ready,
+        EndpointState::Hinted(zone) => {
+            Endpoint { zone_hints: [Name::from(zone)].into_iter().collect(), ..ready }
+        }
+        EndpointState::Terminating => Endpoint { ready: false, terminating: true, ..ready },
+        EndpointState::Stopped => Endpoint { ready: false, serving: false, ..ready },
     }
 }
 

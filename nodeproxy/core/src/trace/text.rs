@@ -4,31 +4,31 @@
 
 use std::fmt;
 
-use super::{Decision, End, Last, Met, Reason, ServicePort, Standing, Target, Trace};
+use super::{Decision, End, Last, Met, Reason, ServicePort, Standing, Trace, TracedEndpoint};
 use crate::{
-    claims::Kind,
+    claims::ClaimKind,
     input::TrafficPolicy,
-    oracle::{Client, Masquerade, Source},
+    oracle::{ClientKind, Masquerade, Source},
 };
 
 /// Reason for the policy that applies to this client.
-pub(super) fn policy_reason(met: &Met<'_>, client: Client) -> &'static str {
+pub(super) fn policy_reason(met: &Met<'_>, client: ClientKind) -> &'static str {
     match (met.kind, met.service.external_policy, client) {
-        (Kind::ClusterIp, _, _) => match met.policy {
+        (ClaimKind::ClusterIp, _, _) => match met.policy {
             TrafficPolicy::Cluster => "internalTrafficPolicy: Cluster",
             TrafficPolicy::Local => "internalTrafficPolicy: Local",
         },
         (_, TrafficPolicy::Cluster, _) => "externalTrafficPolicy: Cluster",
-        (_, TrafficPolicy::Local, Client::Pod) => {
+        (_, TrafficPolicy::Local, ClientKind::Pod) => {
             "externalTrafficPolicy: Local is for clients outside; a pod of this node uses all endpoints"
         }
-        (_, TrafficPolicy::Local, Client::FarPod) if met.policy == TrafficPolicy::Cluster => {
+        (_, TrafficPolicy::Local, ClientKind::FarPod) if met.policy == TrafficPolicy::Cluster => {
             "externalTrafficPolicy: Local, and no endpoint here; a pod of another node is then not dropped, but uses all endpoints"
         }
-        (_, TrafficPolicy::Local, Client::Node) => {
+        (_, TrafficPolicy::Local, ClientKind::Node) => {
             "externalTrafficPolicy: Local is for clients outside; the node itself uses all endpoints"
         }
-        (_, TrafficPolicy::Local, Client::FarPod | Client::Outside) => "externalTrafficPolicy: Local",
+        (_, TrafficPolicy::Local, ClientKind::FarPod | ClientKind::Outside) => "externalTrafficPolicy: Local",
     }
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for Trace {
         } = self;
         match (interface, client) {
             // Interfaces do not tell pods of other nodes from anybody else.
-            (Some(name), Client::Outside) => {
+            (Some(name), ClientKind::Outside) => {
                 write!(f, "{from} on interface {name} (neither a pod of this node nor this node)")?;
             }
             (Some(name), _) => write!(f, "{from} on interface {name} ({client})")?,
@@ -153,7 +153,7 @@ impl fmt::Display for ServicePort {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for TracedEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, node, here, standing, probability, sees, source_addresses } = self;
         let place = match (here, node) {
@@ -186,7 +186,7 @@ impl fmt::Display for End {
     }
 }
 
-impl fmt::Display for Client {
+impl fmt::Display for ClientKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pod => "a pod of this node",

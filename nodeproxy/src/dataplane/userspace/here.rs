@@ -49,7 +49,7 @@ impl Here {
 
     /// Updates the choice from the node's addresses; returns the families whose choice changed. If they cannot
     /// be listed, none does.
-    pub fn look(&mut self) -> BTreeSet<Family> {
+    pub fn refresh(&mut self) -> BTreeSet<Family> {
         let present = match (self.addresses)() {
             Ok(present) => present,
             Err(error) => {
@@ -92,14 +92,14 @@ mod tests {
             let present = present.lock().expect("no panic");
             Ok(present.iter().map(|text| text.parse().expect("an address")).collect())
         }));
-        let mut look = |addresses: &[&'static str]| {
+        let mut refresh = |addresses: &[&'static str]| {
             *node.lock().expect("no panic") = addresses.to_vec();
-            (here.look().len(), here.address(Family::V4).map(|address| address.to_string()))
+            (here.refresh().len(), here.address(Family::V4).map(|address| address.to_string()))
         };
         let chosen = |text: &str| Some(text.to_owned());
-        assert_eq!(look(&["192.0.2.9", "192.0.2.1"]), (1, chosen("192.0.2.9")));
-        assert_eq!(look(&["192.0.2.1", "192.0.2.9"]), (0, chosen("192.0.2.9")));
-        assert_eq!(look(&["192.0.2.1", "2001:db8::1"]), (2, chosen("192.0.2.1")));
-        assert_eq!(look(&[]), (2, None));
+        assert_eq!(refresh(&["192.0.2.9", "192.0.2.1"]), (1, chosen("192.0.2.9")));
+        assert_eq!(refresh(&["192.0.2.1", "192.0.2.9"]), (0, chosen("192.0.2.9")));
+        assert_eq!(refresh(&["192.0.2.1", "2001:db8::1"]), (2, chosen("192.0.2.1")));
+        assert_eq!(refresh(&[]), (2, None));
     }
 }

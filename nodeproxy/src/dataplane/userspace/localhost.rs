@@ -24,7 +24,7 @@ use super::{
     pool::PoolKey,
     pools::{self, Place, Pools, Sockets},
     proxy::Proxy,
-    translate::{self, Wanted},
+    translate::{self, PoolUse},
 };
 
 #[cfg(test)]
@@ -92,7 +92,7 @@ impl Localhost {
             let surplus: Vec<_> = pools::keys(*frontend).into_iter().filter(|key| !is_wanted(key)).collect();
             drop(self.pools.take(&surplus));
             for (key, wanted) in wanted {
-                if let Wanted::Serve(rules) = wanted {
+                if let PoolUse::Serve(rules) = wanted {
                     self.pools.serve(key, rules, Place::Frontend);
                 }
             }

@@ -26,7 +26,7 @@ use super::{
     pool::{Pool, PoolKey, Rules},
     proxy::{self, Proxy},
     tcp,
-    udp::Flows,
+    udp::UdpFlows,
 };
 
 /// Interval of retries for sockets that could not be opened.
@@ -50,7 +50,7 @@ pub enum Place {
 pub struct Open {
     pool: Arc<Pool>,
     address: SocketAddr,
-    flows: Option<Arc<Flows>>,
+    flows: Option<Arc<UdpFlows>>,
     _stop: DropGuard,
     _share: Share,
 }
@@ -199,7 +199,7 @@ impl Pools {
                 let socket = bind(key.frontend, place, proxy::receive)?;
                 let socket = UdpSocket::from_std(socket).map_err(|error| Why::of(&error))?;
                 let address = socket.local_addr().map_err(|error| Why::of(&error))?;
-                let flows = Flows::new(socket, pool.clone(), proxy.clone(), stop.clone());
+                let flows = UdpFlows::new(socket, pool.clone(), proxy.clone(), stop.clone());
                 proxy.runtime.spawn(flows.clone().forward());
                 (address, Some(flows))
             }

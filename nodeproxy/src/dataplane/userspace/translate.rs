@@ -20,7 +20,7 @@ mod tests;
 
 /// What becomes of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum PoolUse {
     /// It serves new clients.
     Serve(Rules),
     /// Nothing leads to it any more, but a packet may be on its way.
@@ -36,7 +36,7 @@ pub(super) trait Listening {
 }
 
 /// The pools of a frontend. On loopback all clients are this node, so there the list for outside clients is never used.
-pub(super) fn pools(desired: &State, frontend: Frontend) -> Vec<(PoolKey, Wanted)> {
+pub(super) fn pools(desired: &State, frontend: Frontend) -> Vec<(PoolKey, PoolUse)> {
     let lists =
         if frontend.address.is_loopback() { &[List::Cluster][..] } else { &[List::Cluster, List::Local] };
     let pool = |list: &List| {
@@ -47,9 +47,9 @@ pub(super) fn pools(desired: &State, frontend: Frontend) -> Vec<(PoolKey, Wanted
         let wanted = match leads(desired, frontend, *list) {
             Some((endpoints, affinity)) => {
                 slots.truncate(usize::try_from(endpoints).unwrap_or(usize::MAX));
-                Wanted::Serve(Rules { backends: slots.into(), affinity })
+                PoolUse::Serve(Rules { backends: slots.into(), affinity })
             }
-            None => Wanted::Linger,
+            None => PoolUse::Linger,
         };
         Some((PoolKey { frontend, list: *list }, wanted))
     };
@@ -128,8 +128,8 @@ pub(super) fn element(desired: &State, sockets: &impl Listening, key: &Key) -> O
             Some(Value::Backend(Backend { address: address.ip(), port: address.port() }))
         }
         Key::NoEndpoints(f) => {
-            let is_unserved = |(key, wanted): &(PoolKey, Wanted)| {
-                matches!(wanted, Wanted::Serve(_)) && sockets.address(key).is_none()
+            let is_unserved = |(key, wanted): &(PoolKey, PoolUse)| {
+                matches!(wanted, PoolUse::Serve(_)) && sockets.address(key).is_none()
             };
             let unserved = || pools(desired, *f).iter().any(is_unserved);
             said.or_else(|| unserved().then_some(Value::Verdict(Verdict::Reject)))

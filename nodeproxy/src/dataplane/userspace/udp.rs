@@ -50,7 +50,7 @@ const EVICTION: Duration = Duration::from_millis(50);
 
 /// The flows of one pool.
 #[derive(Debug)]
-pub struct Flows {
+pub struct UdpFlows {
     socket: UdpSocket,
     pool: Arc<Pool>,
     proxy: Arc<Proxy>,
@@ -83,7 +83,7 @@ enum NoFlow {
     Connect(Backend, #[source] io::Error),
 }
 
-impl Flows {
+impl UdpFlows {
     /// Without flows. All end with `stop`.
     pub fn new(socket: UdpSocket, pool: Arc<Pool>, proxy: Arc<Proxy>, stop: CancellationToken) -> Arc<Self> {
         let (number, by_client) = (AtomicU64::new(0), Mutex::default());

@@ -38,14 +38,14 @@ fn put(state: &mut State, list: List, numbers: &[u8]) {
     }
 }
 
-fn rules(desired: &State, list: List) -> Option<Wanted> {
+fn rules(desired: &State, list: List) -> Option<PoolUse> {
     let (_, wanted) = pools(desired, mk_frontend()).into_iter().find(|(key, _)| key.list == list)?;
     Some(wanted)
 }
 
-fn serves(numbers: &[u8]) -> Wanted {
+fn serves(numbers: &[u8]) -> PoolUse {
     let backends = numbers.iter().map(|number| mk_backend(*number)).collect();
-    Wanted::Serve(Rules { backends, affinity: None })
+    PoolUse::Serve(Rules { backends, affinity: None })
 }
 
 /// `externalTrafficPolicy: Local` with endpoints here and there.
@@ -69,7 +69,7 @@ fn a_pool_has_the_slots_that_its_verdict_counts_and_not_those_that_are_about_to_
     desired.insert(Key::Service(mk_frontend()), mk_balance(2, List::Cluster));
     assert_eq!(rules(&desired, List::Cluster), Some(serves(&[1, 2])));
     desired.elements.remove(&Key::Service(mk_frontend()));
-    assert_eq!(rules(&desired, List::Cluster), Some(Wanted::Linger));
+    assert_eq!(rules(&desired, List::Cluster), Some(PoolUse::Linger));
     assert_eq!(rules(&State::default(), List::Cluster), None);
 }
 

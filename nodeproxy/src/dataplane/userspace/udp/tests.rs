@@ -32,20 +32,24 @@ async fn dies(endpoint: &UdpSocket) {
 }
 
 /// Flows to these endpoints, in turn, with files for so many.
-async fn mk_flows(backends: &[Backend], affinity: Option<Duration>, files: u64) -> (Arc<Flows>, SocketAddr) {
+async fn mk_flows(
+    backends: &[Backend],
+    affinity: Option<Duration>,
+    files: u64,
+) -> (Arc<UdpFlows>, SocketAddr) {
     let socket = mk_socket().await;
     let address = socket.local_addr().expect("an address");
     let proxy = mk_proxy(RESERVE + files).0;
     let rules = Rules { backends: backends.into(), affinity: affinity.map(mk_affinity) };
     let pool = Pool::new(mk_key(), rules, Choice::RoundRobin, proxy.clients.clone());
-    (Flows::new(socket, Arc::new(pool), proxy, CancellationToken::new()), address)
+    (UdpFlows::new(socket, Arc::new(pool), proxy, CancellationToken::new()), address)
 }
 
 fn mk_pending(question: &str) -> Pending {
     Pending { questions: vec![question.as_bytes().to_vec()], tried: Vec::new() }
 }
 
-fn start(flows: &Arc<Flows>) -> AbortOnDropHandle<()> {
+fn start(flows: &Arc<UdpFlows>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(flows.clone().forward()))
 }
 
@@ -72,7 +76,7 @@ async fn turn(client: &UdpSocket, endpoint: &UdpSocket, to: SocketAddr) {
     assert_eq!(heard(client).await, ("!".to_owned(), to));
 }
 
-async fn counted(flows: &Flows, reason: &'static str, times: u64) {
+async fn counted(flows: &UdpFlows, reason: &'static str, times: u64) {
     let counters = &flows.proxy.counters;
     within(async {
         while counters.failures(reason) < times {
@@ -91,7 +95,7 @@ async fn pass(time: Duration) {
 }
 
 /// Whether the only flow is still there `after` it was last used.
-async fn lives(flows: &Flows, after: Duration) -> bool {
+async fn lives(flows: &UdpFlows, after: Duration) -> bool {
     pass(after).await;
     flows.sweep();
     !flows.flows().is_empty()
