@@ -17,6 +17,7 @@ pub mod convert;
 pub mod dataplane;
 pub mod dataplane_setup;
 pub mod diagnose;
+mod error_chain;
 pub mod events;
 pub mod health;
 pub mod health_check;
@@ -29,3 +30,5 @@ mod sloppy;
 pub mod sync;
 pub mod taint;
 pub mod watch;
+
+pub use error_chain::error_chain;

@@ -33,6 +33,7 @@ use crate::{
     diagnose::{
         self, Inquiry, ReadKernel, Responder, affinity::ReadAffinity, command::Agreement, socket, ways::Ways,
     },
+    error_chain,
     events::{self, About, Notice},
     health::Health,
     health_check::{self, Servers},
@@ -91,10 +92,10 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
 /// Writes the settings of connection tracking. A failure is logged, and nothing depends on it.
 fn tune(args: &ConntrackArgs) {
     if let Err(error) = conntrack::load() {
-        tracing::warn!(error = chain(&error), "connection tracking cannot be asked");
+        tracing::warn!(error = error_chain(&error), "connection tracking cannot be asked");
     }
     for unset in settings::apply(args, settings::processors()) {
-        tracing::warn!(error = chain(&unset), "a setting of connection tracking stays as it is");
+        tracing::warn!(error = error_chain(&unset), "a setting of connection tracking stays as it is");
     }
 }
 

@@ -10,9 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::{Deref, DerefMut, RangeInclusive},
-    str::FromStr,
-    sync::Arc,
+    ops::RangeInclusive,
 };
 
 use ipnet::IpNet;
@@ -20,26 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     interface::PodInterfaces,
+    names,
     table::{Family, Protocol},
-    wire,
 };
 
-/// A name that many objects repeat: of a node, a zone, a namespace or a port. The model interns the repeated ones.
-pub type Name = Arc<str>;
-
-/// Namespace and name of a Service; in JSON one text, `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceName {
-    /// At most 63 bytes.
-    pub namespace: Name,
-    /// At most 63 bytes.
-    pub name: Name,
-}
-
-/// A text that is no `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" does not name a Service; write it as namespace/name")]
-pub struct BadServiceName(String);
+pub use crate::names::{BadServiceName, Hints, Name, ServiceName};
 
 /// `Cluster` or `Local`, for `internalTrafficPolicy` and `externalTrafficPolicy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,7 +68,7 @@ pub struct Service {
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
     /// Its name; empty for a single unnamed port.
-    #[serde(with = "wire::name")]
+    #[serde(with = "names::one")]
     pub name: Name,
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
@@ -102,7 +85,7 @@ pub struct EndpointSlice {
     /// Namespace and name of the Service.
     pub service: ServiceName,
     /// `metadata.name`.
-    #[serde(with = "wire::name")]
+    #[serde(with = "names::one")]
     pub name: Name,
     /// Ports of every endpoint in it, with named target ports resolved by the controller.
     pub ports: Vec<SlicePort>,
@@ -115,7 +98,7 @@ pub struct EndpointSlice {
 #[serde(rename_all = "camelCase")]
 pub struct SlicePort {
     /// Name of the Service's port.
-    #[serde(with = "wire::name")]
+    #[serde(with = "names::one")]
     pub name: Name,
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
@@ -136,39 +119,14 @@ pub struct Endpoint {
     /// `conditions.terminating`, false when absent.
     pub terminating: bool,
     /// `nodeName`.
-    #[serde(with = "wire::optional")]
+    #[serde(with = "names::optional")]
     pub node: Option<Name>,
     /// `hints.forZones`.
-    #[serde(with = "wire::names")]
+    #[serde(with = "names::many")]
     pub zone_hints: Hints,
     /// `hints.forNodes`.
-    #[serde(with = "wire::names")]
+    #[serde(with = "names::many")]
     pub node_hints: Hints,
-}
-
-/// Zones or nodes that should use an endpoint. Most endpoints have none, and there are many endpoints: none takes one word.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hints(Option<Box<Box<[Name]>>>);
-
-impl FromIterator<Name> for Hints {
-    fn from_iter<T: IntoIterator<Item = Name>>(names: T) -> Self {
-        let names: Box<[Name]> = names.into_iter().collect();
-        Self((!names.is_empty()).then(|| Box::new(names)))
-    }
-}
-
-impl Deref for Hints {
-    type Target = [Name];
-
-    fn deref(&self) -> &[Name] {
-        self.0.as_deref().map_or(&[], |names| names)
-    }
-}
-
-impl DerefMut for Hints {
-    fn deref_mut(&mut self) -> &mut [Name] {
-        self.0.as_deref_mut().map_or(&mut [], |names| names)
-    }
 }
 
 /// Properties of this node.
@@ -176,10 +134,10 @@ impl DerefMut for Hints {
 #[serde(rename_all = "camelCase")]
 pub struct NodeInfo {
     /// `metadata.name`; empty while unknown. Then no endpoint is local.
-    #[serde(with = "wire::name")]
+    #[serde(with = "names::one")]
     pub name: Name,
     /// Label `topology.kubernetes.io/zone`.
-    #[serde(with = "wire::optional")]
+    #[serde(with = "names::optional")]
     pub zone: Option<Name>,
     /// The node's own address of each family (`InternalIP`), for `loadBalancerSourceRanges` that admit the node.
     pub addresses: Vec<IpAddr>,
@@ -303,32 +261,11 @@ impl NodeInfo {
     }
 }
 
-impl FromStr for ServiceName {
-    type Err = BadServiceName;
-
-    fn from_str(text: &str) -> Result<Self, BadServiceName> {
-        let mut parts = text.split('/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(namespace), Some(name), None) if !namespace.is_empty() && !name.is_empty() => {
-                Ok(Self { namespace: namespace.into(), name: name.into() })
-            }
-            _ => Err(BadServiceName(text.to_owned())),
-        }
-    }
-}
-
 impl fmt::Display for TrafficPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cluster => "Cluster",
             Self::Local => "Local",
         })
-    }
-}
-
-impl fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespace, name } = self;
-        write!(f, "{namespace}/{name}")
     }
 }

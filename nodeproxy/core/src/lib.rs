@@ -1,7 +1,7 @@
-//! What a node proxy forwards, without I/O: Services and endpoints in, kernel tables and packet answers out.
+//! The forwarding of a node proxy without I/O: Services and endpoints in, kernel tables and packet outcomes out.
 //!
 //! ```text
-//!   Service, EndpointSlice, node inputs          (input)
+//!   Service, EndpointSlice, NodeInfo             (input)
 //!        │  Model::apply: only what the event touches
 //!        ▼
 //!   frontends → effective endpoint lists        (model, policy)
@@ -11,10 +11,10 @@
 //!   tables (table)
 //!        │  diff against what is programmed
 //!        ▼
-//!   Plan { additive, destructive }      (plan): two kernel transactions, each a list of element changes
+//!   Plan { additive, destructive }              (shadow, plan): two kernel transactions, lists of element changes
 //! ```
 //!
-//! Nothing here assumes one address family, and nothing here can do I/O: Cargo.toml has no tokio and no kube.
+//! Nothing here assumes one address family. Nothing here can do I/O: Cargo.toml has no tokio and no kube.
 
 pub mod affinity;
 pub mod check;
@@ -25,6 +25,7 @@ pub mod input;
 pub mod interface;
 pub mod model;
 pub mod oracle;
+#[cfg(any(test, feature = "packets"))]
 pub mod packets;
 pub mod plan;
 pub mod shadow;
@@ -34,6 +35,6 @@ pub mod trace;
 pub mod walk;
 
 mod compile;
+mod names;
 mod select;
 mod slots;
-mod wire;

@@ -26,12 +26,12 @@ use crate::{
     table::{Alias, Backend, Family, Frontend, Key, Protocol, Value},
 };
 
-use names::Names;
+use interning::Interned;
 
 mod adopt;
+mod interning;
 #[cfg(test)]
 mod many_ports;
-mod names;
 #[cfg(test)]
 mod node_ports;
 #[cfg(test)]
@@ -101,7 +101,7 @@ pub struct Model {
     refusal_changes: u64,
     health: BTreeMap<ServiceName, HealthCheck>,
     health_changes: u64,
-    names: Names,
+    names: Interned,
     services: usize,
     no_local: (usize, usize),
     /// Services whose slices changed since they were compiled.

@@ -2,7 +2,7 @@
 //!
 //! Owns the meaning of each behaviour of kube-proxy for one connection. It reads the model's objects and never
 //! its elements, so the tests can compare it with [`crate::walk`], which reads the elements as the kernel does.
-//! Leaves history to [`history`]: the last endpoint of each client, and the connections under way.
+//! Leaves history to `history`: the last endpoint of each client, and the connections under way.
 //!
 //! Invariant: total and deterministic. The same packet, objects and history give the same answer.
 
@@ -22,6 +22,7 @@ use crate::{
     table::{Backend, Family, Frontend},
 };
 
+#[cfg(any(test, feature = "packets"))]
 pub mod history;
 
 /// The first packet of a connection, as it reaches this node's hooks.
@@ -144,14 +145,16 @@ pub fn outcome(model: &Model, packet: &Packet) -> Outcome {
 }
 
 /// The same for a client whose affinity entry names this endpoint of the Service port.
-pub fn outcome_with_affinity(model: &Model, packet: &Packet, last: Option<Backend>) -> Outcome {
+#[cfg(test)]
+pub(crate) fn outcome_with_affinity(model: &Model, packet: &Packet, last: Option<Backend>) -> Outcome {
     decide(model, packet, last).outcome
 }
 
 /// Whether the filter passes an invalid TCP packet (by connection tracking) that is neither SYN nor RST and
 /// comes from a server's port. All other packets pass. Such a packet belongs to no connection, so only its
 /// sender counts: a pod's may be an endpoint's answer without the address that the client dialled.
-pub fn lets_invalid_pass(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
+#[cfg(test)]
+pub(crate) fn lets_invalid_pass(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
     !is_pod(model, source, interface)
 }
 
@@ -184,7 +187,7 @@ fn decide_as<'a>(model: &'a Model, packet: &Packet, last: Option<Backend>, proxi
 }
 
 fn client(model: &Model, packet: &Packet) -> ClientKind {
-    if is_told_by(model, &model.node_info().node_pod_cidrs, packet.source, packet.interface) {
+    if is_recognised_by(model, &model.node_info().node_pod_cidrs, packet.source, packet.interface) {
         ClientKind::Pod
     } else if packet.from_node {
         ClientKind::Node
@@ -197,11 +200,16 @@ fn client(model: &Model, packet: &Packet) -> ClientKind {
 
 /// Whether the local detector recognises a pod.
 fn is_pod(model: &Model, source: IpAddr, interface: Option<InterfaceName>) -> bool {
-    is_told_by(model, &model.node_info().pod_cidrs, source, interface)
+    is_recognised_by(model, &model.node_info().pod_cidrs, source, interface)
 }
 
 /// By the interface, where pods are recognised by interface, and elsewhere by the ranges.
-fn is_told_by(model: &Model, ranges: &[IpNet], source: IpAddr, interface: Option<InterfaceName>) -> bool {
+fn is_recognised_by(
+    model: &Model,
+    ranges: &[IpNet],
+    source: IpAddr,
+    interface: Option<InterfaceName>,
+) -> bool {
     match &model.config().pod_interfaces {
         Some(interfaces) => interfaces.have(interface.as_ref()),
         None => contains(ranges, source),

@@ -8,7 +8,7 @@
 //! Invariants: `differing` holds exactly the keys whose kernel value is not the desired one. Nobody edits
 //! between [`ShadowState::additive`] and [`ShadowState::applied`] of its result.
 
-use std::{collections::HashMap, mem};
+use std::collections::HashMap;
 
 use crate::{
     plan::{AffinityMap, Chain, Plan, Put, State, Transaction, leaves_late},
@@ -207,9 +207,10 @@ impl ShadowState {
     }
 
     /// Bytes of heap, roughly: for the memory budget.
-    pub fn heap_size(&self) -> usize {
-        self.desired.elements.capacity() * mem::size_of::<(Key, Value)>()
-            + self.differing.capacity() * mem::size_of::<(Key, Differing)>()
+    #[cfg(test)]
+    pub(crate) fn heap_size(&self) -> usize {
+        self.desired.elements.capacity() * size_of::<(Key, Value)>()
+            + self.differing.capacity() * size_of::<(Key, Differing)>()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A packet's path through our tables, as docs/nftables.md draws it, over elements instead of a kernel.
 //!
 //! Owns an interpreter of the fixed ruleset, so that what the model writes can be tested without root, and with transactions
-//! that fall between two of a packet's lookups ([`walk_torn`]). Leaves to the kernel tests that the rules really say this, and to
+//! that fall between two of a packet's lookups (`walk_torn`). Leaves to the kernel tests that the rules really say this, and to
 //! the caller the affinity entry of the client.
 //!
 //! Invariant: lookups happen in the order of the hooks: firewall, dispatch, balancing, then the filter hooks.
@@ -98,7 +98,13 @@ pub fn path(state: &State, context: PacketContext<'_>, packet: &Packet) -> (Outc
 
 /// Every possible outcome of a connection whose packet is between two lookups when a transaction turns `before`
 /// into `after`, one for each such moment.
-pub fn walk_torn(before: &State, after: &State, context: PacketContext<'_>, packet: &Packet) -> Vec<Outcome> {
+#[cfg(test)]
+pub(crate) fn walk_torn(
+    before: &State,
+    after: &State,
+    context: PacketContext<'_>,
+    packet: &Packet,
+) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for turn in 0.. {
         let tables = Tables::new(before, after, turn);
@@ -111,7 +117,8 @@ pub fn walk_torn(before: &State, after: &State, context: PacketContext<'_>, pack
 }
 
 /// Whether chains `input` and `forward` pass a TCP packet that connection tracking considers invalid.
-pub fn lets_invalid_pass(
+#[cfg(test)]
+pub(crate) fn lets_invalid_pass(
     state: &State,
     config: &Config,
     source: IpAddr,
@@ -261,15 +268,15 @@ impl Walk<'_> {
 
     /// `ip saddr @pod-cidrs`, or `iifname` where pods are recognised by interface.
     fn is_from_pod(&self) -> bool {
-        self.is_told_by(Key::PodCidr)
+        self.is_recognised_by(Key::PodCidr)
     }
 
     /// `ip saddr @node-pods`, or the same `iifname`.
     fn is_from_own_pod(&self) -> bool {
-        self.is_told_by(Key::NodePod)
+        self.is_recognised_by(Key::NodePod)
     }
 
-    fn is_told_by(&self, set: fn(IpNet) -> Key) -> bool {
+    fn is_recognised_by(&self, set: fn(IpNet) -> Key) -> bool {
         match &self.context.config.pod_interfaces {
             Some(interfaces) => self.tables.arrives_on(interfaces, self.packet.interface),
             None => self.tables.covers(self.packet.source, set),

@@ -38,6 +38,7 @@ mod datatype;
 mod degrade;
 mod element;
 pub mod invalid;
+mod names;
 mod other_proxies;
 mod read;
 mod rules;
@@ -153,7 +154,7 @@ impl Nftables {
         client: IpAddr,
         port: &Alias,
     ) -> Result<Option<u32>, DataplaneError> {
-        let table = skeleton::table(kernel_family(map.family));
+        let table = names::table(kernel_family(map.family));
         let key = element::client(client, port);
         match self.client.elements(&table, &map.name(), |element| (element.key == key).then_some(element)) {
             Ok(found) => Ok(found.iter().find_map(element::id)),
@@ -171,7 +172,7 @@ impl Nftables {
     fn count_clients(&mut self) -> portico_netlink::Result<Vec<(AffinityMap, usize)>> {
         let mut counts = Vec::new();
         for family in FAMILIES.map(kernel_family) {
-            let table = skeleton::table(family);
+            let table = names::table(family);
             if !self.client.tables(family)?.contains(&table) {
                 continue;
             }
@@ -265,7 +266,7 @@ impl Dataplane for Nftables {
     fn is_absent(&mut self) -> Result<bool, DataplaneError> {
         for family in FAMILIES.map(kernel_family) {
             let tables = self.client.tables(family).map_err(|error| convert(error, None))?;
-            if tables.contains(&skeleton::table(family)) {
+            if tables.contains(&names::table(family)) {
                 return Ok(false);
             }
         }

@@ -16,19 +16,11 @@ use portico_proxy_core::{
     table::{AFFINITY_TAG, Family, Target, Verdict},
 };
 
-use super::{skeleton::EXTERNAL, target};
+use super::{
+    names::{BALANCES, CLASS_TAG, CLASSES, EXTERNAL, PICKERS},
+    target,
+};
 
-/// Map from a number to any chain.
-pub(super) const CLASSES: &str = "classes";
-/// The same map without chain `external`, for use by that chain: the kernel refuses possible loops.
-pub(super) const BALANCES: &str = "balances";
-/// Map from a number to a chain that picks an endpoint and returns.
-pub(super) const PICKERS: &str = "pickers";
-/// Top byte of every number. The number is the packet's priority for a while, where an affinity id may follow
-/// it (`AFFINITY_TAG`). One mask finds both.
-pub(super) const CLASS_TAG: u32 = 0xA400_0000;
-/// Bits that numbers share with affinity ids and nothing else.
-pub(super) const TAG_MASK: u32 = 0xFE00_0000;
 /// Number of chain `external`.
 const EXTERNAL_CLASS: u32 = CLASS_TAG;
 

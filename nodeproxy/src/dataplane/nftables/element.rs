@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use portico_netlink::nftables::{self as kernel, Data, Element};
 use portico_proxy_core::table::{Alias, Backend, Family, Frontend, Key, List, Protocol, Value, Verdict};
 
-use super::{classes::Classes, skeleton::REFUSE};
+use super::{classes::Classes, names::REFUSE};
 
 #[cfg(test)]
 mod tests;

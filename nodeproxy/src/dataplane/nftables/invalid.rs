@@ -11,7 +11,7 @@ use prometheus_client::{
     metrics::counter::ConstCounter,
 };
 
-use super::{FAMILIES, kernel_family, skeleton};
+use super::{FAMILIES, kernel_family, names};
 
 /// The metric `portico_nodeproxy_invalid_packets_dropped_total`.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub fn dropped() -> portico_netlink::Result<u64> {
     let mut client = Client::open()?;
     let mut dropped = 0;
     for family in FAMILIES.map(kernel_family) {
-        let table = skeleton::table(family);
+        let table = names::table(family);
         if !client.tables(family)?.contains(&table) {
             continue;
         }

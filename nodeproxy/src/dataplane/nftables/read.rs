@@ -14,8 +14,9 @@ use portico_proxy_core::{
 
 use super::{
     Config,
-    classes::{self, BALANCES, CLASSES, Classes, PICKERS},
+    classes::{self, Classes},
     element, kernel_family,
+    names::{self, BALANCES, CLASSES, PICKERS},
     skeleton::{self, Skeleton},
     target,
 };
@@ -56,7 +57,7 @@ fn read_once(client: &mut Client, families: &[Family], config: &Config) -> porti
     let (mut state, mut classes) = (State::default(), Classes::default());
     for family in families {
         if let Err(reason) = read_family(client, *family, config, &mut state, &mut classes)? {
-            return Ok(Read::Rebuild(format!("table {family} {}: {reason}", skeleton::TABLE)));
+            return Ok(Read::Rebuild(format!("table {family} {}: {reason}", names::TABLE)));
         }
     }
     Ok(Read::Whole(state, classes))
@@ -70,7 +71,7 @@ fn read_family(
     state: &mut State,
     classes: &mut Classes,
 ) -> portico_netlink::Result<Result<(), String>> {
-    let table = skeleton::table(kernel_family(family));
+    let table = names::table(kernel_family(family));
     if !client.tables(table.family)?.contains(&table) {
         return Ok(Err("there is none yet".to_owned()));
     }

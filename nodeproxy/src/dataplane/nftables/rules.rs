@@ -5,9 +5,11 @@
 
 use portico_netlink::nftables::{
     Comparison, CtKey, DynamicSet, DynamicSetOperation, Expression, Family, Lookup, LookupResult, MetaKey,
-    Nat, Packets, PayloadBase, Register, Verdict,
+    Nat, Packets, PayloadBase, Register, Rule, Verdict,
 };
 use portico_proxy_core::interface::PodInterfaces;
+
+use super::names::table;
 
 /// First register of keys and results.
 const FIRST: Register = Register(0);
@@ -188,6 +190,11 @@ impl Words {
         };
         vec![Expression::Reject { code }]
     }
+}
+
+/// A rule of one of our chains.
+pub(super) fn rule<const N: usize>(family: Family, chain: &str, words: &[Vec<Expression>; N]) -> Rule {
+    Rule { table: table(family), chain: chain.to_owned(), expressions: words.concat() }
 }
 
 fn bits(load: Expression, mask: u32, how: Comparison, value: u32) -> Vec<Expression> {

@@ -14,18 +14,11 @@ use portico_proxy_core::plan::AffinityMap;
 
 use super::{
     Config, LocalDetector,
-    classes::{BALANCES, CLASS_TAG, CLASSES, PICKERS, TAG_MASK},
     datatype::{self, Field},
     kernel_family,
+    names::{BALANCES, CLASS_TAG, CLASSES, EXTERNAL, PICKERS, REFUSE, TAG_MASK, table},
     rules::{self, FRONTEND, Part, Words},
 };
-
-/// Name of our table in both families.
-pub(super) const TABLE: &str = "portico";
-/// Chain that distinguishes local from external clients.
-pub(super) const EXTERNAL: &str = "external";
-/// Chain that refuses. (`reject` is a keyword of nft.)
-pub(super) const REFUSE: &str = "refuse";
 
 /// The key of every map that has frontends as keys.
 const FRONTEND_FIELDS: [Field; 3] = [Field::Address, Field::Protocol, Field::Port];
@@ -41,22 +34,12 @@ pub(super) struct Skeleton {
     pub(super) chains: BTreeMap<String, (Chain, Vec<Rule>)>,
 }
 
-/// The table of a family.
-pub(super) fn table(family: Family) -> Table {
-    Table { family, name: TABLE.to_owned() }
-}
-
 /// Declaration of the dynamic affinity map. A programmed one also has its size:
 /// [`MOST`](portico_proxy_core::affinity::MOST).
 pub(super) fn affinity_map(map: &AffinityMap) -> Set {
     let key = [Field::Address, Field::Address];
     let set = keyed(kernel_family(map.family), &map.name(), &key, Some(&[Field::Id]));
     Set { timeout: Some(u64::from(map.seconds) * 1000), ..set }
-}
-
-/// A rule of one of our chains.
-pub(super) fn rule<const N: usize>(family: Family, chain: &str, words: &[Vec<Expression>; N]) -> Rule {
-    Rule { table: table(family), chain: chain.to_owned(), expressions: words.concat() }
 }
 
 /// A set (`data` is `None`) or a map of data.

@@ -9,10 +9,9 @@ use portico_proxy_core::{
 };
 
 use super::{
-    classes::PICKERS,
     kernel_family,
-    rules::{self, FRONTEND, Part, Words},
-    skeleton::{rule, table},
+    names::{PICKERS, table},
+    rules::{self, FRONTEND, Part, Words, rule},
 };
 
 /// `ip daddr . meta l4proto`: the key of a Service port, once its alias has replaced the frontend's address.

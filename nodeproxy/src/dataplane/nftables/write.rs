@@ -20,8 +20,9 @@ use portico_proxy_core::{
 
 use super::{
     Config,
-    classes::{self, CLASSES, Classes},
+    classes::{self, Classes},
     element, kernel_family,
+    names::{self, CLASSES},
     skeleton::{self, Skeleton},
     target,
 };
@@ -104,7 +105,7 @@ pub(super) fn culprit(
 pub(super) fn cleanup(families: &[Family]) -> portico_netlink::Result<Batch> {
     let mut batch = Batch::new();
     for family in families {
-        let table = skeleton::table(kernel_family(*family));
+        let table = names::table(kernel_family(*family));
         batch.add_table(&table)?;
         batch.delete_table(&table)?;
     }
@@ -159,7 +160,7 @@ fn runs<'a>(length: usize, key: impl Fn(usize) -> &'a Key) -> Vec<Range<usize>> 
 }
 
 fn table_of(key: &Key) -> Table {
-    skeleton::table(kernel_family(key.family()))
+    names::table(kernel_family(key.family()))
 }
 
 impl Writer<'_> {
@@ -187,7 +188,7 @@ impl Writer<'_> {
                 batch.add_rule(&rule)?;
             }
             for map in classes::maps(&chain.target) {
-                batch.add_elements(&skeleton::table(family), map, [class.clone()])?;
+                batch.add_elements(&names::table(family), map, [class.clone()])?;
             }
         }
         Ok(())
@@ -243,7 +244,7 @@ impl Writer<'_> {
     fn objects_removed(&mut self) -> portico_netlink::Result<()> {
         let Transaction { chains_removed, affinity_removed, .. } = self.transaction;
         for chain in chains_removed {
-            let table = skeleton::table(kernel_family(chain.family));
+            let table = names::table(kernel_family(chain.family));
             let class = self.classes.remove(chain);
             let batch = &mut self.room(CHUNK_BYTES).batch;
             for map in classes::maps(&chain.target) {
@@ -252,7 +253,7 @@ impl Writer<'_> {
             batch.delete_chain(&table, &chain.target.chain())?;
         }
         for map in affinity_removed {
-            let table = skeleton::table(kernel_family(map.family));
+            let table = names::table(kernel_family(map.family));
             self.room(CHUNK_BYTES).batch.delete_set(&table, &map.name())?;
         }
         Ok(())

@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use portico_proxy_core::{
@@ -18,10 +19,19 @@ use portico_proxy_core::{
 };
 use tokio::time::Instant;
 
-use super::pool::Affinity;
-
 /// Size below which a table is not swept.
 const SMALL: usize = 1024;
+
+/// Key and timeout of affinity entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// Alias of the Service port.
+    pub port: Alias,
+    /// Pool of the namespace, which bounds the number of entries.
+    pub pool: u32,
+    /// Lifetime of an entry after the client's last connection.
+    pub timeout: Duration,
+}
 
 /// Clients of all Service ports, shared by their pools.
 #[derive(Debug, Default)]
@@ -104,8 +114,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::{super::pool::tests::mk_affinity, *};
 
     const SECOND: Duration = Duration::from_secs(1);

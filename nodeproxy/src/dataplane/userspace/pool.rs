@@ -16,11 +16,11 @@ use std::{
 use clap::ValueEnum;
 use portico_proxy_core::{
     affinity,
-    table::{Alias, Backend, Frontend, List},
+    table::{Backend, Frontend, List},
 };
 use tokio::time::Instant;
 
-use super::clients::Clients;
+use super::clients::{Affinity, Clients};
 
 /// Key of a pool: a frontend and one of its lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,17 +38,6 @@ pub struct Rules {
     pub backends: Box<[Backend]>,
     /// `ClientIP` affinity.
     pub affinity: Option<Affinity>,
-}
-
-/// Key and timeout of affinity entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Affinity {
-    /// Alias of the Service port.
-    pub port: Alias,
-    /// Pool of the namespace, which bounds the number of entries.
-    pub pool: u32,
-    /// Lifetime of an entry after the client's last connection.
-    pub timeout: Duration,
 }
 
 /// Choice of an endpoint for a client without an affinity entry.
@@ -127,7 +116,7 @@ impl Pool {
 pub(super) mod tests {
     use std::collections::BTreeSet;
 
-    use portico_proxy_core::table::Protocol;
+    use portico_proxy_core::table::{Alias, Protocol};
 
     use super::*;
 

@@ -13,7 +13,10 @@ use portico_proxy_core::{
     table::{Backend, Balance, Frontend, Key, List, Recall, Value, Verdict},
 };
 
-use super::pool::{Affinity, PoolKey, Rules};
+use super::{
+    clients::Affinity,
+    pool::{PoolKey, Rules},
+};
 
 #[cfg(test)]
 mod tests;

@@ -9,9 +9,9 @@ use crate::{
 
 /// Names in use, and some that are not any more.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashSet<Name>);
+pub(super) struct Interned(HashSet<Name>);
 
-impl Names {
+impl Interned {
     /// Replaces a copy by the interned name, or interns it.
     fn share(&mut self, name: &mut Name) {
         if let Some(known) = self.0.get(name) {
