@@ -1,4 +1,5 @@
-//! What the node proxy itself costs at a size, without an API server: reading objects, the model, the kernel, one event.
+//! Costs of the node proxy at a size, without an API server: decoding objects, the model, the kernel, one
+//! event.
 //!
 //! `cargo bench -p portico-nodeproxy --bench scale -- 30000` (1,000, 10,000 and 30,000 Services of three endpoints if no number
 //! is given); with the word `affinity` all have session affinity, ten in a namespace. The kernel part needs root; it runs in a network namespace of its own, which ends with the program. Each size is

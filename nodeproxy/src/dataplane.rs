@@ -19,15 +19,15 @@ use crate::health::family_name;
 /// Holds forwarding state, and rewrites traffic by it.
 ///
 /// The contract, which the fake keeps too:
-/// - [`apply`](Self::apply) is atomic: on an error nothing of the transaction stands. (A dataplane that has to split a very
-///   large one keeps the order of its fields, so that no verdict stands without what it leads to; after an error the caller
-///   reads again.)
-/// - `apply` after `read`: what `read` found unusable (the fixed skeleton missing, foreign or of another version or
-///   configuration) is replaced in the same transaction as the next `apply`, without a gap; `read` then reports an empty
-///   state and the reason in [`Observed::rebuild`].
-/// - After an error nothing that is kept in memory is trusted: the caller calls `read`.
-/// - [`cleanup`](Self::cleanup) removes every trace; the absent is success.
-/// - Nothing here blocks for longer than a kernel answers; calls come one at a time, on threads that may wait.
+/// - [`apply`](Self::apply) is atomic: after an error nothing of the transaction is programmed. A dataplane that has to split
+///   a very large one keeps the order of its fields, so that no verdict leads to a missing element. After an error the caller
+///   reads again.
+/// - `apply` after `read`: it replaces a table that `read` found unusable in the same kernel transaction, without a gap. A
+///   table is unusable if its skeleton is missing, foreign, or of another version or configuration. `read` then returns an
+///   empty state, and the reason in [`Observed::rebuild`].
+/// - After an error nothing in memory is trusted: the caller calls `read`.
+/// - [`cleanup`](Self::cleanup) removes everything; absent is success.
+/// - No call blocks for longer than a kernel answers. Calls come one at a time, on threads that may wait.
 pub trait Dataplane: Send {
     /// Tries the features of this kernel, without a trace.
     fn probe(&mut self) -> Result<Capabilities, DataplaneError>;

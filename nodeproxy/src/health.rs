@@ -3,7 +3,7 @@
 //!
 //! Owns the decision and the JSON, which are kube-proxy's (`pkg/proxy/healthcheck/proxy_health.go`), with one
 //! difference. Until the first sync /healthz answers 503 on a node without rules, and 200 where a predecessor's
-//! rules serve. /livez answers 200, so the kubelet does not kill a proxy that waits for the API server.
+//! rules serve. The path /livez answers 200, so the kubelet does not kill a proxy that waits for the API server.
 
 use std::{
     collections::BTreeMap,

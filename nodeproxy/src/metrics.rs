@@ -241,7 +241,7 @@ impl Metrics {
         );
         r.register("services", "Services with a ClusterIP", self.services.clone());
         r.register("problems", "Conflicts between Services and fields not served", self.problems.clone());
-        r.register("elements", "Elements that should stand in the kernel", self.elements.clone());
+        r.register("elements", "Elements of the desired state", self.elements.clone());
         let [all, most] = &self.affinity_clients;
         r.register("affinity_clients", "Clients with an affinity entry", all.clone());
         r.register(

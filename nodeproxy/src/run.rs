@@ -187,7 +187,7 @@ async fn sync(
     .await?;
     let found = found.context("this machine cannot forward Services")?;
     for other_proxy in &found.other_proxies {
-        tracing::warn!(other_proxy, "another Service proxy's rules stand beside ours; remove them");
+        tracing::warn!(other_proxy, "another Service proxy has rules on this node; remove them");
     }
     if found.families.is_empty() {
         bail!("this kernel can forward Services of neither IPv4 nor IPv6");

@@ -283,7 +283,7 @@ impl Sync {
         let services = self.model.services();
         match self.dataplane.apply(&transaction) {
             Ok(applied) => {
-                tracing::info!(services, %applied, "the first Services stand");
+                tracing::info!(services, %applied, "programmed the first Services");
                 // Nothing stood before, so no packet is on its way to an endpoint.
                 let now = self.now();
                 self.cleaner.left(flows::frontends(&self.model), now);

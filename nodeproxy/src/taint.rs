@@ -33,7 +33,7 @@ pub async fn follow(mut due: watch::Receiver<bool>, client: Client, node: String
             tracing::warn!(taint = NOT_READY, error, ?pause, "the startup taint stays for now; pods wait");
             sleep(pause).await;
         }
-        // The watch of the Node tells the loop, and the loop tells us.
+        // The loop learns of it from the watch of the Node, and sets `due` again.
         if due.wait_for(|due| !*due).await.is_err() {
             return;
         }

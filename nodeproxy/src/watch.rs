@@ -1,7 +1,7 @@
 //! Watches the API server and this node's addresses, and sends their changes to the sync loop.
 //!
 //! Owns selectors, lists, and objects that a new list lacks. kube's watcher reports a whole new list, while the
-//! model needs deletions, so each watch caches the names of its objects. Leaves the decoding of objects to
+//! model needs deletions. So each watch caches the names of its objects. Leaves the decoding of objects to
 //! [`crate::convert`].
 //!
 //! Invariants: an unreadable field is reported and skipped, and stops nothing else. API objects are dropped

@@ -1,7 +1,7 @@
 //! Session affinity: the rule for keeping an endpoint, the alias of a Service port, and the pool of a
 //! namespace.
 //!
-//! Owns the one rule that every dataplane follows ([`kept`]), the aliases that stand for all addresses of a
+//! Owns the rule that every dataplane follows ([`kept`]). Owns the aliases that stand for all addresses of a
 //! Service port, and the pools that separate the clients of one tenant from those of others. Leaves to
 //! `compile` the elements that follow in the kernel.
 //!

@@ -210,7 +210,7 @@ impl fmt::Display for Check {
             writeln!(f, "  {difference}")?;
         }
         if let Some(outcome) = outcome {
-            writeln!(f, "  as it stands, the kernel gives this packet: {outcome}")?;
+            writeln!(f, "  the kernel now gives this packet: {outcome}")?;
         }
         Ok(())
     }

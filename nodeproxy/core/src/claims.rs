@@ -151,7 +151,7 @@ impl fmt::Display for Conflict {
         write!(
             f,
             "Services {holder} and {waiting} both claim {frontend}: {holder} keeps it, and {waiting} is not reachable \
-             there until it goes; give one of them another address or port"
+             there until {holder} is deleted; give one of them another address or port"
         )
     }
 }

@@ -1,8 +1,8 @@
 //! The slot of each endpoint of a list, and its session-affinity id.
 //!
-//! Owns stability: an endpoint keeps its slot while the list is long enough, a removal moves the last endpoint
-//! into the hole, and a replacement takes the slot of the endpoint that it replaces. Ids depend on the set of
-//! endpoints alone, so they survive restarts.
+//! Owns stability: an endpoint keeps its slot while the list is long enough. A removal moves the last endpoint
+//! into the hole, and a replacement takes the slot of its predecessor. Ids depend on the set of endpoints
+//! alone, so they survive restarts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -300,7 +300,7 @@ impl Walk<'_> {
         if let Some(local) = self.verdict(Key::Local(to)) {
             return self.follow(local, marked, pick, picks);
         }
-        // A pod that is told by its interface is one of this node.
+        // A pod that is recognised by interface is one of this node.
         if self.context.config.pod_interfaces.is_some() || !self.is_from_pod() {
             return Err(Miss::Passed);
         }

@@ -197,7 +197,7 @@ impl<'a> Attribute<'a> {
             .map_err(|error| Error::Malformed(format!("attribute {} is no text: {error}", self.kind)))
     }
 
-    /// The value as an IPv4 or IPv6 address, told apart by its length.
+    /// The value as an IPv4 or IPv6 address, by its length.
     pub fn address(&self) -> Result<IpAddr> {
         match self.value.len() {
             4 => self.array::<4>().map(|octets| IpAddr::V4(Ipv4Addr::from(octets))),

@@ -67,7 +67,7 @@ fn objects(family: u8, attributes: &[u8]) -> std::result::Result<usize, Differen
         values += same(&rule, |w| rule.encode(w), |bytes| Rule::decode(family, bytes))?;
     }
     if let Ok(set) = Set::decode(family, attributes) {
-        // How many elements there are is told and never declared.
+        // The kernel reports the number of elements; nobody declares it.
         let set = Set { count: None, ..set };
         values += same(&set, |w| set.encode(w, 1), |bytes| Set::decode(family, bytes))?;
     }

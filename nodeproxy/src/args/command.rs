@@ -20,8 +20,9 @@ pub const ADMIN_SOCKET: &str = "/run/portico/nodeproxy.sock";
 /// Questions to a running proxy, or to a file that one wrote.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Print where a connection would go from this node's point of view: its Service and policy, its endpoints
-    /// with their probabilities and the source that they see, or the reason why it is refused or dropped.
+    /// Print where a connection would go from this node's point of view. The answer has its Service and policy,
+    /// its endpoints with their probabilities and the source that they see, or the reason why it is refused or
+    /// dropped.
     Trace {
         /// Source of the connection: `IP` or `IP:port` (`[IP]:port`).
         #[arg(long)]

@@ -225,7 +225,7 @@ fn own(sockets: &Sockets, frontends: &BTreeSet<Frontend>) -> BTreeSet<Frontend> 
 }
 
 fn lock(tables: &Mutex<Tables>) -> MutexGuard<'_, Tables> {
-    // After a panic the loop ends, and a reader may still be told what was last right.
+    // After a panic the loop ends, and a reader may still get the last consistent state.
     tables.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

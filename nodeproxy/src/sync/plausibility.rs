@@ -2,9 +2,9 @@
 //! some.
 //!
 //! Owns whether the first sync applies the lists. An API server in trouble (a store restored empty, a proxy in
-//! between, a node deregistered by mistake) must not stop traffic, so the programmed state stays until the
-//! answer is plausible. Every API server has a Service, `default/kubernetes`, with a slice, and this node runs
-//! the proxy. Leaves later empty lists to the watches.
+//! between, a node deregistered by mistake) must not stop traffic. The programmed state stays until the answer
+//! is plausible. Every API server has a Service, `default/kubernetes`, with a slice, and this node runs the
+//! proxy. Leaves later empty lists to the watches.
 
 use std::{fmt, time::Duration};
 

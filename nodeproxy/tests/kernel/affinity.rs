@@ -34,7 +34,7 @@ use crate::{
 /// New connections of a client that may go to more than one endpoint.
 const TRIES: usize = 24;
 
-/// A model that was told about the node, and about the row's Service.
+/// A model of the node and the row's Service.
 fn mk_model(service: Vec<Event>) -> Model {
     let mut model = Model::new(ModelConfig::default());
     for event in packets::empty_cluster().into_iter().chain(service) {

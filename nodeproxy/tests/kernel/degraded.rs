@@ -1,5 +1,5 @@
-//! A kernel that lacks something, as far as it can be played on one that lacks nothing: the rules that such a kernel is sent,
-//! with real packets. What is sent to which kernel is tested where it is decided.
+//! A kernel without some features, played on one that has them all: the rules for such a kernel, with real packets. The choice of
+//! the rules is tested in the dataplane.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ use crate::{
     test_network::{Got, dial},
 };
 
-/// What Services can do without.
+/// Optional features.
 const OPTIONAL: [Feature; 4] =
     [Feature::Reject, Feature::RouteTypes, Feature::DynamicMaps, Feature::ConcatenatedRanges];
 

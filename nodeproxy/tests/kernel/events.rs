@@ -1,4 +1,4 @@
-//! What portico-netlink hears and lists, from the kernel itself: addresses of the node, changes of tables.
+//! portico-netlink's lists and events, from the kernel itself: addresses of the node, changes of tables.
 
 use std::net::IpAddr;
 

@@ -1,10 +1,10 @@
 //! Any history of events, with kills after some milliseconds, stops and failed commits between, leaves in the kernel what a cold
 //! start of the final objects does.
 //!
-//! The sync loop itself lives each history, over the real kernel, on a clock that only moves while the loop waits: so a kill
-//! falls between the two phases of a change, or between a failure and its repair. At the end, what is read back is what the
-//! model says, nft lists the table as text and as JSON, and a cold start in another namespace has the same elements, up to the
-//! order of slots.
+//! The sync loop runs each history over the real kernel, on a clock that only moves while the loop waits. So a kill falls
+//! between the two phases of a change, or between a failure and its repair. At the end the kernel has the model's desired state,
+//! and nft lists the table as text and as JSON. A cold start in another namespace has the same elements, up to the order of
+//! slots.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{netns::Namespace, repair::NoFlows, table::mk_config};
 
-/// What happens to a proxy.
+/// A step of a proxy's life.
 #[derive(Clone, Debug)]
 enum Step {
     /// It learns something.
@@ -53,7 +53,7 @@ enum Step {
     Pause(u64),
     /// It is killed, and another one starts with all that is known.
     Kill,
-    /// The same when it is told to stop.
+    /// The same with a stop.
     Stop,
     /// Its next commit fails, or is made and seems to have failed.
     Fail(Fault),
@@ -217,7 +217,7 @@ impl Dataplane for Faulty {
     }
 }
 
-/// A proxy, and what the API server would tell its successor.
+/// A proxy, and the API server's objects for its successor.
 struct Life<'a> {
     node: &'a Namespace,
     known: BTreeMap<String, Event>,
@@ -227,7 +227,7 @@ struct Life<'a> {
     task: JoinHandle<Result<(), SyncError>>,
 }
 
-/// What an event is about: the last one of each is what stands in the API server.
+/// Object of an event: the API server has the last one of each.
 fn subject(event: &Event) -> String {
     match event {
         Event::Service(service) => format!("service {}", service.name),
@@ -301,7 +301,7 @@ impl<'a> Life<'a> {
         self
     }
 
-    /// What stands once there is nothing left to do, which is what the model says.
+    /// The programmed state once nothing is pending; the model's desired state is the same.
     async fn settled(&self) -> State {
         // Longer than the longest pause between two tries.
         tokio::time::sleep(Duration::from_mins(1)).await;
@@ -320,7 +320,7 @@ impl<'a> Life<'a> {
 /// Keys with their values, but for slots; and the backends of each list.
 type Unordered = (BTreeSet<(Key, Option<Value>)>, BTreeSet<(Key, Value)>);
 
-/// What stands, whichever endpoint is in which slot.
+/// The programmed state, without the order of slots.
 fn unordered(state: &State) -> Unordered {
     let slot_of = |key: &Key| match *key {
         Key::Endpoint(f, slot) => Some(Key::Endpoint(f, slot & 0x10_0000)),
@@ -340,7 +340,8 @@ fn listed(node: &Namespace) {
     assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
 }
 
-/// What stands at the end of a history and after one more start, and after a cold start from the same objects elsewhere.
+/// The programmed state after a history and one more start, and after a cold start from the same objects
+/// elsewhere.
 async fn live([lived_in, fresh]: &[Namespace; 2], steps: Vec<Step>) -> [State; 3] {
     let first = BTreeMap::from([(subject(&mk_node(1)), mk_node(1))]);
     let mut lived = Life::start(lived_in, first, Faults::default()).await;

@@ -1,5 +1,5 @@
-//! Pods that are told by the interface on which they arrive, with real packets: behind a bridge, and by the beginning of
-//! interface names; and what a restart with another `--detect-local-mode` does.
+//! Recognition of pods by interface, with real packets: behind a bridge, and by a prefix of names. Also a restart with another
+//! `--detect-local-mode`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -165,7 +165,8 @@ fn is_about_pods(chain: &str) -> bool {
     ["dispatch", "external", "input", "forward"].iter().any(|name| chain.ends_with(&format!(" {name}")))
 }
 
-/// Starts anew over whatever stands; returns why the fixed part is made anew, if it is, and the number of transactions.
+/// Starts over an existing table; returns the reason to rebuild its fixed part, if there is one, and the number
+/// of transactions.
 fn restart(node: &Namespace, mode: Mode) -> (Option<String>, usize) {
     let (config, model) = (mode.tables(), mode.model());
     let mut tables = node.run(move || Nftables::open(config)).expect("opens");

@@ -18,7 +18,7 @@ use crate::{
     table::{Table, mk_config, program},
 };
 
-/// How long a packet may take. What is dropped never comes.
+/// How long a packet may take. A dropped packet never comes.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// Bytes of a TCP header.
 const HEADER: usize = 20;

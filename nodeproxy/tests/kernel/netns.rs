@@ -1,7 +1,7 @@
 //! Network namespaces for tests: a thread that lives in one and runs what it is handed.
 //!
-//! Sockets belong to the namespace in which they were made, and programs start in that of their parent thread; so running a
-//! closure on the namespace's thread is all that it takes.
+//! Sockets belong to the namespace in which they were created, and programs start in that of their parent
+//! thread. So a closure on the namespace's thread runs within the namespace.
 
 use std::{
     env,
@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A network namespace. It goes when this goes.
+/// A network namespace. Deleted on drop.
 pub(crate) struct Namespace {
     jobs: Sender<Job>,
     thread: nix::unistd::Pid,
@@ -83,8 +83,8 @@ impl Namespace {
     }
 }
 
-/// At every test's end nft lists what stands in each namespace, as text and as JSON: one rule or element that it cannot print,
-/// and it aborts, for everybody on the node.
+/// At every test's end nft lists the tables of each namespace, as text and as JSON. nft aborts on a single rule
+/// or element that it cannot print, and then nobody on the node can list rules.
 impl Drop for Namespace {
     fn drop(&mut self) {
         if !thread::panicking() {

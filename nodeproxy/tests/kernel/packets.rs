@@ -1,4 +1,4 @@
-//! What clients get, with real packets: from a pod, from the node, from outside.
+//! Outcomes of real packets, from a pod, from the node, from outside.
 
 use std::{
     collections::BTreeSet,
@@ -291,7 +291,7 @@ fn a_masquerading_frontend_with_affinity_is_both() {
         }
         assert_eq!(spied(network), 0);
         let ids: BTreeSet<_> = (0..2).map(|number| id_of(&a.pod(number))).collect();
-        assert_eq!(ids.len(), 2, "the pods are told apart");
+        assert_eq!(ids.len(), 2, "the pods have different ids");
     });
 }
 

@@ -1,4 +1,4 @@
-//! The loop over the real kernel while somebody else flushes, deletes and edits our tables.
+//! The loop over the real kernel while another program flushes, deletes and edits our tables.
 
 use std::time::{Duration, Instant};
 

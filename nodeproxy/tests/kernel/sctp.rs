@@ -1,6 +1,6 @@
-//! SCTP rows of the packet table. Many kernels have no SCTP sockets, and none are needed to see what becomes of a packet: a raw
-//! one is sent, an INIT such as opens an association, and raw ones are heard where the endpoints are. Connection tracking and
-//! rewriting, with their checksums, are the kernel's own; that an association then works is not shown.
+//! SCTP rows of the packet table. Many kernels have no SCTP sockets, and the test needs none. It sends a raw INIT, which opens an
+//! association, and reads raw packets at the endpoints. Connection tracking and rewriting, with their checksums, are the
+//! kernel's own. The test does not show that an association then works.
 
 use std::{
     collections::BTreeSet,
@@ -65,7 +65,7 @@ fn send(source: IpAddr, case: &Case) -> impl FnOnce() -> io::Result<()> + Send +
     }
 }
 
-/// Whom a pod's socket saw; what was rewritten has the pods' port and a checksum that is right.
+/// The source that a pod's socket saw. A rewritten packet has the pods' port and a right checksum.
 fn seen(mut socket: &Socket) -> BTreeSet<IpAddr> {
     let mut all = BTreeSet::new();
     let mut buffer = [0; 256];

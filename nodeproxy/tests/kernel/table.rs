@@ -88,7 +88,7 @@ impl Table {
         }
     }
 
-    /// What a case gets, each possible answer once.
+    /// Results of a case, each possible one once.
     pub(crate) fn answers(&self, case: &Case) -> BTreeSet<String> {
         let tries = if matches!(case.expect, Expect::Pods(_)) { TRIES } else { 1 };
         (0..tries).map(|_| describe(dial(self.namespace(case.from), case.packet().to), case)).collect()
@@ -138,7 +138,7 @@ pub(crate) fn program(node: &Namespace, config: Config) -> (Nftables, Model) {
     (program_model(node, config, &model), model)
 }
 
-/// What a model wants in a node's kernel, where nothing stands yet.
+/// The desired state of a model in a node's empty kernel.
 pub(crate) fn program_model(node: &Namespace, config: Config, model: &Model) -> Nftables {
     let mut tables = node.run(move || Nftables::open(config)).expect("opens");
     let observed = tables.read().expect("reads").state;

@@ -1,4 +1,5 @@
-//! What is written stands, is listed by nft, reads back equal, and is refused or repaired as a whole.
+//! Written objects exist, nft lists them, they read back equal, and a transaction is refused or repaired as a
+//! whole.
 
 use std::{net::IpAddr, time::Instant};
 
@@ -147,7 +148,7 @@ fn every_kind_of_element_chain_and_map_reads_back_equal() {
     });
 }
 
-/// What lets a large set be listed once (`read.rs`).
+/// The count with which a large set is listed once (`read.rs`).
 #[test]
 fn a_kernel_that_counts_elements_counts_those_that_stand() {
     with_tables(|namespace, tables| {

@@ -29,12 +29,11 @@ use crate::netns::Namespace;
 
 /// Port on which pods answer.
 pub(crate) const POD_PORT: u16 = 8080;
-/// How long an answer may take. What is dropped never comes, so this is what a drop costs. Longer than the second after which
-/// a SYN is repeated: on one machine the refusal of the first may come before `connect` has let go of its socket, and the
-/// kernel then only heeds the next.
+/// Timeout of an answer, and so the cost of a dropped packet. Longer than the second after which a SYN is repeated: on one
+/// machine the refusal of the first may come while `connect` still locks its socket. The kernel then ignores it.
 const PATIENCE: Duration = Duration::from_millis(1400);
 
-/// What a client gets.
+/// Result for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Got {
     /// A pod answered: which, and whom it sees.
@@ -92,7 +91,7 @@ impl Addresses {
         Backend { address: self.pods[number], port: POD_PORT }
     }
 
-    /// What every node has: its pods' range and the range of `ClusterIP`s.
+    /// Elements of every node: its pods' range and the range of `ClusterIP`s.
     pub(crate) fn base(&self) -> State {
         let net = |v4: &str, six: &str| if self.v6 { six.parse() } else { v4.parse() }.expect("a network");
         [
@@ -135,7 +134,7 @@ pub(crate) fn sticky(
     Value::Verdict(Verdict::Recall(recall))
 }
 
-/// What stands for the only frontend of a Service port.
+/// The alias of the only frontend of a Service port.
 pub(crate) fn alias_of(f: Frontend) -> Alias {
     let address = match f.address {
         IpAddr::V4(ip) => IpAddr::from([240, 0, 0, ip.octets()[3]]),
@@ -249,7 +248,7 @@ pub(crate) fn connect_pod(
         None => node.sh(&format!("ip link set {name} up; ip addr add fe80::1/64 dev {name} nodad")),
     };
     let way = bridge.unwrap_or(name);
-    // A node that routes between ports of one bridge tells pods of the short cut.
+    // A node that routes between ports of one bridge redirects pods to the short cut.
     pod.sh("for i in 4 6; do echo 0 > /proc/sys/net/ipv$i/conf/all/accept_redirects; done");
     pod.sh("for i in 4 6; do echo 0 > /proc/sys/net/ipv$i/conf/eth0/accept_redirects; done");
     pod.sh("ip link set eth0 up; ip route add 169.254.1.1 dev eth0; ip -6 route add default via fe80::1 dev eth0");

@@ -170,7 +170,7 @@ pub(crate) fn mk_userspace(namespace: &Namespace) -> Node<Userspace> {
     })
 }
 
-/// What a case gives if the endpoint sees the node.
+/// Result of a case if the endpoint sees the node.
 pub(crate) fn hidden(case: &Case) -> BTreeSet<String> {
     expected(case).into_iter().map(|answer| answer.replace("Preserved", "Masqueraded")).collect()
 }

@@ -1,4 +1,4 @@
-//! What an explanation lists.
+//! Content of an explanation.
 
 use super::*;
 use crate::{

@@ -19,7 +19,7 @@ impl Model {
         let mut changed = BTreeSet::new();
         for (name, entry) in &mut self.entries {
             let Some(service) = &entry.service else { continue };
-            // On a contested frontend stand the slots of whoever holds it, in an order that says nothing about this Service.
+            // A contested frontend has its holder's slots, whose order does not concern this Service.
             let is_held = |f: &&Frontend| self.claims.holder(f).is_some_and(|claim| claim.service == *name);
             let mut held = HashMap::<_, Vec<_>>::new();
             for f in entry.claimed.iter().filter(is_held) {

@@ -18,7 +18,7 @@ const FIRST: u8 = 100;
 /// NodePort of the first Service.
 const FIRST_NODE_PORT: u16 = 30_200;
 
-/// Where endpoints are. On the node itself is a pod with `hostNetwork`.
+/// Places of endpoints. On the node itself is a pod with `hostNetwork`.
 const PLACES: [&[(Ipv4Addr, &str)]; 4] = [
     &[(POD, "here")],
     &[(FAR_POD, "there")],

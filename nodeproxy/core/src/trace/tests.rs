@@ -121,7 +121,7 @@ fn words_name_the_cause_of_a_refusal_and_of_silence() {
     }
 }
 
-/// What the kernel would have said, but for one change.
+/// The kernel's answer, but for one change.
 fn differing(model: &Model, packet: &Packet, change: impl Fn(&mut State)) -> Check {
     let mut found = model.shadow().desired().clone();
     change(&mut found);

@@ -76,7 +76,7 @@ impl fmt::Display for Trace {
             kernel,
         } = self;
         match (interface, client) {
-            // Interfaces do not tell pods of other nodes from anybody else.
+            // Pods of other nodes arrive on the same interfaces as other clients.
             (Some(name), ClientKind::Outside) => {
                 write!(f, "{from} on interface {name} (neither a pod of this node nor this node)")?;
             }

@@ -1,9 +1,11 @@
 //! An API server of four kinds that answers lists and watches from memory, for a client in this process.
 //!
-//! Owns what a watch may meet: events in a given order over all kinds, connections that end, lines that are no event, "too old"
-//! and "no streaming lists". Invariants: its lists are what its watches have sent, so whatever a client missed or could not
-//! read, its next list is the truth; an event that no client could read changes nothing here either; a Node that its watch saw go
-//! is still listed, since the proxy goes by the last one, and `default/kubernetes` is always there, as with every API server.
+//! Owns the input of a watch: events in a given order over all kinds, connections that end, lines that are no
+//! event, "too old" and "no streaming lists".
+//!
+//! Invariants: its lists are what its watches have sent, so whatever a client missed or could not read, its
+//! next list is right. An event that no client could read changes nothing here either. A deleted Node is still
+//! listed, since the proxy keeps the last one. `default/kubernetes` always exists, as with every API server.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -147,7 +147,7 @@ impl Outcome {
         }
     }
 
-    /// How many elements stand, slots aside.
+    /// Number of programmed elements, slots aside.
     pub(crate) fn elements(&self) -> usize {
         self.elements.len()
     }

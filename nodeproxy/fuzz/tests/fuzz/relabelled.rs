@@ -1,4 +1,4 @@
-//! A slice whose label names another Service, or goes. Events pass kube's client, the proxy's watches, the decoding of
+//! A slice whose label changes to another Service, or is removed. Events pass kube's client, the proxy's watches, the decoding of
 //! objects and the sync loop into a kernel in memory.
 
 use std::collections::BTreeSet;
@@ -53,9 +53,9 @@ fn a_relabelled_slice_serves_the_service_of_its_label_and_no_other() {
     for (what, steps, serves) in [
         ("a new slice", vec![heard("ADDED", Some("a"))], Some(A)),
         ("its label changes", vec![heard("ADDED", Some("a")), heard("MODIFIED", Some("b"))], Some(B)),
-        ("its label goes", vec![heard("ADDED", Some("a")), heard("MODIFIED", None)], None),
+        ("its label is removed", vec![heard("ADDED", Some("a")), heard("MODIFIED", None)], None),
         (
-            "its label goes and comes back",
+            "its label is removed and comes back",
             vec![heard("ADDED", Some("a")), heard("MODIFIED", None), heard("MODIFIED", Some("b"))],
             Some(B),
         ),
@@ -70,7 +70,7 @@ fn a_relabelled_slice_serves_the_service_of_its_label_and_no_other() {
             vec![heard("ADDED", Some("a")), missed("MODIFIED", Some("b"))],
             Some(B),
         ),
-        ("its label goes unheard", vec![heard("ADDED", Some("a")), missed("MODIFIED", None)], None),
+        ("its label is removed unheard", vec![heard("ADDED", Some("a")), missed("MODIFIED", None)], None),
     ] {
         let (api, kernel) =
             (Api::new(api::always(), both.iter().cloned().chain(steps)), FakeKernel::default());

@@ -1,8 +1,9 @@
 //! Target `watch`: any input of the proxy's watches, through kube's client and the watches into the model.
 //!
-//! An input that begins with the name of a kind is text, one step a line: a kind, a space, and a watch event as the API server
-//! writes it, or `end`, or `missed` and an event that the watch does not get. Every other input is a history of well-formed objects ([`crate::shapes`]), with odd values.
-//! Whatever it was, the model must end where a proxy that starts now begins.
+//! An input that begins with the name of a kind is text, one step a line: a kind, a space, and a watch event as
+//! the API server writes it. A step can also be `end`, or `missed` with an event that the watch does not get.
+//! Every other input is a history of well-formed objects ([`crate::shapes`]), with odd values. At the end the
+//! model must be the one of a proxy that starts now.
 
 use std::{
     str,
@@ -34,10 +35,10 @@ const TOO_LONG: Duration = Duration::from_hours(10_000);
 /// Input events that may wait.
 const INPUTS: usize = 4;
 
-/// How many elements stand where nothing ever happened.
+/// Number of elements without any event.
 static ALWAYS: LazyLock<usize> = LazyLock::new(|| live(&Api::new(api::always(), [])).elements());
 
-/// Lives through an input, and starts where it ended; returns how many elements stand by that.
+/// Lives through an input, and starts again from its end; returns the number of elements of the input.
 pub(crate) fn check(input: &[u8]) -> usize {
     let steps = steps(input).into_iter().filter(|(kind, step)| api::is_sent(*kind, step));
     let history = Api::new(api::always(), steps);

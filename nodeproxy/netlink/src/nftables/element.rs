@@ -31,7 +31,7 @@ pub enum Verdict {
 /// Data of a map element or an immediate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Data {
-    /// Bytes as they stand in registers.
+    /// Bytes as registers have them.
     Value(Vec<u8>),
     /// A verdict, for verdict maps and immediates.
     Verdict(Verdict),

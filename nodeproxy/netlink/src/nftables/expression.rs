@@ -55,24 +55,24 @@ pub enum CtKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Comparison {
-    /// The rule goes on if they are equal.
+    /// The rule continues if they are equal.
     Equal = 0,
-    /// The rule goes on if they differ.
+    /// The rule continues if they differ.
     NotEqual = 1,
-    /// The rule goes on if the register is smaller, both read from the first byte on.
+    /// The rule continues if the register is smaller, both read from the first byte on.
     Less = 2,
 }
 
 /// Use of the result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LookupResult {
-    /// The rule goes on if the key is a member.
+    /// The rule continues if the key is a member.
     Member,
-    /// The rule goes on if the key is no member.
+    /// The rule continues if the key is no member.
     NotMember,
     /// The map's verdict is followed; a miss ends the rule.
     Verdict,
-    /// The map's data goes to a register; a miss ends the rule.
+    /// Writes the map's data to a register; a miss ends the rule.
     Data(Register),
 }
 
@@ -121,7 +121,7 @@ pub struct DynamicSet {
     pub key: Register,
     /// Register of the data, for maps; the kernel wants it for a removal as well.
     pub data: Option<Register>,
-    /// Milliseconds until the element goes; `None` is the set's default.
+    /// Milliseconds until the element is deleted; `None` is the set's default.
     pub timeout: Option<u64>,
 }
 

@@ -119,7 +119,7 @@ pub struct Set {
     pub intervals: bool,
     /// For concatenated ranges: bytes of each field, not padded.
     pub fields: Vec<u32>,
-    /// For sets that packets fill: milliseconds until an unused element goes.
+    /// For sets that packets fill: milliseconds until an unused element is deleted.
     pub timeout: Option<u64>,
     /// Most elements it may have.
     pub size: Option<u32>,

@@ -1,4 +1,4 @@
-//! Events of nf_tables: which tables somebody changed, one event for each transaction.
+//! Events of nf_tables: the changed tables, one event for each transaction.
 //!
 //! Every element of every change in the network namespace is an event of its own, so a watcher costs time on
 //! busy machines. [`super::Client::generation`] answers for less whether anything changed.

@@ -15,7 +15,7 @@ fn upper(protocol: Protocol) -> String {
     protocol.to_string().to_uppercase()
 }
 
-/// What the API server would send of a Service.
+/// A Service as the API server sends it.
 fn mk_service(service: &Service) -> Value {
     let Service { name, created, cluster_ips, external_ips, load_balancer_vips, ports, .. } = service;
     let Service { internal_policy, external_policy, affinity, source_ranges, health_check_node_port, .. } =
@@ -42,7 +42,7 @@ fn mk_service(service: &Service) -> Value {
     })
 }
 
-/// What the API server would send of a slice.
+/// A slice as the API server sends it.
 fn mk_slice(slice: &EndpointSlice) -> Value {
     let EndpointSlice { service, name, ports, endpoints } = slice;
     let ports = ports.iter().map(|port| {

@@ -33,7 +33,7 @@ fn without(feature: Feature) -> Option<&'static str> {
             Some("session affinity is not kept: each connection may reach another endpoint")
         }
         Feature::ConcatenatedRanges => Some(
-            "loadBalancerSourceRanges cannot be told apart: VIPs of Services that have them are closed to everybody on this \
+            "loadBalancerSourceRanges cannot be matched: VIPs of Services that have them are closed to everybody on this \
              node",
         ),
         Feature::Tables

@@ -174,8 +174,8 @@ impl Skeleton {
             [w.member(&[Part::Destination], "cluster-ips"), stranger, rules::mark(bit)].concat()
         });
         let services = w.dispatch("services", CLASSES);
-        // A NodePort with endpoints has the elements of one address; whichever of the others a client dialled, it goes on as if to
-        // that. One without stays as it is: a refusal must come from the address that was dialled.
+        // A NodePort with endpoints has the elements of one address, which replaces the others here. One without endpoints is
+        // not in `node-ports`: a refusal must come from the address that was dialled.
         let node_port = [
             w.member(&[Part::Protocol, Part::Port], "node-ports"),
             w.destination_from(&[Part::Destination], "node-addresses"),
@@ -184,7 +184,7 @@ impl Skeleton {
         self.chain("dispatch", None, rules);
         // `externalTrafficPolicy: Local` is for clients outside; pods of this node and the node itself use all endpoints. So
         // do pods of other nodes when there is none here, but masqueraded: an endpoint on a third node would answer them
-        // past this one. No interface tells those from anybody else.
+        // past this one. Those arrive on the same interfaces as other clients.
         let to_short = || w.dispatch("short", BALANCES);
         let to_local = w.dispatch("local", BALANCES);
         let (from_own_pod, from_far_pod) = match &config.local_detector {

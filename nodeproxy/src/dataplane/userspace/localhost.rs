@@ -126,7 +126,7 @@ impl Dataplane for Localhost {
         let found = self.kernel.read()?;
         let mut desired = lock(&self.desired);
         if found.rebuild.is_some() {
-            // Everything is put anew, and with it what belongs here; until then the sockets stay as they are.
+            // The next transaction writes everything again, these frontends included. Until then the sockets stay.
             *desired = Desired::default();
             self.whole = true;
         }

@@ -74,7 +74,7 @@ impl Sockets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a pool listens.
+    /// Address of a pool's socket.
     pub fn address(&self, key: &PoolKey) -> Option<SocketAddr> {
         self.open().get(key).map(|open| open.address)
     }
@@ -176,7 +176,7 @@ impl Pools {
             tracing::warn!(%fault, "a port is not served");
         }
         if self.proxy.faults.try_send(fault).is_err() {
-            tracing::debug!("no room to tell the Service's owner");
+            tracing::debug!("no room for an Event");
         }
         self.unserved.insert(key, why);
     }

@@ -63,7 +63,7 @@ impl Bench {
         Self { kernel, dataplane, faults, addresses, stands: State::default() }
     }
 
-    /// What the sync loop does.
+    /// Commits both phases, like the sync loop.
     fn sync(&mut self, desired: &State) {
         let observed = self.dataplane.read().expect("reads").state;
         let plan = diff(&observed, desired);
@@ -74,7 +74,7 @@ impl Bench {
         assert_eq!((observed.rebuild, observed.state.elements), (None, desired.elements.clone()));
     }
 
-    /// Where the kernel leads clients of a frontend.
+    /// The socket to which the kernel redirects clients of a frontend.
     fn redirect(&self, frontend: Frontend) -> Option<SocketAddr> {
         let inside = self.kernel.inside();
         let leads = inside.state.elements.contains_key(&Key::Service(frontend));

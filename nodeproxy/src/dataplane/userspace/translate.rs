@@ -21,7 +21,7 @@ use super::{
 #[cfg(test)]
 mod tests;
 
-/// What becomes of a pool.
+/// State of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PoolUse {
     /// It serves new clients.
@@ -30,9 +30,9 @@ pub(super) enum PoolUse {
     Linger,
 }
 
-/// What is asked about the proxy's sockets.
+/// Questions about the proxy's sockets.
 pub(super) trait Listening {
-    /// Where a pool listens; `None` if it could not be opened.
+    /// Address of a pool's socket; `None` if it could not be opened.
     fn address(&self, key: &PoolKey) -> Option<SocketAddr>;
     /// Whether this is the address of one of the pools.
     fn is_socket(&self, frontend: &Frontend) -> bool;
@@ -105,7 +105,7 @@ fn one(list: List) -> Balance {
     Balance { endpoints: 1, list, masquerade: false }
 }
 
-/// What a key should say in the kernel.
+/// Value of a key in the kernel.
 pub(super) fn element(desired: &State, sockets: &impl Listening, key: &Key) -> Option<Value> {
     let said = desired.elements.get(key).copied();
     match key {

@@ -1,4 +1,4 @@
-//! What serves goes on serving: without an API server, without a Node object, with answers that cannot be right.
+//! Traffic continues without an API server, without a Node object, and after implausible answers.
 
 use super::*;
 

@@ -1,5 +1,6 @@
-//! Any history of the loop, with stops, kills after some milliseconds, failed commits, strangers and tracked flows, ends with
-//! what its last objects ask for, with no flow on its way to an endpoint that is gone, and at rest.
+//! Random histories of the loop, with stops, kills after some milliseconds, failed commits, other programs and
+//! tracked flows. Each ends with the state of its last objects, without a flow to a deleted endpoint, and at
+//! rest.
 //!
 //! The loop itself lives it, on a clock that only moves when the loop waits.
 
@@ -8,17 +9,17 @@ use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::*;
 
-/// What happens to a proxy.
+/// A step of a proxy's life.
 #[derive(Clone, Debug)]
 enum Step {
     /// Endpoints of the Service: which are ready, and which terminate.
     Endpoints(Vec<u8>, Vec<u8>),
-    /// The Service comes or changes, or goes.
+    /// The Service is created, changed or deleted.
     Service(Option<u32>),
     Gone,
     /// So many milliseconds pass.
     Pause(u64),
-    /// It is killed, or told to stop; another starts with all that is known.
+    /// It is killed or stopped; another starts with all objects.
     Kill,
     Stop,
     /// The next commit fails, made or not.
@@ -53,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A proxy, and what the API server would tell its successor.
+/// A proxy, and the API server's objects for its successor.
 struct Life {
     bench: Bench,
     service: Option<InputEvent>,
@@ -146,7 +147,7 @@ fn disturb(kernel: &FakeKernel, step: &Step) {
     }
 }
 
-/// A model of the last objects, with the slots that stand.
+/// A model of the last objects, with the programmed slots.
 fn mk_model(life: &Life) -> Model {
     let mut model = Model::new(Config::default());
     let mut node = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);

@@ -1,4 +1,4 @@
-//! What stands in the kernel and should not ripens and goes, however it was found; and a stop finishes what it began.
+//! Surplus in the kernel is removed, however it was found, and a stop finishes pending removals.
 
 use portico_proxy_core::table::{Alias, List, Pick, Target};
 

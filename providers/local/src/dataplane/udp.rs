@@ -35,7 +35,7 @@ pub fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-/// What became of a datagram that was given to a socket.
+/// Result of sending a datagram.
 #[derive(Debug)]
 enum Sent {
     /// The kernel took it.

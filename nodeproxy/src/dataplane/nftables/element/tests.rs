@@ -34,7 +34,7 @@ fn mk_net(v6: bool) -> impl Strategy<Value = IpNet> {
         .prop_map(|(address, prefix)| IpNet::new(address, prefix).expect("in range").trunc())
 }
 
-/// Where a dispatch map sends.
+/// A verdict of a dispatch map.
 fn mk_verdict() -> impl Strategy<Value = Value> {
     let list = |local| if local { List::Local } else { List::Cluster };
     let balance =

@@ -74,7 +74,7 @@ fn ask(address: IpAddr, port: u16) -> Option<String> {
     Some(text)
 }
 
-/// Sees a socket close, which its task does as soon as it is told to.
+/// Waits until a socket is closed, which its task does after its stop.
 fn closes(address: IpAddr, port: u16) {
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(SocketAddr::new(address, port)).is_ok() {

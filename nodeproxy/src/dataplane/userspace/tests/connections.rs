@@ -1,4 +1,4 @@
-//! What clients and endpoints notice of the proxy between them, over TCP.
+//! TCP connections through the proxy, as clients and endpoints see them.
 
 use std::net::Shutdown;
 

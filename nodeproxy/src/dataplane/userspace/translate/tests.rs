@@ -1,4 +1,4 @@
-//! What the model's frontends become in the kernel and in the proxy, row by row.
+//! The model's frontends in the kernel and in the proxy, row by row.
 
 use std::collections::BTreeMap;
 
