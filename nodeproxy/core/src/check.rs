@@ -109,9 +109,11 @@ impl Wanted {
 
     fn concerns(&self, key: &Key) -> bool {
         match key {
-            Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::NodeAddress(_) => {
-                self.families.contains(&key.family())
-            }
+            Key::PodCidr(_)
+            | Key::NodePod(_)
+            | Key::ServiceCidr(_)
+            | Key::NodeAddress(_)
+            | Key::NodePortStandIn(..) => self.families.contains(&key.family()),
             Key::ClusterIp(address) => self.frontends.iter().any(|frontend| frontend.address == *address),
             Key::NodePort(family, protocol, port) | Key::NodePortNoEndpoints(family, protocol, port) => self
                 .frontends

@@ -370,8 +370,9 @@ impl Model {
         let pods = self.node.pod_cidrs.iter().map(|net| Key::PodCidr(*net));
         let here = self.node.node_pod_cidrs.iter().map(|net| Key::NodePod(*net));
         let addresses = self.stand_ins.keys().map(|address| Key::NodeAddress(*address));
+        let stand_ins = stand_in_elements(&self.stand_ins).into_keys();
         let service_cidrs = self.service_cidrs.iter().map(|net| Key::ServiceCidr(*net));
-        pods.chain(here).chain(service_cidrs).chain(addresses)
+        pods.chain(here).chain(service_cidrs).chain(addresses).chain(stand_ins)
     }
 
     /// All Services.
@@ -452,8 +453,15 @@ impl Model {
         for address in before_them.keys().filter(|address| !self.stand_ins.contains_key(address)) {
             self.shadow.set(Key::NodeAddress(*address), None);
         }
-        for (address, stand_in) in &self.stand_ins {
-            self.shadow.set(Key::NodeAddress(*address), Some(Value::Alias(*stand_in)));
+        for address in self.stand_ins.keys() {
+            self.shadow.set(Key::NodeAddress(*address), Some(Value::Present));
+        }
+        let now = stand_in_elements(&self.stand_ins);
+        for key in stand_in_elements(&before_them).into_keys().filter(|key| !now.contains_key(key)) {
+            self.shadow.set(key, None);
+        }
+        for (key, value) in now {
+            self.shadow.set(key, Some(value));
         }
         if before.node_port_addresses == after.node_port_addresses && before_them == self.stand_ins {
             let all = self.entries.keys().cloned().collect();
@@ -591,6 +599,16 @@ impl Entry {
             }
         }
     }
+}
+
+/// The elements for the stand-in of each family.
+fn stand_in_elements(stand_ins: &BTreeMap<IpAddr, IpAddr>) -> BTreeMap<Key, Value> {
+    let by_family: BTreeMap<_, _> =
+        stand_ins.values().map(|address| (Family::of(*address), *address)).collect();
+    let elements = |(family, address)| {
+        Protocol::ALL.map(|protocol| (Key::NodePortStandIn(family, protocol), Value::Alias(address)))
+    };
+    by_family.into_iter().flat_map(elements).collect()
 }
 
 /// Addresses of a Service that the API server did not allocate to it.

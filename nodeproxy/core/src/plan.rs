@@ -255,7 +255,12 @@ impl Transaction {
 /// split leads no packet to a missing element.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::PodCidr(_) | Key::NodePod(_) | Key::ServiceCidr(_) | Key::Hairpin(..) | Key::NodeAddress(_) => 0,
+        Key::PodCidr(_)
+        | Key::NodePod(_)
+        | Key::ServiceCidr(_)
+        | Key::Hairpin(..)
+        | Key::NodeAddress(_)
+        | Key::NodePortStandIn(..) => 0,
         Key::Endpoint(..) | Key::AffinityEndpoint(..) => 1,
         Key::AffinitySlot(..) | Key::SourceRange(..) => 2,
         Key::NoEndpoints(_) | Key::NodePortNoEndpoints(..) | Key::Firewalled(_) | Key::AffinityPick(..) => 3,
@@ -319,6 +324,7 @@ fn why_added(key: &Key) -> &'static str {
         Key::AffinityPick(..) => "first endpoint, with session affinity",
         Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "one more endpoint, with session affinity",
         Key::NodeAddress(_) => "one more address for NodePorts",
+        Key::NodePortStandIn(..) => "first of several addresses for NodePorts",
         Key::NodePort(..) => "a NodePort on several addresses",
         Key::NodePortNoEndpoints(..) => "a NodePort on several addresses without endpoints",
         Key::ClusterIp(_) => "new ClusterIP",
@@ -340,6 +346,7 @@ fn why_removed(key: &Key) -> &'static str {
         Key::AffinityPick(..) => "no endpoint, or no session affinity",
         Key::AffinitySlot(..) | Key::AffinityEndpoint(..) => "fewer endpoints, or no session affinity",
         Key::NodeAddress(_) => "no longer an address for NodePorts",
+        Key::NodePortStandIn(..) => "no longer several addresses for NodePorts",
         Key::NodePort(..) => "NodePort without endpoints, or gone",
         Key::NodePortNoEndpoints(..) => "the NodePort has endpoints, or is gone",
         Key::ClusterIp(_) => "ClusterIP released",
@@ -381,6 +388,7 @@ impl Key {
             | Self::AffinitySlot(..)
             | Self::AffinityEndpoint(..)
             | Self::NodeAddress(_)
+            | Self::NodePortStandIn(..)
             | Self::NodePort(..)
             | Self::NodePortNoEndpoints(..)
             | Self::ClusterIp(_)

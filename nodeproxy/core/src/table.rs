@@ -180,8 +180,11 @@ pub enum Key {
     /// `affinity-endpoints`, `affinity-endpoints-local`: members of a list, by (Service port, id). Value:
     /// [`Value::Backend`].
     AffinityEndpoint(Alias, List, u32),
-    /// `node-addresses`: an address of NodePorts that another one stands in for. Value: [`Value::Alias`].
+    /// `node-addresses`: an address of NodePorts that another one stands in for.
     NodeAddress(IpAddr),
+    /// `node-port-stand-ins`: the address that stands in for those. The protocol only makes it a key. Value:
+    /// [`Value::Alias`].
+    NodePortStandIn(Family, Protocol),
     /// `node-ports`: NodePorts with endpoints. At those addresses the destination is replaced before the first
     /// lookup.
     NodePort(Family, Protocol, u16),
@@ -217,7 +220,7 @@ pub enum Value {
     Backend(Backend),
     /// Affinity id of an endpoint, the same after every restart (see [`AFFINITY_TAG`]).
     Id(u32),
-    /// Alias of a Service port, of the key's protocol.
+    /// An address that stands for others: the alias of a Service port, or the stand-in of NodePorts.
     Alias(IpAddr),
 }
 
@@ -241,6 +244,7 @@ impl Key {
             Self::AffinityEndpoint(_, List::Cluster, _) => "affinity-endpoints",
             Self::AffinityEndpoint(_, List::Local, _) => "affinity-endpoints-local",
             Self::NodeAddress(_) => "node-addresses",
+            Self::NodePortStandIn(..) => "node-port-stand-ins",
             Self::NodePort(..) => "node-ports",
             Self::NodePortNoEndpoints(..) => "no-endpoints-node-ports",
             Self::ClusterIp(_) => "cluster-ips",
@@ -269,7 +273,9 @@ impl Key {
             | Self::AffinityEndpoint(alias, ..) => alias.address,
             Self::NodeAddress(address) | Self::ClusterIp(address) | Self::Hairpin(address, ..) => *address,
             Self::PodCidr(net) | Self::NodePod(net) | Self::ServiceCidr(net) => net.addr(),
-            Self::NodePort(family, ..) | Self::NodePortNoEndpoints(family, ..) => return *family,
+            Self::NodePortStandIn(family, _)
+            | Self::NodePort(family, ..)
+            | Self::NodePortNoEndpoints(family, ..) => return *family,
         };
         Family::of(address)
     }
@@ -292,6 +298,11 @@ impl Key {
                 | Self::Local(_)
         )
     }
+}
+
+impl Protocol {
+    /// Every protocol.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 }
 
 impl Family {
@@ -397,6 +408,7 @@ impl fmt::Display for Key {
             Self::AffinitySlot(alias, slot) => write!(f, "{alias} slot {slot:#x}"),
             Self::AffinityEndpoint(alias, _, id) => write!(f, "{alias} id {id:#010x}"),
             Self::NodeAddress(address) | Self::ClusterIp(address) => write!(f, "{address}"),
+            Self::NodePortStandIn(_, protocol) => write!(f, "{protocol}"),
             Self::NodePort(_, protocol, port) | Self::NodePortNoEndpoints(_, protocol, port) => {
                 write!(f, "{port}/{protocol}")
             }

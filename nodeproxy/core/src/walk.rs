@@ -236,7 +236,10 @@ impl Walk<'_> {
         if !self.tables.has(Key::NodePort(Family::of(to.address), to.protocol, to.port)) {
             return to;
         }
-        match self.tables.get(Key::NodeAddress(to.address)) {
+        if !self.tables.has(Key::NodeAddress(to.address)) {
+            return to;
+        }
+        match self.tables.get(Key::NodePortStandIn(Family::of(to.address), to.protocol)) {
             Some(Value::Alias(address)) => Frontend { address, ..to },
             _ => to,
         }

@@ -31,6 +31,7 @@ pub(super) fn encode(key: &Key, value: Option<&Value>, classes: &Classes) -> Vec
             [alias(of), number.to_ne_bytes().to_vec()].concat()
         }
         Key::NodeAddress(ip) | Key::ClusterIp(ip) => address(*ip),
+        Key::NodePortStandIn(_, protocol) => vec![*protocol as u8, 0, 0, 0],
         Key::NodePort(_, protocol, number) | Key::NodePortNoEndpoints(_, protocol, number) => {
             [vec![*protocol as u8, 0, 0, 0], port(*number)].concat()
         }
@@ -155,6 +156,7 @@ fn decode_one(family: Family, map: &str, element: &Element, classes: &Classes) -
         "affinity-endpoints" => Key::AffinityEndpoint(fields.alias()?, List::Cluster, fields.number()?),
         "affinity-endpoints-local" => Key::AffinityEndpoint(fields.alias()?, List::Local, fields.number()?),
         "node-addresses" => Key::NodeAddress(fields.address()?),
+        "node-port-stand-ins" => Key::NodePortStandIn(family, fields.protocol()?),
         "node-ports" => Key::NodePort(family, fields.protocol()?, fields.port()?),
         "no-endpoints-node-ports" => Key::NodePortNoEndpoints(family, fields.protocol()?, fields.port()?),
         "cluster-ips" => Key::ClusterIp(fields.address()?),
@@ -190,15 +192,16 @@ fn decode_value(family: Family, map: &str, data: Option<&Data>, classes: &Classe
             let mut fields = Fields { family, rest: bytes };
             Some(Value::Backend(Backend { address: fields.address()?, port: fields.port()? }))
         }
-        ("affinity-ports" | "node-addresses", Some(Data::Value(bytes))) => {
+        ("affinity-ports" | "node-port-stand-ins", Some(Data::Value(bytes))) => {
             Fields { family, rest: bytes }.address().map(Value::Alias)
         }
         ("affinity-slots", Some(Data::Value(bytes))) => {
             Fields { family, rest: bytes }.number().map(Value::Id)
         }
-        ("cluster-ips" | "hairpin" | "firewalled" | "source-ranges" | "node-ports", None) => {
-            Some(Value::Present)
-        }
+        (
+            "cluster-ips" | "hairpin" | "firewalled" | "source-ranges" | "node-ports" | "node-addresses",
+            None,
+        ) => Some(Value::Present),
         _ => None,
     }
 }
@@ -309,7 +312,7 @@ impl Fields<'_> {
 
     fn protocol(&mut self) -> Option<Protocol> {
         let [number, _, _, _] = self.take()?;
-        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| *p as u8 == number)
+        Protocol::ALL.into_iter().find(|p| *p as u8 == number)
     }
 
     fn frontend(&mut self) -> Option<Frontend> {

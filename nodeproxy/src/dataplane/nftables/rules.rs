@@ -135,14 +135,6 @@ impl Words {
         expressions
     }
 
-    /// `<part> map @map != 0.0.0.0`: whether a map of addresses has the key.
-    pub(super) fn mapped(self, part: Part, map: &str) -> Vec<Expression> {
-        let mut expressions = self.lookup(&[part], map, LookupResult::Data(FIRST));
-        let zero = vec![0; 4 * usize::from(self.address_words())];
-        expressions.push(Expression::Compare { how: Comparison::NotEqual, register: FIRST, value: zero });
-        expressions
-    }
-
     /// `ip daddr set <parts> map @map`.
     pub(super) fn destination_from(self, parts: &[Part], map: &str) -> Vec<Expression> {
         let mut expressions = self.lookup(parts, map, LookupResult::Data(FIRST));

@@ -89,7 +89,8 @@ fn sets(family: Family, config: &Config) -> Vec<Set> {
         keyed(family, "affinity-slots", &alias_slot, Some(&[Field::Id])),
         keyed(family, "affinity-endpoints", &alias_id, backend),
         keyed(family, "affinity-endpoints-local", &alias_id, backend),
-        keyed(family, "node-addresses", &[address], Some(&[address])),
+        keyed(family, "node-addresses", &[address], None),
+        keyed(family, "node-port-stand-ins", &[protocol], Some(&[address])),
         keyed(family, "node-ports", &[protocol, port], None),
         verdicts(family, "no-endpoints-node-ports", &[protocol, port]),
         keyed(family, "cluster-ips", &[address], None),
@@ -178,7 +179,8 @@ impl Skeleton {
         // not in `node-ports`: a refusal must come from the address that was dialled.
         let node_port = [
             w.member(&[Part::Protocol, Part::Port], "node-ports"),
-            w.destination_from(&[Part::Destination], "node-addresses"),
+            w.member(&[Part::Destination], "node-addresses"),
+            w.destination_from(&[Part::Protocol], "node-port-stand-ins"),
         ];
         let rules = [node_port.concat()].into_iter().chain(masquerade).chain([services]);
         self.chain("dispatch", None, rules);
@@ -242,7 +244,7 @@ impl Skeleton {
         };
         let no_endpoints_node_port = || {
             let refused = w.verdict_of(&[Part::Protocol, Part::Port], "no-endpoints-node-ports");
-            [rules::first_packet(), w.mapped(Part::Destination, "node-addresses"), refused].concat()
+            [rules::first_packet(), w.member(&[Part::Destination], "node-addresses"), refused].concat()
         };
         let all = || [no_endpoints(), no_endpoints_node_port(), no_such_port(), unallocated()];
         if config.has(family, Feature::Reject) {

@@ -144,6 +144,7 @@ pub(super) fn element(desired: &State, sockets: &impl Listening, key: &Key) -> O
         | Key::Hairpin(..) => None,
         Key::Firewalled(_)
         | Key::NodeAddress(_)
+        | Key::NodePortStandIn(..)
         | Key::NodePort(..)
         | Key::NodePortNoEndpoints(..)
         | Key::ClusterIp(_)

@@ -91,11 +91,12 @@ fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
         let list = if local { List::Local } else { List::Cluster };
         (Key::AffinityPick(alias(f), list), Value::Verdict(Verdict::Pick(Pick { endpoints, list })))
     });
-    let node_address = (mk_address(v6), mk_address(v6))
-        .prop_map(|(address, stand_in)| (Key::NodeAddress(address), Value::Alias(stand_in)));
-    let member = (0..5usize, mk_frontend(v6), mk_net(v6)).prop_map(move |(set, f, net)| {
+    let stand_in = (mk_frontend(v6), mk_address(v6))
+        .prop_map(move |(f, address)| (Key::NodePortStandIn(family, f.protocol), Value::Alias(address)));
+    let member = (0..6usize, mk_frontend(v6), mk_net(v6)).prop_map(move |(set, f, net)| {
         let keys = [
             Key::ClusterIp(f.address),
+            Key::NodeAddress(f.address),
             Key::NodePort(family, f.protocol, f.port),
             Key::Hairpin(f.address, f.protocol, f.port),
             Key::Firewalled(f),
@@ -103,7 +104,7 @@ fn mk_pair(v6: bool) -> BoxedStrategy<(Key, Value)> {
         ];
         (keys[set], Value::Present)
     });
-    prop_oneof![verdict, refusal, backend, slot, port, pick, node_address, member].boxed()
+    prop_oneof![verdict, refusal, backend, slot, port, pick, stand_in, member].boxed()
 }
 
 /// Neighbouring networks of eight bits, among them the very last, which has no end.
