@@ -151,5 +151,5 @@ fn proxy(args: &Args, counters: &Counters, mark: Option<u32>) -> (Arc<Proxy>, mp
         counters: counters.clone(),
         faults,
     };
-    (Arc::new(proxy), told)
+    (Arc::new(proxy), reported)
 }

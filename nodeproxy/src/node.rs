@@ -240,8 +240,8 @@ mod tests {
     #[test]
     fn a_node_object_that_is_gone_changes_nothing() {
         let mut node = mk_node(&[]);
-        let before = node.inputs();
+        let before = node.info();
         node.set_object(None);
-        assert_eq!((node.inputs(), node.is_eligible()), (before, true));
+        assert_eq!((node.info(), node.is_eligible()), (before, true));
     }
 }

@@ -336,11 +336,11 @@ impl Sync {
             InputEvent::Node(object) => {
                 self.node.set_object(object);
                 self.reporters.node(&self.node);
-                self.change(Event::Node(self.node.inputs()));
+                self.change(Event::Node(self.node.info()));
             }
             InputEvent::Addresses(addresses) => {
                 self.node.set_addresses(addresses);
-                self.change(Event::Node(self.node.inputs()));
+                self.change(Event::Node(self.node.info()));
             }
             InputEvent::Change(event, times) => {
                 self.reporters.came(&event, times, self.missing.is_empty());

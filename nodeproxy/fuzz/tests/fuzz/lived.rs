@@ -68,7 +68,7 @@ impl Lived {
         node.set_addresses(addresses());
         let model = mk_model();
         let mut lived = Self { node, model, kernel: State::default(), moment: 0 };
-        lived.change(Event::Node(lived.node.inputs()));
+        lived.change(Event::Node(lived.node.info()));
         lived
     }
 
@@ -78,11 +78,11 @@ impl Lived {
             InputEvent::First(_) | InputEvent::Listed(_) => {}
             InputEvent::Node(object) => {
                 self.node.set_object(object);
-                self.change(Event::Node(self.node.inputs()));
+                self.change(Event::Node(self.node.info()));
             }
             InputEvent::Addresses(addresses) => {
                 self.node.set_addresses(addresses);
-                self.change(Event::Node(self.node.inputs()));
+                self.change(Event::Node(self.node.info()));
             }
             InputEvent::Change(event, _) => self.change(*event),
         }

@@ -37,7 +37,7 @@ pub(super) fn mk_proxy(files: u64) -> (Arc<Proxy>, mpsc::Receiver<Fault>) {
         counters: Counters::default(),
         faults,
     };
-    (Arc::new(proxy), told)
+    (Arc::new(proxy), reported)
 }
 
 /// A node whose address is 127.0.0.1, which stands for one that is not loopback.

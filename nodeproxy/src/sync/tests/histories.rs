@@ -153,7 +153,7 @@ fn mk_model(life: &Life) -> Model {
     let mut node = Node::new("here".into(), Args::parse_from(["portico-nodeproxy"]).traffic);
     let InputEvent::Node(object) = mk_node() else { unreachable!("a node") };
     node.set_object(object);
-    model.apply(Event::Node(node.inputs()));
+    model.apply(Event::Node(node.info()));
     for input in life.service.iter().chain(&life.slice) {
         let InputEvent::Change(event, _) = input else { continue };
         model.apply((**event).clone());
