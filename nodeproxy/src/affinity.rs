@@ -65,10 +65,7 @@ pub async fn watch(
         let maps = match counted {
             Ok(maps) => maps,
             Err(error) => {
-                tracing::debug!(
-                    error = portico_runtime::chain(&error),
-                    "remembered clients cannot be counted"
-                );
+                tracing::debug!(error = portico_runtime::chain(&error), "affinity entries cannot be counted");
                 continue;
             }
         };

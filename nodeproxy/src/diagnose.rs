@@ -244,7 +244,7 @@ impl Responder {
         match tokio::task::spawn_blocking(move || read_affinity(&client)).await.ok()? {
             Ok(entry) => entry,
             Err(error) => {
-                tracing::warn!(error = portico_runtime::chain(&error), "remembered clients cannot be read");
+                tracing::warn!(error = portico_runtime::chain(&error), "affinity entries cannot be read");
                 None
             }
         }

@@ -1,7 +1,7 @@
 //! Events (`events.k8s.io/v1`) on Services and on this node, in the background.
 //!
-//! Owns sending them. Leaves to others what is worth one. Invariant: telling costs nothing: a full
-//! channel or a failing API server loses an Event, says so in the log, and stops nobody.
+//! Owns their delivery. Leaves to others the choice of what to report. Invariant: reporting blocks nobody. A full channel or a
+//! failing API server loses an Event, and the log has a line about it.
 
 use k8s_openapi::{
     api::{

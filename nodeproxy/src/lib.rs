@@ -17,7 +17,6 @@ pub mod convert;
 pub mod dataplane;
 pub mod dataplane_setup;
 pub mod diagnose;
-mod error_chain;
 pub mod events;
 pub mod health;
 pub mod health_check;
@@ -30,5 +29,3 @@ mod sloppy;
 pub mod sync;
 pub mod taint;
 pub mod watch;
-
-pub use error_chain::error_chain;

@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     affinity, api_client,
     args::{Args, ClusterArgs, DataplaneKind, TrafficArgs, conntrack::ConntrackArgs, local::DetectLocalMode},
-    carrier::{self, Carrier},
     conntrack::{self, Flows, settings},
     dataplane::{
         Dataplane, Degradation, nftables,
@@ -33,7 +32,6 @@ use crate::{
     diagnose::{
         self, Inquiry, ReadKernel, Responder, affinity::ReadAffinity, command::Agreement, socket, ways::Ways,
     },
-    error_chain,
     events::{self, About, Notice},
     health::Health,
     health_check::{self, Servers},
@@ -79,7 +77,7 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
     }
     let stop = CancellationToken::new();
     let mut tasks = Tasks::default();
-    start(&args, carrier, metrics, &mut tasks, &stop).await?;
+    start(&args, setup, metrics, &mut tasks, &stop).await?;
     let ended = wait(&mut tasks).await;
     stop.cancel();
     let drained = tokio::time::timeout(GRACE, tasks.drain()).await;
@@ -92,10 +90,10 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
 /// Writes the settings of connection tracking. A failure is logged, and nothing depends on it.
 fn tune(args: &ConntrackArgs) {
     if let Err(error) = conntrack::load() {
-        tracing::warn!(error = error_chain(&error), "connection tracking cannot be asked");
+        tracing::warn!(error = chain(&error), "connection tracking cannot be asked");
     }
     for unset in settings::apply(args, settings::processors()) {
-        tracing::warn!(error = error_chain(&unset), "a setting of connection tracking stays as it is");
+        tracing::warn!(error = chain(&unset), "a setting of connection tracking stays as it is");
     }
 }
 
@@ -114,7 +112,7 @@ fn nftables_config(args: &Args) -> nftables::Config {
 fn answer_questions(
     args: &Args,
     inquiries: mpsc::Sender<Inquiry>,
-    (read, recollect): (ReadKernel, Recollect),
+    (read, read_affinity): (ReadKernel, ReadAffinity),
     tasks: &mut Tasks,
     stop: &CancellationToken,
 ) {
@@ -129,7 +127,7 @@ fn answer_questions(
     };
     let responder = Responder::new(inquiries, read, read_affinity, Ways::of_kernel());
     let token = stop.clone();
-    tasks.run("admin-socket", socket::serve(listener, oracle, token));
+    tasks.run("admin-socket", socket::serve(listener, responder, token));
 }
 
 async fn start(
@@ -275,8 +273,8 @@ fn start_watches(
     cluster: &ClusterArgs,
     client: Client,
     node: String,
-    gate: first::Gate,
-    telling: Telling,
+    first_programmed: first::FirstProgrammed,
+    sender: InputSender,
     tasks: &mut Tasks,
     stop: &CancellationToken,
 ) {

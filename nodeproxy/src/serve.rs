@@ -1,6 +1,6 @@
 //! The HTTP servers: /healthz and /livez for load balancers and the kubelet, /metrics and /proxyMode for operators.
 //!
-//! Owns binding, which waits for a predecessor to let go of a port, and the routes. Leaves what they say to
+//! Owns binding, which waits for a predecessor to release a port, and the routes. Leaves the answers to
 //! [`crate::health`] and [`crate::metrics`], and sockets to [`portico_runtime::http`].
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// How long between two attempts to bind.
+/// Pause between two attempts to bind.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// A port that could not be bound.

@@ -513,7 +513,7 @@ impl Sync {
             Retry::Now | Retry::Backoff => self.backoff.next().unwrap_or(Duration::from_secs(30)),
         };
         self.failed_before = true;
-        tracing::warn!(error = %portico_runtime::chain(&error), reason = error.reason(), ?pause, "reading the kernel anew");
+        tracing::warn!(error = %portico_runtime::chain(&error), reason = error.reason(), ?pause, "a call to the dataplane failed; reading the kernel again");
         self.kernel = Kernel::Unknown(Instant::now() + pause);
         Ok(())
     }

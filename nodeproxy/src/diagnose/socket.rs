@@ -151,7 +151,7 @@ async fn converse(stream: UnixStream, responder: &Responder) -> io::Result<()> {
     let mut line = String::new();
     timeout(PATIENCE, BufReader::new(reading.take(LONGEST)).read_line(&mut line)).await??;
     let answer = match serde_json::from_str::<Question>(&line) {
-        Ok(question) => oracle.answer(&question).await.unwrap_or_else(|error| {
+        Ok(question) => responder.answer(&question).await.unwrap_or_else(|error| {
             let chain = portico_runtime::chain(&error);
             tracing::debug!(reason = error.reason(), error = chain, "a question without an answer");
             Answer::Error(chain)
