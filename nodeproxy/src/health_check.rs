@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_load_balancer_is_told_whether_the_node_has_endpoints() {
+    async fn a_load_balancer_learns_whether_the_node_has_endpoints() {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("any port");
         let port = free.local_addr().expect("an address").port();
         let (mut servers, mut reported) = mk_servers();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_goes_and_comes_back_is_served_at_once() {
+    async fn a_port_that_is_removed_and_comes_back_is_served_at_once() {
         let (mut servers, mut reported) = mk_servers();
         let port = mk_free_port().await;
         for _ in 0..20 {

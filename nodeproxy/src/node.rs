@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_told_by_the_cluster_the_node_or_not_at_all() {
+    fn pods_are_recognised_by_the_cluster_the_node_or_not_at_all() {
         let cidrs = |flags: &[&str]| mk_node(flags).info().pod_cidrs.len();
         assert_eq!(cidrs(&[]), 0);
         assert_eq!(cidrs(&["--cluster-cidr=10.1.0.0/16,fd01::/48"]), 2);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dataplane_is_told_families_of_addresses_or_interfaces() {
+    fn the_dataplane_gets_families_of_addresses_or_interfaces() {
         let detector = |flags: &[&str]| local_detector(&mk_node(flags).flags);
         assert_eq!(detector(&[]), LocalDetector::default());
         let v4 = LocalDetector::Addresses(BTreeSet::from([Family::V4]));

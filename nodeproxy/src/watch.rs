@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_new_list_leaves_out_is_gone_and_what_was_told_before_any_list_counts() {
+    fn objects_that_a_new_list_lacks_are_deleted_those_before_any_list_included() {
         let mut cache = mk_cache();
         assert_eq!(cache.applied(mk_slice("first", "dns"), &owner).len(), 1);
         let list = |names: &[&str]| {
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_that_changes_its_service_is_gone_from_the_first() {
+    fn a_slice_that_changes_its_service_is_deleted_from_the_first() {
         let mut cache = mk_cache();
         let events = vec![
             watcher::Event::Apply(mk_slice("a", "web")),

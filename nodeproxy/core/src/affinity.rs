@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_whose_hashes_meet_are_told_apart() {
+    fn ports_with_the_same_hash_have_different_aliases() {
         let mut aliases = Aliases::default();
         let (one, other) = (mk_service("one", &[""]), mk_service("other", &[""]));
         let wished = aliases.settle(&one.name, Some(&one));

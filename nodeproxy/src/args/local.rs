@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_takes_what_it_tells_pods_by() {
+    fn each_mode_takes_its_own_flag() {
         for (args, expected) in [
             (&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"][..], Some("cni0")),
             (&["--detect-local-mode=interfacenameprefix", "--pod-interface-name-prefix=veth"], Some("veth*")),

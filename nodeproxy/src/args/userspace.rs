@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_is_told_what_the_flags_say() {
+    fn the_proxy_gets_the_values_of_the_flags() {
         let (two_minutes, mark) = (Duration::from_mins(2), Some(0x4000));
         assert_eq!(options(&[]), Options { choice: Choice::Random, udp_timeout: two_minutes, mark });
         assert_eq!(

@@ -93,7 +93,7 @@ async fn something_else_of_the_sockets_name_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kernel_that_differs_is_looked_at_again_before_it_is_said() {
+async fn a_kernel_that_differs_is_read_again_before_the_answer() {
     let bench = mk_bench(true);
     let question = mk_question(0, true);
     let missing = Key::Endpoint(CASES[0].packet().to, 1);
@@ -178,7 +178,7 @@ async fn a_client_keeps_the_endpoint_of_its_entry_if_it_still_may() {
 }
 
 #[tokio::test]
-async fn where_pods_are_told_by_interfaces_the_kernels_way_back_counts_unless_another_is_named() {
+async fn where_pods_are_recognised_by_interface_the_kernels_route_counts_unless_another_is_named() {
     let pods = PodInterfaces::Prefixed("veth".parse().expect("a name"));
     let mut model = Model::new(Config { pod_interfaces: Some(pods), ..Config::default() });
     for event in packets::cluster_events() {
@@ -222,7 +222,7 @@ async fn a_dump_answers_as_the_proxy_did() {
 }
 
 #[test]
-fn what_is_no_dump_is_refused_with_the_cause() {
+fn a_file_that_is_no_dump_is_refused_with_the_reason() {
     let error = |text: &str| Dump::parse(text.as_bytes()).expect_err("refused").to_string();
     assert!(error("{}").contains("no dump of portico-nodeproxy"));
     assert!(error("{\"format\": 77}").contains("format 77"));

@@ -145,7 +145,7 @@ impl Bench {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_written_before_every_source_has_told_what_it_began_with() {
+async fn nothing_is_written_before_every_source_has_sent_its_first_list() {
     let bench = mk_bench(FakeKernel::default());
     bench.send([mk_node(), mk_service(Protocol::Tcp), InputEvent::Listed(Source::Services)]).await;
     bench.settle().await;
@@ -189,7 +189,7 @@ async fn on_a_fresh_node_the_first_services_work_before_the_rest_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_a_node_with_rules_nothing_goes_ahead_of_the_first_sync() {
+async fn on_a_node_with_rules_nothing_is_written_before_the_first_sync() {
     let kernel = FakeKernel::default();
     kernel.inside().state.elements.insert(Key::ClusterIp(ip("10.96.0.9")), Value::Present);
     let before = kernel.inside().state.clone();
@@ -215,7 +215,7 @@ async fn a_first_write_that_fails_holds_up_no_list_and_is_repaired() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_startup_taint_goes_once_everything_stands_and_goes_again_if_it_comes_back() {
+async fn the_startup_taint_is_removed_once_all_is_programmed_and_again_if_it_comes_back() {
     let node = |held_back| {
         InputEvent::Node(Some(NodeState {
             addresses: vec![ip("192.0.2.1")],
@@ -323,7 +323,7 @@ async fn a_refused_transaction_leads_to_a_fresh_read_and_the_right_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tables_that_somebody_flushes_come_back() {
+async fn tables_that_another_program_flushes_come_back() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
     let before = bench.kernel.inside().state.clone();
     bench.kernel.flush();

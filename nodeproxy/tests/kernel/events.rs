@@ -33,7 +33,7 @@ fn addresses_are_listed_and_their_changes_are_heard() {
 }
 
 #[test]
-fn a_watch_tells_which_tables_a_transaction_changed_and_who_made_it() {
+fn a_watch_reports_the_tables_of_a_transaction_and_its_program() {
     let Some(namespace) = Namespace::new() else { return };
     let mut watch = namespace.run(nftables::Watch::open).expect("opens");
     namespace.sh("nft add table ip portico; nft add table ip6 other");

@@ -107,7 +107,7 @@ fn real_packets_get_what_the_rows_say_where_pods_are_behind_a_bridge() {
 }
 
 #[test]
-fn real_packets_get_what_the_rows_say_where_pods_are_told_by_a_prefix() {
+fn real_packets_get_what_the_rows_say_where_pods_have_a_prefix() {
     rows_hold(prefixed(PREFIX), None);
 }
 

@@ -79,7 +79,7 @@ fn repaired(tables: &mut Nftables, wanted: &State, after: &str) -> Duration {
 }
 
 #[test]
-fn whatever_somebody_does_to_our_tables_is_repaired_without_any_event() {
+fn any_change_of_our_tables_by_another_program_is_repaired_without_any_event() {
     let Some(node) = Namespace::new() else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let (inputs, inbox) = mpsc::channel(256);

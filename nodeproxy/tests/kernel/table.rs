@@ -200,7 +200,7 @@ pub(crate) fn wrong(
 }
 
 #[test]
-fn the_tracer_and_the_kernel_agree_on_every_row_until_somebody_changes_an_element() {
+fn the_tracer_and_the_kernel_agree_on_every_row_until_another_program_changes_an_element() {
     let Some(node) = Namespace::new() else { return };
     let (mut tables, model) = program(&node, mk_config());
     for case in CASES {

@@ -243,7 +243,7 @@ fn overlapping_ranges_are_refused_by_name_and_not_taken_for_a_change_by_others()
 }
 
 #[test]
-fn a_table_that_somebody_changed_is_rebuilt_with_its_elements_in_one_transaction() {
+fn a_table_that_another_program_changed_is_rebuilt_with_its_elements_in_one_transaction() {
     with_tables(|namespace, tables| {
         let state = mk_both_families();
         for foreign in [
@@ -395,7 +395,7 @@ fn after_any_transactions_the_kernel_has_what_the_model_says() {
 }
 
 #[test]
-fn thirty_thousand_services_stand_after_one_transaction() {
+fn thirty_thousand_services_are_programmed_by_one_transaction() {
     with_tables(|_, tables| {
         let mut state = State::default();
         let balance = Balance { endpoints: 2, list: List::Cluster, masquerade: false };

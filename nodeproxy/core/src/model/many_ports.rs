@@ -78,7 +78,7 @@ fn a_service_is_compiled_once_for_all_slices_that_come_together() {
 }
 
 #[test]
-fn thousands_of_ports_are_compiled_adopted_and_looked_through() {
+fn thousands_of_ports_are_compiled_adopted_and_listed() {
     // With work by the square of the ports this takes minutes, and the test runner says so.
     let mut model = mk_model();
     model.apply(mk_service(PORTS, Protocol::Udp));

@@ -153,7 +153,7 @@ fn whichever_address_a_client_dials_it_gets_the_same() {
 }
 
 #[test]
-fn flows_of_every_address_are_looked_at() {
+fn flows_of_every_address_are_listed() {
     let expected: BTreeSet<_> = (0..4).map(|last| IpAddr::from([192, 0, 2, last])).collect();
     for change in [mk_slice(1, &["here", "there", "there"]), mk_slice(1, &[]), Event::ServiceGone(mk_name(1))]
     {

@@ -72,7 +72,7 @@ fn the_documented_answer_is_the_real_one() {
 }
 
 #[test]
-fn words_name_the_interface_where_pods_are_told_by_it_and_only_there() {
+fn the_text_names_the_interface_where_pods_are_recognised_by_it_and_only_there() {
     let case =
         |from| CASES.iter().find(|case| case.from == from && case.name.contains("ClusterIP")).expect("a row");
     for detector in interfaces::detectors() {
@@ -105,7 +105,7 @@ fn words_name_the_interface_where_pods_are_told_by_it_and_only_there() {
 }
 
 #[test]
-fn words_name_the_cause_of_a_refusal_and_of_silence() {
+fn the_text_names_the_reason_of_a_refusal_and_of_a_drop() {
     let model = mk_model();
     let text = |case: &str| trace(&model, &mk_case(case).packet()).to_string();
     for (case, part) in [

@@ -144,7 +144,7 @@ impl Api {
     }
 
     /// Waits until every watch has sent everything.
-    pub(crate) async fn all_told(&self) {
+    pub(crate) async fn all_sent(&self) {
         while self.stored().over.len() < Kind::ALL.len() {
             self.moved.notified().await;
         }

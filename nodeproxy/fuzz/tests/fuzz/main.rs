@@ -58,7 +58,7 @@ fn every_history_of_the_corpus_ends_where_its_last_objects_lead() {
 }
 
 #[test]
-fn no_watch_events_end_the_proxy_or_lead_it_astray() {
+fn no_watch_events_end_the_proxy_or_leave_a_wrong_state() {
     for input in Damaged::new(&mk_corpus("watch"), SEED).take(250) {
         run("watch", |bytes| _ = watch::check(bytes), &input);
     }

@@ -77,7 +77,7 @@ pub(crate) fn run_loop(api: &Arc<Api>, kernel: &FakeKernel, to_come: Option<usiz
         let hear = async {
             match to_come {
                 Some(to_come) => api.until(to_come).await,
-                None => api.all_told().await,
+                None => api.all_sent().await,
             }
         };
         assert!(tokio::time::timeout(TOO_LONG, hear).await.is_ok(), "the watches wait for ever");
@@ -137,7 +137,7 @@ fn live(api: &Arc<Api>) -> Outcome {
                     biased;
                     Some(input) = inbox.recv() => lived.learn(input),
                     ended = tasks.join_next() => assert!(ended.is_none(), "a watch ended: {ended:?}"),
-                    () = api.all_told() => break,
+                    () = api.all_sent() => break,
                 }
             }
             while let Ok(input) = inbox.try_recv() {

@@ -48,7 +48,7 @@ pub(super) fn read(
             return Ok(found);
         }
     }
-    // Somebody writes all the time. Each dump was consistent in itself; a picture that does not fit together is rebuilt
+    // Other programs write all the time. Each dump was consistent in itself; a picture that does not fit together is rebuilt
     // or refused when it is written to.
     read_once(client, families, config)
 }

@@ -16,7 +16,7 @@ fn is_served(bench: &Bench) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_for_an_api_server_is_no_reason_to_be_killed_and_what_stands_serves() {
+async fn waiting_for_an_api_server_is_no_reason_to_be_killed_and_the_rules_serve() {
     for kernel in [FakeKernel::default(), mk_rules().await] {
         let inherits = kernel.inside().state != State::default();
         let bench = mk_bench(kernel);
@@ -66,7 +66,7 @@ async fn a_start_without_a_node_object_changes_nothing_until_there_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_with_empty_lists_changes_nothing_until_they_are_credible() {
+async fn a_start_with_empty_lists_changes_nothing_until_they_are_plausible() {
     let bench = mk_bench(mk_rules().await);
     bench.send([mk_node()]).await;
     bench.list_all().await;
@@ -82,7 +82,7 @@ async fn a_start_with_empty_lists_changes_nothing_until_they_are_credible() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_others_serve_the_rest_empty_lists_are_believed() {
+async fn where_others_serve_the_rest_empty_lists_are_applied() {
     let bench = mk_bench_serving(mk_rules().await, true);
     bench.send([mk_node()]).await;
     bench.list_all().await;

@@ -51,7 +51,7 @@ async fn with_a_stale_flow(kernel: &FakeKernel) -> Bench {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_finds_flows_to_endpoints_that_left_while_nobody_looked() {
+async fn a_restart_finds_flows_to_endpoints_that_left_while_no_proxy_ran() {
     let first = Bench::started(Protocol::Udp, &["10.1.0.2"]).await;
     first.stop.cancel();
     first.task.await.expect("no panic").expect("stopped");
@@ -125,5 +125,5 @@ async fn changes_share_listings_and_a_change_that_concerns_no_flow_costs_none() 
     assert_eq!(bench.kernel.inside().listings, listings, "nothing changed since");
     bench.kernel.inside().generation += 1;
     tokio::time::sleep(AUDIT_EVERY * 2).await;
-    assert_eq!(bench.kernel.inside().listings, listings, "somebody changed a table that is not ours");
+    assert_eq!(bench.kernel.inside().listings, listings, "another program changed a table that is not ours");
 }

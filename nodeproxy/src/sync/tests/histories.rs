@@ -29,7 +29,7 @@ enum Step {
     FailListing,
     /// A client sends to the Service.
     Send(u32),
-    /// Somebody else adds an element, removes one, or flushes all.
+    /// Another program adds an element, removes one, or flushes all.
     Add(u32),
     Remove(usize),
     Flush,

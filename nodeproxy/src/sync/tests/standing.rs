@@ -27,7 +27,7 @@ fn value(key: &Key) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn surplus_that_only_a_read_finds_ripens_and_goes() {
+async fn surplus_that_only_a_read_finds_is_removed() {
     for surplus in mk_surplus() {
         let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
         let before = bench.kernel.inside().state.clone();
@@ -39,7 +39,7 @@ async fn surplus_that_only_a_read_finds_ripens_and_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chain_that_only_a_read_finds_goes_too() {
+async fn a_chain_that_only_a_read_finds_is_removed_too() {
     let bench = Bench::started(Protocol::Tcp, &["10.1.0.1"]).await;
     let before = bench.kernel.inside().state.clone();
     let chain = {

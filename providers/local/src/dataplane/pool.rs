@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_computed_anew_while_nothing_changes() {
+    fn nothing_is_computed_again_while_nothing_changes() {
         let pool = Pool::new(Arc::default());
         let (client, first) = ("10.0.0.1".parse().unwrap(), pool.choice().generation());
         for _ in 0..100 {

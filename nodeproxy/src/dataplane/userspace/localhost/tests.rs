@@ -103,7 +103,7 @@ async fn node_ports_follow_services_on_both_loopback_addresses_and_never_reach_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_is_taken_is_told_once_and_served_when_it_is_free() {
+async fn a_port_that_is_taken_is_reported_once_and_served_when_it_is_free() {
     let (mut localhost, _kernel, mut faults) = mk_localhost();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("any port");
     let port = taken.local_addr().expect("an address").port();

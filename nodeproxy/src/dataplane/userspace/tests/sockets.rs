@@ -46,7 +46,7 @@ async fn sockets_move_with_the_nodes_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sctp_is_refused_and_told() {
+async fn sctp_is_refused_and_reported() {
     let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Sctp);
     bench.sync(&mk_state(f, &[mk_dead()], None));
@@ -56,7 +56,7 @@ async fn sctp_is_refused_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_flushed_is_put_anew_with_the_same_sockets() {
+async fn flushed_tables_are_written_again_with_the_same_sockets() {
     let mut bench = Bench::new();
     let f = mk_frontend(1, Protocol::Tcp);
     let state = mk_state(f, &[mk_server("one")], None);
@@ -69,7 +69,7 @@ async fn what_somebody_flushed_is_put_anew_with_the_same_sockets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_of_the_kernel_is_followed_by_everything_anew() {
+async fn after_an_error_of_the_kernel_everything_is_written_again() {
     let mut bench = Bench::new();
     let (f, g) = (mk_frontend(1, Protocol::Tcp), mk_frontend(2, Protocol::Tcp));
     let (one, mut both) = (mk_state(f, &[mk_server("one")], None), State::default());

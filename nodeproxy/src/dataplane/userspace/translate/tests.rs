@@ -74,7 +74,7 @@ fn a_pool_has_the_slots_that_its_verdict_counts_and_not_those_that_are_about_to_
 }
 
 #[test]
-fn each_list_has_a_pool_and_the_kernel_tells_the_clients_apart() {
+fn each_list_has_a_pool_and_the_kernel_separates_the_clients() {
     let (desired, sockets) = mk_external();
     let f = mk_frontend();
     assert_eq!(rules(&desired, List::Cluster), Some(serves(&[1, 2])));

@@ -25,7 +25,7 @@ fn mk_targets(network: u8, count: u16) -> Vec<SocketAddr> {
 }
 
 #[test]
-fn a_storm_of_changes_under_udp_traffic_ends_and_what_serves_goes_on() {
+fn a_storm_of_changes_under_udp_traffic_ends_and_serving_targets_continue() {
     on_threads(Duration::from_mins(1), async {
         let server = mk_udp_server("127.220.0.9").await;
         let mut targets = mk_targets(220, 50);
