@@ -115,7 +115,9 @@ mod tests {
     #[test]
     fn an_event_is_about_the_service_and_keeps_the_apis_limits() {
         let notice = mk_notice(About::Service("shop/web".parse().expect("a name")));
-        let regarding = reference("Service", "web", Some("a-uid".to_owned()));
+        let namespace = Some("shop".to_owned());
+        let regarding =
+            ObjectReference { namespace, ..reference("Service", "web", Some("a-uid".to_owned())) };
         let event = event(&notice, regarding, &"n".repeat(200), Timestamp::UNIX_EPOCH);
         let regarding = event.regarding.expect("about a Service");
         assert_eq!((regarding.kind.as_deref(), regarding.uid.as_deref()), (Some("Service"), Some("a-uid")));

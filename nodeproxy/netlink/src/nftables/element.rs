@@ -40,7 +40,7 @@ pub enum Data {
 /// One element of a set or map.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Element {
-    /// The key, each field padded to four bytes.
+    /// The key, each field of several padded to four bytes.
     pub key: Vec<u8>,
     /// Last key of a range, in sets of concatenated ranges.
     pub key_end: Option<Vec<u8>>,

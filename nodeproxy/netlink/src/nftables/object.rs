@@ -111,7 +111,7 @@ pub struct Set {
     pub name: String,
     /// nft's number of the key's datatype; the kernel only keeps it.
     pub key_datatype: u32,
-    /// Bytes of a key, each field padded to four.
+    /// Bytes of a key, each field of several padded to four.
     pub key_length: u32,
     /// Whether it is a map, and of what.
     pub kind: SetKind,

@@ -73,8 +73,11 @@ impl Field {
     }
 }
 
-/// Bytes of all fields, each padded to four.
+/// Bytes of all fields, each of several padded to four: `nft` fails to list a longer key of one field.
 pub(super) fn length(fields: &[Field], family: Family) -> u32 {
+    if let [field] = fields {
+        return field.length(family);
+    }
     fields.iter().map(|field| field.length(family).next_multiple_of(4)).sum()
 }
 

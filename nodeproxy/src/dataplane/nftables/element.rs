@@ -1,6 +1,6 @@
 //! Encodes keys and values of the model as the kernel's elements, and decodes them.
 //!
-//! Addresses and ports are in network order, slots and ids in the machine's, each field padded to four bytes. A
+//! Addresses and ports are in network order, slots and ids in the machine's, each field of several padded to four bytes. A
 //! range of a plain interval set is two elements, its first address and the first one behind it. A range in a
 //! concatenation is one element with two keys. The destination of a first packet is a number ([`Classes`]).
 //! Invariant: decoding returns the encoded key and value, and nothing else decodes.
@@ -31,7 +31,7 @@ pub(super) fn encode(key: &Key, value: Option<&Value>, classes: &Classes) -> Vec
             [alias(of), number.to_ne_bytes().to_vec()].concat()
         }
         Key::NodeAddress(ip) | Key::ClusterIp(ip) => address(*ip),
-        Key::NodePortStandIn(_, protocol) => vec![*protocol as u8, 0, 0, 0],
+        Key::NodePortStandIn(_, protocol) => vec![*protocol as u8],
         Key::NodePort(_, protocol, number) | Key::NodePortNoEndpoints(_, protocol, number) => {
             [vec![*protocol as u8, 0, 0, 0], port(*number)].concat()
         }
@@ -156,7 +156,7 @@ fn decode_one(family: Family, map: &str, element: &Element, classes: &Classes) -
         "affinity-endpoints" => Key::AffinityEndpoint(fields.alias()?, List::Cluster, fields.number()?),
         "affinity-endpoints-local" => Key::AffinityEndpoint(fields.alias()?, List::Local, fields.number()?),
         "node-addresses" => Key::NodeAddress(fields.address()?),
-        "node-port-stand-ins" => Key::NodePortStandIn(family, fields.protocol()?),
+        "node-port-stand-ins" => Key::NodePortStandIn(family, fields.lone_protocol()?),
         "node-ports" => Key::NodePort(family, fields.protocol()?, fields.port()?),
         "no-endpoints-node-ports" => Key::NodePortNoEndpoints(family, fields.protocol()?, fields.port()?),
         "cluster-ips" => Key::ClusterIp(fields.address()?),
@@ -278,6 +278,10 @@ fn network(first: IpAddr, last: IpAddr) -> Option<IpNet> {
     (net.network() == first && net.broadcast() == last).then_some(net)
 }
 
+fn protocol(number: u8) -> Option<Protocol> {
+    Protocol::ALL.into_iter().find(|protocol| *protocol as u8 == number)
+}
+
 /// Reads a key or data field by field.
 struct Fields<'a> {
     family: Family,
@@ -312,7 +316,11 @@ impl Fields<'_> {
 
     fn protocol(&mut self) -> Option<Protocol> {
         let [number, _, _, _] = self.take()?;
-        Protocol::ALL.into_iter().find(|p| *p as u8 == number)
+        protocol(number)
+    }
+
+    fn lone_protocol(&mut self) -> Option<Protocol> {
+        self.take().and_then(|[number]| protocol(number))
     }
 
     fn frontend(&mut self) -> Option<Frontend> {
