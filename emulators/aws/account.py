@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An account to test in, made and read by boto3: a second client, that knows nothing of Portico.
 
-usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, prefix lists and somebody else's look-alikes; their IDs as JSON
+usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, prefix lists and somebody else's similar names; their IDs as JSON
        account.py ENDPOINT controllers        what the AWS Load Balancer Controller would have made for two Services
        account.py ENDPOINT list               every load balancer, target group, listener and security group, with tags, as JSON
        account.py ENDPOINT nodes VPC N        N more instances, in the zones of the tagged subnets in turn: id, zone, private address and name
@@ -72,7 +72,7 @@ def make(endpoint):
     image = ec2.describe_images()["Images"][0]["ImageId"]
     run = ec2.run_instances(ImageId=image, MinCount=4, MaxCount=4, SubnetId=subnets[0])
     instances = [instance["InstanceId"] for instance in run["Instances"]]
-    look_alikes(ec2, elb, vpc, subnets)
+    similar_names(ec2, elb, vpc, subnets)
     lists = [
         ec2.create_managed_prefix_list(PrefixListName=f"offices-{most}", MaxEntries=most, AddressFamily=family)
         for most, family in ((50, "IPv4"), (40, "IPv4"), (10, "IPv6"))
@@ -86,7 +86,7 @@ def make(endpoint):
     }
 
 
-def look_alikes(ec2, elb, vpc, subnets):
+def similar_names(ec2, elb, vpc, subnets):
     """Another cluster's things, with a Service UID like ours, and things of nobody."""
     group = ec2.create_security_group(GroupName="p-contr-created-0", Description="theirs", VpcId=vpc)["GroupId"]
     ec2.create_tags(Resources=[group], Tags=TAGS)

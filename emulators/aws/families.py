@@ -1,7 +1,7 @@
 """What moto does not know of IPv6 on Network Load Balancers: prefixes for source NAT, chosen addresses, and UDP there.
 
 Owns: EnablePrefixForIpv6SourceNat, SourceNatIpv6Prefix and IPv6Address, in CreateLoadBalancer, SetSubnets and what is
-shown; and who refuses whom: UDP listeners on dual-stack load balancers. Leaves to nlb.py: everything else of a load balancer.
+shown; and who refuses whom: UDP listeners on dual-stack load balancers. Leaves to load_balancers.py: everything else.
 The codes and words of its refusals are guesses; that AWS refuses is documented.
 """
 
@@ -134,14 +134,10 @@ def asking(name):
     setattr(R.ELBV2Response, name, call)
 
 
-def listener_check(original):
-    def check(self, lb, port, protocol, actions, me=None):
-        nat = getattr(lb, "enable_prefix_for_ipv6_source_nat", "off") == "on"
-        if lb.type == "network" and protocol in UDP and lb.ip_address_type == "dualstack" and not nat:
-            _refuse("UDP listeners on a load balancer with IP address type 'dualstack' need EnablePrefixForIpv6SourceNat to be 'on'")
-        return original(self, lb, port, protocol, actions, me)
-
-    return check
+def check_udp(lb, protocol):
+    nat = getattr(lb, "enable_prefix_for_ipv6_source_nat", "off") == "on"
+    if lb.type == "network" and protocol in UDP and lb.ip_address_type == "dualstack" and not nat:
+        _refuse("UDP listeners on a load balancer with IP address type 'dualstack' need EnablePrefixForIpv6SourceNat to be 'on'")
 
 
 B.create_load_balancer = create_load_balancer

@@ -1,7 +1,7 @@
 """What AWS refuses by its documents and moto takes; and what AWS keeps to itself for a while.
 
 Owns: values of health checks and attributes, characters and counts of tags, subnets without room or in a Local Zone, targets
-in zones that the load balancer lacks, who still holds a thing that is to go, and how long. Leaves to nlb.py: what a load
+in zones that the load balancer lacks, who still holds a thing that is to go, and how long. Leaves to others: what a load
 balancer is. Documents: "Health checks" and "Edit target group attributes" of the Network Load Balancer guide, the
 ELBv2 API reference, "Tag your resources". Codes and words are guesses where README.md says so.
 
@@ -81,7 +81,7 @@ def _room(self, subnets):
         try:
             subnet = self.ec2_backend.get_subnet(id)
         except Exception:
-            continue  # nlb.py says it
+            continue  # load_balancers.py says it
         if local_zone(subnet.availability_zone):
             raise E("AvailabilityZoneNotSupported", f"The Availability Zone '{subnet.availability_zone}' is not supported")
         if subnet.available_ip_address_count < FREE:
