@@ -1,9 +1,8 @@
 //! What this process knows of each Service: what it has read, and what it has done since and got answered.
 //!
-//! Owns: the memory, and when it is no longer believed. Leaves to others: reading (`observe`), what a step changes
-//! (`believed`). Invariants: losing it costs reads and nothing else; a step takes the belief away, and only its answer
-//! gives it back, so that an error, a timeout or a cancelled call ends in doubt; an ID outlives the doubt, and is
-//! believed for as long as the thing answers.
+//! Owns: the cached state of each Service, and its invalidation. Leaves to others: reading (`observe`), what a step changes
+//! (`execute/effect`). Invariants: losing it costs reads and nothing else. A step invalidates the state, and only its answer
+//! stores it again, so that an error, a timeout or a cancelled call leaves none. IDs outlive the invalidation.
 
 mod nodes;
 mod quota;
@@ -25,9 +24,9 @@ use nodes::Nodes;
 use quota::Balancers;
 use refused::Refused;
 
-/// So long a confirmation counts for the rest of the same go: its own steps change what is believed, and are answered.
+/// A confirmation counts for the rest of the same attempt, whose own steps update the cached state.
 const CONFIRMED: Duration = Duration::from_secs(2);
-/// Whoever takes tags off comes back sooner.
+/// A tag policy removes tags more often than this.
 const RESTORED: Duration = Duration::from_hours(1);
 /// Subnets change with the network, not with Services.
 const SUBNETS_STAY: Duration = Duration::from_mins(1);
@@ -39,7 +38,7 @@ struct Known {
     /// The groups it is, or was, in.
     groups: BTreeSet<GroupName>,
     cached: Option<Observed>,
-    /// When its things were last read to be as they are believed.
+    /// When the cached state was last read to be true.
     confirmed: Option<Instant>,
     /// How often the tags of a thing were put back, and when last.
     restored: BTreeMap<String, (u32, Instant)>,
@@ -56,7 +55,7 @@ struct Services {
     listed: bool,
 }
 
-/// The memory.
+/// The cache.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     services: Mutex<Services>,
@@ -91,7 +90,7 @@ impl Cache {
         });
     }
 
-    /// AWS holds on to a thing; how many times it did before.
+    /// Counts a try that found a resource in use; the tries before it.
     pub(crate) fn held(&self, owner: &Owner) -> u32 {
         self.with(owner, |known| {
             known.held += 1;
@@ -164,7 +163,7 @@ impl Cache {
         members.flat_map(|known| known.ids.values().cloned()).collect()
     }
 
-    /// What the others of its groups believe may be otherwise: this one is about to change something.
+    /// Invalidates the state of the other members of its groups, before this one changes something.
     pub(crate) fn invalidate_others(&self, owner: &Owner) {
         let mut services = self.services();
         let Some(own) = services.known.get(&owner.service).map(|known| known.groups.clone()) else { return };
@@ -174,7 +173,7 @@ impl Cache {
         }
     }
 
-    /// What is believed; of whom a complete listing showed nothing and nothing was done since, nothing exists.
+    /// The cached state. After a complete listing, a Service without state has no resources.
     pub(crate) fn cached(&self, owner: &Owner) -> Option<Observed> {
         let services = self.services();
         match services.known.get(&owner.service) {
@@ -189,7 +188,7 @@ impl Cache {
         services.known.get(&owner.service).is_some_and(|known| known.cached.is_some())
     }
 
-    /// What is believed, and from now on no longer: whoever has it is about to change something.
+    /// The cached state, which is invalidated: its caller changes something.
     pub(crate) fn take(&self, owner: &Owner) -> Option<Observed> {
         let cached = self.cached(owner);
         self.invalidate(owner);
@@ -201,14 +200,14 @@ impl Cache {
         self.with(owner, |known| known.cached = Some(observed));
     }
 
-    /// What was believed was looked at again; unless something else came to light meanwhile.
+    /// Stores a refreshed state, unless it was replaced meanwhile.
     pub(crate) fn refreshed(&self, owner: &Owner, before: &Observed, after: Observed) {
         if self.cached(owner).as_ref() == Some(before) {
             self.store(owner, after);
         }
     }
 
-    /// What is believed was read to be so.
+    /// The cached state was read to be true.
     pub(crate) fn confirmed(&self, owner: &Owner) {
         self.with(owner, |known| known.confirmed = Some(Instant::now()));
     }
@@ -220,7 +219,7 @@ impl Cache {
         confirmed.is_some_and(|confirmed| confirmed.elapsed() < CONFIRMED)
     }
 
-    /// Something may be otherwise.
+    /// The state has to be read.
     pub(crate) fn invalidate(&self, owner: &Owner) {
         self.with(owner, |known| known.cached = None);
     }
@@ -246,11 +245,11 @@ impl Cache {
         });
     }
 
-    /// A listing shows this of a Service; the answer is what to believe of it. The tags of a thing in a listing may
-    /// lag behind, the things themselves may not without a doubt.
+    /// Takes in what a listing shows of a Service; answers the state to use. Tags in a listing may lag behind; a difference in
+    /// resources replaces the cached state.
     pub(crate) fn listed_one(&self, owner: &Owner, snapshot: Snapshot) -> Observed {
         self.with(owner, |known| {
-            // In doubt, or being changed: only a full read ends that.
+            // Invalidated, or being changed: only a full read ends that.
             if known.cached.is_none() && !known.ids.is_empty() {
                 return Observed::Snapshot(snapshot);
             }
@@ -292,12 +291,12 @@ impl Cache {
         self.prefix_lists.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether nobody has asked for all prefix lists yet; from now on somebody has.
+    /// Whether this is the first request for all prefix lists.
     pub(crate) fn asks_for_prefix_lists(&self) -> bool {
         !self.prefix_lists_asked.swap(true, Ordering::Relaxed)
     }
 
-    /// A listing showed some listener of somebody, or none; whether any has so far. One that never does tells nothing of them.
+    /// Whether any listing so far showed a listener. Without one, a listing proves nothing about listeners.
     pub(crate) fn listed_listeners(&self, some: bool) -> bool {
         self.listeners_listed.fetch_or(some, Ordering::Relaxed) || some
     }

@@ -34,9 +34,9 @@ pub enum Trouble {
     Duplicate,
     /// Something still holds on to it.
     InUse,
-    /// Somebody else has what a user named: an elastic address.
+    /// What a user named is in use elsewhere: an elastic address.
     Taken,
-    /// Deletion protection, or somebody else who manages it, forbids that.
+    /// Deletion protection, or another manager, forbids that.
     Protected,
     /// A quota.
     Limit,
@@ -85,7 +85,7 @@ impl From<CloudError> for ProviderError {
             Trouble::Credentials => Self::Credentials { operation, message },
             Trouble::Account => Self::Account { operation, message },
             Trouble::Invalid | Trouble::Protected => Self::Invalid { operation, message },
-            // What a plan saw has changed under it: look again.
+            // The state changed since the plan: it is read again.
             Trouble::NotFound | Trouble::InUse | Trouble::Unavailable => Self::unavailable(operation, error),
         }
     }

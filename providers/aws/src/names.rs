@@ -17,7 +17,7 @@ fn nth(name: &str, n: u32) -> String {
     format!("{}{end}", kept.trim_end_matches('-'))
 }
 
-/// So many replacements can be told apart by name; the first free one is taken, so two are enough.
+/// So many replacements have names of their own; the first free one is taken, so two are enough.
 pub(crate) const GENERATIONS: u32 = 8;
 
 /// Whether a load balancer's name is a digest that only this owner's can have, or his group's.

@@ -1,8 +1,8 @@
 //! Reading: everything by tags in one listing, or one Service as closely as asked.
 //!
-//! Owns: what is read, and what is believed instead. Leaves to others: the memory, what to make of it. Invariants: what
-//! a listing by tags shows is read again with its own tags, so that a listing that lags cannot make us touch somebody
-//! else's thing; what is gone by then is left out; nothing counts as gone without a listing.
+//! Owns: what is read, and what is taken from the cache instead. Leaves to others: the cache, the plan. Invariants: what
+//! a listing by tags shows is read again with its own tags, so that a listing that lags never makes us touch another
+//! owner's resource; what is gone by then is left out; nothing counts as gone without a listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +60,7 @@ pub(crate) async fn inventory<C: Cloud>(
         match (kind, id.name()) {
             (Kind::LoadBalancer, Some(name)) => {
                 snapshot.load_balancers.insert(name.to_owned(), id);
-                // Two are a replacement under way, whatever their seals say.
+                // Two are a replacement under way, whatever their hashes say.
                 snapshot.synced = SyncedHash::of(&found).filter(|_| snapshot.load_balancers.len() == 1);
             }
             (Kind::TargetGroup, Some(name)) => {
@@ -90,7 +90,7 @@ pub(crate) async fn inventory<C: Cloud>(
     Ok(each.collect())
 }
 
-/// Everything that a look needs.
+/// Everything that a read needs.
 pub(crate) struct Observer<'a, C> {
     pub(crate) cloud: &'a C,
     pub(crate) batches: &'a Batches,
@@ -108,7 +108,7 @@ impl<C: Cloud> Observer<'_, C> {
         let seen = Box::pin(self.seen(desired, mode)).await?;
         let has_one = seen.as_ref().is_some_and(|seen| seen.load_balancers() > 0);
         if matches!(desired, Desired::Present(_)) && !has_one && self.cache.asks_for_quota(desired.owner()) {
-            // Whoever may not ask is told by AWS's refusal.
+            // Without the permission, AWS's refusal reports the quota.
             let most = self.batches.most_load_balancers(self.cloud).await;
             self.cache.saw_quota(most.unwrap_or_default());
         }
@@ -156,7 +156,7 @@ impl<C: Cloud> Observer<'_, C> {
         Ok((!nothing).then_some(Observed::Full(view)))
     }
 
-    // ---- on top of what is believed; `None`: it is not as it was believed
+    // ---- on top of the cached state; `None`: that is not true any more
 
     async fn refresh(
         &self,
@@ -165,7 +165,7 @@ impl<C: Cloud> Observer<'_, C> {
         mode: ReadMode,
     ) -> Answer<Option<Observed>> {
         let owner = desired.owner();
-        // Once in a go is enough, however many of its plans take something away; not for taking away everything.
+        // Once in an attempt is enough, however many of its plans are destructive; not for deleting everything.
         let confirms = mode >= ReadMode::Verify
             && (matches!(desired, Desired::Absent(_)) || !self.cache.is_confirmed(owner));
         match cached {
@@ -226,7 +226,7 @@ impl<C: Cloud> Observer<'_, C> {
         Ok((!seen.is_empty()).then_some(Observed::Snapshot(seen)))
     }
 
-    /// Whether all is still there, ours, and sealed as this process left it: another writer would have left his mark.
+    /// Whether all is still there, ours, and with the hashes that this process left: another writer changes them.
     async fn is_confirmed(
         &self,
         owner: &Owner,
@@ -253,8 +253,8 @@ impl<C: Cloud> Observer<'_, C> {
     }
 
     /// Reads what AWS does by itself and had not finished; `false`: something is gone. Targets of a load balancer that was
-    /// just found to serve were asked for their health a moment ago at most: the next look tells more for the same call.
-    /// Those behind a port that the Service has no longer go, whatever their health.
+    /// just found to serve were asked for their health a moment ago at most: the next read shows more for the same call.
+    /// Those behind a port that the Service lacks are deregistered, whatever their health.
     async fn poll(&self, view: &mut View, desired: Desired<'_>, mode: ReadMode) -> Answer<bool> {
         let stays = |listener: &&Listener| match desired {
             Desired::Present(desired) => {
@@ -324,7 +324,7 @@ impl<C: Cloud> Observer<'_, C> {
                     {
                         let unclear = unclear(owner, &balancer);
                         if !unclear.is_empty() {
-                            Box::pin(self.tell_apart(owner, &mut balancer, unclear)).await?;
+                            Box::pin(self.separate_listeners(owner, &mut balancer, unclear)).await?;
                         }
                         view.load_balancers.insert(balancer.described.name.clone(), balancer);
                     }
@@ -346,13 +346,13 @@ impl<C: Cloud> Observer<'_, C> {
         for group in in_groups {
             self.members(owner, group, &found, &mut view).await?;
         }
-        // Boxed, as is what tells listeners apart: rare, and deep.
+        // Boxed, as is the separation of listeners: rare, and deep.
         Box::pin(self.lost(owner, &others, leaves, &mut view)).await?;
         self.name_subnets(&mut view).await?;
         Ok(view)
     }
 
-    /// `None`: it went while we looked.
+    /// `None`: it was deleted meanwhile.
     async fn balancer(&self, found: &Tags, described: LoadBalancer) -> Answer<Option<Balancer>> {
         let Some(attributes) = self.cloud.load_balancer_attributes(&described.id).await? else {
             return Ok(None);
@@ -391,7 +391,7 @@ impl<C: Cloud> Observer<'_, C> {
         Ok(all)
     }
 
-    /// `None`: it went while we looked.
+    /// `None`: it was deleted meanwhile.
     async fn group(&self, found: &Tags, described: TargetGroup) -> Answer<Option<Group>> {
         let Some(attributes) = self.cloud.target_group_attributes(&described.id).await? else {
             return Ok(None);
@@ -410,8 +410,8 @@ impl<C: Cloud> Observer<'_, C> {
         Ok(())
     }
 
-    /// Sizes of prefix lists, once in a process, with its first read in full. Who may not read them is told when a
-    /// Service names one, and only then.
+    /// Sizes of prefix lists, once in a process, with its first read in full. A missing permission is
+    /// reported when a Service names one, and only then.
     async fn size_prefix_lists(&self) {
         if self.cache.asks_for_prefix_lists() {
             let all = self.cloud.prefix_lists(&BTreeSet::new()).await;
@@ -420,7 +420,7 @@ impl<C: Cloud> Observer<'_, C> {
     }
 }
 
-/// Listeners whose own tags have to tell whose they are: on a load balancer of this owner's, those that do not send to the
+/// Listeners whose owner only their own tags show: on a load balancer of this owner's, those that do not send to the
 /// target group that is made for their port.
 fn unclear(owner: &Owner, balancer: &Balancer) -> Vec<Listener> {
     let evident = |Listener { spec, group, .. }: &Listener| {
@@ -430,7 +430,7 @@ fn unclear(owner: &Owner, balancer: &Balancer) -> Vec<Listener> {
     balancer.listeners.values().filter(|listener| !evident(listener)).cloned().collect()
 }
 
-/// What the seal of a Service is on: a load balancer of its own, or its target groups behind a shared one.
+/// The resources that carry a Service's synced hash: a load balancer of its own, or its target groups behind a shared one.
 fn hash_is_on(view: &View, balancer: &Balancer) -> Vec<Id> {
     match balancer.group() {
         None => vec![balancer.described.id.clone()],

@@ -1,7 +1,7 @@
 //! What exists for one Service.
 //!
 //! Owns: [`Observed`]. Leaves to others: reading it. Invariant: the inventory shows tags only ([`Snapshot`]), which is
-//! enough for a Service that is as it was sealed, and for a change of targets where they are known; anything else is
+//! enough for a Service that is as it was synced, and for a change of targets where they are known; anything else is
 //! planned from a [`View`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +67,7 @@ pub struct Snapshot {
     pub memberships: BTreeSet<GroupName>,
     /// Those of all these things that such a group shares.
     pub commons: BTreeSet<Id>,
-    /// The seal of the only load balancer.
+    /// The synced hash of the only load balancer.
     pub synced: Option<SyncedHash>,
     /// What the tags do not say, but follows from them once they said that the wanted targets are those there are:
     /// the targets, by group.
@@ -206,15 +206,15 @@ pub struct Balancer {
     pub listeners: BTreeMap<u16, Listener>,
     /// Further certificates and attributes of its listeners, by port; `None`: none was ever set here, so none was read.
     pub extras: Option<BTreeMap<u16, ListenerExtras>>,
-    /// Ports of listeners that are not this Service's, and whose they are; `None`: somebody's who wrote no tags.
+    /// Ports of listeners that are not this Service's, and whose they are; `None`: an owner without tags.
     pub taken: BTreeMap<u16, Option<Owner>>,
     /// Who else it is for; `None`: it is this Service's alone.
     pub shared: Option<Share>,
     /// Whether another controller made it, so that its name is not ours.
     pub adopted: bool,
-    /// What was finished; on a shared one, of this Service's part.
+    /// The synced hash; on a shared one, of this Service's part.
     pub synced: Option<SyncedHash>,
-    /// How often this process has found it being made: the more often, the less there is to expect of the next look.
+    /// How often this process has read it as provisioning: the more often, the later the next read.
     pub polls: u32,
 }
 

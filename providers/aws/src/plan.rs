@@ -1,6 +1,6 @@
-//! What to do next: widen, then narrow; new before old; and nothing that deletion protection forbids.
+//! The plan of one Service: additive steps, then destructive ones; new before old; nothing that deletion protection forbids.
 //!
-//! Owns: the plan's outline: which load balancer is the one, and when an old one goes. Leaves to others: the parts of
+//! Owns: the plan's outline: which load balancer is the one, and when an old one is deleted. Leaves to others: the parts of
 //! one load balancer (`plan/balancer`), collecting steps in order (`plan/draft`).
 //! Invariant: pure and total; from tags alone come changes of targets and the end of what is one Service's, nothing else.
 
@@ -38,12 +38,12 @@ use draft::Draft;
 use group::Terms;
 pub(crate) use group::shares;
 
-/// How often to look at what AWS does by itself: a load balancer takes two or three minutes, a target a quarter of one.
+/// How often to read what AWS does by itself: a load balancer takes two or three minutes, a target a quarter of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pace(pub(crate) Duration);
 
 impl Pace {
-    /// After so many looks in vain: once, twice, three times the pace, and six times after some minutes of that.
+    /// After so many reads in vain: once, twice, three times the pace, and six times after some minutes of that.
     pub(crate) fn wait(self, polls: u32) -> Duration {
         let Self(pace) = self;
         match polls {
@@ -61,7 +61,7 @@ impl Pace {
     }
 }
 
-/// Somebody has to do something first.
+/// A person has to act first.
 const NOT_SOON: Duration = Duration::from_mins(2);
 
 /// What a plan needs to know of the account.
@@ -77,7 +77,7 @@ pub(crate) struct Site {
     pub(crate) security_groups: SecurityGroupNames,
     /// What the account allows.
     pub(crate) quotas: Quotas,
-    /// How often to look.
+    /// How often to read.
     pub(crate) pace: Pace,
     /// The quota of load balancers, if the cluster's own reach it.
     pub(crate) reached: Option<usize>,
@@ -209,7 +209,7 @@ fn adopt(desired: &LoadBalancer, asked: &str) -> Plan<Step> {
     Plan::nothing("").step(step, Effect::Additive, "the Service asks for it, and has no load balancer yet")
 }
 
-/// Prefix lists whose sizes nobody knows yet and that somebody must: where a rule is to be put beside them.
+/// Prefix lists whose sizes are needed and not read yet: where a rule is to be put beside them.
 fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
     let Frontend::Own(rules) = &wanted.frontend else { return BTreeSet::new() };
     let present: BTreeSet<_> =
@@ -306,7 +306,7 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
     draft.plan("everything is as the Service asks")
 }
 
-/// Whether an old load balancer may go: the new one serves, and no status shows the old one.
+/// Whether an old load balancer may be deleted: the new one serves, and no status shows the old one.
 fn is_deletable(desired: &LoadBalancer, current: Option<&Balancer>, old: &Balancer) -> bool {
     current.is_some_and(Balancer::serves)
         && !desired.published.contains(&IngressAddress::Hostname(old.described.hostname.clone()))
@@ -342,7 +342,7 @@ fn mark_synced(
     mark(draft, &wanted_hash(desired, wanted), &on, current.synced.as_ref());
 }
 
-/// What a seal is on: the load balancer, or, if a group shares that, the Service's target groups.
+/// The resources that carry the synced hash: the load balancer, or, if a group shares that, the Service's target groups.
 struct Marked {
     load_balancer: Named,
     target_groups: Vec<Named>,
@@ -370,7 +370,7 @@ fn mark(draft: &mut Draft<'_>, wanted: &SyncedHash, on: &Marked, present: Option
 /// Where something is to be done: notes that what was finished counts no more. What tags say by then.
 fn mark_dirty(draft: &mut Draft<'_>, on: &Marked, present: Option<&SyncedHash>) -> Option<SyncedHash> {
     match present {
-        // A crash on the way, and a return to what was sealed, must not look finished.
+        // A crash on the way, and a return to the synced spec, must not look finished.
         Some(SyncedHash { spec, targets: Some(_) }) if !draft.is_empty() => {
             let Marked { load_balancer, target_groups } = on;
             let begun = SyncedHash { spec: spec.clone(), targets: None };
@@ -387,8 +387,8 @@ fn mark_dirty(draft: &mut Draft<'_>, on: &Marked, present: Option<&SyncedHash>) 
     }
 }
 
-/// The hash of all that is desired but its targets, which come and go by themselves; and of its ports again, so that a
-/// restart can tell whether the targets' ports are those of then, also where the rest of the Service is refused.
+/// The hash of all that is desired but its targets, which change by themselves; and of its ports again, so that a
+/// restart knows whether the targets' ports are those of then, also where the rest of the Service is refused.
 pub(crate) fn spec_digest(desired: &LoadBalancer) -> String {
     let targets = match desired.targets {
         Targets::Nodes(_) => Targets::Nodes(BTreeSet::new()),

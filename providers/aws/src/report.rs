@@ -1,7 +1,7 @@
 //! What the Service's status says about its load balancer.
 //!
-//! Owns: the report. Leaves to others: writing it, what is told of each port (`report/ports`), of others' things
-//! (`report/foreign`). Invariants: the hostname as soon as AWS has told it, whatever else; during a replacement the old
+//! Owns: the report. Leaves to others: writing it, the status of each port (`report/ports`), other owners' resources
+//! (`report/foreign`). Invariants: the hostname as soon as AWS returns it, whatever else; during a replacement the old
 //! hostname until the new one serves (law 10).
 
 mod foreign;
@@ -82,7 +82,7 @@ fn refused(observed: &Observed) -> Option<Fact> {
     Some(fact(Topic::TargetsAccepted, Truth::False, "TargetsRefused", message))
 }
 
-/// A seal says that all was done, and the status where; how targets are is read when there is something to do.
+/// The synced hash says that all was done, and the status where; targets' health is read when there is something to do.
 fn by_tags(desired: &LoadBalancer, snapshot: &Snapshot) -> Report {
     if let (Some(_), Some(hostname)) = (&snapshot.synced, hostname(desired, snapshot)) {
         return Report {

@@ -1,8 +1,8 @@
-//! Tags: whose a thing is, and what was last finished.
+//! Tags: the owner of a resource, and the synced hashes.
 //!
 //! Owns: keys and their reading. Leaves to others: writing them. Invariants: ownership is the cluster's and the Service's
-//! UID together; names in tags are for people. A seal is whole or none: while a load balancer is being changed its
-//! targets' hash says so, and what was sealed before counts no more.
+//! UID together; names in tags are for people. Synced hashes are whole or none: while a load balancer is being changed
+//! its targets' hash says `changing`, and the hashes before count no more.
 
 use portico_provider::{ClusterUid, GroupName, Owner, ServiceName, ServiceUid};
 
@@ -24,7 +24,7 @@ const CHANGING: &str = "changing";
 pub(crate) const CONTROLLERS_CLUSTER: &str = "elbv2.k8s.aws/cluster";
 pub(crate) const STACK: &str = "service.k8s.aws/stack";
 
-/// What was finished: the hash of all but the targets, and that of the targets; `None`: a change is under way.
+/// The synced hashes: of all but the targets, and of the targets; `None`: a change is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncedHash {
     /// Of the spec.
@@ -122,13 +122,13 @@ pub(crate) fn remains(cluster: &ClusterUid, group: &GroupName) -> Option<Owner> 
     })
 }
 
-/// The group that somebody stands for who is no Service.
+/// The group that an owner stands for which is no Service.
 pub(crate) fn remains_of(owner: &Owner) -> Option<GroupName> {
     let group = GroupName::new(owner.name.namespace(), owner.name.name())?;
     (remains(&owner.cluster, &group).as_ref() == Some(owner)).then_some(group)
 }
 
-/// What is sealed by all of these together: of a member, its target groups.
+/// The hash that all of these have: of a member, its target groups.
 pub(crate) fn common_hash(mut hashes: impl Iterator<Item = Option<SyncedHash>>) -> Option<SyncedHash> {
     let first = hashes.next()??;
     hashes.all(|other| other.as_ref() == Some(&first)).then_some(first)
@@ -139,13 +139,13 @@ pub(crate) fn are_of(tags: &Tags, owner: &Owner) -> bool {
     identity(owner).iter().all(|(key, value)| tags.get(key) == Some(value))
 }
 
-/// Those that tell whose a thing is, and nothing of what was finished.
+/// The tags of the owner, without the synced hashes.
 pub(crate) fn whose(own: &Tags) -> Tags {
     let keys = [CLUSTER, SERVICE_UID, SERVICE, GROUP];
     own.iter().filter(|(key, _)| keys.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// A tag that says that a thing is somebody's who does not have `own`.
+/// A tag that names another owner than `own` does.
 pub(crate) fn of_another<'a>(found: &'a Tags, own: &Tags) -> Option<(&'a str, &'a str)> {
     let whose = [CLUSTER, SERVICE_UID, GROUP, CONTROLLERS_CLUSTER];
     let mut others =

@@ -105,7 +105,7 @@ pub(crate) fn translate_for(
     if obstacles.is_empty() { Ok(wanted) } else { Err(obstacles) }
 }
 
-/// The kind of targets is chosen before a provider is asked; an annotation that says otherwise is told so.
+/// The kind of targets is chosen before a provider is asked; an annotation that says otherwise is refused.
 fn wrong_kind(choices: &Choices, targets: &Targets) -> Option<(Field, String)> {
     let (kind, word) = match targets {
         Targets::Nodes(_) => (TargetKind::Node, "pod"),
@@ -282,7 +282,7 @@ fn frontend(
     Frontend::Own(rules)
 }
 
-/// Told before anything is made; what prefix lists count as is known later, and told then.
+/// Reported before anything is created; the size of prefix lists is known, and reported, later.
 fn too_many(rules: &BTreeSet<Rule>, quotas: &Quotas) -> Option<(Field, String)> {
     let of = |v6: bool| {
         let ranges = rules

@@ -1,6 +1,6 @@
-//! Which nodes a seal stands for: those of one Service that were read tell of all others with the same seal.
+//! The nodes behind a synced hash: those read for one Service hold for all others with the same hash.
 //!
-//! Owns: [`Nodes`]. Leaves to others: reading, and checking that what was read agrees with the seal (`observe/behind`).
+//! Owns: [`Nodes`]. Leaves to others: reading, and checking the read nodes against the hash (`observe/behind`).
 //! Invariant: there are few, as Services mostly have the same nodes; when there are many, all are forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ impl Nodes {
 }
 
 impl Cache {
-    /// Where it is kept which nodes a seal stands for.
+    /// The cell that holds the nodes of a synced hash.
     pub(crate) fn nodes_of_hash(&self, synced: &str) -> Arc<OnceCell<BTreeSet<String>>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner).of(synced)
     }

@@ -1,7 +1,7 @@
 //! How many load balancers the account may have in the region, and whether the cluster's own are as many.
 //!
 //! Owns: [`Balancers`], counting, and when the quota is asked for. Leaves to others: asking (`observe`), what to do about it
-//! (`plan`). Invariant: what is not known stands in nobody's way; AWS tells it then.
+//! (`plan`). Invariant: an unknown quota blocks nothing; AWS refuses then.
 
 use std::collections::BTreeSet;
 use std::sync::{MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ impl Balancers {
         old && present >= self.most.unwrap_or(LEAST)
     }
 
-    /// The account's answer; `None`: it told nothing.
+    /// The account's answer; `None`: it has none.
     fn answered(&mut self, most: Option<usize>) {
         *self = Self { most, asked: Some(Instant::now()) };
     }
@@ -60,7 +60,7 @@ impl Cache {
         self.balancers().is_due(present)
     }
 
-    /// The quota was asked for; `None`: the account told nothing.
+    /// The quota was read; `None`: the account does not report it.
     pub(crate) fn saw_quota(&self, most: Option<usize>) {
         self.balancers().answered(most);
     }

@@ -52,7 +52,7 @@ impl Refused {
         self.0.retain(|_, notes| !notes.is_empty());
     }
 
-    /// Shows those that are not due among the targets that were read or believed.
+    /// Shows those that are not due among the targets that were read or cached.
     pub(super) fn show(&self, observed: &mut Observed, now: Instant) {
         match observed {
             Observed::Full(view) => {

@@ -20,7 +20,7 @@ use crate::tags;
 /// `DescribeLoadBalancers`, `DescribeTargetGroups`, `DescribeTags`, `AddTags` and a filter of `GetResources` take so
 /// many: <https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_DescribeTags.html>.
 const A_CALL: usize = 20;
-/// How many times as often as things are looked at, seals are written.
+/// How many times as often as resources are read, synced hashes are written.
 const SYNCED_WINDOWS: u32 = 20;
 /// How many times as often at least, whoever else is to come.
 const PATIENCE: u32 = 5;
@@ -48,8 +48,8 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    /// `pace`: how often things are looked at. Under AWS's limits Services that began together end one by one, and nobody
-    /// waits for what comes last: the first seal waits a twentieth of it for others, and both a seal and the proof that
+    /// `pace`: how often resources are read. Under AWS's limits Services that began together end one by one, and nobody
+    /// waits for what comes last: the first synced hash waits a twentieth of it for others, and both a hash and the proof that
     /// nothing is left up to a fifth, where others are on their way there.
     pub(crate) fn new(pace: Duration) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl Batches {
         marked(id, self.marks.ask((tags.clone(), id.clone()), |marks| mark_all(cloud, marks)).await?)
     }
 
-    /// The same, when a change begins that ends with a seal.
+    /// The same, when a change begins that ends with a synced hash.
     pub(crate) async fn mark_dirty<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
         self.add_tags(cloud, id, tags).await?;
         self.changing.begins(id);

@@ -1,6 +1,6 @@
-//! What is being changed or deleted, and so is about to be sealed or looked for.
+//! Resources that are being changed or deleted, and so are about to be marked synced or read.
 //!
-//! Owns: [`Changing`]. Leaves to others: whose call that is (`batches`). Invariant: it decides how long somebody waits,
+//! Owns: [`Changing`]. Leaves to others: whose call that is (`batches`). Invariant: it decides how long a caller waits,
 //! and nothing else; a change that never ends is forgotten after a while.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What each error code of each call means: whose fault it is, when to try again, and what to do about it.
 //!
 //! Owns: the one table. Leaves to others: reading codes from answers (`sdk`), acting on them (`execute`). Invariants: what
-//! a user wrote is told as the user's, by the annotation; what passes by itself is tried again with backoff; a code that
+//! a user wrote is reported with the annotation; what passes by itself is tried again with backoff; a code that
 //! nobody knows is an outage unless its name says otherwise.
 //! Codes: "Errors" of each call and "Common errors" in the API references of `ELBv2` and tagging, EC2's "Error codes",
 //! and those of STS, which credentials come from.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Answer;
 
-/// How long the first one waits for others, unless told otherwise.
+/// How long the first one waits for others by default.
 const WINDOW: Duration = Duration::from_millis(10);
 
 type Reply<V> = oneshot::Sender<Answer<Option<V>>>;

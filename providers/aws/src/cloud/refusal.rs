@@ -1,7 +1,7 @@
 //! Targets that AWS does not take, by its own words.
 //!
 //! Owns: whether an answer to `RegisterTargets` is about its targets, about which, and what is wrong with them. Leaves to
-//! others: what to do about it (`execute/targets`), when to try again (`memory`). Invariant: an answer about anything
+//! others: what to do about it (`execute/targets`), when to try again (`cache/refused`). Invariant: an answer about anything
 //! else (the group, a permission, the rate) is none of these, and stays an error.
 //! AWS refuses a whole call for one target, and names those that it minds: sometimes all of them, sometimes the first.
 
@@ -26,7 +26,7 @@ pub enum Unfit {
     TooManyPorts,
     /// Nobody knows: calls ran out before it was its turn.
     Unsorted,
-    /// Something else; AWS's words tell.
+    /// Something else, in AWS's words.
     Other,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for Refusal {
 /// So many targets are named at most.
 const NAMED: usize = 8;
 
-/// Who is refused and why; those with the same words together.
+/// The refused targets with the reasons; those with the same words together.
 pub(crate) fn describe(all: &[(&Target, &Refusal)]) -> String {
     let mut by_reason: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (target, refusal) in all {

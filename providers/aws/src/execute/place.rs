@@ -1,8 +1,8 @@
-//! Where a load balancer goes: subnets by tag, by name or by ID.
+//! The subnets of a load balancer: by tag, by name or by ID.
 //!
 //! Owns: finding subnets. Leaves to others: who asks. Invariants: one subnet for each zone, the same ones every time, with
-//! room where any of the zone has; subnets that are marked as another cluster's, and Local Zones, are not discovered; a name
-//! that says which of several, and what AWS would not take, is told with the subnets.
+//! room where any of the zone has; subnets that are marked as another cluster's, and Local Zones, are not discovered; an
+//! ambiguous name, and what AWS would refuse, is reported with the subnets.
 
 use std::collections::BTreeMap;
 
@@ -139,7 +139,7 @@ fn fit(chosen: &[&Subnet], least: u32) -> Result<(), String> {
     if full.is_empty() { Ok(()) } else { Err(self::full(&full)) }
 }
 
-/// What is told of subnets without room.
+/// The message for subnets without room.
 fn full(subnets: &[&Subnet]) -> String {
     let each = subnets.iter().map(|it| format!("{} has {}", it.id, it.free.unwrap_or_default()));
     format!(

@@ -1,10 +1,10 @@
-//! What bears a name of ours and has lost its tags: they are put back where that name proves whose it is.
+//! Resources with a name of ours that lost their tags: these are restored where the name proves the owner.
 //!
 //! Owns: the proof, and what it takes with it. Leaves to others: noticing (`observe/lost`), when (`plan`).
 //! The proof: names of target groups and security groups are digests of both UIDs, which nobody chooses. A load balancer's
 //! may be a user's, so that it counts with a target group behind it whose name is a digest of the UIDs, this very name and its
-//! port; a digest counts by itself where nothing is behind it yet. Invariants: a tag that names somebody else refutes any proof;
-//! without proof nothing is touched, and the user is told what is missing; what is untagged again and again is not fought for.
+//! port; a digest counts by itself where nothing is behind it yet. Invariants: a tag that names another owner refutes any proof;
+//! without proof nothing is touched, and the error names the missing tags; tags that are removed again and again are not restored.
 
 use portico_provider::ProviderError;
 
@@ -17,7 +17,7 @@ use crate::step::Named;
 use crate::tags;
 
 const OPERATION: &str = "restore tags";
-/// So often, and then somebody is told.
+/// Tries, after which the removal is reported.
 const TRIES: u32 = 2;
 
 impl<C: Cloud> Executor<'_, C> {

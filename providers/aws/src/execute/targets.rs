@@ -1,7 +1,7 @@
 //! Registering and deregistering targets, so that one that AWS refuses keeps out no other.
 //!
-//! Owns: telling the bad ones from the good ones within a bounded number of calls, and noting them. Leaves to others: what
-//! AWS's words mean (`cloud/refusal`), when they are offered again (`memory`, `plan/targets`).
+//! Owns: separating refused targets from others within a bounded number of calls, and caching them. Leaves to others: what
+//! AWS's words mean (`cloud/refusal`), when they are offered again (`cache/refused`, `plan/targets`).
 //! Invariants: every target that AWS takes is registered, or offered again soon; a refused one fails no step; an error
 //! about anything else than targets is one.
 

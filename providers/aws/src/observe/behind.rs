@@ -1,7 +1,7 @@
 //! Targets of a Service whose tags say that all else is as it was finished: read by themselves, or known from others.
 //!
-//! Owns: that part of a look. Leaves to others: what tags say (`plan/by_tags`), the Service's other things (`observe`).
-//! Invariant: what a seal stands for is learnt from targets that were read and agree with it, never from what is wanted.
+//! Owns: that part of a read. Leaves to others: what tags say (`plan/by_tags`), the Service's other things (`observe`).
+//! Invariant: the nodes of a synced hash come from targets that were read and agree with it, never from what is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,7 @@ impl<C: Cloud> Observer<'_, C> {
         Ok(found.map(|targets| Snapshot { targets: Some(targets), ..snapshot.clone() }))
     }
 
-    /// Of all Services with the same seal the first one reads, and the others wait for it.
+    /// Of all Services with the same hash the first one reads, and the others wait for it.
     async fn nodes_behind(&self, behind: &Behind) -> Answer<Found> {
         let synced = self.cache.nodes_of_hash(&behind.synced);
         let mut read = None;
@@ -59,7 +59,7 @@ impl<C: Cloud> Observer<'_, C> {
     }
 }
 
-/// The nodes that are behind each of the groups, if the seal says that these were all.
+/// The nodes behind each of the groups, if the hash says that these are all.
 fn the_same_nodes(behind: &Behind, all: &BTreeMap<String, Targets>) -> Option<BTreeSet<String>> {
     let mut each = all.values().map(|targets| targets.keys().map(|target| target.id.clone()).collect());
     let first: BTreeSet<String> = each.next()?;

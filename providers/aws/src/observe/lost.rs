@@ -17,7 +17,7 @@ use crate::tags;
 
 impl<C: Cloud> Observer<'_, C> {
     /// `others`: of the IDs that were asked for those that do not carry this owner's tags.
-    /// `leaves`: nobody looks again, so that security groups are asked for by name, too.
+    /// `leaves`: this is the last read, so that security groups are searched by name, too.
     pub(super) async fn lost(
         &self,
         owner: &Owner,

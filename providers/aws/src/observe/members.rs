@@ -1,6 +1,6 @@
 //! Reading what a group shares: its load balancer, who else has listeners there, its security groups.
 //!
-//! Owns: that part of a look, and of the listing. Leaves to others: the Service's own things (`observe`).
+//! Owns: that part of a read, and of the listing. Leaves to others: the Service's own things (`observe`).
 //! Invariants: whose a listener is, its own tags say, read afresh; a listing that lags is made up for by the name of the
 //! load balancer and by what this process has made for any member.
 
@@ -30,7 +30,7 @@ impl Memberships {
         }
     }
 
-    /// Something of a Service; its target groups tell which groups it is in.
+    /// A resource of a Service; its target groups show its memberships.
     pub(super) fn member(&mut self, owner: &Owner, kind: Kind, found: &Tags) {
         if let (Kind::TargetGroup, Some(group)) = (kind, tags::group(found)) {
             self.members
@@ -42,7 +42,7 @@ impl Memberships {
         }
     }
 
-    /// Shows each member what it shares; and what nobody is left to share, somebody who stands for it.
+    /// Gives each member what it shares; what a group without members shared gets an owner that stands for the group.
     pub(super) fn attach(self, cluster: &ClusterUid, services: &mut BTreeMap<Owner, Snapshot>) {
         let Self { shared, members } = self;
         let used: BTreeSet<GroupName> = members.values().flat_map(|groups| groups.keys().cloned()).collect();
@@ -141,7 +141,7 @@ impl<C: Cloud> Observer<'_, C> {
             return Ok(());
         };
         let all: Vec<Listener> = balancer.listeners.values().cloned().collect();
-        Box::pin(self.tell_apart(owner, &mut balancer, all)).await?;
+        Box::pin(self.separate_listeners(owner, &mut balancer, all)).await?;
         if tags::has_extras(found) {
             balancer.extras = Some(self.extras(&balancer.listeners).await?);
         }
@@ -157,8 +157,8 @@ impl<C: Cloud> Observer<'_, C> {
 
 impl<C: Cloud> Observer<'_, C> {
     /// Leaves with a load balancer's listeners those that are this owner's by their tags, or by those of the controller that
-    /// it was adopted from; the others, among `unclear`, are somebody else's.
-    pub(super) async fn tell_apart(
+    /// it was adopted from; the others, among `unclear`, are another owner's.
+    pub(super) async fn separate_listeners(
         &self,
         owner: &Owner,
         balancer: &mut Balancer,
@@ -167,7 +167,7 @@ impl<C: Cloud> Observer<'_, C> {
         let ids: Vec<Id> = unclear.iter().map(|listener| listener.id.clone()).collect();
         let whose = self.batches.tags(self.cloud, &ids).await?;
         for Listener { id, spec, .. } in unclear {
-            // One that is gone by now is nobody's.
+            // One that is gone by now has no owner.
             let found = whose.get(&id);
             let adopted = |tags| balancer.adopted && tags::were_made_for(tags, owner);
             if !found.is_some_and(|tags| tags::are_of(tags, owner) || adopted(tags)) {

@@ -2,7 +2,7 @@
 //!
 //! Owns: which target groups there are, behind which ports. Leaves to others: which targets each is to have
 //! (`translate/targets`), their order (`targets`). Invariants: nothing but targets is changed, beside the note that a change
-//! begins; a group that no listener sends to, and whose name tells no port of the Service, is left as it is.
+//! begins; a group without a listener, whose name stands for no port of the Service, is left as it is.
 
 use std::collections::BTreeMap;
 
@@ -94,7 +94,7 @@ fn of_snapshot(site: &Site, backends: &Backends, offered: &Offered<'_>, snapshot
     draft.plan(DONE)
 }
 
-/// Whether tags alone tell that the ports, and the targets behind them, are those that were finished.
+/// Whether tags alone prove that the ports, and the targets behind them, are those that were synced.
 fn is_synced(
     backends: &Backends,
     offered: &Offered<'_>,

@@ -131,7 +131,7 @@ impl Parts<'_> {
             shape: *shape,
             port,
             health: health.clone(),
-            // A member's target groups are what its seal is on.
+            // A member's synced hash is on its target groups.
             tags: self
                 .tags()
                 .into_iter()

@@ -1,7 +1,7 @@
 //! What the tags of a listing are enough for: nothing to do, a change of targets, or to delete everything.
 //!
-//! Owns: plans without a full view. Leaves to others: everything else, after a look.
-//! Invariant: a seal is believed for what it says; what it does not say is read. What is deleted unread, AWS itself
+//! Owns: plans without a full view. Leaves to others: everything else, after a full read.
+//! Invariant: a synced hash proves what it says; the rest is read. What is deleted unread, AWS itself
 //! protects: it keeps what has deletion protection or is in use.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub(super) fn present(
     if synced.spec != hash.spec {
         return read_all(&desired.owner, "the Service changed");
     }
-    // Clients find it by its hostname, which no tag tells.
+    // Clients find it by its hostname, which no tag has.
     if hostname(desired, snapshot).is_none() {
         return read_all(&desired.owner, "its hostname is in no status");
     }
@@ -75,7 +75,7 @@ pub(super) fn present(
     draft.plan(DONE)
 }
 
-/// Everything goes; what others share is theirs too, and is read first.
+/// Everything is deleted; what a group shares is read first.
 pub(super) fn absent(owner: &Owner, snapshot: &Snapshot) -> Plan<Step> {
     let Snapshot {
         load_balancers,
@@ -120,10 +120,10 @@ pub(crate) fn hostname<'a>(desired: &'a LoadBalancer, snapshot: &Snapshot) -> Op
     published.next().is_none().then_some(hostname)
 }
 
-/// Target groups of a Service of which nothing but its targets changed since it was sealed.
+/// Target groups of a Service of which nothing but its targets changed since it was synced.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Behind {
-    /// What the seal says of the targets.
+    /// The hash of the targets.
     pub(crate) synced: String,
     /// By name.
     pub(crate) target_groups: BTreeMap<String, BehindListener>,

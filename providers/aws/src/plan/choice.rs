@@ -1,4 +1,4 @@
-//! Which load balancer is the one: what exists and fits, or a new one with consent.
+//! The choice of the load balancer: what exists and fits, or a new one with consent.
 //!
 //! Owns: what cannot change in place. Leaves to others: changing what can.
 //! Invariant: without consent what serves stays; with it the new one comes first.
@@ -43,7 +43,7 @@ impl<'a> Choice<'a> {
         Self { name, current: kept.map(|(_, it)| it), others, blocked: Some(blocked) }
     }
 
-    /// What is told of a load balancer that only another one could take the place of.
+    /// The message for a load balancer that only another one could replace.
     pub(super) fn consent(name: &str, why: &str) -> String {
         format!(
             "load balancer {name} {why}: to replace it, set annotation portico.dev/allow-replacement to \"true\"; the \

@@ -1,7 +1,7 @@
 //! A plan in the making: steps in any order, sorted by what they need of one another.
 //!
-//! Owns: the order laws. Leaves to others: which steps. Invariant: what widens comes before what narrows; a thing is
-//! made before it is named, and deleted after nothing names it.
+//! Owns: the order laws. Leaves to others: which steps. Invariant: additive steps come before destructive
+//! ones; a resource is created before another names it, and deleted after the last that names it.
 
 use std::time::Duration;
 

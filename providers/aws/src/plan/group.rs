@@ -1,9 +1,9 @@
 //! A load balancer that a group of Services shares: who may join, what each may change there, and leaving.
 //!
 //! Owns: the rules among members. Leaves to others: one member's own part (`balancer`, `listeners`), rules of security
-//! groups (`firewalls`). Invariants: what another member has is never changed; what is of the whole load balancer is
+//! groups (`security_groups`). Invariants: what another member has is never changed; what is of the whole load balancer is
 //! the lead's to say, and what would need another one is nobody's while others are there; the load balancer and its
-//! security groups go with the last member.
+//! security groups are deleted with the last member.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ use crate::wanted::{Frontend, Placement, Wanted};
 /// An obstacle: field, kind, message.
 pub(super) type Block = (Field, Obstacle, String);
 
-/// Names of what goes must not overlap on.
+/// The groups whose load balancers two attempts must not change at once.
 pub(crate) fn shares(desired: Desired<'_>, observed: Option<&Observed>) -> BTreeSet<GroupName> {
     let mut groups = observed.map(Observed::groups).unwrap_or_default();
     groups.extend(match desired {

@@ -96,7 +96,7 @@ impl Parts<'_> {
             }
         }
         let stale: BTreeSet<String> = shown.certificates.difference(certificates).cloned().collect();
-        // With TLS they go by themselves.
+        // AWS removes them with TLS.
         if !stale.is_empty() && wanted.spec.protocol == Transport::Tls {
             let action = modify(ListenerChange::RemoveCertificates(stale));
             draft.destructive(action, "the Service does not name them");

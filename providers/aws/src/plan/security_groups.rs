@@ -1,8 +1,8 @@
 //! Which rule is in which of the security groups that we own, and what changes them.
 //!
 //! Owns: sharding. Leaves to others: which rules there should be (`translate`), other people's groups.
-//! Invariants: a rule that is there stays where it is; a new one goes where old and new together have room, so that
-//! it comes before others go; a group that no wanted rule is in leaves the load balancer, then goes.
+//! Invariants: an existing rule stays in its group; a new one is put where old and new together have room, so that it
+//! comes before old ones are revoked; a group without a wanted rule is removed from the load balancer, then deleted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,7 +98,7 @@ impl Parts<'_> {
     }
 
     /// Whether it is others' to take a rule away: of a port that they have a listener on, or may be about to make one on.
-    /// Rules come before their listener and go before it; of a port that nobody has a listener on, one is this Service's to
+    /// Rules are created and revoked before their listener; of a port that nobody has a listener on, one is this Service's to
     /// take away only while it has target groups left over, which are deleted last.
     fn is_others(&self, rule: &Rule) -> bool {
         let is_own = |port| {
@@ -240,7 +240,7 @@ impl Parts<'_> {
             }
             Frontend::Given { .. } => BTreeSet::new(),
         };
-        // Those of groups that it leaves are the others', or go with the last of them.
+        // Those of groups that it leaves are the others', or are deleted with the last of them.
         let is_own = |tags: &_| tags::group(tags).is_none_or(|group| Some(&group) == self.home);
         let own = self.view.security_groups.iter().filter(|(_, it)| is_own(&it.tags));
         for (name, security_group) in own.filter(|(name, _)| !used.contains(*name)) {

@@ -1,7 +1,7 @@
 //! What others have put on what is this Service's: named, and left as it is.
 //!
-//! Owns: the words. Leaves to others: telling whose a thing is (`observe/company`), reading rules (`cloud/sdk/ec2`).
-//! Invariant: a rule that lets in whom the Service does not is told apart from one that only is somebody else's.
+//! Owns: the words. Leaves to others: owners (`observe/members`), reading rules (`cloud/sdk/ec2`).
+//! Invariant: a rule that admits clients whom the Service does not has a reason of its own.
 
 use ipnet::IpNet;
 use portico_provider::{Fact, LoadBalancer, Topic, Truth};
@@ -50,7 +50,7 @@ pub(super) fn report(desired: &LoadBalancer, view: &View, balancer: &Balancer) -
     Some(fact(Topic::NothingForeign, Truth::False, reason, message))
 }
 
-/// Whether a rule lets somebody in to a port of the Service whom none of our own rules does.
+/// Whether a rule admits clients to a port of the Service whom none of our own rules does.
 fn opens(desired: &LoadBalancer, own: &[&Rule], rule: &ForeignRule) -> bool {
     let source: Option<IpNet> = rule.source.parse().ok();
     let lets_in = |own: &Rule| match (&own.source, source) {

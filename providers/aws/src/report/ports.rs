@@ -1,6 +1,6 @@
-//! What is told of each port: whether it has its listener, and a target that can get traffic.
+//! The status of each port: whether it has its listener, and a target that can get traffic.
 //!
-//! Owns: the states of ports, and their words. Leaves to others: what is told of the whole load balancer.
+//! Owns: the states of ports, and their words. Leaves to others: the status of the whole load balancer.
 //! Invariant: a port counts as serving only with a listener of the Service's own and a target that AWS sends to.
 
 use std::collections::BTreeSet;

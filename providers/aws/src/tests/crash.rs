@@ -103,12 +103,12 @@ async fn process(
     let provider = fixture.provider(&owner.cluster);
     let listed = provider.inventory().await.map_err(|error| message(&error))?;
     let mut observed = listed.services.get(&owner.service).map(|owned| owned.observed.clone());
-    go(&provider, owner, to, &mut observed, status).await
+    attempt(&provider, owner, to, &mut observed, status).await
 }
 
 /// As an operator would drive it: it plans, looks as closely as the plan needs, believes its own steps, and publishes
 /// what is reported. What has to be done by hand ends it with these words.
-pub(super) async fn go<C: Cloud>(
+pub(super) async fn attempt<C: Cloud>(
     provider: &AwsProvider<C>,
     owner: &Owner,
     to: Option<&LoadBalancer>,

@@ -8,7 +8,7 @@ use portico_provider::{
     Topic,
 };
 
-use super::crash::{Status, go};
+use super::crash::{Status, attempt};
 use super::emulator::Emulator;
 use super::plans::{mk_base, mk_view, planned};
 use super::{mk_listener, mk_load_balancer};
@@ -34,7 +34,7 @@ fn mk_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
 async fn settle(provider: &AwsProvider<Sdk>, to: &LoadBalancer, status: &mut Status) -> Option<Observed> {
     let mut services = provider.inventory().await.unwrap().services;
     let mut observed = services.remove(&to.owner.service).map(|owned| owned.observed);
-    Box::pin(go(provider, &to.owner, Some(to), &mut observed, status)).await.unwrap();
+    Box::pin(attempt(provider, &to.owner, Some(to), &mut observed, status)).await.unwrap();
     observed
 }
 

@@ -9,7 +9,7 @@ use portico_provider::{
     Desired, GroupName, LoadBalancer, LoadBalancerProvider, Owner, Protocol, Replacement, ServiceName,
 };
 
-use super::crash::{Status, go};
+use super::crash::{Status, attempt};
 use super::emulator::Emulator;
 use super::{mk_listener, mk_load_balancer, mk_nodes};
 use crate::AwsProvider;
@@ -73,7 +73,7 @@ impl Run {
     async fn settle(&mut self, n: usize, gone: bool) {
         let Member { desired, observed, status } = &mut self.members[n];
         let to = (!gone).then_some(&*desired);
-        Box::pin(go(&self.provider, &desired.owner, to, observed, status)).await.unwrap();
+        Box::pin(attempt(&self.provider, &desired.owner, to, observed, status)).await.unwrap();
     }
 
     async fn settle_all(&mut self) {

@@ -7,7 +7,7 @@
 use portico_provider::{LoadBalancer, LoadBalancerProvider, Owner, ServiceName};
 use serde_json::Value;
 
-use super::crash::{Status, go};
+use super::crash::{Status, attempt};
 use super::emulator::Emulator;
 use super::{mk_load_balancer, mk_options};
 use crate::cloud::resources::{Id, Kind, Tags};
@@ -34,7 +34,7 @@ async fn settle(
 ) -> Result<(), String> {
     let mut services = provider.inventory().await.unwrap().services;
     let mut observed = services.remove(&mk_owner().service).map(|owned| owned.observed);
-    Box::pin(go(provider, &mk_owner(), to, &mut observed, status)).await
+    Box::pin(attempt(provider, &mk_owner(), to, &mut observed, status)).await
 }
 
 async fn own(sdk: &Sdk) -> Vec<Id> {

@@ -37,7 +37,7 @@ fn mk_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
 type Mistake<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
 /// Until all is done, or a step fails, or nothing but a look is left to do: then what is waited for, and how long.
-async fn go(
+async fn attempt(
     provider: &AwsProvider<Sdk>,
     desired: Desired<'_>,
 ) -> Result<Option<(String, Duration)>, ProviderError> {
@@ -62,7 +62,7 @@ async fn go(
 
 /// The reason, the retry, and the words.
 async fn refused(provider: &AwsProvider<Sdk>, desired: &LoadBalancer) -> (&'static str, Retry, String) {
-    match go(provider, Desired::Present(desired)).await {
+    match attempt(provider, Desired::Present(desired)).await {
         Err(error) => (error.reason(), error.retry(), error.to_string()),
         Ok(waiting) => panic!("taken, and waits for {waiting:?}"),
     }
@@ -114,7 +114,7 @@ async fn security_groups_are_found_by_their_names() {
     let provider = mk_provider(&emulator);
     let mine = emulator.run(&["group", &emulator.vpc, "mine"]).as_str().unwrap().to_owned();
     let desired = mk_asking(&emulator, "named", &[(key::SECURITY_GROUPS, "mine,")]);
-    assert_eq!(go(&provider, Desired::Present(&desired)).await.unwrap(), None);
+    assert_eq!(attempt(&provider, Desired::Present(&desired)).await.unwrap(), None);
     let made = emulator.account("list").to_string();
     assert!(
         made.contains(&format!(r#""SecurityGroups": ["{mine}"]"#))
@@ -135,18 +135,18 @@ async fn an_address_that_aws_still_holds_is_waited_for_and_one_of_others_is_a_co
     let address = emulator.run(&["address"]).as_str().unwrap().to_owned();
     let asking = [(key::SUBNETS, "net-a"), (key::EIPS, address.as_str())];
     let first = mk_asking(&emulator, "first", &asking);
-    assert_eq!(go(&provider, Desired::Present(&first)).await.unwrap(), None);
+    assert_eq!(attempt(&provider, Desired::Present(&first)).await.unwrap(), None);
 
     let second = mk_asking(&emulator, "second", &asking);
-    let (what, retry) = go(&provider, Desired::Present(&second)).await.unwrap().unwrap();
+    let (what, retry) = attempt(&provider, Desired::Present(&second)).await.unwrap().unwrap();
     assert!(what.contains(key::EIPS) && what.contains("release it"), "{what}");
     assert!(retry >= Duration::from_secs(6), "it is not asked for at once again: {retry:?}");
     let (reason, retry, message) = refused(&provider, &second).await;
     assert_eq!((reason, retry), ("Conflict", Retry::Never), "{message}");
 
-    assert_eq!(go(&provider, Desired::Absent(&first.owner)).await.unwrap(), None);
+    assert_eq!(attempt(&provider, Desired::Absent(&first.owner)).await.unwrap(), None);
     let provider = mk_provider(&emulator);
-    assert_eq!(go(&provider, Desired::Present(&second)).await.unwrap(), None, "AWS let it go meanwhile");
+    assert_eq!(attempt(&provider, Desired::Present(&second)).await.unwrap(), None, "AWS let it go meanwhile");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,7 +154,7 @@ async fn what_keeps_a_thing_from_going_is_named_with_the_remedy() {
     let Some(emulator) = Emulator::start().await else { return };
     let provider = mk_provider(&emulator);
     let desired = mk_asking(&emulator, "shared", &[]);
-    assert_eq!(go(&provider, Desired::Present(&desired)).await.unwrap(), None);
+    assert_eq!(attempt(&provider, Desired::Present(&desired)).await.unwrap(), None);
     let all = emulator.account("list");
     let of_it = |prefix: &str| {
         let mut ids = all.as_object().unwrap().iter().filter(|(id, thing)| {
@@ -165,11 +165,11 @@ async fn what_keeps_a_thing_from_going_is_named_with_the_remedy() {
     let (arn, group) = (of_it(":loadbalancer/"), of_it("sg-"));
     emulator.run(&["share", &arn]);
     emulator.run(&["refer", &group]);
-    let (what, _) = go(&provider, Desired::Absent(&desired.owner)).await.unwrap().unwrap();
+    let (what, _) = attempt(&provider, Desired::Absent(&desired.owner)).await.unwrap().unwrap();
     assert!(what.contains("endpoint service (PrivateLink)"), "{what}");
     emulator.run(&["unshare", &arn]);
-    let (what, _) = go(&provider, Desired::Absent(&desired.owner)).await.unwrap().unwrap();
+    let (what, _) = attempt(&provider, Desired::Absent(&desired.owner)).await.unwrap().unwrap();
     assert!(what.contains(&group) && what.contains("a rule of another security group"), "{what}");
     emulator.run(&["unrefer", &group]);
-    assert_eq!(go(&provider, Desired::Absent(&desired.owner)).await.unwrap(), None);
+    assert_eq!(attempt(&provider, Desired::Absent(&desired.owner)).await.unwrap(), None);
 }

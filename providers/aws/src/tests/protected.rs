@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use portico_provider::{LoadBalancer, LoadBalancerProvider, Owner, ServiceName};
 
-use super::crash::{Status, go};
+use super::crash::{Status, attempt};
 use super::emulator::Emulator;
 use super::mk_load_balancer;
 use crate::AwsProvider;
@@ -37,7 +37,7 @@ async fn from_listing(
     let owner = mk_owner();
     let mut services = provider.inventory().await.unwrap().services;
     let mut observed = services.remove(&owner.service).map(|owned| owned.observed);
-    let ended = Box::pin(go(provider, &owner, to, &mut observed, &mut Status::new())).await;
+    let ended = Box::pin(attempt(provider, &owner, to, &mut observed, &mut Status::new())).await;
     (ended, observed)
 }
 

@@ -68,7 +68,7 @@ fn old_targets_go_when_some_new_one_is_there_and_stay_while_all_are_refused() {
 }
 
 /// Goes until there is nothing to do or something is waited for that is not AWS's own work; the plan then.
-async fn go(
+async fn attempt(
     provider: &AwsProvider<Sdk>,
     desired: &LoadBalancer,
     mut mode: ReadMode,
@@ -125,7 +125,7 @@ async fn instances_that_are_stopped_or_gone_keep_no_other_out() {
     let all = [nodes[0].clone(), nodes[1].clone(), nodes[2].clone(), gone.clone()];
     let wanted = mk_load_balancer(mk_owner("web"), &all);
     drop(emulator.calls());
-    let (plan, wanted) = go(&provider, &wanted, ReadMode::Cached).await;
+    let (plan, wanted) = attempt(&provider, &wanted, ReadMode::Cached).await;
     let what = &plan.waiting().unwrap().what;
     assert!(what.contains(&nodes[1]) && what.contains(&gone), "{plan}");
     assert!(emulator.calls()["RegisterTargets"] <= 4);
@@ -137,14 +137,14 @@ async fn instances_that_are_stopped_or_gone_keep_no_other_out() {
 
     // Neither another look nor a fresh one offers them again before it is time.
     drop(emulator.calls());
-    let (_, wanted) = go(&provider, &wanted, ReadMode::Full).await;
+    let (_, wanted) = attempt(&provider, &wanted, ReadMode::Full).await;
     assert!(!emulator.calls().contains_key("RegisterTargets"));
 
     // The one starts, the other's Node goes.
     emulator.instance("start", &nodes[1]);
     let fresh = AwsProvider::new(emulator.sdk.clone(), emulator.config(&wanted.owner.cluster)).unwrap();
     let fixed = LoadBalancer { targets: mk_nodes(&nodes[..3]), ..wanted };
-    let (plan, fixed) = go(&fresh, &fixed, ReadMode::Full).await;
+    let (plan, fixed) = attempt(&fresh, &fixed, ReadMode::Full).await;
     assert!(plan.is_settled(), "{plan}");
     let observed = fresh.observe(&fixed.owner, ReadMode::Full).await.unwrap();
     assert_eq!(fact_of(&fresh, &fixed, observed.as_ref()), None);

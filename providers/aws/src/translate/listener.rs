@@ -59,7 +59,7 @@ pub(super) fn listeners(
     listeners
 }
 
-/// What the account does not allow of listeners, told before anything is made.
+/// Quotas of listeners and certificates, reported before anything is created.
 fn beyond(quotas: &Quotas, listeners: &BTreeMap<u16, WantedListener>) -> Obstacles {
     let mut beyond = Obstacles::new();
     if listeners.len() > quotas.listeners {

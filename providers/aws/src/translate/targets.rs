@@ -1,8 +1,8 @@
-//! Who stands behind a listener: nodes or pods, no more of them than a load balancer takes.
+//! The targets of a listener: nodes or pods, no more of them than a load balancer takes.
 //!
 //! Owns: targets and AWS's limits on them. Leaves to others: who is eligible (the operator), the choice itself
 //! (`portico_provider::subset`), what is registered already (`plan/targets`). Invariants: each target counts once for each target group it is in; a tenth of every
-//! limit stays free, so that new targets can be registered before old ones go.
+//! limit stays free, so that new targets can be registered before old ones are deregistered.
 //! <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-limits.html>
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! Credentials, kept for all three APIs until shortly before they expire, or until AWS rejects them.
 //!
-//! Owns: keeping, and asking anew. Leaves to others: where they come from (the SDK's chain), which answers reject them
+//! Owns: keeping, and renewing. Leaves to others: where they come from (the SDK's chain), which answers reject them
 //! (`limited`). Invariants: whoever asks while they are asked for waits for that; what was rejected is never used again
 //! by a later call, so that rotated keys are picked up without a restart.
 
@@ -13,7 +13,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use tokio::sync::Mutex;
 
-/// Credentials that are about to expire are asked for anew.
+/// Credentials that are about to expire are renewed.
 const EXPIRY_MARGIN: Duration = Duration::from_mins(5);
 /// STS and the instance's metadata answer within a second.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -199,7 +199,7 @@ fn rules(permission: Node<'_, '_>) -> Vec<Rule> {
     ranges.chain(lists).map(|source| Rule { protocol, port, source }).collect()
 }
 
-/// All that `rules` does not tell. A port that cannot be read counts as all of them.
+/// The rest of `rules`. A port that cannot be read counts as all of them.
 fn foreign(permission: Node<'_, '_>) -> Vec<ForeignRule> {
     let named = |list, part| items(permission, list).filter_map(move |it| text(it, part));
     let mut sources: Vec<&str> = named("groups", "groupId").collect();

@@ -1,6 +1,6 @@
 //! From an SDK's error to [`CloudError`].
 //!
-//! Owns: telling an answer from no answer, and that from missing credentials. Leaves to others: what a code means
+//! Owns: separating an answer from no answer, and that from missing credentials. Leaves to others: what a code means
 //! (`cloud/codes`). Invariant: what is no answer is an outage, unless credentials could not be had.
 
 use std::error::Error;
