@@ -7,6 +7,7 @@
 mod credentials;
 mod ec2;
 mod elb;
+mod endpoint;
 mod failure;
 mod limited;
 mod query;
@@ -70,7 +71,7 @@ impl Sdk {
         let connector = Limited::new(Connector::builder().tls_provider(tls).build(), Arc::clone(&limits));
         Self {
             elb: aws_sdk_elasticloadbalancingv2::Client::new(&config),
-            ec2: Arc::new(query::Query::new(&config, connector)),
+            ec2: Arc::new(query::Query::new(&config, endpoint::url(&config).await, connector)),
             tagging: aws_sdk_resourcegroupstagging::Client::new(&config),
             limits,
         }

@@ -27,20 +27,18 @@ pub(super) struct Query {
     connector: Limited,
     credentials: Option<SharedCredentialsProvider>,
     region: String,
-    endpoint: String,
+    /// A URL, or why there is none.
+    endpoint: Result<String, String>,
 }
 
 impl Query {
-    pub(super) fn new(config: &SdkConfig, connector: Limited) -> Self {
+    pub(super) fn new(config: &SdkConfig, endpoint: Result<String, String>, connector: Limited) -> Self {
         let region = config.region().map(ToString::to_string).unwrap_or_default();
-        let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        let endpoint =
-            config.endpoint_url().map_or_else(|| format!("https://ec2.{region}.{suffix}"), str::to_owned);
         Self {
             connector,
             credentials: config.credentials_provider(),
             region,
-            endpoint: format!("{}/", endpoint.trim_end_matches('/')),
+            endpoint: endpoint.map(|url| format!("{url}/")),
         }
     }
 
@@ -68,6 +66,7 @@ impl Query {
 
     fn signed(&self, body: String, credentials: Credentials) -> Result<HttpRequest, String> {
         const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded; charset=utf-8");
+        let endpoint = self.endpoint.as_deref().map_err(Clone::clone)?;
         let identity = credentials.into();
         let parameters = v4::SigningParams::builder()
             .identity(&identity)
@@ -78,15 +77,11 @@ impl Query {
             .build()
             .map_err(|error| error.to_string())?
             .into();
-        let signable = SignableRequest::new(
-            "POST",
-            self.endpoint.as_str(),
-            [FORM].into_iter(),
-            SignableBody::Bytes(body.as_bytes()),
-        );
+        let signable =
+            SignableRequest::new("POST", endpoint, [FORM].into_iter(), SignableBody::Bytes(body.as_bytes()));
         let signed = sign(signable.map_err(|error| error.to_string())?, &parameters);
         let (instructions, _signature) = signed.map_err(|error| error.to_string())?.into_parts();
-        let mut request = http::Request::post(&self.endpoint)
+        let mut request = http::Request::post(endpoint)
             .header(FORM.0, FORM.1)
             .body(SdkBody::from(body))
             .map_err(|error| error.to_string())?;
