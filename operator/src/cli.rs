@@ -36,7 +36,6 @@ use crate::reconcile::api::{ApiServer, ReadOnly};
 use crate::reconcile::events;
 use crate::reconcile::queue::Queue;
 use crate::reconcile::settings::{Parts, Scope, Settings};
-use portico_runtime::chain;
 
 mod gc;
 mod plan;
@@ -57,11 +56,6 @@ pub async fn main(command: Command) -> anyhow::Result<ExitCode> {
         Command::Gc(args) => Box::pin(gc::gc(*args)).await,
         Command::Status(args) => status::status(args).await,
     }
-}
-
-/// An error and its causes in a line, each once.
-pub fn error_text(error: &anyhow::Error) -> String {
-    chain(error.as_ref())
 }
 
 fn code(to_do: bool) -> ExitCode {
@@ -176,18 +170,6 @@ fn answer<T: Serialize>(output: Output, value: &T, text: impl FnOnce() -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cause_that_several_errors_repeat_is_told_once() {
-        let source = std::io::Error::other("tcp connect error: Connection refused");
-        let error = anyhow::Error::from(source)
-            .context("client error (Connect): tcp connect error: Connection refused")
-            .context("ServiceError: client error (Connect): tcp connect error: Connection refused")
-            .context("no way to the API server");
-        let reported = error_text(&error);
-        assert_eq!(reported.matches("Connection refused").count(), 1, "{reported}");
-        assert!(reported.starts_with("no way to the API server: ServiceError"), "{reported}");
-    }
 
     #[test]
     fn columns_are_as_wide_as_they_have_to_be() {

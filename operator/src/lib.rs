@@ -30,5 +30,5 @@ pub use cache::class_parameters::{
     ClassOptions, LoadBalancerClassParameters, LoadBalancerClassParametersSpec, ParametersCondition,
     ParametersStatus, ProxyProtocolParameter, SchemeParameter, TargetKindParameter,
 };
-pub use cli::{error_text, main as execute};
+pub use cli::main as execute;
 pub use desired::options::{ANNOTATIONS, AnnotationSpec};

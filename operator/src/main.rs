@@ -1,11 +1,11 @@
 //! The binary `portico-operator`: reads flags, does what they say, and answers with an exit code.
 //!
 //! Owns: nothing but the order, and what is the process's: its log and its crypto provider. Leaves to others: everything.
-//! Invariant: an error is logged once, with its causes.
+//! Invariant: an error is logged once, with its sources.
 
 use std::process::ExitCode;
 
-use portico_operator::{Command, error_text, execute};
+use portico_operator::{Command, execute};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -17,7 +17,7 @@ async fn main() -> ExitCode {
     match execute(command).await {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!(error = error_text(&error), "ended");
+            tracing::error!(error = portico_runtime::chain(error.as_ref()), "ended");
             ExitCode::FAILURE
         }
     }

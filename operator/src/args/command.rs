@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn gc_deletes_only_when_told_so() {
+    fn gc_deletes_only_with_yes() {
         let gc = |flags: &str| parsed(&format!("portico-operator gc --provider bare-metal {flags}"));
         let deletes = |flags: &str| match gc(flags) {
             Ok(Command::Gc(args)) => Some(args.yes),

@@ -325,7 +325,7 @@ mod tests {
     use crate::testing::{mk_service, with};
 
     #[test]
-    fn a_class_is_ours_by_name_or_by_default_and_nobody_elses() {
+    fn a_class_is_ours_by_name_or_by_default_and_no_other() {
         let ours = ClassRule::one("portico.dev/local", false);
         let default = ClassRule { default: true, ..ours.clone() };
         let classed = |class: Option<&str>| {
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn types_nest_in_order_and_headless_is_told_apart() {
+    fn types_nest_in_order_and_headless_is_distinct() {
         let typed = |type_: &str, ip: &str| {
             ServiceType::of(&with(mk_service("web"), |spec| {
                 spec.type_ = Some(type_.to_owned());

@@ -103,7 +103,7 @@ where
                 router.absent::<K>();
             }
             Err(error) => {
-                tracing::warn!(kind, error = portico_runtime::chain(&error), "watch broken; it begins anew");
+                tracing::warn!(kind, error = portico_runtime::chain(&error), "watch broken; it is restarted");
             }
         }
     }

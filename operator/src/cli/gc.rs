@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_listing_tells_what_would_go_and_deletes_nothing() {
+    async fn a_listing_prints_what_would_be_deleted_and_deletes_nothing() {
         let run = mk_run(&["kept", "lost"]);
         run.cluster.apply(mk_service("kept"));
         let found = run.gc.list().await.unwrap();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_unclaimed_in_both_looks_goes_and_nothing_else() {
+    async fn what_is_unclaimed_in_both_scans_is_deleted_and_nothing_else() {
         let run = mk_run(&["kept", "lost", "returns"]);
         run.cluster.apply(mk_service("kept"));
         let began = Instant::now();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_deleted_is_told_and_keeps_no_other() {
+    async fn a_deletion_that_fails_is_reported_and_stops_no_other() {
         let run = mk_run(&["first", "second"]);
         let denied = ProviderError::Denied { operation: "delete", message: "not you".to_owned() };
         run.cloud.with(|it| it.failures.push(denied));

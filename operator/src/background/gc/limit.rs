@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_window_lets_a_few_go_and_the_next_one_again() {
+    async fn a_window_allows_a_few_deletions_and_the_next_one_again() {
         let (start, window) = (Instant::now(), Duration::from_mins(10));
         for (count, share, existing, expected) in
             [(10, 10, 1_000, 10), (10, 10, 50, 5), (10, 10, 4, 3), (0, 100, 1_000, 0), (10, 100, 8, 8)]

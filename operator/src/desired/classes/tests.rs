@@ -39,7 +39,7 @@ fn counts(
 }
 
 #[test]
-fn of_several_objects_for_a_class_the_oldest_counts_and_the_others_are_told() {
+fn of_several_objects_for_a_class_the_oldest_counts_and_the_others_have_a_condition() {
     let mut old = object("z-old", 1, CLASS);
     old.spec.defaults.scheme = Some(SchemeParameter::Internal);
     let mut new = object("a-new", 2, CLASS);
@@ -202,7 +202,7 @@ fn fields_of_the_spec_that_say_what_annotations_say_are_under_the_same_rules() {
 }
 
 #[test]
-fn what_the_provider_of_a_class_cannot_do_is_told_on_the_object_by_its_field() {
+fn what_the_provider_of_a_class_cannot_do_is_in_the_objects_condition_by_its_field() {
     let config = portico_provider_local::Config {
         endpoint: "http://127.0.0.1:9".to_owned(),
         token: String::new(),

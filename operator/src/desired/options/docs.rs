@@ -93,7 +93,7 @@ fn the_page_of_annotations_is_that_of_the_tables() {
 }
 
 #[test]
-fn every_key_a_provider_reads_is_under_a_prefix_that_somebody_watches() {
+fn every_key_a_provider_reads_is_under_a_known_prefix() {
     for (name, capabilities) in PROVIDERS {
         let ours = |key: &str| {
             key.starts_with(super::DOMAIN)

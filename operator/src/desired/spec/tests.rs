@@ -73,7 +73,7 @@ fn every_wrong_field_is_named_in_its_own_words() {
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let service = with(mk_service("web"), |spec| {
         spec.load_balancer_ip = Some("x".to_owned());
         spec.session_affinity = Some("Cookie".to_owned());

@@ -49,7 +49,7 @@ pub(super) fn role(service: &Service, classes: &ClassRule, exists: bool) -> Role
         },
         (true, false) if is_load_balancer => Role::Release("spec.loadBalancerClass is no longer ours"),
         (true, false) => Role::Release("spec.type is no longer LoadBalancer"),
-        (false, false) if is_load_balancer => Role::None("spec.loadBalancerClass is somebody else's"),
+        (false, false) if is_load_balancer => Role::None("spec.loadBalancerClass is another controller's"),
         (false, false) => Role::None("spec.type is not LoadBalancer"),
     }
 }

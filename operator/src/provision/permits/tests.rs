@@ -34,7 +34,7 @@ async fn park(
 }
 
 #[tokio::test]
-async fn deletions_and_target_changes_pass_a_crowd_of_creations_which_still_get_their_turns() {
+async fn deletions_and_target_changes_pass_many_creations_which_still_get_their_turns() {
     let permits = Permits::new(1);
     let held = permits.acquire(AttemptPriority::Creating).await.unwrap();
     let (order, mut set) = (Arc::default(), JoinSet::new());
@@ -110,7 +110,7 @@ async fn who_gives_up_waiting_costs_nobody_a_turn() {
 }
 
 #[tokio::test]
-async fn a_closed_gate_sends_everybody_away() {
+async fn closed_permits_refuse_every_attempt_that_waits() {
     let permits = Permits::new(1);
     let held = permits.acquire(AttemptPriority::Creating).await.unwrap();
     let waits = tokio::spawn({

@@ -71,7 +71,7 @@ async fn waiting_is_waited_for_and_ends_the_row_of_failures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_left_half_done_is_looked_at_although_the_snapshot_looks_as_wanted_now() {
+async fn what_was_left_half_done_is_read_although_the_inventory_is_as_wanted_now() {
     let now = Instant::now();
     let mut other = mk_load_balancer("web");
     other.source_ranges.insert("10.0.0.0/8".parse().unwrap());
@@ -84,7 +84,7 @@ async fn what_was_left_half_done_is_looked_at_although_the_snapshot_looks_as_wan
 }
 
 #[tokio::test(start_paused = true)]
-async fn targets_that_stay_unhealthy_are_looked_at_ever_more_rarely_and_well_ones_not_at_all() {
+async fn targets_that_stay_unhealthy_are_read_ever_more_rarely_and_healthy_ones_not_at_all() {
     let mut now = Instant::now();
     let mut track = Track::default();
     let mut pauses = Vec::new();

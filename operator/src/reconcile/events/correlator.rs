@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_an_object_that_is_told_about_all_the_time_25_are_written_and_then_one_in_five_minutes() {
+    async fn of_an_object_with_events_all_the_time_25_are_written_and_then_one_in_five_minutes() {
         let (mut notifier, start) = (Notifier::default(), Instant::now());
         let written = |notifier: &mut Notifier, now| {
             (0..100).filter(|_| notifier.notify("web", "a", now) != Correlated::Spam).count()

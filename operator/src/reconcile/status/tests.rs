@@ -93,7 +93,7 @@ fn executing_steps_on_what_serves_changes_no_status() {
 
 /// After a restart load balancers are known by their tags, which say nothing of targets.
 #[test]
-fn what_was_not_looked_at_stays_as_it_was_said_and_what_was_is_said_anew() {
+fn a_condition_that_was_not_read_stays_and_one_that_was_read_is_written_again() {
     let service = mk_service("web");
     let fact = |topic, holds| Fact { topic, holds, reason: "Told".to_owned(), message: "as read".to_owned() };
     let facts = vec![fact(Topic::TargetsHealthy, Truth::True), fact(Topic::TargetsAccepted, Truth::False)];
@@ -124,7 +124,7 @@ fn a_failure_is_one_event_and_the_same_again_is_none() {
 }
 
 #[test]
-fn a_warning_is_told_and_stops_nothing() {
+fn a_warning_is_reported_and_stops_nothing() {
     let service = mk_service("web");
     let warnings =
         [Problem::new(ProblemKind::UnknownAnnotation, "annotation portico.dev/x", "nothing reads it")];

@@ -8,7 +8,7 @@ use crate::cache::class_parameters::{LoadBalancerClassParameters, LoadBalancerCl
 use crate::testing::{mk_service, with};
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_remembered_of_services_that_are_gone_whatever_state_they_were_in() {
+async fn nothing_is_kept_of_services_that_are_gone_whatever_state_they_were_in() {
     let fixture = Fixture::new();
     let running = fixture.start().await;
     fixture.cloud.with(|cloud| cloud.hanging.insert("uid-s3".parse().unwrap()));
@@ -33,7 +33,7 @@ async fn nothing_is_remembered_of_services_that_are_gone_whatever_state_they_wer
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_made_again_while_nobody_looked_leaves_nothing_of_the_old_one() {
+async fn a_service_created_again_unseen_leaves_nothing_of_the_old_one() {
     let fixture = Fixture::new();
     let running = fixture.start().await;
     fixture.cluster.apply(with(mk_service("web"), |spec| spec.ports = None));
@@ -62,7 +62,7 @@ async fn a_provider_that_panics_anywhere_stops_no_service_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_became_of_class_parameters_is_told_although_the_first_try_failed() {
+async fn class_parameters_get_their_condition_although_the_first_try_failed() {
     let fixture = Fixture::new();
     let spec = LoadBalancerClassParametersSpec {
         load_balancer_class: "portico.dev/fake".to_owned(),

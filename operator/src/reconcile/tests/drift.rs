@@ -163,7 +163,7 @@ async fn what_a_listing_shows_is_counted_apart_from_what_users_and_nodes_change(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changed_while_nobody_ran_is_put_right_and_counts_as_no_drift() {
+async fn a_change_while_no_operator_ran_is_repaired_and_counts_as_no_drift() {
     let fixture = Fixture::new();
     let first = fixture.start().await;
     fixture.cluster.apply(mk_service("web"));

@@ -9,7 +9,7 @@ use crate::reconcile::status::{Basis, StatusPatch};
 use crate::testing::{mk_service, with};
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_stays_is_told_once_however_often_it_is_tried() {
+async fn a_failure_that_stays_is_reported_once_however_often_it_is_tried() {
     let fixture = Fixture::new();
     let _running = fixture.start().await;
     let failure = || ProviderError::unavailable("create", "x");
@@ -23,7 +23,7 @@ async fn a_failure_that_stays_is_told_once_however_often_it_is_tried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_provider_call_that_never_ends_holds_up_nobody_else() {
+async fn a_provider_call_that_never_ends_delays_no_other_service() {
     let fixture = Fixture::new();
     let _running = fixture.start().await;
     for name in ["slow-a", "slow-b", "slow-c"] {
@@ -81,7 +81,7 @@ async fn a_crash_during_deletion_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn user_errors_are_told_once_and_not_tried_again_and_take_nothing_away() {
+async fn user_errors_are_reported_once_and_not_tried_again_and_take_nothing_away() {
     let fixture = Fixture::new();
     let _running = fixture.start().await;
     fixture.cluster.apply(mk_service("web"));
@@ -104,7 +104,7 @@ async fn user_errors_are_told_once_and_not_tried_again_and_take_nothing_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_is_told_and_tried_again_only_when_the_service_changes() {
+async fn a_quota_is_reported_and_tried_again_only_when_the_service_changes() {
     let fixture = Fixture::new();
     let _running = fixture.start().await;
     let full =
@@ -144,7 +144,7 @@ async fn a_provider_that_is_down_clears_no_status_and_is_met_with_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_that_somebody_wiped_is_written_again() {
+async fn a_status_that_was_wiped_is_written_again() {
     let fixture = Fixture::new();
     let _running = fixture.start().await;
     fixture.cluster.apply(mk_service("web"));

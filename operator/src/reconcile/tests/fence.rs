@@ -37,7 +37,7 @@ async fn a_step_of_many_requests_ends_with_the_lease_and_its_load_balancer_is_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_runs_out_ends_it_as_well_and_one_that_comes_back_lets_it_begin_anew() {
+async fn a_lease_that_runs_out_ends_it_as_well_and_one_that_comes_back_lets_it_start_again() {
     let fixture = Fixture::calm();
     let running = slow(&fixture).await;
     running.keeper.open(Instant::now() + Duration::from_millis(2_500));

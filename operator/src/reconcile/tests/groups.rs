@@ -14,7 +14,7 @@ fn mk_member(name: &str, group: &str) -> Service {
 }
 
 #[tokio::test(start_paused = true)]
-async fn goes_of_one_group_never_overlap_and_others_do_not_wait_for_them() {
+async fn attempts_of_one_group_never_overlap_and_others_do_not_wait_for_them() {
     let fixture = Fixture::calm();
     let _running = fixture.start().await;
     for name in ["a", "b", "c", "d"] {
@@ -35,7 +35,7 @@ async fn goes_of_one_group_never_overlap_and_others_do_not_wait_for_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_listener_is_told_and_gets_it_soon_after_the_other_lets_go() {
+async fn a_service_that_waits_for_a_listener_says_so_and_gets_it_soon_after_its_release() {
     let fixture = Fixture::new();
     let _running = fixture.start().await;
     fixture.cluster.apply(mk_member("first", "edge"));

@@ -59,7 +59,7 @@ async fn the_finalizer_is_there_before_anything_exists_and_goes_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_as_desired_costs_nothing_however_often_it_is_looked_at() {
+async fn what_is_as_desired_costs_nothing_however_often_it_is_reconciled() {
     let fixture = Fixture::new();
     let running = fixture.start().await;
     fixture.cluster.apply(mk_service("web"));

@@ -8,7 +8,7 @@ use crate::background::gc::limit;
 use crate::testing::{mk_node, mk_service, with};
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_does_not_wait_behind_a_crowd_of_creations() {
+async fn a_deletion_does_not_wait_behind_many_creations() {
     let mut fixture = Fixture::calm();
     fixture.settings.policy.concurrency = 2;
     let running = fixture.start().await;
@@ -65,7 +65,7 @@ async fn a_change_does_not_wait_behind_all_that_a_restart_has_to_catch_up_with()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_go_that_waited_is_about_what_is_wanted_by_then() {
+async fn an_attempt_that_waited_provisions_what_is_wanted_by_then() {
     let mut fixture = Fixture::calm();
     fixture.settings.policy.concurrency = 1;
     fixture.cloud.with(|cloud| cloud.hanging.insert("uid-slow".parse().unwrap()));
@@ -82,7 +82,7 @@ async fn a_go_that_waited_is_about_what_is_wanted_by_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mass_of_unclaimed_load_balancers_goes_in_portions() {
+async fn many_unclaimed_load_balancers_are_deleted_in_portions() {
     let fixture = Fixture::new();
     let running = fixture.start().await;
     for index in 0..40 {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::testing::{mk_service, with};
 
 #[tokio::test(start_paused = true)]
-async fn somebody_elses_class_is_not_touched() {
+async fn another_controllers_class_is_not_touched() {
     let fixture = Fixture::new();
     let _running = fixture.start().await;
     let foreign = with(mk_service("web"), |spec| spec.load_balancer_class = Some("other/nlb".to_owned()));
@@ -270,7 +270,7 @@ fn publish(service: &mut Service, ip: Option<&str>, hostname: Option<&str>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_controller_serves_is_left_to_it_until_somebody_says_otherwise() {
+async fn a_service_of_another_controller_is_left_to_it_until_it_is_annotated() {
     for (what, sign) in SIGNS {
         for (how, says) in [
             ("annotation", Some(("portico.dev/take-over", "true"))),

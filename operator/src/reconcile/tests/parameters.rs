@@ -86,7 +86,7 @@ async fn a_changed_default_reaches_every_service_of_the_class_and_an_annotation_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_object_is_told_so_and_stops_no_service() {
+async fn a_bad_object_has_a_condition_and_stops_no_service() {
     let fixture = Fixture::new();
     let wrong = parameters(|spec| {
         spec.defaults.scheme = Some(SchemeParameter::Internal);

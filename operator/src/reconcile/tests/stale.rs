@@ -42,7 +42,7 @@ async fn a_bad_edit_that_was_made_before_the_address_came_does_not_take_it_away(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_somebody_else_wrote_meanwhile_is_not_cleared_from_an_old_read() {
+async fn an_address_that_another_writer_wrote_meanwhile_is_not_cleared_from_an_old_read() {
     let fixture = late();
     let _running = fixture.start().await;
     fixture.cluster.apply(annotated("web", "portico.dev/scheme", "sideways"));

@@ -137,7 +137,7 @@ async fn a_restart_with_a_refused_service_still_brings_targets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn targets_that_fail_keep_nothing_else_back_and_are_told() {
+async fn targets_that_fail_hold_nothing_else_back_and_are_reported() {
     let fixture = Fixture::new();
     let running = fixture.start().await;
     running.node(mk_node("a", "10.0.0.1", true));
