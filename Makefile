@@ -105,6 +105,8 @@ $(CONFORMANCE): e2e/conformance/go.mod e2e/conformance/go.sum $(wildcard e2e/con
 lint: $(TOOLS)/helm $(TOOLS)/cargo-deny
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	scripts/words.py
+	scripts/circles.py
 	scripts/orphans.sh
 	scripts/deny.sh
 	cd e2e/controlplane && test -z "$$(gofmt -l .)" && go vet -trimpath ./...

@@ -30,7 +30,7 @@ FORMER = [
     ("audience", "reporters", ("nodeproxy/", "operator/")),
     ("tell tells told telling complain complains", "report, reported, sender, warn", ("",)),
     ("carrier carriers", "dataplane setup", ("",)),
-    ("facts", "events, findings", ("nodeproxy/", "providers/aws/")),
+    ("facts", "input events", ("nodeproxy/",)),
     ("rival rivals stray strays", "other proxy, misrouted", ("nodeproxy/",)),
     ("theatre scene scenes ground", "shared cluster, fixture", ("",)),
     ("stage", "shared cluster", ("e2e/tests/", "e2e/src/scenario")),
