@@ -154,7 +154,7 @@ fn the_kernel_agrees_with_the_model_on_every_row_and_a_changed_element_is_named(
         "ip endpoints { 10.96.0.1:80/tcp slot 0x1 }: should be 10.201.1.2:8080, is 10.201.0.3:1",
         "ip endpoints { 10.96.0.1:80/tcp slot 0x7 }: should not be there, is 10.201.0.3:1",
         "ip cluster-ips { 10.96.0.1 }: should be present, is missing",
-        "the kernel gives this packet: 10.201.0.2:8080 (sees the client) or 10.201.0.3:1",
+        "the kernel now gives this packet: 10.201.0.2:8080 (sees the client) or 10.201.0.3:1",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
