@@ -2,10 +2,7 @@
 //!
 //! Owns no state; nothing here changes the model.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
