@@ -277,3 +277,35 @@ fn is_in(endpoint: &Endpoint, topology: Topology, node: &NodeInfo) -> bool {
         Topology::SameZone => node.zone.as_ref().is_some_and(|zone| endpoint.zone_hints.contains(zone)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::{Hints, ServiceName, SlicePort};
+
+    /// A Service has a slice for each family; a pod with addresses of both is in both.
+    #[test]
+    fn a_pod_with_addresses_of_both_families_counts_once_in_each() {
+        let node = NodeInfo { name: "here".into(), ..NodeInfo::default() };
+        let slice = |addresses: &[&str]| EndpointSlice {
+            service: ServiceName { namespace: "ns".into(), name: "web".into() },
+            name: addresses[0].into(),
+            ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
+            endpoints: addresses
+                .iter()
+                .map(|address| Endpoint {
+                    address: address.parse().expect("an address"),
+                    ready: true,
+                    serving: true,
+                    terminating: false,
+                    node: Some("here".into()),
+                    zone_hints: Hints::default(),
+                    node_hints: Hints::default(),
+                })
+                .collect(),
+        };
+        let slices = [slice(&["10.1.0.1", "10.1.0.2"]), slice(&["10.1.0.2"]), slice(&["fd00::1"])];
+        let counts = [Family::V4, Family::V6].map(|family| local_ready(&slices, family, &node));
+        assert_eq!(counts, [2, 1]);
+    }
+}
