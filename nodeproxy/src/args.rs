@@ -52,7 +52,7 @@ pub struct Args {
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
-    /// Name of this node's Node object. Default: the variable NODE_NAME.
+    /// Name of this node's Node object. Default: the variable `NODE_NAME`.
     #[arg(long, env = "NODE_NAME")]
     pub hostname_override: Option<String>,
     /// Path of a kubeconfig. Default: KUBECONFIG, or the service account of the pod.

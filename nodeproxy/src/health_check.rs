@@ -105,12 +105,12 @@ impl Servers {
             if let Some(server) = self.running.get(&address) {
                 *server.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
             } else {
-                self.start(address, answer).await;
+                self.start(address, answer);
             }
         }
     }
 
-    async fn start(&mut self, address: SocketAddr, answer: Answer) {
+    fn start(&mut self, address: SocketAddr, answer: Answer) {
         let listener = match http::listen(address) {
             Ok(listener) => listener,
             Err(error) => {
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    async fn mk_free_port() -> u16 {
+    fn mk_free_port() -> u16 {
         let free = http::listen(([0, 0, 0, 0], 0).into()).expect("any port");
         free.local_addr().expect("an address").port()
     }
@@ -273,7 +273,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_passes_from_a_service_to_another_is_served_all_the_while() {
         let (mut servers, mut reported) = mk_servers();
-        let port = mk_free_port().await;
+        let port = mk_free_port();
         for (name, endpoints) in [("shop/web", 1), ("other/api", 2), ("shop/web", 3)] {
             let check = HealthCheck { port, v4: Some(endpoints), v6: None };
             servers.update(&mk_published_of(name.parse().expect("a name"), check)).await;
@@ -287,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_is_removed_and_comes_back_is_served_at_once() {
         let (mut servers, mut reported) = mk_servers();
-        let port = mk_free_port().await;
+        let port = mk_free_port();
         for _ in 0..20 {
             servers.update(&mk_published(port, 1)).await;
             assert!(get(port).await.is_some());
@@ -300,7 +300,7 @@ mod tests {
     #[tokio::test]
     async fn each_family_counts_its_own_endpoints_and_one_that_the_service_lacks_is_not_served() {
         let (mut servers, _reported) = mk_servers();
-        let port = mk_free_port().await;
+        let port = mk_free_port();
         let both = HealthCheck { port, v4: Some(2), v6: Some(0) };
         servers.update(&mk_published_of(mk_name(), both)).await;
         let text = get(port).await.expect("an answer");

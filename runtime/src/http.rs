@@ -71,7 +71,7 @@ pub async fn serve(listener: TcpListener, router: Router, connections: Connectio
     }
 }
 
-/// The answer of `/metrics`: the registry in the OpenMetrics text format.
+/// The answer of `/metrics`: the registry in the `OpenMetrics` text format.
 pub fn exposition(registry: &Registry) -> Response {
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, registry) {

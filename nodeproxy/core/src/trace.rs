@@ -197,10 +197,10 @@ fn service_port(
 }
 
 fn targets(model: &Model, packet: &Packet, met: &Met<'_>, outcome: &Outcome) -> Vec<TracedEndpoint> {
-    let none = BTreeMap::new();
+    let unreachable = BTreeMap::new();
     let chances = match outcome {
         Outcome::Backends(backends) => backends,
-        Outcome::Refused | Outcome::Dropped | Outcome::NotOurs => &none,
+        Outcome::Refused | Outcome::Dropped | Outcome::NotOurs => &unreachable,
     };
     let (node, family) = (model.node_info(), Family::of(packet.to.address));
     let of_node = node.addresses.iter().copied().filter(|a| Family::of(*a) == family);

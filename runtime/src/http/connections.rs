@@ -93,7 +93,7 @@ mod tests {
     use super::{super::listen, *};
 
     /// A server that says "well"; it stops with the guard.
-    async fn mk_server() -> (SocketAddr, tokio_util::sync::DropGuard) {
+    fn mk_server() -> (SocketAddr, tokio_util::sync::DropGuard) {
         let listener = listen(([127, 0, 0, 1], 0).into()).expect("any port");
         let address = listener.local_addr().expect("an address");
         let stop = CancellationToken::new();
@@ -126,7 +126,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_asks_nothing_or_half_a_thing_or_once_is_let_go() {
-        let (address, _stop) = mk_server().await;
+        let (address, _stop) = mk_server();
         let body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf";
         let (half_a_head, rest) = (REQUEST_WITHIN + Duration::from_secs(1), LIFETIME + REQUEST_WITHIN);
         for (said, within) in [
@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_speaks_slowly_is_let_go() {
-        let (address, _stop) = mk_server().await;
+        let (address, _stop) = mk_server();
         let (mut reader, mut writer) = connect(address).await.into_split();
         let speaks = async {
             // Every request is complete in time, and there is no end to them.
@@ -163,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_connections_give_way() {
-        let (address, _stop) = mk_server().await;
+        let (address, _stop) = mk_server();
         let mut idle = Vec::new();
         for _ in 0..MOST * 2 {
             idle.push(connect(address).await);

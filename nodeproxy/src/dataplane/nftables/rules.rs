@@ -13,9 +13,9 @@ use super::names::table;
 
 /// First register of keys and results.
 const FIRST: Register = Register(0);
-/// `NF_CT_STATE_INVALID_BIT` of nf_conntrack_common.h.
+/// `NF_CT_STATE_INVALID_BIT` of `nf_conntrack_common.h`.
 const INVALID: u32 = 1;
-/// `NF_CT_STATE_BIT(IP_CT_NEW)` of nf_conntrack_common.h.
+/// `NF_CT_STATE_BIT(IP_CT_NEW)` of `nf_conntrack_common.h`.
 const NEW: u32 = 8;
 /// `IPS_DST_NAT` of `enum ip_conntrack_status`.
 const DESTINATION_NAT: u32 = 0x20;
