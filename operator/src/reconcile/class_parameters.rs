@@ -46,7 +46,7 @@ pub(crate) async fn report_once<P: LoadBalancerProvider, C: Cluster>(reconciler:
             continue;
         }
         let name = &review.name;
-        tracing::info!(name, reason = wanted.reason, message = wanted.message, "class parameters");
+        tracing::info!(name, reason = wanted.reason, verdict = wanted.message, "class parameters");
         if let Err(error) = reconciler.writer.api().report_parameters(object, &wanted).await {
             tracing::warn!(name, error = chain(&error), "class parameters: status not written");
             reported &= !error.retry();

@@ -72,8 +72,7 @@ async fn steered(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.create(&mk_service("web", spec)?).await?;
     let balancer = fixture.provisioned("web").await?;
     let outside = fixture.outside();
-    all_on(&fixture.answered(std::slice::from_ref(&outside), By::Http, balancer).await?, "node-1")?;
-    // Once it knows which node has endpoints, not a single request may go to the other.
+    // Until the first health verdict the load balancer tries all nodes. Afterwards no request may go to the other node.
     fixture.eventually("steady answers", async || outside.answers(By::Http, balancer, 20).await).await?;
     all_on(&outside.answers(By::Http, balancer, 50).await?, "node-1")?;
     all_on(&fixture.answered(&fixture.insiders(), By::Http, balancer).await.context("short cut")?, "node-1")?;
