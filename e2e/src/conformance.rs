@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long, value_name = "REGEX", default_value = suite::FOCUS)]
     focus: String,
     /// How many tests run at once
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
     procs: u8,
     /// Run nothing: put the last runs' reports side by side
     #[arg(long)]

@@ -52,7 +52,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 pub struct Effort {
     /// Endpoint changes to measure.
     pub updates: usize,
-    /// Cold starts to measure.
+    /// Cold starts to measure, and restarts where the rules are right.
     pub cold_starts: usize,
     /// Pairs of windows of the closed loop.
     pub pairs: usize,
@@ -103,7 +103,11 @@ impl Trial<'_> {
         let measured = crashes.or(self.measure(start, targets, &process, is_last, report)).await;
         process.stop().await?;
         measured?;
-        if is_last { self.restart(report).await } else { Ok(()) }
+        let restarts = if is_last { self.effort.cold_starts } else { 0 };
+        for _ in 0..restarts {
+            self.restart(report).await?;
+        }
+        Ok(())
     }
 
     async fn measure(
