@@ -7,7 +7,10 @@
 //! **Additive, then destructive.** A packet walks several maps, and a transaction may fall between two of its
 //! lookups. An element that a packet can still look up because of an earlier answer stays through
 //! [`Plan::additive`], and leaves with [`Plan::destructive`], a later transaction. So a frontend that has endpoints
-//! before and after never resolves to nothing in between.
+//! before and after never resolves to nothing in between. One exception: an address may pass from a Service with
+//! `externalTrafficPolicy: Local` to another Service with `Cluster`, both with session affinity. The first packet of a
+//! connection that is between two lookups then finds the list of local endpoints that the second Service does not have. It
+//! is dropped, and the client sends it again.
 //!
 //! Invariants: `diff(s, s)` is empty. Applying `additive` and then `destructive` of `diff(o, d)` to `o` gives `d`. The
 //! lists of a transaction are sorted, so equal differences are equal values.
