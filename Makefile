@@ -3,7 +3,7 @@
 #   make demo [MANIFESTS=file.yaml]   a whole cluster on this machine: one Service, every type, every address
 #   make test                         every test, on a real control plane and a real kernel
 #   make fuzz [TARGET=netlink|watch] [SECONDS=60]   what neither kernel nor API server should send, led by coverage
-#   make lint                         formatting, lints, licences, orphaned files, the chart
+#   make lint                         formatting, lints, names, circles, licences, orphaned files, the chart
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
 #   make bench BENCH=cloud [SERVICES="50 200"] [CONTROLLERS="…"] [RESTART=1000] [BARE_METAL=10000] [WAITING=1000] [THROTTLED=200]   … and with AWS's cloud provider

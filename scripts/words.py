@@ -40,6 +40,7 @@ SENTENCE = 5
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 METRIC = re.compile(r'"(portico_[a-z0-9_]+)"')
+REGISTERED = re.compile(r'(\bregister\(\s*)"([a-z0-9_]+)"')
 
 
 def code(text, python):
@@ -51,7 +52,7 @@ def code(text, python):
     def blank(found):
         return METRIC.sub(r"\1", found[0]) if METRIC.fullmatch(found[0]) else "\n" * found[0].count("\n")
 
-    return re.sub(f"{quoted}|{comment}", blank, text)
+    return re.sub(f"{quoted}|{comment}", blank, REGISTERED.sub(r"\1\2", text))
 
 
 def offences(path, text):
@@ -62,7 +63,8 @@ def offences(path, text):
         if any(path.startswith(folder) for folder in folders)
         for word in words.split()
     }
-    lines = [(0, pathlib.PurePath(path).stem), *enumerate(text.split("\n"), 1)]
+    names = pathlib.PurePath(path).with_suffix("").parts
+    lines = [*((0, name) for name in names), *enumerate(text.split("\n"), 1)]
     for number, line in lines:
         for name in NAME.findall(line):
             parts = [part.lower() for part in WORD.findall(name)]

@@ -120,10 +120,6 @@ async fn keep(args: &UpArgs, inside: &Inside) -> anyhow::Result<ExitCode> {
 }
 
 /// Makes the KUBECONFIG that works from the machine, and says how to use the cluster.
-pub fn print_usage(account: &Account, name: &str, inside: &Inside) -> anyhow::Result<()> {
-    explain(account, &Which { name: name.to_owned(), data_dir: None }, inside)
-}
-
 fn explain(account: &Account, which: &Which, inside: &Inside) -> anyhow::Result<()> {
     let Inside { home, api_port } = inside;
     let tools = Tools::find()?;

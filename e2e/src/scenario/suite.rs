@@ -70,7 +70,12 @@ impl Suite {
         let environment = vec![(SUITE, OsString::from(self.name)), (COUNTS, file)];
         let plan = Plan { environment, ..Plan::named(self.name) };
         let code = session::run_in_sandbox(&plan)?;
-        Counts::read(counts.path()).with_context(|| format!("suite {} ended with code {code}", self.name))
+        let counts = Counts::read(counts.path())
+            .with_context(|| format!("suite {} ended with code {code}", self.name))?;
+        if code != 0 && counts.failed == 0 {
+            bail!("suite {} ended with code {code}, and no test failed", self.name);
+        }
+        Ok(counts)
     }
 
     /// Runs its trials, here, and leaves the counts. The cluster is not stopped in order at the end: the end of the
