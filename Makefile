@@ -3,6 +3,7 @@
 #   make demo [MANIFESTS=file.yaml]   a whole cluster on this machine: one Service, every type, every address
 #   make test                         every test, on a real control plane and a real kernel
 #   make fuzz [TARGET=netlink|watch] [SECONDS=60]   what neither kernel nor API server should send, led by coverage
+#   make images                       Portico's container images, as OCI layouts in target/images
 #   make lint                         formatting, lints, names, circles, licences, orphaned files, the chart
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test fuzz lint bench conformance build setup emulators fmt
+.PHONY: demo test images fuzz lint bench conformance build setup emulators fmt
 
 KUBERNETES := 1.36.3
 HELM := 3.22.0
@@ -73,6 +74,9 @@ test: setup emulators
 	@cargo test --workspace
 	@scripts/crash-points.sh tell
 
+images: target/tools/.images-packages
+	@scripts/images.sh
+
 # Inputs that reach something new are kept under target/fuzz.
 fuzz: target/tools/.packages target/tools/.fuzz-packages
 	@echo "building the fuzz targets (after a build for tests: about a minute)"
@@ -88,6 +92,10 @@ bench: setup $(if $(filter cloud,$(BENCH)),$(TOOLS)/aws/.ready $(TOOLS)/aws-clou
 
 conformance: setup build target/tools/.conformance-packages $(CONFORMANCE)
 	@$(E2E) conformance $(if $(FOCUS),--focus '$(FOCUS)')
+
+target/tools/.images-packages: scripts/packages.sh
+	@scripts/packages.sh images
+	@mkdir -p $(@D) && touch $@
 
 target/tools/.fuzz-packages: scripts/packages.sh
 	@scripts/packages.sh fuzz

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# packages.sh [conformance|fuzz]: sees to the Debian packages that the cluster on this machine needs, or says which are missing.
+# packages.sh [conformance|fuzz|images]: sees to the Debian packages that the cluster on this machine needs, or says which are missing.
 set -euo pipefail
 
 declare -A package=([ip]=iproute2 [nft]=nftables [redis-server]=redis-server [redis-cli]=redis-tools [unshare]=util-linux
   [sysctl]=procps [conntrack]=conntrack [iptables]=iptables [cc]=gcc)
 [ "${1:-}" != conformance ] || package+=([dig]=bind9-dnsutils [nc]=netcat-openbsd [curl]=curl)
 [ "${1:-}" != fuzz ] || package+=([c++]=g++)
+[ "${1:-}" != images ] || package+=([umoci]=umoci [musl-gcc]=musl-tools)
 missing=()
 for program in "${!package[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing+=("${package[$program]}")

@@ -116,7 +116,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.bench == Bench::Proxy {
         args.services().iter().try_for_each(|services| objects::check_size(*services))?;
     }
-    if session::inside()?.is_none() && env::args().any(|flag| flag == "--crowd" || flag.starts_with("--crowd=")) {
+    if session::inside()?.is_none()
+        && env::args().any(|flag| flag == "--crowd" || flag.starts_with("--crowd="))
+    {
         Account::new().line("--crowd is called --bare-metal now; the next release refuses the old name");
     }
     let Inside { home, api_port: _ } = match session::enter(&Plan::named("bench"))? {

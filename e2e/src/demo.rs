@@ -35,6 +35,9 @@ pub struct Args {
     /// A manifest of your own in place of the guestbook
     #[arg(long, value_name = "FILE")]
     manifests: Option<PathBuf>,
+    /// Run Portico's pods from the images in this folder, as `make images` leaves them
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
 }
 
 /// Runs the demo to its end.
@@ -87,7 +90,8 @@ async fn show(args: &Args, home: &Home) -> anyhow::Result<ExitCode> {
 
 async fn play(args: &Args, home: &Home, account: &Account) -> anyhow::Result<()> {
     account.line("Portico demo: a Kubernetes cluster in network namespaces of its own");
-    let cluster = Cluster::start(home, &Options::default(), account).await?;
+    let options = Options { images: args.images.clone(), ..Options::default() };
+    let cluster = Cluster::start(home, &options, account).await?;
     let played = async {
         start_client(&cluster).await?;
         match &args.manifests {

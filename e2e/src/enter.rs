@@ -6,7 +6,8 @@
 //!
 //! Invariants: it runs before any async runtime exists. An [`Entry`] without `pid` and `join` replaces this process. With
 //! them this process stays as the parent of the program, since a new process-id namespace holds children only. It passes
-//! signals on, ends with the program's exit code, and the program ends when this process is killed.
+//! signals on, ends with the program's exit code, and the program ends when this process is killed. The process that
+//! becomes the program is the one that enters a mount namespace, since the root of an image holds nothing of this program.
 //!
 //! The layout of a container's root is in `enter/root.rs`.
 
@@ -25,7 +26,9 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, sethostname, setsid};
+use nix::unistd::{
+    Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgid, setgroups, sethostname, setsid, setuid,
+};
 use serde::{Deserialize, Serialize};
 
 pub use root::{Bind, Root, is_hidden};
@@ -98,6 +101,8 @@ pub struct Entry {
     pub cwd: Option<PathBuf>,
     /// The whole environment; none: what the caller has.
     pub env: Option<BTreeMap<String, String>>,
+    /// User and group of the program; none: the caller's.
+    pub user: Option<(u32, u32)>,
     /// Terminal that becomes the controlling one and stdin, stdout and stderr.
     pub tty: Option<PathBuf>,
     /// The program (looked up in PATH) and its arguments.
@@ -178,25 +183,20 @@ fn enter(entry: &Entry) -> Result<()> {
         unshare(CloneFlags::CLONE_NEWUTS).context("a UTS namespace")?;
         sethostname(name).with_context(|| format!("host name {name:?}"))?;
     }
-    if let Some(root) = &entry.root {
-        root.build(&entry.binds)?;
-    } else if entry.mount_ns {
-        root::bind_only(&entry.binds)?;
-    }
     if entry.pid {
         unshare(CloneFlags::CLONE_NEWPID).context("a process-id namespace")?;
     }
     Ok(())
 }
 
-/// Joins every namespace of a process that differs from ours; the user namespace first, since it gives the right to the rest.
+/// Joins every namespace of a process that differs from ours, except its mount namespace; the user namespace first, since it
+/// gives the right to the rest.
 fn join(pid: u32) -> Result<()> {
     let kinds = [
         ("user", CloneFlags::CLONE_NEWUSER),
         ("net", CloneFlags::CLONE_NEWNET),
         ("uts", CloneFlags::CLONE_NEWUTS),
         ("pid", CloneFlags::CLONE_NEWPID),
-        ("mnt", CloneFlags::CLONE_NEWNS),
     ];
     let mut files = Vec::new();
     for (kind, flag) in kinds {
@@ -211,14 +211,30 @@ fn join(pid: u32) -> Result<()> {
     for (kind, flag, file) in files {
         setns(file, flag).with_context(|| format!("join the {kind} namespace of process {pid}"))?;
     }
-    chdir("/").context("chdir /")?;
     Ok(())
 }
 
-/// The last steps, inside: /proc, terminal, directory, program.
+/// The process is the machine's number of it: /proc is still the machine's.
+fn join_mounts(pid: u32) -> Result<()> {
+    let path = format!("/proc/{pid}/ns/mnt");
+    let file = File::open(path).with_context(|| format!("process {pid}: its mnt namespace"))?;
+    setns(file, CloneFlags::CLONE_NEWNS)
+        .with_context(|| format!("join the mnt namespace of process {pid}"))?;
+    chdir("/").context("chdir /")
+}
+
+/// The last steps, by the process that becomes the program: root, /proc, terminal, directory, user.
 fn finish(entry: &Entry) -> Result<Infallible> {
-    if let (true, Some(root)) = (entry.pid, &entry.root) {
-        root.mount_proc()?;
+    if let Some(pid) = entry.join {
+        join_mounts(pid)?;
+    }
+    if let Some(root) = &entry.root {
+        root.build(&entry.binds)?;
+        if entry.pid {
+            root.mount_proc()?;
+        }
+    } else if entry.mount_ns {
+        root::bind_only(&entry.binds)?;
     }
     if let Some(tty) = &entry.tty {
         take_terminal(tty)?;
@@ -229,7 +245,18 @@ fn finish(entry: &Entry) -> Result<Infallible> {
         }
         chdir(dir).with_context(|| format!("working directory {}", dir.display()))?;
     }
+    if let Some((user, group)) = entry.user {
+        become_user(user, group)?;
+    }
     exec(&entry.argv, entry.env.as_ref())
+}
+
+/// A change of the user clears the parent-death signal.
+fn become_user(user: u32, group: u32) -> Result<()> {
+    let gid = Gid::from_raw(group);
+    setgroups(&[gid]).and_then(|()| setgid(gid)).with_context(|| format!("become group {group}"))?;
+    setuid(Uid::from_raw(user)).with_context(|| format!("become user {user}"))?;
+    set_pdeathsig(Signal::SIGKILL).context("parent-death signal")
 }
 
 /// In a new session the first terminal that is opened becomes the controlling one.

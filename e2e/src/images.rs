@@ -1,8 +1,10 @@
-//! The programs that container images stand for on this machine: no image is ever pulled, each name is a local program. The
-//! table goes to the node agents as a file, `[{"image": "<glob>", "argv": ["program", …]}, …]`; the first rule that
-//! matches an image's name counts, and the container's own `args` follow the rule's argv.
+//! The programs that container images stand for on this machine: no image is ever pulled, each name is a local program, or
+//! an image that `make images` has built ([`oci`]). The table goes to the node agents as a file,
+//! `[{"image": "<glob>", "argv": ["program", …]}, …]`; the first rule that matches an image's name counts, and the container's
+//! own `args` follow the rule's argv.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::tools::Tools;
 
+pub mod oci;
+
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +24,21 @@ pub struct Rule {
     pub image: String,
     /// The program, and its first arguments.
     pub argv: Vec<String>,
+    /// The image's files and configuration; none: the program sees the machine's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<ImageRoot>,
+}
+
+/// An image on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRoot {
+    /// Folder of its files.
+    pub dir: PathBuf,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+    /// User and group of its processes, unless the pod says otherwise.
+    pub user: (u32, u32),
 }
 
 /// The table for a cluster of these programs.
@@ -38,21 +57,20 @@ pub fn table(tools: &Tools) -> Vec<Rule> {
     let redis: Vec<String> = redis.split(' ').chain([""]).map(str::to_owned).collect();
     let mut backend = program(tools.portico_e2e());
     backend.push("backend".to_owned());
-    let mut rules = Vec::new();
-    for image in ["*redisslave*", "*redis-slave*", "*redis-follower*", "*redis-replica*"] {
-        rules.push(Rule { image: image.to_owned(), argv: replica.map(str::to_owned).to_vec() });
-    }
-    rules.push(Rule { image: "*redis*".to_owned(), argv: redis });
-    rules.push(Rule { image: "*portico-operator*".to_owned(), argv: program(tools.operator()) });
-    rules.push(Rule { image: "*portico-nodeproxy*".to_owned(), argv: program(tools.nodeproxy()) });
-    rules.push(Rule {
-        image: "kube-proxy".to_owned(),
-        argv: vec![tools.controlplane().display().to_string(), "kube-proxy".to_owned()],
-    });
-    for name in ["agnhost", "coredns"] {
-        rules.push(Rule { image: format!("*{name}*"), argv: program(tools.conformance_program(name)) });
-    }
-    rules.push(Rule { image: "*".to_owned(), argv: backend });
+    let rule = |image: &str, argv: Vec<String>| Rule { image: image.to_owned(), argv, root: None };
+    let replicas = ["*redisslave*", "*redis-slave*", "*redis-follower*", "*redis-replica*"];
+    let mut rules: Vec<_> =
+        replicas.map(|image| rule(image, replica.map(str::to_owned).to_vec())).into_iter().collect();
+    rules.push(rule("*redis*", redis));
+    rules.push(rule("*portico-operator*", program(tools.operator())));
+    rules.push(rule("*portico-nodeproxy*", program(tools.nodeproxy())));
+    let kube_proxy = vec![tools.controlplane().display().to_string(), "kube-proxy".to_owned()];
+    rules.push(rule("kube-proxy", kube_proxy));
+    rules.extend(
+        ["agnhost", "coredns"]
+            .map(|name| rule(&format!("*{name}*"), program(tools.conformance_program(name)))),
+    );
+    rules.push(rule("*", backend));
     rules
 }
 

@@ -109,9 +109,9 @@ impl Host {
     }
 }
 
-/// The program of an image: the first rule whose pattern matches its name.
-fn image_argv(rules: &[Rule], image: &str) -> Option<Vec<String>> {
-    rules.iter().find(|rule| matches(&rule.image, image)).map(|rule| rule.argv.clone())
+/// The first rule whose pattern matches an image's name.
+fn find_image<'a>(rules: &'a [Rule], image: &str) -> Option<&'a Rule> {
+    rules.iter().find(|rule| matches(&rule.image, image))
 }
 
 /// `*` stands for any run of characters.
@@ -206,11 +206,14 @@ mod tests {
 
     #[test]
     fn the_first_matching_rule_names_the_program() {
-        let rule =
-            |image: &str, program: &str| Rule { image: image.to_owned(), argv: vec![program.to_owned()] };
+        let rule = |image: &str, program: &str| Rule {
+            image: image.to_owned(),
+            argv: vec![program.to_owned()],
+            root: None,
+        };
         let rules =
             [rule("*redis-slave*", "replica"), rule("*redis*", "redis"), rule("gcr.io/*:v?", "never")];
-        let program = |image: &str| image_argv(&rules, image).map(|argv| argv.concat());
+        let program = |image: &str| find_image(&rules, image).map(|rule| rule.argv.concat());
         assert_eq!(program("gcr.io/google/redis-slave:v2").as_deref(), Some("replica"));
         assert_eq!(program("redis").as_deref(), Some("redis"));
         assert_eq!(program("gcr.io/x:v1"), None);

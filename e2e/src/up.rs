@@ -44,6 +44,9 @@ pub struct UpArgs {
     /// Provider of load balancers
     #[arg(long, value_enum, default_value_t = Provider::Local)]
     provider: Provider,
+    /// Run Portico's pods from the images in this folder, as `make images` leaves them
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
 }
@@ -86,6 +89,7 @@ impl UpArgs {
             nodes: self.nodes,
             families: if self.dual_stack { Families::Both } else { Families::V4 },
             portico: Parts { operator, nodeproxy, ..Parts::default() },
+            images: self.images.clone(),
         }
     }
 }

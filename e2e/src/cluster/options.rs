@@ -1,5 +1,7 @@
 //! The options of a cluster.
 
+use std::path::PathBuf;
+
 use crate::{fabric::Families, portico::parts::Parts};
 
 /// Nodes, families and parts of a cluster.
@@ -11,10 +13,12 @@ pub struct Options {
     pub families: Families,
     /// Which parts of Portico are installed, and how.
     pub portico: Parts,
+    /// Folder of Portico's images, as `make images` leaves it; none: Portico's pods run the programs of this build.
+    pub images: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 2, families: Families::V4, portico: Parts::default() }
+        Self { nodes: 2, families: Families::V4, portico: Parts::default(), images: None }
     }
 }

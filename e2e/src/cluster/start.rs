@@ -39,7 +39,12 @@ impl Cluster {
         let (control_plane, client) = Box::pin(started).await?;
         account.step("the API server is ready");
 
-        images::write(&home.path("images.json"), &images::table(&tools))?;
+        let mut rules = match &options.images {
+            Some(layouts) => images::oci::unpack_all(layouts, &home.path("image-roots"))?,
+            None => Vec::new(),
+        };
+        rules.extend(images::table(&tools));
+        images::write(&home.path("images.json"), &rules)?;
         let background = vec![
             spawn("routes to pods", fabric::routes::follow(client.clone())),
             spawn("port of the API server", {
@@ -63,7 +68,7 @@ impl Cluster {
     }
 
     async fn populate(&mut self, options: &Options, account: &Account) -> anyhow::Result<()> {
-        let Options { nodes, families: _, portico } = options;
+        let Options { nodes, families: _, portico, images: _ } = options;
         for number in 1..=*nodes {
             self.nodes.start(&Member::plain(number), &self.tools, &self.home, &self.crashes)?;
         }

@@ -1,6 +1,6 @@
-//! The root file system of a container: the machine's, with all writes going to memory.
+//! The root file system of a container: the machine's or an image's, with all writes going to memory.
 //!
-//! Owns the mount namespace: an overlay over the machine's `/` whose upper layer is a tmpfs, fresh /run, /tmp and /dev/shm, the
+//! Owns the mount namespace: an overlay over that `/` whose upper layer is a tmpfs, fresh /run, /tmp and /dev/shm, the
 //! machine's other file systems read-only, then the volumes by bind mounts. Leaves to the caller: the list of volumes.
 //! Invariants: nothing is ever created on the machine's own file system; mount points are made in the overlay. The mount
 //! namespace's end removes all of it. Works in a user namespace too (Linux 5.11, `userxattr`).
@@ -32,6 +32,8 @@ pub fn is_hidden(path: &Path) -> bool {
 pub struct Root {
     /// An empty directory; a tmpfs is mounted on it, in the container's mount namespace only.
     pub scratch: PathBuf,
+    /// The files of an image, shown in place of the machine's.
+    pub image: Option<PathBuf>,
     /// /sys and /proc/sys writable.
     pub privileged: bool,
 }
@@ -67,7 +69,9 @@ impl Root {
         private_mounts()?;
         let root = self.overlay()?;
         self.kernel_file_systems(&root)?;
-        machine_file_systems(&root)?;
+        if self.image.is_none() {
+            machine_file_systems(&root)?;
+        }
         let old = root.join(OLD_ROOT.trim_start_matches('/'));
         fs::create_dir(&old).context("place for the old root")?;
         pivot_root(&root, &old).context("pivot_root")?;
@@ -79,11 +83,19 @@ impl Root {
         fs::remove_dir(OLD_ROOT).context("remove the old root's mount point")
     }
 
-    /// One overlay over all of the machine's root; where a user namespace forbids that, one for each of its directories.
+    /// One overlay over an image's files or all of the machine's root; where a user namespace forbids that, one for each of its directories.
     fn overlay(&self) -> Result<PathBuf> {
         plain("tmpfs", &self.scratch, "tmpfs", MsFlags::empty(), "mode=755")?;
         let root = self.scratch.join("root");
         fs::create_dir(&root).with_context(|| format!("make {}", root.display()))?;
+        if let Some(image) = &self.image {
+            self.layer(image, &root).with_context(|| format!("the image in {}", image.display()))?;
+            for name in FRESH {
+                let point = root.join(name.trim_start_matches('/'));
+                fs::create_dir_all(&point).with_context(|| format!("make {}", point.display()))?;
+            }
+            return Ok(root);
+        }
         if let Err(error) = self.layer(Path::new("/"), &root) {
             self.layers(&root).with_context(|| format!("no overlay of / either ({error:#})"))?;
         }

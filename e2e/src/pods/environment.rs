@@ -1,6 +1,6 @@
 //! A container's environment and argument vector. Pure: all that it refers to has been fetched.
 //!
-//! Order, later wins: PATH and HOME, what the backend wants to know, Services, `envFrom`, `env` (each may use `$(NAME)` of those
+//! Order, later wins: PATH and HOME, the image's own, what the backend wants to know, Services, `envFrom`, `env` (each may use `$(NAME)` of those
 //! before), as the kubelet's makeEnvironmentVariables does. Invariant: a reference that is neither optional nor there is an error.
 
 use std::collections::BTreeMap;
@@ -20,15 +20,17 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Names and values.
 pub(crate) type Variables = BTreeMap<String, String>;
 
-/// The whole environment. `links`: the Services' variables.
+/// The whole environment. `image`: the image's variables, `links`: the Services'.
 pub(crate) fn environment(
     container: &Container,
     fields: Fields<'_>,
+    image: Variables,
     links: &Variables,
     found: &Found,
     hostname: &str,
 ) -> Result<Variables> {
     let mut variables = base(container, fields, hostname)?;
+    variables.extend(image);
     variables.extend(links.clone());
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
@@ -146,7 +148,8 @@ mod tests {
         let pod = Pod::default();
         let fields = Fields { pod: &pod, pod_ips: &[], host_ips: &[] };
         let links = Variables::from([("A_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned())]);
-        environment(container, fields, &links, &mk_found(), "host")
+        let image = Variables::from([("PATH".to_owned(), "/usr/local/bin".to_owned())]);
+        environment(container, fields, image, &links, &mk_found(), "host")
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The cluster of this suite: Portico with provider `local`, a client pod on each node, and portico-lb beside it.
 
-use std::ops::Deref;
+use std::{env, ops::Deref, path::PathBuf};
 
 use portico_e2e::{
     account::Account,
@@ -13,6 +13,9 @@ use portico_e2e::{
 use serde_json::json;
 
 use super::portico_lb::PorticoLb;
+
+/// Folder of images that Portico's pods run from, in place of this build's programs.
+const IMAGES: &str = "PORTICO_IMAGES";
 
 /// The shared cluster and its load balancer.
 pub(crate) struct LocalSetup {
@@ -44,7 +47,8 @@ impl Setup for LocalSetup {
     const PARALLEL: usize = 3;
 
     async fn start(inside: &Inside) -> anyhow::Result<Self> {
-        let options = Options { families: Families::Both, portico: parts(), ..Options::default() };
+        let images = env::var_os(IMAGES).map(PathBuf::from);
+        let options = Options { families: Families::Both, portico: parts(), images, ..Options::default() };
         let cluster = Box::pin(Cluster::start(&inside.home, &options, &Account::new())).await?;
         let lb = PorticoLb::new(&cluster)?;
         let shared = SharedCluster::new(cluster, usize::MAX);
