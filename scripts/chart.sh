@@ -29,6 +29,8 @@ render | grep -qE -- '--pod-(bridge-interface|interface-name-prefix)' && { echo 
 render --set nodeproxy.detectLocalMode=BridgeInterface --set nodeproxy.podBridgeInterface=cni0 | grep -q -- '--pod-bridge-interface=cni0'
 prefix=(--set nodeproxy.detectLocalMode=InterfaceNamePrefix)
 render "${prefix[@]}" --set nodeproxy.podInterfaceNamePrefix=veth | grep -q -- '--pod-interface-name-prefix=veth'
+render --set nodeproxy.cleanup=true | grep -q -- '- --stay' || { echo "chart: nodeproxy.cleanup cleans nothing" >&2; exit 1; }
+render | grep -qE -- '- --(cleanup|stay)' && { echo "chart: rules are removed unasked" >&2; exit 1; }
 render --set operator.drift=report --set operator.auditInterval=30m --set operator.orphans.limit=0 >/dev/null
 render --include-crds | grep -q 'kind: LoadBalancerClassParameters' || {
   echo "chart: the CRD is missing" >&2

@@ -25,6 +25,9 @@ pub struct Args {
     /// Remove everything of Portico from this node's kernel and exit.
     #[arg(long)]
     pub cleanup: bool,
+    /// With --cleanup: wait for a signal afterwards, so that the pod of a `DaemonSet` stays.
+    #[arg(long, requires = "cleanup")]
+    pub stay: bool,
     /// Dataplane that forwards the packets.
     #[arg(long, value_enum, default_value_t = DataplaneKind::Nftables)]
     pub dataplane: DataplaneKind,

@@ -73,7 +73,7 @@ async fn serve_node(args: Args) -> anyhow::Result<()> {
             .await?
             .context("--cleanup left something behind")?;
         tracing::info!("every trace of Portico is gone from this node's kernel");
-        return Ok(());
+        return if args.stay { wait(&mut Tasks::default()).await } else { Ok(()) };
     }
     let stop = CancellationToken::new();
     let mut tasks = Tasks::default();
@@ -315,7 +315,7 @@ async fn wait(tasks: &mut Tasks) -> anyhow::Result<()> {
         }
     };
     let name = tasks.first_or(signalled.map(Ok)).await?;
-    tracing::info!(signal = name, "ending; the rules stay");
+    tracing::info!(signal = name, "ending; what is in the kernel stays");
     Ok(())
 }
 

@@ -25,3 +25,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - {name: KUBERNETES_SERVICE_PORT, value: {{ $.Values.kubernetesApi.port | quote }}}
 {{- end }}
 {{- end }}
+
+{{/* nf_tables and conntrack of the node's network namespace need NET_ADMIN, and nothing else is needed. */}}
+{{- define "portico.nodeproxySecurity" -}}
+runAsUser: 0
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL], add: [NET_ADMIN]}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
