@@ -4,6 +4,7 @@
 #   make test                         every test, on a real control plane and a real kernel
 #   make fuzz [TARGET=netlink|watch] [SECONDS=60]   what neither kernel nor API server should send, led by coverage
 #   make images                       Portico's container images, as OCI layouts in target/images
+#   make test-images                  the scenarios on a cluster, with those images
 #   make lint                         formatting, lints, names, circles, licences, orphaned files, the chart
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test images fuzz lint bench conformance build setup emulators fmt
+.PHONY: demo test images test-images fuzz lint bench conformance build setup emulators fmt
 
 KUBERNETES := 1.36.3
 HELM := 3.22.0
@@ -76,6 +77,12 @@ test: setup emulators
 
 images: target/tools/.images-packages
 	@scripts/images.sh
+
+# The scenarios on a cluster again, with Portico's pods on the images' own files and users. Apart from `test`, since it builds
+# everything twice.
+test-images: setup images
+	@cargo build --workspace --bins
+	@PORTICO_IMAGES=$(CURDIR)/target/images cargo test -p portico-e2e --test scenarios -- cluster:: install::
 
 # Inputs that reach something new are kept under target/fuzz.
 fuzz: target/tools/.packages target/tools/.fuzz-packages

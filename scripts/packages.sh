@@ -6,7 +6,7 @@ declare -A package=([ip]=iproute2 [nft]=nftables [redis-server]=redis-server [re
   [sysctl]=procps [conntrack]=conntrack [iptables]=iptables [cc]=gcc)
 [ "${1:-}" != conformance ] || package+=([dig]=bind9-dnsutils [nc]=netcat-openbsd [curl]=curl)
 [ "${1:-}" != fuzz ] || package+=([c++]=g++)
-[ "${1:-}" != images ] || package+=([umoci]=umoci [musl-gcc]=musl-tools)
+[ "${1:-}" != images ] || package+=([buildah]=buildah [musl-gcc]=musl-tools)
 missing=()
 for program in "${!package[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing+=("${package[$program]}")
