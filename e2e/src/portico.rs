@@ -4,21 +4,25 @@
 pub mod parts;
 pub mod release;
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use serde_json::json;
 use tokio::process::Command;
 
 use self::parts::TOKEN_SECRET;
-use crate::{cluster::Cluster, process::output, tools::Tools};
+use crate::{cluster::Cluster, home::Home, process::output, tools::Tools};
 
 pub use self::parts::{Parts, Provider};
 
 /// The namespace that Portico is installed to.
 pub const NAMESPACE: &str = "portico-system";
 
-/// Installs `parts` and waits until their pods are ready. Doing it again with other parts or values changes the
-/// installation, as `helm upgrade` would.
-pub async fn install(cluster: &Cluster, parts: &Parts, token: Option<&str>) -> anyhow::Result<()> {
+/// File of a cluster's home with the chart's values for that cluster.
+const VALUES: &str = "values.json";
+
+/// Creates the namespace of `parts` and the Secret with the load balancer's token, and writes their values.
+pub async fn prepare(cluster: &Cluster, parts: &Parts, token: Option<&str>) -> anyhow::Result<()> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     cluster.apply(&namespace.to_string()).await?;
     if let Some(token) = token {
@@ -30,7 +34,21 @@ pub async fn install(cluster: &Cluster, parts: &Parts, token: Option<&str>) -> a
         });
         cluster.apply(&secret.to_string()).await?;
     }
-    let manifest = render(cluster.tools(), cluster, parts).await?;
+    let values = values(cluster.home());
+    std::fs::write(&values, serde_json::to_vec_pretty(&parts.values())?)
+        .with_context(|| format!("writing {}", values.display()))
+}
+
+/// The file that [`prepare`] writes, for `helm install --values`.
+pub fn values(home: &Home) -> PathBuf {
+    home.path(VALUES)
+}
+
+/// Installs `parts` and waits until their pods are ready. Doing it again with other parts or values changes the
+/// installation, as `helm upgrade` would.
+pub async fn install(cluster: &Cluster, parts: &Parts, token: Option<&str>) -> anyhow::Result<()> {
+    prepare(cluster, parts, token).await?;
+    let manifest = render(cluster.tools(), cluster).await?;
     cluster.apply(&manifest).await.context("applying the chart")?;
     if parts.nodeproxy {
         rolled_out(cluster, "daemonset/portico-nodeproxy").await?;
@@ -42,16 +60,13 @@ pub async fn install(cluster: &Cluster, parts: &Parts, token: Option<&str>) -> a
 }
 
 /// The chart as helm renders it.
-async fn render(tools: &Tools, cluster: &Cluster, parts: &Parts) -> anyhow::Result<String> {
+async fn render(tools: &Tools, cluster: &Cluster) -> anyhow::Result<String> {
     tools.check(&[&tools.helm()])?;
-    let values = cluster.home().path("values.json");
-    std::fs::write(&values, serde_json::to_vec_pretty(&parts.values())?)
-        .with_context(|| format!("writing {}", values.display()))?;
     let mut helm = Command::new(tools.helm());
     helm.args(["template", "portico"])
         .arg(tools.chart())
         .args(["--namespace", NAMESPACE, "--kube-version", "1.36.3", "--include-crds", "--values"])
-        .arg(&values)
+        .arg(values(cluster.home()))
         .env("HOME", cluster.home().dir()); // its caches
     output(&mut helm).await.context("rendering the chart")
 }

@@ -11,7 +11,7 @@ use crate::{
     fabric::Families,
     home::{Home, ProcessRecord, State},
     kubeconfig,
-    portico::{Parts, Provider},
+    portico::{self, Parts, Provider},
     runtime, sandbox,
     session::{self, Inside, Plan, Side, Signals},
     tools::Tools,
@@ -35,6 +35,9 @@ pub struct UpArgs {
     /// How many nodes
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=254))]
     nodes: u8,
+    /// Install nothing, and leave the chart's values for this cluster: to install Portico by hand
+    #[arg(long, conflicts_with_all = ["without", "provider"])]
+    bare: bool,
     /// Leave a part of Portico out; may be given twice
     #[arg(long, value_name = "PART")]
     without: Vec<Part>,
@@ -89,6 +92,7 @@ impl UpArgs {
             nodes: self.nodes,
             families: if self.dual_stack { Families::Both } else { Families::V4 },
             portico: Parts { operator, nodeproxy, ..Parts::default() },
+            bare: self.bare,
             images: self.images.clone(),
         }
     }
@@ -114,6 +118,15 @@ async fn keep(args: &UpArgs, inside: &Inside) -> anyhow::Result<ExitCode> {
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     explain(&account, &args.which, inside)?;
+    if args.bare {
+        let (chart, values) = (cluster.tools().chart(), portico::values(home));
+        account.line(format!(
+            "install          helm install portico {} -n {} --values {}",
+            chart.display(),
+            portico::NAMESPACE,
+            values.display()
+        ));
+    }
     tokio::select! {
         crash = cluster.crashes().first() => return Err(crash),
         () = signals.next() => {}

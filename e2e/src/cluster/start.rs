@@ -68,7 +68,7 @@ impl Cluster {
     }
 
     async fn populate(&mut self, options: &Options, account: &Account) -> anyhow::Result<()> {
-        let Options { nodes, families: _, portico, images: _ } = options;
+        let Options { nodes, families: _, portico, bare, images: _ } = options;
         for number in 1..=*nodes {
             self.nodes.start(&Member::plain(number), &self.tools, &self.home, &self.crashes)?;
         }
@@ -82,6 +82,9 @@ impl Cluster {
             return Ok(());
         }
         let token = self.load_balancer.as_ref().map(|lb| lb.token().to_owned());
+        if *bare {
+            return portico::prepare(self, portico, token.as_deref()).await;
+        }
         self.crashes.or(portico::install(self, portico, token.as_deref())).await?;
         account.step(format!("Portico is installed: {portico}"));
         Ok(())

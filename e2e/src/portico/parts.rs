@@ -50,7 +50,7 @@ impl Parts {
     }
 
     /// The chart's values for this cluster.
-    pub(super) fn values(&self) -> Value {
+    pub fn values(&self) -> Value {
         let Self { operator, nodeproxy, values } = self;
         let provider = match operator {
             Some(Provider::BareMetal) => "bare-metal",

@@ -1,7 +1,10 @@
 //! A release of the chart by helm itself, with values of the caller's: several on one cluster, changed and uninstalled as
 //! users do it.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -20,8 +23,13 @@ pub struct Release {
 }
 
 impl Release {
-    /// Installs it, or changes it to these values, and waits until its pods are ready.
+    /// Installs it from the chart's folder, or changes it to these values, and waits until its pods are ready.
     pub async fn install(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        self.install_from(&cluster.tools().chart(), cluster).await
+    }
+
+    /// Does so from a chart: a folder, or a package.
+    pub async fn install_from(&self, chart: &Path, cluster: &Cluster) -> anyhow::Result<()> {
         let Self { name, values } = self;
         let mut all = json!({
             "kubernetesApi": {"host": CONTROL_PLANE, "port": 6443},
@@ -34,10 +42,24 @@ impl Release {
             .with_context(|| format!("writing {}", file.display()))?;
         let mut helm = helm(cluster);
         helm.args(["upgrade", "--install", name, "--create-namespace", "--wait", "--timeout=150s"])
-            .arg(cluster.tools().chart())
+            .arg(chart)
             .arg("--values")
             .arg(&file);
         output(&mut helm).await.with_context(|| format!("installing release {name}")).map(drop)
+    }
+
+    /// Goes back to a revision, and waits until its pods are ready.
+    pub async fn roll_back(&self, revision: u32, cluster: &Cluster) -> anyhow::Result<()> {
+        let mut helm = helm(cluster);
+        helm.args(["rollback", &self.name, &revision.to_string(), "--wait", "--timeout=150s"]);
+        output(&mut helm).await.with_context(|| format!("rolling back release {}", self.name)).map(drop)
+    }
+
+    /// Runs the chart's tests.
+    pub async fn test(&self, cluster: &Cluster) -> anyhow::Result<String> {
+        let mut helm = helm(cluster);
+        helm.args(["test", &self.name, "--logs", "--timeout=60s"]);
+        output(&mut helm).await.with_context(|| format!("testing release {}", self.name))
     }
 
     /// Uninstalls it, and waits until what helm made is gone.
@@ -46,6 +68,17 @@ impl Release {
         helm.args(["uninstall", &self.name, "--wait", "--timeout=150s"]);
         output(&mut helm).await.with_context(|| format!("uninstalling release {}", self.name)).map(drop)
     }
+}
+
+/// Packs the chart as users get it. Gives the package.
+pub async fn package(cluster: &Cluster) -> anyhow::Result<PathBuf> {
+    let folder = cluster.home().path("package");
+    let mut helm = helm(cluster);
+    helm.arg("package").arg(cluster.tools().chart()).arg("--destination").arg(&folder);
+    output(&mut helm).await.context("packing the chart")?;
+    let packed = fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))?;
+    let packed = packed.filter_map(Result::ok).map(|entry| entry.path()).next();
+    packed.with_context(|| format!("no package in {}", folder.display()))
 }
 
 fn helm(cluster: &Cluster) -> Command {

@@ -10,7 +10,6 @@ mod classes;
 mod endpoints;
 mod families;
 mod lifecycle;
-mod nft;
 mod node_proxy;
 mod operator;
 mod policies;
@@ -26,6 +25,8 @@ mod tracing;
 mod userspace;
 
 use portico_e2e::scenario;
+
+use super::nft;
 
 type Fixture = scenario::Fixture<setup::LocalSetup>;
 type Scenario = scenario::Scenario<setup::LocalSetup>;

@@ -1,4 +1,4 @@
-//! nft on the nodes of this suite's cluster.
+//! nft on the nodes of a suite's cluster.
 
 use portico_e2e::process;
 use tokio::process::Command;

@@ -1,6 +1,6 @@
 //! The cluster of this suite: Portico with provider `local`, a client pod on each node, and portico-lb beside it.
 
-use std::{env, ops::Deref, path::PathBuf};
+use std::ops::Deref;
 
 use portico_e2e::{
     account::Account,
@@ -12,10 +12,7 @@ use portico_e2e::{
 };
 use serde_json::json;
 
-use super::portico_lb::PorticoLb;
-
-/// Folder of images that Portico's pods run from, in place of this build's programs.
-const IMAGES: &str = "PORTICO_IMAGES";
+use super::{super::images, portico_lb::PorticoLb};
 
 /// The shared cluster and its load balancer.
 pub(crate) struct LocalSetup {
@@ -47,8 +44,8 @@ impl Setup for LocalSetup {
     const PARALLEL: usize = 3;
 
     async fn start(inside: &Inside) -> anyhow::Result<Self> {
-        let images = env::var_os(IMAGES).map(PathBuf::from);
-        let options = Options { families: Families::Both, portico: parts(), images, ..Options::default() };
+        let options =
+            Options { families: Families::Both, portico: parts(), images: images(), ..Options::default() };
         let cluster = Box::pin(Cluster::start(&inside.home, &options, &Account::new())).await?;
         let lb = PorticoLb::new(&cluster)?;
         let shared = SharedCluster::new(cluster, usize::MAX);
