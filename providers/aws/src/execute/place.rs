@@ -13,7 +13,7 @@ use super::Executor;
 use crate::cloud::Cloud;
 use crate::cloud::resources::{Subnet, SubnetMapping};
 use crate::translate::mapping;
-use crate::wanted::Placement;
+use crate::wanted::{Addressing, Placement};
 
 const OPERATION: &str = "choose subnets";
 const CLUSTER_TAG: &str = "kubernetes.io/cluster/";
@@ -58,22 +58,7 @@ impl<C: Cloud> Executor<'_, C> {
                 crate::capabilities::SUBNETS
             ));
         }
-        if !found.iter().any(|subnet| subnet.has_room()) {
-            return invalid(full(&found));
-        }
-        let found: Vec<&Subnet> = found.into_iter().filter(|subnet| subnet.has_room()).collect();
-        let Some(addresses) = addresses else {
-            return Ok(found.iter().map(|subnet| mapping(&subnet.id, None)).collect());
-        };
-        if addresses.len() != found.len() {
-            return invalid(format!(
-                "{} addresses for {} tagged subnets of {vpc}: name one for each",
-                addresses.len(),
-                found.len()
-            ));
-        }
-        let pairs = found.iter().zip(addresses.iter().cloned());
-        Ok(pairs.map(|(subnet, address)| mapping(&subnet.id, Some(address))).collect())
+        paired(vpc, found, addresses.map(Vec::as_slice)).or_else(invalid)
     }
 
     /// The named subnets by their IDs.
@@ -98,6 +83,28 @@ impl<C: Cloud> Executor<'_, C> {
 fn refused(why: &str) -> ProviderError {
     let message = format!("annotation {}: {why}", crate::capabilities::SUBNETS);
     ProviderError::Invalid { operation: OPERATION, message }
+}
+
+/// The discovered subnets, with their addresses: given ones are counted against all, as a full subnet may have room again.
+fn paired(
+    vpc: &str,
+    found: Vec<&Subnet>,
+    addresses: Option<&[Addressing]>,
+) -> Result<Vec<SubnetMapping>, String> {
+    if let Some(addresses) = addresses.filter(|addresses| addresses.len() != found.len()) {
+        let (given, tagged) = (addresses.len(), found.len());
+        return Err(format!("{given} addresses for {tagged} tagged subnets of {vpc}: name one for each"));
+    }
+    let (roomy, full): (Vec<&Subnet>, Vec<&Subnet>) = found.into_iter().partition(|subnet| subnet.has_room());
+    match addresses {
+        Some(_) if !full.is_empty() => Err(self::full(&full)),
+        None if roomy.is_empty() => Err(self::full(&full)),
+        None => Ok(roomy.iter().map(|subnet| mapping(&subnet.id, None)).collect()),
+        Some(addresses) => {
+            let pairs = roomy.iter().zip(addresses.iter().cloned());
+            Ok(pairs.map(|(subnet, address)| mapping(&subnet.id, Some(address))).collect())
+        }
+    }
 }
 
 /// The subnet of this ID, or the only one of this name.
@@ -238,6 +245,32 @@ mod tests {
         assert!(!found[1].has_room(), "it is the only one of its zone");
         for zone in ["us-east-1a", "us-gov-west-1b", "ap-southeast-2c", "cn-north-1a"] {
             assert!(!mk_subnet("s", zone, &[]).is_local(), "{zone}");
+        }
+    }
+
+    #[test]
+    fn given_addresses_count_against_full_subnets_too_and_wait_for_room() {
+        let with = |id, zone, free| Subnet { free: Some(free), ..mk_subnet(id, zone, &[]) };
+        let (a, b, full) = (with("a", "z1", 8), with("b", "z2", 9), with("c", "z3", 7));
+        let addresses =
+            ["eipalloc-1", "eipalloc-2", "eipalloc-3"].map(|id| Addressing::Allocation(id.to_owned()));
+        let paired = |found: &[&Subnet], given: Option<usize>| -> Result<Vec<String>, String> {
+            let pairs = paired("vpc-1", found.to_vec(), given.map(|given| &addresses[..given]))?;
+            let word = |it: SubnetMapping| format!("{} {}", it.subnet, it.allocation.unwrap_or_default());
+            Ok(pairs.into_iter().map(word).collect())
+        };
+        let words = |all: &[&str]| Ok(all.iter().map(|it| (*it).to_owned()).collect());
+        assert_eq!(paired(&[&a, &full, &b], None), words(&["a ", "b "]));
+        assert_eq!(paired(&[&a, &b], Some(2)), words(&["a eipalloc-1", "b eipalloc-2"]));
+        let is_full = "a load balancer needs 8 free addresses in each of its subnets: c has 7";
+        for (found, given, part) in [
+            (&[&a, &b, &full] as &[&Subnet], Some(3), is_full),
+            (&[&a, &b, &full], Some(2), "2 addresses for 3 tagged subnets of vpc-1: name one for each"),
+            (&[&a, &b], Some(3), "3 addresses for 2 tagged subnets of vpc-1: name one for each"),
+            (&[&full], None, is_full),
+        ] {
+            let why = paired(found, given).unwrap_err();
+            assert!(why.starts_with(part), "{why}");
         }
     }
 
