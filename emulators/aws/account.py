@@ -21,7 +21,8 @@ usage: account.py ENDPOINT make               a VPC, tagged subnets, instances, 
        account.py ENDPOINT split NAME         the first listener of a load balancer sends a tenth of its traffic to another target group
        account.py ENDPOINT share|unshare ARN  an endpoint service (PrivateLink) on a load balancer
        account.py ENDPOINT refer|unrefer ID   a rule of another security group that refers to this one
-       account.py ENDPOINT untag ID,ID        takes the tags off things that tell whose they are, as a tag policy does
+       account.py ENDPOINT untag ID,ID KEY,KEY
+                                          takes the tags off whose keys begin like that, as a tag policy does
        account.py ENDPOINT health TARGET STATE
                                           how a target is, by id:port, or * for all; "": as it is by itself
        account.py ENDPOINT tagged-only        things for the tagging API alone, read from standard input
@@ -319,16 +320,18 @@ def health(endpoint, target, state):
     return hook(endpoint, "health", json.dumps({"target": target, "state": state}).encode())
 
 
-OWN_TAGS = ["cluster-uid", "service-uid", "service", "group", "group-lead-uid", "group-lead", "spec-hash", "targets-hash"]
-
-
-def untag(endpoint, ids):
+def untag(endpoint, ids, prefixes):
+    """Removes the tags whose keys begin with one of the prefixes."""
     ec2, elb = clients(endpoint)
-    keys = [f"portico.dev/{key}" for key in OWN_TAGS] + ["elbv2.k8s.aws/cluster"]
     for id in ids.split(","):
         if id.startswith("sg-"):
-            ec2.delete_tags(Resources=[id], Tags=[{"Key": key} for key in keys])
+            tags = ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [id]}])["Tags"]
         else:
+            tags = elb.describe_tags(ResourceArns=[id])["TagDescriptions"][0]["Tags"]
+        keys = [tag["Key"] for tag in tags if tag["Key"].startswith(tuple(prefixes.split(",")))]
+        if keys and id.startswith("sg-"):
+            ec2.delete_tags(Resources=[id], Tags=[{"Key": key} for key in keys])
+        elif keys:
             elb.remove_tags(ResourceArns=[id], TagKeys=keys)
 
 
@@ -338,7 +341,7 @@ if __name__ == "__main__":
                 "quota": (quota, 4), "address": (address, 3), "subnet": (subnet, 5), "pace": (pace, 4),
                 "fault": (fault, 6), "clear": (clear, 3), "group": (group, 5), "split": (split, 4), "share": (share, 4),
                 "unshare": (unshare, 4), "refer": (refer, 4), "unrefer": (unrefer, 4),
-                "health": (health, 5), "untag": (untag, 4)}
+                "health": (health, 5), "untag": (untag, 5)}
     commands.update({does: (instance(does), 4) for does in ("stop", "start", "terminate")})
     command, length = commands.get((sys.argv + [""] * 3)[2], (None, 0))
     if len(sys.argv) != length:

@@ -231,12 +231,12 @@ pub trait TargetGroups: Send + Sync + 'static {
 pub trait Network: Send + Sync + 'static {
     /// `DescribeSecurityGroups` with one of these values in each of these tags; at most 200 values.
     fn security_groups(&self, filter: &Filter) -> impl Future<Output = Answer<Vec<SecurityGroup>>> + Send;
-    /// `DescribeSecurityGroups` by VPC and name.
-    fn security_group_named(
+    /// `DescribeSecurityGroups` by VPC and name; at most 200 names.
+    fn security_groups_named(
         &self,
         vpc: &str,
-        name: &str,
-    ) -> impl Future<Output = Answer<Option<SecurityGroup>>> + Send;
+        names: &BTreeSet<String>,
+    ) -> impl Future<Output = Answer<Vec<SecurityGroup>>> + Send;
     /// `DescribeSecurityGroups` by VPC and tag `Name`; with that.
     fn security_groups_called(
         &self,

@@ -15,6 +15,7 @@ mod security_group;
 mod target_group;
 mod targets;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -208,8 +209,9 @@ impl<C: Cloud> Executor<'_, C> {
     ) -> Result<Option<Id>, ProviderError> {
         let found = match kind {
             Kind::SecurityGroup => {
-                let found = self.cloud.security_group_named(&self.config.vpc, name).await?;
-                found.map(|found| (found.id, Some(found.tags)))
+                let name = BTreeSet::from([name.to_owned()]);
+                let found = self.cloud.security_groups_named(&self.config.vpc, &name).await?;
+                found.into_iter().next().map(|found| (found.id, Some(found.tags)))
             }
             Kind::LoadBalancer => self.cloud.load_balancer_named(name).await?.map(|found| (found.id, None)),
             Kind::TargetGroup => self.cloud.target_group_named(name).await?.map(|found| (found.id, None)),

@@ -6,6 +6,8 @@
 //! port; a digest counts by itself where nothing is behind it yet. Invariants: a tag that names another owner refutes any proof;
 //! without proof nothing is touched, and the error names the missing tags; tags that are removed again and again are not restored.
 
+use std::collections::BTreeSet;
+
 use portico_provider::ProviderError;
 
 use super::answered::Answered;
@@ -30,8 +32,9 @@ impl<C: Cloud> Executor<'_, C> {
     ) -> Result<Answered, ProviderError> {
         let Some(id) = &named.id else { return Ok(Answered::Found) };
         let found = if id.kind() == Some(Kind::SecurityGroup) {
-            let found = self.cloud.security_group_named(&self.config.vpc, &named.name).await?;
-            found.filter(|found| found.id == *id).map(|found| found.tags)
+            let name = BTreeSet::from([named.name.clone()]);
+            let found = self.cloud.security_groups_named(&self.config.vpc, &name).await?;
+            found.into_iter().find(|found| found.id == *id).map(|found| found.tags)
         } else {
             self.batches.tags(self.cloud, std::slice::from_ref(id)).await?.remove(id)
         };

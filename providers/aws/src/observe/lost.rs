@@ -1,7 +1,7 @@
 //! What bears a name of ours and has lost its tags.
 //!
 //! Owns: noticing it: by the IDs that this process knows, by what sends to a target group of ours, by name before everything
-//! counts as gone. Leaves to others: whether it is ours (`execute/reclaim`). Invariant: what a group shares is none of this
+//! counts as gone. Leaves to others: whether it is ours (`execute/restore`). Invariant: what a group shares is none of this
 //! Service's own; it costs a read only where something is odd.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,21 +47,17 @@ impl<C: Cloud> Observer<'_, C> {
     /// Security groups in front of a load balancer of ours that bear a name of ours, and are not among ours.
     async fn unlisted_security_groups(&self, owner: &Owner, view: &mut View) -> Answer<()> {
         let own: BTreeSet<&Id> = view.security_groups.values().map(|it| &it.id).collect();
+        let shards = (0..self.quotas.shards()).map(|shard| names::security_group(owner, shard));
+        let unlisted: BTreeSet<String> =
+            shards.filter(|name| !view.security_groups.contains_key(name)).collect();
         let alone = view.load_balancers.values().filter(|it| it.shared.is_none());
         let front: BTreeSet<Id> = alone.flat_map(|it| it.described.security_groups.iter().cloned()).collect();
-        if front.iter().all(|id| own.contains(id)) {
+        if unlisted.is_empty() || front.iter().all(|id| own.contains(id)) {
             return Ok(());
         }
-        for shard in 0..self.quotas.shards() {
-            let name = names::security_group(owner, shard);
-            match self.cloud.security_group_named(self.vpc, &name).await? {
-                Some(found) if front.contains(&found.id) && !view.security_groups.contains_key(&name) => {
-                    view.lost.insert(name, Lost { id: found.id, group: None });
-                }
-                Some(_) => {}
-                None => break,
-            }
-        }
+        let found = self.cloud.security_groups_named(self.vpc, &unlisted).await?;
+        let lost = found.into_iter().filter(|it| front.contains(&it.id));
+        view.lost.extend(lost.map(|it| (it.name, Lost { id: it.id, group: None })));
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::Config;
 use crate::cloud::Sdk;
+use crate::cloud::resources::Id;
 
 /// A running emulator; drop ends it.
 pub(super) struct Emulator {
@@ -122,6 +123,12 @@ impl Emulator {
     }
 
     /// So many load balancers are all that the account may have.
+    /// Takes off the tags whose keys begin like that.
+    pub(super) fn untag<'a>(&self, ids: impl IntoIterator<Item = &'a Id>, keys: &str) {
+        let ids: Vec<&str> = ids.into_iter().map(|id| id.0.as_str()).collect();
+        self.run(&["untag", &ids.join(","), keys]);
+    }
+
     pub(super) fn quota(&self, most: usize) {
         self.run(&["quota", &most.to_string()]);
     }

@@ -185,7 +185,7 @@ through! {
     }
     Network {
         Read security_groups(filter: &Filter) -> Vec<SecurityGroup>;
-        Read security_group_named(vpc: &str, name: &str) -> Option<SecurityGroup>;
+        Read security_groups_named(vpc: &str, names: &BTreeSet<String>) -> Vec<SecurityGroup>;
         Read security_groups_called(vpc: &str, names: &BTreeSet<String>) -> Vec<(String, Id)>;
         Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
         Write add_security_group_tags(id: &Id, tags: &Tags) -> ();

@@ -44,8 +44,7 @@ async fn own(sdk: &Sdk) -> Vec<Id> {
 
 fn untag(emulator: &Emulator, ids: &[Id], kinds: &[Kind]) {
     let stripped = ids.iter().filter(|id| id.kind().is_some_and(|kind| kinds.contains(&kind)));
-    let stripped: Vec<&str> = stripped.map(|id| id.0.as_str()).collect();
-    emulator.run(&["untag", &stripped.join(",")]);
+    emulator.untag(stripped, "portico.dev/,elbv2.k8s.aws/cluster");
 }
 
 const ALL: [Kind; 4] = [Kind::LoadBalancer, Kind::TargetGroup, Kind::Listener, Kind::SecurityGroup];
@@ -179,4 +178,29 @@ async fn tags_that_are_removed_again_and_again_are_reported_and_no_longer_restor
     let message = ended[3].as_ref().unwrap_err();
     assert!(message.contains("again and again") && message.contains("tag policy"), "{message}");
     assert_eq!(asked_for(&emulator.calls()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_security_group_is_found_by_name_where_the_first_one_is_gone() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let before = emulator.account("list");
+    let of = |ranges: std::ops::Range<u8>| LoadBalancer {
+        source_ranges: ranges.map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect(),
+        ..mk_load_balancer(mk_owner(), &emulator.instances[..2])
+    };
+    let (provider, mut status) = (mk_provider(&emulator), Status::new());
+    // The first security group is full, the second one holds the rest, and the first one goes.
+    for ranges in [0..60, 0..61, 60..61] {
+        settle(&provider, Some(&of(ranges)), &mut status).await.unwrap();
+    }
+    let all = own(&emulator.sdk).await;
+    let security_groups: Vec<&Id> = all.iter().filter(|id| id.kind() == Some(Kind::SecurityGroup)).collect();
+    assert_eq!(security_groups.len(), 1, "{all:?}");
+    let name = emulator.account("list")[&security_groups[0].0].to_string();
+    assert!(name.contains(&crate::names::security_group(&mk_owner(), 1)), "{name}");
+    untag(&emulator, &all, &[Kind::SecurityGroup]);
+    emulator.calls();
+    settle(&mk_provider(&emulator), None, &mut status).await.unwrap();
+    let reads = emulator.calls().get("DescribeSecurityGroups").copied();
+    assert_eq!(names(&emulator.account("list")), names(&before), "{reads:?}");
 }

@@ -66,10 +66,10 @@ impl crate::cloud::Network for Sdk {
         read_groups(&answer)
     }
 
-    async fn security_group_named(&self, vpc: &str, name: &str) -> Answer<Option<SecurityGroup>> {
-        let wanted = filters(&[("vpc-id", vec![vpc]), ("group-name", vec![name])]);
-        let answer = self.ec2.call(DESCRIBE_GROUPS, wanted).await?;
-        Ok(read_groups(&answer)?.into_iter().next())
+    async fn security_groups_named(&self, vpc: &str, names: &BTreeSet<String>) -> Answer<Vec<SecurityGroup>> {
+        let wanted = [("vpc-id", vec![vpc]), ("group-name", names.iter().map(String::as_str).collect())];
+        let answer = self.ec2.call(DESCRIBE_GROUPS, filters(&wanted)).await?;
+        read_groups(&answer)
     }
 
     async fn security_groups_called(&self, vpc: &str, names: &BTreeSet<String>) -> Answer<Vec<(String, Id)>> {
