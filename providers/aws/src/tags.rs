@@ -145,12 +145,13 @@ pub(crate) fn whose(own: &Tags) -> Tags {
     own.iter().filter(|(key, _)| keys.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
-/// A tag that names another owner than `own` does.
-pub(crate) fn of_another<'a>(found: &'a Tags, own: &Tags) -> Option<(&'a str, &'a str)> {
+/// Tags that name another owner than `own` does.
+pub(crate) fn of_another<'a>(found: &'a Tags, own: &Tags) -> impl Iterator<Item = (&'a str, &'a str)> {
     let whose = [CLUSTER, SERVICE_UID, GROUP, CONTROLLERS_CLUSTER];
-    let mut others =
-        found.iter().filter(|(key, value)| whose.contains(&key.as_str()) && own.get(*key) != Some(value));
-    others.next().map(|(key, value)| (key.as_str(), value.as_str()))
+    let others = found
+        .iter()
+        .filter(move |(key, value)| whose.contains(&key.as_str()) && own.get(*key) != Some(value));
+    others.map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
 /// Whether the AWS Load Balancer Controller made it for the Service of this name.
@@ -211,9 +212,11 @@ pub(crate) fn has_extras(tags: &Tags) -> bool {
     tags.contains_key(EXTRAS)
 }
 
-/// Written on a load balancer that another controller made.
+/// Written on a load balancer that another controller made; what its listeners have there is compared, too.
 pub(crate) fn adopted() -> Tags {
-    Tags::from([(ADOPTED.to_owned(), "true".to_owned())])
+    let mut tags = with_extras();
+    tags.insert(ADOPTED.to_owned(), "true".to_owned());
+    tags
 }
 
 /// Whether another controller made it.

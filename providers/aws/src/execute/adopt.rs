@@ -70,7 +70,7 @@ impl<C: Cloud> Executor<'_, C> {
                 self.cloud.add_security_group_tags(&group.id, own).await?;
             }
         }
-        let own = own.clone().into_iter().chain(tags::adopted()).chain(tags::with_extras()).collect();
+        let own = own.clone().into_iter().chain(tags::adopted()).collect();
         self.batches.add_tags(self.cloud, &found.id, &own).await?;
         self.cache.created(owner, &found.name, &found.id);
         Ok(Answered::Found)

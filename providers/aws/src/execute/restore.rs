@@ -3,12 +3,13 @@
 //! Owns: the proof, and what it takes with it. Leaves to others: noticing (`observe/lost`), when (`plan`).
 //! The proof: names of target groups and security groups are digests of both UIDs, which nobody chooses. A load balancer's
 //! may be a user's, so that it counts with a target group behind it whose name is a digest of the UIDs, this very name and its
-//! port; a digest counts by itself where nothing is behind it yet. Invariants: a tag that names another owner refutes any proof;
+//! port; a digest counts by itself where nothing is behind it yet. Invariants: a tag that names another owner refutes any proof
+//! (the AWS Load Balancer Controller's do not on what it made for this very Service: it was adopted, and is restored as that);
 //! without proof nothing is touched, and the error names the missing tags; tags that are removed again and again are not restored.
 
 use std::collections::BTreeSet;
 
-use portico_provider::ProviderError;
+use portico_provider::{Owner, ProviderError};
 
 use super::answered::Answered;
 use super::{Executor, Maker};
@@ -54,7 +55,10 @@ impl<C: Cloud> Executor<'_, C> {
         own: &Tags,
     ) -> Result<(), ProviderError> {
         let Maker { owner, group: _ } = maker;
-        if let Some((key, says)) = tags::of_another(found, own) {
+        let own = &whole(owner, id, found, own);
+        let others = tags::of_another(found, own);
+        let mut others = others.filter(|(key, _)| !self.is_adopted_by(owner, found, key));
+        if let Some((key, says)) = others.next() {
             let message = format!(
                 "{name} ({id}) is there, and its tag {key} says {says:?}: correct it, if it is of Service {} ({}), else \
                  delete or rename it",
@@ -90,6 +94,12 @@ impl<C: Cloud> Executor<'_, C> {
         Ok(())
     }
 
+    /// Whether `key` is the tag of the AWS Load Balancer Controller of this cluster on what it made for this Service.
+    fn is_adopted_by(&self, owner: &Owner, found: &Tags, key: &str) -> bool {
+        let cluster = self.config.cluster_name.as_ref();
+        key == tags::CONTROLLERS_CLUSTER && found.get(key) == cluster && tags::were_made_for(found, owner)
+    }
+
     async fn is_proven(&self, maker: Maker<'_>, name: &str, id: &Id) -> Result<bool, ProviderError> {
         let Maker { owner, group } = maker;
         let listeners = self.cloud.listeners(id).await?;
@@ -105,6 +115,13 @@ impl<C: Cloud> Executor<'_, C> {
         let member = |tags: &Tags| group.is_some() && tags::group(tags).as_ref() == group;
         Ok(tagged.values().any(|tags| tags::are_of(tags, owner) || member(tags)))
     }
+}
+
+/// With those of an adopted load balancer: without them the next plan would change what nobody asked for.
+fn whole(owner: &Owner, id: &Id, found: &Tags, own: &Tags) -> Tags {
+    let was_adopted = id.kind() == Some(Kind::LoadBalancer) && tags::were_made_for(found, owner);
+    let adopted = was_adopted.then(tags::adopted).unwrap_or_default();
+    own.clone().into_iter().chain(adopted).collect()
 }
 
 /// The tags that are not there.

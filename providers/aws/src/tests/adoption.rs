@@ -187,3 +187,47 @@ async fn a_listener_that_splits_its_traffic_is_left_as_it_is() {
     assert!(message.contains("listener 80") && message.contains("splits its traffic"), "{message}");
     assert_eq!(emulator.account("list"), before);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_load_balancer_that_lost_its_tags_is_restored_as_adopted() {
+    let Some(emulator) = Emulator::start().await else { return };
+    let made = emulator.account("controllers");
+    let arn = Id(made["web"]["arn"].as_str().unwrap().to_owned());
+    let adopting = mk_asking(&emulator, &arn.0);
+    let kept = mk_load_balancer(mk_owner(), &emulator.instances[..2]);
+    let attributes = async || emulator.sdk.load_balancer_attributes(&arn).await.unwrap().unwrap();
+    let before = attributes().await;
+    let is_adopted = || {
+        let all = emulator.account("list");
+        all[&arn.0].to_string().contains("portico.dev/adopted")
+            && all[&arn.0].to_string().contains("listener-extras")
+    };
+    let provider = || mk_provider(&emulator, Some("blue"));
+    drive(provider, Desired::Present(&adopting)).await.unwrap();
+    assert!(is_adopted());
+
+    emulator.untag([&arn], "portico.dev/");
+    let hostname = drive(provider, Desired::Present(&kept)).await.unwrap();
+    assert_eq!(hostname.as_deref(), made["web"]["hostname"].as_str(), "it is the same one");
+    assert!(is_adopted(), "{}", emulator.account("list"));
+    assert_eq!(attributes().await, before, "what nobody asks for stays");
+
+    emulator.untag([&arn], "portico.dev/");
+    let other = [("portico.dev/cluster-uid".to_owned(), "another".to_owned())].into();
+    emulator.sdk.add_tags(std::slice::from_ref(&arn), &other).await.unwrap();
+    let refused = drive(provider, Desired::Present(&kept)).await.unwrap_err().to_string();
+    assert!(refused.contains("its tag portico.dev/cluster-uid says \"another\""), "{refused}");
+
+    // Where the cluster's name proves nothing, somebody can paste what is missing.
+    emulator.untag([&arn], "portico.dev/");
+    let refused = drive(|| mk_provider(&emulator, Some("green")), Desired::Present(&kept))
+        .await
+        .unwrap_err()
+        .to_string();
+    for part in ["Key=portico.dev/adopted,Value=true", "Key=portico.dev/listener-extras,Value=compared"] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    assert!(!is_adopted());
+    drive(provider, Desired::Absent(&kept.owner)).await.unwrap();
+    assert!(emulator.account("list").get(&arn.0).is_none(), "and it is deleted");
+}
