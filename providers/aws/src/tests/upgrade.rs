@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use portico_provider::{IpFamily, LoadBalancer, Owner, Protocol, ServiceName};
+use portico_provider::{GroupName, IpFamily, LoadBalancer, Owner, Protocol, ServiceName};
 
 use super::{mk_listener, mk_load_balancer};
-use crate::cloud::resources::{GroupShape, TargetType, Transport};
+use crate::cloud::resources::{GroupShape, Tags, TargetType, Transport};
+use crate::observed::SyncedHash;
 use crate::plan::spec_digest;
 use crate::quotas::Quotas;
 use crate::translate::translate;
@@ -51,6 +52,14 @@ fn names_of_earlier_releases_still_hold() {
     assert_eq!(names, recorded);
 }
 
+fn mk_group() -> GroupName {
+    GroupName::new("shop", "front").unwrap()
+}
+
+fn pairs(tags: &Tags) -> Vec<(&str, &str)> {
+    tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+}
+
 #[test]
 fn tags_of_earlier_releases_still_hold() {
     let recorded = [
@@ -59,8 +68,59 @@ fn tags_of_earlier_releases_still_hold() {
         ("portico.dev/service-uid", "c0ffee00-0000-4000-8000-000000000002"),
     ];
     let tags = tags::of(&mk_desired().owner);
-    let tags: Vec<(&str, &str)> = tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    assert_eq!(tags, recorded);
+    assert_eq!(pairs(&tags), recorded);
+
+    let hash = SyncedHash { spec: "a".to_owned(), targets: Some("b".to_owned()) };
+    let group = mk_group();
+    let recorded: [(Tags, &[(&str, &str)]); 7] = [
+        (hash.beyond(None), &[("portico.dev/spec-hash", "a"), ("portico.dev/targets-hash", "b")]),
+        (SyncedHash::unfinished("a"), &[("portico.dev/spec-hash", "a")]),
+        (
+            SyncedHash { targets: None, ..hash.clone() }.beyond(Some(&hash)),
+            &[("portico.dev/targets-hash", "changing")],
+        ),
+        (tags::member(&group), &[("portico.dev/group", "shop/front")]),
+        (
+            tags::shared(&mk_desired().owner.cluster, &group),
+            &[
+                ("portico.dev/cluster-uid", "c0ffee00-0000-4000-8000-000000000001"),
+                ("portico.dev/group", "shop/front"),
+            ],
+        ),
+        (
+            tags::lead(&mk_desired().owner),
+            &[
+                ("portico.dev/group-lead", "shop/web"),
+                ("portico.dev/group-lead-uid", "c0ffee00-0000-4000-8000-000000000002"),
+            ],
+        ),
+        (tags::adopted(), &[("portico.dev/adopted", "true"), ("portico.dev/listener-extras", "compared")]),
+    ];
+    for (tags, recorded) in recorded {
+        assert_eq!(pairs(&tags), recorded);
+    }
+}
+
+#[test]
+fn what_a_group_shares_still_has_the_names_and_the_owner_of_earlier_releases() {
+    let (cluster, group) = (mk_desired().owner.cluster, mk_group());
+    let recorded = [
+        names::shared_load_balancer(&cluster, &group, None, 0),
+        names::shared_load_balancer(&cluster, &group, None, 1),
+        names::shared_load_balancer(&cluster, &group, Some("front"), 1),
+        names::shared_security_group(&cluster, &group, 0),
+        names::shared_security_group(&cluster, &group, 1),
+        tags::remains(&cluster, &group).unwrap().service.to_string(),
+    ];
+    let names = [
+        "p-shop-front-6059cc7903eda32a",
+        "p-shop-front-6059cd7903eda4dd",
+        "front-1",
+        "p-shop-front-37281b1248e46081",
+        "p-shop-front-37281a1248e45ece",
+        "group-201363653c38fa95",
+    ];
+    assert_eq!(recorded, names);
 }
 
 #[test]
