@@ -16,7 +16,7 @@ use crate::observed::{Observed, Snapshot, SyncedHash, Targets};
 use crate::quotas::Quotas;
 use crate::step::{Named, Step};
 use crate::translate::translate;
-use crate::wanted::Wanted;
+use crate::wanted::{Wanted, WantedListener};
 
 const DONE: &str = "its tags say that this very spec was finished";
 
@@ -40,11 +40,13 @@ pub(super) fn present(
     if snapshot.listeners.as_ref().is_some_and(|there| there.len() != wanted.listeners.len()) {
         return read_all(&desired.owner, "there are more listeners than ports, or fewer");
     }
-    let groups = wanted.listeners.iter();
-    let mut groups = groups.map(|(port, it)| names::target_group(&desired.owner, name, *port, it.shape));
-    if !groups.all(|group| snapshot.target_groups.contains_key(&group)) {
+    let behind: Option<Vec<_>> = each(desired, name, wanted, |name, listener| {
+        let id = snapshot.target_groups.get(&name)?;
+        Some((named(&name, id), listener.takes()))
+    });
+    let Some(behind) = behind else {
         return read_all(&desired.owner, "a target group is not where it was");
-    }
+    };
     if *synced == hash {
         return Plan::nothing(DONE);
     }
@@ -58,14 +60,11 @@ pub(super) fn present(
         return read_all(&desired.owner, "it is not in its group yet");
     }
     let mut draft = Draft::new(&desired.owner, desired.group.as_ref(), desired.group.is_some());
-    for (port, listener) in &wanted.listeners {
-        let group_name = names::target_group(&desired.owner, name, *port, listener.shape);
-        let (Some(present), Some(group)) = (known.get(&group_name), snapshot.target_groups.get(&group_name))
-        else {
-            return read_all(&desired.owner, "a target group is not where it was");
+    for (group, takes) in behind {
+        let Some(present) = known.get(&group.name) else {
+            return read_all(&desired.owner, "a target group's targets are not known");
         };
-        let group = named(&group_name, group);
-        targets::targets(&mut draft, site.pace, &group, present, listener.takes());
+        targets::targets(&mut draft, site.pace, &group, present, takes);
     }
     let target_groups = match &desired.group {
         Some(_) => snapshot.target_groups.iter().map(|(name, id)| named(name, id)).collect(),
@@ -73,6 +72,18 @@ pub(super) fn present(
     };
     mark(&mut draft, &hash, &Marked { load_balancer: named(name, id), target_groups }, Some(synced));
     draft.plan(DONE)
+}
+
+/// Of each listener, by the name of its target group; `None` where one has none.
+fn each<'a, T, All: FromIterator<T>>(
+    desired: &LoadBalancer,
+    load_balancer: &str,
+    wanted: &'a Wanted,
+    of: impl Fn(String, &'a WantedListener) -> Option<T>,
+) -> Option<All> {
+    let name =
+        |port: &u16, it: &WantedListener| names::target_group(&desired.owner, load_balancer, *port, it.shape);
+    wanted.listeners.iter().map(|(port, it)| of(name(port, it), it)).collect()
 }
 
 /// Everything is deleted; what a group shares is read first.
@@ -143,14 +154,13 @@ pub(crate) fn behind(quotas: &Quotas, desired: &LoadBalancer, snapshot: &Snapsho
     let (name, _) = snapshot.only()?;
     let SyncedHash { spec, targets } = snapshot.synced.clone()?;
     let wanted = translate(desired, quotas).ok().filter(|_| spec == spec_digest(desired))?;
-    let groups = wanted.listeners.iter().map(|(port, listener)| {
-        let group = names::target_group(&desired.owner, name, *port, listener.shape);
+    let target_groups = each(desired, name, &wanted, |group, listener| {
         let id = snapshot.target_groups.get(&group)?.clone();
         let on_nodes = listener.shape.targets == TargetType::Instance;
         let node_port = listener.targets.first().filter(|_| on_nodes).map(|target| target.port);
         Some((group, BehindListener { id, node_port }))
     });
-    Some(Behind { synced: targets?, target_groups: groups.collect::<Option<_>>()? })
+    Some(Behind { synced: targets?, target_groups: target_groups? })
 }
 
 /// The targets of each target group, where the tags say that all is as desired. A later change of targets then needs no read.
@@ -167,11 +177,11 @@ pub(crate) fn proven_targets(
     let (name, _) = snapshot.only()?;
     let wanted = translate(desired, quotas).ok()?;
     let hash = snapshot.synced.as_ref().filter(|hash| **hash == wanted_hash(desired, &wanted))?;
-    let groups = wanted.listeners.iter().map(|(port, listener)| {
+    let groups = each(desired, name, &wanted, |group, listener| {
         // Registered before this process began, they count as checked.
         let checked = |target: &_| (Clone::clone(target), Health::Healthy);
         let targets: Targets = listener.targets.iter().map(checked).collect();
-        (names::target_group(&desired.owner, name, *port, listener.shape), targets)
+        Some((group, targets))
     });
-    Some((hash.clone(), groups.collect()))
+    Some((hash.clone(), groups?))
 }
