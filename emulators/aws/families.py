@@ -42,15 +42,23 @@ def _mapping(subnet, mapping, nat):
     return asked, prefix if nat else None
 
 
-def _fits(kind, nat, listeners):
+def _nat(lb):
+    return getattr(lb, "enable_prefix_for_ipv6_source_nat", "off") == "on"
+
+
+def _protocols(lb):
+    return [listener.protocol for listener in lb.listeners.values()]
+
+
+def _fits(kind, nat, protocols):
     if nat and kind != "dualstack":
         _refuse("Prefixes for IPv6 source NAT are only supported with IP address type 'dualstack'")
-    if kind == "dualstack" and not nat and any(listener.protocol in UDP for listener in listeners):
+    if kind == "dualstack" and not nat and any(protocol in UDP for protocol in protocols):
         _refuse("UDP listeners on a load balancer with IP address type 'dualstack' need EnablePrefixForIpv6SourceNat to be 'on'")
 
 
 def _give(self, lb, kind, nat, mappings):
-    _fits(kind, nat, lb.listeners.values())
+    _fits(kind, nat, _protocols(lb))
     given = {}
     if kind == "dualstack" and (nat or any(one.get("IPv6Address") for one in mappings.values())):
         for subnet in lb.subnets:
@@ -105,7 +113,7 @@ _set_type = B.set_ip_address_type
 def set_ip_address_type(self, arn, ip_type):
     lb = self.load_balancers.get(arn)
     if lb is not None and lb.type == "network":
-        _fits(ip_type, getattr(lb, "enable_prefix_for_ipv6_source_nat", "off") == "on", lb.listeners.values())
+        _fits(ip_type, _nat(lb), _protocols(lb))
     return _set_type(self, arn, ip_type)
 
 
@@ -135,9 +143,8 @@ def asking(name):
 
 
 def check_udp(lb, protocol):
-    nat = getattr(lb, "enable_prefix_for_ipv6_source_nat", "off") == "on"
-    if lb.type == "network" and protocol in UDP and lb.ip_address_type == "dualstack" and not nat:
-        _refuse("UDP listeners on a load balancer with IP address type 'dualstack' need EnablePrefixForIpv6SourceNat to be 'on'")
+    if lb.type == "network":
+        _fits(lb.ip_address_type, _nat(lb), [protocol])
 
 
 B.create_load_balancer = create_load_balancer

@@ -1,6 +1,6 @@
 """What a test asks of the emulator past AWS's APIs: faults, health, quotas, counts.
 
-Owns: /moto-strict/…, and that one call is made after another: moto's dictionaries are no more than dictionaries.
+Owns: /moto-strict/…, and that calls and hooks run one after another: moto's dictionaries are no more than dictionaries.
 """
 
 import io
@@ -75,14 +75,14 @@ def around(application):
     def call(self, environ, start_response):
         path = environ.get("PATH_INFO", "")
         raw = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        if path.startswith("/moto-strict/"):
-            answered = answer(path, json.loads(raw or b"{}"))
-            start_response("200 OK", [("Content-Type", "application/json")])
-            return [answered]
-        target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-        CALLS[target or parse_qs(raw.decode("utf-8", "replace")).get("Action", ["?"])[0]] += 1
         environ["wsgi.input"] = io.BytesIO(raw)
         with ONE_BY_ONE:
+            if path.startswith("/moto-strict/"):
+                answered = answer(path, json.loads(raw or b"{}"))
+                start_response("200 OK", [("Content-Type", "application/json")])
+                return [answered]
+            target = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
+            CALLS[target or parse_qs(raw.decode("utf-8", "replace")).get("Action", ["?"])[0]] += 1
             return application(self, environ, start_response)
 
     return call

@@ -10,7 +10,6 @@ Backend = models.ELBv2Backend
 MOST_CERTIFICATES = 25
 
 
-
 def _target_groups(self, actions):
     return [
         arn
@@ -93,15 +92,18 @@ def modify_listener(self, arn, port=None, protocol=None, ssl_policy=None, certif
     lb = self.load_balancers[listener.load_balancer_arn]
     self._validate_port_and_protocol(lb.type, port or listener.port, protocol or listener.protocol)
     check(self, lb, port, protocol or listener.protocol, actions or [action.data for action in listener.default_actions], me=arn)
+    further = listener.certificates[1:] if listener.protocol == "TLS" else []
     if port is not None:
         listener.port = port
     if protocol:
         listener.protocol = protocol
     if ssl_policy:
         listener.ssl_policy = ssl_policy
-    if certificates:
+    if listener.protocol != "TLS":
+        listener.certificate, listener.certificates = None, []
+    elif certificates:
         listener.certificate = certificates[0]["CertificateArn"]
-        listener.certificates = [certificate["CertificateArn"] for certificate in certificates]
+        listener.certificates = [listener.certificate] + further
     if actions:
         listener.default_actions = [models.FakeAction(action) for action in actions]
         listener._default_rule[0].actions = listener.default_actions
@@ -150,20 +152,6 @@ def remove_listener_certificates(self, arn, certificates):
     listener.certificates = listener.certificates[:1] + [arn for arn in further if arn not in asked]
 
 
-_change = Backend.modify_listener
-
-
-def modify_with_certificates(self, arn, port=None, protocol=None, ssl_policy=None, certificates=None, actions=None):
-    listener = self.describe_listeners(None, [arn])[0]
-    further = listener.certificates[1:] if listener.protocol == "TLS" else []
-    listener = _change(self, arn, port, protocol, ssl_policy, certificates, actions)
-    if listener.protocol == "TLS":
-        listener.certificates = listener.certificates[:1] + further
-    else:
-        listener.certificate, listener.certificates = None, []
-    return listener
-
-
 _attributes = Backend.modify_listener_attributes
 
 
@@ -180,5 +168,4 @@ def modify_listener_attributes(self, listener_arn, attrs):
 
 Backend.add_listener_certificates = add_listener_certificates
 Backend.remove_listener_certificates = remove_listener_certificates
-Backend.modify_listener = modify_with_certificates
 Backend.modify_listener_attributes = modify_listener_attributes

@@ -21,6 +21,8 @@ overlay asserts, and what nobody could check, is in README.md.
 import sys
 
 import moto
+import moto.server
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
 assert moto.__version__ == "5.2.5", moto.__version__
 # Each wraps what those before it did.
@@ -33,9 +35,6 @@ import families  # isort: skip  IPv6: source NAT, chosen addresses
 import limits  # isort: skip  how many load balancers an account may have
 import refusals  # isort: skip  what AWS refuses or holds on to that moto does not
 import hooks  # isort: skip
-
-import moto.server
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
 DomainDispatcherApplication.__call__ = hooks.around(DomainDispatcherApplication.__call__)
 
