@@ -305,7 +305,7 @@ async fn each_operation_costs_no_more_calls_than_it_must() {
     run.print();
 }
 
-/// What one Service's targets tell of its seal holds for all with the same: one look for all of them.
+/// What one Service's targets say of its synced hash holds for all Services with the same targets: one read for all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_went_while_nobody_ran_costs_one_write_a_target_group() {
     let Some(emulator) = Emulator::start().await else { return };
@@ -369,8 +369,8 @@ async fn deletion_after_a_restart_costs_no_more_than_before_it() {
     run.print();
 }
 
-/// A Service that nobody shares calls with. Six writes make one; and there is no seal without its own call, no `active`
-/// without a look, no subnets without having read them: eight, and a look for each time that AWS is not done yet.
+/// A Service that nobody shares calls with. Six writes make one; and the synced hash takes a call of its own, `active`
+/// a read, and the subnets a read: eight, and a read for each time that AWS is not done yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lone_service_has_ceilings_of_its_own() {
     let Some(emulator) = Emulator::start().await else { return };

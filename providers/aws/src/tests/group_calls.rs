@@ -132,7 +132,7 @@ async fn members_cost_no_more_calls_than_they_must() {
         run.provider = Run::provider(&run.emulator);
     }
 
-    // What is sealed tells which targets there are: nothing that is shared is read.
+    // The synced hash proves which targets there are: nothing that is shared is read.
     assert!(run.list().await);
     drop(run.emulator.calls());
     run.nodes(&nodes[1..2]);

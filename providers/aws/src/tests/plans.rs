@@ -60,7 +60,7 @@ fn mk_hash(desired: &LoadBalancer) -> SyncedHash {
     }
 }
 
-/// Everything as `desired` asks, active, healthy and sealed.
+/// Everything as `desired` asks, active, healthy and synced.
 pub(super) fn mk_view(desired: &LoadBalancer) -> View {
     let wanted = translate(desired, &Quotas::default()).unwrap();
     let owner = &desired.owner;

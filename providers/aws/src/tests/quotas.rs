@@ -1,7 +1,7 @@
 //! What an account allows: told with the numbers before anything is made, and raised by flags.
 //!
 //! Owns: plans under other quotas than AWS's defaults. Leaves to others: reading flags (`crate::quotas`), whether rules fit
-//! (`firewalls`). Invariant: a raised quota changes a plan only where it was in the way.
+//! (`security_groups`). Invariant: a raised quota changes a plan only where it was in the way.
 
 use portico_provider::{
     Desired, LoadBalancer, LoadBalancerProvider, Owner, Plan, Protocol, ReadMode, ServiceName,

@@ -1,7 +1,7 @@
 //! Targets that AWS refuses: the others are registered, the user is told, and they are offered again in a while.
 //!
 //! Owns: plans with refused targets, and a Service's life with some on the emulator. Leaves to others: sorting them out
-//! (`execute/targets`), the back-off (`memory/refused`). Invariant: a refused target never fails a step.
+//! (`execute/targets`), the back-off (`cache/refused`). Invariant: a refused target never fails a step.
 
 use portico_provider::{
     Desired, LoadBalancer, LoadBalancerProvider, Outcome, Owner, Plan, ReadMode, ServiceName, Topic, Truth,
