@@ -13,7 +13,7 @@ async fn main() -> ExitCode {
         Ok(Agreement::Agrees) => ExitCode::SUCCESS,
         Ok(Agreement::Differs) => ExitCode::FAILURE,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "portico-nodeproxy ends");
+            tracing::error!(error = portico_runtime::chain(error.as_ref()), "portico-nodeproxy ends");
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,7 @@
 //! The load balancer that a Service asks for: its fields, annotations, class rules and stages.
 //!
 //! Owns: parsing, and the problems that a user has to fix. Leaves to others: provisioning it (`provision`).
-//! Invariant: pure.
+//! Invariant: no I/O.
 
 pub(crate) mod admission;
 pub(crate) mod class_resolver;

@@ -133,9 +133,10 @@ impl<P: LoadBalancerProvider> Provisioner<P> {
             (decision, trigger)
         });
         if let Some(trigger) = trigger {
-            let (priority, shared) =
-                (trigger::priority(want, observed.is_some(), trigger), self.shared(want));
+            // First of all: a panic of the provider below must give the track up, too.
             let attempt = WaitingAttempt::new(self, requester, key.clone(), owner.clone());
+            let priority = trigger::priority(want, observed.is_some(), trigger);
+            let shared = want.shares(provider, observed);
             self.attempts.spawn(attempt.run(priority, shared));
         }
         if let (Decision::Rest(again), Some(report)) = (&mut decision, &report) {
@@ -144,7 +145,7 @@ impl<P: LoadBalancerProvider> Provisioner<P> {
             *again = self.track(owner, |track| track.watch_health(want, health, Instant::now()));
         }
         let of_the_group = plan.blocked().iter().any(|it| it.obstacle.is_of_the_group());
-        let blocked_by_group = of_the_group.then(|| (key, self.shared(want)));
+        let blocked_by_group = of_the_group.then(|| (key, want.shares(provider, observed)));
         let progress = self.track(owner, |track| {
             if want.load_balancer().is_some() {
                 track.block_by_group(blocked_by_group);

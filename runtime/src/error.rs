@@ -4,8 +4,8 @@ use std::error::Error;
 
 /// An error and its causes in one line, separated by `: `.
 ///
-/// A cause that the text before it already contains is left out. Of an API server's refusal only message, code and reason
-/// are shown: `kube` would print the whole answer.
+/// Each error adds its own words: a cause that its text repeats is shown once. Of an API server's refusal only message, code
+/// and reason are shown: `kube` would print the whole answer.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut next = Some(error);
@@ -14,11 +14,14 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
             texts.push(format!("{} ({} {})", status.message, status.code, status.reason));
             break;
         }
-        let text = error.to_string();
-        if texts.last().is_none_or(|last| !last.contains(&text)) {
+        next = error.source();
+        let mut text = error.to_string();
+        if let Some(own) = next.and_then(|cause| text.strip_suffix(&cause.to_string())) {
+            text.truncate(own.trim_end_matches([':', ' ']).len());
+        }
+        if !text.is_empty() && texts.last().is_none_or(|last| !last.contains(&text)) {
             texts.push(text);
         }
-        next = error.source();
     }
     texts.join(": ")
 }
@@ -40,5 +43,9 @@ mod tests {
         let status = serde_json::json!({"code": 403, "reason": "Forbidden", "message": "no", "details": {"kind": "x"}});
         let error = kube::Error::Api(serde_json::from_value(status).expect("a Status"));
         assert_eq!(chain(&error), "no (403 Forbidden)");
+        let of_a_watch = kube::runtime::watcher::Error::InitialListFailed(error);
+        let (words, refusal) = (chain(&of_a_watch), "no (403 Forbidden)");
+        assert!(words.ends_with(refusal) && words.matches("no").count() == 1, "{words}");
+        assert!(!words.contains("details"), "{words}");
     }
 }

@@ -96,8 +96,11 @@ pub struct GcArgs {
 /// Flags of `status`.
 #[derive(Clone, Debug, Group)]
 pub struct StatusArgs {
-    /// Services, as namespace/name; none: all with a load balancer
+    /// Services, as namespace/name; none: all with a load balancer of Portico's, or that ask for one
     pub(crate) services: Vec<ServiceName>,
+    /// Classes of Portico's operators that do not begin with portico.dev/: their --load-balancer-class
+    #[arg(long = "load-balancer-class", value_name = "CLASS", value_delimiter = ',')]
+    pub(crate) classes: Vec<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,

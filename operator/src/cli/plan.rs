@@ -1,6 +1,6 @@
 //! `portico-operator plan`: what would be done, by the live cluster and provider.
 //!
-//! Owns: which Services, and how it reads. Leaves to others: the plans (`planned`).
+//! Owns: which Services, and how it reads. Leaves to others: the plans (`reconcile/plan`).
 //! Invariant: nothing is changed: the cluster is behind `ReadOnly`, the fence is closed, and no step is executed.
 
 use std::process::ExitCode;

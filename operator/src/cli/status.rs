@@ -18,7 +18,7 @@ use crate::args::{ServiceName, StatusArgs};
 use crate::cache::service::{self, HELD_BY, ServiceKey, ServiceType};
 
 pub(super) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let StatusArgs { services: names, output } = args;
+    let StatusArgs { services: names, classes, output } = args;
     let client = crate::reconcile::api::client().await.context("no way to the API server")?;
     let listed = Api::<Service>::all(client).list(&ListParams::default()).await;
     let services = listed.context("Services cannot be listed")?.items;
@@ -30,25 +30,28 @@ pub(super) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
     }
     for service in &services {
         let key = ServiceKey::of(service);
+        let line = Line::of(service, &classes);
         let asked = names.iter().any(|ServiceName(name)| *name == key);
-        if asked || (names.is_empty() && is_ours(service) && !is_anothers(service)) {
-            lines.push(Line::of(service));
+        if asked || (names.is_empty() && has_balancer(service) && !line.anothers) {
+            lines.push(line);
         }
     }
     answer(output, &lines, || text(&lines, !names.is_empty(), Timestamp::now()))?;
     Ok(code(lines.iter().any(|line| !line.is_fine())))
 }
 
-fn is_ours(service: &Service) -> bool {
+/// Whether it has a load balancer, or asks for one.
+fn has_balancer(service: &Service) -> bool {
     ServiceType::of(service) == ServiceType::LoadBalancer
         || service::has_finalizer(service)
         || !service::our_conditions(service).is_empty()
 }
 
-/// Whether another controller serves it, and no operator of Portico has said anything of it.
-fn is_anothers(service: &Service) -> bool {
-    let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
-    let foreign = class.is_some_and(|class| !class.starts_with("portico.dev/"));
+/// Whether its class or its state is another controller's, and no operator of Portico has written to it. `classes`: those of
+/// Portico beside `portico.dev/…`.
+fn is_anothers(service: &Service, classes: &[String]) -> bool {
+    let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_ref());
+    let foreign = class.is_some_and(|class| !class.starts_with("portico.dev/") && !classes.contains(class));
     let unknown = !service::has_finalizer(service) && service::our_conditions(service).is_empty();
     unknown && (foreign || service::served_by_another(service).is_some())
 }
@@ -67,7 +70,7 @@ struct Line {
 }
 
 impl Line {
-    fn of(service: &Service) -> Self {
+    fn of(service: &Service, classes: &[String]) -> Self {
         let spec = service.spec.as_ref();
         let held_by = service.metadata.annotations.as_ref().and_then(|all| all.get(HELD_BY).cloned());
         let class = spec.and_then(|spec| spec.load_balancer_class.clone());
@@ -80,7 +83,7 @@ impl Line {
                 .into_iter()
                 .chain(service::waits_for_release(service).cloned())
                 .collect(),
-            anothers: is_anothers(service),
+            anothers: is_anothers(service, classes),
         }
     }
 
@@ -134,7 +137,7 @@ fn age(since: Timestamp, now: Timestamp) -> String {
 
 fn text(lines: &[Line], with_messages: bool, now: Timestamp) -> String {
     if lines.is_empty() {
-        return "no Service has, or asks for, a load balancer".to_owned();
+        return "no Service has, or asks for, a load balancer of Portico's".to_owned();
     }
     let row = |line: &Line| {
         let addresses = if line.addresses.is_empty() { "-".to_owned() } else { line.addresses.join(",") };
@@ -175,7 +178,7 @@ mod tests {
     }
 
     fn line(conditions: Vec<Condition>) -> Line {
-        Line { conditions, ..Line::of(&mk_service("web")) }
+        Line { conditions, ..Line::of(&mk_service("web"), &[]) }
     }
 
     #[test]
@@ -208,11 +211,14 @@ mod tests {
             with(mk_service("web"), |spec| spec.load_balancer_class = Some("service.k8s.aws/nlb".to_owned()));
         let mut finalized = mk_service("web");
         finalized.metadata.finalizers = Some(vec!["service.kubernetes.io/load-balancer-cleanup".to_owned()]);
-        for service in [named, finalized] {
-            assert!(is_anothers(&service) && Line::of(&service).is_fine(), "{service:?}");
-            assert_eq!(Line::of(&service).state(), "another controller's");
+        for service in [named.clone(), finalized] {
+            let line = Line::of(&service, &[]);
+            assert!(line.anothers && line.is_fine(), "{service:?}");
+            assert_eq!(line.state(), "another controller's");
         }
-        assert!(!Line::of(&mk_service("web")).is_fine(), "nobody serves this one");
+        assert!(!Line::of(&mk_service("web"), &[]).is_fine(), "nobody serves this one");
+        let of_portico = ["service.k8s.aws/nlb".to_owned()];
+        assert!(!Line::of(&named, &of_portico).is_fine(), "a class that Portico is to serve");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!                                                  └─▶ condition Accepted on the object
 //! ```
 //! Owns: the object, what is wrong with one. Leaves to others: holding Services against it (`rules`), the options' meaning (`options`,
-//! the provider), writing the condition (`report`, `cluster`).
+//! the provider), writing the condition (`reconcile/class_parameters`).
 //! Invariants: problems of an object are reported in its condition. A wrong default is left out and stops no Service; a wrong forced value
 //! lets no Service of the class through, and each of them names the object. Of several objects for one class the oldest counts; an object
 //! for a class that this operator does not serve is not mentioned.

@@ -1,6 +1,6 @@
 //! The status of a Service: addresses and conditions, and the Events that follow from a change.
 //!
-//! Owns: composing them. Leaves to others: writing them (`cluster`), where the facts come from (the provider).
+//! Owns: composing them. Leaves to others: writing them (`writer`), where the facts come from (the provider).
 //! Invariants: the same situation gives the same status, except for times. A condition keeps its time while its status stays.
 //! Addresses that are shown are not removed because a read failed, a field is wrong, or the load balancer is being replaced: the
 //! provider claims its address by what the status shows.

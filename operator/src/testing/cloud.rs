@@ -265,6 +265,7 @@ impl LoadBalancerProvider for FakeCloud {
     }
 
     fn shares(&self, desired: Desired<'_>, observed: Option<&FakeLb>) -> BTreeSet<String> {
+        self.maybe_panic();
         let wanted = match desired {
             Desired::Present(spec) => spec.group.clone(),
             Desired::Absent(_) => None,

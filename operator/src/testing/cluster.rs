@@ -1,7 +1,7 @@
 //! A cluster in memory: Services with versions and finalizers, watched by the cache.
 //!
 //! Owns: the fake API server's rules that matter here: conflicts, deletion under finalizers, status by field owner.
-//! Leaves to others: everything else about an API server, and what befalls a watch (`faults`).
+//! Leaves to others: everything else about an API server, and what befalls a watch (`watch_faults`).
 //! Invariant: every change reaches the cache and the queue, as a watch brings it.
 
 use std::collections::BTreeMap;

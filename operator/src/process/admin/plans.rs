@@ -1,6 +1,6 @@
 //! The plans of all Services, as JSON.
 //!
-//! Owns: [`Plans`]: when they are made, and for how long an answer is good. Leaves to others: planning (`planned`).
+//! Owns: [`Plans`]: when they are made, and for how long an answer is good. Leaves to others: planning (`reconcile/plan`).
 //! Invariants: they are made once at a time, on a thread that serves nothing else, even if whoever asked has gone; those that ask
 //! meanwhile get the same answer.
 

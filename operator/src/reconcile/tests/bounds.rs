@@ -47,17 +47,17 @@ async fn a_service_created_again_unseen_leaves_nothing_of_the_old_one() {
     assert_eq!(running.reconciler.provisioner.tracked(), 1);
 }
 
-/// The first plan of a look is made by a worker, the next when its go's turn has come.
+/// A worker plans, and asks which names are shared; an attempt plans when its turn has come.
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_panics_anywhere_stops_no_service_for_good() {
-    for plans in 0..8 {
+    for calls in 0..16 {
         let fixture = Fixture::calm();
         let _running = fixture.start().await;
-        fixture.cloud.with(|cloud| cloud.panics_after = Some(plans));
+        fixture.cloud.with(|cloud| cloud.panics_after = Some(calls));
         fixture.cluster.apply(mk_service("web"));
         settle().await;
-        assert_eq!(fixture.existing(), ["web"], "after {plans} plans");
-        assert_eq!(fixture.conditions("web")["Synced"], "True/AsDesired", "after {plans} plans");
+        assert_eq!(fixture.existing(), ["web"], "after {calls} calls");
+        assert_eq!(fixture.conditions("web")["Synced"], "True/AsDesired", "after {calls} calls");
     }
 }
 
