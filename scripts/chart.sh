@@ -31,6 +31,10 @@ prefix=(--set nodeproxy.detectLocalMode=InterfaceNamePrefix)
 render "${prefix[@]}" --set nodeproxy.podInterfaceNamePrefix=veth | grep -q -- '--pod-interface-name-prefix=veth'
 render --set nodeproxy.cleanup=true | grep -q -- '- --stay' || { echo "chart: nodeproxy.cleanup cleans nothing" >&2; exit 1; }
 render | grep -qE -- '- --(cleanup|stay)' && { echo "chart: rules are removed unasked" >&2; exit 1; }
+digest=sha256:$(printf 'a%.0s' {1..64})
+render --set operator.image.digest="$digest" | grep -q "portico-operator:.*@$digest"
+render --set nodeproxy.priorityClassName= --set operator.priorityClassName= | grep -q priorityClassName && { echo "chart: a priority class unasked" >&2; exit 1; }
+render --set nodeproxy.podAnnotations.a=b --set operator.podLabels.team=edge --set-json 'nodeproxy.tolerations=[]' >/dev/null
 render --set operator.drift=report --set operator.auditInterval=30m --set operator.orphans.limit=0 >/dev/null
 render --include-crds | grep -q 'kind: LoadBalancerClassParameters' || {
   echo "chart: the CRD is missing" >&2
@@ -72,5 +76,7 @@ refused --set operator.nodes.removalShare=101
 refused --set operator.orphans.limit=-1
 refused --set nodeproxy.conntrack.udpTimeout=soon
 refused --set nodeproxy.typo=1
+refused --set nodeproxy.image.digest=latest
+refused --set operator.podAnnotations.a.b=c
 refused --set 'operator.admission.protectedCIDRs={everywhere}'
 refused --set 'operator.admission.restrictedAnnotations={no quotes'"'"'}'
