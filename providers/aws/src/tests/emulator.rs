@@ -122,13 +122,13 @@ impl Emulator {
         serde_json::from_value(self.account("calls")).unwrap()
     }
 
-    /// So many load balancers are all that the account may have.
     /// Takes off the tags whose keys begin like that.
     pub(super) fn untag<'a>(&self, ids: impl IntoIterator<Item = &'a Id>, keys: &str) {
         let ids: Vec<&str> = ids.into_iter().map(|id| id.0.as_str()).collect();
         self.run(&["untag", &ids.join(","), keys]);
     }
 
+    /// So many load balancers are all that the account may have.
     pub(super) fn quota(&self, most: usize) {
         self.run(&["quota", &most.to_string()]);
     }
