@@ -55,13 +55,6 @@ impl Release {
         output(&mut helm).await.with_context(|| format!("rolling back release {}", self.name)).map(drop)
     }
 
-    /// Runs the chart's tests.
-    pub async fn test(&self, cluster: &Cluster) -> anyhow::Result<String> {
-        let mut helm = helm(cluster);
-        helm.args(["test", &self.name, "--logs", "--timeout=60s"]);
-        output(&mut helm).await.with_context(|| format!("testing release {}", self.name))
-    }
-
     /// Uninstalls it, and waits until what helm made is gone.
     pub async fn uninstall(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let mut helm = helm(cluster);

@@ -53,7 +53,6 @@ async fn verbs(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.deploy(&Workload::web("web").replicas(2)).await?;
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
     let balancer = fixture.provisioned("web").await?;
-    first.test(cluster).await?;
 
     let traffic = start_traffic(fixture, balancer).await?;
     let changed = json!({"operator": {"logFormat": "json"}, "nodeproxy": {"logFormat": "json"}});

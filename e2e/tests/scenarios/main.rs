@@ -4,7 +4,7 @@
 //! cargo test -p portico-e2e --test scenarios [FILTER] [-- --list|--skip S|--test-threads N]
 //!   ├─ cluster::…  provider local: types, policies, families, annotations, node proxy, operator
 //!   ├─ clouds::…   an operator for AWS and one for Google Cloud, before emulators
-//!   ├─ install::… the chart by helm: install, upgrade, rollback, test, uninstall
+//!   ├─ install::… the chart by helm: install, upgrade, rollback, uninstall
 //!   └─ chaos::…    a hundred Services in random order, while clouds fail and operators are killed
 //! ```
 //! A filter of `cluster::` runs one suite. The scenarios of a suite share one cluster, in a sandbox of its own, and have a
