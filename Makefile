@@ -82,7 +82,9 @@ images: target/tools/.images-packages
 # everything twice.
 test-images: setup images
 	@cargo build --workspace --bins
-	@PORTICO_IMAGES=$(CURDIR)/target/images cargo test -p portico-e2e --test scenarios -- cluster:: install::
+	@for suite in cluster install; do \
+	  PORTICO_IMAGES=$(CURDIR)/target/images cargo test -p portico-e2e --test scenarios -- $$suite::; \
+	done
 
 # Inputs that reach something new are kept under target/fuzz.
 fuzz: target/tools/.packages target/tools/.fuzz-packages
