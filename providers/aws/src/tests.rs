@@ -21,6 +21,7 @@ mod plans;
 mod protected;
 mod quotas;
 mod refused;
+mod reports;
 mod security_groups;
 mod shared_calls;
 mod simulated;

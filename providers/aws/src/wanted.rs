@@ -10,7 +10,7 @@ use crate::cloud::resources::{
     TargetType,
 };
 use crate::names;
-use portico_provider::Scheme;
+use portico_provider::{Owner, Scheme};
 
 /// Where a load balancer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,18 @@ impl Wanted {
             rules.retain(|rule| !ports.contains(&rule.port));
         }
         wanted
+    }
+
+    /// Each listener, with the name of its target group behind this load balancer.
+    pub(crate) fn target_groups<'a>(
+        &'a self,
+        owner: &'a Owner,
+        load_balancer: &'a str,
+    ) -> impl Iterator<Item = (String, &'a WantedListener)> {
+        let name = |(port, it): &(&u16, &WantedListener)| {
+            names::target_group(owner, load_balancer, **port, it.shape)
+        };
+        self.listeners.iter().map(move |entry| (name(&entry), entry.1))
     }
 
     /// A digest of the targets. Node ports are part of the spec, so that with nodes as targets it is the same for all

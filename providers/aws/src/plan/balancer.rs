@@ -13,7 +13,6 @@ use super::draft::Draft;
 use super::group::is_fronted;
 use super::targets::targets;
 use crate::cloud::resources::{AddressType, Families, Id, NewGroup, SubnetMapping, Tags, Transport};
-use crate::names;
 use crate::observed::{Balancer, SyncedHash, View};
 use crate::step::{Action, Change, LoadBalancerChange, Named, New, PlannedLoadBalancer, TargetGroupChange};
 use crate::tags;
@@ -66,24 +65,24 @@ impl Parts<'_> {
         if !self.plan_security_groups(draft) {
             return;
         }
-        for (port, listener) in &self.wanted.listeners {
-            self.group(draft, *port, listener);
+        for (name, listener) in self.wanted.target_groups(self.owner, self.name) {
+            self.group(draft, name, listener);
         }
         match self.current {
             None => self.create(draft),
-            Some(current) => self.change(draft, current),
+            Some(current) => {
+                if self.leads {
+                    self.change_whole(draft, current);
+                }
+                self.change_front(draft, current);
+            }
         }
         self.listeners(draft);
     }
 
     /// The target groups that this load balancer needs.
     pub(super) fn group_names(&self) -> BTreeSet<String> {
-        let each = self.wanted.listeners.iter();
-        each.map(|(port, listener)| self.group_name(self.name, *port, listener)).collect()
-    }
-
-    pub(super) fn group_name(&self, balancer: &str, port: u16, listener: &WantedListener) -> String {
-        names::target_group(self.owner, balancer, port, listener.shape)
+        self.wanted.target_groups(self.owner, self.name).map(|(name, _)| name).collect()
     }
 
     pub(super) fn itself(&self) -> Named {
@@ -99,31 +98,30 @@ impl Parts<'_> {
 
     // ---- target groups
 
-    fn group(&self, draft: &mut Draft<'_>, port: u16, listener: &WantedListener) {
-        let name = self.group_name(self.name, port, listener);
+    fn group(&self, draft: &mut Draft<'_>, name: String, listener: &WantedListener) {
         let Some(group) = self.view.target_groups.get(&name) else {
-            return self.create_group(draft, name, port, listener);
+            return self.create_group(draft, name, listener);
         };
+        let named = self.group_named(&name);
         let WantedListener { spec: _, extras: _, shape: _, health, attributes, targets: _, room: _ } =
             listener;
         if group.described.health != *health {
-            let action = Action::Modify(Change::TargetGroup(
-                self.group_named(&name),
-                TargetGroupChange::HealthCheck(health.clone()),
-            ));
+            let change = TargetGroupChange::HealthCheck(health.clone());
+            let action = Action::Modify(Change::TargetGroup(named.clone(), change));
             draft.destructive(action, "it is not as the Service's traffic policy or annotations ask");
         }
         let differing = differing(attributes, &filled(group_defaults(listener.shape), &group.attributes));
         if !differing.is_empty() {
             let change = TargetGroupChange::Attributes(differing);
-            let action = Action::Modify(Change::TargetGroup(self.group_named(&name), change));
+            let action = Action::Modify(Change::TargetGroup(named.clone(), change));
             draft.destructive(action, "they are not as the Service asks");
         }
-        targets(draft, self.site.pace, &self.group_named(&name), &group.targets, listener.takes());
+        targets(draft, self.site.pace, &named, &group.targets, listener.takes());
     }
 
-    fn create_group(&self, draft: &mut Draft<'_>, name: String, port: u16, listener: &WantedListener) {
-        let WantedListener { spec: _, extras: _, shape, health, attributes, targets, room: _ } = listener;
+    fn create_group(&self, draft: &mut Draft<'_>, name: String, listener: &WantedListener) {
+        let WantedListener { spec, extras: _, shape, health, attributes, targets, room: _ } = listener;
+        let port = spec.port;
         let group = Named { name: name.clone(), id: None };
         let new = NewGroup {
             name,
@@ -157,8 +155,7 @@ impl Parts<'_> {
 
     /// Keeps the targets of a load balancer that is being replaced; its groups' names.
     pub(super) fn upkeep(&self, draft: &mut Draft<'_>, name: &str, old: &Balancer) -> BTreeSet<String> {
-        for (port, listener) in &self.wanted.listeners {
-            let group_name = self.group_name(name, *port, listener);
+        for (group_name, listener) in self.wanted.target_groups(self.owner, name) {
             if let Some(group) = self.view.target_groups.get(&group_name) {
                 let named = self.group_named(&group_name);
                 targets(draft, self.site.pace, &named, &group.targets, listener.takes());
@@ -215,13 +212,6 @@ impl Parts<'_> {
 
     fn modify(&self, change: LoadBalancerChange) -> Action {
         Action::Modify(Change::LoadBalancer(self.itself(), change))
-    }
-
-    fn change(&self, draft: &mut Draft<'_>, current: &Balancer) {
-        if self.leads {
-            self.change_whole(draft, current);
-        }
-        self.change_front(draft, current);
     }
 
     fn change_front(&self, draft: &mut Draft<'_>, current: &Balancer) {

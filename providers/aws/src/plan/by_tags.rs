@@ -11,12 +11,11 @@ use portico_provider::{Desired, IngressAddress, LoadBalancer, Owner, Plan};
 use super::draft::Draft;
 use super::{Marked, REASON, Site, mark, named, read_all, spec_digest, targets, wanted_hash};
 use crate::cloud::resources::{Health, Id, Kind, TargetType};
-use crate::names;
 use crate::observed::{Observed, Snapshot, SyncedHash, Targets};
 use crate::quotas::Quotas;
 use crate::step::{Named, Step};
 use crate::translate::translate;
-use crate::wanted::{Wanted, WantedListener};
+use crate::wanted::Wanted;
 
 const DONE: &str = "its tags say that this very spec was finished";
 
@@ -40,11 +39,11 @@ pub(super) fn present(
     if snapshot.listeners.as_ref().is_some_and(|there| there.len() != wanted.listeners.len()) {
         return read_all(&desired.owner, "there are more listeners than ports, or fewer");
     }
-    let behind: Option<Vec<_>> = each(desired, name, wanted, |name, listener| {
+    let behind = wanted.target_groups(&desired.owner, name).map(|(name, listener)| {
         let id = snapshot.target_groups.get(&name)?;
         Some((named(&name, id), listener.takes()))
     });
-    let Some(behind) = behind else {
+    let Some(behind) = behind.collect::<Option<Vec<_>>>() else {
         return read_all(&desired.owner, "a target group is not where it was");
     };
     if *synced == hash {
@@ -72,18 +71,6 @@ pub(super) fn present(
     };
     mark(&mut draft, &hash, &Marked { load_balancer: named(name, id), target_groups }, Some(synced));
     draft.plan(DONE)
-}
-
-/// Of each listener, by the name of its target group; `None` where one has none.
-fn each<'a, T, All: FromIterator<T>>(
-    desired: &LoadBalancer,
-    load_balancer: &str,
-    wanted: &'a Wanted,
-    of: impl Fn(String, &'a WantedListener) -> Option<T>,
-) -> Option<All> {
-    let name =
-        |port: &u16, it: &WantedListener| names::target_group(&desired.owner, load_balancer, *port, it.shape);
-    wanted.listeners.iter().map(|(port, it)| of(name(port, it), it)).collect()
 }
 
 /// Everything is deleted; what a group shares is read first.
@@ -154,13 +141,13 @@ pub(crate) fn behind(quotas: &Quotas, desired: &LoadBalancer, snapshot: &Snapsho
     let (name, _) = snapshot.only()?;
     let SyncedHash { spec, targets } = snapshot.synced.clone()?;
     let wanted = translate(desired, quotas).ok().filter(|_| spec == spec_digest(desired))?;
-    let target_groups = each(desired, name, &wanted, |group, listener| {
+    let target_groups = wanted.target_groups(&desired.owner, name).map(|(group, listener)| {
         let id = snapshot.target_groups.get(&group)?.clone();
         let on_nodes = listener.shape.targets == TargetType::Instance;
         let node_port = listener.targets.first().filter(|_| on_nodes).map(|target| target.port);
         Some((group, BehindListener { id, node_port }))
     });
-    Some(Behind { synced: targets?, target_groups: target_groups? })
+    Some(Behind { synced: targets?, target_groups: target_groups.collect::<Option<_>>()? })
 }
 
 /// The targets of each target group, where the tags say that all is as desired. A later change of targets then needs no read.
@@ -177,11 +164,11 @@ pub(crate) fn proven_targets(
     let (name, _) = snapshot.only()?;
     let wanted = translate(desired, quotas).ok()?;
     let hash = snapshot.synced.as_ref().filter(|hash| **hash == wanted_hash(desired, &wanted))?;
-    let groups = each(desired, name, &wanted, |group, listener| {
+    let groups = wanted.target_groups(&desired.owner, name).map(|(group, listener)| {
         // Registered before this process began, they count as checked.
         let checked = |target: &_| (Clone::clone(target), Health::Healthy);
         let targets: Targets = listener.targets.iter().map(checked).collect();
-        Some((group, targets))
+        (group, targets)
     });
-    Some((hash.clone(), groups?))
+    Some((hash.clone(), groups.collect()))
 }

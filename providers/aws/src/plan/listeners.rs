@@ -34,9 +34,9 @@ impl Parts<'_> {
         }
         let none = BTreeMap::new();
         let present: &BTreeMap<u16, Listener> = self.current.map_or(&none, |current| &current.listeners);
-        for (port, wanted) in &self.wanted.listeners {
-            let listener = present.get(port);
-            self.listener(draft, *port, wanted, listener);
+        for (group, wanted) in self.wanted.target_groups(self.owner, self.name) {
+            let listener = present.get(&wanted.spec.port);
+            self.listener(draft, &group, wanted, listener);
             self.extras(draft, wanted, listener);
         }
         for (port, listener) in present.iter().filter(|(port, _)| !self.wanted.listeners.contains_key(port)) {
@@ -47,12 +47,12 @@ impl Parts<'_> {
     fn listener(
         &self,
         draft: &mut Draft<'_>,
-        port: u16,
+        group: &str,
         wanted: &WantedListener,
         present: Option<&Listener>,
     ) {
-        let group = self.group_named(&self.group_name(self.name, port, wanted));
-        let spec = wanted.spec.clone();
+        let group = self.group_named(group);
+        let (port, spec) = (wanted.spec.port, wanted.spec.clone());
         match present {
             None if !self.takes(spec.protocol) => {
                 let what =
