@@ -1,6 +1,6 @@
 //! Services of one group, on a cloud without a wire: who joins, who is refused, who stays undisturbed, what is left.
 //!
-//! Owns: [`Town`], a cloud that several Services share, and what each of them sees of it. Leaves to others: what AWS
+//! Owns: [`SharedCloud`], a cloud that several Services share, and what each of them sees of it. Leaves to others: what AWS
 //! refuses (`simulated`), crashes (`crash`). Invariant: after every single step of one Service each other's listeners
 //! send to its own targets, and whoever it lets in is let in.
 
@@ -29,7 +29,7 @@ use crate::wanted::Frontend;
 
 /// What each thing's tags say.
 #[derive(Clone, Debug, Default)]
-struct Town {
+struct SharedCloud {
     cloud: Simulated,
     listeners: BTreeMap<Id, Owner>,
     groups: BTreeMap<String, Owner>,
@@ -60,7 +60,7 @@ fn mk_member(name: &str, ports: &[u16]) -> LoadBalancer {
     LoadBalancer { group: Some(mk_group()), ..mk_service(name, ports) }
 }
 
-impl Town {
+impl SharedCloud {
     fn apply(&mut self, step: &Step) {
         let Step { owner, group, action } = step;
         match action {
@@ -233,64 +233,64 @@ fn rules(service: &LoadBalancer) -> BTreeSet<Rule> {
 #[test]
 fn two_services_share_one_and_the_last_one_takes_it_away() {
     let (a, b) = (mk_member("a", &[80, 81]), mk_member("b", &[443]));
-    let mut town = Town::default();
-    assert_eq!(town.drive(&a, &[]), []);
-    assert_eq!(town.drive(&b, &[&a]), []);
-    assert_eq!(town.hostname(&a), town.hostname(&b));
-    assert_eq!(town.cloud.view.load_balancers.len(), 1);
-    assert_eq!(town.cloud.let_in(&town.hostname(&a)), &rules(&a) | &rules(&b));
-    town.remove(&a.owner, &[&b]);
-    assert_eq!(town.cloud.let_in(&town.hostname(&b)), rules(&b), "its rules are gone, and no other");
-    assert_eq!((town.cloud.view.target_groups.len(), town.cloud.view.security_groups.len()), (1, 1));
-    town.remove(&b.owner, &[]);
-    assert!(town.is_empty(), "{:?}", town.cloud.view);
+    let mut shared = SharedCloud::default();
+    assert_eq!(shared.drive(&a, &[]), []);
+    assert_eq!(shared.drive(&b, &[&a]), []);
+    assert_eq!(shared.hostname(&a), shared.hostname(&b));
+    assert_eq!(shared.cloud.view.load_balancers.len(), 1);
+    assert_eq!(shared.cloud.let_in(&shared.hostname(&a)), &rules(&a) | &rules(&b));
+    shared.remove(&a.owner, &[&b]);
+    assert_eq!(shared.cloud.let_in(&shared.hostname(&b)), rules(&b), "its rules are gone, and no other");
+    assert_eq!((shared.cloud.view.target_groups.len(), shared.cloud.view.security_groups.len()), (1, 1));
+    shared.remove(&b.owner, &[]);
+    assert!(shared.is_empty(), "{:?}", shared.cloud.view);
 }
 
 #[test]
 fn the_second_claim_to_a_listener_names_its_owner_and_succeeds_when_that_is_deleted() {
     let (a, b) = (mk_member("a", &[80]), mk_member("b", &[80, 443]));
-    let mut town = Town::default();
-    town.drive(&a, &[]);
-    let blocked = town.drive(&b, &[&a]);
+    let mut shared = SharedCloud::default();
+    shared.drive(&a, &[]);
+    let blocked = shared.drive(&b, &[&a]);
     let [(Field::Listeners, Obstacle::ListenerConflict, message)] = blocked.as_slice() else {
         panic!("{blocked:?}")
     };
     assert!(message.contains("TCP/80") && message.contains("Service shop/a"), "{message}");
-    let view = Observed::Full(town.view(&b.owner, b.group.as_ref()));
+    let view = Observed::Full(shared.view(&b.owner, b.group.as_ref()));
     let ports = &report(&Quotas::default(), &b, Some(&view)).ingress[0].ports;
     let errors: Vec<Option<&str>> = ports.iter().map(|port| port.error.as_deref()).collect();
     assert_eq!(errors, [Some("portico.dev/ListenerConflict"), None]);
-    town.remove(&a.owner, &[]);
-    assert_eq!(town.drive(&b, &[]), []);
-    town.serves(&b, "the listener is free");
+    shared.remove(&a.owner, &[]);
+    assert_eq!(shared.drive(&b, &[]), []);
+    shared.serves(&b, "the listener is free");
 }
 
 #[test]
 fn what_is_of_the_whole_load_balancer_the_lead_decides_and_after_it_another() {
     let cross = mk_options(&[(key::ATTRIBUTES, "load_balancing.cross_zone.enabled=true")]);
     let (a, b) = (mk_member("a", &[80]), mk_member("b", &[443]));
-    let mut town = Town::default();
-    town.drive(&a, &[]);
-    town.drive(&b, &[&a]);
+    let mut shared = SharedCloud::default();
+    shared.drive(&a, &[]);
+    shared.drive(&b, &[&a]);
     let asking = LoadBalancer { options: cross.clone(), ..b.clone() };
-    let blocked = town.drive(&asking, &[&a]);
+    let blocked = shared.drive(&asking, &[&a]);
     let [(Field::Options, Obstacle::GroupConflict, message)] = blocked.as_slice() else {
         panic!("{blocked:?}")
     };
     assert!(message.contains("cross_zone") && message.contains("Service shop/a decides"), "{message}");
     // Who says nothing follows.
-    assert_eq!(town.drive(&LoadBalancer { options: cross, ..a.clone() }, &[&b]), []);
-    assert_eq!(town.drive(&asking, &[]), []);
-    town.remove(&a.owner, &[&asking]);
-    assert_eq!(town.drive(&b, &[]), []);
+    assert_eq!(shared.drive(&LoadBalancer { options: cross, ..a.clone() }, &[&b]), []);
+    assert_eq!(shared.drive(&asking, &[]), []);
+    shared.remove(&a.owner, &[&asking]);
+    assert_eq!(shared.drive(&b, &[]), []);
     let kept = |it: &Balancer| it.attributes["load_balancing.cross_zone.enabled"] == "true";
-    let followed = town.cloud.view.load_balancers.values().all(kept);
-    assert!(followed && town.leads.values().all(|lead| *lead == a.owner), "who says nothing follows");
+    let followed = shared.cloud.view.load_balancers.values().all(kept);
+    assert!(followed && shared.leads.values().all(|lead| *lead == a.owner), "who says nothing follows");
     let off = mk_options(&[(key::ATTRIBUTES, "load_balancing.cross_zone.enabled=false")]);
     let (off, c) = (LoadBalancer { options: off, ..b.clone() }, mk_member("c", &[80]));
-    assert_eq!(town.drive(&c, &[&b]), []);
-    assert_eq!(town.drive(&off, &[&c]), [], "it takes the lead");
-    let blocked = town.drive(&LoadBalancer { options: asking.options, ..c }, &[&off]);
+    assert_eq!(shared.drive(&c, &[&b]), []);
+    assert_eq!(shared.drive(&off, &[&c]), [], "it takes the lead");
+    let blocked = shared.drive(&LoadBalancer { options: asking.options, ..c }, &[&off]);
     assert!(blocked[0].2.contains("Service shop/b decides"), "{blocked:?}");
 }
 
@@ -298,20 +298,20 @@ fn what_is_of_the_whole_load_balancer_the_lead_decides_and_after_it_another() {
 fn another_scheme_is_a_conflict_before_and_after_joining_and_makes_no_second_load_balancer() {
     let (a, b) = (mk_member("a", &[80]), mk_member("b", &[443]));
     let internal = LoadBalancer { scheme: Scheme::Internal, ..b.clone() };
-    let mut town = Town::default();
-    town.drive(&a, &[]);
+    let mut shared = SharedCloud::default();
+    shared.drive(&a, &[]);
     let refused = |blocked: &[(Field, Obstacle, String)]| matches!(blocked, [(Field::Scheme, Obstacle::GroupConflict, message)] if message.contains("is internet-facing"));
-    let blocked = town.drive(&internal, &[&a]);
-    assert!(refused(&blocked) && town.cloud.view.target_groups.len() == 1, "{blocked:?}");
-    town.drive(&b, &[&a]);
-    assert!(refused(&town.drive(&internal, &[&a])));
+    let blocked = shared.drive(&internal, &[&a]);
+    assert!(refused(&blocked) && shared.cloud.view.target_groups.len() == 1, "{blocked:?}");
+    shared.drive(&b, &[&a]);
+    assert!(refused(&shared.drive(&internal, &[&a])));
     let lead = LoadBalancer { scheme: Scheme::Internal, ..a.clone() };
-    assert!(refused(&town.drive(&lead, &[&b])), "nor does the lead replace it under others");
-    assert_eq!(town.cloud.view.load_balancers.len(), 1);
+    assert!(refused(&shared.drive(&lead, &[&b])), "nor does the lead replace it under others");
+    assert_eq!(shared.cloud.view.load_balancers.len(), 1);
     // Alone it may.
-    town.remove(&b.owner, &[&a]);
-    assert_eq!(town.drive(&lead, &[]), []);
-    assert_eq!(town.cloud.view.load_balancers.len(), 1);
+    shared.remove(&b.owner, &[&a]);
+    assert_eq!(shared.drive(&lead, &[]), []);
+    assert_eq!(shared.cloud.view.load_balancers.len(), 1);
 }
 
 #[test]
@@ -321,26 +321,26 @@ fn joining_and_leaving_need_consent_and_serve_all_the_way() {
         for (from, to) in
             [(mk_service("a", &[80]), mk_member("a", &[80])), (mk_member("a", &[80]), mk_service("a", &[80]))]
         {
-            let mut town = Town::default();
+            let mut shared = SharedCloud::default();
             for it in &beside {
-                town.drive(it, &[]);
+                shared.drive(it, &[]);
             }
-            town.drive(&from, &beside);
-            let before = town.hostname(&from);
+            shared.drive(&from, &beside);
+            let before = shared.hostname(&from);
             let asking = LoadBalancer { replacement: Replacement::NeedsConsent, ..to.clone() };
-            let blocked = town.drive(&asking, &beside);
+            let blocked = shared.drive(&asking, &beside);
             assert!(
                 matches!(blocked.as_slice(), [(Field::Group, Obstacle::ReplacementRequired, _)]),
                 "{blocked:?}"
             );
-            assert_eq!(town.hostname(&asking), before);
-            assert_eq!(town.drive(&to, &beside), []);
-            assert_ne!(town.hostname(&to), before);
-            town.remove(&to.owner, &beside);
+            assert_eq!(shared.hostname(&asking), before);
+            assert_eq!(shared.drive(&to, &beside), []);
+            assert_ne!(shared.hostname(&to), before);
+            shared.remove(&to.owner, &beside);
             for it in &beside {
-                town.remove(&it.owner, &[]);
+                shared.remove(&it.owner, &[]);
             }
-            assert!(town.is_empty(), "{:?}", town.cloud.view);
+            assert!(shared.is_empty(), "{:?}", shared.cloud.view);
         }
     }
 }
@@ -348,13 +348,13 @@ fn joining_and_leaving_need_consent_and_serve_all_the_way() {
 #[test]
 fn whoever_would_lose_a_listener_by_joining_stays_where_it_is() {
     let (a, alone) = (mk_member("a", &[80]), mk_service("b", &[80, 443]));
-    let mut town = Town::default();
-    town.drive(&a, &[]);
-    town.drive(&alone, &[&a]);
-    let before = town.hostname(&alone);
-    let blocked = town.drive(&mk_member("b", &[80, 443]), &[&a]);
+    let mut shared = SharedCloud::default();
+    shared.drive(&a, &[]);
+    shared.drive(&alone, &[&a]);
+    let before = shared.hostname(&alone);
+    let blocked = shared.drive(&mk_member("b", &[80, 443]), &[&a]);
     assert!(matches!(blocked.as_slice(), [(Field::Listeners, Obstacle::ListenerConflict, _)]), "{blocked:?}");
-    assert_eq!(town.hostname(&alone), before);
+    assert_eq!(shared.hostname(&alone), before);
 }
 
 #[test]
@@ -371,24 +371,24 @@ fn members_come_change_and_go_in_any_order_and_nobody_else_notices() {
     for a_first in forms("a", 80) {
         for a_then in forms("a", 80) {
             for b in forms("b", 90) {
-                let mut town = Town::default();
-                town.drive(&neighbour, &[]);
+                let mut shared = SharedCloud::default();
+                shared.drive(&neighbour, &[]);
                 let mut others = vec![&neighbour];
                 if let Some(a) = &a_first {
-                    assert_eq!(town.drive(a, &others), []);
+                    assert_eq!(shared.drive(a, &others), []);
                 }
                 if let Some(b) = &b {
-                    assert_eq!(town.drive(b, &others), []);
+                    assert_eq!(shared.drive(b, &others), []);
                     others.push(b);
                 }
                 match &a_then {
-                    Some(a) => assert_eq!(town.drive(a, &others), []),
-                    None => town.remove(&mk_service("a", &[]).owner, &others),
+                    Some(a) => assert_eq!(shared.drive(a, &others), []),
+                    None => shared.remove(&mk_service("a", &[]).owner, &others),
                 }
                 for service in [a_then.as_ref(), b.as_ref(), Some(&neighbour)].into_iter().flatten() {
-                    town.remove(&service.owner, &[]);
+                    shared.remove(&service.owner, &[]);
                 }
-                assert!(town.is_empty(), "{:?}", town.cloud.view);
+                assert!(shared.is_empty(), "{:?}", shared.cloud.view);
             }
         }
     }
@@ -398,22 +398,22 @@ fn members_come_change_and_go_in_any_order_and_nobody_else_notices() {
 fn more_listeners_and_rules_than_fit_are_refused_with_the_numbers_of_the_whole_group() {
     let ports: Vec<u16> = (1..=30).collect();
     let more: Vec<u16> = (101..=125).collect();
-    let mut town = Town::default();
+    let mut shared = SharedCloud::default();
     let a = LoadBalancer {
         source_ranges: (0..7).map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect(),
         ..mk_member("a", &ports)
     };
-    town.drive(&a, &[]);
+    shared.drive(&a, &[]);
     let ranged = LoadBalancer {
         source_ranges: (0..60).map(|n| format!("10.{n}.0.0/30").parse().unwrap()).collect(),
         ..mk_member("c", &[4_000])
     };
-    let blocked = town.drive(&ranged, &[&a]);
+    let blocked = shared.drive(&ranged, &[&a]);
     assert!(
         blocked.iter().any(|(field, _, message)| *field == Field::SourceRanges && message.contains("rules")),
         "{blocked:?}"
     );
-    let blocked = town.drive(&mk_member("b", &more), &[&a]);
+    let blocked = shared.drive(&mk_member("b", &more), &[&a]);
     let [(Field::Listeners, Obstacle::Unsupported, message)] = blocked.as_slice() else {
         panic!("{blocked:?}")
     };
@@ -423,16 +423,16 @@ fn more_listeners_and_rules_than_fit_are_refused_with_the_numbers_of_the_whole_g
 #[test]
 fn what_an_empty_group_shares_has_an_owner_for_garbage_collection() {
     let a = mk_member("a", &[80]);
-    let mut town = Town::default();
-    town.drive(&a, &[]);
-    let whole = town.clone();
-    town.cloud.view.target_groups.clear();
-    town.cloud.view.load_balancers.values_mut().for_each(|it| it.listeners.clear());
+    let mut shared = SharedCloud::default();
+    shared.drive(&a, &[]);
+    let whole = shared.clone();
+    shared.cloud.view.target_groups.clear();
+    shared.cloud.view.load_balancers.values_mut().for_each(|it| it.listeners.clear());
     let remains = tags::remains(&a.owner.cluster, &mk_group()).unwrap();
     assert_eq!(tags::remains_of(&remains), Some(mk_group()));
     assert_eq!(tags::remains_of(&a.owner), None);
-    town.remove(&remains, &[]);
-    assert!(town.is_empty(), "{:?}", town.cloud.view);
+    shared.remove(&remains, &[]);
+    assert!(shared.is_empty(), "{:?}", shared.cloud.view);
     let view = whole.view(&remains, None);
     assert!(
         !view.memberships[&mk_group()].is_empty(),
@@ -443,13 +443,13 @@ fn what_an_empty_group_shares_has_an_owner_for_garbage_collection() {
 #[test]
 fn a_member_whose_hash_is_synced_needs_no_read() {
     let a = mk_member("a", &[80, 81]);
-    let mut town = Town::default();
-    town.drive(&a, &[]);
-    let view = town.view(&a.owner, a.group.as_ref());
+    let mut shared = SharedCloud::default();
+    shared.drive(&a, &[]);
+    let view = shared.view(&a.owner, a.group.as_ref());
     let synced = view.snapshot().synced.unwrap();
     assert!(synced.targets.is_some(), "{synced:?}");
     let published =
-        [portico_provider::IngressAddress::Hostname(town.hostname(&a).replace(".example", "-1.example"))];
+        [portico_provider::IngressAddress::Hostname(shared.hostname(&a).replace(".example", "-1.example"))];
     let desired = LoadBalancer { published: published.into(), ..a };
     let snapshot = Observed::Snapshot(view.snapshot());
     let plan = plan(&mk_site(), Desired::Present(&desired), Some(&snapshot));

@@ -1,16 +1,16 @@
 //! What is said of Services that share a load balancer, word by word: joining, leaving, conflicts, the end.
 //!
 //! Owns: the stories (`golden/group-*.txt`). Leaves to others: what holds of every plan of a group (`groups`).
-//! Invariant: a story has every plan from one rest to the next, so that nothing is done that is not told.
+//! Invariant: a story has every plan from one rest to the next, so that every step is in the story.
 
 use std::fmt::Write as _;
 
 use super::*;
 
-/// A town, and all that was planned in it.
+/// A shared cloud, and every plan in it.
 #[derive(Default)]
 struct Story {
-    town: Town,
+    shared: SharedCloud,
     text: String,
 }
 
@@ -19,7 +19,7 @@ impl Story {
     fn wants(&mut self, what: &str, service: &LoadBalancer) {
         self.headline(&service.owner, what);
         for _ in 0..12 {
-            let plan = self.town.plan(service);
+            let plan = self.shared.plan(service);
             writeln!(self.text, "{plan}").unwrap();
             if plan.steps().is_empty() && plan.waiting().is_none() {
                 return;
@@ -33,7 +33,7 @@ impl Story {
     fn deletes(&mut self, owner: &Owner) {
         self.headline(owner, "is deleted");
         for _ in 0..12 {
-            let view = self.town.view(owner, None);
+            let view = self.shared.view(owner, None);
             if view.is_empty() {
                 return;
             }
@@ -51,9 +51,9 @@ impl Story {
 
     fn carry_out(&mut self, plan: &Plan<Step>) {
         for planned in plan.steps() {
-            self.town.apply(&planned.step);
+            self.shared.apply(&planned.step);
         }
-        self.town.cloud.tick();
+        self.shared.cloud.tick();
     }
 
     fn is(&self, golden: &str) {
@@ -79,8 +79,8 @@ fn joining_reads_like_this() {
 #[test]
 fn leaving_reads_like_this() {
     let mut story = Story::default();
-    story.town.drive(&mk_member("a", &[80]), &[]);
-    story.town.drive(&mk_member("b", &[443]), &[]);
+    story.shared.drive(&mk_member("a", &[80]), &[]);
+    story.shared.drive(&mk_member("b", &[443]), &[]);
     story.wants("names the group no more, and does not consent", &asking_first(&mk_service("b", &[443])));
     story.wants("consents", &mk_service("b", &[443]));
     story.is(include_str!("../golden/group-leave.txt"));
@@ -90,7 +90,7 @@ fn leaving_reads_like_this() {
 fn a_conflict_reads_like_this() {
     let (a, b) = (mk_member("a", &[80]), mk_member("b", &[80, 443]));
     let mut story = Story::default();
-    story.town.drive(&a, &[]);
+    story.shared.drive(&a, &[]);
     story.wants("is made, and wants port 80 as well", &b);
     story.deletes(&a.owner);
     story.wants("is reconciled again", &b);
@@ -101,8 +101,8 @@ fn a_conflict_reads_like_this() {
 fn the_end_of_a_group_reads_like_this() {
     let (a, b) = (mk_member("a", &[80]), mk_member("b", &[443]));
     let mut story = Story::default();
-    story.town.drive(&a, &[]);
-    story.town.drive(&b, &[]);
+    story.shared.drive(&a, &[]);
+    story.shared.drive(&b, &[]);
     story.deletes(&a.owner);
     story.deletes(&b.owner);
     story.is(include_str!("../golden/group-end.txt"));
@@ -118,8 +118,8 @@ fn settings_that_disagree_read_like_this() {
     let asking =
         |service: &LoadBalancer, value: &str| LoadBalancer { options: cross_zone(value), ..service.clone() };
     let mut story = Story::default();
-    story.town.drive(&asking(&a, "true"), &[]);
-    story.town.drive(&b, &[]);
+    story.shared.drive(&asking(&a, "true"), &[]);
+    story.shared.drive(&b, &[]);
     story.wants("asks for another attribute than the one who leads", &asking(&b, "false"));
     story.wants("asks for another scheme", &LoadBalancer { scheme: Scheme::Internal, ..b.clone() });
     story.wants("is made, and asks for what is not the lead's", &asking(&mk_member("c", &[8080]), "false"));
