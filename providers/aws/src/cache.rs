@@ -1,4 +1,4 @@
-//! What this process knows of each Service: what it has read, and what it has done since and got answered.
+//! The state of each Service that this process knows: what it has read, and what it has done since and got answered.
 //!
 //! Owns: the cached state of each Service, and its invalidation. Leaves to others: reading (`observe`), what a step changes
 //! (`execute/effect`). Invariants: losing it costs reads and nothing else. A step invalidates the state, and only its answer

@@ -1,4 +1,4 @@
-//! What this provider can do, and the annotations it reads, under the names of the AWS Load Balancer Controller.
+//! This provider's capabilities, and the annotations it reads, under the names of the AWS Load Balancer Controller.
 //!
 //! Owns: the capability, field and option tables. Leaves to others: reading values (`options`).
 //! Invariant: an annotation of that controller which is not honoured here is in [`NOT_HONOURED`] with the reason, and
@@ -62,7 +62,7 @@ pub(crate) const TCP_UDP: &str = key!("enable-tcp-udp-listener");
 /// An annotation that is refused.
 pub(crate) struct NotHonoured {
     pub(crate) key: &'static str,
-    /// What to do instead.
+    /// The remedy.
     pub(crate) remedy: &'static str,
     /// The value that asks for what there is anyway.
     pub(crate) harmless: Option<&'static str>,
@@ -233,7 +233,7 @@ const OPTIONS: [OptionSpec; HONOURED.len() + NOT_HONOURED.len()] = {
     all
 };
 
-/// What this provider can do, and the annotations it reads.
+/// This provider's capabilities, and the annotations it reads.
 pub const CAPABILITIES: Capabilities = Capabilities {
     protocols: &[Protocol::Tcp, Protocol::Udp],
     mixed_protocols: true,

@@ -34,7 +34,7 @@ pub enum Trouble {
     Duplicate,
     /// Something still holds on to it.
     InUse,
-    /// What a user named is in use elsewhere: an elastic address.
+    /// A resource that the user named is in use elsewhere: an elastic address.
     Taken,
     /// Deletion protection, or another manager, forbids that.
     Protected,
@@ -58,7 +58,7 @@ pub enum Trouble {
 pub struct CloudError {
     /// The API's name of the call: `CreateLoadBalancer`.
     pub operation: &'static str,
-    /// What to make of it.
+    /// The class of the error, which decides about retries.
     pub trouble: Trouble,
     /// AWS's code: `DuplicateLoadBalancerName`.
     pub code: String,
@@ -91,7 +91,7 @@ impl From<CloudError> for ProviderError {
     }
 }
 
-/// What a call answers.
+/// The result of a call.
 pub(crate) type Answer<T> = Result<T, CloudError>;
 
 /// All calls. Each is one API call, or one listing paged to its end. A read by several IDs takes as many as AWS takes in one

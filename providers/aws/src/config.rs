@@ -1,4 +1,4 @@
-//! What the provider is told of the account and the cluster.
+//! The provider's configuration: the account and the cluster.
 //!
 //! Owns: [`Config`]. Leaves to others: reading it from flags (the operator), checking it (`provider`).
 

@@ -1,8 +1,8 @@
 //! Reading: everything by tags in one listing, or one Service as closely as asked.
 //!
-//! Owns: what is read, and what is taken from the cache instead. Leaves to others: the cache, the plan. Invariants: what
-//! a listing by tags shows is read again with its own tags, so that a listing that lags never makes us touch another
-//! owner's resource; what is gone by then is left out; nothing counts as gone without a listing.
+//! Owns: what is read, and what is taken from the cache instead. Leaves to others: the cache, the plan. Invariants:
+//! each resource of a listing is read again with its own tags, as a listing may lag and show another owner's resource.
+//! A resource that is gone by then is left out. Nothing counts as gone without a listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +97,7 @@ pub(crate) struct Observer<'a, C> {
     pub(crate) cache: &'a Cache,
     /// `vpc-…`.
     pub(crate) vpc: &'a str,
-    /// What the account allows.
+    /// The account's quotas.
     pub(crate) quotas: &'a Quotas,
 }
 
@@ -211,7 +211,7 @@ impl<C: Cloud> Observer<'_, C> {
         }
     }
 
-    /// What tags show, confirmed to be ours; of security groups all there are, as nothing else proves later that none is
+    /// The resources that tags show, confirmed to be ours; of security groups all there are, as nothing else proves later that none is
     /// left.
     async fn for_deletion(&self, owner: &Owner, snapshot: &Snapshot) -> Answer<Option<Observed>> {
         let is_own = snapshot.memberships.is_empty();
@@ -377,7 +377,7 @@ impl<C: Cloud> Observer<'_, C> {
         }))
     }
 
-    /// What listeners have beside their specification.
+    /// Certificates beside the default one, and attributes, of each listener.
     async fn extras(&self, listeners: &BTreeMap<u16, Listener>) -> Answer<BTreeMap<u16, ListenerExtras>> {
         let mut all = BTreeMap::new();
         for (port, Listener { id, spec, group: _, split: _ }) in listeners {

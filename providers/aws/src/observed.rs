@@ -1,8 +1,8 @@
-//! What exists for one Service.
+//! The resources of one Service.
 //!
-//! Owns: [`Observed`]. Leaves to others: reading it. Invariant: the inventory shows tags only ([`Snapshot`]), which is
-//! enough for a Service that is as it was synced, and for a change of targets where they are known; anything else is
-//! planned from a [`View`].
+//! Owns: [`Observed`]. Leaves to others: reading it. Invariant: the inventory shows tags only ([`Snapshot`]). These
+//! are enough for a Service that is as it was synced, and for a change of targets where they are known. Any other plan needs a
+//! [`View`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::cloud::resources::{
 use crate::tags;
 pub(crate) use crate::tags::SyncedHash;
 
-/// What exists for one Service, as far as it was read.
+/// The resources of one Service, as far as they were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
     Snapshot(Snapshot),
@@ -53,7 +53,7 @@ impl Observed {
 /// Targets by themselves, with what was last heard of them.
 pub(crate) type Targets = BTreeMap<Target, Health>;
 
-/// What the tags say.
+/// The resources that a listing by tags shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Load balancers by name.
@@ -121,7 +121,7 @@ pub struct View {
     pub target_groups: BTreeMap<String, Group>,
     /// One, if it is ours.
     pub security_groups: BTreeMap<String, SecurityGroup>,
-    /// What bears names of these and has not, or no longer, the tags.
+    /// Resources with names of these that lack the tags, or have lost them.
     pub lost: BTreeMap<String, Lost>,
     /// Tag `Name` of each subnet of the load balancers.
     pub subnet_names: BTreeMap<String, String>,
@@ -208,7 +208,7 @@ pub struct Balancer {
     pub extras: Option<BTreeMap<u16, ListenerExtras>>,
     /// Ports of listeners that are not this Service's, and whose they are; `None`: an owner without tags.
     pub taken: BTreeMap<u16, Option<Owner>>,
-    /// Who else it is for; `None`: it is this Service's alone.
+    /// The group that shares it; `None`: it is this Service's alone.
     pub shared: Option<Share>,
     /// Whether another controller made it, so that its name is not ours.
     pub adopted: bool,
@@ -234,11 +234,11 @@ impl Balancer {
     }
 }
 
-/// Who shares a load balancer.
+/// The group that shares a load balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
     pub group: GroupName,
-    /// Who decides what is of all of it.
+    /// The Service that decides its settings.
     pub lead: Option<Owner>,
 }
 

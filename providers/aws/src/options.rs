@@ -27,14 +27,14 @@ pub(crate) enum TlsPorts {
     Named(BTreeSet<String>),
 }
 
-/// Where a health check goes.
+/// The port of a health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CheckPort {
-    /// Where the traffic goes.
+    /// The port of the traffic.
     Traffic,
-    /// Here.
+    /// A port of its own.
     Fixed(u16),
-    /// Where the traffic of this port of the Service goes, by its name.
+    /// The port behind this port of the Service, by its name.
     Named(String),
 }
 
@@ -58,7 +58,7 @@ impl CheckChoice {
     }
 }
 
-/// What the annotations say.
+/// The values of all annotations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Choices {
     /// A name or an ARN.
@@ -90,7 +90,7 @@ pub(crate) struct Choices {
     pub(crate) attributes: BTreeMap<String, String>,
     /// IDs or names, until names are resolved (`plan`).
     pub(crate) security_groups: Vec<Id>,
-    /// What is said of rules towards nodes.
+    /// Annotation `manage-backend-security-group-rules`.
     pub(crate) node_rules: Option<bool>,
     pub(crate) prefix_lists: BTreeSet<String>,
     pub(crate) tags: BTreeMap<String, String>,
@@ -102,7 +102,7 @@ pub(crate) fn read(options: &Options, ports: &[Port]) -> Result<Choices, Vec<Str
     if wrong.is_empty() { Ok(choices) } else { Err(wrong) }
 }
 
-/// What of them can be read; whatever is wrong counts as not said.
+/// The readable values; a wrong one counts as not said.
 pub(crate) fn readable(options: &Options, ports: &[Port]) -> Choices {
     Reader::new(options).read(ports).0
 }

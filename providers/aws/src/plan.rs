@@ -64,7 +64,7 @@ impl Pace {
 /// A person has to act first.
 const NOT_SOON: Duration = Duration::from_mins(2);
 
-/// What a plan needs to know of the account.
+/// The account and the configuration, as far as plans depend on them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Site {
     /// `vpc-…`.
@@ -75,7 +75,7 @@ pub(crate) struct Site {
     pub(crate) prefix_lists: PrefixLists,
     /// Security groups by tag `Name`, as far as this process has read any.
     pub(crate) security_groups: SecurityGroupNames,
-    /// What the account allows.
+    /// The account's quotas.
     pub(crate) quotas: Quotas,
     /// How often to read.
     pub(crate) pace: Pace,
@@ -348,7 +348,7 @@ struct Marked {
     target_groups: Vec<Named>,
 }
 
-/// What tags shall say when all is done.
+/// The synced hash once all is done.
 fn wanted_hash(desired: &LoadBalancer, wanted: &Wanted) -> SyncedHash {
     SyncedHash { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) }
 }
@@ -367,7 +367,7 @@ fn mark(draft: &mut Draft<'_>, wanted: &SyncedHash, on: &Marked, present: Option
     }
 }
 
-/// Where something is to be done: notes that what was finished counts no more. What tags say by then.
+/// Marks the synced hash as dirty, if there is anything to do. Returns the hash that the tags have then.
 fn mark_dirty(draft: &mut Draft<'_>, on: &Marked, present: Option<&SyncedHash>) -> Option<SyncedHash> {
     match present {
         // A crash on the way, and a return to the synced spec, must not look finished.
@@ -387,8 +387,8 @@ fn mark_dirty(draft: &mut Draft<'_>, on: &Marked, present: Option<&SyncedHash>) 
     }
 }
 
-/// The hash of all that is desired but its targets, which change by themselves; and of its ports again, so that a
-/// restart knows whether the targets' ports are those of then, also where the rest of the Service is refused.
+/// The hash of all that is desired but its targets, which change by themselves; then the digest of its ports. By that a
+/// restart knows whether the targets' ports are those that were synced, also where the rest of the Service is refused.
 pub(crate) fn spec_digest(desired: &LoadBalancer) -> String {
     let targets = match desired.targets {
         Targets::Nodes(_) => Targets::Nodes(BTreeSet::new()),

@@ -54,7 +54,7 @@ pub struct Quota {
     most: usize,
 }
 
-/// What is wrong with a quota.
+/// A quota that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidQuota {
     /// Not `NAME=NUMBER`.
@@ -63,7 +63,7 @@ pub enum InvalidQuota {
     /// A name that nobody knows.
     #[error("{name:?} is none of {}", NAMES.join(", "))]
     Name {
-        /// It.
+        /// The text.
         name: String,
     },
     /// More than AWS ever grants.

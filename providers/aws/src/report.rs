@@ -1,4 +1,4 @@
-//! What the Service's status says about its load balancer.
+//! The Service's status: its load balancer's addresses, ports and conditions.
 //!
 //! Owns: the report. Leaves to others: writing it, the status of each port (`report/ports`), other owners' resources
 //! (`report/foreign`). Invariants: the hostname as soon as AWS returns it, whatever else; during a replacement the old

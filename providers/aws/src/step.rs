@@ -1,4 +1,4 @@
-//! What this provider does, step by step: verbs on resources.
+//! The steps of this provider: verbs on resources.
 //!
 //! Owns: [`Step`], its words, which field of a Service each step is about. Leaves to others: the order (`plan/draft`), the
 //! calls and their effect on the cache (`execute`). Invariant: a step names resources by names that are the same in every
@@ -94,7 +94,7 @@ pub enum Action {
     },
 }
 
-/// What a plan lacks.
+/// Something that a plan needs and nobody has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unread {
     /// Everything of the Service.
@@ -105,7 +105,7 @@ pub enum Unread {
     SecurityGroups(BTreeSet<String>),
 }
 
-/// What tags record.
+/// The purpose of a change of tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// A change begins: the synced hash counts no more.

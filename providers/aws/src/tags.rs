@@ -33,42 +33,42 @@ pub struct SyncedHash {
     pub targets: Option<String>,
 }
 
-/// What every thing of this Service carries.
+/// The tags of every resource of this Service.
 pub(crate) fn of(owner: &Owner) -> Tags {
     let mut tags = identity(owner);
     tags.insert(SERVICE.to_owned(), owner.name.to_string());
     tags
 }
 
-/// What finds this Service's things.
+/// The tags that find this Service's resources.
 pub(crate) fn identity(owner: &Owner) -> Tags {
     let Owner { cluster, service, name: _ } = owner;
     Tags::from([(CLUSTER.to_owned(), cluster.to_string()), (SERVICE_UID.to_owned(), service.to_string())])
 }
 
-/// What finds this cluster's things.
+/// Finds this cluster's resources.
 pub(crate) fn of_cluster(cluster: &ClusterUid) -> Filter {
     Filter::from([(CLUSTER.to_owned(), vec![cluster.to_string()])])
 }
 
-/// What finds the things of all of these, who are of one cluster.
+/// Finds the resources of all of these owners, which are of one cluster.
 pub(crate) fn of_any(owners: &[Owner]) -> Filter {
     let services = owners.iter().map(|owner| owner.service.to_string()).collect();
     let cluster = owners.first().map(|owner| owner.cluster.to_string());
     Filter::from([(CLUSTER.to_owned(), cluster.into_iter().collect()), (SERVICE_UID.to_owned(), services)])
 }
 
-/// What finds what a group shares, and what its members have there.
+/// Finds the shared resources of a group, and its members' own there.
 pub(crate) fn of_group(cluster: &ClusterUid, group: &GroupName) -> Filter {
     all_of(&shared(cluster, group))
 }
 
-/// What finds the things that carry all of these.
+/// Finds the resources that carry all of these tags.
 pub(crate) fn all_of(tags: &Tags) -> Filter {
     tags.iter().map(|(key, value)| (key.clone(), vec![value.clone()])).collect()
 }
 
-/// What every thing carries that a group shares, and no Service's UID; members' own things there carry the group, too.
+/// The tags of a group's shared resources, which have no Service's UID; members' own resources carry the group, too.
 pub(crate) fn shared(cluster: &ClusterUid, group: &GroupName) -> Tags {
     Tags::from([(CLUSTER.to_owned(), cluster.to_string()), (GROUP.to_owned(), group.to_string())])
 }
@@ -103,7 +103,7 @@ pub(crate) fn lead(owner: &Owner) -> Tags {
     Tags::from([(LEAD_UID.to_owned(), service.to_string()), (LEAD.to_owned(), name.to_string())])
 }
 
-/// Who decides.
+/// The lead of the group, by the tags of its load balancer.
 pub(crate) fn leader(tags: &Tags) -> Option<Owner> {
     Some(Owner {
         cluster: tags.get(CLUSTER)?.parse().ok()?,
@@ -112,7 +112,7 @@ pub(crate) fn leader(tags: &Tags) -> Option<Owner> {
     })
 }
 
-/// Whose a shared load balancer counts as when no member is left; no Service has such a UID.
+/// The owner of a shared load balancer without members; no Service has such a UID.
 pub(crate) fn remains(cluster: &ClusterUid, group: &GroupName) -> Option<Owner> {
     let uid = format!("group-{:016x}", names::digest(&group.to_string()));
     Some(Owner {
@@ -159,7 +159,7 @@ pub(crate) fn were_made_for(tags: &Tags, owner: &Owner) -> bool {
     tags.get(STACK).is_some_and(|stack| *stack == owner.name.to_string())
 }
 
-/// Whose they are.
+/// The owner that the tags name.
 pub(crate) fn owner(tags: &Tags) -> Option<Owner> {
     Some(Owner {
         cluster: tags.get(CLUSTER)?.parse().ok()?,
@@ -181,7 +181,7 @@ impl SyncedHash {
         tags
     }
 
-    /// What tags say after `more` were added to those of `present`.
+    /// The synced hash after `more` tags were added to those of `present`.
     pub(crate) fn after(present: Option<&Self>, more: &Tags) -> Option<Self> {
         let targets = match more.get(TARGETS_HASH) {
             Some(word) => Some(word.clone()).filter(|word| word != CHANGING),
@@ -191,7 +191,7 @@ impl SyncedHash {
         Some(Self { spec, targets })
     }
 
-    /// What the tags of a load balancer say.
+    /// The synced hash of a load balancer's tags.
     pub(crate) fn of(tags: &Tags) -> Option<Self> {
         Self::after(None, tags)
     }

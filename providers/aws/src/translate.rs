@@ -31,13 +31,13 @@ pub(crate) const DELETION_PROTECTION: &str = "deletion_protection.enabled";
 pub(crate) use listener::{PRESERVE_CLIENT, defaults as group_defaults};
 pub(crate) use targets::Offered;
 
-/// What cannot be done: field and message.
+/// An obstacle: field and message.
 pub(crate) type Obstacles = Vec<(Field, String)>;
 
-/// Who made a load balancer, whose defaults it keeps.
+/// The maker of a load balancer, whose defaults it keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// This provider.
+    /// This provider made it.
     Own,
     /// The AWS Load Balancer Controller: what the Service does not ask for stays as that made it.
     Controller,

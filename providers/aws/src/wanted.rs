@@ -1,4 +1,4 @@
-//! What a Service wants, in AWS's things.
+//! A Service's load balancer, in AWS's terms.
 //!
 //! Owns: the shapes between `translate` and `plan`. Leaves to others: filling and comparing them.
 //! Invariant: everything in it is decided; nothing is left to a default that AWS might change.
@@ -12,7 +12,7 @@ use crate::cloud::resources::{
 use crate::names;
 use portico_provider::{Owner, Scheme};
 
-/// Where a load balancer is.
+/// The subnets of a load balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// In the subnets that are tagged for its scheme, one for each zone.
@@ -31,7 +31,7 @@ pub enum Addressing {
     Private(std::net::Ipv4Addr),
 }
 
-/// Who may come in.
+/// The clients that are let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frontend {
     /// One security group of ours, with these rules.

@@ -1,8 +1,8 @@
 //! Targets of one Service that AWS refused, and until when they are not offered again.
 //!
 //! Owns: counting refusals, forgetting them, and showing them among the targets. Leaves to others: how long
-//! (`plan::Pace`). Invariants: a refused target is shown until it is due, and then no longer, so that it is planned for like
-//! a new one; a target that is registered is never shown as refused; losing this costs one more try.
+//! (`plan::Pace`). Invariants: a refused target is shown until it is due; then it is planned for like a new one. A
+//! registered target is never shown as refused. Losing this state costs one more try.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! Owns: which calls take several things, how many, and whose an error is. Leaves to others: gathering (`gather`), the calls
 //! themselves. Invariants: one that is gone hides no other; a call that is refused is split until only those fail that it is
-//! refused for, and everybody else has an answer. What a user wrote is never in a shared call.
+//! refused for, and everybody else has an answer. A shared call never names a user's input.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,7 +30,7 @@ const LEAVING: u32 = 6;
 /// Questions that one call answers, each with an answer or an error of its own.
 type Shared<K, V> = Gather<K, Answer<V>>;
 
-/// What is being gathered.
+/// The calls that are being gathered.
 #[derive(Debug)]
 pub(crate) struct Batches {
     balancers: Shared<Id, LoadBalancer>,
@@ -49,8 +49,8 @@ pub(crate) struct Batches {
 
 impl Batches {
     /// `pace`: how often resources are read. Under AWS's limits Services that began together end one by one, and nobody
-    /// waits for what comes last: the first synced hash waits a twentieth of it for others, and both a hash and the proof that
-    /// nothing is left up to a fifth, where others are on their way there.
+    /// waits for the last calls of each. The first synced hash waits a twentieth of the pace for others. A hash, and the proof
+    /// that nothing is left, wait up to a fifth of it while others are about to need the same call.
     pub(crate) fn new(pace: Duration) -> Self {
         Self {
             balancers: Gather::default(),

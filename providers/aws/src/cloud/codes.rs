@@ -1,8 +1,8 @@
-//! What each error code of each call means: whose fault it is, when to try again, and what to do about it.
+//! The meaning of each error code of each call: whose fault it is, when to retry, and the remedy.
 //!
-//! Owns: the one table. Leaves to others: reading codes from answers (`sdk`), acting on them (`execute`). Invariants: what
-//! a user wrote is reported with the annotation; what passes by itself is tried again with backoff; a code that
-//! nobody knows is an outage unless its name says otherwise.
+//! Owns: the one table. Leaves to others: reading codes from answers (`sdk`), acting on them (`execute`). Invariants: an
+//! error of the user's is reported with the annotation. A passing error is retried with backoff. An unknown code is an
+//! outage unless its name says otherwise.
 //! Codes: "Errors" of each call and "Common errors" in the API references of `ELBv2` and tagging, EC2's "Error codes",
 //! and those of STS, which credentials come from.
 
@@ -70,7 +70,7 @@ struct Row {
     remedy: Remedy,
 }
 
-/// What to do about it.
+/// The remedy of an error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Remedy {
     /// AWS's words say it.

@@ -1,9 +1,10 @@
 //! Questions asked within a moment of one another, answered by one call.
 //!
 //! Owns: [`Gather`]: who waits, who calls, whose answer is whose. Leaves to others: what is called (`batches`).
-//! Invariants: everybody gets the answer to the question he asked, from a call that was made after he asked, or the error
-//! of the call that had it; while one call waits for its turn or its answer, those who come gather for the next; whoever
-//! calls for the others and is cancelled leaves nobody waiting, they ask again.
+//! Invariants:
+//! - Each asker gets the answer to its own question, or the error, from a call that began after it asked.
+//! - While one call waits for its turn or its answer, later askers gather for the next call.
+//! - If the asker that makes the call is cancelled, the others ask again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

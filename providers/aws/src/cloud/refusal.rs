@@ -11,7 +11,7 @@ use std::fmt;
 use super::CloudError;
 use super::target::Target;
 
-/// What is wrong with a target.
+/// The fault of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unfit {
     /// An instance that does not run.
@@ -31,7 +31,7 @@ pub enum Unfit {
 }
 
 impl Unfit {
-    /// What to do about it.
+    /// The remedy, for a person.
     pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::NotRunning => "start the instance, or delete its Node",
@@ -55,7 +55,7 @@ impl Unfit {
 /// That AWS refused a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What is wrong with it.
+    /// The fault.
     pub why: Unfit,
     pub words: String,
     /// How often it was offered in vain.
@@ -90,7 +90,7 @@ pub(crate) fn describe(all: &[(&Target, &Refusal)]) -> String {
 }
 
 impl CloudError {
-    /// What is wrong with targets, if that is what this error is about.
+    /// The fault of targets, if this error is about targets.
     pub(crate) fn unfit(&self) -> Option<Unfit> {
         let Self { operation: _, trouble: _, code, message } = self;
         let says = |words: &[&str]| words.iter().any(|word| message.contains(word));

@@ -1,4 +1,4 @@
-//! The things of AWS as this provider knows them: what is read, and what is asked for.
+//! AWS's resources as this provider knows them: as they are read, and as they are requested.
 //!
 //! Owns: their shapes. Leaves to others: which there should be. Invariant: closed enums where AWS has words;
 //! what this provider never makes (a Gateway Load Balancer) does not exist here.
@@ -236,7 +236,7 @@ pub struct SubnetMapping {
     pub private_address: Option<Ipv4Addr>,
     /// Of one with both families.
     pub ipv6_address: Option<Ipv6Addr>,
-    /// Where UDP's sources are translated to: 80 bits. `None` in a wish: AWS chooses.
+    /// The prefix that UDP's sources are translated to: 80 bits. `None` in a wish: AWS chooses.
     pub source_prefix: Option<Ipv6Net>,
 }
 
@@ -254,7 +254,7 @@ pub struct NewLoadBalancer {
     pub tags: Tags,
 }
 
-/// What a listener is, apart from where it sends.
+/// A listener, without its target group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerSpec {
     pub port: u16,
@@ -283,7 +283,7 @@ pub struct Listener {
     pub split: bool,
 }
 
-/// What a listener has beside its specification.
+/// Certificates beside the default one, and attributes, of a listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenerExtras {
     /// ARNs beside the default one; a client's SNI picks among all.
@@ -312,7 +312,7 @@ pub struct GroupHealth {
     pub unhealthy: i32,
 }
 
-/// What a target group is and cannot cease to be.
+/// The properties of a target group that never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupShape {
     pub protocol: Transport,
@@ -325,9 +325,9 @@ pub struct GroupShape {
 pub struct TargetGroup {
     pub id: Id,
     pub name: String,
-    /// What its targets are, and of which family.
+    /// The kind of its targets, and their family.
     pub kind: (TargetType, IpFamily),
-    /// Where targets are that name no port; of ours the port of the listener that it is made for.
+    /// The port of targets that name none; for our own target groups the port of their listener.
     pub port: u16,
     /// Those that send there, as last read.
     pub load_balancers: BTreeSet<Id>,
@@ -342,7 +342,7 @@ pub struct NewGroup {
     /// `vpc-…`.
     pub vpc: String,
     pub shape: GroupShape,
-    /// Where targets are that name no port; ours always do.
+    /// The port of targets that name none; ours always name one.
     pub port: u16,
     pub health: GroupHealth,
     pub tags: Tags,
@@ -369,9 +369,9 @@ pub struct SecurityGroup {
     /// `sg-…`.
     pub id: Id,
     pub name: String,
-    /// What comes in, as far as this provider writes such rules.
+    /// The rules that let clients in, of the form that this provider writes.
     pub rules: BTreeSet<Rule>,
-    /// What else comes in.
+    /// All other rules.
     pub foreign: BTreeSet<ForeignRule>,
     pub tags: Tags,
 }
@@ -384,7 +384,7 @@ words!(
     }
 );
 
-/// Where clients come from.
+/// The source of a rule's clients.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     Range(IpNet),
@@ -411,7 +411,7 @@ pub struct PrefixList {
     pub most: usize,
 }
 
-/// Who may come in where.
+/// An ingress rule: a source, a protocol and a port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     pub protocol: RuleProtocol,
@@ -426,7 +426,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Who else may come in where, by a rule of a form that this provider never writes.
+/// An ingress rule of a form that this provider never writes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ForeignRule {
     /// `tcp`, `udp`, another one's name or number; `-1`: all.

@@ -77,7 +77,7 @@ impl Sdk {
         }
     }
 
-    /// What limits its calls, a limiter for each class; for metrics.
+    /// The limiters of its calls, one for each class; for metrics.
     pub fn limiters(&self) -> Vec<Arc<Limiter>> {
         self.limits.all()
     }

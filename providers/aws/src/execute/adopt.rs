@@ -2,8 +2,8 @@
 //!
 //! Owns: the proof that it was made for this Service of this cluster, and the tags that make it ours. Leaves to others:
 //! bringing it to what the Service asks (the next plan).
-//! Invariants: without that proof nothing is touched; its listeners, target groups and security group are tagged before itself,
-//! so that whatever crash comes between, the adoption is repeated and none of them is forgotten.
+//! Invariants: without that proof nothing is touched. Its listeners, target groups and security group are tagged before itself:
+//! after a crash in between the adoption is repeated, and none of them is forgotten.
 
 use portico_provider::{Owner, ProviderError};
 

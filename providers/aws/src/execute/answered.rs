@@ -1,8 +1,8 @@
-//! What AWS answered to a step.
+//! AWS's answer to a step.
 
 use crate::cloud::resources::{Id, Listener, LoadBalancer, Target};
 
-/// What AWS answered.
+/// AWS's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answered {
     /// Done as asked.

@@ -1,4 +1,4 @@
-//! What exists after a step, from what existed and what AWS answered.
+//! The view after a step, from the view before and AWS's answer.
 //!
 //! Owns: the effect of each verb on the cache. Leaves to others: the effect on each kind of resource (`load_balancer`,
 //! `listener`, `target_group`, `security_group`), keeping it (`cache`). Invariant: pure; what is not certain is `None`, and
@@ -10,7 +10,7 @@ use crate::cloud::resources::{Health, Kind, Target};
 use crate::observed::{Observed, Snapshot, SyncedHash, Targets, View};
 use crate::step::{Action, Change, Mark, Named, New, Unread};
 
-/// What exists now; `None`: it has to be read.
+/// The view now; `None`: it has to be read.
 pub(crate) fn after(before: Observed, action: &Action, answered: Answered) -> Option<Observed> {
     match (before, answered) {
         (before, Answered::Refused) => Some(before),

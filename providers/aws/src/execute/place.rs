@@ -1,8 +1,8 @@
 //! The subnets of a load balancer: by tag, by name or by ID.
 //!
-//! Owns: finding subnets. Leaves to others: who asks. Invariants: one subnet for each zone, the same ones every time, with
-//! room where any of the zone has; subnets that are marked as another cluster's, and Local Zones, are not discovered; an
-//! ambiguous name, and what AWS would refuse, is reported with the subnets.
+//! Owns: finding subnets. Leaves to others: who asks. Invariants: discovery takes one subnet of each zone, the same
+//! one every time, with room where any of the zone has. It takes none that is marked as another cluster's, and none of a
+//! Local Zone. Ambiguous names, and subnets that AWS would refuse, are reported by their IDs.
 
 use std::collections::BTreeMap;
 

@@ -2,10 +2,11 @@
 //!
 //! Owns: the proof, and what it takes with it. Leaves to others: noticing (`observe/lost`), when (`plan`).
 //! The proof: names of target groups and security groups are digests of both UIDs, which nobody chooses. A load balancer's
-//! may be a user's, so that it counts with a target group behind it whose name is a digest of the UIDs, this very name and its
-//! port; a digest counts by itself where nothing is behind it yet. Invariants: a tag that names another owner refutes any proof
-//! (the AWS Load Balancer Controller's do not on what it made for this very Service: it was adopted, and is restored as that);
-//! without proof nothing is touched, and the error names the missing tags; tags that are removed again and again are not restored.
+//! name may be a user's. It counts with a target group behind it whose name is a digest of the UIDs, this very name and its port;
+//! a digest counts by itself where nothing is behind it yet.
+//! Invariants: a tag that names another owner refutes any proof. Without proof nothing is touched, and the error names the missing
+//! tags. Tags that are removed again and again are not restored. The tags of the AWS Load Balancer Controller refute nothing
+//! on a load balancer that it made for this very Service: that was adopted, and is restored as adopted.
 
 use std::collections::BTreeSet;
 

@@ -21,7 +21,7 @@ use crate::step::Named;
 /// if it names none.
 const MORE_CALLS: usize = 32;
 
-/// What became of targets.
+/// The outcome for each target.
 #[derive(Debug, PartialEq, Eq)]
 struct Sorted {
     /// Calls that are left.
@@ -41,8 +41,8 @@ impl Sorted {
         self.refused.extend(targets.into_iter().map(|target| (target, why, words.to_owned())));
     }
 
-    /// Makes `call` with as many targets as it takes; with those that are left after a refusal: without the ones that
-    /// were named, or else in halves; the largest part first, so that few are left when calls run out.
+    /// Makes `call` with as many targets as it takes. After a refusal it repeats the call without the targets that AWS named,
+    /// or else in halves; the largest part first, so that few are left when calls run out.
     async fn sort<F, Call>(&mut self, targets: &[Target], call: F) -> Answer<()>
     where
         F: Fn(Vec<Target>) -> Call,
@@ -105,7 +105,7 @@ impl<C: Cloud> Executor<'_, C> {
         self.cloud.register(group, &targets).await
     }
 
-    /// What AWS does not know as a target is none, which is what was asked for.
+    /// A target that AWS does not know is deregistered already.
     pub(super) async fn deregister(
         &self,
         maker: Maker<'_>,

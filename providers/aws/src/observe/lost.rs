@@ -1,4 +1,4 @@
-//! What bears a name of ours and has lost its tags.
+//! Resources with a name of ours that lost their tags.
 //!
 //! Owns: noticing it: by the IDs that this process knows, by what sends to a target group of ours, by name before everything
 //! counts as gone. Leaves to others: whether it is ours (`execute/restore`). Invariant: what a group shares is none of this
@@ -16,7 +16,7 @@ use crate::observed::{Lost, View};
 use crate::tags;
 
 impl<C: Cloud> Observer<'_, C> {
-    /// `others`: of the IDs that were asked for those that do not carry this owner's tags.
+    /// `others`: those of the IDs read that do not carry this owner's tags.
     /// `leaves`: this is the last read, so that security groups are searched by name, too.
     pub(super) async fn lost(
         &self,

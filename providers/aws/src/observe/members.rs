@@ -1,8 +1,8 @@
 //! Reading what a group shares: its load balancer, who else has listeners there, its security groups.
 //!
 //! Owns: that part of a read, and of the listing. Leaves to others: the Service's own things (`observe`).
-//! Invariants: whose a listener is, its own tags say, read afresh; a listing that lags is made up for by the name of the
-//! load balancer and by what this process has made for any member.
+//! Invariants: a listener's own tags, read again, say whose it is. A load balancer that a lagging listing lacks is found by its
+//! name, and by the resources that this process has created for any member.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -156,8 +156,8 @@ impl<C: Cloud> Observer<'_, C> {
 }
 
 impl<C: Cloud> Observer<'_, C> {
-    /// Leaves with a load balancer's listeners those that are this owner's by their tags, or by those of the controller that
-    /// it was adopted from; the others, among `unclear`, are another owner's.
+    /// Keeps this owner's listeners: by their tags, or by those of the controller that the load balancer was adopted from. The
+    /// others of `unclear` are another owner's.
     pub(super) async fn separate_listeners(
         &self,
         owner: &Owner,

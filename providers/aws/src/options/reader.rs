@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         Self { options, values: options.reader(), wrong: Vec::new() }
     }
 
-    /// What the annotations say, and what is wrong with them.
+    /// The values of all annotations, and a message for each wrong one.
     pub(super) fn read(mut self, ports: &[Port]) -> (Choices, Vec<String>) {
         let choices = self.choices(ports);
         let Self { options: _, values, mut wrong } = self;

@@ -52,7 +52,7 @@ pub(super) fn wanted(
     Some(kept)
 }
 
-/// What is there stays where nothing is asked.
+/// Adds the present values of keys that nobody asked for.
 fn keep(asked: &mut BTreeMap<String, String>, there: &BTreeMap<String, String>) {
     for (key, value) in there {
         asked.entry(key.clone()).or_insert_with(|| value.clone());

@@ -1,8 +1,8 @@
 //! Targets alone, of what exists already: whatever else of the Service is refused, blocked or waited for.
 //!
 //! Owns: which target groups there are, behind which ports. Leaves to others: which targets each is to have
-//! (`translate/targets`), their order (`targets`). Invariants: nothing but targets is changed, beside the note that a change
-//! begins; a group without a listener, whose name stands for no port of the Service, is left as it is.
+//! (`translate/targets`), their order (`targets`). Invariants: nothing but targets is changed, beside the tag that a change
+//! begins. A target group without a listener, whose name stands for no port of the Service, is left as it is.
 
 use std::collections::BTreeMap;
 

@@ -19,7 +19,7 @@ use crate::tags;
 use crate::translate::{balancer_defaults, group_defaults};
 use crate::wanted::{Placement, Wanted, WantedListener};
 
-/// What is planned for, with all that is known.
+/// The load balancer that is planned for, with all that is known.
 pub(super) struct Parts<'a> {
     pub(super) site: &'a Site,
     pub(super) owner: &'a Owner,
@@ -31,7 +31,7 @@ pub(super) struct Parts<'a> {
     pub(super) current: Option<&'a Balancer>,
     /// A replacement waits for consent: what would need it is left as it is.
     pub(super) keeps_shape: bool,
-    /// Whose load balancer it is, if a group shares it.
+    /// The group that shares it, if one does.
     pub(super) home: Option<&'a GroupName>,
     /// Whether it is this Service that decides what is of all of it.
     pub(super) leads: bool,
@@ -56,7 +56,7 @@ impl Parts<'_> {
         here.any(|(name, _)| !kept.contains(name))
     }
 
-    /// What others have on it.
+    /// Whether another owner has a listener on this port.
     pub(super) fn taken(&self, port: u16) -> bool {
         self.current.is_some_and(|current| current.taken.contains_key(&port))
     }
@@ -307,7 +307,7 @@ impl Parts<'_> {
     }
 }
 
-/// What AWS does not show is at its default.
+/// With the default of each attribute that AWS does not show.
 fn filled(
     mut defaults: BTreeMap<String, String>,
     shown: &BTreeMap<String, String>,

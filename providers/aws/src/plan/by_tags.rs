@@ -1,4 +1,4 @@
-//! What the tags of a listing are enough for: nothing to do, a change of targets, or to delete everything.
+//! Plans from the tags of a listing alone: nothing to do, a change of targets, or to delete everything.
 //!
 //! Owns: plans without a full view. Leaves to others: everything else, after a full read.
 //! Invariant: a synced hash proves what it says; the rest is read. What is deleted unread, AWS itself
@@ -130,13 +130,13 @@ pub(crate) struct Behind {
 /// One of them.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BehindListener {
-    /// Itself.
+    /// The target group.
     pub(crate) id: Id,
     /// The port of its targets, if they are nodes.
     pub(crate) node_port: Option<u16>,
 }
 
-/// Where a change of targets needs no more than to know which there are: the target groups.
+/// The target groups, if a change of targets needs nothing but their present targets.
 pub(crate) fn behind(quotas: &Quotas, desired: &LoadBalancer, snapshot: &Snapshot) -> Option<Behind> {
     let (name, _) = snapshot.only()?;
     let SyncedHash { spec, targets } = snapshot.synced.clone()?;

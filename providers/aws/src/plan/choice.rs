@@ -143,7 +143,7 @@ fn others_of<'a>(all: &BTreeMap<&'a String, &'a Balancer>, chosen: &str) -> Vec<
     all.iter().filter(|(name, _)| **name != chosen).map(|(name, it)| (*name, *it)).collect()
 }
 
-/// What makes a load balancer another one; the phrase follows its name.
+/// A difference that needs another load balancer; the phrase follows the name of the present one.
 pub(crate) fn mismatch(
     desired: &LoadBalancer,
     wanted: &Wanted,

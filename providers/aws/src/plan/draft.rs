@@ -101,8 +101,8 @@ impl<'a> Draft<'a> {
 }
 
 /// The order of steps with the same effect: creators before users, then users before deleters. In a group, a target group is
-/// the claim to be a member: created first, deleted last; and no client is admitted before the load balancer is known to be
-/// the group's.
+/// the claim to be a member: created first, deleted last. No client is admitted before the load balancer is known to be the
+/// group's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Preparation,

@@ -1,9 +1,9 @@
 //! A load balancer that a group of Services shares: who may join, what each may change there, and leaving.
 //!
 //! Owns: the rules among members. Leaves to others: one member's own part (`balancer`, `listeners`), rules of security
-//! groups (`security_groups`). Invariants: what another member has is never changed; what is of the whole load balancer is
-//! the lead's to say, and what would need another one is nobody's while others are there; the load balancer and its
-//! security groups are deleted with the last member.
+//! groups (`security_groups`). Invariants: another member's resources are never changed. The lead decides the
+//! settings of the whole load balancer; nobody decides those that need another one while there are other members. The load
+//! balancer and its security groups are deleted with the last member.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ pub(crate) fn shares(desired: Desired<'_>, observed: Option<&Observed>) -> BTree
     groups
 }
 
-/// Who else is in a group.
+/// The other members of a group.
 pub(super) fn members<'a>(view: &'a View, group: &GroupName) -> &'a BTreeSet<Owner> {
     static NOBODY: BTreeSet<Owner> = BTreeSet::new();
     view.memberships.get(group).unwrap_or(&NOBODY)
@@ -97,7 +97,7 @@ pub(super) fn choose<'a>(
     Some(Choice::found(view, name, found))
 }
 
-/// What a member may do on a shared load balancer.
+/// The rights of a member on a shared load balancer.
 #[derive(Debug, Default)]
 pub(super) struct Terms {
     /// Whether it decides what is of all of it.
@@ -106,7 +106,7 @@ pub(super) struct Terms {
     pub(super) takes_the_lead: bool,
     /// Ports that it cannot have.
     pub(super) withheld: BTreeSet<u16>,
-    /// What stands in the way.
+    /// Obstacles, to be reported.
     pub(super) blocked: Vec<Block>,
 }
 
@@ -214,7 +214,7 @@ pub(super) fn is_fronted(view: &View, found: &Balancer, group: &GroupName) -> bo
         .any(|it| of_it(&it.tags) && found.described.security_groups.contains(&it.id))
 }
 
-/// What is asked for and could change in place, if it were this Service's to change. What is not asked for follows.
+/// Settings that this Service asks for and that only the lead may change in place. Settings that it does not name follow the lead.
 fn differences(wanted: &Wanted, view: &View, found: &Balancer) -> Vec<(Field, String)> {
     let Wanted {
         adopt: _,

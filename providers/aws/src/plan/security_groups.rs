@@ -1,8 +1,8 @@
 //! Which rule is in which of the security groups that we own, and what changes them.
 //!
 //! Owns: sharding. Leaves to others: which rules there should be (`translate`), other people's groups.
-//! Invariants: an existing rule stays in its group; a new one is put where old and new together have room, so that it
-//! comes before old ones are revoked; a group without a wanted rule is removed from the load balancer, then deleted.
+//! Invariants: an existing rule stays in its group. A new rule goes where old and new together have room, so that it is created
+//! before old ones are revoked. A group without a wanted rule is removed from the load balancer, then deleted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,9 +97,9 @@ impl Parts<'_> {
         self.view.security_groups.iter().filter(|(_, it)| tags::group(&it.tags).as_ref() == self.home)
     }
 
-    /// Whether it is others' to take a rule away: of a port that they have a listener on, or may be about to make one on.
-    /// Rules are created and revoked before their listener; of a port that nobody has a listener on, one is this Service's to
-    /// take away only while it has target groups left over, which are deleted last.
+    /// Whether only others may revoke a rule: of a port that they have a listener on, or may be about to create one on.
+    /// Rules are created and revoked before their listener. Where nobody has a listener on the port, this Service may revoke the
+    /// rule only while it has target groups left over, which are deleted last.
     fn is_others(&self, rule: &Rule) -> bool {
         let is_own = |port| {
             let there = self.current.is_some_and(|current| current.listeners.contains_key(&port));
@@ -252,7 +252,7 @@ impl Parts<'_> {
     }
 }
 
-/// What the family that needs most needs.
+/// The number of rules of the family that needs most.
 fn heaviest<'a>(rules: impl Iterator<Item = &'a Rule>, lists: &PrefixLists) -> usize {
     weigh(rules, lists).into_values().max().unwrap_or_default()
 }

@@ -1,10 +1,11 @@
 //! Targets of one group: nodes and pods are registered before others are deregistered, ports are not.
 //!
 //! Owns: the order among them. Leaves to others: which there should be (`translate/targets`), of which groups (`backends`).
-//! Invariants: a target whose port is not its listener's is deregistered at once, since Kubernetes may have given that port to another
-//! Service; one at the right port is taken away only when every new one that is there has been asked for its health; where
-//! old and new ones find no room together, old ones make it in turns, and as many as are wanted remain. Targets that AWS
-//! refused are waited for, and old ones at the right port stay for as long as no new one is there at all.
+//! Invariants:
+//! - A target whose port is not its listener's is deregistered at once: Kubernetes may have given that port to another Service.
+//! - A target at the right port is deregistered only when AWS has asked every registered new one for its health.
+//! - Where old and new targets find no room together, old ones make it in turns, and as many as are wanted remain.
+//! - Targets that AWS refused are waited for; old ones at the right port stay while no new one is registered.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What others have put on what is this Service's: named, and left as it is.
+//! Resources of others on this Service's own: named, and left as they are.
 //!
 //! Owns: the words. Leaves to others: owners (`observe/members`), reading rules (`cloud/sdk/ec2`).
 //! Invariant: a rule that admits clients whom the Service does not has a reason of its own.

@@ -14,7 +14,7 @@ use crate::observed::{Balancer, Targets, View};
 /// How a port is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
-    /// Somebody else has a listener there.
+    /// Another owner has a listener there.
     Conflict,
     /// There is no listener.
     NoListener,
@@ -24,7 +24,7 @@ enum State {
     Unused,
     /// None passes its health check, so that AWS sends to all.
     Unhealthy,
-    /// None was asked for its health yet.
+    /// AWS has asked none for its health yet.
     Registering,
     /// Some target passes its health check.
     Healthy,

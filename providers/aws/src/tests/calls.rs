@@ -2,7 +2,7 @@
 //!
 //! Owns: driving several Services side by side, as an operator's goes are, and the table. Leaves to others: whether it
 //! ends right (`contract`, `crash`). Invariant: Services move in step, so that which calls are shared depends on no
-//! clock: all look, then all do their first step, their second …
+//! clock: all read, then all do their first step, their second …
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::slice;
@@ -107,7 +107,7 @@ impl Run {
         panic!("it does not settle");
     }
 
-    /// One look for all who need one, and the steps of all whose look was close enough; whether there was anything.
+    /// One read for all Services that need one, and the steps of those whose read was close enough; whether there was anything.
     async fn round(&mut self) -> bool {
         let mut plans: Vec<(usize, Plan<Step>)> = Vec::new();
         let mut reads: Vec<(usize, ReadMode)> = Vec::new();
@@ -137,7 +137,7 @@ impl Run {
         !reads.is_empty()
     }
 
-    /// The first steps of all, the second ones of all, … and the looks that follow.
+    /// The first steps of all, the second ones of all, … and the reads that follow.
     async fn carry_out(&self, plans: &[(usize, Plan<Step>)]) -> Vec<(usize, ReadMode)> {
         let mut waiting = BTreeSet::new();
         for step in 0.. {
@@ -160,7 +160,7 @@ impl Run {
         plans.iter().map(|(n, _)| (*n, after(n))).collect()
     }
 
-    /// Looks at targets that nobody has asked yet, as an operator does from time to time.
+    /// Reads targets that AWS has not asked yet, as an operator does from time to time.
     async fn watch_health(&mut self) {
         for _ in 0..10 {
             let sick = |ours: &&Ours| match &ours.observed {
@@ -369,8 +369,8 @@ async fn deletion_after_a_restart_costs_no_more_than_before_it() {
     run.print();
 }
 
-/// A Service that nobody shares calls with. Six writes make one; and the synced hash takes a call of its own, `active`
-/// a read, and the subnets a read: eight, and a read for each time that AWS is not done yet.
+/// A Service that nobody shares calls with. Six writes create it. The synced hash takes a call
+/// of its own, `active` a read, and the subnets a read: eight, and a read for each time that AWS is not done yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lone_service_has_ceilings_of_its_own() {
     let Some(emulator) = Emulator::start().await else { return };
@@ -401,7 +401,7 @@ async fn a_lone_service_has_ceilings_of_its_own() {
     let calls = run.note("port removed");
     assert!(all(&calls) <= 7, "{calls:?}");
 
-    // Subnets were read within the minute: a second one needs no more than seven, and its looks.
+    // Subnets were read within the minute: a second one needs no more than seven, and its reads.
     run.services.push(mk(1));
     run.settle().await;
     let calls = run.note("create, the second");

@@ -377,10 +377,10 @@ fn session_affinity_and_tcp_and_udp_on_one_port_are_what_kubernetes_says() {
     assert!(DOCS.contains("TCP and UDP on one port"));
 }
 
-/// A Service, its annotations, and parts of what is told.
+/// A Service, its annotations, and parts of the report.
 type Refused<'a> = (On, &'a [(&'a str, &'a str)], &'a [&'a str]);
 
-/// Values that AWS's documentation says it does not take: told by field or annotation, with the remedy, before any call.
+/// Values that AWS's documentation says it does not take: reported by field or annotation, with the remedy, before any call.
 #[test]
 fn what_aws_is_documented_to_refuse_is_refused_before_with_the_remedy() {
     let attributes = "target-group-attributes";

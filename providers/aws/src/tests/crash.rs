@@ -106,7 +106,7 @@ async fn process(
     attempt(&provider, owner, to, &mut observed, status).await
 }
 
-/// As an operator would drive it: it plans, looks as closely as the plan needs, believes its own steps, and publishes
+/// As an operator would drive it: it plans, reads as closely as the plan needs, caches its own steps, and publishes
 /// what is reported. What has to be done by hand ends it with these words.
 pub(super) async fn attempt<C: Cloud>(
     provider: &AwsProvider<C>,
@@ -268,7 +268,7 @@ async fn crash_everywhere(
         let writes = log.iter().filter(|(_, kind)| *kind == Kind::Write).count();
         println!("{}: {} calls, {writes} of them writes", scenario.name, log.len());
         for (index, (_, kind)) in log.iter().enumerate().filter(|(_, (_, kind))| kinds.contains(kind)) {
-            // After a read the cloud is as before it: one stop tells both.
+            // After a read the cloud is as before it: one stop covers both.
             let after = (*kind == Kind::Write).then_some(Fault::After(index + 1));
             for fault in std::iter::once(Fault::Before(index + 1)).chain(after) {
                 points += 1;
@@ -306,14 +306,14 @@ async fn a_crash_of_a_member_converges_leaks_nothing_and_disturbs_no_other() {
     tally("aws", "groups", survived, points).unwrap();
 }
 
-/// Reads that are advice, and no guard: without them a quota is told by AWS's refusal.
+/// Reads that are advice, and no guard: without them AWS's refusal reports a quota.
 const ADVICE: [&str; 2] = ["most_load_balancers", "prefix_lists"];
 
 fn destroys(call: &str) -> bool {
     call.starts_with("delete_") || matches!(call, "deregister" | "revoke" | "remove_listener_certificates")
 }
 
-/// Whatever a read would have told, what depends on it is not done: a guard fails closed.
+/// Whatever a read would have returned, the steps that depend on it are not done: a guard fails closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_read_that_failed_nothing_is_taken_away() {
     let Some(fixture) = start().await else { return };

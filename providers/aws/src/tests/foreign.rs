@@ -75,7 +75,7 @@ async fn another_owners_listener_stays_and_a_deleted_one_is_missed_by_the_next_l
     let fact = foreign(&desired, view).unwrap();
     assert!(fact.reason == "ForeignListener" && fact.message.contains("port 8443"), "{fact:?}");
 
-    // The Service asks for that port: told, and left.
+    // The Service asks for that port: it is reported, and left.
     let both = LoadBalancer {
         listeners: [mk_listener(Protocol::Tcp, 80), mk_listener(Protocol::Tcp, 8443)].into(),
         ..desired.clone()
@@ -153,7 +153,7 @@ fn others_rules_count_against_the_quota() {
     assert!(plan.contains("create security group"), "{plan}");
 }
 
-/// The listing tells of other listeners than there are ports.
+/// The listing shows other listeners than there are ports.
 #[test]
 fn a_listing_that_lacks_a_listener_causes_a_full_read() {
     let mut desired = mk_base();
@@ -170,5 +170,5 @@ fn a_listing_that_lacks_a_listener_causes_a_full_read() {
     snapshot.listeners.as_mut().unwrap().pop_first();
     assert!(planned(&snapshot).contains("more listeners than ports, or fewer"), "{}", planned(&snapshot));
     snapshot.listeners = None;
-    assert!(planned(&snapshot).starts_with("nothing to do"), "a listing without any tells nothing");
+    assert!(planned(&snapshot).starts_with("nothing to do"), "a listing without any proves nothing");
 }

@@ -1,6 +1,6 @@
 //! Plans about listeners: certificates by SNI, attributes, and what nobody asked for.
 //!
-//! Owns: their order, told line by line. Leaves to others: whether AWS agrees (`contract`, which varies by `EXTRAS`).
+//! Owns: their order, line by line. Leaves to others: whether AWS agrees (`contract`, which varies by `EXTRAS`).
 //! Invariant: each plan is the difference of two Services and nothing else.
 
 use portico_provider::{LoadBalancer, Options};

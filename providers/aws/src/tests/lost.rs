@@ -1,8 +1,8 @@
-//! Things of ours that lost their tags, or whose tags somebody edited: found by name, taken back with proof, else told.
+//! Things of ours that lost their tags, or whose tags somebody edited: found by name, restored with proof, else reported.
 //!
 //! Owns: whatever is stripped of whatever, in a process that knows it and in one that does not, alive and while it is deleted.
-//! Leaves to others: what others put on ours (`foreign`). Invariants: at most two load balancers are asked for, there is one;
-//! after a deletion the account is as it was, or the error names what is missing and what to do.
+//! Leaves to others: what others put on ours (`foreign`). Invariants: at most two load balancers are requested, and there is one.
+//! After a deletion the account is as it was, or the error names the missing tags and the remedy.
 
 use portico_provider::{LoadBalancer, LoadBalancerProvider, Owner, ServiceName};
 use serde_json::Value;
@@ -151,7 +151,7 @@ async fn tags_of_another_owner_are_reported_with_the_remedy_and_nothing_is_creat
         let now = names(&emulator.account("list"));
         assert!(now.contains(&balancer.0), "{message}: it is left alone");
         assert!(now.iter().all(|id| there.contains(id)), "{message}: nothing is made beside it");
-        // Somebody does what was said.
+        // A person follows the remedy.
         untag(&emulator, std::slice::from_ref(balancer), &ALL);
         emulator.sdk.add_tags(std::slice::from_ref(balancer), &tags::of(&mk_owner())).await.unwrap();
         settle(&mk_provider(&emulator), None, &mut status)

@@ -1,6 +1,6 @@
 //! What AWS refuses, on the emulator: whose fault it is, by which annotation, and when it is tried again.
 //!
-//! Owns: a Service's way through refusals that only AWS's answer can tell. Leaves to others: what each code means
+//! Owns: a Service's way through refusals that only AWS's answer can report. Leaves to others: what each code means
 //! (`cloud/codes`), what is refused before any call (`controller`).
 //! Invariant: nothing here loops: each refusal is an error with its retry, or something that is waited for with a remedy.
 
@@ -33,10 +33,10 @@ fn mk_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
     AwsProvider::new(emulator.sdk.clone(), emulator.config(&mk_owner("x").cluster)).unwrap()
 }
 
-/// A Service's name, its annotations, and what is told.
+/// A Service's name, its annotations, and the report.
 type Mistake<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
-/// Until all is done, or a step fails, or nothing but a look is left to do: then what is waited for, and how long.
+/// Until all is done, or a step fails, or only a read is left: then what is waited for, and how long.
 async fn attempt(
     provider: &AwsProvider<Sdk>,
     desired: Desired<'_>,

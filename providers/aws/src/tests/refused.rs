@@ -1,4 +1,4 @@
-//! Targets that AWS refuses: the others are registered, the user is told, and they are offered again in a while.
+//! Targets that AWS refuses: the others are registered, an Event and a condition report it, and the refused ones are offered again later.
 //!
 //! Owns: plans with refused targets, and a Service's life with some on the emulator. Leaves to others: sorting them out
 //! (`execute/targets`), the back-off (`cache/refused`). Invariant: a refused target never fails a step.
@@ -135,7 +135,7 @@ async fn instances_that_are_stopped_or_gone_keep_no_other_out() {
         assert!(message.contains(part), "{part}: {message}");
     }
 
-    // Neither another look nor a fresh one offers them again before it is time.
+    // Neither another read nor a full one offers them again before it is time.
     drop(emulator.calls());
     let (_, wanted) = attempt(&provider, &wanted, ReadMode::Full).await;
     assert!(!emulator.calls().contains_key("RegisterTargets"));

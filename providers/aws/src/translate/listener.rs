@@ -148,7 +148,7 @@ impl Translation<'_> {
         }
     }
 
-    /// What the listener has beside its specification.
+    /// Certificates beside the default one, and attributes.
     fn extras(&self, protocol: Transport) -> ListenerExtras {
         let Choices { certificates, listener_attributes_of, .. } = self.choices;
         let further = certificates.iter().skip(1).filter(|_| protocol == Transport::Tls);

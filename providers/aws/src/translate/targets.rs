@@ -1,8 +1,8 @@
 //! The targets of a listener: nodes or pods, no more of them than a load balancer takes.
 //!
 //! Owns: targets and AWS's limits on them. Leaves to others: who is eligible (the operator), the choice itself
-//! (`portico_provider::subset`), what is registered already (`plan/targets`). Invariants: each target counts once for each target group it is in; a tenth of every
-//! limit stays free, so that new targets can be registered before old ones are deregistered.
+//! (`portico_provider::subset`), what is registered already (`plan/targets`). Invariants: each target counts once for each target group
+//! it is in. A tenth of every limit stays free, so that new targets are registered before old ones are deregistered.
 //! <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-limits.html>
 
 use std::collections::BTreeSet;
@@ -29,13 +29,13 @@ pub(super) fn room(quotas: &Quotas, groups: usize, cross_zone: bool) -> Room {
     Room { zone, total: if cross_zone { zone } else { total } }
 }
 
-/// What of it is used.
+/// The part of it that is used.
 fn planned(Room { zone, total }: Room) -> Room {
     let most = |limit: usize| (limit - limit / 10).max(1);
     Room { zone: most(zone), total: most(total) }
 }
 
-/// What the targets of a Service are chosen from.
+/// The candidates that a Service's targets are chosen from.
 #[derive(Clone, Copy)]
 pub(super) struct Offer<'a> {
     owner: &'a Owner,
@@ -108,7 +108,7 @@ pub(super) fn of_listeners(
     subset(candidates, offer.owner.service.as_str(), planned(room)).into_iter().collect()
 }
 
-/// What the cluster offers to the target groups that exist, whatever else of the Service is refused.
+/// The targets that the cluster offers to existing target groups, whatever else of the Service is refused.
 pub(crate) struct Offered<'a> {
     backends: &'a Backends,
     room: Room,

@@ -1,8 +1,8 @@
 //! Credentials, kept for all three APIs until shortly before they expire, or until AWS rejects them.
 //!
 //! Owns: keeping, and renewing. Leaves to others: where they come from (the SDK's chain), which answers reject them
-//! (`limited`). Invariants: whoever asks while they are asked for waits for that; what was rejected is never used again
-//! by a later call, so that rotated keys are picked up without a restart.
+//! (`limited`). Invariants: callers that need credentials while they are being read wait for that read. Rejected
+//! credentials are never used by a later call, so that rotated keys need no restart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,8 +2,8 @@
 //!
 //! Owns: which limiter and priority a request has, its time limit, and telling answers that throttle or reject credentials. Leaves to others:
 //! waiting and learning (`portico-limits`), signing (it happened before; a signature lives for minutes), what other
-//! answers mean (`failure`). Invariants: a wait is no part of a call's time; an answer is read whole before it is given
-//! up, so that a body that stalls is bounded, too; the SDK itself neither retries nor has a time limit.
+//! answers mean (`failure`). Invariants: a wait is no part of a call's time. An answer is read whole within the
+//! time limit, so that a body that stalls is bounded, too. The SDK itself neither retries nor has a time limit.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -159,7 +159,7 @@ async fn whole(
     Ok(response)
 }
 
-/// What an answer refuses for, if it does.
+/// The reason of a refusal, if the answer is one.
 fn refusal(answer: &Result<HttpResponse, ConnectorError>) -> Option<Trouble> {
     let response = answer.as_ref().ok().filter(|response| !response.status().is_success())?;
     let text = std::str::from_utf8(response.body().bytes().unwrap_or_default()).unwrap_or_default();
