@@ -46,6 +46,25 @@ render --set operator.admission.enabled=false | grep -q 'ValidatingAdmissionPoli
 render | grep -q 'kind: NetworkPolicy'
 render | grep -q -- '--default-class' && { echo "chart: Services without a class are taken unasked" >&2; exit 1; }
 
+# The keys that every workload's chart has: nothing of the account, the roles or the volumes is the chart's own where it is said so.
+render --set fullnameOverride=lb | grep -E '^  name: portico' && { echo "chart: a name is not overridden" >&2; exit 1; }
+render --set commonLabels.team=net | awk '/^kind:/{kinds++} /^    team: net$/{labels++} END {exit kinds != labels}' || {
+  echo "chart: an object is without the common labels" >&2
+  exit 1
+}
+render --set rbac.create=false | grep -E 'kind: (Cluster)?Role(Binding)?$' && { echo "chart: roles are made unasked" >&2; exit 1; }
+for part in operator nodeproxy; do
+  account=(--set "$part.serviceAccount.create=false" --set "$part.serviceAccount.name=mine")
+  render "${account[@]}" | grep -q 'serviceAccountName: mine'
+  render "${account[@]}" | grep -E "serviceaccount:portico-system:portico-$part|kind: ServiceAccount, name: portico-$part" && {
+    echo "chart: an account of another name has $part's rights" >&2
+    exit 1
+  }
+  render --set-json "$part.serviceAccount.annotations={\"a\":\"b\"}" | grep -A1 'annotations:' | grep -q 'a: b'
+  extra=(--set-json "$part={\"extraEnv\":[{\"name\":\"TZ\",\"value\":\"UTC\"}],\"extraVolumes\":[{\"name\":\"ca\",\"configMap\":{\"name\":\"ca\"}}],\"extraVolumeMounts\":[{\"name\":\"ca\",\"mountPath\":\"/ca\"}]}")
+  render "${extra[@]}" --set "$part.dnsPolicy=Default" | grep -cE 'name: TZ$|mountPath: /ca$|name: ca$|dnsPolicy: Default$' | grep -qx 6
+done
+
 refused() {
   if render "$@" >/dev/null 2>&1; then
     echo "chart: accepted wrong values: $*" >&2
@@ -77,6 +96,15 @@ refused --set operator.orphans.limit=-1
 refused --set nodeproxy.conntrack.udpTimeout=soon
 refused --set nodeproxy.typo=1
 refused --set nodeproxy.image.digest=latest
+refused --set operator.serviceAccount.create=false # without the name of one that exists
+refused --set nodeproxy.serviceAccount.create=false
+refused --set fullnameOverride=Load_Balancer
+refused --set rbac.make=false
+refused --set commonLabels.of.parts=two
+refused --set-json 'nodeproxy.extraEnv=[{"value":"of no name"}]'
+refused --set-json 'operator.extraVolumes=[{"emptyDir":{}}]'
+refused --set-json 'operator.extraVolumeMounts=[{"name":"ca"}]'
+refused --set nodeproxy.dnsPolicy=Never
 refused --set operator.podAnnotations.a.b=c
 refused --set 'operator.admission.protectedCIDRs={everywhere}'
 refused --set 'operator.admission.restrictedAnnotations={no quotes'"'"'}'

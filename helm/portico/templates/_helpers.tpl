@@ -1,5 +1,14 @@
 {{- define "portico.name" -}}
-{{ .Release.Name }}-{{ .component }}
+{{ .Values.fullnameOverride | default .Release.Name }}-{{ .component }}
+{{- end }}
+
+{{- define "portico.serviceAccount" -}}
+{{- $account := (index .Values .component).serviceAccount -}}
+{{- if $account.create -}}
+{{ $account.name | default (include "portico.name" .) }}
+{{- else -}}
+{{ required (printf "%s.serviceAccount.name: name the ServiceAccount that exists, since create is false" .component) $account.name }}
+{{- end }}
 {{- end }}
 
 {{- define "portico.selector" -}}
@@ -13,6 +22,9 @@ app.kubernetes.io/component: {{ .component }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "portico.image" -}}
