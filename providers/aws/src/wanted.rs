@@ -82,10 +82,9 @@ impl Wanted {
         owner: &'a Owner,
         load_balancer: &'a str,
     ) -> impl Iterator<Item = (String, &'a WantedListener)> {
-        let name = |(port, it): &(&u16, &WantedListener)| {
-            names::target_group(owner, load_balancer, **port, it.shape)
-        };
-        self.listeners.iter().map(move |entry| (name(&entry), entry.1))
+        let name =
+            move |it: &WantedListener| names::target_group(owner, load_balancer, it.spec.port, it.shape);
+        self.listeners.values().map(move |it| (name(it), it))
     }
 
     /// A digest of the targets. Node ports are part of the spec, so that with nodes as targets it is the same for all
