@@ -130,6 +130,7 @@ lint: $(TOOLS)/helm $(TOOLS)/cargo-deny
 	test -z "$$(gofmt -l e2e/conformance)"
 	$(TOOLS)/helm lint --strict --quiet helm/portico
 	scripts/chart.sh
+	scripts/iam.py
 
 fmt:
 	cargo fmt --all
