@@ -20,7 +20,7 @@ use portico_e2e::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Fixture, Scenario};
+use super::{super::images, Fixture, Scenario, release};
 
 /// Requests by which an answer is tested. With two endpoints, one that is never picked is missed once in 2^19 runs.
 const TRIES: u32 = 20;
@@ -76,7 +76,11 @@ async fn ask_proxy(fixture: &Fixture, node: &str, args: &[&str]) -> anyhow::Resu
     let staying = pods.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none());
     let pod =
         staying.and_then(|pod| pod.metadata.name).with_context(|| format!("no node proxy on {node}"))?;
-    let program = cluster.tools().nodeproxy().display().to_string();
+    // An image has it in its PATH, as the docs say.
+    let program = match images() {
+        Some(_) => release::NODE_PROXY.to_owned(),
+        None => cluster.tools().nodeproxy().display().to_string(),
+    };
     let command = [&["-n", NAMESPACE, "exec", &pod, "--", &program], args].concat();
     cluster.kubectl(&command).await.with_context(|| format!("asking the proxy of {node}: {args:?}"))
 }
