@@ -4,6 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 render() { target/tools/helm template portico helm/portico --namespace portico-system "$@"; }
 
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+for key in "version: $version" "appVersion: \"$version\""; do
+  grep -qx "$key" helm/portico/Chart.yaml || { echo "chart: Chart.yaml lacks $key, the version of Cargo.toml" >&2; exit 1; }
+done
+
 render >/dev/null
 render --set kubernetesApi.host=10.0.0.1 --set nodeproxy.clusterCIDR=10.244.0.0/16 >/dev/null
 local=(--set operator.provider=local --set operator.local.endpoint=http://10.0.0.2:9440 --set operator.local.tokenSecret.name=portico-lb)
