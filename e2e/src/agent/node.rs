@@ -20,7 +20,10 @@ use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+/// Pause before another attempt to register.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How often the Lease is renewed (kubelet's nodeLeaseDurationSeconds / 4).
 const RENEWAL: Duration = Duration::from_secs(10);
@@ -77,7 +80,20 @@ pub(super) async fn run(
     }
 }
 
+/// Registers the Node. Like a kubelet it tries again while the API server cannot be reached.
 async fn register(api: &Api<Node>, identity: &Identity) -> Result<Node> {
+    loop {
+        match try_to_register(api, identity).await {
+            Err(error) if matches!(error.downcast_ref(), Some(kube::Error::Service(_))) => {
+                tracing::warn!(error = format!("{error:#}"), "trying again");
+                sleep(AGAIN).await;
+            }
+            registered => return registered,
+        }
+    }
+}
+
+async fn try_to_register(api: &Api<Node>, identity: &Identity) -> Result<Node> {
     let Identity { name, ips: _, labels, provider_id } = identity;
     let metadata = json!({"name": name, "labels": labels});
     let wanted: Node =
