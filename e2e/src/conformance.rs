@@ -10,7 +10,6 @@
 //! A test that this machine cannot run is left out for both, with its reason ([`unrunnable`]). A test's outcome is a
 //! result; only a run that brought no report is an error.
 
-mod kube_proxy;
 mod manifests;
 mod results;
 mod suite;
@@ -27,6 +26,7 @@ use crate::{
     cluster::{Cluster, Options},
     fabric::POD_CIDR,
     home::Home,
+    kube_proxy,
     portico::{Parts, Provider},
     process, runtime, sandbox,
     session::{self, Plan, Side},

@@ -26,6 +26,7 @@ pub mod fabric;
 pub mod forward;
 pub mod home;
 pub mod images;
+pub mod kube_proxy;
 pub mod kubeconfig;
 pub mod load_balancer;
 pub mod pki;

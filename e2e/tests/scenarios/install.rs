@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use portico_e2e::{
+    kube_proxy,
     portico::{
         Parts,
         release::{self, Release},
@@ -37,6 +38,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         )
         .in_namespace("shop")
         .limit(Duration::from_mins(8)),
+        Scenario::new("kube-proxy gives way to portico and comes back, and no request fails", |s| {
+            Box::pin(kube_proxy_and_back(s))
+        })
+        .in_namespace("office")
+        .limit(Duration::from_mins(8)),
     ]
 }
 
@@ -54,7 +60,7 @@ async fn verbs(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.create(&mk_service("web", json!({"type": "LoadBalancer", "ports": [{"port": 80}]}))?).await?;
     let balancer = fixture.provisioned("web").await?;
 
-    let traffic = start_traffic(fixture, balancer).await?;
+    let traffic = start_traffic(fixture, Some(balancer)).await?;
     let changed = json!({"operator": {"logFormat": "json"}, "nodeproxy": {"logFormat": "json"}});
     mk_release(changed).install_from(&chart, cluster).await?;
     first.roll_back(1, cluster).await?;
@@ -71,22 +77,56 @@ async fn verbs(fixture: &Fixture) -> anyhow::Result<()> {
         let held = service.finalizers().iter().any(|finalizer| finalizer.contains("portico.dev"));
         ensure!(!held, "Service {} keeps Portico's finalizer", service.name_any());
     }
-    for node in fixture.shared.node_names() {
-        let tables = nft::run(&node, &["list", "tables"]).await?;
-        ensure!(!tables.contains("portico"), "{node} keeps tables of ours:\n{tables}");
-    }
+    let tables = tables(fixture).await?;
+    ensure!(!tables.contains("portico"), "tables of ours stay:\n{tables}");
     Ok(())
 }
 
-/// Requests from a pod, and from outside through a node port and the load balancer.
-async fn start_traffic(fixture: &Fixture, balancer: SocketAddr) -> anyhow::Result<Vec<Traffic>> {
+/// As docs/replace-kube-proxy.md has it.
+async fn kube_proxy_and_back(fixture: &Fixture) -> anyhow::Result<()> {
+    let cluster = &fixture.shared.cluster;
+    let chart = release::package(cluster).await?;
+    kube_proxy::install(cluster).await?;
+    fixture.deploy(&Workload::web("web").replicas(2)).await?;
+    fixture.create(&mk_service("web", json!({"type": "NodePort", "ports": [{"port": 80}]}))?).await?;
+    let traffic = start_traffic(fixture, None).await?;
+
+    let beside = json!({"healthzBindAddress": "0.0.0.0:10356", "metricsBindAddress": "127.0.0.1:10349"});
+    let release = mk_release(json!({"nodeproxy": beside}));
+    release.install_from(&chart, cluster).await?;
+    kube_proxy::remove(cluster).await?;
+    let tables = tables(fixture).await?;
+    ensure!(tables.contains("portico") && !tables.contains("kube-proxy"), "after the change:\n{tables}");
+
+    kube_proxy::install(cluster).await?;
+    mk_release(json!({"nodeproxy": {"cleanup": true}})).install_from(&chart, cluster).await?;
+    release.uninstall(cluster).await?;
+    let tables = self::tables(fixture).await?;
+    ensure!(!tables.contains("portico") && tables.contains("kube-proxy"), "after the change back:\n{tables}");
+    for stream in traffic {
+        stream.stop(REQUESTS).await?;
+    }
+    kube_proxy::remove(cluster).await
+}
+
+/// The tables of all nodes.
+async fn tables(fixture: &Fixture) -> anyhow::Result<String> {
+    let mut all = String::new();
+    for node in fixture.shared.node_names() {
+        all += &nft::run(&node, &["list", "tables"]).await?;
+    }
+    Ok(all)
+}
+
+/// Requests from a pod, and from outside through a node port and the load balancer, if there is one.
+async fn start_traffic(fixture: &Fixture, balancer: Option<SocketAddr>) -> anyhow::Result<Vec<Traffic>> {
     let service = fixture.service("web").await?;
     let node_port = observe::node_port(&service, 0).context("no node port")?;
-    let paths = [
+    let mut paths = vec![
         (fixture.pod(), observe::cluster_ip(&service, 0)?),
         (fixture.outside(), (fixture.shared.cluster.nodes()[0].address, node_port).into()),
-        (fixture.outside(), balancer),
     ];
+    paths.extend(balancer.map(|balancer| (fixture.outside(), balancer)));
     let mut traffic = Vec::new();
     for (client, to) in &paths {
         fixture.answered(std::slice::from_ref(client), By::Http, *to).await?;

@@ -1,15 +1,18 @@
-//! The control: kube-proxy in our node proxy's place, as clusters run it, a `DaemonSet` on the nodes' own network.
+//! kube-proxy as clusters run it, a `DaemonSet` on the nodes' own network: the control of `conformance`, and the proxy that
+//! Portico replaces.
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::{
     cluster::Cluster,
     fabric::{CONTROL_PLANE, POD_CIDR},
+    process::output,
 };
 
 /// Installs it and waits until it runs on every node.
-pub(super) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
+pub async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     let account = json!({
         "apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"name": "kube-proxy", "namespace": "kube-system"},
@@ -32,6 +35,22 @@ pub(super) async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.apply(&all.to_string()).await.context("installing kube-proxy")?;
     let args = ["-n", "kube-system", "rollout", "status", "daemonset/kube-proxy", "--timeout=120s"];
     cluster.kubectl(&args).await.context("kube-proxy did not get ready").map(drop)
+}
+
+/// Deletes it, waits until it has ended on every node, and removes its rules there.
+pub async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
+    let delete =
+        ["-n", "kube-system", "delete", "daemonset/kube-proxy", "--cascade=foreground", "--timeout=60s"];
+    cluster.kubectl(&delete).await.context("deleting kube-proxy")?;
+    for node in cluster.nodes() {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", node.name)).arg(cluster.tools().controlplane());
+        command.args(["kube-proxy", "--cleanup", "--proxy-mode=nftables"]);
+        output(&mut command)
+            .await
+            .with_context(|| format!("removing kube-proxy's rules from {}", node.name))?;
+    }
+    Ok(())
 }
 
 fn pod() -> Value {
