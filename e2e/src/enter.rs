@@ -198,6 +198,11 @@ fn join(pid: u32) -> Result<()> {
         ("uts", CloneFlags::CLONE_NEWUTS),
         ("pid", CloneFlags::CLONE_NEWPID),
     ];
+    join_each(pid, &kinds)
+}
+
+/// Joins the namespaces of these kinds that differ from ours, in this order. All are opened first: the first may hide the others.
+fn join_each(pid: u32, kinds: &[(&str, CloneFlags)]) -> Result<()> {
     let mut files = Vec::new();
     for (kind, flag) in kinds {
         let theirs = format!("/proc/{pid}/ns/{kind}");
@@ -209,24 +214,17 @@ fn join(pid: u32) -> Result<()> {
         }
     }
     for (kind, flag, file) in files {
-        setns(file, flag).with_context(|| format!("join the {kind} namespace of process {pid}"))?;
+        setns(file, *flag).with_context(|| format!("join the {kind} namespace of process {pid}"))?;
     }
     Ok(())
-}
-
-/// The process is the machine's number of it: /proc is still the machine's.
-fn join_mounts(pid: u32) -> Result<()> {
-    let path = format!("/proc/{pid}/ns/mnt");
-    let file = File::open(path).with_context(|| format!("process {pid}: its mnt namespace"))?;
-    setns(file, CloneFlags::CLONE_NEWNS)
-        .with_context(|| format!("join the mnt namespace of process {pid}"))?;
-    chdir("/").context("chdir /")
 }
 
 /// The last steps, by the process that becomes the program: root, /proc, terminal, directory, user.
 fn finish(entry: &Entry) -> Result<Infallible> {
     if let Some(pid) = entry.join {
-        join_mounts(pid)?;
+        // `pid` is the machine's number of the process, and so far /proc is the machine's.
+        join_each(pid, &[("mnt", CloneFlags::CLONE_NEWNS)])?;
+        chdir("/").context("chdir /")?;
     }
     if let Some(root) = &entry.root {
         root.build(&entry.binds)?;

@@ -83,7 +83,8 @@ impl Root {
         fs::remove_dir(OLD_ROOT).context("remove the old root's mount point")
     }
 
-    /// One overlay over an image's files or all of the machine's root; where a user namespace forbids that, one for each of its directories.
+    /// One overlay over an image's files, or over all of the machine's root; where a user namespace forbids that, one for
+    /// each of its directories.
     fn overlay(&self) -> Result<PathBuf> {
         plain("tmpfs", &self.scratch, "tmpfs", MsFlags::empty(), "mode=755")?;
         let root = self.scratch.join("root");

@@ -132,7 +132,7 @@ impl Launch<'_> {
             hostname: Some(etc::hostname(self.pod, &self.host.name)),
             cwd: Some(self.container.working_dir.clone().unwrap_or_else(|| "/".to_owned()).into()),
             env: Some(variables.clone()),
-            user: image.root.as_ref().and_then(|root| self.user(root)),
+            user: image.root.as_ref().map(|root| self.user(root)).transpose()?.flatten(),
             argv: argv(self.container, &image.argv, variables),
             ..Entry::default()
         };
@@ -140,15 +140,15 @@ impl Launch<'_> {
     }
 
     /// User and group of an image's processes; none where the agent's user namespace has no such user.
-    fn user(&self, image: &ImageRoot) -> Option<(u32, u32)> {
+    fn user(&self, image: &ImageRoot) -> Result<Option<(u32, u32)>> {
         let of_pod = self.spec.security_context.as_ref();
         let of_container = self.container.security_context.as_ref();
         let user = of_container.and_then(|it| it.run_as_user).or(of_pod.and_then(|it| it.run_as_user));
         let group = of_container.and_then(|it| it.run_as_group).or(of_pod.and_then(|it| it.run_as_group));
         let number = |id: Option<i64>| id.and_then(|id| u32::try_from(id).ok());
         let wanted = (number(user).unwrap_or(image.user.0), number(group).unwrap_or(image.user.1));
-        let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        is_mapped(&users, wanted.0).then_some(wanted)
+        let users = fs::read_to_string("/proc/self/uid_map").context("read /proc/self/uid_map")?;
+        Ok(is_mapped(&users, wanted.0).then_some(wanted))
     }
 
     fn spawn(
