@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 render() { target/tools/helm template portico helm/portico --namespace portico-system "$@"; }
 
-version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+version=$(scripts/version.sh)
 for key in "version: $version" "appVersion: \"$version\""; do
   grep -qx "$key" helm/portico/Chart.yaml || { echo "chart: Chart.yaml lacks $key, the version of Cargo.toml" >&2; exit 1; }
 done
