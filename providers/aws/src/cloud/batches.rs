@@ -2,7 +2,7 @@
 //!
 //! Owns: which calls take several things, how many, and whose an error is. Leaves to others: gathering (`gather`), the calls
 //! themselves. Invariants: one that is gone hides no other; a call that is refused is split until only those fail that it is
-//! refused for, and everybody else has an answer. A shared call never names a user's input.
+//! refused for, and everybody else has an answer. A shared call never contains a user's input.
 
 use std::collections::BTreeMap;
 use std::future::Future;
