@@ -7,20 +7,18 @@
 mod credentials;
 mod ec2;
 mod elb;
-mod endpoint;
 mod failure;
 mod limited;
-mod query;
 
 use std::sync::Arc;
 
 use aws_config::identity::IdentityCache;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
-use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_resourcegroupstagging::types::TagFilter;
-use aws_smithy_http_client::{Builder, Connector, tls};
+use aws_smithy_http_client::{Builder, tls};
 use portico_limits::{Limiter, Pace};
 
 use super::resources::{Filter, Id, Tags};
@@ -33,7 +31,7 @@ use limited::{Limited, Limits};
 #[derive(Clone, Debug)]
 pub struct Sdk {
     elb: aws_sdk_elasticloadbalancingv2::Client,
-    ec2: Arc<query::Query>,
+    ec2: aws_sdk_ec2::Client,
     tagging: aws_sdk_resourcegroupstagging::Client,
     limits: Arc<Limits>,
 }
@@ -49,7 +47,7 @@ impl Sdk {
     ) -> Self {
         let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
         let limits = Arc::new(Limits::at(pace));
-        let http = Builder::new().tls_provider(tls.clone()).build_https();
+        let http = Builder::new().tls_provider(tls).build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region))
             .http_client(Limited::client(http, Arc::clone(&limits)))
@@ -68,11 +66,14 @@ impl Sdk {
         let mut config = config.into_builder().identity_cache(IdentityCache::no_cache());
         config.set_credentials_provider(kept.map(SharedCredentialsProvider::new));
         let config = config.build();
-        let connector = Limited::new(Connector::builder().tls_provider(tls).build(), Arc::clone(&limits));
+        Self::of(&config, limits)
+    }
+
+    fn of(config: &SdkConfig, limits: Arc<Limits>) -> Self {
         Self {
-            elb: aws_sdk_elasticloadbalancingv2::Client::new(&config),
-            ec2: Arc::new(query::Query::new(&config, endpoint::url(&config).await, connector)),
-            tagging: aws_sdk_resourcegroupstagging::Client::new(&config),
+            elb: aws_sdk_elasticloadbalancingv2::Client::new(config),
+            ec2: aws_sdk_ec2::Client::new(config),
+            tagging: aws_sdk_resourcegroupstagging::Client::new(config),
             limits,
         }
     }
@@ -131,5 +132,79 @@ impl Tagging for Sdk {
             next = following;
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use aws_smithy_runtime_api::client::http::{
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+    use aws_smithy_runtime_api::http::StatusCode;
+    use aws_smithy_types::body::SdkBody;
+
+    use super::*;
+    use crate::cloud::{LoadBalancers as _, Network as _};
+
+    /// Answers each request alike, and keeps the URLs.
+    #[derive(Clone, Debug)]
+    pub(super) struct Answering {
+        status: u16,
+        answer: &'static str,
+        urls: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Answering {
+        pub(super) fn with(status: u16, answer: &'static str) -> Self {
+            Self { status, answer, urls: Arc::default() }
+        }
+
+        pub(super) fn sdk(&self) -> Sdk {
+            self.sdk_in("eu-west-1", false, false)
+        }
+
+        fn sdk_in(&self, region: &'static str, fips: bool, dual_stack: bool) -> Sdk {
+            let connector = SharedHttpConnector::new(self.clone());
+            let credentials = Credentials::new("key", "secret", None, None, "test");
+            let config = SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new(region))
+                .use_fips(fips)
+                .use_dual_stack(dual_stack)
+                .credentials_provider(SharedCredentialsProvider::new(credentials))
+                .retry_config(RetryConfig::disabled())
+                .http_client(http_client_fn(move |_, _| connector.clone()))
+                .build();
+            Sdk::of(&config, Arc::new(Limits::at(Pace::default())))
+        }
+    }
+
+    impl HttpConnector for Answering {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            self.urls.lock().unwrap().push(request.uri().to_owned());
+            let status = StatusCode::try_from(self.status).unwrap();
+            HttpConnectorFuture::ready(Ok(HttpResponse::new(status, SdkBody::from(self.answer))))
+        }
+    }
+
+    #[tokio::test]
+    async fn every_partition_has_its_endpoints_also_by_fips_and_dual_stack() {
+        for (region, fips, dual_stack, suffix) in [
+            ("eu-west-1", false, false, ".eu-west-1.amazonaws.com/"),
+            ("eu-west-1", false, true, ".eu-west-1.api.aws/"),
+            ("us-east-1", true, false, "-fips.us-east-1.amazonaws.com/"),
+            ("us-gov-west-1", true, false, ".us-gov-west-1.amazonaws.com/"),
+            ("cn-north-1", false, false, ".cn-north-1.amazonaws.com.cn/"),
+            ("us-iso-east-1", false, false, ".us-iso-east-1.c2s.ic.gov/"),
+        ] {
+            let answering = Answering::with(500, "");
+            let sdk = answering.sdk_in(region, fips, dual_stack);
+            assert!(sdk.subnets("vpc-1").await.is_err() && sdk.tags(&[]).await.is_err());
+            let expected = ["ec2", "elasticloadbalancing"].map(|api| format!("https://{api}{suffix}"));
+            assert_eq!(*answering.urls.lock().unwrap(), expected, "{region}");
+        }
     }
 }

@@ -42,7 +42,7 @@ fn word<T: FromStr>(operation: &'static str, what: &str, text: Option<&str>) -> 
     text.and_then(|text| text.parse().ok()).ok_or_else(|| incomplete(operation, what))
 }
 
-fn need<T>(operation: &'static str, what: &str, value: Option<T>) -> Answer<T> {
+pub(super) fn need<T>(operation: &'static str, what: &str, value: Option<T>) -> Answer<T> {
     value.ok_or_else(|| incomplete(operation, what))
 }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aws_smithy_http_client::Connector;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
@@ -23,7 +22,7 @@ use super::credentials::Rejections;
 use crate::cloud::{Trouble, codes};
 
 /// The version of EC2's API, which tells its requests from ELB's.
-pub(super) const EC2_VERSION: &str = "2016-11-15";
+const EC2_VERSION: &str = "2016-11-15";
 /// AWS answers most calls within a second, and creations within ten.
 const CALL_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -112,11 +111,7 @@ pub(super) struct Limited {
 }
 
 impl Limited {
-    pub(super) fn new(connector: Connector, limits: Arc<Limits>) -> Self {
-        Self { connector: SharedHttpConnector::new(connector), limits }
-    }
-
-    /// The same for the SDK, which asks for a connector for each of its clients.
+    /// The SDK asks for a connector for each of its clients.
     pub(super) fn client(http: SharedHttpClient, limits: Arc<Limits>) -> SharedHttpClient {
         http_client_fn(move |settings, components| {
             let connector = http.http_connector(settings, components);
