@@ -24,7 +24,7 @@ use portico_provider::{GroupName, Outcome, Owner, ProviderError};
 use crate::cache::Cache;
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{Id, Kind, Tags};
-use crate::cloud::{Cloud, CloudError, Trouble, codes};
+use crate::cloud::{CloudError, Sdk, Trouble, codes};
 use crate::config::Config;
 use crate::observed::Observed;
 use crate::plan::Pace;
@@ -36,8 +36,8 @@ type Done = Result<Outcome, ProviderError>;
 type Called = Result<(Outcome, Answered), ProviderError>;
 
 /// Everything a step is done with.
-pub(crate) struct Executor<'a, C> {
-    pub(crate) cloud: &'a C,
+pub(crate) struct Executor<'a> {
+    pub(crate) cloud: &'a Sdk,
     pub(crate) batches: &'a Batches,
     pub(crate) cache: &'a Cache,
     pub(crate) config: &'a Config,
@@ -64,7 +64,7 @@ fn unless(answer: Result<(), CloudError>, expected: Trouble) -> Result<(), Cloud
     }
 }
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     /// Does a step. Until its answer nothing is cached of the Service: an error or a cancelled call leaves it so.
     pub(crate) async fn execute(&self, step: &Step) -> Done {
         let Step { owner, group, action } = step;
@@ -169,11 +169,11 @@ impl<C: Cloud> Executor<'_, C> {
     }
 
     async fn tag(&self, ids: &[Id], mark: Mark, tags: &Tags) -> Result<Answered, ProviderError> {
-        let Self { cloud, batches, .. } = self;
+        let batches = self.batches;
         try_join_all(ids.iter().map(async |id| match mark {
-            Mark::Dirty => batches.mark_dirty(*cloud, id, tags).await,
-            Mark::Synced => batches.mark_synced(*cloud, id, tags).await,
-            Mark::Note => batches.add_tags(*cloud, id, tags).await,
+            Mark::Dirty => batches.mark_dirty(id, tags).await,
+            Mark::Synced => batches.mark_synced(id, tags).await,
+            Mark::Note => batches.add_tags(id, tags).await,
         }))
         .await?;
         Ok(Answered::Done)
@@ -222,7 +222,7 @@ impl<C: Cloud> Executor<'_, C> {
             None => return Ok(None),
             Some((id, Some(tags))) => (id, tags),
             Some((id, None)) => {
-                let mut found = self.batches.tags(self.cloud, std::slice::from_ref(&id)).await?;
+                let mut found = self.batches.tags(std::slice::from_ref(&id)).await?;
                 let tags = found.remove(&id).unwrap_or_default();
                 (id, tags)
             }

@@ -13,7 +13,7 @@ use crate::cloud::batches::Batches;
 use crate::cloud::resources::{
     Health, Id, Kind, LifeState, Listener, ListenerExtras, LoadBalancer, Tags, TargetGroup, Transport,
 };
-use crate::cloud::{Answer, Cloud};
+use crate::cloud::{Answer, Sdk};
 use crate::names;
 use crate::observed::{Balancer, Group, Observed, Snapshot, SyncedHash, Targets, View};
 use crate::quotas::Quotas;
@@ -36,8 +36,8 @@ static VOID: View = View {
 };
 
 /// Everything of a cluster, by tags: one paged listing.
-pub(crate) async fn inventory<C: Cloud>(
-    cloud: &C,
+pub(crate) async fn inventory(
+    cloud: &Sdk,
     cache: &Cache,
     cluster: &ClusterUid,
 ) -> Answer<Inventory<Observed>> {
@@ -91,8 +91,8 @@ pub(crate) async fn inventory<C: Cloud>(
 }
 
 /// Everything that a read needs.
-pub(crate) struct Observer<'a, C> {
-    pub(crate) cloud: &'a C,
+pub(crate) struct Observer<'a> {
+    pub(crate) cloud: &'a Sdk,
     pub(crate) batches: &'a Batches,
     pub(crate) cache: &'a Cache,
     /// `vpc-…`.
@@ -101,7 +101,7 @@ pub(crate) struct Observer<'a, C> {
     pub(crate) quotas: &'a Quotas,
 }
 
-impl<C: Cloud> Observer<'_, C> {
+impl Observer<'_> {
     /// One Service, as closely as asked; with the targets that AWS refused a while ago.
     pub(crate) async fn observe(&self, desired: Desired<'_>, mode: ReadMode) -> Answer<Option<Observed>> {
         // Boxed: all the calls below it are too deep a type for the compiler otherwise.
@@ -109,7 +109,7 @@ impl<C: Cloud> Observer<'_, C> {
         let has_one = seen.as_ref().is_some_and(|seen| seen.load_balancers() > 0);
         if matches!(desired, Desired::Present(_)) && !has_one && self.cache.asks_for_quota(desired.owner()) {
             // Without the permission, AWS's refusal reports the quota.
-            let most = self.batches.most_load_balancers(self.cloud).await;
+            let most = self.batches.most_load_balancers().await;
             self.cache.saw_quota(most.unwrap_or_default());
         }
         Ok(seen.map(|seen| self.cache.with_refused(desired.owner(), seen)))
@@ -218,7 +218,7 @@ impl<C: Cloud> Observer<'_, C> {
         if !is_own || !self.is_confirmed(owner, snapshot, Vec::new()).await? {
             return Ok(None);
         }
-        let found = self.batches.security_groups(self.cloud, owner).await?;
+        let found = self.batches.security_groups(owner).await?;
         let mut security_groups: Vec<Id> =
             found.into_iter().map(|security_group| security_group.id).collect();
         security_groups.sort();
@@ -235,7 +235,7 @@ impl<C: Cloud> Observer<'_, C> {
     ) -> Answer<bool> {
         let things = snapshot.tagged();
         let ids: Vec<Id> = things.iter().map(|(id, _)| id.clone()).collect();
-        let found = self.batches.tags(self.cloud, &ids).await?;
+        let found = self.batches.tags(&ids).await?;
         let as_left = |(on, hash): &(Vec<Id>, &Option<SyncedHash>)| {
             let hashes = on.iter().map(|id| found.get(id).and_then(SyncedHash::of));
             tags::common_hash(hashes) == **hash
@@ -266,8 +266,7 @@ impl<C: Cloud> Observer<'_, C> {
         let listeners = serving.flat_map(|it| it.listeners.values().filter(stays));
         let used: BTreeSet<Id> = listeners.filter_map(|listener| listener.group.clone()).collect();
         for balancer in view.load_balancers.values_mut().filter(|balancer| !balancer.serves()) {
-            let Some(described) = self.batches.load_balancer(self.cloud, &balancer.described.id).await?
-            else {
+            let Some(described) = self.batches.load_balancer(&balancer.described.id).await? else {
                 return Ok(false);
             };
             balancer.described = described;
@@ -293,8 +292,7 @@ impl<C: Cloud> Observer<'_, C> {
     async fn read(&self, owner: &Owner, group: Option<&GroupName>, leaves: bool) -> Answer<View> {
         let Self { cloud, batches, cache, vpc: _, quotas: _ } = self;
         let known = cache.is_known(owner);
-        let listed =
-            if leaves { batches.left(*cloud, owner).await? } else { batches.owned(*cloud, owner).await? };
+        let listed = if leaves { batches.left(owner).await? } else { batches.owned(owner).await? };
         // Listeners are read with their load balancer.
         let listed = listed.into_iter().map(|(id, _)| id).filter(|id| id.kind() != Some(Kind::Listener));
         let mut ids: BTreeSet<Id> = listed.chain(cache.ids(owner)).collect();
@@ -311,7 +309,7 @@ impl<C: Cloud> Observer<'_, C> {
         }
         let tagged: Vec<Id> =
             ids.iter().filter(|id| id.kind() != Some(Kind::SecurityGroup)).cloned().collect();
-        let mut found = batches.tags(*cloud, &tagged).await?;
+        let mut found = batches.tags(&tagged).await?;
         let others: BTreeMap<Id, Tags> =
             found.extract_if(.., |_, found| !tags::are_of(found, owner)).collect();
         let mut view = View::default();
@@ -319,7 +317,7 @@ impl<C: Cloud> Observer<'_, C> {
         for (id, tags) in &found {
             match id.kind() {
                 Some(Kind::LoadBalancer) => {
-                    if let Some(described) = batches.load_balancer(*cloud, id).await?
+                    if let Some(described) = batches.load_balancer(id).await?
                         && let Some(mut balancer) = self.balancer(tags, described).await?
                     {
                         let unclear = unclear(owner, &balancer);
@@ -330,7 +328,7 @@ impl<C: Cloud> Observer<'_, C> {
                     }
                 }
                 Some(Kind::TargetGroup) => {
-                    if let Some(described) = batches.target_group(*cloud, id).await?
+                    if let Some(described) = batches.target_group(id).await?
                         && let Some(group) = self.group(tags, described).await?
                     {
                         in_groups.extend(group.member_of.clone());
@@ -340,7 +338,7 @@ impl<C: Cloud> Observer<'_, C> {
                 Some(Kind::SecurityGroup | Kind::Listener) | None => {}
             }
         }
-        for security_group in batches.security_groups(*cloud, owner).await? {
+        for security_group in batches.security_groups(owner).await? {
             view.security_groups.insert(security_group.name.clone(), security_group);
         }
         for group in in_groups {
@@ -403,7 +401,7 @@ impl<C: Cloud> Observer<'_, C> {
     async fn name_subnets(&self, view: &mut View) -> Answer<()> {
         let mut subnets = self.cache.subnets().unwrap_or_default();
         if !view.subnets().iter().all(|id| subnets.iter().any(|subnet| subnet.id == *id)) {
-            subnets = self.batches.subnets(self.cloud, self.vpc).await?;
+            subnets = self.batches.subnets(self.vpc).await?;
             self.cache.saw_subnets(&subnets);
         }
         view.name_subnets(&subnets);

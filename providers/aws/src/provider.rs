@@ -14,9 +14,9 @@ use portico_provider::{
 
 use crate::cache::Cache;
 use crate::capabilities::CAPABILITIES;
+use crate::cloud::Sdk;
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::Id;
-use crate::cloud::{Cloud, Sdk};
 use crate::config::Config;
 use crate::execute::Executor;
 use crate::observe::{self, Observer};
@@ -25,8 +25,8 @@ use crate::plan::{Pace, PrefixLists, SecurityGroupNames, Site};
 use crate::step::Step;
 
 /// Network Load Balancers.
-pub struct AwsProvider<C = Sdk> {
-    cloud: C,
+pub struct AwsProvider {
+    cloud: Sdk,
     batches: Batches,
     /// An audit's: whoever shares a call waits as long as the one who makes it.
     audits: Batches,
@@ -35,15 +35,15 @@ pub struct AwsProvider<C = Sdk> {
     site: Site,
 }
 
-impl<C> fmt::Debug for AwsProvider<C> {
+impl fmt::Debug for AwsProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AwsProvider").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
-impl<C: Cloud> AwsProvider<C> {
+impl AwsProvider {
     /// Calls nothing yet. An ID that cannot be one is [`ProviderError::Invalid`].
-    pub fn new(cloud: C, config: Config) -> Result<Self, ProviderError> {
+    pub fn new(cloud: Sdk, config: Config) -> Result<Self, ProviderError> {
         let Config { vpc, backend_security_group, cluster_name: _, cluster: _, quotas, pace } = &config;
         let invalid = |message| Err(ProviderError::Invalid { operation: "read the configuration", message });
         if !vpc.starts_with("vpc-") {
@@ -61,7 +61,7 @@ impl<C: Cloud> AwsProvider<C> {
             pace: Pace(*pace),
             reached: None,
         };
-        let (batches, audits) = (Batches::new(*pace), Batches::new(*pace));
+        let (batches, audits) = (Batches::new(cloud.clone(), *pace), Batches::new(cloud.clone(), *pace));
         Ok(Self { cloud, batches, audits, cache: Cache::default(), config, site })
     }
 
@@ -74,7 +74,7 @@ impl<C: Cloud> AwsProvider<C> {
     }
 }
 
-impl<C: Cloud> LoadBalancerProvider for AwsProvider<C> {
+impl LoadBalancerProvider for AwsProvider {
     type Observed = Observed;
     type Step = Step;
 

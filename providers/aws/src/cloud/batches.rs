@@ -14,7 +14,7 @@ use portico_provider::Owner;
 use super::changing::Changing;
 use super::gather::Gather;
 use super::resources::{Filter, Id, LoadBalancer, SecurityGroup, Subnet, Tags, TargetGroup};
-use super::{Answer, Cloud, CloudError, INCOMPLETE, Trouble};
+use super::{Answer, CloudError, INCOMPLETE, Sdk, Trouble};
 use crate::tags;
 
 /// `DescribeLoadBalancers`, `DescribeTargetGroups`, `DescribeTags`, `AddTags` and a filter of `GetResources` take so
@@ -33,6 +33,7 @@ type Shared<K, V> = Gather<K, Answer<V>>;
 /// The calls that are being gathered.
 #[derive(Debug)]
 pub(crate) struct Batches {
+    sdk: Sdk,
     balancers: Shared<Id, LoadBalancer>,
     groups: Shared<Id, TargetGroup>,
     tags: Shared<Id, Tags>,
@@ -51,8 +52,9 @@ impl Batches {
     /// `pace`: how often resources are read. Under AWS's limits Services that began together end one by one, and nobody
     /// waits for the last calls of each. The first synced hash waits a twentieth of the pace for others. A hash, and the proof
     /// that nothing is left, wait up to a fifth of it while others are about to need the same call.
-    pub(crate) fn new(pace: Duration) -> Self {
+    pub(crate) fn new(sdk: Sdk, pace: Duration) -> Self {
         Self {
+            sdk,
             balancers: Gather::default(),
             groups: Gather::default(),
             tags: Gather::default(),
@@ -69,26 +71,26 @@ impl Batches {
     }
 
     /// A load balancer; `None`: it is not there.
-    pub(crate) async fn load_balancer<C: Cloud>(&self, cloud: &C, id: &Id) -> Answer<Option<LoadBalancer>> {
+    pub(crate) async fn load_balancer(&self, id: &Id) -> Answer<Option<LoadBalancer>> {
         let one_call = |ids: Vec<Id>| async move {
-            let found = cloud.load_balancers(&ids).await?;
+            let found = self.sdk.load_balancers(&ids).await?;
             Ok(found.into_iter().map(|found| (found.id.clone(), found)).collect())
         };
         self.balancers.ask(id.clone(), |ids| in_calls(ids, one_call)).await?.transpose()
     }
 
     /// A target group; `None`: it is not there.
-    pub(crate) async fn target_group<C: Cloud>(&self, cloud: &C, id: &Id) -> Answer<Option<TargetGroup>> {
+    pub(crate) async fn target_group(&self, id: &Id) -> Answer<Option<TargetGroup>> {
         let one_call = |ids: Vec<Id>| async move {
-            let found = cloud.target_groups(&ids).await?;
+            let found = self.sdk.target_groups(&ids).await?;
             Ok(found.into_iter().map(|found| (found.id.clone(), found)).collect())
         };
         self.groups.ask(id.clone(), |ids| in_calls(ids, one_call)).await?.transpose()
     }
 
     /// Tags of load balancers and target groups; what is not there is left out.
-    pub(crate) async fn tags<C: Cloud>(&self, cloud: &C, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
-        let one_call = |ids: Vec<Id>| async move { cloud.tags(&ids).await };
+    pub(crate) async fn tags(&self, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
+        let one_call = |ids: Vec<Id>| async move { self.sdk.tags(&ids).await };
         let asked = ids.iter().map(|id| self.tags.ask(id.clone(), |ids| in_calls(ids, one_call)));
         let found = try_join_all(asked).await?;
         ids.iter()
@@ -99,36 +101,36 @@ impl Batches {
     }
 
     /// Sets tags; others who set the same ones share the call.
-    pub(crate) async fn add_tags<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
-        marked(id, self.marks.ask((tags.clone(), id.clone()), |marks| mark_all(cloud, marks)).await?)
+    pub(crate) async fn add_tags(&self, id: &Id, tags: &Tags) -> Answer<()> {
+        marked(id, self.marks.ask((tags.clone(), id.clone()), |marks| mark_all(&self.sdk, marks)).await?)
     }
 
     /// The same, when a change begins that ends with a synced hash.
-    pub(crate) async fn mark_dirty<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
-        self.add_tags(cloud, id, tags).await?;
+    pub(crate) async fn mark_dirty(&self, id: &Id, tags: &Tags) -> Answer<()> {
+        self.add_tags(id, tags).await?;
         self.changing.begins(id);
         Ok(())
     }
 
     /// The same, when all is done.
-    pub(crate) async fn mark_synced<C: Cloud>(&self, cloud: &C, id: &Id, tags: &Tags) -> Answer<()> {
+    pub(crate) async fn mark_synced(&self, id: &Id, tags: &Tags) -> Answer<()> {
         self.changing.ends(id);
         let more = || self.changing.any();
-        let marks = |marks| mark_all(cloud, marks);
+        let marks = |marks| mark_all(&self.sdk, marks);
         marked(id, self.synced_marks.ask_with((tags.clone(), id.clone()), more, marks).await?)
     }
 
     /// Everything that carries this owner's tags, by the listing.
-    pub(crate) async fn owned<C: Cloud>(&self, cloud: &C, owner: &Owner) -> Answer<Vec<(Id, Tags)>> {
-        let one_call = |filter: Filter| async move { cloud.tagged(&filter).await };
+    pub(crate) async fn owned(&self, owner: &Owner) -> Answer<Vec<(Id, Tags)>> {
+        let one_call = |filter: Filter| async move { self.sdk.tagged(&filter).await };
         let found = self.listings.ask(owner.clone(), |all| of_each(all, one_call, |(_, its)| its)).await?;
         found.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// The same when all of it was deleted: nobody waits for the proof.
-    pub(crate) async fn left<C: Cloud>(&self, cloud: &C, owner: &Owner) -> Answer<Vec<(Id, Tags)>> {
+    pub(crate) async fn left(&self, owner: &Owner) -> Answer<Vec<(Id, Tags)>> {
         self.stays(owner);
-        let one_call = |filter: Filter| async move { cloud.tagged(&filter).await };
+        let one_call = |filter: Filter| async move { self.sdk.tagged(&filter).await };
         let more = || self.leaving.any();
         let listed = |all| of_each(all, one_call, |(_, its)| its);
         self.last_listings.ask_with(owner.clone(), more, listed).await?.unwrap_or_else(|| Ok(Vec::new()))
@@ -145,32 +147,28 @@ impl Batches {
     }
 
     /// This owner's security groups, by EC2.
-    pub(crate) async fn security_groups<C: Cloud>(
-        &self,
-        cloud: &C,
-        owner: &Owner,
-    ) -> Answer<Vec<SecurityGroup>> {
-        let one_call = |filter: Filter| async move { cloud.security_groups(&filter).await };
+    pub(crate) async fn security_groups(&self, owner: &Owner) -> Answer<Vec<SecurityGroup>> {
+        let one_call = |filter: Filter| async move { self.sdk.security_groups(&filter).await };
         let found =
             self.security_groups.ask(owner.clone(), |all| of_each(all, one_call, |it| &it.tags)).await?;
         found.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// How many load balancers the account may have in the region.
-    pub(crate) async fn most_load_balancers<C: Cloud>(&self, cloud: &C) -> Answer<Option<usize>> {
+    pub(crate) async fn most_load_balancers(&self) -> Answer<Option<usize>> {
         let one_call = |_| async move {
-            let most = cloud.most_load_balancers().await?;
+            let most = self.sdk.most_load_balancers().await?;
             Ok(most.into_iter().map(|most| ((), most)).collect())
         };
         self.quota.ask((), one_call).await
     }
 
     /// All subnets of a VPC.
-    pub(crate) async fn subnets<C: Cloud>(&self, cloud: &C, vpc: &str) -> Answer<Vec<Subnet>> {
+    pub(crate) async fn subnets(&self, vpc: &str) -> Answer<Vec<Subnet>> {
         let of_each = |vpcs: Vec<String>| async move {
             let mut found = BTreeMap::new();
             for vpc in vpcs {
-                let subnets = cloud.subnets(&vpc).await?;
+                let subnets = self.sdk.subnets(&vpc).await?;
                 found.insert(vpc, subnets);
             }
             Ok(found)
@@ -246,7 +244,7 @@ fn is_everybodys(error: &CloudError) -> bool {
     }
 }
 
-async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<Each<(Tags, Id), ()>> {
+async fn mark_all(sdk: &Sdk, marks: Vec<(Tags, Id)>) -> Answer<Each<(Tags, Id), ()>> {
     let mut by_tags: BTreeMap<Tags, Vec<(Tags, Id)>> = BTreeMap::new();
     for (tags, id) in marks {
         by_tags.entry(tags.clone()).or_default().push((tags, id));
@@ -256,7 +254,7 @@ async fn mark_all<C: Cloud>(cloud: &C, marks: Vec<(Tags, Id)>) -> Answer<Each<(T
             let tags = &tags;
             async move {
                 let ids: Vec<Id> = marks.iter().map(|(_, id)| id.clone()).collect();
-                cloud.add_tags(&ids, tags).await?;
+                sdk.add_tags(&ids, tags).await?;
                 Ok(marks.into_iter().map(|mark| (mark, ())).collect())
             }
         };

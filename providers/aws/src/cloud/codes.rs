@@ -336,7 +336,6 @@ const TABLE: &[Row] = &[
             "InvalidPaginationToken",
             "InsufficientCapacity",
             "NoAnswer",
-            "UnreadableAnswer",
             "IncompleteAnswer",
             "Unknown",
         ],

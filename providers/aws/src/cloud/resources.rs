@@ -71,15 +71,15 @@ pub(crate) type Filter = BTreeMap<String, Vec<String>>;
 impl Subnet {
     /// So many free addresses a load balancer needs in each of its subnets:
     /// <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/network-load-balancers.html>.
-    pub const LEAST: u32 = 8;
+    pub(crate) const LEAST: u32 = 8;
 
     /// Whether a load balancer finds room.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.free.is_none_or(|free| free >= Self::LEAST)
     }
 
     /// Whether it is in a Local Zone or a Wavelength Zone, by its name: `us-west-2-lax-1a`, not `us-west-2a`.
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         let mut parts: Vec<&str> = self.zone.split('-').collect();
         parts.pop();
         parts.iter().any(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
@@ -242,7 +242,7 @@ pub struct SubnetMapping {
 
 /// A load balancer to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewLoadBalancer {
+pub(crate) struct NewLoadBalancer {
     /// 1–32 letters, digits and hyphens.
     pub name: String,
     pub scheme: Scheme,
@@ -403,7 +403,7 @@ impl fmt::Display for Source {
 
 /// A prefix list that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrefixList {
+pub(crate) struct PrefixList {
     /// `pl-…`.
     pub id: String,
     pub family: IpFamily,
@@ -462,7 +462,7 @@ impl fmt::Display for ForeignRule {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subnet {
+pub(crate) struct Subnet {
     /// `subnet-…`.
     pub id: String,
     pub zone: String,

@@ -1,4 +1,5 @@
-//! The seam, on the AWS SDKs.
+//! The calls, by the AWS SDKs. Each method is one API call, or one listing paged to its end. A read by several IDs takes as many
+//! as AWS takes in one call, and is [`Trouble::NotFound`](super::Trouble) if one of them is not there (`batches` asks again).
 //!
 //! Owns: clients, paging. Leaves to others: which error means what (`failure`), credentials once found (`credentials`), the calls of each API (`elb`,
 //! `ec2`), their rate and time limits (`limited`). Invariant: one attempt a call, but for throttled ones, and a bound on
@@ -19,10 +20,11 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_resourcegroupstagging::types::TagFilter;
 use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use portico_limits::{Limiter, Pace};
 
+use super::Answer;
 use super::resources::{Filter, Id, Tags};
-use super::{Answer, Tagging};
 use credentials::Kept;
 use failure::failed;
 use limited::{Limited, Limits};
@@ -46,8 +48,19 @@ impl Sdk {
         pace: Pace,
     ) -> Self {
         let tls = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-        let limits = Arc::new(Limits::at(pace));
         let http = Builder::new().tls_provider(tls).build_https();
+        Self::connect_by(http, region, endpoint, credentials, pace).await
+    }
+
+    /// The same, by this client of HTTP.
+    pub(crate) async fn connect_by(
+        http: SharedHttpClient,
+        region: String,
+        endpoint: Option<String>,
+        credentials: Option<Credentials>,
+        pace: Pace,
+    ) -> Self {
+        let limits = Arc::new(Limits::at(pace));
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(region))
             .http_client(Limited::client(http, Arc::clone(&limits)))
@@ -123,8 +136,10 @@ fn id_of(arn: &str) -> Id {
     Id(arn.split_once(":security-group/").map_or(arn, |(_, id)| id).to_owned())
 }
 
-impl Tagging for Sdk {
-    async fn tagged(&self, filter: &Filter) -> Answer<Vec<(Id, Tags)>> {
+impl Sdk {
+    /// `tag:GetResources` for load balancers, listeners, target groups and security groups with one of these values in each
+    /// of these tags.
+    pub(crate) async fn tagged(&self, filter: &Filter) -> Answer<Vec<(Id, Tags)>> {
         let (mut all, mut next) = self.page(filter, None).await?;
         while let Some(token) = next {
             let (page, following) = self.page(filter, Some(token)).await?;
@@ -147,7 +162,6 @@ mod tests {
     use aws_smithy_types::body::SdkBody;
 
     use super::*;
-    use crate::cloud::{LoadBalancers as _, Network as _};
 
     /// Answers each request alike, and keeps the URLs.
     #[derive(Clone, Debug)]

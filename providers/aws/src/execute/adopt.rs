@@ -10,14 +10,14 @@ use portico_provider::{Owner, ProviderError};
 use super::Executor;
 use super::answered::Answered;
 use crate::capabilities as key;
+use crate::cloud::Trouble;
 use crate::cloud::resources::{Id, LoadBalancer, Tags};
-use crate::cloud::{Cloud, Trouble};
 use crate::tags::{self, CONTROLLERS_CLUSTER as CLUSTER, STACK};
 
 const OPERATION: &str = "adopt a load balancer";
 const RESOURCE: &str = "service.k8s.aws/resource";
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     /// `asked`: a name or an ARN.
     pub(super) async fn adopt(
         &self,
@@ -55,14 +55,14 @@ impl<C: Cloud> Executor<'_, C> {
             return Err(ProviderError::Conflict { operation: OPERATION, message });
         }
         ids.extend(listeners.into_iter().flat_map(|it| std::iter::once(it.id).chain(it.group)));
-        let tagged = self.batches.tags(self.cloud, &ids).await?;
+        let tagged = self.batches.tags(&ids).await?;
         let none = Tags::new();
         let mut whole = proof.clone();
         whole.insert(RESOURCE.to_owned(), "LoadBalancer".to_owned());
         prove(owner, &found, tagged.get(&found.id).unwrap_or(&none), &whole)?;
         for id in ids.iter().filter(|id| **id != found.id) {
             if holds(tagged.get(id).unwrap_or(&none), &proof) {
-                self.batches.add_tags(self.cloud, id, own).await?;
+                self.batches.add_tags(id, own).await?;
             }
         }
         for group in self.cloud.security_groups(&tags::all_of(&proof)).await? {
@@ -71,7 +71,7 @@ impl<C: Cloud> Executor<'_, C> {
             }
         }
         let own = own.clone().into_iter().chain(tags::adopted()).collect();
-        self.batches.add_tags(self.cloud, &found.id, &own).await?;
+        self.batches.add_tags(&found.id, &own).await?;
         self.cache.created(owner, &found.name, &found.id);
         Ok(Answered::Found)
     }

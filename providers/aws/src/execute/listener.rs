@@ -7,12 +7,12 @@ use portico_provider::ProviderError;
 
 use super::answered::Answered;
 use super::{Executor, Maker, unless};
+use crate::cloud::Trouble;
 use crate::cloud::resources::{Id, Kind, Listener, ListenerExtras, ListenerSpec, Tags};
-use crate::cloud::{Cloud, Trouble};
 use crate::observed::{Balancer, View};
 use crate::step::{ListenerChange, ListenerRef, Named};
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     pub(super) async fn create_listener(
         &self,
         maker: Maker<'_>,

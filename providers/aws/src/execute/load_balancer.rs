@@ -9,10 +9,10 @@ use portico_provider::{Outcome, ProviderError, Scheme};
 
 use super::answered::Answered;
 use super::{Called, Executor, Maker};
+use crate::cloud::Trouble;
 use crate::cloud::resources::{
     AddressType, Families, Id, Kind, LifeState, LoadBalancer, NewLoadBalancer, Subnet,
 };
-use crate::cloud::{Cloud, Trouble};
 use crate::observed::{Balancer, Share, SyncedHash, View};
 use crate::plan::Pace;
 use crate::step::{LoadBalancerChange, Named, PlannedLoadBalancer};
@@ -21,7 +21,7 @@ use crate::tags;
 /// Tries, some five minutes, after which an address in use counts as another owner's.
 const PATIENCE: u32 = 12;
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     /// An address in use is waited for a while: AWS keeps those of a deleted load balancer.
     pub(super) async fn create_load_balancer(
         &self,

@@ -10,7 +10,6 @@ use ipnet::Ipv6Net;
 use portico_provider::{ProviderError, Scheme};
 
 use super::Executor;
-use crate::cloud::Cloud;
 use crate::cloud::resources::{Subnet, SubnetMapping};
 use crate::translate::mapping;
 use crate::wanted::{Addressing, Placement};
@@ -18,7 +17,7 @@ use crate::wanted::{Addressing, Placement};
 const OPERATION: &str = "choose subnets";
 const CLUSTER_TAG: &str = "kubernetes.io/cluster/";
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     /// `least`: so many addresses have to be free in a named subnet.
     pub(super) async fn place(
         &self,
@@ -31,7 +30,7 @@ impl<C: Cloud> Executor<'_, C> {
         {
             return Ok(found);
         }
-        let all = self.batches.subnets(self.cloud, &self.config.vpc).await?;
+        let all = self.batches.subnets(&self.config.vpc).await?;
         self.cache.saw_subnets(&all);
         self.placed(&all, scheme, placement, least)
     }

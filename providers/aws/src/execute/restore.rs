@@ -14,7 +14,6 @@ use portico_provider::{Owner, ProviderError};
 
 use super::answered::Answered;
 use super::{Executor, Maker};
-use crate::cloud::Cloud;
 use crate::cloud::resources::{Id, Kind, Tags};
 use crate::names;
 use crate::step::Named;
@@ -24,7 +23,7 @@ const OPERATION: &str = "restore tags";
 /// Tries, after which the removal is reported.
 const TRIES: u32 = 2;
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     /// `own`: the tags that make it ours.
     pub(super) async fn restore(
         &self,
@@ -38,7 +37,7 @@ impl<C: Cloud> Executor<'_, C> {
             let found = self.cloud.security_groups_named(&self.config.vpc, &name).await?;
             found.into_iter().find(|found| found.id == *id).map(|found| found.tags)
         } else {
-            self.batches.tags(self.cloud, std::slice::from_ref(id)).await?.remove(id)
+            self.batches.tags(std::slice::from_ref(id)).await?.remove(id)
         };
         // It is gone.
         let Some(found) = found else { return Ok(Answered::Found) };
@@ -89,7 +88,7 @@ impl<C: Cloud> Executor<'_, C> {
         }
         match id.kind() {
             Some(Kind::SecurityGroup) => self.cloud.add_security_group_tags(id, own).await?,
-            _ => self.batches.add_tags(self.cloud, id, own).await?,
+            _ => self.batches.add_tags(id, own).await?,
         }
         self.cache.created(owner, name, id);
         Ok(())
@@ -112,7 +111,7 @@ impl<C: Cloud> Executor<'_, C> {
         }
         // Nobody chose its name: whatever of ours it sends to will do, other members' groups, too.
         let groups: Vec<Id> = listeners.into_iter().filter_map(|listener| listener.group).collect();
-        let tagged = self.batches.tags(self.cloud, &groups).await?;
+        let tagged = self.batches.tags(&groups).await?;
         let member = |tags: &Tags| group.is_some() && tags::group(tags).as_ref() == group;
         Ok(tagged.values().any(|tags| tags::are_of(tags, owner) || member(tags)))
     }

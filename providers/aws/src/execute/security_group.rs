@@ -12,12 +12,12 @@ use super::answered::Answered;
 use super::{Executor, Maker};
 use crate::capabilities as key;
 use crate::cloud::resources::{Id, Kind, Rule, SecurityGroup, Tags};
-use crate::cloud::{Answer, Cloud, CloudError, Trouble};
+use crate::cloud::{Answer, CloudError, Trouble};
 use crate::observed::View;
 use crate::step::{Named, SecurityGroupChange};
 use crate::tags;
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     pub(super) async fn create_security_group(
         &self,
         maker: Maker<'_>,

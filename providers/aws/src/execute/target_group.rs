@@ -8,13 +8,12 @@ use portico_provider::ProviderError;
 
 use super::answered::Answered;
 use super::{Executor, Maker};
-use crate::cloud::Cloud;
 use crate::cloud::resources::{Id, Kind, NewGroup, TargetGroup};
 use crate::observed::{Group, Targets, View};
 use crate::step::{Named, TargetGroupChange};
 use crate::tags;
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     pub(super) async fn create_target_group(
         &self,
         maker: Maker<'_>,

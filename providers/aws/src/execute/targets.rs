@@ -13,7 +13,7 @@ use super::answered::Answered;
 use super::{Called, Executor, Maker};
 use crate::cloud::refusal::Unfit;
 use crate::cloud::resources::{Id, Kind, TARGETS_A_CALL, Target};
-use crate::cloud::{Answer, Cloud, CloudError, Trouble};
+use crate::cloud::{Answer, CloudError, Trouble};
 use crate::plan::Pace;
 use crate::step::Named;
 
@@ -79,7 +79,7 @@ impl Sorted {
     }
 }
 
-impl<C: Cloud> Executor<'_, C> {
+impl Executor<'_> {
     pub(super) async fn register(&self, maker: Maker<'_>, group: &Named, targets: &[Target]) -> Called {
         let Maker { owner, group: _ } = maker;
         let id = self.find(Maker { owner, group: None }, group, Kind::TargetGroup).await?;

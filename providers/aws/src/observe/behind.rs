@@ -9,7 +9,7 @@ use portico_provider::LoadBalancer;
 
 use super::Observer;
 use crate::cloud::resources::{Health, Target};
-use crate::cloud::{Answer, Cloud, Trouble};
+use crate::cloud::{Answer, Trouble};
 use crate::observed::{Snapshot, Targets};
 use crate::plan::{Behind, behind};
 use crate::wanted::digest;
@@ -17,7 +17,7 @@ use crate::wanted::digest;
 /// The targets of each group, by its name; `None`: a group is gone.
 type Found = Option<BTreeMap<String, Targets>>;
 
-impl<C: Cloud> Observer<'_, C> {
+impl Observer<'_> {
     /// The same with its targets; `None`: something else has to be read as well.
     pub(super) async fn with_targets(
         &self,

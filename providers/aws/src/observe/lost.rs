@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use portico_provider::{GroupName, Owner};
 
 use super::Observer;
+use crate::cloud::Answer;
 use crate::cloud::resources::{Id, Tags};
-use crate::cloud::{Answer, Cloud};
 use crate::names;
 use crate::observed::{Lost, View};
 use crate::tags;
 
-impl<C: Cloud> Observer<'_, C> {
+impl Observer<'_> {
     /// `others`: those of the IDs read that do not carry this owner's tags.
     /// `leaves`: this is the last read, so that security groups are searched by name, too.
     pub(super) async fn lost(
@@ -93,7 +93,7 @@ impl<C: Cloud> Observer<'_, C> {
         let ids: Vec<Id> = strange.values().map(|lost| lost.id.clone()).collect();
         if !ids.is_empty() {
             // One that went since is gone, and not lost.
-            let there = self.batches.tags(self.cloud, &ids).await?;
+            let there = self.batches.tags(&ids).await?;
             view.lost.extend(strange.into_iter().filter(|(_, lost)| there.contains_key(&lost.id)));
         }
         Ok(())

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use portico_provider::{ClusterUid, GroupName, Owner};
 
 use super::Observer;
+use crate::cloud::Answer;
 use crate::cloud::resources::{Id, Kind, Listener, Tags};
-use crate::cloud::{Answer, Cloud};
 use crate::names;
 use crate::observed::{Balancer, Lost, Share, Snapshot, SyncedHash, View};
 use crate::tags;
@@ -80,7 +80,7 @@ fn put(snapshot: &mut Snapshot, group: &GroupName, ids: Option<&Vec<Id>>) {
     snapshot.security_groups.sort();
 }
 
-impl<C: Cloud> Observer<'_, C> {
+impl Observer<'_> {
     /// Reads a group into the view of one who is in it, or is to be. `own`: the tags of his own things.
     pub(super) async fn members(
         &self,
@@ -98,7 +98,7 @@ impl<C: Cloud> Observer<'_, C> {
             ids.extend(self.cloud.load_balancer_named(&name).await?.map(|found| found.id));
         }
         let ids: Vec<Id> = ids.into_iter().collect();
-        let found = self.batches.tags(self.cloud, &ids).await?;
+        let found = self.batches.tags(&ids).await?;
         let mut members: BTreeSet<Owner> = BTreeSet::new();
         for (id, found) in &found {
             match id.kind() {
@@ -136,7 +136,7 @@ impl<C: Cloud> Observer<'_, C> {
         own: &BTreeMap<Id, Tags>,
         view: &mut View,
     ) -> Answer<()> {
-        let Some(described) = self.batches.load_balancer(self.cloud, id).await? else { return Ok(()) };
+        let Some(described) = self.batches.load_balancer(id).await? else { return Ok(()) };
         let Some(mut balancer) = self.balancer(&without_extras(found), described).await? else {
             return Ok(());
         };
@@ -155,7 +155,7 @@ impl<C: Cloud> Observer<'_, C> {
     }
 }
 
-impl<C: Cloud> Observer<'_, C> {
+impl Observer<'_> {
     /// Keeps this owner's listeners: by their tags, or by those of the controller that the load balancer was adopted from. The
     /// others of `unclear` are another owner's.
     pub(super) async fn separate_listeners(
@@ -165,7 +165,7 @@ impl<C: Cloud> Observer<'_, C> {
         unclear: Vec<Listener>,
     ) -> Answer<()> {
         let ids: Vec<Id> = unclear.iter().map(|listener| listener.id.clone()).collect();
-        let whose = self.batches.tags(self.cloud, &ids).await?;
+        let whose = self.batches.tags(&ids).await?;
         for Listener { id, spec, .. } in unclear {
             // One that is gone by now has no owner.
             let found = whose.get(&id);

@@ -12,7 +12,6 @@ use super::emulator::Emulator;
 use super::{mk_listener, mk_load_balancer, mk_options};
 use crate::capabilities as key;
 use crate::cloud::resources::Id;
-use crate::cloud::{Listeners, LoadBalancers, Sdk, TargetGroups};
 use crate::{AwsProvider, Config};
 
 fn mk_owner() -> Owner {
@@ -27,7 +26,7 @@ fn mk_owner_of(name: &str) -> Owner {
     }
 }
 
-fn mk_provider(emulator: &Emulator, cluster_name: Option<&str>) -> AwsProvider<Sdk> {
+fn mk_provider(emulator: &Emulator, cluster_name: Option<&str>) -> AwsProvider {
     let owner = mk_owner();
     let config = Config { cluster_name: cluster_name.map(str::to_owned), ..emulator.config(&owner.cluster) };
     AwsProvider::new(emulator.sdk.clone(), config).unwrap()
@@ -42,7 +41,7 @@ fn mk_asking(emulator: &Emulator, asked: &str) -> LoadBalancer {
 
 /// Until there is nothing to do, each round a new process; the hostname in the end.
 async fn drive(
-    provider: impl Fn() -> AwsProvider<Sdk>,
+    provider: impl Fn() -> AwsProvider,
     desired: Desired<'_>,
 ) -> Result<Option<String>, ProviderError> {
     for _ in 0..30 {

@@ -17,7 +17,6 @@ use serde_json::json;
 use super::emulator::Emulator;
 use super::{mk_listener, mk_load_balancer, mk_nodes};
 use crate::Quotas;
-use crate::cloud::Sdk;
 use crate::cloud::resources::Health;
 use crate::observed::Observed;
 use crate::plan::spec_digest;
@@ -48,14 +47,14 @@ impl Ours {
     }
 
     /// Targets first, and by themselves.
-    fn plan(&self, provider: &AwsProvider<Sdk>) -> Plan<Step> {
+    fn plan(&self, provider: &AwsProvider) -> Plan<Step> {
         let seen = self.observed.as_ref().filter(|_| !self.gone);
         let targets = seen.map(|seen| provider.plan_targets(&self.desired.backends(), seen));
         let targets = targets.filter(|plan| !plan.steps().is_empty());
         targets.unwrap_or_else(|| provider.plan(self.wanted(), self.observed.as_ref()))
     }
 
-    fn publish(&mut self, provider: &AwsProvider<Sdk>) {
+    fn publish(&mut self, provider: &AwsProvider) {
         let report = provider.report(&self.desired, self.observed.as_ref());
         if !report.ingress.is_empty() {
             self.desired.published = report.ingress.into_iter().map(|ingress| ingress.address).collect();
@@ -65,7 +64,7 @@ impl Ours {
 
 struct Run {
     emulator: Emulator,
-    provider: AwsProvider<Sdk>,
+    provider: AwsProvider,
     services: Vec<Ours>,
     table: Vec<(String, usize, BTreeMap<String, usize>)>,
 }
@@ -230,7 +229,7 @@ fn only(calls: &BTreeMap<String, usize>, expected: &[(&str, usize)]) {
     assert_eq!(*calls, expected);
 }
 
-fn new_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
+fn new_provider(emulator: &Emulator) -> AwsProvider {
     AwsProvider::new(emulator.sdk.clone(), emulator.config(&mk_cluster())).unwrap()
 }
 
@@ -332,7 +331,7 @@ async fn a_node_that_went_while_nobody_ran_costs_one_write_a_target_group() {
         other => panic!("all else was cached: {other:?}"),
     };
     for group in run.services.iter().flat_map(groups) {
-        let health = crate::cloud::TargetGroups::target_health(&run.emulator.sdk, &group).await.unwrap();
+        let health = run.emulator.sdk.target_health(&group).await.unwrap();
         let serving = health.iter().filter(|(_, health)| **health != Health::Draining);
         let serving: BTreeSet<&str> = serving.map(|(target, _)| target.id.as_str()).collect();
         assert_eq!(serving, [nodes[0].as_str(), nodes[2].as_str()].into());
@@ -465,8 +464,6 @@ async fn a_restart_with_a_thousand_unchanged_services_reads_forty_pages_and_writ
     let plan = |ours: &Ours| run.provider.plan(ours.wanted(), ours.observed.as_ref()).is_settled();
     assert!(run.services.iter().all(plan));
     let first = run.services[0].desired.owner.clone();
-    let found = crate::cloud::Tagging::tagged(&run.emulator.sdk, &tags::of_any(slice::from_ref(&first)))
-        .await
-        .unwrap();
+    let found = run.emulator.sdk.tagged(&tags::of_any(slice::from_ref(&first))).await.unwrap();
     assert_eq!(found.len(), 4);
 }

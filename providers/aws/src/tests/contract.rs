@@ -12,24 +12,34 @@ use portico_provider::{
 };
 
 use super::emulator::Emulator;
-use super::faulty::{Fault, Faults, Faulty};
+use super::faulty::{Fault, Faults};
 use super::{mk_listener, mk_load_balancer, mk_nodes, mk_options, mk_pods, mk_port};
 use crate::AwsProvider;
 use crate::cloud::resources::{Health, Kind, Listener};
-use crate::cloud::{Listeners, Sdk, Tagging, TargetGroups, codes};
+use crate::cloud::{Sdk, codes};
 use crate::observed::Observed;
 
 pub(super) struct Aws {
     pub(super) emulator: Emulator,
     pub(super) faults: Faults,
+    /// With these faults.
+    sdk: Sdk,
+}
+
+impl Aws {
+    pub(super) async fn start() -> Option<Self> {
+        let emulator = Emulator::start().await?;
+        let faults = Faults::default();
+        let sdk = emulator.faulty(&faults).await;
+        Some(Self { emulator, faults, sdk })
+    }
 }
 
 impl CloudFixture for Aws {
-    type Provider = AwsProvider<Faulty<Sdk>>;
+    type Provider = AwsProvider;
 
     fn provider(&self, cluster: &ClusterUid) -> Self::Provider {
-        let cloud = Faulty { cloud: self.emulator.sdk.clone(), faults: self.faults.clone() };
-        AwsProvider::new(cloud, self.emulator.config(cluster)).unwrap()
+        AwsProvider::new(self.sdk.clone(), self.emulator.config(cluster)).unwrap()
     }
 
     fn base(&self, owner: Owner) -> LoadBalancer {
@@ -150,10 +160,9 @@ impl CloudFixture for Aws {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds_and_other_peoples_things_stay_as_they_are() {
-    let Some(emulator) = Emulator::start().await else { return };
-    let before = emulator.account("list");
-    emulator.calls();
-    let fixture = Aws { emulator, faults: Faults::default() };
+    let Some(fixture) = Aws::start().await else { return };
+    let before = fixture.emulator.account("list");
+    fixture.emulator.calls();
     Box::pin(contract::run(&fixture)).await.unwrap_or_else(|violation| panic!("{violation}"));
     let calls = fixture.emulator.calls();
     let known = |call: &String| codes::CALLS.iter().any(|(_, calls)| calls.contains(&call.as_str()));

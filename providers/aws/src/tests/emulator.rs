@@ -10,9 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
+use aws_smithy_http_client::Builder;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use portico_limits::Pace;
 use serde_json::Value;
 
+use super::faulty::Faults;
 use crate::Config;
 use crate::cloud::Sdk;
 use crate::cloud::resources::Id;
@@ -53,6 +56,13 @@ fn note_skip(what: &str) {
     }
 }
 
+async fn connect(endpoint: &str, http: SharedHttpClient) -> Sdk {
+    let credentials = Credentials::new("test", "test", None, None, "test");
+    // The emulator has no limits; where it has, that is another test's matter.
+    let pace = Pace::new(1_000.0).unwrap();
+    Sdk::connect_by(http, "us-east-1".to_owned(), Some(endpoint.to_owned()), Some(credentials), pace).await
+}
+
 impl Emulator {
     /// `None`: there is no emulator on this machine, and `PORTICO_SKIP` names `emulators`; without that it fails.
     pub(super) async fn start() -> Option<Self> {
@@ -71,10 +81,7 @@ impl Emulator {
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut endpoint).unwrap();
         let endpoint = endpoint.trim().to_owned();
         assert!(!endpoint.is_empty(), "the emulator ended; try nlb.py by hand");
-        let credentials = Credentials::new("test", "test", None, None, "test");
-        // The emulator has no limits; where it has, that is another test's matter.
-        let pace = Pace::new(1_000.0).unwrap();
-        let sdk = Sdk::connect("us-east-1".to_owned(), Some(endpoint.clone()), Some(credentials), pace).await;
+        let sdk = connect(&endpoint, Builder::new().build_http()).await;
         let mut emulator = Self {
             server,
             endpoint,
@@ -93,6 +100,11 @@ impl Emulator {
         emulator.prefix_lists = words("prefix_lists");
         emulator.ipv6 = words("ipv6");
         Some(emulator)
+    }
+
+    /// A client with these faults.
+    pub(super) async fn faulty(&self, faults: &Faults) -> Sdk {
+        connect(&self.endpoint, faults.clone().on(Builder::new().build_http())).await
     }
 
     /// What boto3 makes or sees.

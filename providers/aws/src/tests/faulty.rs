@@ -1,19 +1,18 @@
-//! A cloud whose caller dies before or after any one call, or never gets the reply to one write; or that fails one call, or
-//! refuses whatever names one thing.
+//! A connection to AWS whose caller dies before or after any one request, or never gets the reply to one write; or that
+//! fails one request, or refuses whatever names one thing.
 //!
-//! Owns: counting and failing. Leaves to others: the cloud behind it.
-//! Invariant: after its death no call of this process reaches the cloud.
+//! Owns: counting and failing, below the SDK. Leaves to others: the cloud behind it.
+//! Invariant: after its death no request of this process reaches the cloud.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use crate::cloud::resources::{
-    AddressType, Families, Filter, GroupHealth, Health, Id, Listener, ListenerSpec, LoadBalancer, NewGroup,
-    NewLoadBalancer, PrefixList, Rule, SecurityGroup, Subnet, SubnetMapping, Tags, Target, TargetGroup,
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, SharedHttpClient, SharedHttpConnector, http_client_fn,
 };
-use crate::cloud::{
-    Answer, Cloud, CloudError, Listeners, LoadBalancers, Network, Tagging, TargetGroups, Trouble,
-};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::http::StatusCode;
+use aws_smithy_types::body::SdkBody;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -37,13 +36,13 @@ pub(super) enum Fault {
 #[derive(Debug, Default)]
 struct State {
     fault: Option<Fault>,
-    /// What names this fails like that.
-    refused: Option<(String, Trouble)>,
+    /// What names this is refused with this code.
+    refused: Option<(String, &'static str)>,
     calls: usize,
     writes: usize,
     dead: bool,
     /// Every call, for counting.
-    log: Vec<(&'static str, Kind)>,
+    log: Vec<(String, Kind)>,
 }
 
 /// The fault, shared by all clones.
@@ -55,26 +54,34 @@ impl Faults {
         *self.0.lock().unwrap() = State { fault, ..State::default() };
     }
 
-    /// Every call that names `what` is refused like that; `None`: none is.
-    pub(super) fn refuse(&self, what: Option<(&str, Trouble)>) {
-        self.0.lock().unwrap().refused = what.map(|(what, trouble)| (what.to_owned(), trouble));
+    /// Every request that names `what` is refused with this code of AWS's; `None`: none is.
+    pub(super) fn refuse(&self, what: Option<(&str, &'static str)>) {
+        self.0.lock().unwrap().refused = what.map(|(what, code)| (what.to_owned(), code));
     }
 
-    fn refusal(&self, arguments: &str) -> Option<Trouble> {
+    fn refusal(&self, body: &str) -> Option<&'static str> {
         let state = self.0.lock().unwrap();
-        state.refused.as_ref().filter(|(what, _)| arguments.contains(what)).map(|(_, trouble)| *trouble)
+        state.refused.as_ref().filter(|(what, _)| body.contains(what)).map(|(_, code)| *code)
     }
 
     pub(super) fn is_dead(&self) -> bool {
         self.0.lock().unwrap().dead
     }
 
-    pub(super) fn log(&self) -> Vec<(&'static str, Kind)> {
+    pub(super) fn log(&self) -> Vec<(String, Kind)> {
         self.0.lock().unwrap().log.clone()
     }
 
-    /// Whether the call may be sent, and whether its reply arrives.
-    fn enter(&self, name: &'static str, kind: Kind) -> (bool, bool) {
+    /// The same connection, with these faults.
+    pub(super) fn on(self, http: SharedHttpClient) -> SharedHttpClient {
+        http_client_fn(move |settings, components| {
+            let connector = http.http_connector(settings, components);
+            SharedHttpConnector::new(Faulty { connector, faults: self.clone() })
+        })
+    }
+
+    /// Whether the request may be sent, and whether its reply arrives.
+    fn enter(&self, name: String, kind: Kind) -> (bool, bool) {
         let mut state = self.0.lock().unwrap();
         if state.dead {
             return (false, false);
@@ -98,101 +105,60 @@ impl Faults {
     }
 }
 
-/// The cloud, with faults.
-pub(super) struct Faulty<C> {
-    pub(super) cloud: C,
-    pub(super) faults: Faults,
+#[derive(Clone, Debug)]
+struct Faulty {
+    connector: SharedHttpConnector,
+    faults: Faults,
 }
 
-impl<C> Faulty<C> {
-    async fn pass<T>(
-        &self,
-        operation: &'static str,
-        kind: Kind,
-        arguments: &str,
-        call: impl Future<Output = Answer<T>> + Send,
-    ) -> Answer<T> {
-        let (sent, heard) = self.faults.enter(operation, kind);
-        let failed = |trouble| CloudError {
-            operation,
-            trouble,
-            code: "Fault".to_owned(),
-            message: "this process died, or the call failed, or its reply was lost".to_owned(),
-        };
-        let gone = || failed(Trouble::Unavailable);
-        if let Some(trouble) = self.faults.refusal(arguments) {
-            return Err(failed(trouble));
+impl Faulty {
+    async fn send(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+        let body = unescaped(request.body().bytes().unwrap());
+        let json = request.headers().get("x-amz-target").map(|target| target.rsplit('.').next().unwrap());
+        let named = || body.split(['=', '&']).nth(1).unwrap();
+        let name = json.unwrap_or_else(named).to_owned();
+        let reads = ["Describe", "Get"].iter().any(|verb| name.starts_with(verb));
+        if let Some(code) = self.faults.refusal(&body) {
+            return Ok(refused(json.is_some(), code));
         }
+        let (sent, heard) = self.faults.enter(name, if reads { Kind::Read } else { Kind::Write });
+        let gone =
+            || ConnectorError::io("this process died, or the request failed, or its reply was lost".into());
         if !sent {
             return Err(gone());
         }
-        let answer = call.await;
+        let answer = self.connector.call(request).await;
         if heard { answer } else { Err(gone()) }
     }
 }
 
-macro_rules! through {
-    ($($api:ident { $($kind:ident $name:ident($($argument:ident: $type:ty),*) -> $out:ty;)+ })+) => {
-        $(impl<C: Cloud> $api for Faulty<C> {
-            $(async fn $name(&self, $($argument: $type),*) -> Answer<$out> {
-                let arguments = format!("{:?}", ($(&$argument,)*));
-                self.pass(stringify!($name), Kind::$kind, &arguments, self.cloud.$name($($argument),*)).await
-            })+
-        })+
-    };
+impl HttpConnector for Faulty {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        HttpConnectorFuture::new(self.clone().send(request))
+    }
 }
 
-through! {
-    Tagging {
-        Read tagged(filter: &Filter) -> Vec<(Id, Tags)>;
+/// A form without percent-encoding; JSON as it is.
+fn unescaped(body: &[u8]) -> String {
+    let text = std::str::from_utf8(body).unwrap();
+    let mut parts = text.split('%');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(byte) => plain.extend([&String::from(char::from(byte)), &part[2..]]),
+            None => plain.extend(["%", part]),
+        }
     }
-    LoadBalancers {
-        Read load_balancers(ids: &[Id]) -> Vec<LoadBalancer>;
-        Read load_balancer_named(name: &str) -> Option<LoadBalancer>;
-        Read load_balancer_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
-        Write create_load_balancer(new: &NewLoadBalancer) -> LoadBalancer;
-        Write modify_load_balancer_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
-        Write set_subnets(id: &Id, subnets: &[SubnetMapping], families: Option<Families>) -> ();
-        Write set_security_groups(id: &Id, groups: &[Id]) -> ();
-        Write set_address_type(id: &Id, kind: AddressType) -> ();
-        Write delete_load_balancer(id: &Id) -> ();
-        Read most_load_balancers() -> Option<usize>;
-        Read tags(ids: &[Id]) -> BTreeMap<Id, Tags>;
-        Write add_tags(ids: &[Id], tags: &Tags) -> ();
-    }
-    Listeners {
-        Read listeners(load_balancer: &Id) -> Vec<Listener>;
-        Write create_listener(load_balancer: &Id, spec: &ListenerSpec, group: &Id, tags: &Tags) -> Listener;
-        Write modify_listener(id: &Id, spec: &ListenerSpec, group: &Id) -> ();
-        Write delete_listener(id: &Id) -> ();
-        Read listener_certificates(id: &Id) -> BTreeSet<String>;
-        Write add_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
-        Write remove_listener_certificates(id: &Id, arns: &BTreeSet<String>) -> ();
-        Read listener_attributes(id: &Id) -> BTreeMap<String, String>;
-        Write modify_listener_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
-    }
-    TargetGroups {
-        Read target_groups(ids: &[Id]) -> Vec<TargetGroup>;
-        Read target_group_named(name: &str) -> Option<TargetGroup>;
-        Read target_group_attributes(id: &Id) -> Option<BTreeMap<String, String>>;
-        Write create_target_group(new: &NewGroup) -> Id;
-        Write modify_health_check(id: &Id, health: &GroupHealth) -> ();
-        Write modify_target_group_attributes(id: &Id, attributes: &BTreeMap<String, String>) -> ();
-        Write delete_target_group(id: &Id) -> ();
-        Read target_health(group: &Id) -> BTreeMap<Target, Health>;
-        Write register(group: &Id, targets: &[Target]) -> ();
-        Write deregister(group: &Id, targets: &[Target]) -> ();
-    }
-    Network {
-        Read security_groups(filter: &Filter) -> Vec<SecurityGroup>;
-        Read security_groups_named(vpc: &str, names: &BTreeSet<String>) -> Vec<SecurityGroup>;
-        Read security_groups_called(vpc: &str, names: &BTreeSet<String>) -> Vec<(String, Id)>;
-        Write create_security_group(vpc: &str, name: &str, description: &str, tags: &Tags) -> Id;
-        Write add_security_group_tags(id: &Id, tags: &Tags) -> ();
-        Write authorize(group: &Id, rules: &[Rule]) -> ();
-        Write revoke(group: &Id, rules: &[Rule]) -> ();
-        Write delete_security_group(id: &Id) -> ();
-        Read prefix_lists(ids: &BTreeSet<String>) -> Vec<PrefixList>;
-        Read subnets(vpc: &str) -> Vec<Subnet>;
-    }
+    plain
+}
+
+/// An error of `ELBv2` and EC2 at once, or of tagging.
+fn refused(json: bool, code: &str) -> HttpResponse {
+    let error = format!("<Error><Code>{code}</Code><Message>as the test asks</Message></Error>");
+    let text = if json {
+        format!(r#"{{"__type": "x#{code}", "Message": "as the test asks"}}"#)
+    } else {
+        format!("<ErrorResponse><Errors>{error}</Errors>{error}</ErrorResponse>")
+    };
+    HttpResponse::new(StatusCode::try_from(400).unwrap(), SdkBody::from(text))
 }

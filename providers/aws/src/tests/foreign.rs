@@ -12,8 +12,8 @@ use super::crash::{Status, attempt};
 use super::emulator::Emulator;
 use super::plans::{mk_base, mk_view, planned};
 use super::{mk_listener, mk_load_balancer};
+use crate::cloud::Sdk;
 use crate::cloud::resources::{ForeignRule, Id, Kind, ListenerSpec, Tags, Transport};
-use crate::cloud::{Listeners, Sdk, Tagging};
 use crate::observed::{Observed, View};
 use crate::report::report;
 use crate::{AwsProvider, Quotas, tags};
@@ -26,12 +26,12 @@ fn mk_owner() -> Owner {
     }
 }
 
-fn mk_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
+fn mk_provider(emulator: &Emulator) -> AwsProvider {
     AwsProvider::new(emulator.sdk.clone(), emulator.config(&mk_owner().cluster)).unwrap()
 }
 
 /// As an operator goes that has just read the listing; what it saw last.
-async fn settle(provider: &AwsProvider<Sdk>, to: &LoadBalancer, status: &mut Status) -> Option<Observed> {
+async fn settle(provider: &AwsProvider, to: &LoadBalancer, status: &mut Status) -> Option<Observed> {
     let mut services = provider.inventory().await.unwrap().services;
     let mut observed = services.remove(&to.owner.service).map(|owned| owned.observed);
     Box::pin(attempt(provider, &to.owner, Some(to), &mut observed, status)).await.unwrap();

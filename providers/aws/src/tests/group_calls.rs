@@ -13,7 +13,6 @@ use super::crash::{Status, attempt};
 use super::emulator::Emulator;
 use super::{mk_listener, mk_load_balancer, mk_nodes};
 use crate::AwsProvider;
-use crate::cloud::Sdk;
 use crate::observed::Observed;
 
 const MEMBERS: u16 = 10;
@@ -45,14 +44,14 @@ impl Member {
 
 struct Run {
     emulator: Emulator,
-    provider: AwsProvider<Sdk>,
+    provider: AwsProvider,
     members: Vec<Member>,
 }
 
 type Calls = BTreeMap<String, usize>;
 
 impl Run {
-    fn provider(emulator: &Emulator) -> AwsProvider<Sdk> {
+    fn provider(emulator: &Emulator) -> AwsProvider {
         let cluster = "group-calls".parse().unwrap();
         AwsProvider::new(emulator.sdk.clone(), emulator.config(&cluster)).unwrap()
     }

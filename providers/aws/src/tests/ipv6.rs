@@ -12,7 +12,6 @@ use super::plans::{lines, mk_base, mk_site, mk_view, planned};
 use super::transitions::CHOSEN_IPV6;
 use super::{mk_listener, mk_load_balancer, mk_options};
 use crate::Quotas;
-use crate::cloud::Sdk;
 use crate::cloud::resources::{AddressType, Families};
 use crate::observed::{Balancer, Observed};
 use crate::plan::plan;
@@ -113,7 +112,7 @@ fn another_prefix_is_set_in_place_and_another_address_needs_another_load_balance
     assert!(message.to_string().contains("needs 2001:db8:0:2::b"), "the old one holds it: {message}");
 }
 
-async fn settle(provider: &AwsProvider<Sdk>, desired: &LoadBalancer) -> Balancer {
+async fn settle(provider: &AwsProvider, desired: &LoadBalancer) -> Balancer {
     let mut desired = desired.clone();
     let mut mode = ReadMode::Full;
     for _ in 0..40 {

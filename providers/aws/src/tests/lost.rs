@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::crash::{Status, attempt};
 use super::emulator::Emulator;
 use super::{mk_load_balancer, mk_options};
+use crate::cloud::Sdk;
 use crate::cloud::resources::{Id, Kind, Tags};
-use crate::cloud::{LoadBalancers, Sdk, Tagging};
 use crate::{AwsProvider, capabilities, tags};
 
 fn mk_owner() -> Owner {
@@ -22,13 +22,13 @@ fn mk_owner() -> Owner {
     }
 }
 
-fn mk_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
+fn mk_provider(emulator: &Emulator) -> AwsProvider {
     AwsProvider::new(emulator.sdk.clone(), emulator.config(&mk_owner().cluster)).unwrap()
 }
 
 /// As an operator goes that has just read the listing.
 async fn settle(
-    provider: &AwsProvider<Sdk>,
+    provider: &AwsProvider,
     to: Option<&LoadBalancer>,
     status: &mut Status,
 ) -> Result<(), String> {

@@ -14,7 +14,6 @@ use super::emulator::Emulator;
 use super::{mk_load_balancer, mk_options};
 use crate::AwsProvider;
 use crate::capabilities as key;
-use crate::cloud::Sdk;
 
 fn mk_owner(name: &str) -> Owner {
     Owner {
@@ -29,7 +28,7 @@ fn mk_asking(emulator: &Emulator, name: &str, pairs: &[(&str, &str)]) -> LoadBal
     LoadBalancer { options: mk_options(pairs), ..base }
 }
 
-fn mk_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
+fn mk_provider(emulator: &Emulator) -> AwsProvider {
     AwsProvider::new(emulator.sdk.clone(), emulator.config(&mk_owner("x").cluster)).unwrap()
 }
 
@@ -38,7 +37,7 @@ type Mistake<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
 /// Until all is done, or a step fails, or only a read is left: then what is waited for, and how long.
 async fn attempt(
-    provider: &AwsProvider<Sdk>,
+    provider: &AwsProvider,
     desired: Desired<'_>,
 ) -> Result<Option<(String, Duration)>, ProviderError> {
     let mut waited = None;
@@ -61,7 +60,7 @@ async fn attempt(
 }
 
 /// The reason, the retry, and the words.
-async fn refused(provider: &AwsProvider<Sdk>, desired: &LoadBalancer) -> (&'static str, Retry, String) {
+async fn refused(provider: &AwsProvider, desired: &LoadBalancer) -> (&'static str, Retry, String) {
     match attempt(provider, Desired::Present(desired)).await {
         Err(error) => (error.reason(), error.retry(), error.to_string()),
         Ok(waiting) => panic!("taken, and waits for {waiting:?}"),

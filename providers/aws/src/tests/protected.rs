@@ -12,7 +12,6 @@ use super::emulator::Emulator;
 use super::mk_load_balancer;
 use crate::AwsProvider;
 use crate::cloud::resources::{Id, Kind};
-use crate::cloud::{LoadBalancers, Sdk, Tagging};
 use crate::observed::Observed;
 use crate::tags;
 use crate::translate::DELETION_PROTECTION;
@@ -25,13 +24,13 @@ fn mk_owner() -> Owner {
     }
 }
 
-fn mk_provider(emulator: &Emulator) -> AwsProvider<Sdk> {
+fn mk_provider(emulator: &Emulator) -> AwsProvider {
     AwsProvider::new(emulator.sdk.clone(), emulator.config(&mk_owner().cluster)).unwrap()
 }
 
 /// As an operator goes that has just read the listing; with what it saw last.
 async fn from_listing(
-    provider: &AwsProvider<Sdk>,
+    provider: &AwsProvider,
     to: Option<&LoadBalancer>,
 ) -> (Result<(), String>, Option<Observed>) {
     let owner = mk_owner();

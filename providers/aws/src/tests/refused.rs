@@ -12,7 +12,6 @@ use super::plans::{lines, mk_base, mk_view, planned};
 use super::{mk_load_balancer, mk_nodes, mk_pods};
 use crate::AwsProvider;
 use crate::Quotas;
-use crate::cloud::Sdk;
 use crate::cloud::refusal::{Refusal, Unfit};
 use crate::cloud::resources::{Health, Target};
 use crate::observed::{Observed, View};
@@ -69,7 +68,7 @@ fn old_targets_go_when_some_new_one_is_there_and_stay_while_all_are_refused() {
 
 /// Goes until there is nothing to do or something is waited for that is not AWS's own work; the plan then.
 async fn attempt(
-    provider: &AwsProvider<Sdk>,
+    provider: &AwsProvider,
     desired: &LoadBalancer,
     mut mode: ReadMode,
 ) -> (Plan<Step>, LoadBalancer) {
@@ -106,11 +105,7 @@ fn mk_owner(name: &str) -> Owner {
     }
 }
 
-fn fact_of(
-    provider: &AwsProvider<Sdk>,
-    desired: &LoadBalancer,
-    observed: Option<&Observed>,
-) -> Option<String> {
+fn fact_of(provider: &AwsProvider, desired: &LoadBalancer, observed: Option<&Observed>) -> Option<String> {
     let facts = provider.report(desired, observed).facts;
     facts.into_iter().find(|fact| fact.topic == Topic::TargetsAccepted).map(|fact| fact.message)
 }

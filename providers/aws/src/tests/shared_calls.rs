@@ -12,16 +12,18 @@ use portico_provider::{
 };
 
 use super::emulator::Emulator;
-use super::faulty::{Faults, Faulty};
+use super::faulty::Faults;
 use super::{mk_load_balancer, mk_options};
 use crate::AwsProvider;
 use crate::capabilities as key;
 use crate::cloud::batches::Batches;
 use crate::cloud::resources::{Id, Kind, Tags};
-use crate::cloud::{Sdk, Tagging, Trouble};
 use crate::tags;
 
 const SERVICES: usize = 5;
+/// A code of each trouble that one of many can be the cause of.
+const REFUSALS: [&str; 5] =
+    ["ValidationError", "LoadBalancerNotFound", "TooManyLoadBalancers", "AccessDenied", "ResourceInUse"];
 
 fn mk_owner(n: usize) -> Owner {
     Owner {
@@ -31,10 +33,8 @@ fn mk_owner(n: usize) -> Owner {
     }
 }
 
-type Cloudy = Faulty<Sdk>;
-
 /// Until it has what it asks for, or fails.
-async fn create(provider: &AwsProvider<Cloudy>, desired: &LoadBalancer) -> Result<(), ProviderError> {
+async fn create(provider: &AwsProvider, desired: &LoadBalancer) -> Result<(), ProviderError> {
     let wanted = Desired::Present(desired);
     for _ in 0..20 {
         let observed = provider.observe_for(wanted, ReadMode::Full).await?;
@@ -60,7 +60,6 @@ struct Asked<'a> {
 
 fn all<'a>(
     batches: &'a Batches,
-    cloud: &'a Cloudy,
     owners: &'a [Owner],
     balancers: &'a [Id],
     groups: &'a [Id],
@@ -75,58 +74,52 @@ fn all<'a>(
             "load balancer",
             &balancer_arns,
             Box::new(move |n| {
-                async move { matches!(batches.load_balancer(cloud, &balancers[n]).await, Ok(Some(_))) }
-                    .boxed()
+                async move { matches!(batches.load_balancer(&balancers[n]).await, Ok(Some(_))) }.boxed()
             }),
         ),
         asked(
             "target group",
             &group_arns,
             Box::new(move |n| {
-                async move { matches!(batches.target_group(cloud, &groups[n]).await, Ok(Some(_))) }.boxed()
+                async move { matches!(batches.target_group(&groups[n]).await, Ok(Some(_))) }.boxed()
             }),
         ),
         asked(
             "tags",
             &group_arns,
             Box::new(move |n| {
-                async move { batches.tags(cloud, &groups[n..=n]).await.is_ok_and(|all| all.len() == 1) }
-                    .boxed()
+                async move { batches.tags(&groups[n..=n]).await.is_ok_and(|all| all.len() == 1) }.boxed()
             }),
         ),
         asked(
             "mark",
             &balancer_arns,
-            Box::new(move |n| {
-                async move { batches.add_tags(cloud, &balancers[n], mark).await.is_ok() }.boxed()
-            }),
+            Box::new(move |n| async move { batches.add_tags(&balancers[n], mark).await.is_ok() }.boxed()),
         ),
         asked(
             "synced",
             &balancer_arns,
-            Box::new(move |n| {
-                async move { batches.mark_synced(cloud, &balancers[n], mark).await.is_ok() }.boxed()
-            }),
+            Box::new(move |n| async move { batches.mark_synced(&balancers[n], mark).await.is_ok() }.boxed()),
         ),
         asked(
             "listing",
             &uids,
             Box::new(move |n| {
-                async move { batches.owned(cloud, &owners[n]).await.is_ok_and(|all| !all.is_empty()) }.boxed()
+                async move { batches.owned(&owners[n]).await.is_ok_and(|all| !all.is_empty()) }.boxed()
             }),
         ),
         asked(
             "proof that nothing is left",
             &uids,
             Box::new(move |n| {
-                async move { batches.left(cloud, &owners[n]).await.is_ok_and(|all| !all.is_empty()) }.boxed()
+                async move { batches.left(&owners[n]).await.is_ok_and(|all| !all.is_empty()) }.boxed()
             }),
         ),
         asked(
             "security groups",
             &uids,
             Box::new(move |n| {
-                async move { batches.security_groups(cloud, &owners[n]).await.is_ok_and(|all| !all.is_empty()) }
+                async move { batches.security_groups(&owners[n]).await.is_ok_and(|all| !all.is_empty()) }
                     .boxed()
             }),
         ),
@@ -137,12 +130,8 @@ fn all<'a>(
 async fn whatever_one_of_many_is_refused_for_the_others_have_their_answers() {
     let Some(emulator) = Emulator::start().await else { return };
     let faults = Faults::default();
-    let cloud = Faulty { cloud: emulator.sdk.clone(), faults: faults.clone() };
-    let provider = AwsProvider::new(
-        Faulty { cloud: emulator.sdk.clone(), faults: faults.clone() },
-        emulator.config(&mk_owner(0).cluster),
-    );
-    let provider = provider.unwrap();
+    let cloud = emulator.faulty(&faults).await;
+    let provider = AwsProvider::new(cloud.clone(), emulator.config(&mk_owner(0).cluster)).unwrap();
     let owners: Vec<Owner> = (0..SERVICES).map(mk_owner).collect();
     for owner in &owners {
         create(&provider, &mk_load_balancer(owner.clone(), &emulator.instances[..1])).await.unwrap();
@@ -157,16 +146,15 @@ async fn whatever_one_of_many_is_refused_for_the_others_have_their_answers() {
             }
         }
     }
-    let batches = Batches::new(Duration::from_millis(100));
+    let batches = Batches::new(cloud, Duration::from_millis(100));
     let mark = Tags::from([("marked".to_owned(), "yes".to_owned())]);
-    for Asked { what, names, ask } in all(&batches, &cloud, &owners, &balancers, &groups, &mark) {
-        for trouble in [Trouble::Invalid, Trouble::NotFound, Trouble::Limit, Trouble::Denied, Trouble::InUse]
-        {
+    for Asked { what, names, ask } in all(&batches, &owners, &balancers, &groups, &mark) {
+        for code in REFUSALS {
             for (culprit, name) in names.iter().enumerate() {
-                faults.refuse(Some((name.as_str(), trouble)));
+                faults.refuse(Some((name.as_str(), code)));
                 let answered = join_all((0..SERVICES).map(&ask)).await;
                 let without: BTreeSet<usize> = (0..SERVICES).filter(|n| !answered[*n]).collect();
-                assert_eq!(without, [culprit].into(), "{what}, {trouble:?} for {culprit}");
+                assert_eq!(without, [culprit].into(), "{what}, {code} for {culprit}");
             }
         }
         faults.refuse(None);
@@ -177,13 +165,13 @@ async fn whatever_one_of_many_is_refused_for_the_others_have_their_answers() {
 async fn a_users_words_for_what_to_adopt_are_in_nobody_elses_call() {
     let Some(emulator) = Emulator::start().await else { return };
     let faults = Faults::default();
-    let cloud = || Faulty { cloud: emulator.sdk.clone(), faults: faults.clone() };
+    let cloud = emulator.faulty(&faults).await;
     let mut config = emulator.config(&mk_owner(0).cluster);
     config.cluster_name = Some("blue".to_owned());
-    let provider = AwsProvider::new(cloud(), config).unwrap();
+    let provider = AwsProvider::new(cloud, config).unwrap();
     let foreign =
         "arn:aws:elasticloadbalancing:eu-south-2:999999999999:loadbalancer/net/theirs/0123456789abcdef";
-    faults.refuse(Some((foreign, Trouble::Invalid)));
+    faults.refuse(Some((foreign, "ValidationError")));
     let services = (0..SERVICES).map(|n| {
         let plain = mk_load_balancer(mk_owner(n), &emulator.instances[..1]);
         let asked = match n {

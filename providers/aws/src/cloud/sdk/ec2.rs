@@ -35,25 +35,37 @@ impl Sdk {
     }
 }
 
-impl crate::cloud::Network for Sdk {
-    async fn security_groups(&self, tags: &Filter) -> Answer<Vec<SecurityGroup>> {
+impl Sdk {
+    /// `DescribeSecurityGroups` with one of these values in each of these tags; at most 200 values.
+    pub(crate) async fn security_groups(&self, tags: &Filter) -> Answer<Vec<SecurityGroup>> {
         let filters = tags.iter().map(|(key, values)| filter(format!("tag:{key}"), values.iter().cloned()));
         self.groups(filters.collect()).await
     }
 
-    async fn security_groups_named(&self, vpc: &str, names: &BTreeSet<String>) -> Answer<Vec<SecurityGroup>> {
+    /// `DescribeSecurityGroups` by VPC and name; at most 200 names.
+    pub(crate) async fn security_groups_named(
+        &self,
+        vpc: &str,
+        names: &BTreeSet<String>,
+    ) -> Answer<Vec<SecurityGroup>> {
         let names = filter("group-name", names.iter().cloned());
         self.groups(vec![filter("vpc-id", [vpc.to_owned()]), names]).await
     }
 
-    async fn security_groups_called(&self, vpc: &str, names: &BTreeSet<String>) -> Answer<Vec<(String, Id)>> {
+    /// `DescribeSecurityGroups` by VPC and tag `Name`; with that.
+    pub(crate) async fn security_groups_called(
+        &self,
+        vpc: &str,
+        names: &BTreeSet<String>,
+    ) -> Answer<Vec<(String, Id)>> {
         let names = filter("tag:Name", names.iter().cloned());
         let found = self.groups(vec![filter("vpc-id", [vpc.to_owned()]), names]).await?;
         let having = |mut group: SecurityGroup| Some((group.tags.remove("Name")?, group.id));
         Ok(found.into_iter().filter_map(having).collect())
     }
 
-    async fn create_security_group(
+    /// `CreateSecurityGroup`.
+    pub(crate) async fn create_security_group(
         &self,
         vpc: &str,
         name: &str,
@@ -71,29 +83,34 @@ impl crate::cloud::Network for Sdk {
         Ok(Id(need(OPERATION, "ID", answer.group_id)?))
     }
 
-    async fn add_security_group_tags(&self, id: &Id, tags: &Tags) -> Answer<()> {
+    /// `ec2:CreateTags` on a security group.
+    pub(crate) async fn add_security_group_tags(&self, id: &Id, tags: &Tags) -> Answer<()> {
         let sent = self.ec2.create_tags().resources(&id.0).set_tags(Some(sdk_tags(tags))).send().await;
         sent.map(drop).map_err(|error| failed("CreateTags", error))
     }
 
-    async fn authorize(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
+    /// `AuthorizeSecurityGroupIngress`.
+    pub(crate) async fn authorize(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
         let call = self.ec2.authorize_security_group_ingress().group_id(&group.0);
         let sent = call.set_ip_permissions(Some(permissions(rules))).send().await;
         sent.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", error))
     }
 
-    async fn revoke(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
+    /// `RevokeSecurityGroupIngress`.
+    pub(crate) async fn revoke(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
         let call = self.ec2.revoke_security_group_ingress().group_id(&group.0);
         let sent = call.set_ip_permissions(Some(permissions(rules))).send().await;
         sent.map(drop).map_err(|error| failed("RevokeSecurityGroupIngress", error))
     }
 
-    async fn delete_security_group(&self, id: &Id) -> Answer<()> {
+    /// `DeleteSecurityGroup`.
+    pub(crate) async fn delete_security_group(&self, id: &Id) -> Answer<()> {
         let sent = self.ec2.delete_security_group().group_id(&id.0).send().await;
         sent.map(drop).map_err(|error| failed("DeleteSecurityGroup", error))
     }
 
-    async fn prefix_lists(&self, ids: &BTreeSet<String>) -> Answer<Vec<PrefixList>> {
+    /// `DescribeManagedPrefixLists` by ID; all of them where none is named.
+    pub(crate) async fn prefix_lists(&self, ids: &BTreeSet<String>) -> Answer<Vec<PrefixList>> {
         let named = (!ids.is_empty()).then(|| ids.iter().cloned().collect());
         let pages = self.ec2.describe_managed_prefix_lists().set_prefix_list_ids(named).into_paginator();
         let found = pages.items().send().try_collect().await;
@@ -101,7 +118,8 @@ impl crate::cloud::Network for Sdk {
         Ok(found.into_iter().filter_map(read_list).collect())
     }
 
-    async fn subnets(&self, vpc: &str) -> Answer<Vec<Subnet>> {
+    /// `DescribeSubnets` of a VPC.
+    pub(crate) async fn subnets(&self, vpc: &str) -> Answer<Vec<Subnet>> {
         let pages = self.ec2.describe_subnets().filters(filter("vpc-id", [vpc.to_owned()])).into_paginator();
         let found = pages.items().send().try_collect().await;
         let found = found.map_err(|error| failed("DescribeSubnets", error))?;
@@ -205,7 +223,7 @@ fn read_subnet(subnet: FoundSubnet) -> Option<Subnet> {
 mod tests {
     use super::super::tests::Answering;
     use super::*;
-    use crate::cloud::{Network as _, Trouble};
+    use crate::cloud::Trouble;
 
     async fn groups(status: u16, answer: &'static str) -> Answer<Vec<SecurityGroup>> {
         Answering::with(status, answer).sdk().security_groups(&Filter::new()).await

@@ -54,15 +54,17 @@ fn sdk_tags(tags: &Tags) -> Vec<Tag> {
     tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect()
 }
 
-impl crate::cloud::LoadBalancers for Sdk {
-    async fn load_balancers(&self, ids: &[Id]) -> Answer<Vec<LoadBalancer>> {
+impl Sdk {
+    /// `DescribeLoadBalancers` by ARN.
+    pub(crate) async fn load_balancers(&self, ids: &[Id]) -> Answer<Vec<LoadBalancer>> {
         const OPERATION: &str = "DescribeLoadBalancers";
         let sent = self.elb.describe_load_balancers().set_load_balancer_arns(Some(arns(ids))).send().await;
         let answer = sent.map_err(|error| failed(OPERATION, error))?;
         answer.load_balancers().iter().map(|found| read(OPERATION, found)).collect()
     }
 
-    async fn load_balancer_named(&self, name: &str) -> Answer<Option<LoadBalancer>> {
+    /// `DescribeLoadBalancers` by name.
+    pub(crate) async fn load_balancer_named(&self, name: &str) -> Answer<Option<LoadBalancer>> {
         const OPERATION: &str = "DescribeLoadBalancers";
         let sent = self.elb.describe_load_balancers().names(name).send().await;
         let found = optional(sent.map_err(|error| failed(OPERATION, error)))?;
@@ -70,7 +72,8 @@ impl crate::cloud::LoadBalancers for Sdk {
         first.map(|found| read(OPERATION, &found)).transpose()
     }
 
-    async fn load_balancer_attributes(&self, id: &Id) -> Answer<Option<BTreeMap<String, String>>> {
+    /// `DescribeLoadBalancerAttributes`; `None`: there is no such load balancer.
+    pub(crate) async fn load_balancer_attributes(&self, id: &Id) -> Answer<Option<BTreeMap<String, String>>> {
         let sent = self.elb.describe_load_balancer_attributes().load_balancer_arn(&id.0).send().await;
         let answer = optional(sent.map_err(|error| failed("DescribeLoadBalancerAttributes", error)))?;
         Ok(answer.map(|answer| {
@@ -79,7 +82,8 @@ impl crate::cloud::LoadBalancers for Sdk {
         }))
     }
 
-    async fn create_load_balancer(&self, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
+    /// `CreateLoadBalancer`.
+    pub(crate) async fn create_load_balancer(&self, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
         const OPERATION: &str = "CreateLoadBalancer";
         let NewLoadBalancer {
             name,
@@ -111,7 +115,8 @@ impl crate::cloud::LoadBalancers for Sdk {
         read(OPERATION, need(OPERATION, "load balancer", answer.load_balancers().first())?)
     }
 
-    async fn modify_load_balancer_attributes(
+    /// `ModifyLoadBalancerAttributes`.
+    pub(crate) async fn modify_load_balancer_attributes(
         &self,
         id: &Id,
         attributes: &BTreeMap<String, String>,
@@ -124,7 +129,8 @@ impl crate::cloud::LoadBalancers for Sdk {
         sent.map(drop).map_err(|error| failed("ModifyLoadBalancerAttributes", error))
     }
 
-    async fn set_subnets(
+    /// `SetSubnets`, which can change the families in the same call; `None`: they stay, and there is no source NAT.
+    pub(crate) async fn set_subnets(
         &self,
         id: &Id,
         subnets: &[SubnetMapping],
@@ -139,24 +145,28 @@ impl crate::cloud::LoadBalancers for Sdk {
         call.send().await.map(drop).map_err(|error| failed("SetSubnets", error))
     }
 
-    async fn set_security_groups(&self, id: &Id, groups: &[Id]) -> Answer<()> {
+    /// `SetSecurityGroups`.
+    pub(crate) async fn set_security_groups(&self, id: &Id, groups: &[Id]) -> Answer<()> {
         let groups = groups.iter().map(|group| group.0.clone()).collect();
         let call = self.elb.set_security_groups().load_balancer_arn(&id.0).set_security_groups(Some(groups));
         call.send().await.map(drop).map_err(|error| failed("SetSecurityGroups", error))
     }
 
-    async fn set_address_type(&self, id: &Id, kind: AddressType) -> Answer<()> {
+    /// `SetIpAddressType`.
+    pub(crate) async fn set_address_type(&self, id: &Id, kind: AddressType) -> Answer<()> {
         let call =
             self.elb.set_ip_address_type().load_balancer_arn(&id.0).ip_address_type(sdk_address_type(kind));
         call.send().await.map(drop).map_err(|error| failed("SetIpAddressType", error))
     }
 
-    async fn delete_load_balancer(&self, id: &Id) -> Answer<()> {
+    /// `DeleteLoadBalancer`, with its listeners.
+    pub(crate) async fn delete_load_balancer(&self, id: &Id) -> Answer<()> {
         let sent = self.elb.delete_load_balancer().load_balancer_arn(&id.0).send().await;
         sent.map(drop).map_err(|error| failed("DeleteLoadBalancer", error))
     }
 
-    async fn tags(&self, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
+    /// `elbv2:DescribeTags`, by ARN.
+    pub(crate) async fn tags(&self, ids: &[Id]) -> Answer<BTreeMap<Id, Tags>> {
         let sent = self.elb.describe_tags().set_resource_arns(Some(arns(ids))).send().await;
         let answer = sent.map_err(|error| failed("DescribeTags", error))?;
         let found = answer.tag_descriptions.unwrap_or_default().into_iter().filter_map(|described| {
@@ -167,7 +177,9 @@ impl crate::cloud::LoadBalancers for Sdk {
         Ok(found.collect())
     }
 
-    async fn most_load_balancers(&self) -> Answer<Option<usize>> {
+    /// `elbv2:DescribeAccountLimits`: how many Network Load Balancers the account may have in the region; `None`: it does
+    /// not say.
+    pub(crate) async fn most_load_balancers(&self) -> Answer<Option<usize>> {
         let sent = self.elb.describe_account_limits().page_size(400).send().await;
         let answer = sent.map_err(|error| failed("DescribeAccountLimits", error))?;
         let limits = answer.limits.unwrap_or_default();
@@ -175,7 +187,8 @@ impl crate::cloud::LoadBalancers for Sdk {
         Ok(most.and_then(|limit| limit.max?.parse().ok()))
     }
 
-    async fn add_tags(&self, ids: &[Id], tags: &Tags) -> Answer<()> {
+    /// `elbv2:AddTags`.
+    pub(crate) async fn add_tags(&self, ids: &[Id], tags: &Tags) -> Answer<()> {
         let sent = self
             .elb
             .add_tags()

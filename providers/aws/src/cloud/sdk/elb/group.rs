@@ -18,15 +18,17 @@ use crate::cloud::resources::{
     GroupHealth, GroupShape, Health, HealthProtocol, Id, NewGroup, Target, TargetGroup,
 };
 
-impl crate::cloud::TargetGroups for Sdk {
-    async fn target_groups(&self, ids: &[Id]) -> Answer<Vec<TargetGroup>> {
+impl Sdk {
+    /// `DescribeTargetGroups` by ARN.
+    pub(crate) async fn target_groups(&self, ids: &[Id]) -> Answer<Vec<TargetGroup>> {
         const OPERATION: &str = "DescribeTargetGroups";
         let sent = self.elb.describe_target_groups().set_target_group_arns(Some(arns(ids))).send().await;
         let answer = sent.map_err(|error| failed(OPERATION, error))?;
         answer.target_groups().iter().map(|found| read(OPERATION, found)).collect()
     }
 
-    async fn target_group_named(&self, name: &str) -> Answer<Option<TargetGroup>> {
+    /// `DescribeTargetGroups` by name.
+    pub(crate) async fn target_group_named(&self, name: &str) -> Answer<Option<TargetGroup>> {
         const OPERATION: &str = "DescribeTargetGroups";
         let sent = self.elb.describe_target_groups().names(name).send().await;
         let found = optional(sent.map_err(|error| failed(OPERATION, error)))?;
@@ -34,7 +36,8 @@ impl crate::cloud::TargetGroups for Sdk {
         first.map(|found| read(OPERATION, &found)).transpose()
     }
 
-    async fn target_group_attributes(&self, id: &Id) -> Answer<Option<BTreeMap<String, String>>> {
+    /// `DescribeTargetGroupAttributes`; `None`: there is no such group.
+    pub(crate) async fn target_group_attributes(&self, id: &Id) -> Answer<Option<BTreeMap<String, String>>> {
         let sent = self.elb.describe_target_group_attributes().target_group_arn(&id.0).send().await;
         let answer = optional(sent.map_err(|error| failed("DescribeTargetGroupAttributes", error)))?;
         Ok(answer.map(|answer| {
@@ -43,7 +46,8 @@ impl crate::cloud::TargetGroups for Sdk {
         }))
     }
 
-    async fn create_target_group(&self, new: &NewGroup) -> Answer<Id> {
+    /// `CreateTargetGroup`.
+    pub(crate) async fn create_target_group(&self, new: &NewGroup) -> Answer<Id> {
         const OPERATION: &str = "CreateTargetGroup";
         let NewGroup { name, vpc, shape, port, health, tags } = new;
         let GroupShape { protocol, targets, family } = shape;
@@ -87,7 +91,8 @@ impl crate::cloud::TargetGroups for Sdk {
         Ok(Id(need(OPERATION, "ARN", made)?.to_owned()))
     }
 
-    async fn modify_health_check(&self, id: &Id, health: &GroupHealth) -> Answer<()> {
+    /// `ModifyTargetGroup`: the health check.
+    pub(crate) async fn modify_health_check(&self, id: &Id, health: &GroupHealth) -> Answer<()> {
         let GroupHealth { protocol, port, path, codes, interval, timeout, healthy, unhealthy } = health;
         let call = self
             .elb
@@ -104,7 +109,8 @@ impl crate::cloud::TargetGroups for Sdk {
         call.send().await.map(drop).map_err(|error| failed("ModifyTargetGroup", error))
     }
 
-    async fn modify_target_group_attributes(
+    /// `ModifyTargetGroupAttributes`.
+    pub(crate) async fn modify_target_group_attributes(
         &self,
         id: &Id,
         attributes: &BTreeMap<String, String>,
@@ -117,12 +123,14 @@ impl crate::cloud::TargetGroups for Sdk {
         sent.map(drop).map_err(|error| failed("ModifyTargetGroupAttributes", error))
     }
 
-    async fn delete_target_group(&self, id: &Id) -> Answer<()> {
+    /// `DeleteTargetGroup`.
+    pub(crate) async fn delete_target_group(&self, id: &Id) -> Answer<()> {
         let sent = self.elb.delete_target_group().target_group_arn(&id.0).send().await;
         sent.map(drop).map_err(|error| failed("DeleteTargetGroup", error))
     }
 
-    async fn target_health(&self, group: &Id) -> Answer<BTreeMap<Target, Health>> {
+    /// `DescribeTargetHealth`: every target that is registered or draining.
+    pub(crate) async fn target_health(&self, group: &Id) -> Answer<BTreeMap<Target, Health>> {
         let sent = self.elb.describe_target_health().target_group_arn(&group.0).send().await;
         let answer = optional(sent.map_err(|error| failed("DescribeTargetHealth", error)))?;
         let described = answer.and_then(|answer| answer.target_health_descriptions).unwrap_or_default();
@@ -143,13 +151,15 @@ impl crate::cloud::TargetGroups for Sdk {
         Ok(targets.collect())
     }
 
-    async fn register(&self, group: &Id, targets: &[Target]) -> Answer<()> {
+    /// `RegisterTargets`; at most [`resources::TARGETS_A_CALL`].
+    pub(crate) async fn register(&self, group: &Id, targets: &[Target]) -> Answer<()> {
         let call =
             self.elb.register_targets().target_group_arn(&group.0).set_targets(Some(described(targets)));
         call.send().await.map(drop).map_err(|error| failed("RegisterTargets", error))
     }
 
-    async fn deregister(&self, group: &Id, targets: &[Target]) -> Answer<()> {
+    /// `DeregisterTargets`; at most [`resources::TARGETS_A_CALL`].
+    pub(crate) async fn deregister(&self, group: &Id, targets: &[Target]) -> Answer<()> {
         let call =
             self.elb.deregister_targets().target_group_arn(&group.0).set_targets(Some(described(targets)));
         call.send().await.map(drop).map_err(|error| failed("DeregisterTargets", error))

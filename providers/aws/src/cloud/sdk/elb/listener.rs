@@ -16,8 +16,9 @@ use super::{failed, incomplete, need, optional, sdk_tags, word};
 use crate::cloud::Answer;
 use crate::cloud::resources::{Alpn, Id, Listener, ListenerSpec, Tags, TlsSpec, Transport};
 
-impl crate::cloud::Listeners for Sdk {
-    async fn listeners(&self, load_balancer: &Id) -> Answer<Vec<Listener>> {
+impl Sdk {
+    /// `DescribeListeners`.
+    pub(crate) async fn listeners(&self, load_balancer: &Id) -> Answer<Vec<Listener>> {
         const OPERATION: &str = "DescribeListeners";
         let mut all = Vec::new();
         let mut marker = None;
@@ -35,7 +36,8 @@ impl crate::cloud::Listeners for Sdk {
         }
     }
 
-    async fn create_listener(
+    /// `CreateListener`.
+    pub(crate) async fn create_listener(
         &self,
         load_balancer: &Id,
         spec: &ListenerSpec,
@@ -60,7 +62,8 @@ impl crate::cloud::Listeners for Sdk {
         read(OPERATION, need(OPERATION, "listener", answer.listeners().first())?)
     }
 
-    async fn modify_listener(&self, id: &Id, spec: &ListenerSpec, group: &Id) -> Answer<()> {
+    /// `ModifyListener`; the port stays.
+    pub(crate) async fn modify_listener(&self, id: &Id, spec: &ListenerSpec, group: &Id) -> Answer<()> {
         let ListenerSpec { port: _, protocol, tls } = spec;
         let mut call = self
             .elb
@@ -75,12 +78,14 @@ impl crate::cloud::Listeners for Sdk {
         call.send().await.map(drop).map_err(|error| failed("ModifyListener", error))
     }
 
-    async fn delete_listener(&self, id: &Id) -> Answer<()> {
+    /// `DeleteListener`.
+    pub(crate) async fn delete_listener(&self, id: &Id) -> Answer<()> {
         let sent = self.elb.delete_listener().listener_arn(&id.0).send().await;
         sent.map(drop).map_err(|error| failed("DeleteListener", error))
     }
 
-    async fn listener_certificates(&self, id: &Id) -> Answer<BTreeSet<String>> {
+    /// `DescribeListenerCertificates`: those beside the default one.
+    pub(crate) async fn listener_certificates(&self, id: &Id) -> Answer<BTreeSet<String>> {
         let mut all = BTreeSet::new();
         let mut marker = None;
         loop {
@@ -95,26 +100,34 @@ impl crate::cloud::Listeners for Sdk {
         }
     }
 
-    async fn add_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
+    /// `AddListenerCertificates`; those that are there already change nothing.
+    pub(crate) async fn add_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
         let call = self.elb.add_listener_certificates().listener_arn(&id.0);
         let sent = call.set_certificates(Some(sdk_certificates(arns))).send().await;
         sent.map(drop).map_err(|error| failed("AddListenerCertificates", error))
     }
 
-    async fn remove_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
+    /// `RemoveListenerCertificates`; those that are not there change nothing.
+    pub(crate) async fn remove_listener_certificates(&self, id: &Id, arns: &BTreeSet<String>) -> Answer<()> {
         let call = self.elb.remove_listener_certificates().listener_arn(&id.0);
         let sent = call.set_certificates(Some(sdk_certificates(arns))).send().await;
         sent.map(drop).map_err(|error| failed("RemoveListenerCertificates", error))
     }
 
-    async fn listener_attributes(&self, id: &Id) -> Answer<BTreeMap<String, String>> {
+    /// `DescribeListenerAttributes`.
+    pub(crate) async fn listener_attributes(&self, id: &Id) -> Answer<BTreeMap<String, String>> {
         let sent = self.elb.describe_listener_attributes().listener_arn(&id.0).send().await;
         let answer = sent.map_err(|error| failed("DescribeListenerAttributes", error))?;
         let pairs = answer.attributes().iter();
         Ok(pairs.filter_map(|pair| Some((pair.key()?.to_owned(), pair.value()?.to_owned()))).collect())
     }
 
-    async fn modify_listener_attributes(&self, id: &Id, attributes: &BTreeMap<String, String>) -> Answer<()> {
+    /// `ModifyListenerAttributes`.
+    pub(crate) async fn modify_listener_attributes(
+        &self,
+        id: &Id,
+        attributes: &BTreeMap<String, String>,
+    ) -> Answer<()> {
         let pairs = attributes.iter().map(|(key, value)| ListenerAttribute::builder().key(key).value(value));
         let pairs = pairs.map(ListenerAttributeBuilder::build);
         let call = self.elb.modify_listener_attributes().listener_arn(&id.0);
