@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  LoadBalancer ─translate─▶ Wanted ─┐
-//!                                    ├─plan──▶ Plan<Step> ─execute─▶ Cloud ─▶ ELBv2, EC2, tagging
-//!  Cloud ─observe─▶ Observed ────────┘                               the SDKs, or a faulty one in tests
+//!                                    ├─plan──▶ Plan<Step> ─execute─▶ Sdk ─▶ ELBv2, EC2, tagging
+//!  Sdk ───observe─▶ Observed ────────┘                             AWS's SDKs; in tests over a client that fails
 //! ```
 //! Owns: [`AwsProvider`]. Leaves to others: DNS records, certificates, subnets, instances, elastic addresses: the
 //! user makes those, and names them. Invariants: nothing without this cluster's owner tags is touched; deletion
-//! protection is never switched off; the pure half (options, translate, plan, report) knows no SDK.
+//! protection is never switched off; the pure half (options, wanted, plan, report) knows no SDK.
 
 mod cache;
 mod capabilities;
@@ -26,7 +26,6 @@ mod step;
 mod tags;
 #[cfg(test)]
 mod tests;
-mod translate;
 mod wanted;
 
 pub use capabilities::CAPABILITIES;

@@ -137,6 +137,12 @@ impl View {
         load_balancers.is_empty() && target_groups.is_empty() && security_groups.is_empty() && lost.is_empty()
     }
 
+    /// The other members of a group.
+    pub(crate) fn members(&self, group: &GroupName) -> &BTreeSet<Owner> {
+        static NOBODY: BTreeSet<Owner> = BTreeSet::new();
+        self.memberships.get(group).unwrap_or(&NOBODY)
+    }
+
     /// The subnets of all load balancers.
     pub(crate) fn subnets(&self) -> BTreeSet<&str> {
         let all = self.load_balancers.values();

@@ -1,7 +1,7 @@
 //! Annotations, parsed once.
 //!
 //! Owns: what each says and what is wrong with it. Leaves to others: what it means for a load balancer
-//! (`translate`). Invariants: every wrong value is named with its remedy, all in one pass; what the AWS Load Balancer
+//! (`wanted`). Invariants: every wrong value is named with its remedy, all in one pass; what the AWS Load Balancer
 //! Controller takes is taken, in its spellings (its annotations reference, and `pkg/annotations/parser.go`).
 
 mod reader;

@@ -1,17 +1,15 @@
 //! The plan of one Service: additive steps, then destructive ones; new before old; nothing that deletion protection forbids.
 //!
-//! Owns: the plan's outline: which load balancer is the one, and when an old one is deleted. Leaves to others: the parts of
-//! one load balancer (`plan/balancer`), collecting steps in order (`plan/draft`).
+//! Owns: the plan's outline: what has to be read first, and when an old load balancer is deleted. Leaves to others: which load
+//! balancer it is (`choice`), its parts (`balancer`), collecting steps in order (`draft`), deletions (`removal`).
 //! Invariant: pure and total; from tags alone come changes of targets and the end of what is one Service's, nothing else.
 
-mod adopted;
 mod backends;
 mod balancer;
 mod by_tags;
 mod choice;
 mod draft;
-mod group;
-mod listeners;
+mod removal;
 mod security_groups;
 mod targets;
 
@@ -19,24 +17,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use portico_provider::{
-    Desired, Effect, Field, GroupName, IngressAddress, IpFamily, Listener, LoadBalancer, Obstacle, Owner,
-    Plan, Targets,
+    Desired, Effect, Field, GroupName, IngressAddress, IpFamily, LoadBalancer, Obstacle, Owner, Plan,
 };
 
 use crate::cloud::resources::{Id, Kind, LifeState, Source};
-use crate::observed::{Balancer, Observed, SyncedHash, View};
+use crate::observed::{Balancer, Observed, View};
 use crate::quotas::Quotas;
-use crate::step::{Action, Mark, Named, Step, Unread};
+use crate::step::{Action, Step, Unread, named};
 use crate::tags;
-use crate::translate::{DELETION_PROTECTION, translate};
-use crate::wanted::{Frontend, Wanted, digest};
+use crate::wanted::{Frontend, Wanted, translate};
 pub(crate) use backends::plan as plan_targets;
 pub(crate) use by_tags::{Behind, behind, hostname, proven_targets};
 pub(crate) use choice::mismatch;
-use choice::{Choice, choose};
+use choice::{Choice, Terms};
 use draft::Draft;
-use group::Terms;
-pub(crate) use group::shares;
 
 /// How often to read what AWS does by itself: a load balancer takes two or three minutes, a target a quarter of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,41 +83,53 @@ pub(crate) type PrefixLists = BTreeMap<String, (IpFamily, usize)>;
 /// Security groups by tag `Name`.
 pub(crate) type SecurityGroupNames = BTreeMap<String, Id>;
 
+/// The groups whose load balancers two attempts must not change at once.
+pub(crate) fn shares(desired: Desired<'_>, observed: Option<&Observed>) -> BTreeSet<GroupName> {
+    let mut groups = observed.map(Observed::groups).unwrap_or_default();
+    groups.extend(match desired {
+        Desired::Present(desired) => desired.group.clone(),
+        Desired::Absent(owner) => tags::remains_of(owner),
+    });
+    groups
+}
+
 pub(crate) fn plan(site: &Site, desired: Desired<'_>, observed: Option<&Observed>) -> Plan<Step> {
-    match (desired, observed) {
-        (Desired::Absent(_), None) => Plan::nothing("there is nothing to delete"),
-        (Desired::Absent(owner), Some(Observed::Snapshot(snapshot))) => by_tags::absent(owner, snapshot),
-        (Desired::Absent(owner), Some(Observed::Full(view))) => remove(owner, view),
-        (Desired::Present(desired), observed) => present(site, desired, observed),
+    match desired {
+        Desired::Absent(owner) => removal::plan(owner, observed),
+        Desired::Present(desired) => match translate(desired, &site.quotas) {
+            Ok(wanted) => present(site, wanted, observed),
+            Err(obstacles) => obstacles.into_iter().fold(Plan::nothing(""), |plan, (field, message)| {
+                plan.block(field, Obstacle::Unsupported, message)
+            }),
+        },
     }
+}
+
+/// A single step that comes before all others.
+fn first(owner: &Owner, action: Action, reason: &str) -> Plan<Step> {
+    let step = Step { owner: owner.clone(), group: None, action };
+    Plan::nothing("").step(step, Effect::Additive, reason)
 }
 
 /// Tags are not enough to act on.
 fn read_all(owner: &Owner, reason: &str) -> Plan<Step> {
-    let step = Step { owner: owner.clone(), group: None, action: Action::Read(Unread::All) };
-    Plan::nothing("").step(step, Effect::Additive, reason)
+    first(owner, Action::Read(Unread::All), reason)
 }
 
-fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> Plan<Step> {
-    let mut wanted = match translate(desired, &site.quotas) {
-        Ok(wanted) => wanted,
-        Err(obstacles) => {
-            return obstacles.into_iter().fold(Plan::nothing(""), |plan, (field, message)| {
-                plan.block(field, Obstacle::Unsupported, message)
-            });
-        }
-    };
+fn present(site: &Site, mut wanted: Wanted<'_>, observed: Option<&Observed>) -> Plan<Step> {
     let nothing = View::default();
     let view = match observed {
-        Some(Observed::Snapshot(snapshot)) => return by_tags::present(site, desired, &wanted, snapshot),
+        Some(Observed::Snapshot(snapshot)) => return by_tags::plan(site, &wanted, snapshot),
         Some(Observed::Full(view)) => view,
         None => &nothing,
     };
-    if desired.group.as_ref().is_some_and(|group| !view.memberships.contains_key(group)) {
-        return read_all(&desired.owner, "it is to share a load balancer, and who else does was not read");
+    let desired = wanted.desired;
+    let (owner, group) = (&desired.owner, desired.group.as_ref());
+    if group.is_some_and(|group| !view.memberships.contains_key(group)) {
+        return read_all(owner, "it is to share a load balancer, and who else does was not read");
     }
     if wanted.adopt.is_none()
-        && let Some(plan) = restore(&desired.owner, desired.group.as_ref(), view)
+        && let Some(plan) = restore(owner, group, view)
     {
         return plan;
     }
@@ -133,27 +139,26 @@ fn present(site: &Site, desired: &LoadBalancer, observed: Option<&Observed>) -> 
     if let Frontend::Given { groups, node_rules } = &mut wanted.frontend {
         let unknown = resolve(&site.security_groups, groups);
         if !unknown.is_empty() {
-            let step = Step {
-                owner: desired.owner.clone(),
-                group: None,
-                action: Action::Read(Unread::SecurityGroups(unknown)),
-            };
-            return Plan::nothing("").step(step, Effect::Additive, "annotations name them by tag Name");
+            let unread = Action::Read(Unread::SecurityGroups(unknown));
+            return first(owner, unread, "annotations name them by tag Name");
         }
         if *node_rules == Some(true) && site.backend_group.is_none() {
             return Plan::nothing("").block(Field::Options, Obstacle::Unsupported, no_node_rules());
         }
     }
     let unread = unread_lists(site, &wanted, view);
-    if unread.is_empty() {
-        if let Some(asked) = wanted.adopt.as_ref().filter(|_| view.load_balancers.is_empty()) {
-            return adopt(desired, asked);
-        }
-        return converge(site, desired, &wanted, view);
+    if !unread.is_empty() {
+        return first(owner, Action::Read(Unread::PrefixLists(unread)), "their sizes count against quotas");
     }
-    let step =
-        Step { owner: desired.owner.clone(), group: None, action: Action::Read(Unread::PrefixLists(unread)) };
-    Plan::nothing("").step(step, Effect::Additive, "their sizes count against quotas")
+    match wanted.adopt.as_ref().filter(|_| view.load_balancers.is_empty()) {
+        // Nothing else before: what there is then is planned for like our own.
+        Some(asked) => first(
+            owner,
+            Action::Adopt { asked: asked.clone(), tags: tags::of(owner) },
+            "the Service asks for it, and has no load balancer yet",
+        ),
+        None => converge(site, &wanted, view),
+    }
 }
 
 /// Puts IDs in the place of names; those that nobody knows yet.
@@ -202,15 +207,8 @@ fn restore(owner: &Owner, group: Option<&GroupName>, view: &View) -> Option<Plan
     (!plan.steps().is_empty()).then_some(plan)
 }
 
-/// Nothing else before: what there is then is planned for like our own.
-fn adopt(desired: &LoadBalancer, asked: &str) -> Plan<Step> {
-    let action = Action::Adopt { asked: asked.to_owned(), tags: tags::of(&desired.owner) };
-    let step = Step { owner: desired.owner.clone(), group: None, action };
-    Plan::nothing("").step(step, Effect::Additive, "the Service asks for it, and has no load balancer yet")
-}
-
 /// Prefix lists whose sizes are needed and not read yet: where a rule is to be put beside them.
-fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
+fn unread_lists(site: &Site, wanted: &Wanted<'_>, view: &View) -> BTreeSet<String> {
     let Frontend::Own(rules) = &wanted.frontend else { return BTreeSet::new() };
     let present: BTreeSet<_> =
         view.security_groups.values().flat_map(|security_group| &security_group.rules).collect();
@@ -224,59 +222,37 @@ fn unread_lists(site: &Site, wanted: &Wanted, view: &View) -> BTreeSet<String> {
     lists.filter(|id| !site.prefix_lists.contains_key(*id)).cloned().collect()
 }
 
-fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -> Plan<Step> {
-    let shared = desired.group.as_ref().and_then(|it| group::choose(&site.quotas, desired, wanted, view, it));
-    let choice = shared.unwrap_or_else(|| choose(desired, wanted, view));
-    let Choice { name, current, others, blocked } = choice;
-    let kept = current.and_then(|current| adopted::wanted(&site.quotas, desired, wanted, view, current));
-    let wanted = kept.as_ref().unwrap_or(wanted);
+fn converge(site: &Site, wanted: &Wanted<'_>, view: &View) -> Plan<Step> {
+    let (quotas, desired) = (&site.quotas, wanted.desired);
+    let choice = choice::choose(quotas, wanted, view);
+    let Choice { name, current, others, blocked } = &choice;
+    let current = *current;
+    let adopted = current.and_then(|current| wanted.of_adopted(quotas, view, current));
+    let wanted = adopted.as_ref().unwrap_or(wanted);
+    let everything = || Terms { leads: true, ..Terms::default() };
+    let terms = current.map_or_else(everything, |current| choice::terms(quotas, wanted, view, current));
+    let wanted = &wanted.without(&terms.withheld);
     // What is kept for want of consent stays where it is.
     let home = current.map_or(desired.group.as_ref(), Balancer::group);
     let mut draft = Draft::new(&desired.owner, home, home.is_some() || !view.memberships.is_empty());
-    let keeps_shape = blocked.is_some();
-    let stays_out = keeps_shape && current.is_none();
-    if let Some((field, obstacle, message)) = blocked {
-        draft.block(field, obstacle, message);
+    for (field, obstacle, message) in blocked.iter().chain(&terms.blocked) {
+        draft.block(*field, *obstacle, message.clone());
     }
-    let mut terms = current.map_or(Terms { leads: true, ..Terms::default() }, |current| {
-        group::terms(&site.quotas, desired, wanted, view, current)
-    });
-    for (field, obstacle, message) in std::mem::take(&mut terms.blocked) {
-        draft.block(field, obstacle, message);
-    }
-    let reduced;
-    let wanted = if terms.withheld.is_empty() {
-        wanted
-    } else {
-        reduced = wanted.without(&terms.withheld);
-        &reduced
-    };
-    let spec = spec_digest(desired);
-    let parts = balancer::Parts {
-        site,
-        owner: &desired.owner,
-        wanted,
-        spec: &spec,
-        view,
-        name: &name,
-        current,
-        keeps_shape,
-        home,
-        leads: terms.leads,
-    };
+    let parts = balancer::Parts { site, wanted, view, choice: &choice, home, leads: terms.leads };
     if let Some(current) = current.filter(|_| terms.takes_the_lead) {
-        let action = Action::note(named(&name, &current.described.id), tags::lead(&desired.owner));
+        let action = Action::note(named(name, &current.described.id), tags::lead(&desired.owner));
         draft.additive(action, "who decided for its group has left");
     }
     // One that serves nothing of this Service, and is to serve nothing, is the others' matter.
+    let stays_out = blocked.is_some() && current.is_none();
     let takes_part = !stays_out && (current.is_none_or(Balancer::is_used) || !wanted.listeners.is_empty());
     if takes_part {
         parts.plan(&mut draft);
     }
     let mut kept = parts.group_names();
-    for (old_name, old) in &others {
+    for (old_name, old) in others {
         if is_deletable(desired, current, old) {
-            remove_balancer(&mut draft, view, old_name, old, "another one has taken its place");
+            removal::balancer(&mut draft, view, old_name, old, "another one has taken its place");
         } else {
             kept.extend(parts.upkeep(&mut draft, old_name, old));
             draft.wait(
@@ -289,19 +265,17 @@ fn converge(site: &Site, desired: &LoadBalancer, wanted: &Wanted, view: &View) -
         draft.delete(Kind::TargetGroup, named(name, &group.described.id), "no listener needs it");
     }
     for group in view.memberships.keys().filter(|group| Some(*group) != home) {
-        let stays = |(_, old): &&(&String, &Balancer)| {
-            old.group() == Some(group) && !is_deletable(desired, current, old)
-        };
-        if desired.group.as_ref() != Some(group) && !others.iter().any(|old| stays(&old)) {
-            group::leave_group(&mut draft, view, group, "the Service has left the group");
+        let stays = |old: &Balancer| old.group() == Some(group) && !is_deletable(desired, current, old);
+        if desired.group.as_ref() != Some(group) && !others.iter().any(|(_, old)| stays(old)) {
+            removal::leave_group(&mut draft, view, group, "the Service has left the group");
         }
     }
     if takes_part {
-        parts.leftover_security_groups(&mut draft, others.is_empty());
+        parts.leftover_security_groups(&mut draft);
     }
     if let Some(current) = current.filter(|_| takes_part) {
         state(&mut draft, site.pace, current);
-        mark_synced(&mut draft, desired, wanted, current, &parts);
+        draft.mark(&wanted.hash(), &parts.marked(current), current.synced.as_ref());
     }
     draft.plan("everything is as the Service asks")
 }
@@ -325,136 +299,4 @@ fn state(draft: &mut Draft<'_>, pace: Pace, balancer: &Balancer) {
             draft.wait(what, NOT_SOON);
         }
     }
-}
-
-/// Notes on the load balancer that a change begins, and that all is done, once it is.
-fn mark_synced(
-    draft: &mut Draft<'_>,
-    desired: &LoadBalancer,
-    wanted: &Wanted,
-    current: &Balancer,
-    parts: &balancer::Parts<'_>,
-) {
-    let load_balancer = named(&current.described.name, &current.described.id);
-    let groups =
-        current.group().map(|_| parts.group_names().iter().map(|name| parts.group_named(name)).collect());
-    let on = Marked { load_balancer, target_groups: groups.unwrap_or_default() };
-    mark(draft, &wanted_hash(desired, wanted), &on, current.synced.as_ref());
-}
-
-/// The resources that carry the synced hash: the load balancer, or, if a group shares that, the Service's target groups.
-struct Marked {
-    load_balancer: Named,
-    target_groups: Vec<Named>,
-}
-
-/// The synced hash once all is done.
-fn wanted_hash(desired: &LoadBalancer, wanted: &Wanted) -> SyncedHash {
-    SyncedHash { spec: spec_digest(desired), targets: Some(wanted.targets_digest()) }
-}
-
-fn mark(draft: &mut Draft<'_>, wanted: &SyncedHash, on: &Marked, present: Option<&SyncedHash>) {
-    let begun = mark_dirty(draft, on, present);
-    if begun.as_ref() != Some(wanted) && draft.is_unhindered() {
-        let Marked { load_balancer, target_groups } = on;
-        // A target group that is made on the way has none of the tags that others have.
-        let tags = wanted.beyond(begun.as_ref().filter(|_| target_groups.is_empty()));
-        let (load_balancer, target_groups) = (load_balancer.clone(), target_groups.clone());
-        draft.last(
-            Action::Tag { load_balancer, target_groups, mark: Mark::Synced, tags },
-            "so that a restart need not read it in full",
-        );
-    }
-}
-
-/// Marks the synced hash as dirty, if there is anything to do. Returns the hash that the tags have then.
-fn mark_dirty(draft: &mut Draft<'_>, on: &Marked, present: Option<&SyncedHash>) -> Option<SyncedHash> {
-    match present {
-        // A crash on the way, and a return to the synced spec, must not look finished.
-        Some(SyncedHash { spec, targets: Some(_) }) if !draft.is_empty() => {
-            let Marked { load_balancer, target_groups } = on;
-            let begun = SyncedHash { spec: spec.clone(), targets: None };
-            let tags = begun.beyond(present);
-            let target_groups = target_groups.iter().filter(|group| group.id.is_some()).cloned().collect();
-            let load_balancer = load_balancer.clone();
-            draft.additive(
-                Action::Tag { load_balancer, target_groups, mark: Mark::Dirty, tags },
-                "so that a crash on the way does not look finished",
-            );
-            Some(begun)
-        }
-        present => present.cloned(),
-    }
-}
-
-/// The hash of all that is desired but its targets, which change by themselves; then the digest of its ports. By that a
-/// restart knows whether the targets' ports are those that were synced, also where the rest of the Service is refused.
-pub(crate) fn spec_digest(desired: &LoadBalancer) -> String {
-    let targets = match desired.targets {
-        Targets::Nodes(_) => Targets::Nodes(BTreeSet::new()),
-        Targets::Pods(_) => Targets::Pods(BTreeSet::new()),
-    };
-    let all = LoadBalancer { targets, ..desired.clone() }.spec_hash();
-    format!("{all}{}", listeners_digest(&desired.listeners))
-}
-
-/// The end of a spec's digest: which ports there are, and where they are on nodes.
-fn listeners_digest(listeners: &BTreeSet<Listener>) -> String {
-    let each = listeners.iter().map(|listener| format!("{} {:?}", listener.key(), listener.node_port));
-    format!("-{}", digest(&each.collect()))
-}
-
-const REASON: &str = "the Service wants none any more";
-
-fn remove(owner: &Owner, view: &View) -> Plan<Step> {
-    if let Some(plan) = restore(owner, None, view) {
-        return plan;
-    }
-    let mut draft = Draft::new(owner, None, !view.memberships.is_empty());
-    let last = |it: &Balancer| group::is_alone(view, it) && is_protected(it);
-    if let Some((name, _)) = view.load_balancers.iter().find(|(_, it)| last(it)) {
-        draft.wait(protected(name), NOT_SOON);
-        return draft.plan("");
-    }
-    for (name, balancer) in view.load_balancers.iter().filter(|(_, it)| it.is_used()) {
-        remove_balancer(&mut draft, view, name, balancer, REASON);
-    }
-    for group in view.memberships.keys() {
-        group::leave_group(&mut draft, view, group, REASON);
-    }
-    for (name, group) in &view.target_groups {
-        draft.delete(Kind::TargetGroup, named(name, &group.described.id), REASON);
-    }
-    for (name, security_group) in
-        view.security_groups.iter().filter(|(_, it)| tags::group(&it.tags).is_none())
-    {
-        draft.delete(Kind::SecurityGroup, named(name, &security_group.id), REASON);
-    }
-    draft.plan("there is nothing to delete")
-}
-
-fn remove_balancer(draft: &mut Draft<'_>, view: &View, name: &str, balancer: &Balancer, reason: &str) {
-    if balancer.shared.is_some() {
-        return group::leave(draft, view, name, balancer, reason);
-    }
-    if is_protected(balancer) {
-        draft.wait(protected(name), NOT_SOON);
-    } else {
-        draft.delete(Kind::LoadBalancer, named(name, &balancer.described.id), reason);
-    }
-}
-
-fn is_protected(balancer: &Balancer) -> bool {
-    balancer.attributes.get(DELETION_PROTECTION).is_some_and(|value| value == "true")
-}
-
-fn protected(name: &str) -> String {
-    format!(
-        "deletion protection of load balancer {name} to be switched off by hand (aws elbv2 \
-         modify-load-balancer-attributes --attributes Key={DELETION_PROTECTION},Value=false)"
-    )
-}
-
-fn named(name: &str, id: &Id) -> Named {
-    Named { name: name.to_owned(), id: Some(id.clone()) }
 }

@@ -1,7 +1,7 @@
 //! Quotas of the account, known ahead, so that a violation is reported before anything is created.
 //!
 //! Owns: [`Quotas`], AWS's defaults, and reading raised ones from flags. Leaves to others: counting against them
-//! (`translate`, `plan/security_groups`). Invariant: none is zero, and security groups and their rules together stay within what
+//! (`wanted`, `plan/security_groups`). Invariant: none is zero, and security groups and their rules together stay within what
 //! AWS allows at most, whatever is asked for.
 //! <https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-limits.html>,
 //! <https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html#vpc-limits-security-groups>

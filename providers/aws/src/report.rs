@@ -14,7 +14,7 @@ use crate::cloud::resources::{Health, LifeState, Listener, Target};
 use crate::observed::{Balancer, Observed, Snapshot, View};
 use crate::plan::{hostname, mismatch};
 use crate::quotas::Quotas;
-use crate::translate::{PRESERVE_CLIENT, translate};
+use crate::wanted::{PRESERVE_CLIENT, translate};
 use crate::wanted::{Wanted, WantedListener};
 use ports::Ports;
 
@@ -155,9 +155,8 @@ fn shown<'a>(quotas: &Quotas, desired: &LoadBalancer, view: &'a View) -> Option<
     let wanted = translate(desired, quotas).ok();
     let rank = |balancer: &&Balancer| {
         let serves = matches!(balancer.described.state, LifeState::Active | LifeState::Impaired(_));
-        let fits = wanted
-            .as_ref()
-            .is_some_and(|wanted| mismatch(desired, wanted, balancer, &view.subnet_names).is_none());
+        let fits =
+            wanted.as_ref().is_some_and(|wanted| mismatch(wanted, balancer, &view.subnet_names).is_none());
         let taken_in = wanted.as_ref().is_none_or(|wanted| has_taken_in(view, balancer, wanted));
         (!serves, !taken_in, !fits)
     };
@@ -166,7 +165,7 @@ fn shown<'a>(quotas: &Quotas, desired: &LoadBalancer, view: &'a View) -> Option<
 
 /// Whether a shared load balancer, which serves others already, does the same for this Service: all of its listeners are
 /// there, and targets behind them were asked. One of its own takes longer to be made than that.
-fn has_taken_in(view: &View, balancer: &Balancer, wanted: &Wanted) -> bool {
+fn has_taken_in(view: &View, balancer: &Balancer, wanted: &Wanted<'_>) -> bool {
     if balancer.shared.is_none() {
         return true;
     }

@@ -1,6 +1,6 @@
 //! The steps of this provider: verbs on resources.
 //!
-//! Owns: [`Step`], its words, which field of a Service each step is about. Leaves to others: the order (`plan/draft`), the
+//! Owns: [`Step`], its words, which field of a Service each step is about. Leaves to others: the
 //! calls and their effect on the cache (`execute`). Invariant: a step names resources by names that are the same in every
 //! process, with the ID where it is known.
 
@@ -25,6 +25,11 @@ impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
+}
+
+/// A resource that exists.
+pub(crate) fn named(name: &str, id: &Id) -> Named {
+    Named { name: name.to_owned(), id: Some(id.clone()) }
 }
 
 /// A listener by its load balancer and port, and by its ARN; `None`: an earlier step of the same plan creates it.
@@ -200,6 +205,53 @@ fn words<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
 }
 
 impl Action {
+    /// The place among steps with the same effect. `shared`: a group's resources are among those that change.
+    pub(crate) fn stage(&self, shared: bool) -> Stage {
+        use {LoadBalancerChange as L, SecurityGroupChange as S, TargetGroupChange as T};
+        match self {
+            Action::Read(_)
+            | Action::Adopt { .. }
+            | Action::Restore { .. }
+            | Action::Tag { mark: Mark::Dirty | Mark::Note, .. } => Stage::Preparation,
+            Action::Tag { mark: Mark::Synced, .. } => Stage::Synced,
+            Action::Register { .. } => Stage::Registration,
+            Action::Deregister { .. } => Stage::Deregistration,
+            Action::Create(new) => match new {
+                New::SecurityGroup { .. } if shared => Stage::SharedSecurityGroups,
+                New::SecurityGroup { .. } => Stage::SecurityGroups,
+                New::TargetGroup(_) => Stage::TargetGroups,
+                New::LoadBalancer(_) => Stage::LoadBalancer,
+                New::Listener { .. } => Stage::Listeners,
+            },
+            Action::Modify(change) => match change {
+                Change::SecurityGroup(_, S::Authorize(_)) if shared => Stage::SharedRules,
+                Change::SecurityGroup(_, S::Authorize(_)) => Stage::Rules,
+                Change::SecurityGroup(_, S::Revoke(_)) => Stage::RuleRemoval,
+                Change::TargetGroup(_, T::Attributes(_)) => Stage::TargetGroupAttributes,
+                Change::TargetGroup(_, T::HealthCheck(_)) => Stage::HealthChecks,
+                Change::LoadBalancer(_, L::Attributes(_)) => Stage::Attributes,
+                Change::LoadBalancer(_, L::Subnets { .. }) => Stage::Subnets,
+                Change::LoadBalancer(_, L::SecurityGroups(_)) => Stage::Front,
+                // UDP listeners on dual stack need prefixes: these come before them, and go after them.
+                Change::LoadBalancer(_, L::Families(families, _)) if !families.source_nat => {
+                    Stage::SourceNatRemoval
+                }
+                Change::LoadBalancer(_, L::AddressType(_) | L::Families(..)) => Stage::Families,
+                Change::Listener(_, ListenerChange::Spec(..)) => Stage::ListenerSpecs,
+                Change::Listener(_, ListenerChange::AddCertificates(_)) => Stage::Certificates,
+                Change::Listener(_, ListenerChange::RemoveCertificates(_)) => Stage::CertificateRemoval,
+                Change::Listener(_, ListenerChange::Attributes(_)) => Stage::ListenerAttributes,
+            },
+            Action::Delete { kind, .. } => match kind {
+                Kind::Listener => Stage::ListenerDeletion,
+                Kind::LoadBalancer => Stage::LoadBalancerDeletion,
+                Kind::TargetGroup => Stage::TargetGroupDeletion,
+                Kind::SecurityGroup if shared => Stage::SharedSecurityGroupDeletion,
+                Kind::SecurityGroup => Stage::SecurityGroupDeletion,
+            },
+        }
+    }
+
     /// A note on a load balancer.
     pub(crate) fn note(load_balancer: Named, tags: Tags) -> Self {
         Self::Tag { load_balancer, target_groups: Vec::new(), mark: Mark::Note, tags }
@@ -365,4 +417,39 @@ impl fmt::Display for Change {
             }
         }
     }
+}
+
+/// The order of steps with the same effect: creators before users, then users before deleters. In a group, a target group is
+/// the claim to be a member: created first, deleted last. No client is admitted before the load balancer is known to be the
+/// group's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    Preparation,
+    SecurityGroups,
+    Rules,
+    TargetGroups,
+    TargetGroupAttributes,
+    HealthChecks,
+    Registration,
+    SharedSecurityGroups,
+    LoadBalancer,
+    Attributes,
+    Subnets,
+    Front,
+    Families,
+    SharedRules,
+    Listeners,
+    ListenerSpecs,
+    Certificates,
+    ListenerAttributes,
+    Deregistration,
+    RuleRemoval,
+    CertificateRemoval,
+    ListenerDeletion,
+    SourceNatRemoval,
+    LoadBalancerDeletion,
+    SharedSecurityGroupDeletion,
+    TargetGroupDeletion,
+    SecurityGroupDeletion,
+    Synced,
 }

@@ -21,7 +21,7 @@ mod plan;
 mod provider;
 mod report;
 mod step;
-mod translate;
+mod wanted;
 
 pub use capabilities::CAPABILITIES;
 pub use provider::{Config, LocalProvider};

@@ -14,7 +14,7 @@ use portico_provider::{
 
 use crate::api::{Put, Spec, State, Targets, View};
 use crate::step::Step;
-use crate::translate::{behind, translate};
+use crate::wanted::{behind, translate};
 
 /// How soon to look again at something that takes a while.
 pub(crate) const POLL_AFTER: Duration = Duration::from_millis(500);

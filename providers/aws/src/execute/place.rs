@@ -11,7 +11,7 @@ use portico_provider::{ProviderError, Scheme};
 
 use super::Executor;
 use crate::cloud::resources::{Subnet, SubnetMapping};
-use crate::translate::mapping;
+use crate::wanted::mapping;
 use crate::wanted::{Addressing, Placement};
 
 const OPERATION: &str = "choose subnets";

@@ -1,22 +1,21 @@
 //! Targets alone, of what exists already: whatever else of the Service is refused, blocked or waited for.
 //!
 //! Owns: which target groups there are, behind which ports. Leaves to others: which targets each is to have
-//! (`translate/targets`), their order (`targets`). Invariants: nothing but targets is changed, beside the tag that a change
+//! (`wanted/targets`), their order (`targets`). Invariants: nothing but targets is changed, beside the tag that a change
 //! begins. A target group without a listener, whose name stands for no port of the Service, is left as it is.
 
 use std::collections::BTreeMap;
 
 use portico_provider::{Backends, IpFamily, Owner, Plan};
 
-use super::draft::Draft;
+use super::draft::{Draft, Marked};
 use super::targets::targets;
-use super::{Marked, Site, listeners_digest, mark_dirty, named, read_all};
+use super::{Site, read_all};
 use crate::cloud::resources::{GroupShape, TargetType, Transport};
 use crate::names;
 use crate::observed::{Balancer, Observed, Snapshot, SyncedHash, View};
-use crate::step::Step;
-use crate::translate::Offered;
-use crate::wanted::{digest, worded};
+use crate::step::{Step, named};
+use crate::wanted::{Offered, digest, listeners_digest, worded};
 
 const DONE: &str = "the targets are as the cluster offers them";
 
@@ -57,7 +56,7 @@ fn of_view(site: &Site, owner: &Owner, offered: &Offered<'_>, view: &View) -> Pl
         let members = members.map(|(name, it)| named(name, &it.described.id));
         let target_groups = balancer.group().map(|_| members.collect()).unwrap_or_default();
         let on = Marked { load_balancer: named(name, &balancer.described.id), target_groups };
-        mark_dirty(&mut draft, &on, balancer.synced.as_ref());
+        draft.mark_dirty(&on, balancer.synced.as_ref());
     }
     draft.plan(DONE)
 }
@@ -90,7 +89,7 @@ fn of_snapshot(site: &Site, backends: &Backends, offered: &Offered<'_>, snapshot
     }
     let members = || snapshot.target_groups.iter().map(|(name, id)| named(name, id)).collect();
     let target_groups = if snapshot.memberships.is_empty() { Vec::new() } else { members() };
-    mark_dirty(&mut draft, &Marked { load_balancer: named(name, id), target_groups }, Some(synced));
+    draft.mark_dirty(&Marked { load_balancer: named(name, id), target_groups }, Some(synced));
     draft.plan(DONE)
 }
 

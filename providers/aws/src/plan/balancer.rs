@@ -1,36 +1,39 @@
-//! One load balancer with its security group, target groups, targets and listeners.
+//! One load balancer with its security groups, target groups, targets and listeners.
 //!
-//! Owns: what changes in place. Leaves to others: which load balancer it is (`choice`), and the order (`draft`).
-//! Invariant: what cannot change in place is left as it is.
+//! Owns: what changes in place. Leaves to others: which load balancer it is (`choice`), rules (`security_groups`), the order
+//! (`draft`). Invariants: what cannot change in place is left as it is. A certificate is added before another becomes the
+//! default one, and removed after. Certificates beside the default one and attributes of listeners are read, and so
+//! compared, only on a load balancer that is marked: whoever never asked for any pays no reads for them. The mark is made
+//! before the first of them is set, so that none is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use portico_provider::{GroupName, Owner};
 
 use super::Site;
-use super::choice::is_named;
-use super::draft::Draft;
-use super::group::is_fronted;
+use super::choice::{Choice, is_fronted, is_named};
+use super::draft::{Draft, Marked};
 use super::targets::targets;
-use crate::cloud::resources::{AddressType, Families, Id, NewGroup, SubnetMapping, Tags, Transport};
-use crate::observed::{Balancer, SyncedHash, View};
-use crate::step::{Action, Change, LoadBalancerChange, Named, New, PlannedLoadBalancer, TargetGroupChange};
-use crate::tags;
-use crate::translate::{balancer_defaults, group_defaults};
-use crate::wanted::{Placement, Wanted, WantedListener};
+use crate::cloud::resources::{
+    AddressType, Families, Id, Listener, ListenerExtras, NewGroup, SubnetMapping, Tags, Transport,
+};
+use crate::observed::{Balancer, View};
+use crate::step::{
+    Action, Change, ListenerChange, ListenerRef, LoadBalancerChange, Named, New, PlannedLoadBalancer,
+    TargetGroupChange, named,
+};
+use crate::tags::{self, SyncedHash};
+use crate::wanted::{Placement, Wanted, WantedListener, balancer_defaults, group_defaults};
+
+/// AWS's default of each attribute of listeners that has one.
+const LISTENER_DEFAULTS: [(&str, &str); 1] = [("tcp.idle_timeout.seconds", "350")];
 
 /// The load balancer that is planned for, with all that is known.
 pub(super) struct Parts<'a> {
     pub(super) site: &'a Site,
-    pub(super) owner: &'a Owner,
-    pub(super) wanted: &'a Wanted,
-    /// The hash of what is desired, without its targets.
-    pub(super) spec: &'a str,
+    pub(super) wanted: &'a Wanted<'a>,
     pub(super) view: &'a View,
-    pub(super) name: &'a str,
-    pub(super) current: Option<&'a Balancer>,
-    /// A replacement waits for consent: what would need it is left as it is.
-    pub(super) keeps_shape: bool,
+    pub(super) choice: &'a Choice<'a>,
     /// The group that shares it, if one does.
     pub(super) home: Option<&'a GroupName>,
     /// Whether it is this Service that decides what is of all of it.
@@ -38,6 +41,28 @@ pub(super) struct Parts<'a> {
 }
 
 impl Parts<'_> {
+    pub(super) fn owner(&self) -> &Owner {
+        self.wanted.owner()
+    }
+
+    /// It, if it exists.
+    pub(super) fn current(&self) -> Option<&Balancer> {
+        self.choice.current
+    }
+
+    fn unfinished(&self) -> Tags {
+        SyncedHash::unfinished(&self.wanted.hash().spec)
+    }
+
+    /// What carries the synced hash.
+    pub(super) fn marked(&self, current: &Balancer) -> Marked {
+        let own = || self.group_names().iter().map(|name| self.group_named(name)).collect();
+        Marked {
+            load_balancer: named(&current.described.name, &current.described.id),
+            target_groups: current.group().map(|_| own()).unwrap_or_default(),
+        }
+    }
+
     /// Tags of what is made for this Service alone.
     pub(super) fn tags(&self) -> Tags {
         let group = self.home.map(tags::member).into_iter().flatten();
@@ -58,17 +83,17 @@ impl Parts<'_> {
 
     /// Whether another owner has a listener on this port.
     pub(super) fn taken(&self, port: u16) -> bool {
-        self.current.is_some_and(|current| current.taken.contains_key(&port))
+        self.current().is_some_and(|current| current.taken.contains_key(&port))
     }
 
     pub(super) fn plan(&self, draft: &mut Draft<'_>) {
         if !self.plan_security_groups(draft) {
             return;
         }
-        for (name, listener) in self.wanted.target_groups(self.owner, self.name) {
+        for (name, listener) in self.wanted.target_groups(&self.choice.name) {
             self.group(draft, name, listener);
         }
-        match self.current {
+        match self.current() {
             None => self.create(draft),
             Some(current) => {
                 if self.leads {
@@ -82,14 +107,17 @@ impl Parts<'_> {
 
     /// The target groups that this load balancer needs.
     pub(super) fn group_names(&self) -> BTreeSet<String> {
-        self.wanted.target_groups(self.owner, self.name).map(|(name, _)| name).collect()
+        self.wanted.target_groups(&self.choice.name).map(|(name, _)| name).collect()
     }
 
-    pub(super) fn itself(&self) -> Named {
-        Named { name: self.name.to_owned(), id: self.current.map(|current| current.described.id.clone()) }
+    fn itself(&self) -> Named {
+        Named {
+            name: self.choice.name.clone(),
+            id: self.current().map(|current| current.described.id.clone()),
+        }
     }
 
-    pub(super) fn group_named(&self, name: &str) -> Named {
+    fn group_named(&self, name: &str) -> Named {
         Named {
             name: name.to_owned(),
             id: self.view.target_groups.get(name).map(|group| group.described.id.clone()),
@@ -133,7 +161,7 @@ impl Parts<'_> {
             tags: self
                 .tags()
                 .into_iter()
-                .chain(self.home.into_iter().flat_map(|_| SyncedHash::unfinished(self.spec)))
+                .chain(self.home.into_iter().flat_map(|_| self.unfinished()))
                 .collect(),
         };
         draft.additive(Action::Create(New::TargetGroup(Box::new(new))), format!("for listener {port}"));
@@ -155,7 +183,7 @@ impl Parts<'_> {
 
     /// Keeps the targets of a load balancer that is being replaced; its groups' names.
     pub(super) fn upkeep(&self, draft: &mut Draft<'_>, name: &str, old: &Balancer) -> BTreeSet<String> {
-        for (group_name, listener) in self.wanted.target_groups(self.owner, name) {
+        for (group_name, listener) in self.wanted.target_groups(name) {
             if let Some(group) = self.view.target_groups.get(&group_name) {
                 let named = self.group_named(&group_name);
                 targets(draft, self.site.pace, &named, &group.targets, listener.takes());
@@ -171,6 +199,7 @@ impl Parts<'_> {
 
     fn create(&self, draft: &mut Draft<'_>) {
         let Wanted {
+            desired: _,
             adopt: _,
             name,
             scheme,
@@ -183,11 +212,11 @@ impl Parts<'_> {
             tags: _,
         } = self.wanted;
         let (lead, hash) = match self.home {
-            Some(_) => (tags::lead(self.owner), Tags::new()),
-            None => (Tags::new(), SyncedHash::unfinished(self.spec)),
+            Some(_) => (tags::lead(self.owner()), Tags::new()),
+            None => (Tags::new(), self.unfinished()),
         };
         let new = PlannedLoadBalancer {
-            name: self.name.to_owned(),
+            name: self.choice.name.clone(),
             name_is_given: name.is_some(),
             scheme: *scheme,
             families: *families,
@@ -237,7 +266,7 @@ impl Parts<'_> {
         }
         self.families(draft, current);
         if let Placement::Named(subnets) = &self.wanted.placement
-            && !self.keeps_shape
+            && self.choice.blocked.is_none()
         {
             let in_place = |wish: &&_| {
                 current.described.subnets.iter().any(|it| is_named(wish, &it.subnet, &self.view.subnet_names))
@@ -251,9 +280,7 @@ impl Parts<'_> {
             }
         }
     }
-}
 
-impl Parts<'_> {
     fn families(&self, draft: &mut Draft<'_>, current: &Balancer) {
         let (families, present) = (self.wanted.families, current.described.families);
         let (subnets, prefixed) = self.prefixed(current);
@@ -269,7 +296,7 @@ impl Parts<'_> {
             && current.listeners.values().any(|listener| listener.spec.protocol.is_udp())
         {
             draft.wait(
-                format!("UDP listeners of {} to be gone before it is {families}", self.name),
+                format!("UDP listeners of {} to be gone before it is {families}", &self.choice.name),
                 self.site.pace.wait(0),
             );
         } else if families.kind != present.kind {
@@ -279,12 +306,12 @@ impl Parts<'_> {
     }
 
     /// Whether AWS takes this listener, with the families that there are; if not, it comes when those are as wanted.
-    pub(super) fn takes(&self, protocol: Transport) -> bool {
+    fn takes(&self, protocol: Transport) -> bool {
         let takes_udp = |current: &Balancer| {
             let Families { kind, source_nat } = current.described.families;
             kind == AddressType::Ipv4 || source_nat || self.wanted.families.source_nat
         };
-        !protocol.is_udp() || self.current.is_none_or(takes_udp)
+        !protocol.is_udp() || self.current().is_none_or(takes_udp)
     }
 
     /// The present subnets with the prefixes that are wanted, and whether they have them.
@@ -305,6 +332,105 @@ impl Parts<'_> {
         });
         (each.collect(), as_wanted)
     }
+
+    // ---- listeners
+
+    /// Whether some listener is to have more than its specification.
+    fn wants_extras(&self) -> bool {
+        self.wanted.listeners.values().any(|listener| listener.extras != ListenerExtras::default())
+    }
+
+    fn listeners(&self, draft: &mut Draft<'_>) {
+        if let Some(current) = self.current()
+            && current.extras.is_none()
+            && self.wants_extras()
+        {
+            let action = Action::note(self.itself(), tags::with_extras());
+            draft.additive(action, "certificates and attributes of its listeners are compared from now on");
+        }
+        let none = BTreeMap::new();
+        let present: &BTreeMap<u16, Listener> = self.current().map_or(&none, |current| &current.listeners);
+        for (group, wanted) in self.wanted.target_groups(&self.choice.name) {
+            let listener = present.get(&wanted.spec.port);
+            self.listener(draft, &group, wanted, listener);
+            self.extras(draft, wanted, listener);
+        }
+        for (port, listener) in present.iter().filter(|(port, _)| !self.wanted.listeners.contains_key(port)) {
+            draft.delete_listener(*port, &listener.id, "the Service has no such port");
+        }
+    }
+
+    fn listener(
+        &self,
+        draft: &mut Draft<'_>,
+        group: &str,
+        wanted: &WantedListener,
+        present: Option<&Listener>,
+    ) {
+        let group = self.group_named(group);
+        let (port, spec) = (wanted.spec.port, wanted.spec.clone());
+        match present {
+            None if !self.takes(spec.protocol) => {
+                let what = format!(
+                    "{} to be {} before it has UDP on port {port}",
+                    &self.choice.name, self.wanted.families
+                );
+                draft.wait(what, self.site.pace.wait(0));
+            }
+            None => {
+                let tags = self.tags();
+                let load_balancer = self.itself();
+                let new = New::Listener { load_balancer, spec, target_group: group, tags };
+                let action = Action::Create(new);
+                draft.additive(action, format!("the Service has port {port}"));
+            }
+            Some(listener) if listener.spec != spec || listener.group != group.id => {
+                let id = Some(listener.id.clone());
+                let listener = ListenerRef { load_balancer: self.itself(), port, id };
+                let action = Action::Modify(Change::Listener(listener, ListenerChange::Spec(spec, group)));
+                draft.destructive(action, "its protocol, certificate or target group differs");
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn extras(&self, draft: &mut Draft<'_>, wanted: &WantedListener, present: Option<&Listener>) {
+        let ListenerExtras { certificates, attributes } = &wanted.extras;
+        let port = wanted.spec.port;
+        let known = present.and_then(|_| self.current()?.extras.as_ref()?.get(&port));
+        let nothing = ListenerExtras::default();
+        let shown = known.unwrap_or(&nothing);
+        let id = present.map(|listener| listener.id.clone());
+        let listener = ListenerRef { load_balancer: self.itself(), port, id };
+        let modify = |change| Action::Modify(Change::Listener(listener.clone(), change));
+        let missing: BTreeSet<String> = certificates.difference(&shown.certificates).cloned().collect();
+        if !missing.is_empty() {
+            let action = modify(ListenerChange::AddCertificates(missing));
+            // One that ends no TLS yet takes none before it is changed.
+            if present.is_some_and(|listener| listener.spec.protocol != Transport::Tls) {
+                draft.destructive(action, "clients may ask for them by SNI");
+            } else {
+                draft.additive(action, "clients may ask for them by SNI");
+            }
+        }
+        let stale: BTreeSet<String> = shown.certificates.difference(certificates).cloned().collect();
+        // AWS removes them with TLS.
+        if !stale.is_empty() && wanted.spec.protocol == Transport::Tls {
+            let action = modify(ListenerChange::RemoveCertificates(stale));
+            draft.destructive(action, "the Service does not name them");
+        }
+        let mut asked: BTreeMap<String, String> = LISTENER_DEFAULTS
+            .iter()
+            .filter(|(key, _)| shown.attributes.contains_key(*key))
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        asked.extend(attributes.clone());
+        let differing = differing(&asked, &shown.attributes);
+        if !differing.is_empty() {
+            let action = modify(ListenerChange::Attributes(differing));
+            draft.destructive(action, "they are not as the Service asks");
+        }
+    }
 }
 
 /// With the default of each attribute that AWS does not show.
@@ -317,7 +443,7 @@ fn filled(
 }
 
 /// Those of `wanted` that `present` has otherwise.
-pub(super) fn differing(
+fn differing(
     wanted: &BTreeMap<String, String>,
     present: &BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {

@@ -1,34 +1,28 @@
-//! Plans from the tags of a listing alone: nothing to do, a change of targets, or to delete everything.
+//! Plans from the tags of a listing alone: nothing to do, or a change of targets.
 //!
 //! Owns: plans without a full view. Leaves to others: everything else, after a full read.
-//! Invariant: a synced hash proves what it says; the rest is read. What is deleted unread, AWS itself
-//! protects: it keeps what has deletion protection or is in use.
+//! Invariant: a synced hash proves what it says; the rest is read.
 
 use std::collections::BTreeMap;
 
-use portico_provider::{Desired, IngressAddress, LoadBalancer, Owner, Plan};
+use portico_provider::{Desired, IngressAddress, LoadBalancer, Plan};
 
-use super::draft::Draft;
-use super::{Marked, REASON, Site, mark, named, read_all, spec_digest, targets, wanted_hash};
-use crate::cloud::resources::{Health, Id, Kind, TargetType};
+use super::draft::{Draft, Marked};
+use super::{Site, read_all, targets};
+use crate::cloud::resources::{Health, Id, TargetType};
 use crate::observed::{Observed, Snapshot, SyncedHash, Targets};
 use crate::quotas::Quotas;
-use crate::step::{Named, Step};
-use crate::translate::translate;
-use crate::wanted::Wanted;
+use crate::step::{Step, named};
+use crate::wanted::{Wanted, spec_digest, translate};
 
 const DONE: &str = "its tags say that this very spec was finished";
 
-pub(super) fn present(
-    site: &Site,
-    desired: &LoadBalancer,
-    wanted: &Wanted,
-    snapshot: &Snapshot,
-) -> Plan<Step> {
+pub(super) fn plan(site: &Site, wanted: &Wanted<'_>, snapshot: &Snapshot) -> Plan<Step> {
+    let desired = wanted.desired;
     let (Some(synced), Some((name, id))) = (&snapshot.synced, snapshot.only()) else {
         return read_all(&desired.owner, "something of it is unfinished");
     };
-    let hash = wanted_hash(desired, wanted);
+    let hash = wanted.hash();
     if synced.spec != hash.spec {
         return read_all(&desired.owner, "the Service changed");
     }
@@ -39,7 +33,7 @@ pub(super) fn present(
     if snapshot.listeners.as_ref().is_some_and(|there| there.len() != wanted.listeners.len()) {
         return read_all(&desired.owner, "there are more listeners than ports, or fewer");
     }
-    let behind = wanted.target_groups(&desired.owner, name).map(|(name, listener)| {
+    let behind = wanted.target_groups(name).map(|(name, listener)| {
         let id = snapshot.target_groups.get(&name)?;
         Some((named(&name, id), listener.takes()))
     });
@@ -69,41 +63,8 @@ pub(super) fn present(
         Some(_) => snapshot.target_groups.iter().map(|(name, id)| named(name, id)).collect(),
         None => Vec::new(),
     };
-    mark(&mut draft, &hash, &Marked { load_balancer: named(name, id), target_groups }, Some(synced));
+    draft.mark(&hash, &Marked { load_balancer: named(name, id), target_groups }, Some(synced));
     draft.plan(DONE)
-}
-
-/// Everything is deleted; what a group shares is read first.
-pub(super) fn absent(owner: &Owner, snapshot: &Snapshot) -> Plan<Step> {
-    let Snapshot {
-        load_balancers,
-        target_groups,
-        security_groups,
-        listeners,
-        memberships,
-        commons: _,
-        synced: _,
-        targets: _,
-    } = snapshot;
-    // Each listener has a target group, and what has lost its tags is not listed.
-    let odd = target_groups.is_empty()
-        || security_groups.is_empty()
-        || listeners.as_ref().is_some_and(|listeners| listeners.len() != target_groups.len());
-    if !memberships.is_empty() || (odd && !load_balancers.is_empty()) {
-        return read_all(owner, REASON);
-    }
-    let mut draft = Draft::new(owner, None, false);
-    for (name, id) in load_balancers {
-        draft.delete(Kind::LoadBalancer, named(name, id), REASON);
-    }
-    for (name, id) in target_groups {
-        draft.delete(Kind::TargetGroup, named(name, id), REASON);
-    }
-    for id in security_groups {
-        let named = Named { name: id.to_string(), id: Some(id.clone()) };
-        draft.delete(Kind::SecurityGroup, named, REASON);
-    }
-    draft.plan("there is nothing to delete")
 }
 
 /// The hostname, from the Service's status: that of the only load balancer begins with its name.
@@ -141,7 +102,7 @@ pub(crate) fn behind(quotas: &Quotas, desired: &LoadBalancer, snapshot: &Snapsho
     let (name, _) = snapshot.only()?;
     let SyncedHash { spec, targets } = snapshot.synced.clone()?;
     let wanted = translate(desired, quotas).ok().filter(|_| spec == spec_digest(desired))?;
-    let target_groups = wanted.target_groups(&desired.owner, name).map(|(group, listener)| {
+    let target_groups = wanted.target_groups(name).map(|(group, listener)| {
         let id = snapshot.target_groups.get(&group)?.clone();
         let on_nodes = listener.shape.targets == TargetType::Instance;
         let node_port = listener.targets.first().filter(|_| on_nodes).map(|target| target.port);
@@ -163,8 +124,8 @@ pub(crate) fn proven_targets(
     };
     let (name, _) = snapshot.only()?;
     let wanted = translate(desired, quotas).ok()?;
-    let hash = snapshot.synced.as_ref().filter(|hash| **hash == wanted_hash(desired, &wanted))?;
-    let groups = wanted.target_groups(&desired.owner, name).map(|(group, listener)| {
+    let hash = snapshot.synced.as_ref().filter(|hash| **hash == wanted.hash())?;
+    let groups = wanted.target_groups(name).map(|(group, listener)| {
         // Registered before this process began, they count as checked.
         let checked = |target: &_| (Clone::clone(target), Health::Healthy);
         let targets: Targets = listener.targets.iter().map(checked).collect();

@@ -1,20 +1,24 @@
 //! A plan in the making: steps in any order, sorted by what they need of one another.
 //!
-//! Owns: the order laws. Leaves to others: which steps. Invariant: additive steps come before destructive
-//! ones; a resource is created before another names it, and deleted after the last that names it.
+//! Owns: additive steps before destructive ones; the marks of a change's begin and end. Leaves to others: which steps,
+//! and the order among those with the same effect (`step`).
 
 use std::time::Duration;
 
 use portico_provider::{Effect, Field, GroupName, Obstacle, Owner, Plan};
 
 use crate::cloud::resources::{Id, Kind};
-use crate::step::{
-    Action, Change, ListenerChange, LoadBalancerChange, Mark, Named, New, SecurityGroupChange, Step,
-    TargetGroupChange,
-};
+use crate::step::{Action, Mark, Named, Step};
+use crate::tags::SyncedHash;
 
 /// Why what a group shared is deleted.
 pub(super) const EMPTY_GROUP: &str = "the group has no member left";
+
+/// The resources that carry the synced hash: the load balancer, or, if a group shares that, the Service's target groups.
+pub(super) struct Marked {
+    pub(super) load_balancer: Named,
+    pub(super) target_groups: Vec<Named>,
+}
 
 /// Collects steps for one owner.
 #[derive(Debug)]
@@ -69,25 +73,61 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether there is nothing to do so far.
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
     /// A note that all is done, which comes last, whatever comes before it.
-    pub(super) fn last(&mut self, action: Action, reason: &str) {
+    fn last(&mut self, action: Action, reason: &str) {
         let destroys = self.steps.iter().any(|(_, effect, _)| *effect == Effect::Destructive);
         let effect = if destroys { Effect::Destructive } else { Effect::Additive };
         self.steps.push((action, effect, reason.to_owned()));
     }
 
     /// Whether nothing waits or stands in the way.
-    pub(super) fn is_unhindered(&self) -> bool {
+    fn is_unhindered(&self) -> bool {
         self.waiting.is_none() && self.blocked.is_empty()
+    }
+
+    /// Notes that a change begins, if there is anything to do; and that all is done, once it is.
+    pub(super) fn mark(&mut self, wanted: &SyncedHash, on: &Marked, present: Option<&SyncedHash>) {
+        let begun = self.mark_dirty(on, present);
+        if begun.as_ref() != Some(wanted) && self.is_unhindered() {
+            let Marked { load_balancer, target_groups } = on;
+            // A target group that is made on the way has none of the tags that others have.
+            let tags = wanted.beyond(begun.as_ref().filter(|_| target_groups.is_empty()));
+            let (load_balancer, target_groups) = (load_balancer.clone(), target_groups.clone());
+            self.last(
+                Action::Tag { load_balancer, target_groups, mark: Mark::Synced, tags },
+                "so that a restart need not read it in full",
+            );
+        }
+    }
+
+    /// Marks the synced hash as dirty, if there is anything to do. Returns the hash that the tags have then.
+    pub(super) fn mark_dirty(&mut self, on: &Marked, present: Option<&SyncedHash>) -> Option<SyncedHash> {
+        match present {
+            // A crash on the way, and a return to the synced spec, must not look finished.
+            Some(SyncedHash { spec, targets: Some(_) }) if !self.is_empty() => {
+                let Marked { load_balancer, target_groups } = on;
+                let begun = SyncedHash { spec: spec.clone(), targets: None };
+                let tags = begun.beyond(present);
+                let target_groups =
+                    target_groups.iter().filter(|group| group.id.is_some()).cloned().collect();
+                let load_balancer = load_balancer.clone();
+                self.additive(
+                    Action::Tag { load_balancer, target_groups, mark: Mark::Dirty, tags },
+                    "so that a crash on the way does not look finished",
+                );
+                Some(begun)
+            }
+            present => present.cloned(),
+        }
     }
 
     pub(super) fn plan(self, because: &'static str) -> Plan<Step> {
         let Self { owner, group, shared, mut steps, waiting, blocked } = self;
-        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Destructive, Stage::of(action, shared)));
+        steps.sort_by_key(|(action, effect, _)| (*effect == Effect::Destructive, action.stage(shared)));
         let mut plan = steps.into_iter().fold(Plan::nothing(because), |plan, (action, effect, reason)| {
             plan.step(Step { owner: owner.clone(), group: group.cloned(), action }, effect, reason)
         });
@@ -97,89 +137,5 @@ impl<'a> Draft<'a> {
         blocked
             .into_iter()
             .fold(plan, |plan, (field, obstacle, message)| plan.block(field, obstacle, message))
-    }
-}
-
-/// The order of steps with the same effect: creators before users, then users before deleters. In a group, a target group is
-/// the claim to be a member: created first, deleted last. No client is admitted before the load balancer is known to be the
-/// group's.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    Preparation,
-    SecurityGroups,
-    Rules,
-    TargetGroups,
-    TargetGroupAttributes,
-    HealthChecks,
-    Registration,
-    SharedSecurityGroups,
-    LoadBalancer,
-    Attributes,
-    Subnets,
-    Front,
-    Families,
-    SharedRules,
-    Listeners,
-    ListenerSpecs,
-    Certificates,
-    ListenerAttributes,
-    Deregistration,
-    RuleRemoval,
-    CertificateRemoval,
-    ListenerDeletion,
-    SourceNatRemoval,
-    LoadBalancerDeletion,
-    SharedSecurityGroupDeletion,
-    TargetGroupDeletion,
-    SecurityGroupDeletion,
-    Synced,
-}
-
-impl Stage {
-    /// `shared`: a group's resources are among those that change.
-    fn of(action: &Action, shared: bool) -> Self {
-        use {LoadBalancerChange as L, SecurityGroupChange as S, TargetGroupChange as T};
-        match action {
-            Action::Read(_)
-            | Action::Adopt { .. }
-            | Action::Restore { .. }
-            | Action::Tag { mark: Mark::Dirty | Mark::Note, .. } => Self::Preparation,
-            Action::Tag { mark: Mark::Synced, .. } => Self::Synced,
-            Action::Register { .. } => Self::Registration,
-            Action::Deregister { .. } => Self::Deregistration,
-            Action::Create(new) => match new {
-                New::SecurityGroup { .. } if shared => Self::SharedSecurityGroups,
-                New::SecurityGroup { .. } => Self::SecurityGroups,
-                New::TargetGroup(_) => Self::TargetGroups,
-                New::LoadBalancer(_) => Self::LoadBalancer,
-                New::Listener { .. } => Self::Listeners,
-            },
-            Action::Modify(change) => match change {
-                Change::SecurityGroup(_, S::Authorize(_)) if shared => Self::SharedRules,
-                Change::SecurityGroup(_, S::Authorize(_)) => Self::Rules,
-                Change::SecurityGroup(_, S::Revoke(_)) => Self::RuleRemoval,
-                Change::TargetGroup(_, T::Attributes(_)) => Self::TargetGroupAttributes,
-                Change::TargetGroup(_, T::HealthCheck(_)) => Self::HealthChecks,
-                Change::LoadBalancer(_, L::Attributes(_)) => Self::Attributes,
-                Change::LoadBalancer(_, L::Subnets { .. }) => Self::Subnets,
-                Change::LoadBalancer(_, L::SecurityGroups(_)) => Self::Front,
-                // UDP listeners on dual stack need prefixes: these come before them, and go after them.
-                Change::LoadBalancer(_, L::Families(families, _)) if !families.source_nat => {
-                    Self::SourceNatRemoval
-                }
-                Change::LoadBalancer(_, L::AddressType(_) | L::Families(..)) => Self::Families,
-                Change::Listener(_, ListenerChange::Spec(..)) => Self::ListenerSpecs,
-                Change::Listener(_, ListenerChange::AddCertificates(_)) => Self::Certificates,
-                Change::Listener(_, ListenerChange::RemoveCertificates(_)) => Self::CertificateRemoval,
-                Change::Listener(_, ListenerChange::Attributes(_)) => Self::ListenerAttributes,
-            },
-            Action::Delete { kind, .. } => match kind {
-                Kind::Listener => Self::ListenerDeletion,
-                Kind::LoadBalancer => Self::LoadBalancerDeletion,
-                Kind::TargetGroup => Self::TargetGroupDeletion,
-                Kind::SecurityGroup if shared => Self::SharedSecurityGroupDeletion,
-                Kind::SecurityGroup => Self::SecurityGroupDeletion,
-            },
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Which rule is in which of the security groups that we own, and what changes them.
 //!
-//! Owns: sharding. Leaves to others: which rules there should be (`translate`), other people's groups.
+//! Owns: sharding. Leaves to others: which rules there should be (`wanted`), other people's groups.
 //! Invariants: an existing rule stays in its group. A new rule goes where old and new together have room, so that it is created
 //! before old ones are revoked. A group without a wanted rule is removed from the load balancer, then deleted.
 
@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use portico_provider::{Field, IpFamily, Obstacle};
 
+use super::PrefixLists;
 use super::balancer::Parts;
 use super::draft::Draft;
-use super::{PrefixLists, named};
 use crate::cloud::resources::{Id, Kind, Rule, SecurityGroup, Source};
 use crate::names;
 use crate::observed::Balancer;
 use crate::quotas::Quotas;
-use crate::step::{Action, Change, Named, New, SecurityGroupChange};
+use crate::step::{Action, Change, Named, New, SecurityGroupChange, named};
 use crate::tags;
 use crate::wanted::Frontend;
 
@@ -87,8 +87,8 @@ fn distribute<'a>(
 impl Parts<'_> {
     fn security_group_name(&self, n: usize) -> String {
         match self.home {
-            Some(group) => names::shared_security_group(&self.owner.cluster, group, n),
-            None => names::security_group(self.owner, n),
+            Some(group) => names::shared_security_group(&self.owner().cluster, group, n),
+            None => names::security_group(self.owner(), n),
         }
     }
 
@@ -102,7 +102,7 @@ impl Parts<'_> {
     /// rule only while it has target groups left over, which are deleted last.
     fn is_others(&self, rule: &Rule) -> bool {
         let is_own = |port| {
-            let there = self.current.is_some_and(|current| current.listeners.contains_key(&port));
+            let there = self.current().is_some_and(|current| current.listeners.contains_key(&port));
             there || self.wanted.listeners.contains_key(&port)
         };
         self.home.is_some() && (self.taken(rule.port) || !(is_own(rule.port) || self.leaves_groups()))
@@ -171,7 +171,7 @@ impl Parts<'_> {
             Ok(shards) => shards,
             Err(message) => {
                 draft.block(Field::SourceRanges, Obstacle::Unsupported, message);
-                return self.current.is_some_and(Balancer::is_used);
+                return self.current().is_some_and(Balancer::is_used);
             }
         };
         for Shard { name, id, present, foreign: _, wanted } in shards {
@@ -212,7 +212,7 @@ impl Parts<'_> {
     /// Of an adopted load balancer, what is in front of it and not this Service's alone: nodes may let in nobody else.
     fn controllers_groups(&self) -> impl Iterator<Item = &Id> {
         let own = matches!(self.wanted.frontend, Frontend::Own(_));
-        let adopted = self.current.filter(|current| own && current.adopted);
+        let adopted = self.current().filter(|current| own && current.adopted);
         let all = adopted.into_iter().flat_map(|current| &current.described.security_groups);
         all.filter(|id| !self.view.security_groups.values().any(|it| it.id == **id))
     }
@@ -233,7 +233,10 @@ impl Parts<'_> {
     }
 
     /// Ours that no rule is in any more, or where the user has brought others.
-    pub(super) fn leftover_security_groups(&self, draft: &mut Draft<'_>, alone: bool) {
+    pub(super) fn leftover_security_groups(&self, draft: &mut Draft<'_>) {
+        if !self.choice.others.is_empty() {
+            return;
+        }
         let used: BTreeSet<String> = match &self.wanted.frontend {
             Frontend::Own(rules) => {
                 self.own_security_groups(rules).into_iter().map(|group| group.name).collect()
@@ -244,10 +247,8 @@ impl Parts<'_> {
         let is_own = |tags: &_| tags::group(tags).is_none_or(|group| Some(&group) == self.home);
         let own = self.view.security_groups.iter().filter(|(_, it)| is_own(&it.tags));
         for (name, security_group) in own.filter(|(name, _)| !used.contains(*name)) {
-            if alone {
-                let leftover = named(name, &security_group.id);
-                draft.delete(Kind::SecurityGroup, leftover, "no load balancer needs it");
-            }
+            let leftover = named(name, &security_group.id);
+            draft.delete(Kind::SecurityGroup, leftover, "no load balancer needs it");
         }
     }
 }

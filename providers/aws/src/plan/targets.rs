@@ -1,6 +1,6 @@
 //! Targets of one group: nodes and pods are registered before others are deregistered, ports are not.
 //!
-//! Owns: the order among them. Leaves to others: which there should be (`translate/targets`), of which groups (`backends`).
+//! Owns: the order among them. Leaves to others: which there should be (`wanted/targets`), of which groups (`backends`).
 //! Invariants:
 //! - A target whose port is not its listener's is deregistered at once: Kubernetes may have given that port to another Service.
 //! - A target at the right port is deregistered only when AWS has asked every registered new one for its health.

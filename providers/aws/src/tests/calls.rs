@@ -19,10 +19,10 @@ use super::{mk_listener, mk_load_balancer, mk_nodes};
 use crate::Quotas;
 use crate::cloud::resources::Health;
 use crate::observed::Observed;
-use crate::plan::spec_digest;
 use crate::step::Step;
 use crate::tags::{self, SyncedHash};
-use crate::translate::translate;
+use crate::wanted::spec_digest;
+use crate::wanted::translate;
 use crate::{AwsProvider, names};
 
 const SERVICES: usize = 25;

@@ -1,6 +1,6 @@
 //! Annotations of the AWS Load Balancer Controller: what it makes of each, and what this provider makes.
 //!
-//! Owns: the table. Leaves to others: reading values (`options`), what they mean (`translate`). Source: that controller's
+//! Owns: the table. Leaves to others: reading values (`options`), what they mean (`wanted`). Source: that controller's
 //! annotations reference and `pkg/service`, v2.4 to v3.5. Where the two differ the row says why, and docs/aws.md has it.
 //! Invariant: every key of that reference has a row.
 
@@ -18,8 +18,8 @@ use crate::CAPABILITIES;
 use crate::Quotas;
 use crate::capabilities as key;
 use crate::cloud::resources::{GroupHealth, Transport};
-use crate::translate::{group_defaults, translate};
 use crate::wanted::{Frontend, Placement, Wanted, WantedListener};
+use crate::wanted::{group_defaults, translate};
 
 const DOCS: &str = include_str!("../../../../docs/aws.md");
 /// Names in that controller's annotations reference, without the prefix.
@@ -148,7 +148,7 @@ fn differing(of: &BTreeMap<String, String>, from: &BTreeMap<String, String>) -> 
 }
 
 /// Everything of port 80 (or 53), and what of the load balancer is not a default.
-fn shown(wanted: &Wanted) -> String {
+fn shown(wanted: &Wanted<'_>) -> String {
     let WantedListener { spec, extras, shape, health, attributes, targets: _, room: _ } =
         wanted.listeners.values().next().unwrap();
     let mut words = vec![format!("{}/{} to {} {}", spec.protocol, spec.port, shape.targets, shape.protocol)];
@@ -164,7 +164,7 @@ fn shown(wanted: &Wanted) -> String {
     words.push(format!("{:?}", wanted.scheme).to_lowercase());
     words.extend(wanted.name.clone());
     words.push(wanted.families.to_string());
-    words.extend(differing(&wanted.attributes, &crate::translate::balancer_defaults()));
+    words.extend(differing(&wanted.attributes, &crate::wanted::balancer_defaults()));
     match &wanted.placement {
         Placement::Discovered => {}
         Placement::Addressed(all) => words.push(format!("{} addresses", all.len())),

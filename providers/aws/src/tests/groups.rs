@@ -24,8 +24,8 @@ use crate::plan::plan;
 use crate::report::report;
 use crate::step::{Action, Mark, New, Step};
 use crate::tags;
-use crate::translate::translate;
 use crate::wanted::Frontend;
+use crate::wanted::translate;
 
 /// What each thing's tags say.
 #[derive(Clone, Debug, Default)]

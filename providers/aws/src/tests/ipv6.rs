@@ -15,7 +15,7 @@ use crate::Quotas;
 use crate::cloud::resources::{AddressType, Families};
 use crate::observed::{Balancer, Observed};
 use crate::plan::plan;
-use crate::translate::translate;
+use crate::wanted::translate;
 use crate::{AwsProvider, capabilities as key};
 
 fn mk_dual(base: LoadBalancer, options: &[(&str, &str)]) -> LoadBalancer {

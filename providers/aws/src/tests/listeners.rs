@@ -9,7 +9,7 @@ use super::mk_options;
 use super::plans::{lines, mk_base, mk_view, planned};
 use crate::Quotas;
 use crate::capabilities as key;
-use crate::translate::translate;
+use crate::wanted::translate;
 
 /// Several certificates and an attribute, of a listener on port 80.
 pub(super) const EXTRAS: [(&str, &str); 2] = [

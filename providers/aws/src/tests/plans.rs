@@ -21,11 +21,11 @@ use crate::cloud::resources::{
 };
 use crate::names;
 use crate::observed::{Balancer, Group, Observed, Snapshot, SyncedHash, View};
-use crate::plan::{Pace, PrefixLists, SecurityGroupNames, Site, plan, proven_targets, spec_digest};
+use crate::plan::{Pace, PrefixLists, SecurityGroupNames, Site, plan, proven_targets};
 use crate::step::Step;
 use crate::tags;
-use crate::translate::{DELETION_PROTECTION, translate};
 use crate::wanted::Frontend;
+use crate::wanted::{DELETION_PROTECTION, spec_digest, translate};
 
 pub(super) fn mk_site() -> Site {
     Site {

@@ -14,7 +14,7 @@ use crate::AwsProvider;
 use crate::cloud::resources::{Id, Kind};
 use crate::observed::Observed;
 use crate::tags;
-use crate::translate::DELETION_PROTECTION;
+use crate::wanted::DELETION_PROTECTION;
 
 fn mk_owner() -> Owner {
     Owner {

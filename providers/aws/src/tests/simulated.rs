@@ -19,8 +19,8 @@ use crate::step::{
     SecurityGroupChange, TargetGroupChange,
 };
 use crate::tags;
-use crate::translate::{balancer_defaults, group_defaults, mapping};
 use crate::wanted::Placement;
+use crate::wanted::{balancer_defaults, group_defaults, mapping};
 
 /// The cloud of one Service.
 #[derive(Clone, Debug, Default)]

@@ -19,7 +19,7 @@ use crate::cloud::resources::{Health, Target};
 use crate::observed::{Observed, Snapshot, SyncedHash, View};
 use crate::plan::plan_targets;
 use crate::step::{Action, Mark, Step};
-use crate::translate::translate;
+use crate::wanted::translate;
 
 const CROSS_ZONE: (&str, &str) = (key::CROSS_ZONE, "true");
 

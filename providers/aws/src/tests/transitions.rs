@@ -22,8 +22,8 @@ use crate::observed::Observed;
 use crate::plan::plan;
 use crate::report::report;
 use crate::step::{Action, Change, New, SecurityGroupChange, Step};
-use crate::translate::translate;
 use crate::wanted::Frontend;
+use crate::wanted::translate;
 
 /// Rounds of steps; a replacement takes most.
 const ROUNDS: usize = 12;

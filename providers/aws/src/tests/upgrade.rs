@@ -10,9 +10,9 @@ use portico_provider::{GroupName, IpFamily, LoadBalancer, Owner, Protocol, Servi
 use super::{mk_listener, mk_load_balancer};
 use crate::cloud::resources::{GroupShape, Tags, TargetType, Transport};
 use crate::observed::SyncedHash;
-use crate::plan::spec_digest;
 use crate::quotas::Quotas;
-use crate::translate::translate;
+use crate::wanted::spec_digest;
+use crate::wanted::translate;
 use crate::{names, tags};
 
 fn mk_desired() -> LoadBalancer {

@@ -1,55 +1,50 @@
 //! A load balancer that the AWS Load Balancer Controller made: what nobody asks for stays as it is.
 //!
 //! Owns: what is wanted of an adopted load balancer. Leaves to others: adopting it (`execute/adopt`), what the Service asks
-//! for (`translate`). Invariant: an annotation counts as ever; without one, what is there stays, unless it contradicts
+//! for (`wanted`). Invariant: an annotation counts as ever; without one, what is there stays, unless it contradicts
 //! the Service (another traffic policy asks for another health check).
 
 use std::collections::BTreeMap;
 
-use portico_provider::LoadBalancer;
-
+use super::{Origin, Wanted, WantedListener, group_defaults, translate_for};
 use crate::capabilities as key;
 use crate::cloud::resources::{GroupHealth, TlsSpec};
 use crate::observed::{Balancer, Group, View};
 use crate::quotas::Quotas;
-use crate::translate::{Origin, group_defaults, translate_for};
-use crate::wanted::{Wanted, WantedListener};
 
-/// What is wanted of `current`, with the frontend that `wanted` has; `None`: it was not adopted.
-pub(super) fn wanted(
-    quotas: &Quotas,
-    desired: &LoadBalancer,
-    wanted: &Wanted,
-    view: &View,
-    current: &Balancer,
-) -> Option<Wanted> {
-    if !current.adopted {
-        return None;
-    }
-    let mut kept = translate_for(Origin::Controller, desired, quotas).ok()?;
-    kept.frontend = wanted.frontend.clone();
-    let asked = |key: &str| desired.options.get(key).is_some();
-    for (port, listener) in &mut kept.listeners {
-        let present = current.listeners.get(port);
-        let tls = present.and_then(|present| present.spec.tls.as_ref());
-        if let (Some(wanted), Some(TlsSpec { certificate: _, policy, alpn })) = (&mut listener.spec.tls, tls)
-        {
-            if !asked(key::TLS_POLICY) {
-                wanted.policy.clone_from(policy);
+impl Wanted<'_> {
+    /// The same of `current`, with the same frontend; `None`: it was not adopted.
+    pub(crate) fn of_adopted(&self, quotas: &Quotas, view: &View, current: &Balancer) -> Option<Self> {
+        if !current.adopted {
+            return None;
+        }
+        let mut kept = translate_for(Origin::Controller, self.desired, quotas).ok()?;
+        kept.frontend = self.frontend.clone();
+        let asked = |key: &str| self.desired.options.get(key).is_some();
+        for (port, listener) in &mut kept.listeners {
+            let present = current.listeners.get(port);
+            let tls = present.and_then(|present| present.spec.tls.as_ref());
+            if let (Some(wanted), Some(TlsSpec { certificate: _, policy, alpn })) =
+                (&mut listener.spec.tls, tls)
+            {
+                if !asked(key::TLS_POLICY) {
+                    wanted.policy.clone_from(policy);
+                }
+                if !asked(key::ALPN) {
+                    wanted.alpn = *alpn;
+                }
             }
-            if !asked(key::ALPN) {
-                wanted.alpn = *alpn;
+            if let Some(extras) = current.extras.as_ref().and_then(|all| all.get(port)) {
+                keep(&mut listener.extras.attributes, &extras.attributes);
+            }
+            let behind = present.and_then(|present| present.group.as_ref());
+            if let Some(group) = view.target_groups.values().find(|group| Some(&group.described.id) == behind)
+            {
+                keep_group(listener, group, asked);
             }
         }
-        if let Some(extras) = current.extras.as_ref().and_then(|all| all.get(port)) {
-            keep(&mut listener.extras.attributes, &extras.attributes);
-        }
-        let behind = present.and_then(|present| present.group.as_ref());
-        if let Some(group) = view.target_groups.values().find(|group| Some(&group.described.id) == behind) {
-            keep_group(listener, group, asked);
-        }
+        Some(kept)
     }
-    Some(kept)
 }
 
 /// Adds the present values of keys that nobody asked for.
