@@ -4,25 +4,24 @@
 //! Invariant: each group is destructured in full, so that a flag nobody reads does not compile.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as Group, Parser, ValueEnum};
+use clap::{Args as Group, Parser};
 use k8s_openapi::jiff::SignedDuration;
-use portico_limits::Pace;
-use portico_provider_aws::Quota;
 use portico_runtime::log::LogFormat;
 
-use crate::cache::service::{self, ClassRule};
+use crate::cache::service::ClassRule;
 use crate::desired::admission::EndpointScope;
 use crate::desired::spec::GroupScope;
 use crate::process::leader::Candidate;
 
 mod command;
+mod provider;
 mod work;
 
 pub use command::Command;
 pub(crate) use command::{GcArgs, Output, PlanArgs, Reach, ServiceName, StatusArgs};
+pub(crate) use provider::*;
 pub(crate) use work::WorkArgs;
 
 /// Runs the operator.
@@ -38,30 +37,6 @@ pub struct Args {
     pub(crate) work: WorkArgs,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
-}
-
-/// The provider of load balancers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProviderKind {
-    /// NodePort only.
-    BareMetal,
-    /// A portico-lb process.
-    Local,
-    /// Network Load Balancers.
-    Aws,
-    /// Google Cloud's passthrough load balancers.
-    Gce,
-}
-
-impl ProviderKind {
-    fn class(self) -> &'static str {
-        match self {
-            Self::BareMetal => service::MAKES_NOTHING,
-            Self::Local => "portico.dev/local",
-            Self::Aws => "portico.dev/aws-nlb",
-            Self::Gce => "portico.dev/gce",
-        }
-    }
 }
 
 /// Which Services are served.
@@ -82,97 +57,6 @@ pub(crate) struct ClassArgs {
     /// who may write EndpointSlices can then publish whatever the provider reaches
     #[arg(long)]
     allow_endpoints_without_pods: bool,
-}
-
-/// The provider and what it needs.
-#[derive(Clone, Debug, Group)]
-#[command(next_help_heading = "Provider")]
-pub(crate) struct ProviderArgs {
-    /// Provider of load balancers
-    #[arg(long, value_enum)]
-    pub(crate) provider: ProviderKind,
-    /// `portico-lb`'s address, such as <http://10.0.0.1:9440>
-    #[arg(long, required_if_eq("provider", "local"))]
-    pub(crate) local_endpoint: Option<String>,
-    /// File with portico-lb's bearer token
-    #[arg(long, required_if_eq("provider", "local"))]
-    pub(crate) local_token_file: Option<PathBuf>,
-    /// Write the addresses of ready nodes to status.loadBalancer.ingress (ipMode Proxy)
-    #[arg(long)]
-    pub(crate) bare_metal_publish_node_addresses: bool,
-    /// How fast a cloud is called to begin with, in multiples of its documented limits; what it allows is then learnt
-    #[arg(long, default_value = "1", value_name = "TIMES", value_parser = pace)]
-    pub(crate) api_rate: Pace,
-    #[command(flatten)]
-    pub(crate) aws: AwsArgs,
-    #[command(flatten)]
-    pub(crate) gce: GceArgs,
-}
-
-/// Flags of the AWS provider.
-#[derive(Clone, Debug, Group)]
-#[command(next_help_heading = "Provider: aws")]
-pub(crate) struct AwsArgs {
-    /// Region, such as eu-west-1
-    #[arg(id = "aws-region", long, env = "AWS_REGION", required_if_eq("provider", "aws"))]
-    pub(crate) region: Option<String>,
-    /// VPC of the cluster's nodes and pods, such as vpc-0123456789abcdef0
-    #[arg(id = "aws-vpc-id", long, required_if_eq("provider", "aws"))]
-    pub(crate) vpc_id: Option<String>,
-    /// Leave out subnets that are tagged kubernetes.io/cluster/<NAME> for other clusters only
-    #[arg(id = "aws-cluster-name", long, value_name = "NAME")]
-    pub(crate) cluster_name: Option<String>,
-    /// A security group that the nodes let in, put in front of every load balancer
-    #[arg(id = "aws-backend-security-group", long, value_name = "ID")]
-    pub(crate) backend_security_group: Option<String>,
-    /// A quota of the account that is not AWS's default, such as rules-per-security-group=120; may be repeated
-    #[arg(id = "aws-quota", long, value_name = "NAME=NUMBER")]
-    pub(crate) quotas: Vec<Quota>,
-    /// Pause before a load balancer that AWS is creating is read; the second and third pause are two and three times as
-    /// long. One call reads 20
-    #[arg(id = "aws-poll", long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    pub(crate) poll: Duration,
-    /// Call this instead of AWS: for tests
-    #[arg(id = "aws-endpoint-url", long, value_name = "URL")]
-    pub(crate) endpoint_url: Option<String>,
-}
-
-/// The backends of load balancers on Google Cloud.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum GceBackends {
-    /// Network endpoint groups of type `GCE_VM_IP`.
-    #[default]
-    Neg,
-    /// Unmanaged instance groups.
-    InstanceGroups,
-}
-
-/// Flags of the Google Cloud provider.
-#[derive(Clone, Debug, Group)]
-#[command(next_help_heading = "Google Cloud")]
-pub(crate) struct GceArgs {
-    /// ID of the project with the cluster's nodes
-    #[arg(id = "gce-project", long, required_if_eq("provider", "gce"))]
-    pub(crate) project: Option<String>,
-    /// Region of the cluster's nodes, such as europe-west1
-    #[arg(id = "gce-region", long, required_if_eq("provider", "gce"))]
-    pub(crate) region: Option<String>,
-    /// ID of the project of their network, subnetworks and firewalls, where that is another: the host of a Shared VPC
-    #[arg(id = "gce-network-project", long)]
-    pub(crate) network_project: Option<String>,
-    /// VPC network of the cluster's nodes
-    #[arg(id = "gce-network", long, default_value = "default")]
-    pub(crate) network: String,
-    /// Subnetwork of the cluster's nodes; internal addresses come from it unless an annotation names another
-    #[arg(id = "gce-subnetwork", long, default_value = "default")]
-    pub(crate) subnetwork: String,
-    /// Backends of load balancers that are created now: endpoint groups of each, with a subset of the nodes, or instance
-    /// groups that all share, with all nodes. One that exists keeps what it has
-    #[arg(id = "gce-backends", long, value_enum, default_value_t)]
-    pub(crate) backends: GceBackends,
-    /// For tests: Compute Engine's counterpart, `http://IP:PORT` of a private network. It needs no credentials
-    #[arg(id = "gce-endpoint", long)]
-    pub(crate) endpoint: Option<String>,
 }
 
 /// Flags of the leader election.
@@ -305,11 +189,6 @@ impl ElectionArgs {
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = |_error| format!("{text:?} is no duration such as 15s, 500ms or 10m");
     text.parse::<SignedDuration>().map_err(wrong).and_then(|span| Duration::try_from(span).map_err(wrong))
-}
-
-fn pace(text: &str) -> Result<Pace, String> {
-    let times = text.parse().ok().and_then(Pace::new);
-    times.ok_or_else(|| format!("{text:?} is no number from 0.01 to 1000, such as 2 or 0.5"))
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ fn the_gce_provider_names_what_it_is_missing() {
 #[test]
 fn an_api_rate_is_a_sensible_number_or_refused_with_the_range() {
     let rate = |text: &str| parsed(&["--provider=bare-metal", "--api-rate", text]);
-    assert_eq!(rate("0.5").unwrap().provider.api_rate, Pace::new(0.5).unwrap());
+    assert_eq!(rate("0.5").unwrap().provider.api_rate, portico_limits::Pace::new(0.5).unwrap());
     for wrong in ["0", "fast", "NaN", "5000"] {
         let error = rate(wrong).unwrap_err().to_string();
         assert!(error.contains("0.01 to 1000"), "{error}");

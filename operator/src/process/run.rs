@@ -72,7 +72,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let client = api::client().await.context("no way to the API server")?;
     let cluster = cluster_uid(&client).await?;
     let settings = work.settings(classes, groups, endpoints, cluster.clone());
-    connect(provider, cluster, Setup { client, election, instance, work, process, settings }).await
+    let setup = Setup { client, election, instance, work, process, settings };
+    Box::pin(connect(provider, cluster, setup)).await
 }
 
 /// The cluster's UID: that of a Namespace which nobody can delete.
