@@ -43,7 +43,7 @@ const PREFIX_V6: u8 = 64;
 /// Address families of a cluster's pods and Services. The fabric itself always has both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Families {
-    /// Single-stack IPv4.
+    /// Nodes, pods and Services have IPv4 alone.
     #[default]
     V4,
     /// Both; what does not ask for a family gets IPv4.

@@ -35,7 +35,7 @@ pub struct Rule {
 pub struct ImageRoot {
     /// Folder of its files.
     pub dir: PathBuf,
-    /// Its environment.
+    /// The image's environment variables.
     pub env: BTreeMap<String, String>,
     /// User and group of its processes, unless the pod says otherwise.
     pub user: (u32, u32),

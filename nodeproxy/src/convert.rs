@@ -57,7 +57,7 @@ pub struct BadField {
     pub object: String,
     /// Path of the field.
     pub field: &'static str,
-    /// Its text.
+    /// The value as the object has it.
     pub value: String,
     /// Expected form of the text.
     pub wanted: &'static str,

@@ -35,7 +35,7 @@ use crate::{
 
 /// The parts of a dataplane that the sync loop and other tasks need.
 pub struct DataplaneSetup {
-    /// Writes Services.
+    /// Programs Services: nftables or userspace.
     pub dataplane: Box<dyn Dataplane>,
     /// Deletes flows whose endpoint serves no more.
     pub flows: Box<dyn Flows>,

@@ -26,7 +26,7 @@ pub const BACKLOG: usize = 64;
 pub enum About {
     /// Namespace and name.
     Service(ServiceName),
-    /// This node.
+    /// The node that the proxy runs on.
     Node,
 }
 
@@ -39,7 +39,7 @@ pub struct Notice {
     pub reason: &'static str,
     /// The operation, one CamelCase word.
     pub action: &'static str,
-    /// A sentence.
+    /// What happened and what to do about it, in one sentence.
     pub note: String,
 }
 

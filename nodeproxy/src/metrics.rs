@@ -26,7 +26,7 @@ use crate::{
     health::family_name,
 };
 
-/// Label `ip_family`.
+/// Label `ip_family`, as kube-proxy's metrics have it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct FamilyLabel {
     ip_family: &'static str,

@@ -88,7 +88,7 @@ pub enum SyncError {
 
 /// The loop's connections to the rest of the process.
 pub struct Outside {
-    /// Writes rules.
+    /// Programs Services: nftables or userspace.
     pub dataplane: Box<dyn Dataplane>,
     /// Deletes tracked flows.
     pub flows: Box<dyn Flows>,

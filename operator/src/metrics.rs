@@ -80,7 +80,6 @@ pub(crate) enum Reconciled {
 /// How a provider call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CallResult {
-    /// It succeeded.
     Ok,
     /// The provider answered with an error.
     Error,
@@ -102,7 +101,7 @@ pub(crate) enum Collected {
 /// The state of a Service with a load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ServiceState {
-    /// As desired.
+    /// The load balancer is as desired.
     Settled,
     /// Being made or changed.
     Progress,

@@ -66,7 +66,7 @@ pub fn namespace(about: &ObjectReference) -> &str {
     about.namespace.as_deref().unwrap_or(CLUSTER_SCOPED)
 }
 
-/// The Event.
+/// An Event that is new: count 1, both times now.
 pub fn event(
     about: ObjectReference,
     notice: Notice,

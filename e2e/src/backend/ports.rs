@@ -20,7 +20,7 @@ pub enum Transport {
 pub struct Port {
     /// Port number, 1 to 65535.
     pub number: u16,
-    /// Transport protocol.
+    /// TCP, UDP or SCTP.
     pub transport: Transport,
 }
 

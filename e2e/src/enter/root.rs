@@ -45,7 +45,7 @@ pub struct Bind {
     pub source: PathBuf,
     /// Absolute, as seen from inside; made if it is not there and the root is our own.
     pub target: PathBuf,
-    /// Mounts read-only.
+    /// Whether the root is mounted read-only.
     pub read_only: bool,
 }
 

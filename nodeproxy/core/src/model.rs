@@ -182,7 +182,7 @@ impl Model {
         &self.node
     }
 
-    /// The configuration.
+    /// The settings that this model was made with.
     pub fn config(&self) -> &Config {
         &self.config
     }

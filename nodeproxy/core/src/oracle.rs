@@ -28,14 +28,14 @@ pub mod history;
 /// The first packet of a connection, as it reaches this node's hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Source address.
+    /// Source address of the packet.
     pub source: IpAddr,
     /// Whether this node itself sends it: its source is one of the node's addresses.
     pub from_node: bool,
     /// Interface on which it arrives; `None` for this node's own packets. Only read where pods are recognised
     /// by interface.
     pub interface: Option<InterfaceName>,
-    /// Destination.
+    /// Destination address, protocol and port.
     pub to: Frontend,
 }
 

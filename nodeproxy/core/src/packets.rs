@@ -66,7 +66,7 @@ pub enum Expect {
     Pods(&'static [(Ipv4Addr, Source)]),
     /// The error "connection refused".
     Refused,
-    /// No answer.
+    /// The client gets no answer.
     Dropped,
     /// The packet is forwarded as it came.
     NotOurs,
@@ -77,11 +77,11 @@ pub enum Expect {
 pub struct Case {
     /// Name of the behaviour.
     pub name: &'static str,
-    /// The client.
+    /// Where the packet comes from.
     pub from: Client,
     /// Address, protocol and port that it dials.
     pub to: (IpAddr, Protocol, u16),
-    /// Expected outcome.
+    /// What must become of the packet.
     pub expect: Expect,
 }
 

@@ -52,9 +52,9 @@ pub struct AffinityMap {
 pub struct State {
     /// Elements of the maps and sets. Entries of [`AffinityMap`]s are the kernel's and not in here.
     pub elements: HashMap<Key, Value>,
-    /// Balancing chains.
+    /// The chains that choose an endpoint, one for each frontend or pool.
     pub chains: BTreeSet<Chain>,
-    /// Affinity maps.
+    /// The maps from clients to their last endpoint.
     pub affinity: BTreeSet<AffinityMap>,
 }
 

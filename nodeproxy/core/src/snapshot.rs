@@ -21,9 +21,9 @@ use crate::{
 pub struct Programmed {
     /// Elements of maps and sets, sorted.
     pub elements: Vec<(Key, Value)>,
-    /// Balancing chains.
+    /// The chains that choose an endpoint.
     pub chains: Vec<Chain>,
-    /// Affinity maps.
+    /// The maps from clients to their last endpoint.
     pub affinity: Vec<AffinityMap>,
     /// Difference between the fixed part of the table and the one that this proxy writes. If there is one, the
     /// lists are empty.
@@ -62,7 +62,7 @@ impl Programmed {
 pub struct Snapshot {
     /// Configuration of the proxy.
     pub config: Config,
-    /// This node.
+    /// The node that the proxy runs on.
     pub node: NodeInfo,
     /// Ranges of `ClusterIP`s.
     pub service_cidrs: Vec<IpNet>,

@@ -45,9 +45,9 @@ pub enum Family {
 pub struct Frontend {
     /// Destination address of the packet.
     pub address: IpAddr,
-    /// Destination protocol.
+    /// Protocol that clients use.
     pub protocol: Protocol,
-    /// Destination port.
+    /// Port that clients connect to.
     pub port: u16,
 }
 
@@ -301,7 +301,7 @@ impl Key {
 }
 
 impl Protocol {
-    /// Every protocol.
+    /// The protocols that a Service port may have.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 }
 

@@ -51,7 +51,7 @@ pub enum End {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
-    /// The Service.
+    /// Namespace and name of the Service.
     pub service: ServiceName,
     /// Name of its port; empty for a single unnamed one.
     pub name: String,
@@ -112,18 +112,18 @@ pub struct TracedEndpoint {
 pub struct Trace {
     /// Name of the node that the packet arrives at.
     pub node: String,
-    /// Source address.
+    /// Source address of the packet.
     pub from: IpAddr,
     /// Interface on which it arrives here, where pods are recognised by interface and it is known.
     #[serde(default)]
     pub interface: Option<InterfaceName>,
     /// Kind of the sender.
     pub client: ClientKind,
-    /// Destination.
+    /// Destination as the client wrote it.
     pub to: Frontend,
     /// The Service port of the destination, if any.
     pub service: Option<ServicePort>,
-    /// Outcome.
+    /// Whether an endpoint gets the packet, or what the client sees instead.
     pub result: End,
     /// One word for the reason.
     pub reason: String,

@@ -69,7 +69,7 @@ enum Miss {
 pub struct PacketContext<'a> {
     /// Flags that the ruleset depends on.
     pub config: &'a Config,
-    /// This node.
+    /// The node that the packet passes.
     pub node: &'a NodeInfo,
     /// The affinity id in the entry of the packet's client and Service port, if there is one.
     pub affinity_id: Option<u32>,

@@ -47,7 +47,7 @@ pub enum DetectLocalMode {
     /// By --pod-interface-name-prefix: pods of this node only.
     #[value(name = "InterfaceNamePrefix")]
     InterfaceNamePrefix,
-    /// Never.
+    /// No source counts as a pod of this cluster.
     #[value(name = "None")]
     None,
 }

@@ -23,7 +23,7 @@ const BE_LIBERAL: &str = "nf_conntrack_tcp_be_liberal";
 pub struct Setting {
     /// Name of its file under `/proc/sys/net/netfilter`.
     pub name: &'static str,
-    /// Wanted value.
+    /// The value that the flags ask for.
     pub value: u64,
     /// Whether a higher value is right, too.
     pub at_least: bool,

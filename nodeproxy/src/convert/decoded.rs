@@ -28,7 +28,7 @@ pub struct Decoded<T> {
     pub metadata: ObjectMeta,
     /// The decoded value.
     pub value: T,
-    /// Unreadable fields.
+    /// The fields that could not be read, in the object's order.
     pub bad: Vec<BadField>,
 }
 

@@ -17,7 +17,7 @@ use crate::dataplane::DataplaneError;
 /// A client of a Service port with session affinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AffinityClient {
-    /// Source address.
+    /// Source address of the client.
     pub address: IpAddr,
     /// Alias of the Service port.
     pub port: Alias,

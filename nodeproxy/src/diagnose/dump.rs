@@ -18,7 +18,7 @@ use crate::dataplane::Observed;
 /// Version of the file's shape. The reader refuses other versions.
 const FORMAT: u32 = 2;
 
-/// The file.
+/// The answer to `dump`, and the file that it writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Dump {

@@ -25,7 +25,7 @@ use crate::{
 /// State of the fake, and its knobs.
 #[derive(Debug, Default)]
 pub struct Inside {
-    /// Programmed state.
+    /// What the kernel would hold.
     pub state: State,
     /// Number of the ruleset.
     pub generation: u32,

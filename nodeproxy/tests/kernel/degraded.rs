@@ -21,7 +21,6 @@ use crate::{
     test_network::{Got, dial},
 };
 
-/// Optional features.
 const OPTIONAL: [Feature; 4] =
     [Feature::Reject, Feature::RouteTypes, Feature::DynamicMaps, Feature::ConcatenatedRanges];
 

@@ -40,7 +40,6 @@ pub(crate) enum Got {
     Pod(usize, IpAddr),
     /// Connection refused.
     Refused,
-    /// Nothing.
     Silence,
     /// An answer that there is no way, which is what a packet gets that nobody rewrote.
     NoRoute,
@@ -217,7 +216,6 @@ pub(crate) fn connect_client<const N: usize>(
 /// The interface of the node that leads to a pod.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wire<'a> {
-    /// Its name.
     pub(crate) name: &'a str,
     /// The bridge that it is a port of, if it is one; the bridge is there, and the pods' gateway.
     pub(crate) bridge: Option<&'a str>,

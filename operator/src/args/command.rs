@@ -28,7 +28,7 @@ struct Cli {
     command: Command,
 }
 
-/// The subcommand.
+/// What the program is asked to do.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Run the operator (the default)
@@ -44,7 +44,7 @@ pub enum Command {
 /// How a subcommand prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
+    /// A table for people, whose form may change.
     #[default]
     Text,
     /// One JSON document.

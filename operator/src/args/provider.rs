@@ -12,7 +12,7 @@ use portico_limits::Pace;
 /// The provider of load balancers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProviderKind {
-    /// NodePort only.
+    /// No load balancers: Services are reached by NodePort.
     #[cfg(feature = "bare-metal")]
     BareMetal,
     /// A portico-lb process.

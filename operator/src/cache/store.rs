@@ -67,7 +67,6 @@ struct Pods {
 /// The Services that a change concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Concern {
-    /// These Services.
     Services(Vec<ServiceKey>),
     /// Every Service with a load balancer: a node came, left, or changed its eligibility.
     AllServices,
@@ -78,7 +77,6 @@ pub(crate) enum Concern {
 pub(crate) enum Change<K> {
     /// Added or modified.
     Put(K),
-    /// Deleted.
     Remove(K),
     /// A relist begins.
     Begin,
@@ -115,7 +113,6 @@ pub(crate) trait Followed: Sized {
 }
 
 impl Cache {
-    /// One Service.
     pub(crate) fn service(&self, key: &ServiceKey) -> Option<Arc<Service>> {
         read(&self.services).get(key).cloned()
     }
@@ -142,7 +139,6 @@ impl Cache {
         table.finish();
     }
 
-    /// Every Service.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         read(&self.services).iter().map(|(_, service)| Arc::clone(service)).collect()
     }

@@ -27,10 +27,11 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Whether a node may be behind load balancers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Eligibility {
-    /// Yes.
     Ready,
     /// Not for long. `since`: when it ceased to be ready; `None`: it never was, as far as is known.
-    NotReady { since: Option<Timestamp> },
+    NotReady {
+        since: Option<Timestamp>,
+    },
     /// No: it is labelled so.
     Excluded,
     /// No: it is being deleted, or the autoscaler is about to. Somebody means this very node.

@@ -56,7 +56,6 @@ fn is_anothers(service: &Service, classes: &[String]) -> bool {
     unknown && (foreign || service::served_by_another(service).is_some())
 }
 
-/// One Service.
 #[derive(Debug, Serialize)]
 struct Line {
     #[serde(skip)]

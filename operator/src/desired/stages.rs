@@ -29,7 +29,6 @@ pub(crate) struct Context<'a> {
     pub(crate) classes: &'a ClassRule,
     /// The provider's capabilities.
     pub(crate) capabilities: &'a Capabilities,
-    /// The cluster.
     pub(crate) cluster: &'a ClusterUid,
     /// The rules of its class.
     pub(crate) class: &'a ClassRules,
@@ -37,7 +36,7 @@ pub(crate) struct Context<'a> {
     pub(crate) exists: bool,
     /// Which groups it may name.
     pub(crate) groups: GroupScope,
-    /// Possible targets.
+    /// The nodes and pods that may become targets.
     pub(crate) backing: Backing<'a>,
 }
 

@@ -68,7 +68,6 @@ pub(crate) enum LeaderError {
 }
 
 impl LeaderError {
-    /// Log field.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Taken { .. } => "LeaseTaken",

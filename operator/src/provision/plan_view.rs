@@ -26,7 +26,6 @@ pub(crate) struct PlanView {
     pub(crate) nothing_because: Option<String>,
 }
 
-/// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct StepView {
     /// The step, in an imperative.

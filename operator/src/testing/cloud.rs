@@ -73,7 +73,6 @@ pub(crate) enum Refused {
     Updates,
     /// Changing targets by themselves.
     Targets,
-    /// Deleting.
     Deletions,
 }
 

@@ -203,7 +203,6 @@ impl FakeCluster {
         });
     }
 
-    /// Deleted.
     pub(crate) fn remove_node(&self, name: &str) {
         self.with(|state| {
             let Some(mut node) = state.nodes.remove(name) else { return };
@@ -222,7 +221,6 @@ impl FakeCluster {
         });
     }
 
-    /// Deleted.
     pub(crate) fn remove_slice(&self, name: &str) {
         self.with(|state| {
             let Some(mut slice) = state.slices.remove(name) else { return };

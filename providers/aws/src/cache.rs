@@ -55,7 +55,6 @@ struct Services {
     listed: bool,
 }
 
-/// The cache.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     services: Mutex<Services>,

@@ -62,7 +62,6 @@ pub(crate) const TCP_UDP: &str = key!("enable-tcp-udp-listener");
 /// An annotation that is refused.
 pub(crate) struct NotHonoured {
     pub(crate) key: &'static str,
-    /// The remedy.
     pub(crate) remedy: &'static str,
     /// The value that asks for what there is anyway.
     pub(crate) harmless: Option<&'static str>,

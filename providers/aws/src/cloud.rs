@@ -32,9 +32,7 @@ pub enum Trouble {
     Taken,
     /// Deletion protection, or another manager, forbids that.
     Protected,
-    /// A quota.
     Limit,
-    /// A permission.
     Denied,
     /// Credentials that are expired, rotated, or signed by a wrong clock.
     Credentials,
@@ -56,7 +54,6 @@ pub struct CloudError {
     pub trouble: Trouble,
     /// AWS's code: `DuplicateLoadBalancerName`.
     pub code: String,
-    /// AWS's words.
     pub message: String,
 }
 

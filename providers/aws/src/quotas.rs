@@ -57,13 +57,13 @@ pub struct Quota {
 /// A quota that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidQuota {
-    /// Not `NAME=NUMBER`.
+    /// The text is not of the form `NAME=NUMBER`.
     #[error("{0:?} is no NAME=NUMBER such as rules-per-security-group=120")]
     Form(String),
     /// A name that nobody knows.
     #[error("{name:?} is none of {}", NAMES.join(", "))]
     Name {
-        /// The text.
+        /// The unknown name as it was given.
         name: String,
     },
     /// More than AWS ever grants.
@@ -73,7 +73,7 @@ pub enum InvalidQuota {
     Together {
         /// Of a load balancer.
         groups: usize,
-        /// Of each.
+        /// The asked number of rules in each group.
         rules: usize,
     },
 }

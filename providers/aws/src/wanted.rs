@@ -60,7 +60,6 @@ pub(crate) struct Wanted<'a> {
     pub(crate) attributes: BTreeMap<String, String>,
     /// Those of them that the user named; the others are AWS's defaults.
     pub(crate) named_attributes: BTreeMap<String, String>,
-    /// By port.
     pub(crate) listeners: BTreeMap<u16, WantedListener>,
     /// On everything that is made: the owner's and the user's.
     pub(crate) tags: Tags,

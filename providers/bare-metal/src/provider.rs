@@ -13,7 +13,7 @@ use portico_provider::{
 use crate::config::Config;
 use crate::step::NoStep;
 
-/// NodePort only.
+/// Creates nothing: Services are reached by NodePort.
 #[derive(Clone, Copy, Debug)]
 pub struct BareMetalProvider {
     config: Config,

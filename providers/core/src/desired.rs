@@ -12,7 +12,7 @@ pub enum Desired<'a> {
 }
 
 impl<'a> Desired<'a> {
-    /// The owner.
+    /// The Service, whether its load balancer is to exist or not.
     pub fn owner(self) -> &'a Owner {
         match self {
             Self::Present(load_balancer) => &load_balancer.owner,

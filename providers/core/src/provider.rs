@@ -72,7 +72,7 @@ pub trait LoadBalancerProvider: Send + Sync + 'static {
     /// The provider's name: metric label, `--provider` value, last part of its class (`portico.dev/local`).
     fn name(&self) -> &'static str;
 
-    /// Its capabilities.
+    /// Which fields and annotations this provider honours, and what a change of each costs.
     fn capabilities(&self) -> Capabilities;
 
     /// Everything this cluster owns, paged to the end, in one snapshot.

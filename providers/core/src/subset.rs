@@ -2,7 +2,7 @@
 //!
 //! Owns: the choice. Leaves to others: who is a candidate (the operator), how many a load balancer takes (its
 //! provider). Invariants: stable, as each candidate's rank is its own (rendezvous hashing): one that joins or leaves
-//! changes the choice by itself and at most one other; zones are served alike; equal in every process.
+//! changes the choice by itself and at most one other. Zones are served alike. It is equal in every process.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The seam to Compute Engine: exactly the calls that are used, in our own types.
 //!
 //! Owns: [`Cloud`], [`Operation`]. Leaves to others: the SDK behind it ([`sdk`]), what an error means (`error`). Invariant: a call that changes something returns as soon as the
-//! operation is accepted and never waits for its end; a failed operation is data here and an error one level up,
+//! operation is accepted and never waits for its end. A failed operation is data here and an error one level up,
 //! because the SDK's own `until_done` answers `Ok` for it.
 
 mod error;
@@ -18,7 +18,7 @@ pub use error::{CloudError, CloudErrorKind};
 /// A resource and the description it carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The resource.
+    /// The resource as it is now.
     pub resource: Resource,
     /// The owner's mark is there.
     pub description: String,
@@ -31,7 +31,7 @@ pub struct Found {
 /// A call that Compute Engine is still at work on, or that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Its name.
+    /// Name of the operation, by which it is read again.
     pub name: String,
     /// `insert`, `delete`, `patch` …
     pub verb: String,
@@ -63,7 +63,6 @@ pub enum OperationFilter {
     Running,
 }
 
-/// The calls.
 ///
 /// Lists are paged to the end. `get` answers `None` for what is absent; every other call answers `NotFound`.
 pub trait Cloud: Send + Sync + 'static {
@@ -71,7 +70,7 @@ pub trait Cloud: Send + Sync + 'static {
     fn list(&self, kind: Kind, names: &str) -> impl Future<Output = Result<Vec<Found>, CloudError>> + Send;
     /// One, if it exists.
     fn get(&self, id: &Id) -> impl Future<Output = Result<Option<Found>, CloudError>> + Send;
-    /// Makes one.
+    /// Starts the creation of a resource.
     fn insert(
         &self,
         resource: &Resource,
@@ -79,7 +78,7 @@ pub trait Cloud: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Operation, CloudError>> + Send;
     /// Changes one in place, unless it was changed by somebody else meanwhile (`Precondition`).
     fn patch(&self, resource: &Resource) -> impl Future<Output = Result<Operation, CloudError>> + Send;
-    /// Deletes one.
+    /// Starts the deletion of a resource.
     fn delete(&self, id: &Id) -> impl Future<Output = Result<Operation, CloudError>> + Send;
     /// The endpoints of a group, with what their probes say.
     fn endpoints(

@@ -2,7 +2,7 @@
 //!
 //! Owns: the calls of a step, and what this process remembers of them. Leaves to others: what an error means (`remedy`),
 //! whom a group does not take (`offer`). Invariants: nothing is changed or deleted whose description does not say that it is
-//! this Service's; no call waits for an operation; whatever was not accepted as planned ends what is known of the Service.
+//! this Service's. No call waits for an operation. Whatever was not accepted as planned ends what is known of the Service.
 
 use std::time::Instant;
 
@@ -19,7 +19,6 @@ use crate::step::{Call, Failure, Step};
 
 /// The operation that a call started.
 pub(crate) enum Started {
-    /// An operation.
     Operation(Operation),
     /// Nothing: there is nothing left of it to do.
     Nothing,

@@ -2,7 +2,7 @@
 //!
 //! Owns: what our resources are called, how they are found again by name, and whose a description says they are.
 //! Leaves to others: what is in them. Invariants: a name is a function of the owner and the part (law 5: a lost reply
-//! finds the same name), at most 63 characters of RFC 1035; a name alone never makes a thing ours (law 3): its
+//! finds the same name), at most 63 characters of RFC 1035. A name alone never makes a thing ours (law 3): its
 //! description must carry both UIDs.
 
 use portico_provider::{ClusterUid, Owner};

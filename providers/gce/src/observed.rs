@@ -28,7 +28,7 @@ use shared::{counts, sharing, users, without};
 /// All that exists for one Service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
-    /// Every resource.
+    /// The resources that bear this Service's names.
     pub resources: BTreeMap<Id, Resource>,
     /// Endpoints of each endpoint group; an inventory reads none of them, see [`Observed::holds`].
     pub endpoints: BTreeMap<Id, Arc<BTreeMap<Endpoint, Seen>>>,

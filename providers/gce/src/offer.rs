@@ -1,8 +1,8 @@
 //! Offering nodes to an endpoint group, which takes all or none of those in a call.
 //!
 //! Owns: finding out which of them the group does not take. Leaves to others: what becomes of those (`refused`).
-//! Invariants: what Google says names the unfit, or else halves find them; each call of [`offer`] has at least one node
-//! taken or refused, or ends with Google's error; those it did not get to are offered with the next plan.
+//! Invariants: what Google says names the unfit, or else halves find them. Each call of [`offer`] has at least one node
+//! taken or refused, or ends with Google's error. Those it did not get to are offered with the next plan.
 
 use crate::cloud::{Cloud, CloudError, CloudErrorKind, Operation};
 use crate::resource::{Endpoint, Id, NO_ADDRESS};
@@ -23,7 +23,6 @@ pub(crate) struct Offered {
     pub(crate) answer: Result<Option<Operation>, CloudError>,
 }
 
-/// Offers them.
 pub(crate) async fn offer<C: Cloud>(cloud: &C, group: &Id, endpoints: &[Endpoint]) -> Offered {
     let mut left: Vec<Endpoint> = endpoints.iter().take(BATCH).cloned().collect();
     let mut refused = Vec::new();
@@ -81,7 +80,6 @@ async fn prove<C: Cloud>(
 pub(crate) enum Culprits {
     /// None of them: an outage, too many calls, or the group itself.
     None,
-    /// These.
     Are(Vec<Endpoint>),
     /// Some, who are found by offering so many at first.
     AmongHalf(usize),

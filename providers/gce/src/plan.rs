@@ -3,7 +3,7 @@
 //! Owns: the order of everything. Leaves to others: what should exist (`wanted`), which frontends serve
 //! (`plan/frontend`), who may send (`plan/firewalls`), the calls (`provider`). Invariants: pure and total. While an operation is under way nothing else is begun. A stage
 //! begins when nothing of the one before is left to do, so that what is referred to exists before what refers to it,
-//! and goes after it; nothing is taken away while anything is still to be added (law 2).
+//! and goes after it. Nothing is taken away while anything is still to be added (law 2).
 
 mod address;
 pub(crate) mod draft;

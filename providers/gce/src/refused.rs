@@ -3,7 +3,7 @@
 //!
 //! Owns: which were refused, what is said of them, and when they are offered again. Leaves to others: offering (`offer`).
 //! Invariants: a node is unfit for every load balancer alike, so what one learnt, all know, and one offers it again for
-//! all; forgetting (a restart) costs one more refusal and nothing else.
+//! all. Forgetting (a restart) costs one more refusal and nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ pub(crate) type Place = (String, Endpoint);
 /// A refused node, as one Service knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Google's words.
+    /// Google's own message for it.
     pub message: String,
     /// Whether it is to be offered again.
     pub offer: Offer,

@@ -2,7 +2,7 @@
 //!
 //! Owns: the report. Leaves to others: writing it, what is said of nodes' health (`report/health`).
 //! Invariants: the address as soon as it forwards anything, whatever its targets' health (law 10), with an error at each port
-//! that nothing forwards; during a replacement the old one until the new one forwards all ports.
+//! that nothing forwards. During a replacement the old one stays until the new one forwards all ports.
 
 mod health;
 mod ports;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use portico_provider::{IpFamily, Protocol, Scheme};
 
-/// A collection.
+/// The kinds of resources, each a collection of Compute Engine's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// `addresses`, regional.
@@ -32,7 +32,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
+    /// The kinds that Portico creates.
     pub const ALL: [Self; 7] = [
         Self::Address,
         Self::ForwardingRule,
@@ -81,11 +81,11 @@ impl fmt::Display for Kind {
 /// The identity of a resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
-    /// Its kind.
+    /// The collection that the resource is in.
     pub kind: Kind,
     /// Its zone, if the kind is zonal.
     pub zone: Option<String>,
-    /// Its name.
+    /// Name within its project and region or zone, made by `names`.
     pub name: String,
 }
 
@@ -102,7 +102,7 @@ impl fmt::Display for Id {
 pub enum Resource {
     /// A reserved address.
     Address(Address),
-    /// A frontend.
+    /// The address and ports that clients connect to.
     ForwardingRule(ForwardingRule),
     /// The backend service of frontends.
     BackendService(BackendService),
@@ -117,7 +117,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Its name.
+    /// Kind, zone and name of this resource.
     pub fn id(&self) -> Id {
         let (kind, name, zone) = match self {
             Self::Address(it) => (Kind::Address, &it.name, None),
@@ -135,7 +135,7 @@ impl Resource {
 /// `networkTier`, of external addresses and rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
-    /// Google's backbone.
+    /// Traffic enters Google's network near the client.
     Premium,
     /// The public Internet.
     Standard,
@@ -166,7 +166,7 @@ impl std::str::FromStr for Tier {
 /// one may be shared by several rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Its name.
+    /// Name within its project and region or zone, made by `names`.
     pub name: String,
     /// IPv4 or IPv6.
     pub family: IpFamily,
@@ -187,7 +187,7 @@ pub struct Address {
 /// A forwarding rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardingRule {
-    /// Its name.
+    /// Name within its project and region or zone, made by `names`.
     pub name: String,
     /// IPv4 or IPv6.
     pub family: IpFamily,
@@ -210,9 +210,9 @@ pub struct ForwardingRule {
 /// A network and a subnetwork in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its name.
+    /// Name of the VPC network, without its project.
     pub network: String,
-    /// Its name.
+    /// Name of the subnetwork, without project and region.
     pub subnetwork: String,
 }
 
@@ -223,7 +223,7 @@ pub enum Forwards {
     Ports(Protocol, BTreeSet<u16>),
     /// All ports of a protocol.
     AllPorts(Protocol),
-    /// Everything: `L3_DEFAULT`.
+    /// Every protocol and port (`L3_DEFAULT`).
     Everything,
 }
 
@@ -254,7 +254,7 @@ impl fmt::Display for Forwards {
 /// How a rule names its address; reading one always gives the number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressRef {
-    /// The number.
+    /// The address itself: an ephemeral one, or one that was read.
     Ip(IpAddr),
     /// The name of a reserved address of this region.
     Named(String),
@@ -263,7 +263,7 @@ pub enum AddressRef {
 /// A backend service of protocol `UNSPECIFIED`, which fits rules of any protocol, so that it never has to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendService {
-    /// Its name.
+    /// Name within its project and region or zone, made by `names`.
     pub name: String,
     /// Inside or outside.
     pub scheme: Scheme,
@@ -319,13 +319,13 @@ impl Groups {
 /// The kind of session affinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Affinity {
-    /// A connection.
+    /// `NONE`: addresses, protocol and ports together.
     Connection,
     /// A client's address, as long as the set of nodes stays the same.
     ClientIp,
     /// A client's address, whatever becomes of the set, until it was idle for so many seconds.
     Session {
-        /// Seconds.
+        /// Seconds without a packet until the client is forgotten.
         idle: u32,
     },
 }
@@ -333,11 +333,11 @@ pub enum Affinity {
 /// A health check of nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// Its name.
+    /// Name within its project and region or zone, made by `names`.
     pub name: String,
     /// The path of an HTTP check; `None`: a TCP connection.
     pub path: Option<String>,
-    /// The port.
+    /// The node's port that is probed.
     pub port: u16,
     /// Seconds from one probe to the next.
     pub interval: u32,
@@ -352,13 +352,13 @@ pub struct HealthCheck {
 /// An ingress firewall rule of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firewall {
-    /// Its name.
+    /// Name within its project and region or zone, made by `names`.
     pub name: String,
-    /// Its network.
+    /// Name of the VPC network, without its project.
     pub network: String,
     /// Less is stronger.
     pub priority: u32,
-    /// Senders.
+    /// Source ranges that the rule applies to.
     pub sources: BTreeSet<IpNet>,
     /// Receivers; empty: any.
     pub destinations: BTreeSet<IpNet>,
@@ -371,7 +371,7 @@ pub struct Firewall {
 pub enum Verdict {
     /// Lets these protocols and ports in; none: it is disabled.
     Allow(BTreeSet<(Protocol, u16)>),
-    /// Drops everything.
+    /// Drops every packet from the sources.
     DenyAll,
     /// An action that Portico never writes, such as all ports of a protocol: another writer has changed it.
     Foreign,
@@ -380,9 +380,9 @@ pub enum Verdict {
 /// A group of type `GCE_VM_IP`; its endpoints are listed apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointGroup {
-    /// Its name.
+    /// Name within its project and region or zone, made by `names`.
     pub name: String,
-    /// Its zone.
+    /// Zone of its nodes, such as europe-west1-b.
     pub zone: String,
     /// Network and subnetwork of its nodes.
     pub place: Place,
@@ -391,9 +391,9 @@ pub struct EndpointGroup {
 /// An unmanaged instance group; its instances are listed apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceGroup {
-    /// Its name.
+    /// Name within its project and region or zone, made by `names`.
     pub name: String,
-    /// Its zone.
+    /// Zone of its nodes, such as europe-west1-b.
     pub zone: String,
 }
 
@@ -412,9 +412,9 @@ pub(crate) const NO_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED
 /// The health of an endpoint, as Google reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// By IPv4.
+    /// Health over IPv4, by its own prober.
     pub v4: Health,
-    /// By IPv6.
+    /// Health over IPv6, by its own prober.
     pub v6: Health,
     /// Where nodes are weighed and somebody asked.
     pub weight: Option<Weight>,
@@ -432,7 +432,7 @@ pub enum Weight {
 /// The result of probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Health {
-    /// It answers.
+    /// Google's prober gets good answers.
     Healthy,
     /// It does not.
     Unhealthy,

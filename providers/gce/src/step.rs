@@ -13,9 +13,9 @@ use crate::resource::{Endpoint, Id, Kind, Resource};
 /// One change, and what it is called for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// For whom.
+    /// The Service that the change is for.
     pub owner: Owner,
-    /// The call.
+    /// The API call that makes the change.
     pub call: Call,
     /// How an earlier operation on the same thing ended. It is told first, once: then it is tried again.
     pub after: Option<Failure>,
@@ -39,31 +39,30 @@ pub enum Call {
     Insert {
         /// The first choice.
         resource: Resource,
-        /// The second.
+        /// What to create instead where the first choice is refused.
         otherwise: Option<Resource>,
     },
-    /// Changes one.
+    /// Writes the fields that can change in place.
     Patch(Resource),
-    /// Deletes one.
+    /// Deletes a resource that nothing refers to.
     Delete(Id),
     /// Puts nodes into a group.
     Attach {
-        /// The group.
+        /// An endpoint group or an instance group.
         group: Id,
-        /// The nodes.
+        /// Nodes of that group's zone.
         endpoints: Vec<Endpoint>,
     },
     /// Takes nodes out of a group.
     Detach {
-        /// The group.
+        /// An endpoint group or an instance group.
         group: Id,
-        /// The nodes.
+        /// Nodes of that group's zone.
         endpoints: Vec<Endpoint>,
     },
 }
 
 impl Call {
-    /// The resource.
     pub(crate) fn target(&self) -> Id {
         match self {
             Self::Insert { resource, otherwise: _ } | Self::Patch(resource) => resource.id(),

@@ -1,8 +1,8 @@
 //! One class of calls to a cloud: waiting for leave, making the call, learning from its answer.
 //!
 //! Owns: [`Limiter`]. Leaves to others: arithmetic (`bucket`), order (`queue`). Invariants: whoever is first in the queue
-//! sleeps until there is a token, the others until they are first; there is no task behind this; a waiter that is dropped
-//! leaves the queue and wakes the next; no lock is held across an await; between the [`Leave`] of a call and its first step
+//! sleeps until there is a token, the others until they are first. There is no task behind this. A waiter that is dropped
+//! leaves the queue and wakes the next. No lock is held across an await. Between the [`Leave`] of a call and its first step
 //! nothing is waited for.
 
 use std::fmt;
@@ -62,7 +62,7 @@ pub struct Snapshot {
     pub rate: f64,
     /// Calls that wait, by [`Priority::ALL`].
     pub waiting: [usize; 3],
-    /// Calls made.
+    /// Calls that were let through since the start.
     pub admitted: u64,
     /// Calls that the cloud refused as too many.
     pub throttled: u64,

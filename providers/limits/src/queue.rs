@@ -1,7 +1,7 @@
 //! Whose turn it is.
 //!
 //! Owns: the order of those who wait. Leaves to others: waking them (`limiter`). Pure. Invariants: the highest priority
-//! goes first, the first come of it first; one that was passed over [`PATIENCE`] times by higher ones goes next, so that
+//! goes first, the first come of it first. One that was passed over [`PATIENCE`] times by higher ones goes next, so that
 //! a flood of high ones slows low ones down and never stops them.
 
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ impl Priority {
     /// All of them, the highest first.
     pub const ALL: [Self; 3] = [Self::Targets, Self::Provisioning, Self::Background];
 
-    /// For metrics.
+    /// The value of label `priority` in metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Targets => "targets",

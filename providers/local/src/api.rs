@@ -58,7 +58,7 @@ pub struct Spec {
 pub struct Put {
     /// The Service, for people.
     pub name: ServiceName,
-    /// The specification.
+    /// The load balancer as it should be.
     pub spec: Spec,
     /// Addresses to take, if they are free, before any other: what the Service's status already shows.
     pub claim: BTreeSet<IpAddr>,
@@ -67,7 +67,7 @@ pub struct Put {
 /// A load balancer as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// The owner.
+    /// The Service that it was created for.
     pub owner: Owner,
     /// The last accepted specification.
     pub spec: Spec,
@@ -106,7 +106,7 @@ pub struct Filter {
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Its kind.
+    /// What a client should do about it.
     pub reason: FailureReason,
     /// Which field, what is wrong, what to do.
     pub message: String,

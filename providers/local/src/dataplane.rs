@@ -50,7 +50,7 @@ pub struct Timing {
 /// The state that all frontends of a daemon share.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    /// Times.
+    /// Timeouts of connections and health checks.
     pub timing: Timing,
     /// The counters of `/metrics`.
     pub metrics: Arc<Metrics>,

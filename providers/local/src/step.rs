@@ -8,26 +8,26 @@ use portico_provider::{ListenerKey, Owner};
 
 use crate::api::{Put, Targets};
 
-/// One call.
+/// One request to portico-lb.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Create it, or change it in place.
     Put {
-        /// The owner.
+        /// The Service that the load balancer belongs to.
         owner: Owner,
-        /// The specification.
+        /// The body of the request.
         put: Box<Put>,
     },
     /// Change where its listeners send.
     PutTargets {
-        /// The owner.
+        /// The Service that the load balancer belongs to.
         owner: Owner,
         /// From now on.
         targets: Targets,
     },
     /// Delete the load balancer.
     Delete {
-        /// The owner.
+        /// The Service that the load balancer belongs to.
         owner: Owner,
     },
 }

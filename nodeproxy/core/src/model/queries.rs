@@ -189,7 +189,6 @@ impl Model {
         pods.chain(here).chain(service_cidrs).chain(addresses).chain(stand_ins)
     }
 
-    /// All Services.
     pub(crate) fn all_services(&self) -> impl Iterator<Item = &Service> {
         self.entries.values().filter_map(|entry| entry.service.as_ref())
     }

@@ -59,12 +59,12 @@ pub enum Again {
     SameConnection,
 }
 
-/// One behaviour.
+/// A client that connects twice, and what its second connection gets.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// Name of the behaviour.
     pub name: &'static str,
-    /// The client.
+    /// Where both connections come from.
     pub from: Client,
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
@@ -78,7 +78,7 @@ pub struct Row {
     pub again: (Ipv4Addr, u16),
     /// New or existing connection.
     pub how: Again,
-    /// Expected outcome.
+    /// What the second connection gets.
     pub expect: Expect,
 }
 
@@ -113,7 +113,7 @@ const VIP: (Ipv4Addr, u16) = (OUTSIDE_VIP, 80);
 const PORT: (Ipv4Addr, u16) = (NODE, NODE_PORT);
 const UDP_PORT: (Ipv4Addr, u16) = (NODE, UDP_NODE_PORT);
 
-/// All rows.
+/// The rows of the affinity table, in the order of its sections.
 pub const ROWS: &[Row] = &[
     row("a client keeps its endpoint", Outside, (PORT, FAR_POD), SAME, (PORT, FAR_MASQUERADED)),
     row(

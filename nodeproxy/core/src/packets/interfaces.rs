@@ -48,7 +48,7 @@ pub fn cluster_events_by_interfaces() -> Vec<Event> {
     cluster_events().into_iter().map(forget).collect()
 }
 
-/// All rows.
+/// The cases of pods known by their interface.
 pub fn cases() -> Vec<Case> {
     let instead = |case: &Case| INSTEAD.iter().find(|other| is_about_same(case, other)).copied();
     CASES.iter().map(|case| instead(case).unwrap_or(*case)).collect()

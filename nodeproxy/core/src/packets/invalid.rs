@@ -8,14 +8,14 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Client, FAR_POD, NODE, OTHER_POD, OUTSIDE, POD, twin};
 
-/// One behaviour.
+/// A packet that no Service may answer.
 #[derive(Clone, Copy, Debug)]
 pub struct InvalidPacket {
     /// Name of the behaviour.
     pub name: &'static str,
-    /// The sender.
+    /// Where the packet comes from.
     pub from: Client,
-    /// Destination address.
+    /// The address that it is sent to.
     pub to: Ipv4Addr,
     /// Whether it passes.
     pub arrives: bool,

@@ -26,14 +26,14 @@ const PLACES: [&[(Ipv4Addr, &str)]; 4] = [
     &[(NODE, "here"), (FAR_POD, "there")],
 ];
 const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, TrafficPolicy::Local];
-/// Every client.
+/// Where packets of the matrix come from.
 pub const CLIENTS: [Client; 5] =
     [Client::Pod, Client::Endpoint, Client::Node, Client::FarPod, Client::Outside];
 
 /// One packet of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Cell {
-    /// The client.
+    /// Where the packet comes from.
     pub from: Client,
     /// Its first packet.
     pub packet: Packet,

@@ -51,7 +51,6 @@ pub(crate) fn mk_node() -> Node {
     Node::new(NODE.into(), Args::parse_from(flags).traffic)
 }
 
-/// Its addresses.
 pub(crate) fn addresses() -> Vec<IpAddr> {
     vec![IpAddr::from([192, 0, 2, 1]), IpAddr::from([198, 51, 100, 1])]
 }

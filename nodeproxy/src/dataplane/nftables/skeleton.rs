@@ -26,7 +26,6 @@ const FRONTEND_FIELDS: [Field; 3] = [Field::Address, Field::Protocol, Field::Por
 /// The fixed part of one family's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Skeleton {
-    /// Our table.
     pub(super) table: Table,
     /// Maps and sets, by name.
     pub(super) sets: BTreeMap<String, Set>,

@@ -43,7 +43,7 @@ pub enum DialError {
         attempts: usize,
         /// The last endpoint that was tried.
         backend: Backend,
-        /// Its error.
+        /// The system's error.
         #[source]
         source: io::Error,
     },

@@ -20,9 +20,9 @@ pub const BACKLOG: usize = 64;
 /// A frontend without a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The frontend.
+    /// The address, protocol and port that cannot be served.
     pub frontend: Frontend,
-    /// The reason.
+    /// Why it cannot be served.
     pub why: Why,
 }
 

@@ -14,7 +14,7 @@ pub(super) const NAME: &str = "load_balancer";
 
 /// The role of this stage for a Service.
 pub(super) enum Role {
-    /// Nothing, because.
+    /// No load balancer, for this reason.
     None(&'static str),
     /// There shall be one.
     Provide,

@@ -75,7 +75,6 @@ struct Row {
 enum Remedy {
     /// AWS's words say it.
     Said,
-    /// This.
     Do(&'static str),
     /// This, to the annotation or flag.
     Correct(&'static str, &'static str),

@@ -55,7 +55,6 @@ impl Unfit {
 /// That AWS refused a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The fault.
     pub why: Unfit,
     pub words: String,
     /// How often it was offered in vain.

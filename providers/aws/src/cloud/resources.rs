@@ -159,7 +159,6 @@ words!(
 words!(
     /// The protocol of a health check.
     HealthProtocol {
-        /// A connection.
         Tcp = "TCP",
         /// A GET answers as the matcher says.
         Http = "HTTP",
@@ -172,9 +171,9 @@ words!(
     Alpn {
         Http1Only = "HTTP1Only",
         Http2Only = "HTTP2Only",
-        /// HTTP/1 preferred.
+        /// HTTP/1 is preferred to HTTP/2.
         Http2Optional = "HTTP2Optional",
-        /// HTTP/2 preferred.
+        /// HTTP/2 is preferred to HTTP/1.
         Http2Preferred = "HTTP2Preferred",
         None = "None",
     }
@@ -298,7 +297,7 @@ pub struct GroupHealth {
     pub protocol: HealthProtocol,
     /// `None`: the traffic port.
     pub port: Option<u16>,
-    /// For HTTP.
+    /// The path that an HTTP check asks for.
     pub path: Option<String>,
     /// For HTTP: `200-399`.
     pub codes: Option<String>,

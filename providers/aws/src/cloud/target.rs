@@ -17,7 +17,6 @@ pub struct Target {
 }
 
 impl Target {
-    /// A pod.
     pub fn at(address: IpAddr, port: u16) -> Self {
         Self { id: address.to_string(), port }
     }

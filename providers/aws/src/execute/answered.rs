@@ -2,7 +2,7 @@
 
 use crate::cloud::resources::{Id, Listener, LoadBalancer, Target};
 
-/// AWS's answer.
+/// How AWS answered a call that may have been made before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answered {
     /// Done as asked.

@@ -84,7 +84,6 @@ pub(crate) fn hostname<'a>(desired: &'a LoadBalancer, snapshot: &Snapshot) -> Op
 pub(crate) struct Behind {
     /// The hash of the targets.
     pub(crate) synced: String,
-    /// By name.
     pub(crate) target_groups: BTreeMap<String, BehindListener>,
 }
 

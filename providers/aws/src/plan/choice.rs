@@ -23,7 +23,6 @@ const AT_ONCE: usize = 3;
 
 /// The one, and the others.
 pub(super) struct Choice<'a> {
-    /// Its name.
     pub(super) name: String,
     /// Itself, if it exists.
     pub(super) current: Option<&'a Balancer>,

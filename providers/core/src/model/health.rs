@@ -41,7 +41,7 @@ pub enum ProbePort {
 /// A probe, how often, and how many answers change a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HealthCheck {
-    /// The question.
+    /// The request that a node or pod must answer.
     pub probe: Probe,
     /// From one probe of a target to the next.
     pub interval: Duration,

@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 /// A port, protocol or listener key that cannot be one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidListener {
-    /// Outside 1–65535.
+    /// A port outside 1–65535.
     #[error("port {0} is outside 1-65535")]
     Port(String),
     /// Neither TCP, UDP nor SCTP.
     #[error("protocol {0:?} is none of TCP, UDP, SCTP")]
     Protocol(String),
-    /// Not `TCP/80`.
+    /// A key that is not of the form `TCP/80`.
     #[error("listener {0:?} is not of the form TCP/80")]
     Key(String),
 }

@@ -45,7 +45,7 @@ impl FromIterator<(String, String)> for Options {
 pub struct InvalidOption {
     /// The annotation's full name.
     pub key: String,
-    /// Its value.
+    /// The value as the annotation has it.
     pub value: String,
     /// The accepted values.
     pub expected: &'static str,

@@ -38,7 +38,7 @@ pub enum SessionAffinity {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyProtocol {
-    /// No header.
+    /// Targets get no PROXY header.
     #[default]
     Off,
     /// The binary header, version 2.

@@ -39,7 +39,7 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// Their kind.
+    /// Whether these are nodes or pods.
     pub fn kind(&self) -> TargetKind {
         match self {
             Self::Nodes(_) => TargetKind::Node,

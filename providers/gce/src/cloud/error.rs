@@ -1,7 +1,7 @@
 //! Errors of Compute Engine, and their meaning for the operator.
 //!
 //! Owns: [`CloudError`], the table of its codes. Leaves to others: which field a call was about (`remedy`).
-//! Invariant: a code has one row, whether an HTTP answer or an operation brings it; one without a row is judged by the HTTP
+//! Invariant: a code has one row, whether an HTTP answer or an operation brings it. One without a row is judged by the HTTP
 //! status, and of an operation is an outage.
 //! Sources: <https://cloud.google.com/compute/docs/troubleshooting/troubleshooting-api-errors>, google.api.ErrorReason, and
 //! answers quoted in public issues of kubernetes/ingress-gce.
@@ -14,7 +14,7 @@ use portico_provider::ProviderError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}: {message}")]
 pub struct CloudError {
-    /// Its meaning.
+    /// What can be done about it.
     pub kind: CloudErrorKind,
     /// Its own words.
     pub message: String,

@@ -2,7 +2,7 @@
 //!
 //! Owns: clients, credentials, the calls and the translation of their errors. Leaves to others: when to call.
 //! Invariants: with an endpoint given (for tests) it is on loopback or a private network and the credentials are
-//! anonymous, so that neither a metadata server nor Google is ever asked; no call is retried here (the operator's scheduler does that) or outlives
+//! anonymous, so that neither a metadata server nor Google is ever asked. No call is retried here (the operator's scheduler does that) or outlives
 //! [`TIMEOUT`].
 
 mod listing;

@@ -1,7 +1,7 @@
 //! The users of the cluster's instance groups.
 //!
 //! Owns: reading that off a listing. Leaves to others: listing, what follows (`plan`).
-//! Invariant: whoever refers to a group, or may be about to, counts; so of Services that go at once the last one to look
+//! Invariant: whoever refers to a group, or may be about to, counts. So of Services that go at once the last one to look
 //! finds nobody else, and a Service that comes is never taken its group for good.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -16,7 +16,6 @@ use crate::observed::frontends::{ObservedFrontend, existing_frontends};
 use crate::resource::Address;
 use crate::wanted::{Frontend, Source, Wanted};
 
-/// The outcome.
 pub(crate) struct Choice {
     /// `None`: none can be made, and none serves.
     pub(crate) frontend: Option<Frontend>,

@@ -2,7 +2,7 @@
 //!
 //! Owns: which rules a frontend is missing. Leaves to others: when one goes.
 //! Invariant: rules cannot change, so ports are added by further rules and a rule stays as long as any of its ports is
-//! wanted; a port that is not is shut by the firewall. So no port is ever interrupted for another's sake.
+//! wanted. A port that is not is shut by the firewall. So no port is ever interrupted for another's sake.
 
 use std::collections::BTreeSet;
 

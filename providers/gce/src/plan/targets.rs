@@ -1,8 +1,8 @@
 //! Nodes into and out of groups that exist, whatever becomes of everything else.
 //!
 //! Owns: promise 13: the steps for nodes, and which nodes belong into which group. Leaves to others: making groups, and
-//! everything that is not about nodes (`plan`). Invariants: it reads nothing of the Service but what the cluster offers; an
-//! operation on another thing is not waited for; a group never holds fewer nodes than its seal says; while no wanted node
+//! everything that is not about nodes (`plan`). Invariants: it reads nothing of the Service but what the cluster offers. An
+//! operation on another thing is not waited for. A group never holds fewer nodes than its seal says. While no wanted node
 //! is in any group, nobody leaves. Packets keep their port, so a port that the Service lost is shut by the firewall.
 
 use std::collections::BTreeSet;

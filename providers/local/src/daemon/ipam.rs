@@ -18,9 +18,9 @@ pub enum NoAddress {
         "requested address {address} is in none of the ranges {ranges}: ask for one that is, or for none"
     )]
     OutOfRange {
-        /// Asked for.
+        /// The address that the Service asks for.
         address: IpAddr,
-        /// The pool.
+        /// The configured ranges of that family, between commas.
         ranges: String,
     },
     /// The one asked for is somebody's.
@@ -31,12 +31,12 @@ pub enum NoAddress {
     Exhausted {
         /// Of which family.
         family: IpFamily,
-        /// The pool.
+        /// The configured ranges of that family, between commas.
         ranges: String,
     },
 }
 
-/// The ranges.
+/// Hands out addresses of the configured ranges.
 #[derive(Clone, Debug)]
 pub struct Ipam {
     ranges: Vec<IpNet>,

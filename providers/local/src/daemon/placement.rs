@@ -17,16 +17,16 @@ pub enum PlacementError {
     /// It could not be run.
     #[error("cannot run `ip {command}`: is iproute2 installed?")]
     Run {
-        /// Its arguments.
+        /// The command line of `ip`.
         command: String,
-        /// Why.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
     /// It said no.
     #[error("`ip {command}` failed: {stderr}")]
     Failed {
-        /// Its arguments.
+        /// The command line of `ip`.
         command: String,
         /// Its standard error.
         stderr: String,
@@ -36,7 +36,7 @@ pub enum PlacementError {
     Answer {
         /// Of which interface.
         interface: String,
-        /// Why.
+        /// What is wrong with the JSON, and where.
         #[source]
         source: serde_json::Error,
     },

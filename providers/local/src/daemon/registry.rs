@@ -26,7 +26,7 @@ pub enum RegistryError {
     /// The spec contradicts itself or asks for what this load balancer is not.
     #[error("{0}")]
     Invalid(String),
-    /// No address.
+    /// The pool has no address for it.
     #[error(transparent)]
     Address(#[from] NoAddress),
     /// Not on disk, so not done.

@@ -25,9 +25,9 @@ pub type Records = BTreeMap<Key, Arc<Record>>;
 /// A load balancer, as it must survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The owner.
+    /// The Service that it was created for.
     pub owner: Owner,
-    /// The specification.
+    /// The load balancer as it was last put.
     pub spec: Spec,
     /// The addresses it was given.
     pub addresses: BTreeSet<IpAddr>,
@@ -38,7 +38,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Its identity.
+    /// Cluster and UID of its owner.
     pub fn key(&self) -> Key {
         (self.owner.cluster.clone(), self.owner.service.clone())
     }
@@ -59,14 +59,14 @@ pub enum StoreError {
         operation: &'static str,
         /// On which file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// The file is not a state.
     #[error("{} is not a state of portico-lb: repair it, or move it away to begin with no load balancer", path.display())]
     Format {
-        /// Which file.
+        /// The state file that cannot be read.
         path: PathBuf,
         /// The position of the error.
         #[source]
@@ -74,7 +74,7 @@ pub enum StoreError {
     },
 }
 
-/// The file.
+/// The state file, one JSON document of all records.
 #[derive(Clone, Debug)]
 pub struct Store {
     path: PathBuf,

@@ -33,7 +33,7 @@ impl AffinityTable {
         self.entries.insert(client, (target, now));
     }
 
-    /// Forgets everybody.
+    /// Forgets every client's endpoint.
     pub fn clear(&mut self) {
         self.entries.clear();
     }

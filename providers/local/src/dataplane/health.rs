@@ -1,7 +1,7 @@
 //! Active health checks: a probe task for each target, and what they found.
 //!
 //! Owns: probing and the verdicts. Leaves to others: what an unhealthy target means for traffic (`pool`).
-//! Invariant: the first good answer decides at once, so that a new target serves; any other verdict comes after the
+//! Invariant: the first good answer decides at once, so that a new target serves. Any other verdict comes after the
 //! threshold of equal answers in a row, as one bad answer may only be a node that is still being programmed. Before
 //! its first verdict a target is neither healthy nor unhealthy. Without a health check all are healthy.
 

@@ -1,7 +1,7 @@
 //! Which target takes a new connection.
 //!
 //! Owns: the targets of one listener and the choice among them. Leaves to others: probing them, carrying bytes.
-//! Invariant: source range first, then affinity, then round robin over the healthy; with none healthy, over
+//! Invariant: source range first, then affinity, then round robin over the healthy. With none healthy, it goes over
 //! all (fail open, as an NLB does: a wrong probe must not be an outage).
 
 use std::collections::BTreeSet;

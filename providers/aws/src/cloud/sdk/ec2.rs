@@ -64,7 +64,6 @@ impl Sdk {
         Ok(found.into_iter().filter_map(having).collect())
     }
 
-    /// `CreateSecurityGroup`.
     pub(crate) async fn create_security_group(
         &self,
         vpc: &str,
@@ -89,21 +88,18 @@ impl Sdk {
         sent.map(drop).map_err(|error| failed("CreateTags", error))
     }
 
-    /// `AuthorizeSecurityGroupIngress`.
     pub(crate) async fn authorize(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
         let call = self.ec2.authorize_security_group_ingress().group_id(&group.0);
         let sent = call.set_ip_permissions(Some(permissions(rules))).send().await;
         sent.map(drop).map_err(|error| failed("AuthorizeSecurityGroupIngress", error))
     }
 
-    /// `RevokeSecurityGroupIngress`.
     pub(crate) async fn revoke(&self, group: &Id, rules: &[Rule]) -> Answer<()> {
         let call = self.ec2.revoke_security_group_ingress().group_id(&group.0);
         let sent = call.set_ip_permissions(Some(permissions(rules))).send().await;
         sent.map(drop).map_err(|error| failed("RevokeSecurityGroupIngress", error))
     }
 
-    /// `DeleteSecurityGroup`.
     pub(crate) async fn delete_security_group(&self, id: &Id) -> Answer<()> {
         let sent = self.ec2.delete_security_group().group_id(&id.0).send().await;
         sent.map(drop).map_err(|error| failed("DeleteSecurityGroup", error))

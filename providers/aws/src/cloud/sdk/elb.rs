@@ -82,7 +82,6 @@ impl Sdk {
         }))
     }
 
-    /// `CreateLoadBalancer`.
     pub(crate) async fn create_load_balancer(&self, new: &NewLoadBalancer) -> Answer<LoadBalancer> {
         const OPERATION: &str = "CreateLoadBalancer";
         let NewLoadBalancer {
@@ -115,7 +114,6 @@ impl Sdk {
         read(OPERATION, need(OPERATION, "load balancer", answer.load_balancers().first())?)
     }
 
-    /// `ModifyLoadBalancerAttributes`.
     pub(crate) async fn modify_load_balancer_attributes(
         &self,
         id: &Id,
@@ -145,14 +143,12 @@ impl Sdk {
         call.send().await.map(drop).map_err(|error| failed("SetSubnets", error))
     }
 
-    /// `SetSecurityGroups`.
     pub(crate) async fn set_security_groups(&self, id: &Id, groups: &[Id]) -> Answer<()> {
         let groups = groups.iter().map(|group| group.0.clone()).collect();
         let call = self.elb.set_security_groups().load_balancer_arn(&id.0).set_security_groups(Some(groups));
         call.send().await.map(drop).map_err(|error| failed("SetSecurityGroups", error))
     }
 
-    /// `SetIpAddressType`.
     pub(crate) async fn set_address_type(&self, id: &Id, kind: AddressType) -> Answer<()> {
         let call =
             self.elb.set_ip_address_type().load_balancer_arn(&id.0).ip_address_type(sdk_address_type(kind));
@@ -187,7 +183,6 @@ impl Sdk {
         Ok(most.and_then(|limit| limit.max?.parse().ok()))
     }
 
-    /// `elbv2:AddTags`.
     pub(crate) async fn add_tags(&self, ids: &[Id], tags: &Tags) -> Answer<()> {
         let sent = self
             .elb

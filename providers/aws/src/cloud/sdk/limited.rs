@@ -35,9 +35,9 @@ const ELB_WRITES: Limit = Limit { burst: 20.0, rate: 10.0 };
 const TARGETS: Limit = Limit { burst: 20.0, rate: 10.0 };
 /// Documented: <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html>
 const EC2_READS: Limit = Limit { burst: 100.0, rate: 20.0 };
-/// As before.
+/// The same page, for calls that write.
 const EC2_WRITES: Limit = Limit { burst: 50.0, rate: 5.0 };
-/// Not documented.
+/// A cautious beginning, because AWS documents no limit for tagging.
 const TAGGING: Limit = Limit { burst: 10.0, rate: 5.0 };
 
 /// A limiter for each class of calls.

@@ -46,7 +46,6 @@ impl Sdk {
         }))
     }
 
-    /// `CreateTargetGroup`.
     pub(crate) async fn create_target_group(&self, new: &NewGroup) -> Answer<Id> {
         const OPERATION: &str = "CreateTargetGroup";
         let NewGroup { name, vpc, shape, port, health, tags } = new;
@@ -109,7 +108,6 @@ impl Sdk {
         call.send().await.map(drop).map_err(|error| failed("ModifyTargetGroup", error))
     }
 
-    /// `ModifyTargetGroupAttributes`.
     pub(crate) async fn modify_target_group_attributes(
         &self,
         id: &Id,
@@ -123,7 +121,6 @@ impl Sdk {
         sent.map(drop).map_err(|error| failed("ModifyTargetGroupAttributes", error))
     }
 
-    /// `DeleteTargetGroup`.
     pub(crate) async fn delete_target_group(&self, id: &Id) -> Answer<()> {
         let sent = self.elb.delete_target_group().target_group_arn(&id.0).send().await;
         sent.map(drop).map_err(|error| failed("DeleteTargetGroup", error))

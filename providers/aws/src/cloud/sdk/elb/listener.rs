@@ -17,7 +17,6 @@ use crate::cloud::Answer;
 use crate::cloud::resources::{Alpn, Id, Listener, ListenerSpec, Tags, TlsSpec, Transport};
 
 impl Sdk {
-    /// `DescribeListeners`.
     pub(crate) async fn listeners(&self, load_balancer: &Id) -> Answer<Vec<Listener>> {
         const OPERATION: &str = "DescribeListeners";
         let mut all = Vec::new();
@@ -36,7 +35,6 @@ impl Sdk {
         }
     }
 
-    /// `CreateListener`.
     pub(crate) async fn create_listener(
         &self,
         load_balancer: &Id,
@@ -78,7 +76,6 @@ impl Sdk {
         call.send().await.map(drop).map_err(|error| failed("ModifyListener", error))
     }
 
-    /// `DeleteListener`.
     pub(crate) async fn delete_listener(&self, id: &Id) -> Answer<()> {
         let sent = self.elb.delete_listener().listener_arn(&id.0).send().await;
         sent.map(drop).map_err(|error| failed("DeleteListener", error))
@@ -114,7 +111,6 @@ impl Sdk {
         sent.map(drop).map_err(|error| failed("RemoveListenerCertificates", error))
     }
 
-    /// `DescribeListenerAttributes`.
     pub(crate) async fn listener_attributes(&self, id: &Id) -> Answer<BTreeMap<String, String>> {
         let sent = self.elb.describe_listener_attributes().listener_arn(&id.0).send().await;
         let answer = sent.map_err(|error| failed("DescribeListenerAttributes", error))?;
@@ -122,7 +118,6 @@ impl Sdk {
         Ok(pairs.filter_map(|pair| Some((pair.key()?.to_owned(), pair.value()?.to_owned()))).collect())
     }
 
-    /// `ModifyListenerAttributes`.
     pub(crate) async fn modify_listener_attributes(
         &self,
         id: &Id,
