@@ -46,11 +46,13 @@ use crate::{
 
 use caller::Caller;
 use cleaner::{Cleaner, Deleted};
+pub use error::SyncError;
 use plausibility::Implausible;
 use reporters::Reporters;
 
 mod caller;
 mod cleaner;
+mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fake;
 mod first;
@@ -74,17 +76,6 @@ const READ_SHARE: u32 = 50;
 
 /// Longest time for which a stop finishes pending removals.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
-
-/// Reasons why the loop ended.
-#[derive(Debug, thiserror::Error)]
-pub enum SyncError {
-    /// A retry cannot help.
-    #[error("the dataplane cannot work on this machine")]
-    Dataplane(#[source] DataplaneError),
-    /// Every sender of input is gone.
-    #[error("all watches ended")]
-    NoSources,
-}
 
 /// The loop's connections to the rest of the process.
 pub struct Outside {
@@ -494,20 +485,5 @@ async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-impl SyncError {
-    /// One word for a log field.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Dataplane(error) => error.reason(),
-            Self::NoSources => "NoSources",
-        }
-    }
-
-    /// Whether a new process may succeed.
-    pub fn retry(&self) -> bool {
-        !matches!(self, Self::Dataplane(_))
     }
 }
