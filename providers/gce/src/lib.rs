@@ -18,6 +18,7 @@ mod execute;
 mod names;
 mod observed;
 mod offer;
+mod options;
 mod parts;
 mod plan;
 mod provider;

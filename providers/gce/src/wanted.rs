@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portico_provider::{
     ExternalTrafficPolicy, Field, HealthCheck as Probing, IpFamily, Listener, LoadBalancer, NodeTarget,
-    Options, Owner, Probe, ProbePort, Protocol, ProxyProtocol, Scheme, SessionAffinity, Targets,
+    Owner, Probe, ProbePort, Protocol, ProxyProtocol, Scheme, SessionAffinity, Targets,
 };
 
 use crate::capabilities as keys;
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::names::{self, Names, fnv};
 use crate::observed::Observed;
 use crate::observed::frontends::existing_frontends;
+use crate::options::{self, Chosen};
 use crate::resource::{Affinity, Backends, Groups, HealthCheck, Tier};
 use crate::subset::{Zones, all, choose};
 
@@ -121,7 +122,8 @@ pub(crate) fn translate(desired: &LoadBalancer, config: &Config) -> Result<Wante
     }));
     let ports: BTreeSet<_> = listeners.iter().map(|it| (it.protocol, it.port.get())).collect();
     let check = checking(health_check.as_ref(), &ports, names.part("hc"), &mut wrong);
-    let chosen = Chosen::read(options, *scheme, &mut wrong);
+    let (chosen, unread) = options::read(options, *scheme);
+    wrong.extend(unread.into_iter().map(|message| (Field::Options, message)));
     let frontends = frontends(&chosen, ip_families, requested_addresses, config, &mut wrong);
     let affinity = affinity(*session_affinity, &chosen, &mut wrong);
     weighing(&chosen, *external_traffic_policy, health_check.as_ref(), &mut wrong);
@@ -206,128 +208,6 @@ fn unsupported(listeners: &BTreeSet<Listener>, proxy_protocol: ProxyProtocol) ->
         wrong.push((Field::ProxyProtocol, message.to_owned()));
     }
     wrong
-}
-
-/// Choices made by annotations.
-struct Chosen {
-    scheme: Scheme,
-    tier: Option<Tier>,
-    subnetwork: Option<String>,
-    /// Reserved addresses, by name.
-    named: Vec<String>,
-    collection: Option<String>,
-    global_access: bool,
-    deny_others: bool,
-    weighted: Option<PodsPerNode>,
-    strong_affinity: Option<Enabled>,
-}
-
-/// `enabled`.
-struct Enabled;
-
-impl std::str::FromStr for Enabled {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        if text == "enabled" { Ok(Self) } else { Err(()) }
-    }
-}
-
-/// `pods-per-node`.
-struct PodsPerNode;
-
-impl std::str::FromStr for PodsPerNode {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        if text == "pods-per-node" { Ok(Self) } else { Err(()) }
-    }
-}
-
-/// An internal or external load balancer, as GKE's annotation writes it.
-struct Type(Scheme);
-
-impl std::str::FromStr for Type {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text.to_ascii_lowercase().as_str() {
-            "internal" => Ok(Self(Scheme::Internal)),
-            "external" => Ok(Self(Scheme::External)),
-            _ => Err(()),
-        }
-    }
-}
-
-/// The URL of a public delegated prefix.
-struct Prefix(String);
-
-impl std::str::FromStr for Prefix {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let path = text.strip_prefix("https://www.googleapis.com/compute/v1/").unwrap_or(text);
-        match path.split('/').collect::<Vec<_>>()[..] {
-            ["projects", _, "regions", _, "publicDelegatedPrefixes", _] => Ok(Self(path.to_owned())),
-            _ => Err(()),
-        }
-    }
-}
-
-/// A resource's name.
-struct Name(String);
-
-impl std::str::FromStr for Name {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let named = text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(valid);
-        if named && text.len() <= 63 { Ok(Self(text.to_owned())) } else { Err(()) }
-    }
-}
-
-/// The names of one or two.
-struct NameList(Vec<String>);
-
-impl std::str::FromStr for NameList {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let names = text.split(',').map(|name| name.trim().parse::<Name>().map(|Name(name)| name));
-        let names: Vec<String> = names.collect::<Result<_, ()>>()?;
-        if (1..=2).contains(&names.len()) { Ok(Self(names)) } else { Err(()) }
-    }
-}
-
-impl Chosen {
-    fn read(options: &Options, scheme: Scheme, wrong: &mut Obstacles) -> Self {
-        const PREFIX: &str = "a URL such as projects/P/regions/R/publicDelegatedPrefixes/NAME";
-        const NAME: &str = "one name of lower-case letters, digits and '-'";
-        const NAMES: &str = "a name of lower-case letters, digits and '-', or two: IPV4-NAME,IPV6-NAME";
-        let mut reader = options.reader();
-        let kind = reader.parsed::<Type>(keys::TYPE, "\"Internal\" or \"External\"");
-        let kind = kind.or(reader.parsed::<Type>(keys::OLD_TYPE, "\"Internal\" or \"External\""));
-        let subnetwork = reader.parsed::<Name>(keys::SUBNET, NAME);
-        let subnetwork = subnetwork.or(reader.parsed::<Name>(keys::INTERNAL_SUBNET, NAME));
-        let chosen = Self {
-            scheme: kind.map_or(scheme, |Type(scheme)| scheme),
-            tier: reader.parsed(keys::TIER, "\"Premium\" or \"Standard\""),
-            subnetwork: subnetwork.map(|Name(name)| name),
-            named: reader
-                .parsed::<NameList>(keys::ADDRESSES, NAMES)
-                .map(|NameList(names)| names)
-                .unwrap_or_default(),
-            collection: reader.parsed::<Prefix>(keys::COLLECTION_V6, PREFIX).map(|Prefix(url)| url),
-            global_access: reader.flag(keys::GLOBAL_ACCESS).unwrap_or_default(),
-            deny_others: reader.flag(keys::DENY_FIREWALL).unwrap_or_default(),
-            weighted: reader.parsed::<PodsPerNode>(keys::WEIGHTED, "\"pods-per-node\""),
-            strong_affinity: reader.parsed::<Enabled>(keys::STRONG_AFFINITY, "\"enabled\""),
-        };
-        // Every one is of that kind, so there is nothing to switch on.
-        let _always = reader.parsed::<Enabled>(keys::RBS, "\"enabled\", which is always so");
-        for key in keys::NOT_IMPLEMENTED {
-            if reader.parsed::<String>(key, "absent").is_some() {
-                wrong.push((Field::Options, format!("annotation {key} is not implemented: remove it")));
-            }
-        }
-        wrong.extend(reader.finish().into_iter().map(|error| (Field::Options, error.to_string())));
-        chosen
-    }
 }
 
 /// One for each family. Of two names the first is IPv4's: what they name nobody reads before it is used.
