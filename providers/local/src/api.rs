@@ -52,6 +52,25 @@ pub struct Spec {
     pub provisioning_delay: Option<Duration>,
 }
 
+#[cfg(test)]
+impl Spec {
+    /// IPv4 from anywhere, to targets that nobody asks for their health.
+    pub(crate) fn plain(listeners: Targets) -> Self {
+        Self {
+            listeners,
+            target_kind: None,
+            health_check: None,
+            source_ranges: BTreeSet::new(),
+            session_affinity: SessionAffinity::None,
+            proxy_protocol: ProxyProtocol::Off,
+            ip_families: [IpFamily::IPv4].into(),
+            requested: BTreeSet::new(),
+            retain: BTreeSet::new(),
+            provisioning_delay: None,
+        }
+    }
+}
+
 /// The body of a PUT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -144,6 +144,17 @@ fn beside(fixture: &Fixture, class: &str) -> Fixture {
     other
 }
 
+/// Service "web" with a load balancer of another operator, which has ended.
+async fn made_by_another(fixture: &Fixture) {
+    let other = beside(fixture, "portico.dev/other");
+    let _ends_here = other.start().await;
+    fixture.cluster.apply(with(mk_service("web"), |spec| {
+        spec.load_balancer_class = Some("portico.dev/other".to_owned());
+    }));
+    settle().await;
+    assert_eq!(other.existing(), ["web"]);
+}
+
 /// Classes that a user may write there: none, one that does not exist, the other's, its own.
 const SAID: [Option<&str>; 4] = [None, Some("foo"), Some("portico.dev/other"), Some("portico.dev/fake")];
 
@@ -195,14 +206,7 @@ async fn no_annotation_keeps_the_operator_whose_service_it_is_from_it() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_another_operator_holds_for_ever_says_so_and_what_to_do_and_ends_then() {
     let fixture = Fixture::new();
-    let other = beside(&fixture, "portico.dev/other");
-    let gone = other.start().await;
-    fixture.cluster.apply(with(mk_service("web"), |spec| {
-        spec.load_balancer_class = Some("portico.dev/other".to_owned());
-    }));
-    settle().await;
-    assert_eq!(other.existing(), ["web"]);
-    drop(gone);
+    made_by_another(&fixture).await;
     let _running = fixture.start().await;
     fixture.cluster.apply(mk_service("web"));
     fixture.cluster.delete("web");
@@ -223,13 +227,7 @@ async fn a_service_that_another_operator_holds_for_ever_says_so_and_what_to_do_a
 #[tokio::test(start_paused = true)]
 async fn what_was_taken_over_is_held_by_its_new_operator_whatever_is_written_there_then() {
     let fixture = Fixture::new();
-    let other = beside(&fixture, "portico.dev/other");
-    let gone = other.start().await;
-    fixture.cluster.apply(with(mk_service("web"), |spec| {
-        spec.load_balancer_class = Some("portico.dev/other".to_owned());
-    }));
-    settle().await;
-    drop(gone);
+    made_by_another(&fixture).await;
     let _running = fixture.start().await;
     fixture.cluster.apply(mk_service("web"));
     settle().await;

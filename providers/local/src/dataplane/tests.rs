@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portico_provider::{
-    HealthCheck, IpFamily, ListenerKey, Port, Probe, ProbePort, Protocol, ProxyProtocol, SessionAffinity,
+    HealthCheck, ListenerKey, Port, Probe, ProbePort, Protocol, ProxyProtocol, SessionAffinity,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -29,18 +29,7 @@ fn mk_key(protocol: Protocol, port: u16) -> ListenerKey {
 }
 
 fn mk_spec(key: ListenerKey, targets: &[SocketAddr]) -> Spec {
-    Spec {
-        listeners: [(key, targets.iter().copied().collect())].into(),
-        target_kind: None,
-        health_check: None,
-        source_ranges: BTreeSet::new(),
-        session_affinity: SessionAffinity::None,
-        proxy_protocol: ProxyProtocol::Off,
-        ip_families: [IpFamily::IPv4].into(),
-        requested: BTreeSet::new(),
-        retain: BTreeSet::new(),
-        provisioning_delay: None,
-    }
+    Spec::plain([(key, targets.iter().copied().collect())].into())
 }
 
 fn mk_check(probe: Probe) -> HealthCheck {

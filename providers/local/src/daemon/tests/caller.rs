@@ -25,18 +25,8 @@ fn mk_setup(directory: &Path, range: &str) -> Setup {
 
 fn mk_put(port: u16) -> Put {
     let Owner { name, .. } = mk_owner("c", "s");
-    let spec = Spec {
-        listeners: [(ListenerKey { protocol: Protocol::Tcp, port: mk_port(port) }, BTreeSet::new())].into(),
-        target_kind: None,
-        health_check: None,
-        source_ranges: BTreeSet::new(),
-        session_affinity: SessionAffinity::None,
-        proxy_protocol: ProxyProtocol::Off,
-        ip_families: [IpFamily::IPv4].into(),
-        requested: BTreeSet::new(),
-        retain: BTreeSet::new(),
-        provisioning_delay: None,
-    };
+    let key = ListenerKey { protocol: Protocol::Tcp, port: mk_port(port) };
+    let spec = Spec::plain([(key, BTreeSet::new())].into());
     Put { name, spec, claim: BTreeSet::new() }
 }
 
