@@ -19,6 +19,7 @@ KUBERNETES := 1.36.3
 HELM := 3.22.0
 CARGO_DENY := 0.20.2
 CLOUD_PROVIDER_AWS := 1.37.0
+KUBERNETES_VALIDATE := 1.37.0
 PROVIDERS := aws bare-metal gce local
 
 TOOLS := target/tools
@@ -53,6 +54,13 @@ $(TOOLS)/cargo-deny: Makefile
 	@echo "building cargo-deny $(CARGO_DENY) (cold: about 3 minutes; once)"
 	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_DENY) cargo-deny
 	@ln -sf cargo/bin/cargo-deny $@ && touch $@
+
+# Kubernetes' own schemas, which the chart's objects are checked by.
+$(TOOLS)/validate/.ready: Makefile target/tools/.packages
+	@echo "fetching kubernetes-validate $(KUBERNETES_VALIDATE) (140 MB; once)"
+	@python3 -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check kubernetes-validate==$(KUBERNETES_VALIDATE)
+	@touch $@
 
 # Without a Python package index the tests that need it fail, and say how to skip them.
 $(TOOLS)/gce/.complete: scripts/emulator-gce.sh
@@ -127,7 +135,7 @@ $(CONFORMANCE): e2e/conformance/go.mod e2e/conformance/go.sum $(wildcard e2e/con
 	@echo "building $(@F) from its Go module (e2e.test cold: about 5 minutes; once)"
 	@scripts/gobuild.sh $(@F) $(KUBERNETES) $@
 
-lint: $(TOOLS)/helm $(TOOLS)/cargo-deny
+lint: $(TOOLS)/helm $(TOOLS)/cargo-deny $(TOOLS)/validate/.ready
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	for provider in $(PROVIDERS); do \

@@ -70,6 +70,44 @@ for part in operator nodeproxy; do
   render "${extra[@]}" --set "$part.dnsPolicy=Default" | grep -cE 'name: TZ$|mountPath: /ca$|name: ca$|dnsPolicy: Default$' | grep -qx 6
 done
 
+# Monitoring: what Prometheus' operator and Grafana take, of metrics that exist, and each only where it is asked for.
+render | grep -E 'kind: (ServiceMonitor|PodMonitor|PrometheusRule|ResourceQuota)$|name: portico-(dashboard|.*-metrics)' && { echo "chart: monitoring unasked" >&2; exit 1; }
+open=(--set nodeproxy.metricsBindAddress=0.0.0.0:10249)
+count() { # PATTERN NUMBER VALUES…: so many lines of what is rendered match
+  local pattern=$1 number=$2 found
+  shift 2
+  found=$(render "$@" | grep -cE "$pattern" || true)
+  [ "$found" = "$number" ] || { echo "chart: $found lines match $pattern, not $number, with $*" >&2; exit 1; }
+}
+count 'kind: PodMonitor$' 2 "${open[@]}" --set monitoring.podMonitor.enabled=true
+count 'kind: PodMonitor$' 1 --set nodeproxy.enabled=false --set monitoring.podMonitor.enabled=true
+count 'kind: ServiceMonitor$' 2 "${open[@]}" --set monitoring.serviceMonitor.enabled=true
+count 'clusterIP: None$' 2 "${open[@]}" --set monitoring.services.enabled=true
+count 'team: net$' 1 --set monitoring.rules.enabled=true --set monitoring.rules.labels.team=net
+count 'portico.json: ' 1 --set monitoring.dashboard.enabled=true
+count 'kind: ResourceQuota$' 1 --set priorityQuota.enabled=true
+# prometheus-client adds the endings of counters and histograms.
+grep -ohE '(portico_operator|portico_nodeproxy|kubeproxy)_[a-z_]+' helm/portico/files/* | sort -u | while read -r metric; do
+  name=$(sed -E 's/^(portico_operator|portico_nodeproxy|kubeproxy)_//; s/_(total|bucket|sum|count)$//' <<<"$metric")
+  grep -rqF "\"$name\"" operator/src/metrics* nodeproxy/src/metrics* || {
+    echo "chart: nobody has metric $metric, which files/ of the chart names" >&2
+    exit 1
+  }
+done
+
+# Every object of each example, by Kubernetes' own schemas of the oldest version and of the one that tests run.
+for example in helm/portico/examples/*.yaml; do
+  for kubernetes in 1.33 1.36; do
+    objects=$(render --include-crds --kube-version "$kubernetes.0" --values "$example")
+    report=$(target/tools/validate/bin/kubernetes-validate --kubernetes-version "$kubernetes" --strict --quiet <(echo "$objects") 2>&1) ||
+      { echo "chart: $example is not valid in Kubernetes $kubernetes:" >&2; echo "$report" >&2; exit 1; }
+    grep WARN <<<"$report" | grep -vE 'kind (PodMonitor|PrometheusRule|ServiceMonitor) with api version monitoring.coreos.com/v1' && {
+      echo "chart: $example has objects that Kubernetes $kubernetes does not know" >&2
+      exit 1
+    }
+  done
+done
+
 refused() {
   if render "$@" >/dev/null 2>&1; then
     echo "chart: accepted wrong values: $*" >&2
@@ -77,6 +115,10 @@ refused() {
   fi
 }
 refused "${taint[@]}" --kube-version 1.29.0 # without the policy
+refused --set monitoring.podMonitor.enabled=true # the node proxy's metrics are on loopback
+refused "${open[@]}" --set monitoring.podMonitor.enabled=true --set monitoring.serviceMonitor.enabled=true
+refused --set monitoring.interval=often
+refused --set priorityQuota.pods=0
 refused --set operator.provider=azure
 refused --set operator.provider=local # without endpoint and token
 refused --set operator.provider=aws # without region and VPC

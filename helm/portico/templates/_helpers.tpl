@@ -46,3 +46,10 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL], add: [NET_ADMIN]}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
+
+{{/* The port of the node proxy's metrics; nothing where only the node itself reaches them. */}}
+{{- define "portico.metricsPort" -}}
+{{- if not (regexMatch `^(127\.|localhost:|\[::1\])` .Values.nodeproxy.metricsBindAddress) -}}
+{{ splitList ":" .Values.nodeproxy.metricsBindAddress | last }}
+{{- end }}
+{{- end }}
