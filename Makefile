@@ -3,7 +3,7 @@
 #   make demo [MANIFESTS=file.yaml]   a whole cluster on this machine: one Service, every type, every address
 #   make test                         every test, on a real control plane and a real kernel
 #   make fuzz [TARGET=netlink|watch] [SECONDS=60]   what neither kernel nor API server should send, led by coverage
-#   make images                       Portico's container images, as OCI layouts in target/images
+#   make images [PROVIDERS=aws]       Portico's container images, as OCI layouts in target/images; the operator for these providers
 #   make test-images                  the scenarios on a cluster, with those images
 #   make lint                         formatting, lints, names, circles, licences, orphaned files, the chart
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
@@ -20,6 +20,8 @@ HELM := 3.22.0
 CARGO_DENY := 0.20.2
 CLOUD_PROVIDER_AWS := 1.37.0
 KUBERNETES_VALIDATE := 1.37.0
+CARGO_CYCLONEDX := 0.5.9
+ACTIONLINT := 1.7.12
 PROVIDERS := aws bare-metal gce local
 
 TOOLS := target/tools
@@ -54,6 +56,18 @@ $(TOOLS)/cargo-deny: Makefile
 	@echo "building cargo-deny $(CARGO_DENY) (cold: about 3 minutes; once)"
 	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_DENY) cargo-deny
 	@ln -sf cargo/bin/cargo-deny $@ && touch $@
+
+# Bills of materials of the images.
+$(TOOLS)/cargo-cyclonedx: Makefile
+	@echo "building cargo-cyclonedx $(CARGO_CYCLONEDX) (cold: about 2 minutes; once)"
+	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_CYCLONEDX) cargo-cyclonedx
+	@ln -sf cargo/bin/cargo-cyclonedx $@ && touch $@
+
+# Checks of GitHub's workflows.
+$(TOOLS)/actionlint: Makefile
+	@echo "building actionlint $(ACTIONLINT) from its Go module (cold: seconds; once)"
+	@GOBIN=$(CURDIR)/$(TOOLS) go install -trimpath github.com/rhysd/actionlint/cmd/actionlint@v$(ACTIONLINT)
+	@touch $@
 
 # Kubernetes' own schemas, which the chart's objects are checked by.
 $(TOOLS)/validate/.ready: Makefile target/tools/.packages
@@ -91,8 +105,8 @@ test: setup emulators
 	@cargo test --workspace
 	@scripts/crash-points.sh tell
 
-images: target/tools/.images-packages
-	@scripts/images.sh
+images: target/tools/.images-packages $(TOOLS)/cargo-cyclonedx
+	@PROVIDERS="$(PROVIDERS)" scripts/images.sh
 
 # The scenarios on a cluster again, with Portico's pods on the images' own files and users. Apart from `test`, since it builds
 # everything twice.
@@ -135,7 +149,7 @@ $(CONFORMANCE): e2e/conformance/go.mod e2e/conformance/go.sum $(wildcard e2e/con
 	@echo "building $(@F) from its Go module (e2e.test cold: about 5 minutes; once)"
 	@scripts/gobuild.sh $(@F) $(KUBERNETES) $@
 
-lint: $(TOOLS)/helm $(TOOLS)/cargo-deny $(TOOLS)/validate/.ready
+lint: $(TOOLS)/helm $(TOOLS)/cargo-deny $(TOOLS)/validate/.ready $(TOOLS)/actionlint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	for provider in $(PROVIDERS); do \
@@ -150,6 +164,7 @@ lint: $(TOOLS)/helm $(TOOLS)/cargo-deny $(TOOLS)/validate/.ready
 	$(TOOLS)/helm lint --strict --quiet helm/portico
 	scripts/chart.sh
 	scripts/iam.py
+	$(TOOLS)/actionlint
 
 fmt:
 	cargo fmt --all

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds Portico's container images under target/images: one static program each, from scratch, as OCI image layouts, and
-# prints sizes and digests. The same sources and tools give the same digests: files and images carry SOURCE_DATE_EPOCH, by
+# prints sizes and digests; beside each its bill of materials (CycloneDX). The same sources and tools give the same digests: files and images carry SOURCE_DATE_EPOCH, by
 # default the time of the last commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,7 +25,7 @@ fi
 export RUSTFLAGS="--remap-path-prefix=$PWD=/portico --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 build() {
   echo "building $2 for $target (cold: some minutes)"
-  cargo build --profile image --locked --quiet --target "$target" --package "$1" --bin "$2"
+  cargo build --profile image --locked --quiet --target "$target" --package "$1" --bin "$2" "${@:3}"
 }
 
 # Mozilla's certificate authorities, by which the operator knows a cloud's API.
@@ -67,7 +67,8 @@ print(f"{layout.name:<18} {size / 1e6:5.1f} MB compressed  {digest}")
 PYTHON
 }
 
-build portico-operator portico-operator
+operator=(--no-default-features --features "${PROVIDERS:-aws bare-metal gce local}")
+build portico-operator portico-operator "${operator[@]}"
 build portico-nodeproxy portico-nodeproxy
 build portico-provider-local portico-lb
 mkdir -p "$images"
@@ -75,3 +76,11 @@ certificates=$(authorities)
 image portico-operator 65532:65532 "$certificates=etc/ssl/certs/ca-certificates.crt"
 image portico-nodeproxy 0:0
 image portico-lb 0:0
+
+# Bills of materials, from Cargo.lock. Paths in them must not say where the sources lay either.
+target/tools/cargo-cyclonedx cyclonedx --manifest-path operator/Cargo.toml --format json --spec-version 1.5 --describe binaries \
+  --target "$target" --no-build-deps --quiet "${operator[@]}"
+for name in portico-operator portico-nodeproxy portico-lb; do
+  sed "s|file://$PWD|file:///portico|g" "$(find operator nodeproxy providers -name "${name}_bin.cdx.json")" >"$images/$name.cdx.json"
+done
+find operator nodeproxy providers e2e -name '*_bin.cdx.json' -delete
