@@ -6,6 +6,7 @@
 #   make images [PROVIDERS=aws]       Portico's container images, as OCI layouts in target/images; the operator for these providers
 #   make test-images                  the scenarios on a cluster, with those images
 #   make lint                         formatting, lints, names, circles, licences, orphaned files, the chart
+#   make docs                         the documentation as a site, in target/book
 #   make conformance [FOCUS=regex]   Kubernetes' own tests of Services, with Portico and with kube-proxy
 #   make bench [BENCH=…] [SERVICES="0 1000 5000"] [SUBJECTS="…"] [ROUNDS=50]   side by side with kube-proxy
 #   make bench BENCH=cloud [SERVICES="50 200"] [CONTROLLERS="…"] [RESTART=1000] [BARE_METAL=10000] [WAITING=1000] [THROTTLED=200]   … and with AWS's cloud provider
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test images test-images fuzz lint bench conformance build build-demo setup emulators fmt
+.PHONY: demo docs test images test-images fuzz lint bench conformance build build-demo setup emulators fmt
 
 KUBERNETES := 1.36.3
 HELM := 3.22.0
@@ -22,6 +23,7 @@ CLOUD_PROVIDER_AWS := 1.37.0
 KUBERNETES_VALIDATE := 1.37.0
 CARGO_CYCLONEDX := 0.5.9
 ACTIONLINT := 1.7.12
+MDBOOK := 0.5.4
 PROVIDERS := aws bare-metal gce local
 
 TOOLS := target/tools
@@ -56,6 +58,16 @@ $(TOOLS)/cargo-deny: Makefile
 	@echo "building cargo-deny $(CARGO_DENY) (cold: about 3 minutes; once)"
 	@cargo install --quiet --locked --root target/tools/cargo --version $(CARGO_DENY) cargo-deny
 	@ln -sf cargo/bin/cargo-deny $@ && touch $@
+
+# The documentation as a site, in target/book. A warning of mdBook's is an error.
+docs: $(TOOLS)/mdbook
+	@warnings=$$($(TOOLS)/mdbook build 2>&1 | tee /dev/stderr | grep -E '^ *(WARN|ERROR)' || true); test -z "$$warnings"
+	@scripts/links.py --book
+
+$(TOOLS)/mdbook: Makefile
+	@echo "building mdbook $(MDBOOK) (cold: about 3 minutes; once)"
+	@cargo install --quiet --locked --root target/tools/cargo --version $(MDBOOK) mdbook
+	@ln -sf cargo/bin/mdbook $@ && touch $@
 
 # Bills of materials of the images.
 $(TOOLS)/cargo-cyclonedx: Makefile
@@ -164,6 +176,7 @@ lint: $(TOOLS)/helm $(TOOLS)/cargo-deny $(TOOLS)/validate/.ready $(TOOLS)/action
 	$(TOOLS)/helm lint --strict --quiet helm/portico
 	scripts/chart.sh
 	scripts/iam.py
+	scripts/links.py
 	$(TOOLS)/actionlint
 
 fmt:
