@@ -119,6 +119,7 @@ refused --set monitoring.podMonitor.enabled=true # the node proxy's metrics are 
 refused "${open[@]}" --set monitoring.podMonitor.enabled=true --set monitoring.serviceMonitor.enabled=true
 refused --set monitoring.interval=often
 refused --set priorityQuota.pods=0
+refused --set operator.logLevel=loud
 refused --set operator.provider=azure
 refused --set operator.provider=local # without endpoint and token
 refused --set operator.provider=aws # without region and VPC

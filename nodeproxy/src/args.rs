@@ -6,7 +6,7 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 use ipnet::IpNet;
-use portico_runtime::log::LogFormat;
+use portico_runtime::log::LogArgs;
 
 use crate::sloppy;
 
@@ -46,7 +46,7 @@ pub struct Args {
     /// Ports that this process listens on.
     #[command(flatten)]
     pub listen: ListenArgs,
-    /// Format of logs.
+    /// How much is logged, and how.
     #[command(flatten)]
     pub logs: LogArgs,
 }
@@ -113,15 +113,6 @@ pub struct ListenArgs {
     /// Seconds to wait for those ports, while a predecessor still has them.
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub bind_timeout: Duration,
-}
-
-/// Format of logs.
-#[derive(Clone, Copy, Debug, ClapArgs)]
-#[command(next_help_heading = "Logs")]
-pub struct LogArgs {
-    /// Format of log lines. The variable `RUST_LOG` filters them.
-    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
-    pub log_format: LogFormat,
 }
 
 /// Dataplane that forwards the packets.

@@ -8,7 +8,7 @@ use portico_nodeproxy::{args::Args, diagnose::command::Agreement, run};
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    portico_runtime::log::init(args.logs.log_format, "info");
+    portico_runtime::log::init(args.logs.log_format, &args.logs.filter());
     match run::run(args).await {
         Ok(Agreement::Agrees) => ExitCode::SUCCESS,
         Ok(Agreement::Differs) => ExitCode::FAILURE,

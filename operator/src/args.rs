@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args as Group, Parser};
 use k8s_openapi::jiff::SignedDuration;
-use portico_runtime::log::LogFormat;
+use portico_runtime::log::LogArgs;
 
 use crate::cache::service::ClassRule;
 use crate::desired::admission::EndpointScope;
@@ -93,9 +93,8 @@ pub(crate) struct ProcessArgs {
     /// Address of /livez, /readyz, /metrics and /plan
     #[arg(long, default_value = "[::]:8080")]
     pub(crate) admin_address: SocketAddr,
-    /// How log lines look; `RUST_LOG` chooses which
-    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
 }
 
 /// Flags that contradict each other.

@@ -10,8 +10,8 @@ use portico_operator::{Command, execute};
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Command::parse();
-    let (format, level) = command.log();
-    portico_runtime::log::init(format, level);
+    let (format, filter) = command.log();
+    portico_runtime::log::init(format, &filter);
     // Nobody else installs one, so this is the first.
     drop(rustls::crypto::ring::default_provider().install_default());
     match execute(command).await {

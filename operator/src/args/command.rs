@@ -131,12 +131,12 @@ impl Command {
     }
 
     /// How log lines look: subcommands that print say only what went wrong.
-    pub fn log(&self) -> (LogFormat, &'static str) {
+    pub fn log(&self) -> (LogFormat, String) {
         match self {
-            Self::Run(args) => (args.process.log_format, "info"),
+            Self::Run(args) => (args.process.logs.log_format, args.process.logs.filter()),
             // It waits for minutes, and says for what.
-            Self::Gc(_) => (LogFormat::Human, "error,portico_operator::cli=info"),
-            Self::Plan(_) | Self::Status(_) => (LogFormat::Human, "error"),
+            Self::Gc(_) => (LogFormat::Human, "error,portico_operator::cli=info".to_owned()),
+            Self::Plan(_) | Self::Status(_) => (LogFormat::Human, "error".to_owned()),
         }
     }
 }

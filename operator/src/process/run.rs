@@ -145,7 +145,7 @@ impl Setup {
         fence: Fence,
     ) -> anyhow::Result<()> {
         let Self { client, election, instance, work, process, settings } = self;
-        let ProcessArgs { admin_address, log_format: _ } = process;
+        let ProcessArgs { admin_address, logs: _ } = process;
         let Reporting { registry, metrics, sender } = reporting;
         let (cache, queue) = (Arc::new(Cache::default()), Arc::new(Queue::default()));
         let router = Router::new(Arc::clone(&cache), Arc::clone(&queue));
