@@ -17,6 +17,7 @@ use crate::process::leader::Candidate;
 
 mod command;
 mod provider;
+mod running;
 mod work;
 
 pub use command::Command;

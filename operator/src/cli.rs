@@ -79,7 +79,7 @@ struct Reached {
 
 impl Reached {
     async fn of(reach: &Reach) -> anyhow::Result<Self> {
-        let Reach { classes, provider, nodes } = reach;
+        let Reach { running: _, classes, provider, nodes } = reach;
         let (groups, endpoints) = (classes.groups(), classes.endpoints());
         let classes = classes.clone().rule(provider.provider)?;
         let client = crate::reconcile::api::client().await.context("no way to the API server")?;

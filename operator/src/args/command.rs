@@ -1,17 +1,17 @@
 //! The subcommands: `run`, the default, and three that read.
 //!
-//! Owns: parsing them, and their flags. Leaves to others: doing them (`run`, `cli`).
+//! Owns: parsing them, and their flags. Leaves to others: doing them (`run`, `cli`), the settings of a running operator (`running`).
 //! Invariant: a command line of flags only means what it meant before there were subcommands.
 
-use std::ffi::OsString;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap::{Args as Group, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::work::NodeArgs;
 use portico_runtime::log::LogFormat;
 
+use super::running::{self, with_default};
+use super::work::NodeArgs;
 use super::{Args, ClassArgs, ProviderArgs, duration};
 use crate::cache::service::ServiceKey;
 
@@ -55,6 +55,8 @@ pub(crate) enum Output {
 #[derive(Clone, Debug, Group)]
 pub(crate) struct Reach {
     #[command(flatten)]
+    pub(crate) running: RunningArgs,
+    #[command(flatten)]
     pub(crate) classes: ClassArgs,
     #[command(flatten)]
     pub(crate) provider: ProviderArgs,
@@ -62,11 +64,22 @@ pub(crate) struct Reach {
     pub(crate) nodes: NodeArgs,
 }
 
+/// Where flags come from that are not given.
+#[derive(Clone, Copy, Debug, Group)]
+pub(crate) struct RunningArgs {
+    /// Take the settings of the operator that is process 1 here, for those that are not given: in its container, by `kubectl exec`
+    #[arg(long)]
+    running: bool,
+}
+
 /// Flags of `plan`.
 #[derive(Clone, Debug, Group)]
 pub struct PlanArgs {
     /// Services, as namespace/name; none: all that are ours
     pub(crate) services: Vec<ServiceName>,
+    /// Only Services of this namespace
+    #[arg(long, conflicts_with = "services")]
+    pub(crate) namespace: Option<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -98,9 +111,14 @@ pub struct GcArgs {
 pub struct StatusArgs {
     /// Services, as namespace/name; none: all with a load balancer of Portico's, or that ask for one
     pub(crate) services: Vec<ServiceName>,
+    /// Only Services of this namespace
+    #[arg(long, conflicts_with = "services")]
+    pub(crate) namespace: Option<String>,
     /// Classes of Portico's operators that do not begin with portico.dev/: their --load-balancer-class
     #[arg(long = "load-balancer-class", value_name = "CLASS", value_delimiter = ',')]
     pub(crate) classes: Vec<String>,
+    #[command(flatten)]
+    pub(crate) running: RunningArgs,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -126,7 +144,9 @@ impl FromStr for ServiceName {
 impl Command {
     /// Reads the command line of this process; ends it, with usage, where it is wrong.
     pub fn parse() -> Self {
-        let Cli { command } = Cli::parse_from(with_default(std::env::args_os().collect()));
+        let arguments = with_default(std::env::args_os().collect());
+        let complete = running::complete(&Cli::command(), arguments, running::first_process);
+        let Cli { command } = complete.and_then(Cli::try_parse_from).unwrap_or_else(|error| error.exit());
         command
     }
 
@@ -141,19 +161,10 @@ impl Command {
     }
 }
 
-/// Puts `run` where no subcommand is named.
-fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let first = arguments.get(1).map(|first| first.to_string_lossy().into_owned());
-    let flags_only =
-        first.is_some_and(|it| it.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&&*it));
-    if flags_only {
-        arguments.insert(1, "run".into());
-    }
-    arguments
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, clap::Error> {
@@ -163,7 +174,6 @@ mod tests {
 
     #[test]
     fn flags_alone_run_the_operator_and_subcommands_have_their_own() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
         assert!(matches!(parsed("portico-operator --provider bare-metal"), Ok(Command::Run(_))));
         assert!(matches!(parsed("portico-operator run --provider bare-metal"), Ok(Command::Run(_))));
@@ -177,6 +187,42 @@ mod tests {
         assert!(error.contains("namespace/name such as default/web"), "{error}");
         let help = parsed("portico-operator --help").unwrap_err().to_string();
         assert!(help.contains("plan") && help.contains("Exit codes"), "{help}");
+    }
+
+    /// The command line with the settings of an operator that runs with these flags.
+    fn beside(running: &'static str, line: &str) -> Result<Command, clap::Error> {
+        let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+        let arguments = running::complete(&Cli::command(), words(line), || Ok(words(running)))?;
+        Cli::try_parse_from(arguments).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn a_subcommand_takes_the_settings_of_the_running_operator_and_what_is_given_wins() {
+        const RUNNING: &str = "/usr/local/bin/portico-operator --provider=local --local-endpoint=http://10.0.0.1:9440 \
+            --local-token-file /token --default-class --load-balancer-class=a/b,c/d --lease-name=x --orphan-grace=7m \
+            --unready-grace=1m --admin-address=[::]:8080";
+        let Ok(Command::Plan(plan)) = beside(RUNNING, "portico-operator plan --running web/a -o json") else {
+            panic!("no plan")
+        };
+        assert_eq!((plan.services.len(), plan.output), (1, Output::Json));
+        let Reach { running: _, classes, provider, nodes: _ } = plan.reach;
+        assert_eq!(provider.local.token_file.as_deref(), Some(std::path::Path::new("/token")));
+        let rule = classes.rule(provider.provider).unwrap();
+        assert!(rule.default);
+        assert_eq!(rule.all().collect::<Vec<_>>(), ["a/b", "c/d"]);
+        let grace = |line: &str| match beside(RUNNING, line) {
+            Ok(Command::Gc(args)) => args.orphan_grace,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(grace("portico-operator gc --running"), Duration::from_mins(7));
+        assert_eq!(grace("portico-operator gc --running --orphan-grace 0s"), Duration::ZERO);
+        let Ok(Command::Status(status)) = beside(RUNNING, "portico-operator status --running") else {
+            panic!("no status")
+        };
+        assert_eq!(status.classes, ["a/b", "c/d"]);
+        let alone = beside("sleep 1000", "portico-operator plan --running").unwrap_err().to_string();
+        assert!(alone.contains("--running") && alone.contains("process 1"), "{alone}");
+        assert!(beside("never read", "portico-operator plan --provider bare-metal").is_ok());
     }
 
     #[test]

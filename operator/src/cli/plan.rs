@@ -14,6 +14,7 @@ use portico_provider::LoadBalancerProvider;
 
 use super::{Reached, ReadOnlyReconciler, answer, code};
 use crate::args::{Output, PlanArgs, ServiceName};
+use crate::cache::service::ServiceKey;
 use crate::process::connect::{Client, connect};
 use crate::reconcile::plan::{self, PlanOutcome, ServicePlan};
 
@@ -21,14 +22,15 @@ use crate::reconcile::plan::{self, PlanOutcome, ServicePlan};
 const AT_ONCE: usize = 8;
 
 pub(super) async fn plan(args: PlanArgs) -> anyhow::Result<ExitCode> {
-    let PlanArgs { services, output, reach } = args;
+    let PlanArgs { services, namespace, output, reach } = args;
     let reached = Reached::of(&reach).await?;
     let cluster = reached.cluster.clone();
-    connect(reach.provider, cluster, Planning { services, output, reached }).await
+    connect(reach.provider, cluster, Planning { services, namespace, output, reached }).await
 }
 
 struct Planning {
     services: Vec<ServiceName>,
+    namespace: Option<String>,
     output: Output,
     reached: Reached,
 }
@@ -41,9 +43,9 @@ impl Client for Planning {
         provider: P,
         _limiters: Vec<Arc<Limiter>>,
     ) -> anyhow::Result<ExitCode> {
-        let Self { services, output, reached } = self;
+        let Self { services, namespace, output, reached } = self;
         let (reconciler, _keeper, _fence) = reached.reconciler(provider).await?;
-        let asked = asked(&reconciler, &services)?;
+        let asked = asked(&reconciler, &services, namespace.as_deref())?;
         let planned = stream::iter(asked).map(|service| {
             let reconciler = Arc::clone(&reconciler);
             async move { plan::live(&reconciler, &service).await }
@@ -60,9 +62,13 @@ impl Client for Planning {
 fn asked<P: LoadBalancerProvider>(
     reconciler: &Arc<ReadOnlyReconciler<P>>,
     names: &[ServiceName],
+    namespace: Option<&str>,
 ) -> anyhow::Result<Vec<Arc<Service>>> {
     if names.is_empty() {
-        let all = reconciler.cache().services().into_iter();
+        let here = |service: &Arc<Service>| {
+            namespace.is_none_or(|namespace| ServiceKey::of(service).namespace == namespace)
+        };
+        let all = reconciler.cache().services().into_iter().filter(here);
         return Ok(all.filter(|service| reconciler.scope().classes.claims(service)).collect());
     }
     let one = |ServiceName(key): &ServiceName| match reconciler.cache().service(key) {

@@ -18,7 +18,7 @@ use crate::args::{ServiceName, StatusArgs};
 use crate::cache::service::{self, HELD_BY, ServiceKey, ServiceType};
 
 pub(super) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let StatusArgs { services: names, classes, output } = args;
+    let StatusArgs { services: names, namespace, classes, running: _, output } = args;
     let client = crate::reconcile::api::client().await.context("no way to the API server")?;
     let listed = Api::<Service>::all(client).list(&ListParams::default()).await;
     let services = listed.context("Services cannot be listed")?.items;
@@ -32,7 +32,8 @@ pub(super) async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
         let key = ServiceKey::of(service);
         let line = Line::of(service, &classes);
         let asked = names.iter().any(|ServiceName(name)| *name == key);
-        if asked || (names.is_empty() && has_balancer(service) && !line.anothers) {
+        let here = namespace.as_ref().is_none_or(|namespace| key.namespace == *namespace);
+        if asked || (names.is_empty() && here && has_balancer(service) && !line.anothers) {
             lines.push(line);
         }
     }

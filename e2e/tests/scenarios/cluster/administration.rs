@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Service;
 use portico_e2e::{
     fabric::LOAD_BALANCER,
     load_balancer,
+    portico::NAMESPACE,
     scenario::{
         objects::{Workload, mk_service},
         traffic::By,
@@ -15,7 +16,7 @@ use portico_e2e::{
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::{Fixture, Scenario};
+use super::{super::images, Fixture, Scenario, release};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -42,6 +43,19 @@ async fn operator(fixture: &Fixture, args: &[&str]) -> anyhow::Result<(String, O
     Ok((out.into_owned(), ran.status.code()))
 }
 
+/// Standard output of the operator's program in the operator's pod, where it can take the settings of the one that runs.
+async fn in_its_pod(fixture: &Fixture, args: &[&str]) -> anyhow::Result<String> {
+    let cluster = &fixture.shared.cluster;
+    // An image has it in its PATH, as the docs say.
+    let program = match images() {
+        Some(_) => release::OPERATOR.to_owned(),
+        None => cluster.tools().operator().display().to_string(),
+    };
+    let operator = format!("deployment/{}", release::OPERATOR);
+    let command = [&["-n", NAMESPACE, "exec", &operator, "--", &program], args].concat();
+    cluster.kubectl(&command).await.with_context(|| format!("asking the operator in its pod: {args:?}"))
+}
+
 async fn plan(fixture: &Fixture, service: &str, output: &str) -> anyhow::Result<(String, Option<i32>)> {
     let endpoint = format!("--local-endpoint=http://{LOAD_BALANCER}:{}", load_balancer::PORT);
     let token = fixture.shared.cluster.home().path("lb").join("token");
@@ -66,6 +80,10 @@ async fn subcommands(fixture: &Fixture) -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
+    let text = in_its_pod(fixture, &["plan", &name, "--running"]).await?;
+    ensure!(text.contains("nothing to do, because"), "{text}");
+    let text = in_its_pod(fixture, &["status", "--namespace", &fixture.namespace]).await?;
+    ensure!(text.lines().filter(|line| line.contains("/web")).count() == 1, "{text}");
 
     // Another address is another load balancer, which needs consent.
     let annotations = json!({"portico.dev/addresses": "172.30.10.250"});

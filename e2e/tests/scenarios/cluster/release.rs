@@ -10,6 +10,9 @@ pub(crate) const NAME: &str = "portico";
 /// The node proxy's program.
 pub(crate) const NODE_PROXY: &str = "portico-nodeproxy";
 
+/// Name of the operator: of its Deployment, and of its program in an image.
+pub(crate) const OPERATOR: &str = "portico-operator";
+
 /// `--lease-duration`: after so long without renewal another operator may lead.
 pub(crate) const LEASE_DURATION: Duration = Duration::from_secs(15);
 
