@@ -17,6 +17,7 @@ use prometheus_client::{
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
+        info::Info,
     },
     registry::Registry,
 };
@@ -225,6 +226,8 @@ impl Metrics {
     }
 
     fn register_own(&self, r: &mut Registry) {
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "The version of this program", version);
         r.register("dataplane_failures", "Failed calls to the dataplane", self.failures.clone());
         r.register("bad_fields", "Fields of API objects that could not be read", self.bad_fields.clone());
         r.register("synced", "1 once the kernel has all that the proxy began with", self.has_synced.clone());
@@ -377,6 +380,7 @@ mod tests {
             "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 1",
             "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
             "kubeproxy_proxy_livez_total{code=\"503\"} 1",
+            concat!("portico_nodeproxy_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "portico_nodeproxy_missing_kernel_feature{feature=\"Reject\",ip_family=\"IPv6\"} 1",
             "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 2",
         ] {

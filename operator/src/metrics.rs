@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::provision::permits::AttemptPriority;
@@ -205,6 +206,8 @@ impl Metrics {
         };
         let it = metrics.clone();
         let registry = registry.sub_registry_with_prefix("portico_operator");
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The version of this program", version);
         registry.register("reconciles", "Reconciles of a Service, by outcome", it.reconciles);
         registry.register(
             "reconcile_duration_seconds",
