@@ -97,9 +97,10 @@ build:
 	@echo "building Portico"
 	@cargo build --workspace --bins
 
-# Only what the demo runs: no cloud's SDK. Go and Rust build side by side.
+# Only what the demo runs: no cloud's SDK, and the machine's own helm where there is one of version 3. Go and Rust build side by side.
+demo: HELM_OF_DEMO = $(if $(findstring v3.,$(shell helm version --short 2>/dev/null)),,$(TOOLS)/helm)
 demo: target/tools/.packages
-	@$(MAKE) --no-print-directory --jobs 2 setup build-demo
+	@$(MAKE) --no-print-directory --jobs 2 $(TOOLS)/controlplane $(HELM_OF_DEMO) build-demo
 	@$(E2E) demo $(if $(MANIFESTS),--manifests $(MANIFESTS))
 
 build-demo:

@@ -59,9 +59,12 @@ impl Tools {
         self.others.join("controlplane")
     }
 
-    /// The helm program.
+    /// The helm program: the one that `make test` builds, else that of the machine.
     pub fn helm(&self) -> PathBuf {
-        self.others.join("helm")
+        let built = self.others.join("helm");
+        let on_path =
+            || env::split_paths(&env::var_os("PATH")?).map(|it| it.join("helm")).find(|it| it.is_file());
+        if built.is_file() { built } else { on_path().unwrap_or(built) }
     }
 
     /// Python with the emulator of AWS; `None`: `scripts/emulators.sh` could not install it.
