@@ -178,6 +178,7 @@ lint: $(TOOLS)/helm $(TOOLS)/cargo-deny $(TOOLS)/validate/.ready $(TOOLS)/action
 	scripts/chart.sh
 	scripts/iam.py
 	scripts/links.py
+	scripts/conditions.py
 	$(TOOLS)/actionlint
 
 fmt:
