@@ -179,6 +179,7 @@ lint: $(TOOLS)/helm $(TOOLS)/cargo-deny $(TOOLS)/validate/.ready $(TOOLS)/action
 	scripts/iam.py
 	scripts/links.py
 	scripts/conditions.py
+	scripts/values.py --check
 	$(TOOLS)/actionlint
 
 fmt:
